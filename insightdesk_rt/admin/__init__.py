@@ -1,0 +1,1 @@
+"""Floor 5: the admin port's door, as Tornado handlers."""

@@ -1,0 +1,133 @@
+"""Every error a client, a back end or an admin can be told, and every way a connection ends: one table each.
+
+Handlers raise `RtError("FORBIDDEN")`; the table decides HTTP status, websocket close code, whether the same request may
+be tried again, and how loud the log is. Wire errors are two: the peer broke the protocol, the peer sent too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    http: int
+    close: int  # websocket close code on the native protocol; 44xx: do not come back with this token
+    retry: bool
+    text: str
+
+
+ERRORS: dict[str, Kind] = {
+    "AUTH_TOKEN_MISSING": Kind(401, 4401, False, "No token was given."),
+    "AUTH_TOKEN_EXPIRED": Kind(401, 4401, False, "The token has expired."),
+    "AUTH_TOKEN_INVALID": Kind(401, 4401, False, "The token is not valid."),
+    "AUTH_SESSION_REVOKED": Kind(401, 4401, False, "The session was revoked."),
+    "FORBIDDEN": Kind(403, 4403, False, "You may not do this."),
+    "BAD_REQUEST": Kind(400, 4400, False, "The request is not as documented."),
+    "INVALID_STATUS": Kind(400, 4400, False, "The status must be online, busy or away."),
+    "UNKNOWN_EVENT": Kind(400, 4400, False, "There is no such event in this namespace."),
+    "NOT_FOUND": Kind(404, 4404, False, "There is no such thing."),
+    "METHOD_NOT_ALLOWED": Kind(405, 4405, False, "The method is not allowed here."),
+    "CONFLICT": Kind(409, 4409, False, "Somebody else was first, or the state does not allow it."),
+    "PAYLOAD_TOO_LARGE": Kind(413, 4413, False, "The payload is too large."),
+    "TOO_MANY_ROOMS": Kind(429, 4429, False, "This socket is in as many rooms as it may be."),
+    "TOO_MANY_CONNECTIONS": Kind(429, 4429, True, "There are too many connections of this user or address."),
+    "RATE_LIMITED": Kind(429, 4429, True, "Too many requests."),
+    "INTERNAL": Kind(500, 4500, True, "The server failed to answer; the failure was logged."),
+    "UNAVAILABLE": Kind(503, 4503, True, "The server cannot reach its store; try again with the same id."),
+    "DRAINING": Kind(503, 4503, True, "This node is shutting down; connect again."),
+}
+
+
+class RtError(Exception):
+    """What a request is refused with. `fields` go into the error object beside code and message."""
+
+    def __init__(self, code: str, message: str | None = None, **fields: Any) -> None:
+        self.code = code
+        self.kind = ERRORS[code]
+        self.message = message if message is not None else self.kind.text
+        self.fields = fields
+        super().__init__(code, self.message)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, **self.fields}
+
+
+class WireError(Exception):
+    """The peer's bytes are wrong. `close` is the RFC 6455 7.4.1 code its websocket is closed with."""
+
+    close = 1002
+    # What was complete before the wrong bytes, for who read many messages at once: it counts, then the close follows.
+    messages: Sequence[Any] = ()
+
+    def __init__(self, why: str, close: int | None = None) -> None:
+        super().__init__(why)
+        self.why = why
+        if close is not None:
+            self.close = close
+
+
+class TooBig(WireError):
+    """The peer sent more than a limit allows (HTTP 413, websocket 1009)."""
+
+    close = 1009
+
+
+class CloseReason(Enum):
+    """Why a client is gone. Values are the words of Socket.IO's `disconnect` event where it has one."""
+
+    TRANSPORT_CLOSE = "transport close"
+    TRANSPORT_ERROR = "transport error"
+    PING_TIMEOUT = "ping timeout"
+    PARSE_ERROR = "parse error"
+    TOO_BIG = "payload too big"
+    CLIENT_CLOSE = "client close"  # Engine.IO close packet: the client said goodbye
+    CLIENT_LEFT = "client namespace disconnect"
+    SERVER_LEFT = "server namespace disconnect"
+    CONNECT_TIMEOUT = "connect timeout"
+    SLOW_CONSUMER = "slow_consumer"
+    TOKEN_EXPIRED = "token expired"
+    REVOKED = "revoked"
+    KICKED = "kicked"
+    REPLACED = "replaced"
+    UNAVAILABLE = "unavailable"
+    SHUTDOWN = "server shutting down"
+
+    @property
+    def close_code(self) -> int:
+        """Close code on the native websocket; Socket.IO websockets get a close frame without one."""
+        return CLOSE_CODES.get(self, 1000)
+
+    @property
+    def may_resume(self) -> bool:
+        """Is the session kept for a client that comes back? Not if somebody ended it on purpose."""
+        return self not in ENDED_ON_PURPOSE
+
+
+CLOSE_CODES = {
+    CloseReason.PARSE_ERROR: 1002,
+    CloseReason.TOO_BIG: 1009,
+    CloseReason.PING_TIMEOUT: 4300,
+    CloseReason.SLOW_CONSUMER: 4301,
+    CloseReason.UNAVAILABLE: 4302,
+    CloseReason.REPLACED: 4303,
+    CloseReason.SHUTDOWN: 1012,  # "service restart": come back
+    CloseReason.CONNECT_TIMEOUT: 4408,
+    CloseReason.TOKEN_EXPIRED: 4401,
+    CloseReason.REVOKED: 4401,
+    CloseReason.KICKED: 4403,
+}
+
+ENDED_ON_PURPOSE = frozenset(
+    {
+        CloseReason.CLIENT_CLOSE,
+        CloseReason.CLIENT_LEFT,
+        CloseReason.SERVER_LEFT,
+        CloseReason.PARSE_ERROR,
+        CloseReason.CONNECT_TIMEOUT,
+        CloseReason.REVOKED,
+        CloseReason.KICKED,
+        CloseReason.REPLACED,
+    }
+)

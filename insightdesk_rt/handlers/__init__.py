@@ -1,0 +1,1 @@
+"""Floor 5: the client port's door, as Tornado handlers."""

@@ -1,0 +1,208 @@
+"""The hub of this node: sockets, their rooms, and the one way out to them.
+
+`emit` is for the cluster (through the backplane), `deliver` is for this node, and nothing but `deliver` walks members.
+A logged event goes down to the backplane and comes back up before anybody sees it, so that all members of a room see
+one order; a volatile one is delivered here at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.hub.backplane import Backplane
+from insightdesk_rt.hub.rooms import Rooms
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import Event, Offset, Room, Sid, new_id, offset_key
+from insightdesk_rt.wire import json
+
+
+class Joined(NamedTuple):
+    """`offset`: everything after it will be delivered. `complete` is False if the log did not reach back to `since`."""
+
+    offset: Offset
+    complete: bool
+
+
+class Missed(NamedTuple):
+    events: list[Event]
+    complete: bool
+
+
+class Hub:
+    def __init__(self, backplane: Backplane, namespaces: Iterable[str], max_rooms_per_socket: int = 0) -> None:
+        self._backplane = backplane
+        self._rooms = {namespace: Rooms() for namespace in namespaces}
+        self._sockets: dict[str, dict[Sid, Socket]] = {namespace: {} for namespace in self._rooms}
+        self._max_rooms = max_rooms_per_socket
+        self.delivered = 0  # messages put into outboxes
+        backplane.deliver = self.deliver
+
+    def add(self, socket: Socket) -> None:
+        """Take the socket in, unless its client went away while it was asked who it is."""
+        if socket.gone:
+            return
+        self._sockets[socket.namespace][socket.sid] = socket
+
+    def remove(self, socket: Socket) -> None:
+        """Take the socket out of everything. Twice is nothing. Its `rooms` still say afterwards where it was."""
+        if self._sockets[socket.namespace].pop(socket.sid, None) is None:
+            return
+        rooms = set(socket.rooms)
+        for room in rooms:
+            self.leave(socket, room)
+        socket.rooms = rooms
+        socket.ended()
+
+    async def join(self, socket: Socket, room: Room, since: Offset | None = None) -> Joined:
+        """Make the socket a member; with `since`, first send it what the room's log holds after that offset.
+
+        No gap and no double between the two. Joining twice is nothing. Raises RtError TOO_MANY_ROOMS; UNAVAILABLE (only
+        with `since`). A socket that went away meanwhile joins nothing.
+        """
+        if self._max_rooms and len(socket.rooms) >= self._max_rooms and room not in socket.rooms:
+            raise RtError("TOO_MANY_ROOMS")
+        heard = await self._backplane.listen(socket.namespace, room)
+        missed = Missed([], True)
+        if since is not None and room not in socket.rooms:
+            missed = await self._missed(socket.namespace, (room,), since)
+        # no await between the last look at the log and the join: an event would be lost
+        if socket.gone:
+            self._forget_if_empty(socket.namespace, room)
+        else:
+            self._send(missed.events, socket, {room})
+            self._rooms[socket.namespace].join(socket, room)
+        return Joined(max(heard, self.position(socket.namespace), key=offset_key), missed.complete)
+
+    async def enter(self, socket: Socket, rooms: Collection[Room]) -> None:
+        """Make the socket a member of its first rooms. One round trip at most; none for rooms with members here."""
+        known = self._rooms[socket.namespace]
+        new = [room for room in rooms if room not in known]
+        if new:
+            await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
+        for room in rooms:
+            if socket.gone:
+                self._forget_if_empty(socket.namespace, room)
+            else:
+                known.join(socket, room)
+
+    async def resume(self, socket: Socket, rooms: Collection[Room], since: Offset) -> bool:
+        """Make the socket a member of all rooms it had, after sending it what their log holds since its last offset.
+
+        Returns False, with nothing sent and nothing joined, if the log does not reach back. Raises RtError UNAVAILABLE.
+        """
+        await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
+        missed = await self._missed(socket.namespace, rooms, since)
+        # no await from here to the joins: an event would be lost
+        if socket.gone or not missed.complete:
+            for room in rooms:
+                self._forget_if_empty(socket.namespace, room)
+            return False
+        self._send(missed.events, socket, set(rooms))
+        for room in rooms:
+            self._rooms[socket.namespace].join(socket, room)
+        return True
+
+    async def _missed(self, namespace: str, rooms: Collection[Room], since: Offset) -> Missed:
+        """Return what the log holds for the rooms after `since`, up to what this node has delivered at the return.
+
+        What the log holds beyond that is still on its way to this node and comes live to those who join now.
+        """
+        found, upto, complete = [], since, True
+        while True:
+            backlog = await self._backplane.read(namespace, rooms, upto)
+            delivered = offset_key(self.position(namespace))
+            complete = complete and backlog.complete
+            for event in backlog.events:
+                if offset_key(event.offset) > delivered:
+                    break
+                if not (event.was and offset_key(event.was) <= offset_key(since)):
+                    found.append(event)
+            if offset_key(backlog.upto) >= delivered:
+                return Missed(found, complete)
+            upto = max(upto, backlog.upto, key=offset_key)
+
+    def leave(self, socket: Socket, room: Room) -> None:
+        if self._rooms[socket.namespace].leave(socket, room):
+            self._backplane.unlisten(socket.namespace, room)
+
+    async def emit(
+        self, namespace: str, rooms: Collection[Room], name: str, payload: str, skip: Collection[str] = (), id: str = ""
+    ) -> Offset:
+        """Log an event and have it delivered to the rooms' members on all nodes. Returns its offset.
+
+        The same `id` again changes nothing and returns the first offset. Raises RtError UNAVAILABLE.
+        """
+        return await self._backplane.append(Event(namespace, name, payload, tuple(rooms), tuple(skip), id or new_id()))
+
+    def publish(
+        self, namespace: str, rooms: Collection[Room], name: str, payload: str, skip: Collection[str] = ()
+    ) -> None:
+        """Deliver a volatile event to members here, and tell the other nodes; it may be lost on the way."""
+        event = Event(namespace, name, payload, tuple(rooms), tuple(skip))
+        self.deliver(event)
+        self._backplane.publish(event)
+
+    def deliver(self, event: Event) -> None:
+        """Put the event into the outboxes of the members on this node.
+
+        hot: one codec call per codec, one put per member; no await, no JSON, no formatting per client.
+        """
+        groups = self._rooms[event.namespace].groups(event.rooms, event.skip)
+        lost: list[tuple[Socket, CloseReason]] = []
+        for codec, sockets in groups.items():
+            message = codec.event(
+                event.namespace,
+                event.name,
+                event.payload,
+                event.offset or self._stamp(event),
+                volatile=not event.logged,
+            )
+            for socket in sockets:
+                why = socket.outbox.put(message)
+                if why is not None:
+                    lost.append((socket, why))
+            self.delivered += len(sockets)
+        for socket, why in lost:  # closing changes the sets that were just walked
+            socket.client.close(why)
+
+    def resync(self, namespace: str, rooms: Collection[Room]) -> None:
+        """Tell the rooms' members here that events of theirs are lost for good, and they must load anew."""
+        for room in rooms:
+            self.deliver(Event(namespace, "resync", json.dumps({"rooms": [room]}), (room,)))
+
+    def position(self, namespace: str) -> Offset:
+        """Everything of this node's rooms up to here was delivered."""
+        return self._backplane.position(namespace)
+
+    def sockets(self, namespace: str) -> Mapping[Sid, Socket]:
+        return self._sockets[namespace]
+
+    def members(self, namespace: str, room: Room) -> Iterator[Socket]:
+        return self._rooms[namespace].members(room)
+
+    def rooms(self, namespace: str) -> Rooms:
+        return self._rooms[namespace]
+
+    def check(self) -> None:
+        """Raise AssertionError if sockets and rooms disagree. For tests."""
+        for namespace, rooms in self._rooms.items():
+            rooms.check(self._sockets[namespace].values())
+
+    @staticmethod
+    def _send(events: list[Event], socket: Socket, joining: set[Room]) -> None:
+        rooms = joining | socket.rooms
+        for event in events:
+            if socket.sid not in event.skip and rooms.isdisjoint(event.skip):
+                socket.emit(event.name, event.payload, event.offset)
+
+    def _stamp(self, event: Event) -> str:
+        # A stock client takes any event's last argument, if it is a string, for its offset (wire reference 1.1):
+        # a string payload without one behind it would poison the client's resume.
+        return self.position(event.namespace) if event.payload[:1] == '"' else ""
+
+    def _forget_if_empty(self, namespace: str, room: Room) -> None:
+        if room not in self._rooms[namespace]:
+            self._backplane.unlisten(namespace, room)

@@ -1,0 +1,128 @@
+"""Socket: one client in one namespace. What a namespace may do with the one who called: answer it, ask it, know it.
+
+Slots only: an idle agent has five of these. `client` and `outbox` belong to floor 1; this file uses three of their
+methods and names them here, so that the hub can be tested with ten-line fakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Protocol
+
+from msgspec import Raw
+
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.limits import Window
+from insightdesk_rt.model import Room, Sid, User
+from insightdesk_rt.wire.codec import Call, Codec, Encoded
+
+
+class Outbox(Protocol):
+    def put(self, message: Encoded) -> CloseReason | None: ...
+
+
+class Peer(Protocol):
+    """What a socket needs of its client."""
+
+    id: str
+    address: str
+    agent: str
+    sockets: dict[str, Any]  # namespace → Socket
+
+    def close(self, why: CloseReason) -> None: ...
+
+    def leave(self, namespace: str) -> None: ...
+
+
+class Socket:
+    __slots__ = (
+        "_acks",
+        "_next_ack",
+        "busy",
+        "calls_in",
+        "client",
+        "codec",
+        "connected_at_s",
+        "gone",
+        "namespace",
+        "outbox",
+        "pid",
+        "rooms",
+        "sid",
+        "task",
+        "user",
+        "waiting",
+        "windows",
+    )
+
+    def __init__(
+        self, sid: Sid, namespace: str, user: User, client: Peer, outbox: Outbox, codec: Codec, pid: str = ""
+    ) -> None:
+        self.sid = sid
+        self.pid = pid  # secret of the one who may resume this session; "" when recovery is off
+        self.namespace = namespace
+        self.user = user
+        self.client = client
+        self.outbox = outbox
+        self.codec = codec
+        self.rooms: set[Room] = set()
+        self.connected_at_s = 0.0  # Unix seconds, for people
+        self.calls_in = 0
+        # A handler that awaits makes later calls of its socket wait their turn: order of arrival is the rule.
+        self.busy = True  # until its connect is done
+        self.waiting: deque[Call] | None = None
+        self.task: asyncio.Task[None] | None = None  # the handler that awaits; owned by dispatch
+        self.windows: dict[str, Window] = {}  # the user's rate windows, shared by all sockets of the user here
+        self.gone = False
+        self._acks: dict[int, asyncio.Future[Raw]] | None = None
+        self._next_ack = 0
+
+    def send(self, message: Encoded) -> None:
+        """Queue a message for this client; one that is hopelessly behind is closed instead."""
+        why = self.outbox.put(message)
+        if why is not None:
+            self.client.close(why)
+
+    def emit(self, name: str, payload: str, offset: str = "") -> None:
+        """Send an event to this socket alone. `payload` is JSON text."""
+        self.send(self.codec.event(self.namespace, name, payload, offset))
+
+    async def request(self, name: str, payload: str, timeout_s: float) -> Raw:
+        """Send an event and return the client's answer, the JSON text of the array of its arguments.
+
+        Raises RtError UNAVAILABLE if none came in time or the client is gone. Cancelled, it forgets the ack.
+        """
+        acks = self._acks = {} if self._acks is None else self._acks
+        ack_id = self._next_ack
+        self._next_ack += 1
+        acks[ack_id] = answer = _future()
+        try:
+            self.send(self.codec.event(self.namespace, name, payload, ack_id=ack_id))
+            return await asyncio.wait_for(answer, timeout_s)
+        except TimeoutError:
+            raise RtError("UNAVAILABLE", f"The client did not answer {name} in time.") from None
+        finally:
+            acks.pop(ack_id, None)
+
+    def acked(self, ack_id: int, payload: Raw) -> None:
+        """The client answered. An id nobody waits for is ignored (it may have come too late)."""
+        answer = self._acks.pop(ack_id, None) if self._acks else None
+        if answer is not None and not answer.done():
+            answer.set_result(payload)
+
+    def ended(self) -> None:
+        """The client is gone: whoever waits for its answer is told."""
+        self.gone = True
+        self.waiting = None
+        for answer in (self._acks or {}).values():
+            if not answer.done():
+                answer.set_exception(RtError("UNAVAILABLE", "The client is gone."))
+
+    def fields(self) -> dict[str, Any]:
+        """What a log line says of it: never the client's own sid or pid, which are secrets."""
+        return {"sid": self.sid, "user": self.user.id, "namespace": self.namespace}
+
+
+def _future() -> asyncio.Future[Raw]:
+    return asyncio.get_running_loop().create_future()

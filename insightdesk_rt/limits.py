@@ -1,0 +1,119 @@
+"""Windows and caps as values: how often something may happen, and how many of it there may be.
+
+Nobody here knows the time; it is given in as milliseconds of a clock that never goes back. A window is fixed, as in
+the seed: it opens with the first event, counts `max` of them, and starts anew once it is over.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SWEEP_AT = 1024  # keys held before windows that are over are looked for; each costs some 200 bytes
+
+
+class Rate(NamedTuple):
+    """At most `max` in `per_s` seconds."""
+
+    max: int
+    per_s: int
+
+
+def parse_rate(text: str) -> Rate:
+    """Return the rate that "10/60" means: 10 in 60 seconds. Raises ValueError with one clear line."""
+    first, slash, second = text.partition("/")
+    if not (slash and _is_count(first) and _is_count(second)):
+        raise ValueError(f'a rate is written "max/seconds", both at least 1, as in "10/60"; this is {text[:40]!r}')
+    return Rate(int(first), int(second))
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9 and int(text) > 0
+
+
+class Window:
+    """At most `max` in `per_ms`, counted from the first one."""
+
+    __slots__ = ("_count", "_max", "_per_ms", "_reset_at_ms")
+
+    def __init__(self, max: int, per_ms: int) -> None:
+        self._max = max
+        self._per_ms = per_ms
+        self._count = 0
+        self._reset_at_ms = 0
+
+    def take(self, now_ms: int) -> int:
+        """Return 0 if one more is allowed, else how many milliseconds until it is (never 0).
+
+        hot: once per event of a client. Source: the seed's rate limiter; its `now > resetAt` would say "wait 0 s" in
+        the window's last millisecond, so here the window is over at `resetAt`.
+        """
+        if not self._count or now_ms >= self._reset_at_ms:
+            self._reset_at_ms = now_ms + self._per_ms
+            self._count = 1
+            return 0 if self._max > 0 else self._per_ms
+        if self._count >= self._max:
+            return self._reset_at_ms - now_ms
+        self._count += 1
+        return 0
+
+    def over(self, now_ms: int) -> bool:
+        """Does nothing that was counted matter any more? Then the window may be forgotten."""
+        return not self._count or now_ms >= self._reset_at_ms
+
+
+class Windows:
+    """One window per key (an address). Those that are over are forgotten as the table grows, so that it stays small."""
+
+    __slots__ = ("_max", "_per_ms", "_sweep_at", "_windows")
+
+    def __init__(self, max: int, per_ms: int) -> None:
+        self._max = max
+        self._per_ms = per_ms
+        self._windows: dict[str, Window] = {}
+        self._sweep_at = SWEEP_AT
+
+    def take(self, key: str, now_ms: int) -> int:
+        """Return 0 if one more is allowed for the key, else the milliseconds until it is."""
+        window = self._windows.get(key)
+        if window is None:
+            if len(self._windows) >= self._sweep_at:
+                self._sweep(now_ms)
+            window = self._windows[key] = Window(self._max, self._per_ms)
+        return window.take(now_ms)
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def _sweep(self, now_ms: int) -> None:
+        # The next sweep waits until the table has doubled: over many keys each costs O(1) of sweeping.
+        self._windows = {key: window for key, window in self._windows.items() if not window.over(now_ms)}
+        self._sweep_at = max(SWEEP_AT, 2 * len(self._windows))
+
+
+class Cap:
+    """At most `max` at a time per key (connections of an address). 0 is no limit."""
+
+    __slots__ = ("_counts", "_max")
+
+    def __init__(self, max: int) -> None:
+        self._max = max
+        self._counts: dict[str, int] = {}
+
+    def enter(self, key: str) -> bool:
+        """Count one in and return True, or return False if the key has as many as it may."""
+        count = self._counts.get(key, 0)
+        if self._max and count >= self._max:
+            return False
+        self._counts[key] = count + 1
+        return True
+
+    def leave(self, key: str) -> None:
+        """Count one out; each `enter` that said True is owed one."""
+        count = self._counts[key] - 1
+        if count:
+            self._counts[key] = count
+        else:
+            del self._counts[key]
+
+    def count(self, key: str) -> int:
+        return self._counts.get(key, 0)

@@ -1,0 +1,139 @@
+"""The nouns: who a user is, what one publication is, how ids, rooms and offsets are written.
+
+Pure values. Room names are made here and nowhere else: a client never writes one, so nothing it sends can
+name a room of somebody else (ids that become part of a room name are checked by `check_id` or by a Payload's pattern).
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated, Literal, NewType
+
+from msgspec import Meta, Struct
+
+UserId = NewType("UserId", str)
+TeamId = NewType("TeamId", str)
+Sid = NewType("Sid", str)  # a socket: one client in one namespace; 20 characters, public
+Room = NewType("Room", str)
+Offset = NewType("Offset", str)  # position in a namespace's log: a stream id, "1795397242677-0"
+NodeId = NewType("NodeId", str)
+
+Role = Literal["customer", "agent", "admin"]
+Status = Literal["online", "busy", "away", "offline"]
+
+NO_OFFSET = Offset("0-0")
+# Letters and digits and what ids are usually joined with; never ':' (it separates the parts of a room name),
+# white space, glob or control characters. \Z and not $: that would let a newline through at the end.
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z"
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]  # in what somebody sends us
+
+
+class Person(Struct, frozen=True, gc=False):
+    """What others may know of a user."""
+
+    id: UserId
+    name: str
+
+
+class User(Struct, frozen=True, gc=False):
+    """Who a verified token speaks for. `expires_s` and `issued_s` are Unix seconds; empty strings mean 'none'."""
+
+    id: UserId
+    role: Role
+    name: str = ""
+    email: str = ""
+    team_id: TeamId = TeamId("")
+    session_id: str = ""
+    expires_s: int = 0
+    issued_s: int = 0
+
+    @property
+    def person(self) -> Person:
+        return Person(self.id, self.name)
+
+    @property
+    def is_staff(self) -> bool:
+        return self.role != "customer"
+
+
+class Event(Struct, frozen=True, gc=False):
+    """One publication: `name` with `payload` (JSON text, encoded once by its publisher) for members of `rooms`.
+
+    `skip` names sids or rooms whose members are left out. A logged event has an `id` of its publisher and, once it is
+    in the log, an `offset`; `was` is the offset it had before its log was lost and it was published again.
+    """
+
+    namespace: str
+    name: str
+    payload: str
+    rooms: tuple[Room, ...]
+    skip: tuple[str, ...] = ()
+    id: str = ""
+    offset: Offset = Offset("")
+    origin: str = ""
+    was: Offset = Offset("")
+
+    @property
+    def logged(self) -> bool:
+        return self.id != ""
+
+
+def user_room(user_id: str) -> Room:
+    return Room("user:" + user_id)
+
+
+def role_room(role: str) -> Room:
+    return Room("role:" + role)
+
+
+def team_room(team_id: str) -> Room:
+    return Room("team:" + team_id)
+
+
+def ticket_room(ticket_id: str) -> Room:
+    """Everybody who has the ticket open, the customer included."""
+    return Room("ticket:" + ticket_id)
+
+
+def ticket_staff_room(ticket_id: str) -> Room:
+    """The agents and admins among them: internal notes go here and nowhere else."""
+    return Room("ticket-staff:" + ticket_id)
+
+
+def chat_room(conversation_id: str) -> Room:
+    return Room("chat:" + conversation_id)
+
+
+def chat_staff_room(conversation_id: str) -> Room:
+    return Room("chat-staff:" + conversation_id)
+
+
+def presence_room(user_id: str) -> Room:
+    return Room("presence:" + user_id)
+
+
+DASHBOARD_ROOM = Room("dashboard")
+
+
+def new_sid() -> Sid:
+    """20 characters from a 62-letter-plus alphabet, 120 bits, from the system's source (CVE-2017-16031)."""
+    return Sid(secrets.token_urlsafe(15))
+
+
+def new_id() -> str:
+    """An id for something we make (an event, a message, a conversation): 16 characters, 96 bits."""
+    return secrets.token_urlsafe(12)
+
+
+def iso(at_ms: int) -> str:
+    """Write Unix milliseconds as clients are told them: "2026-11-23T04:01:00.125Z"."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def offset_key(offset: str) -> tuple[int, int]:
+    """Return what offsets are compared by. Raises ValueError for anything that is not `<ms>-<seq>`."""
+    ms, dash, seq = offset.partition("-")
+    if not (dash and ms.isascii() and seq.isascii() and ms.isdigit() and seq.isdigit() and len(offset) <= 42):
+        raise ValueError("not an offset")
+    return int(ms), int(seq)

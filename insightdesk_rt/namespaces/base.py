@@ -1,0 +1,217 @@
+"""What a namespace file is written in: Payload in, Outbound out, `@event` on a method, `@every` on a clock.
+
+    class Typing(Outbound):
+        event: ClassVar = "ticket:typing"
+        ticketId: str
+
+    class Tickets(Namespace):
+        path = "/tickets"
+
+        @event("ticket:typing", limit=Rate(10, per_s=10))
+        def typing(self, socket: Socket, ask: OnTicket) -> None: ...
+
+The dispatcher, the limits and the documentation read the same declarations. A plain `def` runs in place, an
+`async def` is awaited while later calls of that socket wait; the return value is the ack, `raise RtError` the refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, ClassVar, NamedTuple, Protocol, get_type_hints
+
+from msgspec import Struct
+
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.limits import Rate
+from insightdesk_rt.model import Offset, Role, Room
+from insightdesk_rt.wire import json
+
+log = logging.getLogger(__name__)
+
+
+class Payload(Struct, gc=False):
+    """What a client sends with an event. Unknown fields are ignored, so that clients may be newer than the server."""
+
+
+class Nothing(Payload):
+    """For events without a payload."""
+
+
+class Outbound(Struct, gc=False, omit_defaults=True):
+    """What clients are sent. `event` is its name on the wire; a logged one is never lost, another may be."""
+
+    event: ClassVar[str] = ""
+    logged: ClassVar[bool] = False
+
+
+class EventSpec(NamedTuple):
+    """One event a client may send: what dispatch needs to know of it."""
+
+    name: str
+    method: str
+    payload: type[Struct]
+    rate: Rate | None  # None: the configured default
+    allow: frozenset[Role]
+    waits: bool  # an `async def`
+    binary: bool  # the payload may hold attachments; it then arrives untyped
+    doc: str
+
+
+class Ticker(NamedTuple):
+    """One method that runs on a clock: on every node, or on the one that leads."""
+
+    method: str
+    every_ms: int
+    on_leader: bool
+
+
+EVERYBODY: frozenset[Role] = frozenset({"customer", "agent", "admin"})
+STAFF: frozenset[Role] = frozenset({"agent", "admin"})
+ADMINS: frozenset[Role] = frozenset({"admin"})
+
+Handler = Callable[..., Any]
+
+
+def event(
+    name: str, *, limit: Rate | None = None, allow: frozenset[Role] = EVERYBODY, binary: bool = False
+) -> Callable[[Handler], Handler]:
+    """Declare a method as the handler of a client's event. Its second parameter's type is the payload's."""
+
+    def mark(method: Handler) -> Handler:
+        method.__rt_event__ = (name, limit, allow, binary)  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def every(ms: int, *, on: str = "node") -> Callable[[Handler], Handler]:
+    """Run an async method every `ms`, start to start, skipping turns it is late for; on="leader": once per cluster."""
+
+    def mark(method: Handler) -> Handler:
+        method.__rt_every__ = (ms, on == "leader")  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+class Timers(Protocol):
+    """The wheel, as far as a namespace sees it: keyed, and setting a key again replaces its timer."""
+
+    def later(self, key: object, delay_ms: int, call: Callable[..., None], *args: object) -> None: ...
+
+    def cancel(self, key: object) -> None: ...
+
+    def now_ms(self) -> int:
+        """Monotonic milliseconds, the clock of all timers and rate windows."""
+        ...
+
+
+class Namespace:
+    """A namespace of the server. Subclasses say what each event does; they see users, rooms, events and facts only."""
+
+    path: ClassVar[str] = ""
+    allow: ClassVar[frozenset[Role]] = EVERYBODY  # others are refused with FORBIDDEN at connect
+    events: ClassVar[dict[str, EventSpec]] = {}
+    tickers: ClassVar[tuple[Ticker, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        cls.events = {**cls.events}
+        tickers = list(cls.tickers)
+        for attribute, method in list(vars(cls).items()):
+            if declared := getattr(method, "__rt_event__", None):
+                name, rate, allow, binary = declared
+                hints = get_type_hints(method)
+                payload = next((t for p, t in hints.items() if p not in ("socket", "return")), Nothing)
+                cls.events[name] = EventSpec(
+                    name,
+                    attribute,
+                    payload,
+                    rate,
+                    allow,
+                    inspect.iscoroutinefunction(method),
+                    binary,
+                    method.__doc__ or "",
+                )
+            if clock := getattr(method, "__rt_every__", None):
+                tickers.append(Ticker(attribute, *clock))
+        cls.tickers = tuple(tickers)
+
+    def __init__(self, hub: Hub, timers: Timers) -> None:
+        self.hub = hub
+        self._timers = timers
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def joined(self, socket: Socket) -> None:
+        """The socket is in its first rooms and its CONNECT was answered. Its calls wait until this returns."""
+
+    async def left(self, socket: Socket, why: CloseReason) -> None:
+        """The socket is gone and out of all rooms (`rooms` says which they were). Not called for a refused one."""
+
+    # ── what handlers use ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def tell(self, socket: Socket, out: Outbound) -> None:
+        """Send to this socket alone."""
+        socket.emit(out.event, json.encode_struct(out))
+
+    def publish(self, out: Outbound, *rooms: Room, skip: Collection[str] = ()) -> None:
+        """Send a volatile event to the members of the rooms, on all nodes."""
+        assert not out.logged, out.event
+        self.hub.publish(self.path, rooms, out.event, json.encode_struct(out), skip)
+
+    async def emit(self, out: Outbound, *rooms: Room, skip: Collection[str] = (), id: str = "") -> Offset:
+        """Log an event for the members of the rooms, on all nodes. Raises RtError UNAVAILABLE."""
+        assert out.logged, out.event
+        return await self.hub.emit(self.path, rooms, out.event, json.encode_struct(out), skip, id)
+
+    def later(self, key: object, delay_ms: int, call: Callable[..., None], *args: object) -> None:
+        self._timers.later((self.path, key), delay_ms, call, *args)
+
+    def cancel(self, key: object) -> None:
+        self._timers.cancel((self.path, key))
+
+    def spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        """Run something that may wait, from a place that may not (a timer). Its failure is logged, not raised."""
+
+        async def owned() -> None:
+            try:
+                await work
+            except RtError as refused:
+                log.warning("%s %s failed: %s", self.path, what, refused.code)
+            except Exception:
+                log.exception("%s %s failed", self.path, what)
+
+        task = asyncio.get_running_loop().create_task(owned())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End what is still running. Called once, when the server stops."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @staticmethod
+    def require_joined(socket: Socket, room: Room) -> None:
+        """Raise FORBIDDEN unless the socket is in the room: what it may not see it may not touch."""
+        if room not in socket.rooms:
+            raise RtError("FORBIDDEN")
+
+
+__all__ = [
+    "ADMINS",
+    "EVERYBODY",
+    "STAFF",
+    "EventSpec",
+    "Namespace",
+    "Nothing",
+    "Outbound",
+    "Payload",
+    "Rate",
+    "event",
+    "every",
+]

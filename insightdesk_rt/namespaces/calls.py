@@ -1,0 +1,207 @@
+"""From a client's event to the answer it gets: limit → role → typed payload → handler → ack | error.
+
+Calls of one socket run one after the other: while an async handler of it runs, `socket.busy` is set and later calls
+wait in `socket.waiting`. A plain handler costs no Task. Every Task made here is kept here and ended by `close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.limits import Rate, Window
+from insightdesk_rt.model import UserId
+from insightdesk_rt.namespaces.base import EventSpec, Namespace
+from insightdesk_rt.wire import json
+from insightdesk_rt.wire.codec import Call
+from insightdesk_rt.wire.socketio import with_attachments
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 256  # calls of one socket waiting for its handler; a person's client has one or two
+UNKNOWN = "?"  # what calls of events that do not exist are counted under: a bounded label, one rate for all of them
+
+
+class Bound(NamedTuple):
+    """One event of one namespace, ready to be called."""
+
+    call: Callable[..., Any]
+    decoder: msgspec.json.Decoder[Any]
+    spec: EventSpec
+    rate: Rate
+
+
+class Calls:
+    def __init__(
+        self,
+        namespaces: Iterable[Namespace],
+        now_ms: Callable[[], int],
+        default_rate: Rate,
+        rates: Mapping[str, Rate],
+        built_in: Mapping[str, tuple[EventSpec, Callable[..., Any]]],
+    ) -> None:
+        self._now_ms = now_ms
+        self._default_rate = default_rate
+        self._rates = rates
+        self._tables = {namespace.path: self._bind(namespace, built_in) for namespace in namespaces}
+        self._windows: dict[UserId, dict[str, Window]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.counts: Counter[tuple[str, str]] = Counter()  # calls by namespace and declared event: bounded labels
+        self.limited: Counter[str] = Counter()
+
+    def _bind(
+        self, namespace: Namespace, built_in: Mapping[str, tuple[EventSpec, Callable[..., Any]]]
+    ) -> dict[str, Bound]:
+        own = {name: (spec, getattr(namespace, spec.method)) for name, spec in namespace.events.items()}
+        return {
+            name: Bound(
+                call,
+                msgspec.json.Decoder(spec.payload),
+                spec,
+                self._rates.get(name) or spec.rate or self._default_rate,
+            )
+            for name, (spec, call) in {**built_in, **own}.items()
+        }
+
+    def windows_of(self, user: UserId) -> dict[str, Window]:
+        """Return the user's rate windows: one set for all the user's sockets here, kept beyond their end."""
+        return self._windows.setdefault(user, {})
+
+    def take(self, socket: Socket, call: Call) -> None:
+        """Run the call now, or after those of its socket that came before. hot: once per event of a client."""
+        if not socket.busy:
+            self._run(socket, call)
+            return
+        if socket.waiting is None:
+            socket.waiting = deque()
+        if len(socket.waiting) < MAX_WAITING:
+            socket.waiting.append(call)
+        else:
+            self._answer_error(socket, call, RtError("RATE_LIMITED", "Too many calls are waiting.", retryAfter=1))
+
+    def _run(self, socket: Socket, call: Call) -> None:
+        socket.calls_in += 1
+        bound = self._tables[socket.namespace].get(call.event)
+        try:
+            if bound is None:
+                self._limit(socket, UNKNOWN, self._default_rate)
+                raise RtError("UNKNOWN_EVENT")
+            self.counts[socket.namespace, call.event] += 1
+            self._limit(socket, call.event, bound.rate)
+            if socket.user.role not in bound.spec.allow:
+                raise RtError("FORBIDDEN")
+            result = bound.call(socket, self._payload(bound, call))
+        except RtError as refused:
+            self._answer_error(socket, call, refused)
+        except Exception:
+            self._failed(socket, call)
+        else:
+            if bound.spec.waits:
+                self.start(socket, self._await(socket, call, result))
+            else:
+                self._answer(socket, call, result)
+
+    def _limit(self, socket: Socket, name: str, rate: Rate) -> None:
+        window = socket.windows.get(name)
+        if window is None:
+            window = socket.windows[name] = Window(rate.max, rate.per_s * 1000)
+        wait_ms = window.take(self._now_ms())
+        if wait_ms:
+            self.limited[name] += 1
+            raise RtError("RATE_LIMITED", f"Too many {name} events.", retryAfter=-(-wait_ms // 1000))
+
+    def _payload(self, bound: Bound, call: Call) -> Any:
+        try:
+            if bound.spec.binary:
+                return with_attachments(call.payload, call.attachments)
+            if call.attachments:
+                raise RtError("BAD_REQUEST", "This event takes no binary data.")
+            return json.decode(bound.decoder, call.payload or b"{}")
+        except json.BadJson as bad:
+            raise RtError("BAD_REQUEST", bad.why, field=bad.field) from None
+
+    async def _await(self, socket: Socket, call: Call, result: Coroutine[Any, Any, Any]) -> None:
+        try:
+            answer = await result
+        except RtError as refused:
+            self._answer_error(socket, call, refused)
+        except Exception:
+            self._failed(socket, call)
+        else:
+            self._answer(socket, call, answer)
+
+    def _failed(self, socket: Socket, call: Call) -> None:
+        log.exception("handler failed", extra={"event": call.event, **socket.fields()})
+        self._answer_error(socket, call, RtError("INTERNAL"))
+
+    def _answer(self, socket: Socket, call: Call, result: Any) -> None:
+        if call.ack_id is None or socket.gone:
+            return
+        codec, namespace = socket.codec, socket.namespace
+        if result is None:
+            socket.send(codec.ack_text(namespace, call.ack_id, '{"ok":true}'))
+        elif isinstance(result, Struct):
+            fields = json.encode_struct(result)
+            text = '{"ok":true}' if fields == "{}" else '{"ok":true,' + fields[1:]
+            socket.send(codec.ack_text(namespace, call.ack_id, text))
+        else:
+            socket.send(codec.ack(namespace, call.ack_id, {"ok": True, **result}))
+
+    def _answer_error(self, socket: Socket, call: Call, refused: RtError) -> None:
+        if socket.gone:
+            return
+        error = {**refused.as_dict(), "event": call.event[:64]}
+        if call.ack_id is not None:
+            socket.send(socket.codec.ack(socket.namespace, call.ack_id, {"ok": False, "error": error}))
+        else:
+            socket.emit("error", json.dumps(error))
+
+    def start(self, socket: Socket, work: Coroutine[Any, Any, None]) -> None:
+        """Run something of a socket that may wait; its other calls wait too."""
+        socket.busy = True
+        socket.task = self.own(self._turn(socket, work))
+
+    def own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Make a Task that `close` will wait for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _turn(self, socket: Socket, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except RtError as refused:  # only `joined` gets here: the socket is in, what it is told first is missing
+            log.warning("connect not finished", extra={"why": refused.code, **socket.fields()})
+            socket.client.close(CloseReason.UNAVAILABLE)
+        except Exception:
+            log.exception("connect failed", extra=socket.fields())
+            socket.client.close(CloseReason.UNAVAILABLE)
+        finally:
+            socket.busy = False
+            socket.task = None
+        while socket.waiting and not socket.busy:
+            self._run(socket, socket.waiting.popleft())
+
+    def sweep(self, here: Callable[[UserId], bool]) -> None:
+        """Forget the rate windows of users who are not here and have none that still counts. Called every minute."""
+        now_ms = self._now_ms()
+        for user, windows in tuple(self._windows.items()):
+            if not here(user) and all(window.over(now_ms) for window in windows.values()):
+                del self._windows[user]
+
+    async def close(self, within_s: float) -> None:
+        """Wait for handlers that still run, and for the leaves they owe; past the deadline they are cancelled."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=within_s)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

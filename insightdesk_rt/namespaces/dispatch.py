@@ -1,0 +1,276 @@
+"""The Receiver: what a client asks becomes a call of a namespace's method, and its result an ack or an error.
+
+asked   verify the token, make the Socket, join its first rooms, answer CONNECT, `joined`
+called  calls.py
+gone    out of all rooms, `left`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+from msgspec import Raw, Struct
+
+from insightdesk_rt import model
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.limits import Rate
+from insightdesk_rt.model import User, UserId
+from insightdesk_rt.namespaces.base import Namespace, Timers
+from insightdesk_rt.namespaces.calls import Calls
+from insightdesk_rt.namespaces.expiry import REFRESH, Expiry
+from insightdesk_rt.transport.client import Client
+from insightdesk_rt.wire import json
+from insightdesk_rt.wire.codec import Ack, Call, Connect
+
+log = logging.getLogger(__name__)
+
+
+class Auth(Struct, frozen=True):
+    """What a client sends with CONNECT. The token's type is its verifier's business."""
+
+    token: Any = None
+    pid: Any = None
+    offset: Any = None
+
+
+class Settings(NamedTuple):
+    """What dispatch needs of the configuration. 0 switches a limit off."""
+
+    default_rate: Rate = Rate(100, 60)
+    rates: Mapping[str, Rate] = {}
+    max_connections_per_user: int = 0
+    max_namespaces_per_connection: int = 0
+
+
+class Resumed(NamedTuple):
+    """A session that a client came back to: its socket keeps this identity and these rooms."""
+
+    sid: model.Sid
+    pid: str
+    rooms: tuple[model.Room, ...]
+    offset: model.Offset
+
+
+class Sessions(Protocol):
+    """Connection state recovery, as far as dispatch sees it (cluster/resume.py)."""
+
+    def new_pid(self) -> str: ...
+
+    async def claim(self, pid: str, namespace: str, user: User, offset: str) -> Resumed | None: ...
+
+    def opened(self, socket: Socket) -> None: ...
+
+    def ended(self, socket: Socket, position: model.Offset, why: CloseReason) -> None: ...
+
+
+Verify = Callable[[object], User]
+Gate = Callable[[User, Client], Awaitable[None]]
+
+
+class Dispatch:
+    def __init__(
+        self,
+        hub: Hub,
+        namespaces: Iterable[Namespace],
+        verify: Verify,
+        timers: Timers,
+        settings: Settings = Settings(),
+        sessions: Sessions | None = None,
+        gates: tuple[Gate, ...] = (),
+    ) -> None:
+        self._hub = hub
+        self._namespaces = {namespace.path: namespace for namespace in namespaces}
+        self._verify = verify
+        self._settings = settings
+        self._sessions = sessions
+        self._expiry = Expiry(verify, timers)
+        self.calls = Calls(
+            self._namespaces.values(),
+            timers.now_ms,
+            settings.default_rate,
+            settings.rates,
+            {REFRESH.name: (REFRESH, self._expiry.refresh)},
+        )
+        self._gates = gates  # asked after the token: may this user, from this address, come in now?
+        self._auth = msgspec.json.Decoder(Auth)
+        self._users: dict[str, Counter[UserId]] = {path: Counter() for path in self._namespaces}
+        self.refused: Counter[str] = Counter()
+
+    # ── a client asks into a namespace ─────────────────────────────────────────────────────────────────────────────
+
+    def asked(self, client: Client, ask: Connect) -> None:
+        namespace = self._namespaces.get(ask.namespace)
+        if namespace is None:
+            self._refuse(client, ask.namespace, "", "Invalid namespace")
+            return
+        try:
+            auth = self._read_auth(ask.auth)
+            user = self._verify(client.bearer or auth.token)
+            self._admit(client, namespace, user)
+        except RtError as refused:
+            self._refuse(client, ask.namespace, refused.code, refused.message)
+            return
+        socket = Socket(model.new_sid(), ask.namespace, user, client, client.outbox, client.codec)
+        socket.connected_at_s = time.time()
+        socket.windows = self.calls.windows_of(user.id)
+        self._users[ask.namespace][user.id] += 1
+        client.sockets[ask.namespace] = socket
+        self.calls.start(socket, self._connect(client, socket, namespace, auth))
+
+    def _read_auth(self, text: Raw) -> Auth:
+        if not bytes(text):
+            return Auth()
+        try:
+            return json.decode(self._auth, text)
+        except json.BadJson:
+            raise RtError("AUTH_TOKEN_INVALID") from None
+
+    def _admit(self, client: Client, namespace: Namespace, user: User) -> None:
+        if user.role not in namespace.allow:
+            raise RtError("FORBIDDEN")
+        limit = self._settings.max_connections_per_user
+        if limit and self._users[namespace.path][user.id] >= limit:
+            raise RtError("TOO_MANY_CONNECTIONS")
+        limit = self._settings.max_namespaces_per_connection
+        if limit and len(client.sockets) >= limit:
+            raise RtError("TOO_MANY_CONNECTIONS", "This connection has joined as many namespaces as it may.")
+
+    def _refuse(self, client: Client, namespace: str, code: str, message: str) -> None:
+        self.refused[code or "INVALID_NAMESPACE"] += 1
+        client.send(client.codec.refused(namespace, code, message))
+        client.refused(namespace, code)
+
+    async def _connect(self, client: Client, socket: Socket, namespace: Namespace, auth: Auth) -> None:
+        try:
+            for gate in self._gates:
+                await gate(socket.user, client)
+            recovered = await self._resume(socket, auth)
+            if not recovered:
+                self._hub.add(socket)
+                await self._hub.enter(socket, first_rooms(socket.user))
+        except RtError as refused:
+            if socket.gone:
+                return
+            self._discard(client, socket)
+            if refused.kind.retry:  # a stock client comes back after a lost transport, not after a CONNECT_ERROR
+                client.close(CloseReason.UNAVAILABLE)
+            else:
+                self._refuse(client, socket.namespace, refused.code, refused.message)
+            return
+        if socket.gone:
+            return
+        client.session.accept(socket.namespace)
+        socket.send(client.codec.connected(socket.namespace, socket.sid, socket.pid, recovered))
+        self._expiry.watch(socket)
+        await namespace.joined(socket)
+
+    async def _resume(self, socket: Socket, auth: Auth) -> bool:
+        """Give the socket the session it had, and send it what it missed, before anything else. False: start anew."""
+        if self._sessions is None:
+            return False
+        found = None
+        if isinstance(auth.pid, str):
+            offset = auth.offset if isinstance(auth.offset, str) else ""
+            found = await self._sessions.claim(auth.pid, socket.namespace, socket.user, offset)
+        if found is not None:
+            socket.sid, socket.pid = found.sid, found.pid
+            self._hub.add(socket)
+            if await self._hub.resume(socket, found.rooms, found.offset):
+                self._sessions.opened(socket)
+                return True
+            self._hub.remove(socket)
+        socket.pid = self._sessions.new_pid()
+        self._hub.add(socket)
+        await self._hub.enter(socket, first_rooms(socket.user))
+        self._sessions.opened(socket)
+        return False
+
+    def _discard(self, client: Client, socket: Socket) -> None:
+        """Undo what `asked` did for a socket that does not come to be."""
+        if client.sockets.get(socket.namespace) is socket:
+            del client.sockets[socket.namespace]
+        self._forget(socket)
+
+    def _forget(self, socket: Socket) -> None:
+        self._hub.remove(socket)
+        socket.gone = True
+        users = self._users[socket.namespace]
+        users[socket.user.id] -= 1
+        if not users[socket.user.id]:
+            del users[socket.user.id]
+        self._expiry.forget(socket)
+
+    # ── a client calls ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def called(self, client: Client, call: Call) -> None:
+        socket: Socket | None = client.sockets.get(call.namespace)
+        if socket is not None:  # the native protocol may call right behind a connect that was refused
+            self.calls.take(socket, call)
+
+    # ── acks, leaving, ends ────────────────────────────────────────────────────────────────────────────────────────
+
+    def acked(self, client: Client, ack: Ack) -> None:
+        socket: Socket | None = client.sockets.get(ack.namespace)
+        if socket is not None:
+            socket.acked(ack.ack_id, ack.payload)
+
+    def left(self, client: Client, namespace: str) -> None:
+        self._end(client, namespace, CloseReason.CLIENT_LEFT)
+
+    def expel(self, socket: Socket) -> None:
+        """Take a socket out of its namespace by our doing; a stock client does not come back by itself."""
+        client = socket.client
+        self._end(client, socket.namespace, CloseReason.SERVER_LEFT)
+        client.leave(socket.namespace)
+
+    def gone(self, client: Client, why: CloseReason) -> None:
+        for namespace in tuple(client.sockets):
+            self._end(client, namespace, why)
+
+    def _end(self, client: Any, namespace: str, why: CloseReason) -> None:
+        socket: Socket | None = client.sockets.pop(namespace, None)
+        if socket is None:
+            return
+        started, running = socket.sid in self._hub.sockets(namespace), socket.task
+        self._forget(socket)
+        if not started:
+            return
+        if self._sessions is not None:
+            self._sessions.ended(socket, self._hub.position(namespace), why)
+        self.calls.own(self._leave(socket, running, why))
+
+    async def _leave(self, socket: Socket, running: asyncio.Task[None] | None, why: CloseReason) -> None:
+        """Tell the namespace, once the handler that was running is done: it must not find itself after the end."""
+        if running is not None:
+            await asyncio.wait([running])
+        try:
+            await self._namespaces[socket.namespace].left(socket, why)
+        except RtError as refused:
+            log.warning("leave not finished", extra={"why": refused.code, **socket.fields()})
+        except Exception:
+            log.exception("leave failed", extra=socket.fields())
+
+    # ── housekeeping ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def sweep(self) -> None:
+        """Forget what is known of users who are gone for good. Called every minute."""
+        self.calls.sweep(lambda user: any(user in users for users in self._users.values()))
+
+    async def close(self, within_s: float) -> None:
+        """Wait for handlers that still run, and for the leaves they owe; past the deadline they are cancelled."""
+        await self.calls.close(within_s)
+
+
+def first_rooms(user: User) -> list[model.Room]:
+    rooms = [model.user_room(user.id), model.role_room(user.role)]
+    if user.team_id:
+        rooms.append(model.team_room(user.team_id))
+    return rooms

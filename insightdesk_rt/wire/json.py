@@ -1,0 +1,200 @@
+"""The only door to the JSON libraries.
+
+ujson writes untyped values. msgspec writes Structs and reads: typed payloads straight from the text, untyped ones too,
+because ujson lets through what JSON forbids (NaN, raw control characters, leading zeros). Depth is capped. Lone
+surrogates (`"\\ud800"`, which JavaScript may send and UTF-8 cannot hold) become U+FFFD. No error but `BadJson` leaves
+this file.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import Any, TypeVar
+
+import msgspec
+import ujson
+from msgspec import Raw, Struct
+
+T = TypeVar("T")
+
+# Nobody nests by hand deeper than ten; msgspec alone would go on to Python's own recursion limit (about 1,000).
+MAX_DEPTH = 64
+
+_encoder = msgspec.json.Encoder()
+_any: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+_array = msgspec.json.Decoder(list[Raw])
+_object = msgspec.json.Decoder(dict[str, Raw])
+_name = msgspec.json.Decoder(str)
+_event = msgspec.json.Decoder(tuple[str, Raw])
+
+# One escape of a JSON string; group 1 is a surrogate that is not one half of a pair. Read left to right, so that an
+# escaped backslash before a "u" is taken for what it is.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_NOT_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_AT = re.compile(r" - at `(?:key` in `)?\$\.?([^`]*)`$")
+_MISSING = re.compile(r"missing required field `([^`]*)`")
+
+
+class BadJson(ValueError):
+    """Not JSON, too deep, or not what was asked for. `field` names the offending field, "" for the whole."""
+
+    def __init__(self, why: str, field: str = "") -> None:
+        super().__init__(why)
+        self.why = why
+        self.field = field
+
+
+def loads(text: str | bytes | Raw) -> Any:
+    """Return the untyped value of a JSON text. Raises BadJson, also for depth over MAX_DEPTH and for 1e400."""
+    return decode(_any, text)
+
+
+def dumps(value: Any) -> str:
+    """Return a plain value (dicts, lists, str, numbers, None, Structs and Raw within) as compact JSON text.
+
+    Raises BadJson for NaN, bytes, and whatever else JSON does not have. Bytes in a Struct become base64, msgspec's way.
+    """
+    try:
+        text: str = ujson.dumps(
+            value, ensure_ascii=False, escape_forward_slashes=False, allow_nan=False, default=_as_text
+        )
+    except (TypeError, ValueError, OverflowError, RecursionError) as why:
+        raise BadJson(f"not a JSON value: {why}") from None
+    return text if text.isascii() else _without_surrogates(text)
+
+
+def encode_struct(value: Struct) -> str:
+    """Return a Struct of ours as compact JSON text. Raises BadJson if it holds what JSON does not have."""
+    try:
+        return _encoder.encode(value).decode()
+    except UnicodeEncodeError:
+        return dumps(msgspec.to_builtins(value))
+    except (TypeError, ValueError, RecursionError) as why:
+        raise BadJson(f"not a JSON value: {why}") from None
+
+
+def decode(decoder: msgspec.json.Decoder[T], raw: str | bytes | Raw) -> T:
+    """Return what the decoder makes of the text. Raises BadJson, with the field's name where one field is at fault.
+
+    The field is written as a client would: `ticketId`, `user.name`, `userIds[2]`.
+    """
+    text = bytes(raw) if isinstance(raw, Raw) else raw
+    check_depth(text)
+    return _decode(decoder, text)
+
+
+def decode_outer(decoder: msgspec.json.Decoder[T], text: str) -> T:
+    """Like `decode`, for an envelope with Raw members: their depth is checked when they are decoded themselves."""
+    return _decode(decoder, text)
+
+
+def split_array(text: str | bytes | Raw) -> list[Raw]:
+    """Return the items of a JSON array, each as its own JSON text. Raises BadJson."""
+    return _decode(_array, bytes(text) if isinstance(text, Raw) else text)
+
+
+def split_object(text: str | bytes | Raw) -> dict[str, Raw]:
+    """Return the members of a JSON object, each as its own JSON text. Raises BadJson."""
+    return _decode(_object, bytes(text) if isinstance(text, Raw) else text)
+
+
+def split_event(text: str) -> tuple[str, Raw]:
+    """Return name and first argument (empty if none) of `["name", argument, …]`; a number for a name gives its text.
+
+    hot: once per event of a client. Raises BadJson.
+    """
+    try:
+        return _event.decode(text)
+    except (ValueError, RecursionError):  # more or fewer arguments, a number, a lone surrogate, or not JSON
+        items = split_array(text)
+    if not items:
+        raise BadJson("an event has a name")
+    name = bytes(items[0])
+    if name[:1] == b'"':
+        return _decode(_name, name), items[1] if len(items) > 1 else Raw()
+    if name[:1] in (b"{", b"[", b"t", b"f", b"n"):
+        raise BadJson("an event's name is a string or a number")
+    return name.decode(), items[1] if len(items) > 1 else Raw()
+
+
+def check_depth(text: str | bytes) -> None:
+    """Raise BadJson if brackets nest deeper than MAX_DEPTH. Looks at what is long enough to, and has enough of them."""
+    if len(text) <= MAX_DEPTH:
+        return
+    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    # Strings are cut out at the speed of C: after this an escaped quote cannot be mistaken for one that ends a string.
+    outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    brackets = outside.translate(None, _NOT_BRACKET)
+    if any(depth > MAX_DEPTH for depth in accumulate(map(_STEPS.__getitem__, brackets))):
+        raise BadJson(f"nested deeper than {MAX_DEPTH}")
+
+
+def _decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as why:
+        raise _named(str(why)) from None
+    except RecursionError:
+        raise BadJson("nested too deep") from None
+    except ValueError:  # msgspec.DecodeError, and Unicode errors of either direction
+        pass
+    mended = _mended(text)
+    try:
+        return decoder.decode(mended)
+    except msgspec.ValidationError as why:
+        raise _named(str(why)) from None
+    except RecursionError:
+        raise BadJson("nested too deep") from None
+    except ValueError as why:
+        raise BadJson(str(why)) from None
+
+
+def _named(why: str) -> BadJson:
+    """Turn msgspec's sentence into ours: the path at its end becomes the field."""
+    at = _AT.search(why)
+    field = at.group(1) if at else ""
+    missing = _MISSING.search(why)
+    if missing:
+        field = f"{field}.{missing.group(1)}" if field else missing.group(1)
+    return BadJson(why[: at.start()] if at else why, field)
+
+
+def _mended(text: str | bytes) -> str:
+    """Return the text with U+FFFD for each lone surrogate, be it escaped or (in a str of ours) raw."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    return _ESCAPE.sub(lambda escape: "\\ufffd" if escape.group(1) else escape.group(), _without_surrogates(text))
+
+
+def _without_surrogates(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+class _Text:
+    """JSON text that ujson takes over as it is."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __json__(self) -> str:
+        return self._text
+
+
+def _as_text(value: object) -> _Text:
+    if isinstance(value, Struct):
+        return _Text(encode_struct(value))
+    if isinstance(value, Raw):
+        return _Text(bytes(value).decode())
+    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -1,0 +1,306 @@
+"""Socket.IO protocol 5: the codec, and SocketIOSession, one client's side of it, inside Engine.IO messages.
+
+    <type>[<n>-][/namespace,][<ack id>][JSON]
+
+A namespace of a session is unknown, ASKED (its CONNECT waits for an answer), JOINED, or EXPELLED (we ended the stay).
+    CONNECT                 unknown, EXPELLED → ASKED; else a violation
+    EVENT, ACK, DISCONNECT  JOINED; in EXPELLED ignored, since they may have crossed our DISCONNECT; else a violation
+A violation is a WireError: the whole connection closes, as Node's does.
+
+Payloads stay JSON text: parsed for their shape, never rebuilt, so that numbers beyond 2^53 pass as they were written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from msgspec import Raw
+
+from insightdesk_rt.errors import TooBig, WireError
+from insightdesk_rt.wire import json
+from insightdesk_rt.wire.attachments import check_placeholders, take_out, with_attachments
+from insightdesk_rt.wire.codec import Ack, Call, Connect, Encoded, Inbound, Leave
+from insightdesk_rt.wire.frames import encoded, text_frame
+
+__all__ = ["RESERVED", "SocketIOCodec", "SocketIOLimits", "SocketIOSession", "with_attachments"]
+
+CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR, BINARY_EVENT, BINARY_ACK = "0123456"
+
+# socket.io-parser 4.2: names that client libraries emit by themselves; one from a peer is a forgery.
+RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"})
+
+
+class SocketIOLimits(NamedTuple):
+    max_attachments: int = 10  # socket.io-parser 4.2.6
+    max_attachments_bytes: int = 4_000_000  # of one packet's attachments together; four messages of the seed's 1 MB
+    max_namespaces: int = 64  # asked and joined at a time; the server refuses politely far below
+    max_namespace: int = 128  # characters; a name is sent back in a refusal
+    max_event_name: int = 256  # characters
+    max_ack_digits: int = 16  # 2^53 has 16; more digits than a stock client can count to
+
+
+# ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class SocketIOCodec:
+    """Writes packets as Engine.IO messages. With `recovery`, sessions have a pid and logged events their offset."""
+
+    __slots__ = ("recovery",)
+
+    def __init__(self, recovery: bool = True) -> None:
+        self.recovery = recovery
+
+    def event(
+        self,
+        namespace: str,
+        name: str,
+        payload: str,
+        offset: str = "",
+        *,
+        volatile: bool = False,
+        ack_id: int | None = None,
+    ) -> Encoded:
+        """Return `42/ns,["name",payload,"offset"]`. hot: once per codec per event, then shared by all its readers."""
+        head, name_text = _event_head(namespace, name)
+        if ack_id is not None:
+            head = f"{head}{ack_id}"
+        parts = f"{head}[{name_text},{payload}" if payload else f"{head}[{name_text}"
+        text = f'{parts},"{offset}"]' if offset and self.recovery else parts + "]"
+        return Encoded(text, text_frame(text), volatile=volatile)
+
+    def binary_event(self, namespace: str, name: str, data: object, ack_id: int | None = None) -> Encoded:
+        """Return an event whose data may hold bytes anywhere; without any it is a plain one."""
+        return _with_bytes(EVENT, namespace, ack_id, [name, data])
+
+    def ack(self, namespace: str, ack_id: int, data: object) -> Encoded:
+        return _with_bytes(ACK, namespace, ack_id, [] if data is None else [data])
+
+    def ack_text(self, namespace: str, ack_id: int, payload: str) -> Encoded:
+        return encoded(f"43{_prefix(namespace)}{ack_id}[{payload}]")
+
+    def connected(self, namespace: str, sid: str, pid: str, recovered: bool) -> Encoded:
+        """Return the answer to CONNECT. A client knows that it was recovered by the sid and pid it had."""
+        names = {"sid": sid, "pid": pid} if pid and self.recovery else {"sid": sid}
+        return encoded(f"40{_prefix(namespace)}{json.dumps(names)}")
+
+    def refused(self, namespace: str, code: str, message: str) -> Encoded:
+        """Return a CONNECT_ERROR: the client's `err.message` is the code, `err.data` has both."""
+        error: dict[str, Any] = {"message": message}
+        if code:
+            error = {"message": code, "data": {"code": code, "message": message}}
+        return encoded(f"44{_prefix(namespace)}{json.dumps(error)}")
+
+    def left(self, namespace: str) -> Encoded:
+        return encoded(f"41{_prefix(namespace)}")
+
+
+def _prefix(namespace: str) -> str:
+    return "" if namespace == "/" else namespace + ","
+
+
+@lru_cache(1024)  # names come from the code, but also from whoever publishes: bounded
+def _event_head(namespace: str, name: str) -> tuple[str, str]:
+    return f"42{_prefix(namespace)}", json.dumps(name)
+
+
+def _with_bytes(kind: str, namespace: str, ack_id: int | None, items: list[object]) -> Encoded:
+    number = "" if ack_id is None else str(ack_id)
+    attachments: list[bytes] = []
+    bare = take_out(items, attachments)
+    if not attachments:
+        return encoded(f"4{kind}{_prefix(namespace)}{number}{json.dumps(items)}")
+    kind = BINARY_EVENT if kind == EVENT else BINARY_ACK
+    head = f"4{kind}{len(attachments)}-{_prefix(namespace)}{number}"
+    return encoded(head + json.dumps(bare), attachments=tuple(attachments))
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_ASKED, _JOINED, _EXPELLED = range(3)
+
+
+class _Pending(NamedTuple):
+    """A binary packet whose attachments are still to come."""
+
+    packet: Call | Ack
+    expected: int
+    attachments: list[bytes]
+
+
+class SocketIOSession:
+    __slots__ = ("_entered", "_limits", "_namespaces", "_pending", "_pending_bytes", "codec")
+
+    def __init__(self, codec: SocketIOCodec, limits: SocketIOLimits = SocketIOLimits()) -> None:
+        self.codec = codec
+        self._limits = limits
+        self._namespaces: dict[str, int] = {}
+        self._entered = False
+        self._pending: _Pending | None = None
+        self._pending_bytes = 0
+
+    def accept(self, namespace: str) -> None:
+        self._namespaces[namespace] = _JOINED
+        self._entered = True
+
+    def drop(self, namespace: str) -> None:
+        """A client that was in may still have sent something; one that was refused has nothing to say there."""
+        if self._namespaces.get(namespace) == _JOINED:
+            self._namespaces[namespace] = _EXPELLED
+        else:
+            self._namespaces.pop(namespace, None)
+
+    @property
+    def waiting(self) -> bool:
+        return not self._entered
+
+    def receive_text(self, text: str) -> Sequence[Inbound]:
+        """Return what a packet says. Raises WireError.
+
+        hot: once per event of a client, `2/ns,id["name",{…}]`.
+        """
+        if self._pending is not None:
+            raise WireError("text while attachments are due")
+        kind = text[:1]
+        if kind == EVENT:
+            namespace, at = self._namespace(text, 1)
+            if not self._is_joined(namespace):
+                return ()
+            return self._event(text, at, namespace)
+        if kind == ACK:
+            namespace, at = self._namespace(text, 1)
+            return self._ack(text, at, namespace) if self._is_joined(namespace) else ()
+        if kind == CONNECT:
+            return self._connect(text)
+        if kind == DISCONNECT:
+            return self._disconnect(text)
+        if kind in (BINARY_EVENT, BINARY_ACK):
+            return self._binary(text)
+        raise WireError("unknown packet type")  # CONNECT_ERROR, too, is not for clients to send
+
+    def receive_binary(self, data: bytes) -> Sequence[Inbound]:
+        """Return the packet whose last attachment this is. Raises WireError; TooBig."""
+        pending = self._pending
+        if pending is None:
+            raise WireError("an attachment of nothing")
+        self._pending_bytes += len(data)
+        if self._pending_bytes > self._limits.max_attachments_bytes:
+            raise TooBig(f"attachments over {self._limits.max_attachments_bytes} bytes")
+        pending.attachments.append(data)
+        if len(pending.attachments) < pending.expected:
+            return ()
+        self._pending = None
+        self._pending_bytes = 0
+        packet, attachments = pending.packet, tuple(pending.attachments)
+        if self._namespaces.get(packet.namespace) != _JOINED:  # expelled while they came
+            return ()
+        if isinstance(packet, Call):
+            return (Call(packet.namespace, packet.event, packet.payload, packet.ack_id, attachments),)
+        return (Ack(packet.namespace, packet.ack_id, packet.payload, attachments),)
+
+    # ── one kind of packet each ────────────────────────────────────────────────────────────────────────────────────
+
+    def _connect(self, text: str) -> Sequence[Inbound]:
+        namespace, at = self._namespace(text, 1)
+        auth = text[at:] or "{}"
+        if auth[:1] != "{":
+            raise WireError("auth is an object")
+        try:
+            json.check_depth(auth)
+            json.split_object(auth)
+        except json.BadJson as bad:
+            raise WireError(f"auth: {bad.why}") from None
+        if self._namespaces.get(namespace, _EXPELLED) != _EXPELLED:
+            raise WireError("CONNECT to a namespace that was asked for before")
+        self._namespaces[namespace] = _ASKED
+        if len(self._namespaces) > self._limits.max_namespaces:
+            raise WireError(f"more than {self._limits.max_namespaces} namespaces")
+        return (Connect(namespace, Raw(auth.encode("utf-8", "replace"))),)
+
+    def _disconnect(self, text: str) -> Sequence[Inbound]:
+        namespace, at = self._namespace(text, 1)
+        if at < len(text):
+            raise WireError("DISCONNECT has no payload")
+        if not self._is_joined(namespace):
+            return ()
+        del self._namespaces[namespace]
+        return (Leave(namespace),)
+
+    def _event(self, text: str, at: int, namespace: str) -> Sequence[Call]:
+        ack_id: int | None = None
+        if text[at : at + 1] != "[":
+            ack_id, at = self._ack_id(text, at)
+            if at == len(text):
+                return ()  # Node: an event without payload is accepted and ignored
+        try:
+            name, payload = json.split_event(text[at:])
+        except json.BadJson as bad:
+            raise WireError(f"event: {bad.why}") from None
+        if name in RESERVED or len(name) > self._limits.max_event_name:
+            raise WireError("event name that may not be sent")
+        return (Call(namespace, name, payload, ack_id),)
+
+    def _ack(self, text: str, at: int, namespace: str) -> Sequence[Ack]:
+        ack_id, at = self._ack_id(text, at)
+        arguments = text[at:] or "[]"
+        try:
+            json.split_array(arguments)
+        except json.BadJson as bad:
+            raise WireError(f"ack: {bad.why}") from None
+        # Without an id it answers nothing; as unknown ids, it is ignored.
+        return () if ack_id is None else (Ack(namespace, ack_id, Raw(arguments.encode("utf-8", "replace"))),)
+
+    def _binary(self, text: str) -> Sequence[Inbound]:
+        """Remember the packet and wait for its attachments. CVE-2026-33151 and -69185: 1 ≤ n ≤ max_attachments."""
+        dash = text.find("-", 1, 1 + len(str(self._limits.max_attachments)) + 1)
+        digits = text[1:dash] if dash > 0 else ""
+        if not (digits.isascii() and digits.isdigit() and 0 < int(digits) <= self._limits.max_attachments):
+            raise WireError("number of attachments")
+        count = int(digits)
+        namespace, at = self._namespace(text, dash + 1)
+        self._is_joined(namespace)  # an expelled client's attachments must be read, too; they end with the packet
+        packets: Sequence[Call | Ack] = (
+            self._event(text, at, namespace) if text[0] == BINARY_EVENT else self._ack(text, at, namespace)
+        )
+        if not packets:
+            raise WireError("attachments of nothing")
+        try:
+            check_placeholders(json.loads(text[text.index("[", at) :]), count)
+        except json.BadJson as bad:
+            raise WireError(f"attachments: {bad.why}") from None
+        self._pending = _Pending(packets[0], count, [])
+        return ()
+
+    # ── parts of a packet ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _namespace(self, text: str, at: int) -> tuple[str, int]:
+        """Return the namespace that begins at `at` ("/" if none does) and where the packet goes on."""
+        if text[at : at + 1] != "/":
+            return "/", at
+        comma = text.find(",", at, at + self._limits.max_namespace + 1)
+        end = comma if comma > 0 else len(text)  # `40/ns` is complete without its comma
+        namespace = text[at:end]
+        if len(namespace) > self._limits.max_namespace or not namespace.isprintable():
+            raise WireError("namespace that may not be sent")
+        return namespace, end + 1 if comma > 0 else end
+
+    def _is_joined(self, namespace: str) -> bool:
+        phase = self._namespaces.get(namespace)
+        if phase == _JOINED:
+            return True
+        if phase == _EXPELLED:
+            return False
+        raise WireError("a packet for a namespace that was not joined")
+
+    def _ack_id(self, text: str, at: int) -> tuple[int | None, int]:
+        """Return the number at `at`, None if there is none, and where it ends: at "[" or at the end of the text."""
+        end = text.find("[", at, at + self._limits.max_ack_digits + 1)
+        if end < 0:
+            end = len(text)
+        digits = text[at:end]
+        if not digits:
+            return None, end
+        if len(digits) > self._limits.max_ack_digits or not (digits.isascii() and digits.isdigit()):
+            raise WireError("ack id")
+        return int(digits), end

@@ -1,0 +1,163 @@
+"""The hub of one node: what is delivered to whom, in which order, and what a latecomer is sent."""
+
+import json
+
+import pytest
+
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import Event, Offset, Room
+from tests.support import fakes
+from tests.support.aio import aio
+
+T = Room("ticket:1")
+
+
+def hub_of(max_rooms: int = 0) -> tuple[Hub, fakes.OneNode]:
+    node = fakes.OneNode()
+    return Hub(node, ["/tickets", "/chat"], max_rooms), node
+
+
+def added(hub: Hub, peer: fakes.Peer | None = None) -> tuple[Socket, list[str]]:
+    peer = peer or fakes.Peer()
+    socket = fakes.socket("/tickets", peer=peer)
+    hub.add(socket)
+    return socket, peer.texts
+
+
+@aio
+async def test_a_logged_event_reaches_members_with_its_offset() -> None:
+    hub, _ = hub_of()
+    one, texts = added(hub)
+    other, silent = added(hub)
+    await hub.join(one, T)
+    offset = await hub.emit("/tickets", [T], "ticket:updated", '{"a":1}')
+    assert [json.loads(t) for t in texts] == [{"event": "ticket:updated", "data": {"a": 1}, "offset": offset}]
+    assert silent == [] and other.rooms == set()
+
+
+@aio
+async def test_a_volatile_event_is_delivered_here_and_published_for_others() -> None:
+    hub, node = hub_of()
+    one, texts = added(hub)
+    two, texts_two = added(hub)
+    await hub.join(one, T)
+    await hub.join(two, T)
+    hub.publish("/tickets", [T], "ticket:typing", "{}", skip=[one.sid])
+    assert texts == [] and len(texts_two) == 1
+    assert [e.name for e in node.published] == ["ticket:typing"] and not node.published[0].logged
+
+
+@aio
+async def test_the_channel_follows_the_members() -> None:
+    hub, node = hub_of()
+    one, _ = added(hub)
+    two, _ = added(hub)
+    await hub.join(one, T)
+    await hub.join(two, T)
+    hub.remove(one)
+    assert node.unheard == []
+    hub.remove(two)
+    hub.remove(two)
+    assert node.unheard == [("/tickets", T)]
+    hub.check()
+
+
+@aio
+async def test_a_removed_socket_still_says_where_it_was() -> None:
+    hub, _ = hub_of()
+    one, _ = added(hub)
+    await hub.join(one, T)
+    hub.remove(one)
+    assert one.rooms == {T} and one.gone
+    assert list(hub.members("/tickets", T)) == []
+
+
+@aio
+async def test_a_socket_that_went_away_while_joining_joins_nothing() -> None:
+    hub, node = hub_of()
+    one, _ = added(hub)
+    hub.remove(one)
+    await hub.join(one, T)
+    await hub.enter(one, [T])
+    assert T not in hub.rooms("/tickets") and ("/tickets", T) in node.unheard
+
+
+@aio
+async def test_join_with_since_sends_what_was_missed_and_nothing_twice() -> None:
+    hub, _ = hub_of()
+    writer, _ = added(hub)
+    await hub.join(writer, T)
+    offsets = [await hub.emit("/tickets", [T], "e", str(n)) for n in range(5)]
+    late, texts = added(hub)
+    joined = await hub.join(late, T, since=offsets[1])
+    assert joined == (offsets[4], True)
+    await hub.emit("/tickets", [T], "e", "5")
+    assert [json.loads(t)["data"] for t in texts] == [2, 3, 4, 5]
+    assert (await hub.join(late, T, since=offsets[0])).complete
+    assert len(texts) == 4, "joined already: nothing is sent again"
+
+
+@aio
+async def test_resume_sends_missed_events_in_order_without_those_it_was_left_out_of() -> None:
+    hub, _ = hub_of()
+    writer, _ = added(hub)
+    a, b = Room("a"), Room("b")
+    await hub.enter(writer, [a, b])
+    await hub.emit("/tickets", [a], "e", "0")
+    late, texts = added(hub)
+    await hub.emit("/tickets", [a], "e", "1")
+    await hub.emit("/tickets", [b], "e", "2")
+    await hub.emit("/tickets", [a, b], "e", "3")
+    await hub.emit("/tickets", [a], "e", "4", skip=[late.sid])
+    await hub.emit("/tickets", [a], "e", "5", skip=["b"])
+    assert await hub.resume(late, [a, b], Offset("1-0"))
+    await hub.emit("/tickets", [b], "e", "6")
+    assert [json.loads(t)["data"] for t in texts] == [1, 2, 3, 6]
+
+
+@aio
+async def test_an_event_that_was_logged_again_is_not_replayed_to_who_has_it() -> None:
+    hub, node = hub_of()
+    late, texts = added(hub)
+    node.log.append(Event("/tickets", "e", "1", (T,), (), "x", Offset("9-0"), "", Offset("3-0")))
+    node.log.append(Event("/tickets", "e", "2", (T,), (), "y", Offset("10-0"), "", Offset("5-0")))
+    assert await hub.resume(late, [T], Offset("4-0"))
+    assert [json.loads(t)["data"] for t in texts] == [2]
+
+
+@aio
+async def test_rooms_per_socket_are_limited() -> None:
+    hub, _ = hub_of(max_rooms=2)
+    one, _ = added(hub)
+    await hub.join(one, Room("a"))
+    await hub.join(one, Room("b"))
+    await hub.join(one, Room("b"))
+    with pytest.raises(RtError, match="TOO_MANY_ROOMS"):
+        await hub.join(one, Room("c"))
+
+
+@aio
+async def test_a_reader_that_is_too_far_behind_is_closed_and_the_others_are_served() -> None:
+    hub, _ = hub_of()
+    slow = fakes.Peer(full=True)
+    one, _ = added(hub, slow)
+    two, texts = added(hub)
+    await hub.join(one, T)
+    await hub.join(two, T)
+    await hub.emit("/tickets", [T], "e", "1")
+    assert slow.closed is CloseReason.SLOW_CONSUMER and len(texts) == 1
+
+
+@aio
+async def test_a_string_payload_is_followed_by_an_offset_even_when_volatile() -> None:
+    """A stock client takes a last argument that is a string for its offset; ours must come behind it."""
+    hub, _ = hub_of()
+    one, texts = added(hub)
+    await hub.join(one, T)
+    first = await hub.emit("/tickets", [T], "e", "1")
+    hub.publish("/tickets", [T], "v", '"text"')
+    hub.publish("/tickets", [T], "v", "{}")
+    assert json.loads(texts[1])["offset"] == first
+    assert "offset" not in json.loads(texts[2])

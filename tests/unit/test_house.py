@@ -1,0 +1,158 @@
+"""The architecture, held by a test: floors, forbidden imports, one file per event name, a test beside each source."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "insightdesk_rt"
+TESTS = Path(__file__).parents[1]
+MAX_LINES = 350
+
+# file or folder → floor; a file may import floors up to its own
+FLOORS = {
+    "model": 0,
+    "errors": 0,
+    "config": 0,
+    "auth": 0,
+    "limits": 0,
+    "wire": 0,
+    "transport": 1,
+    "hub": 2,
+    "cluster": 3,
+    "stores": 3,
+    "keys": 3,
+    "namespaces": 4,
+    "drain": 4,
+    "emitter": 4,
+    "demo": 4,
+    "handlers": 5,
+    "admin": 5,
+    "observe": 5,
+    "server": 6,
+    "cli": 6,
+    "__main__": 6,
+    "__init__": 0,
+}
+
+# library → where alone it may be imported (a prefix of the module's path inside the package)
+ONLY_IN = {
+    "tornado": ("transport", "handlers", "admin", "server", "observe", "keys"),
+    "valkey": ("cluster/valkey", "emitter"),
+    "libvalkey": ("cluster/",),
+    "ujson": ("wire/json",),
+    "jwt": ("auth", "keys"),
+    "prometheus_client": ("observe", "admin"),
+    "socket": ("transport", "cluster", "server", "emitter", "cli"),
+}
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def floor_of(name: str) -> int:
+    return FLOORS[name.split("/")[0]]
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            if module.startswith("insightdesk_rt"):
+                for alias in node.names:
+                    yield f"{module}.{alias.name}", node.lineno
+            else:
+                yield module, node.lineno
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_arrows_only_point_down(path: Path) -> None:
+    mine = floor_of(name_of(path))
+    for module, line in imports(path):
+        package, _, rest = module.partition(".")
+        if package == "insightdesk_rt" and rest.split(".")[0] in FLOORS:
+            assert floor_of(rest.split(".")[0]) <= mine, f"{path}:{line} imports {module} from a higher floor"
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_libraries_stay_behind_their_door(path: Path) -> None:
+    name = name_of(path)
+    for module, line in imports(path):
+        doors = ONLY_IN.get(module.split(".")[0])
+        if doors is not None:
+            assert name.startswith(doors), f"{path}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_no_file_is_too_long_and_each_says_what_it_owns(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_LINES, "split it"
+    if text.strip():
+        assert ast.get_docstring(ast.parse(text)), "the first paragraph says what the file owns"
+
+
+def test_floor_zero_is_pure() -> None:
+    for path in sources():
+        if floor_of(name_of(path)) == 0:
+            tree = ast.parse(path.read_text())
+            assert not any(isinstance(n, ast.AsyncFunctionDef | ast.Await) for n in ast.walk(tree)), path
+            assert not {"time", "asyncio", "socket", "threading"} & {m for m, _ in imports(path)}, path
+
+
+def test_an_event_name_stands_in_one_file() -> None:
+    """A grep for "ticket:updated" finds its namespace and nothing else in the package."""
+    event = re.compile(r"(ticket|chat|notification|presence|metrics|session|server):[a-z][A-Za-z]*")
+    where: dict[str, set[str]] = {}
+    for path in sources():
+        if name_of(path) == "demo":  # the demo's robots are clients
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and event.fullmatch(node.value):
+                where.setdefault(node.value, set()).add(name_of(path))
+    assert where
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}
+
+
+def test_each_source_has_its_test() -> None:
+    """tests/unit mirrors the package; what can only be tested with real parts around it is named here."""
+    elsewhere = {
+        "server": "integration/test_process.py",
+        "__main__": "integration/test_process.py",
+        "demo": "integration/test_demo.py",
+        "transport/base": "contract/test_transport.py",
+        "transport/client": "contract/test_transport.py",
+        "transport/stream": "contract/test_transport.py",
+        "transport/polling": "contract/test_transport.py",
+        "transport/websocket": "contract/test_transport.py",
+        "handlers/base": "integration/test_engineio_http.py",
+        "handlers/engineio": "integration/test_engineio_http.py",
+        "handlers/native": "contract/test_transport.py",
+        "handlers/demo": "integration/test_demo.py",
+        "hub/backplane": "contract/test_backplane.py",
+        "cluster/backplane": "contract/test_backplane.py",
+        "namespaces/calls": "unit/namespaces/test_dispatch.py",
+        "namespaces/expiry": "unit/namespaces/test_dispatch.py",
+        "wire/codec": "unit/wire/test_socketio.py",
+    }
+    missing = []
+    for path in sources():
+        name = name_of(path)
+        if path.name == "__init__.py":
+            continue
+        folder, _, stem = name.rpartition("/")
+        mirrored = TESTS / "unit" / folder / f"test_{stem}.py"
+        if not mirrored.exists() and not (name in elsewhere and (TESTS / elsewhere[name]).exists()):
+            missing.append(name)
+    assert missing == []
