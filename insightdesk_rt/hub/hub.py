@@ -62,19 +62,26 @@ class Hub:
         No gap and no double between the two. Joining twice is nothing. Raises RtError TOO_MANY_ROOMS; UNAVAILABLE (only
         with `since`). A socket that went away meanwhile joins nothing.
         """
-        if self._max_rooms and len(socket.rooms) >= self._max_rooms and room not in socket.rooms:
+        return await self.join_all(socket, (room,), since)
+
+    async def join_all(self, socket: Socket, rooms: Collection[Room], since: Offset | None = None) -> Joined:
+        """The same for several rooms at once: what their logs hold is sent in one order, as it would have come live."""
+        new = [room for room in rooms if room not in socket.rooms]
+        if self._max_rooms and new and len(socket.rooms) + len(new) > self._max_rooms:
             raise RtError("TOO_MANY_ROOMS")
-        heard = await self._backplane.listen(socket.namespace, room)
+        heard = await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
         missed = Missed([], True)
-        if since is not None and room not in socket.rooms:
-            missed = await self._missed(socket.namespace, (room,), since)
+        if since is not None and new:
+            missed = await self._missed(socket.namespace, new, since)
         # no await between the last look at the log and the join: an event would be lost
         if socket.gone:
-            self._forget_if_empty(socket.namespace, room)
+            for room in rooms:
+                self._forget_if_empty(socket.namespace, room)
         else:
-            self._send(missed.events, socket, {room})
-            self._rooms[socket.namespace].join(socket, room)
-        return Joined(max(heard, self.position(socket.namespace), key=offset_key), missed.complete)
+            self._send(missed.events, socket, set(rooms))
+            for room in rooms:
+                self._rooms[socket.namespace].join(socket, room)
+        return Joined(max(*heard, self.position(socket.namespace), key=offset_key), missed.complete)
 
     async def enter(self, socket: Socket, rooms: Collection[Room]) -> None:
         """Make the socket a member of its first rooms. One round trip at most; none for rooms with members here."""

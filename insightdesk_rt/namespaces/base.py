@@ -117,7 +117,7 @@ class Namespace:
     path: ClassVar[str] = ""
     allow: ClassVar[frozenset[Role]] = EVERYBODY  # others are refused with FORBIDDEN at connect
     events: ClassVar[dict[str, EventSpec]] = {}
-    tickers: ClassVar[tuple[Ticker, ...]] = ()
+    tickers: tuple[Ticker, ...] = ()
 
     def __init_subclass__(cls) -> None:
         cls.events = {**cls.events}
@@ -188,6 +188,7 @@ class Namespace:
         task = asyncio.get_running_loop().create_task(owned())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
 
     async def close(self) -> None:
         """End what is still running. Called once, when the server stops."""

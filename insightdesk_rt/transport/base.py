@@ -32,14 +32,19 @@ class Transport(Protocol):
     """One carrier of one client's messages. Owned by its Client; reads by itself and calls `client.received`."""
 
     name: str  # "websocket" or "polling"; a bounded label of metrics
+    writable: bool  # False: messages wait in the outbox until the transport calls `outbox.drained()`
 
     def write(self, messages: list[Encoded]) -> int:
         """Take the messages, in order. Return how many bytes of them (and of earlier ones) are still unsent.
 
-        0 means the peer's kernel (or parked poll) has them all. Called at most once per loop turn per client.
+        0 means the peer's kernel (or parked poll) has them all. Called at most once per loop turn per client while
+        `writable`, and once more, whether it is or not, before `close`.
         """
         ...
 
-    def close(self, why: CloseReason) -> None:
-        """Say goodbye as this transport does, then end. Not called back: `client` is told only of ends by the peer."""
+    def close(self, why: CloseReason, code: int = 0) -> None:
+        """Say goodbye as this transport does, then end. Not called back: `client` is told only of ends by the peer.
+
+        `code` is the websocket close code where one says more than `why`.
+        """
         ...

@@ -121,7 +121,7 @@ class EngineSession:
         if kind == "b":
             return self._inner.receive_binary(decode_binary(message))
         if kind == "1":
-            self.closing()
+            self.phase = Phase.CLOSING
             raise Goodbye
         if kind == "2":
             raise WireError("invalid heartbeat direction")  # "2probe" too, where nothing is being upgraded
@@ -150,16 +150,6 @@ class EngineSession:
 
     # ── upgrade and end ────────────────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def probing(self) -> bool:
-        """Is a websocket about to take over? Then every poll is answered at once: engine.io-client stalls otherwise."""
-        return self.phase is Phase.PROBING
-
-    @property
-    def upgradable(self) -> bool:
-        """May a websocket ask to take over? Only one at a time; another is accepted and closed at once."""
-        return self.phase is Phase.OPEN and "websocket" in self._settings.upgrades
-
     def probe(self, message: str | bytes) -> ProbeStep:
         """Return what to do about a message of the websocket that wants to take over. See the table above."""
         step = _STEPS.get((self.phase, message)) if isinstance(message, str) else None
@@ -173,10 +163,6 @@ class EngineSession:
         """The probing websocket closed, or took longer than the upgrade timeout: polling goes on."""
         if self.phase is Phase.PROBING:
             self.phase = Phase.OPEN
-
-    def closing(self) -> None:
-        """The session ends: what still comes in is ignored. Twice is nothing."""
-        self.phase = Phase.CLOSING
 
     # ── namespaces ─────────────────────────────────────────────────────────────────────────────────────────────────
 

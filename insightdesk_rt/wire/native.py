@@ -23,7 +23,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from insightdesk_rt.errors import WireError
 from insightdesk_rt.wire import json
-from insightdesk_rt.wire.codec import Ack, Call, Connect, Encoded, Inbound
+from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect, Encoded, Inbound
 from insightdesk_rt.wire.frames import encoded, ping_frame, text_frame
 from insightdesk_rt.wire.socketio import RESERVED
 
@@ -133,7 +133,7 @@ class NativeSession:
     )
 
     def __init__(self, namespace: str, codec: NativeCodec, ping_interval_ms: int, ping_timeout_ms: int) -> None:
-        self.codec = codec
+        self.codec: Codec = codec
         self._namespace = namespace
         self._interval_ms = ping_interval_ms
         self._timeout_ms = ping_timeout_ms

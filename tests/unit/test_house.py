@@ -26,8 +26,10 @@ FLOORS = {
     "cluster": 3,
     "stores": 3,
     "keys": 3,
+    "embedded": 3,
     "namespaces": 4,
     "drain": 4,
+    "desk": 4,
     "emitter": 4,
     "demo": 4,
     "handlers": 5,
@@ -128,6 +130,8 @@ def test_an_event_name_stands_in_one_file() -> None:
 def test_each_source_has_its_test() -> None:
     """tests/unit mirrors the package; what can only be tested with real parts around it is named here."""
     elsewhere = {
+        "desk": "integration/test_process.py",
+        "drain": "integration/test_process.py",
         "server": "integration/test_process.py",
         "__main__": "integration/test_process.py",
         "demo": "integration/test_demo.py",

@@ -1,0 +1,8 @@
+"""`python -m insightdesk_rt` is `insightdesk-rt`."""
+
+import sys
+
+from insightdesk_rt.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

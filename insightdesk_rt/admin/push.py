@@ -1,0 +1,204 @@
+"""What the helpdesk's back end pushes: tickets, comments, notifications, and events of its own.
+
+    PUT, GET, DELETE /api/v1/tickets/{ticketId}          POST /api/v1/notifications
+    POST /api/v1/tickets/{ticketId}/comments             POST /api/v1/emit
+
+An answer means that the log has the event. 503 means that it is not known: the same request again changes nothing that
+is done already, and does what is left. A comment, a notification or an event can only be known again by an `id` that
+the back end gave it. The rules are the namespaces'; this file knows paths, bodies and limits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
+
+from insightdesk_rt.admin.base import Admin, Answer, Handler, operation
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.model import ID_PATTERN, Room, new_id
+from insightdesk_rt.namespaces.notifications import Notifications
+from insightdesk_rt.namespaces.tickets import Tickets
+from insightdesk_rt.stores.notifications import Content, NotificationId
+from insightdesk_rt.stores.tickets import Actor, Comment, TicketChange, Who
+from insightdesk_rt.wire import json
+
+MAX_USERS = 1000  # of one notification: one event for each
+MAX_ROOMS = 100  # of one event: each is a channel that it is published on
+MAX_DATA_BYTES = 16_384  # of a notification; it is kept for months
+MAX_EXCERPT = 280  # two lines of a list
+# What a Socket.IO client keeps for itself: it would take them for its own, or throw.
+RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"})
+
+NO_CONTROLS = "^[^\x00-\x1f\x7f]*\\Z"
+RoomName = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROLS)]
+EventName = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
+EventId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
+
+_TICKET_ID = re.compile(ID_PATTERN)
+
+
+class CommentBody(Struct, forbid_unknown_fields=True):
+    kind: Literal["reply", "note"]
+    author: Actor
+    excerpt: Annotated[str, Meta(max_length=MAX_EXCERPT)]
+    id: NotificationId | UnsetType = UNSET
+
+
+class NotificationBody(Struct, forbid_unknown_fields=True):
+    type: Annotated[str, Meta(min_length=1, max_length=64)]
+    title: Annotated[str, Meta(min_length=1, max_length=300)]
+    body: Annotated[str, Meta(max_length=4000)] = ""
+    url: Annotated[str, Meta(max_length=2000)] = ""
+    data: Raw | UnsetType = UNSET
+    userId: Who | UnsetType = UNSET
+    userIds: Annotated[list[Who], Meta(min_length=1, max_length=MAX_USERS)] | UnsetType = UNSET
+    id: NotificationId | UnsetType = UNSET
+
+
+class EmitBody(Struct, forbid_unknown_fields=True):
+    namespace: str
+    event: EventName
+    data: Raw = Raw(b"null")
+    room: RoomName | UnsetType = UNSET
+    rooms: Annotated[list[RoomName], Meta(min_length=1, max_length=MAX_ROOMS)] | UnsetType = UNSET
+    skip: RoomName | Annotated[list[RoomName], Meta(max_length=MAX_ROOMS)] | UnsetType = field(
+        name="except", default=UNSET
+    )
+    volatile: bool = False
+    id: EventId | UnsetType = UNSET
+
+
+class TicketAnswer(Struct):
+    ticketId: str
+    version: int
+    offset: str
+
+
+class CommentAnswer(Struct):
+    ticketId: str
+    id: str
+    version: int
+    offset: str
+
+
+class TicketHandler(Handler):
+    def initialize(self, admin: Admin, tickets: Tickets) -> None:  # type: ignore[override]
+        super().initialize(admin)
+        self.tickets = tickets
+
+    @operation("viewer")
+    async def get(self, ticket_id: str) -> Answer:
+        """Return the ticket as it was pushed, with its version."""
+        return Answer(await self.tickets.get(_ticket_id(ticket_id)))
+
+    @operation("admin", body=TicketChange)
+    async def put(self, ticket_id: str, change: TicketChange) -> Answer:
+        """Create a ticket (201) or change the fields that are given (200). A change of nothing is no new version."""
+        applied = await self.tickets.apply(_ticket_id(ticket_id), change)
+        return Answer(TicketAnswer(ticket_id, applied.version, applied.offset), 201 if applied.created else 200)
+
+    @operation("admin")
+    async def delete(self, ticket_id: str) -> Answer:
+        """Forget a ticket and take everybody out of it."""
+        removed = await self.tickets.remove(_ticket_id(ticket_id))
+        return Answer(TicketAnswer(ticket_id, removed.version, removed.offset))
+
+
+class CommentsHandler(Handler):
+    def initialize(self, admin: Admin, tickets: Tickets) -> None:  # type: ignore[override]
+        super().initialize(admin)
+        self.tickets = tickets
+
+    @operation("admin", body=CommentBody)
+    async def post(self, ticket_id: str, body: CommentBody) -> Answer:
+        """Tell who has the ticket open of a reply, or staff of a note. The same `id` again tells nobody twice."""
+        comment = Comment(new_id() if body.id is UNSET else body.id, body.kind, body.author, body.excerpt)
+        told = await self.tickets.comment(_ticket_id(ticket_id), comment, remember=body.id is not UNSET)
+        return Answer(CommentAnswer(ticket_id, comment.id, told.version, told.offset), 201)
+
+
+class NotificationsHandler(Handler):
+    def initialize(self, admin: Admin, notifications: Notifications) -> None:  # type: ignore[override]
+        super().initialize(admin)
+        self.notifications = notifications
+
+    @operation("admin", body=NotificationBody)
+    async def post(self, body: NotificationBody) -> Answer:
+        """Notify a user or several. The same `id` again changes nothing for who has it."""
+        users = _one_or_more(body.userId, body.userIds, "userId")
+        data = body.data if body.data is UNSET else Raw(_clean(body.data).encode())
+        if data is not UNSET and len(bytes(data)) > MAX_DATA_BYTES:
+            raise RtError("BAD_REQUEST", f"Expected at most {MAX_DATA_BYTES} bytes", field="data")
+        id = new_id() if body.id is UNSET else body.id
+        await self.notifications.push(users, Content(id, body.type, body.title, body.body, body.url, data))
+        return Answer({"id": id}, 201)
+
+
+class EmitHandler(Handler):
+    def initialize(self, admin: Admin, hub: Hub, namespaces: Collection[str], max_event_bytes: int) -> None:  # type: ignore[override]
+        super().initialize(admin)
+        self.hub = hub
+        self.namespaces = namespaces
+        self.max_event_bytes = max_event_bytes
+
+    @operation("admin", body=EmitBody)
+    async def post(self, body: EmitBody) -> Answer:
+        """Send an event of the back end's own to rooms. A volatile one is not logged and has no offset."""
+        if body.namespace not in self.namespaces:
+            raise RtError("BAD_REQUEST", "There is no such namespace", field="namespace")
+        if body.event in RESERVED:
+            raise RtError("BAD_REQUEST", "Clients keep this name for themselves", field="event")
+        rooms = [Room(room) for room in _one_or_more(body.room, body.rooms, "room")]
+        skip = [] if body.skip is UNSET else [body.skip] if isinstance(body.skip, str) else body.skip
+        payload = _clean(body.data)
+        if len(payload.encode()) > self.max_event_bytes:
+            raise RtError("PAYLOAD_TOO_LARGE", f"An event may have {self.max_event_bytes} bytes.", field="data")
+        if body.volatile:
+            self.hub.publish(body.namespace, rooms, body.event, payload, skip)
+            return Answer({"offset": None})
+        id = "" if body.id is UNSET else f"emit.{body.id}"
+        return Answer({"offset": await self.hub.emit(body.namespace, rooms, body.event, payload, skip, id)})
+
+
+def push_routes(
+    admin: Admin,
+    tickets: Tickets,
+    notifications: Notifications,
+    hub: Hub,
+    namespaces: Collection[str],
+    max_event_bytes: int = 262_144,
+) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return the routes of this file for a Tornado Application. `namespaces`: paths that `emit` may name."""
+    emit = {"admin": admin, "hub": hub, "namespaces": namespaces, "max_event_bytes": max_event_bytes}
+    return [
+        (r"/api/v1/tickets/([^/]+)", TicketHandler, {"admin": admin, "tickets": tickets}),
+        (r"/api/v1/tickets/([^/]+)/comments", CommentsHandler, {"admin": admin, "tickets": tickets}),
+        (r"/api/v1/notifications", NotificationsHandler, {"admin": admin, "notifications": notifications}),
+        (r"/api/v1/emit", EmitHandler, emit),
+    ]
+
+
+def _ticket_id(text: str) -> str:
+    if not _TICKET_ID.match(text):
+        raise RtError("BAD_REQUEST", "A ticket's id is 1 to 64 letters, digits or any of _.-", field="ticketId")
+    return text
+
+
+def _clean(data: Raw) -> str:
+    """Return JSON of the back end's as this server would have written it: nothing looks at it again on its way out."""
+    try:
+        return json.dumps(json.loads(data))
+    except json.BadJson as bad:
+        raise RtError("BAD_REQUEST", bad.why, field="data") from None
+
+
+def _one_or_more(one: str | UnsetType, more: list[str] | UnsetType, name: str) -> list[str]:
+    """Return what two fields, `room` and `rooms`, say together. One of them must be there."""
+    said = ([] if one is UNSET else [one]) + ([] if more is UNSET else more)
+    if not said:
+        raise RtError("BAD_REQUEST", f"Object missing required field `{name}`", field=name)
+    return said

@@ -1,0 +1,395 @@
+"""The other nodes, through Valkey: nothing acknowledged is lost, and every member of a room sees one order.
+
+An append is one script: XADD to the namespace's log, remember the event's id, PUBLISH on each room's channel the entry
+with its offset and the room's offset before it. A node subscribes to the channels of rooms it has members in, so it
+pays for what its own clients care about. What comes in goes through a `Lane` per namespace, which keeps the order and
+notices holes; holes, and lost connections (`Link`), are mended here, by reading the log. `Publisher` is the way out.
+
+Joining a room: SUBSCRIBE, wait for the confirmation, send a probe, wait until it has come in: now everything after the
+lane's position will be heard, and what is before it is in the log. While Valkey is away a room is only noted: it is
+part of what is caught up later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from insightdesk_rt.cluster import envelope
+from insightdesk_rt.cluster.envelope import Call, Logged, Poison, Probe, Volatile
+from insightdesk_rt.cluster.lane import Interest, Lane
+from insightdesk_rt.cluster.link import Link, State
+from insightdesk_rt.cluster.logs import Logs
+from insightdesk_rt.cluster.names import Names
+from insightdesk_rt.cluster.publisher import Publisher
+from insightdesk_rt.cluster.subscription import Subscription
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.backplane import Backlog
+from insightdesk_rt.model import Event, Offset, Room
+
+log = logging.getLogger(__name__)
+
+LISTEN_S = 1.0  # a confirmation that takes longer is a dead connection
+SUBSCRIBE_ALL_S = 10.0  # 50,000 channels take 0.04 s; a server in trouble more
+UNLISTEN_S = 5.0  # a page that is reloaded, or a user who looks at two tickets in turn, should not churn channels
+FORGET_IDS_S = 10.0
+REPAIRS = 3  # a real hole is filled by the first; one that is not was made up by somebody
+RETRY_S = 0.1
+HEAD_BYTES = 65_536  # room for names of rooms beside the payload
+
+
+class ValkeyBackplane:
+    """Implements hub.backplane.Backplane. One per process; `address` is its name to the other nodes."""
+
+    def __init__(
+        self,
+        valkey: Valkey,
+        namespaces: Iterable[str],
+        node_id: str,
+        *,
+        log_max_entries: int = 100_000,
+        max_event_bytes: int = 262_144,
+    ) -> None:
+        self.address = f"{node_id}.{secrets.token_hex(4)}"
+        self.deliver: Callable[[Event], None] = lambda event: None
+        self.wanted: Callable[[str, Room], bool] = lambda namespace, room: False
+        self.on_resync: Callable[[str, list[Room]], None] = lambda namespace, rooms: None
+        self.on_call: Callable[[bytes], None] = lambda text: None
+        self._valkey = valkey
+        self._names = Names(valkey.prefix)
+        self._lanes = {namespace: Lane(namespace, self._deliver) for namespace in namespaces}
+        self._interests: dict[bytes, Interest] = {}
+        self._fresh: list[Interest] = []
+        self._leaving: deque[tuple[float, bytes, int]] = deque()
+        self._node_channel = self._names.node(self.address).encode()
+        self._all_channel = self._names.all_nodes.encode()
+        self._logs = Logs(valkey, self._names)
+        self._link = Link(valkey, self._names, self.address, self)
+        self._publisher = Publisher(valkey, self._names, self.address, log_max_entries, max_event_bytes, self.position)
+        self._max_message = max_event_bytes + HEAD_BYTES
+        self._owing = False
+        self._forget_s = 0.0
+        self._copies: set[str] = set()
+        self._older_copies: set[str] = set()
+        self._mending = {namespace: asyncio.Lock() for namespace in self._lanes}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._received = self._delivered = self._poison = self._repairs = self._resyncs = self._failed_deliveries = 0
+
+    async def start(self) -> None:
+        """Begin to listen, and wait a moment for it. Does not fail: `subscribed` says how it went."""
+        self._valkey.on_up.append(self._valkey_up)
+        self._link.start()
+        try:
+            async with asyncio.timeout(LISTEN_S):
+                await self._link.first.wait()
+        except TimeoutError:
+            pass
+
+    async def close(self) -> None:
+        await self._link.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def subscribed(self) -> bool:
+        """Does this node hear everything it should, at this moment? For readiness."""
+        return self._link.hears and not any(lane.held for lane in self._lanes.values())
+
+    @property
+    def counters(self) -> dict[str, int]:
+        lanes, out = self._lanes.values(), self._publisher
+        return {
+            "received": self._received,
+            "delivered": self._delivered,
+            "duplicates": sum(lane.duplicates + lane.skipped for lane in lanes),
+            "poison": self._poison + sum(lane.poison for lane in lanes) + self._logs.poison,
+            "gaps": sum(lane.gaps for lane in lanes),
+            "repairs": self._repairs,
+            "resyncs": self._resyncs,
+            "connects": self._link.connects,
+            "appended": out.appended,
+            "published": out.published,
+            "failed": out.failed + self._failed_deliveries,
+            "sent_again": out.again,
+            "channels": len(self._interests),
+        }
+
+    # ── the hub's verbs ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def append(self, event: Event) -> Offset:
+        return await self._publisher.append(event)
+
+    def publish(self, event: Event) -> None:
+        self._publisher.publish(event)
+
+    def position(self, namespace: str) -> Offset:
+        return self._lanes[namespace].position
+
+    async def read(self, namespace: str, rooms: Iterable[Room], since: Offset) -> Backlog:
+        """As declared; `complete` is False also for an offset of a log that Valkey has lost. Raises BAD_REQUEST."""
+        wanted = tuple(rooms)
+        if not wanted:
+            return Backlog([], True, self.position(namespace))
+        return await self._logs.read(namespace, wanted, since)
+
+    async def listen(self, namespace: str, room: Room) -> Offset:
+        lane = self._lanes[namespace]
+        channel = self._names.channel(namespace, room).encode()
+        while True:
+            if self._link.state is State.LIVE and not self._valkey.available:
+                self._link.drop("commands are away")  # it could neither be settled nor repaired
+            interest = self._interests.get(channel)
+            if interest is not None:
+                interest.generation += 1
+            if self._link.state is State.RISING:
+                await self._link.risen.wait()
+                continue
+            if interest is None:
+                interest = lane.rooms[room] = self._interests[channel] = Interest(lane, room, channel)
+                if self._link.state is State.LIVE:
+                    self._ask_for(interest)
+            if interest.settled or self._link.state is State.AWAY:
+                return lane.position
+            await self._settled(interest)
+            return lane.position
+
+    def unlisten(self, namespace: str, room: Room) -> None:
+        channel = self._names.channel(namespace, room).encode()
+        interest = self._interests.get(channel)
+        if interest is not None:
+            due_s = asyncio.get_running_loop().time() + UNLISTEN_S
+            self._leaving.append((due_s, channel, interest.generation))
+
+    # ── between nodes ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def tell(self, address: str, text: str) -> bool:
+        """Send a call to one node (its `on_call`). False: Valkey is known to be away."""
+        return self._valkey.send("PUBLISH", self._names.node(address), envelope.call(text))
+
+    def tell_all(self, text: str) -> bool:
+        """Send a call to all nodes, this one included."""
+        return self._valkey.send("PUBLISH", self._names.all_nodes, envelope.call(text))
+
+    # ── what the link asks ────────────────────────────────────────────────────────────────────────────────────────
+
+    def received(self, channel: bytes, message: bytes) -> None:
+        """hot: once per message of the subscription connection."""
+        self._received += 1
+        try:
+            if len(message) > self._max_message:
+                raise Poison("too long")
+            read = envelope.read(message)
+            interest = self._interests.get(channel)
+            if type(read) is Logged:
+                if interest is not None and not interest.lane.hear(read, interest):
+                    self._spawn(self._repair(interest.lane))
+            elif type(read) is Volatile:
+                if interest is not None:
+                    self._hear_volatile(read, interest.lane)
+            elif channel not in (self._node_channel, self._all_channel):
+                raise Poison("not for a room")
+            elif type(read) is Probe:
+                self._probed(read)
+            elif type(read) is Call:
+                self.on_call(read.text)
+        except Poison as why:
+            self._poison += 1
+            log.debug("dropped a message on %r: %s", channel[:200], why)
+
+    async def rise(self, connection: Subscription) -> None:
+        # Rooms that are asked for from here on wait for the end of it (`listen`): this list is all there is.
+        channels = [self._node_channel, self._all_channel, *self._interests]
+        async with asyncio.timeout(SUBSCRIBE_ALL_S):
+            if not await connection.subscribe(channels):
+                raise ConnectionError("lost while subscribing")
+        # Only now: what is in the log by this time is read, what comes later is heard.
+        for lane in self._lanes.values():
+            await self._catch_up(lane)
+
+    def live(self) -> None:
+        for interest in self._interests.values():
+            interest.settle()
+        for lane in self._lanes.values():
+            if not lane.release():
+                self._spawn(self._repair(lane))
+        self._forget_s = asyncio.get_running_loop().time() + FORGET_IDS_S
+
+    def fell(self) -> None:
+        for lane in self._lanes.values():
+            lane.lose()
+        for interest in self._interests.values():
+            interest.settled = False
+            interest.let_go()
+        self._fresh.clear()
+
+    def positions(self) -> dict[str, Offset]:
+        return {namespace: lane.position for namespace, lane in self._lanes.items()}
+
+    def shrunk(self) -> None:
+        if self._publisher.recovery is None:
+            log.warning("a log is shorter than it was: reading it again, and sending again what was sent last")
+            self._recover()
+            for lane in self._lanes.values():
+                lane.held = True
+                self._spawn(self._repair(lane))
+
+    def beat(self, now_s: float, answering: bool) -> None:
+        if answering:
+            self._publisher.forget_older(now_s)
+        if self._link.state is State.LIVE and now_s > self._forget_s:
+            self._forget_s = now_s + FORGET_IDS_S
+            for lane in self._lanes.values():
+                lane.forget_older()
+            self._older_copies, self._copies = self._copies, set()
+        self._drop_left(now_s)
+
+    # ── what happens inside ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _deliver(self, event: Event) -> None:
+        self._delivered += 1
+        try:
+            self.deliver(event)
+        except Exception:  # a mistake further up must not stop the lane: the next event is another's
+            self._failed_deliveries += 1
+            log.exception("an event could not be delivered here")
+
+    def _hear_volatile(self, read: Volatile, lane: Lane) -> None:
+        event = read.event
+        if event.namespace != lane.namespace:
+            raise Poison("another namespace's event")
+        if event.origin == self.address:
+            return  # delivered here when it was published
+        if read.once:
+            if read.once in self._copies or read.once in self._older_copies:
+                return
+            self._copies.add(read.once)
+        self._deliver(event)
+
+    def _probed(self, probe: Probe) -> None:
+        tops = dict(probe.tops)
+        for namespace, lane in self._lanes.items():
+            lane.probed(probe.number, tops.get(namespace))
+        self._link.heard(probe.number)
+
+    def _ask_for(self, interest: Interest) -> None:
+        """Subscribe at the end of this turn, together with whatever else is asked for in it."""
+        if not self._fresh:
+            asyncio.get_running_loop().call_soon(self._subscribe_fresh)
+        self._fresh.append(interest)
+
+    def _subscribe_fresh(self) -> None:
+        batch, self._fresh = self._fresh, []
+        connection = self._link.connection
+        if self._link.state is not State.LIVE or connection is None:
+            return  # fell() has let them go
+
+        def confirmed(future: asyncio.Future[bool]) -> None:
+            if not future.result() or self._link.connection is not connection:
+                return
+            number = self._link.probe()
+            for interest in batch:
+                interest.probe = number
+                interest.lane.settling.append(interest)
+
+        connection.subscribe(interest.channel for interest in batch).add_done_callback(confirmed)
+
+    async def _settled(self, interest: Interest) -> None:
+        """Wait until the room is heard for certain, or the connection is gone."""
+        if interest.done is None:
+            interest.done = asyncio.get_running_loop().create_future()
+        await asyncio.wait([interest.done], timeout=LISTEN_S)
+        if not interest.settled and self._link.state is State.LIVE:
+            self._link.drop("a subscription was not confirmed in time")
+
+    def _drop_left(self, now_s: float) -> None:
+        gone = []
+        while self._leaving and self._leaving[0][0] <= now_s and self._link.state is not State.RISING:
+            _, channel, generation = self._leaving.popleft()
+            interest = self._interests.get(channel)
+            if interest is None or interest.generation != generation:
+                continue
+            if self.wanted(interest.lane.namespace, interest.room):
+                continue  # somebody who had asked before the last one left has joined after it
+            del self._interests[channel], interest.lane.rooms[interest.room]
+            gone.append(channel)
+        if gone and self._link.state is State.LIVE and self._link.connection is not None:
+            self._link.connection.unsubscribe(gone)
+
+    async def _catch_up(self, lane: Lane) -> None:
+        """Deliver what the log has after the lane's position. Raises RtError UNAVAILABLE; what was read stays read."""
+        async with self._mending[lane.namespace]:
+            top, since = await self._logs.open(lane.namespace, lane.position)
+            if not lane.started:
+                lane.start(top)
+                if lane.rooms:  # whoever joined while Valkey was not there yet may have missed anything
+                    self._resync(lane, list(lane.rooms))
+                return
+            if since != lane.position:
+                lane.go_back(since)
+            cut = done = False
+            while not done:
+                page = await self._logs.page(lane.namespace, (), lane.position)
+                lane.catch_up(page.events, page.upto)
+                cut, done = cut or page.cut, page.done
+            if cut:
+                self._resync(lane, await self._logs.rooms_after(lane.namespace, lane.rooms, since))
+
+    async def _repair(self, lane: Lane) -> None:
+        """Fill a hole while the connection lives; what cannot be read makes it a lost connection."""
+        if self._mending[lane.namespace].locked():
+            return
+        connection = self._link.connection
+        try:
+            for attempt in range(REPAIRS):
+                self._repairs += 1
+                await self._catch_up(lane)
+                if self._link.state is not State.LIVE or self._link.connection is not connection:
+                    return  # rising sees to it
+                if lane.release(forgiving=attempt == REPAIRS - 1):
+                    return
+        except RtError as failed:
+            self._link.drop(f"a repair failed: {failed.code}")
+
+    def _resync(self, lane: Lane, rooms: list[Room]) -> None:
+        if not rooms:
+            return
+        self._resyncs += 1
+        log.warning("the log of %s was cut off before it was read: %d rooms are told", lane.namespace, len(rooms))
+        self.on_resync(lane.namespace, rooms)
+
+    def _valkey_up(self, changed: bool) -> None:
+        if changed or self._owing:
+            self._recover()
+
+    def _recover(self) -> None:
+        """Valkey may have lost what it had confirmed: bring it back before anything new is sent."""
+        self._owing = True
+        if self._publisher.recovery is None:
+            self._publisher.recovery = self._spawn(self._bring_back())
+
+    async def _bring_back(self) -> None:
+        try:
+            while self._owing and self._valkey.available:
+                self._owing = False
+                try:
+                    for lane in self._lanes.values():  # first: new ids go on beyond all that were given out
+                        await self._logs.open(lane.namespace, lane.position)
+                    await self._publisher.send_again()
+                except RtError as failed:
+                    if failed.code == "UNAVAILABLE":
+                        self._owing = True
+                        await asyncio.sleep(RETRY_S)
+        finally:
+            self._publisher.recovery = None
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

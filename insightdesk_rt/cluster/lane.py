@@ -1,0 +1,178 @@
+"""One namespace's logged events on one node, in the order of their log. Pure: no clock, no await.
+
+Everything up to `position` that concerned this node's rooms was delivered, each event once. Two things move it: an
+event heard on a channel, and a probe, which says how far the log had got when it was sent through the same connection.
+One thing stops it: a hole (an event names a predecessor in its room that was not seen) or a lost connection. The lane
+is then *held*: what is heard waits in a buffer, while the log is read from `position` on (`catch_up`); `release` then
+works off the buffer by the same rules, and what the log had already given falls out as known.
+
+Order is per namespace and not per room, because a client keeps one offset for all its rooms. The price: a hole in one
+room holds up its namespace for the milliseconds of a repair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from insightdesk_rt.cluster.envelope import Logged, Poison
+from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, offset_key
+
+
+class Interest:
+    """A room this node listens to.
+
+    `settled`: the channel is confirmed, and everything from the lane's position on will be heard. Until then holes are
+    no holes, and whoever waits for it waits on `done`; `probe` is the number of the probe that will settle it.
+    """
+
+    __slots__ = ("channel", "done", "generation", "lane", "probe", "room", "settled")
+
+    def __init__(self, lane: Lane, room: Room, channel: bytes) -> None:
+        self.lane = lane
+        self.room = room
+        self.channel = channel
+        self.generation = 0  # one more for each listen: an unlisten that was overtaken is seen by it
+        self.settled = False
+        self.probe = 0
+        self.done: asyncio.Future[None] | None = None
+
+    def settle(self) -> None:
+        self.settled = True
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Wake who waits, settled or not."""
+        if self.done is not None and not self.done.done():
+            self.done.set_result(None)
+        self.done = None
+
+
+class Lane:
+    __slots__ = (
+        "_at",
+        "_buffer",
+        "_deliver",
+        "_older",
+        "_recent",
+        "duplicates",
+        "gaps",
+        "held",
+        "namespace",
+        "poison",
+        "position",
+        "rooms",
+        "settling",
+        "skipped",
+        "started",
+    )
+
+    def __init__(self, namespace: str, deliver: Callable[[Event], None]) -> None:
+        self.namespace = namespace
+        self._deliver = deliver
+        self.position: Offset = NO_OFFSET
+        self._at = (0, 0)
+        self.started = False
+        self.held = True  # until its log was read for the first time
+        self.rooms: dict[Room, Interest] = {}
+        self.settling: list[Interest] = []
+        self._buffer: list[tuple[Logged, Interest] | tuple[int, Offset | None]] = []
+        # Ids of what was delivered: an event that was published again after Valkey lost it has a new offset.
+        self._recent: set[str] = set()
+        self._older: set[str] = set()
+        self.gaps = self.duplicates = self.skipped = self.poison = 0
+
+    def start(self, top: Offset) -> None:
+        """Begin at the log's end: there was nobody here to miss what is before it."""
+        self.started = True
+        self.advance(top)
+
+    def hear(self, message: Logged, interest: Interest) -> bool:
+        """Take a logged event off a channel. Returns False if one before it is missing: the lane must be repaired.
+
+        hot: once per event and channel.
+        """
+        if self.held:
+            self._buffer.append((message, interest))
+            return True
+        if message.at <= self._at:
+            self.duplicates += 1  # came through another of its rooms, or from the log
+            return True
+        if message.previous is not None and message.previous > self._at and interest.settled:
+            self.gaps += 1
+            self.held = True
+            self._buffer.append((message, interest))
+            return False
+        try:
+            event = message.event()
+            if event.namespace != self.namespace:
+                raise Poison("another namespace's event")
+        except Poison:
+            self.poison += 1
+            return True
+        self._at, self.position = message.at, message.offset
+        self._once(event)
+        return True
+
+    def probed(self, number: int, top: Offset | None) -> None:
+        """A probe came through: everything up to `top` was heard before it."""
+        if self.held:
+            self._buffer.append((number, top))
+            return
+        if top is not None:
+            self.advance(top)
+        if self.settling:
+            for interest in self.settling:
+                if interest.probe <= number:
+                    interest.settle()
+            self.settling = [interest for interest in self.settling if not interest.settled]
+
+    def catch_up(self, events: Iterable[Event], upto: Offset) -> None:
+        """Deliver what the log holds after `position`, as far as rooms of this node are concerned."""
+        for event in events:
+            key = offset_key(event.offset)
+            if key > self._at:
+                self._at, self.position = key, event.offset
+                if not self.rooms.keys().isdisjoint(event.rooms):
+                    self._once(event)
+        self.advance(upto)
+
+    def release(self, *, forgiving: bool = False) -> bool:
+        """End a hold and work off the buffer. Returns False if that found another hole: repair again.
+
+        `forgiving`: take the buffer as it is. For a hole that no reading of the log fills: its event was made up.
+        """
+        self.held = False
+        waiting, self._buffer = self._buffer, []
+        for first, second in waiting:
+            if isinstance(first, Logged):
+                self.hear(first._replace(previous=None) if forgiving else first, second)  # type: ignore[arg-type]
+            else:
+                self.probed(first, second)  # type: ignore[arg-type]
+        return not self.held
+
+    def lose(self) -> None:
+        """The connection is gone, and what it had brought in waits for nothing: the log will tell."""
+        self.held = True
+        self._buffer.clear()
+        self.settling.clear()
+
+    def advance(self, offset: Offset) -> None:
+        key = offset_key(offset)
+        if key > self._at:
+            self._at, self.position = key, offset
+
+    def go_back(self, offset: Offset) -> None:
+        """Read on from an earlier offset: the log was found to be another one after it."""
+        self._at, self.position = offset_key(offset), offset
+
+    def forget_older(self) -> None:
+        """Called every ten seconds while the connection lives: ids are remembered for ten to twenty of them."""
+        self._older, self._recent = self._recent, set()
+
+    def _once(self, event: Event) -> None:
+        if event.id in self._recent or event.id in self._older:
+            self.skipped += 1
+            return
+        self._recent.add(event.id)
+        self._deliver(event)

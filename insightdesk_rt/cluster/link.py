@@ -1,0 +1,215 @@
+"""The life of the subscription connection: away → rising → live → away, for ever, and how its death is noticed.
+
+*Away*: no connection; rooms are only noted. *Rising*: subscribed again, and the logs are read to find what was missed;
+whoever asks for a new room waits for the end of it. *Live*: what comes in is passed on.
+
+A connection that is dead says nothing, so it is probed: every 250 ms this node publishes a message to its own channel,
+through the command connection. Valkey answers how many heard it: none means the connection hangs on another server, or
+on none. One that Valkey confirmed and that has not come in after a second means it is dead on the way. While commands
+themselves fail nothing can be said; TCP keeps what is underway, and the first probe that works decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random
+from collections import deque
+from typing import Protocol
+
+from insightdesk_rt.cluster.names import Names
+from insightdesk_rt.cluster.resp import load_script
+from insightdesk_rt.cluster.subscription import Subscription, dial
+from insightdesk_rt.cluster.valkey import Valkey, endpoint
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import Offset, offset_key
+
+log = logging.getLogger(__name__)
+
+PROBE_S = 0.25
+DEAD_S = 1.0
+BACKOFF_MIN_S, BACKOFF_MAX_S = 0.02, 1.0
+
+
+class State(enum.Enum):
+    AWAY = "away"
+    RISING = "rising"
+    LIVE = "live"
+
+
+class Owner(Protocol):
+    """What the backplane does at each turn of the connection's life."""
+
+    def received(self, channel: bytes, message: bytes) -> None: ...
+
+    async def rise(self, connection: Subscription) -> None:
+        """Subscribe and catch up. Raises RtError or ConnectionError: not this time."""
+        ...
+
+    def live(self) -> None: ...
+
+    def fell(self) -> None: ...
+
+    def positions(self) -> dict[str, Offset]: ...
+
+    def shrunk(self) -> None:
+        """A log is shorter than it was."""
+        ...
+
+    def beat(self, now_s: float, answering: bool) -> None:
+        """Called every PROBE_S. `answering`: Valkey has answered the last probe."""
+        ...
+
+
+class Link:
+    def __init__(self, valkey: Valkey, names: Names, address: str, owner: Owner) -> None:
+        self.state = State.AWAY
+        self.connection: Subscription | None = None
+        self.risen = asyncio.Event()  # set unless rising
+        self.risen.set()
+        self.first = asyncio.Event()  # set once it was live
+        self.connects = self.bytes = 0
+        self._valkey = valkey
+        self._names = names
+        self._address = address
+        self._owner = owner
+        self._script = load_script("insightdesk_rt.cluster", "probe")
+        self._endpoint = endpoint(valkey.url)
+        self._over: asyncio.Future[str] | None = None
+        self._retry = asyncio.Event()
+        self._number = 0
+        self._heard = 0
+        self._heard_s = 0.0
+        self._confirmed: deque[tuple[int, float]] = deque()  # probes Valkey took and that have not come in
+        self._answered = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._valkey.on_up.append(lambda changed: self._retry.set())
+        self._spawn(self._run())
+        self._spawn(self._beat())
+
+    async def close(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.drop("closed by us")
+
+    @property
+    def hears(self) -> bool:
+        """Is the connection live, and did it prove it within the last second?"""
+        return self.state is State.LIVE and asyncio.get_running_loop().time() - self._heard_s < DEAD_S + PROBE_S
+
+    def drop(self, why: str) -> None:
+        """End the connection, if there is one; the owner is told before this returns."""
+        if self.connection is not None:
+            self.connection.abort(why)
+
+    def probe(self) -> int:
+        """Send a probe now; return its number. What was subscribed before is heard once it has come in."""
+        self._number += 1
+        self._spawn(self._probe(self._number))
+        return self._number
+
+    def heard(self, number: int) -> None:
+        self._heard = max(self._heard, number)
+        self._heard_s = asyncio.get_running_loop().time()
+        while self._confirmed and self._confirmed[0][0] <= number:
+            self._confirmed.popleft()
+
+    async def _run(self) -> None:
+        misses = 0
+        while True:
+            self._retry.clear()
+            began = asyncio.get_running_loop().time()
+            why = await self._session()
+            lived = asyncio.get_running_loop().time() - began > BACKOFF_MAX_S
+            misses = 0 if lived else misses + 1
+            if misses <= 1:  # once per outage
+                log.warning("subscription lost: %s", why)
+            pause = min(BACKOFF_MIN_S * 2 ** min(misses, 10), BACKOFF_MAX_S) * random.uniform(0.5, 1)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._retry.wait()  # commands are back: at once
+            except TimeoutError:
+                pass
+
+    async def _session(self) -> str:
+        """Connect, and stay until it is over. Returns why."""
+        self._over = over = asyncio.get_running_loop().create_future()
+        connection: Subscription | None = None
+        try:
+            connection = await dial(
+                self._endpoint, f"rt-{self._address}", self._owner.received, lambda why: self._lost(over, why), DEAD_S
+            )
+            self.connection = connection
+            self.state = State.RISING
+            self.risen.clear()
+            self._confirmed.clear()
+            self.connects += 1
+            await self._owner.rise(connection)
+            # No await from here to live(): what rise() found settled would not be any more.
+            if self.connection is connection:
+                self.state = State.LIVE
+                self._heard_s = asyncio.get_running_loop().time()
+                self._owner.live()
+                self.risen.set()
+                self.first.set()
+                log.info("subscription live channels=%d", len(self._owner.positions()))
+            return await over
+        except RtError as refused:
+            return f"commands are {refused.code}"
+        except (OSError, TimeoutError) as failed:
+            return f"{type(failed).__name__} {failed}".strip()
+        except Exception:
+            log.exception("the subscription failed by a mistake of ours")
+            return "a mistake of ours"
+        finally:
+            if connection is not None:
+                connection.abort("given up")
+                self.bytes += connection.bytes
+            self._lost(over, "given up")  # it may have died before it was ours
+
+    def _lost(self, over: asyncio.Future[str], why: str) -> None:
+        if not over.done():
+            over.set_result(why)
+        if over is self._over and self.connection is not None:
+            self.connection = None
+            self.state = State.AWAY
+            self._owner.fell()
+            self.risen.set()
+
+    async def _beat(self) -> None:
+        while True:
+            now_s = asyncio.get_running_loop().time()
+            if self.state is State.LIVE:
+                if self._confirmed and now_s - self._confirmed[0][1] > DEAD_S:
+                    self.drop(f"no probe came in for {DEAD_S:.0f} s")
+                else:
+                    self.probe()
+            self._owner.beat(now_s, self._answered == self._number)
+            await asyncio.sleep(PROBE_S)
+
+    async def _probe(self, number: int) -> None:
+        connection, before = self.connection, self._owner.positions()
+        try:
+            channel = self._names.node(self._address)
+            heard, *tops = await self._valkey.call(self._script, [self._names.tops], [channel, number])
+        except RtError:
+            return
+        self._answered = max(self._answered, number)
+        if connection is not self.connection or self.state is not State.LIVE:
+            return
+        known = dict(zip(tops[::2], tops[1::2], strict=True))
+        if any(offset_key(known.get(ns, "0-0")) < offset_key(at) for ns, at in before.items()):
+            self._owner.shrunk()
+        if not heard:
+            self.drop("nobody heard the probe")
+        elif number > self._heard:
+            self._confirmed.append((number, asyncio.get_running_loop().time()))
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

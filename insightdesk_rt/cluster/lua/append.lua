@@ -1,0 +1,53 @@
+-- Put an event into its namespace's log, once per id, and tell every node that listens to one of its rooms.
+--
+-- KEYS: log, dedupe key of the id, tops (hash: namespace -> last id), floors (hash), then per room: its last id
+-- ARGV: namespace, length to keep, the greatest id its publisher has seen, event id, header, payload,
+--       the offset it had before ("" unless sent again), then per room: name, channel
+-- Returns the offset: the one it has already if the id is known.
+local namespace, keep, seen, event, header, payload, was = unpack(ARGV, 1, 7)
+local log = KEYS[1]
+
+local known = redis.call('GET', KEYS[2])
+if known then
+  return known
+end
+if was ~= '' then
+  -- The dedupe key may have expired during a long outage; the log itself knows best.
+  local there = redis.call('XRANGE', log, was, was)[1]
+  if there and there[2][2] == event then
+    return was
+  end
+end
+
+local fields = {'i', event, 'h', header, 'p', payload}
+for n = 8, #ARGV, 2 do
+  fields[#fields + 1] = 'r'
+  fields[#fields + 1] = ARGV[n]
+end
+
+local function parts(id)
+  local ms, seq = id:match('^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local id = redis.call('XADD', log, 'MAXLEN', '~', keep, '*', unpack(fields))
+local ms, seq = parts(id)
+local seen_ms, seen_seq = parts(seen)
+if ms < seen_ms or (ms == seen_ms and seq <= seen_seq) then
+  -- The log was lost and the clock is behind: an id that was given out once is never given out again.
+  redis.call('XDEL', log, id)
+  id = string.format('%.0f-0', seen_ms + 1)
+  redis.call('XADD', log, 'MAXLEN', '~', keep, id, unpack(fields))
+end
+if redis.call('XLEN', log) == 1 then
+  redis.call('HSETNX', KEYS[4], namespace, id) -- a log that begins here knows nothing of what was before
+end
+redis.call('HSET', KEYS[3], namespace, id)
+redis.call('SET', KEYS[2], id, 'PX', 120000)
+
+local tail = '\n' .. header .. '\n' .. payload
+for n = 8, #ARGV, 2 do
+  local previous = redis.call('SET', KEYS[4 + (n - 6) / 2], id, 'EX', 3600, 'GET')
+  redis.call('PUBLISH', ARGV[n + 1], '1L ' .. id .. ' ' .. (previous or '') .. tail)
+end
+return id

@@ -1,0 +1,65 @@
+-- Read on in a namespace's log after an offset, for some rooms or (with none named) for all.
+--
+-- KEYS: log, tops, floors, then per room: its last id
+-- ARGV: namespace, offset, entries to look at, bytes to return, then the rooms' names
+-- Returns {below the floor?, cut off?, looked at up to, end reached?, then id, header, payload of each entry}.
+local namespace, since = ARGV[1], ARGV[2]
+local look, room_for = tonumber(ARGV[3]), tonumber(ARGV[4])
+local log = KEYS[1]
+
+local function parts(id)
+  local ms, seq = id:match('^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local function after(a, b)
+  local am, as = parts(a)
+  local bm, bs = parts(b)
+  return am > bm or (am == bm and as > bs)
+end
+
+local top = redis.call('HGET', KEYS[2], namespace) or '0-0'
+local floor = redis.call('HGET', KEYS[3], namespace)
+-- No floor: no log. An offset beyond the log's end is one of a log that is gone.
+local below = ((floor and after(floor, since)) or (not floor and since ~= '0-0') or after(since, top)) and 1 or 0
+
+local rooms, newest = nil, top
+if #ARGV > 4 then
+  rooms, newest = {}, '0-0'
+  local time = redis.call('TIME')
+  local forgotten = tonumber(time[1]) * 1000 - parts(since) >= 3600000 -- a room's last id is kept so long
+  for n = 5, #ARGV do
+    rooms[ARGV[n]] = true
+    local last = redis.call('GET', KEYS[n - 1]) or (forgotten and top) or '0-0'
+    if after(last, newest) then
+      newest = last
+    end
+  end
+end
+if not after(newest, since) then
+  return {below, 0, top, 1} -- the usual answer to a client that comes back: nothing was said meanwhile
+end
+
+-- A marker comes first while nothing was cut off; what was before the log began is the floor's affair.
+local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+local answer = {below, (first and first[2][2] ~= '' and after(first[1], since)) and 1 or 0, top, 1}
+local bytes = 0
+for _, entry in ipairs(redis.call('XRANGE', log, '(' .. since, newest, 'COUNT', look)) do
+  local fields = entry[2]
+  local wanted = not rooms
+  for n = 8, #fields, 2 do
+    wanted = wanted or rooms[fields[n]]
+  end
+  if wanted and fields[2] ~= '' then
+    answer[#answer + 1] = entry[1]
+    answer[#answer + 1] = fields[4]
+    answer[#answer + 1] = fields[6]
+    bytes = bytes + #fields[6]
+  end
+  look = look - 1
+  if (look == 0 or bytes > room_for) and after(newest, entry[1]) then
+    answer[3], answer[4] = entry[1], 0
+    break
+  end
+end
+return answer

@@ -1,0 +1,33 @@
+"""What everything of the bus is called in Valkey: keys and channels. Pure; the same for nodes and for emitters."""
+
+from __future__ import annotations
+
+
+class Names:
+    """All names begin with the prefix: channels too, because Valkey's databases do not keep channels apart."""
+
+    __slots__ = ("all_nodes", "floors", "prefix", "tops")
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.tops = f"{prefix}:tops"  # hash: namespace → last id of its log
+        self.floors = f"{prefix}:floors"  # hash: namespace → offset below which something may be lost for good
+        self.all_nodes = f"{prefix}:nodes:all"  # channel
+
+    def log(self, namespace: str) -> str:
+        return f"{self.prefix}:log:{namespace}"
+
+    def event(self, event_id: str) -> str:
+        """Remembers the offset of an event for two minutes, so that a publisher may try again."""
+        return f"{self.prefix}:id:{event_id}"
+
+    def last(self, namespace: str, room: str) -> str:
+        """Remembers a room's last offset for an hour."""
+        return f"{self.prefix}:last:{namespace}:{room}"
+
+    def channel(self, namespace: str, room: str) -> str:
+        return f"{self.prefix}:room:{namespace}:{room}"
+
+    def node(self, address: str) -> str:
+        """The channel of one node."""
+        return f"{self.prefix}:node:{address}"

@@ -1,0 +1,135 @@
+"""The way out to the other nodes: logged events through one script, volatile ones as plain messages.
+
+What was confirmed in the last five seconds is kept. A Valkey that comes back with another run id, or with a log that is
+shorter than it was, may have lost its last second: it is then given these again under the same ids, and takes what it
+does not have. So an acknowledged event survives unless its publisher and Valkey are lost together. Until that is done,
+new events wait: a publisher's events stay in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from insightdesk_rt.cluster import envelope
+from insightdesk_rt.cluster.names import Names
+from insightdesk_rt.cluster.resp import Arg, load_script
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import Event, Offset
+
+KEEP_S = 5.0  # an AOF is on disk a second later; the rest is for a machine that was slow to notice
+AGAIN_BATCH = 500
+WAIT_S = 1.0  # a command's deadline
+
+
+class Sent(NamedTuple):
+    at_s: float
+    event: Event
+    offset: Offset
+
+
+class Publisher:
+    def __init__(
+        self,
+        valkey: Valkey,
+        names: Names,
+        address: str,
+        keep_entries: int,
+        max_event_bytes: int,
+        seen: Callable[[str], Offset],
+    ) -> None:
+        self._valkey = valkey
+        self._script = load_script("insightdesk_rt.cluster", "append")
+        self._names = names
+        self._address = address
+        self._keep_entries = keep_entries
+        self._max_event_bytes = max_event_bytes
+        self._seen = seen  # the greatest offset this node has seen in a namespace
+        self._tail: deque[Sent] = deque()
+        self._copies = itertools.count()
+        self.recovery: asyncio.Task[Any] | None = None  # set while what was lost is being brought back
+        self.appended = self.published = self.failed = self.again = 0
+
+    async def append(self, event: Event) -> Offset:
+        """Log an event; return its offset. Raises RtError UNAVAILABLE, PAYLOAD_TOO_LARGE."""
+        check_size(event, self._max_event_bytes)
+        if self.recovery is not None:
+            await asyncio.wait([self.recovery], timeout=WAIT_S)
+            if self.recovery is not None:
+                raise RtError("UNAVAILABLE")
+        try:
+            offset = await self._append(event)
+        except RtError:
+            self.failed += 1
+            raise
+        self.appended += 1
+        self._tail.append(Sent(asyncio.get_running_loop().time(), event, offset))
+        return offset
+
+    def publish(self, event: Event) -> None:
+        """Tell the other nodes of a volatile event. Raises RtError PAYLOAD_TOO_LARGE."""
+        check_size(event, self._max_event_bytes)
+        # A node that listens to several of the rooms hears a copy from each.
+        once = f"{self._address}/{next(self._copies)}" if len(event.rooms) > 1 else ""
+        message = envelope.volatile(event, self._address, once)
+        for room in event.rooms:
+            if self._valkey.send("PUBLISH", self._names.channel(event.namespace, room), message):
+                self.published += 1
+
+    async def send_again(self) -> None:
+        """Bring back what Valkey may have lost, in order. Raises RtError UNAVAILABLE; then it is still owed."""
+        loop = asyncio.get_running_loop()
+        owed, done = list(self._tail), deque[Sent]()
+        for start in range(0, len(owed), AGAIN_BATCH):
+            batch = owed[start : start + AGAIN_BATCH]
+            # One pipeline: the calls are queued in this order, and Valkey does them in this order.
+            offsets = await asyncio.gather(*(self._append(self._moved(sent), sent.offset) for sent in batch))
+            for sent, offset in zip(batch, offsets, strict=True):
+                event = sent.event if offset == sent.offset else self._moved(sent)
+                self.again += offset != sent.offset
+                done.append(Sent(loop.time(), event, offset))
+        done.extend(itertools.islice(self._tail, len(owed), None))  # confirmed meanwhile
+        self._tail = done
+
+    def forget_older(self, now_s: float) -> None:
+        """Called while Valkey answers: what it confirmed long enough ago is safe."""
+        while self.recovery is None and self._tail and self._tail[0].at_s < now_s - KEEP_S:
+            self._tail.popleft()
+
+    async def _append(self, event: Event, was: str = "") -> Offset:
+        keys, args = append_call(
+            self._names, event, self._address, self._keep_entries, self._seen(event.namespace), was
+        )
+        return Offset(await self._valkey.call(self._script, keys, args))
+
+    @staticmethod
+    def _moved(sent: Sent) -> Event:
+        """The event with the first offset it ever had: that is the one clients may have been told."""
+        return sent.event if sent.event.was else msgspec.structs.replace(sent.event, was=sent.offset)
+
+
+def append_call(
+    names: Names, event: Event, origin: str, keep_entries: int, seen: str, was: str = ""
+) -> tuple[list[str], list[Arg]]:
+    """Return keys and arguments for the append script, as lua/append.lua names them."""
+    namespace = event.namespace
+    keys = [names.log(namespace), names.event(event.id), names.tops, names.floors]
+    header = envelope.header_of(event, origin)
+    args: list[Arg] = [namespace, keep_entries, seen, event.id, header, event.payload, was]
+    for room in event.rooms:
+        keys.append(names.last(namespace, room))
+        args += (room, names.channel(namespace, room))
+    return keys, args
+
+
+def check_size(event: Event, max_event_bytes: int) -> None:
+    """Raise PAYLOAD_TOO_LARGE. One message beyond Valkey's output buffer limit would cut off every node at once."""
+    payload = event.payload
+    if len(payload) * 4 > max_event_bytes and len(payload.encode("utf-8", "replace")) > max_event_bytes:
+        raise RtError("PAYLOAD_TOO_LARGE")

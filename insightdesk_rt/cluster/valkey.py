@@ -1,0 +1,327 @@
+"""Commands to Valkey: one connection, one pipeline per turn of the loop, a deadline for each, back-off when it is away.
+
+Everything a turn asks for goes out as one pipeline (one command alone costs ~75 µs of Python, in a batch ~9 µs); what
+is asked meanwhile is the next one. A connection that missed a deadline is dropped, never reused: a late answer would be
+taken for the next command's. While there is none, commands fail at once with UNAVAILABLE; nothing is queued for later.
+
+valkey-py gives the connection (URL, TLS, AUTH, RESP); its pool and its pipelines are not used: 200 concurrent commands
+would open 200 connections, and a silent reconnect between two commands would hide a server that was replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from valkey.asyncio.connection import Connection, SSLConnection, parse_url
+from valkey.exceptions import NoScriptError, ReadOnlyError, ResponseError, ValkeyError
+
+from insightdesk_rt.cluster.resp import Arg, Script, load_script, pack
+from insightdesk_rt.errors import RtError
+
+log = logging.getLogger(__name__)
+
+BACKOFF_STEP_S, BACKOFF_MAX_S = 0.05, 2.0
+# An AOF that is fsynced every second answers WAITAOF up to a second later.
+DURABLE_EXTRA_MS = 2_000
+# What a server says when it is there but cannot serve just now: the same command may be tried again.
+# valkey-py cuts the codes it knows off the message, the others still start with theirs.
+BUSY_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
+BUSY_ERRORS = ("OutOfMemoryError", "ReadOnlyError", "NoPermissionError")
+
+
+class Endpoint(NamedTuple):
+    """Where a URL leads: a unix socket's `path`, or host and port, with `tls` or without."""
+
+    path: str
+    host: str
+    port: int
+    username: str
+    password: str
+    tls: ssl.SSLContext | None
+
+
+def endpoint(url: str) -> Endpoint:
+    """Return what a connection of one's own needs. Raises ValueError for what is not a URL of Valkey's."""
+    kind, kwargs = _parse(url)
+    tls = kind(**kwargs).ssl_context.get() if issubclass(kind, SSLConnection) else None
+    return Endpoint(
+        kwargs.get("path", ""),
+        kwargs.get("host", "localhost"),
+        kwargs.get("port", 6379),
+        kwargs.get("username") or "",
+        kwargs.get("password") or "",
+        tls,
+    )
+
+
+class Valkey:
+    """`url`: unix://, valkey://, valkeys://, redis:// or rediss://, with user, password and db as usual.
+
+    `on_up` is called after each connect with whether the server is another one than before (its run id changed): it may
+    then lack what it had confirmed. `durable`: commands that ask for it wait until they are on disk.
+    """
+
+    def __init__(self, url: str, prefix: str, *, deadline_ms: int = 1000, durable: bool = False) -> None:
+        self.url = url
+        self.prefix = prefix
+        self.run_id = ""
+        self.on_up: list[Callable[[bool], None]] = []
+        self._pipe = _Pipe(url, deadline_ms, self._came_up)
+        self._durable_pipe = _Pipe(url, deadline_ms + DURABLE_EXTRA_MS, lambda run_id: None, True) if durable else None
+
+    @property
+    def available(self) -> bool:
+        return self._pipe.up and (self._durable_pipe is None or self._durable_pipe.up)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Plain sums since the start: commands, batches, failed (of commands), connects."""
+        pipe = self._pipe
+        return {"commands": pipe.commands, "batches": pipe.batches, "failed": pipe.failed, "connects": pipe.connects}
+
+    async def start(self) -> None:
+        """Begin to connect, and wait a deadline's time for it. Does not fail: `available` says how it went."""
+        await asyncio.gather(*(pipe.start() for pipe in (self._pipe, self._durable_pipe) if pipe))
+
+    async def close(self) -> None:
+        await asyncio.gather(*(pipe.close() for pipe in (self._pipe, self._durable_pipe) if pipe))
+
+    def key(self, *parts: str) -> str:
+        return ":".join((self.prefix, *parts))
+
+    async def command(self, *args: Arg, durable: bool = False) -> Any:
+        """Return the answer (text as str, lists, ints, None).
+
+        Raises RtError UNAVAILABLE when Valkey is away, too late or cannot serve now (then it is not known whether the
+        command was done), INTERNAL for a command it refuses. Cancelled, the command may still be done.
+        """
+        return await self._for(durable).put(_Command(args))
+
+    async def call(self, script: Script, keys: Sequence[str], args: Sequence[Arg], durable: bool = False) -> Any:
+        """Run a script; the same answers and errors as `command`."""
+        pipe = self._for(durable)
+        pipe.learn(script)
+        return await pipe.put(_Command(("EVALSHA", script.sha, len(keys), *keys, *args), script))
+
+    def send(self, *args: Arg) -> bool:
+        """Have a command done without waiting for it; return False if Valkey is known to be away."""
+        if self._pipe.up:
+            self._pipe.post(_Command(args))
+        return self._pipe.up
+
+    def _for(self, durable: bool) -> _Pipe:
+        return self._durable_pipe if durable and self._durable_pipe else self._pipe
+
+    def _came_up(self, run_id: str) -> None:
+        changed = self.run_id not in ("", run_id)
+        self.run_id = run_id
+        for call in self.on_up:
+            try:
+                call(changed)
+            except Exception:
+                log.exception("a listener for Valkey's return failed")
+
+
+class _Command:
+    __slots__ = ("answer", "args", "packed", "script", "until")
+
+    def __init__(self, args: Sequence[Arg], script: Script | None = None) -> None:
+        self.args = args
+        self.packed = pack(args)  # here, so that an argument that cannot be sent fails its caller and nobody else
+        self.script = script
+        self.answer: asyncio.Future[Any] | None = None
+        self.until = 0.0
+
+
+class _Greeting(NamedTuple):
+    run_id: str
+    role: str
+
+
+class _Pipe:
+    """One connection that is always either up or being redialled."""
+
+    def __init__(self, url: str, deadline_ms: int, came_up: Callable[[str], None], durable: bool = False) -> None:
+        self._class, self._kwargs = _parse(url)
+        self._deadline_s = deadline_ms / 1000
+        self._came_up = came_up
+        self._durable = durable
+        self._queue: list[_Command] = []
+        self._scripts: dict[str, Script] = {}
+        self._wake = asyncio.Event()
+        self._first = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.up = False
+        self.commands = self.batches = self.failed = self.connects = 0
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="valkey")
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._first.wait()
+        except TimeoutError:
+            pass  # it goes on trying
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    def put(self, command: _Command) -> asyncio.Future[Any]:
+        """hot: queue a command for this turn's pipeline."""
+        if not self.up:
+            self.failed += 1
+            raise RtError("UNAVAILABLE")
+        command.answer = asyncio.get_running_loop().create_future()
+        self.post(command)
+        return command.answer
+
+    def post(self, command: _Command) -> None:
+        command.until = asyncio.get_running_loop().time() + self._deadline_s
+        self._queue.append(command)
+        self._wake.set()
+
+    def learn(self, script: Script) -> None:
+        if script.sha not in self._scripts:
+            self._scripts[script.sha] = script
+            if self.up:
+                self.post(_Command(("SCRIPT", "LOAD", script.source)))
+
+    async def _run(self) -> None:
+        misses = 0
+        try:
+            while True:
+                why, served = await self._session()
+                misses = 1 if served else misses + 1
+                if misses == 1:  # once per outage, not once per attempt
+                    log.warning("valkey is away: %s", why)
+                await asyncio.sleep(min(BACKOFF_STEP_S * misses, BACKOFF_MAX_S) * random.uniform(0.5, 1))
+        finally:
+            self._down()
+
+    async def _session(self) -> tuple[str, bool]:
+        """Connect and serve until the connection is lost. Returns why it was, and whether it ever served."""
+        served = False
+        connection = self._class(
+            **{**self._kwargs, "socket_timeout": None, "socket_connect_timeout": self._deadline_s},
+            decode_responses=True,
+            encoding_errors="replace",  # somebody else's bytes in our keys must not end the connection
+        )
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await connection.connect()
+                greeting = await self._greet(connection)
+            if greeting.role != "master":
+                return f"the server is a {greeting.role}", False
+            self.up = served = True
+            self.connects += 1
+            self._came_up(greeting.run_id)
+            self._first.set()
+            log.info("valkey connected run_id=%s durable=%s", greeting.run_id[:8], self._durable)
+            while True:
+                await self._wake.wait()
+                await self._serve(connection)
+        except (ValkeyError, OSError, TimeoutError) as lost:
+            return f"{type(lost).__name__} {lost}".strip(), served
+        except Exception:
+            log.exception("the connection to valkey failed by a mistake of ours")  # and must come back all the same
+            return "a mistake of ours", served
+        finally:
+            self._down()
+            await connection.disconnect(nowait=True)
+
+    async def _greet(self, connection: Any) -> _Greeting:
+        """Ask who answers, and make it know our scripts: after a restart it has forgotten them."""
+        scripts = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
+        # A durable connection to a server without an AOF is refused here, in one line, and not command by command.
+        waits = [("WAITAOF", 1, 0, 1)] if self._durable else []
+        asked: list[tuple[Arg, ...]] = [("INFO", "server"), ("INFO", "replication"), *scripts, *waits]
+        await connection.send_packed_command([pack(args) for args in asked], check_health=False)
+        server, replication, *_ = [await connection.read_response() for _ in asked]
+        return _Greeting(_field(server, "run_id"), _field(replication, "role"))
+
+    async def _serve(self, connection: Any) -> None:
+        """Send what is queued as one pipeline and hand out the answers. Raises on a lost connection."""
+        batch, self._queue = self._queue, []
+        self._wake.clear()
+        sent = [command.packed for command in batch]
+        if self._durable:
+            sent.append(pack(("WAITAOF", 1, 0, DURABLE_EXTRA_MS)))
+        self.batches += 1
+        self.commands += len(batch)
+        answers: list[Any] = []
+        try:
+            async with asyncio.timeout_at(min(c.until for c in batch)):
+                await connection.send_packed_command(sent, check_health=False)
+                for _ in sent:
+                    try:
+                        answers.append(await connection.read_response())
+                    except ResponseError as refused:
+                        answers.append(refused)
+        finally:  # also when the connection was lost: those that were answered are done
+            on_disk = not self._durable or (len(answers) == len(sent) and _on_disk(answers[-1]))
+            for command, answer in zip(batch, answers, strict=False):
+                self._answer(command, answer if on_disk or isinstance(answer, Exception) else RtError("UNAVAILABLE"))
+            for command in batch[len(answers) :]:
+                self._answer(command, RtError("UNAVAILABLE"))
+        if any(isinstance(answer, ReadOnlyError) for answer in answers):
+            raise ReadOnlyError("the server became a replica")  # redial: the name may lead to its successor by now
+
+    def _answer(self, command: _Command, answer: Any) -> None:
+        if isinstance(answer, NoScriptError) and command.script and command.args[0] == "EVALSHA":
+            # Somebody flushed the scripts. Its full text makes the server know it again.
+            command.args = ("EVAL", command.script.source, *command.args[2:])
+            command.packed = pack(command.args)
+            self._queue.insert(0, command)
+            self._wake.set()
+            return
+        future = command.answer
+        if future is None or future.done():  # nobody waits (any more)
+            return
+        if not isinstance(answer, Exception):
+            future.set_result(answer)
+            return
+        self.failed += 1
+        future.set_exception(answer if isinstance(answer, RtError) else _refusal(command, answer))
+
+    def _down(self) -> None:
+        self.up = False
+        self._wake.clear()
+        queue, self._queue = self._queue, []
+        for command in queue:
+            self._answer(command, RtError("UNAVAILABLE"))
+
+
+def _parse(url: str) -> tuple[Any, dict[str, Any]]:
+    kwargs = parse_url(url)  # raises ValueError
+    kind = kwargs.pop("connection_class", Connection)
+    if issubclass(kind, SSLConnection):
+        kwargs.setdefault("ssl_check_hostname", True)  # valkey-py's default is to check the chain only
+    return kind, kwargs
+
+
+def _refusal(command: _Command, error: Exception) -> RtError:
+    text = str(error)
+    if type(error).__name__ in BUSY_ERRORS or text.startswith(BUSY_CODES):
+        log.warning("valkey cannot serve: %s %s", type(error).__name__, text)
+        return RtError("UNAVAILABLE")
+    # Keys and values may be private; the name of the command or script is not.
+    log.error("valkey refused %s %s: %s", command.args[0], command.script.name if command.script else "", text)
+    return RtError("INTERNAL")
+
+
+def _on_disk(answer: Any) -> bool:
+    return isinstance(answer, list) and answer[0] >= 1
+
+
+def _field(info: str, name: str) -> str:
+    return next((line.partition(":")[2] for line in info.splitlines() if line.startswith(name + ":")), "")
+
+
+__all__ = ["Arg", "Endpoint", "Script", "Valkey", "endpoint", "load_script"]

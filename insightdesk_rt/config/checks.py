@@ -1,0 +1,149 @@
+"""What must fit together before anything is started: one finding per problem, named by the setting to change.
+
+`misfits` and `doubts` are pure: they look at what is said, not at files or addresses. `file_misfits` looks at files.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+from insightdesk_rt.auth import FAMILIES, MIN_SECRET_BYTES
+from insightdesk_rt.config.settings import Settings, is_loopback
+from insightdesk_rt.limits import parse_rate
+
+VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
+TRANSPORTS = {"polling", "websocket"}
+
+
+def misfits(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield name and reason of each setting that cannot stay as it is."""
+    yield from _listening(settings)
+    yield from _keys(settings)
+    yield from _store(settings)
+    yield from _limits(settings)
+
+
+def doubts(settings: Settings) -> Iterator[str]:
+    """Yield what an admin should know and may want."""
+    url = _split(settings.jwks_url)
+    if url and url.scheme == "http" and not is_loopback(url.hostname or ""):
+        yield "jwks_url is not https: whoever is on the way to it can put in keys of his own"
+    if "*" in settings.allowed_origins:
+        yield "allowed_origins has *: a page of any site may connect with a token it got hold of"
+    if settings.max_payload_bytes > settings.max_outbox_bytes:
+        yield "max_payload_bytes is over max_outbox_bytes: a client may send what no client could be sent"
+
+
+def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield name and reason of each file or folder that the server could not use as this user. Writes nothing."""
+    for name in ("tls_cert_file", "tls_key_file", "admin_keys_file"):
+        file = getattr(settings, name)
+        if file and not os.access(file, os.R_OK):
+            yield name, "it cannot be read" if Path(file).exists() else "no such file"
+    folder = Path(settings.data_dir).absolute()
+    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        yield "data_dir", f"{existing} cannot be written to"
+
+
+def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.port and settings.port == settings.admin_port and settings.address == settings.admin_address:
+        yield "admin_port", "the client port is the same"
+    if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
+        yield "tls_key_file", "tls_cert_file and tls_key_file are needed together"
+    plain = not (settings.tls_cert_file or settings.admin_allow_plaintext)
+    if plain and not is_loopback(settings.admin_address):
+        yield (
+            "admin_address",
+            "off loopback the admin port needs TLS, or admin_allow_plaintext where the network is safe",
+        )
+    if settings.demo and not settings.on_loopback:
+        yield "demo", f"the demo gives out tokens and is for loopback only, not for {settings.address}"
+    if settings.workers > 1 and not settings.port:
+        yield "workers", "several processes cannot share a port that is not named; set port"
+    for origin in settings.allowed_origins:
+        if origin != "*" and not _is_origin(origin):
+            yield "allowed_origins", f"{origin!r} is not an origin; write scheme://host or scheme://host:port"
+    for network in settings.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            yield "trusted_proxies", f"{network!r} is neither an address nor a network like 10.0.0.0/8"
+
+
+def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
+    unknown = [name for name in settings.jwt_algorithms if name not in FAMILIES]
+    families = {FAMILIES[name] for name in settings.jwt_algorithms if name in FAMILIES}
+    secret = settings.jwt_secret or settings.jwt_secret_file
+    public = settings.jwt_public_key_file or settings.jwks_url
+    if unknown or not families:
+        yield "jwt_algorithms", "expected some of " + ", ".join(FAMILIES)
+        return
+    if settings.jwt_secret and settings.jwt_secret_file:
+        yield "jwt_secret_file", "jwt_secret is set too; which one counts?"
+    if settings.jwt_secret and len(settings.jwt_secret.encode()) < MIN_SECRET_BYTES:
+        yield "jwt_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
+    if "HS" in families and not secret and not settings.on_loopback:
+        yield "address", "off loopback a secret is needed: set jwt_secret_file (or take HS out of jwt_algorithms)"
+    if secret and "HS" not in families:
+        yield "jwt_algorithms", "a secret is set, but no HS algorithm that would use it"
+    if public and families == {"HS"}:
+        yield "jwt_algorithms", "a public key is set, but no RS, PS, ES or EdDSA algorithm that would use it"
+    if families - {"HS"} and not public:
+        yield "jwt_algorithms", "RS, PS, ES and EdDSA need jwt_public_key_file or jwks_url"
+    if {"RS", "PS"} <= families:
+        # RFC 8725 3.1: one key, one use; an RSA key does not say for which of the two it is.
+        yield "jwt_algorithms", "RS and PS use the same kind of key; choose one of them"
+    if settings.jwt_public_key_file and len(families - {"HS"}) > 1:
+        yield "jwt_algorithms", "one public key has one kind of algorithm; several kinds need jwks_url"
+    url = _split(settings.jwks_url)
+    if settings.jwks_url and not (url and url.scheme in ("http", "https") and url.hostname and not url.username):
+        yield "jwks_url", "expected http(s)://host/path, without a password"
+
+
+def _store(settings: Settings) -> Iterator[tuple[str, str]]:
+    url = _split(settings.valkey_url)
+    if settings.valkey_url and not (url and url.scheme in VALKEY_SCHEMES and (url.hostname or url.path)):
+        yield "valkey_url", "expected valkey://host:6379, valkeys:// (TLS) or unix:///path/to/socket"
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", settings.valkey_prefix):
+        yield "valkey_prefix", "expected 1 to 64 letters, digits, dots, dashes, underscores"
+    if settings.node_id and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", settings.node_id):
+        yield "node_id", "expected 1 to 32 letters, digits, dashes, underscores; a dot ends it in session ids"
+    if not settings.data_dir:
+        yield "data_dir", "expected a folder"
+    if settings.access and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", settings.access):
+        yield "access", "expected package.module:factory"
+    if not settings.transports or set(settings.transports) - TRANSPORTS:
+        yield "transports", "expected polling, websocket or both"
+
+
+def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.max_event_bytes > settings.max_outbox_bytes:
+        yield "max_event_bytes", "it is over max_outbox_bytes: one event would close whoever gets it"
+    if settings.volatile_outbox_bytes > settings.max_outbox_bytes:
+        yield "volatile_outbox_bytes", "it is over max_outbox_bytes: volatile events would close clients"
+    for event, text in settings.rate_limits.items():
+        try:
+            parse_rate(text)
+        except ValueError as why:
+            yield "rate_limits", f"{event}: {why}"
+
+
+def _is_origin(text: str) -> bool:
+    # RFC 6454 6.2: scheme, host and port, nothing behind; as browsers send it, so without capitals
+    url = _split(text)
+    return bool(url and url.scheme and url.hostname and text == f"{url.scheme}://{url.netloc}" and text == text.lower())
+
+
+def _split(text: str) -> SplitResult | None:
+    try:
+        url = urlsplit(text)
+        url.port  # noqa: B018  raises for a port that is none
+        return url
+    except ValueError:
+        return None

@@ -1,0 +1,122 @@
+"""Helpdesk: what the demo's back end has and does. Tickets with their texts, in memory; changes of them, sent to the
+server by the same methods that the admin port calls; who the visitor is, with tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from msgspec import UNSET, Raw
+
+from insightdesk_rt.demo.cast import ADA, AGENTS, EVERYBODY, FRESH_IDS, MIA, MINE, NORA, TEAM, TICKETS, Opening, Who
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import iso, new_id
+from insightdesk_rt.namespaces.notifications import Notifications
+from insightdesk_rt.namespaces.tickets import Tickets
+from insightdesk_rt.stores.notifications import Content
+from insightdesk_rt.stores.tickets import PRIORITIES, STATUSES, Actor, Comment, Priority, TicketChange, TicketStatus
+from insightdesk_rt.wire import json
+
+TOKEN_S = 3600
+KEPT_COMMENTS = 30
+VISITOR = {"agent": NORA, "customer": MIA}
+
+Sign = Callable[[Mapping[str, Any]], str]
+
+
+class Helpdesk:
+    def __init__(self, tickets: Tickets, notifications: Notifications, sign: Sign) -> None:
+        self._tickets = tickets
+        self._notifications = notifications
+        self._sign = sign
+        self.rows: dict[str, dict[str, Any]] = {}  # what the page is shown of each ticket
+
+    def token(self, who: Who) -> str:
+        claims = {"sub": who.id, "name": who.name, "role": who.role, "exp": int(time.time()) + TOKEN_S}
+        return self._sign(claims if who.role == "customer" else {**claims, "teamId": TEAM})
+
+    def as_seen(self) -> dict[str, Any]:
+        """Return what the page begins with."""
+        visitor = {"agent": NORA, "customer": MIA, "admin": ADA}
+        return {
+            "people": {name: {"token": self.token(who), "user": who._asdict()} for name, who in visitor.items()},
+            "names": [{"id": who.id, "name": who.name} for who in EVERYBODY],
+            "agents": [{"id": who.id, "name": who.name} for who in AGENTS],
+            "mine": MINE,
+            "tickets": list(self.rows.values()),
+        }
+
+    async def seed(self) -> None:
+        """Put all tickets as they begin. Raises RtError UNAVAILABLE; again is harmless."""
+        for ticket_id in FRESH_IDS:  # of an earlier run on the same data
+            await self.remove(ticket_id)
+        for opening in TICKETS:
+            await self.open(opening)
+
+    async def open(self, opening: Opening) -> None:
+        assignee_id = opening.assignee.id if opening.assignee else None
+        change = TicketChange(
+            subject=opening.subject,
+            status=opening.status,
+            priority=opening.priority,
+            requesterId=opening.requester.id,
+            assigneeId=assignee_id,
+            teamId=TEAM,
+        )
+        await self._tickets.apply(opening.id, change)
+        self.rows[opening.id] = {
+            "ticketId": opening.id,
+            "subject": opening.subject,
+            "status": opening.status,
+            "priority": opening.priority,
+            "requesterId": opening.requester.id,
+            "assigneeId": assignee_id,
+            "updatedAt": iso(int(time.time() * 1000)),
+            "comments": [],
+        }
+        await self.comment(opening.requester, opening.id, opening.text)
+
+    async def remove(self, ticket_id: str) -> None:
+        self.rows.pop(ticket_id, None)
+        try:
+            await self._tickets.remove(ticket_id)
+        except RtError as refused:
+            if refused.code != "NOT_FOUND":
+                raise
+
+    async def comment(self, who: Who, ticket_id: str, text: str, note: bool = False) -> None:
+        row = self._row(ticket_id)
+        kind = "note" if note else "reply"
+        comment = Comment(new_id(), cast(Any, kind), Actor(who.id, who.name), text)
+        await self._tickets.comment(ticket_id, comment, False)
+        at = iso(int(time.time() * 1000))
+        author = {"id": who.id, "name": who.name}
+        shown = {"id": comment.id, "kind": kind, "author": author, "excerpt": text, "createdAt": at}
+        row["comments"] = [*row["comments"], shown][-KEPT_COMMENTS:]
+        row["updatedAt"] = at
+
+    async def change(self, who: Who, ticket_id: str, status: str = "", priority: str = "") -> None:
+        """Set what is given. Raises RtError BAD_REQUEST for a word that is none."""
+        row = self._row(ticket_id)
+        if (status and status not in STATUSES) or (priority and priority not in PRIORITIES):
+            raise RtError("BAD_REQUEST", "There is no such status or priority.")
+        change = TicketChange(
+            status=cast(TicketStatus, status) if status else UNSET,
+            priority=cast(Priority, priority) if priority else UNSET,
+            by=Actor(who.id, who.name),
+        )
+        await self._tickets.apply(ticket_id, change)
+        row |= {"status": status or row["status"], "priority": priority or row["priority"]}
+        row["updatedAt"] = iso(int(time.time() * 1000))
+
+    async def notify(self, user_id: str, type: str, title: str, body: str, ticket_id: str) -> None:
+        data = Raw(json.dumps({"ticketId": ticket_id}).encode())
+        await self._notifications.push([user_id], Content(new_id(), type, title, body, data=data))
+
+    def _row(self, ticket_id: str) -> dict[str, Any]:
+        row = self.rows.get(ticket_id)
+        if row is None:
+            raise RtError("NOT_FOUND")
+        return row

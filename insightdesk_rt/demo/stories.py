@@ -1,0 +1,328 @@
+"""Demo: what the robots do, each story a loop of its own: answer the visitor, work on tickets, chat, come and go.
+
+While nobody looks (the visitor's agent is offline) a step is taken once a minute. A visitor who comes, or writes, is
+answered within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from insightdesk_rt.demo.cast import (
+    ABOUT_MIA,
+    ANSWERS,
+    BOB,
+    CUSTOMERS,
+    FRESH_IDS,
+    HELLO,
+    JONAS,
+    MIA,
+    MINE,
+    NORA,
+    PRIYA,
+    REPLIES,
+    ROBOTS,
+    SMALL_TALK,
+    SUBJECTS,
+    TALKS,
+    TO_MIA,
+    Opening,
+    Who,
+)
+from insightdesk_rt.demo.helpdesk import VISITOR, Helpdesk, Sign
+from insightdesk_rt.demo.line import Hear, Line
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import new_id
+from insightdesk_rt.namespaces.notifications import Notifications
+from insightdesk_rt.namespaces.tickets import Tickets
+from insightdesk_rt.transport.base import Receiver
+from insightdesk_rt.transport.host import ClientHost
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 60.0
+VISITOR_MAY_ACCEPT_S = 14.0  # so long a chat waits for the visitor's agent before a robot takes it
+VISITOR_MAY_ANSWER_S = 90.0
+
+
+class Demo:
+    """`host` and `receiver` are what the client port's handlers get; `sign` makes a token of claims."""
+
+    def __init__(
+        self, host: ClientHost, receiver: Receiver, tickets: Tickets, notifications: Notifications, sign: Sign
+    ) -> None:
+        self._host = host
+        self._receiver = receiver
+        self._desk = Helpdesk(tickets, notifications, sign)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lines: dict[tuple[str, str], Line] = {}
+        self._watched = asyncio.Event()  # the visitor is here
+        self._called = asyncio.Event()  # the visitor has just come, or written to Bob
+        self._turns = 0
+        self._fresh = deque(FRESH_IDS)
+        self._talking: set[str] = set()  # robot customers in a chat
+        self._mine: dict[str, int] = {}  # Mia's conversations that Priya has → how much Priya has said
+
+    async def start(self) -> None:
+        """Begin. What the store does not take now is tried again until it does."""
+        self._own(self._run())
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for line in self._lines.values():
+            line.hang_up()
+
+    # ── what the page asks ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def desk(self) -> dict[str, Any]:
+        self._called.set()
+        return self._desk.as_seen()
+
+    async def comment(self, actor: str, ticket_id: str, text: str, *, note: bool) -> None:
+        """Raises RtError FORBIDDEN for what the actor may not do, NOT_FOUND."""
+        who = self._visitor(actor)
+        if who is MIA and (note or ticket_id != MINE):
+            raise RtError("FORBIDDEN")
+        await self._desk.comment(who, ticket_id, text, note)
+        if who is MIA:
+            self._called.set()
+
+    async def change(self, actor: str, ticket_id: str, *, status: str, priority: str) -> None:
+        """Raises RtError FORBIDDEN, NOT_FOUND, BAD_REQUEST."""
+        if self._visitor(actor) is not NORA:
+            raise RtError("FORBIDDEN")
+        await self._desk.change(NORA, ticket_id, status, priority)
+
+    @staticmethod
+    def _visitor(actor: str) -> Who:
+        if actor not in VISITOR:
+            raise RtError("FORBIDDEN")
+        return VISITOR[actor]
+
+    # ── the loops ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._desk.seed()
+                break
+            except RtError:
+                await asyncio.sleep(1)
+        for robot in ROBOTS:
+            self._line(robot, "/presence", self._watch if robot is BOB else None)
+        self._line(PRIYA, "/chat", self._hear_mia)
+        for step in (self._answer_mia, self._work, self._answer, self._arrive, self._change_status, self._chat):
+            self._own(self._keep(step))
+
+    async def _keep(self, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await step()
+            except RtError as refused:  # a race with the visitor, or the store is away: the next step is another
+                log.debug("demo step refused", extra={"why": refused.code})
+                await asyncio.sleep(2)
+            except Exception:
+                log.exception("demo step failed")
+                await asyncio.sleep(IDLE_S)
+
+    async def _rest(self, least_s: float, most_s: float) -> None:
+        """Wait a while; while nobody looks until somebody does, or a minute."""
+        if not self._watched.is_set():
+            await _within(self._watched.wait(), IDLE_S)
+        await asyncio.sleep(random.uniform(least_s, most_s))
+
+    def _own(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _line(self, who: Who, namespace: str, hear: Hear | None = None) -> Line:
+        key = (who.id, namespace)
+        if key not in self._lines:
+            made = Line(self._host, self._receiver, namespace, lambda: self._desk.token(who), hear)
+            self._lines[key] = made
+        return self._lines[key]
+
+    # ── presence ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _watch(self, event: str, data: Any) -> None:
+        """Bob sees whether the visitor's agent is there."""
+        if event == "connect":
+            self._own(self._quietly(self._line(BOB, "/presence").ask("presence:subscribe", userIds=[NORA.id])))
+        updates = data if event == "presence:list" else [data] if event == "presence:update" else []
+        for update in updates:
+            if update["userId"] == NORA.id:
+                (self._watched.clear if update["status"] == "offline" else self._watched.set)()
+
+    async def _change_status(self) -> None:
+        await self._rest(6, 12)
+        robot, status = random.choice((PRIYA, JONAS)), random.choice(("online", "online", "busy", "away"))
+        await self._line(robot, "/presence").ask("presence:status", status=status)
+
+    # ── tickets ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _answer_mia(self) -> None:
+        """Somebody does something on the visitor's own ticket; at once if the visitor came or wrote."""
+        await _within(self._called.wait(), random.uniform(14, 24) if self._watched.is_set() else IDLE_S)
+        called = self._called.is_set()
+        self._called.clear()
+        await asyncio.sleep(1.5)
+        turn, self._turns = self._turns, self._turns + 1
+        if called or turn % 3:
+            await self._write(BOB, MINE, TO_MIA[turn % len(TO_MIA)])
+        else:
+            note = ABOUT_MIA[turn // 3 % len(ABOUT_MIA)]
+            await self._write(PRIYA, MINE, note, note=True)
+            if "@Nora" in note:
+                await self._desk.notify(NORA.id, "mention", f"{PRIYA.name} mentioned you", note, MINE)
+
+    async def _work(self) -> None:
+        """An agent answers a ticket, and moves it on."""
+        await self._rest(2, 5)
+        robot, ticket_id = random.choice((PRIYA, JONAS)), self._some_ticket()
+        if random.random() < 0.6:
+            await self._write(robot, ticket_id, random.choice(REPLIES))
+        if random.random() < 0.3:
+            await self._desk.change(robot, ticket_id, priority=random.choice(("low", "normal", "high", "urgent")))
+        else:
+            await self._desk.change(robot, ticket_id, status=random.choice(("open", "pending", "on_hold", "solved")))
+
+    async def _answer(self) -> None:
+        """A customer answers a ticket, which opens it again."""
+        await self._rest(7, 12)
+        ticket_id = self._some_ticket()
+        row = self._desk.rows[ticket_id]
+        requester = next(who for who in CUSTOMERS if who.id == row["requesterId"])
+        text = random.choice(ANSWERS)
+        await self._desk.comment(requester, ticket_id, text)
+        await self._desk.change(requester, ticket_id, status="open")
+        if self._watched.is_set() and row["assigneeId"] == NORA.id:
+            await self._desk.notify(NORA.id, "reply", f"{requester.name} replied", text, ticket_id)
+
+    async def _arrive(self) -> None:
+        """A new ticket; the one that has been there longest goes."""
+        await self._rest(10, 18)
+        ticket_id = self._fresh[0]
+        self._fresh.rotate(-1)
+        await self._desk.remove(ticket_id)
+        subject = random.choice(SUBJECTS)
+        text = "Could somebody help me with this?"
+        opening = Opening(ticket_id, random.choice(CUSTOMERS), subject, "new", "normal", None, text)
+        await self._desk.open(opening)
+
+    async def _write(self, who: Who, ticket_id: str, text: str, note: bool = False) -> None:
+        """Open the ticket, type, send, and leave it."""
+        line = self._line(who, "/tickets")
+        await line.ask("ticket:subscribe", ticketId=ticket_id)
+        await line.ask("ticket:view", ticketId=ticket_id, state="replying")
+        if not note:
+            await line.ask("ticket:typing", ticketId=ticket_id)
+        await asyncio.sleep(random.uniform(2.5, 4))
+        await self._desk.comment(who, ticket_id, text, note)
+        await line.ask("ticket:stopTyping", ticketId=ticket_id)
+        await line.ask("ticket:view", ticketId=ticket_id, state="viewing")
+        await asyncio.sleep(random.uniform(1, 2))
+        await line.ask("ticket:unsubscribe", ticketId=ticket_id)
+
+    def _some_ticket(self) -> str:
+        return random.choice([ticket_id for ticket_id in self._desk.rows if ticket_id != MINE])
+
+    # ── chats ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _chat(self) -> None:
+        """Begin a chat beside those that go on, three at most."""
+        await self._rest(3, 8)
+        idle = [who for who in CUSTOMERS if who.id not in self._talking]
+        if len(self._talking) < 3:
+            self._own(self._quietly(self._talk(random.choice(idle), random.choice((PRIYA, JONAS)))))
+
+    async def _talk(self, customer: Who, robot: Who) -> None:
+        """One chat from its start to its end, with the visitor's agent or else with a robot."""
+        self._talking.add(customer.id)
+        talk = random.choice(TALKS)
+        line = self._line(customer, "/chat")
+        try:
+            started = await line.ask("chat:start", clientId=new_id(), subject=talk.subject, text=talk.lines[0])
+            conversation_id = started["conversationId"]
+            taken = await line.heard("chat:accepted", random.uniform(0.6, 1.4) * VISITOR_MAY_ACCEPT_S)
+            if taken is None:
+                agent = self._line(robot, "/chat")
+                await agent.ask("chat:accept", conversationId=conversation_id)
+                for number, text in enumerate(talk.lines[1:], 1):
+                    await self._say(agent if number % 2 else line, conversation_id, text)
+                await asyncio.sleep(random.uniform(2, 5))
+                await agent.ask("chat:close", conversationId=conversation_id)
+            else:
+                await self._talk_with_visitor(line, conversation_id, talk.lines[2::2])
+            await line.ask("chat:rate", conversationId=conversation_id, score=random.choice((4, 5)))
+        finally:
+            self._talking.discard(customer.id)
+            self._lines.pop((customer.id, "/chat")).hang_up()
+
+    async def _talk_with_visitor(self, line: Line, conversation_id: str, lines: tuple[str, ...]) -> None:
+        """Answer what the visitor's agent says, for a while."""
+        for text in (*lines, "That was all, thank you."):
+            while True:
+                message = await line.heard("chat:message", VISITOR_MAY_ANSWER_S)
+                if message is None or message["author"]["role"] != "customer":
+                    break
+            if message is None:
+                break
+            await self._say(line, conversation_id, text)
+        await asyncio.sleep(3)
+        await line.ask("chat:close", conversationId=conversation_id)
+
+    def _hear_mia(self, event: str, data: Any) -> None:
+        """Priya takes the visitor's chat if the visitor's agent does not, and answers in it."""
+        if event == "chat:queue":
+            waiting = (data.get("waiting") or []) + (data.get("added") or [])
+            for entry in waiting:
+                if entry["customer"]["id"] == MIA.id:
+                    self._own(self._quietly(self._take_mine(entry["conversationId"])))
+        elif event == "chat:message" and data["conversationId"] in self._mine and data["author"]["id"] == MIA.id:
+            self._own(self._quietly(self._answer_mine(data["conversationId"])))
+        elif event in ("chat:closed", "chat:transferred"):
+            self._mine.pop(data["conversationId"], None)
+
+    async def _take_mine(self, conversation_id: str) -> None:
+        await asyncio.sleep(VISITOR_MAY_ACCEPT_S)
+        line = self._line(PRIYA, "/chat")
+        await line.ask("chat:accept", conversationId=conversation_id)
+        self._mine[conversation_id] = 0
+        await self._say(line, conversation_id, HELLO.format(name=PRIYA.name))
+
+    async def _answer_mine(self, conversation_id: str) -> None:
+        said = self._mine[conversation_id]
+        self._mine[conversation_id] = said + 1
+        await asyncio.sleep(0.8)
+        await self._say(self._line(PRIYA, "/chat"), conversation_id, SMALL_TALK[said % len(SMALL_TALK)])
+
+    @staticmethod
+    async def _say(line: Line, conversation_id: str, text: str) -> None:
+        await asyncio.sleep(random.uniform(0.8, 1.8))
+        await line.ask("chat:typing", conversationId=conversation_id)
+        await asyncio.sleep(random.uniform(1.5, 3))
+        await line.ask("chat:message", conversationId=conversation_id, text=text, clientId=new_id())
+
+    @staticmethod
+    async def _quietly(work: Awaitable[Any]) -> None:
+        """Somebody else was first, or the store is away: it is only a demo."""
+        try:
+            await work
+        except RtError as refused:
+            log.debug("demo step refused", extra={"why": refused.code})
+
+
+async def _within(work: Awaitable[Any], seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except TimeoutError:
+        pass

@@ -1,0 +1,66 @@
+"""The helpdesk of one node: the five namespaces, each with the stores it needs. Only `server` builds one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.config import Settings
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.namespaces.base import Namespace, Timers
+from insightdesk_rt.namespaces.chat import Chat
+from insightdesk_rt.namespaces.dashboard import Dashboard
+from insightdesk_rt.namespaces.notifications import Notifications
+from insightdesk_rt.namespaces.presence import Presence
+from insightdesk_rt.namespaces.tickets import Tickets
+from insightdesk_rt.stores.access import load_access
+from insightdesk_rt.stores.chat import ChatSettings, ChatStore
+from insightdesk_rt.stores.notifications import NotificationStore
+from insightdesk_rt.stores.presence import PresenceStore
+from insightdesk_rt.stores.stats import Stats
+from insightdesk_rt.stores.tickets import TicketStore
+from insightdesk_rt.stores.viewers import ViewerStore
+
+
+class Desk(NamedTuple):
+    tickets: Tickets
+    chat: Chat
+    notifications: Notifications
+    presence: Presence
+    dashboard: Dashboard
+    viewers: ViewerStore
+
+    @property
+    def namespaces(self) -> Iterator[Namespace]:
+        return (part for part in self if isinstance(part, Namespace))
+
+
+def build_desk(settings: Settings, valkey: Valkey, hub: Hub, timers: Timers, incarnation: Callable[[], str]) -> Desk:
+    """`incarnation` names this node's present life. Raises ValueError if the setting `access` names no check."""
+    tickets = TicketStore(valkey)
+    viewers = ViewerStore(valkey, incarnation)
+    presence = PresenceStore(valkey, settings.presence_grace_ms)
+    # Who is connected to the chat is another fact than who shows as online: an agent may be one without the other.
+    in_chat = PresenceStore(valkey, settings.presence_grace_ms, "chatting")
+    idle_ms = settings.chat_idle_timeout_s * 1000
+    chats = ChatStore(
+        valkey,
+        in_chat,
+        ChatSettings(
+            waiting_timeout_ms=settings.chat_waiting_timeout_s * 1000,
+            idle_warning_ms=idle_ms * 13 // 15,
+            idle_timeout_ms=idle_ms,
+        ),
+    )
+    access = load_access(settings.access, tickets, settings)
+    return Desk(
+        Tickets(
+            hub, timers, tickets, viewers, access, agent_access=settings.agent_access, typing_ms=settings.typing_ms
+        ),
+        Chat(hub, timers, chats, in_chat, incarnation, typing_ms=settings.typing_ms),
+        Notifications(hub, timers, NotificationStore(valkey)),
+        Presence(hub, timers, presence, incarnation),
+        Dashboard(hub, timers, Stats(tickets, chats, presence), settings.dashboard_interval_ms),
+        viewers,
+    )

@@ -1,0 +1,56 @@
+"""/rt/<namespace>: the JSON protocol's door, one WebSocketHandler subclass per namespace.
+
+The classes differ in their names and namespaces only, so they are made from the list of namespaces; their names are
+what a person reads in a traceback or a profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from insightdesk_rt.handlers.base import MAX_BEARER, ClientPort, SocketHandler
+from insightdesk_rt.transport.client import Client
+from insightdesk_rt.transport.stream import DeflateTransport, StreamTransport
+from insightdesk_rt.transport.websocket import WebSocketTransport
+
+
+class NativeHandler(SocketHandler):
+    namespace = ""
+    coded = True
+
+    def prepare(self) -> None:
+        if not self.origin_allowed():
+            self.set_status(403)
+            self.finish("This page may not connect.")
+        elif not self.port.accepting:
+            self.refuse_draining()
+
+    def opened(self, transport: WebSocketTransport | StreamTransport | DeflateTransport, leftover: bytes) -> None:
+        port = self.port
+        client = Client(
+            port.make_native_session(self.namespace),
+            port.receiver,
+            port.host,
+            address=port.peer(self.request).address,
+            agent=self.agent(),
+            bearer=self._bearer(),
+        )
+        client.start(transport)
+        transport.start(client, leftover)
+
+    def _bearer(self) -> str:
+        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" and len(token) <= MAX_BEARER else ""
+
+
+def native_handlers(
+    port: ClientPort, namespaces: Iterable[str]
+) -> list[tuple[str, type[NativeHandler], dict[str, Any]]]:
+    """Return the routes of the namespaces ("/tickets" → /rt/tickets, TicketsHandler) for a tornado Application."""
+    routes = []
+    for namespace in namespaces:
+        name = namespace.strip("/").title() + "Handler"
+        handler = type(name, (NativeHandler,), {"namespace": namespace, "__doc__": f"A websocket in {namespace}."})
+        routes.append((f"/rt{namespace}", handler, {"port": port}))
+    return routes

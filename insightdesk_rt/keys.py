@@ -1,0 +1,235 @@
+"""Which keys count now: the secret, the public key, and what the issuer publishes under `jwks_url`.
+
+The secret is given, in a file, or made once in data_dir. Published keys are fetched on Tornado's client, never waited
+for by a token: at the start, every five minutes, and, at most every half minute, when a token names a key we do not
+have. What was fetched last stays good until something better comes, so an issuer that is down locks nobody out; a key
+that it took back is refused within five minutes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from tornado.httpclient import HTTPRequest
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from insightdesk_rt import auth
+from insightdesk_rt.auth import FAMILIES, BadKey, Key, Keys
+from insightdesk_rt.config import ConfigError, Settings
+from insightdesk_rt.model import User
+from insightdesk_rt.wire import json
+
+log = logging.getLogger(__name__)
+
+SECRET_FILE = "jwt_secret"
+FETCH_TIMEOUT_S = 3.0
+REFRESH_S = 300.0
+RETRY_S = 30.0  # an unknown kid costs one fetch in this time, however many tokens name one
+MAX_JWKS_BYTES = 65_536  # Google's set has 1.5 KB, Microsoft's 13 KB
+MAX_KEYS = 64
+MAX_REDIRECTS = 3
+TOO_OPEN = stat.S_IWGRP | stat.S_IRWXO  # a group may read: that is how a service's user is given a secret of root's
+
+
+def signing_key(settings: Settings) -> Key:
+    """Return the key `insightdesk-rt token` signs with; makes the secret if there is none yet. Raises ConfigError."""
+    try:
+        return auth.secret_key(_secret(settings), settings.jwt_algorithms)
+    except BadKey as why:
+        name = "jwt_secret" if settings.jwt_secret else "jwt_secret_file"
+        if "HS" not in {FAMILIES[algorithm] for algorithm in settings.jwt_algorithms}:
+            name = "jwt_algorithms"
+        raise ConfigError(f"{name}: {why}") from None
+
+
+def configured_keys(settings: Settings, *, may_make: bool = True) -> tuple[Key, ...]:
+    """Return the keys that need no network. Raises ConfigError naming the setting and its file.
+
+    Without `may_make` nothing is written: the secret that would be made is left out.
+    """
+    keys: list[Key] = []
+    given = settings.jwt_secret or settings.jwt_secret_file
+    if "HS" in {FAMILIES[name] for name in settings.jwt_algorithms} and (may_make or given or _made(settings).exists()):
+        keys.append(signing_key(settings))
+    file = settings.jwt_public_key_file
+    if file:
+        try:
+            keys.append(auth.public_key(_read("jwt_public_key_file", file), settings.jwt_algorithms))
+        except BadKey as why:
+            raise ConfigError(f"jwt_public_key_file = {file}: {why}") from None
+    return tuple(keys)
+
+
+class KeyRing:
+    """Verifies tokens. `start` it on the loop where it is used; `close` it there."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now_s: Callable[[], float] = time.time,
+        refresh_s: float = REFRESH_S,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._settings = settings
+        self._now_s = now_s
+        self._refresh_s = refresh_s
+        self._retry_s = retry_s
+        self._configured = configured_keys(settings)
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._http: SimpleAsyncHTTPClient | None = None
+        self.keys = self._with(())
+        self.fetches = 0
+        self.failures = 0
+
+    def verify(self, token: object) -> User:
+        """Return who the token speaks for, now. Raises RtError as `auth.verify` does."""
+        try:
+            return auth.verify(token, self.keys, self._now_s())
+        except auth.UnknownKey:
+            self._wanted.set()
+            raise
+
+    async def start(self) -> None:
+        """Fetch the published keys, if there are any, and keep them fresh. An issuer that is down is only logged."""
+        if self._settings.jwks_url and self._task is None:
+            # force_instance: Tornado shares one client per loop, and its limits; this one's are stricter
+            self._http = SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_JWKS_BYTES, max_clients=1)
+            await self._fetch()
+            self._task = asyncio.create_task(self._stay_fresh())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    async def _stay_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(self._retry_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._refresh_s - self._retry_s):
+                    await self._wanted.wait()
+            await self._fetch()
+
+    async def _fetch(self) -> None:
+        """Take over what is published; on any failure keep what there was, and ask again soon."""
+        self._wanted.clear()
+        self.fetches += 1
+        try:
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
+                body = await self._get(self._settings.jwks_url)
+            published = _parse(body, self._settings.jwt_algorithms)
+        except Exception as why:  # whatever a foreign server does is no reason to stop
+            self.failures += 1
+            self._wanted.set()
+            kept = len(self.keys.keys) - len(self._configured)
+            log.warning("fetching keys failed", extra={"why": str(why) or type(why).__name__, "kept": kept})
+            return
+        fresh = self._with(published)
+        if [key.kid for key in fresh.keys] != [key.kid for key in self.keys.keys]:
+            log.info("keys fetched", extra={"kids": ",".join(key.kid for key in published)})
+        self.keys = fresh
+
+    async def _get(self, url: str) -> bytes:
+        """Return the body behind the URL. A redirect may lead elsewhere on the same host, never to another one."""
+        assert self._http is not None
+        for _ in range(MAX_REDIRECTS + 1):
+            request = HTTPRequest(
+                url,
+                headers={"Accept": "application/jwk-set+json, application/json"},
+                connect_timeout=FETCH_TIMEOUT_S,
+                request_timeout=FETCH_TIMEOUT_S,
+                follow_redirects=False,
+                decompress_response=False,  # 64 KB on the wire stay 64 KB
+            )
+            answer = await self._http.fetch(request, raise_error=False)
+            if answer.code == 200:
+                return answer.body
+            where = answer.headers.get("Location", "")
+            if answer.code not in (301, 302, 303, 307, 308) or not where:
+                raise ValueError(str(answer.error or answer.code))
+            target = urljoin(url, where)
+            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                raise ValueError("redirected to another host or scheme")
+            url = target
+        raise ValueError("too many redirects")
+
+    def _with(self, published: tuple[Key, ...]) -> Keys:
+        settings = self._settings
+        return Keys(self._configured + published, settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway_s)
+
+
+def _parse(body: bytes, allowed: tuple[str, ...]) -> tuple[Key, ...]:
+    """Return the keys of a JWKS that may be used. One that has none is taken for a failure of its server."""
+    found: Any = json.loads(body)
+    members = found.get("keys") if isinstance(found, dict) else None
+    if not isinstance(members, list):
+        raise ValueError("it is not a JWKS")
+    candidates = (auth.jwk_key(member, allowed) for member in members[:MAX_KEYS] if isinstance(member, dict))
+    keys = tuple(key for key in candidates if key is not None)
+    if not keys:
+        raise ValueError("it has no key that could be used")
+    return keys
+
+
+def _secret(settings: Settings) -> bytes:
+    if settings.jwt_secret:
+        return settings.jwt_secret.encode()
+    if settings.jwt_secret_file:
+        path = Path(settings.jwt_secret_file)
+    else:
+        path = _made(settings)
+        _make_secret(path)
+    secret = _read("jwt_secret_file", str(path)).rstrip(b"\r\n")
+    if path.stat().st_mode & TOO_OPEN:
+        log.warning("the secret's file is open to others; chmod 600 it", extra={"file": str(path)})
+    return secret
+
+
+def _made(settings: Settings) -> Path:
+    return Path(settings.data_dir) / SECRET_FILE
+
+
+def _make_secret(path: Path) -> None:
+    """Make the file if it is not there: never half of it, and one only, however many processes try."""
+    if path.exists():
+        return
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(prefix=f".{SECRET_FILE}.", dir=path.parent)  # mode 0600
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(secrets.token_hex(32) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # another process was first: its secret is the one
+                os.link(draft, path)
+        finally:
+            os.unlink(draft)
+    except OSError as why:
+        raise ConfigError(f"data_dir = {path.parent}: cannot make a secret in it: {why.strerror}") from None
+
+
+def _read(name: str, file: str) -> bytes:
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(MAX_JWKS_BYTES)
+    except OSError as why:
+        raise ConfigError(f"{name} = {file}: {why.strerror}") from None

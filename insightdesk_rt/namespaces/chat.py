@@ -1,0 +1,274 @@
+"""Chat: a customer asks, waits, and talks with an agent; the server owns every step and its clocks.
+
+waiting → active → (waiting →) … → closed. Rooms: chat:<id> for all who have a conversation open, chat-staff:<id> for
+the agents among them. Facts: stores/chat.py, which also holds who may do what. chat_events.py has the words,
+chat_feed.py what is told to whom. A change is stored before it is told (telling.py): an answer "ok" means that its
+events will come, and a request repeated under the same clientId does nothing twice.
+
+A customer whose last connection is gone keeps the place in the queue for a minute, then the conversation is closed as
+"abandoned"; an agent who is gone for two loses the conversation to the queue, where it has the place it had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.hub import hub as hubs
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import NO_OFFSET, Offset, Role, chat_room, chat_staff_room, offset_key, user_room
+from insightdesk_rt.namespaces import chat_events as words
+from insightdesk_rt.namespaces.base import STAFF, Namespace, Rate, Timers, event, every
+from insightdesk_rt.namespaces.chat_feed import ChatFeed
+from insightdesk_rt.namespaces.roster import Roster
+from insightdesk_rt.namespaces.telling import Teller
+from insightdesk_rt.stores.chat import ChatStore
+from insightdesk_rt.stores.presence import PresenceStore
+from insightdesk_rt.stores.untold import Untold
+from insightdesk_rt.wire import json
+
+TYPING_MS = 5_000  # as on tickets
+RECENT = 50  # messages that come with a conversation; chat:history has the rest
+CATCH_UP_S = 1.0
+CUSTOMERS: frozenset[Role] = frozenset({"customer"})
+CHAT_ROOM = chat_room("")
+
+
+class Chat(Namespace):
+    """`present` is who is connected to the chat, `incarnation` this node's present life (see Roster).
+
+    The server calls `node_lost` and `rejoin`, as on Presence, and with several nodes sets `everywhere`.
+    """
+
+    path = "/chat"
+
+    def __init__(
+        self,
+        hub: Hub,
+        timers: Timers,
+        store: ChatStore,
+        present: PresenceStore,
+        incarnation: Callable[[], str],
+        *,
+        typing_ms: int = TYPING_MS,
+    ) -> None:
+        super().__init__(hub, timers)
+        self._store = store
+        self._typing_ms = typing_ms
+        self._typing: dict[tuple[str, str], str] = {}  # conversation and user → the socket that typed last
+        self._feed = ChatFeed(self)
+        self._teller = Teller(store.untold, self._say, self.spawn)
+        self._arrivals = Teller(present.untold, self._arrived, self.spawn)
+        self._roster = Roster(present, incarnation, self._arrivals)
+        # How all nodes are made to `recheck`. With several of them the server puts its cluster call here.
+        self.everywhere: Callable[[str, Offset], Awaitable[None]] = self.recheck
+
+    async def joined(self, socket: Socket) -> None:
+        """Say which conversations are open, and show an agent the queue. Who came back has rooms: see that they may."""
+        await self._roster.came(socket)
+        for conversation_id in conversations(socket):
+            await self.recheck(conversation_id)
+        for conversation in await self._store.mine(socket.user):
+            self.tell(socket, words.Opened(words.view(conversation, socket.user.is_staff)))
+        if socket.user.is_staff:
+            await self._show_queue(socket)
+
+    async def left(self, socket: Socket, why: CloseReason) -> None:
+        for conversation_id in conversations(socket):
+            self._stop_typing(socket, conversation_id)
+        await self._roster.went(socket)
+
+    # ── the life of a conversation ─────────────────────────────────────────────────────────────────────────────────
+
+    @event("chat:start", allow=CUSTOMERS, limit=Rate(20, per_s=60))
+    async def start(self, socket: Socket, ask: words.Start) -> words.Started:
+        """Begin to wait for an agent, of a team or of any. CONFLICT: too many of the customer's are open."""
+        change = await self._store.start(socket.user, ask.clientId, ask.subject, ask.teamId or "", ask.text or "")
+        await self._enter(socket, change.conversation.id)
+        await self._teller.tell(change.untold)
+        return words.Started(change.conversation.id, change.conversation.position)
+
+    @event("chat:join")
+    async def join(self, socket: Socket, ask: words.Join) -> words.Joined:
+        """Open a conversation: FORBIDDEN unless it is the customer's, the agent's, or one the agent might take."""
+        await self._store.view(socket.user, ask.conversationId, 0)
+        since = Offset(ask.since) if ask.since else None
+        joined = await self._enter(socket, ask.conversationId, since)
+        page = await self._page(
+            socket, ask.conversationId
+        )  # after the join: what is said meanwhile is in both or in one
+        if not joined.complete:
+            socket.emit("resync", json.dumps({"rooms": [chat_room(ask.conversationId)]}))
+        return words.Joined(page.conversation, page.messages, joined.offset, joined.complete)
+
+    @event("chat:leave")
+    def leave(self, socket: Socket, ask: words.InConversation) -> None:
+        """Close it on this device; one that is not open too."""
+        self._stop_typing(socket, ask.conversationId)
+        self._take_out(socket, ask.conversationId)
+
+    @event("chat:accept", allow=STAFF)
+    async def accept(self, socket: Socket, ask: words.InConversation) -> words.Accepted:
+        """Take a conversation that waits. Exactly one does; the others are told CONFLICT with the `agent` who did."""
+        change = await self._store.accept(socket.user, ask.conversationId)
+        await self._enter(socket, ask.conversationId)
+        await self._teller.tell(change.untold)
+        return await self._page(socket, ask.conversationId)
+
+    @event("chat:transfer", allow=STAFF)
+    async def transfer(self, socket: Socket, ask: words.Transfer) -> words.Changed:
+        """Hand it to an agent who is here, or back to the queue of a team; it keeps its place. A note is for staff."""
+        if not ask.agentId and not ask.teamId:
+            raise RtError("BAD_REQUEST", "An agentId or a teamId is needed.", field="agentId")
+        change = await self._store.transfer(
+            socket.user, ask.conversationId, ask.agentId or "", ask.teamId or "", ask.note
+        )
+        await self._teller.tell(change.untold)
+        return words.Changed(words.view(change.conversation, True))
+
+    @event("chat:close")
+    async def end(self, socket: Socket, ask: words.InConversation) -> words.Changed:
+        """End it: its customer or agent, an admin; while it waits also whoever may take it. Again is nothing."""
+        self._stop_typing(socket, ask.conversationId)
+        change = await self._store.close(socket.user, ask.conversationId)
+        await self._teller.tell(change.untold)
+        return words.Changed(words.view(change.conversation, socket.user.is_staff))
+
+    @event("chat:rate", allow=CUSTOMERS)
+    async def rate(self, socket: Socket, ask: words.Rate) -> None:
+        """Say how it was, once, after the end: before, and otherwise again, CONFLICT."""
+        change = await self._store.rate(socket.user, ask.conversationId, ask.score, ask.comment)
+        await self._teller.tell(change.untold)
+
+    # ── talk ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @event(words.MessageSaid.event, limit=Rate(5, per_s=1))
+    async def message(self, socket: Socket, ask: words.Say) -> words.Said:
+        """Say something, to a closed conversation CONFLICT. The same clientId again: the same answer, nothing said."""
+        self._stop_typing(socket, ask.conversationId)
+        said = await self._store.message(socket.user, ask.conversationId, ask.text, ask.clientId)
+        await self._teller.tell(said.untold)
+        return words.Said(said.id, words.at(said.at))
+
+    @event(words.ReadUpTo.event)
+    async def read(self, socket: Socket, ask: words.Read) -> None:
+        """Everything up to a message was read; the others see it. Never less than before."""
+        change = await self._store.read(socket.user, ask.conversationId, ask.upTo)
+        await self._teller.tell(change.untold)
+
+    @event("chat:history")
+    async def history(self, socket: Socket, ask: words.History) -> words.Page:
+        """Return the messages before one, in order; `more`: there are older ones."""
+        page = await self._store.view(socket.user, ask.conversationId, ask.limit, ask.before)
+        return words.Page([words.message_view(message) for message in page.messages], page.more)
+
+    @event(words.Typing.event, limit=Rate(10, per_s=10))
+    def typing(self, socket: Socket, ask: words.InConversation) -> None:
+        """Show the others that the user types, until five seconds after the last call."""
+        room, user = chat_room(ask.conversationId), socket.user
+        self.require_joined(socket, room)
+        key = (ask.conversationId, user.id)
+        self._typing[key] = socket.sid
+        self.publish(words.Typing(ask.conversationId, user.person), room, skip=(user_room(user.id),))
+        self.later(("typing", *key), self._typing_ms, self._stop_typing, socket, ask.conversationId)
+
+    @event(words.StopTyping.event)
+    def stop_typing(self, socket: Socket, ask: words.InConversation) -> None:
+        """Stop showing it."""
+        self.require_joined(socket, chat_room(ask.conversationId))
+        self._stop_typing(socket, ask.conversationId)
+
+    def _stop_typing(self, socket: Socket, conversation_id: str) -> None:
+        """Nothing if the socket does not type there, or the user does in another one by now."""
+        key = (conversation_id, socket.user.id)
+        if self._typing.get(key) != socket.sid:
+            return
+        del self._typing[key]
+        self.cancel(("typing", *key))
+        stopped = words.StopTyping(conversation_id, socket.user.id)
+        self.publish(stopped, chat_room(conversation_id), skip=(user_room(socket.user.id),))
+
+    # ── rooms ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _enter(self, socket: Socket, conversation_id: str, since: Offset | None = None) -> hubs.Joined:
+        rooms = [chat_room(conversation_id)]
+        if socket.user.is_staff:
+            rooms.append(chat_staff_room(conversation_id))
+        return await self.hub.join_all(socket, rooms, since)
+
+    def _take_out(self, socket: Socket, conversation_id: str) -> None:
+        self.hub.leave(socket, chat_room(conversation_id))
+        self.hub.leave(socket, chat_staff_room(conversation_id))
+
+    async def recheck(self, conversation_id: str, offset: Offset = NO_OFFSET) -> None:
+        """Take out of a conversation those of this node who may not see it any more, after the event at `offset`.
+
+        Raises RtError UNAVAILABLE if that cannot be known now.
+        """
+        room = chat_room(conversation_id)
+        if room not in self.hub.rooms(self.path):
+            return
+        now = asyncio.get_running_loop().time
+        end = now() + CATCH_UP_S  # access goes before completeness
+        # The hub announces no positions, and this is waited for once per transfer.
+        while offset_key(self.hub.position(self.path)) < offset_key(offset) and now() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        conversation = await self._store.get(conversation_id)
+        for socket in list(self.hub.members(self.path, room)):
+            if conversation is None or not conversation.may_see(socket.user):
+                self._stop_typing(socket, conversation_id)
+                self._take_out(socket, conversation_id)
+
+    # ── what is shown and told ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def _page(self, socket: Socket, conversation_id: str) -> words.Accepted:
+        page = await self._store.view(socket.user, conversation_id, RECENT)
+        messages = [words.message_view(message) for message in page.messages]
+        return words.Accepted(words.view(page.conversation, socket.user.is_staff), messages)
+
+    async def _show_queue(self, socket: Socket) -> None:
+        """Send all that waits, again if it changed while it was read: an event of that may have come before it."""
+        shown = None
+        while (entries := [words.queue_entry(waiting) for waiting in await self._store.queue(socket.user)]) != shown:
+            self.tell(socket, words.Queue(waiting=entries))
+            shown = entries
+
+    async def _say(self, change: Untold) -> None:
+        offset = await self._feed.say(change)
+        # Before the change counts as told: if this node dies now, whoever tells it again also does this.
+        if change.kind == "transferred":
+            await self.everywhere(change.subject, offset)
+
+    async def _arrived(self, change: Untold) -> None:
+        """Somebody came into the chat or went out of it."""
+        await self._teller.tell(await self._store.present(change.subject))
+
+    # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
+
+    @every(1_000, on="leader")
+    async def clocks(self) -> None:
+        """Time out what waits too long, warn and close what is silent, tell new places; and what others left untold."""
+        await self._teller.tell(await self._store.due())
+        await self._teller.tell(await self._store.places())
+        await self._arrivals.tell_overdue()
+        await self._teller.tell_overdue()
+
+    @every(1_000)
+    async def keep(self) -> None:
+        await self._roster.keep()
+        await self._roster.sweep()
+
+    async def rejoin(self) -> None:
+        """Valkey forgot, or this node has a new incarnation: say again who is here."""
+        await self._roster.rejoin()
+
+    async def node_lost(self, incarnation: str) -> None:
+        """A node is dead; see Presence.node_lost. Raises RtError UNAVAILABLE: not finished, call it again."""
+        await self._roster.node_lost(incarnation)
+
+
+def conversations(socket: Socket) -> list[str]:
+    """Return the ids of those the socket is (or was) in."""
+    return [room.removeprefix(CHAT_ROOM) for room in socket.rooms if room.startswith(CHAT_ROOM)]

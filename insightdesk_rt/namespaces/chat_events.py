@@ -1,0 +1,325 @@
+"""The words of the chat: what clients send with an event, what they are answered, what they are sent. No behaviour.
+
+Times are ISO 8601 in UTC. A message's `id` is its number in the conversation: 1, 2, 3, … without a gap.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct
+
+from insightdesk_rt.model import Id, Person, iso
+from insightdesk_rt.namespaces.base import Outbound, Payload
+from insightdesk_rt.stores.conversations import Author, Conversation, Message, State
+
+MAX_HISTORY = 100
+
+Text = Annotated[str, Meta(min_length=1, max_length=4_000, pattern=r"\S")]
+ClientId = Annotated[str, Meta(min_length=1, max_length=64)]
+Comment = Annotated[str, Meta(max_length=1_000)]
+MessageId = Annotated[int, Meta(ge=1, le=2**53)]
+
+
+# ── what clients send ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Start(Payload):
+    clientId: ClientId
+    subject: Annotated[str, Meta(max_length=200)] = ""
+    text: Text | None = None
+    teamId: Id | None = None
+
+
+class InConversation(Payload):
+    conversationId: Id
+
+
+class Join(Payload):
+    """`since`: an offset; what the log holds of the conversation after it is sent first."""
+
+    conversationId: Id
+    since: Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")] | None = None
+
+
+class Say(Payload):
+    conversationId: Id
+    text: Text
+    clientId: ClientId
+
+
+class Read(Payload):
+    conversationId: Id
+    upTo: MessageId
+
+
+class History(Payload):
+    conversationId: Id
+    before: MessageId | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_HISTORY)] = 50
+
+
+class Transfer(Payload):
+    """To an agent, to a team, or to an agent within another team."""
+
+    conversationId: Id
+    agentId: Id | None = None
+    teamId: Id | None = None
+    note: Comment = ""
+
+
+class Rate(Payload):
+    conversationId: Id
+    score: Annotated[int, Meta(ge=1, le=5)]
+    comment: Comment = ""
+
+
+# ── what they are shown of a conversation ──────────────────────────────────────────────────────────────────────────
+
+
+class Member(Struct, gc=False):
+    """`online` is as the chat sees it: after a short grace."""
+
+    id: str
+    name: str
+    online: bool
+
+
+class ConversationView(Struct, omit_defaults=True):
+    """Fields that do not apply (yet) are missing. `note` is for agents."""
+
+    conversationId: str
+    state: State
+    customer: Member
+    createdAt: str
+    lastMessageId: int
+    readUpTo: dict[str, int]  # by "customer" and "agent"
+    subject: str = ""
+    teamId: str = ""
+    agent: Member | None = None
+    waitingSince: str = ""
+    position: int = 0
+    acceptedAt: str = ""
+    closedAt: str = ""
+    closedReason: str = ""
+    closedBy: Person | None = None
+    score: int = 0
+    comment: str = ""
+    note: str = ""
+
+
+class MessageView(Struct, gc=False):
+    id: int
+    at: str
+    author: Author
+    text: str
+    clientId: str
+
+
+class QueueEntry(Struct, omit_defaults=True):
+    """One that waits. `text` is the beginning of its first message; entries are in order by `queuedAt`."""
+
+    conversationId: str
+    customer: Person
+    queuedAt: str
+    waitingSince: str
+    teamId: str = ""
+    subject: str = ""
+    text: str = ""
+
+
+# ── what they are answered ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Started(Struct):
+    conversationId: str
+    position: int
+
+
+class Joined(Struct):
+    """All that happens after `offset` will come. `complete`: the log reached back to `since`."""
+
+    conversation: ConversationView
+    messages: list[MessageView]
+    offset: str
+    complete: bool
+
+
+class Accepted(Struct):
+    conversation: ConversationView
+    messages: list[MessageView]
+
+
+class Said(Struct):
+    id: int
+    at: str
+
+
+class Page(Struct):
+    messages: list[MessageView]
+    more: bool
+
+
+class Changed(Struct):
+    conversation: ConversationView
+
+
+# ── what they are sent ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class MessageSaid(Outbound):
+    event: ClassVar = "chat:message"
+    logged: ClassVar = True
+    conversationId: str
+    id: int
+    at: str
+    author: Author
+    text: str
+    clientId: str
+
+
+class Typing(Outbound):
+    event: ClassVar = "chat:typing"
+    conversationId: str
+    user: Person
+
+
+class StopTyping(Outbound):
+    event: ClassVar = "chat:stopTyping"
+    conversationId: str
+    userId: str
+
+
+class ReadUpTo(Outbound):
+    event: ClassVar = "chat:read"
+    logged: ClassVar = True
+    conversationId: str
+    userId: str
+    upTo: int
+
+
+class Queued(Outbound):
+    event: ClassVar = "chat:queued"
+    logged: ClassVar = True
+    conversationId: str
+    position: int
+
+
+class Queue(Outbound):
+    """Either all that waits (on connect: `waiting` replaces what was known), or what has changed."""
+
+    event: ClassVar = "chat:queue"
+    logged: ClassVar = True
+    waiting: list[QueueEntry] | None = None
+    added: list[QueueEntry] | None = None
+    removed: list[str] | None = None
+
+
+class Taken(Outbound):
+    event: ClassVar = "chat:accepted"
+    logged: ClassVar = True
+    conversationId: str
+    agent: Person
+    at: str
+
+
+class Transferred(Outbound):
+    """`agent` has it now; without one it waits again. `by` is missing when the server did it: its agent was gone."""
+
+    event: ClassVar = "chat:transferred"
+    logged: ClassVar = True
+    conversationId: str
+    state: State
+    at: str
+    agent: Person | None = None
+    teamId: str = ""
+    previous: Person | None = None
+    by: Person | None = None
+    note: str = ""
+
+
+class Closed(Outbound):
+    """`by` is missing when the server did it."""
+
+    event: ClassVar = "chat:closed"
+    logged: ClassVar = True
+    conversationId: str
+    reason: Literal["customer", "agent", "timeout", "idle", "abandoned"]
+    at: str
+    by: Person | None = None
+
+
+class Rated(Outbound):
+    event: ClassVar = "chat:rated"
+    logged: ClassVar = True
+    conversationId: str
+    score: int
+    comment: str = ""
+
+
+class Opened(Outbound):
+    """Sent on connect for each open conversation of one's own, and to a customer's other devices when one begins."""
+
+    event: ClassVar = "chat:conversation"
+    logged: ClassVar = True
+    conversation: ConversationView
+
+
+class IdleWarning(Outbound):
+    event: ClassVar = "chat:idleWarning"
+    logged: ClassVar = True
+    conversationId: str
+    closesAt: str
+
+
+class Present(Outbound):
+    """A member came (back) or went; `online` after the grace of presence."""
+
+    event: ClassVar = "chat:presence"
+    logged: ClassVar = True
+    conversationId: str
+    userId: str
+    online: bool
+
+
+# ── from facts to words ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def at(ms: int) -> str:
+    return iso(ms) if ms else ""
+
+
+def person(id: str, name: str) -> Person | None:
+    return Person(id, name) if id else None  # type: ignore[arg-type]
+
+
+def view(c: Conversation, is_staff: bool) -> ConversationView:
+    return ConversationView(
+        conversationId=c.id,
+        state=c.state,
+        customer=Member(c.customer_id, c.customer_name, c.customer_online),
+        createdAt=at(c.created_at),
+        lastMessageId=c.last,
+        readUpTo={"customer": c.read_by_customer, "agent": c.read_by_agent},
+        subject=c.subject,
+        teamId=c.team_id,
+        agent=Member(c.agent_id, c.agent_name, c.agent_online) if c.agent_id else None,
+        waitingSince=at(c.waiting_since) if c.state == "waiting" else "",
+        position=c.position,
+        acceptedAt=at(c.accepted_at) if c.state != "waiting" else "",
+        closedAt=at(c.closed_at),
+        closedReason=c.closed_reason,
+        closedBy=person(c.closed_by_id, c.closed_by_name),
+        score=c.score,
+        comment=c.comment,
+        note=c.note if is_staff else "",
+    )
+
+
+def message_view(m: Message) -> MessageView:
+    return MessageView(m.id, at(m.at), m.author, m.text, m.clientId)
+
+
+def queue_entry(c: Conversation) -> QueueEntry:
+    customer = Person(c.customer_id, c.customer_name)  # type: ignore[arg-type]
+    return QueueEntry(c.id, customer, at(c.queued_at), at(c.waiting_since), c.team_id, c.subject, c.preview)

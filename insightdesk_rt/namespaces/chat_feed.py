@@ -1,0 +1,164 @@
+"""What has changed in the chat, made known: which event goes to whom.
+
+chat:message  chat:read       who has joined the conversation
+chat:presence
+chat:accepted  chat:closed    also all devices of its customer and of its agent
+chat:idleWarning  chat:rated
+chat:transferred              the same, the old and the new agent; its note goes to staff alone: they are told in an
+                              event of their own, and left out of the customer's
+chat:queue                    the staff who may take it: the team and admins; without a team all agents. Never a
+                              customer, whatever a token says of a team
+chat:queued                   all devices of its customer
+chat:conversation             the same, when it begins
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from insightdesk_rt.model import (
+    NO_OFFSET,
+    Offset,
+    Person,
+    Room,
+    chat_room,
+    chat_staff_room,
+    role_room,
+    team_room,
+    user_room,
+)
+from insightdesk_rt.namespaces import chat_events as out
+from insightdesk_rt.namespaces.base import Namespace
+from insightdesk_rt.stores.conversations import Message, Reason, State
+from insightdesk_rt.stores.untold import Untold
+from insightdesk_rt.wire import json
+
+CUSTOMERS = role_room("customer")
+
+
+class Fact(Struct, gc=False):
+    """What the scripts record of a change (`report` in chat_lib.lua): the conversation then, who did it, and more."""
+
+    conversationId: str
+    customerId: str
+    teamId: str
+    at: int
+    byId: str
+    byName: str
+    agentId: str = ""
+    agentName: str = ""
+    customerName: str = ""
+    subject: str = ""
+    preview: str = ""
+    queuedAt: int = 0
+    waitingSince: int = 0
+    fromId: str = ""
+    fromName: str = ""
+    note: str = ""
+    state: State = "waiting"
+    reason: Reason = "agent"
+    userId: str = ""
+    upTo: int = 0
+    online: bool = False
+    score: int = 0
+    comment: str = ""
+    position: int = 0
+    closesAt: int = 0
+
+
+_fact = msgspec.json.Decoder(Fact)
+_message = msgspec.json.Decoder(Message)
+
+
+class ChatFeed:
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    async def say(self, change: Untold) -> Offset:
+        """Log the events of one change, under ids of its own. Returns the last one's offset. Raises RtError."""
+        if change.kind == "message":
+            m = json.decode(_message, change.data)
+            said = out.MessageSaid(change.subject, m.id, out.at(m.at), m.author, m.text, m.clientId)
+            return await self._emit(said, chat_room(change.subject), id=change.id)
+        tell: Any = getattr(self, "_" + change.kind)
+        offset: Offset = await tell(json.decode(_fact, change.data), change.id)
+        return offset
+
+    async def _started(self, fact: Fact, id: str) -> Offset:
+        customer, read = out.Member(fact.customerId, fact.customerName, True), {"customer": 0, "agent": 0}
+        seen = out.ConversationView(fact.conversationId, "waiting", customer, out.at(fact.at), 0, read)
+        seen.subject, seen.teamId = fact.subject, fact.teamId
+        return await self._emit(out.Opened(seen), user_room(fact.customerId), id=id)
+
+    async def _queued(self, fact: Fact, id: str) -> Offset:
+        since = out.at(fact.waitingSince)
+        customer = Person(fact.customerId, fact.customerName)  # type: ignore[arg-type]
+        entry = out.QueueEntry(
+            fact.conversationId, customer, out.at(fact.queuedAt), since, fact.teamId, fact.subject, fact.preview
+        )
+        return await self._emit(out.Queue(added=[entry]), *takers(fact.teamId), skip=(CUSTOMERS,), id=id)
+
+    async def _dequeued(self, fact: Fact, id: str) -> Offset:
+        gone = out.Queue(removed=[fact.conversationId])
+        return await self._emit(gone, *takers(fact.teamId), skip=(CUSTOMERS,), id=id)
+
+    async def _place(self, fact: Fact, id: str) -> Offset:
+        return await self._emit(out.Queued(fact.conversationId, fact.position), user_room(fact.customerId), id=id)
+
+    async def _accepted(self, fact: Fact, id: str) -> Offset:
+        taken = out.Taken(fact.conversationId, Person(fact.agentId, fact.agentName), out.at(fact.at))  # type: ignore[arg-type]
+        return await self._emit(taken, *members(fact), id=id)
+
+    async def _transferred(self, fact: Fact, id: str) -> Offset:
+        moved = out.Transferred(
+            fact.conversationId,
+            fact.state,
+            out.at(fact.at),
+            out.person(fact.agentId, fact.agentName),
+            fact.teamId,
+            out.person(fact.fromId, fact.fromName),
+            out.person(fact.byId, fact.byName),
+        )
+        agents = [user_room(agent) for agent in (fact.fromId, fact.agentId) if agent]
+        staff = [chat_staff_room(fact.conversationId), *agents]
+        if not fact.note:
+            return await self._emit(moved, *members(fact), *staff, id=id)
+        await self._emit(moved, *members(fact), skip=staff, id=id)
+        return await self._emit(msgspec.structs.replace(moved, note=fact.note), *staff, id=id + ".staff")
+
+    async def _closed(self, fact: Fact, id: str) -> Offset:
+        by = out.person(fact.byId, fact.byName)
+        closed = out.Closed(fact.conversationId, fact.reason, out.at(fact.at), by)
+        return await self._emit(closed, *members(fact), id=id)
+
+    async def _rated(self, fact: Fact, id: str) -> Offset:
+        return await self._emit(out.Rated(fact.conversationId, fact.score, fact.comment), *members(fact), id=id)
+
+    async def _warned(self, fact: Fact, id: str) -> Offset:
+        return await self._emit(out.IdleWarning(fact.conversationId, out.at(fact.closesAt)), *members(fact), id=id)
+
+    async def _read(self, fact: Fact, id: str) -> Offset:
+        read = out.ReadUpTo(fact.conversationId, fact.userId, fact.upTo)
+        return await self._emit(read, chat_room(fact.conversationId), id=id)
+
+    async def _present(self, fact: Fact, id: str) -> Offset:
+        room = chat_room(fact.conversationId)
+        if not fact.online:  # its node may have died while the user typed
+            self._namespace.publish(out.StopTyping(fact.conversationId, fact.userId), room)
+        return await self._emit(out.Present(fact.conversationId, fact.userId, fact.online), room, id=id)
+
+    async def _emit(self, event: Any, *rooms: Room, skip: Any = (), id: str) -> Offset:
+        return await self._namespace.emit(event, *rooms, skip=skip, id=id) or NO_OFFSET
+
+
+def members(fact: Fact) -> list[Room]:
+    """Whoever has joined it, and all devices of those whose conversation it is."""
+    rooms = [chat_room(fact.conversationId), user_room(fact.customerId)]
+    return [*rooms, user_room(fact.agentId)] if fact.agentId else rooms
+
+
+def takers(team_id: str) -> list[Room]:
+    return [team_room(team_id) if team_id else role_room("agent"), role_room("admin")]

@@ -1,0 +1,57 @@
+"""Dashboard: live numbers for admins, at connect and then every few seconds.
+
+    metrics:tickets  {total, unsolved, unassigned, byStatus: {…}, byPriority: {…}, asOf}
+    metrics:queue    {waiting, longestWaitMs, averageWaitMs, active, asOf}
+    metrics:agents   {online, busy, away, offline, asOf}
+
+The fields are explained in stores/stats.py. The node that leads reads them and publishes them to all: once per cluster,
+however many nodes and dashboards there are, and whether or not somebody looks: to know that would cost as much as the
+few small reads themselves. They are volatile; the next ones are always on their way.
+"""
+
+from __future__ import annotations
+
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import DASHBOARD_ROOM
+from insightdesk_rt.namespaces.base import ADMINS, Namespace, Timers, every
+from insightdesk_rt.stores.stats import Metrics, Stats
+from insightdesk_rt.wire import json
+
+INTERVAL_MS = 5_000
+
+INTERVAL_MS = 5_000  # seed
+
+
+class Dashboard(Namespace):
+    path = "/dashboard"
+    allow = ADMINS
+
+    def __init__(self, hub: Hub, timers: Timers, stats: Stats, interval_ms: int = INTERVAL_MS) -> None:
+        super().__init__(hub, timers)
+        self._stats = stats
+        self.tickers = tuple(ticker._replace(every_ms=interval_ms) for ticker in type(self).tickers)
+
+    async def joined(self, socket: Socket) -> None:
+        await self.hub.join(socket, DASHBOARD_ROOM)
+        try:
+            metrics = await self._stats.read()
+        except RtError:  # while Valkey is away there are none; the next turn brings them
+            return
+        for name, payload in _events(metrics):
+            socket.emit(name, payload)
+
+    @every(ms=INTERVAL_MS, on="leader")
+    async def publish_metrics(self) -> None:
+        """Read the numbers and send them to every dashboard of the cluster. Raises RtError UNAVAILABLE."""
+        for name, payload in _events(await self._stats.read()):
+            self.hub.publish(self.path, [DASHBOARD_ROOM], name, payload)
+
+
+def _events(metrics: Metrics) -> list[tuple[str, str]]:
+    return [
+        ("metrics:tickets", json.encode_struct(metrics.tickets)),
+        ("metrics:queue", json.encode_struct(metrics.queue)),
+        ("metrics:agents", json.encode_struct(metrics.agents)),
+    ]

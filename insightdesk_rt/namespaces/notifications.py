@@ -1,0 +1,163 @@
+"""Notifications: what a user's bell shows, the same on all of the user's sockets.
+
+Every socket of a user is in `user:<id>` from its connect on. A push is stored before it is told (telling.py). The count
+is always the whole one, never a step. Of two changes at once on two nodes the older count may arrive last: so a node
+that told one looks again a moment later, and tells what is true if that is something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Annotated, ClassVar
+
+from msgspec import Meta, Struct
+
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import Offset, user_room
+from insightdesk_rt.namespaces.base import Namespace, Nothing, Outbound, Payload, Timers, event, every
+from insightdesk_rt.namespaces.telling import Teller
+from insightdesk_rt.stores.notifications import (
+    Content,
+    MarkedRead,
+    Notification,
+    NotificationId,
+    NotificationStore,
+    read_notification,
+)
+from insightdesk_rt.stores.untold import Untold
+from insightdesk_rt.wire import json
+
+SETTLE_MS = 250  # many times what a message between two nodes takes
+RETRY_MS = 1_000
+BATCH = 100  # users pushed to side by side
+
+
+class MarkRead(Payload):
+    id: NotificationId
+
+
+class List(Payload):
+    """`before`: the id of the last one on the page before."""
+
+    before: NotificationId | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+class Unread(Struct):
+    unread: int
+
+
+class Listed(Struct):
+    notifications: list[Notification]
+    more: bool
+    unread: int
+
+
+class Count(Outbound):
+    event: ClassVar[str] = "notification:count"
+    unread: int
+
+
+class Read(Outbound):
+    """These were read on another of the user's sockets."""
+
+    event: ClassVar[str] = "notification:read"
+    logged: ClassVar[bool] = True
+    ids: list[str]
+
+
+class Notifications(Namespace):
+    path = "/notifications"
+
+    def __init__(self, hub: Hub, timers: Timers, notifications: NotificationStore) -> None:
+        super().__init__(hub, timers)
+        self._store = notifications
+        self._teller = Teller(notifications.untold, self._say, self.spawn)
+        self._told: dict[str, int] = {}  # the count that was told last, of users it is to be looked at again
+
+    async def joined(self, socket: Socket) -> None:
+        try:
+            self.tell(socket, Count(await self._store.unread(socket.user.id)))
+        except RtError:  # the connection is good for what comes; the count follows when it can be known
+            self._look_again(socket.user.id, RETRY_MS)
+
+    @event("notification:markRead")
+    async def mark_read(self, socket: Socket, ask: MarkRead) -> Unread:
+        """Mark one as read. NOT_FOUND for one that is not kept."""
+        marked = await self._store.mark_read(socket.user.id, [ask.id])
+        if not marked.known:
+            raise RtError("NOT_FOUND", "There is no such notification.", id=ask.id)
+        return await self._marked(socket, marked)
+
+    @event("notification:markAllRead")
+    async def mark_all_read(self, socket: Socket, ask: Nothing) -> Unread:
+        """Mark all as read."""
+        return await self._marked(socket, await self._store.mark_all_read(socket.user.id))
+
+    @event("notification:list")
+    async def page(self, socket: Socket, ask: List) -> Listed:
+        """Return a page of them, the newest first."""
+        page = await self._store.page(socket.user.id, ask.before or "", ask.limit)
+        return Listed(page.notifications, page.more, page.unread)
+
+    async def _marked(self, socket: Socket, marked: MarkedRead) -> Unread:
+        """Tell all of the user's sockets the count, also if it is what it was: it is the answer to who asked no ack."""
+        self._tell_count(socket.user.id, marked.unread)
+        if marked.ids:
+            await self.emit(Read(marked.ids), user_room(socket.user.id), skip=(socket.sid,))
+        return Unread(marked.unread)
+
+    # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def push(self, user_ids: Collection[str], content: Content) -> None:
+        """Keep a notification for each user and tell them; who has one of that id keeps that.
+
+        Raises RtError UNAVAILABLE; the same again then does what is left to do.
+        """
+        users = list(dict.fromkeys(user_ids))
+        for start in range(0, len(users), BATCH):
+            batch = users[start : start + BATCH]
+            done = await asyncio.gather(*(self._push(user_id, content) for user_id in batch), return_exceptions=True)
+            for failed in done:
+                if isinstance(failed, BaseException):
+                    raise failed
+
+    async def _push(self, user_id: str, content: Content) -> None:
+        await self._teller.tell_or_raise(await self._store.push(user_id, content))
+
+    @every(ms=1_000, on="leader")
+    async def tell_overdue(self) -> None:
+        """Tell what those who stored it could not."""
+        await self._teller.tell_overdue()
+
+    async def _say(self, record: Untold) -> Offset:
+        text = json.encode_struct(read_notification(record))
+        # Not an Outbound: what it holds is the back end's.
+        offset = await self.hub.emit(self.path, [user_room(record.subject)], "notification", text, id=record.id)
+        self._tell_count(record.subject, await self._store.unread(record.subject))
+        return offset
+
+    # ── the count ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tell_count(self, user_id: str, unread: int) -> None:
+        self.publish(Count(unread), user_room(user_id))
+        self._told[user_id] = unread
+        self._look_again(user_id, SETTLE_MS)
+
+    def _look_again(self, user_id: str, delay_ms: int) -> None:
+        self.later(("count", user_id), delay_ms, self._compare, user_id)
+
+    def _compare(self, user_id: str) -> None:
+        self.spawn(self._settle(user_id), "settling a count")
+
+    async def _settle(self, user_id: str) -> None:
+        try:
+            unread = await self._store.unread(user_id)
+        except RtError:
+            self._look_again(user_id, RETRY_MS)
+            return
+        if unread != self._told.pop(user_id, None):
+            self._tell_count(user_id, unread)

@@ -1,0 +1,160 @@
+"""Presence: who is online, busy, away or offline, told to the team and to whoever subscribed.
+
+Rooms: team:<teamId>, presence:<userId>. Facts: stores/presence.py. A user is online while any node has a socket of
+theirs in this namespace; a reload, or a move to another node, within the grace is seen by nobody. Updates are logged:
+one that is lost would stay wrong on a screen until the next one. Agents and admins may subscribe to anybody; a customer
+to nobody but themselves, since who works when is not theirs to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import Id, Status, iso, presence_room, team_room
+from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
+from insightdesk_rt.namespaces.roster import Roster
+from insightdesk_rt.namespaces.telling import Teller
+from insightdesk_rt.stores.presence import PresenceStore, Seen
+from insightdesk_rt.stores.untold import Untold
+from insightdesk_rt.wire import json
+
+MAX_USERS = 500  # per request: half of the rooms a socket may be in, and 4 ms of Valkey
+CHOICES: dict[str, Status] = {"online": "online", "busy": "busy", "away": "away"}
+LIST = "presence:list"  # an array of Entry
+
+
+class Choose(Payload):
+    status: str
+
+
+class Users(Payload):
+    userIds: Annotated[list[Id], Meta(max_length=MAX_USERS)]
+
+
+class Entry(Struct, gc=False, omit_defaults=True):
+    """One user of the list. `lastSeen` is missing for one who was never here, or too long ago."""
+
+    userId: str
+    status: Status
+    lastSeen: str = ""
+
+
+class Update(Outbound):
+    """`lastSeen` is when an absent user was last here."""
+
+    event: ClassVar = "presence:update"
+    logged: ClassVar = True
+
+    userId: str
+    status: Status
+    lastSeen: str = ""
+
+
+class _Transition(Struct, gc=False):
+    """What the store recorded of one."""
+
+    userId: str
+    status: Status
+    teamId: str
+    lastSeen: int
+
+
+_transition = msgspec.json.Decoder(_Transition)
+
+
+class Presence(Namespace):
+    """`incarnation` names this node's present life (see Roster). The server calls `node_lost` and `rejoin`."""
+
+    path = "/presence"
+
+    def __init__(self, hub: Hub, timers: Timers, store: PresenceStore, incarnation: Callable[[], str]) -> None:
+        super().__init__(hub, timers)
+        self._store = store
+        self._teller = Teller(store.untold, self._say, self.spawn)
+        self._roster = Roster(store, incarnation, self._teller)
+
+    async def joined(self, socket: Socket) -> None:
+        await self._roster.came(socket)
+
+    async def left(self, socket: Socket, why: CloseReason) -> None:
+        await self._roster.went(socket)
+
+    @event("presence:status", limit=Rate(5, per_s=60))
+    async def choose(self, socket: Socket, ask: Choose) -> None:
+        """Choose online, busy or away: for all devices, until the next choice, also across absences."""
+        status = CHOICES.get(ask.status)
+        if status is None:
+            raise RtError("INVALID_STATUS")
+        await self._teller.tell(await self._store.choose(socket.user.id, status))
+
+    @event("presence:subscribe")
+    async def subscribe(self, socket: Socket, ask: Users) -> None:
+        """Be sent the users' statuses, all in one list, and every change of them from then on."""
+        user_ids = list(dict.fromkeys(ask.userIds))
+        if not socket.user.is_staff and any(user_id != socket.user.id for user_id in user_ids):
+            raise RtError("FORBIDDEN")
+        if user_ids:
+            await self.hub.join_all(socket, [presence_room(user_id) for user_id in user_ids])
+        told = await self._store.statuses(user_ids)
+        socket.emit(LIST, json.dumps([Entry(seen.user_id, seen.status, when(seen)) for seen in told]))
+        # A change may have reached the socket after the reading and before the list, which then undid it. Look again,
+        # and correct, until nothing has changed since what was told last.
+        while changed := changes(told, now := await self._store.statuses(user_ids)):
+            for seen in changed:
+                self.tell(socket, Update(seen.user_id, seen.status, when(seen) if seen.status == "offline" else ""))
+            told = now
+
+    @event("presence:unsubscribe")
+    def unsubscribe(self, socket: Socket, ask: Users) -> None:
+        """Be sent no more changes of these users, except as their teammate."""
+        for user_id in ask.userIds:
+            self.hub.leave(socket, presence_room(user_id))
+
+    async def _say(self, change: Untold) -> None:
+        to = json.decode(_transition, change.data)
+        rooms = [presence_room(to.userId)] + ([team_room(to.teamId)] if to.teamId else [])
+        seen = iso(to.lastSeen) if to.status == "offline" else ""
+        await self.emit(Update(to.userId, to.status, seen), *rooms, id=change.id)
+
+    # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
+
+    @every(500)
+    async def sweep(self) -> None:
+        """On every node: an agent's absence must not wait for a new leader."""
+        await self._roster.sweep()
+
+    @every(1_000)
+    async def keep(self) -> None:
+        await self._roster.keep()
+
+    @every(1_000, on="leader")
+    async def tell_overdue(self) -> None:
+        await self._teller.tell_overdue()
+
+    async def rejoin(self) -> None:
+        """Valkey forgot, or this node has a new incarnation: say again who is here."""
+        await self._roster.rejoin()
+
+    async def node_lost(self, incarnation: str) -> None:
+        """A node is dead: its users go offline after the grace, unless another node has them.
+
+        Any node may call it, also after another died doing so. Raises RtError UNAVAILABLE: not finished, call it again.
+        """
+        await self._roster.node_lost(incarnation)
+
+
+def when(seen: Seen) -> str:
+    return iso(seen.last_seen_ms) if seen.last_seen_ms else ""
+
+
+def changes(told: Iterable[Seen], now: Iterable[Seen]) -> list[Seen]:
+    """Return those whom others see otherwise than told. When somebody present was last here is no change."""
+    pairs = zip(told, now, strict=True)
+    return [new for old, new in pairs if new.status != old.status or (new.status == "offline" and new != old)]

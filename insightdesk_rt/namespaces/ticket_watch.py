@@ -1,0 +1,213 @@
+"""Who looks at and who types on tickets: what this node knows of its own sockets, and how all nodes hear of it.
+
+Facts for all nodes lie in stores/viewers.py. What should lie there follows from the state here alone, so a write that
+failed is simply made again. `ticket:viewers` is the whole list, read a moment after a change and not with it: of two
+changes at once on two nodes the list that arrives last then holds both. Typing does not wait for Valkey: it is told at
+once, and put down only for those who open the ticket meanwhile.
+
+A user with two tabs types until both have stopped, and looks as long as one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Collection
+from typing import ClassVar, NamedTuple
+
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import Person, Sid, ticket_room, ticket_staff_room
+from insightdesk_rt.namespaces.base import Namespace, Outbound
+from insightdesk_rt.stores.viewers import Live, Viewer, ViewerStore, ViewState
+
+TYPING_MS = 5_000  # seed: typing ends by itself five seconds after the last keystroke
+SETTLE_MS = 200  # many times what a message between two nodes takes, and too short to be missed
+RETRY_MS = 1_000
+GRACE_MS = 2_000  # a page reloads in one or two seconds; nobody should see its reader vanish and come back
+
+
+class Typing(Outbound):
+    event: ClassVar[str] = "ticket:typing"
+    ticketId: str
+    user: Person
+
+
+class StopTyping(Outbound):
+    event: ClassVar[str] = "ticket:stopTyping"
+    ticketId: str
+    userId: str
+
+
+class Viewers(Outbound):
+    """All who look at the ticket; for staff."""
+
+    event: ClassVar[str] = "ticket:viewers"
+    ticketId: str
+    viewers: list[Viewer]
+
+
+class View(NamedTuple):
+    person: Person
+    state: ViewState
+
+
+class Typist:
+    """A user who types on a ticket: in which sockets of this node, and when that was last put down."""
+
+    __slots__ = ("noted_ms", "sids")
+
+    def __init__(self) -> None:
+        self.sids: set[Sid] = set()
+        self.noted_ms: int | None = None
+
+
+class TicketWatch:
+    def __init__(self, namespace: Namespace, store: ViewerStore, typing_ms: int = TYPING_MS) -> None:
+        self._namespace = namespace
+        self._store = store
+        self._typing_ms = typing_ms
+        self._views: dict[tuple[Sid, str], View] = {}
+        self._typists: dict[tuple[str, str], Typist] = {}  # by ticket and user
+        self._settling: set[str] = set()
+
+    async def live(self, ticket_id: str) -> Live:
+        """Return who looks and types, on all nodes. Raises RtError UNAVAILABLE."""
+        return await self._store.live(ticket_id)
+
+    # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def look(self, socket: Socket, ticket_id: str, state: ViewState | None = None) -> None:
+        """The socket looks at the ticket. Without a state: as it did before, or `viewing`."""
+        before = self._views.get((socket.sid, ticket_id))
+        state = state or (before.state if before else "viewing")
+        self._views[socket.sid, ticket_id] = View(socket.user.person, state)
+        await self._settle(socket.sid, ticket_id)
+
+    def leave(self, socket: Socket, ticket_id: str) -> None:
+        """The socket is out of the ticket: it neither looks nor types there."""
+        self._end_typing(socket, ticket_id)
+        self._look_away(socket.sid, [ticket_id])
+
+    def gone(self, socket: Socket, ticket_ids: Collection[str], may_return: bool) -> None:
+        """The socket is gone. It types no more; it still looks for a moment, if it may come back."""
+        for ticket_id in ticket_ids:
+            self._end_typing(socket, ticket_id)
+        if may_return:
+            self._namespace.later(("gone", socket.sid), GRACE_MS, self._look_away, socket.sid, list(ticket_ids))
+        else:
+            self._look_away(socket.sid, ticket_ids)
+
+    def back(self, socket: Socket) -> None:
+        """A socket that was gone is here again."""
+        self._namespace.cancel(("gone", socket.sid))
+
+    def _look_away(self, sid: Sid, ticket_ids: Collection[str]) -> None:
+        for ticket_id in ticket_ids:
+            if self._views.pop((sid, ticket_id), None):
+                self._namespace.spawn(self._settle(sid, ticket_id), "leaving a ticket")
+
+    async def _settle(self, sid: Sid, ticket_id: str) -> None:
+        """Make the store say of this socket and ticket what is true here; if it cannot now, in a second."""
+        view = self._views.get((sid, ticket_id))
+        try:
+            if view is None:
+                changed = await self._store.leave(ticket_id, sid)
+            else:
+                changed = await self._store.view(ticket_id, sid, view.person, view.state)
+        except RtError:
+            self._namespace.later(("settle", sid, ticket_id), RETRY_MS, self._settle_again, sid, ticket_id)
+            return
+        if changed:
+            self._viewers_changed(ticket_id, SETTLE_MS)
+
+    def _settle_again(self, sid: Sid, ticket_id: str) -> None:
+        self._namespace.spawn(self._settle(sid, ticket_id), "settling a viewer")
+
+    def _viewers_changed(self, ticket_id: str, delay_ms: int) -> None:
+        if ticket_id not in self._settling:  # not put off by each further change
+            self._settling.add(ticket_id)
+            self._namespace.later(("viewers", ticket_id), delay_ms, self._tell_viewers, ticket_id)
+
+    def _tell_viewers(self, ticket_id: str) -> None:
+        self._settling.discard(ticket_id)
+        self._namespace.spawn(self._read_and_tell(ticket_id), "telling viewers")
+
+    async def _read_and_tell(self, ticket_id: str) -> None:
+        try:
+            live = await self._store.live(ticket_id)
+        except RtError:
+            self._viewers_changed(ticket_id, RETRY_MS)
+        else:
+            self._namespace.publish(Viewers(ticket_id, live.viewers), ticket_staff_room(ticket_id))
+
+    # ── typing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def typed(self, socket: Socket, ticket_id: str, now_ms: int) -> None:
+        """Tell the others, and forget it `typing_ms` after the last call."""
+        user = socket.user
+        self._namespace.publish(Typing(ticket_id, user.person), ticket_room(ticket_id), skip=(socket.sid,))
+        typist = self._typists.setdefault((ticket_id, user.id), Typist())
+        typist.sids.add(socket.sid)
+        if typist.noted_ms is None or now_ms - typist.noted_ms >= self._typing_ms:
+            typist.noted_ms = now_ms
+            # Counts for two rounds: put down again after one, while it goes on.
+            note = self._store.typing(ticket_id, user.person, 2 * self._typing_ms)
+            self._namespace.spawn(_courtesy(note), "noting who types")
+        self._namespace.later(self._key(socket, ticket_id), self._typing_ms, self.stopped, socket, ticket_id)
+
+    def stopped(self, socket: Socket, ticket_id: str) -> None:
+        """The socket types no more; tell the others, unless its user does in another tab."""
+        self._namespace.cancel(self._key(socket, ticket_id))
+        whose = (ticket_id, socket.user.id)
+        typist = self._typists.get(whose)
+        if typist is not None:
+            typist.sids.discard(socket.sid)
+            if typist.sids:
+                return
+            del self._typists[whose]
+            forget = self._store.stopped(ticket_id, socket.user.id)
+            self._namespace.spawn(_courtesy(forget), "noting who stopped typing")
+        self._namespace.publish(StopTyping(ticket_id, socket.user.id), ticket_room(ticket_id), skip=(socket.sid,))
+
+    def _end_typing(self, socket: Socket, ticket_id: str) -> None:
+        typist = self._typists.get((ticket_id, socket.user.id))
+        if typist is not None and socket.sid in typist.sids:
+            self.stopped(socket, ticket_id)
+
+    @staticmethod
+    def _key(socket: Socket, ticket_id: str) -> tuple[str, str, str]:
+        return ("typing", ticket_id, socket.sid)
+
+    # ── nodes come and go ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def rejoin(self) -> None:
+        """Put down again all who look from here: Valkey lost it, or the others had declared this node dead."""
+        for sid, ticket_id in tuple(self._views):
+            await self._settle(sid, ticket_id)
+
+    async def node_lost(self, node: str) -> None:
+        """Take off and tell what a dead node's sockets did. Raises RtError UNAVAILABLE: call it again."""
+        await self._drop(self._store.drop_node(node))
+
+    async def _drop(self, batches: AsyncIterator[dict[str, list[str]]]) -> None:
+        async for batch in batches:
+            await asyncio.gather(*(self._tell_dropped(ticket_id, typists) for ticket_id, typists in batch.items()))
+
+    async def _tell_dropped(self, ticket_id: str, typists: list[str]) -> None:
+        live = await self._store.live(ticket_id)
+        self._namespace.publish(Viewers(ticket_id, live.viewers), ticket_staff_room(ticket_id))
+        for user_id in set(typists) - {person.id for person in live.typing}:
+            self._namespace.publish(StopTyping(ticket_id, user_id), ticket_room(ticket_id))
+
+    async def close(self) -> None:
+        """This node stops: take off what it has put down, as far as Valkey is there."""
+        self._views.clear()
+        await _courtesy(self._drop(self._store.drop_own()))
+
+
+async def _courtesy(work: Awaitable[object]) -> None:
+    """What nobody misses if Valkey is away: it is put right by the next keystroke, or runs out."""
+    try:
+        await work
+    except RtError:
+        pass

@@ -1,0 +1,306 @@
+"""Tickets: who may open one, and the back end's door to change it.
+
+Rooms: everybody who has a ticket open is in `ticket:<id>`, agents and admins in `ticket-staff:<id>` too.
+ticket_watch.py knows who looks and types, ticket_feed.py what is told of a change. A change is stored before it is told
+(telling.py); `apply`, `remove` and `comment` answer once the log has it, and the same request again, or the node that
+leads, tells what a failure left untold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Annotated, ClassVar, NamedTuple
+
+from msgspec import Meta
+
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import NO_OFFSET, Id, Offset, Person, Room, User, offset_key, ticket_room, ticket_staff_room
+from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
+from insightdesk_rt.namespaces.telling import Teller
+from insightdesk_rt.namespaces.ticket_feed import TicketFeed
+from insightdesk_rt.namespaces.ticket_watch import TYPING_MS, TicketWatch, Viewers
+from insightdesk_rt.stores.access import MayRead
+from insightdesk_rt.stores.tickets import Comment, Ticket, TicketChange, TicketStore
+from insightdesk_rt.stores.untold import Untold
+from insightdesk_rt.stores.viewers import Viewer, ViewerStore, ViewState
+
+CATCH_UP_S = 1.0
+DECIDE_ACCESS = frozenset({"watchers", "teamId", "requesterId"})
+TICKET_ROOM = ticket_room("")
+
+
+class OnTicket(Payload):
+    ticketId: Id
+
+
+class Subscribe(Payload):
+    """`since`: an offset; what the log holds of the ticket after it is sent first."""
+
+    ticketId: Id
+    since: Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")] | None = None
+
+
+class View(Payload):
+    ticketId: Id
+    state: ViewState
+
+
+class Subscribed(Outbound):
+    """All that happens on the ticket after `offset` will come. `complete`: the log reached back to `since`.
+
+    `version` is 0 for a ticket the back end has not pushed. `viewers` is empty for customers.
+    """
+
+    event: ClassVar[str] = "ticket:subscribed"
+    ticketId: str
+    offset: str
+    version: int
+    viewers: list[Viewer]
+    typing: list[Person]
+    complete: bool
+
+
+class Unsubscribed(Outbound):
+    """`reason` is "access" for one who may not read the ticket any more."""
+
+    event: ClassVar[str] = "ticket:unsubscribed"
+    ticketId: str
+    reason: str | None = None
+
+
+class Resync(Outbound):
+    """Events of these rooms are lost for this client: load anew."""
+
+    event: ClassVar[str] = "resync"
+    rooms: list[str]
+    ticketId: str
+
+
+class Applied(NamedTuple):
+    """What the back end is answered. `offset`: where the log has the last event of the ticket."""
+
+    version: int
+    offset: Offset
+    created: bool = False
+
+
+class Tickets(Namespace):
+    """The server calls `node_lost` and `rejoin`, as on Presence, and with several nodes sets `everywhere`."""
+
+    path = "/tickets"
+
+    def __init__(
+        self,
+        hub: Hub,
+        timers: Timers,
+        tickets: TicketStore,
+        viewers: ViewerStore,
+        access: MayRead,
+        *,
+        agent_access: str = "team",
+        typing_ms: int = TYPING_MS,
+    ) -> None:
+        super().__init__(hub, timers)
+        self._tickets = tickets
+        self._access = access
+        self.watch = TicketWatch(self, viewers, typing_ms)
+        self._feed = TicketFeed(self, agent_access == "all")
+        self._teller = Teller(tickets.untold, self._say, self.spawn)
+        self._rechecks = 0
+        # How all nodes are made to `recheck`.
+        self.everywhere: Callable[[str, Offset], Awaitable[None]] = self.recheck
+
+    # ── what clients ask ───────────────────────────────────────────────────────────────────────────────────────────
+
+    @event("ticket:subscribe")
+    async def subscribe(self, socket: Socket, ask: Subscribe) -> Subscribed:
+        """Open a ticket: FORBIDDEN unless the user may read it; NOT_FOUND tells admins that there is none."""
+        ticket_id, staff = ask.ticketId, socket.user.is_staff
+        rechecks = self._rechecks
+        await self._require_access(socket, ticket_id)
+        since = Offset(ask.since) if ask.since else None
+        joined = await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since)
+        if self._rechecks != rechecks:  # the recheck may have looked at the room just before the join
+            await self._require_access(socket, ticket_id)
+        if staff:
+            await self.watch.look(socket, ticket_id)
+        live, version = await asyncio.gather(self.watch.live(ticket_id), self._tickets.version(ticket_id))
+        typing = [person for person in live.typing if person.id != socket.user.id]
+        viewers = live.viewers if staff else []
+        answer = Subscribed(ticket_id, joined.offset, version, viewers, typing, joined.complete)
+        self.tell(socket, answer)
+        if not joined.complete:
+            self.tell(socket, Resync([ticket_room(ticket_id)], ticket_id))
+        return answer
+
+    @event("ticket:unsubscribe")
+    def unsubscribe(self, socket: Socket, ask: OnTicket) -> Unsubscribed:
+        """Close a ticket; one that is not open too."""
+        self._take_out(socket, ask.ticketId)
+        answer = Unsubscribed(ask.ticketId)
+        self.tell(socket, answer)
+        return answer
+
+    @event("ticket:typing", limit=Rate(10, per_s=10))
+    def typing(self, socket: Socket, ask: OnTicket) -> None:
+        """Show the others that the user types, until five seconds after the last call."""
+        self.require_joined(socket, ticket_room(ask.ticketId))
+        self.watch.typed(socket, ask.ticketId, self._timers.now_ms())
+
+    @event("ticket:stopTyping")
+    def stop_typing(self, socket: Socket, ask: OnTicket) -> None:
+        """Stop showing it."""
+        self.require_joined(socket, ticket_room(ask.ticketId))
+        self.watch.stopped(socket, ask.ticketId)
+
+    @event("ticket:view")
+    async def view(self, socket: Socket, ask: View) -> Viewers:
+        """Say what the user does with the open ticket, so that no two people answer it. Staff learn who else does."""
+        self.require_joined(socket, ticket_room(ask.ticketId))
+        await self.watch.look(socket, ask.ticketId, ask.state)
+        viewers = (await self.watch.live(ask.ticketId)).viewers if socket.user.is_staff else []
+        return Viewers(ask.ticketId, viewers)
+
+    async def joined(self, socket: Socket) -> None:
+        """A socket that came back has its rooms: see that it still may, and that it is seen again."""
+        self.watch.back(socket)
+        for ticket_id in _tickets(socket.rooms):
+            if not await self._may_read(socket.user, ticket_id):
+                self._expel(socket, ticket_id)
+            elif socket.user.is_staff:
+                await self.watch.look(socket, ticket_id)
+
+    async def left(self, socket: Socket, why: CloseReason) -> None:
+        self.watch.gone(socket, _tickets(socket.rooms), why.may_resume)
+
+    async def node_lost(self, incarnation: str) -> None:
+        """Tell that a dead node's people look and type no more. Raises RtError UNAVAILABLE: call it again."""
+        await self.watch.node_lost(incarnation)
+
+    async def rejoin(self) -> None:
+        """Put down again who looks from here: the store forgot them, or this is a new incarnation."""
+        await self.watch.rejoin()
+
+    async def close(self) -> None:
+        await self.watch.close()
+        await super().close()
+
+    # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def get(self, ticket_id: str) -> Ticket:
+        """Return the ticket. Raises RtError NOT_FOUND, UNAVAILABLE."""
+        ticket = await self._tickets.get(ticket_id)
+        if ticket is None:
+            raise RtError("NOT_FOUND", "There is no such ticket.")
+        return ticket
+
+    async def apply(self, ticket_id: str, change: TicketChange) -> Applied:
+        """Create or change a ticket and tell of it.
+
+        Raises RtError UNAVAILABLE; the same again then does what is left to do.
+        """
+        outcome = await self._tickets.put(ticket_id, change)
+        created = outcome.created or (not outcome.done and any(told.kind == "created" for told in outcome.untold))
+        offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
+        return Applied(outcome.version, offset, created)
+
+    async def remove(self, ticket_id: str) -> Applied:
+        """Forget a ticket, tell of it, and take everybody out. Raises RtError NOT_FOUND, UNAVAILABLE as `apply`."""
+        outcome = await self._tickets.delete(ticket_id)
+        if not outcome.done and not any(told.kind == "deleted" for told in outcome.untold):
+            raise RtError("NOT_FOUND", "There is no such ticket.")
+        offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
+        return Applied(outcome.version, offset)
+
+    async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Applied:
+        """Tell of a comment; with `remember` its id is known for a day, and the same again changes nothing.
+
+        Raises RtError NOT_FOUND, UNAVAILABLE as `apply`.
+        """
+        outcome = await self._tickets.comment(ticket_id, comment, remember)
+        offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
+        return Applied(outcome.version, offset)
+
+    @every(ms=1_000, on="leader")
+    async def tell_overdue(self) -> None:
+        """Tell what those who stored it could not."""
+        await self._teller.tell_overdue()
+
+    async def _say(self, record: Untold) -> Offset:
+        offset, change = await self._feed.say(record)
+        self.spawn(self._tickets.told(record.subject, record.seq, offset), "noting an offset")
+        # Before the record counts as told: if this node dies now, whoever tells it again also does this.
+        if record.kind == "deleted" or not DECIDE_ACCESS.isdisjoint(change.changes):
+            await self.everywhere(record.subject, offset)
+        return offset
+
+    # ── who may ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def recheck(self, ticket_id: str, offset: Offset = NO_OFFSET) -> None:
+        """Take out of the ticket those of this node who may not read it any more, after they saw the event at `offset`.
+
+        Raises RtError UNAVAILABLE if that cannot be known now.
+        """
+        self._rechecks += 1
+        room = ticket_room(ticket_id)
+        if room not in self.hub.rooms(self.path):
+            return
+        await self._caught_up(offset)
+        users = list({socket.user for socket in self.hub.members(self.path, room)})
+        allowed = await asyncio.gather(*(self._may_read(user, ticket_id) for user in users))
+        refused = {user for user, may in zip(users, allowed, strict=True) if not may}
+        for socket in [each for each in self.hub.members(self.path, room) if each.user in refused]:
+            self._expel(socket, ticket_id)
+
+    async def recheck_all(self) -> None:
+        """The same for every ticket that is open here: a call to `recheck` may have been missed."""
+        for ticket_id in _tickets(list(self.hub.rooms(self.path).names())):
+            await self.recheck(ticket_id)
+
+    async def _caught_up(self, offset: Offset) -> None:
+        """Wait until the log was delivered here up to the offset, but not for ever: access goes before completeness."""
+        now = asyncio.get_running_loop().time
+        end = now() + CATCH_UP_S
+        # the hub announces no positions, and this is waited for once per change of access
+        while offset_key(self.hub.position(self.path)) < offset_key(offset) and now() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    async def _may_read(self, user: User, ticket_id: str) -> bool:
+        """A check that fails is a no; only that the store cannot be asked is not an answer."""
+        try:
+            return await self._access.may_read(user, ticket_id)
+        except RtError as refused:
+            if refused.code == "INTERNAL":
+                return False
+            raise
+
+    async def _require_access(self, socket: Socket, ticket_id: str) -> None:
+        if await self._access.may_read(socket.user, ticket_id):
+            return
+        self._take_out(socket, ticket_id)
+        if socket.user.role == "admin" and not await self._tickets.version(ticket_id):
+            raise RtError("NOT_FOUND", "There is no such ticket.", ticketId=ticket_id)
+        raise RtError("FORBIDDEN", ticketId=ticket_id)
+
+    def _expel(self, socket: Socket, ticket_id: str) -> None:
+        self._take_out(socket, ticket_id)
+        self.tell(socket, Unsubscribed(ticket_id, "access"))
+
+    def _take_out(self, socket: Socket, ticket_id: str) -> None:
+        self.watch.leave(socket, ticket_id)
+        for room in _rooms(socket.user, ticket_id):
+            self.hub.leave(socket, room)
+
+
+def _rooms(user: User, ticket_id: str) -> list[Room]:
+    rooms = [ticket_room(ticket_id)]
+    if user.is_staff:
+        rooms.append(ticket_staff_room(ticket_id))
+    return rooms
+
+
+def _tickets(rooms: Iterable[Room]) -> list[str]:
+    return [room.removeprefix(TICKET_ROOM) for room in rooms if room.startswith(TICKET_ROOM)]

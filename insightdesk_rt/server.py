@@ -1,0 +1,359 @@
+"""Composition: builds every part from the settings, owns both ports, starts the clocks, and stops all in reverse.
+
+Nothing else in the package knows more than the parts it was handed. `run` is the process: signals, banner, exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import PeriodicCallback
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+from insightdesk_rt import __version__
+from insightdesk_rt.admin.base import Admin, NotFound
+from insightdesk_rt.admin.health import Check, health_routes
+from insightdesk_rt.admin.push import push_routes
+from insightdesk_rt.cli import command_line
+from insightdesk_rt.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.config import ConfigError, Loaded, Settings, shown
+from insightdesk_rt.demo import Demo
+from insightdesk_rt.desk import Desk, build_desk
+from insightdesk_rt.drain import drain
+from insightdesk_rt.embedded import Embedded, EmbeddedError, start_embedded
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.handlers.base import ClientPort, PortSettings
+from insightdesk_rt.handlers.demo import demo_routes
+from insightdesk_rt.handlers.engineio import socketio_handlers
+from insightdesk_rt.handlers.native import native_handlers
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.keys import KeyRing
+from insightdesk_rt.limits import Rate
+from insightdesk_rt.namespaces import PATHS
+from insightdesk_rt.namespaces import dispatch as dispatching
+from insightdesk_rt.namespaces.dispatch import Dispatch
+from insightdesk_rt.transport.host import ClientHost
+from insightdesk_rt.transport.outbox import OutboxLimits
+from insightdesk_rt.transport.wheel import Wheel
+
+log = logging.getLogger(__name__)
+
+WHEEL_STEP_MS = 50
+SWEEP_MS = 60_000
+REVIVE_MS = 500
+BACKLOG = 1024  # connections the kernel holds for us: a storm of reconnects comes at once
+STOP_WITHIN_S = 10.0
+IDLE_KEEPALIVE_S = 60  # of an HTTP connection between two requests
+
+
+class StartError(Exception):
+    """Why the server did not start, in one line for the terminal."""
+
+
+class Server:
+    """One node. `start` raises StartError or ConfigError and leaves nothing behind; `stop` ends what it started."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.settings = loaded.settings
+        self.node_id = loaded.settings.node_id or "n" + secrets.token_hex(3)
+        self.embedded: Embedded | None = None
+        self.port = self.admin_port = 0
+        self._drain_s = 0.0
+        self._stack = contextlib.AsyncExitStack()  # what must be ended, the last first
+
+    async def start(self) -> None:
+        settings = self.settings
+        try:
+            clients = _bind("port", settings.address, settings.port)
+            self._stack.callback(_close_all, clients)
+            admins = _bind("admin_port", settings.admin_address, settings.admin_port)
+            self._stack.callback(_close_all, admins)
+            self.port, self.admin_port = clients[0].getsockname()[1], admins[0].getsockname()[1]
+            await self._build(clients, admins)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Send clients away in a way that makes them come back, then end everything else."""
+        await self._stack.aclose()
+
+    async def _build(self, clients: list[socket.socket], admins: list[socket.socket]) -> None:
+        settings, stack = self.settings, self._stack
+        keys = KeyRing(settings)
+        await keys.start()
+        stack.push_async_callback(keys.close)
+        valkey = await self._valkey()
+        backplane = ValkeyBackplane(
+            valkey,
+            PATHS,
+            self.node_id,
+            log_max_entries=settings.log_max_entries,
+            max_event_bytes=settings.max_event_bytes,
+        )
+        hub = Hub(backplane, PATHS, settings.max_rooms_per_socket)
+        backplane.on_resync = hub.resync
+        await backplane.start()
+        stack.push_async_callback(backplane.close)
+
+        wheel = Wheel(WHEEL_STEP_MS, _monotonic_ms)
+        try:
+            desk = build_desk(settings, valkey, hub, wheel, lambda: backplane.address)
+        except ValueError as why:
+            raise ConfigError(str(why)) from None
+        dispatch = Dispatch(hub, desk.namespaces, keys.verify, wheel, _dispatch_settings(settings))
+        host = _client_host(settings, wheel, self.node_id)
+        port = ClientPort(host, dispatch, _port_settings(settings))
+        for namespace in desk.namespaces:
+            stack.push_async_callback(namespace.close)
+        stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
+        stack.push_async_callback(self._send_away, host)
+        self._start_clocks(wheel, dispatch, desk)
+
+        demo = Demo(host, dispatch, desk.tickets, desk.notifications, _signer(settings)) if settings.demo else None
+        self._serve(
+            clients,
+            [*socketio_handlers(port), *native_handlers(port, PATHS), *demo_routes(demo)],
+            idle_connection_timeout=max(settings.handshake_timeout_s, IDLE_KEEPALIVE_S),
+            ssl_options=_tls(settings),
+        )
+        if demo is not None:
+            await demo.start()
+            stack.push_async_callback(demo.close)
+        admin = Admin(keys.verify)
+        checks = [Check("valkey", _valkey_check(valkey)), Check("subscription", _subscription_check(backplane))]
+        self._serve(
+            admins,
+            [
+                *health_routes(admin, checks),
+                *push_routes(admin, desk.tickets, desk.notifications, hub, PATHS, settings.max_event_bytes),
+            ],
+            default_handler_class=NotFound,
+            default_handler_args={"admin": admin},
+        )
+        stack.callback(setattr, port, "accepting", False)  # the first thing at a stop
+
+    async def _valkey(self) -> Valkey:
+        settings = self.settings
+        url = settings.valkey_url
+        if not url:
+            try:
+                self.embedded = start_embedded(settings.data_dir, durable=settings.durable)
+            except EmbeddedError as why:
+                raise StartError(str(why)) from None
+            self._stack.callback(self.embedded.stop)
+            self._tick(self._revive, REVIVE_MS, "watching the embedded Valkey")
+            url = self.embedded.url
+        valkey = Valkey(url, settings.valkey_prefix, durable=settings.durable)
+        self._stack.push_async_callback(valkey.close)
+        await valkey.start()
+        if not valkey.available:
+            raise StartError(f"valkey_url = {shown('valkey_url', url)}: nobody answers there")
+        return valkey
+
+    def _revive(self) -> None:
+        if self.embedded is not None and self.embedded.restart_if_dead():
+            log.error("the embedded Valkey had died and was started again")
+
+    def _start_clocks(self, wheel: Wheel, dispatch: Dispatch, desk: Desk) -> None:
+        self._tick(wheel.turn, WHEEL_STEP_MS, "the wheel")
+        self._tick(dispatch.sweep, SWEEP_MS, "sweeping")
+        for namespace in desk.namespaces:
+            for ticker in namespace.tickers:
+                self._tick(getattr(namespace, ticker.method), ticker.every_ms, f"{namespace.path} {ticker.method}")
+
+    def _tick(self, call: Callable[[], Awaitable[None] | None], every_ms: float, what: str) -> None:
+        """Run something on a clock until the server stops: start to start, late turns skipped, failures logged."""
+
+        async def turn() -> None:
+            try:
+                done = call()
+                if done is not None:
+                    await done
+            except RtError as refused:
+                log.debug("a turn was skipped", extra={"what": what, "why": refused.code})
+            except Exception:
+                log.exception("a turn failed", extra={"what": what})
+
+        clock = PeriodicCallback(turn, every_ms)
+        clock.start()
+        self._stack.callback(clock.stop)
+
+    async def _send_away(self, host: ClientHost) -> None:
+        await drain(host, self._drain_s)
+
+    def drain_over(self, seconds: float) -> None:
+        """Take this long to send clients away when `stop` comes."""
+        self._drain_s = seconds
+
+    def _serve(self, sockets: list[socket.socket], routes: list[Any], **options: Any) -> None:
+        """Answer HTTP on sockets that are bound already."""
+        of_server = {name: options.pop(name) for name in ("idle_connection_timeout", "ssl_options") if name in options}
+        server = HTTPServer(Application(routes, log_function=_no_access_log, **options), **of_server)
+        server.add_sockets(sockets)
+
+        async def close() -> None:
+            server.stop()
+            await server.close_all_connections()
+
+        self._stack.push_async_callback(close)
+
+
+def run(loaded: Loaded) -> int:
+    """Run a node until SIGTERM or Ctrl-C and return the process's exit code; a second signal ends it at once."""
+    return asyncio.run(_run(loaded))
+
+
+async def _run(loaded: Loaded) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stopping() -> None:
+        stop.set()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)  # the next one has its usual effect
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping)
+    server = Server(loaded)
+    try:
+        await server.start()
+    except StartError as why:
+        sys.stderr.write(f"insightdesk-rt: {why}\n")
+        return 1
+    _say(banner(server, loaded))
+    log.info("started", extra={"port": server.port, "admin_port": server.admin_port})
+    await stop.wait()
+    log.info("stopping")
+    server.drain_over(loaded.settings.drain_seconds)
+    await server.stop()
+    log.info("stopped")
+    return 0
+
+
+def banner(server: Server, loaded: Loaded) -> str:
+    """Return what a newcomer needs next: where it listens, a token to connect with, how it ends."""
+    settings, scheme = server.settings, "s" if server.settings.tls_cert_file else ""
+    host = f"{_host(settings.address)}:{server.port}"
+    admin = f"{_host(settings.admin_address)}:{server.admin_port}"
+    where = "its own Valkey in " + settings.data_dir if server.embedded else shown("valkey_url", settings.valkey_url)
+    token = command_line(loaded, "token", "--sub", "ann", "--role", "agent", "--team", "support", "--name", "Ann")
+    rows = [
+        ("clients", f"http{scheme}://{host}/socket.io/   Socket.IO"),
+        ("", f"ws{scheme}://{host}/rt/tickets     JSON websockets: {', '.join('/rt' + path for path in PATHS)}"),
+        *([("demo", f"http://{host}/demo")] if settings.demo else []),
+        ("admin", f"http://{admin}/api/v1/     health at /readyz"),
+        ("a token", token),
+        ("stop", "Ctrl-C"),
+    ]
+    lines = [f"insightdesk_rt {__version__}, node {server.node_id}, on {where}", ""]
+    return "\n".join(lines + [f"  {name:<9}{text}" for name, text in rows]) + "\n"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+# ── settings, handed down piece by piece ────────────────────────────────────────────────────────────────────────────
+
+
+def _client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientHost:
+    return ClientHost(
+        wheel,
+        node_id=node_id,
+        limits=OutboxLimits(settings.max_outbox_bytes, settings.max_outbox_events, settings.volatile_outbox_bytes),
+        connect_timeout_ms=settings.connect_timeout_s * 1000,
+        upgrade_timeout_ms=settings.upgrade_timeout_s * 1000,
+    )
+
+
+def _port_settings(settings: Settings) -> PortSettings:
+    return PortSettings(
+        allowed_origins=settings.allowed_origins,
+        loopback=settings.on_loopback,
+        trusted_proxies=settings.trusted_proxies,
+        transports=settings.transports,
+        ping_interval_ms=settings.ping_interval_ms,
+        ping_timeout_ms=settings.ping_timeout_ms,
+        max_payload_bytes=settings.max_payload_bytes,
+        recovery=False,
+        deflate=settings.websocket_deflate,
+    )
+
+
+def _dispatch_settings(settings: Settings) -> dispatching.Settings:
+    rates = settings.rates
+    return dispatching.Settings(
+        rates.pop("default", Rate(100, 60)),
+        rates,
+        settings.max_connections_per_user,
+        settings.max_namespaces_per_connection,
+    )
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.tls_cert_file:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file or None)
+    return context
+
+
+# ── health ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _valkey_check(valkey: Valkey) -> Callable[[], Awaitable[str]]:
+    async def check() -> str:
+        await valkey.command("PING")
+        return ""
+
+    return check
+
+
+def _subscription_check(backplane: ValkeyBackplane) -> Callable[[], Awaitable[str]]:
+    async def check() -> str:
+        return "" if backplane.subscribed else "this node does not hear the others"
+
+    return check
+
+
+# ── sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _bind(name: str, address: str, port: int) -> list[socket.socket]:
+    try:
+        return bind_sockets(port, address, backlog=BACKLOG)
+    except (OSError, OverflowError) as why:
+        reason = getattr(why, "strerror", None) or str(why)
+        raise StartError(f"{name} = {port}: cannot listen on {address}: {reason}") from None
+
+
+def _close_all(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
+
+
+def _host(address: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)
+
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _no_access_log(handler: RequestHandler) -> None:
+    """Requests are counted, not logged: a line each would bury what matters, and a sid is a secret."""

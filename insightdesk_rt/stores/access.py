@@ -1,0 +1,99 @@
+"""Who may read a ticket, by our own rules or by the host's.
+
+Ours: an admin every ticket; an agent those of their team and those of no team yet (somebody must take them), or all of
+them with `agent_access = "all"`; a customer those they requested or watch. Nobody a ticket that does not exist. Being
+assignee or watcher opens nothing to an agent of another team: giving the ticket to a team does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import User
+from insightdesk_rt.stores.tickets import Facts, TicketStore
+
+log = logging.getLogger(__name__)
+
+HOST_DEADLINE_S = 5.0  # the host's check may ask its own database; a client waits, so not for long
+
+
+class MayRead(Protocol):
+    async def may_read(self, user: User, ticket_id: str) -> bool:
+        """Raises RtError UNAVAILABLE if it cannot be known now, INTERNAL if the check itself failed."""
+        ...
+
+
+class Access:
+    """Our own rules, by the facts in Valkey."""
+
+    def __init__(self, tickets: TicketStore, agent_access: str = "team") -> None:
+        self._tickets = tickets
+        self._agents_see_all = agent_access == "all"
+
+    async def may_read(self, user: User, ticket_id: str) -> bool:
+        facts = await self._tickets.facts(ticket_id)
+        return facts is not None and allowed(user, facts, self._agents_see_all)
+
+
+def allowed(user: User, ticket: Facts, agents_see_all: bool) -> bool:
+    """Return whether the user may read the ticket. A role nobody has heard of may not."""
+    if user.role == "admin":
+        return True
+    if user.role == "agent":
+        return agents_see_all or ticket.teamId is None or ticket.teamId == user.team_id
+    return user.role == "customer" and (user.id == ticket.requesterId or user.id in ticket.watchers)
+
+
+class HostAccess:
+    """The host's own check, kept at arm's length: only True is a yes, and whatever goes wrong in it is a no."""
+
+    def __init__(self, check: Callable[[User, str], bool | Awaitable[bool]]) -> None:
+        self._check = check
+
+    async def may_read(self, user: User, ticket_id: str) -> bool:
+        """Raises RtError INTERNAL if the check raises or takes longer than HOST_DEADLINE_S. A check that is no
+        coroutine runs on the loop: it must not wait for anything."""
+        try:
+            async with asyncio.timeout(HOST_DEADLINE_S):
+                answer = self._check(user, ticket_id)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+        except RtError:
+            raise
+        except Exception:
+            log.exception("the host's access check failed")
+            raise RtError("INTERNAL") from None
+        return answer is True
+
+
+def load_access(spec: str, tickets: TicketStore, settings: Any) -> MayRead:
+    """Return what decides over tickets: ours for "", else what `factory(tickets, settings)` of the module makes.
+
+    That is an object with `may_read(user, ticket_id)`, plain or async. Raises ValueError saying in one line what is
+    wrong with the setting.
+    """
+    if not spec:
+        return Access(tickets, settings.agent_access)
+    module_name, colon, name = spec.partition(":")
+    if not (module_name and colon and name):
+        raise ValueError(f"access: {spec!r} is not of the form package.module:factory")
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+    except ImportError as why:
+        raise ValueError(f"access: cannot import {module_name}: {why}") from None
+    except AttributeError:
+        raise ValueError(f"access: {module_name} has no {name}") from None
+    try:
+        made = factory(tickets, settings)
+    except Exception as why:
+        raise ValueError(f"access: {spec} failed: {type(why).__name__}: {why}") from why
+    check = getattr(made, "may_read", None)
+    if not callable(check):
+        raise ValueError(f"access: what {spec} returned has no may_read(user, ticket_id)")
+    return HostAccess(check)

@@ -1,0 +1,211 @@
+"""Chat: conversations, their messages, the queue they wait in, and the clocks that the server runs for them.
+
+waiting → active → (waiting →) … → closed. Each change is one script that checks who asks, keeps author and time, sets
+the clocks, and leaves a record of what must be told (untold.py); Valkey's clock is the only one. So of several agents
+who accept at once exactly one does, and a client that repeats a request under the same `clientId` gets the same answer.
+
+Who asks for what is not theirs, or is not there, is told FORBIDDEN either way. Closed conversations are kept for
+`kept_s`, open ones end by their clocks. The keys are listed in lua/chat_lib.lua; they are made from ids in there, so
+all must be on one server. Cost: one command per request; the figures of the queue are O(1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import User, new_id
+from insightdesk_rt.stores import untold
+from insightdesk_rt.stores.conversations import (
+    Author,
+    Change,
+    Conversation,
+    Message,
+    Page,
+    QueueStats,
+    Said,
+    conversation,
+)
+from insightdesk_rt.stores.presence import PresenceStore
+from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, script
+from insightdesk_rt.wire import json
+
+START = script("chat_start", "chat_lib")
+ACCEPT = script("chat_accept", "chat_lib")
+MESSAGE = script("chat_message", "chat_lib")
+READ = script("chat_read", "chat_lib")
+TRANSFER = script("chat_transfer", "chat_lib")
+CLOSE = script("chat_close", "chat_lib")
+RATE = script("chat_rate", "chat_lib")
+VIEW = script("chat_view", "chat_lib")
+MINE = script("chat_mine", "chat_lib")
+QUEUE = script("chat_queue", "chat_lib")
+PRESENT = script("chat_present", "chat_lib")
+DUE = script("chat_due", "chat_lib")
+PLACES = script("chat_places", "chat_lib")
+STATS = load_script(PACKAGE, "chat_stats")
+
+MAX_OPEN = 10  # conversations of one customer at a time: nobody reads more, and agents are few
+MAX_MESSAGES = 10_000  # of one conversation: ~3 MB; at the limit of 5 a second half an hour of nothing else
+MAX_PLACES = 500  # people further back in a queue are told their place once they get this far
+PREVIEW = 200  # characters of the first message that agents see before they accept
+SERVER = ("", "server", "", "")  # who asks, where nobody does
+HOUSE = ("", "admin", "", "")  # the same, to look at anything
+
+REFUSALS = {
+    "many": "You have as many open conversations as you may have.",
+    "full": "The conversation is as long as it may be; start another one.",
+    "absent": "This agent is not here now.",
+    "rated": "The conversation was rated already.",
+}
+
+_message = msgspec.json.Decoder(Message)
+
+
+class ChatSettings(NamedTuple):
+    """`waiting_timeout_ms`: nobody took it. `idle_*`: nobody said anything in an active one. `customer_gone_ms`: the
+    customer left the queue, `agent_gone_ms`: the agent left the conversation; both beyond the roster's own grace.
+    """
+
+    waiting_timeout_ms: int = 600_000
+    idle_warning_ms: int = 780_000
+    idle_timeout_ms: int = 900_000
+    customer_gone_ms: int = 60_000
+    agent_gone_ms: int = 120_000
+    kept_s: int = 30 * 86_400
+
+
+class ChatStore:
+    """`present` keeps who is connected to the chat: agents to whom one may transfer, customers who left the queue."""
+
+    def __init__(self, valkey: Valkey, present: PresenceStore, settings: ChatSettings = ChatSettings()) -> None:
+        self._valkey = valkey
+        self._settings = settings
+        self._name = "chat"
+        self._keys = [valkey.key(self._name), present.base]
+        self.untold = UntoldChanges(valkey, self._name)
+
+    # ── what a person asks; all raise RtError FORBIDDEN, CONFLICT where it says so, UNAVAILABLE ────────────────────
+
+    async def start(self, user: User, client_id: str, subject: str = "", team_id: str = "", text: str = "") -> Change:
+        """Begin to wait for an agent. The same `client_id` finds the same conversation. CONFLICT: MAX_OPEN are open."""
+        body = _body(user, text, client_id) if text else ""
+        # "c" in front: an id that begins with a sign would not pass as one when a client sends it back.
+        new = ("c" + new_id(), client_id, subject, team_id, text[:PREVIEW], body, MAX_OPEN)
+        return self._change(await self._ask(START, user, *new))
+
+    async def accept(self, user: User, conversation_id: str) -> Change:
+        """Take a conversation that waits. CONFLICT with `state` and `agent`: somebody else did, or it is closed."""
+        return self._change(await self._ask(ACCEPT, user, conversation_id))
+
+    async def message(self, user: User, conversation_id: str, text: str, client_id: str) -> Said:
+        """Keep a message of a member. The same `client_id` is answered the same. CONFLICT: closed, or MAX_MESSAGES."""
+        own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES)
+        answer = await self._ask(MESSAGE, user, *own)
+        return Said(int(answer[3]), int(answer[4]), self._change(answer).untold)
+
+    async def read(self, user: User, conversation_id: str, upto: int) -> Change:
+        """A member has read up to a message; never less than before."""
+        return self._change(await self._ask(READ, user, conversation_id, upto, durable=False))
+
+    async def transfer(
+        self, user: User, conversation_id: str, agent_id: str = "", team_id: str = "", note: str = ""
+    ) -> Change:
+        """Hand it to an agent (who must be here: else CONFLICT) and/or to a team. Its place in a queue is kept."""
+        return self._change(await self._ask(TRANSFER, user, conversation_id, agent_id, team_id, note))
+
+    async def close(self, user: User, conversation_id: str) -> Change:
+        return self._change(await self._ask(CLOSE, user, conversation_id))
+
+    async def rate(self, user: User, conversation_id: str, score: int, comment: str = "") -> Change:
+        """The customer's word, after the end. CONFLICT: not closed yet, or rated otherwise already."""
+        return self._change(await self._ask(RATE, user, conversation_id, score, comment))
+
+    async def view(self, user: User, conversation_id: str, limit: int, before: int | None = None) -> Page:
+        """Return the newest `limit` messages, or those `before` a number, and the conversation."""
+        own = (conversation_id, "" if before is None else before, limit)
+        answer = await self._ask(VIEW, user, *own, durable=False)
+        texts = answer[3]
+        messages = [json.decode(_message, text) for text in reversed(texts[:limit])]
+        return Page(conversation(answer[1]), messages, len(texts) > limit)
+
+    async def get(self, conversation_id: str) -> Conversation | None:
+        """Return a conversation, whoever asks. Raises RtError UNAVAILABLE."""
+        answer = await self._call(VIEW, HOUSE, conversation_id, "", 0)
+        return conversation(answer[1]) if answer[0] == "ok" else None
+
+    async def mine(self, user: User, limit: int = 50) -> list[Conversation]:
+        """Return a customer's open conversations, or those an agent has taken, oldest first."""
+        return [conversation(row) for row in await self._call(MINE, (user.id, user.role, user.team_id, ""), limit)]
+
+    async def queue(self, user: User, limit: int = 200) -> list[Conversation]:
+        """Return what waits for an agent (own team and no team) or an admin (all), by place."""
+        rows = await self._call(QUEUE, (user.id, user.role, user.team_id, ""), limit)
+        return sorted(map(conversation, rows), key=lambda waiting: (waiting.queued_at, waiting.id))
+
+    # ── what time, and the coming and going of people, does ────────────────────────────────────────────────────────
+
+    async def present(self, user_id: str) -> list[Untold]:
+        """Look whether the user is here now, and let their conversations know."""
+        return self._changes(await self._call(PRESENT, SERVER, user_id))
+
+    async def due(self, limit: int = 100) -> list[Untold]:
+        """Do what is due: time out, warn, close, put back. For the node that leads, every second."""
+        return self._changes(await self._call(DUE, SERVER, limit))
+
+    async def places(self) -> list[Untold]:
+        """Note the places that have changed since the last call, in all queues. For the leader, every second."""
+        found: list[Untold] = []
+        left = 1
+        while left:
+            left, changed = await self._call(PLACES, SERVER, MAX_PLACES)
+            found += self._changes(changed)
+        return found
+
+    async def queue_stats(self) -> QueueStats:
+        return QueueStats(*await self._valkey.call(STATS, self._keys[:1], []))
+
+    # ── the scripts ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _ask(self, run: Script, user: User, *own: Any, durable: bool = True) -> Any:
+        who = (user.id, user.role, user.team_id, user.name)
+        answer = await self._call(run, who, *own, durable=durable)
+        if answer[0] == "ok":
+            return answer
+        if answer[0] == "FORBIDDEN":
+            raise RtError("FORBIDDEN")
+        _, state, agent_id, agent_name, why = answer
+        fields: dict[str, Any] = {"state": state} if state else {}
+        if agent_id:
+            fields["agent"] = {"id": agent_id, "name": agent_name}
+        raise RtError("CONFLICT", REFUSALS.get(why), **fields)
+
+    async def _call(self, run: Script, who: Sequence[str], *own: Any, durable: bool = False) -> Any:
+        settings = self._settings
+        clocks = (
+            settings.waiting_timeout_ms,
+            settings.idle_warning_ms,
+            settings.idle_timeout_ms,
+            settings.customer_gone_ms,
+            settings.agent_gone_ms,
+            settings.kept_s,
+        )
+        return await self._valkey.call(run, self._keys, (*who, *clocks, *own), durable=durable)
+
+    def _change(self, answer: Any) -> Change:
+        found = conversation(answer[1])
+        return Change(found, untold.read(self._name, found.id, answer[2]))
+
+    def _changes(self, found: Any) -> list[Untold]:
+        """One conversation may be found twice: what is told twice is heard once."""
+        return [change for subject, records in found for change in untold.read(self._name, subject, records)]
+
+
+def _body(user: User, text: str, client_id: str) -> str:
+    """Return a message's JSON without its number and time, which the script puts in front."""
+    author = Author(user.id, user.name, user.role)
+    return json.dumps({"author": author, "text": text, "clientId": client_id})[1:]

@@ -1,0 +1,17 @@
+-- An agent takes a conversation that waits. Exactly one does; the same one again is told the same.
+--
+-- own ARGV  id
+local c = load(arg(1))
+if not c or not staff or not may_see(c) then
+  return forbidden()
+end
+if c.state == 'active' and c.agentId == who.id then
+  return answer(c)
+end
+if c.state ~= 'waiting' then
+  return conflict(c)
+end
+dequeue(c)
+activate(c, who.id, who.name)
+report(c, 'accepted', {})
+return answer(c)

@@ -1,0 +1,14 @@
+-- End a conversation: its customer, its agent, an admin; one that waits also whoever may take it. Again is nothing.
+--
+-- own ARGV  id
+local c = load(arg(1))
+if not c or not may_see(c) then
+  return forbidden()
+end
+if staff and c.state == 'active' and c.agentId ~= who.id and who.role ~= 'admin' then
+  return forbidden()
+end
+if c.state ~= 'closed' then
+  close(c, staff and 'agent' or 'customer')
+end
+return answer(c)

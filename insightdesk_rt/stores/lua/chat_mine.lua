@@ -1,0 +1,11 @@
+-- The open conversations of who asks: a customer's own, or those an agent has taken.
+--
+-- own ARGV  at most so many
+local found = {}
+for _, id in ipairs(redis.call('ZRANGE', base .. '-open:' .. who.id, 0, arg(1) - 1)) do
+  local c = load(id)
+  if c and is_member(c) then
+    found[#found + 1] = row(c)
+  end
+end
+return found

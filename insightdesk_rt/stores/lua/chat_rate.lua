@@ -1,0 +1,19 @@
+-- The customer says how it was, once, after the end. The same again is nothing.
+--
+-- own ARGV  id · score · comment
+local c = load(arg(1))
+if not c or staff or not is_member(c) then
+  return forbidden()
+end
+if c.state ~= 'closed' then
+  return conflict(c)
+end
+if c.score then
+  if c.score ~= arg(2) or c.comment ~= arg(3) then
+    return conflict(c, 'rated')
+  end
+  return answer(c)
+end
+save(c, { score = arg(2), comment = arg(3) })
+report(c, 'rated', { score = tonumber(arg(2)), comment = arg(3) })
+return answer(c)

@@ -1,0 +1,14 @@
+-- A member has read everything up to a message; never less than before.
+--
+-- own ARGV  id · message number
+local c = load(arg(1))
+if not c or not is_member(c) then
+  return forbidden()
+end
+local field = staff and 'readByAgent' or 'readByCustomer'
+local upto = math.min(tonumber(arg(2)), tonumber(c.last))
+if upto > tonumber(c[field] or 0) then
+  save(c, { [field] = upto })
+  report(c, 'read', { userId = who.id, upTo = upto })
+end
+return answer(c)

@@ -1,0 +1,39 @@
+-- Hand a conversation to another agent, who has it at once, or to a team, where it waits in the place it had.
+--
+-- own ARGV  id · agentId or "" · teamId or "" · note or ""
+local c = load(arg(1))
+if not c or not staff or not may_see(c) then
+  return forbidden()
+end
+if c.state == 'active' and c.agentId ~= who.id and who.role ~= 'admin' then
+  return forbidden()
+end
+if c.state == 'closed' then
+  return conflict(c)
+end
+local agent, team = arg(2), arg(3) ~= '' and arg(3) or c.teamId
+if team == c.teamId and ((agent ~= '' and agent == c.agentId) or (agent == '' and c.state == 'waiting')) then
+  return answer(c)
+end
+local name
+if agent ~= '' then
+  local role
+  role, name = unpack(redis.call('HMGET', present .. ':' .. agent, 'role', 'name'))
+  if online(agent) ~= '1' or (role ~= 'agent' and role ~= 'admin') then
+    return conflict(c, 'absent')
+  end
+end
+local from, from_name = c.agentId, c.agentName
+if c.state == 'waiting' then
+  dequeue(c)
+else
+  deactivate(c)
+end
+save(c, { teamId = team, note = arg(4) })
+if agent ~= '' then
+  activate(c, agent, name)
+else
+  enqueue(c)
+end
+report(c, 'transferred', { fromId = from, fromName = from_name, note = arg(4), state = c.state })
+return answer(c)

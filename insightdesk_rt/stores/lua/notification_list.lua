@@ -1,0 +1,26 @@
+-- One page of a user's notifications, the newest first.
+--
+-- KEYS  base
+-- ARGV  userId · id of the last one on the page before ("" for the first page) · how many
+-- Answer {unread, 1 if there are more, {item, 1 if unread}…}. Behind an id that is not kept any more there is nothing.
+local user, before, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local items = KEYS[1] .. '-items:' .. user
+local order, unread = KEYS[1] .. '-order:' .. user, KEYS[1] .. '-unread:' .. user
+local from = 0
+if before ~= '' then
+  local rank = redis.call('ZREVRANK', order, before)
+  if not rank then
+    return { redis.call('ZCARD', unread), 0, {} }
+  end
+  from = rank + 1
+end
+local ids = redis.call('ZREVRANGE', order, from, from + limit)
+local more = #ids > limit and 1 or 0
+if more == 1 then
+  ids[#ids] = nil
+end
+local page = {}
+for i, id in ipairs(ids) do
+  page[i] = { redis.call('HGET', items, id), redis.call('ZSCORE', unread, id) and 1 or 0 }
+end
+return { redis.call('ZCARD', unread), more, page }

@@ -1,0 +1,41 @@
+-- Keep a notification for a user, once per id (after untold.lua).
+--
+-- <base>:<userId>         hash: seq of what is told to the user
+-- <base>-items:<userId>   hash: id → "<ms> <json>"
+-- <base>-order:<userId>   zset: ids, the oldest first
+-- <base>-unread:<userId>  zset: those of them that are unread
+--
+-- KEYS  base
+-- ARGV  userId · id · json · how many a user may have · seconds they are kept
+-- Answer: the records still to be told to the user
+local base = KEYS[1]
+local user, id, item, most, kept_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local key, items = base .. ':' .. user, base .. '-items:' .. user
+local order, unread = base .. '-order:' .. user, base .. '-unread:' .. user
+
+if redis.call('HEXISTS', items, id) == 1 then
+  return untold(base, user)
+end
+
+local now = now_ms()
+-- Two in one millisecond keep the order they came in.
+local last = redis.call('ZRANGE', order, -1, -1, 'WITHSCORES')
+local place = string.format('%.0f', last[2] and math.max(now, tonumber(last[2]) + 1) or now)
+local kept = string.format('%.0f ', now) .. item
+redis.call('HSET', items, id, kept)
+redis.call('ZADD', order, place, id)
+redis.call('ZADD', unread, place, id)
+tell(base, user, key, 'notification', kept, now)
+
+local over = redis.call('ZCARD', order) - most
+if over > 0 then
+  local popped = redis.call('ZPOPMIN', order, over)
+  for i = 1, #popped, 2 do
+    redis.call('HDEL', items, popped[i])
+    redis.call('ZREM', unread, popped[i])
+  end
+end
+for _, each in ipairs({ key, items, order, unread }) do
+  redis.call('EXPIRE', each, kept_s)
+end
+return untold(base, user)

@@ -1,0 +1,9 @@
+-- KEYS  base
+-- Answer how many agents and admins are {online, busy, away, offline}
+local base = KEYS[1]
+return {
+  redis.call('ZCARD', base .. '-agents:online'),
+  redis.call('ZCARD', base .. '-agents:busy'),
+  redis.call('ZCARD', base .. '-agents:away'),
+  redis.call('ZCARD', base .. '-agents:offline'),
+}

@@ -1,0 +1,25 @@
+-- A node holds connections of a user from now on. Again is nothing.
+--
+-- KEYS  base
+-- ARGV  userId · node incarnation · role · teamId · name
+-- Answer {1 others see a change · 0 nobody does · -1 the incarnation was declared dead: come back as another, records}
+local user, node, role = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('ZSCORE', base .. '-dead', node) then
+  return { -1, {} }
+end
+local now, key = now_ms(), user_key(user)
+local status, was, chosen = unpack(redis.call('HMGET', key, 'status', 'role', 'chosen'))
+if redis.call('HSETNX', key, '@' .. node, '1') == 1 then
+  redis.call('HINCRBY', key, 'held', 1)
+  redis.call('SADD', base .. '-node:' .. node, user)
+end
+redis.call('HSET', key, 'role', role, 'teamId', ARGV[4], 'name', ARGV[5], 'lastSeen', string.format('%.0f', now))
+redis.call('ZREM', base .. '-grace', user)
+if status and status ~= 'offline' then
+  if was ~= role then
+    place(user, role, status, now)
+  end
+  return { 0, {} }
+end
+turn(user, chosen or 'online', now)
+return { 1, untold(base, user) }

@@ -1,0 +1,62 @@
+-- Library of the presence scripts (after untold.lua): keys, and the three changes everything is made of.
+--
+-- <base>:<userId>       hash: status, lastSeen (ms), chosen, role, teamId, name, seq; "@<incarnation>" for each node that
+--                       holds connections of the user, and how many those are: held
+-- <base>-node:<inc>     set of the users an incarnation holds, for reaping
+-- <base>-grace          zset: users without a connection → when they count as offline
+-- <base>-dead           zset: incarnations that were declared dead → when; they can hold nobody any more
+-- <base>-agents:<status> zset: agents and admins by status → since when
+--
+-- Online or not is what nodes say; busy or away is what the user chose; neither changes the other.
+local base = KEYS[1]
+local STAFF = { agent = true, admin = true }
+local STATUSES = { 'online', 'busy', 'away', 'offline' }
+-- How long an absent user is remembered: an agent through a holiday, a customer for a day.
+local STAFF_S, OTHERS_S, DEAD_MS = 30 * 86400, 86400, 86400000
+
+local function user_key(user)
+  return base .. ':' .. user
+end
+
+-- Count an agent under its status, and under that alone.
+local function place(user, role, status, now)
+  for _, each in ipairs(STATUSES) do
+    if each ~= status or not STAFF[role] then
+      redis.call('ZREM', base .. '-agents:' .. each, user)
+    end
+  end
+  if STAFF[role] then
+    redis.call('ZADD', base .. '-agents:' .. status, now, user)
+  end
+end
+
+-- The user's status is another one now: keep it, count it, have it told.
+local function turn(user, status, now)
+  local key = user_key(user)
+  local role, team, seen = unpack(redis.call('HMGET', key, 'role', 'teamId', 'lastSeen'))
+  redis.call('HSET', key, 'status', status)
+  place(user, role, status, now)
+  if status == 'offline' then
+    redis.call('EXPIRE', key, STAFF[role] and STAFF_S or OTHERS_S)
+  else
+    redis.call('PERSIST', key)
+  end
+  tell(base, user, key, 'status', cjson.encode({
+    userId = user, status = status, teamId = team or '', lastSeen = tonumber(seen) or now,
+  }), now)
+end
+
+-- A node does not hold the user any more. Without any node the grace begins.
+local function drop(user, node, now, grace)
+  redis.call('SREM', base .. '-node:' .. node, user)
+  local key = user_key(user)
+  if redis.call('HDEL', key, '@' .. node) == 0 then
+    return 0
+  end
+  redis.call('HSET', key, 'lastSeen', string.format('%.0f', now))
+  if redis.call('HINCRBY', key, 'held', -1) > 0 then
+    return 0
+  end
+  redis.call('ZADD', base .. '-grace', now + grace, user)
+  return 1
+end

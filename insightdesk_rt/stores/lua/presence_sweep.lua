@@ -1,0 +1,16 @@
+-- Take those offline whose grace is over. Whoever asks first gets them; nobody gets them twice.
+--
+-- KEYS  base
+-- ARGV  at most so many users
+-- Answer {userId, records}…
+local now, found = now_ms(), {}
+for _, user in ipairs(redis.call('ZRANGEBYSCORE', base .. '-grace', '-inf', now, 'LIMIT', 0, ARGV[1])) do
+  redis.call('ZREM', base .. '-grace', user)
+  local status, held = unpack(redis.call('HMGET', user_key(user), 'status', 'held'))
+  if status and status ~= 'offline' and tonumber(held or 0) <= 0 then
+    turn(user, 'offline', now)
+    found[#found + 1] = { user, untold(base, user) }
+  end
+end
+redis.call('ZREMRANGEBYSCORE', base .. '-agents:offline', '-inf', now - STAFF_S * 1000)
+return found

@@ -1,0 +1,110 @@
+-- Change one ticket (after untold.lua): in one step, so that two changes at once get two versions and the counts always
+-- add up.
+--
+-- <base>:<ticketId>  hash: each field as JSON text, version, createdAt, updatedAt (ms), seq, and the offset and seq of
+--                    what was told last: offset, told
+-- <base>-counts      hash: total, unsolved, unassigned, status:<status>, priority:<priority>
+-- <base>-comment:<ticketId>:<id>  this comment is known
+--
+-- KEYS  base
+-- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id of the comment to know it by, or ""
+--       · for each field: name, default, given ("" if not)
+--       Values, `by` and `comment` are JSON texts ("null" for none); values are compared as texts.
+-- Answer {outcome, version, offset of what was told last, records still to be told}
+--       outcome: 2 created · 1 done · 0 nothing to do · -1 there is no such ticket
+--
+-- A deleted ticket leaves its version behind for a day, so that the versions of one that comes back go on.
+local base = KEYS[1]
+local op, id, by, comment, comment_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local KEPT_S = 86400
+local SETTLED = { ['"solved"'] = true, ['"closed"'] = true }
+local key, counts = base .. ':' .. id, base .. '-counts'
+local now = now_ms()
+
+local was = {}
+local flat = redis.call('HGETALL', key)
+for i = 1, #flat, 2 do
+  was[flat[i]] = flat[i + 1]
+end
+local exists = was.subject ~= nil
+
+local names, before, after, changes, fields = {}, {}, {}, {}, {}
+for i = 6, #ARGV, 3 do
+  local name, default, given = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  names[#names + 1] = name
+  before[name] = was[name] or default
+  after[name] = given ~= '' and given or before[name]
+  fields[#fields + 1] = string.format('"%s":%s', name, after[name])
+  if before[name] ~= after[name] then
+    changes[#changes + 1] = string.format('"%s":[%s,%s]', name, before[name], after[name])
+  end
+end
+
+local function answer(outcome, version)
+  return { outcome, tonumber(version or 0), was.offset or '', untold(base, id) }
+end
+
+-- How often each thing is there, so that a dashboard reads one hash. Priorities and "unassigned" count open work only.
+local function count(ticket, step)
+  local function add(name)
+    redis.call('HINCRBY', counts, name, step)
+  end
+  add('total')
+  add('status:' .. string.sub(ticket.status, 2, -2))
+  if not SETTLED[ticket.status] then
+    add('unsolved')
+    add('priority:' .. string.sub(ticket.priority, 2, -2))
+    if ticket.assigneeId == 'null' then
+      add('unassigned')
+    end
+  end
+end
+
+local function tell_of(kind, version, created)
+  tell(base, id, key, kind, string.format(
+    '{"version":%d,"at":%.0f,"createdAt":%.0f,"ticket":{%s},"changes":{%s},"by":%s,"comment":%s}',
+    version, now, created, table.concat(fields, ','), table.concat(changes, ','), by, comment), now)
+end
+
+if op == 'comment' then
+  if not exists then
+    return answer(-1, 0)
+  end
+  local known = base .. '-comment:' .. id .. ':' .. comment_id
+  if comment_id ~= '' and not redis.call('SET', known, '1', 'NX', 'EX', KEPT_S) then
+    return answer(0, was.version)
+  end
+  tell_of('commented', was.version, was.createdAt)
+  return answer(1, was.version)
+end
+
+if op == 'delete' then
+  if not exists then
+    return answer(-1, was.version)
+  end
+  local version = was.version + 1
+  count(before, -1)
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'version', version, 'seq', was.seq)
+  redis.call('EXPIRE', key, KEPT_S)
+  tell_of('deleted', version, was.createdAt)
+  return answer(1, version)
+end
+
+if exists and #changes == 0 then
+  return answer(0, was.version)
+end
+local version = (was.version or 0) + 1
+local created = was.createdAt or now
+if exists then
+  count(before, -1)
+end
+count(after, 1)
+redis.call('HSET', key, 'version', version, 'createdAt', string.format('%.0f', created),
+  'updatedAt', string.format('%.0f', now))
+for _, name in ipairs(names) do
+  redis.call('HSET', key, name, after[name])
+end
+redis.call('PERSIST', key)
+tell_of(exists and 'updated' or 'created', version, created)
+return answer(exists and 1 or 2, version)

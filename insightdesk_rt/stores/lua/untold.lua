@@ -1,0 +1,26 @@
+-- Library, put in front of scripts that change something others must hear of.
+--
+-- `tell` leaves a record of the event in the same step as the change, so that whoever dies, or loses Valkey, between the
+-- change and its telling leaves the telling to somebody else. A record is "<seq> <kind> <data>"; the records of a
+-- subject lie in a list in the order of its changes, and an index says since when a subject has any. Whoever tells one
+-- tells those before it first, under ids made of subject and seq: however many tell it, the log takes it once, in order.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- `key`: the subject's hash. Its numbers start at the time of its first change: a subject that was forgotten and comes
+-- back never uses an id again.
+local function tell(base, subject, key, kind, data, now)
+  local seq = redis.call('HINCRBY', key, 'seq', 1)
+  if seq == 1 then
+    seq = now
+    redis.call('HSET', key, 'seq', string.format('%.0f', now))
+  end
+  redis.call('RPUSH', base .. '-untold:' .. subject, string.format('%.0f ', seq) .. kind .. ' ' .. data)
+  redis.call('ZADD', base .. '-untold', 'NX', now, subject)
+end
+
+local function untold(base, subject)
+  return redis.call('LRANGE', base .. '-untold:' .. subject, 0, -1)
+end

@@ -1,0 +1,108 @@
+"""A user's notifications: the newest MAX_KEPT of them for KEPT_S, and which of them are unread.
+
+The unread count is the size of the set of unread ones, never a number of its own that could drift. Each push leaves
+the record that the user must hear of it (untold.py). The keys are listed in lua/notification_push.lua.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from insightdesk_rt.cluster.valkey import Arg, Script, Valkey, load_script
+from insightdesk_rt.model import iso
+from insightdesk_rt.stores import untold
+from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges
+from insightdesk_rt.wire import json
+
+MAX_KEPT = 500  # what a bell's list shows in months; older ones belong to the back end
+KEPT_S = 90 * 86_400
+
+NotificationId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:\-]{1,64}\Z")]
+
+PUSH = Script(
+    "notification_push", load_script(PACKAGE, "untold").source + load_script(PACKAGE, "notification_push").source
+)
+READ = load_script(PACKAGE, "notification_read")
+LIST = load_script(PACKAGE, "notification_list")
+
+
+class Content(Struct, omit_defaults=True, gc=False):
+    """What the back end says. `type` and `data` mean something to the front end only."""
+
+    id: NotificationId
+    type: Annotated[str, Meta(min_length=1, max_length=64)]
+    title: Annotated[str, Meta(min_length=1, max_length=300)]
+    body: Annotated[str, Meta(max_length=4000)] = ""
+    url: Annotated[str, Meta(max_length=2000)] = ""
+    data: Raw | UnsetType = UNSET
+
+
+class Notification(Content, kw_only=True, gc=False):
+    createdAt: str
+    read: bool
+
+
+class MarkedRead(Struct, frozen=True):
+    """`known`: how many of the ids there are. `ids`: those that were unread until now."""
+
+    unread: int
+    known: int
+    ids: list[str]
+
+
+class Page(Struct, frozen=True):
+    unread: int
+    more: bool
+    notifications: list[Notification]
+
+
+_read_content = msgspec.json.Decoder(Content)
+
+
+class NotificationStore:
+    def __init__(self, valkey: Valkey, name: str = "notification") -> None:
+        self._valkey = valkey
+        self.name = name
+        self.base = valkey.key(name)
+        self.untold = UntoldChanges(valkey, name)
+
+    async def push(self, user_id: str, content: Content) -> list[Untold]:
+        """Keep a notification, once per id, and return what the user must still hear of: this one if it is new.
+
+        Raises RtError UNAVAILABLE.
+        """
+        args: list[Arg] = [user_id, content.id, json.encode_struct(content), MAX_KEPT, KEPT_S]
+        records = await self._valkey.call(PUSH, [self.base], args, durable=True)
+        return untold.read(self.name, user_id, records)
+
+    async def unread(self, user_id: str) -> int:
+        """Return how many the user has not read. Raises UNAVAILABLE."""
+        return int(await self._valkey.command("ZCARD", f"{self.base}-unread:{user_id}"))
+
+    async def mark_read(self, user_id: str, ids: list[str]) -> MarkedRead:
+        """Mark these (at least one) as read. Raises UNAVAILABLE."""
+        return MarkedRead(*await self._valkey.call(READ, [self.base], [user_id, *ids]))
+
+    async def mark_all_read(self, user_id: str) -> MarkedRead:
+        """Mark all of the user's as read. Raises UNAVAILABLE."""
+        return MarkedRead(*await self._valkey.call(READ, [self.base], [user_id]))
+
+    async def page(self, user_id: str, before: str, limit: int) -> Page:
+        """Return the `limit` newest, or those older than the one with the id `before`. Raises UNAVAILABLE."""
+        unread, more, items = await self._valkey.call(LIST, [self.base], [user_id, before, limit])
+        return Page(unread, bool(more), [_notification(item, read=not fresh) for item, fresh in items])
+
+
+def read_notification(record: Untold) -> Notification:
+    """Return what the record of a push says."""
+    return _notification(record.data, read=False)
+
+
+def _notification(item: str, read: bool) -> Notification:
+    at_ms, _, text = item.partition(" ")
+    content = json.decode(_read_content, text)
+    values = {name: getattr(content, name) for name in content.__struct_fields__}
+    return Notification(createdAt=iso(int(at_ms)), read=read, **values)

@@ -1,0 +1,116 @@
+"""Presence: who is here, which nodes say so, and what they chose to be. One hash per user, one set per node.
+
+A user is online while a live node incarnation holds a connection of theirs; nodes say so once per user, not once per
+connection, and nothing is refreshed per user: what a dead node held lies in its own set and is reaped from there. The
+last connection gone begins a grace; `sweep` ends it. Every change is one script, decided by Valkey's clock, and answers
+whether others see a transition: only the caller that got it tells it (untold.py says what happens if that one dies).
+
+Any node may stop at any point. A reaper that dies half-way leaves a set that the next reaper goes on with; a node that
+was declared dead and comes back is refused (`Held.FENCED`) until it has a new incarnation. Cost: one command per first
+connect or last disconnect of a user on a node, whatever the number of users.
+
+The keys are listed in lua/presence_lib.lua. The same store under another name keeps who is in the chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from insightdesk_rt.cluster.valkey import Valkey, load_script
+from insightdesk_rt.model import Status, User
+from insightdesk_rt.stores import untold
+from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, script
+
+JOIN = script("presence_join", "presence_lib")
+LEAVE = script("presence_leave", "presence_lib")
+CHOOSE = script("presence_choose", "presence_lib")
+SWEEP = script("presence_sweep", "presence_lib")
+REAP = script("presence_reap", "presence_lib")
+READ = load_script(PACKAGE, "presence_read")
+COUNTS = load_script(PACKAGE, "presence_counts")
+
+
+class Held(IntEnum):
+    """What a node's word about a user did."""
+
+    FENCED = -1  # the incarnation was declared dead; nothing was stored
+    QUIETLY = 0  # nobody sees a change
+    SEEN = 1  # the user came online; the caller tells it
+
+
+class Joined(NamedTuple):
+    held: Held
+    untold: list[Untold]
+
+
+class Seen(NamedTuple):
+    """A user as others see them; `last_seen_ms` (Unix) is 0 for one who was never here, or too long ago."""
+
+    user_id: str
+    status: Status
+    last_seen_ms: int
+
+
+class AgentCounts(Struct, frozen=True):
+    """How many agents and admins; `offline` are those who were here within 30 days and are not now."""
+
+    online: int
+    busy: int
+    away: int
+    offline: int
+
+
+class PresenceStore:
+    def __init__(self, valkey: Valkey, grace_ms: int = 5_000, name: str = "presence") -> None:
+        self._valkey = valkey
+        self._grace_ms = grace_ms
+        self.name = name
+        self.base = valkey.key(name)
+        self.untold = UntoldChanges(valkey, name)
+
+    async def join(self, user: User, node: str) -> Joined:
+        """The incarnation `node` holds connections of the user. Again is nothing. Raises RtError UNAVAILABLE."""
+        held, records = await self._call(JOIN, user.id, node, user.role, user.team_id, user.name)
+        return Joined(Held(held), untold.read(self.name, user.id, records))
+
+    async def leave(self, user_id: str, node: str) -> bool:
+        """It holds none any more. Returns whether it was the last node, so that the grace has begun."""
+        return bool(await self._call(LEAVE, user_id, node, self._grace_ms))
+
+    async def choose(self, user_id: str, status: Status) -> list[Untold]:
+        """The user chooses online, busy or away. Returns what to tell: nothing if nobody sees a change."""
+        _, records = await self._call(CHOOSE, user_id, status)
+        return untold.read(self.name, user_id, records)
+
+    async def sweep(self, limit: int = 500) -> list[Untold]:
+        """Take at most `limit` users offline whose grace is over. Returns what to tell of them."""
+        swept = await self._call(SWEEP, limit)
+        return [change for user_id, records in swept for change in untold.read(self.name, user_id, records)]
+
+    async def reap(self, node: str, limit: int = 500) -> int:
+        """Declare an incarnation dead and take at most `limit` users from it. Returns how many are left to take."""
+        return int(await self._call(REAP, node, limit, self._grace_ms))
+
+    async def statuses(self, user_ids: Sequence[str]) -> list[Seen]:
+        """Return how others see each of the users, in that order."""
+        rows = await self._valkey.call(READ, [self.base], user_ids)
+        pairs = zip(user_ids, rows, strict=True)
+        return [Seen(user_id, status or "offline", int(seen or 0)) for user_id, (status, seen) in pairs]
+
+    async def agent_counts(self) -> AgentCounts:
+        return AgentCounts(*await self._valkey.call(COUNTS, [self.base], []))
+
+    async def held_count(self, node: str) -> int:
+        """How many users the incarnation holds, as far as the others know."""
+        return int(await self._valkey.command("SCARD", f"{self.base}-node:{node}"))
+
+    async def held_by(self, node: str) -> set[str]:
+        """Those users themselves. O(their number): for when the count is wrong."""
+        return set(await self._valkey.command("SMEMBERS", f"{self.base}-node:{node}"))
+
+    async def _call(self, script: Any, *args: Any) -> Any:
+        return await self._valkey.call(script, [self.base], args)

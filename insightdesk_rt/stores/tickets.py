@@ -1,0 +1,242 @@
+"""What this server knows of tickets: the fields that access and dashboards need, and what is still to be told of them.
+
+The helpdesk's own database has the tickets; this is the copy its back end pushes. Each change is one step in Valkey:
+fields, version, counts, and the record that clients must hear of it (untold.py). The back end's retry and the next
+change of the ticket find what was not told yet, besides the node that leads.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import Offset, iso
+from insightdesk_rt.stores import untold
+from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges
+from insightdesk_rt.wire import json
+
+TicketStatus = Literal["new", "open", "pending", "on_hold", "solved", "closed"]
+Priority = Literal["low", "normal", "high", "urgent"]
+STATUSES: tuple[str, ...] = TicketStatus.__args__  # type: ignore[attr-defined]
+PRIORITIES: tuple[str, ...] = Priority.__args__  # type: ignore[attr-defined]
+
+MAX_WATCHERS = 200  # twice the most a helpdesk's own form offers; a change carries the list twice
+MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
+
+# As long as a token's `sub` and `teamId` may be, and like them without what breaks a line or a screen.
+Who = Annotated[str, Meta(pattern="^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,128}\\Z")]
+
+CHANGE = Script("ticket_change", load_script(PACKAGE, "untold").source + load_script(PACKAGE, "ticket_change").source)
+OFFSET = load_script(PACKAGE, "ticket_offset")
+
+
+class Fields(Struct, gc=False):
+    """What the back end may set, with what a ticket has before anybody did."""
+
+    subject: str = ""
+    status: TicketStatus = "new"
+    priority: Priority = "normal"
+    requesterId: str | None = None
+    assigneeId: str | None = None
+    teamId: str | None = None
+    watchers: list[str] = []
+
+
+class Ticket(Fields, kw_only=True, gc=False):
+    """A ticket as clients and back ends are shown it; times are ISO 8601."""
+
+    ticketId: str
+    version: int
+    createdAt: str
+    updatedAt: str
+
+
+class Actor(Struct, frozen=True):
+    """Who did something, as a back end says it."""
+
+    id: Who
+    name: Annotated[str, Meta(max_length=256)]
+
+
+class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A partial update: what is not given stays. null takes a person or team off. `by` is who did it, for clients."""
+
+    subject: Annotated[str, Meta(max_length=MAX_SUBJECT)] | UnsetType = UNSET
+    status: TicketStatus | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+    requesterId: Who | UnsetType | None = UNSET
+    assigneeId: Who | UnsetType | None = UNSET
+    teamId: Who | UnsetType | None = UNSET
+    watchers: Annotated[list[Who], Meta(max_length=MAX_WATCHERS)] | UnsetType = UNSET
+    by: Actor | UnsetType = UNSET
+
+
+class Comment(Struct, gc=False):
+    """What the desk is told of a comment; the text itself stays with the back end."""
+
+    id: str
+    kind: Literal["reply", "note"]
+    author: Actor
+    excerpt: str
+
+
+class Change(Struct, gc=False):
+    """One change clients have to be told of: `changes` is field → [old, new]; `at` and `createdAt` are Unix ms."""
+
+    version: int
+    at: int
+    createdAt: int
+    ticket: Fields  # as the change left it
+    changes: dict[str, tuple[Any, Any]]
+    by: Actor | None = None
+    comment: Comment | None = None
+
+    def as_ticket(self, ticket_id: str) -> Ticket:
+        return _ticket(ticket_id, self.version, self.createdAt, self.at, self.ticket)
+
+
+class Outcome(Struct, frozen=True):
+    """What became of a write: `done` is False if there was nothing to do. `untold` has older changes first."""
+
+    done: bool
+    created: bool
+    version: int
+    offset: Offset  # of what was told last before this
+    untold: list[Untold]
+
+
+class Facts(Struct, frozen=True):
+    """What decides who may read a ticket."""
+
+    teamId: str | None
+    requesterId: str | None
+    watchers: list[str]
+
+
+class TicketCounts(Struct, frozen=True):
+    """`byPriority` and `unassigned` count open work: what is neither solved nor closed."""
+
+    total: int
+    unsolved: int
+    unassigned: int
+    byStatus: dict[str, int]
+    byPriority: dict[str, int]
+
+
+_NAMES = Fields.__struct_fields__
+_DEFAULTS = {name: msgspec.json.encode(getattr(Fields(), name)).decode() for name in _NAMES}
+_read_fields = msgspec.json.Decoder(Fields)
+_read_facts = msgspec.json.Decoder(Facts)
+_read_change = msgspec.json.Decoder(Change)
+
+
+class TicketStore:
+    def __init__(self, valkey: Valkey, name: str = "ticket") -> None:
+        self._valkey = valkey
+        self.name = name
+        self.base = valkey.key(name)
+        self.untold = UntoldChanges(valkey, name)
+
+    async def put(self, ticket_id: str, change: TicketChange) -> Outcome:
+        """Create or change a ticket. Each change is one version; a change of nothing is none. Raises UNAVAILABLE."""
+        given = {name: value for name in _NAMES if (value := getattr(change, name)) is not UNSET}
+        if "watchers" in given:  # a set; sorted, so that equal ones are equal texts
+            given["watchers"] = sorted(set(given["watchers"]))
+        by = None if change.by is UNSET else change.by
+        return await self._change("put", ticket_id, given, by)
+
+    async def delete(self, ticket_id: str) -> Outcome:
+        """Forget a ticket, all but its version for a day; `done` is False if there was none. Raises UNAVAILABLE."""
+        return await self._change("delete", ticket_id)
+
+    async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Outcome:
+        """Put down that a ticket was commented. With `remember`, the same comment id within a day is nothing new.
+
+        Not a version: the fields stay as they are. Raises NOT_FOUND, UNAVAILABLE.
+        """
+        outcome = await self._change("comment", ticket_id, comment=comment, known_as=comment.id if remember else "")
+        if not outcome.done and not outcome.version:
+            raise RtError("NOT_FOUND")
+        return outcome
+
+    async def told(self, ticket_id: str, seq: int, offset: Offset) -> None:
+        """The log has everything up to `seq`, the last of it at `offset`. Raises UNAVAILABLE."""
+        await self._valkey.call(OFFSET, [self.base], [ticket_id, seq, offset])
+
+    async def get(self, ticket_id: str) -> Ticket | None:
+        row = _pairs(await self._valkey.command("HGETALL", self._key(ticket_id)))
+        if "subject" not in row:  # none, or what a deleted one left behind
+            return None
+        fields = json.decode(_read_fields, _object({name: row[name] for name in _NAMES}))
+        return _ticket(ticket_id, int(row["version"]), int(row["createdAt"]), int(row["updatedAt"]), fields)
+
+    async def facts(self, ticket_id: str) -> Facts | None:
+        names = Facts.__struct_fields__
+        values = await self._valkey.command("HMGET", self._key(ticket_id), *names)
+        if None in values:
+            return None
+        return json.decode(_read_facts, _object(dict(zip(names, values, strict=True))))
+
+    async def version(self, ticket_id: str) -> int:
+        """Return the ticket's version, 0 if there is none."""
+        version, subject = await self._valkey.command("HMGET", self._key(ticket_id), "version", "subject")
+        return 0 if subject is None else int(version)
+
+    async def counts(self) -> TicketCounts:
+        """Return how many tickets there are of each kind: one small hash, however many there are."""
+        row = _pairs(await self._valkey.command("HGETALL", f"{self.base}-counts"))
+
+        def count(name: str) -> int:
+            return int(row.get(name, 0))
+
+        return TicketCounts(
+            count("total"),
+            count("unsolved"),
+            count("unassigned"),
+            {status: count(f"status:{status}") for status in STATUSES},
+            {priority: count(f"priority:{priority}") for priority in PRIORITIES},
+        )
+
+    async def _change(
+        self,
+        op: str,
+        ticket_id: str,
+        given: dict[str, Any] | None = None,
+        by: Actor | None = None,
+        comment: Comment | None = None,
+        known_as: str = "",
+    ) -> Outcome:
+        args = [op, ticket_id, json.dumps(by), json.dumps(comment), known_as]
+        for name in _NAMES:
+            args += [name, _DEFAULTS[name], json.dumps(given[name]) if given and name in given else ""]
+        outcome, version, offset, records = await self._valkey.call(CHANGE, [self.base], args, durable=True)
+        changes = untold.read(self.name, ticket_id, records)
+        return Outcome(outcome > 0, outcome == 2, version, Offset(offset), changes)
+
+    def _key(self, ticket_id: str) -> str:
+        return f"{self.base}:{ticket_id}"
+
+
+def read_change(record: Untold) -> Change:
+    """Return what the record of a ticket's change says."""
+    return json.decode(_read_change, record.data)
+
+
+def _ticket(ticket_id: str, version: int, created_ms: int, updated_ms: int, fields: Fields) -> Ticket:
+    values = {name: getattr(fields, name) for name in _NAMES}
+    return Ticket(ticketId=ticket_id, version=version, createdAt=iso(created_ms), updatedAt=iso(updated_ms), **values)
+
+
+def _object(texts: dict[str, str]) -> str:
+    return "{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}"
+
+
+def _pairs(flat: Any) -> dict[str, str]:
+    """Return HGETALL's answer as a dict: RESP2 gives a flat list, RESP3 a map."""
+    if isinstance(flat, dict):
+        return flat
+    return dict(zip(flat[::2], flat[1::2], strict=True))

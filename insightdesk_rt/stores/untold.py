@@ -1,0 +1,67 @@
+"""Changes that are stored and must still be told: what makes "stored" and "heard of" one promise.
+
+A script that changes a fact leaves, in the same step, a record of what others must hear (lua/untold.lua). Its caller
+logs the event and then says so here; if it dies in between, or Valkey goes away, `overdue` gives the record to the
+node that leads. Telling is at least once, in the order of the subject's changes, each under the id `Untold.id`: the
+log takes an id once, so members hear it once. Cost: one small command per change, off the way of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
+
+PACKAGE = "insightdesk_rt.stores"
+
+TOLD = load_script(PACKAGE, "untold_told")
+OVERDUE = load_script(PACKAGE, "untold_overdue")
+
+
+class Untold(NamedTuple):
+    """One change of a subject (a user, a conversation). `seq` grows with each; `data` is JSON text of a `kind`."""
+
+    store: str
+    subject: str
+    seq: int
+    kind: str
+    data: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.store}.{self.subject}.{self.seq}"
+
+
+def script(name: str, library: str = "") -> Script:
+    """Return the script that begins with the library of untold changes, and then with its store's own."""
+    parts = ["untold", library, name] if library else ["untold", name]
+    return Script(name, "".join(load_script(PACKAGE, part).source for part in parts))
+
+
+def read(store: str, subject: str, records: Iterable[str]) -> list[Untold]:
+    """Return what a script answered as the records of a subject."""
+    found = []
+    for record in records:
+        seq, kind, data = record.split(" ", 2)
+        found.append(Untold(store, subject, int(seq), kind, data))
+    return found
+
+
+class UntoldChanges:
+    """The changes of one store that are not told yet."""
+
+    def __init__(self, valkey: Valkey, name: str) -> None:
+        self._valkey = valkey
+        self._name = name
+        self._base = valkey.key(name)
+
+    async def told(self, upto: Mapping[str, int]) -> None:
+        """Forget what was told: subject → the last seq. Raises RtError UNAVAILABLE; then it will be told again."""
+        pairs = [str(part) for pair in upto.items() for part in pair]
+        await self._valkey.call(TOLD, [self._base], pairs)
+
+    async def overdue(self, age_ms: int = 2_000, limit: int = 200) -> list[Untold]:
+        """Return what has waited `age_ms`, of at most `limit` subjects. Raises RtError UNAVAILABLE."""
+        found = await self._valkey.call(OVERDUE, [self._base], [age_ms, limit])
+        return [change for subject, records in found for change in read(self._name, subject, records)]

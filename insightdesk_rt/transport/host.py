@@ -1,0 +1,123 @@
+"""ClientHost: what all clients of a node share: the table of who is connected, the wheel, the flusher, the counters.
+
+Handlers put clients in (through `Client.start`), clients take themselves out. Hot code adds to the plain integers here;
+whoever serves metrics reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from insightdesk_rt.errors import CloseReason
+from insightdesk_rt.transport.outbox import Flusher, OutboxLimits
+from insightdesk_rt.transport.wheel import Wheel
+from insightdesk_rt.wire.codec import Encoded
+
+if TYPE_CHECKING:
+    from insightdesk_rt.transport.client import Client
+
+FAREWELL_MS = 30_000  # engine.io's closeTimeout: how long a polling client may take to fetch its close packet
+LINGER_MS = 5_000  # Tornado's too; ws waits 30 s for the peer to answer a close frame
+
+
+class Lingering(Protocol):
+    """A transport that has said goodbye and waits for its peer's."""
+
+    def abort(self) -> None: ...
+
+
+class ClientHost:
+    __slots__ = (
+        "_ended",
+        "_lingering",
+        "bytes_in",
+        "bytes_out",
+        "clients",
+        "closed",
+        "connect_timeout_ms",
+        "farewells",
+        "flusher",
+        "limits",
+        "node_id",
+        "opened",
+        "upgrade_timeout_ms",
+        "upgraded",
+        "wheel",
+    )
+
+    def __init__(
+        self,
+        wheel: Wheel,
+        *,
+        node_id: str = "n1",
+        limits: OutboxLimits = OutboxLimits(),
+        connect_timeout_ms: int = 45_000,
+        upgrade_timeout_ms: int = 10_000,
+    ) -> None:
+        self.wheel = wheel
+        self.node_id = node_id
+        self.limits = limits
+        self.connect_timeout_ms = connect_timeout_ms
+        self.upgrade_timeout_ms = upgrade_timeout_ms
+        self.flusher = Flusher()
+        self.clients: dict[str, Client] = {}
+        self.farewells: dict[str, list[Encoded]] = {}  # what clients that are gone get with their next poll
+        self._lingering: set[Lingering] = set()
+        self._ended = asyncio.Event()  # nobody lingers any more; only `close` waits for it
+        self.opened: Counter[str] = Counter()  # by transport
+        self.closed: Counter[CloseReason] = Counter()
+        self.upgraded = 0
+        self.bytes_in = 0  # websocket bytes and polling bodies
+        self.bytes_out = 0
+
+    @property
+    def now_ms(self) -> Callable[[], int]:
+        """Monotonic milliseconds, the clock of the wheel."""
+        return self.wheel.now_ms
+
+    def new_id(self) -> str:
+        """Return an id for a client: which node, then 128 bits nobody can guess. On Socket.IO it is a secret (sid)."""
+        return f"{self.node_id}.{secrets.token_urlsafe(16)}"
+
+    def say_later(self, client_id: str, messages: list[Encoded]) -> None:
+        """Keep the last words for a client that had no poll open when it was closed."""
+        self.farewells[client_id] = messages
+        self.wheel.later(("farewell", client_id), FAREWELL_MS, self.farewell, client_id)
+
+    def farewell(self, client_id: str) -> list[Encoded]:
+        """Return the last words for a client, once; an empty list if there are none (any more)."""
+        self.wheel.cancel(("farewell", client_id))
+        return self.farewells.pop(client_id, [])
+
+    def linger(self, transport: Lingering) -> None:
+        """Let a closing transport wait for its peer's goodbye, and end it if none comes."""
+        self._lingering.add(transport)
+        self.wheel.later(transport, LINGER_MS, transport.abort)
+
+    def lingered(self, transport: Lingering) -> None:
+        """The transport has ended."""
+        if transport in self._lingering:
+            self._lingering.discard(transport)
+            self.wheel.cancel(transport)
+            if not self._lingering:
+                self._ended.set()
+
+    async def close(self, why: CloseReason, within_s: float) -> None:
+        """Close every client and wait until their goodbyes are sent, or the deadline; then nothing is left open.
+
+        Cancelled, it leaves transports to their own deadline.
+        """
+        for client in tuple(self.clients.values()):
+            client.close(why)
+        if self._lingering:
+            self._ended.clear()
+            try:
+                await asyncio.wait_for(self._ended.wait(), within_s)
+            except TimeoutError:
+                pass  # they had their time
+        for transport in tuple(self._lingering):
+            transport.abort()

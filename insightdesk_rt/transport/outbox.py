@@ -1,0 +1,135 @@
+"""Outbox: what one client is still to be sent, bounded, written once per loop turn.
+
+`put` queues and marks the outbox; the node's one Flusher hands each marked outbox to its transport at the end of the
+turn, so that all messages of a turn are one send. While the transport is not writable (the kernel did not take all, no
+GET is parked) messages stay here, where volatile ones can still be dropped; nothing else is ever dropped: a client that
+is hopelessly behind is closed, and resumes from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from msgspec import Struct
+
+from insightdesk_rt.errors import CloseReason
+from insightdesk_rt.transport.base import Transport
+from insightdesk_rt.wire.codec import Encoded
+
+log = logging.getLogger(__name__)
+
+CLOSED = 1 << 62  # more bytes than any limit: a closed outbox takes the slow way of `put`, the hot way asks nothing
+
+
+class OutboxLimits(Struct, frozen=True, gc=False):
+    """When a client is too far behind. `volatile_bytes`: from here on volatile events are not worth queueing."""
+
+    max_bytes: int = 1_048_576  # engine.io has no limit (its oldest open complaint); centrifugo 1 MiB
+    max_events: int = 10_000
+    volatile_bytes: int = 65_536
+
+
+class Flusher:
+    """Writes the outboxes that were put to in this loop turn, with one `call_soon` for all of them."""
+
+    __slots__ = ("_dirty",)
+
+    def __init__(self) -> None:
+        self._dirty: list[Outbox] = []
+
+    def mark(self, outbox: Outbox) -> None:
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._dirty.append(outbox)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for outbox in dirty:
+            try:
+                outbox.flush()
+            except Exception:  # a bug of ours in one client's transport must not cost the others their messages
+                log.exception("flush failed")
+
+
+class Outbox:
+    __slots__ = ("_flusher", "_limits", "_queue", "bytes", "dropped", "transport")
+
+    def __init__(self, limits: OutboxLimits, flusher: Flusher) -> None:
+        self._limits = limits
+        self._flusher = flusher
+        self._queue: list[Encoded] | None = None
+        self.transport: Transport | None = None
+        self.bytes = 0  # queued here, and taken by the transport but not yet by the kernel
+        self.dropped = 0  # volatile messages
+
+    def put(self, message: Encoded) -> CloseReason | None:
+        """Queue the message for the end of this turn. Returns why the client must be closed, if it must.
+
+        hot: one call per client per event.
+        """
+        held = self.bytes + message.size
+        limits = self._limits
+        if held > limits.max_bytes or (message.volatile and held > limits.volatile_bytes):
+            return self._put_full(message)
+        queue = self._queue
+        if queue is None:
+            self._queue = [message]
+            self._flusher.mark(self)
+        elif len(queue) < limits.max_events:
+            queue.append(message)
+        else:
+            return self._put_full(message)
+        self.bytes = held
+        return None
+
+    def _put_full(self, message: Encoded) -> CloseReason | None:
+        """The client is behind: drop the volatile message, or drop the queued volatile ones in favour of this one."""
+        if self.bytes >= CLOSED:
+            return None
+        if message.volatile:
+            self.dropped += 1
+            return None
+        queue = self._queue or []
+        kept = [queued for queued in queue if not queued.volatile]
+        freed = sum([queued.size for queued in queue if queued.volatile])
+        held = self.bytes - freed + message.size
+        if held > self._limits.max_bytes or len(kept) >= self._limits.max_events:
+            return CloseReason.SLOW_CONSUMER
+        self.dropped += len(queue) - len(kept)
+        if self._queue is None:
+            self._flusher.mark(self)
+        self._queue = [*kept, message]
+        self.bytes = held
+        return None
+
+    def flush(self) -> None:
+        """Hand everything to the transport, if it can take it. Called by the Flusher, and when it can again."""
+        queue, transport = self._queue, self.transport
+        if queue is None or transport is None or not transport.writable:
+            return
+        self._queue = None
+        self.bytes = transport.write(queue)
+
+    def sent(self, count: int) -> None:
+        """The kernel took `count` of the bytes that the transport was keeping."""
+        self.bytes = max(self.bytes - count, 0)
+
+    def drained(self) -> None:
+        """The transport has nothing left and is writable again."""
+        self.bytes = sum([queued.size for queued in self._queue]) if self._queue else 0
+        self.flush()
+
+    def take(self) -> list[Encoded]:
+        """Return what is queued and forget it."""
+        queue, self._queue = self._queue, None
+        if not queue:
+            return []
+        self.bytes -= sum([message.size for message in queue])
+        return queue
+
+    def close(self) -> None:
+        """Drop what is queued; what is put from now on is forgotten at once."""
+        self._queue = None
+        self.transport = None
+        self.bytes = CLOSED

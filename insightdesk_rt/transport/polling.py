@@ -1,0 +1,189 @@
+"""Long polling: parks one GET, takes the packets of one POST at a time.
+
+A Poll is the handler of a GET; it is parked here until there is something to say, and busy until its answer has left.
+Between polls the transport is not writable, and messages wait in the outbox. While a websocket probes (`hurry`) no GET
+is parked: each is answered at once, with a noop if there is nothing else, since one noop is not enough; a stock client
+may poll again before it has seen `3probe`. Rules: Node's engine.io 6.6, transports/polling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from insightdesk_rt.errors import CloseReason, WireError
+from insightdesk_rt.wire.codec import Encoded
+from insightdesk_rt.wire.engine import CLOSE, NOOP
+from insightdesk_rt.wire.engineio import decode_payload, encode_payload
+
+if TYPE_CHECKING:
+    from insightdesk_rt.transport.client import Client
+    from insightdesk_rt.transport.host import ClientHost
+
+# A payload of a megabyte can hold 300,000 packets (CVE-2020-36048); others have their turn in between.
+PACKETS_PER_TURN = 256
+
+# The client's own doing, or it is not there any more: its next poll finds an unknown session, not a goodbye.
+UNSAID = frozenset(
+    {
+        CloseReason.TRANSPORT_CLOSE,
+        CloseReason.TRANSPORT_ERROR,
+        CloseReason.PING_TIMEOUT,
+        CloseReason.PARSE_ERROR,
+        CloseReason.TOO_BIG,
+        CloseReason.CLIENT_CLOSE,
+    }
+)
+
+
+class Poll(Protocol):
+    """A GET that can be answered once. It calls `answered` when the answer has left, and `aborted` if it cannot."""
+
+    def answer(self, payload: str) -> None: ...
+
+
+class Post(Protocol):
+    """A POST whose body is being read."""
+
+    def abort(self) -> None: ...
+
+
+class PollingTransport:
+    name = "polling"
+    __slots__ = ("_client", "_host", "_hurry", "_last", "_poll", "_post", "writable")
+
+    def __init__(self, host: ClientHost) -> None:
+        self._host = host
+        self._client: Client | None = None  # None before `start` and after the end
+        self._poll: Poll | None = None
+        self._post: Post | None = None
+        self._last: list[Encoded] = []  # last words that found no poll
+        self._hurry = False
+        self.writable = False
+
+    def start(self, client: Client) -> None:
+        self._client = client
+
+    # ── GET ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def poll(self, poll: Poll) -> bool:
+        """Answer the GET with what there is, or park it. False: there is another one, and the session is closed."""
+        client = self._client
+        if client is None:
+            return False
+        if self._poll is not None:
+            client.close(CloseReason.TRANSPORT_ERROR)
+            return False
+        self._poll = poll
+        self.writable = True
+        client.outbox.drained()
+        if self.writable and self._hurry:
+            self._answer([NOOP])
+        return True
+
+    def answered(self, poll: Poll) -> None:
+        """The answer has left; the next GET may come."""
+        if self._poll is poll:
+            self._poll = None
+
+    def aborted(self, poll: Poll) -> None:
+        """The client took its GET back, or did not read the answer: what was in it may be lost, so the session ends."""
+        if self._poll is not poll:
+            return
+        self._poll = None
+        self.writable = False
+        client, self._client = self._client, None
+        if client is not None:
+            client.lost(self, CloseReason.TRANSPORT_ERROR)
+
+    def hurry(self, on: bool) -> None:
+        """A websocket probes: park no GET, let go of the one that is parked. Off: as before."""
+        self._hurry = on
+        if on and self.writable:
+            self._answer([NOOP])
+
+    def _answer(self, messages: list[Encoded]) -> None:
+        assert self._poll is not None
+        self.writable = False
+        payload = encode_payload(messages)
+        self._host.bytes_out += len(payload)
+        self._poll.answer(payload)
+
+    # ── POST ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, post: Post) -> bool:
+        """A POST begins. False: another one is being read; it is aborted, and the session is closed."""
+        client, first = self._client, self._post
+        if client is None:
+            return False
+        if first is not None:
+            self._post = None
+            client.close(CloseReason.TRANSPORT_ERROR)
+            first.abort()
+            return False
+        self._post = post
+        return True
+
+    async def receive(self, body: str, limit_bytes: int) -> None:
+        """Take the packets of a POST, in order; a bad one closes the session, after those before it were processed.
+
+        A session that ends or moves to a websocket in between takes no more. Cancelled, it has taken some.
+        """
+        client = self._client
+        if client is None:
+            return
+        self._host.bytes_in += len(body)
+        client.heard()
+        wrong: WireError | None = None
+        try:
+            packets = decode_payload(body, limit_bytes)
+        except WireError as error:
+            packets, wrong = list(error.messages), error
+        for count, packet in enumerate(packets, 1):
+            client.received(self, packet)
+            if self._client is None:
+                return
+            if count % PACKETS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        if wrong is not None:
+            client.violated(self, wrong)
+
+    def end(self, post: Post) -> None:
+        """The POST is answered, or refused in a way that the session survives."""
+        if self._post is post:
+            self._post = None
+
+    def broken(self, post: Post) -> None:
+        """The connection of a POST was lost before its body was complete."""
+        if self._post is post:
+            self._post = None
+            if self._client is not None:
+                self._client.close(CloseReason.TRANSPORT_ERROR)
+
+    # ── the transport's interface ──────────────────────────────────────────────────────────────────────────────────
+
+    def write(self, messages: list[Encoded]) -> int:
+        if self.writable:
+            self._answer(messages)
+            return 0
+        self._last += messages
+        return sum([message.size for message in messages])
+
+    def close(self, why: CloseReason, code: int = 0) -> None:
+        """Put the close packet into the parked GET, or into the next one where it makes sense."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        # A client that said goodbye itself has its poll released by a noop.
+        last = [*self._last, NOOP if why is CloseReason.CLIENT_CLOSE else CLOSE]
+        self._last = []
+        if self.writable:
+            self._answer(last)
+        elif why not in UNSAID:
+            self._host.say_later(client.id, last)
+
+    def retire(self) -> None:
+        """The websocket has taken over: end without a word to the session."""
+        self._client = None
+        if self.writable:
+            self._answer([NOOP])

@@ -1,0 +1,1035 @@
+"""The door at /socket.io/ over real sockets: every rule of Engine.IO 4 about HTTP, and what no good client would send.
+
+Source of the rules: engine.io 6.6 as observed. A test that logs a warning or a traceback fails (`quiet`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+
+from insightdesk_rt.errors import CloseReason
+from insightdesk_rt.transport.outbox import OutboxLimits
+from tests.support.aio import aio, until
+from tests.support.door import Answer, Door, Http, RawSocket, door, frame
+
+OPEN = "/socket.io/?EIO=4&transport=polling"
+WEBSOCKET = "/socket.io/?EIO=4&transport=websocket"
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing a peer does is worth a warning."""
+    yield
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+class Polling:
+    """A polling client by hand: one connection for its GETs, one for its POSTs."""
+
+    def __init__(self, door: Door, gets: Http, posts: Http, sid: str) -> None:
+        self.door = door
+        self.gets = gets
+        self.posts = posts
+        self.sid = sid
+        self.target = f"{OPEN}&sid={sid}"
+
+    @classmethod
+    async def open(cls, door: Door, *, join: bool = True) -> Polling:
+        gets = await Http.to(door)
+        opened = await gets.ask("GET", OPEN)
+        client = cls(door, gets, await Http.to(door), json.loads(opened.body[1:])["sid"])
+        if join:
+            assert (await client.post("40/tickets,")).body == "ok"
+            assert (await client.get()).body.startswith("40/tickets,")
+        return client
+
+    async def get(self) -> Answer:
+        return await self.gets.ask("GET", self.target)
+
+    async def park(self) -> None:
+        """Send a GET and see it parked."""
+        self.gets.send("GET", self.target)
+        await until(lambda: self.door.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
+
+    async def post(self, body: str, headers: dict[str, str] | None = None) -> Answer:
+        return await self.posts.ask("POST", self.target, body.encode(), headers)
+
+    async def is_gone(self, why: CloseReason) -> None:
+        """The session has ended, for this reason, and its sid is unknown."""
+        await until(lambda: self.door.recorder.ends, "the receiver is told")
+        assert self.door.recorder.ends == [why]
+        await self.close()
+        self.gets = await Http.to(self.door)
+        answer = await self.gets.ask("GET", self.target)
+        assert (answer.status, json.loads(answer.body)["code"]) == (400, 1)
+        await self.gets.close()
+
+    async def close(self) -> None:
+        await self.gets.close()
+        await self.posts.close()
+
+
+async def ask(door: Door, method: str, target: str, body: bytes | None = None, **headers: str) -> Answer:
+    http = await Http.to(door)
+    try:
+        return await http.ask(method, target, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    finally:
+        await http.close()
+
+
+# ── handshake and refusals ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_the_handshake_tells_what_a_client_must_know() -> None:
+    async with door() as d:
+        answer = await ask(d, "GET", OPEN)
+        assert answer.status == 200
+        assert answer.headers["content-type"] == "text/plain; charset=UTF-8"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "server" not in answer.headers and "etag" not in answer.headers
+        hello = json.loads(answer.body[1:])
+        assert answer.body[0] == "0" and hello.pop("sid") == d.client().id
+        expected = {"upgrades": ["websocket"], "pingInterval": 25000, "pingTimeout": 30000, "maxPayload": 1000000}
+        assert hello == expected
+
+
+@aio
+async def test_a_server_without_websocket_offers_no_upgrade_and_takes_none() -> None:
+    async with door(transports=("polling",)) as d:
+        answer = await ask(d, "GET", OPEN)
+        assert json.loads(answer.body[1:])["upgrades"] == []
+        answer = await ask(d, "GET", WEBSOCKET, Upgrade="websocket", Connection="Upgrade")
+        assert (answer.status, answer.body) == (400, "Transport unknown")
+
+
+NEW = "/socket.io/?"
+REFUSALS = [
+    ("GET", "EIO=4", 0, "Transport unknown"),
+    ("GET", "EIO=4&transport=tobi", 0, "Transport unknown"),
+    ("GET", "EIO=3&transport=tobi", 0, "Transport unknown"),
+    ("GET", "EIO=4&transport=constructor", 0, "Transport unknown"),
+    ("GET", "EIO=4&transport=polling&transport=polling", 0, "Transport unknown"),
+    ("GET", "EIO=4&transport=%ff", 0, "Transport unknown"),
+    ("GET", "EIO=4&transport=polling&sid=unknown", 1, "Session ID unknown"),
+    ("GET", "EIO=4&transport=polling&sid=__proto__", 1, "Session ID unknown"),
+    ("GET", "EIO=4&transport=polling&sid=a&sid=b", 1, "Session ID unknown"),
+    ("POST", "EIO=4&transport=polling&sid=unknown", 1, "Session ID unknown"),
+    ("POST", "EIO=4&transport=polling", 2, "Bad handshake method"),
+    ("PUT", "EIO=4&transport=polling", 2, "Bad handshake method"),
+    ("DELETE", "EIO=4&transport=polling", 2, "Bad handshake method"),
+    ("PATCH", "EIO=4&transport=polling", 2, "Bad handshake method"),
+    ("GET", "EIO=4&transport=websocket", 3, "Bad request"),
+    ("GET", "EIO=3&transport=polling", 5, "Unsupported protocol version"),
+    ("GET", "transport=polling", 5, "Unsupported protocol version"),
+    ("GET", "EIO=4&EIO=4&transport=polling", 5, "Unsupported protocol version"),
+    ("GET", "EIO=044&transport=polling", 5, "Unsupported protocol version"),
+]
+
+
+@pytest.mark.parametrize(("method", "query", "code", "message"), REFUSALS)
+@aio
+async def test_each_refusal_has_its_code(method: str, query: str, code: int, message: str) -> None:
+    async with door() as d:
+        answer = await ask(d, method, NEW + query, b"4" if method != "GET" else None)
+        assert answer.status == 400
+        assert answer.headers["content-type"] == "application/json"
+        assert json.loads(answer.body) == {"code": code, "message": message}
+        assert d.host.clients == {}
+
+
+@aio
+async def test_head_and_unknown_methods_are_a_client_error() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        for method in ("HEAD", "PUT", "DELETE", "PATCH"):
+            assert (await ask(d, method, client.target)).status == 400
+            assert (await ask(d, method, OPEN)).status == 400
+        assert (await ask(d, "BREW", OPEN)).status == 405
+        assert (await ask(d, "BREW", client.target)).status == 405
+        assert (await client.post("40/chat,")).body == "ok"  # it lives on
+        await client.close()
+
+
+@aio
+async def test_the_path_is_a_prefix_with_a_slash() -> None:
+    async with door() as d:
+        assert (await ask(d, "GET", "/socket.io/extra/?EIO=4&transport=polling")).status == 200
+        assert (await ask(d, "GET", "/socket.io?EIO=4&transport=polling")).status == 404
+
+
+@aio
+async def test_a_draining_node_takes_no_new_clients_and_serves_the_old() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        d.client_port.accepting = False
+        answer = await ask(d, "GET", OPEN)
+        assert answer.status == 503 and int(answer.headers["retry-after"]) > 0
+        answer = await ask(d, "GET", WEBSOCKET, Upgrade="websocket", Connection="Upgrade")
+        assert answer.status == 503
+        assert (await client.post("41/tickets,")).body == "ok"
+        await client.close()
+
+
+# ── POST ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_a_post_is_answered_ok_after_its_packets_were_processed() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        answer = await client.post('42/tickets,["a",1]\x1e42/tickets,["b",2]\x1e452-/tickets,["c"]\x1ebAQ==\x1ebAg==')
+        assert [call.event for call in d.recorder.calls] == ["a", "b", "c"]
+        assert d.recorder.calls[2].attachments == (b"\1", b"\2")
+        assert (answer.status, answer.body) == (200, "ok")
+        assert answer.headers["content-type"] == "text/html" and answer.headers["content-length"] == "2"
+        assert answer.headers["cache-control"] == "no-store"
+        await client.close()
+
+
+@aio
+async def test_packets_of_a_payload_are_limited_by_bytes_and_not_by_number() -> None:
+    """python-engineio refuses more than 16 packets and so breaks stock clients; it does yield to others meanwhile."""
+    async with door() as d:
+        client = await Polling.open(d)
+        assert (await client.post("\x1e".join(f'42/tickets,["a",{n}]' for n in range(3_000)))).body == "ok"
+        assert d.recorder.payloads() == [str(n) for n in range(3_000)]
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "x", "9", "4\x1e", "\x1e", "bA", "b!", "40/tickets,[]", "42/nowhere,[1]", "2", "2probe", "4z", "\ufeff4"],
+)
+@aio
+async def test_a_bad_packet_closes_the_session_after_those_before_it(bad: str) -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        await client.park()
+        answer = await client.post('42/tickets,["first"]\x1e' + bad if bad else "")
+        assert answer.status in (200, 400)
+        assert [call.event for call in d.recorder.calls] == (["first"] if bad else [])
+        assert (await client.gets.receive()).body == "1"
+        await client.is_gone(CloseReason.PARSE_ERROR)
+
+
+@aio
+async def test_a_body_that_is_not_utf8_closes_the_session() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        await client.posts.ask("POST", client.target, b"4\xff")
+        await client.is_gone(CloseReason.PARSE_ERROR)
+
+
+@aio
+async def test_a_binary_post_is_refused_and_closes_the_session() -> None:
+    """CVE-2026-59725: it was never answered, and cost a file descriptor each."""
+    async with door() as d:
+        client = await Polling.open(d)
+        answer = await client.post("4", {"Content-Type": "application/octet-stream"})
+        assert answer.status == 400
+        await client.is_gone(CloseReason.PARSE_ERROR)
+
+
+@aio
+async def test_a_body_too_long_is_413_and_the_session_stays_open() -> None:
+    async with door(max_payload_bytes=1_000) as d:
+        client = await Polling.open(d)
+        # declared, and sent: the answer is not lost in a reset, and the connection can go on
+        assert (await client.post("4" + "x" * 50_000)).status == 413
+        assert (await client.post("40/chat,")).body == "ok"
+        # declared, and never sent
+        other = await Http.to(d)
+        other.send("POST", client.target, headers={"Content-Length": "5000000"})
+        assert (await other.receive()).status == 413
+        await other.close()
+        # declared, by a client that waits for leave to send
+        other = await Http.to(d)
+        other.send("POST", client.target, headers={"Content-Length": "5000000", "Expect": "100-continue"})
+        assert (await other.receive()).status == 413
+        assert await other.eof()
+        await other.close()
+        # chunked
+        other = await Http.to(d)
+        other.send("POST", client.target, b"", headers={"Transfer-Encoding": "chunked"})
+        for _ in range(20):
+            other.writer.write(b"64\r\n" + b"x" * 100 + b"\r\n")
+        assert (await other.receive()).status == 413
+        await other.close()
+        assert (await client.post("41/chat,")).body == "ok"
+        await until(lambda: d.recorder.lefts, "the packet was processed")
+        assert d.recorder.ends == []
+        await client.close()
+
+
+@aio
+async def test_a_body_of_the_limit_is_taken_chunked_too() -> None:
+    async with door(max_payload_bytes=1_000) as d:
+        client = await Polling.open(d)
+        packet = '42/tickets,["a","' + "x" * (1_000 - 19) + '"]'
+        assert len(packet) == 1_000 and (await client.post(packet)).body == "ok"
+        client.posts.send("POST", client.target, b"", headers={"Transfer-Encoding": "chunked"})
+        for at in range(0, 1_000, 100):
+            client.posts.writer.write(b"64\r\n" + packet[at : at + 100].encode() + b"\r\n")
+        client.posts.writer.write(b"0\r\n\r\n")
+        assert (await client.posts.receive()).body == "ok"
+        assert len(d.recorder.calls) == 2
+        await client.close()
+
+
+@aio
+async def test_a_client_that_goes_on_with_an_unwanted_body_is_cut_off() -> None:
+    async with door(max_payload_bytes=1_000) as d:
+        http = await Http.to(d)
+        http.send("POST", OPEN, headers={"Content-Length": "90000000"})
+        assert (await http.receive()).status == 400
+        try:
+            for _ in range(300):
+                http.writer.write(b"x" * 100_000)
+                await http.writer.drain()
+        except ConnectionError:
+            pass
+        assert await http.eof()
+        await http.close()
+
+
+@aio
+async def test_a_second_post_while_one_is_read_ends_both_and_the_session() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        client.posts.send("POST", client.target, headers={"Content-Length": "100"})
+        client.posts.writer.write(b"4")
+        await until(lambda: d.client().transport._post, "the first is being read")  # type: ignore[union-attr]
+        second = await Http.to(d)
+        assert (await second.ask("POST", client.target, b"40/chat,")).status == 400
+        assert await client.posts.eof()
+        await second.close()
+        await client.is_gone(CloseReason.TRANSPORT_ERROR)
+
+
+@aio
+async def test_a_post_that_breaks_off_ends_the_session() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        await client.park()
+        client.posts.send("POST", client.target, headers={"Content-Length": "100"})
+        await until(lambda: d.client().transport._post, "it is being read")  # type: ignore[union-attr]
+        await client.posts.close()
+        assert (await client.gets.receive()).body == "1"
+        await client.is_gone(CloseReason.TRANSPORT_ERROR)
+
+
+@aio
+async def test_a_close_packet_releases_the_poll_and_ends_the_session() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        await client.park()
+        assert (await client.post("1")).body == "ok"
+        assert (await client.gets.receive()).body == "6"
+        await client.is_gone(CloseReason.CLIENT_CLOSE)
+
+
+@pytest.mark.parametrize("packet", ["3", "0", "5", "6"])
+@aio
+async def test_packets_that_mean_nothing_here_are_passed_over(packet: str) -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        await client.post(packet)
+        assert (await client.post('42/tickets,["a"]')).body == "ok"
+        assert len(d.recorder.calls) == 1
+        await client.close()
+
+
+# ── GET ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_a_poll_waits_for_news_and_gets_all_there_is() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        await client.park()
+        d.emit(1, 2, 3)
+        d.client().send(d.client().codec.binary_event("/tickets", "pic", {"data": b"\1\2"}))
+        answer = await client.gets.receive()
+        assert answer.body.split("\x1e") == [
+            *(f'42/tickets,["n","{n}"]' for n in (1, 2, 3)),
+            '451-/tickets,["pic",{"data":{"_placeholder":true,"num":0}}]',
+            "bAQI=",
+        ]
+        d.emit(4)
+        assert (await client.get()).body == '42/tickets,["n","4"]'
+        await client.close()
+
+
+@aio
+async def test_a_second_poll_is_refused_and_ends_the_session() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        await client.park()
+        second = await ask(d, "GET", client.target)
+        assert (second.status, second.body) == (400, "")
+        assert (await client.gets.receive()).body == "1"
+        await client.is_gone(CloseReason.TRANSPORT_ERROR)
+
+
+@aio
+async def test_a_poll_that_is_taken_back_ends_the_session() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        await client.park()
+        await client.gets.close()
+        await client.is_gone(CloseReason.TRANSPORT_ERROR)
+
+
+@aio
+async def test_a_poll_whose_answer_is_not_read_ends_the_session_when_another_comes() -> None:
+    """Or a client could leave a megabyte in the kernel's hands per poll, again and again."""
+    async with door(send_buffer=4_096) as d:
+        client = await Polling.open(d)
+        await client.close()
+        stuck = await Http.to(d, limit=1_024)
+        d.emit(*range(20), size=40_000)
+        stuck.send("GET", client.target)
+        await until(lambda: d.client().outbox.bytes == 0, "the answer is on its way")
+        assert (await ask(d, "GET", client.target)).status == 400
+        await until(lambda: d.recorder.ends, "the session is closed")
+        assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
+        await stuck.close()
+
+
+@aio
+async def test_an_answer_that_could_not_be_delivered_ends_the_session() -> None:
+    """engine.io #5540: the transport stayed stuck."""
+    async with door(send_buffer=4_096) as d:
+        client = await Polling.open(d)
+        await client.close()
+        stuck = await Http.to(d, limit=1_024)
+        d.emit(*range(20), size=40_000)
+        stuck.send("GET", client.target)
+        await until(lambda: d.client().outbox.bytes == 0, "the answer is on its way")
+        stuck.writer.transport.abort()
+        await until(lambda: d.recorder.ends, "the session is closed")
+        assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
+
+
+@aio
+async def test_polls_may_be_pipelined_on_one_connection() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        for _ in range(3):
+            client.gets.send("GET", client.target)
+        for number in range(3):
+            await until(lambda: d.client().transport.writable, "the next GET is parked")  # type: ignore[union-attr]
+            d.emit(number)
+            assert (await client.gets.receive()).body == f'42/tickets,["n","{number}"]'
+        assert d.recorder.ends == []
+        await client.close()
+
+
+@aio
+async def test_a_connection_that_a_client_asks_to_close_is_closed_and_the_session_is_not() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        d.emit(1)
+        http = await Http.to(d)
+        assert (await http.ask("GET", client.target, headers={"Connection": "close"})).status == 200
+        assert await http.eof()
+        await http.close()
+        d.emit(2)
+        assert (await client.get()).body == '42/tickets,["n","2"]'
+        await client.close()
+
+
+@aio
+async def test_a_request_of_another_protocol_version_is_refused_and_the_session_lives_on() -> None:
+    """CVE-2026-102599."""
+    async with door() as d:
+        client = await Polling.open(d)
+        for version in ("EIO=3&", ""):
+            answer = await ask(d, "GET", f"/socket.io/?{version}transport=polling&sid={client.sid}")
+            assert json.loads(answer.body)["code"] == 3
+        assert (await client.post("40/chat,")).body == "ok"
+        await client.close()
+
+
+# ── heartbeat and ends ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_a_ping_is_due_after_the_interval_and_a_pong_puts_off_the_end() -> None:
+    async with door(ping_interval_ms=100, ping_timeout_ms=400) as d:
+        client = await Polling.open(d)
+        for _ in range(3):
+            assert (await client.get()).body == "2"
+            assert (await client.post("3")).body == "ok"
+        assert (await client.get()).body == "2"
+        await client.park()
+        assert (await client.gets.receive()).body == "1"
+        await client.is_gone(CloseReason.PING_TIMEOUT)
+
+
+@aio
+async def test_a_poll_past_the_deadline_is_refused_before_the_wheel_came_round() -> None:
+    async with door(turning=False) as d:
+        client = await Polling.open(d)
+        d.skew_ms = 25_050
+        d.wheel.turn()
+        assert (await client.get()).body == "2"
+        d.skew_ms += 29_000
+        assert (await client.post('42/tickets,["alive"]')).body == "ok"  # any packet is a sign of life
+        d.skew_ms += 30_000
+        assert json.loads((await client.get()).body)["code"] == 1
+        await client.is_gone(CloseReason.PING_TIMEOUT)
+
+
+@aio
+async def test_a_client_that_joins_nothing_is_closed_by_the_connect_timeout() -> None:
+    async with door(connect_timeout_ms=100) as d:
+        client = await Polling.open(d, join=False)
+        await client.park()
+        assert (await client.gets.receive()).body == "1"
+        await client.is_gone(CloseReason.CONNECT_TIMEOUT)
+    async with door(connect_timeout_ms=100) as d:
+        client = await Polling.open(d)
+        assert (await client.post("41/tickets,")).body == "ok"
+        await asyncio.sleep(0.2)
+        assert d.recorder.ends == []
+        await client.close()
+
+
+@aio
+async def test_what_was_queued_and_a_close_packet_wait_for_the_next_poll() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        d.emit(1)
+        d.client().close(CloseReason.SHUTDOWN)
+        assert d.recorder.ends == [CloseReason.SHUTDOWN] and d.host.clients == {}
+        assert json.loads((await client.post("40/chat,")).body)["code"] == 1
+        assert (await client.get()).body == '42/tickets,["n","1"]\x1e1'
+        answer = await client.get()
+        assert (answer.status, json.loads(answer.body)["code"]) == (400, 1)
+        await client.close()
+
+
+@aio
+async def test_a_client_that_never_polls_is_capped() -> None:
+    async with door(limits=OutboxLimits(max_bytes=100_000)) as d:
+        client = await Polling.open(d)
+        d.emit(*range(95), size=1_000)
+        assert d.recorder.ends == []
+        d.emit(*range(95, 100), size=1_000)
+        assert d.recorder.ends == [CloseReason.SLOW_CONSUMER]
+        assert (await client.get()).body == "1"  # it comes back and resumes
+        await client.close()
+
+
+# ── upgrade ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def probe(client: Polling) -> RawSocket:
+    socket = await RawSocket.to(client.door, f"{WEBSOCKET}&sid={client.sid}")
+    socket.say("2probe")
+    assert await socket.text() == "3probe"
+    return socket
+
+
+@aio
+async def test_a_client_moves_from_polling_to_websocket_and_nothing_is_lost() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        await client.park()
+        socket = await probe(client)
+        assert (await client.gets.receive()).body == "6"
+        d.emit(1)
+        assert (await client.get()).body == '42/tickets,["n","1"]'  # still the transport
+        assert (await client.post('42/tickets,["during"]')).body == "ok"
+        d.emit(2)
+        socket.say("5")
+        await until(lambda: d.client().transport.name == "websocket", "the swap")  # type: ignore[union-attr]
+        d.emit(3)
+        assert [await socket.text(), await socket.text()] == ['42/tickets,["n","2"]', '42/tickets,["n","3"]']
+        socket.say('42/tickets,7["after"]')
+        assert await socket.text() == "43/tickets,7[]"
+        assert [call.event for call in d.recorder.calls] == ["during", "after"]
+        for method in ("GET", "POST"):
+            answer = await ask(d, method, client.target, b"4" if method == "POST" else None)
+            assert json.loads(answer.body)["code"] == 3
+        socket.say('42/tickets,8["alive"]')
+        assert await socket.text() == "43/tickets,8[]"
+        assert d.recorder.ends == [] and d.host.upgraded == 1
+        await socket.close()
+        await client.close()
+
+
+@aio
+async def test_every_poll_during_a_probe_is_answered_at_once() -> None:
+    """A stock client may poll again before it has seen 3probe; one that is parked stalls it for 25 s."""
+    async with door() as d:
+        client = await Polling.open(d)
+        socket = await probe(client)
+        for _ in range(3):
+            assert (await client.get()).body == "6"
+        socket.say("2probe")
+        assert await socket.text() == "3probe"
+        assert (await client.get()).body == "6"
+        await socket.close()
+        await until(lambda: not d.client()._probe, "the probe ended")
+        await client.park()  # now they wait again
+        d.emit(1)
+        assert (await client.gets.receive()).body == '42/tickets,["n","1"]'
+        await client.close()
+
+
+@aio
+async def test_an_upgrade_needs_no_probe() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        await client.park()
+        socket = await RawSocket.to(d, f"{WEBSOCKET}&sid={client.sid}")
+        socket.say("5")
+        assert (await client.gets.receive()).body == "6"
+        d.emit(1)
+        assert await socket.text() == '42/tickets,["n","1"]'
+        await socket.close()
+        await client.close()
+
+
+@pytest.mark.parametrize("first", ["4", "2", "1", "probe", "40/chat,", b"\1", b""])
+@aio
+async def test_any_other_first_packet_closes_that_websocket_only(first: str | bytes) -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        socket = await RawSocket.to(d, f"{WEBSOCKET}&sid={client.sid}")
+        socket.send(frame(1, first.encode()) if isinstance(first, str) else frame(2, first))
+        assert await socket.closed() == 1005
+        assert (await client.post("40/chat,")).body == "ok"
+        socket = await probe(client)  # and it may try again
+        await socket.close()
+        assert d.recorder.ends == []
+        await client.close()
+
+
+@pytest.mark.parametrize("when", ["probing", "upgraded"])
+@aio
+async def test_a_second_websocket_is_closed_and_the_first_goes_on(when: str) -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        first = await probe(client)
+        if when == "upgraded":
+            first.say("5")
+            await until(lambda: d.host.upgraded, "the swap")
+        second = await RawSocket.to(d, f"{WEBSOCKET}&sid={client.sid}")
+        second.say("2probe")
+        assert await second.closed() == 1005
+        if when == "probing":
+            first.say("5")
+        first.say('42/tickets,1["on"]')
+        assert await first.text() == "43/tickets,1[]"
+        await first.close()
+        await client.close()
+
+
+@aio
+async def test_a_websocket_that_dies_while_it_probes_leaves_polling_alone() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        for end in ("eof", "reset", "close", "garbage"):
+            socket = await probe(client)
+            if end == "reset":
+                socket.http.writer.transport.abort()
+            elif end == "close":
+                socket.send(frame(8))
+                assert await socket.closed() == 1005
+            elif end == "garbage":
+                socket.send(frame(1, b"\xff"))
+                assert await socket.closed() == 1007
+            await socket.close()
+            await until(lambda: not d.client()._probe, "the probe ended")
+        await client.park()
+        d.emit(1)
+        assert (await client.gets.receive()).body == '42/tickets,["n","1"]'
+        assert d.recorder.ends == []
+        await client.close()
+
+
+@aio
+async def test_the_upgrade_timeout_closes_the_probe_only() -> None:
+    async with door(upgrade_timeout_ms=100) as d:
+        client = await Polling.open(d)
+        socket = await probe(client)
+        assert await socket.closed() == 1005
+        await client.park()
+        d.emit(1)
+        assert (await client.gets.receive()).body == '42/tickets,["n","1"]'
+        await client.close()
+
+
+@aio
+async def test_a_session_that_ends_takes_its_probe_with_it() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        socket = await probe(client)
+        await client.post("1")
+        assert await socket.closed() == 1005
+        await client.is_gone(CloseReason.CLIENT_CLOSE)
+
+
+@aio
+async def test_heartbeats_go_on_during_a_probe_by_polling() -> None:
+    async with door(ping_interval_ms=100, ping_timeout_ms=10_000) as d:
+        client = await Polling.open(d)
+        socket = await probe(client)
+        bodies = [(await client.get()).body]
+        while bodies[-1] == "6":
+            await asyncio.sleep(0.02)
+            bodies.append((await client.get()).body)
+        assert bodies[-1] == "2"
+        await socket.close()
+        await client.close()
+
+
+@aio
+async def test_a_post_that_ends_after_the_upgrade_is_refused_and_the_websocket_goes_on() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        client.posts.send("POST", client.target, headers={"Content-Length": "8"})
+        await until(lambda: d.client().transport._post, "it is being read")  # type: ignore[union-attr]
+        socket = await probe(client)
+        socket.say("5")
+        await until(lambda: d.host.upgraded, "the swap")
+        client.posts.writer.write(b"40/chat,")
+        assert json.loads((await client.posts.receive()).body)["code"] == 3
+        d.emit(1)
+        assert await socket.text() == '42/tickets,["n","1"]'
+        await socket.close()
+        await client.close()
+
+
+# ── websocket from the start ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_a_websocket_handshake_offers_no_upgrade() -> None:
+    async with door() as d:
+        socket = await RawSocket.to(d, WEBSOCKET)
+        hello = await socket.text()
+        assert json.loads(hello[1:])["upgrades"] == [] and json.loads(hello[1:])["sid"] == d.client().id
+        socket.say("40/tickets,")
+        assert (await socket.text()).startswith("40/tickets,")
+        # a POST or GET for it is another transport
+        answer = await ask(d, "GET", f"{OPEN}&sid={d.client().id}")
+        assert json.loads(answer.body)["code"] == 3
+        await socket.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("/socket.io/?EIO=4&transport=tobi", "Transport unknown"),
+        ("/socket.io/?EIO=4&transport=__proto__", "Transport unknown"),  # CVE-2023-31125
+        ("/socket.io/?EIO=4&transport=websocket&sid=unknown", "Session ID unknown"),
+        ("/socket.io/?EIO=4&transport=polling", "Bad request"),
+        ("/socket.io/?EIO=3&transport=websocket", "Unsupported protocol version"),
+    ],
+)
+@aio
+async def test_a_refused_upgrade_is_told_in_plain_words(target: str, message: str) -> None:
+    async with door() as d:
+        answer = await ask(d, "GET", target, Upgrade="websocket", Connection="Upgrade", Sec_WebSocket_Version="13")
+        assert (answer.status, answer.body) == (400, message)
+        assert answer.headers["content-type"] == "text/html"
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"Connection": "keep-alive"}, 400),
+        ({"Sec-WebSocket-Key": ""}, 400),
+        ({"Sec-WebSocket-Version": "8"}, 426),
+        ({"Sec-WebSocket-Extensions": "constructor, __proto__"}, 101),  # GHSA-5v72-xg48-5rpm
+        ({"Sec-WebSocket-Protocol": "b" + " " * 30_000 + "x"}, 101),  # CVE-2021-32640
+    ],
+)
+@aio
+async def test_the_handshake_is_as_rfc_6455_has_it(change: dict[str, str], status: int) -> None:
+    async with door() as d:
+        http = await Http.to(d)
+        headers = {
+            "Upgrade": "WebSocket",
+            "Connection": "keep-alive, Upgrade",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version": "13",
+            **change,
+        }
+        answer = await http.ask("GET", WEBSOCKET, headers=headers)
+        assert answer.status == status
+        if status == 101:
+            assert answer.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 1.3
+            assert "sec-websocket-extensions" not in answer.headers
+        await http.close()
+
+
+@aio
+async def test_frames_sent_with_the_handshake_are_not_lost() -> None:
+    async with door() as d:
+        socket = await RawSocket.to(d, WEBSOCKET, behind=frame(1, b"40/tickets,") + frame(1, b'42/tickets,1["a"]'))
+        assert (await socket.text())[0] == "0"
+        assert (await socket.text()).startswith("40/tickets,")
+        assert await socket.text() == "43/tickets,1[]"
+        await socket.close()
+
+
+@aio
+async def test_a_bad_frame_right_behind_the_handshake_is_only_its_senders_problem() -> None:
+    """CVE-2022-21676."""
+    async with door() as d:
+        socket = await RawSocket.to(d, WEBSOCKET, behind=frame(1, b"4", rsv=0x30))
+        assert await socket.closed() == 1002
+        await until(lambda: d.recorder.ends == [CloseReason.PARSE_ERROR], "the end")
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "why"),
+    [
+        (frame(1, b"4", rsv=0x40), 1002, CloseReason.PARSE_ERROR),
+        (frame(3, b"4"), 1002, CloseReason.PARSE_ERROR),
+        (frame(1, b"4", mask=False), 1002, CloseReason.PARSE_ERROR),
+        (frame(9, b"x" * 126), 1002, CloseReason.PARSE_ERROR),
+        (frame(9, b"x", fin=False), 1002, CloseReason.PARSE_ERROR),
+        (frame(1, b"\xff"), 1007, CloseReason.PARSE_ERROR),
+        (frame(8, b"\x03"), 1002, CloseReason.PARSE_ERROR),
+        (frame(8, b"\x03\xed"), 1002, CloseReason.PARSE_ERROR),
+        (frame(1, b"4" * 5_001), 1009, CloseReason.TOO_BIG),
+        (frame(1, b"40/tickets,[]"), 1005, CloseReason.PARSE_ERROR),
+        (frame(1, b"2"), 1005, CloseReason.PARSE_ERROR),
+        (frame(1, b"x"), 1005, CloseReason.PARSE_ERROR),
+        (frame(1, b"42[]"), 1005, CloseReason.PARSE_ERROR),
+        (frame(2, b"x"), 1005, CloseReason.PARSE_ERROR),
+        (frame(1, b"1"), 1005, CloseReason.CLIENT_CLOSE),
+    ],
+)
+@aio
+async def test_each_violation_has_its_close_code(bad: bytes, code: int, why: CloseReason) -> None:
+    async with door(max_payload_bytes=5_000) as d:
+        socket = await RawSocket.to(d, WEBSOCKET)
+        socket.say("40/tickets,")
+        socket.send(frame(1, b'42/tickets,["before"]') + bad)
+        assert await socket.closed() == code
+        await until(lambda: d.recorder.ends == [why], "the end")
+        assert [call.event for call in d.recorder.calls] == ["before"]
+
+
+@aio
+async def test_a_text_frame_may_bring_base64() -> None:
+    async with door() as d:
+        socket = await RawSocket.to(d, WEBSOCKET)
+        socket.say("40/tickets,")
+        socket.say('451-/tickets,["a",{"_placeholder":true,"num":0}]')
+        socket.say("bAQI=")
+        await until(lambda: d.recorder.calls, "the call")
+        assert d.recorder.calls[0].attachments == (b"\1\2",)
+        await socket.close()
+
+
+# ── whose page it is ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+ALLOWED = "https://app.example.com"
+FOREIGN = [
+    "https://evil.example",
+    "null",
+    "https://app.example.com.evil.tld",
+    "https://evil.tld?app.example.com",
+    "http://app.example.com",
+    "https://app.example.com:8443",
+    "https://APP.example.com",
+    "https://app.example.com.",
+    "https://app.example.com, https://evil.example",
+    "http://localhost:3001",
+    "http://[::1]",
+    "file://",
+]
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+@aio
+async def test_a_foreign_page_gets_in_by_no_transport(origin: str) -> None:
+    async with door(allowed_origins=(ALLOWED,), loopback=False) as d:
+        answer = await ask(d, "GET", OPEN, Origin=origin)
+        assert answer.status == 403 and json.loads(answer.body) == {"code": 4, "message": "Forbidden"}
+        assert "access-control-allow-origin" not in answer.headers
+        # Tornado asks no check_origin when a browser says same-origin; a header is no proof here
+        for site in ({}, {"Sec_Fetch_Site": "same-origin"}, {"Sec_Fetch_Site": "cross-site"}):
+            for target in (WEBSOCKET, "/rt/tickets"):
+                answer = await ask(
+                    d,
+                    "GET",
+                    target,
+                    Origin=origin,
+                    Upgrade="websocket",
+                    Connection="Upgrade",
+                    Sec_WebSocket_Version="13",
+                    Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==",
+                    **site,
+                )
+                assert answer.status in (400, 403) and answer.status != 101
+        assert d.host.clients == {}
+        client = await Polling.open(d)
+        answer = await ask(d, "POST", client.target, b"41/tickets,", Origin=origin)
+        assert answer.status == 403 and d.recorder.lefts == []
+        await client.close()
+
+
+@aio
+async def test_an_allowed_page_gets_its_cors_headers_on_errors_too() -> None:
+    async with door(allowed_origins=(ALLOWED + "/",), loopback=False) as d:
+        for target, status in ((OPEN, 200), ("/socket.io/?EIO=4", 400)):
+            answer = await ask(d, "GET", target, Origin=ALLOWED)
+            assert answer.status == status
+            assert answer.headers["access-control-allow-origin"] == ALLOWED
+            assert answer.headers["access-control-allow-credentials"] == "true"
+            assert answer.headers["vary"] == "Origin"
+        for site in ("same-site", "cross-site"):
+            socket = await RawSocket.to(d, WEBSOCKET, headers={"Origin": ALLOWED, "Sec-Fetch-Site": site})
+            await socket.close()
+        # the same origin is the same scheme, host and port
+        port = d.number
+        for origin, status in (
+            ("http://127.0.0.1", 200),
+            ("https://127.0.0.1", 403),
+            (f"http://127.0.0.1:{port}", 403),
+        ):
+            assert (await ask(d, "GET", OPEN, Origin=origin)).status == status
+
+
+@aio
+async def test_with_a_star_every_page_gets_in_but_no_credentials() -> None:
+    async with door(allowed_origins=("*",), loopback=False) as d:
+        answer = await ask(d, "GET", OPEN, Origin="https://anywhere.example")
+        assert answer.status == 200 and answer.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+@aio
+async def test_pages_of_this_machine_get_in_while_the_server_is_on_loopback() -> None:
+    async with door() as d:
+        for origin in ("http://localhost:8080", "http://127.0.0.1:1", "https://[::1]:3000", "http://localhost"):
+            assert (await ask(d, "GET", OPEN, Origin=origin)).status == 200
+        for origin in (
+            "http://localhost.evil.example",
+            "http://127.0.0.1.evil.example",
+            "http://127.0.0.1@evil.example",
+        ):
+            assert (await ask(d, "GET", OPEN, Origin=origin)).status == 403
+
+
+@aio
+async def test_an_origin_with_bytes_no_header_may_have_is_a_bad_request() -> None:
+    async with door() as d:
+        answer = await ask(d, "GET", OPEN, Origin="http://a\x7fb")
+        assert answer.status == 400
+
+
+@aio
+async def test_a_preflight_is_answered() -> None:
+    async with door(allowed_origins=(ALLOWED,), loopback=False) as d:
+        answer = await ask(
+            d,
+            "OPTIONS",
+            OPEN,
+            Origin=ALLOWED,
+            Access_Control_Request_Method="POST",
+            Access_Control_Request_Headers="x-a",
+        )
+        assert (answer.status, answer.body) == (204, "")
+        assert answer.headers["access-control-allow-methods"] == "GET,HEAD,PUT,PATCH,POST,DELETE"
+        assert answer.headers["access-control-allow-headers"] == "x-a"
+        assert answer.headers["access-control-allow-origin"] == ALLOWED
+        assert answer.headers["vary"] == "Origin, Access-Control-Request-Headers"
+        answer = await ask(d, "OPTIONS", OPEN, Origin="https://evil.example", Access_Control_Request_Headers="x-a")
+        assert "access-control-allow-origin" not in answer.headers
+        assert "access-control-allow-headers" not in answer.headers
+
+
+@aio
+async def test_only_a_trusted_proxy_says_who_the_client_is() -> None:
+    forwarded = {"X-Forwarded-For": "6.6.6.6, 10.0.0.9, 192.0.2.7, 10.1.1.1", "X-Forwarded-Proto": "https"}
+    page = {"Origin": "https://127.0.0.1"}
+    for proxies, address in (((), "127.0.0.1"), (("127.0.0.1", "10.0.0.0/8"), "192.0.2.7")):
+        async with door(trusted_proxies=proxies, loopback=False) as d:
+            http = await Http.to(d)
+            await http.ask("GET", OPEN, headers={**forwarded, "User-Agent": "a" * 999})
+            assert d.client().address == address and len(d.client().agent) == 256
+            answer = await http.ask("GET", OPEN, headers={**forwarded, **page})
+            assert answer.status == (200 if proxies else 403)
+            await http.close()
+
+
+# ── JSONP ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_jsonp_wraps_answers_and_unwraps_forms() -> None:
+    async with door() as d:
+        opened = await ask(d, "GET", OPEN + "&j=1;alert(2)")
+        assert opened.body.startswith('___eio[12]("0{') and opened.body.endswith('");')
+        assert opened.headers["content-type"] == "text/javascript; charset=UTF-8"
+        sid = d.client().id
+        form = "d=" + quote('42/tickets,["a","line\\\\nline"]')
+        await ask(d, "POST", f"{OPEN}&sid={sid}&j=0", b"d=40/tickets,")
+        assert (await ask(d, "POST", f"{OPEN}&sid={sid}&j=0", form.encode())).body == "ok"
+        assert d.recorder.payloads() == ['"line\\nline"']
+        d.client().send(d.client().codec.event("/tickets", "a", '"\u2028"'))
+        answer = await ask(d, "GET", f"{OPEN}&sid={sid}&j=0")
+        assert "\\u2028" in answer.body and "\u2028" not in answer.body
+        await ask(d, "POST", f"{OPEN}&sid={sid}&j=0", b"e=4")
+        assert d.recorder.ends == [CloseReason.PARSE_ERROR]
+
+
+# ── what no client would send ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+        b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"GET %s HTTP/1.1\r\nHost: a\r\n folded: b\r\n\r\n",
+        b"GET %s&" + b"a=1&" * 1_200 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET %s HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
+        b"GET %s HTTP/9.9\r\nHost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03%s\r\n\r\n",
+    ],
+)
+@aio
+async def test_broken_http_costs_its_sender_only(request_bytes: bytes) -> None:
+    async with door() as d:
+        other, sender = await Polling.open(d), await Polling.open(d)
+        http = await Http.to(d)
+        http.writer.write(request_bytes.replace(b"%s", sender.target.encode()))
+        try:
+            assert (await http.receive()).status in (400, 413, 431)
+        except (AssertionError, ConnectionError):
+            assert await http.eof()
+        assert (await other.post("40/chat,")).body == "ok"
+
+
+@aio
+async def test_an_upgrade_to_a_foreign_path_and_a_reset_harm_nobody() -> None:
+    """CVE-2022-41940."""
+    async with door() as d:
+        http = await Http.to(d)
+        http.send("GET", "/elsewhere", headers={"Upgrade": "websocket", "Connection": "Upgrade"})
+        http.writer.transport.abort()
+        for _ in range(20):
+            http = await Http.to(d)
+            http.send("GET", WEBSOCKET, headers={"Upgrade": "websocket", "Connection": "Upgrade"})
+            http.writer.transport.abort()
+        assert (await ask(d, "GET", OPEN)).status == 200

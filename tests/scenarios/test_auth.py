@@ -1,0 +1,68 @@
+"""Nobody gets into any namespace without a token that holds."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jwt
+import pytest
+
+from tests.scenarios.story import Story
+from tests.support.server import SECRET
+
+NAMESPACES = ("/tickets", "/chat", "/notifications", "/presence", "/dashboard")
+
+
+def signed(key: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
+    now = int(time.time())
+    whole = {"sub": "root", "name": "Root", "role": "admin", "iat": now, "exp": now + 600, **claims}
+    return jwt.encode({k: v for k, v in whole.items() if v is not None}, key, algorithm=algorithm)
+
+
+def auths() -> dict[str, tuple[dict[str, Any], str]]:
+    """What is wrong with it → the auth object, the code of the refusal."""
+    now = int(time.time())
+    return {
+        "no token": ({}, "AUTH_TOKEN_MISSING"),
+        "null": ({"token": None}, "AUTH_TOKEN_MISSING"),
+        "empty": ({"token": ""}, "AUTH_TOKEN_MISSING"),
+        "a number": ({"token": 42}, "AUTH_TOKEN_INVALID"),
+        "not a JWT": ({"token": "let me in"}, "AUTH_TOKEN_INVALID"),
+        "three empty parts": ({"token": ".."}, "AUTH_TOKEN_INVALID"),
+        "expired": ({"token": signed(exp=now - 10)}, "AUTH_TOKEN_EXPIRED"),
+        "another's signature": ({"token": signed("x" * 40)}, "AUTH_TOKEN_INVALID"),
+        "another algorithm": ({"token": signed(algorithm="HS512")}, "AUTH_TOKEN_INVALID"),
+        "no signature": ({"token": signed("", "none")}, "AUTH_TOKEN_INVALID"),
+        "no end": ({"token": signed(exp=None)}, "AUTH_TOKEN_INVALID"),
+        "no subject": ({"token": signed(sub=None)}, "AUTH_TOKEN_INVALID"),
+        "an unheard-of role": ({"token": signed(role="root")}, "AUTH_TOKEN_INVALID"),
+    }
+
+
+async def test_refused_everywhere_with(story: Story, wrong: str) -> None:
+    auth, code = auths()[wrong]
+    for namespace in NAMESPACES:
+        refused = await story.refused(namespace, auth)
+        assert refused.message == code, namespace
+        assert refused.data["code"] == code
+        assert isinstance(refused.data["message"], str)
+        assert "eyJ" not in str(refused.data), "a token must not be sent back"
+        if story.door.name == "native":
+            assert refused.close_code == 4401
+
+
+async def test_a_good_token_opens_every_namespace(story: Story) -> None:
+    sids = set()
+    for namespace in NAMESPACES:
+        peer = await story.join(story.admin(), namespace)
+        assert peer.sid and peer.recovered is False
+        sids.add(peer.sid)
+    assert len(sids) == len(NAMESPACES)
+
+
+async def test_a_namespace_that_does_not_exist_is_refused(story: Story) -> None:
+    if not story.door.multiplexes:
+        pytest.skip("on the native protocol it is a path that does not exist")
+    refused = await story.refused("/random", {"token": story.token(story.admin())})
+    assert refused.message == "Invalid namespace"

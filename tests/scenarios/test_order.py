@@ -1,0 +1,101 @@
+"""What was first stays first: answers to calls, events of a room. And several namespaces share a connection."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.scenarios.story import Story
+from tests.scenarios.test_tickets import subscribe
+from tests.support.clients import Peer
+
+
+async def test_a_hundred_calls_are_answered_in_their_order(story: Story) -> None:
+    """Some of them wait for the store, some are answered on the spot."""
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets")
+    order: list[int] = []
+
+    async def call(n: int) -> None:
+        if n % 3 == 0:
+            answer = await ada.call("ticket:subscribe", {"ticketId": ticket})
+        elif n % 3 == 1:
+            answer = await ada.call("ticket:unsubscribe", {"ticketId": ticket})
+        else:
+            answer = await ada.call("no:such:event", n)
+        assert answer["ok"] is (n % 3 != 2)
+        order.append(n)
+
+    await asyncio.gather(*(call(n) for n in range(100)))
+    assert order == list(range(100))
+    told = [r.event for r in ada.events if r.event in ("ticket:subscribed", "ticket:unsubscribed")]
+    assert told == ["ticket:subscribed", "ticket:unsubscribed"] * 33 + ["ticket:subscribed"]
+
+
+async def test_all_members_of_a_room_see_one_order(story: Story) -> None:
+    ticket = await story.ticket()
+    peers = [await story.join(story.agent(name), "/tickets") for name in ("Ada", "Bob")]
+    for peer in peers:
+        await subscribe(peer, ticket)
+    pushed = await asyncio.gather(
+        *(story.push("PUT", f"/tickets/{ticket}", {"subject": f"version {n}"}) for n in range(20))
+    )
+    versions = sorted(answer["version"] for answer in pushed)
+    seen = []
+    for peer in peers:
+        for version in versions:
+            await peer.expect("ticket:updated", {"version": version})
+        seen.append([r.data["version"] for r in peer.events if r.event == "ticket:updated"])
+    assert seen[0] == seen[1] == versions
+
+
+async def test_namespaces_share_one_connection(story: Story) -> None:
+    if not story.door.multiplexes:
+        pytest.skip("the native protocol has one connection for each")
+    ticket = await story.ticket()
+    names = ["/tickets", "/chat", "/notifications", "/presence", "/dashboard"]
+    root = story.admin()
+    peers = dict(zip(names, await story.join_all(root, names), strict=True))
+    assert len({peer.sid for peer in peers.values()}) == len(names)
+    await subscribe(peers["/tickets"], ticket)
+    await story.push("PUT", f"/tickets/{ticket}", {"status": "solved"})
+    await story.push("POST", "/notifications", {"userId": root.id, "type": "t", "title": "hi"})
+    await peers["/tickets"].expect("ticket:updated")
+    await peers["/notifications"].expect("notification")
+    await peers["/dashboard"].expect("metrics:queue")
+    for name, peer in peers.items():
+        prefixes = {
+            "/tickets": ("ticket:",),
+            "/notifications": ("notification",),
+            "/dashboard": ("metrics:",),
+            "/presence": ("presence:",),
+            "/chat": ("chat:",),
+        }[name]
+        assert all(r.event.startswith(prefixes) for r in peer.events), (name, peer.events)
+
+
+async def test_one_refused_namespace_leaves_the_others_alone(story: Story) -> None:
+    if not story.door.multiplexes:
+        pytest.skip("the native protocol has one connection for each")
+    tickets, dashboard = await story.join_all(story.agent(), ["/tickets", "/dashboard"], some_refused=True)
+    assert dashboard.refused is not None and dashboard.refused.code == "FORBIDDEN"
+    await tickets.settled()
+
+
+async def test_calls_made_while_the_transport_is_upgraded_arrive_in_order(story: Story) -> None:
+    """Both ways, over polling, the probe and the websocket; engine.io's other end is wire reference 2.2."""
+    if story.door.name != "js-upgrade":
+        pytest.skip("only this door upgrades")
+    for turn in range(5):
+        ada = await story.join(story.agent(f"Ada{turn}"), "/tickets", settle=False)
+        order: list[int] = []
+
+        async def call(peer: Peer, order: list[int], n: int) -> None:
+            await peer.error("no:such:event", n)
+            order.append(n)
+
+        await asyncio.gather(*(call(ada, order, n) for n in range(50)))
+        assert order == list(range(50))
+        await story.door.settle(ada)
+        await ada.settled()

@@ -1,0 +1,81 @@
+"""A connection does not outlive its token, and need not end with it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.scenarios.story import Story
+
+
+async def test_a_client_is_told_when_less_than_a_minute_is_left(story: Story) -> None:
+    ada = await story.join(story.agent(), "/tickets", ttl_s=50)
+    told = await ada.expect("session:expiring")
+    assert 45 <= told["inSeconds"] <= 50
+
+
+async def test_a_client_with_time_left_is_told_nothing(story: Story) -> None:
+    ada = await story.join(story.agent(), "/tickets", ttl_s=90)
+    await ada.not_told("session:expiring")
+
+
+async def test_refresh_takes_a_newer_token_of_the_same_user_only(story: Story) -> None:
+    ada, bob = story.agent("Ada"), story.agent("Bob")
+    peer = await story.join(ada, "/tickets")
+    for wrong, code in (
+        (story.token(bob), "FORBIDDEN"),
+        (story.token(ada._replace(role="admin")), "FORBIDDEN"),
+        (story.token(ada._replace(team="another")), "FORBIDDEN"),
+        (story.token(ada, ttl_s=-5), "AUTH_TOKEN_EXPIRED"),
+        ("no token at all", "AUTH_TOKEN_INVALID"),
+    ):
+        assert (await peer.error("session:refresh", {"token": wrong}))["code"] == code
+    for payload in ({}, {"token": 5}):
+        error = await peer.error("session:refresh", payload)
+        assert (error["code"], error["field"]) == ("BAD_REQUEST", "token")
+    await peer.ok("session:refresh", {"token": story.token(ada)})
+
+
+async def expires(story: Story) -> None:
+    ada = story.agent()
+    ends = await story.join(ada, "/tickets", ttl_s=3)
+    goes_on = await story.join(ada, "/tickets", ttl_s=3)
+    await goes_on.expect("session:expiring")
+    answer = await goes_on.ok("session:refresh", {"token": story.token(ada, ttl_s=600)})
+    assert answer["expiresAt"]
+    await ends.expect("error", {"code": "AUTH_TOKEN_EXPIRED"})
+    why = await ends.gone()
+    assert story.door.name != "native" or why == 4401
+    await asyncio.sleep(0.5)  # past the end of the other's first token too
+    await goes_on.settled()
+    assert goes_on.connected
+
+
+async def test_a_connection_ends_with_its_token_unless_it_was_refreshed(every_story: list[Story]) -> None:
+    await asyncio.gather(*(expires(story) for story in every_story))
+
+
+async def comes_back(story: Story) -> None:
+    ada = story.agent()
+    peer = await story.join(ada, "/tickets", ttl_s=2, reconnection=True)
+    await peer.next_token(story.token(ada))
+    await peer.expect("error", {"code": "AUTH_TOKEN_EXPIRED"})
+    await peer.again()
+    await peer.settled()
+
+
+async def test_a_stock_client_comes_back_with_its_next_token(every_story: list[Story]) -> None:
+    """The transport closes; a disconnect packet or a refusal would keep a stock client from trying again."""
+    await asyncio.gather(*(comes_back(story) for story in every_story if story.door.reconnects))
+
+
+async def test_a_stock_client_comes_back_after_its_network_failed(story: Story) -> None:
+    if not story.door.reconnects:
+        return
+    ticket = await story.ticket()
+    peer = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
+    await peer.ok("ticket:subscribe", {"ticketId": ticket})
+    await peer.drop()
+    await peer.gone()
+    peer.mend()
+    await peer.again()
+    await peer.ok("ticket:subscribe", {"ticketId": ticket})

@@ -1,0 +1,142 @@
+"""A ticket on the screen: subscribing, access, who else looks at it, and coming back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.scenarios.story import Story, Who
+from tests.support.clients import Peer
+
+
+async def subscribe(peer: Peer, ticket_id: str, **fields: Any) -> dict[str, Any]:
+    """Subscribe as the seed's front end does, without an acknowledgement; return what `ticket:subscribed` says."""
+    await peer.emit("ticket:subscribe", {"ticketId": ticket_id, **fields})
+    subscribed: dict[str, Any] = await peer.expect("ticket:subscribed", {"ticketId": ticket_id})
+    return subscribed
+
+
+def ids(people: list[dict[str, Any]]) -> set[str]:
+    return {person["id"] for person in people}
+
+
+def viewer_states(viewers: list[dict[str, Any]]) -> dict[str, str]:
+    return {viewer["user"]["id"]: viewer["state"] for viewer in viewers}
+
+
+async def test_an_agent_who_subscribes_is_told_so_and_then_what_changes(story: Story) -> None:
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets")
+    subscribed = await subscribe(ada, ticket)
+    assert set(subscribed) >= {"ticketId", "offset", "viewers", "typing"}
+    await story.push("PUT", f"/tickets/{ticket}", {"status": "pending"})
+    updated = await ada.expect("ticket:updated", {"ticketId": ticket})
+    assert updated["changes"]["status"] == ["open", "pending"]
+
+
+async def test_an_acknowledged_subscribe_says_the_same_in_its_answer(story: Story) -> None:
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets")
+    answer = await ada.ok("ticket:subscribe", {"ticketId": ticket})
+    assert answer["ticketId"] == ticket
+    assert set(answer) >= {"offset", "viewers", "typing"}
+
+
+async def test_who_may_not_read_a_ticket_is_told_forbidden_and_nothing_else(story: Story) -> None:
+    ticket = await story.ticket(requesterId=story.customer("Carl").id, watchers=[story.customer("Wanda").id])
+    witness = await story.join(story.admin(), "/tickets")
+    await subscribe(witness, ticket)
+
+    async def turned_away(who: Who, ticket_id: str) -> Peer:
+        peer = await story.join(who, "/tickets")
+        await peer.emit("ticket:subscribe", {"ticketId": ticket_id})
+        await peer.expect("error", {"code": "FORBIDDEN"})
+        assert (await peer.error("ticket:subscribe", {"ticketId": ticket_id}))["code"] == "FORBIDDEN"
+        return peer
+
+    outside = [
+        await turned_away(story.agent("Otto", team=story.id("other")), ticket),
+        await turned_away(story.customer("Mallory"), ticket),
+        await turned_away(story.agent("Ada"), story.id("no-such-ticket")),
+    ]
+    await story.push("PUT", f"/tickets/{ticket}", {"subject": "Still on fire"})
+    await witness.expect("ticket:updated", {"ticketId": ticket})
+    for peer in outside[:2]:
+        await peer.not_told("ticket:updated")
+
+    for who in (story.customer("Carl"), story.customer("Wanda"), story.agent("Ada")):
+        peer = await story.join(who, "/tickets")
+        await subscribe(peer, ticket)
+
+
+async def test_after_unsubscribe_nothing_more_comes(story: Story) -> None:
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets")
+    witness = await story.join(story.agent("Bob"), "/tickets")
+    await subscribe(ada, ticket)
+    await subscribe(witness, ticket)
+    await ada.emit("ticket:unsubscribe", {"ticketId": ticket})
+    await ada.expect("ticket:unsubscribed", {"ticketId": ticket})
+    await story.push("PUT", f"/tickets/{ticket}", {"status": "solved"})
+    await witness.expect("ticket:updated")
+    await ada.not_told("ticket:updated")
+    await ada.ok("ticket:unsubscribe", {"ticketId": ticket})  # again is nothing
+
+
+async def test_viewers_are_shown_to_all_in_the_ticket_while_they_are_there(story: Story) -> None:
+    ticket = await story.ticket()
+    bob = story.agent("Bob")
+    ada_peer = await story.join(story.agent("Ada"), "/tickets")
+    await subscribe(ada_peer, ticket)
+    bob_peer = await story.join(bob, "/tickets", cable=True)
+    await subscribe(bob_peer, ticket)
+
+    def shows(state: str | None) -> Callable[[dict[str, Any]], bool]:
+        return lambda seen: viewer_states(seen["viewers"]).get(bob.id) == state
+
+    for state in ("viewing", "replying", "away"):
+        await bob_peer.ok("ticket:view", {"ticketId": ticket, "state": state})
+        assert (await ada_peer.expect("ticket:viewers", shows(state)))["ticketId"] == ticket
+    late = await story.join(story.agent("Late"), "/tickets")
+    subscribed = await subscribe(late, ticket)
+    assert viewer_states(subscribed["viewers"])[bob.id] == "away"
+
+    await bob_peer.drop()
+    await ada_peer.expect("ticket:viewers", shows(None))
+
+
+async def test_who_views_a_ticket_must_have_subscribed_to_it(story: Story) -> None:
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets")
+    error = await ada.error("ticket:view", {"ticketId": ticket, "state": "viewing"})
+    assert error["code"] == "FORBIDDEN"
+
+
+async def test_a_client_that_was_away_catches_up_from_the_offset_it_knows(story: Story) -> None:
+    """No gap and no double: what it had stays had, what it missed comes once, then it is live."""
+    ticket = await story.ticket(priority="low")
+    ada = story.agent()
+    peer = await story.join(ada, "/tickets")
+    await subscribe(peer, ticket)
+    seen = await story.push("PUT", f"/tickets/{ticket}", {"priority": "normal"})
+    await peer.expect("ticket:updated", {"version": seen["version"]})
+    await peer.disconnect()
+
+    missed = [
+        (await story.push("PUT", f"/tickets/{ticket}", {"priority": priority}))["version"]
+        for priority in ("high", "urgent")
+    ]
+    again = await story.join(ada, "/tickets")
+    await subscribe(again, ticket, since=seen["offset"])
+    live = (await story.push("PUT", f"/tickets/{ticket}", {"priority": "low"}))["version"]
+    await again.expect("ticket:updated", {"version": live})
+    got = [r.data["version"] for r in again.events if r.event == "ticket:updated"]
+    assert got == [*missed, live]
+
+
+async def test_an_offset_from_nowhere_is_refused_by_name(story: Story) -> None:
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets")
+    for since in ("yesterday", "1-2-3", ""):
+        error = await ada.error("ticket:subscribe", {"ticketId": ticket, "since": since})
+        assert (error["code"], error["field"]) == ("BAD_REQUEST", "since"), since

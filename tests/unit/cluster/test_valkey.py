@@ -1,0 +1,216 @@
+"""Commands: batches, deadlines, scripts, what each failure is told as. Against a real server throughout."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from insightdesk_rt.cluster.valkey import Script, Valkey, endpoint
+from insightdesk_rt.errors import RtError
+from tests.support.aio import aio, until
+from tests.support.own_valkey import OwnValkey
+
+SLOW = Script("slow", "while true do end")
+ADD = Script("add", "return redis.call('INCRBY', KEYS[1], ARGV[1])")
+
+
+async def refused(answer: object) -> str:
+    with pytest.raises(RtError) as error:
+        await answer  # type: ignore[misc]
+    return error.value.code
+
+
+@aio
+async def test_commands_of_one_turn_go_out_as_one_pipeline(valkey_url: str, prefix: str) -> None:
+    valkey = Valkey(valkey_url, prefix)
+    await valkey.start()
+    before = valkey.counters
+    answers = await asyncio.gather(*(valkey.command("INCR", valkey.key("n")) for _ in range(50)))
+    assert sorted(answers) == list(range(1, 51))
+    assert valkey.counters["batches"] - before["batches"] == 1
+    await valkey.close()
+
+
+@aio
+async def test_answers_are_text_and_one_refused_command_does_not_touch_its_neighbours(
+    valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    valkey = Valkey(valkey_url, prefix)
+    await valkey.start()
+    key = valkey.key("a", "b")
+    assert key == f"{prefix}:a:b"
+    one, two, three, bad = await asyncio.gather(
+        valkey.command("SET", key, "grün"),
+        valkey.command("GET", key),
+        valkey.command("GET", valkey.key("none")),
+        valkey.command("LPUSH", key, 1),
+        return_exceptions=True,
+    )
+    assert (one, two, three) == ("OK", "grün", None)
+    assert isinstance(bad, RtError) and bad.code == "INTERNAL"
+    assert "WRONGTYPE" in caplog.text and "grün" not in caplog.text
+    await valkey.close()
+
+
+@aio
+async def test_hostile_text_and_bytes_go_through(valkey_url: str, prefix: str) -> None:
+    valkey = Valkey(valkey_url, prefix)
+    await valkey.start()
+    key = valkey.key("x")
+    await valkey.command("SET", key, b"\xff\r\n\x00")
+    assert await valkey.command("GET", key) == "\ufffd\r\n\x00"
+    await valkey.command("SET", key, "\ud800")
+    assert await valkey.command("GET", key) == "?"
+    assert valkey.available
+    await valkey.close()
+
+
+@aio
+async def test_a_script_survives_a_flush_and_a_restart() -> None:
+    with OwnValkey() as server:
+        valkey = Valkey(server.url, "t")
+        changes: list[bool] = []
+        valkey.on_up.append(changes.append)
+        await valkey.start()
+        assert await valkey.call(ADD, ["t:n"], [2]) == 2
+        server("SCRIPT", "FLUSH")
+        both = await asyncio.gather(valkey.call(ADD, ["t:n"], [2]), valkey.call(ADD, ["t:n"], [2]))
+        assert sorted(both) == [4, 6]
+        server.kill()
+        assert await refused(valkey.command("PING")) == "UNAVAILABLE"
+        server.start()
+        await until(lambda: valkey.available, "connected again")
+        assert server("SCRIPT", "EXISTS", ADD.sha) == [1], "it is loaded on connect"
+        assert await valkey.call(ADD, ["t:n"], [2]) == 2
+        assert changes == [False, True]
+        await valkey.close()
+
+
+@aio
+async def test_a_missed_deadline_drops_the_connection_and_no_answer_goes_to_another() -> None:
+    with OwnValkey() as server:
+        valkey = Valkey(server.url, "t", deadline_ms=200)
+        await valkey.start()
+        server.freeze()
+        late = [asyncio.ensure_future(valkey.command("ECHO", str(n))) for n in range(3)]
+        await asyncio.sleep(0)
+        queued = asyncio.ensure_future(valkey.command("ECHO", "queued"))
+        assert [await refused(one) for one in (*late, queued)] == ["UNAVAILABLE"] * 4
+        assert not valkey.available
+        assert await refused(valkey.command("PING")) == "UNAVAILABLE"
+        server.thaw()
+        await until(lambda: valkey.available, "connected again")
+        assert await valkey.command("ECHO", "mine") == "mine"
+        await valkey.close()
+
+
+@aio
+async def test_start_does_not_fail_while_valkey_is_away_and_it_is_found_later() -> None:
+    with OwnValkey() as server:
+        server.kill()
+        valkey = Valkey(server.url, "t", deadline_ms=100)
+        await valkey.start()
+        assert not valkey.available
+        server.start()
+        await until(lambda: valkey.available, "connected")
+        await valkey.close()
+        assert await refused(valkey.command("PING")) == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize("state", ["full", "busy", "replica"])
+def test_a_server_that_cannot_serve_just_now_is_unavailable(state: str) -> None:
+    @aio
+    async def body() -> None:
+        with OwnValkey("--busy-reply-threshold", "50") as server:
+            valkey = Valkey(server.url, "t", deadline_ms=300)
+            await valkey.start()
+            if state == "full":
+                server("CONFIG", "SET", "maxmemory", "1")
+            elif state == "busy":
+                asyncio.get_running_loop().run_in_executor(None, lambda: _quietly(server, "EVAL", SLOW.source, 0))
+                await asyncio.sleep(0.2)
+            else:
+                server("REPLICAOF", "127.0.0.1", "1")
+            assert await refused(valkey.command("SET", "t:x", "1")) == "UNAVAILABLE"
+            if state == "busy":
+                server("SCRIPT", "KILL")
+                await until(lambda: valkey.available, "it is there again")
+                assert await valkey.command("SET", "t:x", "1") == "OK"
+            if state == "replica":
+                await until(lambda: not valkey.available, "a replica is not our server")
+                server("REPLICAOF", "NO", "ONE")
+                await until(lambda: valkey.available, "promoted again")
+            await valkey.close()
+
+    body()
+
+
+@aio
+async def test_durable_waits_for_the_disk_and_is_refused_without_one(caplog: pytest.LogCaptureFixture) -> None:
+    with OwnValkey("--appendonly", "yes", "--appendfsync", "always") as server:
+        valkey = Valkey(server.url, "t", durable=True)
+        await valkey.start()
+        assert await valkey.command("SET", "t:x", "1", durable=True) == "OK"
+        assert await valkey.call(ADD, ["t:n"], [2], durable=True) == 2
+        assert await valkey.command("GET", "t:x") == "1"
+        await valkey.close()
+    with OwnValkey() as server:
+        valkey = Valkey(server.url, "t", durable=True, deadline_ms=100)
+        await valkey.start()
+        assert not valkey.available
+        assert await refused(valkey.command("SET", "t:x", "1", durable=True)) == "UNAVAILABLE"
+        assert "WAITAOF" in caplog.text
+        await valkey.close()
+
+
+@aio
+async def test_without_the_setting_durable_commands_are_ordinary_ones(valkey_url: str, prefix: str) -> None:
+    valkey = Valkey(valkey_url, prefix)
+    await valkey.start()
+    assert await valkey.command("SET", valkey.key("x"), "1", durable=True) == "OK"
+    await valkey.close()
+
+
+@aio
+async def test_a_cancelled_caller_leaves_the_others_their_answers(valkey_url: str, prefix: str) -> None:
+    valkey = Valkey(valkey_url, prefix)
+    await valkey.start()
+    first = asyncio.ensure_future(valkey.command("ECHO", "1"))
+    second = asyncio.ensure_future(valkey.command("ECHO", "2"))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == "2"
+    await valkey.close()
+
+
+def test_what_is_not_a_url_is_refused_at_once() -> None:
+    with pytest.raises(ValueError):
+        Valkey("localhost:6379", "t")
+
+
+def test_tls_checks_the_name_of_the_host() -> None:
+    tls = endpoint("rediss://localhost:6379").tls
+    assert tls is not None and tls.check_hostname
+
+
+def test_an_endpoint_has_all_a_connection_of_ones_own_needs() -> None:
+    assert endpoint("unix:///a%20b/s") == ("/a b/s", "localhost", 6379, "", "", None)
+    assert endpoint("valkey://u:p%40@h:1") == ("", "h", 1, "u", "p@", None)
+
+
+@aio
+async def test_send_does_not_wait_and_its_failure_reaches_nobody(valkey_url: str, prefix: str) -> None:
+    valkey = Valkey(valkey_url, prefix)
+    assert not valkey.send("PING")
+    await valkey.start()
+    assert valkey.send("SET", valkey.key("x"), "1") and valkey.send("NO SUCH COMMAND")
+    assert await valkey.command("GET", valkey.key("x")) == "1"
+    await valkey.close()
+
+
+def _quietly(server: OwnValkey, *command: object) -> None:
+    try:
+        server(*command)
+    except Exception:
+        pass  # SCRIPT KILL ends it with an error

@@ -1,0 +1,175 @@
+"""The roster says what is true of this node's users, and says it again until it came through."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import User
+from insightdesk_rt.namespaces.roster import COMPARE_EVERY, Roster
+from insightdesk_rt.namespaces.telling import Teller
+from insightdesk_rt.stores.presence import Joined, PresenceStore
+from insightdesk_rt.stores.untold import Untold
+from tests.support import fakes
+from tests.support.aio import aio
+
+
+class Store(PresenceStore):
+    """A store that Valkey may be away from, and that counts what it is asked."""
+
+    away = False
+    asked = 0
+
+    async def join(self, user: User, node: str) -> Joined:
+        self._ask()
+        return await super().join(user, node)
+
+    async def leave(self, user_id: str, node: str) -> bool:
+        self._ask()
+        return await super().leave(user_id, node)
+
+    def _ask(self) -> None:
+        self.asked += 1
+        if self.away:
+            raise RtError("UNAVAILABLE")
+
+
+class Node:
+    def __init__(self, valkey: Valkey) -> None:
+        self.store = Store(valkey, grace_ms=0)
+        self.incarnation = "n1.a"
+        self.told: list[Untold] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self.roster = Roster(self.store, lambda: self.incarnation, Teller(self.store.untold, self.say, self.spawn))
+
+    async def say(self, change: Untold) -> None:
+        self.told.append(change)
+
+    def spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        self.tasks.append(asyncio.ensure_future(work))
+
+    async def status(self, user_id: str) -> str:
+        await self.roster.sweep()
+        return (await self.store.statuses([user_id]))[0].status
+
+
+@asynccontextmanager
+async def a_node(url: str, prefix: str) -> AsyncIterator[Node]:
+    valkey = Valkey(url, prefix)
+    await valkey.start()
+    node = Node(valkey)
+    yield node
+    await asyncio.gather(*node.tasks)
+    await valkey.close()
+
+
+def sockets(*user_ids: str, role: str = "agent") -> list[Socket]:
+    return [fakes.socket("/presence", fakes.user(user_id, role)) for user_id in user_ids]
+
+
+@aio
+async def test_a_user_costs_one_command_for_the_first_socket_and_one_for_the_last(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        three = sockets("anna", "anna", "anna")
+        for socket in three:
+            await node.roster.came(socket)
+        assert node.store.asked == 1 and await node.status("anna") == "online"
+        for socket in three[:2]:
+            await node.roster.went(socket)
+        assert node.store.asked == 1 and await node.status("anna") == "online"
+        await node.roster.went(three[2])
+        assert node.store.asked == 2 and await node.status("anna") == "offline"
+
+
+@aio
+async def test_a_socket_that_never_came_does_not_count_when_it_goes(valkey_url: str, prefix: str) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        here, never = sockets("anna", "anna")
+        await node.roster.came(here)
+        await node.roster.went(never)
+        await node.roster.went(never)
+        assert await node.status("anna") == "online"
+        await node.roster.went(here)
+        await node.roster.went(here)
+        assert await node.status("anna") == "offline"
+
+
+@aio
+async def test_a_user_with_another_role_is_stored_anew(valkey_url: str, prefix: str) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        for socket in sockets("anna") + sockets("anna", role="customer"):
+            await node.roster.came(socket)
+        assert (await node.store.agent_counts()).online == 0
+
+
+@aio
+async def test_what_did_not_come_through_is_said_again(valkey_url: str, prefix: str) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        anna, bert = sockets("anna", "bert")
+        await node.roster.came(bert)
+        node.store.away = True
+        await node.roster.came(anna)
+        await node.roster.went(bert)
+        await node.roster.keep()
+        node.store.away = False
+        assert [await node.status(name) for name in ("anna", "bert")] == ["offline", "online"]
+        await node.roster.keep()
+        assert [await node.status(name) for name in ("anna", "bert")] == ["online", "offline"]
+        asked = node.store.asked
+        await node.roster.keep()
+        assert node.store.asked == asked, "and then no more"
+
+
+@aio
+async def test_a_node_that_was_declared_dead_is_back_once_it_has_another_incarnation(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        anna, bert = sockets("anna", "bert")
+        await node.roster.came(anna)
+        await node.roster.node_lost("n1.a")
+        await node.roster.node_lost("n1.a")
+        await node.roster.came(bert)
+        await node.roster.keep()
+        assert [await node.status(name) for name in ("anna", "bert")] == ["offline", "offline"]
+        node.incarnation = "n1.b"
+        await node.roster.rejoin()
+        assert [await node.status(name) for name in ("anna", "bert")] == ["online", "online"]
+        assert await node.store.held_by("n1.b") == {"anna", "bert"}
+
+
+@aio
+async def test_a_difference_between_node_and_store_is_found_and_mended(valkey_url: str, prefix: str) -> None:
+    """Valkey was emptied; or a command of a lost connection was executed after the one that followed it."""
+    async with a_node(valkey_url, prefix) as node:
+        (anna,) = sockets("anna")
+        await node.roster.came(anna)
+        await node.store.leave("anna", "n1.a")
+        await node.store.join(fakes.user("ghost"), "n1.a")
+        await node.store.join(fakes.user("ghost2"), "n1.a")
+        for _ in range(COMPARE_EVERY):
+            await node.roster.keep()
+        assert [await node.status(name) for name in ("anna", "ghost", "ghost2")] == ["online", "offline", "offline"]
+
+
+@aio
+async def test_many_users_are_said_in_bounded_batches(valkey_url: str, prefix: str) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        everybody = sockets(*(f"u{n}" for n in range(1_200)))
+        node.store.away = True
+        for socket in everybody:
+            await node.roster.came(socket)
+        await node.roster.keep()
+        assert node.store.asked == 1_200 + 500, "a batch that fails is the last one for now"
+        node.store.away = False
+        await node.roster.keep()
+        assert await node.store.held_count("n1.a") == 1_200
+        await node.roster.node_lost("n1.a")
+        assert await node.store.held_count("n1.a") == 0

@@ -1,0 +1,90 @@
+"""Stored changes become events: in order, once, and later if not now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.namespaces.telling import Teller
+from insightdesk_rt.stores.untold import Untold
+from tests.support.aio import aio
+
+
+class Store:
+    def __init__(self) -> None:
+        self.upto: dict[str, int] = {}
+        self.left: list[Untold] = []
+
+    async def told(self, upto: dict[str, int]) -> None:
+        self.upto.update(upto)
+
+    async def overdue(self) -> list[Untold]:
+        return self.left
+
+
+class Log:
+    """What a teller says, with a store that remembers what was told. `refuse`: kind → code."""
+
+    def __init__(self, **refuse: str) -> None:
+        self.said: list[str] = []
+        self.refuse = refuse
+        self.store = Store()
+        self.tasks: list[asyncio.Task[None]] = []
+        self.teller = Teller(self.store, self.say, self.spawn)  # type: ignore[arg-type]
+
+    def spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        self.tasks.append(asyncio.ensure_future(work))
+
+    async def say(self, change: Untold) -> None:
+        await asyncio.sleep(0)
+        if change.kind == "bug":
+            raise ZeroDivisionError
+        if change.kind in self.refuse:
+            raise RtError(self.refuse[change.kind])
+        self.said.append(change.id)
+
+
+def change(subject: str, seq: int, kind: str = "fine") -> Untold:
+    return Untold("s", subject, seq, kind, "{}")
+
+
+@aio
+async def test_changes_of_a_subject_are_told_in_order_and_then_forgotten() -> None:
+    log = Log()
+    await log.teller.tell([change("a", 1), change("b", 7), change("a", 2)])
+    await asyncio.gather(*log.tasks)
+    assert [said for said in log.said if said.startswith("s.a")] == ["s.a.1", "s.a.2"] and "s.b.7" in log.said
+    assert log.store.upto == {"a": 2, "b": 7}
+
+
+@aio
+async def test_what_valkey_does_not_take_holds_up_its_subject_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    log = Log(late="UNAVAILABLE")
+    await log.teller.tell([change("a", 1), change("a", 2, "late"), change("a", 3), change("b", 1), change("c", 1, "late")])
+    await asyncio.gather(*log.tasks)
+    assert log.store.upto == {"a": 1, "b": 1} and "s.a.3" not in log.said
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+
+
+@aio
+async def test_what_can_never_be_told_does_not_stand_in_the_way(caplog: pytest.LogCaptureFixture) -> None:
+    log = Log(big="PAYLOAD_TOO_LARGE")
+    await log.teller.tell([change("a", 1, "big"), change("a", 2, "bug"), change("a", 3)])
+    await asyncio.gather(*log.tasks)
+    assert log.store.upto == {"a": 3} and log.said == ["s.a.3"]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+
+
+@aio
+async def test_what_others_left_is_told_by_who_asks() -> None:
+    log = Log()
+    log.store.left = [change("a", 4)]
+    await log.teller.tell_overdue()
+    assert log.said == ["s.a.4"]
+    log.store.left = []
+    await log.teller.tell_overdue()
+    assert len(log.tasks) == 1

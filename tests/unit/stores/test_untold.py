@@ -1,0 +1,51 @@
+"""What is stored and not told yet: nothing vanishes, nothing is forgotten twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.stores import untold
+from insightdesk_rt.stores.presence import PresenceStore
+from tests.support import fakes
+from tests.support.aio import aio
+
+
+def test_a_record_says_its_order_its_kind_and_its_data() -> None:
+    (change,) = untold.read("presence", "u1", ['1795397242677 status {"a": "b c"}'])
+    assert change == untold.Untold("presence", "u1", 1795397242677, "status", '{"a": "b c"}')
+    assert change.id == "presence.u1.1795397242677"
+
+
+@aio
+async def test_a_change_waits_until_it_was_told(valkey_url: str, prefix: str) -> None:
+    valkey = Valkey(valkey_url, prefix)
+    await valkey.start()
+    store = PresenceStore(valkey, grace_ms=0)
+    (first,) = (await store.join(fakes.user("u1"), "n1")).untold
+    both = await store.choose("u1", "busy")
+    assert both[0] == first and both[1].seq == first.seq + 1, "who tells the second tells the first before it"
+    assert await store.untold.overdue(age_ms=60_000) == []
+    await asyncio.sleep(0.005)
+    assert await store.untold.overdue(age_ms=0) == both
+
+    await store.untold.told({"u1": first.seq})
+    await store.untold.told({"u1": first.seq, "nobody": 5})
+    assert await store.untold.overdue(age_ms=0) == both[1:]
+    await store.untold.told({"u1": both[1].seq})
+    assert await store.untold.overdue(age_ms=0) == []
+    await valkey.close()
+
+
+@aio
+async def test_numbers_go_on_for_a_subject_that_was_forgotten(valkey_url: str, prefix: str) -> None:
+    """Otherwise its first event after that would have the id of an old one, and the log would not take it."""
+    valkey = Valkey(valkey_url, prefix)
+    await valkey.start()
+    store = PresenceStore(valkey, grace_ms=0)
+    (before,) = (await store.join(fakes.user("u1"), "n1")).untold
+    await valkey.command("DEL", valkey.key("presence", "u1"), valkey.key("presence-untold", "u1"))
+    await asyncio.sleep(0.005)
+    (after,) = (await store.join(fakes.user("u1"), "n2")).untold
+    assert after.seq > before.seq
+    await valkey.close()

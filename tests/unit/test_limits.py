@@ -1,0 +1,100 @@
+"""Rate windows and caps: pure values, so ten minutes take a microsecond."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insightdesk_rt.limits import SWEEP_AT, Cap, Rate, Window, Windows, parse_rate
+
+
+def test_a_window_allows_max_and_then_says_how_long_to_wait() -> None:
+    """Seed: `ticket:typing` 10 in 10 s."""
+    window = Window(10, 10_000)
+    assert [window.take(1_000 + i) for i in range(10)] == [0] * 10
+    assert window.take(1_500) == 9_500
+    assert window.take(10_999) == 1
+
+
+def test_a_window_starts_anew_once_it_is_over() -> None:
+    window = Window(1, 1_000)
+    assert window.take(0) == 0
+    assert window.take(999) == 1
+    assert window.take(1_000) == 0
+    assert window.take(1_001) == 999
+
+
+def test_a_window_counts_from_its_first_event_not_from_the_clock() -> None:
+    window = Window(2, 1_000)
+    assert (window.take(900), window.take(1_100), window.take(1_899), window.take(1_900)) == (0, 0, 1, 0)
+
+
+def test_a_window_over_is_forgettable_and_a_running_one_is_not() -> None:
+    window = Window(1, 1_000)
+    assert window.over(0)
+    window.take(5)
+    assert not window.over(1_004)
+    assert window.over(1_005)
+
+
+def test_a_window_of_none_allows_none() -> None:
+    window = Window(0, 1_000)
+    assert window.take(0) == 1_000
+    assert window.take(1) == 999
+
+
+@settings(max_examples=100)
+@given(st.integers(1, 5), st.integers(1, 50), st.lists(st.integers(0, 20), max_size=60))
+def test_no_window_ever_allows_more_than_max(max: int, per_ms: int, steps: list[int]) -> None:
+    window, now, allowed = Window(max, per_ms), 0, list[int]()
+    for step in steps:
+        now += step
+        wait = window.take(now)
+        assert 0 <= wait <= per_ms
+        if wait == 0:
+            allowed.append(now)
+    # a fixed window lets through at most twice its max around its end, and never more
+    for start in allowed:
+        assert sum(start <= at < start + per_ms for at in allowed) <= 2 * max
+
+
+def test_windows_are_per_key() -> None:
+    windows = Windows(1, 1_000)
+    assert (windows.take("a", 0), windows.take("b", 0), windows.take("a", 1)) == (0, 0, 999)
+
+
+def test_windows_that_are_over_are_forgotten_as_the_table_grows() -> None:
+    windows = Windows(1, 10)
+    for i in range(20 * SWEEP_AT):
+        windows.take(f"address {i}", i)
+    assert len(windows) <= SWEEP_AT
+
+
+def test_a_cap_counts_in_and_out() -> None:
+    cap = Cap(2)
+    assert (cap.enter("a"), cap.enter("a"), cap.enter("a"), cap.enter("b")) == (True, True, False, True)
+    cap.leave("a")
+    assert cap.enter("a")
+    assert cap.count("a") == 2
+    cap.leave("b")
+    assert cap.count("b") == 0
+
+
+def test_a_cap_of_0_is_no_limit() -> None:
+    cap = Cap(0)
+    assert all(cap.enter("a") for _ in range(100))
+    assert cap.count("a") == 100
+
+
+def test_a_rate_is_written_max_slash_seconds() -> None:
+    assert parse_rate("10/60") == Rate(10, 60)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "/", "10/", "/60", "0/60", "10/0", "-1/60", "1.5/60", "²/60", "1/2/3", "a/b"]
+)
+def test_a_bad_rate_is_refused_with_a_line_that_shows_it(text: str) -> None:
+    with pytest.raises(ValueError, match="max/seconds") as refused:
+        parse_rate(text)
+    assert repr(text) in str(refused.value)
