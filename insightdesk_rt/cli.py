@@ -72,12 +72,12 @@ def command_line(loaded: Loaded, *words: str) -> str:
 
 
 def _serve(loaded: Loaded, options: argparse.Namespace) -> int:
-    from insightdesk_rt import server  # the only command that needs Tornado's and Valkey's import time
+    from insightdesk_rt import process  # the only command that needs Tornado's and Valkey's import time
 
     observe.setup_logging(loaded.settings.log_level, loaded.settings.log_format)
     for warning in loaded.warnings:
         log.warning(warning)
-    return server.run(loaded)
+    return process.run(loaded)
 
 
 def _token(loaded: Loaded, options: argparse.Namespace) -> int:

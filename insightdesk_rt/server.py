@@ -1,20 +1,17 @@
 """Composition: builds every part from the settings, owns both ports, starts the clocks, and stops all in reverse.
 
-Nothing else in the package knows more than the parts it was handed. `run` is the process: signals, banner, exit code.
+Nothing else in the package knows more than the parts it was handed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import secrets
-import signal
 import socket
 import ssl
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -22,11 +19,10 @@ from tornado.ioloop import PeriodicCallback
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from insightdesk_rt import __version__
+from insightdesk_rt import auth
 from insightdesk_rt.admin.base import Admin, NotFound
 from insightdesk_rt.admin.health import Check, health_routes
 from insightdesk_rt.admin.push import push_routes
-from insightdesk_rt.cli import command_line
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import ConfigError, Loaded, Settings, shown
@@ -40,7 +36,7 @@ from insightdesk_rt.handlers.demo import demo_routes
 from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
 from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.keys import KeyRing
+from insightdesk_rt.keys import KeyRing, signing_key
 from insightdesk_rt.limits import Rate
 from insightdesk_rt.namespaces import PATHS
 from insightdesk_rt.namespaces import dispatch as dispatching
@@ -212,62 +208,6 @@ class Server:
         self._stack.push_async_callback(close)
 
 
-def run(loaded: Loaded) -> int:
-    """Run a node until SIGTERM or Ctrl-C and return the process's exit code; a second signal ends it at once."""
-    return asyncio.run(_run(loaded))
-
-
-async def _run(loaded: Loaded) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stopping() -> None:
-        stop.set()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(name)  # the next one has its usual effect
-
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stopping)
-    server = Server(loaded)
-    try:
-        await server.start()
-    except StartError as why:
-        sys.stderr.write(f"insightdesk-rt: {why}\n")
-        return 1
-    _say(banner(server, loaded))
-    log.info("started", extra={"port": server.port, "admin_port": server.admin_port})
-    await stop.wait()
-    log.info("stopping")
-    server.drain_over(loaded.settings.drain_seconds)
-    await server.stop()
-    log.info("stopped")
-    return 0
-
-
-def banner(server: Server, loaded: Loaded) -> str:
-    """Return what a newcomer needs next: where it listens, a token to connect with, how it ends."""
-    settings, scheme = server.settings, "s" if server.settings.tls_cert_file else ""
-    host = f"{_host(settings.address)}:{server.port}"
-    admin = f"{_host(settings.admin_address)}:{server.admin_port}"
-    where = "its own Valkey in " + settings.data_dir if server.embedded else shown("valkey_url", settings.valkey_url)
-    token = command_line(loaded, "token", "--sub", "ann", "--role", "agent", "--team", "support", "--name", "Ann")
-    rows = [
-        ("clients", f"http{scheme}://{host}/socket.io/   Socket.IO"),
-        ("", f"ws{scheme}://{host}/rt/tickets     JSON websockets: {', '.join('/rt' + path for path in PATHS)}"),
-        *([("demo", f"http://{host}/demo")] if settings.demo else []),
-        ("admin", f"http://{admin}/api/v1/     health at /readyz"),
-        ("a token", token),
-        ("stop", "Ctrl-C"),
-    ]
-    lines = [f"insightdesk_rt {__version__}, node {server.node_id}, on {where}", ""]
-    return "\n".join(lines + [f"  {name:<9}{text}" for name, text in rows]) + "\n"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 # ── settings, handed down piece by piece ────────────────────────────────────────────────────────────────────────────
 
 
@@ -313,6 +253,12 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
+def _signer(settings: Settings) -> Callable[[Mapping[str, Any]], str]:
+    """Return what makes the demo's tokens: of the server's own secret, so that they are like any other."""
+    key = signing_key(settings)
+    return lambda claims: auth.sign(claims, key)
+
+
 # ── health ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -345,10 +291,6 @@ def _bind(name: str, address: str, port: int) -> list[socket.socket]:
 def _close_all(sockets: list[socket.socket]) -> None:
     for each in sockets:
         each.close()
-
-
-def _host(address: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)
 
 
 def _monotonic_ms() -> int:

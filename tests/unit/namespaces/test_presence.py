@@ -175,7 +175,9 @@ async def test_too_many_rooms_leave_none_behind(valkey_url: str, prefix: str) ->
         assert anna.rooms == {*first_rooms(ANNA), "presence:u0"}
 
 
-@pytest.mark.parametrize("user_ids", ['["a b"]', '["a:b"]', "[7]", '"anna"', json.dumps(["u"] * (MAX_USERS + 1)), "null"])
+@pytest.mark.parametrize(
+    "user_ids", ['["a b"]', '["a:b"]', "[7]", '"anna"', json.dumps(["u"] * (MAX_USERS + 1)), "null"]
+)
 def test_ids_are_checked_before_they_name_a_room(user_ids: str) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(f'{{"userIds":{user_ids}}}', type=Users)

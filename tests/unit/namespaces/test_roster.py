@@ -73,9 +73,7 @@ def sockets(*user_ids: str, role: str = "agent") -> list[Socket]:
 
 
 @aio
-async def test_a_user_costs_one_command_for_the_first_socket_and_one_for_the_last(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_a_user_costs_one_command_for_the_first_socket_and_one_for_the_last(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         three = sockets("anna", "anna", "anna")
         for socket in three:

@@ -303,7 +303,9 @@ class Cluster:
         for user in self.users:
             if user.role == "agent" and user.id in self.status:
                 agents[self.status[user.id]] += 1
-        assert await self.store.agent_counts() == AgentCounts(*(agents[s] for s in ("online", "busy", "away", "offline")))
+        assert await self.store.agent_counts() == AgentCounts(
+            *(agents[s] for s in ("online", "busy", "away", "offline"))
+        )
 
 
 def per_user(told: list[tuple[str, str]]) -> dict[str, list[str]]:
@@ -314,9 +316,7 @@ def per_user(told: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_crashes_stalls_and_comes_back_the_truth_is_told_once(
-    valkey_url: str, prefix: str, seed: int
-) -> None:
+def test_whatever_crashes_stalls_and_comes_back_the_truth_is_told_once(valkey_url: str, prefix: str, seed: int) -> None:
     """The randomized check of the scripts: node crash, zombie, stall, grace, reaper dying half-way."""
 
     @aio

@@ -1,0 +1,32 @@
+"""Every kind of change the scripts record has its words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from insightdesk_rt.namespaces.chat_feed import CUSTOMERS, ChatFeed, Fact, members, takers
+
+LUA = Path(__file__).parents[3] / "insightdesk_rt" / "stores" / "lua"
+KINDS = sorted(
+    {kind for path in LUA.glob("chat_*.lua") for kind in re.findall(r"report\(c, '(\w+)'", path.read_text())}
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_change_is_told(kind: str) -> None:
+    assert hasattr(ChatFeed, "_" + kind)
+
+
+def test_there_are_kinds() -> None:
+    assert {"queued", "dequeued", "accepted", "closed", "transferred"} <= set(KINDS)
+
+
+def test_who_is_told() -> None:
+    fact = Fact("c1", "carl", "t1", 0, "", "")
+    assert members(fact) == ["chat:c1", "user:carl"]
+    assert members(Fact("c1", "carl", "t1", 0, "", "", agentId="anna")) == ["chat:c1", "user:carl", "user:anna"]
+    assert takers("t1") == ["team:t1", "role:admin"] and takers("") == ["role:agent", "role:admin"]
+    assert CUSTOMERS == "role:customer"
