@@ -78,12 +78,13 @@ class Key(Struct, frozen=True):
 
 
 class Keys(Struct, frozen=True):
-    """All that a token is held against."""
+    """All that a token is held against. `published`: algorithms of which an issuer may show new keys at any time."""
 
     keys: tuple[Key, ...]
     issuer: str = ""
     audience: str = ""
     leeway_s: int = 0
+    published: tuple[str, ...] = ()
 
 
 def secret_key(secret: bytes, allowed: tuple[str, ...]) -> Key:
@@ -170,7 +171,7 @@ def _key_for(header: dict[str, Any], keys: Keys) -> Key:
     if kid is not None and not (isinstance(kid, str) and len(kid) <= MAX_NAME):
         raise BadToken("kid is not a short text")
     fitting = [key for key in keys.keys if alg in key.algorithms]
-    if not fitting:
+    if not fitting and alg not in keys.published:
         raise BadToken("the algorithm is not allowed")
     named = [key for key in fitting if kid and key.kid == kid] or [key for key in fitting if not (kid and key.kid)]
     if not named:

@@ -14,14 +14,14 @@ import shlex
 import shutil
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import insightdesk_rt
 from insightdesk_rt import auth, config, observe
+from insightdesk_rt.admin import remote
+from insightdesk_rt.admin.remote import NoAnswer
 from insightdesk_rt.config import ConfigError, Loaded, Settings
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.keys import configured_keys, signing_key
@@ -29,7 +29,6 @@ from insightdesk_rt.model import Role
 from insightdesk_rt.wire import json
 
 DONE, FAILED, USAGE = 0, 1, 2
-HTTP_TIMEOUT_S = 10.0
 EMIT_TOKEN_S = 60
 TOKEN_S = 86_400  # a working day with one token; the server asks connections for it again after a day anyway
 LOOPBACKS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(config.load_flags(flags, os.environ), options)
     except ConfigError as why:
         return _say(why, USAGE)
-    except Failed as why:
+    except (Failed, NoAnswer) as why:
         return _say(why, FAILED)
     except KeyboardInterrupt:
         return 130
@@ -121,9 +120,11 @@ def _emit(loaded: Loaded, options: argparse.Namespace) -> int:
         body["volatile"] = True
     else:
         body["id"] = options.id or secrets.token_urlsafe(12)
-    status, answer = _call(_admin_url(loaded, options) + "/api/v1/emit", json.dumps(body), _admin_key(loaded, options))
+    status, answer = remote.call(
+        _admin_url(loaded, options) + "/api/v1/emit", json.dumps(body), _admin_key(loaded, options)
+    )
     if status != 200:
-        raise Failed(f"the server refused: {_reason(status, answer)}")
+        raise Failed(f"the server refused: {remote.reason(status, answer)}")
     print(answer.get("offset") or "sent")
     return DONE
 
@@ -139,10 +140,10 @@ def _admin_key(loaded: Loaded, options: argparse.Namespace) -> str:
 
 def _status(loaded: Loaded, options: argparse.Namespace) -> int:
     url = _admin_url(loaded, options)
-    status, answer = _call(url + "/readyz")
-    rows = {"server": url, "ready": "yes" if status == 200 else f"no ({status})", **_flat(answer)}
-    rows.setdefault("version", insightdesk_rt.__version__)
-    _table([(name, str(value)) for name, value in rows.items()])
+    status, answer = remote.call(url + "/readyz")
+    rows = [("server", url), ("ready", "yes" if status == 200 else f"no (HTTP {status})")]
+    rows += [(name, text) for name, text in _rows(answer) if name != "ready"]
+    _table([*rows, ("version", insightdesk_rt.__version__)])
     return DONE if status == 200 else FAILED
 
 
@@ -191,46 +192,16 @@ def _admin_url(loaded: Loaded, options: argparse.Namespace) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.admin_port}"
 
 
-def _call(url: str, body: str | None = None, key: str = "") -> tuple[int, dict[str, Any]]:
-    """Return status and JSON object of an answer; GET without a body. Raises Failed if there is no answer."""
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    try:
-        request = urllib.request.Request(url, body.encode() if body is not None else None, headers)
-        # no proxy from the environment: the admin port is near, and the token is nobody else's business
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            request, timeout=HTTP_TIMEOUT_S
-        ) as answer:
-            return answer.status, _object(answer.read())
-    except urllib.error.HTTPError as refused:
-        with refused:
-            return refused.code, _object(refused.read())
-    except urllib.error.URLError as why:
-        raise Failed(f"nobody answers at {url}: {why.reason}") from None
-    except (OSError, ValueError) as why:
-        raise Failed(f"no answer from {url}: {why}") from None
-
-
-def _object(text: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except json.BadJson:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _reason(status: int, answer: dict[str, Any]) -> str:
-    error = answer.get("error")
-    if not isinstance(error, dict):
-        return f"HTTP {status}"
-    field = f" ({error['field']})" if error.get("field") else ""
-    return f"{error.get('code')}: {error.get('message')}{field}"
-
-
-def _flat(answer: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    rows: dict[str, Any] = {}
+def _rows(answer: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the leaves of an object by name, checks (`{name, ok, why}`) as a word each."""
     for name, value in answer.items():
-        rows |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return rows
+        if isinstance(value, dict):
+            yield from _rows(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and all(isinstance(one, dict) and "name" in one for one in value):
+            for one in value:
+                yield str(one["name"]), "ok" if one.get("ok") else str(one.get("why") or "not well")
+        else:
+            yield prefix + name, str(value)
 
 
 # ── usage ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -173,7 +173,10 @@ class KeyRing:
 
     def _with(self, published: tuple[Key, ...]) -> Keys:
         settings = self._settings
-        return Keys(self._configured + published, settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway_s)
+        open_to = tuple(name for name in settings.jwt_algorithms if settings.jwks_url and FAMILIES[name] != "HS")
+        return Keys(
+            self._configured + published, settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway_s, open_to
+        )
 
 
 def _parse(body: bytes, allowed: tuple[str, ...]) -> tuple[Key, ...]:

@@ -6,6 +6,7 @@ the seed: it opens with the first event, counts `max` of them, and starts anew o
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
 SWEEP_AT = 1024  # keys held before windows that are over are looked for; each costs some 200 bytes
@@ -99,16 +100,16 @@ class Cap:
         self._max = max
         self._counts: dict[str, int] = {}
 
-    def enter(self, key: str) -> bool:
-        """Count one in and return True, or return False if the key has as many as it may."""
-        count = self._counts.get(key, 0)
-        if self._max and count >= self._max:
-            return False
-        self._counts[key] = count + 1
-        return True
+    def full(self, key: str) -> bool:
+        """Has the key as many as it may?"""
+        return self._max > 0 and self._counts.get(key, 0) >= self._max
+
+    def enter(self, key: str) -> None:
+        """Count one in. Who may come was asked before: what was let in is counted, also beyond the limit."""
+        self._counts[key] = self._counts.get(key, 0) + 1
 
     def leave(self, key: str) -> None:
-        """Count one out; each `enter` that said True is owed one."""
+        """Count one out; each `enter` is owed one."""
         count = self._counts[key] - 1
         if count:
             self._counts[key] = count
@@ -117,3 +118,16 @@ class Cap:
 
     def count(self, key: str) -> int:
         return self._counts.get(key, 0)
+
+
+def counted_as(address: str) -> str:
+    """Return what limits per address count as one: all of a /64, since every IPv6 customer has one to choose from."""
+    if ":" not in address:
+        return address
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ip_network(f"{parsed}/64", strict=False)) if not parsed.is_loopback else address

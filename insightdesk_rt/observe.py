@@ -126,7 +126,7 @@ def _harmless(name: str, value: Any) -> Any:
 
 def _quoted(value: Any) -> str:
     if value is None or isinstance(value, bool):
-        return str(value).lower()
+        return "null" if value is None else str(value).lower()
     text = str(value)
     return text if _BARE.fullmatch(text) else f'"{_UNSAFE_KV.sub(_escaped, text)}"'
 

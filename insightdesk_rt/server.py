@@ -10,7 +10,6 @@ import logging
 import secrets
 import socket
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -43,7 +42,7 @@ from insightdesk_rt.namespaces import dispatch as dispatching
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.outbox import OutboxLimits
-from insightdesk_rt.transport.wheel import Wheel
+from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ class Server:
         await backplane.start()
         stack.push_async_callback(backplane.close)
 
-        wheel = Wheel(WHEEL_STEP_MS, _monotonic_ms)
+        wheel = Wheel(WHEEL_STEP_MS, monotonic_ms)
         try:
             desk = build_desk(settings, valkey, hub, wheel, lambda: backplane.address)
         except ValueError as why:
@@ -218,6 +217,7 @@ def _client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientHost:
         limits=OutboxLimits(settings.max_outbox_bytes, settings.max_outbox_events, settings.volatile_outbox_bytes),
         connect_timeout_ms=settings.connect_timeout_s * 1000,
         upgrade_timeout_ms=settings.upgrade_timeout_s * 1000,
+        max_clients_per_address=settings.max_connections_per_address,
     )
 
 
@@ -232,6 +232,7 @@ def _port_settings(settings: Settings) -> PortSettings:
         max_payload_bytes=settings.max_payload_bytes,
         recovery=False,
         deflate=settings.websocket_deflate,
+        connects_per_address_per_second=settings.max_connects_per_address_per_second,
     )
 
 
@@ -291,10 +292,6 @@ def _bind(name: str, address: str, port: int) -> list[socket.socket]:
 def _close_all(sockets: list[socket.socket]) -> None:
     for each in sockets:
         each.close()
-
-
-def _monotonic_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
 
 
 def _no_access_log(handler: RequestHandler) -> None:

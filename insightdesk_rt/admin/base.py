@@ -124,7 +124,7 @@ class Handler(RequestHandler):
         """See who asks before the body comes; whoever may not is answered when it is there, and it is not kept."""
         self.request.connection.set_max_body_size(MAX_DRAINED_BYTES)  # type: ignore[union-attr]
         said = self.request.headers.get("Content-Length", "")
-        length = int(said) if said.isdigit() else 0  # Tornado refuses what is neither
+        length = int(said) if said.isascii() and said.isdigit() and len(said) < 20 else 0  # Tornado refuses the rest
         if length > self.admin.max_body_bytes:
             self._refused = RtError("PAYLOAD_TOO_LARGE")
         if length > MAX_DRAINED_BYTES:

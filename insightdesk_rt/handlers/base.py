@@ -9,6 +9,7 @@ from a page of ours) and is let in: nothing here is authenticated by what a brow
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -19,7 +20,8 @@ from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13, _WebSocketParams
 
-from insightdesk_rt.errors import ERRORS
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.limits import Windows, counted_as
 from insightdesk_rt.transport.base import Receiver
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.stream import DeflateTransport, StreamTransport
@@ -81,6 +83,7 @@ class PortSettings(Struct, frozen=True):
     max_fragments: int = MAX_FRAGMENTS  # of one websocket message
     recovery: bool = True
     deflate: bool = False
+    connects_per_address_per_second: int = 0  # 0: any number
 
 
 class Peer(Struct, frozen=True, gc=False):
@@ -104,6 +107,9 @@ class ClientPort:
         self._engine = EngineSettings(
             settings.ping_interval_ms, settings.ping_timeout_ms, settings.max_payload_bytes, upgrades
         )
+        rate = settings.connects_per_address_per_second
+        self._connects = Windows(rate, 1000) if rate else None
+        self.refused: Counter[str] = Counter()  # clients that were not let in, by code
         self._socketio = SocketIOCodec(settings.recovery)
         self._native = NativeCodec(settings.recovery)
 
@@ -121,6 +127,20 @@ class ClientPort:
         if client.overdue() or client.transport is None:
             return None
         return client.transport.name
+
+    def refusal(self, address: str) -> RtError | None:
+        """Return why no new client is taken from an address now: HTTP 503 or 429, with when to come back."""
+        wait_ms = self._connects.take(counted_as(address), self.host.now_ms()) if self._connects else 0
+        if not self.accepting:
+            refused = RtError("DRAINING", retryAfter=RETRY_AFTER_S)
+        elif wait_ms:
+            refused = RtError("RATE_LIMITED", "Too many new connections from this address.", retryAfter=1)
+        elif self.host.addresses.full(counted_as(address)):
+            refused = RtError("TOO_MANY_CONNECTIONS", retryAfter=RETRY_AFTER_S)
+        else:
+            return None
+        self.refused[refused.code] += 1
+        return refused
 
     def peer(self, request: HTTPServerRequest) -> Peer:
         """Return who sent the request. X-Forwarded-For is read from its end, as far as its writers are trusted."""
@@ -174,12 +194,16 @@ class QuietHandler(RequestHandler):
     def agent(self) -> str:
         return self.request.headers.get("User-Agent", "")[:MAX_AGENT]
 
-    def refuse_draining(self) -> None:
-        """The node takes no new clients: come back, to another one."""
-        self.set_status(503)
-        self.set_header("Retry-After", RETRY_AFTER_S)
+    def turned_away(self) -> bool:
+        """Answer and return True if no new client is taken from this address now."""
+        refused = self.port.refusal(self.port.peer(self.request).address)
+        if refused is None:
+            return False
+        self.set_status(refused.kind.http)
+        self.set_header("Retry-After", str(refused.fields["retryAfter"]))
         self.set_header("Content-Type", "text/plain; charset=UTF-8")
-        self.finish(ERRORS["DRAINING"].text)
+        self.finish(refused.message)
+        return True
 
 
 class _Handshake(WebSocketProtocol13):

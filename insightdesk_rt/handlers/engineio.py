@@ -36,6 +36,7 @@ from insightdesk_rt.wire.engineio import (
 PATH = r"/socket\.io/.*"  # Node matches by prefix; without the slash it is another path
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"  # as Node's cors; what is not served is refused by its own code
 DISCARD_BYTES = 8_000_000  # of a body nobody wants; past it the connection is cut
+BODY_S = 30  # to send a body: a megabyte in it is 270 kbit/s, less is a slow loris
 
 
 def socketio_handlers(port: ClientPort) -> list[Rule]:
@@ -79,9 +80,7 @@ class EngineSocketHandler(SocketHandler, _Judge):
             self.set_status(400)
             self.set_header("Content-Type", "text/html")
             self.finish(verdict.message)
-        elif not verdict.sid and not self.port.accepting:
-            self.refuse_draining()
-        else:
+        elif verdict.sid or not self.turned_away():
             self._sid = verdict.sid
 
     def opened(self, transport: WebSocketTransport | StreamTransport | DeflateTransport, leftover: bytes) -> None:
@@ -118,6 +117,8 @@ class SocketIOHandler(_Judge):
 
     def prepare(self) -> None:
         self._set_cors()
+        if self._has_body():
+            self.request.connection.set_body_timeout(BODY_S)  # type: ignore[union-attr]
         if self.request.method == "POST":
             self._begin_post()
 
@@ -150,8 +151,7 @@ class SocketIOHandler(_Judge):
 
     def _open(self) -> None:
         port, host = self.port, self.port.host
-        if not port.accepting:
-            self.refuse_draining()
+        if self.turned_away():
             return
         sid = host.new_id()
         polling = self._polling = PollingTransport(host)

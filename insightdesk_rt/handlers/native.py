@@ -23,8 +23,8 @@ class NativeHandler(SocketHandler):
         if not self.origin_allowed():
             self.set_status(403)
             self.finish("This page may not connect.")
-        elif not self.port.accepting:
-            self.refuse_draining()
+        else:
+            self.turned_away()
 
     def opened(self, transport: WebSocketTransport | StreamTransport | DeflateTransport, leftover: bytes) -> None:
         port = self.port

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.stores.untold import Untold, UntoldChanges
@@ -21,6 +21,33 @@ Say = Callable[[Untold], Awaitable[object]]
 Spawn = Callable[[Coroutine[Any, Any, None], str], None]
 
 
+class _Line:
+    """A subject that is being told here, by several at once perhaps: they take turns, and say nothing twice.
+
+    Without it each of n who speak at once in a conversation would tell what all n said. `said`: what `say` returned for
+    the change `upto`. `failures`: who was waiting when one failed fails too, instead of waiting for the same in turn.
+    """
+
+    __slots__ = ("failures", "refusal", "said", "tellers", "turn", "upto")
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.tellers = 0
+        self.upto = 0
+        self.said: Any = None
+        self.failures = 0
+        self.refusal = ""
+
+
+class _Told(NamedTuple):
+    """How far a caller got; `refusal` and `id` say why, and with which change, not to the end."""
+
+    upto: int
+    said: Any
+    refusal: str = ""
+    id: str = ""
+
+
 class Teller:
     """`say` makes one change known (it logs the event under `change.id`); `spawn` runs what nobody waits for."""
 
@@ -28,58 +55,79 @@ class Teller:
         self._store = store
         self._say = say
         self._spawn = spawn
+        self._lines: dict[str, _Line] = {}
 
     async def tell(self, changes: Collection[Untold]) -> None:
         """Make the changes known; subjects side by side, those of one subject in order. Raises nothing.
 
         What Valkey does not take now stays untold, and the node that leads tells it later.
         """
-        if not changes:
-            return
         subjects: dict[str, list[Untold]] = {}
         for change in changes:
             subjects.setdefault(change.subject, []).append(change)
-        upto = await asyncio.gather(*(self._tell(those) for those in subjects.values()))
-        told = {subject: seq for subject, seq in zip(subjects, upto, strict=True) if seq}
-        if told:
-            self._spawn(self._store.told(told), "saying what was told")
+        done = await asyncio.gather(*(self._tell(those) for those in subjects.values()))
+        self._forget({subject: told.upto for subject, told in zip(subjects, done, strict=True) if told.upto})
+        for told in done:
+            if told.refusal:
+                log.warning("an event is late", extra={"id": told.id, "why": told.refusal})
 
-    async def tell_or_raise(self, changes: Collection[Untold]) -> Any:
-        """Make changes of one subject known, and return what `say` returned for the last one.
+    async def tell_or_raise(self, changes: Sequence[Untold]) -> Any:
+        """Make changes of one subject known, and return what `say` returned for the last one, or for a later one.
 
         For who may answer only after that: a back end that is told of a failure sends the same again. Raises RtError
         UNAVAILABLE; what was not told stays untold.
         """
-        said = None
-        for change in changes:
-            try:
-                said = await self._say(change)
-            except RtError as refused:
-                if refused.kind.retry:
-                    raise
-                log.error("an event cannot be told", extra={"id": change.id, "kind": change.kind, "why": refused.code})
-        upto = {change.subject: change.seq for change in changes}
-        if upto:
-            self._spawn(self._store.told(upto), "saying what was told")
-        return said
+        if not changes:
+            return None
+        told = await self._tell(changes)
+        if told.upto:
+            self._forget({changes[0].subject: told.upto})
+        if told.refusal:
+            raise RtError(told.refusal)
+        return told.said
 
     async def tell_overdue(self) -> None:
         """Make known what others left untold. For the node that leads, every second or so."""
         await self.tell(await self._store.overdue())
 
-    async def _tell(self, changes: list[Untold]) -> int:
-        """Return the number of the last one told, 0 for none."""
-        upto = 0
-        for change in changes:
-            try:
-                await self._say(change)
-            except RtError as refused:
-                if refused.kind.retry:
-                    log.warning("an event is late", extra={"id": change.id, "kind": change.kind, "why": refused.code})
-                    return upto
-                # It would be refused each time, and hold up what comes after it.
-                log.error("an event cannot be told", extra={"id": change.id, "kind": change.kind, "why": refused.code})
-            except Exception:
-                log.exception("an event cannot be told", extra={"id": change.id, "kind": change.kind})
-            upto = change.seq
-        return upto
+    def _forget(self, upto: dict[str, int]) -> None:
+        if upto:
+            self._spawn(self._store.told(upto), "saying what was told")
+
+    async def _tell(self, changes: Sequence[Untold]) -> _Told:
+        """Tell changes of one subject when it is this caller's turn."""
+        subject = changes[0].subject
+        line = self._lines.get(subject)
+        if line is None:
+            line = self._lines[subject] = _Line()
+        failures = line.failures
+        line.tellers += 1
+        try:
+            async with line.turn:
+                upto = 0
+                for change in changes:
+                    new = change.seq > line.upto
+                    if new and (line.failures != failures or not await self._said(line, change)):
+                        return _Told(upto, None, line.refusal, change.id)
+                    upto = change.seq
+                return _Told(upto, line.said)
+        finally:
+            line.tellers -= 1
+            if not line.tellers:
+                del self._lines[subject]
+
+    async def _said(self, line: _Line, change: Untold) -> bool:
+        """Return whether the change is behind us; if not, the line says why."""
+        try:
+            line.said = await self._say(change)
+        except RtError as refused:
+            if refused.kind.retry:
+                line.failures += 1
+                line.refusal = refused.code
+                return False
+            # It would be refused each time, and hold up what comes after it.
+            log.error("an event cannot be told", extra={"id": change.id, "kind": change.kind, "why": refused.code})
+        except Exception:
+            log.exception("an event cannot be told", extra={"id": change.id, "kind": change.kind})
+        line.upto = change.seq
+        return True

@@ -105,8 +105,8 @@ class ChatStore:
     async def message(self, user: User, conversation_id: str, text: str, client_id: str) -> Said:
         """Keep a message of a member. The same `client_id` is answered the same. CONFLICT: closed, or MAX_MESSAGES."""
         own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES)
-        answer = await self._ask(MESSAGE, user, *own)
-        return Said(int(answer[3]), int(answer[4]), self._change(answer).untold)
+        _, number, at, records = await self._ask(MESSAGE, user, *own)
+        return Said(int(number), int(at), untold.read(self._name, conversation_id, records))
 
     async def read(self, user: User, conversation_id: str, upto: int) -> Change:
         """A member has read up to a message; never less than before."""

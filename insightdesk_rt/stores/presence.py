@@ -86,12 +86,12 @@ class PresenceStore:
         _, records = await self._call(CHOOSE, user_id, status)
         return untold.read(self.name, user_id, records)
 
-    async def sweep(self, limit: int = 500) -> list[Untold]:
+    async def sweep(self, limit: int = 200) -> list[Untold]:
         """Take at most `limit` users offline whose grace is over. Returns what to tell of them."""
         swept = await self._call(SWEEP, limit)
         return [change for user_id, records in swept for change in untold.read(self.name, user_id, records)]
 
-    async def reap(self, node: str, limit: int = 500) -> int:
+    async def reap(self, node: str, limit: int = 200) -> int:
         """Declare an incarnation dead and take at most `limit` users from it. Returns how many are left to take."""
         return int(await self._call(REAP, node, limit, self._grace_ms))
 

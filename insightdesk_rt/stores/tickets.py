@@ -55,7 +55,7 @@ class Ticket(Fields, kw_only=True, gc=False):
     updatedAt: str
 
 
-class Actor(Struct, frozen=True):
+class Actor(Struct, frozen=True, forbid_unknown_fields=True):
     """Who did something, as a back end says it."""
 
     id: Who

@@ -8,7 +8,7 @@ What was typed counts only for a while, so that a lost "stopped" heals by itself
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Literal
 
 import msgspec
@@ -92,7 +92,7 @@ class ViewerStore:
             [p for _, p in sorted(typing.values(), key=lambda t: (t[0], t[1].id))],
         )
 
-    async def drop_node(self, node: str) -> AsyncIterator[dict[str, list[str]]]:
+    async def drop_node(self, node: str) -> AsyncGenerator[dict[str, list[str]]]:
         """Take off what a dead node has put down, yielding the tickets concerned and who typed there, some at a time.
 
         A batch is forgotten when the next one is asked for: if the caller dies before telling the tickets' watchers,
@@ -104,15 +104,15 @@ class ViewerStore:
             yield dict(zip(batch, typists, strict=True))
             await self._valkey.command("SREM", tickets, *batch)
 
+    def drop_own(self) -> AsyncGenerator[dict[str, list[str]]]:
+        """The same for this node, which is about to stop."""
+        return self.drop_node(self._incarnation())
+
     async def _put(self, ticket_id: str, field: str, doing: str, person: Person | None, valid_ms: int = 0) -> bool:
         node = self._incarnation()
         keys = [self._key(ticket_id), self._tickets(node)]
         args: list[Arg] = [ticket_id, f"{node}/{field}", doing, json.dumps(person), valid_ms, TTL_S]
         return bool(await self._valkey.call(LIVE, keys, args))
-
-    def drop_own(self) -> AsyncIterator[dict[str, list[str]]]:
-        """The same for this node, which is about to stop."""
-        return self.drop_node(self._incarnation())
 
     def _key(self, ticket_id: str) -> str:
         return self._valkey.key("ticket-live", ticket_id)

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from insightdesk_rt.errors import ERRORS, CloseReason, TooBig, WireError
+from insightdesk_rt.limits import counted_as
 from insightdesk_rt.transport.base import Receiver, Transport
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.outbox import Outbox
@@ -92,6 +93,7 @@ class Client:
         self.connected_at_s = time.time()
         self.transport = self.outbox.transport = transport
         host.clients[self.id] = self
+        host.addresses.enter(counted_as(self.address))
         host.opened[transport.name] += 1
         for message in self.session.opened(now_ms):
             self.outbox.put(message)
@@ -123,7 +125,8 @@ class Client:
     def _end(self, why: CloseReason) -> None:
         self.gone = True
         host = self._host
-        host.clients.pop(self.id, None)
+        if host.clients.pop(self.id, None) is not None:
+            host.addresses.leave(counted_as(self.address))
         host.closed[why] += 1
         host.wheel.cancel(self)
         host.wheel.cancel(("connect", self))
@@ -137,7 +140,7 @@ class Client:
 
     def heard(self) -> None:
         """Bytes came, whole messages or not. hot: once per wake-up of a transport."""
-        now_ms = self.heard_ms = self._host.wheel.now_ms()
+        now_ms = self.heard_ms = self._host.now_ms()
         self.session.heard(now_ms)
 
     def received(self, transport: Transport, message: str | bytes) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from insightdesk_rt.errors import CloseReason
+from insightdesk_rt.limits import Cap
 from insightdesk_rt.transport.outbox import Flusher, OutboxLimits
 from insightdesk_rt.transport.wheel import Wheel
 from insightdesk_rt.wire.codec import Encoded
@@ -34,6 +35,7 @@ class ClientHost:
     __slots__ = (
         "_ended",
         "_lingering",
+        "addresses",
         "bytes_in",
         "bytes_out",
         "clients",
@@ -43,6 +45,7 @@ class ClientHost:
         "flusher",
         "limits",
         "node_id",
+        "now_ms",
         "opened",
         "upgrade_timeout_ms",
         "upgraded",
@@ -57,13 +60,16 @@ class ClientHost:
         limits: OutboxLimits = OutboxLimits(),
         connect_timeout_ms: int = 45_000,
         upgrade_timeout_ms: int = 10_000,
+        max_clients_per_address: int = 0,
     ) -> None:
         self.wheel = wheel
+        self.now_ms: Callable[[], int] = wheel.now_ms  # monotonic; one clock for deadlines and for who sets them
         self.node_id = node_id
         self.limits = limits
         self.connect_timeout_ms = connect_timeout_ms
         self.upgrade_timeout_ms = upgrade_timeout_ms
         self.flusher = Flusher()
+        self.addresses = Cap(max_clients_per_address)
         self.clients: dict[str, Client] = {}
         self.farewells: dict[str, list[Encoded]] = {}  # what clients that are gone get with their next poll
         self._lingering: set[Lingering] = set()
@@ -73,11 +79,6 @@ class ClientHost:
         self.upgraded = 0
         self.bytes_in = 0  # websocket bytes and polling bodies
         self.bytes_out = 0
-
-    @property
-    def now_ms(self) -> Callable[[], int]:
-        """Monotonic milliseconds, the clock of the wheel."""
-        return self.wheel.now_ms
 
     def new_id(self) -> str:
         """Return an id for a client: which node, then 128 bits nobody can guess. On Socket.IO it is a secret (sid)."""

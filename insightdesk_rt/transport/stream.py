@@ -2,7 +2,7 @@
 
 TLS: our frames over Tornado's stream, so the rules and the close codes are those of websocket.py. Deflate: Tornado's
 protocol class, which owns the two zlib contexts; it is laxer about broken frames (unmasked ones pass, most errors end
-without a code), and a connection of it keeps its handler and some 100 KB of contexts alive. Neither is the fast way:
+without a code), and a connection of it keeps its handler and some 300 KB of contexts alive. Neither is the fast way:
 where many clients are served, a proxy in front ends TLS and deflate is off.
 """
 

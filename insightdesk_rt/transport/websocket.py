@@ -8,7 +8,8 @@ Slots only: an idle one costs a socket, a reader and this. In CLOSING our close 
 unsent), the writing side is shut, and what still comes is thrown away: closing a socket with unread bytes sends RST,
 and the peer would lose the close frame.
 
-Measured on a 2-core machine: 6.8 µs an echo, where Tornado's own frame loop takes 57.
+Measured side by side, server's CPU: a Socket.IO call and its ack cost a sixth of a bare echo on Tornado's frame loop;
+an idle connection, session and all, takes 2.1 (native) to 2.4 KB of memory.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ class WebSocketTransport:
     def start(self, client: Client, leftover: bytes = b"") -> None:
         """Read from now on; `leftover` was read before."""
         self._client = client
-        asyncio.get_running_loop().add_reader(self._sock, self._readable)
+        # The number, not the socket: asyncio writes the repr of what it is given into an exception, and a socket's
+        # repr is two system calls (30 µs).
+        asyncio.get_running_loop().add_reader(self._sock.fileno(), self._readable)
         if leftover:
             self._received(client, leftover)
 
@@ -198,7 +201,7 @@ class WebSocketTransport:
             return 0
         self._unsent = memoryview(data)[sent:]
         self.writable = False
-        asyncio.get_running_loop().add_writer(self._sock, self._writable)
+        asyncio.get_running_loop().add_writer(self._sock.fileno(), self._writable)
         return len(self._unsent)
 
     def _writable(self) -> None:
@@ -218,7 +221,7 @@ class WebSocketTransport:
             self._unsent = unsent[sent:]
             return
         self._unsent = None
-        asyncio.get_running_loop().remove_writer(self._sock)
+        asyncio.get_running_loop().remove_writer(self._sock.fileno())
         if client is None:
             self._shut()
             return
@@ -263,7 +266,7 @@ class WebSocketTransport:
             return
         self._host.lingered(self)
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._sock)
+        loop.remove_reader(self._sock.fileno())
         if self._unsent is not None:
-            loop.remove_writer(self._sock)
+            loop.remove_writer(self._sock.fileno())
         self._sock.close()

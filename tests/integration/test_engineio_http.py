@@ -299,6 +299,26 @@ async def test_a_client_that_goes_on_with_an_unwanted_body_is_cut_off() -> None:
         await http.close()
 
 
+@pytest.mark.parametrize("session", [True, False])
+def test_a_body_that_does_not_come_ends_its_connection(session: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow loris holds a connection for 30 s, and its own session with it."""
+    monkeypatch.setattr("insightdesk_rt.handlers.engineio.BODY_S", 0.2)
+
+    @aio
+    async def body() -> None:
+        async with door() as d:
+            client = await Polling.open(d)
+            client.posts.send("POST", client.target if session else OPEN, headers={"Content-Length": "100"})
+            client.posts.writer.write(b"4")
+            if not session:
+                assert (await client.posts.receive()).status == 400
+            assert await client.posts.eof()
+            if session:
+                await client.is_gone(CloseReason.TRANSPORT_ERROR)
+
+    body()
+
+
 @aio
 async def test_a_second_post_while_one_is_read_ends_both_and_the_session() -> None:
     async with door() as d:
@@ -1032,4 +1052,28 @@ async def test_an_upgrade_to_a_foreign_path_and_a_reset_harm_nobody() -> None:
             http = await Http.to(d)
             http.send("GET", WEBSOCKET, headers={"Upgrade": "websocket", "Connection": "Upgrade"})
             http.writer.transport.abort()
+        assert (await ask(d, "GET", OPEN)).status == 200
+
+
+UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13", "Sec_WebSocket_Key": "a"}
+
+
+@aio
+async def test_new_clients_of_one_address_are_limited_by_rate() -> None:
+    targets = [(OPEN, {}), (WEBSOCKET, UPGRADE), ("/rt/chat", UPGRADE)]
+    async with door(connects_per_address_per_second=3) as d:
+        await asyncio.gather(*(ask(d, "GET", OPEN) for _ in range(3)))
+        answers = await asyncio.gather(*(ask(d, "GET", target, **headers) for target, headers in targets))
+        assert [(answer.status, answer.headers["retry-after"]) for answer in answers] == [(429, "1")] * 3
+        assert d.client_port.refused["RATE_LIMITED"] == 3
+        d.skew_ms += 1_000
+        assert (await ask(d, "GET", OPEN)).status == 200
+
+
+@aio
+async def test_clients_of_one_address_are_limited_in_number_until_one_goes() -> None:
+    async with door(max_clients_per_address=2) as d:
+        first, _ = await Polling.open(d), await Polling.open(d)
+        assert (await ask(d, "GET", OPEN)).status == 429
+        await first.post("1")
         assert (await ask(d, "GET", OPEN)).status == 200

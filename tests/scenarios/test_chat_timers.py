@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +19,7 @@ from tests.support.server import ServerProcess
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("impatient")
     server = ServerProcess(
-        folder, chat_waiting_timeout_s=2, chat_idle_timeout_s=3, typing_ms=300, presence_grace_ms=300
+        folder, chat_waiting_timeout_s=2, chat_idle_timeout_s=9, typing_ms=300, presence_grace_ms=300
     )
     server.start()
     yield server
@@ -50,13 +51,15 @@ async def test_a_customer_nobody_takes_is_not_kept_waiting_for_ever(stories: lis
 
 async def falls_silent(story: Story) -> None:
     carl, ada, chat = await talking(story)
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1)
     await say(carl, chat, "one moment")  # the silence starts anew
+    said = time.monotonic()
     for peer in (carl, ada):
-        assert (await peer.expect("chat:idleWarning", deadline_s=8))["conversationId"] == chat
+        assert (await peer.expect("chat:idleWarning", deadline_s=12))["conversationId"] == chat
     for peer in (carl, ada):
         closed = await peer.expect("chat:closed", deadline_s=8)
         assert (closed["conversationId"], closed["reason"]) == (chat, "idle")
+    assert time.monotonic() - said > 8.5
 
 
 async def test_a_conversation_that_falls_silent_is_closed_after_a_warning(stories: list[Story]) -> None:

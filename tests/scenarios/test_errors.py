@@ -106,7 +106,8 @@ async def test_every_field_wrong_in_turn_is_named(story: Story, namespace: str) 
                     del payload[field]
                 error = await peer.error(event, payload)
                 what = f"{event} {field}={value!r}"[:100]
-                assert (error["code"], error.get("field")) == ("BAD_REQUEST", field), f"{what}: {error}"
+                assert error["code"] == "BAD_REQUEST", f"{what}: {error}"
+                assert error["field"].split("[")[0] == field, f"{what}: {error}"  # "userIds[0]" names it too
                 assert LONG[:100] not in error["message"], what
     for peer in peers.values():
         await peer.settled()

@@ -116,6 +116,7 @@ async def test_busy_survives_a_reconnect_and_an_absence(story: Story) -> None:
     ada = await story.join(story.agent("Ada"), "/presence")
     bob = story.agent("Bob")
     peer = await story.join(bob, "/presence")
+    await ada.expect("presence:update", {"userId": bob.id, "status": "online"})
     await peer.ok("presence:status", {"status": "busy"})
     await ada.expect("presence:update", {"userId": bob.id, "status": "busy"})
     await peer.disconnect()

@@ -105,12 +105,17 @@ async def door(
     send_buffer: int = 0,
     connect_timeout_ms: int = 45_000,
     upgrade_timeout_ms: int = 10_000,
+    max_clients_per_address: int = 0,
     **settings: Any,
 ) -> AsyncIterator[Door]:
     """`turning`: the wheel turns. `send_buffer` makes the kernel's small, so that a slow reader shows early."""
     settings = {"loopback": True, **settings}
     opened = Door(
-        PortSettings(**settings), limits, connect_timeout_ms=connect_timeout_ms, upgrade_timeout_ms=upgrade_timeout_ms
+        PortSettings(**settings),
+        limits,
+        connect_timeout_ms=connect_timeout_ms,
+        upgrade_timeout_ms=upgrade_timeout_ms,
+        max_clients_per_address=max_clients_per_address,
     )
     port = opened.client_port
     routes: list[Any] = [*socketio_handlers(port), *native_handlers(port, ["/tickets", "/chat"])]

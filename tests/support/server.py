@@ -16,7 +16,7 @@ import jwt
 import ujson
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
-SECRET = "a secret for the tests and nothing but the tests, 0123456789"
+SECRET = "a secret for the tests and nothing but the tests, long enough for HS512 too: 0123456789"
 START_S = 30.0  # a cold start on a loaded machine of two cores
 STOP_S = 20.0
 # What a log line that somebody should look at looks like, in either log format.
@@ -78,16 +78,24 @@ class ServerProcess:
                 raise AssertionError(f"not ready within {deadline_s} s\n{self.last_words()}")
             time.sleep(0.05)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM, deadline_s: float = STOP_S) -> int:
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to end and return its exit code."""
+        self.send(how)
+        return self.ended()
+
+    def send(self, how: signal.Signals) -> None:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(how)
+
+    def ended(self, deadline_s: float = STOP_S) -> int:
+        """Return its exit code once it has ended."""
+        assert self.process is not None
         try:
             return self.process.wait(deadline_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"still there {deadline_s} s after {how.name}\n{self.last_words()}") from None
+            raise AssertionError(f"still there after {deadline_s} s\n{self.last_words()}") from None
 
     def kill(self) -> None:
         assert self.process is not None

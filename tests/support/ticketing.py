@@ -46,7 +46,7 @@ class Node:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.name = name
         self.clock = fakes.Clock()
-        self.hub = Hub(Line(cluster.log, cluster.lines), [PATH], cluster.max_rooms)  # type: ignore[arg-type]
+        self.hub = Hub(Line(cluster.log, cluster.lines), [PATH], cluster.max_rooms)
         self.store = TicketStore(cluster.valkey)
         self.viewers = ViewerStore(cluster.valkey, lambda: self.name)
         access = cluster.access or Access(self.store, cluster.agent_access)

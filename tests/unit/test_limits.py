@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insightdesk_rt.limits import SWEEP_AT, Cap, Rate, Window, Windows, parse_rate
+from insightdesk_rt.limits import SWEEP_AT, Cap, Rate, Window, Windows, counted_as, parse_rate
 
 
 def test_a_window_allows_max_and_then_says_how_long_to_wait() -> None:
@@ -73,9 +73,12 @@ def test_windows_that_are_over_are_forgotten_as_the_table_grows() -> None:
 
 def test_a_cap_counts_in_and_out() -> None:
     cap = Cap(2)
-    assert (cap.enter("a"), cap.enter("a"), cap.enter("a"), cap.enter("b")) == (True, True, False, True)
+    for key in "aab":
+        cap.enter(key)
+    assert cap.full("a") and not cap.full("b")
     cap.leave("a")
-    assert cap.enter("a")
+    assert not cap.full("a")
+    cap.enter("a")
     assert cap.count("a") == 2
     cap.leave("b")
     assert cap.count("b") == 0
@@ -83,8 +86,9 @@ def test_a_cap_counts_in_and_out() -> None:
 
 def test_a_cap_of_0_is_no_limit() -> None:
     cap = Cap(0)
-    assert all(cap.enter("a") for _ in range(100))
-    assert cap.count("a") == 100
+    for _ in range(100):
+        cap.enter("a")
+    assert cap.count("a") == 100 and not cap.full("a")
 
 
 def test_a_rate_is_written_max_slash_seconds() -> None:
@@ -98,3 +102,10 @@ def test_a_bad_rate_is_refused_with_a_line_that_shows_it(text: str) -> None:
     with pytest.raises(ValueError, match="max/seconds") as refused:
         parse_rate(text)
     assert repr(text) in str(refused.value)
+
+
+def test_addresses_of_one_ipv6_network_are_counted_as_one() -> None:
+    assert counted_as("2001:db8:1:2:a::1") == counted_as("2001:db8:1:2:b::2") == "2001:db8:1:2::/64"
+    assert counted_as("2001:db8:1:3::1") != counted_as("2001:db8:1:2::1")
+    assert counted_as("::ffff:192.0.2.7") == counted_as("192.0.2.7") == "192.0.2.7"
+    assert counted_as("::1") == "::1" and counted_as("what:ever") == "what:ever"

@@ -7,12 +7,12 @@
  *   tickets.on("ticket:updated", ({ changes }) => show(changes));
  *   const { count } = await tickets.call("ticket:view", { ticketId: "42", state: "replying" });
  *
- * A classic script, `import "/rt/client.js"` and require() work. Node needs a global WebSocket (22 or later).
+ * A classic script, `import "/rt/client.js"` or require(), where WebSocket is global (Node 22).
  */
 (() => {
 "use strict";
 const TEN_S = 10000;
-const MAX_QUEUED = 256; // said while offline
+const MAX_QUEUED = 256; // while offline
 
 /** A refusal by the server, or our own `code` DISCONNECTED, TIMEOUT or OFFLINE. */
 class DeskError extends Error {
@@ -109,6 +109,7 @@ class Channel {
 		ws.onopen = () => ws.send(JSON.stringify({ event: "connect", data: auth }));
 		ws.onmessage = ({ data }) => this._ws === ws && this._receive(JSON.parse(data));
 		ws.onclose = ({ code, reason }) => this._ws === ws && this._closed(code, reason);
+		ws.onerror = () => ws.onclose({ code: 1006, reason: "failed" });
 	}
 
 	_receive(frame) {

@@ -595,8 +595,10 @@ function startWidget() {
 		$("widget-rate").append(button);
 	}
 	at.on("chat:conversation", async ({ conversation }) => {
-		if (talk && talk.conversationId !== conversation.conversationId && talk.state !== "closed") return;
-		if (talk?.conversationId !== conversation.conversationId) talk = newTalk({});
+		// One that was just begun has no id before this: its events come ahead of the answer to chat:start.
+		const same = talk && (talk.conversationId ?? conversation.conversationId) === conversation.conversationId;
+		if (talk && !same && talk.state !== "closed") return;
+		if (!same) talk = newTalk({});
 		Object.assign(talk, conversation);
 		place = conversation.position ?? 1;
 		await loadTalk(at, talk);
@@ -709,7 +711,7 @@ function startDashboard(people) {
 	const at = channel("admin", "/dashboard");
 	const updated = (asOf) => {
 		$("asof").dateTime = asOf;
-		put($("asof"), new Date(asOf).toLocaleTimeString());
+		put($("asof"), new Date(asOf).toLocaleTimeString([], { timeStyle: "medium" }));
 	};
 	at.on("metrics:tickets", (data) => {
 		number("n-unsolved", data.unsolved);

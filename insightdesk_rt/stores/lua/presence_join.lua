@@ -17,7 +17,7 @@ redis.call('HSET', key, 'role', role, 'teamId', ARGV[4], 'name', ARGV[5], 'lastS
 redis.call('ZREM', base .. '-grace', user)
 if status and status ~= 'offline' then
   if was ~= role then
-    place(user, role, status, now)
+    count(user, role, status, status, now)
   end
   return { 0, {} }
 end

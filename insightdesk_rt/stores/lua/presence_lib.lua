@@ -10,7 +10,6 @@
 -- Online or not is what nodes say; busy or away is what the user chose; neither changes the other.
 local base = KEYS[1]
 local STAFF = { agent = true, admin = true }
-local STATUSES = { 'online', 'busy', 'away', 'offline' }
 -- How long an absent user is remembered: an agent through a holiday, a customer for a day.
 local STAFF_S, OTHERS_S, DEAD_MS = 30 * 86400, 86400, 86400000
 
@@ -18,12 +17,10 @@ local function user_key(user)
   return base .. ':' .. user
 end
 
--- Count an agent under its status, and under that alone.
-local function place(user, role, status, now)
-  for _, each in ipairs(STATUSES) do
-    if each ~= status or not STAFF[role] then
-      redis.call('ZREM', base .. '-agents:' .. each, user)
-    end
+-- The user is counted as an agent under this status now, and no more under the other.
+local function count(user, role, was, status, now)
+  if was then
+    redis.call('ZREM', base .. '-agents:' .. was, user)
   end
   if STAFF[role] then
     redis.call('ZADD', base .. '-agents:' .. status, now, user)
@@ -33,9 +30,9 @@ end
 -- The user's status is another one now: keep it, count it, have it told.
 local function turn(user, status, now)
   local key = user_key(user)
-  local role, team, seen = unpack(redis.call('HMGET', key, 'role', 'teamId', 'lastSeen'))
+  local was, role, team, seen = unpack(redis.call('HMGET', key, 'status', 'role', 'teamId', 'lastSeen'))
   redis.call('HSET', key, 'status', status)
-  place(user, role, status, now)
+  count(user, role, was, status, now)
   if status == 'offline' then
     redis.call('EXPIRE', key, STAFF[role] and STAFF_S or OTHERS_S)
   else

@@ -25,16 +25,12 @@ end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local since = now
-if old then
-  local was, at = string.match(old, '^(%S+) (%d+) ')
-  if was == doing then
-    since = tonumber(at)
-  end
-end
+local was, at = string.match(old or '', '^(%S+) (%d+) ')
+local same = was == doing
+local since = same and tonumber(at) or now
 local ends = valid > 0 and now + valid or 0
 redis.call('HSET', key, field, string.format('%s %.0f %.0f %s', doing, since, ends, person))
 redis.call('EXPIRE', key, ttl)
 redis.call('SADD', tickets, id)
 redis.call('EXPIRE', tickets, ttl)
-return (old and since ~= now) and 0 or 1
+return same and 0 or 1

@@ -90,3 +90,36 @@ async def test_what_others_left_is_told_by_who_asks() -> None:
     log.store.left = []
     await log.teller.tell_overdue()
     assert len(log.tasks) == 1
+
+
+@aio
+async def test_of_many_who_tell_the_same_at_once_each_change_is_said_once() -> None:
+    """Otherwise n people who speak at once would say n² times what was said."""
+    log = Log()
+    everything = [change("a", n) for n in range(1, 51)]
+    await asyncio.gather(*(log.teller.tell(everything[:n]) for n in range(1, 51)))
+    assert log.said == [f"s.a.{n}" for n in range(1, 51)]
+    await asyncio.gather(*log.tasks)
+    assert log.store.upto == {"a": 50} and log.teller._lines == {}
+
+
+@aio
+async def test_who_waited_for_one_that_failed_fails_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that hangs costs everybody one deadline, not one after the other's."""
+    log = Log(late="UNAVAILABLE")
+    attempts = 0
+    say = log.say
+
+    async def counted(change: Untold) -> None:
+        nonlocal attempts
+        attempts += 1
+        await say(change)
+
+    log.teller._say = counted
+    results = await asyncio.gather(
+        *(log.teller.tell_or_raise([change("a", 1, "late")]) for _ in range(5)), return_exceptions=True
+    )
+    assert [getattr(result, "code", None) for result in results] == ["UNAVAILABLE"] * 5 and attempts == 1
+    log.refuse.clear()
+    await log.teller.tell_or_raise([change("a", 1, "late")])
+    assert log.said == ["s.a.1"]

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -97,7 +98,7 @@ async def test_changes_at_once_get_a_version_each_and_no_change_is_lost(valkey_u
         records = max((outcome.untold for outcome in outcomes), key=len)
         assert [read_change(record).version for record in records] == list(range(1, 51))
         subjects = [read_change(record).changes["subject"] for record in records]
-        assert all(was[1] == then[0] for was, then in zip(subjects, subjects[1:], strict=False))
+        assert all(was[1] == then[0] for was, then in pairwise(subjects))
 
 
 @aio

@@ -1,0 +1,256 @@
+"""The demo as a newcomer meets it: Debian's Chromium on the page of a real server, and what the page may not do.
+
+Screenshots of it go to screenshots/ (not in git), to be looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.server import ServerProcess
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
+REQUIRED = "chromium" in os.environ.get("INSIGHTDESK_RT_REQUIRE", "")
+LIVE_MS = 10_000  # within the newcomer's first ten seconds
+SOON_MS = 20_000
+
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM.exists() and not REQUIRED, reason=f"no {CHROMIUM}: apt-get install chromium"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    server = ServerProcess(tmp_path_factory.mktemp("demo"), demo="true")
+    server.start()
+    yield server
+    assert server.stop() == 0
+    server.assert_quiet()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the page's console says that it should not: errors of scripts, of the policy, of the network."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Any, server: ServerProcess, complaints: list[str]) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    page = context.new_page()
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"http://127.0.0.1:{server.port}/demo")
+    yield page
+    context.close()
+
+
+def text_of(page: Any, selector: str) -> str:
+    return str(page.locator(selector).inner_text())
+
+
+def wait(page: Any, expression: str, arg: Any = None, timeout_ms: int = LIVE_MS) -> None:
+    """Wait until a JavaScript expression is true. Not as a string: the page's policy forbids eval, rightly."""
+    page.wait_for_function(expression, arg=arg, timeout=timeout_ms)
+
+
+def shot(page: Any, name: str) -> None:
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=str(SCREENSHOTS / f"{name}.png"), full_page=True)
+
+
+@needs_chromium
+def test_a_newcomer_sees_everything_move_within_seconds(page: Any, complaints: list[str]) -> None:
+    wait(page, "() => document.getElementById('state').dataset.state === 'up'")
+    # The dashboard's numbers are there, the agents have their dots.
+    wait(page, "() => /^\\d+$/.test(document.getElementById('n-unsolved').textContent)")
+    wait(
+        page, "() => document.querySelectorAll('#people .dot[data-is=online], #people .dot[data-is=busy]').length >= 2"
+    )
+    before = text_of(page, ".cards")
+    # An agent types, and then the reply is on the customer's panel.
+    wait(page, "() => document.getElementById('mine-typing').textContent.includes('Bob Fischer is typing')")
+    shot(page, "typing")
+    replies = page.locator("#mine-thread li").count()
+    wait(page, "(was) => document.querySelectorAll('#mine-thread li').length > was", replies)
+    assert "Bob Fischer" in text_of(page, "#mine-thread")
+    wait(page, "(was) => document.querySelector('.cards').innerText !== was", before)
+    shot(page, "desktop")
+    assert complaints == []
+
+
+@needs_chromium
+def test_customer_and_agent_chat_and_see_each_other_type(page: Any, complaints: list[str]) -> None:
+    wait(page, "() => document.getElementById('state').dataset.state === 'up'")
+    markup = "<img src=x onerror=alert(1)> my parcel is <b>late</b>"
+    page.fill("#widget-text", markup)
+    page.press("#widget-text", "Enter")
+    row = page.locator("#chats li", has_text="Mia Torres")
+    row.get_by_role("button", name="Accept the chat with Mia Torres").click(timeout=LIVE_MS)
+    assert markup in text_of(page, "#talk-thread"), "what a customer writes is text and nothing else"
+    wait(page, "() => document.getElementById('widget-state').textContent.includes('Nora Lindqvist')")
+
+    page.locator("#talk-text").press_sequentially("Let me look", delay=20)
+    wait(page, "() => document.getElementById('widget-typing').textContent === 'Nora Lindqvist is typing'")
+    page.press("#talk-text", "Enter")
+    wait(page, "() => document.getElementById('widget-thread').innerText.includes('Let me look')")
+    wait(page, "() => document.getElementById('widget-typing').textContent === ''")
+
+    page.locator("#widget-text").press_sequentially("Thanks", delay=20)
+    wait(page, "() => document.getElementById('talk-typing').textContent === 'Mia Torres is typing'")
+    page.press("#widget-text", "Enter")
+    wait(page, "() => document.getElementById('talk-thread').innerText.includes('Thanks')")
+    wait(page, "() => document.querySelectorAll('#widget-thread [data-unsent=true]').length === 0")
+    shot(page, "chat")
+
+    page.click("#talk-close")
+    wait(page, "() => document.getElementById('widget-state').textContent === 'This chat has ended.'")
+    page.get_by_role("button", name="5 of 5").click()
+    wait(page, "() => document.getElementById('widget-thread').innerText.includes('You rated this chat 5 of 5')")
+    assert complaints == []
+
+
+@needs_chromium
+def test_a_note_of_the_agent_never_reaches_the_customer(page: Any, complaints: list[str]) -> None:
+    wait(page, "() => document.getElementById('state').dataset.state === 'up'")
+    page.check("#ticket-note")
+    page.fill("#ticket-text", "For colleagues only")
+    page.press("#ticket-text", "Enter")
+    wait(page, "() => document.getElementById('ticket-thread').innerText.includes('For colleagues only')")
+    page.uncheck("#ticket-note")
+    page.fill("#ticket-text", "For everybody")
+    page.press("#ticket-text", "Enter")
+    wait(page, "() => document.getElementById('mine-thread').innerText.includes('For everybody')")
+    assert "For colleagues only" not in text_of(page, "#mine-thread")
+    page.select_option("#ticket-status", "pending")
+    wait(page, "() => document.getElementById('mine-status').textContent === 'pending'")
+    assert complaints == []
+
+
+@needs_chromium
+def test_a_dropped_connection_comes_back_and_goes_on(page: Any) -> None:
+    wait(page, "() => document.getElementById('state').dataset.state === 'up'")
+    page.click("#drop")
+    assert text_of(page, "#state").startswith("Reconnecting 0/")
+    wait(page, "() => document.getElementById('state').dataset.state === 'up'", timeout_ms=SOON_MS)
+    page.fill("#ticket-text", "Still here")
+    page.press("#ticket-text", "Enter")
+    wait(page, "() => document.getElementById('mine-thread').innerText.includes('Still here')")
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone(browser: Any, server: ServerProcess, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True)
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/demo")
+    wait(page, "() => document.getElementById('state').dataset.state === 'up'")
+    wait(page, "() => /^\\d+$/.test(document.getElementById('n-unsolved').textContent)")
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390, "nothing is wider than the screen"
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select, textarea')].filter((each) => each.offsetParent
+            && !(each.innerText || '').trim() && !each.labels?.length && !each.getAttribute('aria-label')).length"""
+    )
+    assert nameless == 0, "every control has a name"
+    shot(page, f"phone-{scheme}")
+    context.close()
+
+
+# ── what the page may do, asked over plain HTTP ────────────────────────────────────────────────────────────────────
+
+
+def fetch(server: ServerProcess, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", data, named)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, dict(refused.headers), refused.read()
+
+
+def test_the_page_is_all_its_own(server: ServerProcess) -> None:
+    status, headers, body = fetch(server, "/demo")
+    assert status == 200
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    page = body.decode()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page), "no inline script or style"
+    for link in re.findall(r'(?:src|href)="([^"]*)"', page):
+        assert link.startswith(("/demo/", "/rt/", "data:")), link
+        if not link.startswith("data:"):
+            status, headers, _ = fetch(server, link)
+            assert status == 200 and headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_files_are_not_sent_again_while_they_are_the_same(server: ServerProcess) -> None:
+    _, headers, _ = fetch(server, "/rt/client.js")
+    assert headers["Access-Control-Allow-Origin"] == "*"
+    status, _, body = fetch(server, "/rt/client.js", If_None_Match=headers["Etag"])
+    assert (status, body) == (304, b"")
+
+
+@pytest.mark.parametrize("headers", [{"Host": "desk.example.com"}, {"Origin": "https://desk.example.com"}])
+@pytest.mark.parametrize("path", ["/demo", "/demo/desk"])
+def test_the_demo_gives_tokens_to_its_own_page_only(server: ServerProcess, path: str, headers: dict[str, str]) -> None:
+    """A page whose name was made to lead to this machine must not read them."""
+    status, _, body = fetch(server, path, **headers)
+    assert status == 403
+    assert b"token" not in body
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"actor": "agent", "ticketId": "1042", "status": "lost"}, 400, "BAD_REQUEST"),
+        ({"actor": "agent", "ticketId": "no such", "text": "x"}, 400, "BAD_REQUEST"),
+        ({"actor": "agent", "ticketId": "9999", "text": "x"}, 404, "NOT_FOUND"),
+        ({"actor": "agent", "ticketId": "1042", "text": "x" * 20_000}, 413, "PAYLOAD_TOO_LARGE"),
+        ({"actor": "customer", "ticketId": "1043", "text": "x"}, 403, "FORBIDDEN"),
+        ({"actor": "customer", "ticketId": "1042", "text": "x", "note": True}, 403, "FORBIDDEN"),
+        ({"actor": "customer", "ticketId": "1042", "status": "solved"}, 403, "FORBIDDEN"),
+        ({"actor": "root", "ticketId": "1042", "text": "x"}, 403, "FORBIDDEN"),
+        ([], 400, "BAD_REQUEST"),
+    ],
+)
+def test_what_the_page_may_not_do_is_refused_by_name(server: ServerProcess, body: Any, status: int, code: str) -> None:
+    answered, _, text = fetch(server, "/demo/act", body, Content_Type="application/json")
+    assert (answered, json.loads(text)["error"]["code"]) == (status, code)
+
+
+def test_a_form_of_another_site_does_nothing(server: ServerProcess) -> None:
+    act = {"actor": "agent", "ticketId": "1042", "text": "x"}
+    assert fetch(server, "/demo/act", act, Content_Type="text/plain")[0] == 400
+
+
+def test_without_the_option_there_is_a_client_and_no_demo(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path)
+    server.start()
+    try:
+        assert fetch(server, "/rt/client.js")[0] == 200
+        assert [fetch(server, path)[0] for path in ("/demo", "/demo/desk", "/demo/demo.js")] == [404, 404, 404]
+    finally:
+        server.stop()

@@ -1,0 +1,307 @@
+"""The server as a process: how it starts, what it says when it cannot, how it ends, and what outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.aio import aio
+from tests.support.native_client import NativeDoor
+from tests.support.server import ServerProcess, environment, free_port
+
+REFUSE_S = 15.0  # to find out that it cannot start
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    server = ServerProcess(tmp_path, drain_seconds=1)
+    yield server
+    if server.process is not None and server.process.poll() is None:
+        server.kill()
+
+
+def children(pid: int) -> list[int]:
+    """Return the process's children and theirs."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *children(child)]
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Does the process still run? One that waits to be buried by its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_gone(pids: list[int], deadline_s: float = 5.0) -> None:
+    end = time.monotonic() + deadline_s
+    while left := [pid for pid in pids if alive(pid)]:
+        assert time.monotonic() < end, f"still running: {[Path(f'/proc/{pid}/cmdline').read_bytes() for pid in left]}"
+        time.sleep(0.02)
+
+
+def refused(*arguments: str, **settings: object) -> str:
+    """Run `serve`, which must not start, and return the one line it says."""
+    command = [sys.executable, "-m", "insightdesk_rt", "serve", *arguments]
+    ended = subprocess.run(
+        command, env=environment(settings), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=REFUSE_S
+    )
+    assert ended.returncode not in (0, -9), ended
+    said = ended.stdout + ended.stderr
+    assert "Traceback" not in said, said
+    problems = [line for line in said.splitlines() if line.startswith("insightdesk-rt: ")]
+    assert len(problems) == 1, said
+    return problems[0]
+
+
+def ports(port: int = 0, admin_port: int = 0) -> list[str]:
+    return ["--port", str(port or free_port()), "--admin-port", str(admin_port or free_port())]
+
+
+async def put(server: ServerProcess, ticket_id: str, **fields: Any) -> Any:
+    status, answer = await server.push("PUT", f"/api/v1/tickets/{ticket_id}", fields)
+    assert status in (200, 201), answer
+    return answer
+
+
+# ── it starts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_says_where_it_listens_how_to_get_a_token_and_how_to_stop_it(server: ServerProcess) -> None:
+    server.start()
+    said = server.log()
+    for words in (
+        f"http://127.0.0.1:{server.port}/socket.io/",
+        f"ws://127.0.0.1:{server.port}/rt/tickets",
+        f"http://127.0.0.1:{server.admin_port}/",
+        "Ctrl-C",
+    ):
+        assert words in said, words
+    assert server.stop() == 0
+    server.assert_quiet()
+
+
+def test_the_token_line_it_prints_opens_the_door(server: ServerProcess) -> None:
+    """Nothing is configured: the secret is made on the first start, readable by its owner alone."""
+    del server.settings["jwt_secret"]
+    server.start()
+    (line,) = [line for line in server.log().splitlines() if " token " in line and "--sub" in line]
+    command = line[line.index("a token") + len("a token") :].strip()
+    printed = subprocess.run(
+        shlex.split(command), env=environment(), capture_output=True, text=True, timeout=REFUSE_S, check=True
+    )
+    secrets = [path for path in server.data_dir.rglob("*") if path.is_file() and "secret" in path.name]
+    assert secrets and all(path.stat().st_mode & 0o777 == 0o600 for path in secrets)
+
+    @aio
+    async def comes_in() -> None:
+        peer = await NativeDoor().open(server.address, "/tickets", {"token": printed.stdout.strip()})
+        await peer.settled()
+        await peer.close()
+
+    comes_in()
+    assert server.stop() == 0
+    server.assert_quiet()
+
+
+def test_with_a_valkey_of_ones_own_none_is_started(server: ServerProcess, valkey_url: str, prefix: str) -> None:
+    server.settings |= {"valkey_url": valkey_url, "valkey_prefix": prefix}
+    server.start()
+    assert children(server.pid) == []
+    asyncio.run(put(server, "t1", subject="x"))
+    assert server.stop() == 0
+    server.assert_quiet()
+
+
+# ── it cannot start, and says why in one line ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("which", ["port", "admin_port"])
+def test_a_busy_port_is_named(tmp_path: Path, which: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy = taken.getsockname()[1]
+        said = refused(*ports(**{which: busy}), "--data-dir", str(tmp_path / "data"))
+    assert str(busy) in said
+    assert "in use" in said
+
+
+def test_a_data_dir_that_is_in_use_is_named_and_its_user_unharmed(server: ServerProcess) -> None:
+    server.start()
+    said = refused(*ports(), "--data-dir", str(server.data_dir))
+    assert str(server.data_dir) in said
+    asyncio.run(put(server, "t1", subject="still here"))
+    assert server.stop() == 0
+    server.assert_quiet()
+
+
+def test_a_data_dir_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """Root may write anywhere but in a file and in the kernel's own tree."""
+    (tmp_path / "file").write_text("")
+    for folder in (str(tmp_path / "file" / "data"), "/proc/data"):
+        said = refused(*ports(), "--data-dir", folder)
+        assert folder in said, said
+
+
+def test_a_valkey_that_nobody_answers_is_named(tmp_path: Path) -> None:
+    url = f"valkey://:hush@127.0.0.1:{free_port()}/0"
+    said = refused(*ports(), "--data-dir", str(tmp_path / "data"), "--valkey-url", url)
+    assert "valkey_url" in said
+    assert "hush" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--prot", "3001"], ["prot", "port"]),
+        (["--port", "http"], ["port", "http"]),
+        (["--port", "70000"], ["port", "70000"]),
+        (["--jwt-secret", "short"], ["jwt_secret", "32"]),
+        (["--config", "/no/such/file.toml"], ["/no/such/file.toml"]),
+    ],
+    ids=lambda value: " ".join(value) if str(value[0]).startswith("-") else "",
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, arguments: list[str], names: list[str]) -> None:
+    said = refused(*arguments, "--data-dir", str(tmp_path / "data"))
+    assert all(name in said for name in names), said
+
+
+# ── it ends ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_everything_it_started(server: ServerProcess, how: signal.Signals) -> None:
+    server.start()
+    started = children(server.pid)
+    assert started, "there should be a Valkey"
+    assert server.stop(how) == 0
+    wait_gone(started, 1.0)
+    server.assert_quiet()
+    server.start()  # the ports are free, the data dir too
+    assert server.stop(how) == 0
+    server.assert_quiet()
+
+
+def test_clients_are_sent_away_so_that_they_come_back(server: ServerProcess) -> None:
+    server.start()
+
+    @aio
+    async def sent_away() -> None:
+        auth = {"token": server.token("ada", "agent")}
+        peer = await NativeDoor().open(server.address, "/tickets", auth)
+        server.send(signal.SIGTERM)
+        assert await peer.gone() == 1012
+        await peer.close()
+
+    sent_away()
+    assert server.ended() == 0
+    server.assert_quiet()
+
+
+def test_kill_9_leaves_no_process_no_lock_and_all_data(server: ServerProcess) -> None:
+    server.start()
+    started = children(server.pid)
+    kept = asyncio.run(put(server, "t1", subject="Kept", status="open"))
+    time.sleep(1.2)  # its Valkey writes to disk every second
+    server.kill()
+    wait_gone(started)
+
+    server.start()
+    status, ticket = asyncio.run(server.push("GET", "/api/v1/tickets/t1"))
+    assert (status, ticket["subject"], ticket["version"]) == (200, "Kept", kept["version"])
+    assert server.stop() == 0
+    server.assert_quiet()
+
+
+def test_a_restart_keeps_what_was_said(server: ServerProcess) -> None:
+    """Tickets, unread notifications, and the log: a client of before catches up after."""
+    server.start()
+    auth = {"token": server.token("ada", "agent", "support")}
+
+    @aio
+    async def before() -> None:
+        await put(server, "t1", subject="A", teamId="support")
+        peer = await NativeDoor().open(server.address, "/tickets", auth)
+        offset = (await peer.ok("ticket:subscribe", {"ticketId": "t1"}))["offset"]
+        await peer.close()
+        await put(server, "t1", subject="B")
+        note = {"userId": "ada", "type": "t", "title": "Unread", "id": "n1"}
+        assert (await server.push("POST", "/api/v1/notifications", note))[0] == 201
+        (server.folder / "offset").write_text(offset)
+
+    before()
+    assert server.stop() == 0
+    server.start()
+
+    @aio
+    async def after() -> None:
+        tickets = await NativeDoor().open(server.address, "/tickets", auth)
+        since = (server.folder / "offset").read_text()
+        assert (await tickets.ok("ticket:subscribe", {"ticketId": "t1", "since": since}))["complete"] is True
+        assert (await tickets.expect("ticket:updated"))["changes"] == {"subject": ["A", "B"]}
+        bell = await NativeDoor().open(server.address, "/notifications", auth)
+        assert await bell.expect("notification:count") == {"unread": 1}
+        for peer in (tickets, bell):
+            await peer.close()
+
+    after()
+    assert server.stop() == 0
+    server.assert_quiet()
+
+
+def test_a_valkey_of_its_own_that_dies_is_started_again(server: ServerProcess) -> None:
+    server.start()
+    (valkey,) = [pid for pid in children(server.pid) if b"valkey-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(valkey, signal.SIGKILL)
+
+    @aio
+    async def comes_back() -> None:
+        async def works() -> bool:
+            status, answer = await server.push("PUT", "/api/v1/tickets/t1", {"subject": "x"})
+            assert status in (200, 201) or (status, answer["error"]["code"]) == (503, "UNAVAILABLE")
+            return status < 300
+
+        end = asyncio.get_running_loop().time() + 10
+        while not await works():
+            assert asyncio.get_running_loop().time() < end, server.last_words()
+            await asyncio.sleep(0.1)
+
+    comes_back()
+    assert server.stop() == 0
+    server.assert_quiet("valkey", "Valkey", "subscription")  # it says so, and that is all it says
+    assert "Traceback" not in server.log()
+
+
+def test_a_log_in_json_is_a_line_each_and_has_no_secret(server: ServerProcess) -> None:
+    server.settings["log_format"] = "json"
+    server.start()
+    token = server.token("ada", "agent")
+
+    @aio
+    async def visit() -> None:
+        peer = await NativeDoor().open(server.address, "/tickets", {"token": token})
+        await peer.close()
+
+    visit()
+    assert server.stop() == 0
+    lines = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
+    assert {"started", "stopped"} <= {line["msg"] for line in lines}
+    for secret in (token, token.split(".")[2], str(server.settings["jwt_secret"])):
+        assert secret not in server.log()

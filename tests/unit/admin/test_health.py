@@ -1,0 +1,55 @@
+"""Alive is one thing, ready another: each check by name, and none may hang the answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from insightdesk_rt.admin import health
+from insightdesk_rt.admin.health import Check, health_routes
+from tests.support.admin_port import a_port, make_admin
+from tests.support.aio import aio
+
+
+async def well() -> str:
+    return ""
+
+
+async def unwell() -> str:
+    return "draining"
+
+
+async def broken() -> str:
+    raise ConnectionError("redis://user:password@host")
+
+
+async def hanging() -> str:
+    await asyncio.sleep(60)
+    return ""
+
+
+@aio
+async def test_a_process_that_answers_is_alive_and_ready_if_all_is_well() -> None:
+    admin = make_admin()
+    async with a_port(admin, health_routes(admin, [Check("valkey", well), Check("bus", well)])) as port:
+        alive = await port.ask("GET", "/healthz", bearer=None)
+        assert (alive.status, alive.json) == (200, {"status": "ok"})
+        ready = await port.ask("GET", "/readyz", bearer=None)
+        assert ready.status == 200
+        assert ready.json == {"ready": True, "checks": [{"name": "valkey", "ok": True}, {"name": "bus", "ok": True}]}
+
+
+@aio
+async def test_each_failing_check_is_named_and_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "CHECK_WITHIN_S", 0.05)
+    admin = make_admin()
+    checks = [Check("valkey", broken), Check("node", unwell), Check("bus", hanging), Check("loop", well)]
+    async with a_port(admin, health_routes(admin, checks)) as port:
+        reply = await port.ask("GET", "/readyz", bearer=None)
+        assert reply.status == 503 and reply.json["ready"] is False
+        assert {check["name"]: check.get("why", "") for check in reply.json["checks"]} == {
+            "valkey": "ConnectionError", "node": "draining", "bus": "no answer within 0 s", "loop": ""
+        }  # fmt: skip
+        assert "password" not in reply.text
+        assert (await port.ask("GET", "/healthz", bearer=None)).status == 200

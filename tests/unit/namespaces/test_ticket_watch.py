@@ -1,0 +1,319 @@
+"""Who looks and who types: the others see it, it always ends, and two nodes agree."""
+
+from __future__ import annotations
+
+import pytest
+
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import Sid, ticket_room, ticket_staff_room
+from insightdesk_rt.namespaces.ticket_watch import GRACE_MS, RETRY_MS, SETTLE_MS
+from insightdesk_rt.namespaces.tickets import OnTicket, Subscribe, View
+from tests.support import fakes
+from tests.support.aio import aio, until
+from tests.support.own_valkey import OwnValkey
+from tests.support.ticketing import ANNA, BERT, CARL, Cluster, a_cluster, names, told
+
+TICKET = OnTicket("42")
+ANNA_TYPES = ("ticket:typing", {"ticketId": "42", "user": {"id": "anna", "name": "Anna"}})
+ANNA_STOPS = ("ticket:stopTyping", {"ticketId": "42", "userId": "anna"})
+
+
+async def opened(cluster: Cluster) -> tuple[Socket, Socket, Socket]:
+    """Anna and Bert on one node, the customer Carl on the other, all with the ticket open."""
+    await cluster.one.put(teamId="t1", requesterId="carl")
+    await cluster.one.put("43", teamId="t1", requesterId="carl")
+    people = await cluster.one.open(ANNA), await cluster.one.open(BERT), await cluster.two.open(CARL)
+    await cluster.one.pass_time(SETTLE_MS)
+    await cluster.two.pass_time(SETTLE_MS)
+    for socket in people:
+        told(socket)
+    return people
+
+
+def viewers(socket: Socket) -> list[dict[str, str]]:
+    """The lists of viewers the client was sent: user → state."""
+    return [
+        {viewer["user"]["id"]: viewer["state"] for viewer in data["viewers"]}
+        for name, data in told(socket)
+        if name == "ticket:viewers"
+    ]
+
+
+# ── typing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_typing_reaches_the_others_on_all_nodes_and_ends_five_seconds_after_the_last_call(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, carl = await opened(cluster)
+        cluster.one.tickets.typing(anna, TICKET)
+        await cluster.one.pass_time(4_999)
+        cluster.one.tickets.typing(anna, TICKET)
+        await cluster.one.pass_time(4_999)
+        assert told(bert) == told(carl) == [ANNA_TYPES, ANNA_TYPES]
+        await cluster.one.pass_time(1)
+        assert told(bert) == told(carl) == [ANNA_STOPS]
+        assert told(anna) == []
+        await cluster.one.pass_time(60_000)
+        assert told(bert) == []
+
+
+@aio
+async def test_typing_in_two_tickets_loses_neither(valkey_url: str, prefix: str) -> None:
+    """The seed keeps one timer per socket."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, _ = await opened(cluster)
+        for socket in (anna, bert):
+            await cluster.one.tickets.subscribe(socket, Subscribe("43"))
+            told(socket)
+        cluster.one.tickets.typing(anna, OnTicket("42"))
+        await cluster.one.pass_time(1_000)
+        cluster.one.tickets.typing(anna, OnTicket("43"))
+        await cluster.one.pass_time(4_000)
+        stops = [data["ticketId"] for name, data in told(bert) if name == "ticket:stopTyping"]
+        assert stops == ["42"]
+        await cluster.one.pass_time(1_000)
+        assert told(bert)[-1] == ("ticket:stopTyping", {"ticketId": "43", "userId": "anna"})
+
+
+@aio
+async def test_typing_ends_when_it_is_said_so_and_saying_so_twice_harms_nobody(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, _ = await opened(cluster)
+        cluster.one.tickets.typing(anna, TICKET)
+        cluster.one.tickets.stop_typing(anna, TICKET)
+        cluster.one.tickets.stop_typing(anna, TICKET)
+        assert told(bert) == [ANNA_TYPES, ANNA_STOPS, ANNA_STOPS]
+        await cluster.one.pass_time(5_000)
+        assert told(bert) == [], "its timer ended with it"
+        assert cluster.one.tickets.watch._typists == {}
+
+
+@pytest.mark.parametrize("how", ["unsubscribes", "leaves", "dies", "loses access"])
+@aio
+async def test_typing_ends_when_the_typist(valkey_url: str, prefix: str, how: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, _, carl = await opened(cluster)
+        cluster.one.tickets.typing(anna, TICKET)
+        told(carl)
+        if how == "unsubscribes":
+            cluster.one.tickets.unsubscribe(anna, TICKET)
+        elif how == "loses access":
+            await cluster.two.put(teamId="t2")
+        else:
+            why = CloseReason.CLIENT_LEFT if how == "leaves" else CloseReason.TRANSPORT_ERROR
+            await cluster.one.disconnect(anna, why)
+        assert ANNA_STOPS in told(carl)
+        await cluster.one.pass_time(10_000)
+        assert names(carl) == []
+
+
+@aio
+async def test_a_user_with_two_tabs_types_until_both_have_stopped(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, _ = await opened(cluster)
+        other_tab = await cluster.one.open(ANNA)
+        await cluster.one.pass_time(SETTLE_MS)
+        told(other_tab)
+        cluster.one.tickets.typing(anna, TICKET)
+        await cluster.one.pass_time(3_000)
+        cluster.one.tickets.typing(other_tab, TICKET)
+        assert told(other_tab) == [ANNA_TYPES], "only the socket that typed is left out"
+        await cluster.one.pass_time(2_000)
+        assert told(bert).count(ANNA_STOPS) == 0, "the first tab's five seconds are over, the second types"
+        cluster.one.tickets.stop_typing(other_tab, TICKET)
+        assert told(bert) == [ANNA_STOPS]
+
+        cluster.one.tickets.typing(anna, TICKET)
+        cluster.one.tickets.typing(other_tab, TICKET)
+        await cluster.one.disconnect(other_tab)
+        assert ANNA_STOPS not in told(bert)
+        cluster.one.tickets.stop_typing(anna, TICKET)
+        assert told(bert) == [ANNA_STOPS]
+
+
+@aio
+async def test_who_opens_the_ticket_is_told_who_types_as_long_as_they_do(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, _, carl = await opened(cluster)
+        cluster.one.tickets.typing(anna, TICKET)
+        await cluster.one.idle()
+        late = await cluster.two.tickets.subscribe(carl, Subscribe("42"))
+        assert [person.id for person in late.typing] == ["anna"]
+        mine = await cluster.one.tickets.subscribe(anna, Subscribe("42"))
+        assert mine.typing == [], "not oneself"
+        cluster.one.tickets.stop_typing(anna, TICKET)
+        await cluster.one.idle()
+        assert (await cluster.two.tickets.subscribe(carl, Subscribe("42"))).typing == []
+
+
+@aio
+async def test_typing_goes_on_while_valkey_is_away(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(Valkey("unix:///nowhere/s", prefix))
+    anna, bert = await cluster.one.connect(ANNA), await cluster.one.connect(BERT)
+    for socket in (anna, bert):
+        await cluster.one.hub.join(socket, ticket_room("42"))
+    cluster.one.tickets.typing(anna, TICKET)
+    await cluster.one.pass_time(5_000)
+    assert told(bert) == [ANNA_TYPES, ANNA_STOPS]
+    assert caplog.records == []
+
+
+# ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_staff_see_who_looks_and_customers_do_not(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, carl = await opened(cluster)
+        seen = await cluster.one.tickets.view(bert, View("42", "replying"))
+        assert [(viewer.user.id, viewer.state) for viewer in seen.viewers] == [
+            ("anna", "viewing"),
+            ("bert", "replying"),
+        ]
+        await cluster.one.pass_time(SETTLE_MS)
+        assert viewers(anna) == viewers(bert) == [{"anna": "viewing", "bert": "replying"}]
+        assert told(carl) == []
+        assert (await cluster.two.tickets.view(carl, View("42", "viewing"))).viewers == []
+        await cluster.two.pass_time(SETTLE_MS)
+        assert viewers(anna) == [{"anna": "viewing", "bert": "replying", "carl": "viewing"}], "one who says so is seen"
+        assert told(carl) == []
+
+
+@aio
+async def test_many_changes_are_one_message_and_no_change_is_none(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, _ = await opened(cluster)
+        for state in ("replying", "away", "replying"):
+            await cluster.one.tickets.view(bert, View("42", state))
+        await cluster.one.pass_time(SETTLE_MS)
+        assert viewers(anna) == [{"anna": "viewing", "bert": "replying"}]
+        await cluster.one.tickets.subscribe(bert, Subscribe("42"))
+        await cluster.one.pass_time(SETTLE_MS)
+        assert viewers(anna) == [], "opening it once more changes nothing, not the state either"
+
+
+@aio
+async def test_two_who_come_at_once_on_two_nodes_both_see_both(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        await cluster.one.put(teamId="t1")
+        anna, bert = await cluster.one.open(ANNA), await cluster.two.open(BERT)
+        for node in (cluster.two, cluster.one):
+            await node.pass_time(SETTLE_MS)
+        both = {"anna": "viewing", "bert": "viewing"}
+        assert viewers(anna)[-1] == viewers(bert)[-1] == both
+
+
+@aio
+async def test_who_reloads_the_page_is_not_seen_to_leave(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, _ = await opened(cluster)
+        await cluster.one.disconnect(bert)
+        await cluster.one.pass_time(GRACE_MS - 500)
+        again = await cluster.one.open(BERT)
+        await cluster.one.pass_time(500)
+        await cluster.one.pass_time(SETTLE_MS)
+        assert {frozenset(seen) for seen in viewers(anna)} == {frozenset({"anna", "bert"})}
+        await cluster.one.disconnect(again)
+        await cluster.one.pass_time(GRACE_MS)
+        await cluster.one.pass_time(SETTLE_MS)
+        assert viewers(anna) == [{"anna": "viewing"}]
+
+
+@aio
+async def test_who_leaves_on_purpose_is_gone_at_once(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, _ = await opened(cluster)
+        await cluster.one.disconnect(bert, CloseReason.CLIENT_LEFT)
+        await cluster.one.pass_time(SETTLE_MS)
+        assert viewers(anna) == [{"anna": "viewing"}]
+        third = await cluster.one.open(BERT)
+        cluster.one.tickets.unsubscribe(third, TICKET)
+        await cluster.one.pass_time(SETTLE_MS)
+        assert viewers(anna)[-1] == {"anna": "viewing"}
+        assert list(cluster.one.tickets.watch._views) == [(anna.sid, "42")]
+
+
+@aio
+async def test_a_session_that_comes_back_in_time_was_never_away(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, _ = await opened(cluster)
+        await cluster.one.tickets.view(bert, View("42", "replying"))
+        await cluster.one.pass_time(SETTLE_MS)
+        told(anna)
+        await cluster.one.disconnect(bert)
+        back = fakes.socket("/tickets", BERT, sid=Sid(bert.sid))
+        cluster.one.hub.add(back)
+        await cluster.one.hub.enter(back, [ticket_room("42"), ticket_staff_room("42")])
+        await cluster.one.tickets.joined(back)
+        await cluster.one.pass_time(GRACE_MS)
+        await cluster.one.pass_time(SETTLE_MS)
+        assert viewers(anna) == []
+        assert (await cluster.one.viewers.live("42")).viewers[1].state == "replying"
+
+
+# ── nodes and Valkey come and go ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_a_dead_nodes_people_look_and_type_no_more(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, carl = await opened(cluster)
+        cluster.two.tickets.typing(carl, TICKET)
+        cluster.one.tickets.typing(bert, TICKET)
+        ghost = await cluster.two.open(fakes.user("ghost", "admin"))
+        cluster.two.tickets.typing(ghost, TICKET)
+        also_here = await cluster.one.open(fakes.user("ghost", "admin"))
+        cluster.one.tickets.typing(also_here, TICKET)
+        await cluster.one.idle()
+        await cluster.two.idle()
+        told(anna)
+        await cluster.one.tickets.node_lost("n2")
+        heard = told(anna)
+        assert [data.get("userId") for name, data in heard if name == "ticket:stopTyping"] == ["carl"]
+        (last,) = [data["viewers"] for name, data in heard if name == "ticket:viewers"]
+        assert {viewer["user"]["id"] for viewer in last} == {"anna", "bert", "ghost"}
+
+
+@aio
+async def test_a_node_that_has_another_life_puts_its_people_down_again(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        await opened(cluster)
+        await cluster.two.tickets.node_lost("n1")
+        assert (await cluster.two.viewers.live("42")).viewers == []
+        cluster.one.name = "n1-again"
+        await cluster.one.tickets.rejoin()
+        assert [v.user.id for v in (await cluster.two.viewers.live("42")).viewers] == ["anna", "bert"]
+
+
+@aio
+async def test_a_node_that_stops_leaves_nobody_behind(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        await opened(cluster)
+        await cluster.one.tickets.close()
+        assert (await cluster.two.viewers.live("42")).viewers == []
+
+
+@aio
+async def test_what_valkey_did_not_take_is_put_down_when_it_is_back(
+    prefix: str,
+) -> None:
+    with OwnValkey() as server:
+        async with a_cluster(server.url, prefix) as cluster:
+            anna, bert, _ = await opened(cluster)
+            server.freeze()
+            with pytest.raises(RtError):
+                await cluster.one.tickets.view(bert, View("42", "replying"))
+            cluster.one.tickets.unsubscribe(anna, TICKET)
+            await cluster.one.idle()
+            server.thaw()
+            await until(lambda: cluster.valkey.available, "valkey is back")
+            for _ in range(3):
+                await cluster.one.pass_time(RETRY_MS)
+            live = await cluster.one.viewers.live("42")
+            assert [(viewer.user.id, viewer.state) for viewer in live.viewers] == [("bert", "replying")]
+            assert viewers(bert)[-1] == {"bert": "replying"}

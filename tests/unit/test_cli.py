@@ -1,0 +1,335 @@
+"""The command line: what it prints, its exit codes, and that every failure is one clear line."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from insightdesk_rt import __version__, auth, cli, config
+from insightdesk_rt.config import Loaded, Settings
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.keys import KeyRing, signing_key
+from tests.support.answering import Answering, answering
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """An empty folder, no settings in the environment, logging as it was."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("INSIGHTDESK_RT_")]:
+        monkeypatch.delenv(name)
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+
+
+class Said:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*words: str) -> Said:
+        try:
+            code = cli.main(words)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    return run
+
+
+# ── token ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_token_prints_a_token_that_a_server_of_the_same_data_dir_believes(run: Any) -> None:
+    words = [
+        "--sub",
+        "anna",
+        "--role",
+        "agent",
+        "--team",
+        "t1",
+        "--name",
+        "Anna Ö",
+        "--email",
+        "a@x",
+        "--session",
+        "s1",
+    ]
+    said = run("token", *words, "--ttl", "60")
+    assert (said.code, said.err) == (0, "")
+    user = KeyRing(Settings()).verify(said.out.strip())
+    assert (user.id, user.role, user.team_id, user.name, user.email, user.session_id) == (
+        "anna", "agent", "t1", "Anna Ö", "a@x", "s1"
+    )  # fmt: skip
+    assert 55 < user.expires_s - time.time() <= 60
+    assert said.out.count("\n") == 1
+
+
+def test_token_signs_for_the_issuer_and_audience_that_are_configured(run: Any) -> None:
+    said = run("token", "--sub", "a", "--role", "admin", "--jwt-issuer", "me", "--jwt-audience", "desk")
+    assert KeyRing(Settings(jwt_issuer="me", jwt_audience="desk")).verify(said.out.strip()).role == "admin"
+
+
+def test_token_does_not_make_what_the_server_would_refuse(run: Any) -> None:
+    for words in (["--sub", "a\nb"], ["--sub", ""], ["--sub", "a" * 129], ["--sub", "a", "--name", "n" * 300]):
+        said = run("token", "--role", "agent", *words)
+        assert said.code == 2 and said.out == "" and len(said.err.splitlines()) == 1
+        assert said.err.startswith("insightdesk-rt: the server would refuse this token: ")
+
+
+def test_token_needs_a_secret(run: Any) -> None:
+    said = run("token", "--sub", "a", "--role", "agent", "--jwt-algorithms", "RS256", "--jwks-url", "https://x/jwks")
+    assert (said.code, said.err) == (2, "insightdesk-rt: jwt_algorithms: no HS algorithm is allowed\n")
+
+
+# ── emit and status, against a real HTTP server ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def admin() -> Iterator[Answering]:
+    with answering() as port:
+        yield port
+
+
+def test_emit_publishes_with_a_short_admin_token_and_prints_the_offset(run: Any, admin: Answering) -> None:
+    admin.answer = b'{"offset":"17-0"}'
+    said = run("emit", "/tickets", "ticket:42", "ticket:updated", '{"a": ["ö", 1]}', "--admin-port", admin.port)
+    assert (said.code, said.out, said.err) == (0, "17-0\n", "")
+    [(method, path, body, bearer)] = admin.asked
+    assert (method, path) == ("POST", "/api/v1/emit")
+    assert body is not None and len(body.pop("id")) == 16
+    assert body == {"namespace": "/tickets", "room": "ticket:42", "event": "ticket:updated", "data": {"a": ["ö", 1]}}
+    user = auth.verify(bearer.removeprefix("Bearer "), auth.Keys((signing_key(Settings()),)), time.time())
+    assert user.role == "admin" and user.expires_s <= time.time() + 60
+
+
+def test_emit_takes_json_from_standard_input_and_an_id_and_a_key(
+    run: Any, admin: Answering, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[1]"))
+    (tmp_path / "key").write_text("k3y\n")
+    words = ["/tickets", "r", "e", "-", "--id", "mine", "--key-file", "key", "--url", f"http://127.0.0.1:{admin.port}/"]
+    assert run("emit", *words).code == 0
+    body, bearer = admin.asked[0][2:]
+    assert body is not None and (body["data"], body["id"], bearer) == ([1], "mine", "Bearer k3y")
+    assert not (tmp_path / "data").exists(), "no secret was made for nothing"
+
+
+def test_emit_can_be_volatile(run: Any, admin: Answering) -> None:
+    said = run("emit", "/tickets", "r", "e", "1", "--volatile", "--admin-port", admin.port)
+    assert (said.code, said.out) == (0, "sent\n")
+    body = admin.asked[0][2]
+    assert body is not None and body["volatile"] is True and "id" not in body
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "expected"),
+    [
+        (403, b'{"error":{"code":"FORBIDDEN","message":"You may not."}}', "FORBIDDEN: You may not."),
+        (400, b'{"error":{"code":"BAD_REQUEST","message":"No.","field":"room"}}', "BAD_REQUEST: No. (room)"),
+        (502, b"<html>", "HTTP 502"),
+        (500, b'{"error":"x"}', "HTTP 500"),
+    ],
+)
+def test_a_refusal_is_said_in_one_line(run: Any, admin: Answering, status: int, answer: bytes, expected: str) -> None:
+    admin.status, admin.answer = status, answer
+    said = run("emit", "/t", "r", "e", "1", "--admin-port", admin.port)
+    assert (said.code, said.out, said.err) == (1, "", f"insightdesk-rt: the server refused: {expected}\n")
+
+
+def test_nobody_at_the_port_is_said_in_one_line(run: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = str(gone.getsockname()[1])
+    for words in (["status"], ["emit", "/t", "r", "e", "1"]):
+        said = run(*words, "--admin-port", port)
+        assert said.code == 1
+        assert said.err.startswith(f"insightdesk-rt: nobody answers at http://127.0.0.1:{port}/")
+        assert said.err.endswith("Connection refused\n") and said.err.count("\n") == 1
+
+
+def test_status_is_a_table_and_an_exit_code(run: Any, admin: Answering) -> None:
+    admin.answer = (
+        b'{"ready":true,"node":{"id":"n1"},"checks":[{"name":"valkey","ok":true},{"name":"disk","ok":false}]}'
+    )
+    said = run("status", "--admin-port", admin.port)
+    assert said.code == 0
+    assert [line.split(maxsplit=1) for line in said.out.splitlines()] == [
+        ["server", f"http://127.0.0.1:{admin.port}"],
+        ["ready", "yes"],
+        ["node.id", "n1"],
+        ["valkey", "ok"],
+        ["disk", "not well"],
+        ["version", __version__],
+    ]
+    admin.status, admin.answer = 503, b'{"ready":false,"checks":[{"name":"valkey","ok":false,"why":"away"}]}'
+    said = run("status", "--admin-port", admin.port)
+    assert said.code == 1 and "no (HTTP 503)" in said.out and "valkey   away" in said.out
+    assert admin.asked[0][:2] == ("GET", "/readyz")
+
+
+def test_the_admin_port_is_where_the_settings_say(run: Any, admin: Answering) -> None:
+    assert run("status", "--admin-address", "0.0.0.0", "--admin-allow-plaintext", "--admin-port", admin.port).code == 0
+    said = run("status", "--admin-port", "0")
+    assert said.code == 2 and "--admin-port" in said.err
+    said = run("status", "--admin-address", "::1", "--admin-port", admin.port)
+    assert said.code == 1 and "http://[::1]:" in said.err
+
+
+# ── check ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_check_says_what_was_set_and_where_and_makes_nothing(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "rt.toml").write_text("\nnode_id = 'n7'\n")
+    said = run("check", "--config", "rt.toml", "--jwt-secret", "s" * 32, "--allowed-origins", "*")
+    assert said.code == 0
+    rows = [line.split(maxsplit=2) for line in said.out.splitlines()]
+    assert ["node_id", "n7", "rt.toml:2"] in rows
+    assert ["jwt_secret", "[hidden]", "command line"] in rows
+    assert said.out.splitlines()[-1] == "The configuration is right."
+    assert said.err.startswith("warning: allowed_origins")
+    assert os.listdir(tmp_path) == ["rt.toml"]
+
+
+def test_check_names_every_problem(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "rt.toml").write_text("port = 'x'\nadres = '::'\n")
+    said = run("check", "--config", "rt.toml")
+    assert said.code == 2 and said.out == ""
+    assert said.err.splitlines() == [
+        'insightdesk-rt: port = "x" (rt.toml:1): expected a whole number from 0 to 65535',
+        "insightdesk-rt: unknown setting adres; did you mean address? (rt.toml:2)",
+    ]
+    said = run("check", "--jwt-secret-file", "gone", "--tls-cert-file", "gone", "--tls-key-file", "gone")
+    assert said.code == 2
+    assert [line.split()[1] for line in said.err.splitlines()] == ["jwt_secret_file", "tls_cert_file", "tls_key_file"]
+
+
+def test_check_prints_every_setting(run: Any) -> None:
+    assert run("check", "--print", "toml").out == config.as_toml()
+    assert run("check", "--print", "markdown").out == config.as_markdown()
+    assert len(run("check", "--all").out.splitlines()) == len(config.table()) + 1
+
+
+# ── serve ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_serve_hands_the_settings_to_the_server_and_its_exit_code_back(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server itself is tested as a process; here it only records."""
+    given: list[Loaded] = []
+
+    def run_process(loaded: Loaded) -> int:
+        given.append(loaded)
+        return 7
+
+    fake = SimpleNamespace(run=run_process)
+    monkeypatch.setitem(sys.modules, "insightdesk_rt.process", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr("insightdesk_rt.process", fake, raising=False)
+    said = run("serve", "--port", "0", "--demo", "--allowed-origins", "*")
+    assert said.code == 7
+    assert (given[0].settings.port, given[0].settings.demo) == (0, True)
+    assert "level=warning" in said.err and "allowed_origins has *" in said.err and said.err.count("\n") == 1
+
+
+def test_another_shell_is_told_a_line_that_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    script = tmp_path / "a b" / "insightdesk-rt"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    loaded = config.load(["--data-dir", "a b/data"], {})
+    monkeypatch.setattr(sys, "argv", [str(script), "serve"])
+    line = cli.command_line(loaded, "token", "--sub", "agent 1")
+    assert line == f"'{script}' token --sub 'agent 1' --data-dir '{tmp_path}/a b/data'"
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "insightdesk_rt" / "__main__.py"), "serve"])
+    line = cli.command_line(loaded, "token", "--sub", "a", "--role", "agent")
+    done = subprocess.run(
+        line, shell=True, capture_output=True, text=True, timeout=30, cwd="/", env={"PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert KeyRing(loaded.settings).verify(done.stdout.strip()).id == "a"
+
+
+# ── usage ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "the following arguments are required: COMMAND; see insightdesk-rt --help"),
+        (["serv"], "argument COMMAND: invalid choice: 'serv'"),
+        (["serve", "--prot", "1"], "unknown setting --prot; did you mean --port? (command line)"),
+        (["serve", "--por", "1"], "unknown setting --por; did you mean --port? (command line)"),
+        (["serve", "now"], "unrecognized arguments: now; see insightdesk-rt --help"),
+        (["serve", "--port"], "--port (command line): expected a value behind it"),
+        (["token", "--sbu", "a", "--role", "agent"], "unknown setting --sbu; did you mean --sub? (command line)"),
+        (["token", "--sub", "a"], "the following arguments are required: --role; see insightdesk-rt token --help"),
+        (["token", "--sub", "a", "--role", "root"], "argument --role: invalid choice: 'root'"),
+        (
+            ["token", "--sub", "a", "--role", "agent", "--ttl", "0"],
+            "argument --ttl: expected a number of seconds, not '0'",
+        ),
+        (["token", "--sub", "a", "--role", "agent", "--ttl", "1e9"], "argument --ttl: expected a number of seconds"),
+        (["emit", "/t"], "the following arguments are required: ROOM, EVENT, JSON; see insightdesk-rt emit --help"),
+        (["emit", "/t", "r", "e", "{a:1}"], "JSON: "),
+        (["emit", "/t", "r", "e", "1", "--key-file", "gone"], "--key-file gone: No such file or directory"),
+        (["check", "--port", "x"], "port = x (command line): expected a whole number from 0 to 65535"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line_and_exit_code_2(run: Any, words: list[str], expected: str) -> None:
+    said = run(*words)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith(f"insightdesk-rt: {expected}") and said.err.count("\n") == 1
+
+
+def test_help_names_every_command_and_every_setting(run: Any) -> None:
+    said = run("--help")
+    assert said.code == 0 and said.err == ""
+    assert all(f"  {name} " in said.out for name in ("serve", "token", "emit", "status", "check"))
+    assert run("--version").out == f"insightdesk-rt {__version__}\n"
+    text = run("serve", "--help").out
+    assert all(setting.flag in text for setting in config.table().values())
+    for name in ("token", "emit", "status", "check"):
+        assert "--config FILE" in run(name, "--help").out
+
+
+def test_ctrl_c_is_no_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "signing_key", interrupted)
+    said = run("token", "--sub", "a", "--role", "agent")
+    assert (said.code, said.err) == (130, "")
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    line = f"'{sys.executable}' -m insightdesk_rt check --print toml | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert done.stdout.startswith("# The settings") and done.stderr == ""
+
+
+def test_a_token_that_is_refused_for_its_time_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*words: object) -> None:
+        raise RtError("AUTH_TOKEN_EXPIRED")
+
+    monkeypatch.setattr(auth, "verify", late)
+    with pytest.raises(config.ConfigError, match="has expired"):
+        cli.make_token(Settings(jwt_secret="s" * 32), {"sub": "a", "role": "agent"}, 1)
