@@ -138,6 +138,7 @@ class Server:
             ],
             default_handler_class=NotFound,
             default_handler_args={"admin": admin},
+            ssl_options=_tls(settings),
         )
         stack.callback(setattr, port, "accepting", False)  # the first thing at a stop
 

@@ -130,7 +130,7 @@ class ClientPort:
 
     def refusal(self, address: str) -> RtError | None:
         """Return why no new client is taken from an address now: HTTP 503 or 429, with when to come back."""
-        wait_ms = self._connects.take(counted_as(address), self.host.now_ms()) if self._connects else 0
+        wait_ms = self._connects.take(counted_as(address), self.host.now_ms()) if self._connects is not None else 0
         if not self.accepting:
             refused = RtError("DRAINING", retryAfter=RETRY_AFTER_S)
         elif wait_ms:
