@@ -1,0 +1,123 @@
+"""Who lives, who leads, and who clears up after the dead: one lease per node, renewed by one command a second.
+
+    nodes ──lease over──▶ reaping ──all it held is cleared──▶ forgotten
+
+A node that dies stops renewing. Whoever beats next moves it to `reaping` (from there it cannot come back under that
+name: the fence), and every node sees that list with each beat and works on it until it is done; the work is idempotent,
+so two at it, or one that dies half-way, do no harm. A node that was only stopped finds itself fenced, takes a new name
+(`incarnation`) and registers everything it holds anew. One of the living leads, for what must happen once per cluster.
+
+Valkey's clock decides, never a node's; and after Valkey itself was away nobody is declared dead for two leases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from insightdesk_rt.cluster.valkey import Valkey, load_script
+from insightdesk_rt.errors import RtError
+
+log = logging.getLogger(__name__)
+
+LEASE_MS = 4_000  # beyond the longest stall of a loop; seen by others within a second more
+BEAT_MS = 1_000
+LEAD_MARGIN_MS = 1_000  # a leader stops this long before its lease ends: its clock and Valkey's may drift
+
+BEAT = load_script("insightdesk_rt.cluster", "lease_beat")
+END = load_script("insightdesk_rt.cluster", "lease_end")
+
+
+class Leases:
+    """`clear(incarnation)` clears what a dead one held and raises RtError to be called again; `fenced()` is called
+    when this node has got a new incarnation: what it holds must be registered under that."""
+
+    def __init__(
+        self,
+        valkey: Valkey,
+        node_id: str,
+        clear: Callable[[str], Awaitable[None]],
+        fenced: Callable[[], Awaitable[None]],
+        *,
+        lease_ms: int = LEASE_MS,
+    ) -> None:
+        self._valkey = valkey
+        self._node_id = node_id
+        self._clear = clear
+        self._fenced = fenced
+        self._lease_ms = lease_ms
+        self._keys = [valkey.key(name) for name in ("nodes", "reaping", "leader", "server", "calm")]
+        self._first = True
+        self._leads_until_ms = 0.0
+        self._clearing: dict[str, asyncio.Task[None]] = {}
+        self.incarnation = self._new_incarnation()
+        self.fences = 0
+        self.cleared = 0
+
+    @property
+    def leads(self) -> bool:
+        """Is this the node that does what must happen once? Never two at a time."""
+        return time.monotonic() * 1000 < self._leads_until_ms
+
+    async def beat(self) -> None:
+        """Renew the lease. Call it every BEAT_MS, and once before clients come. Raises RtError UNAVAILABLE."""
+        asked_ms = time.monotonic() * 1000  # the lease counts from before the question was sent
+        first, self._first = self._first, False
+        try:
+            args = (self.incarnation, self._lease_ms, "1" if first else "0", self._valkey.run_id)
+            alive, leads, *dead = await self._valkey.call(BEAT, self._keys, args)
+        except BaseException:
+            self._first = first
+            raise
+        if not alive:
+            await self._start_anew()
+            return
+        if leads:
+            self._leads_until_ms = asked_ms + self._lease_ms - LEAD_MARGIN_MS
+        for incarnation in dead:
+            if incarnation not in self._clearing:
+                task = asyncio.get_running_loop().create_task(self._clear_one(incarnation))
+                self._clearing[incarnation] = task
+
+    async def living(self) -> set[str]:
+        """Return the incarnations whose leases run. Raises RtError UNAVAILABLE."""
+        return set(await self._valkey.command("ZRANGE", self._keys[0], 0, -1))
+
+    async def close(self) -> None:
+        """Give the lease back, so that nobody has to wait for its end."""
+        self._leads_until_ms = 0.0
+        for task in self._clearing.values():
+            task.cancel()
+        await asyncio.gather(*self._clearing.values(), return_exceptions=True)
+        try:
+            await self._valkey.call(END, self._keys[:3], (self.incarnation,))
+        except RtError:
+            pass  # then it ends by itself
+
+    async def _start_anew(self) -> None:
+        old, self.incarnation = self.incarnation, self._new_incarnation()
+        self._first = True
+        self._leads_until_ms = 0.0
+        self.fences += 1
+        log.warning("declared dead while stopped; coming back", extra={"was": old, "is": self.incarnation})
+        await self.beat()
+        await self._fenced()
+
+    async def _clear_one(self, incarnation: str) -> None:
+        try:
+            await self._clear(incarnation)
+            await self._valkey.command("ZREM", self._keys[1], incarnation)
+            self.cleared += 1
+            log.info("cleared up after a node", extra={"node": incarnation})
+        except RtError as refused:
+            log.debug("clearing goes on later", extra={"node": incarnation, "why": refused.code})
+        except Exception:
+            log.exception("clearing up failed", extra={"node": incarnation})
+        finally:
+            self._clearing.pop(incarnation, None)
+
+    def _new_incarnation(self) -> str:
+        return f"{self._node_id}.{secrets.token_hex(4)}"

@@ -1,0 +1,45 @@
+-- One node's sign of life; returns {alive, leads, incarnation that is to be reaped...}.
+--
+-- KEYS  1 nodes: zset incarnation -> when its lease ends, ms   2 reaping: zset incarnation -> when it was declared dead
+--       3 leader: string incarnation                           4 server: string run id of the server that was last seen
+--       5 calm: string, exists while nobody may be declared dead
+-- ARGV  1 incarnation   2 lease ms   3 "1" for its first beat   4 run id of the server, as the caller saw it
+--
+-- Only this server's clock counts. A lease that ended moves from nodes to reaping in one step: that is the fence. Its
+-- owner, if it still lives, is told 0 and comes back under another name; until its users are drained it stays listed, so
+-- that any survivor can go on where another stopped.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local me, lease, first = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
+
+-- After a restart every lease looks old, and its owner needs a moment to reconnect: nobody is dead for two leases.
+if redis.call('GET', KEYS[4]) ~= ARGV[4] then
+  redis.call('SET', KEYS[4], ARGV[4])
+  redis.call('SET', KEYS[5], '1', 'PX', 2 * lease)
+end
+local calm = redis.call('EXISTS', KEYS[5]) == 1
+
+if not first and not redis.call('ZSCORE', KEYS[1], me) then
+  -- Reaped; or, if it is not in reaping either, the server lost its memory and there is nothing to be afraid of.
+  if redis.call('ZSCORE', KEYS[2], me) or not calm then return {0, 0} end
+end
+redis.call('ZADD', KEYS[1], now + lease, me)
+
+if not calm then
+  for _, dead in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', '(' .. now, 'BYSCORE', 'LIMIT', 0, 100)) do
+    redis.call('ZREM', KEYS[1], dead)
+    redis.call('ZADD', KEYS[2], now, dead)
+  end
+end
+
+local leader = redis.call('GET', KEYS[3])
+if leader == me or not leader then
+  redis.call('SET', KEYS[3], me, 'PX', lease)
+  leader = me
+end
+
+local answer = {1, leader == me and 1 or 0}
+for _, dead in ipairs(redis.call('ZRANGE', KEYS[2], 0, 9)) do
+  answer[#answer + 1] = dead
+end
+return answer

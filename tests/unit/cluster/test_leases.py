@@ -1,0 +1,167 @@
+"""Leases over a real Valkey: the dead are found and cleared once, the stopped come back under another name, one leads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from insightdesk_rt.cluster.leases import Leases
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
+from tests.support.aio import aio, until
+
+LEASE_MS = 300
+
+
+class Node:
+    """A node that records what its leases ask of it."""
+
+    def __init__(self, valkey: Valkey, name: str, lease_ms: int = LEASE_MS) -> None:
+        self.cleared: list[str] = []
+        self.fenced = 0
+        self.fail = 0
+        self.leases = Leases(valkey, name, self._clear, self._come_back, lease_ms=lease_ms)
+
+    async def _clear(self, incarnation: str) -> None:
+        if self.fail:
+            self.fail -= 1
+            raise RtError("UNAVAILABLE")
+        self.cleared.append(incarnation)
+
+    async def _come_back(self) -> None:
+        self.fenced += 1
+
+    async def beats(self) -> bool:
+        await self.leases.beat()
+        return True
+
+
+@asynccontextmanager
+async def valkey_at(url: str, prefix: str) -> AsyncIterator[Valkey]:
+    valkey = Valkey(url, prefix)
+    await valkey.start()
+    try:
+        # A server that was never seen under this prefix counts as restarted; the calm after that is over here.
+        await valkey.command("SET", valkey.key("server"), valkey.run_id)
+        yield valkey
+    finally:
+        await valkey.close()
+
+
+async def beating(nodes: list[Node], until_true: object, what: str) -> None:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 5
+    while not until_true():  # type: ignore[operator]
+        assert loop.time() < end, what
+        for node in nodes:
+            await node.leases.beat()
+        await asyncio.sleep(0.02)
+
+
+@aio
+async def test_a_node_that_stops_beating_is_cleared_by_the_survivors(valkey_url: str, prefix: str) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a, b, c = (Node(valkey, name) for name in "abc")
+        for node in (a, b, c):
+            await node.leases.beat()
+        b.fail = 2
+        dead = c.leases.incarnation
+        await beating([a, b], lambda: a.cleared or b.cleared, "c is cleared")
+        await until(lambda: not (a.leases._clearing or b.leases._clearing), "clearing is over")
+        assert set(a.cleared + b.cleared) == {dead}
+        assert await a.leases.living() == {a.leases.incarnation, b.leases.incarnation}
+        before = len(a.cleared) + len(b.cleared)
+        await a.leases.beat()
+        await b.leases.beat()
+        assert len(a.cleared) + len(b.cleared) == before, "once it is done it is forgotten"
+        await asyncio.gather(a.leases.close(), b.leases.close())
+
+
+@aio
+async def test_what_could_not_be_cleared_is_tried_again(valkey_url: str, prefix: str) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a, b = Node(valkey, "a"), Node(valkey, "b")
+        await b.leases.beat()
+        a.fail = 3
+        await beating([a], lambda: a.cleared, "b is cleared at last")
+        assert a.cleared == [b.leases.incarnation] and a.fail == 0
+        await a.leases.close()
+
+
+@aio
+async def test_a_node_that_was_stopped_comes_back_under_another_name(valkey_url: str, prefix: str) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a, b = Node(valkey, "a"), Node(valkey, "b")
+        await b.leases.beat()
+        old = b.leases.incarnation
+        await beating([a], lambda: a.cleared, "b is cleared")
+        await b.leases.beat()
+        assert b.fenced == 1 and b.leases.incarnation != old
+        assert await a.leases.living() == {a.leases.incarnation, b.leases.incarnation}
+        await asyncio.gather(a.leases.close(), b.leases.close())
+
+
+@aio
+async def test_one_leads_and_another_takes_over(valkey_url: str, prefix: str) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a, b = Node(valkey, "a", 2_000), Node(valkey, "b", 2_000)
+        await a.leases.beat()
+        await b.leases.beat()
+        assert a.leases.leads and not b.leases.leads
+        await asyncio.sleep(1.1)
+        assert not a.leases.leads, "without a beat it stops before its lease ends"
+        await a.leases.close()
+        await b.leases.beat()
+        assert b.leases.leads
+        await b.leases.close()
+
+
+@aio
+async def test_a_node_that_leaves_is_cleared_at_once(valkey_url: str, prefix: str) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a, b = Node(valkey, "a", 60_000), Node(valkey, "b", 60_000)
+        await a.leases.beat()
+        await b.leases.beat()
+        await b.leases.close()
+        await a.leases.beat()
+        await until(lambda: a.cleared == [b.leases.incarnation], "b is cleared")
+        await a.leases.close()
+
+
+@aio
+async def test_after_the_server_was_replaced_nobody_is_declared_dead_for_two_leases(
+    valkey_url: str, prefix: str
+) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a, b = Node(valkey, "a"), Node(valkey, "b")
+        await a.leases.beat()
+        await b.leases.beat()
+        await valkey.command("SET", valkey.key("server"), "another run")
+        await asyncio.sleep(LEASE_MS / 1000 + 0.05)
+        await a.leases.beat()
+        await b.leases.beat()
+        assert b.fenced == 0 and a.cleared == []
+        await asyncio.gather(a.leases.close(), b.leases.close())
+
+
+@aio
+async def test_a_server_that_forgot_everything_fences_nobody_at_first(valkey_url: str, prefix: str) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a = Node(valkey, "a")
+        await a.leases.beat()
+        await valkey.command("DEL", *(valkey.key(name) for name in ("nodes", "server", "leader")))
+        await a.leases.beat()
+        assert a.fenced == 0 and await a.leases.living() == {a.leases.incarnation}
+        await a.leases.close()
+
+
+@aio
+async def test_without_valkey_a_beat_says_so_and_the_first_one_stays_first(prefix: str) -> None:
+    valkey = Valkey("unix:///nowhere/at/all", prefix)
+    node = Node(valkey, "a")
+    with pytest.raises(RtError, match="UNAVAILABLE"):
+        await node.leases.beat()
+    assert node.leases._first and not node.leases.leads
