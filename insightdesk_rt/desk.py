@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from insightdesk_rt.cluster.valkey import Valkey
@@ -29,11 +29,27 @@ class Desk(NamedTuple):
     notifications: Notifications
     presence: Presence
     dashboard: Dashboard
-    viewers: ViewerStore
 
     @property
-    def namespaces(self) -> Iterator[Namespace]:
-        return (part for part in self if isinstance(part, Namespace))
+    def namespaces(self) -> tuple[Namespace, ...]:
+        return tuple(self)
+
+    async def node_lost(self, incarnation: str) -> None:
+        """Clear what a dead node held. Raises RtError UNAVAILABLE: not finished, call it again."""
+        await self.presence.node_lost(incarnation)
+        await self.chat.node_lost(incarnation)
+        await self.tickets.node_lost(incarnation)
+
+    async def only(self, living: Collection[str]) -> None:
+        """Clear what all nodes but these hold. Raises as `node_lost`."""
+        await self.presence.only(living)
+        await self.chat.only(living)
+
+    async def rejoin(self) -> None:
+        """Put down again what this node holds: Valkey forgot it, or it is held under a new incarnation now."""
+        await self.presence.rejoin()
+        await self.chat.rejoin()
+        await self.tickets.rejoin()
 
 
 def build_desk(settings: Settings, valkey: Valkey, hub: Hub, timers: Timers, incarnation: Callable[[], str]) -> Desk:
@@ -62,5 +78,4 @@ def build_desk(settings: Settings, valkey: Valkey, hub: Hub, timers: Timers, inc
         Notifications(hub, timers, NotificationStore(valkey)),
         Presence(hub, timers, presence, incarnation),
         Dashboard(hub, timers, Stats(tickets, chats, presence), settings.dashboard_interval_ms),
-        viewers,
     )

@@ -23,6 +23,7 @@ from insightdesk_rt.admin.base import Admin, NotFound
 from insightdesk_rt.admin.health import Check, health_routes
 from insightdesk_rt.admin.push import push_routes
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import ConfigError, Loaded, Settings, shown
 from insightdesk_rt.demo import Demo
@@ -67,6 +68,7 @@ class Server:
         self.embedded: Embedded | None = None
         self.port = self.admin_port = 0
         self._drain_s = 0.0
+        self._forgotten = False
         self._stack = contextlib.AsyncExitStack()  # what must be ended, the last first
 
     async def start(self) -> None:
@@ -105,19 +107,21 @@ class Server:
         stack.push_async_callback(backplane.close)
 
         wheel = Wheel(WHEEL_STEP_MS, monotonic_ms)
+        leases = Leases(valkey, self.node_id, lambda dead: desk.node_lost(dead), lambda: desk.rejoin())
         try:
-            desk = build_desk(settings, valkey, hub, wheel, lambda: backplane.address)
+            desk = build_desk(settings, valkey, hub, wheel, lambda: leases.incarnation)
         except ValueError as why:
             raise ConfigError(str(why)) from None
-        dispatch = Dispatch(hub, desk.namespaces, keys.verify, wheel, _dispatch_settings(settings))
-        host = _client_host(settings, wheel, self.node_id)
-        port = ClientPort(host, dispatch, _port_settings(settings))
+        await self._register(valkey, leases, desk)
+        stack.push_async_callback(leases.close)
         for namespace in desk.namespaces:
             stack.push_async_callback(namespace.close)
+        dispatch = Dispatch(hub, desk.namespaces, keys.verify, wheel, _dispatch_settings(settings))
         stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
-        stack.push_async_callback(self._send_away, host)
-        self._start_clocks(wheel, dispatch, desk)
+        self._start_clocks(wheel, dispatch, desk, leases)
 
+        host = _client_host(settings, wheel, self.node_id)
+        port = ClientPort(host, dispatch, _port_settings(settings))
         demo = Demo(host, dispatch, desk.tickets, desk.notifications, _signer(settings)) if settings.demo else None
         self._serve(
             clients,
@@ -129,18 +133,31 @@ class Server:
             await demo.start()
             stack.push_async_callback(demo.close)
         admin = Admin(keys.verify)
-        checks = [Check("valkey", _valkey_check(valkey)), Check("subscription", _subscription_check(backplane))]
         self._serve(
             admins,
             [
-                *health_routes(admin, checks),
+                *health_routes(admin, _checks(valkey, backplane, port)),
                 *push_routes(admin, desk.tickets, desk.notifications, hub, PATHS, settings.max_event_bytes),
             ],
             default_handler_class=NotFound,
             default_handler_args={"admin": admin},
             ssl_options=_tls(settings),
         )
-        stack.callback(setattr, port, "accepting", False)  # the first thing at a stop
+        # A stop goes up from here: no new clients, then those there are sent away while polls are still answered.
+        stack.push_async_callback(self._send_away, host)
+        stack.callback(setattr, port, "accepting", False)
+
+    async def _register(self, valkey: Valkey, leases: Leases, desk: Desk) -> None:
+        """Be known to the other nodes, and clear up after those that died when nobody was there to see it."""
+        try:
+            await leases.beat()
+            await desk.only(await leases.living())
+        except RtError as refused:
+            raise StartError(f"valkey_url: {refused.message}") from None
+        valkey.on_up.append(self._valkey_up)
+
+    def _valkey_up(self, replaced: bool) -> None:
+        self._forgotten = self._forgotten or replaced
 
     async def _valkey(self) -> Valkey:
         settings = self.settings
@@ -164,12 +181,22 @@ class Server:
         if self.embedded is not None and self.embedded.restart_if_dead():
             log.error("the embedded Valkey had died and was started again")
 
-    def _start_clocks(self, wheel: Wheel, dispatch: Dispatch, desk: Desk) -> None:
+    def _start_clocks(self, wheel: Wheel, dispatch: Dispatch, desk: Desk, leases: Leases) -> None:
+        async def beat() -> None:
+            await leases.beat()
+            if self._forgotten:  # by a Valkey that came back as another: what this node holds is put down again
+                await desk.rejoin()
+                self._forgotten = False
+
+        self._tick(beat, BEAT_MS, "the lease")
         self._tick(wheel.turn, WHEEL_STEP_MS, "the wheel")
         self._tick(dispatch.sweep, SWEEP_MS, "sweeping")
         for namespace in desk.namespaces:
             for ticker in namespace.tickers:
-                self._tick(getattr(namespace, ticker.method), ticker.every_ms, f"{namespace.path} {ticker.method}")
+                call = getattr(namespace, ticker.method)
+                if ticker.on_leader:
+                    call = _when(lambda: leases.leads, call)
+                self._tick(call, ticker.every_ms, f"{namespace.path} {ticker.method}")
 
     def _tick(self, call: Callable[[], Awaitable[None] | None], every_ms: float, what: str) -> None:
         """Run something on a clock until the server stops: start to start, late turns skipped, failures logged."""
@@ -264,19 +291,26 @@ def _signer(settings: Settings) -> Callable[[Mapping[str, Any]], str]:
 # ── health ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _valkey_check(valkey: Valkey) -> Callable[[], Awaitable[str]]:
-    async def check() -> str:
+def _checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort) -> list[Check]:
+    async def answers() -> str:
         await valkey.command("PING")
         return ""
 
-    return check
-
-
-def _subscription_check(backplane: ValkeyBackplane) -> Callable[[], Awaitable[str]]:
-    async def check() -> str:
+    async def hears() -> str:
         return "" if backplane.subscribed else "this node does not hear the others"
 
-    return check
+    async def accepts() -> str:
+        return "" if port.accepting else "this node sends its clients away"
+
+    return [Check("valkey", answers), Check("subscription", hears), Check("drain", accepts)]
+
+
+def _when(true: Callable[[], bool], call: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def maybe() -> None:
+        if true():
+            await call()
+
+    return maybe
 
 
 # ── sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────

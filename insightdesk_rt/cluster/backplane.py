@@ -2,12 +2,9 @@
 
 An append is one script: XADD to the namespace's log, remember the event's id, PUBLISH on each room's channel the entry
 with its offset and the room's offset before it. A node subscribes to the channels of rooms it has members in, so it
-pays for what its own clients care about. What comes in goes through a `Lane` per namespace, which keeps the order and
-notices holes; holes, and lost connections (`Link`), are mended here, by reading the log. `Publisher` is the way out.
-
-Joining a room: SUBSCRIBE, wait for the confirmation, send a probe, wait until it has come in: now everything after the
-lane's position will be heard, and what is before it is in the log. While Valkey is away a room is only noted: it is
-part of what is caught up later.
+pays for what its own clients care about (`Interests`). What comes in goes through a `Lane` per namespace, which keeps
+the order and notices holes; holes, and lost connections (`Link`), are mended here, by reading the log (`Logs`).
+`Publisher` is the way out.
 """
 
 from __future__ import annotations
@@ -15,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from insightdesk_rt.cluster import envelope
 from insightdesk_rt.cluster.envelope import Call, Logged, Poison, Probe, Volatile
-from insightdesk_rt.cluster.lane import Interest, Lane
+from insightdesk_rt.cluster.interests import Interests
+from insightdesk_rt.cluster.lane import Lane
 from insightdesk_rt.cluster.link import Link, State
 from insightdesk_rt.cluster.logs import Logs
 from insightdesk_rt.cluster.names import Names
@@ -34,9 +31,8 @@ from insightdesk_rt.model import Event, Offset, Room
 
 log = logging.getLogger(__name__)
 
-LISTEN_S = 1.0  # a confirmation that takes longer is a dead connection
+START_S = 1.0
 SUBSCRIBE_ALL_S = 10.0  # 50,000 channels take 0.04 s; a server in trouble more
-UNLISTEN_S = 5.0  # a page that is reloaded, or a user who looks at two tickets in turn, should not churn channels
 FORGET_IDS_S = 10.0
 REPAIRS = 3  # a real hole is filled by the first; one that is not was made up by somebody
 RETRY_S = 0.1
@@ -57,19 +53,16 @@ class ValkeyBackplane:
     ) -> None:
         self.address = f"{node_id}.{secrets.token_hex(4)}"
         self.deliver: Callable[[Event], None] = lambda event: None
-        self.wanted: Callable[[str, Room], bool] = lambda namespace, room: False
         self.on_resync: Callable[[str, list[Room]], None] = lambda namespace, rooms: None
         self.on_call: Callable[[bytes], None] = lambda text: None
         self._valkey = valkey
         self._names = Names(valkey.prefix)
         self._lanes = {namespace: Lane(namespace, self._deliver) for namespace in namespaces}
-        self._interests: dict[bytes, Interest] = {}
-        self._fresh: list[Interest] = []
-        self._leaving: deque[tuple[float, bytes, int]] = deque()
         self._node_channel = self._names.node(self.address).encode()
         self._all_channel = self._names.all_nodes.encode()
         self._logs = Logs(valkey, self._names)
         self._link = Link(valkey, self._names, self.address, self)
+        self._interests = Interests(valkey, self._names, self._lanes, self._link)
         self._publisher = Publisher(valkey, self._names, self.address, log_max_entries, max_event_bytes, self.position)
         self._max_message = max_event_bytes + HEAD_BYTES
         self._owing = False
@@ -85,7 +78,7 @@ class ValkeyBackplane:
         self._valkey.on_up.append(self._valkey_up)
         self._link.start()
         try:
-            async with asyncio.timeout(LISTEN_S):
+            async with asyncio.timeout(START_S):
                 await self._link.first.wait()
         except TimeoutError:
             pass
@@ -95,6 +88,15 @@ class ValkeyBackplane:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def wanted(self) -> Callable[[str, Room], bool]:
+        """Set by the hub: has the room members here? Asked once more before its channel is dropped."""
+        return self._interests.wanted
+
+    @wanted.setter
+    def wanted(self, ask: Callable[[str, Room], bool]) -> None:
+        self._interests.wanted = ask
 
     @property
     def subscribed(self) -> bool:
@@ -139,32 +141,10 @@ class ValkeyBackplane:
         return await self._logs.read(namespace, wanted, since)
 
     async def listen(self, namespace: str, room: Room) -> Offset:
-        lane = self._lanes[namespace]
-        channel = self._names.channel(namespace, room).encode()
-        while True:
-            if self._link.state is State.LIVE and not self._valkey.available:
-                self._link.drop("commands are away")  # it could neither be settled nor repaired
-            interest = self._interests.get(channel)
-            if interest is not None:
-                interest.generation += 1
-            if self._link.state is State.RISING:
-                await self._link.risen.wait()
-                continue
-            if interest is None:
-                interest = lane.rooms[room] = self._interests[channel] = Interest(lane, room, channel)
-                if self._link.state is State.LIVE:
-                    self._ask_for(interest)
-            if interest.settled or self._link.state is State.AWAY:
-                return lane.position
-            await self._settled(interest)
-            return lane.position
+        return await self._interests.listen(namespace, room)
 
     def unlisten(self, namespace: str, room: Room) -> None:
-        channel = self._names.channel(namespace, room).encode()
-        interest = self._interests.get(channel)
-        if interest is not None:
-            due_s = asyncio.get_running_loop().time() + UNLISTEN_S
-            self._leaving.append((due_s, channel, interest.generation))
+        self._interests.unlisten(namespace, room)
 
     # ── between nodes ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -185,26 +165,26 @@ class ValkeyBackplane:
             if len(message) > self._max_message:
                 raise Poison("too long")
             read = envelope.read(message)
-            interest = self._interests.get(channel)
-            if type(read) is Logged:
-                if interest is not None and not interest.lane.hear(read, interest):
+            if channel in (self._node_channel, self._all_channel):
+                self._hear_node(read)
+            elif (interest := self._interests.get(channel)) is None:
+                pass  # left meanwhile
+            elif type(read) is Logged:
+                if not interest.lane.hear(read, interest):
                     self._spawn(self._repair(interest.lane))
             elif type(read) is Volatile:
-                if interest is not None:
-                    self._hear_volatile(read, interest.lane)
-            elif channel not in (self._node_channel, self._all_channel):
+                self._hear_volatile(read, interest.lane)
+            else:
                 raise Poison("not for a room")
-            elif type(read) is Probe:
-                self._probed(read)
-            elif type(read) is Call:
-                self.on_call(read.text)
         except Poison as why:
             self._poison += 1
             log.debug("dropped a message on %r: %s", channel[:200], why)
+        except Exception:  # raised here it would cost the connection
+            log.exception("a message could not be worked off")
 
     async def rise(self, connection: Subscription) -> None:
         # Rooms that are asked for from here on wait for the end of it (`listen`): this list is all there is.
-        channels = [self._node_channel, self._all_channel, *self._interests]
+        channels = [self._node_channel, self._all_channel, *self._interests.channels()]
         async with asyncio.timeout(SUBSCRIBE_ALL_S):
             if not await connection.subscribe(channels):
                 raise ConnectionError("lost while subscribing")
@@ -213,8 +193,7 @@ class ValkeyBackplane:
             await self._catch_up(lane)
 
     def live(self) -> None:
-        for interest in self._interests.values():
-            interest.settle()
+        self._interests.settle()
         for lane in self._lanes.values():
             if not lane.release():
                 self._spawn(self._repair(lane))
@@ -223,13 +202,14 @@ class ValkeyBackplane:
     def fell(self) -> None:
         for lane in self._lanes.values():
             lane.lose()
-        for interest in self._interests.values():
-            interest.settled = False
-            interest.let_go()
-        self._fresh.clear()
+        self._interests.unsettle()
 
     def positions(self) -> dict[str, Offset]:
         return {namespace: lane.position for namespace, lane in self._lanes.items()}
+
+    def verified(self, positions: dict[str, Offset]) -> None:
+        for namespace, position in positions.items():
+            self._lanes[namespace].verified = position
 
     def shrunk(self) -> None:
         if self._publisher.recovery is None:
@@ -247,7 +227,7 @@ class ValkeyBackplane:
             for lane in self._lanes.values():
                 lane.forget_older()
             self._older_copies, self._copies = self._copies, set()
-        self._drop_left(now_s)
+        self._interests.drop_left(now_s)
 
     # ── what happens inside ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -271,55 +251,16 @@ class ValkeyBackplane:
             self._copies.add(read.once)
         self._deliver(event)
 
-    def _probed(self, probe: Probe) -> None:
-        tops = dict(probe.tops)
-        for namespace, lane in self._lanes.items():
-            lane.probed(probe.number, tops.get(namespace))
-        self._link.heard(probe.number)
-
-    def _ask_for(self, interest: Interest) -> None:
-        """Subscribe at the end of this turn, together with whatever else is asked for in it."""
-        if not self._fresh:
-            asyncio.get_running_loop().call_soon(self._subscribe_fresh)
-        self._fresh.append(interest)
-
-    def _subscribe_fresh(self) -> None:
-        batch, self._fresh = self._fresh, []
-        connection = self._link.connection
-        if self._link.state is not State.LIVE or connection is None:
-            return  # fell() has let them go
-
-        def confirmed(future: asyncio.Future[bool]) -> None:
-            if not future.result() or self._link.connection is not connection:
-                return
-            number = self._link.probe()
-            for interest in batch:
-                interest.probe = number
-                interest.lane.settling.append(interest)
-
-        connection.subscribe(interest.channel for interest in batch).add_done_callback(confirmed)
-
-    async def _settled(self, interest: Interest) -> None:
-        """Wait until the room is heard for certain, or the connection is gone."""
-        if interest.done is None:
-            interest.done = asyncio.get_running_loop().create_future()
-        await asyncio.wait([interest.done], timeout=LISTEN_S)
-        if not interest.settled and self._link.state is State.LIVE:
-            self._link.drop("a subscription was not confirmed in time")
-
-    def _drop_left(self, now_s: float) -> None:
-        gone = []
-        while self._leaving and self._leaving[0][0] <= now_s and self._link.state is not State.RISING:
-            _, channel, generation = self._leaving.popleft()
-            interest = self._interests.get(channel)
-            if interest is None or interest.generation != generation:
-                continue
-            if self.wanted(interest.lane.namespace, interest.room):
-                continue  # somebody who had asked before the last one left has joined after it
-            del self._interests[channel], interest.lane.rooms[interest.room]
-            gone.append(channel)
-        if gone and self._link.state is State.LIVE and self._link.connection is not None:
-            self._link.connection.unsubscribe(gone)
+    def _hear_node(self, read: Logged | Volatile | Probe | Call) -> None:
+        if type(read) is Probe:
+            tops = dict(read.tops)
+            for namespace, lane in self._lanes.items():
+                lane.probed(read.number, tops.get(namespace))
+            self._link.heard(read.number)
+        elif type(read) is Call:
+            self.on_call(read.text)
+        else:
+            raise Poison("not for a node")
 
     async def _catch_up(self, lane: Lane) -> None:
         """Deliver what the log has after the lane's position. Raises RtError UNAVAILABLE; what was read stays read."""

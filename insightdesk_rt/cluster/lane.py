@@ -65,6 +65,7 @@ class Lane:
         "settling",
         "skipped",
         "started",
+        "verified",
     )
 
     def __init__(self, namespace: str, deliver: Callable[[Event], None]) -> None:
@@ -72,6 +73,7 @@ class Lane:
         self._deliver = deliver
         self.position: Offset = NO_OFFSET
         self._at = (0, 0)
+        self.verified: Offset = NO_OFFSET  # a position that the log is known to have reached
         self.started = False
         self.held = True  # until its log was read for the first time
         self.rooms: dict[Room, Interest] = {}
@@ -86,6 +88,7 @@ class Lane:
         """Begin at the log's end: there was nobody here to miss what is before it."""
         self.started = True
         self.advance(top)
+        self.verified = self.position
 
     def hear(self, message: Logged, interest: Interest) -> bool:
         """Take a logged event off a channel. Returns False if one before it is missing: the lane must be repaired.
@@ -163,8 +166,13 @@ class Lane:
             self._at, self.position = key, offset
 
     def go_back(self, offset: Offset) -> None:
-        """Read on from an earlier offset: the log was found to be another one after it."""
-        self._at, self.position = offset_key(offset), offset
+        """Read on from an earlier offset: the log was found to be another one after it.
+
+        Never from later than what was verified: the position itself may come from an event that was made up, and what
+        was delivered since is known by its ids.
+        """
+        self.position = min(offset, self.verified, key=offset_key)
+        self._at = offset_key(self.position)
 
     def forget_older(self) -> None:
         """Called every ten seconds while the connection lives: ids are remembered for ten to twenty of them."""

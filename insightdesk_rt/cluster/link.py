@@ -16,7 +16,8 @@ import enum
 import logging
 import random
 from collections import deque
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.resp import load_script
@@ -53,8 +54,12 @@ class Owner(Protocol):
 
     def positions(self) -> dict[str, Offset]: ...
 
+    def verified(self, positions: dict[str, Offset]) -> None:
+        """The logs do reach as far as these positions of a moment ago."""
+        ...
+
     def shrunk(self) -> None:
-        """A log is shorter than it was."""
+        """A log is shorter than what this node has heard of it."""
         ...
 
     def beat(self, now_s: float, answering: bool) -> None:
@@ -137,7 +142,8 @@ class Link:
 
     async def _session(self) -> str:
         """Connect, and stay until it is over. Returns why."""
-        self._over = over = asyncio.get_running_loop().create_future()
+        over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._over = over
         connection: Subscription | None = None
         try:
             connection = await dial(
@@ -156,7 +162,7 @@ class Link:
                 self._owner.live()
                 self.risen.set()
                 self.first.set()
-                log.info("subscription live channels=%d", len(self._owner.positions()))
+                log.info("subscription live")
             return await over
         except RtError as refused:
             return f"commands are {refused.code}"
@@ -204,12 +210,14 @@ class Link:
         known = dict(zip(tops[::2], tops[1::2], strict=True))
         if any(offset_key(known.get(ns, "0-0")) < offset_key(at) for ns, at in before.items()):
             self._owner.shrunk()
+        else:
+            self._owner.verified(before)
         if not heard:
             self.drop("nobody heard the probe")
         elif number > self._heard:
             self._confirmed.append((number, asyncio.get_running_loop().time()))
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

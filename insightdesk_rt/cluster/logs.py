@@ -1,8 +1,9 @@
 """Reading the logs: one stream per namespace, looked at by scripts, so that only what was asked for travels.
 
 The usual question, "what did these rooms miss?", is answered from the rooms' last offsets without touching the stream.
-An answer is complete unless (a) the offset lies below the log's floor: Valkey lost events after it; or (b) entries after
-it were cut off by age, and one of the rooms had an event after it, or is so quiet that Valkey forgot when its last was.
+An answer is complete unless (a) the offset lies below the log's floor: Valkey lost events after it; or (b) entries
+after it were cut off by age, and one of the rooms had an event after it, or is so quiet that Valkey has forgotten when
+its last was.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from insightdesk_rt.cluster.envelope import Poison, checked_key, entry
 from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.resp import load_script
+from insightdesk_rt.cluster.resp import Arg, load_script
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.backplane import Backlog
@@ -65,7 +66,7 @@ class Logs:
         """Return the next part of the log after `since`; with no rooms, of everybody's events."""
         names = self._names
         keys = [names.log(namespace), names.tops, names.floors, *(names.last(namespace, room) for room in rooms)]
-        args = [namespace, since, PAGE_ENTRIES, PAGE_BYTES, *rooms]
+        args: list[Arg] = [namespace, since, PAGE_ENTRIES, PAGE_BYTES, *rooms]
         below, cut, upto, done, *rest = await self._valkey.call(self._read, keys, args)
         return Page(bool(below), bool(cut), Offset(upto), bool(done), self._events(namespace, rest))
 

@@ -12,7 +12,7 @@ A customer whose last connection is gone keeps the place in the queue for a minu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub import hub as hubs
@@ -267,6 +267,10 @@ class Chat(Namespace):
     async def node_lost(self, incarnation: str) -> None:
         """A node is dead; see Presence.node_lost. Raises RtError UNAVAILABLE: not finished, call it again."""
         await self._roster.node_lost(incarnation)
+
+    async def only(self, living: Collection[str]) -> None:
+        """See Presence.only."""
+        await self._roster.only(living)
 
 
 def conversations(socket: Socket) -> list[str]:

@@ -8,7 +8,7 @@ to nobody but themselves, since who works when is not theirs to know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -148,6 +148,10 @@ class Presence(Namespace):
         Any node may call it, also after another died doing so. Raises RtError UNAVAILABLE: not finished, call it again.
         """
         await self._roster.node_lost(incarnation)
+
+    async def only(self, living: Collection[str]) -> None:
+        """The same for all that are not among the living (every running node, this one too): after a start."""
+        await self._roster.only(living)
 
 
 def when(seen: Seen) -> str:

@@ -90,6 +90,15 @@ class Roster:
         while await self._store.reap(incarnation, STEP):
             pass
 
+    async def only(self, living: Collection[str]) -> None:
+        """Take everybody from all other incarnations: those that died when nobody was there to see it.
+
+        `living` must name every node that runs, this one too. Raises RtError UNAVAILABLE: call it again.
+        """
+        for incarnation in await self._store.incarnations():
+            if incarnation not in living:
+                await self.node_lost(incarnation)
+
     async def _settle_all(self, user_ids: Collection[UserId]) -> None:
         todo = list(user_ids)
         self._unsettled.update(todo)  # what a failed batch leaves is done by the next `keep`

@@ -104,6 +104,10 @@ class PresenceStore:
     async def agent_counts(self) -> AgentCounts:
         return AgentCounts(*await self._valkey.call(COUNTS, [self.base], []))
 
+    async def incarnations(self) -> set[str]:
+        """All that hold anybody, living or dead."""
+        return set(await self._valkey.command("SMEMBERS", f"{self.base}-nodes"))
+
     async def held_count(self, node: str) -> int:
         """How many users the incarnation holds, as far as the others know."""
         return int(await self._valkey.command("SCARD", f"{self.base}-node:{node}"))

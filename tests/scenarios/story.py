@@ -5,7 +5,9 @@ Ids are new in every story, so that stories share a server without seeing each o
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from tests.support.clients import Door, Peer, Refused
@@ -104,3 +106,19 @@ class Story:
     async def _close(self) -> None:
         for peer in self._peers:
             await peer.close()
+
+
+async def at_once(tell: Callable[[Story], Awaitable[None]], stories: list[Story]) -> None:
+    """Tell one story through several doors at the same time. A failure says which door it was."""
+
+    async def through(story: Story) -> None:
+        try:
+            await tell(story)
+        except Exception as failure:
+            failure.add_note(f"through the door {story.door.name}")
+            raise
+
+    done = await asyncio.gather(*(through(story) for story in stories), return_exceptions=True)
+    for failure in done:
+        if failure is not None:
+            raise failure

@@ -7,9 +7,12 @@ from typing import Any
 
 import jwt
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from tests.scenarios.story import Story
-from tests.support.server import SECRET
+from tests.support.clients import Refused
+from tests.support.native_client import NativeDoor, NativePeer
+from tests.support.server import SECRET, ServerProcess
 
 NAMESPACES = ("/tickets", "/chat", "/notifications", "/presence", "/dashboard")
 
@@ -67,3 +70,22 @@ async def test_a_namespace_that_does_not_exist_is_refused(story: Story) -> None:
         pytest.skip("on the native protocol it is a path that does not exist")
     refused = await story.refused("/random", {"token": story.token(story.admin())})
     assert refused.message == "Invalid namespace"
+
+
+async def test_on_the_native_protocol_a_bearer_header_replaces_the_token(server: ServerProcess) -> None:
+    for header, code in ((signed(), None), (signed("x" * 64), "AUTH_TOKEN_INVALID")):
+        peer = NativePeer("/tickets")
+        await peer.start(server.address, {}, {"Authorization": f"Bearer {header}"})
+        if code is None:
+            await peer.came_in()
+            await peer.settled()
+        else:
+            with pytest.raises(Refused, match=code):
+                await peer.came_in()
+        await peer.close()
+
+
+async def test_on_the_native_protocol_an_unknown_namespace_is_not_found(server: ServerProcess) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        await NativeDoor().open(server.address, "/random", {"token": signed()})
+    assert refused.value.response.status_code == 404

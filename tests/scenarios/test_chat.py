@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.story import Story
+from tests.scenarios.story import Story, at_once
 from tests.support.clients import Peer
 
 
@@ -82,7 +82,7 @@ async def test_the_same_client_id_starts_and_says_once(story: Story) -> None:
     await ada.not_told("chat:message")
 
 
-async def test_who_waits_is_told_the_place_and_each_change_of_it(story: Story) -> None:
+async def waits(story: Story) -> None:
     ada = await story.join(story.agent(), "/chat")
     waiting = [await story.join(story.customer(f"C{n}"), "/chat") for n in range(3)]
     chats = []
@@ -96,6 +96,10 @@ async def test_who_waits_is_told_the_place_and_each_change_of_it(story: Story) -
     assert (await waiting[2].expect("chat:queued", {"position": 2}))["conversationId"] == chats[2]
     await waiting[1].ok("chat:close", {"conversationId": chats[1]})
     await waiting[2].expect("chat:queued", {"position": 1})
+
+
+async def test_who_waits_is_told_the_place_and_each_change_of_it(every_story: list[Story]) -> None:
+    await at_once(waits, every_story)
 
 
 async def test_exactly_one_agent_gets_the_conversation(story: Story) -> None:
@@ -139,7 +143,7 @@ async def typing_ends(story: Story) -> None:
 
 
 async def test_typing_ends_by_itself_and_with_the_typist(every_story: list[Story]) -> None:
-    await asyncio.gather(*(typing_ends(story) for story in every_story))
+    await at_once(typing_ends, every_story)
 
 
 async def test_what_was_read_is_shown_to_the_other_and_never_goes_back(story: Story) -> None:

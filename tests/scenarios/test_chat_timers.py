@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.scenarios.conftest import STORY_S, may_open, within
-from tests.scenarios.story import Story
+from tests.scenarios.story import Story, at_once
 from tests.scenarios.test_chat import say, start, talking
 from tests.support.clients import Door
 from tests.support.server import ServerProcess
@@ -46,7 +46,7 @@ async def waits_in_vain(story: Story) -> None:
 
 
 async def test_a_customer_nobody_takes_is_not_kept_waiting_for_ever(stories: list[Story]) -> None:
-    await asyncio.gather(*(waits_in_vain(story) for story in stories))
+    await at_once(waits_in_vain, stories)
 
 
 async def falls_silent(story: Story) -> None:
@@ -63,4 +63,4 @@ async def falls_silent(story: Story) -> None:
 
 
 async def test_a_conversation_that_falls_silent_is_closed_after_a_warning(stories: list[Story]) -> None:
-    await asyncio.gather(*(falls_silent(story) for story in stories))
+    await at_once(falls_silent, stories)

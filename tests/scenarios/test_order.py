@@ -50,6 +50,26 @@ async def test_all_members_of_a_room_see_one_order(story: Story) -> None:
     assert seen[0] == seen[1] == versions
 
 
+async def test_clients_of_all_doors_share_a_room(every_story: list[Story]) -> None:
+    """Whatever a client is and speaks, it sees the others and the same events in the same order."""
+    host = every_story[0]
+    ticket = await host.ticket()
+    people = [host.agent(story.door.name) for story in every_story]
+    peers = [await story.join(who, "/tickets") for story, who in zip(every_story, people, strict=True)]
+    for peer in peers:
+        await subscribe(peer, ticket)
+    for peer, who in zip(peers, people, strict=True):
+        await peer.ok("ticket:typing", {"ticketId": ticket})
+        for other in peers:
+            if other is not peer:
+                assert (await other.expect("ticket:typing"))["user"] == who.person
+    for n in range(5):
+        await host.push("PUT", f"/tickets/{ticket}", {"subject": f"Ünïcode {n} 😀"})
+    for peer in peers:
+        for n in range(5):
+            assert (await peer.expect("ticket:updated"))["changes"]["subject"][1] == f"Ünïcode {n} 😀"
+
+
 async def test_namespaces_share_one_connection(story: Story) -> None:
     if not story.door.multiplexes:
         pytest.skip("the native protocol has one connection for each")

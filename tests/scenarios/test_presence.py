@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.scenarios.story import Story, Who
+from tests.scenarios.story import Story, Who, at_once
 
 
 async def test_the_team_is_told_who_comes_online(story: Story) -> None:
@@ -76,8 +76,7 @@ async def test_a_customer_may_not_watch_when_agents_work(story: Story) -> None:
     await carl.not_told("presence:update")
 
 
-@pytest.mark.parametrize("how", ["goodbye", "drop"])
-async def test_offline_comes_after_the_last_connection_with_when_they_were_last_seen(story: Story, how: str) -> None:
+async def goes_offline(story: Story, how: str) -> None:
     ada = await story.join(story.agent("Ada"), "/presence")
     bob = story.agent("Bob")
     desk, phone = [await story.join(bob, "/presence", cable=True) for _ in range(2)]
@@ -99,7 +98,14 @@ async def test_offline_comes_after_the_last_connection_with_when_they_were_last_
     assert time.time() - left > 0.9, "the grace is over before an absence is told"
 
 
-async def test_a_reload_within_the_grace_is_seen_by_nobody(story: Story) -> None:
+@pytest.mark.parametrize("how", ["goodbye", "drop"])
+async def test_offline_comes_after_the_last_connection_with_when_they_were_last_seen(
+    every_story: list[Story], how: str
+) -> None:
+    await at_once(lambda story: goes_offline(story, how), every_story)
+
+
+async def reloads(story: Story) -> None:
     ada = await story.join(story.agent("Ada"), "/presence")
     bob, decoy = story.agent("Bob"), story.agent("Decoy")
     page, decoy_peer = await story.join(bob, "/presence", cable=True), await story.join(decoy, "/presence")
@@ -112,7 +118,11 @@ async def test_a_reload_within_the_grace_is_seen_by_nobody(story: Story) -> None
     await ada.not_told("presence:update", {"userId": bob.id})
 
 
-async def test_busy_survives_a_reconnect_and_an_absence(story: Story) -> None:
+async def test_a_reload_within_the_grace_is_seen_by_nobody(every_story: list[Story]) -> None:
+    await at_once(reloads, every_story)
+
+
+async def stays_busy(story: Story) -> None:
     ada = await story.join(story.agent("Ada"), "/presence")
     bob = story.agent("Bob")
     peer = await story.join(bob, "/presence")
@@ -126,6 +136,10 @@ async def test_busy_survives_a_reconnect_and_an_absence(story: Story) -> None:
     await ada.expect("presence:update", {"userId": bob.id, "status": "offline"})
     await story.join(bob, "/presence")
     assert (await ada.expect("presence:update", {"userId": bob.id}))["status"] == "busy"
+
+
+async def test_busy_survives_a_reconnect_and_an_absence(every_story: list[Story]) -> None:
+    await at_once(stays_busy, every_story)
 
 
 async def status_of(story: Story, who: Who) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.scenarios.story import Story
+from tests.scenarios.story import Story, at_once
 
 
 async def test_a_client_is_told_when_less_than_a_minute_is_left(story: Story) -> None:
@@ -51,7 +51,7 @@ async def expires(story: Story) -> None:
 
 
 async def test_a_connection_ends_with_its_token_unless_it_was_refreshed(every_story: list[Story]) -> None:
-    await asyncio.gather(*(expires(story) for story in every_story))
+    await at_once(expires, every_story)
 
 
 async def comes_back(story: Story) -> None:
@@ -65,7 +65,7 @@ async def comes_back(story: Story) -> None:
 
 async def test_a_stock_client_comes_back_with_its_next_token(every_story: list[Story]) -> None:
     """The transport closes; a disconnect packet or a refusal would keep a stock client from trying again."""
-    await asyncio.gather(*(comes_back(story) for story in every_story if story.door.reconnects))
+    await at_once(comes_back, [story for story in every_story if story.door.reconnects])
 
 
 async def test_a_stock_client_comes_back_after_its_network_failed(story: Story) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.scenarios.story import Story
+from tests.scenarios.story import Story, at_once
 from tests.scenarios.test_tickets import ids, subscribe
 
 
@@ -96,7 +96,7 @@ async def stops_by_itself(story: Story) -> None:
 
 
 async def test_typing_ends_by_itself_five_seconds_after_the_last_keystroke(every_story: list[Story]) -> None:
-    await asyncio.gather(*(stops_by_itself(story) for story in every_story))
+    await at_once(stops_by_itself, every_story)
 
 
 async def goes_on(story: Story) -> None:
@@ -115,4 +115,4 @@ async def goes_on(story: Story) -> None:
 
 
 async def test_every_keystroke_starts_the_five_seconds_anew(every_story: list[Story]) -> None:
-    await asyncio.gather(*(goes_on(story) for story in every_story))
+    await at_once(goes_on, every_story)

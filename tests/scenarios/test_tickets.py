@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.scenarios.story import Story, Who
+from tests.scenarios.story import Story, Who, at_once
 from tests.support.clients import Peer
 
 
@@ -83,26 +83,40 @@ async def test_after_unsubscribe_nothing_more_comes(story: Story) -> None:
     await ada.ok("ticket:unsubscribe", {"ticketId": ticket})  # again is nothing
 
 
-async def test_viewers_are_shown_to_all_in_the_ticket_while_they_are_there(story: Story) -> None:
+def shows(who: Who, state: str | None) -> Callable[[dict[str, Any]], bool]:
+    return lambda seen: viewer_states(seen["viewers"]).get(who.id) == state
+
+
+async def test_viewers_are_shown_to_all_in_the_ticket(story: Story) -> None:
     ticket = await story.ticket()
-    bob = story.agent("Bob")
-    ada_peer = await story.join(story.agent("Ada"), "/tickets")
-    await subscribe(ada_peer, ticket)
-    bob_peer = await story.join(bob, "/tickets", cable=True)
-    await subscribe(bob_peer, ticket)
-
-    def shows(state: str | None) -> Callable[[dict[str, Any]], bool]:
-        return lambda seen: viewer_states(seen["viewers"]).get(bob.id) == state
-
+    bob_who = story.agent("Bob")
+    ada = await story.join(story.agent("Ada"), "/tickets")
+    bob = await story.join(bob_who, "/tickets")
+    for peer in (ada, bob):
+        await subscribe(peer, ticket)
     for state in ("viewing", "replying", "away"):
-        await bob_peer.ok("ticket:view", {"ticketId": ticket, "state": state})
-        assert (await ada_peer.expect("ticket:viewers", shows(state)))["ticketId"] == ticket
+        await bob.ok("ticket:view", {"ticketId": ticket, "state": state})
+        assert (await ada.expect("ticket:viewers", shows(bob_who, state)))["ticketId"] == ticket
     late = await story.join(story.agent("Late"), "/tickets")
-    subscribed = await subscribe(late, ticket)
-    assert viewer_states(subscribed["viewers"])[bob.id] == "away"
+    assert viewer_states((await subscribe(late, ticket))["viewers"])[bob_who.id] == "away"
+    await bob.ok("ticket:unsubscribe", {"ticketId": ticket})
+    await ada.expect("ticket:viewers", shows(bob_who, None))
 
-    await bob_peer.drop()
-    await ada_peer.expect("ticket:viewers", shows(None))
+
+async def dies_while_viewing(story: Story) -> None:
+    ticket = await story.ticket()
+    bob_who = story.agent("Bob")
+    ada = await story.join(story.agent("Ada"), "/tickets")
+    bob = await story.join(bob_who, "/tickets", cable=True)
+    for peer in (ada, bob):
+        await subscribe(peer, ticket)
+    await ada.expect("ticket:viewers", shows(bob_who, "viewing"))
+    await bob.drop()
+    await ada.expect("ticket:viewers", shows(bob_who, None))
+
+
+async def test_a_viewer_whose_connection_dies_is_shown_no_more(every_story: list[Story]) -> None:
+    await at_once(dies_while_viewing, every_story)
 
 
 async def test_who_views_a_ticket_must_have_subscribed_to_it(story: Story) -> None:

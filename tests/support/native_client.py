@@ -16,7 +16,7 @@ from tests.support.clients import DEADLINE_S, Door, NotAnswered, Peer, Refused
 
 
 class NativePeer(Peer):
-    def __init__(self, namespace: str, cable: Cable | None) -> None:
+    def __init__(self, namespace: str, cable: Cable | None = None) -> None:
         super().__init__(namespace, cable)
         self._socket: ClientConnection | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -24,10 +24,9 @@ class NativePeer(Peer):
         self._calls: dict[int, asyncio.Future[list[Any]]] = {}
         self._error: dict[str, Any] | None = None
 
-    async def start(self, address: tuple[str, int], auth: Any) -> None:
-        # a cut cable is a cut cable: the client does not wait for the other side's close frame
+    async def start(self, address: tuple[str, int], auth: Any, headers: dict[str, str] | None = None) -> None:
         url = f"ws://{address[0]}:{address[1]}/rt{self.namespace}"
-        self._socket = await connect(url, compression=None, close_timeout=1, ping_interval=None)
+        self._socket = await connect(url, compression=None, ping_interval=None, additional_headers=headers)
         self._reading = asyncio.create_task(self._read())
         await self.send({"event": "connect", "data": auth})
 

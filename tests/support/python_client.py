@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiohttp
-import socketio
+import socketio  # type: ignore[import-untyped]
 
 from tests.support.cable import Cable
 from tests.support.clients import DEADLINE_S, Door, NotAnswered, Peer, Refused

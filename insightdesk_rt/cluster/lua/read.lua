@@ -27,7 +27,8 @@ local rooms, newest = nil, top
 if #ARGV > 4 then
   rooms, newest = {}, '0-0'
   local time = redis.call('TIME')
-  local forgotten = tonumber(time[1]) * 1000 - parts(since) >= 3600000 -- a room's last id is kept so long
+  local now_ms = tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000
+  local forgotten = now_ms - parts(since) >= 3600000 -- a room's last id is kept so long
   for n = 5, #ARGV do
     rooms[ARGV[n]] = true
     local last = redis.call('GET', KEYS[n - 1]) or (forgotten and top) or '0-0'

@@ -12,6 +12,7 @@ local status, was, chosen = unpack(redis.call('HMGET', key, 'status', 'role', 'c
 if redis.call('HSETNX', key, '@' .. node, '1') == 1 then
   redis.call('HINCRBY', key, 'held', 1)
   redis.call('SADD', base .. '-node:' .. node, user)
+  redis.call('SADD', base .. '-nodes', node)
 end
 redis.call('HSET', key, 'role', role, 'teamId', ARGV[4], 'name', ARGV[5], 'lastSeen', string.format('%.0f', now))
 redis.call('ZREM', base .. '-grace', user)

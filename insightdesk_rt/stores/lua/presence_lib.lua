@@ -3,6 +3,7 @@
 -- <base>:<userId>       hash: status, lastSeen (ms), chosen, role, teamId, name, seq; "@<incarnation>" for each node that
 --                       holds connections of the user, and how many those are: held
 -- <base>-node:<inc>     set of the users an incarnation holds, for reaping
+-- <base>-nodes          set of the incarnations that hold anybody
 -- <base>-grace          zset: users without a connection → when they count as offline
 -- <base>-dead           zset: incarnations that were declared dead → when; they can hold nobody any more
 -- <base>-agents:<status> zset: agents and admins by status → since when
@@ -45,8 +46,10 @@ end
 
 -- A node does not hold the user any more. Without any node the grace begins.
 local function drop(user, node, now, grace)
-  redis.call('SREM', base .. '-node:' .. node, user)
-  local key = user_key(user)
+  local users, key = base .. '-node:' .. node, user_key(user)
+  if redis.call('SREM', users, user) == 1 and redis.call('EXISTS', users) == 0 then
+    redis.call('SREM', base .. '-nodes', node)
+  end
   if redis.call('HDEL', key, '@' .. node) == 0 then
     return 0
   end

@@ -1,4 +1,4 @@
-"""Leases over a real Valkey: the dead are found and cleared once, the stopped come back under another name, one leads."""
+"""Leases over a real Valkey: the dead are cleared once, the stopped come back under another name, one leads."""
 
 from __future__ import annotations
 

@@ -144,6 +144,18 @@ async def test_a_node_that_was_declared_dead_is_back_once_it_has_another_incarna
 
 
 @aio
+async def test_after_a_start_those_of_dead_incarnations_are_gone(valkey_url: str, prefix: str) -> None:
+    """The whole server was killed, and Valkey kept what it had said."""
+    async with a_node(valkey_url, prefix) as node:
+        await node.store.join(fakes.user("ghost"), "n1.before")
+        await node.store.join(fakes.user("bert"), "n2.a")
+        (anna,) = sockets("anna")
+        await node.roster.came(anna)
+        await node.roster.only({"n1.a", "n2.a"})
+        assert [await node.status(name) for name in ("ghost", "bert", "anna")] == ["offline", "online", "online"]
+
+
+@aio
 async def test_a_difference_between_node_and_store_is_found_and_mended(valkey_url: str, prefix: str) -> None:
     """Valkey was emptied; or a command of a lost connection was executed after the one that followed it."""
     async with a_node(valkey_url, prefix) as node:

@@ -135,6 +135,7 @@ async def test_a_dead_node_is_reaped_in_bounded_steps_and_refused_afterwards(val
         assert [await store.reap("n1", 3) for _ in range(4)] == [4, 1, 0, 0]
         assert await store.join(fakes.user("u9"), "n1") == (Held.FENCED, [])
         assert await store.held_count("n1") == 0 and await store.held_by("n2") == {"u0"}
+        assert await store.incarnations() == {"n2"}
         await store.grace_ends()
         assert {user for user, _ in said(await store.sweep(2)) + said(await store.sweep())} == {
             f"u{n}" for n in range(1, 7)
@@ -330,7 +331,7 @@ def test_whatever_crashes_stalls_and_comes_back_the_truth_is_told_once(valkey_ur
             await cluster.heal()
             await cluster.check()
             assert set(cluster.status.values()) <= {"offline"}, "no ghosts"
-            assert not [key for key in await store.keys() if key.startswith("-node:")]
+            assert not [key for key in await store.keys() if key.startswith("-node")]
             assert await store.untold.overdue(age_ms=0) == []
 
     trial()

@@ -1,0 +1,387 @@
+"""What a backplane promises, kept by several nodes over one real Valkey, also while it is cut, killed and frozen."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
+from tests.support.aio import aio, until
+
+NS, OTHER = "/tickets", "/chat"
+A, B, C = Room("ticket:a"), Room("ticket:b"), Room("ticket:c")
+
+
+class Node:
+    """One backplane with its own connections, and all it has delivered."""
+
+    def __init__(self, url: str, prefix: str, name: str, **settings: Any) -> None:
+        self.valkey = Valkey(url, prefix)
+        self.bus = ValkeyBackplane(self.valkey, (NS, OTHER), name, **settings)
+        self.bus.deliver = self.take
+        self.bus.on_resync = lambda namespace, rooms: self.resyncs.append((namespace, sorted(rooms)))
+        self.events: list[Event] = []
+        self.resyncs: list[tuple[str, list[Room]]] = []
+
+    def take(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def payloads(self) -> list[str]:
+        return [event.payload for event in self.events]
+
+    async def start(self) -> Node:
+        await self.valkey.start()
+        await self.bus.start()
+        return self
+
+    async def close(self) -> None:
+        await self.bus.close()
+        await self.valkey.close()
+
+
+@asynccontextmanager
+async def cluster(url: str, prefix: str, count: int = 3, **settings: Any) -> AsyncIterator[list[Node]]:
+    nodes = [await Node(url, prefix, f"n{n}", **settings).start() for n in range(count)]
+    try:
+        yield nodes
+    finally:
+        await asyncio.gather(*(node.close() for node in nodes))
+
+
+def event(payload: str, *rooms: Room, namespace: str = NS, id: str | None = None, **fields: Any) -> Event:
+    return Event(namespace, "ticket:updated", payload, rooms or (A,), id=new_id() if id is None else id, **fields)
+
+
+async def refused(work: Any) -> str:
+    with pytest.raises(RtError) as error:
+        await work
+    return error.value.code
+
+
+def in_order(events: list[Event]) -> bool:
+    keys = [offset_key(one.offset) for one in events]
+    return keys == sorted(set(keys))
+
+
+# ── without faults ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_a_logged_event_reaches_every_listening_node_the_publishers_too_and_no_other(
+    valkey_url: str, prefix: str
+) -> None:
+    async with cluster(valkey_url, prefix) as (one, two, three):
+        for node in (one, two):
+            await node.bus.listen(NS, A)
+        await three.bus.listen(NS, B)
+        offset = await one.bus.append(event('{"ü":1}', A, skip=("sid1",), id="e1"))
+        await until(lambda: one.events and two.events, "delivered")
+        (got,) = two.events
+        assert one.events == two.events and three.events == []
+        assert (got.payload, got.rooms, got.skip, got.id, got.offset) == ('{"ü":1}', (A,), ("sid1",), "e1", offset)
+        assert got.logged and got.origin == one.bus.address
+        assert three.bus.counters["received"] - three.bus.counters["duplicates"] >= 0
+        await until(lambda: three.bus.position(NS) == offset, "a node in other rooms keeps up by probes")
+
+
+@aio
+async def test_an_event_for_several_rooms_comes_once_with_all_of_them_and_in_the_order_of_the_log(
+    valkey_url: str, prefix: str
+) -> None:
+    async with cluster(valkey_url, prefix, 2) as (one, two):
+        for room in (A, B, C):
+            await two.bus.listen(NS, room)
+        rooms = [(A, B), (B,), (C, A), (A,), (B, C, A)]
+        await asyncio.gather(*(one.bus.append(event(str(n), *rooms[n % 5])) for n in range(50)))
+        await until(lambda: len(two.events) == 50, "all")
+        await asyncio.sleep(0.05)
+        assert len(two.events) == 50 and in_order(two.events)
+        assert {one.payload: one.rooms for one in two.events} == {str(n): rooms[n % 5] for n in range(50)}
+        assert two.bus.counters["gaps"] == 0
+
+
+@aio
+async def test_the_same_id_again_changes_nothing_and_gives_the_first_offset(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, 2) as (one, two):
+        await two.bus.listen(NS, A)
+        first = await one.bus.append(event("1", id="same"))
+        assert await two.bus.append(event("2", id="same")) == first
+        last = await one.bus.append(event("3"))
+        await until(lambda: two.bus.position(NS) == last, "both")
+        assert two.payloads == ["1", "3"]
+
+
+@aio
+async def test_publishers_everywhere_and_one_order_on_all_nodes(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as nodes:
+        for node in nodes:
+            for room in (A, B):
+                await node.bus.listen(NS, room)
+
+        async def publisher(node: Node, name: str) -> None:
+            for n in range(60):
+                await node.bus.append(event(f"{name}{n}", random.choice((A, B))))
+
+        await asyncio.gather(*(publisher(node, name) for node, name in zip(nodes, "xyz", strict=True)))
+        await until(lambda: all(len(node.events) == 180 for node in nodes), "all on all nodes")
+        assert nodes[0].payloads == nodes[1].payloads == nodes[2].payloads
+        for name in "xyz":
+            assert [p for p in nodes[0].payloads if p[0] == name] == [f"{name}{n}" for n in range(60)]
+
+
+@aio
+async def test_namespaces_have_logs_of_their_own(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, 2) as (one, two):
+        await two.bus.listen(NS, A)
+        await two.bus.listen(OTHER, A)
+        before = two.bus.position(NS)
+        offset = await one.bus.append(event("1", namespace=OTHER))
+        await until(lambda: two.events, "delivered")
+        assert two.bus.position(OTHER) == offset and two.bus.position(NS) == before
+        assert (await two.bus.read(NS, [A], before)).events == []
+
+
+@aio
+async def test_a_volatile_event_reaches_the_others_once_and_not_its_own_node(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, 2) as (one, two):
+        for node in (one, two):
+            for room in (A, B):
+                await node.bus.listen(NS, room)
+        one.bus.publish(event("1", A, B, id=""))
+        one.bus.publish(event("2", A, id="", skip=("x",)))
+        await until(lambda: len(two.events) == 2, "both")
+        await asyncio.sleep(0.05)
+        assert two.payloads == ["1", "2"] and one.events == []
+        assert not two.events[0].logged and two.events[0].offset == "" and two.events[1].skip == ("x",)
+
+
+@aio
+async def test_what_is_published_after_listen_returned_is_heard_also_with_a_thousand_rooms_at_once(
+    valkey_url: str, prefix: str
+) -> None:
+    async with cluster(valkey_url, prefix, 2) as (one, two):
+        rooms = [Room(f"ticket:{n}") for n in range(1000)]
+        before = two.valkey.counters["batches"]
+        await asyncio.gather(*(two.bus.listen(NS, room) for room in rooms))
+        assert two.valkey.counters["batches"] - before < 10, "one round for all, not one for each"
+        await asyncio.gather(*(one.bus.append(event(room, room)) for room in rooms))
+        await until(lambda: len(two.events) == 1000, "all")
+        assert in_order(two.events)
+
+
+@aio
+async def test_joining_while_others_publish_leaves_no_gap_between_the_log_and_what_comes_live(
+    valkey_url: str, prefix: str
+) -> None:
+    """listen, then read up to the position, then live: what a hub does when a client joins with `since`."""
+    async with cluster(valkey_url, prefix, 2) as (one, two):
+        start = two.bus.position(NS)
+        stop = False
+        sent: list[str] = []
+
+        async def publisher() -> None:
+            while not stop:
+                sent.append(f'"{len(sent)}"')
+                await one.bus.append(event(sent[-1], A))
+
+        task = asyncio.create_task(publisher())
+        await until(lambda: len(sent) > 20, "some")
+        await two.bus.listen(NS, A)
+        while True:
+            backlog = await two.bus.read(NS, [A], start)
+            position = offset_key(two.bus.position(NS))
+            if offset_key(backlog.upto) >= position:
+                break
+        live_from = len(two.events)
+        got = [e.payload for e in backlog.events if offset_key(e.offset) <= position]
+        await until(lambda: len(sent) > 60, "more")
+        stop = True
+        await task
+        await until(lambda: two.events and two.events[-1].payload == sent[-1], "the last")
+        assert got + two.payloads[live_from:] == sent
+
+
+@aio
+async def test_a_room_is_unsubscribed_a_little_after_it_was_left_and_not_if_it_is_wanted_again(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("insightdesk_rt.cluster.interests.UNLISTEN_S", 0.3)
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        subscribers: Callable[[Room], Any] = lambda room: node.valkey.command(  # noqa: E731
+            "PUBSUB", "NUMSUB", f"{prefix}:room:{NS}:{room}"
+        )
+        for room in (A, B, C):
+            await node.bus.listen(NS, room)
+            node.bus.unlisten(NS, room)
+        await node.bus.listen(NS, B)  # came back in time
+        node.bus.wanted = lambda namespace, room: room == C  # asked before the last one left, joined after it
+        assert (await subscribers(A))[1] == 1
+        await until(lambda: node.bus.counters["channels"] == 2, "A was dropped")
+        assert [(await subscribers(room))[1] for room in (A, B, C)] == [0, 1, 1]
+        await node.bus.listen(NS, A)
+        await node.bus.append(event("again", A))
+        await until(lambda: node.payloads == ["again"], "and can be had again")
+
+
+@aio
+async def test_read_gives_what_the_rooms_missed_and_nothing_of_others(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        start = node.bus.position(NS)
+        offsets = [await node.bus.append(event(str(n), (A, B, C)[n % 3])) for n in range(30)]
+        backlog = await node.bus.read(NS, [A, B], offsets[9])
+        assert [e.payload for e in backlog.events] == [str(n) for n in range(10, 30) if n % 3 != 2]
+        assert backlog.complete and backlog.upto == offsets[-1]
+        everything = await node.bus.read(NS, [C, A, B], start)
+        assert [e.offset for e in everything.events] == offsets and everything.complete
+        nothing = await node.bus.read(NS, [C], offsets[-1])
+        assert (nothing.events, nothing.complete, nothing.upto) == ([], True, offsets[-1])
+        assert (await node.bus.read(NS, [], start)).complete
+
+
+@aio
+async def test_a_long_log_is_read_in_pages(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        start = node.bus.position(NS)
+        await asyncio.gather(*(node.bus.append(event(str(n), (A, B)[n % 2])) for n in range(1300)))
+        big = [await node.bus.append(event('"' + "x" * 240_000 + f'{n}"', A)) for n in range(8)]
+        backlog = await node.bus.read(NS, [A], start)
+        assert len(backlog.events) == 658 and in_order(backlog.events) and backlog.upto == big[-1]
+
+
+@aio
+async def test_an_offset_that_is_none_is_refused_and_one_from_the_future_is_not_called_complete(
+    valkey_url: str, prefix: str
+) -> None:
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        for bad in ("", "x", "1-x", "1", "-1-0", "9" * 20 + "-0", "$", "+", "(1-0"):
+            assert await refused(node.bus.read(NS, [A], Offset(bad))) == "BAD_REQUEST", bad
+        assert not (await node.bus.read(NS, [A], Offset("9007199254740991-0"))).complete
+        assert not (await node.bus.read(NS, [A], NO_OFFSET)).complete, "before the log began"
+
+
+@aio
+async def test_a_trimmed_log_is_said_to_be_short_only_for_rooms_that_had_something_in_it(
+    valkey_url: str, prefix: str
+) -> None:
+    async with cluster(valkey_url, prefix, 1, log_max_entries=100) as (node,):
+        quiet = await node.bus.append(event("quiet", C))
+        early = await node.bus.append(event("early", A))
+        for start in range(0, 400, 100):
+            await asyncio.gather(*(node.bus.append(event(str(n), B)) for n in range(start, start + 100)))
+        assert not (await node.bus.read(NS, [B], early)).complete
+        assert not (await node.bus.read(NS, [A], quiet)).complete, "its event after that offset is cut off"
+        assert (await node.bus.read(NS, [C], quiet)).complete, "a quiet room missed nothing"
+        assert (await node.bus.read(NS, [C, A], early)).complete
+        await node.valkey.command("DEL", f"{prefix}:last:{NS}:{C}")
+        assert (await node.bus.read(NS, [C], quiet)).complete, "nothing known within the hour: nothing happened"
+        old = Offset(f"{offset_key(quiet)[0] - 3_600_001}-0")
+        await node.valkey.command("HSET", f"{prefix}:floors", NS, "1-0")
+        assert not (await node.bus.read(NS, [C], old)).complete, "older than what is remembered of rooms"
+
+
+@aio
+async def test_an_event_that_is_too_large_for_the_bus_is_refused(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, 1, max_event_bytes=1000) as (node,):
+        assert await refused(node.bus.append(event('"' + "ü" * 500 + '"'))) == "PAYLOAD_TOO_LARGE"
+        with pytest.raises(RtError):
+            node.bus.publish(event('"' + "x" * 1000 + '"', id=""))
+        await node.bus.append(event('"' + "x" * 998 + '"'))
+
+
+@aio
+async def test_hostile_bytes_are_counted_and_dropped_and_stop_nothing(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        await node.bus.listen(NS, A)
+        before = node.bus.position(NS)
+        good_head = '{"n":"/tickets","e":"x","r":["ticket:a"]}'
+        for channel in (f"room:{NS}:{A}", f"node:{node.bus.address}", "nodes:all"):
+            for bad in (
+                b"",
+                b"\xff\xfe",
+                b"2L 5-0 \n{}\n{}",
+                b"1L\n{}\n{}",
+                b"1L x y\n{}\n{}",
+                f"1L 99999999999999-0 \n{good_head}".encode(),
+                b'1L 99999999999999-0 \n{"n":1}\n{}',
+                b"1L 99999999999999-0 \n" + b"[" * 5000 + b"\n{}",
+                b'1L 99999999999999-0 \n{"n":"/chat","e":"x","r":["ticket:a"]}\n{}',
+                f"1L 99999999999999-0 \n{good_head}\n".encode() + b"\xff",
+                f"1L {'9' * 30}-0 \n{good_head}\n{{}}".encode(),
+                b"1V\n\n",
+                b"1C" if channel[0] == "r" else b"0C",
+                b'1V\n{"n":"/chat","e":"x","r":["ticket:a"]}\n{}',
+                b"1V\n" + b"x" * 400_000,
+                b"1P x\n",
+                b"1P 1\na b c",
+                b"1P 1\na b",
+                b"1X",
+                b"1",
+            ):
+                await node.valkey.command("PUBLISH", f"{prefix}:{channel}", bad)
+        await node.valkey.command("XADD", f"{prefix}:log:{NS}", "*", "i", "z", "h", "nonsense", "p", "{}", "r", A)
+        offset = await node.bus.append(event("fine", A))
+        await until(lambda: node.payloads == ["fine"], "still alive")
+        assert node.bus.counters["poison"] >= 50 and node.bus.counters["connects"] == 1
+        assert [e.payload for e in (await node.bus.read(NS, [A], before)).events] == ["fine"]
+        assert node.bus.position(NS) == offset
+
+
+@aio
+async def test_a_forged_event_from_the_future_does_not_deafen_a_node(valkey_url: str, prefix: str) -> None:
+    """Its offset lies beyond all that will come; the log turns out shorter than the node's position."""
+    async with cluster(valkey_url, prefix, 2) as (one, two):
+        await two.bus.listen(NS, A)
+        forged = '1L {}-0 {}\n{{"n":"/tickets","e":"x","r":["ticket:a"],"i":"{}"}}\n"forged"'
+        future = offset_key(two.bus.position(NS))[0] + 3_600_000
+        for previous in ("", f"{future + 5}-0"):
+            await one.valkey.command(
+                "PUBLISH", f"{prefix}:room:{NS}:{A}", forged.format(future + 10, previous, "f" + previous)
+            )
+            sent = []
+            for n in range(30):
+                sent.append(f'"{previous}{n}"')
+                await one.bus.append(event(sent[-1], A))
+                await asyncio.sleep(0.02)
+            await until(lambda sent=sent: set(sent) <= set(two.payloads), "all that is real arrives")
+        real = [p for p in two.payloads if p != '"forged"']
+        assert len(real) == len(set(real))
+
+
+@aio
+async def test_calls_reach_one_node_or_all(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, 2) as (one, two):
+        heard: list[tuple[str, bytes]] = []
+        one.bus.on_call = lambda text: heard.append(("one", text))
+        two.bus.on_call = lambda text: heard.append(("two", text))
+        assert one.bus.tell(two.bus.address, '{"a":1}') and two.bus.tell_all("x\ny")
+        await until(lambda: len(heard) == 3, "three")
+        assert sorted(heard) == [("one", b"x\ny"), ("two", b"x\ny"), ("two", b'{"a":1}')]
+
+
+@aio
+async def test_a_receiver_that_raises_does_not_stop_the_others_events(
+    valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        await node.bus.listen(NS, A)
+        got: list[str] = []
+
+        def picky(one: Event) -> None:
+            got.append(one.payload)
+            if one.payload == "1":
+                raise KeyError("a mistake")
+
+        node.bus.deliver = picky
+        for n in "012":
+            await node.bus.append(event(n))
+        await until(lambda: got == ["0", "1", "2"], "all three")
+        assert "could not be delivered" in caplog.text

@@ -1,0 +1,432 @@
+"""What a backplane promises while Valkey is cut, killed, frozen, emptied and replaced under load.
+
+Three nodes listen, each publishes and tries again under the same id until it is acknowledged. Afterwards every node has
+every acknowledged event exactly once, each publisher's in its order; and where the log itself survived, all nodes have
+the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.cluster.valkey import Valkey, endpoint
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import Event, Offset, Room, new_id, offset_key
+from tests.contract.test_backplane import A, B, C, NS, Node, cluster, event, refused
+from tests.support.aio import aio, until
+from tests.support.own_valkey import OwnValkey
+
+
+class Load:
+    """Publishers on all nodes, from `async with` on; leaving it waits for the last acknowledgement and checks."""
+
+    def __init__(self, nodes: list[Node], *, one_order: bool = True, seed: int = 1) -> None:
+        self.nodes = nodes
+        self.acked: dict[int, list[str]] = {n: [] for n in range(len(nodes))}
+        self.refusals = 0
+        self._random = random.Random(seed)
+        self._one_order = one_order
+        self._stop = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Load:
+        for node in self.nodes:
+            for room in (A, B):
+                await node.bus.listen(NS, room)
+        self._tasks = [asyncio.create_task(self._publish(n)) for n in range(len(self.nodes))]
+        await until(lambda: self.total > 30, "under way")
+        return self
+
+    async def __aexit__(self, kind: Any, *exc: Any) -> None:
+        if kind is None:
+            before = self.total
+            await until(lambda: self.total > before + 30, "goes on after the fault", 10)
+        self._stop = True
+        await asyncio.gather(*self._tasks)
+        if kind is None:
+            self.check(await self._quiet())
+
+    @property
+    def total(self) -> int:
+        return sum(map(len, self.acked.values()))
+
+    async def _publish(self, number: int) -> None:
+        name = 0
+        while not self._stop:
+            name += 1
+            payload, id = f'"{number}/{name}"', new_id()
+            rooms = self._random.choice(((A,), (B,), (A, B)))
+            while True:
+                try:
+                    await self.nodes[number].bus.append(event(payload, *rooms, id=id))
+                    break
+                except RtError as error:
+                    assert error.code == "UNAVAILABLE"
+                    self.refusals += 1
+                    await asyncio.sleep(0.01)
+            self.acked[number].append(payload)
+            await asyncio.sleep(0.002)
+
+    async def _quiet(self) -> list[list[str]]:
+        wanted = {payload for acked in self.acked.values() for payload in acked}
+        try:
+            await until(lambda: all(wanted <= set(node.payloads) for node in self.nodes), "everything acknowledged", 10)
+        except AssertionError:
+            missing = [sorted(wanted - set(node.payloads)) for node in self.nodes]
+            raise AssertionError(f"missing {missing} of {len(wanted)}") from None
+        await asyncio.sleep(0.3)  # long enough for a double to come in
+        return [node.payloads for node in self.nodes]
+
+    def check(self, got: list[list[str]]) -> None:
+        for payloads in got:
+            assert len(payloads) == len(set(payloads)), "doubled"
+            for number, acked in self.acked.items():
+                assert [p for p in payloads if p.startswith(f'"{number}/')] == acked, "a publisher's order"
+        if self._one_order:
+            assert all(payloads == got[0] for payloads in got), "one order on all nodes"
+        assert all(node.resyncs == [] for node in self.nodes)
+
+
+@asynccontextmanager
+async def under_load(server: OwnValkey, **options: Any) -> AsyncIterator[Load]:
+    async with cluster(server.url, "t") as nodes, Load(nodes, **options) as load:
+        yield load
+
+
+# ── faults of the connection ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_killed_subscription_connections_lose_nothing() -> None:
+    with OwnValkey() as server:
+        async with under_load(server) as load:
+            for _ in range(8):
+                server("CLIENT", "KILL", "TYPE", "pubsub")
+                await asyncio.sleep(0.2)
+        assert all(node.bus.counters["connects"] >= 8 for node in load.nodes)
+
+
+@aio
+async def test_killed_command_connections_lose_nothing() -> None:
+    with OwnValkey() as server:
+        async with under_load(server) as load:
+            for _ in range(8):
+                server("CLIENT", "KILL", "TYPE", "normal")
+                await asyncio.sleep(0.2)
+        assert load.refusals > 0, "publishers were told"
+
+
+@aio
+async def test_a_frozen_valkey_loses_nothing_and_publishers_are_told() -> None:
+    with OwnValkey() as server:
+        async with under_load(server) as load:
+            server.freeze()
+            await asyncio.sleep(1.6)
+            assert not any(node.bus.subscribed for node in load.nodes)
+            server.thaw()
+            await until(lambda: all(node.bus.subscribed for node in load.nodes), "ready again")
+        assert load.refusals > 0
+
+
+@aio
+async def test_a_paused_valkey_loses_nothing() -> None:
+    with OwnValkey() as server:
+        async with under_load(server):
+            server("CLIENT", "PAUSE", "1500", "ALL")
+            await asyncio.sleep(1.7)
+
+
+@aio
+async def test_a_subscription_that_went_dead_on_the_way_is_noticed_within_seconds_and_repaired(tmp_path: Path) -> None:
+    """TCP would take a quarter of an hour to give it up."""
+    with OwnValkey() as server:
+        async with cluster(server.url, "t") as nodes:
+            async with Proxy(server.socket) as proxy:
+                nodes[0].bus._link._endpoint = endpoint(proxy.url)
+                nodes[0].bus._link.drop("now through the proxy")
+                await until(lambda: nodes[0].bus.subscribed and proxy.open, "through the proxy")
+                async with Load(nodes):
+                    before = nodes[0].bus.counters["connects"]
+                    proxy.silent = True
+                    began = time.monotonic()
+                    await until(lambda: not nodes[0].bus.subscribed, "noticed")
+                    proxy.silent = False
+                    await until(lambda: nodes[0].bus.subscribed, "mended")
+                    assert time.monotonic() - began < 3
+                    assert nodes[0].bus.counters["connects"] > before
+                nodes[0].bus._link._endpoint = endpoint(server.url)
+                nodes[0].bus._link.drop("the proxy ends")
+
+
+# ── faults of the server ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_a_valkey_that_is_killed_and_comes_back_with_its_file_loses_nothing() -> None:
+    with OwnValkey("--appendonly", "yes", "--appendfsync", "everysec") as server:
+        async with under_load(server) as load:
+            for _ in range(2):
+                server.kill()
+                await asyncio.sleep(0.3)
+                server.start()
+                await until(lambda: all(node.bus.subscribed for node in load.nodes), "ready again")
+                await asyncio.sleep(0.3)
+        assert load.refusals > 0
+
+
+@aio
+async def test_a_valkey_that_is_killed_and_comes_back_empty_loses_nothing_acknowledged() -> None:
+    """Its publishers give it again what it had confirmed. The order of different publishers may differ there."""
+    with OwnValkey() as server:
+        async with under_load(server, one_order=False) as load:
+            for _ in range(3):
+                server.kill()
+                await asyncio.sleep(0.2)
+                server.start()
+                await until(lambda: all(node.bus.subscribed for node in load.nodes), "ready again")
+                await asyncio.sleep(0.3)
+        assert sum(node.bus.counters["sent_again"] for node in load.nodes) > 0
+
+
+@aio
+async def test_an_emptied_valkey_is_noticed_and_loses_nothing() -> None:
+    with OwnValkey() as server:
+        async with under_load(server, one_order=False) as load:
+            for _ in range(3):
+                server("FLUSHALL")
+                await asyncio.sleep(0.6)
+        assert sum(node.bus.counters["sent_again"] for node in load.nodes) > 0
+
+
+@aio
+async def test_a_failover_to_a_replica_that_lags_behind_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    """The replica is cut off, the primary takes more and dies. All nodes get what it took; new ids lie beyond."""
+    link = tmp_path / "s"
+    with OwnValkey("--repl-diskless-sync-delay", "0") as primary, OwnValkey() as replica:
+        replica_of(replica, primary)
+        os.symlink(primary.socket, link)
+        async with cluster(f"unix://{link}", "t") as nodes, Load(nodes, one_order=False) as load:
+            await until(lambda: replica("XLEN", f"t:log:{NS}") > 20, "replicated")
+            replica("REPLICAOF", "NO", "ONE")  # cut off here: what follows it never sees
+            before = load.total
+            await until(lambda: load.total > before + 30, "acknowledged by the primary alone")
+            tops = [node.bus.position(NS) for node in nodes]
+            primary.kill()
+            link.unlink()
+            os.symlink(replica.socket, link)
+            await until(lambda: all(node.bus.subscribed for node in nodes), "on the replica")
+            offset = await nodes[0].bus.append(event('"0/after"', C))
+            assert all(offset_key(offset) > offset_key(top) for top in tops), "an id is never given out twice"
+            for top in tops:
+                assert not (await nodes[0].bus.read(NS, [A], Offset(older(top)))).complete, "never silently short"
+        assert sum(node.bus.counters["sent_again"] for node in nodes) > 0
+
+
+# ── what single nodes are told ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_while_valkey_is_away_listen_returns_at_once_appends_are_refused_and_both_are_made_good() -> None:
+    with OwnValkey("--appendonly", "yes") as server:
+        async with cluster(server.url, "t", 2) as (one, two):
+            await two.bus.append(event("before"))
+            server.kill()
+            await until(lambda: not one.valkey.available and not two.valkey.available, "noticed")
+            began = time.monotonic()
+            position = await one.bus.listen(NS, A)
+            assert await refused(one.bus.append(event("refused"))) == "UNAVAILABLE"
+            one.bus.publish(event("volatile", id=""))  # nothing to say about it
+            assert await refused(one.bus.read(NS, [A], position)) == "UNAVAILABLE"
+            assert time.monotonic() - began < 0.2 and not one.bus.subscribed
+            server.start()
+            await until(lambda: two.valkey.available, "two is back")
+            offsets = [await two.bus.append(event(str(n))) for n in range(5)]
+            await until(lambda: len(one.events) == 5, "what one missed since it listened")
+            assert [e.offset for e in one.events] == offsets
+            assert one.resyncs == []
+
+
+@aio
+async def test_listen_does_not_wait_for_a_frozen_valkey_longer_than_a_second() -> None:
+    with OwnValkey() as server:
+        async with cluster(server.url, "t", 2) as (one, two):
+            server.freeze()
+            began = time.monotonic()
+            await asyncio.gather(one.bus.listen(NS, A), one.bus.listen(NS, B))
+            assert time.monotonic() - began < 1.5
+            server.thaw()
+            await until(lambda: one.bus.subscribed and two.valkey.available, "thawed")
+            await two.bus.append(event("1", B))
+            await until(lambda: one.payloads == ["1"], "heard all the same")
+
+
+@aio
+async def test_a_log_that_was_cut_off_during_an_outage_is_told_for_the_rooms_it_concerns() -> None:
+    with OwnValkey() as server:
+        async with cluster(server.url, "t", 2, log_max_entries=100) as (one, two):
+            await one.bus.append(event("quiet", C))
+            for room in (A, C):
+                await one.bus.listen(NS, room)
+            one.bus._link._endpoint = endpoint("unix:///nowhere")
+            one.bus._link.drop("cut off")
+            for _ in range(5):
+                await asyncio.gather(*(two.bus.append(event(str(n), A)) for n in range(100)))
+            assert one.events == []
+            one.bus._link._endpoint = endpoint(server.url)
+            await until(lambda: one.bus.subscribed, "back")
+            assert one.resyncs == [(NS, [A])], "C had nothing to lose"
+            assert 100 <= len(one.events) < 500, "what is left of it was delivered"
+            last = await two.bus.append(event("live", C))
+            await until(lambda: one.bus.position(NS) == last, "and it goes on")
+
+
+@aio
+async def test_a_hole_in_a_room_is_seen_by_the_next_event_and_filled_from_the_log() -> None:
+    with OwnValkey() as server:
+        async with cluster(server.url, "t", 2) as (one, two):
+            await one.bus.listen(NS, A)
+            hear = one.bus._subscription_hears = one.bus.received
+            drop = True
+
+            def lossy(channel: bytes, message: bytes) -> None:
+                if message.startswith(b"1P") or (drop and message.startswith(b"1L")):
+                    return
+                hear(channel, message)
+
+            one.bus._link.connection._received = lossy  # type: ignore[union-attr]
+            await two.bus.append(event("1"))
+            await two.bus.append(event("2"))
+            await asyncio.sleep(0.05)
+            drop = False
+            await two.bus.append(event("3"))
+            await until(lambda: one.payloads == ["1", "2", "3"], "all, in order")
+            assert one.bus.counters["gaps"] == 1 and one.bus.counters["connects"] == 1
+
+
+@aio
+async def test_an_event_that_was_sent_again_names_the_offset_it_had_so_that_a_replay_can_skip_it() -> None:
+    with OwnValkey() as server:
+        async with cluster(server.url, "t", 2) as (one, two):
+            await two.bus.listen(NS, A)
+            first = await one.bus.append(event("1", id="e1"))
+            await until(lambda: two.payloads == ["1"], "live")
+            server.kill()
+            server.start()
+            await until(lambda: one.bus.counters["sent_again"] == 1 and two.bus.subscribed, "sent again")
+            (again,) = (await two.bus.read(NS, [A], first)).events
+            assert (again.id, again.was, again.payload) == ("e1", first, "1")
+            assert offset_key(again.offset) > offset_key(first)
+            assert await one.bus.append(event("other", id="e1")) == again.offset
+            await asyncio.sleep(0.3)
+            assert two.payloads == ["1"], "nobody gets it twice"
+
+
+@aio
+async def test_a_node_that_starts_before_valkey_finds_it_and_tells_those_who_joined_before() -> None:
+    with OwnValkey() as server:
+        server.kill()
+        node = await Node(server.url, "t", "n").start()
+        assert not node.bus.subscribed
+        await node.bus.listen(NS, A)
+        server.start()
+        await until(lambda: node.bus.subscribed, "found")
+        assert node.resyncs == [(NS, [A])]
+        await node.bus.append(event("1"))
+        await until(lambda: node.payloads == ["1"], "works")
+        await node.close()
+
+
+@aio
+async def test_a_server_with_a_password_is_spoken_to_with_it_and_one_with_another_is_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with OwnValkey() as server:
+        server("CONFIG", "SET", "requirepass", "s e/cret")
+        good = await Node(f"unix://:s%20e%2Fcret@{server.socket}", "t", "good").start()
+        assert good.bus.subscribed
+        bad = await Node(f"unix://:wrong@{server.socket}", "t", "bad").start()
+        assert not bad.bus.subscribed and "WRONGPASS" in caplog.text and "cret" not in caplog.text
+        await good.close()
+        await bad.close()
+
+
+def replica_of(replica: OwnValkey, primary: OwnValkey) -> None:
+    """Replication needs TCP; the primary gets a port for it."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    primary("CONFIG", "SET", "port", str(port))
+    replica("REPLICAOF", "127.0.0.1", str(port))
+    end = time.monotonic() + 10
+    while "master_link_status:up" not in str(replica("INFO", "replication")).replace("'", "").replace(" ", "") and (
+        replica("ROLE")[3] != "connected"
+    ):
+        assert time.monotonic() < end, "replication did not start"
+        time.sleep(0.05)
+
+
+def older(offset: Offset) -> str:
+    ms, seq = offset_key(offset)
+    return f"{ms - 1}-{seq}"
+
+
+class Proxy:
+    """A unix socket that passes everything on, until it is `silent`: then nothing, and nobody is told."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.parent / "proxy"
+        self.url = f"unix://{self.path}"
+        self.silent = False
+        self.open = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_unix_server(self._accept, str(self.path))
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(asyncio.current_task())  # type: ignore[arg-type]
+        there, back = await asyncio.open_unix_connection(str(self.target))
+        self.open += 1
+        mine = (self.silent,)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                while self.silent and mine == (False,):
+                    await asyncio.sleep(3600)
+                sink.write(data)
+                await sink.drain()
+            sink.close()
+
+        try:
+            await asyncio.gather(pump(reader, back), pump(there, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self.open -= 1
+            writer.close()
+            back.close()
+
+
+__all__ = ["Awaitable", "Callable", "Event", "Room", "Valkey", "ValkeyBackplane"]
