@@ -75,6 +75,7 @@ class Link:
         self.risen.set()
         self.first = asyncio.Event()  # set once it was live
         self.connects = self.bytes = 0
+        self._lived = 0  # how often it was live
         self._valkey = valkey
         self._names = names
         self._address = address
@@ -127,11 +128,10 @@ class Link:
         misses = 0
         while True:
             self._retry.clear()
-            began = asyncio.get_running_loop().time()
+            lived = self._lived
             why = await self._session()
-            lived = asyncio.get_running_loop().time() - began > BACKOFF_MAX_S
-            misses = 0 if lived else misses + 1
-            if misses <= 1:  # once per outage
+            misses = 1 if self._lived > lived else misses + 1
+            if misses == 1:  # once per outage
                 log.warning("subscription lost: %s", why)
             pause = min(BACKOFF_MIN_S * 2 ** min(misses, 10), BACKOFF_MAX_S) * random.uniform(0.5, 1)
             try:
@@ -158,6 +158,7 @@ class Link:
             # No await from here to live(): what rise() found settled would not be any more.
             if self.connection is connection:
                 self.state = State.LIVE
+                self._lived += 1
                 self._heard_s = asyncio.get_running_loop().time()
                 self._owner.live()
                 self.risen.set()

@@ -152,6 +152,9 @@ class _Pipe:
         self._came_up = came_up
         self._durable = durable
         self._queue: list[_Command] = []
+        self._answers: list[Any] = []  # to what is underway
+        self._expected = 0
+        self._complete: asyncio.Future[None]
         self._scripts: dict[str, Script] = {}
         self._wake = asyncio.Event()
         self._first = asyncio.Event()
@@ -224,9 +227,8 @@ class _Pipe:
             self._came_up(greeting.run_id)
             self._first.set()
             log.info("valkey connected run_id=%s durable=%s", greeting.run_id[:8], self._durable)
-            while True:
-                await self._wake.wait()
-                await self._serve(connection)
+            await self._serve(connection)
+            return "it closed the connection", served
         except (ValkeyError, OSError, TimeoutError) as lost:
             return f"{type(lost).__name__} {lost}".strip(), served
         except Exception:
@@ -247,40 +249,69 @@ class _Pipe:
         return _Greeting(_field(server, "run_id"), _field(replication, "role"))
 
     async def _serve(self, connection: Any) -> None:
+        """Send and receive until the connection is lost. Reading never pauses, so an end is noticed when idle."""
+        reader = asyncio.create_task(self._read(connection))
+        reader.add_done_callback(lambda _: self._wake.set())
+        try:
+            while not reader.done():
+                await self._wake.wait()
+                self._wake.clear()
+                # No await between the look at the reader and the send: valkey-py would connect again without a word.
+                if self._queue and not reader.done():
+                    await self._exchange(connection, reader)
+            await reader  # raises why it ended
+        finally:
+            self._down()  # before whoever was refused can ask again
+            reader.cancel()
+            await asyncio.wait([reader])
+
+    async def _read(self, connection: Any) -> None:
+        while True:
+            try:
+                answer = await connection.read_response()
+            except ResponseError as refused:
+                answer = refused
+            self._answers.append(answer)
+            if len(self._answers) == self._expected and not self._complete.done():
+                self._complete.set_result(None)
+
+    async def _exchange(self, connection: Any, reader: asyncio.Task[None]) -> None:
         """Send what is queued as one pipeline and hand out the answers. Raises on a lost connection."""
         batch, self._queue = self._queue, []
-        self._wake.clear()
         sent = [command.packed for command in batch]
         if self._durable:
             sent.append(pack(("WAITAOF", 1, 0, DURABLE_EXTRA_MS)))
         self.batches += 1
         self.commands += len(batch)
-        answers: list[Any] = []
+        answers = self._answers = list[Any]()
+        self._expected = len(sent)
+        self._complete = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout_at(min(c.until for c in batch)):
                 await connection.send_packed_command(sent, check_health=False)
-                for _ in sent:
-                    try:
-                        answers.append(await connection.read_response())
-                    except ResponseError as refused:
-                        answers.append(refused)
+                await asyncio.wait([self._complete, reader], return_when=asyncio.FIRST_COMPLETED)
         finally:  # also when the connection was lost: those that were answered are done
-            on_disk = not self._durable or (len(answers) == len(sent) and _on_disk(answers[-1]))
-            for command, answer in zip(batch, answers, strict=False):
-                self._answer(command, answer if on_disk or isinstance(answer, Exception) else RtError("UNAVAILABLE"))
-            for command in batch[len(answers) :]:
-                self._answer(command, RtError("UNAVAILABLE"))
+            self._hand_out(batch, answers)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
             raise ReadOnlyError("the server became a replica")  # redial: the name may lead to its successor by now
 
-    def _answer(self, command: _Command, answer: Any) -> None:
-        if isinstance(answer, NoScriptError) and command.script and command.args[0] == "EVALSHA":
-            # Somebody flushed the scripts. Its full text makes the server know it again.
-            command.args = ("EVAL", command.script.source, *command.args[2:])
-            command.packed = pack(command.args)
-            self._queue.insert(0, command)
+    def _hand_out(self, batch: list[_Command], answers: list[Any]) -> None:
+        on_disk = not self._durable or (len(answers) == self._expected and _on_disk(answers[-1]))
+        again = []
+        for number, command in enumerate(batch):
+            answer = answers[number] if number < len(answers) else RtError("UNAVAILABLE")
+            if isinstance(answer, NoScriptError) and command.script and command.args[0] == "EVALSHA":
+                # Somebody flushed the scripts. Its full text makes the server know it again.
+                command.args = ("EVAL", command.script.source, *command.args[2:])
+                command.packed = pack(command.args)
+                again.append(command)
+            else:
+                self._answer(command, answer if on_disk or isinstance(answer, Exception) else RtError("UNAVAILABLE"))
+        if again:
+            self._queue[:0] = again
             self._wake.set()
-            return
+
+    def _answer(self, command: _Command, answer: Any) -> None:
         future = command.answer
         if future is None or future.done():  # nobody waits (any more)
             return

@@ -35,6 +35,17 @@ UNSAID = frozenset(
     }
 )
 
+# The client shall come back by itself. After a close packet on a poll python-socketio's client does not (Node's does);
+# both do when they have their last messages and then find the session unknown.
+COMES_BACK = frozenset(
+    {
+        CloseReason.TOKEN_EXPIRED,
+        CloseReason.SLOW_CONSUMER,
+        CloseReason.UNAVAILABLE,
+        CloseReason.SHUTDOWN,
+    }
+)
+
 
 class Poll(Protocol):
     """A GET that can be answered once. It calls `answered` when the answer has left, and `aborted` if it cannot."""
@@ -170,16 +181,18 @@ class PollingTransport:
         return sum([message.size for message in messages])
 
     def close(self, why: CloseReason, code: int = 0) -> None:
-        """Put the close packet into the parked GET, or into the next one where it makes sense."""
+        """Put the last messages and the close packet into the parked GET, or into the next one where it makes sense."""
         client, self._client = self._client, None
         if client is None:
             return
-        # A client that said goodbye itself has its poll released by a noop.
-        last = [*self._last, NOOP if why is CloseReason.CLIENT_CLOSE else CLOSE]
-        self._last = []
+        last, self._last = self._last, []
+        if why is CloseReason.CLIENT_CLOSE:  # it said goodbye itself: its poll is released by a noop
+            last.append(NOOP)
+        elif why not in COMES_BACK:
+            last.append(CLOSE)
         if self.writable:
-            self._answer(last)
-        elif why not in UNSAID:
+            self._answer(last or [NOOP])
+        elif why not in UNSAID and last:
             self._host.say_later(client.id, last)
 
     def retire(self) -> None:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from insightdesk_rt.cluster.backplane import ValkeyBackplane
-from insightdesk_rt.cluster.valkey import Valkey, endpoint
+from insightdesk_rt.cluster.valkey import endpoint
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import Event, Offset, Room, new_id, offset_key
-from tests.contract.test_backplane import A, B, C, NS, Node, cluster, event, refused
+from insightdesk_rt.model import Offset, new_id, offset_key
+from tests.contract.test_backplane import NS, A, B, C, Node, cluster, event, refused
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
 
@@ -171,17 +171,23 @@ async def test_a_subscription_that_went_dead_on_the_way_is_noticed_within_second
 # ── faults of the server ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@aio
-async def test_a_valkey_that_is_killed_and_comes_back_with_its_file_loses_nothing() -> None:
-    with OwnValkey("--appendonly", "yes", "--appendfsync", "everysec") as server:
-        async with under_load(server) as load:
-            for _ in range(2):
-                server.kill()
-                await asyncio.sleep(0.3)
-                server.start()
-                await until(lambda: all(node.bus.subscribed for node in load.nodes), "ready again")
-                await asyncio.sleep(0.3)
-        assert load.refusals > 0
+@pytest.mark.parametrize("sync", ["always", "everysec"])
+def test_a_valkey_that_is_killed_and_comes_back_with_its_file_loses_nothing(sync: str) -> None:
+    """Every second: what the file lacks is sent again, and may then stand elsewhere among other publishers' events."""
+
+    @aio
+    async def body() -> None:
+        with OwnValkey("--appendonly", "yes", "--appendfsync", sync) as server:
+            async with under_load(server, one_order=sync == "always") as load:
+                for _ in range(2):
+                    server.kill()
+                    await asyncio.sleep(0.3)
+                    server.start()
+                    await until(lambda: all(node.bus.subscribed for node in load.nodes), "ready again")
+                    await asyncio.sleep(0.3)
+            assert load.refusals > 0
+
+    body()
 
 
 @aio
@@ -224,6 +230,7 @@ async def test_a_failover_to_a_replica_that_lags_behind_loses_nothing_acknowledg
             primary.kill()
             link.unlink()
             os.symlink(replica.socket, link)
+            await until(lambda: not any(node.bus.subscribed for node in nodes), "noticed")
             await until(lambda: all(node.bus.subscribed for node in nodes), "on the replica")
             offset = await nodes[0].bus.append(event('"0/after"', C))
             assert all(offset_key(offset) > offset_key(top) for top in tops), "an id is never given out twice"
@@ -251,8 +258,9 @@ async def test_while_valkey_is_away_listen_returns_at_once_appends_are_refused_a
             server.start()
             await until(lambda: two.valkey.available, "two is back")
             offsets = [await two.bus.append(event(str(n))) for n in range(5)]
-            await until(lambda: len(one.events) == 5, "what one missed since it listened")
-            assert [e.offset for e in one.events] == offsets
+            await until(lambda: one.payloads[-1:] == ["4"], "what one missed since it listened")
+            # "before" may be among them: its place in the file was not written yet, and two has sent it again.
+            assert [e.offset for e in one.events if e.payload != "before"] == offsets
             assert one.resyncs == []
 
 
@@ -295,7 +303,7 @@ async def test_a_hole_in_a_room_is_seen_by_the_next_event_and_filled_from_the_lo
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2) as (one, two):
             await one.bus.listen(NS, A)
-            hear = one.bus._subscription_hears = one.bus.received
+            hear = one.bus.received
             drop = True
 
             def lossy(channel: bytes, message: bytes) -> None:
@@ -355,15 +363,13 @@ async def test_a_server_with_a_password_is_spoken_to_with_it_and_one_with_anothe
         good = await Node(f"unix://:s%20e%2Fcret@{server.socket}", "t", "good").start()
         assert good.bus.subscribed
         bad = await Node(f"unix://:wrong@{server.socket}", "t", "bad").start()
-        assert not bad.bus.subscribed and "WRONGPASS" in caplog.text and "cret" not in caplog.text
+        assert not bad.bus.subscribed and "invalid username-password" in caplog.text and "cret" not in caplog.text
         await good.close()
         await bad.close()
 
 
 def replica_of(replica: OwnValkey, primary: OwnValkey) -> None:
     """Replication needs TCP; the primary gets a port for it."""
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -409,12 +415,11 @@ class Proxy:
         self._tasks.add(asyncio.current_task())  # type: ignore[arg-type]
         there, back = await asyncio.open_unix_connection(str(self.target))
         self.open += 1
-        mine = (self.silent,)
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             while data := await source.read(65536):
-                while self.silent and mine == (False,):
-                    await asyncio.sleep(3600)
+                if self.silent:
+                    await asyncio.Future()  # for ever
                 sink.write(data)
                 await sink.drain()
             sink.close()
@@ -427,6 +432,3 @@ class Proxy:
             self.open -= 1
             writer.close()
             back.close()
-
-
-__all__ = ["Awaitable", "Callable", "Event", "Room", "Valkey", "ValkeyBackplane"]

@@ -528,10 +528,28 @@ async def test_what_was_queued_and_a_close_packet_wait_for_the_next_poll() -> No
     async with door() as d:
         client = await Polling.open(d)
         d.emit(1)
-        d.client().close(CloseReason.SHUTDOWN)
-        assert d.recorder.ends == [CloseReason.SHUTDOWN] and d.host.clients == {}
+        d.client().close(CloseReason.KICKED)
+        assert d.recorder.ends == [CloseReason.KICKED] and d.host.clients == {}
         assert json.loads((await client.post("40/chat,")).body)["code"] == 1
         assert (await client.get()).body == '42/tickets,["n","1"]\x1e1'
+        answer = await client.get()
+        assert (answer.status, json.loads(answer.body)["code"]) == (400, 1)
+        await client.close()
+
+
+@pytest.mark.parametrize("parked", [False, True])
+@aio
+async def test_a_client_that_shall_come_back_has_its_last_messages_and_no_close_packet(parked: bool) -> None:
+    """python-socketio's client does not come back after a close packet on a poll; an unknown session makes it."""
+    async with door() as d:
+        client = await Polling.open(d)
+        if parked:
+            client.gets.send("GET", client.target)
+            await asyncio.sleep(0.05)
+        d.emit(1)
+        d.client().close(CloseReason.SHUTDOWN)
+        answer = await (client.gets.receive() if parked else client.get())
+        assert answer.body == '42/tickets,["n","1"]'
         answer = await client.get()
         assert (answer.status, json.loads(answer.body)["code"]) == (400, 1)
         await client.close()
@@ -545,7 +563,8 @@ async def test_a_client_that_never_polls_is_capped() -> None:
         assert d.recorder.ends == []
         d.emit(*range(95, 100), size=1_000)
         assert d.recorder.ends == [CloseReason.SLOW_CONSUMER]
-        assert (await client.get()).body == "1"  # it comes back and resumes
+        answer = await client.get()
+        assert (answer.status, json.loads(answer.body)["code"]) == (400, 1)  # it comes back and resumes
         await client.close()
 
 

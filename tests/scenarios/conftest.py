@@ -20,6 +20,9 @@ from tests.support.server import ServerProcess
 DOORS = ("js-polling", "js-websocket", "js-upgrade", "python-websocket", "python-polling", "native")
 STORY_S = 40.0
 
+# For what native has not: several namespaces over one connection, bytes, clients that reconnect by themselves.
+stock_clients = pytest.mark.parametrize("door", [name for name in DOORS if name != "native"], indirect=True)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:

@@ -9,6 +9,7 @@ import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from tests.scenarios.conftest import stock_clients
 from tests.scenarios.story import Story
 from tests.support.clients import Refused
 from tests.support.native_client import NativeDoor, NativePeer
@@ -65,9 +66,8 @@ async def test_a_good_token_opens_every_namespace(story: Story) -> None:
     assert len(sids) == len(NAMESPACES)
 
 
+@stock_clients
 async def test_a_namespace_that_does_not_exist_is_refused(story: Story) -> None:
-    if not story.door.multiplexes:
-        pytest.skip("on the native protocol it is a path that does not exist")
     refused = await story.refused("/random", {"token": story.token(story.admin())})
     assert refused.message == "Invalid namespace"
 

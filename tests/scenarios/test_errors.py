@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from insightdesk_rt.namespaces import NAMESPACES
+from tests.scenarios.conftest import stock_clients
 from tests.scenarios.story import Story
 from tests.support.clients import Peer
 
@@ -142,9 +143,8 @@ async def test_fields_from_a_newer_client_are_ignored(story: Story) -> None:
     await ada.ok("ticket:subscribe", {"ticketId": ticket, "colour": {"deep": ["er"]}})
 
 
+@stock_clients
 async def test_binary_where_none_belongs_is_a_bad_request(story: Story) -> None:
-    if not story.door.binary:
-        pytest.skip("JSON has no bytes")
     ada = await story.join(story.agent(), "/tickets")
     assert (await ada.error("ticket:subscribe", {"ticketId": b"\x00\x01"}))["code"] == "BAD_REQUEST"
     await ada.settled()

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.scenarios.conftest import stock_clients
 from tests.scenarios.story import Story
 from tests.scenarios.test_tickets import subscribe
 from tests.support.clients import Peer
@@ -70,9 +71,8 @@ async def test_clients_of_all_doors_share_a_room(every_story: list[Story]) -> No
             assert (await peer.expect("ticket:updated"))["changes"]["subject"][1] == f"Ünïcode {n} 😀"
 
 
+@stock_clients
 async def test_namespaces_share_one_connection(story: Story) -> None:
-    if not story.door.multiplexes:
-        pytest.skip("the native protocol has one connection for each")
     ticket = await story.ticket()
     names = ["/tickets", "/chat", "/notifications", "/presence", "/dashboard"]
     root = story.admin()
@@ -95,18 +95,16 @@ async def test_namespaces_share_one_connection(story: Story) -> None:
         assert all(r.event.startswith(prefixes) for r in peer.events), (name, peer.events)
 
 
+@stock_clients
 async def test_one_refused_namespace_leaves_the_others_alone(story: Story) -> None:
-    if not story.door.multiplexes:
-        pytest.skip("the native protocol has one connection for each")
     tickets, dashboard = await story.join_all(story.agent(), ["/tickets", "/dashboard"], some_refused=True)
     assert dashboard.refused is not None and dashboard.refused.code == "FORBIDDEN"
     await tickets.settled()
 
 
+@pytest.mark.parametrize("door", ["js-upgrade"], indirect=True)
 async def test_calls_made_while_the_transport_is_upgraded_arrive_in_order(story: Story) -> None:
     """Both ways, over polling, the probe and the websocket; engine.io's other end is wire reference 2.2."""
-    if story.door.name != "js-upgrade":
-        pytest.skip("only this door upgrades")
     for turn in range(5):
         ada = await story.join(story.agent(f"Ada{turn}"), "/tickets", settle=False)
         order: list[int] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.scenarios.conftest import stock_clients
 from tests.scenarios.story import Story, at_once
 
 
@@ -68,9 +69,8 @@ async def test_a_stock_client_comes_back_with_its_next_token(every_story: list[S
     await at_once(comes_back, [story for story in every_story if story.door.reconnects])
 
 
+@stock_clients
 async def test_a_stock_client_comes_back_after_its_network_failed(story: Story) -> None:
-    if not story.door.reconnects:
-        return
     ticket = await story.ticket()
     peer = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
     await peer.ok("ticket:subscribe", {"ticketId": ticket})

@@ -219,9 +219,7 @@ class Door(ABC):
     """One way into the server: a library and its transports."""
 
     name: str
-    multiplexes = True  # several namespaces over one connection
     reconnects = True  # by itself, when the transport is lost
-    binary = True  # payloads may hold bytes
     needs_node = False
 
     async def open(self, address: tuple[str, int], namespace: str, auth: Any, **options: bool) -> Peer:

@@ -94,9 +94,7 @@ class NativePeer(Peer):
 
 class NativeDoor(Door):
     name = "native"
-    multiplexes = False
     reconnects = False
-    binary = False
 
     async def _open(
         self, address: tuple[str, int], namespaces: Sequence[str], auth: Any, cable: Cable | None, reconnection: bool

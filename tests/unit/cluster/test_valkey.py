@@ -76,7 +76,7 @@ async def test_a_script_survives_a_flush_and_a_restart() -> None:
         assert await valkey.call(ADD, ["t:n"], [2]) == 2
         server("SCRIPT", "FLUSH")
         both = await asyncio.gather(valkey.call(ADD, ["t:n"], [2]), valkey.call(ADD, ["t:n"], [2]))
-        assert sorted(both) == [4, 6]
+        assert both == [4, 6], "in the order they were asked"
         server.kill()
         assert await refused(valkey.command("PING")) == "UNAVAILABLE"
         server.start()
@@ -102,6 +102,17 @@ async def test_a_missed_deadline_drops_the_connection_and_no_answer_goes_to_anot
         server.thaw()
         await until(lambda: valkey.available, "connected again")
         assert await valkey.command("ECHO", "mine") == "mine"
+        await valkey.close()
+
+
+@aio
+async def test_a_connection_that_ends_while_nothing_is_asked_is_noticed_at_once() -> None:
+    with OwnValkey() as server:
+        valkey = Valkey(server.url, "t")
+        await valkey.start()
+        server("CLIENT", "KILL", "TYPE", "normal")
+        await until(lambda: valkey.counters["connects"] == 2, "noticed and mended without a command")
+        assert await valkey.command("PING") == "PONG"
         await valkey.close()
 
 

@@ -1,0 +1,162 @@
+"""docs/protocol.md says what the code says: every event, error, close code and limit has its row, every example holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from insightdesk_rt.errors import CLOSE_CODES, ERRORS
+from insightdesk_rt.namespaces import NAMESPACES, PATHS
+from insightdesk_rt.namespaces.base import EventSpec, Outbound
+from insightdesk_rt.namespaces.expiry import REFRESH
+from insightdesk_rt.wire.native import NativeCodec, NativeSession
+from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession
+
+ROOT = Path(__file__).parents[2]
+DOC = (ROOT / "docs" / "protocol.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# What is sent without an Outbound struct: plain payloads, and what every namespace may send.
+PLAIN = {
+    "error",
+    "resync",
+    "session:expiring",
+    "notification",
+    "presence:list",
+    "metrics:tickets",
+    "metrics:queue",
+    "metrics:agents",
+}
+
+
+def requests() -> dict[str, tuple[str, EventSpec]]:
+    found = {spec.name: (space.path, spec) for space in NAMESPACES for spec in space.events.values()}
+    return {**found, REFRESH.name: ("", REFRESH)}
+
+
+def outbounds(base: type[Outbound] = Outbound) -> Iterator[type[Outbound]]:
+    for each in base.__subclasses__():
+        if each.__module__.startswith("insightdesk_rt."):
+            yield each
+        yield from outbounds(each)
+
+
+def section(name: str, direction: str) -> str:
+    """Return what stands under an event's heading."""
+    found = re.search(rf"^#### `{re.escape(name)}` to the {direction}\n(.*?)(?=^##)", DOC, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/protocol.md has no heading #### `{name}` to the {direction}"
+    return found[1]
+
+
+def documented(direction: str) -> set[str]:
+    return set(re.findall(rf"^#### `([^`]+)` to the {direction}$", DOC, re.MULTILINE))
+
+
+def field_names(text: str) -> set[str]:
+    table = text.split("| field | type | |\n|---|---|---|\n")
+    rows = table[1].split("\n\n")[0] if len(table) > 1 else ""
+    return {name.strip("`… ") for row in rows.splitlines() for name in row.split("|")[1].split(",")} - {""}
+
+
+def frames(text: str) -> list[str]:
+    block = re.search(r"```\n(.*?)\n```", text, re.DOTALL)
+    assert block, "no example"
+    return block[1].splitlines()
+
+
+def test_the_same_events_are_documented_as_declared() -> None:
+    assert documented("server") == set(requests())
+    assert documented("client") == {out.event for out in outbounds() if out.event} | PLAIN
+
+
+@pytest.mark.parametrize("name", sorted(requests()))
+def test_a_request_is_documented_as_it_is_read(name: str) -> None:
+    path, spec = requests()[name]
+    text = section(name, "server")
+    assert field_names(text) == {field.encode_name for field in msgspec.structs.fields(spec.payload)}
+    socketio, socketio_ack, native, native_ack = frames(text)
+
+    space = path or "/tickets"
+    session = SocketIOSession(SocketIOCodec())
+    session.receive_text(f"0{space},{{}}")
+    session.accept(space)
+    (call,) = session.receive_text(socketio[1:])  # Engine.IO's 4, a message, is taken off below it
+    plain = NativeSession(space, NativeCodec(), 25_000, 30_000)
+    plain.receive('{"event":"connect"}', 0)
+    (same,) = plain.receive(native, 0)
+    for said in (call, same):
+        assert (said.namespace, said.event, said.ack_id) == (space, name, 7)  # type: ignore[union-attr]
+        msgspec.json.decode(bytes(said.payload) or b"{}", type=spec.payload)  # type: ignore[union-attr]
+
+    answer = json.loads(native_ack)
+    assert answer["ack"] == 7 and answer["data"]["ok"] is True
+    assert json.loads(socketio_ack.removeprefix(f"43{space},7")) == [answer["data"]]
+
+
+@pytest.mark.parametrize("name", sorted(documented("client")))
+def test_an_event_is_documented_as_it_is_written(name: str) -> None:
+    text = section(name, "client")
+    socketio, native = frames(text)
+    frame = json.loads(native)
+    assert frame["event"] == name
+    space, _, packet = socketio.removeprefix("42").partition(",")
+    assert space in PATHS
+    assert json.loads(packet) == [name, frame["data"]]
+    shown = field_names(text)
+    if isinstance(frame["data"], dict):
+        assert set(frame["data"]) <= shown, "the example has a field that the table has not"
+    for out in outbounds():
+        if out.event == name:
+            declared = {field.encode_name for field in msgspec.structs.fields(out)}
+            assert declared - shown == set(), "a field is missing"
+            assert shown - declared - ({"ticketId"} if name == "resync" else set()) == set(), "a field is too much"
+            assert ("Logged." in text) is out.logged
+            msgspec.convert(frame["data"], out)
+
+
+@pytest.mark.parametrize("code", ERRORS)
+def test_an_error_has_its_row(code: str) -> None:
+    kind = ERRORS[code]
+    row = f"| `{code}` | {kind.http} | {kind.close} | {'yes' if kind.retry else 'no'} | {kind.text} |"
+    assert row in DOC
+
+
+def test_no_other_errors_are_documented() -> None:
+    assert set(re.findall(r"^\| `([A-Z_]+)` \|", DOC, re.MULTILINE)) == set(ERRORS)
+
+
+def test_every_close_code_has_its_row() -> None:
+    table = DOC.split("## Close codes")[1].split("\n## ")[0]
+    rows = {int(code) for code in re.findall(r"^\| (\d{4}) \|", table, re.MULTILINE)}
+    assert set(CLOSE_CODES.values()) <= rows
+
+
+def test_every_limit_has_its_row() -> None:
+    for name, (_, spec) in requests().items():
+        said = f"{spec.rate.max} in {spec.rate.per_s} s" if spec.rate else "100 in 60 s"
+        assert f"Limit: {said}." in section(name, "server"), name
+        assert (f"| `{name}` | {said} |" in DOC) is (spec.rate is not None), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for text, target in re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"https?:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page if not name else page.parent / name
+        assert file.exists(), f"{page.name}: [{text}]({target})"
+        if anchor:
+            assert anchor in anchors(file.read_text()), f"{page.name}: [{text}]({target})"
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as the usual renderers make them."""
+    headings: list[Any] = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
