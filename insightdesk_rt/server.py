@@ -9,40 +9,37 @@ import contextlib
 import logging
 import secrets
 import socket
-import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import PeriodicCallback
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from insightdesk_rt import auth
 from insightdesk_rt.admin.base import Admin, NotFound
 from insightdesk_rt.admin.health import Check, health_routes
 from insightdesk_rt.admin.push import push_routes
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.leases import BEAT_MS, Leases
+from insightdesk_rt.cluster.resume import Resume
 from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.config import ConfigError, Loaded, Settings, shown
+from insightdesk_rt.config import ConfigError, Loaded, shown
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.desk import Desk, build_desk
 from insightdesk_rt.drain import drain
 from insightdesk_rt.embedded import Embedded, EmbeddedError, start_embedded
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.handlers.base import ClientPort, PortSettings
+from insightdesk_rt.handlers.base import ClientPort
 from insightdesk_rt.handlers.demo import demo_routes
 from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
 from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.keys import KeyRing, signing_key
-from insightdesk_rt.limits import Rate
+from insightdesk_rt.keys import KeyRing
 from insightdesk_rt.namespaces import PATHS
-from insightdesk_rt.namespaces import dispatch as dispatching
 from insightdesk_rt.namespaces.dispatch import Dispatch
+from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, signer, tls
 from insightdesk_rt.transport.host import ClientHost
-from insightdesk_rt.transport.outbox import OutboxLimits
 from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
 
 log = logging.getLogger(__name__)
@@ -107,27 +104,44 @@ class Server:
         stack.push_async_callback(backplane.close)
 
         wheel = Wheel(WHEEL_STEP_MS, monotonic_ms)
-        leases = Leases(valkey, self.node_id, lambda dead: desk.node_lost(dead), lambda: desk.rejoin())
+        holdings: list[Holding] = []
+        leases = Leases(valkey, self.node_id, lambda dead: _clear(holdings, dead), lambda: _put_down(holdings))
         try:
             desk = build_desk(settings, valkey, hub, wheel, lambda: leases.incarnation)
         except ValueError as why:
             raise ConfigError(str(why)) from None
+        holdings.append(desk)
+        sessions = None
+        if settings.connection_recovery:
+            sessions = Resume(
+                valkey,
+                self.node_id,
+                backplane.address,
+                lambda: leases.incarnation,
+                hub.position,
+                lambda address, pid: None,
+                window_s=settings.recovery_window_s,
+            )
+            holdings.append(sessions)
+            hub.on_rooms = sessions.moved
+            sessions.start()
+            stack.push_async_callback(sessions.close)
         await self._register(valkey, leases, desk)
         stack.push_async_callback(leases.close)
         for namespace in desk.namespaces:
             stack.push_async_callback(namespace.close)
-        dispatch = Dispatch(hub, desk.namespaces, keys.verify, wheel, _dispatch_settings(settings))
+        dispatch = Dispatch(hub, desk.namespaces, keys.verify, wheel, dispatch_settings(settings), sessions)
         stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
-        self._start_clocks(wheel, dispatch, desk, leases)
+        self._start_clocks(wheel, dispatch, desk, leases, holdings)
 
-        host = _client_host(settings, wheel, self.node_id)
-        port = ClientPort(host, dispatch, _port_settings(settings))
-        demo = Demo(host, dispatch, desk.tickets, desk.notifications, _signer(settings)) if settings.demo else None
+        host = client_host(settings, wheel, self.node_id)
+        port = ClientPort(host, dispatch, port_settings(settings))
+        demo = Demo(host, dispatch, desk.tickets, desk.notifications, signer(settings)) if settings.demo else None
         self._serve(
             clients,
             [*socketio_handlers(port), *native_handlers(port, PATHS), *demo_routes(demo)],
             idle_connection_timeout=max(settings.handshake_timeout_s, IDLE_KEEPALIVE_S),
-            ssl_options=_tls(settings),
+            ssl_options=tls(settings),
         )
         if demo is not None:
             await demo.start()
@@ -141,7 +155,7 @@ class Server:
             ],
             default_handler_class=NotFound,
             default_handler_args={"admin": admin},
-            ssl_options=_tls(settings),
+            ssl_options=tls(settings),
         )
         # A stop goes up from here: no new clients, then those there are sent away while polls are still answered.
         stack.push_async_callback(self._send_away, host)
@@ -181,11 +195,13 @@ class Server:
         if self.embedded is not None and self.embedded.restart_if_dead():
             log.error("the embedded Valkey had died and was started again")
 
-    def _start_clocks(self, wheel: Wheel, dispatch: Dispatch, desk: Desk, leases: Leases) -> None:
+    def _start_clocks(
+        self, wheel: Wheel, dispatch: Dispatch, desk: Desk, leases: Leases, holdings: Sequence[Holding]
+    ) -> None:
         async def beat() -> None:
             await leases.beat()
             if self._forgotten:  # by a Valkey that came back as another: what this node holds is put down again
-                await desk.rejoin()
+                await _put_down(holdings)
                 self._forgotten = False
 
         self._tick(beat, BEAT_MS, "the lease")
@@ -235,59 +251,6 @@ class Server:
         self._stack.push_async_callback(close)
 
 
-# ── settings, handed down piece by piece ────────────────────────────────────────────────────────────────────────────
-
-
-def _client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientHost:
-    return ClientHost(
-        wheel,
-        node_id=node_id,
-        limits=OutboxLimits(settings.max_outbox_bytes, settings.max_outbox_events, settings.volatile_outbox_bytes),
-        connect_timeout_ms=settings.connect_timeout_s * 1000,
-        upgrade_timeout_ms=settings.upgrade_timeout_s * 1000,
-        max_clients_per_address=settings.max_connections_per_address,
-    )
-
-
-def _port_settings(settings: Settings) -> PortSettings:
-    return PortSettings(
-        allowed_origins=settings.allowed_origins,
-        loopback=settings.on_loopback,
-        trusted_proxies=settings.trusted_proxies,
-        transports=settings.transports,
-        ping_interval_ms=settings.ping_interval_ms,
-        ping_timeout_ms=settings.ping_timeout_ms,
-        max_payload_bytes=settings.max_payload_bytes,
-        recovery=False,
-        deflate=settings.websocket_deflate,
-        connects_per_address_per_second=settings.max_connects_per_address_per_second,
-    )
-
-
-def _dispatch_settings(settings: Settings) -> dispatching.Settings:
-    rates = settings.rates
-    return dispatching.Settings(
-        rates.pop("default", Rate(100, 60)),
-        rates,
-        settings.max_connections_per_user,
-        settings.max_namespaces_per_connection,
-    )
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.tls_cert_file:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file or None)
-    return context
-
-
-def _signer(settings: Settings) -> Callable[[Mapping[str, Any]], str]:
-    """Return what makes the demo's tokens: of the server's own secret, so that they are like any other."""
-    key = signing_key(settings)
-    return lambda claims: auth.sign(claims, key)
-
-
 # ── health ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -303,6 +266,26 @@ def _checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort) -> lis
         return "" if port.accepting else "this node sends its clients away"
 
     return [Check("valkey", answers), Check("subscription", hears), Check("drain", accepts)]
+
+
+class Holding(Protocol):
+    """What keeps facts in Valkey under this node's name."""
+
+    async def node_lost(self, incarnation: str) -> None: ...
+
+    def rejoin(self) -> Awaitable[None] | None: ...
+
+
+async def _clear(holdings: Sequence[Holding], dead: str) -> None:
+    for holding in holdings:
+        await holding.node_lost(dead)
+
+
+async def _put_down(holdings: Sequence[Holding]) -> None:
+    for holding in holdings:
+        done = holding.rejoin()
+        if done is not None:
+            await done
 
 
 def _when(true: Callable[[], bool], call: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

@@ -28,6 +28,14 @@ class Names:
     def channel(self, namespace: str, room: str) -> str:
         return f"{self.prefix}:room:{namespace}:{room}"
 
+    def session(self, pid: str) -> str:
+        """The record of one session, hash."""
+        return f"{self.prefix}:session:{pid}"
+
+    def sessions(self, incarnation: str) -> str:
+        """The pids of all sessions a node holds, set."""
+        return f"{self.prefix}:sessions:{incarnation}"
+
     def node(self, address: str) -> str:
         """The channel of one node."""
         return f"{self.prefix}:node:{address}"

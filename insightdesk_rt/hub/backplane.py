@@ -26,6 +26,9 @@ class Backplane(Protocol):
     deliver: Callable[[Event], None]
     """Set by the hub: called once for every event that concerns a room this node listens to, from the loop."""
 
+    wanted: Callable[[str, Room], bool]
+    """Set by the hub: has the room members here? Asked before its channel is dropped: a join may have overtaken."""
+
     async def append(self, event: Event) -> Offset:
         """Put a logged event into its namespace's log, once per `event.id`, and return its offset.
 

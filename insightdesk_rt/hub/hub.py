@@ -8,7 +8,7 @@ one order; a volatile one is delivered here at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from insightdesk_rt.errors import CloseReason, RtError
@@ -37,8 +37,10 @@ class Hub:
         self._rooms = {namespace: Rooms() for namespace in namespaces}
         self._sockets: dict[str, dict[Sid, Socket]] = {namespace: {} for namespace in self._rooms}
         self._max_rooms = max_rooms_per_socket
+        self.on_rooms: Callable[[Socket], None] = lambda socket: None  # told when a living socket's rooms change
         self.delivered = 0  # messages put into outboxes
         backplane.deliver = self.deliver
+        backplane.wanted = lambda namespace, room: room in self._rooms[namespace]
 
     def add(self, socket: Socket) -> None:
         """Take the socket in, unless its client went away while it was asked who it is."""
@@ -46,13 +48,17 @@ class Hub:
             return
         self._sockets[socket.namespace][socket.sid] = socket
 
+    def forget(self, socket: Socket) -> None:
+        """Take back an `add`: the socket will be added anew, under another sid."""
+        self._sockets[socket.namespace].pop(socket.sid, None)
+
     def remove(self, socket: Socket) -> None:
         """Take the socket out of everything. Twice is nothing. Its `rooms` still say afterwards where it was."""
         if self._sockets[socket.namespace].pop(socket.sid, None) is None:
             return
         rooms = set(socket.rooms)
         for room in rooms:
-            self.leave(socket, room)
+            self._leave(socket, room)
         socket.rooms = rooms
         socket.ended()
 
@@ -81,6 +87,8 @@ class Hub:
             self._send(missed.events, socket, set(rooms))
             for room in rooms:
                 self._rooms[socket.namespace].join(socket, room)
+            if new:
+                self.on_rooms(socket)
         return Joined(max(*heard, self.position(socket.namespace), key=offset_key), missed.complete)
 
     async def enter(self, socket: Socket, rooms: Collection[Room]) -> None:
@@ -95,10 +103,13 @@ class Hub:
             else:
                 known.join(socket, room)
 
-    async def resume(self, socket: Socket, rooms: Collection[Room], since: Offset) -> bool:
+    async def resume(
+        self, socket: Socket, rooms: Collection[Room], since: Offset, greet: Callable[[], None] = lambda: None
+    ) -> bool:
         """Make the socket a member of all rooms it had, after sending it what their log holds since its last offset.
 
-        Returns False, with nothing sent and nothing joined, if the log does not reach back. Raises RtError UNAVAILABLE.
+        `greet` is called between the two, or before them where the codec wants its greeting first. Returns False, with
+        nothing sent and nothing joined, if the log does not reach back. Raises RtError UNAVAILABLE.
         """
         await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
         missed = await self._missed(socket.namespace, rooms, since)
@@ -107,7 +118,12 @@ class Hub:
             for room in rooms:
                 self._forget_if_empty(socket.namespace, room)
             return False
-        self._send(missed.events, socket, set(rooms))
+        if socket.codec.missed_first:
+            self._send(missed.events, socket, set(rooms))
+            greet()
+        else:
+            greet()
+            self._send(missed.events, socket, set(rooms))
         for room in rooms:
             self._rooms[socket.namespace].join(socket, room)
         return True
@@ -132,6 +148,10 @@ class Hub:
             upto = max(upto, backlog.upto, key=offset_key)
 
     def leave(self, socket: Socket, room: Room) -> None:
+        self._leave(socket, room)
+        self.on_rooms(socket)
+
+    def _leave(self, socket: Socket, room: Room) -> None:
         if self._rooms[socket.namespace].leave(socket, room):
             self._backplane.unlisten(socket.namespace, room)
 

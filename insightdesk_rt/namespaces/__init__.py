@@ -1,4 +1,4 @@
-"""Floor 4: what InsightDesk does. The table of contents: a namespace is a door to the outside, opened by a line here."""
+"""Floor 4: what InsightDesk does. A namespace is a door to the outside; it is opened by a line here."""
 
 from insightdesk_rt.namespaces.base import Namespace
 from insightdesk_rt.namespaces.chat import Chat

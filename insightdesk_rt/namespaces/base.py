@@ -28,7 +28,7 @@ from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.limits import Rate
-from insightdesk_rt.model import Offset, Role, Room
+from insightdesk_rt.model import Offset, Role, Room, User
 from insightdesk_rt.wire import json
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,13 @@ class Namespace:
         self.hub = hub
         self._timers = timers
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def keeps(self, user: User, rooms: Collection[Room]) -> Collection[Room]:
+        """Return those of a returning client's rooms that its user may still be in. Raises RtError UNAVAILABLE."""
+        return rooms
+
+    def shut_out(self, socket: Socket, rooms: Collection[Room]) -> None:
+        """Tell a returning client, once it is connected, of the rooms `keeps` has kept it out of."""
 
     async def joined(self, socket: Socket) -> None:
         """The socket is in its first rooms and its CONNECT was answered. Its calls wait until this returns."""

@@ -18,7 +18,7 @@ from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub import hub as hubs
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import NO_OFFSET, Offset, Role, chat_room, chat_staff_room, offset_key, user_room
+from insightdesk_rt.model import NO_OFFSET, Offset, Role, Room, User, chat_room, chat_staff_room, offset_key, user_room
 from insightdesk_rt.namespaces import chat_events as words
 from insightdesk_rt.namespaces.base import STAFF, Namespace, Rate, Timers, event, every
 from insightdesk_rt.namespaces.chat_feed import ChatFeed
@@ -64,6 +64,18 @@ class Chat(Namespace):
         self._roster = Roster(present, incarnation, self._arrivals)
         # How all nodes are made to `recheck`. With several of them the server puts its cluster call here.
         self.everywhere: Callable[[str, Offset], Awaitable[None]] = self.recheck
+
+    async def keeps(self, user: User, rooms: Collection[Room]) -> Collection[Room]:
+        """Before anything of a conversation is replayed: may the user still see it?"""
+        kept = []
+        for room in rooms:
+            _, _, conversation_id = room.partition(":")
+            if room in (chat_room(conversation_id), chat_staff_room(conversation_id)):
+                conversation = await self._store.get(conversation_id)
+                if conversation is None or not conversation.may_see(user):
+                    continue
+            kept.append(room)
+        return kept
 
     async def joined(self, socket: Socket) -> None:
         """Say which conversations are open, and show an agent the queue. Who came back has rooms: see that they may."""

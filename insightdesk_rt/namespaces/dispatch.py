@@ -11,13 +11,14 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
 from insightdesk_rt import model
+from insightdesk_rt.cluster.resume import Resume
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
@@ -50,27 +51,6 @@ class Settings(NamedTuple):
     max_namespaces_per_connection: int = 0
 
 
-class Resumed(NamedTuple):
-    """A session that a client came back to: its socket keeps this identity and these rooms."""
-
-    sid: model.Sid
-    pid: str
-    rooms: tuple[model.Room, ...]
-    offset: model.Offset
-
-
-class Sessions(Protocol):
-    """Connection state recovery, as far as dispatch sees it (cluster/resume.py)."""
-
-    def new_pid(self) -> str: ...
-
-    async def claim(self, pid: str, namespace: str, user: User, offset: str) -> Resumed | None: ...
-
-    def opened(self, socket: Socket) -> None: ...
-
-    def ended(self, socket: Socket, position: model.Offset, why: CloseReason) -> None: ...
-
-
 Verify = Callable[[object], User]
 Gate = Callable[[User, Client], Awaitable[None]]
 
@@ -83,7 +63,7 @@ class Dispatch:
         verify: Verify,
         timers: Timers,
         settings: Settings = Settings(),
-        sessions: Sessions | None = None,
+        sessions: Resume | None = None,
         gates: tuple[Gate, ...] = (),
     ) -> None:
         self._hub = hub
@@ -103,6 +83,7 @@ class Dispatch:
         self._auth = msgspec.json.Decoder(Auth)
         self._users: dict[str, Counter[UserId]] = {path: Counter() for path in self._namespaces}
         self.refused: Counter[str] = Counter()
+        self.resumed = 0
 
     # ── a client asks into a namespace ─────────────────────────────────────────────────────────────────────────────
 
@@ -152,10 +133,7 @@ class Dispatch:
         try:
             for gate in self._gates:
                 await gate(socket.user, client)
-            recovered = await self._resume(socket, auth)
-            if not recovered:
-                self._hub.add(socket)
-                await self._hub.enter(socket, first_rooms(socket.user))
+            lost = await self._enter(client, socket, namespace, auth)
         except RtError as refused:
             if socket.gone:
                 return
@@ -167,31 +145,45 @@ class Dispatch:
             return
         if socket.gone:
             return
-        client.session.accept(socket.namespace)
-        socket.send(client.codec.connected(socket.namespace, socket.sid, socket.pid, recovered))
+        if self._sessions is not None:
+            self._sessions.opened(socket)
+        if lost:
+            socket.emit("resync", json.dumps({"rooms": lost}))
         self._expiry.watch(socket)
         await namespace.joined(socket)
 
-    async def _resume(self, socket: Socket, auth: Auth) -> bool:
-        """Give the socket the session it had, and send it what it missed, before anything else. False: start anew."""
-        if self._sessions is None:
-            return False
-        found = None
-        if isinstance(auth.pid, str):
-            offset = auth.offset if isinstance(auth.offset, str) else ""
-            found = await self._sessions.claim(auth.pid, socket.namespace, socket.user, offset)
-        if found is not None:
-            socket.sid, socket.pid = found.sid, found.pid
-            self._hub.add(socket)
-            if await self._hub.resume(socket, found.rooms, found.offset):
-                self._sessions.opened(socket)
-                return True
-            self._hub.remove(socket)
-        socket.pid = self._sessions.new_pid()
+    async def _enter(self, client: Client, socket: Socket, namespace: Namespace, auth: Auth) -> Collection[model.Room]:
+        """Give the socket the session it had, with what it missed, or a new one, and answer the CONNECT.
+
+        Returns the rooms whose missed events cannot be had any more.
+        """
+
+        def greet(recovered: bool) -> None:
+            if not socket.gone:
+                client.session.accept(socket.namespace)
+                socket.send(client.codec.connected(socket.namespace, socket.sid, socket.pid, recovered))
+
+        lost: Collection[model.Room] = ()
+        if self._sessions is not None:
+            fresh = socket.sid
+            if isinstance(auth.pid, str):
+                offset = auth.offset if isinstance(auth.offset, str) else ""
+                found = await self._sessions.claim(auth.pid, socket.namespace, socket.user, offset)
+                if found is not None:
+                    rooms = await namespace.keeps(socket.user, resumed_rooms(found.rooms, socket.user))
+                    socket.sid, socket.pid = found.sid, found.pid
+                    self._hub.add(socket)
+                    if await self._hub.resume(socket, rooms, found.offset, lambda: greet(True)):
+                        self.resumed += 1
+                        namespace.shut_out(socket, set(found.rooms).difference(rooms))
+                        return ()
+                    self._hub.forget(socket)
+                    lost = found.rooms
+            socket.sid, socket.pid = fresh, self._sessions.new_pid()
         self._hub.add(socket)
         await self._hub.enter(socket, first_rooms(socket.user))
-        self._sessions.opened(socket)
-        return False
+        greet(False)
+        return lost
 
     def _discard(self, client: Client, socket: Socket) -> None:
         """Undo what `asked` did for a socket that does not come to be."""
@@ -274,3 +266,9 @@ def first_rooms(user: User) -> list[model.Room]:
     if user.team_id:
         rooms.append(model.team_room(user.team_id))
     return rooms
+
+
+def resumed_rooms(rooms: Collection[model.Room], user: User) -> list[model.Room]:
+    """Return the rooms of a session with those of its user as the token says now: role and team may have changed."""
+    chosen = [room for room in rooms if not room.startswith(("user:", "role:", "team:"))]
+    return first_rooms(user) + chosen

@@ -9,7 +9,7 @@ leads, tells what a failure left untold.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Annotated, ClassVar, NamedTuple
 
 from msgspec import Meta
@@ -164,6 +164,17 @@ class Tickets(Namespace):
         viewers = (await self.watch.live(ask.ticketId)).viewers if socket.user.is_staff else []
         return Viewers(ask.ticketId, viewers)
 
+    async def keeps(self, user: User, rooms: Collection[Room]) -> Collection[Room]:
+        """Before anything of a ticket is replayed: may the user still read it?"""
+        ids = _tickets(rooms)
+        allowed = await asyncio.gather(*(self._may_read(user, ticket_id) for ticket_id in ids))
+        closed = {room for ticket_id, may in zip(ids, allowed, strict=True) if not may for room in both(ticket_id)}
+        return [room for room in rooms if room not in closed]
+
+    def shut_out(self, socket: Socket, rooms: Collection[Room]) -> None:
+        for ticket_id in _tickets(rooms):
+            self.tell(socket, Unsubscribed(ticket_id, "access"))
+
     async def joined(self, socket: Socket) -> None:
         """A socket that came back has its rooms: see that it still may, and that it is seen again."""
         self.watch.back(socket)
@@ -295,11 +306,12 @@ class Tickets(Namespace):
             self.hub.leave(socket, room)
 
 
+def both(ticket_id: str) -> list[Room]:
+    return [ticket_room(ticket_id), ticket_staff_room(ticket_id)]
+
+
 def _rooms(user: User, ticket_id: str) -> list[Room]:
-    rooms = [ticket_room(ticket_id)]
-    if user.is_staff:
-        rooms.append(ticket_staff_room(ticket_id))
-    return rooms
+    return both(ticket_id) if user.is_staff else both(ticket_id)[:1]
 
 
 def _tickets(rooms: Iterable[Room]) -> list[str]:

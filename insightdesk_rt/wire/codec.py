@@ -59,9 +59,7 @@ class Encoded:
 
     __slots__ = ("attachments", "frame", "size", "text", "volatile")
 
-    def __init__(
-        self, text: str, frame: bytes, *, volatile: bool = False, attachments: tuple[bytes, ...] = ()
-    ) -> None:
+    def __init__(self, text: str, frame: bytes, *, volatile: bool = False, attachments: tuple[bytes, ...] = ()) -> None:
         self.text = text
         self.frame = frame  # RFC 6455 frame(s), attachments included
         self.size = len(frame)
@@ -72,8 +70,18 @@ class Encoded:
 class Codec(Protocol):
     """How one protocol writes. Payloads are JSON text already; `data` is a value that may hold bytes (binary)."""
 
+    missed_first: bool
+    """Are the events that a returning client missed sent before its CONNECT is answered (Node does), or after?"""
+
     def event(
-        self, namespace: str, name: str, payload: str, offset: str = "", *, volatile: bool = False, ack_id: int | None = None
+        self,
+        namespace: str,
+        name: str,
+        payload: str,
+        offset: str = "",
+        *,
+        volatile: bool = False,
+        ack_id: int | None = None,
     ) -> Encoded:
         """`offset` is "" for what is not in the log. A volatile event is dropped first when its reader is behind."""
         ...

@@ -57,6 +57,8 @@ class SocketIOCodec:
 
     __slots__ = ("recovery",)
 
+    missed_first = True  # wire reference 1.1; stock clients hold events back until they are connected
+
     def __init__(self, recovery: bool = True) -> None:
         self.recovery = recovery
 

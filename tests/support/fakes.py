@@ -19,6 +19,7 @@ class OneNode:
     """A backplane of one node whose log is a list; `away` makes it refuse as Valkey would."""
 
     deliver: Callable[[Event], None]
+    wanted: Callable[[str, Room], bool]
 
     def __init__(self) -> None:
         self.log: list[Event] = []

@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the code says: every event, error, close code and limit has its row, every example holds."""
+"""docs/protocol.md says what the code says: events, errors, close codes and limits have their rows, examples hold."""
 
 from __future__ import annotations
 

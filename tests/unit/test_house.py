@@ -35,6 +35,7 @@ FLOORS = {
     "handlers": 5,
     "admin": 5,
     "observe": 5,
+    "pieces": 6,
     "server": 6,
     "process": 6,
     "cli": 6,
@@ -133,6 +134,7 @@ def test_each_source_has_its_test() -> None:
     elsewhere = {
         "__main__": "integration/test_process.py",
         "process": "integration/test_process.py",
+        "pieces": "integration/test_process.py",
         "server": "integration/test_process.py",
         "desk": "integration/test_process.py",
         "drain": "integration/test_process.py",

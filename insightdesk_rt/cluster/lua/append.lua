@@ -25,24 +25,22 @@ for n = 8, #ARGV, 2 do
   fields[#fields + 1] = ARGV[n]
 end
 
-local function parts(id)
-  local ms, seq = id:match('^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
 local id = redis.call('XADD', log, 'MAXLEN', '~', keep, '*', unpack(fields))
-local ms, seq = parts(id)
-local seen_ms, seen_seq = parts(seen)
-if ms < seen_ms or (ms == seen_ms and seq <= seen_seq) then
-  -- The log was lost and the clock is behind: an id that was given out once is never given out again.
-  redis.call('XDEL', log, id)
-  id = string.format('%.0f-0', seen_ms + 1)
-  redis.call('XADD', log, 'MAXLEN', '~', keep, id, unpack(fields))
+-- Ids have 13 digits of milliseconds until the year 2286; only those of the same one need a closer look.
+if id:sub(1, 14) <= seen:sub(1, 14) then
+  local ms, seq = id:match('^(%d+)-(%d+)$')
+  local seen_ms, seen_seq = seen:match('^(%d+)-(%d+)$')
+  ms, seq, seen_ms, seen_seq = tonumber(ms), tonumber(seq), tonumber(seen_ms), tonumber(seen_seq)
+  if ms < seen_ms or (ms == seen_ms and seq <= seen_seq) then
+    -- The log was lost and the clock is behind: an id that was given out once is never given out again.
+    redis.call('XDEL', log, id)
+    id = string.format('%.0f-0', seen_ms + 1)
+    redis.call('XADD', log, 'MAXLEN', '~', keep, id, unpack(fields))
+  end
 end
-if redis.call('XLEN', log) == 1 then
+if redis.call('HSET', KEYS[3], namespace, id) == 1 then
   redis.call('HSETNX', KEYS[4], namespace, id) -- a log that begins here knows nothing of what was before
 end
-redis.call('HSET', KEYS[3], namespace, id)
 redis.call('SET', KEYS[2], id, 'PX', 120000)
 
 local tail = '\n' .. header .. '\n' .. payload

@@ -239,6 +239,7 @@ function openTicket(id) {
 	drawTickets();
 	drawChats();
 	drawTicket();
+	drawTalk();
 	$("ticket-thread").scrollTop = 1e6;
 }
 
@@ -579,7 +580,7 @@ function startWidget() {
 			closed: "This chat has ended.",
 		}[state]);
 		put($("widget-send"), state === "none" || state === "closed" ? "Start chat" : "Send");
-		$("widget-text").placeholder = state === "none" || state === "closed" ? "Ask us anything" : "Write a message";
+		$("widget-text").placeholder = state === "none" || state === "closed" ? "Ask anything" : "Write a message";
 		if (talk) drawThread($("widget-thread"), talk, me);
 		put($("widget-typing"), talk ? typingLine([...talk.typing.values()]) : "");
 		$("widget-rate").hidden = state !== "closed" || !talk.agent || talk.score > 0;
@@ -644,7 +645,7 @@ function startBell() {
 	const draw = () => {
 		$("bell-none").hidden = items.length > 0;
 		keyed($("bell-items"), items, (one) => one.id, (one) => {
-			const button = h("button", { type: "button" }, h("span", {}, one.title), h("small", {}, [one.body, clock(one.createdAt)].filter(Boolean).join(", ")));
+			const button = h("button", { type: "button" }, h("span", {}, one.title), h("small", {}, [one.body, clock(one.createdAt)].filter(Boolean).join(" · ")));
 			button.addEventListener("click", () => {
 				ask(at, "notification:markRead", { id: one.id });
 				if (one.data?.ticketId && tickets.has(one.data.ticketId)) openTicket(one.data.ticketId);

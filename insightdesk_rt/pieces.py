@@ -1,0 +1,67 @@
+"""The settings, handed down piece by piece: what each part is told of them, and nothing more."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from insightdesk_rt import auth
+from insightdesk_rt.config import Settings
+from insightdesk_rt.handlers.base import PortSettings
+from insightdesk_rt.keys import signing_key
+from insightdesk_rt.limits import Rate
+from insightdesk_rt.namespaces import dispatch as dispatching
+from insightdesk_rt.transport.host import ClientHost
+from insightdesk_rt.transport.outbox import OutboxLimits
+from insightdesk_rt.transport.wheel import Wheel
+
+
+def client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientHost:
+    return ClientHost(
+        wheel,
+        node_id=node_id,
+        limits=OutboxLimits(settings.max_outbox_bytes, settings.max_outbox_events, settings.volatile_outbox_bytes),
+        connect_timeout_ms=settings.connect_timeout_s * 1000,
+        upgrade_timeout_ms=settings.upgrade_timeout_s * 1000,
+        max_clients_per_address=settings.max_connections_per_address,
+    )
+
+
+def port_settings(settings: Settings) -> PortSettings:
+    return PortSettings(
+        allowed_origins=settings.allowed_origins,
+        loopback=settings.on_loopback,
+        trusted_proxies=settings.trusted_proxies,
+        transports=settings.transports,
+        ping_interval_ms=settings.ping_interval_ms,
+        ping_timeout_ms=settings.ping_timeout_ms,
+        max_payload_bytes=settings.max_payload_bytes,
+        recovery=settings.connection_recovery,
+        deflate=settings.websocket_deflate,
+        connects_per_address_per_second=settings.max_connects_per_address_per_second,
+    )
+
+
+def dispatch_settings(settings: Settings) -> dispatching.Settings:
+    rates = settings.rates
+    return dispatching.Settings(
+        rates.pop("default", Rate(100, 60)),
+        rates,
+        settings.max_connections_per_user,
+        settings.max_namespaces_per_connection,
+    )
+
+
+def tls(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.tls_cert_file:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file or None)
+    return context
+
+
+def signer(settings: Settings) -> Callable[[Mapping[str, Any]], str]:
+    """Return what makes the demo's tokens: of the server's own secret, so that they are like any other."""
+    key = signing_key(settings)
+    return lambda claims: auth.sign(claims, key)

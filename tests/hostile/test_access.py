@@ -1,0 +1,224 @@
+"""Who sees and does what: every event by everybody who may not, with ids of somebody else and ids that are none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from tests.hostile.kit import QUIET_S, Caller, Target
+from tests.support.aio import aio
+from tests.support.server import ServerProcess
+
+DESK = ("/tickets", "/chat", "/notifications", "/presence")
+# Not ids, though each looks like one to somebody: separators of rooms and channels, patterns, look-alikes, sizes.
+CRAFTED = [
+    "1:x", "*", "a\nb", "mine\n", "x" * 100_000, "\uff4dine", "mine\u200b", "mine ", "ticket:mine", "../mine", "mine\0",
+    "{mine}", "", "-", "role:agent", "\u043cine", "a b", "[a-z]", "$(id)", "\u202emine", "mine#", "mine,ours",
+]  # fmt: skip
+
+
+async def people(target: Target, tokens: dict[str, str]) -> dict[str, Caller]:
+    return {name: await Caller.to(target, token, *DESK) for name, token in tokens.items()}
+
+
+def strangers(server: ServerProcess) -> dict[str, str]:
+    """Tokens of everybody who has no business with what belongs to a customer and to the team "red"."""
+    return {
+        "a customer": server.token("mallory", "customer"),
+        "a customer with the team in the token": server.token("molly", "customer", "red"),
+        "an agent of another team": server.token("bob", "agent", "blue"),
+        "an agent of no team": server.token("nobody", "agent"),
+    }
+
+
+@aio
+async def test_nobody_opens_types_in_or_views_a_ticket_that_is_not_theirs(server: ServerProcess) -> None:
+    await server.push("PUT", "/api/v1/tickets/theirs", {"subject": "x", "requesterId": "carl", "teamId": "red"})
+    target = Target(server.port)
+    for name, caller in (await people(target, strangers(server))).items():
+        for event, more in (
+            ("ticket:subscribe", {}),
+            ("ticket:subscribe", {"since": "0-0"}),
+            ("ticket:typing", {}),
+            ("ticket:stopTyping", {}),
+            ("ticket:view", {"state": "viewing"}),
+        ):
+            ask = {"ticketId": "theirs", **more}
+            assert await caller.outcome("/tickets", event, ask) == "FORBIDDEN", f"{name}: {event}"
+        assert "theirs" not in json.dumps(caller.events)
+    await target.close()
+
+
+@aio
+async def test_an_id_that_is_none_is_refused_before_it_becomes_a_room(server: ServerProcess) -> None:
+    target = Target(server.port)
+    ada = await Caller.to(target, server.token("craft", "agent", "red"), *DESK)
+    asks: list[tuple[str, str, Callable[[str], Any]]] = [
+        ("/tickets", "ticket:subscribe", lambda id: {"ticketId": id}),
+        ("/tickets", "ticket:unsubscribe", lambda id: {"ticketId": id}),
+        ("/chat", "chat:join", lambda id: {"conversationId": id}),
+        ("/presence", "presence:subscribe", lambda id: {"userIds": [id]}),
+    ]
+    for namespace, event, payload in asks:
+        for crafted in CRAFTED:
+            outcome = await ada.outcome(namespace, event, payload(crafted))
+            assert outcome == "BAD_REQUEST", f"{event} {crafted[:20]!r}: {outcome}"
+    await target.close()
+
+
+@aio
+async def test_a_note_reaches_no_customer_live_or_by_since_or_when_the_ticket_moves(server: ServerProcess) -> None:
+    await server.push("PUT", "/api/v1/tickets/noted", {"subject": "x", "requesterId": "carl", "teamId": "red"})
+    target = Target(server.port)
+    carl = await Caller.to(target, server.token("carl", "customer", "red"), *DESK)
+    ada = await Caller.to(target, server.token("ada", "agent", "red"), *DESK)
+    offset = ""
+    for caller in (carl, ada):
+        offset = (await caller.call("/tickets", "ticket:subscribe", {"ticketId": "noted"}))["offset"]
+    note = {"kind": "note", "author": {"id": "ada", "name": "Ada"}, "excerpt": "a secret of the desk"}
+    assert (await server.push("POST", "/api/v1/tickets/noted/comments", note))[0] == 201
+    await server.push("PUT", "/api/v1/tickets/noted", {"watchers": ["secret-watcher"], "teamId": "purple"})
+    await server.push("PUT", "/api/v1/tickets/noted", {"teamId": "red"})
+    await ada.until(lambda: ada.heard("ticket:commented"), "the agent is told of the note")
+    for since in (offset, "0-0"):
+        await carl.call("/tickets", "ticket:unsubscribe", {"ticketId": "noted"})
+        await carl.call("/tickets", "ticket:subscribe", {"ticketId": "noted", "since": since})
+    await asyncio.sleep(QUIET_S)
+    assert "secret" not in json.dumps(carl.events)
+    assert "purple" not in json.dumps(carl.events)
+    assert not carl.heard("ticket:viewers")
+    await target.close()
+
+
+@aio
+async def test_nobody_reads_or_touches_a_conversation_that_is_not_theirs(server: ServerProcess) -> None:
+    target = Target(server.port)
+    carl = await Caller.to(target, server.token("carla", "customer"), *DESK)
+    ada = await Caller.to(target, server.token("ada", "agent", "red"), *DESK)
+    others = await people(target, strangers(server))
+    start = {"clientId": "1", "text": "between us", "teamId": "red"}
+    chat = (await carl.call("/chat", "chat:start", start))["conversationId"]
+    tries: list[tuple[str, dict[str, Any]]] = [
+        ("chat:join", {}),
+        ("chat:join", {"since": "0-0"}),
+        ("chat:history", {}),
+        ("chat:accept", {}),
+        ("chat:message", {"text": "it is me", "clientId": "e"}),
+        ("chat:read", {"upTo": 1}),
+        ("chat:typing", {}),
+        ("chat:stopTyping", {}),
+        ("chat:transfer", {"teamId": "blue"}),
+        ("chat:close", {}),
+        ("chat:rate", {"score": 1}),
+    ]
+    for state in ("waiting", "active", "closed"):
+        if state == "active":
+            assert await ada.outcome("/chat", "chat:accept", {"conversationId": chat}) == "ok"
+        if state == "closed":
+            assert await ada.outcome("/chat", "chat:close", {"conversationId": chat}) == "ok"
+        for name, caller in others.items():
+            for event, more in tries:
+                outcome = await caller.outcome("/chat", event, {"conversationId": chat, **more})
+                assert outcome == "FORBIDDEN", f"{state}: {name}: {event}: {outcome}"
+    await asyncio.sleep(QUIET_S)
+    for name, caller in others.items():
+        assert chat not in json.dumps(caller.events), name
+    await target.close()
+
+
+@aio
+async def test_a_customer_accepts_and_hands_over_nothing_and_is_never_handed_a_conversation(
+    server: ServerProcess,
+) -> None:
+    target = Target(server.port)
+    carl = await Caller.to(target, server.token("carlo", "customer", "red"), *DESK)
+    mallory = await Caller.to(target, server.token("mallory", "customer"), *DESK)
+    ada = await Caller.to(target, server.token("ada", "agent", "red"), *DESK)
+    start = {"clientId": "1", "text": "hello", "teamId": "red"}
+    chat = {"conversationId": (await carl.call("/chat", "chat:start", start))["conversationId"]}
+    assert await carl.outcome("/chat", "chat:accept", chat) == "FORBIDDEN"
+    assert await carl.outcome("/chat", "chat:transfer", {**chat, "agentId": "carlo"}) == "FORBIDDEN"
+    assert await ada.outcome("/chat", "chat:start", start) == "FORBIDDEN"
+    assert await ada.outcome("/chat", "chat:accept", chat) == "ok"
+    for somebody in ("mallory", "carlo", "nobody-at-all"):
+        assert await ada.outcome("/chat", "chat:transfer", {**chat, "agentId": somebody}) == "CONFLICT"
+    assert not mallory.heard("chat:accepted")
+    assert not carl.heard("chat:queue")
+    await target.close()
+
+
+@aio
+async def test_only_admins_get_into_the_dashboard_and_nobody_else_hears_its_numbers(server: ServerProcess) -> None:
+    target = Target(server.port)
+    for token in (*strangers(server).values(), server.token("ada", "agent", "red")):
+        caller = Caller(await target.socket())
+        assert not await caller.join("/dashboard", token)
+        assert caller.refused == {"/dashboard": "FORBIDDEN"}
+    assert (await Caller.to(target, server.token("root", "admin"), "/dashboard")).code is None
+    await target.close()
+
+
+@aio
+async def test_a_customer_is_told_nobodys_presence_not_even_with_a_team_in_the_token(server: ServerProcess) -> None:
+    target = Target(server.port)
+    spies = [
+        await Caller.to(target, server.token("spy1", "customer"), "/presence"),
+        await Caller.to(target, server.token("spy2", "customer", "red"), "/presence"),
+    ]
+    mate = await Caller.to(target, server.token("mate", "agent", "red"), "/presence")
+    for spy in spies:
+        assert await spy.outcome("/presence", "presence:subscribe", {"userIds": ["ada"]}) == "FORBIDDEN"
+    await Caller.to(target, server.token("newcomer", "agent", "red"), "/presence")
+    await mate.until(lambda: "newcomer" in json.dumps(mate.events), "the teammate is told")
+    await asyncio.sleep(QUIET_S)
+    for spy in spies:
+        seen = {update["userId"] for update in spy.heard("presence:update")}
+        assert "newcomer" not in seen, "when an agent works is not a customer's to know"
+    await target.close()
+
+
+@aio
+async def test_a_notification_is_its_users_alone(server: ServerProcess) -> None:
+    target = Target(server.port)
+    ada = await Caller.to(target, server.token("ada", "agent", "red"), "/notifications")
+    others = await people(target, strangers(server))
+    push = {"userId": "ada", "type": "x", "title": "for ada", "id": "n-ada"}
+    assert (await server.push("POST", "/api/v1/notifications", push))[0] == 201
+    await ada.until(lambda: ada.heard("notification"), "ada is told")
+    await asyncio.sleep(QUIET_S)
+    for caller in others.values():
+        assert not caller.heard("notification")
+        assert await caller.outcome("/notifications", "notification:markRead", {"id": "n-ada"}) == "NOT_FOUND"
+        assert (await caller.call("/notifications", "notification:list", {}))["notifications"] == []
+    await target.close()
+
+
+@aio
+async def test_a_refreshed_token_makes_nobody_somebody_else(server: ServerProcess) -> None:
+    target = Target(server.port)
+    mallory = await Caller.to(target, server.token("mallory", "customer"), "/chat")
+    for token in (
+        server.token("ada", "agent", "red"),
+        server.token("mallory", "agent"),
+        server.token("mallory", "admin"),
+        server.token("mallory", "customer", "red"),
+    ):
+        assert await mallory.outcome("/chat", "session:refresh", {"token": token}) == "FORBIDDEN"
+    token = server.token("mallory", "customer")
+    assert await mallory.outcome("/chat", "session:refresh", {"token": token}) == "ok"
+    await target.close()
+
+
+@aio
+async def test_a_refresh_in_one_namespace_changes_no_role_in_another(server: ServerProcess) -> None:
+    await server.push("PUT", "/api/v1/tickets/two-hats", {"subject": "x", "requesterId": "carl", "teamId": "red"})
+    target = Target(server.port)
+    caller = await Caller.to(target, server.token("hatter", "customer"), "/tickets")
+    await caller.join("/chat", server.token("hatter", "agent", "red"))
+    ask = {"token": server.token("hatter", "agent", "red", ttl_s=900)}
+    assert await caller.outcome("/chat", "session:refresh", ask) == "ok"
+    outcome = await caller.outcome("/tickets", "ticket:subscribe", {"ticketId": "two-hats"})
+    assert outcome == "FORBIDDEN", "who came into /tickets as a customer reads the desk's tickets"
+    await target.close()

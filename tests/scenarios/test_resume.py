@@ -1,0 +1,100 @@
+"""A client whose connection is lost comes back with its sid, its rooms and all it missed: `socket.recovered`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.scenarios.story import Story
+from tests.scenarios.test_tickets import subscribe
+from tests.support.clients import Peer
+
+resuming_clients = pytest.mark.parametrize("door", ["js-polling", "js-websocket", "js-upgrade"], indirect=True)
+
+
+async def versions(peer: Peer, ticket: str, *wanted: int) -> None:
+    """These versions of the ticket are told next, in this order, and no other."""
+    for version in wanted:
+        assert (await peer.expect("ticket:updated", {"ticketId": ticket}))["version"] == version
+    await peer.not_told("ticket:updated", {"ticketId": ticket})
+
+
+async def changed(story: Story, ticket: str, *versions: int) -> None:
+    for version in versions:
+        answer = await story.push("PUT", f"/tickets/{ticket}", {"subject": f"version {version}"})
+        assert answer["version"] == version
+
+
+@resuming_clients
+async def test_what_was_missed_comes_once_in_order_and_rooms_are_kept(story: Story) -> None:
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
+    await subscribe(ada, ticket)
+    await changed(story, ticket, 2)
+    await versions(ada, ticket, 2)
+    sid = ada.sid
+    await ada.drop()
+    await changed(story, ticket, 3, 4)
+    ada.mend()
+    await ada.again(deadline_s=15)
+    assert ada.recovered and ada.sid == sid
+    await versions(ada, ticket, 3, 4)
+    await changed(story, ticket, 5)
+    await versions(ada, ticket, 5)
+
+
+@resuming_clients
+async def test_before_the_first_event_and_again_and_again(story: Story) -> None:
+    """Where other servers fail: no offset yet, and the second time."""
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
+    await subscribe(ada, ticket)
+    for turn in (1, 2, 3):
+        await ada.drop()
+        await changed(story, ticket, turn + 1)
+        ada.mend()
+        await ada.again(turn + 1, deadline_s=15)
+        assert ada.recovered, turn
+        await versions(ada, ticket, turn + 1)
+
+
+@resuming_clients
+async def test_who_lost_access_meanwhile_is_sent_nothing_of_the_ticket(story: Story) -> None:
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
+    await subscribe(ada, ticket)
+    await ada.drop()
+    await story.push("PUT", f"/tickets/{ticket}", {"teamId": story.id("other"), "subject": "secret"})
+    ada.mend()
+    await ada.again(deadline_s=15)
+    assert (await ada.expect("ticket:unsubscribed", {"ticketId": ticket}))["reason"] == "access"
+    await ada.not_told("ticket:updated", {"ticketId": ticket})
+
+
+@resuming_clients
+async def test_after_an_own_goodbye_it_begins_anew(story: Story) -> None:
+    ada = await story.join(story.agent(), "/tickets")
+    sid = ada.sid
+    await ada.disconnect()
+    again = await story.join(story.agent(), "/tickets")
+    assert not again.recovered and again.sid != sid
+
+
+async def test_a_chat_message_that_was_missed_is_not_lost(story: Story) -> None:
+    """Also through clients that know of no recovery: they join again with the offset they had."""
+    customer = await story.join(story.customer(), "/chat")
+    started = await customer.ok("chat:start", {"clientId": "s", "text": "Hello"})
+    chat = started["conversationId"]
+    story.chats.append(chat)
+    ada = await story.join(story.agent(), "/chat")
+    await ada.ok("chat:accept", {"conversationId": chat})
+    joined = await ada.ok("chat:join", {"conversationId": chat})
+    await ada.disconnect()
+    await asyncio.gather(
+        *(customer.ok("chat:message", {"conversationId": chat, "clientId": f"m{n}", "text": f"{n}"}) for n in range(3))
+    )
+    ada = await story.join(story.agent(), "/chat")
+    await ada.ok("chat:join", {"conversationId": chat, "since": joined["offset"]})
+    texts = [(await ada.expect("chat:message"))["text"] for _ in range(3)]
+    assert sorted(texts) == ["0", "1", "2"]
