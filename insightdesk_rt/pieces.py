@@ -9,6 +9,7 @@ from typing import Any
 from insightdesk_rt import auth
 from insightdesk_rt.config import Settings
 from insightdesk_rt.handlers.base import PortSettings
+from insightdesk_rt.hub.hub import Replay
 from insightdesk_rt.keys import signing_key
 from insightdesk_rt.limits import Rate
 from insightdesk_rt.namespaces import dispatch as dispatching
@@ -26,6 +27,11 @@ def client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientHost:
         upgrade_timeout_ms=settings.upgrade_timeout_s * 1000,
         max_clients_per_address=settings.max_connections_per_address,
     )
+
+
+def replay(settings: Settings) -> Replay:
+    """Half of what an outbox holds: the other half is for what comes meanwhile."""
+    return Replay(settings.max_outbox_events // 2, settings.max_outbox_bytes // 2)
 
 
 def port_settings(settings: Settings) -> PortSettings:

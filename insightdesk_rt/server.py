@@ -30,7 +30,7 @@ from insightdesk_rt.desk import Desk, build_desk
 from insightdesk_rt.drain import drain
 from insightdesk_rt.embedded import Embedded, EmbeddedError, start_embedded
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.handlers.base import ClientPort
+from insightdesk_rt.handlers.base import ClientPort, NoHandler
 from insightdesk_rt.handlers.demo import demo_routes
 from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
@@ -38,7 +38,7 @@ from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.keys import KeyRing
 from insightdesk_rt.namespaces import PATHS
 from insightdesk_rt.namespaces.dispatch import Dispatch
-from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, signer, tls
+from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay, signer, tls
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
 
@@ -49,7 +49,8 @@ SWEEP_MS = 60_000
 REVIVE_MS = 500
 BACKLOG = 1024  # connections the kernel holds for us: a storm of reconnects comes at once
 STOP_WITHIN_S = 10.0
-IDLE_KEEPALIVE_S = 60  # of an HTTP connection between two requests
+BODY_S = 30.0
+MAX_BODY_BYTES = 65_536  # of paths that take none; the doors that take one say so themselves
 
 
 class StartError(Exception):
@@ -98,7 +99,7 @@ class Server:
             log_max_entries=settings.log_max_entries,
             max_event_bytes=settings.max_event_bytes,
         )
-        hub = Hub(backplane, PATHS, settings.max_rooms_per_socket)
+        hub = Hub(backplane, PATHS, settings.max_rooms_per_socket, replay(settings))
         backplane.on_resync = hub.resync
         await backplane.start()
         stack.push_async_callback(backplane.close)
@@ -140,7 +141,9 @@ class Server:
         self._serve(
             clients,
             [*socketio_handlers(port), *native_handlers(port, PATHS), *demo_routes(demo)],
-            idle_connection_timeout=max(settings.handshake_timeout_s, IDLE_KEEPALIVE_S),
+            default_handler_class=NoHandler,
+            default_handler_args={"port": port},
+            max_body_size=MAX_BODY_BYTES,
             ssl_options=tls(settings),
         )
         if demo is not None:
@@ -240,8 +243,12 @@ class Server:
 
     def _serve(self, sockets: list[socket.socket], routes: list[Any], **options: Any) -> None:
         """Answer HTTP on sockets that are bound already."""
-        of_server = {name: options.pop(name) for name in ("idle_connection_timeout", "ssl_options") if name in options}
-        server = HTTPServer(Application(routes, log_function=_no_access_log, **options), **of_server)
+        of_server = {name: options.pop(name) for name in ("max_body_size", "ssl_options") if name in options}
+        application = Application(routes, log_function=_no_access_log, **options)
+        # Headers that take longer than the handshake may, and connections kept open that long for nothing, are cut.
+        server = HTTPServer(
+            application, idle_connection_timeout=self.settings.handshake_timeout_s, body_timeout=BODY_S, **of_server
+        )
         server.add_sockets(sockets)
 
         async def close() -> None:

@@ -137,12 +137,8 @@ class Resume:
         if not PID.fullmatch(pid):
             self.refused += 1
             return None
-        # Back before it was written: what is on its way to the record goes first.
-        unsaved, ended = self._dirty.pop(pid, None), self._ended.get(pid)
-        if unsaved is not None:
-            await self._save(pid, unsaved)
-        if ended is not None:
-            await self._write_end(pid, ended)
+        if pid in self._dirty or pid in self._ended:
+            await self._flush()  # back before it was written: what is on its way to the record goes first
         found = await self._valkey.call(self._scripts["claim"], [self._names.session(pid)], [namespace, user.id])
         if not found:
             self.refused += 1

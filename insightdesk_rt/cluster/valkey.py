@@ -59,6 +59,9 @@ def endpoint(url: str) -> Endpoint:
     )
 
 
+LAST_LOOK_S = 0.05  # after a deadline that passed while this process itself was held up
+
+
 class Valkey:
     """`url`: unix://, valkey://, valkeys://, redis:// or rediss://, with user, password and db as usual.
 
@@ -287,9 +290,15 @@ class _Pipe:
         self._expected = len(sent)
         self._complete = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout_at(min(c.until for c in batch)):
-                await connection.send_packed_command(sent, check_health=False)
-                await asyncio.wait([self._complete, reader], return_when=asyncio.FIRST_COMPLETED)
+            until = max(min(c.until for c in batch), asyncio.get_running_loop().time() + LAST_LOOK_S)
+            try:
+                async with asyncio.timeout_at(until):
+                    await connection.send_packed_command(sent, check_health=False)
+                    await asyncio.wait([self._complete, reader], return_when=asyncio.FIRST_COMPLETED)
+            except TimeoutError:
+                # This process may have been stopped for that long, and the answer lie in the socket: look once more.
+                async with asyncio.timeout(LAST_LOOK_S):
+                    await asyncio.wait([self._complete, reader], return_when=asyncio.FIRST_COMPLETED)
         finally:  # also when the connection was lost: those that were answered are done
             self._hand_out(batch, answers)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):

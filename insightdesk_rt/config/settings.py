@@ -73,7 +73,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     ping_timeout_ms: Annotated[Ms, Help("how long a client may take to answer one")] = 30_000
     connect_timeout_s: Annotated[Seconds, Help("how long a client may stay without a namespace")] = 45
     upgrade_timeout_s: Annotated[Seconds, Help("how long an upgrade to websocket may take")] = 10
-    handshake_timeout_s: Annotated[Seconds, Help("how long the HTTP headers may take")] = 10
+    handshake_timeout_s: Annotated[Seconds, Help("how long HTTP headers may take, and a kept connection be idle")] = 10
     connection_recovery: Annotated[bool, Help("give clients that come back what they missed")] = True
     recovery_window_s: Annotated[Seconds, Help("how long they may have been away")] = 120
     drain_seconds: Annotated[int, Meta(ge=0, le=3600), Help("time over which a stop sends clients away")] = 10

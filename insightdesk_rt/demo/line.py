@@ -29,6 +29,7 @@ class Line:
     """`hear` is called with every event, `connect` too: rooms are to be joined again then. Comes back when closed."""
 
     name = "demo"  # as a transport
+    most = 0
     writable = True
 
     def __init__(

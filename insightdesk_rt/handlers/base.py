@@ -9,6 +9,7 @@ from a page of ours) and is let in: nothing here is authenticated by what a brow
 from __future__ import annotations
 
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -206,12 +207,27 @@ class QuietHandler(RequestHandler):
         return True
 
 
+class NoHandler(QuietHandler):
+    """Every path that is none."""
+
+    def initialize(self, port: ClientPort) -> None:
+        self.port = port
+
+    def prepare(self) -> None:
+        self.set_status(404)
+        self.set_header("Content-Type", "text/plain; charset=UTF-8")
+        self.finish("There is no such path.")
+
+
 class _Handshake(WebSocketProtocol13):
     """Tornado's handshake. What comes after it is ours, unless deflate was agreed on."""
 
     async def _receive_frame_loop(self) -> None:
         if self._compressor is not None:
-            await super()._receive_frame_loop()
+            try:
+                await super()._receive_frame_loop()
+            except zlib.error:  # the peer's stream is broken; Tornado would log it as a bug of ours
+                self._abort()
             return
         handler = self.handler
         assert isinstance(handler, SocketHandler)

@@ -116,6 +116,8 @@ class SocketIOHandler(_Judge):
         self._discarded = 0
 
     def prepare(self) -> None:
+        # What the server allows to any path is less than this door takes, or throws away to let a client see its 413.
+        self.request.connection.set_max_body_size(max(DISCARD_BYTES, self._declared_bytes()))  # type: ignore[union-attr]
         self._set_cors()
         if self._has_body():
             self.request.connection.set_body_timeout(BODY_S)  # type: ignore[union-attr]

@@ -18,6 +18,8 @@ from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Event, Offset, Room, Sid, new_id, offset_key
 from insightdesk_rt.wire import json
 
+HEAD_BYTES = 100  # of an event on the wire beside its payload, about
+
 
 class Joined(NamedTuple):
     """`offset`: everything after it will be delivered. `complete` is False if the log did not reach back to `since`."""
@@ -31,9 +33,23 @@ class Missed(NamedTuple):
     complete: bool
 
 
+class Replay(NamedTuple):
+    """How much of the log one client is sent at a time; who missed more is told to load anew."""
+
+    events: int = 5_000
+    size_bytes: int = 524_288
+
+
 class Hub:
-    def __init__(self, backplane: Backplane, namespaces: Iterable[str], max_rooms_per_socket: int = 0) -> None:
+    def __init__(
+        self,
+        backplane: Backplane,
+        namespaces: Iterable[str],
+        max_rooms_per_socket: int = 0,
+        replay: Replay = Replay(),
+    ) -> None:
         self._backplane = backplane
+        self._replay = replay
         self._rooms = {namespace: Rooms() for namespace in namespaces}
         self._sockets: dict[str, dict[Sid, Socket]] = {namespace: {} for namespace in self._rooms}
         self._max_rooms = max_rooms_per_socket
@@ -80,11 +96,11 @@ class Hub:
         if since is not None and new:
             missed = await self._missed(socket.namespace, new, since)
         # no await between the last look at the log and the join: an event would be lost
-        if socket.gone:
-            for room in rooms:
-                self._forget_if_empty(socket.namespace, room)
-        else:
+        if not socket.gone:
             self._send(missed.events, socket, set(rooms))
+        if socket.gone:  # it was, or it does not read what it is sent
+            self._forget_if_empty(socket.namespace, rooms)
+        else:
             for room in rooms:
                 self._rooms[socket.namespace].join(socket, room)
             if new:
@@ -97,10 +113,10 @@ class Hub:
         new = [room for room in rooms if room not in known]
         if new:
             await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
-        for room in rooms:
-            if socket.gone:
-                self._forget_if_empty(socket.namespace, room)
-            else:
+        if socket.gone:
+            self._forget_if_empty(socket.namespace, rooms)
+        else:
+            for room in rooms:
                 known.join(socket, room)
 
     async def resume(
@@ -115,8 +131,7 @@ class Hub:
         missed = await self._missed(socket.namespace, rooms, since)
         # no await from here to the joins: an event would be lost
         if socket.gone or not missed.complete:
-            for room in rooms:
-                self._forget_if_empty(socket.namespace, room)
+            self._forget_if_empty(socket.namespace, rooms)
             return False
         if socket.codec.missed_first:
             self._send(missed.events, socket, set(rooms))
@@ -124,6 +139,9 @@ class Hub:
         else:
             greet()
             self._send(missed.events, socket, set(rooms))
+        if socket.gone:
+            self._forget_if_empty(socket.namespace, rooms)
+            return False
         for room in rooms:
             self._rooms[socket.namespace].join(socket, room)
         return True
@@ -133,7 +151,8 @@ class Hub:
 
         What the log holds beyond that is still on its way to this node and comes live to those who join now.
         """
-        found, upto, complete = [], since, True
+        found: list[Event] = []
+        size, upto, complete = 0, since, True
         while True:
             backlog = await self._backplane.read(namespace, rooms, upto)
             delivered = offset_key(self.position(namespace))
@@ -143,6 +162,9 @@ class Hub:
                     break
                 if not (event.was and offset_key(event.was) <= offset_key(since)):
                     found.append(event)
+                    size += len(event.payload) + HEAD_BYTES
+            if len(found) > self._replay.events or size > self._replay.size_bytes:
+                return Missed([], False)  # it would be closed as a slow reader, return, and be sent the same again
             if offset_key(backlog.upto) >= delivered:
                 return Missed(found, complete)
             upto = max(upto, backlog.upto, key=offset_key)
@@ -230,6 +252,7 @@ class Hub:
         # a string payload without one behind it would poison the client's resume.
         return self.position(event.namespace) if event.payload[:1] == '"' else ""
 
-    def _forget_if_empty(self, namespace: str, room: Room) -> None:
-        if room not in self._rooms[namespace]:
-            self._backplane.unlisten(namespace, room)
+    def _forget_if_empty(self, namespace: str, rooms: Collection[Room]) -> None:
+        for room in rooms:
+            if room not in self._rooms[namespace]:
+                self._backplane.unlisten(namespace, room)

@@ -43,6 +43,7 @@ class Socket:
         "calls_in",
         "client",
         "codec",
+        "connected",
         "connected_at_s",
         "gone",
         "namespace",
@@ -74,6 +75,7 @@ class Socket:
         self.waiting: deque[Call] | None = None
         self.task: asyncio.Task[None] | None = None  # the handler that awaits; owned by dispatch
         self.windows: dict[str, Window] = {}  # the user's rate windows, shared by all sockets of the user here
+        self.connected = False  # its client was told that it is in
         self.gone = False
         self._acks: dict[int, asyncio.Future[Raw]] | None = None
         self._next_ack = 0

@@ -108,9 +108,12 @@ class Chat(Namespace):
         await self._store.view(socket.user, ask.conversationId, 0)
         since = Offset(ask.since) if ask.since else None
         joined = await self._enter(socket, ask.conversationId, since)
-        page = await self._page(
-            socket, ask.conversationId
-        )  # after the join: what is said meanwhile is in both or in one
+        try:
+            # After the join: what is said meanwhile is in both or in one. And who lost access meanwhile is refused.
+            page = await self._page(socket, ask.conversationId)
+        except RtError:
+            self._take_out(socket, ask.conversationId)
+            raise
         if not joined.complete:
             socket.emit("resync", json.dumps({"rooms": [chat_room(ask.conversationId)]}))
         return words.Joined(page.conversation, page.messages, joined.offset, joined.complete)

@@ -161,6 +161,7 @@ class Dispatch:
         def greet(recovered: bool) -> None:
             if not socket.gone:
                 client.session.accept(socket.namespace)
+                socket.connected = True
                 socket.send(client.codec.connected(socket.namespace, socket.sid, socket.pid, recovered))
 
         lost: Collection[model.Room] = ()

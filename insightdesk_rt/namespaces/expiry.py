@@ -65,13 +65,21 @@ class Expiry:
         Raises RtError AUTH_*; FORBIDDEN for another user, role or team.
         """
         user, old = self._verify(ask.token), socket.user
-        if (user.id, user.role, user.team_id) != (old.id, old.role, old.team_id):
+        if not _same(user, old):
             raise RtError("FORBIDDEN", "A refreshed token must be of the same user, role and team.")
         for other in socket.client.sockets.values():
-            if other.user.id == user.id:
+            if other.connected and (other.user.id, other.user.role, other.user.team_id) == (
+                old.id,
+                old.role,
+                old.team_id,
+            ):
                 other.user = user
                 self.watch(other)
         return Refreshed(user.expires_s)
+
+
+def _same(one: User, other: User) -> bool:
+    return (one.id, one.role, one.team_id) == (other.id, other.role, other.team_id)
 
 
 def _key(socket: Socket) -> tuple[str, Socket]:

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Id, Status, iso, presence_room, team_room
+from insightdesk_rt.model import Id, Status, iso, presence_room, role_room, team_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
 from insightdesk_rt.namespaces.roster import Roster
 from insightdesk_rt.namespaces.telling import Teller
@@ -119,9 +119,12 @@ class Presence(Namespace):
 
     async def _say(self, change: Untold) -> None:
         to = json.decode(_transition, change.data)
-        rooms = [presence_room(to.userId)] + ([team_room(to.teamId)] if to.teamId else [])
-        seen = iso(to.lastSeen) if to.status == "offline" else ""
-        await self.emit(Update(to.userId, to.status, seen), *rooms, id=change.id)
+        update = Update(to.userId, to.status, iso(to.lastSeen) if to.status == "offline" else "")
+        asked = presence_room(to.userId)
+        await self.emit(update, asked, id=change.id)
+        if to.teamId:  # but not its customers, and nobody twice
+            skip = (asked, role_room("customer"))
+            await self.emit(update, team_room(to.teamId), skip=skip, id=change.id + ".team")
 
     # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
 

@@ -124,7 +124,11 @@ class Tickets(Namespace):
         since = Offset(ask.since) if ask.since else None
         joined = await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since)
         if self._rechecks != rechecks:  # the recheck may have looked at the room just before the join
-            await self._require_access(socket, ticket_id)
+            try:
+                await self._require_access(socket, ticket_id)
+            except RtError:
+                self._take_out(socket, ticket_id)
+                raise
         if staff:
             await self.watch.look(socket, ticket_id)
         live, version = await asyncio.gather(self.watch.live(ticket_id), self._tickets.version(ticket_id))
@@ -302,7 +306,7 @@ class Tickets(Namespace):
 
     def _take_out(self, socket: Socket, ticket_id: str) -> None:
         self.watch.leave(socket, ticket_id)
-        for room in _rooms(socket.user, ticket_id):
+        for room in both(ticket_id):
             self.hub.leave(socket, room)
 
 

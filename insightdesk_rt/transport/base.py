@@ -32,6 +32,7 @@ class Transport(Protocol):
     """One carrier of one client's messages. Owned by its Client; reads by itself and calls `client.received`."""
 
     name: str  # "websocket" or "polling"; a bounded label of metrics
+    most: int  # messages it takes at a time; 0: any number
     writable: bool  # False: messages wait in the outbox until the transport calls `outbox.drained()`
 
     def write(self, messages: list[Encoded]) -> int:

@@ -114,6 +114,7 @@ class DeflateTransport:
     """Tornado's own protocol, with permessage-deflate. Its handler passes on what it is called for."""
 
     name = "websocket"
+    most = 0
     __slots__ = ("_client", "_coded", "_host", "_kept", "_protocol", "writable")
 
     def __init__(self, protocol: WebSocketProtocol13, host: ClientHost, *, coded: bool) -> None:

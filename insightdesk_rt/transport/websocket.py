@@ -72,6 +72,7 @@ class WebSocketTransport:
     """
 
     name = "websocket"
+    most = 0
     __slots__ = (
         "_client",
         "_coded",

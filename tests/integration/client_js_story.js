@@ -12,6 +12,13 @@ const next = (at, event, ms = 8000) =>
 		at.on(event, once);
 	});
 
+const push = (change) =>
+	fetch(tokens.ticketUrl, {
+		method: "PUT",
+		headers: { Authorization: `Bearer ${tokens.admin}`, "Content-Type": "application/json" },
+		body: JSON.stringify(change),
+	});
+
 async function main() {
 	const desk = insightdesk.connect(url, { token: tokens.agent });
 	const tickets = desk.of("/tickets");
@@ -49,8 +56,16 @@ async function main() {
 	tickets.emit("ticket:typing", { ticketId: "42" }, { volatile: true });
 	const later = tickets.call("ticket:subscribe", { ticketId: "42" });
 	const again = await next(tickets, "connect");
-	say("back", { same: again.sid === before, recovered: again.recovered === tickets.recovered, later: (await later).ok });
-	say("late", await tickets.call("ticket:subscribe", { ticketId: "42" }, { timeout: 0 }).catch((error) => error.code));
+	say("back", { same: again.sid === before, recovered: again.recovered && tickets.recovered, later: (await later).ok });
+
+	// What happens while it is away is told when it is back, after `connect` and before anything new.
+	tickets.close();
+	const told = [];
+	tickets.on("*", (data, event) => told.push(event));
+	await push({ status: "pending" });
+	tickets.open();
+	await next(tickets, "ticket:updated");
+	say("missed", told);
 
 	// Final ends: refused for the role; an expired token without a way to a new one.
 	const dashboard = insightdesk.connect(url, { token: tokens.customer }).of("/dashboard");
@@ -81,6 +96,7 @@ async function main() {
 
 	// Nobody there: told each time, tries again, and can be ended.
 	const away = insightdesk.connect("http://127.0.0.1:9", { token: "x" }).of("/tickets");
+	say("late", await away.call("ticket:subscribe", { ticketId: "42" }, { timeout: 20 }).catch((error) => error.code));
 	const offline = await next(away, "connect_error");
 	const finished = next(away, "disconnect");
 	away.close();

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def said(server: ServerProcess) -> dict[str, Any]:
         "expired": server.token("ann", "agent", "support", ttl_s=-10),
         "shortlived": server.token("ann", "agent", "support", ttl_s=SHORT_S),
         "shortlivedMs": SHORT_S * 1000 + 500,
+        "admin": server.token("ada", "admin"),
+        "ticketUrl": ticket_url(server),
     }
     story = subprocess.run(
         [str(NODE), *flags(), str(HERE / "client_js_story.js"), str(CLIENT_JS), base(server), json.dumps(tokens)],
@@ -70,11 +73,13 @@ def base(server: ServerProcess) -> str:
     return f"http://127.0.0.1:{server.port}"
 
 
-def push(server: ServerProcess) -> None:
-    import urllib.request
+def ticket_url(server: ServerProcess) -> str:
+    return f"http://127.0.0.1:{server.admin_port}/api/v1/tickets/42"
 
+
+def push(server: ServerProcess) -> None:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{server.admin_port}/api/v1/tickets/42",
+        ticket_url(server),
         json.dumps({"subject": "Broken", "teamId": "support"}).encode(),
         {"Authorization": "Bearer " + server.token("ada", "admin"), "Content-Type": "application/json"},
         method="PUT",
@@ -105,7 +110,12 @@ def test_errors_without_an_ack_are_events_and_listeners_may_fail(said: dict[str,
 @needs_node
 def test_after_a_cut_it_comes_back_and_sends_what_waited(said: dict[str, Any]) -> None:
     assert said["down"] == [False, "DISCONNECTED", False]
-    assert said["back"]["recovered"] and said["back"]["later"]
+    assert said["back"] == {"same": True, "recovered": True, "later": True}
+
+
+@needs_node
+def test_what_it_missed_is_told_after_connect(said: dict[str, Any]) -> None:
+    assert said["missed"] == ["connect", "ticket:updated"]
 
 
 @needs_node

@@ -414,7 +414,7 @@ async def test_a_poll_whose_answer_is_not_read_ends_the_session_when_another_com
         client = await Polling.open(d)
         await client.close()
         stuck = await Http.to(d, limit=1_024)
-        d.emit(*range(20), size=40_000)
+        d.emit(*range(12), size=70_000)
         stuck.send("GET", client.target)
         await until(lambda: d.client().outbox.bytes == 0, "the answer is on its way")
         assert (await ask(d, "GET", client.target)).status == 400
@@ -430,7 +430,7 @@ async def test_an_answer_that_could_not_be_delivered_ends_the_session() -> None:
         client = await Polling.open(d)
         await client.close()
         stuck = await Http.to(d, limit=1_024)
-        d.emit(*range(20), size=40_000)
+        d.emit(*range(12), size=70_000)
         stuck.send("GET", client.target)
         await until(lambda: d.client().outbox.bytes == 0, "the answer is on its way")
         stuck.writer.transport.abort()

@@ -19,6 +19,7 @@ class Sink:
     """A transport that takes everything, or keeps it for itself."""
 
     name = "sink"
+    most = 0
 
     def __init__(self) -> None:
         self.writes: list[list[str]] = []
@@ -188,3 +189,17 @@ def test_logged_messages_keep_their_order_and_bytes_their_sum(steps: list[tuple[
         assert [text for text in written if text in accepted] == accepted
 
     asyncio.run(body())
+
+
+@aio
+async def test_a_transport_that_takes_so_many_at_a_time_gets_the_rest_in_order() -> None:
+    """python-engineio's client gives up on a payload of more than 16 packets."""
+    box, sink = outbox()
+    sink.most = 15
+    for n in range(32):
+        box.put(message(str(n)))
+    for _ in range(3):
+        box.flush()
+    assert [len(write) for write in sink.writes] == [15, 15, 2]
+    assert [text for write in sink.writes for text in write] == [str(n) for n in range(32)]
+    assert box.bytes == 0

@@ -103,7 +103,7 @@ async def test_nothing_of_the_http_request_outlives_the_handshake() -> None:
     def alive() -> Counter[str]:
         kinds = (type(thing) for thing in gc.get_objects())
         return Counter(
-            kind.__name__ for kind in kinds if kind.__module__.startswith(("tornado", "insightdesk_rt.handlers"))
+            kind.__name__ for kind in kinds if str(kind.__module__).startswith(("tornado", "insightdesk_rt.handlers"))
         )
 
     async with door() as d:
@@ -130,6 +130,7 @@ async def test_nothing_of_a_client_outlives_its_end() -> None:
         return sum(isinstance(thing, (Client, WebSocketTransport)) for thing in gc.get_objects())
 
     async with door() as d:
+        gc.collect()
         before = alive()
         for round in range(30):
             peer = await RawSocket.to(d, (WEBSOCKET, "/rt/tickets")[round % 2])

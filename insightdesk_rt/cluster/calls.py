@@ -1,0 +1,305 @@
+"""What one node asks all others: who is in a room, and to throw out, join or take out its members.
+
+The question goes out once on the channel of all nodes; each answers on the asker's own, in several messages if it has
+much to say. The answer is complete when every living node (`Leases.living`) has answered; after five seconds it is what
+there is, and names the nodes that are missing. Nothing here is certain to arrive: who needs that uses a logged event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+from msgspec import Raw, Struct
+
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import Person, Role, Room, new_id
+from insightdesk_rt.wire import json
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 5.0
+SOCKETS_PER_ANSWER = 200  # far below what a message of the bus may have
+
+
+class SocketInfo(Struct, frozen=True, omit_defaults=True):
+    """What nodes tell each other of a socket. Never its pid or its client's id: they are secrets."""
+
+    sid: str
+    namespace: str
+    user: Person
+    role: Role
+    rooms: list[str]
+    node: str
+    teamId: str = ""
+    address: str = ""
+    agent: str = ""
+    connectedAt: float = 0.0  # Unix seconds
+
+
+class Ask(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="ask"):
+    id: str
+    to: str  # address of the asker
+    verb: str
+    namespace: str = ""
+    rooms: tuple[str, ...] = ()  # members of any of them; of none named: all sockets
+    skip: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()  # rooms to join or leave
+
+
+class Answer(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="answer"):
+    id: str
+    node: str  # incarnation
+    count: int = 0
+    sockets: tuple[SocketInfo, ...] = ()
+    info: Raw = Raw()
+    more: bool = False  # another message follows
+
+
+class Replaced(Struct, frozen=True, tag_field="t", tag="replaced"):
+    pid: str
+
+
+_message = msgspec.json.Decoder(Ask | Answer | Replaced)
+
+
+class Found(NamedTuple):
+    sockets: list[SocketInfo]
+    missing: list[str]  # incarnations of nodes that did not answer
+
+
+class Done(NamedTuple):
+    affected: int  # sockets it was done to
+    missing: list[str]
+
+
+class Status(NamedTuple):
+    nodes: dict[str, Raw]  # incarnation → what it says of itself, JSON text
+    missing: list[str]
+
+
+class Bus(Protocol):
+    """What the backplane lends."""
+
+    address: str
+    on_call: Callable[[bytes], None]
+
+    def tell(self, address: str, text: str) -> bool: ...
+
+    def tell_all(self, text: str) -> bool: ...
+
+
+class _Pending:
+    __slots__ = ("answers", "done", "missing")
+
+    def __init__(self, missing: set[str]) -> None:
+        self.missing = missing
+        self.answers: list[Answer] = []
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Calls:
+    """`living` and `incarnation` come from the leases. `expel(socket)` ends a socket's stay in its namespace,
+    `evict(pid)` the connection of a session that went on elsewhere; `info()` is what this node says of itself.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        hub: Hub,
+        incarnation: Callable[[], str],
+        living: Callable[[], Awaitable[Collection[str]]],
+        expel: Callable[[Socket], None],
+        evict: Callable[[str], None],
+        info: Callable[[], Any],
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._bus = bus
+        self._hub = hub
+        self._incarnation = incarnation
+        self._living = living
+        self._expel = expel
+        self._evict = evict
+        self._info = info
+        self._timeout_s = timeout_s
+        self._pending: dict[str, _Pending] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.poison = 0
+        bus.on_call = self.received
+
+    async def close(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ── what the hub's users ask; all raise RtError UNAVAILABLE while Valkey is away ──────────────────────────────
+
+    async def fetch_sockets(self, namespace: str, rooms: Collection[Room] = (), skip: Collection[str] = ()) -> Found:
+        """Return the members of any of the rooms (all sockets of the namespace if none is named), on all nodes."""
+        answers, missing = await self._ask("fetch", namespace, rooms, skip)
+        return Found([one for answer in answers for one in answer.sockets], missing)
+
+    async def server_count(self) -> int:
+        """Return how many nodes live."""
+        return len(await self._living())
+
+    async def disconnect_sockets(
+        self, namespace: str, rooms: Collection[Room] = (), skip: Collection[str] = ()
+    ) -> Done:
+        """End their stay in the namespace; their clients do not come back by themselves."""
+        return _done(await self._ask("disconnect", namespace, rooms, skip))
+
+    async def sockets_join(
+        self, namespace: str, join: Collection[Room], rooms: Collection[Room] = (), skip: Collection[str] = ()
+    ) -> Done:
+        """Make the members of `rooms` members of `join` too."""
+        return _done(await self._ask("join", namespace, rooms, skip, join))
+
+    async def sockets_leave(
+        self, namespace: str, leave: Collection[Room], rooms: Collection[Room] = (), skip: Collection[str] = ()
+    ) -> Done:
+        return _done(await self._ask("leave", namespace, rooms, skip, leave))
+
+    async def status(self) -> Status:
+        """Return what every living node says of itself."""
+        answers, missing = await self._ask("status")
+        return Status({answer.node: answer.info for answer in answers}, missing)
+
+    def replaced(self, address: str, pid: str) -> None:
+        """Tell a node that the client of a session has come back with another connection."""
+        self._bus.tell(address, json.encode_struct(Replaced(pid)))
+
+    # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _ask(
+        self,
+        verb: str,
+        namespace: str = "",
+        rooms: Collection[Room] = (),
+        skip: Collection[str] = (),
+        more: Collection[Room] = (),
+    ) -> tuple[list[Answer], list[str]]:
+        ask = Ask(new_id(), self._bus.address, verb, namespace, tuple(rooms), tuple(skip), tuple(more))
+        pending = _Pending(set(await self._living()) - {self._incarnation()})
+        if not pending.missing:
+            return await self._do(ask), []
+        self._pending[ask.id] = pending
+        try:
+            if not self._bus.tell_all(json.encode_struct(ask)):
+                raise RtError("UNAVAILABLE")
+            mine = await self._do(ask)
+            await asyncio.wait([pending.done], timeout=self._timeout_s)
+        finally:
+            del self._pending[ask.id]
+        if pending.missing:
+            log.warning("a call was not answered by all nodes", extra={"verb": verb, "missing": len(pending.missing)})
+        return mine + pending.answers, sorted(pending.missing)
+
+    # ── answering ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def received(self, text: bytes) -> None:
+        """Take what another node (or anybody who may write to Valkey) sent. Never raises."""
+        try:
+            message = json.decode(_message, text)
+        except json.BadJson:
+            self.poison += 1
+            return
+        if isinstance(message, Answer):
+            self._answered(message)
+        elif isinstance(message, Replaced):
+            self._evict(message.pid)
+        elif message.to != self._bus.address:
+            self._spawn(self._reply(message))
+
+    def _answered(self, answer: Answer) -> None:
+        pending = self._pending.get(answer.id)
+        if pending is None or answer.node not in pending.missing:
+            return  # too late, or nobody we asked
+        pending.answers.append(answer)
+        if not answer.more:
+            pending.missing.discard(answer.node)
+            if not pending.missing and not pending.done.done():
+                pending.done.set_result(None)
+
+    async def _reply(self, ask: Ask) -> None:
+        try:
+            for answer in await self._do(ask):
+                self._bus.tell(ask.to, json.encode_struct(answer))
+        except Exception:
+            log.exception("a call of another node failed", extra={"verb": ask.verb[:20]})
+
+    async def _do(self, ask: Ask) -> list[Answer]:
+        """Do it to this node's sockets. An unknown verb is a newer node's: it is answered, with nothing done."""
+        node = self._incarnation()
+        if ask.verb == "status":
+            return [Answer(ask.id, node, info=Raw(json.dumps(self._info()).encode()))]
+        sockets = self._chosen(ask)
+        if ask.verb == "fetch":
+            return _in_parts(ask.id, node, [_info(socket, node) for socket in sockets])
+        done = 0
+        for socket in sockets:
+            done += await self._do_one(ask, socket)
+        return [Answer(ask.id, node, done)]
+
+    async def _do_one(self, ask: Ask, socket: Socket) -> int:
+        rooms = [Room(room) for room in ask.more]
+        if ask.verb == "disconnect":
+            self._expel(socket)
+        elif ask.verb == "join":
+            try:
+                await self._hub.join_all(socket, rooms)
+            except RtError:  # its rooms are full
+                return 0
+        elif ask.verb == "leave":
+            for room in rooms:
+                self._hub.leave(socket, room)
+        else:
+            return 0
+        return 1
+
+    def _chosen(self, ask: Ask) -> list[Socket]:
+        try:
+            if ask.rooms:
+                groups = self._hub.rooms(ask.namespace).groups([Room(room) for room in ask.rooms], ask.skip)
+                return list(itertools.chain.from_iterable(groups.values()))
+            everyone: Iterable[Socket] = self._hub.sockets(ask.namespace).values()
+        except KeyError:
+            return []  # a namespace that this version does not have
+        return [one for one in everyone if one.sid not in ask.skip and one.rooms.isdisjoint(ask.skip)]
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _info(socket: Socket, node: str) -> SocketInfo:
+    user, client = socket.user, socket.client
+    return SocketInfo(
+        socket.sid,
+        socket.namespace,
+        user.person,
+        user.role,
+        sorted(socket.rooms),
+        node,
+        user.team_id,
+        client.address,
+        client.agent,
+        socket.connected_at_s,
+    )
+
+
+def _in_parts(id: str, node: str, infos: list[SocketInfo]) -> list[Answer]:
+    parts = [infos[start : start + SOCKETS_PER_ANSWER] for start in range(0, len(infos), SOCKETS_PER_ANSWER)] or [[]]
+    return [Answer(id, node, len(part), tuple(part), more=part is not parts[-1]) for part in parts]
+
+
+def _done(asked: tuple[list[Answer], list[str]]) -> Done:
+    return Done(sum(answer.count for answer in asked[0]), asked[1])

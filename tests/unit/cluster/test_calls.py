@@ -1,0 +1,182 @@
+"""Calls between nodes, over real backplanes: everybody answers, or is named as missing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from insightdesk_rt.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.cluster.calls import Calls
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import Room, Sid
+from tests.support import fakes
+from tests.support.aio import aio, until
+
+NS = "/tickets"
+A, B = Room("ticket:a"), Room("ticket:b")
+
+
+class Node:
+    def __init__(self, url: str, prefix: str, name: str, living: set[str]) -> None:
+        self.name = name
+        self.valkey = Valkey(url, prefix)
+        self.bus = ValkeyBackplane(self.valkey, (NS,), name)
+        self.hub = Hub(self.bus, (NS,), max_rooms_per_socket=3)
+        self.evicted: list[str] = []
+
+        async def all_living() -> set[str]:
+            return living
+
+        self.calls = Calls(
+            self.bus,
+            self.hub,
+            lambda: self.name,
+            all_living,
+            self.hub.remove,
+            self.evicted.append,
+            lambda: {"name": self.name, "clients": 3},
+            timeout_s=0.5,
+        )
+        living.add(name)
+
+    async def member(self, sid: str, *rooms: Room) -> Socket:
+        socket = fakes.socket(NS, fakes.user("u-" + sid, team="t1"), sid=Sid(sid))
+        self.hub.add(socket)
+        for room in rooms:
+            await self.hub.join(socket, room)
+        return socket
+
+
+@asynccontextmanager
+async def cluster(url: str, prefix: str) -> AsyncIterator[tuple[list[Node], set[str]]]:
+    living: set[str] = set()
+    nodes = [Node(url, prefix, name, living) for name in ("n1", "n2", "n3")]
+    for node in nodes:
+        await node.valkey.start()
+        await node.bus.start()
+    try:
+        yield nodes, living
+    finally:
+        for node in nodes:
+            await node.calls.close()
+            await node.bus.close()
+            await node.valkey.close()
+
+
+@aio
+async def test_sockets_are_found_on_all_nodes_by_room_and_without_those_left_out(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as ((one, two, three), _):
+        await one.member("s1", A)
+        await two.member("s2", A, B)
+        await two.member("s3", B)
+        await three.member("s4")
+        everyone = await one.calls.fetch_sockets(NS)
+        assert sorted(s.sid for s in everyone.sockets) == ["s1", "s2", "s3", "s4"] and everyone.missing == []
+        found = {s.sid: s for s in (await three.calls.fetch_sockets(NS, [A])).sockets}
+        assert sorted(found) == ["s1", "s2"]
+        assert (found["s2"].node, found["s2"].rooms, found["s2"].teamId) == ("n2", [A, B], "t1")
+        assert found["s2"].user.id == "u-s2" and "pid" not in repr(found["s2"])
+        assert [s.sid for s in (await one.calls.fetch_sockets(NS, [A], skip=[B])).sockets] == ["s1"]
+        assert [s.sid for s in (await one.calls.fetch_sockets(NS, [A], skip=["s1"])).sockets] == ["s2"]
+        assert (await one.calls.fetch_sockets("/newer")).sockets == []
+        assert await one.calls.server_count() == 3
+
+
+@aio
+async def test_many_sockets_come_in_several_messages(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as ((one, two, _), _living):
+        for n in range(450):
+            await two.member(f"s{n}")
+        assert len((await one.calls.fetch_sockets(NS)).sockets) == 450
+
+
+@aio
+async def test_members_everywhere_are_joined_taken_out_and_thrown_out(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as ((one, two, three), _):
+        here, there = await one.member("s1", A), await three.member("s2", A)
+        full = await two.member("s3", A, Room("x"), Room("y"))
+        assert await two.calls.sockets_join(NS, [B], [A]) == (2, [])
+        assert B in here.rooms and B in there.rooms and B not in full.rooms
+        assert await two.calls.sockets_leave(NS, [A], [B]) == (2, [])
+        assert here.rooms == there.rooms == {B}
+        assert await two.calls.disconnect_sockets(NS, [B], skip=["s2"]) == (1, [])
+        assert list(one.hub.sockets(NS)) == [] and list(three.hub.sockets(NS)) == ["s2"]
+
+
+@aio
+async def test_a_node_that_does_not_answer_is_named_and_the_others_answers_count(
+    valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(valkey_url, prefix) as ((one, two, three), living):
+        await two.member("s1", A)
+        await three.bus.close()
+        living.add("ghost")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        found = await one.calls.fetch_sockets(NS, [A])
+        assert [s.sid for s in found.sockets] == ["s1"] and found.missing == ["ghost", "n3"]
+        assert 0.4 < loop.time() - began < 1.5
+        assert "not answered by all" in caplog.text
+
+
+@aio
+async def test_each_node_says_of_itself_how_it_is(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as ((one, _two, _three), _):
+        status = await one.calls.status()
+        assert status.missing == [] and sorted(status.nodes) == ["n1", "n2", "n3"]
+        assert bytes(status.nodes["n2"]) == b'{"name":"n2","clients":3}'
+
+
+@aio
+async def test_a_lone_node_asks_nobody(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as ((one, *_), living):
+        living.clear()
+        living.add("n1")
+        await one.member("s1")
+        sent = one.valkey.counters["commands"]
+        assert len((await one.calls.fetch_sockets(NS)).sockets) == 1
+        assert one.valkey.counters["commands"] == sent
+
+
+@aio
+async def test_a_session_that_went_on_elsewhere_is_told_to_its_old_node(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as ((one, two, _), _living):
+        one.calls.replaced(two.bus.address, "n2.secret")
+        await until(lambda: two.evicted == ["n2.secret"], "told")
+        assert one.evicted == []
+
+
+@aio
+async def test_hostile_text_is_counted_and_an_answer_nobody_waits_for_is_nothing(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as ((one, *_), _):
+        for text in (
+            b"",
+            b"\xff",
+            b"{}",
+            b'{"t":"other"}',
+            b'{"t":"ask","id":1}',
+            b"[" * 10_000,
+            b'{"t":"answer","id":"x","node":"n2","sockets":[{}]}',
+        ):
+            one.calls.received(text)
+        assert one.calls.poison == 7
+        one.calls.received(b'{"t":"answer","id":"x","node":"n2"}')
+        one.calls.received(b'{"t":"ask","id":"x","to":"nowhere","verb":"explode","unknown":1}')
+        one.calls.received(b'{"t":"ask","id":"x","to":"nowhere","verb":"fetch","namespace":"/none"}')
+        await until(lambda: not one.calls._tasks, "answered to nowhere")
+        assert one.calls.poison == 7
+
+
+@aio
+async def test_while_valkey_is_away_a_call_is_refused(prefix: str) -> None:
+    living = {"n2"}
+    node = Node("unix:///nowhere", prefix, "n1", living)
+    with pytest.raises(RtError, match="UNAVAILABLE"):
+        await node.calls.fetch_sockets(NS)
+    assert node.calls._pending == {}
