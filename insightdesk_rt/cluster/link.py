@@ -22,7 +22,8 @@ from typing import Any, Protocol
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.resp import load_script
 from insightdesk_rt.cluster.subscription import Subscription, dial
-from insightdesk_rt.cluster.valkey import Valkey, endpoint
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.cluster.valkey_url import endpoint
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Offset, offset_key
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import libvalkey
 
 from insightdesk_rt.cluster.resp import pack
-from insightdesk_rt.cluster.valkey import Endpoint
+from insightdesk_rt.cluster.valkey_url import Endpoint
 
 BATCH = 512  # channels per SUBSCRIBE: 0.5 µs each, against 1.2 µs one by one
 

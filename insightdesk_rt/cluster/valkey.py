@@ -13,14 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from valkey.asyncio.connection import Connection, SSLConnection, parse_url
 from valkey.exceptions import NoScriptError, ReadOnlyError, ResponseError, ValkeyError
 
 from insightdesk_rt.cluster.resp import Arg, Script, load_script, pack
+from insightdesk_rt.cluster.valkey_url import parse
 from insightdesk_rt.errors import RtError
 
 log = logging.getLogger(__name__)
@@ -32,33 +31,6 @@ DURABLE_EXTRA_MS = 2_000
 # valkey-py cuts the codes it knows off the message, the others still start with theirs.
 BUSY_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 BUSY_ERRORS = ("OutOfMemoryError", "ReadOnlyError", "NoPermissionError")
-
-
-class Endpoint(NamedTuple):
-    """Where a URL leads: a unix socket's `path`, or host and port, with `tls` or without."""
-
-    path: str
-    host: str
-    port: int
-    username: str
-    password: str
-    tls: ssl.SSLContext | None
-
-
-def endpoint(url: str) -> Endpoint:
-    """Return what a connection of one's own needs. Raises ValueError for what is not a URL of Valkey's."""
-    kind, kwargs = _parse(url)
-    tls = kind(**kwargs).ssl_context.get() if issubclass(kind, SSLConnection) else None
-    return Endpoint(
-        kwargs.get("path", ""),
-        kwargs.get("host", "localhost"),
-        kwargs.get("port", 6379),
-        kwargs.get("username") or "",
-        kwargs.get("password") or "",
-        tls,
-    )
-
-
 LAST_LOOK_S = 0.05  # after a deadline that passed while this process itself was held up
 
 
@@ -150,7 +122,7 @@ class _Pipe:
     """One connection that is always either up or being redialled."""
 
     def __init__(self, url: str, deadline_ms: int, came_up: Callable[[str], None], durable: bool = False) -> None:
-        self._class, self._kwargs = _parse(url)
+        self._class, self._kwargs = parse(url)
         self._deadline_s = deadline_ms / 1000
         self._came_up = came_up
         self._durable = durable
@@ -338,14 +310,6 @@ class _Pipe:
             self._answer(command, RtError("UNAVAILABLE"))
 
 
-def _parse(url: str) -> tuple[Any, dict[str, Any]]:
-    kwargs = parse_url(url)  # raises ValueError
-    kind = kwargs.pop("connection_class", Connection)
-    if issubclass(kind, SSLConnection):
-        kwargs.setdefault("ssl_check_hostname", True)  # valkey-py's default is to check the chain only
-    return kind, kwargs
-
-
 def _refusal(command: _Command, error: Exception) -> RtError:
     text = str(error)
     if type(error).__name__ in BUSY_ERRORS or text.startswith(BUSY_CODES):
@@ -364,4 +328,4 @@ def _field(info: str, name: str) -> str:
     return next((line.partition(":")[2] for line in info.splitlines() if line.startswith(name + ":")), "")
 
 
-__all__ = ["Arg", "Endpoint", "Script", "Valkey", "endpoint", "load_script"]
+__all__ = ["Arg", "Script", "Valkey", "load_script"]

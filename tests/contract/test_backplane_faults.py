@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.cluster.valkey import endpoint
+from insightdesk_rt.cluster.valkey_url import endpoint
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Offset, new_id, offset_key
 from tests.contract.test_backplane import NS, A, B, C, Node, cluster, event, refused

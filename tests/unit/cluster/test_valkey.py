@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from insightdesk_rt.cluster.valkey import Script, Valkey, endpoint
+from insightdesk_rt.cluster.valkey import Script, Valkey
+from insightdesk_rt.cluster.valkey_url import endpoint
 from insightdesk_rt.errors import RtError
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey

@@ -1,0 +1,191 @@
+"""Publish from any other Python process: a logged event for the members of rooms, on all nodes, without a server.
+
+    from insightdesk_rt.emitter import Emitter
+
+    emitter = Emitter("valkey://localhost:6379")
+    offset = emitter.of("/tickets").to("ticket:42").emit("ticket:updated", {"ticketId": "42"})
+
+It runs the same script as the nodes, on its own connection; `AsyncEmitter` is the same with `await`. An event has an id
+before it is sent for the first time, and every further try uses it: it is in the log once, however often it was tried.
+When the last try failed too, RtError UNAVAILABLE carries the id, to be given to `emit(..., id=...)` later.
+
+Not handled: nodes keep what they published for the case that Valkey loses its last second, an emitter does not. Who
+must be sure of that runs Valkey with `appendfsync always`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import valkey
+import valkey.asyncio
+from msgspec import Struct
+from valkey.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, TimeoutError
+
+from insightdesk_rt.cluster.names import Names
+from insightdesk_rt.cluster.publisher import append_call, check_size
+from insightdesk_rt.cluster.resp import load_script
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
+from insightdesk_rt.wire import json
+
+TRIES = 4
+PAUSE_S = 0.1  # doubled after each try; with a second for each try, about five until it is given up
+AGAIN = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
+
+E = TypeVar("E", "Emitter", "AsyncEmitter")
+
+
+class Target(Struct, Generic[E], frozen=True):
+    """A namespace of an emitter, and rooms in it. Each step gives a new one, so that one can be kept and used again."""
+
+    emitter: E
+    namespace: str
+    rooms: tuple[Room, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def to(self, *rooms: str) -> Target[E]:
+        return msgspec.structs.replace(self, rooms=self.rooms + tuple(map(Room, rooms)))
+
+    def except_(self, *rooms_or_sids: str) -> Target[E]:
+        """Leave out who is in one of these rooms, or has one of these sids."""
+        return msgspec.structs.replace(self, skip=self.skip + rooms_or_sids)
+
+    def emit(self, event: str, data: Any, *, id: str = "") -> Any:
+        """Return the event's offset (`Offset`; of an AsyncEmitter: awaitable).
+
+        `data` is what JSON has, or a msgspec Struct. The same `id` again changes nothing and returns the first offset.
+        Raises RtError UNAVAILABLE (field `id`), BAD_REQUEST, PAYLOAD_TOO_LARGE; ValueError without a room.
+        """
+        if not self.rooms:
+            raise ValueError("name the rooms first: .to(room)")
+        try:
+            payload = json.dumps(data)
+        except json.BadJson as why:
+            raise RtError("BAD_REQUEST", why.why) from None
+        rooms = tuple(dict.fromkeys(self.rooms))
+        return self.emitter.append(Event(self.namespace, event, payload, rooms, self.skip, id or new_id()))
+
+
+class _Emitter:
+    """What both kinds share: how an event becomes a call, and what an answer says."""
+
+    def __init__(self, prefix: str, log_max_entries: int, max_event_bytes: int) -> None:
+        self._names = Names(prefix)
+        self._log_max_entries = log_max_entries
+        self._max_event_bytes = max_event_bytes
+        self._source = load_script("insightdesk_rt.cluster", "append").source
+        self._seen: dict[str, Offset] = {}
+
+    def _call(self, event: Event) -> tuple[list[str], list[Any]]:
+        check_size(event, self._max_event_bytes)
+        seen = self._seen.get(event.namespace, NO_OFFSET)
+        return append_call(self._names, event, "emitter", self._log_max_entries, seen)
+
+    def _answered(self, event: Event, answer: str) -> Offset:
+        seen = self._seen.get(event.namespace, NO_OFFSET)
+        self._seen[event.namespace] = max(seen, Offset(answer), key=offset_key)
+        return Offset(answer)
+
+
+class Emitter(_Emitter):
+    """Blocking; threads may share it. `prefix`, `log_max_entries` and `max_event_bytes` as the server's settings."""
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "insightdesk",
+        *,
+        timeout_s: float = 1.0,
+        log_max_entries: int = 100_000,
+        max_event_bytes: int = 262_144,
+    ) -> None:
+        super().__init__(prefix, log_max_entries, max_event_bytes)
+        self._client = valkey.Valkey.from_url(url, **_options(url, timeout_s))
+        self._script = self._client.register_script(self._source)
+
+    def of(self, namespace: str) -> Target[Emitter]:
+        return Target(self, namespace)
+
+    def append(self, event: Event) -> Offset:
+        keys, args = self._call(event)
+        failed: Exception | None = None
+        for pause_s in _pauses():
+            try:
+                return self._answered(event, self._script(keys, args))
+            except AGAIN as why:
+                failed = why
+                time.sleep(pause_s)
+        raise RtError("UNAVAILABLE", id=event.id) from failed
+
+    def close(self) -> None:
+        self._client.close()  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Emitter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class AsyncEmitter(_Emitter):
+    """The same for asyncio: `offset = await emitter.of("/tickets").to("ticket:42").emit(event, data)`."""
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "insightdesk",
+        *,
+        timeout_s: float = 1.0,
+        log_max_entries: int = 100_000,
+        max_event_bytes: int = 262_144,
+    ) -> None:
+        super().__init__(prefix, log_max_entries, max_event_bytes)
+        self._client = valkey.asyncio.Valkey.from_url(url, **_options(url, timeout_s))
+        self._script = self._client.register_script(self._source)
+        # One at a time: events of one emitter stay in their order, and 200 of them do not open 200 connections.
+        self._turn = asyncio.Lock()
+
+    def of(self, namespace: str) -> Target[AsyncEmitter]:
+        return Target(self, namespace)
+
+    async def append(self, event: Event) -> Offset:
+        keys, args = self._call(event)
+        failed: Exception | None = None
+        async with self._turn:
+            for pause_s in _pauses():
+                try:
+                    return self._answered(event, await self._script(keys, args))
+                except AGAIN as why:
+                    failed = why
+                    await asyncio.sleep(pause_s)
+        raise RtError("UNAVAILABLE", id=event.id) from failed
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def __aenter__(self) -> AsyncEmitter:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+def _options(url: str, timeout_s: float) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+    }
+    if url.startswith(("rediss:", "valkeys:")):
+        options["ssl_check_hostname"] = True  # valkey-py's default is to check the chain only
+    return options
+
+
+def _pauses() -> Iterator[float]:
+    for number in range(TRIES):
+        yield 0 if number == TRIES - 1 else PAUSE_S * 2**number
