@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple
 
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import Settings
 from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.model import Offset
 from insightdesk_rt.namespaces.base import Namespace, Timers
 from insightdesk_rt.namespaces.chat import Chat
 from insightdesk_rt.namespaces.dashboard import Dashboard
@@ -33,6 +34,18 @@ class Desk(NamedTuple):
     @property
     def namespaces(self) -> tuple[Namespace, ...]:
         return tuple(self)
+
+    async def recheck(self, namespace: str, subject: str, offset: Offset) -> None:
+        """Take out who on this node may not see the ticket or conversation any more. Raises RtError UNAVAILABLE."""
+        if namespace == Tickets.path:
+            await self.tickets.recheck(subject, offset)
+        elif namespace == Chat.path:
+            await self.chat.recheck(subject, offset)
+
+    def everywhere(self, recheck: Callable[[str, str, Offset], Awaitable[None]]) -> None:
+        """From now on access is looked at again on all nodes, when it changes."""
+        self.tickets.everywhere = lambda ticket_id, offset: recheck(Tickets.path, ticket_id, offset)
+        self.chat.everywhere = lambda conversation_id, offset: recheck(Chat.path, conversation_id, offset)
 
     async def node_lost(self, incarnation: str) -> None:
         """Clear what a dead node held. Raises RtError UNAVAILABLE: not finished, call it again."""

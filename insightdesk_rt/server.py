@@ -17,10 +17,12 @@ from tornado.ioloop import PeriodicCallback
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
+from insightdesk_rt import __version__
 from insightdesk_rt.admin.base import Admin, NotFound
 from insightdesk_rt.admin.health import Check, health_routes
 from insightdesk_rt.admin.push import push_routes
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.cluster.resume import Resume
 from insightdesk_rt.cluster.valkey import Valkey
@@ -120,7 +122,7 @@ class Server:
                 backplane.address,
                 lambda: leases.incarnation,
                 hub.position,
-                lambda address, pid: None,
+                lambda address, pid: calls.replaced(address, pid),
                 window_s=settings.recovery_window_s,
             )
             holdings.append(sessions)
@@ -133,6 +135,18 @@ class Server:
             stack.push_async_callback(namespace.close)
         dispatch = Dispatch(hub, desk.namespaces, keys.verify, wheel, dispatch_settings(settings), sessions)
         stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
+        calls = Calls(
+            backplane,
+            hub,
+            lambda: leases.incarnation,
+            leases.living,
+            dispatch.expel,
+            sessions.evict if sessions is not None else lambda pid: None,
+            lambda: {"node": self.node_id, "version": __version__},
+            desk.recheck,
+        )
+        stack.push_async_callback(calls.close)
+        desk.everywhere(calls.recheck)
         self._start_clocks(wheel, dispatch, desk, leases, holdings)
 
         host = client_host(settings, wheel, self.node_id)

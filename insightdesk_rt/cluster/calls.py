@@ -19,7 +19,7 @@ from msgspec import Raw, Struct
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Person, Role, Room, new_id
+from insightdesk_rt.model import Offset, Person, Role, Room, new_id
 from insightdesk_rt.wire import json
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,8 @@ class _Pending:
 
 class Calls:
     """`living` and `incarnation` come from the leases. `expel(socket)` ends a socket's stay in its namespace,
-    `evict(pid)` the connection of a session that went on elsewhere; `info()` is what this node says of itself.
+    `evict(pid)` the connection of a session that went on elsewhere; `info()` is what this node says of itself;
+    `recheck(namespace, subject, offset)` takes out who may not see a ticket or conversation any more.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Calls:
         expel: Callable[[Socket], None],
         evict: Callable[[str], None],
         info: Callable[[], Any],
+        recheck: Callable[[str, str, Offset], Awaitable[None]],
         *,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
@@ -128,6 +130,7 @@ class Calls:
         self._expel = expel
         self._evict = evict
         self._info = info
+        self._recheck = recheck
         self._timeout_s = timeout_s
         self._pending: dict[str, _Pending] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,6 +170,15 @@ class Calls:
     ) -> Done:
         return _done(await self._ask("leave", namespace, rooms, skip, leave))
 
+    async def recheck(self, namespace: str, subject: str, offset: Offset) -> None:
+        """Have every node look again who may be in a ticket or conversation, after the event at `offset`.
+
+        Raises RtError UNAVAILABLE unless all living nodes have done it: then it must be asked again.
+        """
+        _, missing = await self._ask("recheck", namespace, more=(subject, offset))
+        if missing:
+            raise RtError("UNAVAILABLE", f"Not all nodes answered: {', '.join(missing)}.")
+
     async def status(self) -> Status:
         """Return what every living node says of itself."""
         answers, missing = await self._ask("status")
@@ -184,7 +196,7 @@ class Calls:
         namespace: str = "",
         rooms: Collection[Room] = (),
         skip: Collection[str] = (),
-        more: Collection[Room] = (),
+        more: Collection[str] = (),
     ) -> tuple[list[Answer], list[str]]:
         ask = Ask(new_id(), self._bus.address, verb, namespace, tuple(rooms), tuple(skip), tuple(more))
         pending = _Pending(set(await self._living()) - {self._incarnation()})
@@ -232,6 +244,8 @@ class Calls:
         try:
             for answer in await self._do(ask):
                 self._bus.tell(ask.to, json.encode_struct(answer))
+        except RtError as refused:  # the asker finds this node missing
+            log.debug("a call was not answered", extra={"verb": ask.verb[:20], "why": refused.code})
         except Exception:
             log.exception("a call of another node failed", extra={"verb": ask.verb[:20]})
 
@@ -240,6 +254,10 @@ class Calls:
         node = self._incarnation()
         if ask.verb == "status":
             return [Answer(ask.id, node, info=Raw(json.dumps(self._info()).encode()))]
+        if ask.verb == "recheck":
+            subject, offset = ask.more
+            await self._recheck(ask.namespace, subject, Offset(offset))
+            return [Answer(ask.id, node)]
         sockets = self._chosen(ask)
         if ask.verb == "fetch":
             return _in_parts(ask.id, node, [_info(socket, node) for socket in sockets])

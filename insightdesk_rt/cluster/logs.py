@@ -1,13 +1,14 @@
 """Reading the logs: one stream per namespace, looked at by scripts, so that only what was asked for travels.
 
-The usual question, "what did these rooms miss?", is answered from the rooms' last offsets without touching the stream.
-An answer is complete unless (a) the offset lies below the log's floor: Valkey lost events after it; or (b) entries
-after it were cut off by age, and one of the rooms had an event after it, or is so quiet that Valkey has forgotten when
-its last was.
+The usual question, "what did these rooms miss?", is answered from lists of the rooms' own offsets: its cost is what
+they missed, not what all others were told meanwhile. An answer is complete unless (a) the offset lies below the log's
+floor: Valkey lost events after it; or (b) entries after it were cut off by age, and one of the rooms had an event after
+it, or is so quiet that Valkey has forgotten when its last was; or (c) a room had more than a thousand: load anew.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ PAGE_BYTES = 1_000_000
 # A client that asks for the beginning of a long log is told to load anew instead: reading it all is work for Valkey
 # that everybody waits for, and costs the asker nothing. 30,000 events are four minutes of a very busy desk.
 MAX_PAGES = 60
-LAST_TTL_MS = 3_600_000  # how long lua/append.lua keeps a room's last offset
+IDS_TTL_MS = 3_600_000  # how long lua/append.lua keeps a room's offsets
 KEYS_PER_CALL = 500
 
 
@@ -34,6 +35,7 @@ class Page(NamedTuple):
     cut: bool  # the log no longer reaches back to the offset
     upto: Offset
     done: bool
+    top: Offset  # the log's end
     events: list[Event]
 
 
@@ -61,28 +63,29 @@ class Logs:
         complete, events = not (page.below or page.cut), page.events
         for _ in range(MAX_PAGES):
             if page.done:
-                break
+                return Backlog(events, complete, page.upto)
             page = await self.page(namespace, rooms, page.upto)
             complete = complete and not page.cut  # cut off while we were reading
             events += page.events
-        return Backlog(events, complete and page.done, page.upto)
+        return Backlog([], False, page.top)
 
     async def page(self, namespace: str, rooms: Collection[Room], since: Offset) -> Page:
         """Return the next part of the log after `since`; with no rooms, of everybody's events."""
         names = self._names
-        keys = [names.log(namespace), names.tops, names.floors, *(names.last(namespace, room) for room in rooms)]
+        keys = [names.log(namespace), names.tops, names.floors, *(names.ids(namespace, room) for room in rooms)]
         args: list[Arg] = [namespace, since, PAGE_ENTRIES, PAGE_BYTES, *rooms]
-        below, cut, upto, done, *rest = await self._valkey.call(self._read, keys, args)
-        return Page(bool(below), bool(cut), Offset(upto), bool(done), self._events(namespace, rest))
+        below, cut, upto, done, top, *rest = await self._valkey.call(self._read, keys, args)
+        return Page(bool(below), bool(cut), Offset(upto), bool(done), Offset(top), self._events(namespace, rest))
 
     async def rooms_after(self, namespace: str, rooms: Iterable[Room], since: Offset) -> list[Room]:
         """Return which of the rooms had, or may have had, an event after `since`. For a log that was cut off there."""
         asked, found = list(rooms), []
         top = await self._valkey.command("HGET", self._names.tops, namespace) or NO_OFFSET
-        forgotten = offset_key(top)[0] - offset_key(since)[0] >= LAST_TTL_MS
+        forgotten = offset_key(top)[0] - offset_key(since)[0] >= IDS_TTL_MS
         for start in range(0, len(asked), KEYS_PER_CALL):
             part = asked[start : start + KEYS_PER_CALL]
-            lasts = await self._valkey.command("MGET", *(self._names.last(namespace, room) for room in part))
+            keys = [self._names.ids(namespace, room) for room in part]
+            lasts = await asyncio.gather(*(self._valkey.command("LINDEX", key, 0) for key in keys))
             for room, last in zip(part, lasts, strict=True):
                 if forgotten if last is None else offset_key(last) > offset_key(since):
                     found.append(room)

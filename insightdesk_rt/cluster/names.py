@@ -21,9 +21,9 @@ class Names:
         """Remembers the offset of an event for two minutes, so that a publisher may try again."""
         return f"{self.prefix}:id:{event_id}"
 
-    def last(self, namespace: str, room: str) -> str:
-        """Remembers a room's last offset for an hour."""
-        return f"{self.prefix}:last:{namespace}:{room}"
+    def ids(self, namespace: str, room: str) -> str:
+        """The offsets of a room's events: list, newest first, up to 1000, for an hour after the last."""
+        return f"{self.prefix}:ids:{namespace}:{room}"
 
     def channel(self, namespace: str, room: str) -> str:
         return f"{self.prefix}:room:{namespace}:{room}"

@@ -123,7 +123,7 @@ def append_call(
     header = envelope.header_of(event, origin)
     args: list[Arg] = [namespace, keep_entries, seen, event.id, header, event.payload, was]
     for room in event.rooms:
-        keys.append(names.last(namespace, room))
+        keys.append(names.ids(namespace, room))
         args += (room, names.channel(namespace, room))
     return keys, args
 

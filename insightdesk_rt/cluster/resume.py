@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 PID = re.compile(r"[A-Za-z0-9_.\-]{24,100}")
 DEBOUNCE_S = 0.2  # a page that opens joins several rooms at once
-TOUCH_S = 900.0  # a quarter of the time that a room's last offset is remembered
+TOUCH_S = 900.0  # a quarter of the time that a room's offsets are remembered
 TOUCH_TURN_S = TOUCH_S / 10
 # Longer than any connection stays unrefreshed; a record nobody could clear up (all nodes died at once) ends by itself.
 SAFETY_TTL_MS = 86_400_000
@@ -296,7 +296,7 @@ class Resume:
                 session.touched_s = now_s
                 namespace, rooms = session.socket.namespace, session.socket.rooms
                 keys = [self._names.session(pid), self._names.tops]
-                keys += [self._names.last(namespace, room) for room in rooms]
+                keys += [self._names.ids(namespace, room) for room in rooms]
                 calls.append(self._valkey.call(self._scripts["touch"], keys, [session.owner, namespace, SAFETY_TTL_MS]))
             _raise_first(await asyncio.gather(*calls, return_exceptions=True))
 

@@ -258,6 +258,39 @@ async def test_a_long_log_is_read_in_pages(valkey_url: str, prefix: str) -> None
 
 
 @aio
+async def test_a_room_that_had_very_much_is_told_to_load_anew_and_one_beside_it_is_not(
+    valkey_url: str, prefix: str
+) -> None:
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        start = await node.bus.append(event("first", B))
+        for n in range(12):
+            await asyncio.gather(*(node.bus.append(event(str(100 * n + m), A)) for m in range(100)))
+        late = await node.bus.append(event("late", A, B))
+        assert not (await node.bus.read(NS, [A, B], start)).complete
+        backlog = await node.bus.read(NS, [B], start)
+        assert ([e.offset for e in backlog.events], backlog.complete, backlog.upto) == ([late], True, late)
+        recent = backlog.events[0].offset
+        assert (await node.bus.read(NS, [A], recent)).events == []
+
+
+@aio
+async def test_an_old_offset_is_answered_from_the_log_itself_up_to_a_limit(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older than the rooms' own lists are kept; the log still reaches back."""
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        await asyncio.gather(*(node.bus.append(event(str(n), (A, B)[n % 2])) for n in range(1200)))
+        old = Offset(f"{offset_key(node.bus.position(NS))[0] - 3_700_000}-0")
+        await node.valkey.command("HSET", f"{prefix}:floors", NS, "1-0")
+        backlog = await node.bus.read(NS, [A], old)
+        assert len(backlog.events) == 600 and backlog.complete
+        monkeypatch.setattr("insightdesk_rt.cluster.logs.MAX_PAGES", 1)
+        backlog = await node.bus.read(NS, [A], old)
+        assert (backlog.events, backlog.complete) == ([], False)
+        assert offset_key(backlog.upto) >= offset_key(node.bus.position(NS)), "nobody asks on"
+
+
+@aio
 async def test_an_offset_that_is_none_is_refused_and_one_from_the_future_is_not_called_complete(
     valkey_url: str, prefix: str
 ) -> None:
@@ -281,7 +314,7 @@ async def test_a_trimmed_log_is_said_to_be_short_only_for_rooms_that_had_somethi
         assert not (await node.bus.read(NS, [A], quiet)).complete, "its event after that offset is cut off"
         assert (await node.bus.read(NS, [C], quiet)).complete, "a quiet room missed nothing"
         assert (await node.bus.read(NS, [C, A], early)).complete
-        await node.valkey.command("DEL", f"{prefix}:last:{NS}:{C}")
+        await node.valkey.command("DEL", f"{prefix}:ids:{NS}:{C}")
         assert (await node.bus.read(NS, [C], quiet)).complete, "nothing known within the hour: nothing happened"
         old = Offset(f"{offset_key(quiet)[0] - 3_600_001}-0")
         await node.valkey.command("HSET", f"{prefix}:floors", NS, "1-0")

@@ -1,6 +1,6 @@
 -- Put an event into its namespace's log, once per id, and tell every node that listens to one of its rooms.
 --
--- KEYS: log, dedupe key of the id, tops (hash: namespace -> last id), floors (hash), then per room: its last id
+-- KEYS: log, dedupe key of the id, tops (hash: namespace -> last id), floors (hash), then per room: its ids (list)
 -- ARGV: namespace, length to keep, the greatest id its publisher has seen, event id, header, payload,
 --       the offset it had before ("" unless sent again), then per room: name, channel
 -- Returns the offset: the one it has already if the id is known.
@@ -45,7 +45,12 @@ redis.call('SET', KEYS[2], id, 'PX', 120000)
 
 local tail = '\n' .. header .. '\n' .. payload
 for n = 8, #ARGV, 2 do
-  local previous = redis.call('SET', KEYS[4 + (n - 6) / 2], id, 'EX', 3600, 'GET')
+  local ids = KEYS[4 + (n - 6) / 2]
+  local previous = redis.call('LINDEX', ids, 0)
+  if redis.call('LPUSH', ids, id) > 1100 then
+    redis.call('LTRIM', ids, 0, 999)
+  end
+  redis.call('EXPIRE', ids, 3600)
   redis.call('PUBLISH', ARGV[n + 1], '1L ' .. id .. ' ' .. (previous or '') .. tail)
 end
 return id

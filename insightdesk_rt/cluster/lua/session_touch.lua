@@ -1,7 +1,7 @@
 -- Note that nothing was said in a session's rooms: an old offset is then as good as a new one, and a log that is cut
 -- off between the two is no loss. Called more often than a room's last offset is forgotten.
 --
--- KEYS: record, tops, then per room: its last id. ARGV: owner, namespace, safety ttl ms
+-- KEYS: record, tops, then per room: its ids (list, newest first). ARGV: owner, namespace, safety ttl ms
 -- "Between `from` and `quiet` nothing was said in these rooms."
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then
   return 0
@@ -19,7 +19,7 @@ if not top or not after(top, quiet) then
   return 1
 end
 for n = 3, #KEYS do
-  local last = redis.call('GET', KEYS[n])
+  local last = redis.call('LINDEX', KEYS[n], 0)
   if last and after(last, quiet) and after(last, from) then
     from = last
   end

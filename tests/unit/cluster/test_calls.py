@@ -14,7 +14,7 @@ from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Room, Sid
+from insightdesk_rt.model import Offset, Room, Sid
 from tests.support import fakes
 from tests.support.aio import aio, until
 
@@ -41,8 +41,11 @@ class Node:
             self.hub.remove,
             self.evicted.append,
             lambda: {"name": self.name, "clients": 3},
+            self.recheck,
             timeout_s=0.5,
         )
+        self.rechecked: list[tuple[str, str, str]] = []
+        self.away = False
         living.add(name)
 
     async def member(self, sid: str, *rooms: Room) -> Socket:
@@ -51,6 +54,11 @@ class Node:
         for room in rooms:
             await self.hub.join(socket, room)
         return socket
+
+    async def recheck(self, namespace: str, subject: str, offset: str) -> None:
+        if self.away:
+            raise RtError("UNAVAILABLE")
+        self.rechecked.append((namespace, subject, offset))
 
 
 @asynccontextmanager
@@ -180,3 +188,13 @@ async def test_while_valkey_is_away_a_call_is_refused(prefix: str) -> None:
     with pytest.raises(RtError, match="UNAVAILABLE"):
         await node.calls.fetch_sockets(NS)
     assert node.calls._pending == {}
+
+
+@aio
+async def test_all_nodes_look_again_who_may_be_in_a_ticket_or_the_asker_is_told(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as ((one, two, three), _):
+        await one.calls.recheck(NS, "a", Offset("5-0"))
+        assert one.rechecked == two.rechecked == three.rechecked == [(NS, "a", "5-0")]
+        three.away = True
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await one.calls.recheck(NS, "a", Offset("6-0"))

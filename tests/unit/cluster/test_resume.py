@@ -271,9 +271,9 @@ async def test_a_quiet_session_is_as_good_as_new(valkey_url: str, prefix: str, m
             await a.sessions._touch(asyncio.get_running_loop().time() + 1)
 
         await touched("100-0")
-        await valkey.command("SET", valkey.key("last", "/tickets", "ticket:1"), "150-0")
+        await valkey.command("LPUSH", valkey.key("ids", "/tickets", "ticket:1"), "150-0")
         await touched("200-0")
-        await valkey.command("DEL", valkey.key("last", "/tickets", "ticket:1"))
+        await valkey.command("DEL", valkey.key("ids", "/tickets", "ticket:1"))
         await touched("300-0")
         await a.ended(socket)
         record = await valkey.command("HMGET", valkey.key("session", socket.pid), "start", "from", "quiet")
