@@ -41,7 +41,7 @@ def doubts(settings: Settings) -> Iterator[str]:
 
 def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield name and reason of each file or folder that the server could not use as this user. Writes nothing."""
-    for name in ("tls_cert_file", "tls_key_file", "admin_keys_file"):
+    for name in ("tls_cert_file", "tls_key_file"):
         file = getattr(settings, name)
         if file and not os.access(file, os.R_OK):
             yield name, "it cannot be read" if Path(file).exists() else "no such file"
@@ -64,8 +64,6 @@ def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
         )
     if settings.demo and not settings.on_loopback:
         yield "demo", f"the demo gives out tokens and is for loopback only, not for {settings.address}"
-    if settings.workers > 1 and not settings.port:
-        yield "workers", "several processes cannot share a port that is not named; set port"
     for origin in settings.allowed_origins:
         if origin != "*" and not _is_origin(origin):
             yield "allowed_origins", f"{origin!r} is not an origin; write scheme://host or scheme://host:port"

@@ -45,7 +45,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     tls_key_file: Annotated[str, Help("private key of it (PEM)")] = ""
     allowed_origins: Annotated[Names, Help('other origins browsers may come from; "*" for any')] = ()
     trusted_proxies: Annotated[Names, Help("addresses or networks whose X-Forwarded-For is believed")] = ()
-    workers: Annotated[int, Meta(ge=1, le=256), Help("processes that share the client port")] = 1
     demo: Annotated[bool, Help("serve /demo, a helpdesk that moves by itself (loopback only)")] = False
 
     data_dir: Annotated[str, Help("folder of the secret and the embedded Valkey", "What it keeps")] = "./data"
@@ -63,7 +62,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     jwt_issuer: Annotated[str, Help("the iss a token must have; empty: any or none")] = ""
     jwt_audience: Annotated[str, Help("the aud a token must have; empty: none")] = ""
     jwt_leeway_s: Annotated[int, Meta(ge=0, le=30), Help("how long after its exp a token still counts")] = 0
-    admin_keys_file: Annotated[str, Help("static keys of the admin API")] = ""
     agent_access: Annotated[Literal["team", "all"], Help("tickets an agent may read")] = "team"
     access: Annotated[str, Help("package.module:factory of your own check of who may read a ticket")] = ""
 

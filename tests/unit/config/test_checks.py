@@ -36,7 +36,6 @@ MISFIT: list[tuple[str, dict[str, Any]]] = [
     ("tls_key_file", {"tls_key_file": "a"}),
     ("admin_address", {"admin_address": "0.0.0.0"}),
     ("demo", {"demo": True, "address": "0.0.0.0", "jwt_secret": SECRET}),
-    ("workers", {"workers": 2, "port": 0}),
     ("allowed_origins", {"allowed_origins": ("desk.example.com",)}),
     ("allowed_origins", {"allowed_origins": ("https://desk.example.com/",)}),
     ("allowed_origins", {"allowed_origins": ("https://Desk.example.com",)}),
@@ -108,8 +107,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         tls_cert_file=str(there),
         tls_key_file=str(tmp_path / "gone"),
         data_dir=str(there / "data"),
-        admin_keys_file="/nope",
     )
-    assert [name for name, _ in file_misfits(settings)] == ["tls_key_file", "admin_keys_file", "data_dir"]
+    assert [name for name, _ in file_misfits(settings)] == ["tls_key_file", "data_dir"]
     assert list(file_misfits(Settings(data_dir=str(tmp_path / "not" / "yet")))) == []
     assert sorted(tmp_path.iterdir()) == [there], "looking changes nothing"
