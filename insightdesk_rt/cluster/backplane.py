@@ -27,7 +27,7 @@ from insightdesk_rt.cluster.subscription import Subscription
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.backplane import Backlog
-from insightdesk_rt.model import Event, Offset, Room
+from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, offset_key
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class ValkeyBackplane:
         self._publisher = Publisher(valkey, self._names, self.address, log_max_entries, max_event_bytes, self.position)
         self._max_message = max_event_bytes + HEAD_BYTES
         self._owing = False
+        self._epoch = ""
         self._forget_s = 0.0
         self._copies: set[str] = set()
         self._older_copies: set[str] = set()
@@ -207,20 +208,20 @@ class ValkeyBackplane:
     def positions(self) -> dict[str, Offset]:
         return {namespace: lane.position for namespace, lane in self._lanes.items()}
 
-    def verified(self, positions: dict[str, Offset]) -> None:
-        for namespace, position in positions.items():
-            self._lanes[namespace].verified = position
-
-    def shrunk(self) -> None:
-        if self._publisher.recovery is None:
-            log.warning("a log is shorter than it was: reading it again, and sending again what was sent last")
+    def told(self, before: dict[str, Offset], tops: dict[str, Offset]) -> None:
+        shorter = any(offset_key(tops.get(ns, NO_OFFSET)) < offset_key(at) for ns, at in before.items())
+        if not shorter:
+            for namespace, position in before.items():
+                self._lanes[namespace].verified = position
+        if (shorter or tops.get("@") != self._epoch) and self._publisher.recovery is None:
+            log.warning("Valkey has lost what it had: reading the logs again, and sending again what was sent last")
             self._recover()
             for lane in self._lanes.values():
                 lane.held = True
                 self._spawn(self._repair(lane))
 
     def beat(self, now_s: float, answering: bool) -> None:
-        if answering:
+        if answering and not self._owing:
             self._publisher.forget_older(now_s)
         if self._link.state is State.LIVE and now_s > self._forget_s:
             self._forget_s = now_s + FORGET_IDS_S
@@ -265,7 +266,9 @@ class ValkeyBackplane:
     async def _catch_up(self, lane: Lane) -> None:
         """Deliver what the log has after the lane's position. Raises RtError UNAVAILABLE; what was read stays read."""
         async with self._mending[lane.namespace]:
-            top, since = await self._logs.open(lane.namespace, lane.position)
+            top, since, epoch = await self._logs.open(lane.namespace, lane.position)
+            if not self._epoch:
+                self._epoch = epoch  # another one than the known is seen to by the next probe, which brings back too
             if not lane.started:
                 lane.start(top)
                 if lane.rooms:  # whoever joined while Valkey was not there yet may have missed anything
@@ -319,9 +322,11 @@ class ValkeyBackplane:
             while self._owing and self._valkey.available:
                 self._owing = False
                 try:
+                    epoch = ""
                     for lane in self._lanes.values():  # first: new ids go on beyond all that were given out
-                        await self._logs.open(lane.namespace, lane.position)
+                        _, _, epoch = await self._logs.open(lane.namespace, lane.position)
                     await self._publisher.send_again()
+                    self._epoch = epoch
                 except RtError as failed:
                     if failed.code == "UNAVAILABLE":
                         self._owing = True

@@ -25,7 +25,7 @@ from insightdesk_rt.cluster.subscription import Subscription, dial
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.cluster.valkey_url import endpoint
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import Offset, offset_key
+from insightdesk_rt.model import Offset
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +55,8 @@ class Owner(Protocol):
 
     def positions(self) -> dict[str, Offset]: ...
 
-    def verified(self, positions: dict[str, Offset]) -> None:
-        """The logs do reach as far as these positions of a moment ago."""
-        ...
-
-    def shrunk(self) -> None:
-        """A log is shorter than what this node has heard of it."""
+    def told(self, before: dict[str, Offset], tops: dict[str, Offset]) -> None:
+        """A probe was answered: how far each log has got, and this node's positions when it was asked."""
         ...
 
     def beat(self, now_s: float, answering: bool) -> None:
@@ -196,7 +192,7 @@ class Link:
                     self.drop(f"no probe came in for {DEAD_S:.0f} s")
                 else:
                     self.probe()
-            self._owner.beat(now_s, self._answered == self._number)
+            self._owner.beat(now_s, self.state is State.LIVE and self._answered == self._number)
             await asyncio.sleep(PROBE_S)
 
     async def _probe(self, number: int) -> None:
@@ -209,11 +205,7 @@ class Link:
         self._answered = max(self._answered, number)
         if connection is not self.connection or self.state is not State.LIVE:
             return
-        known = dict(zip(tops[::2], tops[1::2], strict=True))
-        if any(offset_key(known.get(ns, "0-0")) < offset_key(at) for ns, at in before.items()):
-            self._owner.shrunk()
-        else:
-            self._owner.verified(before)
+        self._owner.told(before, dict(zip(tops[::2], tops[1::2], strict=True)))
         if not heard:
             self.drop("nobody heard the probe")
         elif number > self._heard:

@@ -47,11 +47,11 @@ class Logs:
         self._read = load_script("insightdesk_rt.cluster", "read")
         self.poison = 0
 
-    async def open(self, namespace: str, position: Offset) -> tuple[Offset, Offset]:
-        """Make sure the log goes on beyond `position`; return its last offset, and from where to read on."""
+    async def open(self, namespace: str, position: Offset) -> tuple[Offset, Offset, str]:
+        """Make sure the log goes on beyond `position`; return its last offset, from where to read on, and the epoch."""
         keys = [self._names.log(namespace), self._names.tops, self._names.floors]
-        top, since = await self._valkey.call(self._open, keys, [namespace, position])
-        return Offset(top), Offset(since)
+        top, since, epoch = await self._valkey.call(self._open, keys, [namespace, position])
+        return Offset(top), Offset(since), epoch
 
     async def read(self, namespace: str, rooms: Collection[Room], since: Offset) -> Backlog:
         """Return all the log holds for the rooms after `since`. Raises RtError UNAVAILABLE, BAD_REQUEST."""

@@ -10,7 +10,7 @@ class Names:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self.tops = f"{prefix}:tops"  # hash: namespace → last id of its log
+        self.tops = f"{prefix}:tops"  # hash: namespace → last id of its log; "@" → epoch
         self.floors = f"{prefix}:floors"  # hash: namespace → offset below which something may be lost for good
         self.all_nodes = f"{prefix}:nodes:all"  # channel
 

@@ -1,12 +1,17 @@
 -- Make sure that a namespace's log exists and goes on beyond every id this node has seen; find out what it lost.
 --
--- KEYS: log, tops (hash: namespace -> last id), floors (hash: namespace -> id)
+-- KEYS: log, tops (hash: namespace -> last id, and '@' -> epoch), floors (hash: namespace -> id)
 -- ARGV: namespace, the node's position ('0-0': none yet)
--- Returns {last id, where the node must read on from}. A floor says: who holds an offset below it may miss something
+-- Returns {last id, where the node must read on from, epoch}. The epoch is lost when Valkey is emptied: a node that finds
+-- another one knows it, even if others have filled the logs again by then. A floor says: who holds an offset below it may miss something
 -- for good. A log begins with a marker (an entry with an empty id), so that "the first id is greater than an offset"
 -- always means that something was cut off.
 local namespace, position = ARGV[1], ARGV[2]
 local log = KEYS[1]
+
+local time = redis.call('TIME')
+redis.call('HSETNX', KEYS[2], '@', time[1] .. '-' .. time[2])
+local epoch = redis.call('HGET', KEYS[2], '@')
 
 local function parts(id)
   local ms, seq = id:match('^(%d+)-(%d+)$')
@@ -32,7 +37,6 @@ local function raise_floor(id)
 end
 
 local function now()
-  local time = redis.call('TIME')
   return string.format('%.0f-0', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 end
 
@@ -44,7 +48,7 @@ if redis.call('EXISTS', log) == 0 then
   end
   mark(id)
   raise_floor(position == '0-0' and id or position)
-  return {id, id}
+  return {id, id, epoch}
 end
 
 local top = redis.call('HGET', KEYS[2], namespace)
@@ -53,14 +57,14 @@ if not top then
   redis.call('HSET', KEYS[2], namespace, top)
 end
 if position == '0-0' then
-  return {top, top}
+  return {top, top, epoch}
 end
 if #redis.call('XRANGE', log, position, position) == 1 then
-  return {top, position}
+  return {top, position, epoch}
 end
 local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
 if first and first[2][2] ~= '' and after(first[1], position) then
-  return {top, position} -- cut off by age, not lost
+  return {top, position, epoch} -- cut off by age, not lost
 end
 
 -- The log has not got what this node has: it came back older than it was.
@@ -70,4 +74,4 @@ if not after(top, position) then
   top = string.format('%.0f-0', position_ms + 1)
   mark(top)
 end
-return {top, older and older[1] or '0-0'}
+return {top, older and older[1] or '0-0', epoch}
