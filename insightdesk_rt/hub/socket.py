@@ -90,6 +90,10 @@ class Socket:
         """Send an event to this socket alone. `payload` is JSON text."""
         self.send(self.codec.event(self.namespace, name, payload, offset))
 
+    def emit_binary(self, name: str, data: object) -> None:
+        """The same for a value that holds bytes; on the native protocol they are base64 text."""
+        self.send(self.codec.binary_event(self.namespace, name, data))
+
     async def request(self, name: str, payload: str, timeout_s: float) -> Raw:
         """Send an event and return the client's answer, the JSON text of the array of its arguments.
 

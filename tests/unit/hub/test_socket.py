@@ -37,3 +37,9 @@ async def test_who_waits_is_told_when_the_client_goes() -> None:
     socket.ended()
     with pytest.raises(RtError, match="UNAVAILABLE"):
         await asked
+
+
+def test_a_value_with_bytes_goes_out_as_the_codec_can() -> None:
+    peer = fakes.Peer()
+    fakes.socket("/t", peer=peer).emit_binary("file", {"name": "a", "content": b"\x00\xff"})
+    assert peer.texts == ['{"event":"file","data":{"name":"a","content":"AP8="}}']
