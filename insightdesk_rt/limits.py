@@ -1,7 +1,7 @@
 """Windows and caps as values: how often something may happen, and how many of it there may be.
 
-Nobody here knows the time; it is given in as milliseconds of a clock that never goes back. A window is fixed, as in
-the seed: it opens with the first event, counts `max` of them, and starts anew once it is over.
+Nobody here knows the time; it is given in as milliseconds of a clock that never goes back. A window is fixed: it
+opens with the first event, counts `max` of them, and starts anew once it is over.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Window:
     def take(self, now_ms: int) -> int:
         """Return 0 if one more is allowed, else how many milliseconds until it is (never 0).
 
-        hot: once per event of a client. Source: the seed's rate limiter; its `now > resetAt` would say "wait 0 s" in
-        the window's last millisecond, so here the window is over at `resetAt`.
+        hot: once per event of a client. The window is over at its end and not a millisecond later, which would make
+        the answer "wait 0".
         """
         if not self._count or now_ms >= self._reset_at_ms:
             self._reset_at_ms = now_ms + self._per_ms

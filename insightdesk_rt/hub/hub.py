@@ -248,7 +248,7 @@ class Hub:
                 socket.emit(event.name, event.payload, event.offset)
 
     def _stamp(self, event: Event) -> str:
-        # A stock client takes any event's last argument, if it is a string, for its offset (wire reference 1.1):
+        # A stock client takes any event's last argument, if it is a string, for its offset (its socket.ts):
         # a string payload without one behind it would poison the client's resume.
         return self.position(event.namespace) if event.payload[:1] == '"' else ""
 

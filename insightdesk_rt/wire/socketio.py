@@ -44,7 +44,7 @@ _EVENT_HEAD = re.compile(r"2(?:(/[^,]{0,127}),)?([0-9]{1,16})?\[").match
 
 class SocketIOLimits(NamedTuple):
     max_attachments: int = 10  # socket.io-parser 4.2.6
-    max_attachments_bytes: int = 4_000_000  # of one packet's attachments together; four messages of the seed's 1 MB
+    max_attachments_bytes: int = 4_000_000  # of one packet's attachments together; four messages of the usual 1 MB
     max_namespaces: int = 64  # asked and joined at a time; the server refuses politely far below
     max_event_name: int = 256  # characters
 
@@ -57,7 +57,7 @@ class SocketIOCodec:
 
     __slots__ = ("recovery",)
 
-    missed_first = True  # wire reference 1.1; stock clients hold events back until they are connected
+    missed_first = True  # as Node does; stock clients hold events back until they are connected
 
     def __init__(self, recovery: bool = True) -> None:
         self.recovery = recovery

@@ -76,7 +76,7 @@ async def test_typing_ends_when_the_typist(story: Story, how: str) -> None:
 
 
 async def stops_by_itself(story: Story) -> None:
-    """Seed 3.4, with its bug mended: per ticket and user, so that typing in two tickets loses neither."""
+    """Per ticket and user, so that typing in two tickets loses neither."""
     one, two = await story.ticket("one"), await story.ticket("two")
     ada = await story.join(story.agent("Ada"), "/tickets")
     bob = await story.join(story.agent("Bob"), "/tickets")

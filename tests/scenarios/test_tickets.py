@@ -10,7 +10,7 @@ from tests.support.clients import Peer
 
 
 async def subscribe(peer: Peer, ticket_id: str, **fields: Any) -> dict[str, Any]:
-    """Subscribe as the seed's front end does, without an acknowledgement; return what `ticket:subscribed` says."""
+    """Subscribe as a front end may, without an acknowledgement; return what `ticket:subscribed` says."""
     await peer.emit("ticket:subscribe", {"ticketId": ticket_id, **fields})
     subscribed: dict[str, Any] = await peer.expect("ticket:subscribed", {"ticketId": ticket_id})
     return subscribed

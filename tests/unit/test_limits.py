@@ -10,7 +10,7 @@ from insightdesk_rt.limits import SWEEP_AT, Cap, Rate, Window, Windows, counted_
 
 
 def test_a_window_allows_max_and_then_says_how_long_to_wait() -> None:
-    """Seed: `ticket:typing` 10 in 10 s."""
+    """`ticket:typing` 10 in 10 s."""
     window = Window(10, 10_000)
     assert [window.take(1_000 + i) for i in range(10)] == [0] * 10
     assert window.take(1_500) == 9_500

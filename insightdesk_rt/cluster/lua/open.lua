@@ -2,10 +2,11 @@
 --
 -- KEYS: log, tops (hash: namespace -> last id, and '@' -> epoch), floors (hash: namespace -> id)
 -- ARGV: namespace, the node's position ('0-0': none yet)
--- Returns {last id, where the node must read on from, epoch}. The epoch is lost when Valkey is emptied: a node that finds
--- another one knows it, even if others have filled the logs again by then. A floor says: who holds an offset below it may miss something
--- for good. A log begins with a marker (an entry with an empty id), so that "the first id is greater than an offset"
--- always means that something was cut off.
+-- Returns {last id, where the node must read on from, epoch}.
+--
+-- The epoch is lost when Valkey is emptied: a node that finds another one knows of it, even if others have filled the
+-- logs again by then. A floor says: who holds an offset below it may miss something for good. A log begins with a marker
+-- (an entry with an empty id), so that "the first id is greater than an offset" always means that something was cut off.
 local namespace, position = ARGV[1], ARGV[2]
 local log = KEYS[1]
 

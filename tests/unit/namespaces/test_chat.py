@@ -208,7 +208,7 @@ async def test_a_transfer_needs_somebody_to_go_to(valkey_url: str, prefix: str) 
         assert (refused.value.code, refused.value.fields) == ("BAD_REQUEST", {"field": "agentId"})
 
 
-def test_messages_are_limited_as_the_seed_says() -> None:
+def test_messages_are_limited_to_five_a_second() -> None:
     assert Chat.events["chat:message"].rate == Rate(5, 1)
 
 

@@ -64,7 +64,7 @@ async def test_typing_reaches_the_others_on_all_nodes_and_ends_five_seconds_afte
 
 @aio
 async def test_typing_in_two_tickets_loses_neither(valkey_url: str, prefix: str) -> None:
-    """The seed keeps one timer per socket."""
+    """One timer per socket would lose one of them."""
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         for socket in (anna, bert):
