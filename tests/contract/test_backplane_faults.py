@@ -22,7 +22,7 @@ import pytest
 from insightdesk_rt.cluster.valkey_url import endpoint
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Offset, new_id, offset_key
-from tests.contract.test_backplane import NS, A, B, C, Node, cluster, event, refused
+from tests.contract.test_backplane import NS, OTHER, A, B, C, Node, cluster, event, refused
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
 
@@ -212,6 +212,24 @@ async def test_an_emptied_valkey_is_noticed_and_loses_nothing() -> None:
                 server("FLUSHALL")
                 await asyncio.sleep(0.6)
         assert sum(node.bus.counters["sent_again"] for node in load.nodes) > 0
+
+
+@aio
+async def test_an_emptied_valkey_is_noticed_even_if_others_have_filled_it_again() -> None:
+    """Its logs go on beyond what this node has seen by then: only the epoch tells."""
+    with OwnValkey() as server:
+        async with cluster(server.url, "t", 2) as (one, two):
+            await two.bus.listen(NS, A)
+            first = await one.bus.append(event("1"))
+            await until(lambda: two.payloads == ["1"], "live")
+            server("FLUSHALL")
+            for namespace in (NS, OTHER):
+                await two.bus.append(event("2", C, namespace=namespace))
+            await until(lambda: one.bus.counters["sent_again"] == 1, "noticed")
+            (again,) = (await two.bus.read(NS, [A], first)).events
+            assert (again.payload, again.was) == ("1", first)
+            await asyncio.sleep(0.05)
+            assert two.payloads == ["1"]
 
 
 @aio

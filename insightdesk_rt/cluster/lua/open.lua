@@ -6,7 +6,8 @@
 --
 -- The epoch is lost when Valkey is emptied: a node that finds another one knows of it, even if others have filled the
 -- logs again by then. A floor says: who holds an offset below it may miss something for good. A log begins with a marker
--- (an entry with an empty id), so that "the first id is greater than an offset" always means that something was cut off.
+-- (an entry with an empty id), or, if an append came first, with the entry that is its floor; a log that begins with
+-- anything else was cut off by age.
 local namespace, position = ARGV[1], ARGV[2]
 local log = KEYS[1]
 
@@ -64,7 +65,8 @@ if #redis.call('XRANGE', log, position, position) == 1 then
   return {top, position, epoch}
 end
 local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-if first and first[2][2] ~= '' and after(first[1], position) then
+local floor = redis.call('HGET', KEYS[3], namespace)
+if first and first[2][2] ~= '' and after(first[1], position) and not (floor and not after(first[1], floor)) then
   return {top, position, epoch} -- cut off by age, not lost
 end
 

@@ -91,9 +91,11 @@ if rooms and not forgotten then
   return answer
 end
 
--- A marker comes first while nothing was cut off; what was before the log began is the floor's affair.
+-- A marker, or the floor itself, comes first while nothing was cut off; what was before is the floor's affair.
 local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-answer[2] = (first and first[2][2] ~= '' and after(first[1], since)) and 1 or 0
+if first and first[2][2] ~= '' and after(first[1], since) and not (floor and not after(first[1], floor)) then
+  answer[2] = 1
+end
 for _, entry in ipairs(redis.call('XRANGE', log, '(' .. since, newest, 'COUNT', look)) do
   local fields = entry[2]
   local wanted = not rooms
