@@ -42,8 +42,7 @@ async def _run(loaded: Loaded) -> int:
     log.info("started", extra={"port": server.port, "admin_port": server.admin_port})
     await stop.wait()
     log.info("stopping")
-    server.drain_over(loaded.settings.drain_seconds)
-    await server.stop()
+    await server.stop(loaded.settings.drain_seconds)
     log.info("stopped")
     return 0
 

@@ -84,8 +84,9 @@ class Server:
             await self.stop()
             raise
 
-    async def stop(self) -> None:
-        """Send clients away in a way that makes them come back, then end everything else."""
+    async def stop(self, drain_s: float = 0.0) -> None:
+        """Send clients away, spread over `drain_s`, in a way that makes them come back; then end everything else."""
+        self._drain_s = drain_s
         await self._stack.aclose()
 
     async def _build(self, clients: list[socket.socket], admins: list[socket.socket]) -> None:
@@ -250,10 +251,6 @@ class Server:
 
     async def _send_away(self, host: ClientHost) -> None:
         await drain(host, self._drain_s)
-
-    def drain_over(self, seconds: float) -> None:
-        """Take this long to send clients away when `stop` comes."""
-        self._drain_s = seconds
 
     def _serve(self, sockets: list[socket.socket], routes: list[Any], **options: Any) -> None:
         """Answer HTTP on sockets that are bound already."""

@@ -98,13 +98,8 @@ class Hub:
         # no await between the last look at the log and the join: an event would be lost
         if not socket.gone:
             self._send(missed.events, socket, set(rooms))
-        if socket.gone:  # it was, or it does not read what it is sent
-            self._forget_if_empty(socket.namespace, rooms)
-        else:
-            for room in rooms:
-                self._rooms[socket.namespace].join(socket, room)
-            if new:
-                self.on_rooms(socket)
+        if self._become_member(socket, rooms) and new:
+            self.on_rooms(socket)
         return Joined(max(*heard, self.position(socket.namespace), key=offset_key), missed.complete)
 
     async def enter(self, socket: Socket, rooms: Collection[Room]) -> None:
@@ -113,11 +108,7 @@ class Hub:
         new = [room for room in rooms if room not in known]
         if new:
             await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
-        if socket.gone:
-            self._forget_if_empty(socket.namespace, rooms)
-        else:
-            for room in rooms:
-                known.join(socket, room)
+        self._become_member(socket, rooms)
 
     async def resume(
         self, socket: Socket, rooms: Collection[Room], since: Offset, greet: Callable[[], None] = lambda: None
@@ -139,12 +130,7 @@ class Hub:
         else:
             greet()
             self._send(missed.events, socket, set(rooms))
-        if socket.gone:
-            self._forget_if_empty(socket.namespace, rooms)
-            return False
-        for room in rooms:
-            self._rooms[socket.namespace].join(socket, room)
-        return True
+        return self._become_member(socket, rooms)
 
     async def _missed(self, namespace: str, rooms: Collection[Room], since: Offset) -> Missed:
         """Return what the log holds for the rooms after `since`, up to what this node has delivered at the return.
@@ -251,6 +237,15 @@ class Hub:
         # A stock client takes any event's last argument, if it is a string, for its offset (its socket.ts):
         # a string payload without one behind it would poison the client's resume.
         return self.position(event.namespace) if event.payload[:1] == '"' else ""
+
+    def _become_member(self, socket: Socket, rooms: Collection[Room]) -> bool:
+        """Put the socket into rooms that are listened to; False: it is gone (it may not have read what it was sent)."""
+        if socket.gone:
+            self._forget_if_empty(socket.namespace, rooms)
+            return False
+        for room in rooms:
+            self._rooms[socket.namespace].join(socket, room)
+        return True
 
     def _forget_if_empty(self, namespace: str, rooms: Collection[Room]) -> None:
         for room in rooms:
