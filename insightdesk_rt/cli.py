@@ -9,35 +9,25 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import secrets
 import shlex
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import insightdesk_rt
-from insightdesk_rt import auth, config, observe
-from insightdesk_rt.admin import remote
+from insightdesk_rt import config, observe, operate
 from insightdesk_rt.admin.remote import NoAnswer
 from insightdesk_rt.config import ConfigError, Loaded, Settings
-from insightdesk_rt.errors import RtError
-from insightdesk_rt.keys import configured_keys, signing_key
+from insightdesk_rt.keys import configured_keys
 from insightdesk_rt.model import Role
-from insightdesk_rt.wire import json
+from insightdesk_rt.operate import Failed, table
 
 DONE, FAILED, USAGE = 0, 1, 2
-EMIT_TOKEN_S = 60
 TOKEN_S = 86_400  # a working day with one token; the server asks connections for it again after a day anyway
-LOOPBACKS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 log = logging.getLogger(__name__)
-
-
-class Failed(Exception):
-    """It was asked rightly and did not work; one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +61,7 @@ def command_line(loaded: Loaded, *words: str) -> str:
 
 
 def _serve(loaded: Loaded, options: argparse.Namespace) -> int:
-    from insightdesk_rt import process  # the only command that needs Tornado's and Valkey's import time
+    from insightdesk_rt import process  # the only command that needs Tornado's and Valkey's
 
     observe.setup_logging(loaded.settings.log_level, loaded.settings.log_format)
     for warning in loaded.warnings:
@@ -88,63 +78,8 @@ def _token(loaded: Loaded, options: argparse.Namespace) -> int:
         "teamId": options.team,
         "sessionId": options.session,
     }
-    print(make_token(loaded.settings, {name: value for name, value in claims.items() if value}, options.ttl))
+    print(operate.make_token(loaded.settings, {name: value for name, value in claims.items() if value}, options.ttl))
     return DONE
-
-
-def make_token(settings: Settings, claims: dict[str, Any], ttl_s: int) -> str:
-    """Return a token that this server will believe. Raises ConfigError: no secret, or claims it would refuse."""
-    now_s = int(time.time())
-    parties = {"iss": settings.jwt_issuer, "aud": settings.jwt_audience}
-    key = signing_key(settings)
-    token = auth.sign(
-        {**claims, "iat": now_s, "exp": now_s + ttl_s, **{name: value for name, value in parties.items() if value}}, key
-    )
-    try:
-        auth.verify(token, auth.Keys((key,), settings.jwt_issuer, settings.jwt_audience), now_s)
-    except auth.BadToken as refused:
-        raise ConfigError(f"the server would refuse this token: {refused.why}") from None
-    except RtError as refused:
-        raise ConfigError(f"the server would refuse this token: {refused.message}") from None
-    return token
-
-
-def _emit(loaded: Loaded, options: argparse.Namespace) -> int:
-    text = sys.stdin.read() if options.json == "-" else options.json
-    try:
-        data = json.loads(text)
-    except json.BadJson as why:
-        raise ConfigError(f"JSON: {why.why}") from None
-    body: dict[str, Any] = {"namespace": options.namespace, "room": options.room, "event": options.event, "data": data}
-    if options.volatile:
-        body["volatile"] = True
-    else:
-        body["id"] = options.id or secrets.token_urlsafe(12)
-    status, answer = remote.call(
-        _admin_url(loaded, options) + "/api/v1/emit", json.dumps(body), _admin_key(loaded, options)
-    )
-    if status != 200:
-        raise Failed(f"the server refused: {remote.reason(status, answer)}")
-    print(answer.get("offset") or "sent")
-    return DONE
-
-
-def _admin_key(loaded: Loaded, options: argparse.Namespace) -> str:
-    if not options.key_file:
-        return make_token(loaded.settings, {"sub": "insightdesk-rt", "role": "admin"}, EMIT_TOKEN_S)
-    try:
-        return Path(options.key_file).read_text("ascii").strip()
-    except (OSError, ValueError) as why:
-        raise ConfigError(f"--key-file {options.key_file}: {getattr(why, 'strerror', None) or 'not a key'}") from None
-
-
-def _status(loaded: Loaded, options: argparse.Namespace) -> int:
-    url = _admin_url(loaded, options)
-    status, answer = remote.call(url + "/readyz")
-    rows = [("server", url), ("ready", "yes" if status == 200 else f"no (HTTP {status})")]
-    rows += [(name, text) for name, text in _rows(answer) if name != "ready"]
-    _table([*rows, ("version", insightdesk_rt.__version__)])
-    return DONE if status == 200 else FAILED
 
 
 def _check(loaded: Loaded, options: argparse.Namespace) -> int:
@@ -159,7 +94,7 @@ def _check(loaded: Loaded, options: argparse.Namespace) -> int:
         for name in config.table()
         if options.all or loaded.origins[name] != "default"
     ]
-    _table(rows)
+    table(rows)
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print("The configuration is right." + ("" if rows else " Every setting has its default."))
@@ -176,32 +111,6 @@ def _file_problems(settings: Settings) -> list[str]:
     for name, misfit in config.file_misfits(settings):
         problems.append(f"{name} = {config.shown(name, getattr(settings, name))}: {misfit}")
     return problems
-
-
-# ── the admin port ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _admin_url(loaded: Loaded, options: argparse.Namespace) -> str:
-    if options.url:
-        return str(options.url).rstrip("/")
-    settings = loaded.settings
-    if not settings.admin_port:
-        raise ConfigError("admin_port = 0: which port did the server take? say so with --admin-port or --url")
-    host = LOOPBACKS.get(settings.admin_address, settings.admin_address)
-    scheme = "https" if settings.tls_cert_file else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.admin_port}"
-
-
-def _rows(answer: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the leaves of an object by name, checks (`{name, ok, why}`) as a word each."""
-    for name, value in answer.items():
-        if isinstance(value, dict):
-            yield from _rows(value, f"{prefix}{name}.")
-        elif isinstance(value, list) and all(isinstance(one, dict) and "name" in one for one in value):
-            for one in value:
-                yield str(one["name"]), "ok" if one.get("ok") else str(one.get("why") or "not well")
-        else:
-            yield prefix + name, str(value)
 
 
 # ── usage ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -267,18 +176,18 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         "--ttl", type=_seconds, default=TOKEN_S, metavar="SECONDS", help=f"how long it lives ({TOKEN_S})"
     )
 
-    emit = command("emit", _emit, "publish an event to a room and print its offset", SAME_HELP)
+    emit = command("emit", operate.emit, "publish an event to a room and print its offset", SAME_HELP)
     emit.add_argument("namespace", metavar="NAMESPACE", help="/tickets, /chat, /notifications …")
     emit.add_argument("room", metavar="ROOM", help="ticket:42, user:anna, team:berlin …")
     emit.add_argument("event", metavar="EVENT", help="name of the event")
     emit.add_argument("json", metavar="JSON", help="its payload; - reads it from standard input")
     emit.add_argument("--volatile", action="store_true", help="may be lost, is not logged")
     emit.add_argument("--id", help="the same id again publishes nothing new")
-    emit.add_argument("--key-file", metavar="FILE", help="an admin key or token, where the secret is not at hand")
 
-    status = command("status", _status, "say how the server is", SAME_HELP)
+    status = command("status", operate.status, "say how the server and its nodes are", SAME_HELP)
     for one in (emit, status):
         one.add_argument("--url", help="of the admin port, if it is not what the settings say")
+        one.add_argument("--key-file", metavar="FILE", help="an admin key or token, where the secret is not at hand")
 
     check = command("check", _check, "validate the configuration, say what is wrong and where", SAME_HELP)
     check.add_argument("--all", action="store_true", help="show every setting, not only those that were set")
@@ -305,13 +214,6 @@ def _seconds(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
         raise argparse.ArgumentTypeError(f"expected a number of seconds, not {text[:40]!r}")
     return int(text)
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows as columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _say(why: Exception, code: int) -> int:

@@ -1,38 +1,94 @@
 """Leaving without a loss: clients are sent away in batches, in a way that makes them come back, to another node.
 
 A transport that is closed makes stock clients reconnect with their backoff; a DISCONNECT packet would make them stay
-away. Spread over `over_s`, so that the nodes that take them see a slope and not a wall.
+away. Spread over a time, so that the nodes that take them see a slope and not a wall. New clients are refused from the
+first moment until `undo`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 
-from insightdesk_rt.errors import CloseReason
+from msgspec import Struct
+
+from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.transport.host import ClientHost
 
 log = logging.getLogger(__name__)
 
 BATCH_EVERY_S = 0.1
+GOODBYE_S = 5.0  # goodbyes that are not taken by then are cut
 
 
-async def drain(host: ClientHost, over_s: float, goodbye_s: float = 5.0) -> int:
-    """Close every client, evenly over `over_s`, and return how many. Cancelled, the rest stay connected.
+class Progress(Struct, frozen=True):
+    """How far a drain is. Times are seconds since the epoch."""
 
-    The caller has made the port refuse new ones. Goodbyes that are not taken within `goodbye_s` are cut.
-    """
-    closed = 0
-    batches = max(int(over_s / BATCH_EVERY_S), 1)
-    for left in range(batches, 0, -1):
-        clients = list(host.clients.values())
-        if not clients:
-            break
-        for client in clients[: -(-len(clients) // left)]:
-            client.close(CloseReason.SHUTDOWN)
-            closed += 1
-        if left > 1 and host.clients:
-            await asyncio.sleep(BATCH_EVERY_S)
-    await host.close(CloseReason.SHUTDOWN, goodbye_s)
-    log.info("drained", extra={"clients": closed})
-    return closed
+    since: float
+    overSeconds: float
+    sentAway: int
+    left: int
+    done: bool
+
+
+class Drain:
+    """The drain of one node. `accept(bool)` makes its client port take new clients, or refuse them."""
+
+    def __init__(self, host: ClientHost, accept: Callable[[bool], None]) -> None:
+        self._host = host
+        self._accept = accept
+        self._task: asyncio.Task[None] | None = None
+        self._since_s = self._over_s = 0.0
+        self._sent_away = 0
+        self._final = False
+
+    @property
+    def progress(self) -> Progress | None:
+        """None: the node takes clients."""
+        if self._task is None:
+            return None
+        left = len(self._host.clients)
+        return Progress(self._since_s, self._over_s, self._sent_away, left, self._task.done())
+
+    def begin(self, over_s: float) -> None:
+        """Refuse new clients, and send those here away, evenly over `over_s`. Again: the rest goes at the new pace."""
+        if self._task is None:
+            self._since_s, self._sent_away = time.time(), 0
+        else:
+            self._task.cancel()
+        self._over_s = over_s
+        self._accept(False)
+        self._task = asyncio.get_running_loop().create_task(self._send_away(over_s))
+
+    async def undo(self) -> None:
+        """Take clients again. Those that are still here stay. Raises RtError DRAINING: the node is about to end."""
+        if self._final:
+            raise RtError("DRAINING")
+        task, self._task = self._task, None
+        self._accept(True)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def finish(self, over_s: float) -> None:
+        """Send everybody away for good and return when they are gone."""
+        self._final = True
+        self.begin(over_s)
+        assert self._task is not None
+        await self._task
+
+    async def _send_away(self, over_s: float) -> None:
+        host = self._host
+        for left in range(max(int(over_s / BATCH_EVERY_S), 1), 0, -1):
+            clients = list(host.clients.values())
+            if not clients:
+                break
+            for client in clients[: -(-len(clients) // left)]:
+                client.close(CloseReason.SHUTDOWN)
+                self._sent_away += 1
+            if left > 1 and host.clients:
+                await asyncio.sleep(BATCH_EVERY_S)
+        await host.close(CloseReason.SHUTDOWN, GOODBYE_S)
+        log.info("drained", extra={"clients": self._sent_away})

@@ -53,14 +53,19 @@ def signing_key(settings: Settings) -> Key:
         raise ConfigError(f"{name}: {why}") from None
 
 
+def has_secret(settings: Settings) -> bool:
+    """Is there a secret to sign with, without making one?"""
+    hs = "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}
+    return hs and bool(settings.jwt_secret or settings.jwt_secret_file or _made(settings).exists())
+
+
 def configured_keys(settings: Settings, *, may_make: bool = True) -> tuple[Key, ...]:
     """Return the keys that need no network. Raises ConfigError naming the setting and its file.
 
     Without `may_make` nothing is written: the secret that would be made is left out.
     """
     keys: list[Key] = []
-    given = settings.jwt_secret or settings.jwt_secret_file
-    if "HS" in {FAMILIES[name] for name in settings.jwt_algorithms} and (may_make or given or _made(settings).exists()):
+    if has_secret(settings) or (may_make and "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}):
         keys.append(signing_key(settings))
     file = settings.jwt_public_key_file
     if file:

@@ -20,6 +20,7 @@ from tornado.web import Application, RequestHandler
 from insightdesk_rt import __version__
 from insightdesk_rt.admin.base import Admin, NotFound
 from insightdesk_rt.admin.health import Check, health_routes
+from insightdesk_rt.admin.nodes import Node, node_routes
 from insightdesk_rt.admin.push import push_routes
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
@@ -29,7 +30,7 @@ from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import ConfigError, Loaded, shown
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.desk import Desk, build_desk
-from insightdesk_rt.drain import drain
+from insightdesk_rt.drain import Drain
 from insightdesk_rt.embedded import Embedded, EmbeddedError, start_embedded
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.handlers.base import ClientPort, NoHandler
@@ -41,7 +42,6 @@ from insightdesk_rt.keys import KeyRing
 from insightdesk_rt.namespaces import PATHS
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay, signer, tls
-from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,6 @@ class Server:
             leases.living,
             dispatch.expel,
             sessions.evict if sessions is not None else lambda pid: None,
-            lambda: {"node": self.node_id, "version": __version__},
             desk.recheck,
         )
         stack.push_async_callback(calls.close)
@@ -164,11 +163,16 @@ class Server:
         if demo is not None:
             await demo.start()
             stack.push_async_callback(demo.close)
+        drain = Drain(host, lambda yes: setattr(port, "accepting", yes))
+        node = Node(
+            self.node_id, __version__, host, hub, PATHS, drain, lambda: leases.leads, lambda: backplane.subscribed
+        )
         admin = Admin(keys.verify)
         self._serve(
             admins,
             [
                 *health_routes(admin, _checks(valkey, backplane, port)),
+                *node_routes(admin, node, calls),
                 *push_routes(admin, desk.tickets, desk.notifications, hub, PATHS, settings.max_event_bytes),
             ],
             default_handler_class=NotFound,
@@ -176,8 +180,7 @@ class Server:
             ssl_options=tls(settings),
         )
         # A stop goes up from here: no new clients, then those there are sent away while polls are still answered.
-        stack.push_async_callback(self._send_away, host)
-        stack.callback(setattr, port, "accepting", False)
+        stack.push_async_callback(self._send_away, drain)
 
     async def _register(self, valkey: Valkey, leases: Leases, desk: Desk) -> None:
         """Be known to the other nodes, and clear up after those that died when nobody was there to see it."""
@@ -249,8 +252,8 @@ class Server:
         clock.start()
         self._stack.callback(clock.stop)
 
-    async def _send_away(self, host: ClientHost) -> None:
-        await drain(host, self._drain_s)
+    async def _send_away(self, drain: Drain) -> None:
+        await drain.finish(self._drain_s)
 
     def _serve(self, sockets: list[socket.socket], routes: list[Any], **options: Any) -> None:
         """Answer HTTP on sockets that are bound already."""

@@ -30,9 +30,9 @@ def call(url: str, body: str | None = None, key: str = "") -> tuple[int, dict[st
         with opener.open(request, timeout=TIMEOUT_S) as answer:
             return answer.status, _object(answer.read())
     except urllib.error.URLError as why:
-        raise NoAnswer(_plain(f"nobody answers at {url}: {why.reason}")) from None
+        raise NoAnswer(plain(f"nobody answers at {url}: {why.reason}")) from None
     except (OSError, ValueError, http.client.HTTPException) as why:
-        raise NoAnswer(_plain(f"no answer from {url}: {str(why) or type(why).__name__}")) from None
+        raise NoAnswer(plain(f"no answer from {url}: {str(why) or type(why).__name__}")) from None
 
 
 def reason(status: int, answer: dict[str, Any]) -> str:
@@ -41,7 +41,7 @@ def reason(status: int, answer: dict[str, Any]) -> str:
     if not isinstance(error, dict):
         return f"HTTP {status}"
     field = f" ({error['field']})" if error.get("field") else ""
-    return _plain(f"{error.get('code')}: {error.get('message')}{field}")
+    return plain(f"{error.get('code')}: {error.get('message')}{field}")
 
 
 class _AnyAnswer(urllib.request.HTTPErrorProcessor):
@@ -61,6 +61,6 @@ def _object(text: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Whatever answered, it does not get to write to the terminal what it likes."""
     return shown("", text.strip())

@@ -50,7 +50,7 @@ class Ask(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="ask"):
     namespace: str = ""
     rooms: tuple[str, ...] = ()  # members of any of them; of none named: all sockets
     skip: tuple[str, ...] = ()
-    more: tuple[str, ...] = ()  # rooms to join or leave
+    more: tuple[str, ...] = ()  # rooms to join or leave; what else the verb needs
 
 
 class Answer(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="answer"):
@@ -66,6 +66,8 @@ class Replaced(Struct, frozen=True, tag_field="t", tag="replaced"):
     pid: str
 
 
+Does = Callable[[tuple[str, ...]], Awaitable[Any]]  # takes the words of a question, returns plain JSON or a Struct
+
 _message = msgspec.json.Decoder(Ask | Answer | Replaced)
 
 
@@ -79,8 +81,8 @@ class Done(NamedTuple):
     missing: list[str]
 
 
-class Status(NamedTuple):
-    nodes: dict[str, Raw]  # incarnation → what it says of itself, JSON text
+class Said(NamedTuple):
+    nodes: dict[str, Raw]  # incarnation → its answer, JSON text
     missing: list[str]
 
 
@@ -106,8 +108,8 @@ class _Pending:
 
 class Calls:
     """`living` and `incarnation` come from the leases. `expel(socket)` ends a socket's stay in its namespace,
-    `evict(pid)` the connection of a session that went on elsewhere; `info()` is what this node says of itself;
-    `recheck(namespace, subject, offset)` takes out who may not see a ticket or conversation any more.
+    `evict(pid)` the connection of a session that went on elsewhere; `recheck(namespace, subject, offset)` takes out who
+    may not see a ticket or conversation any more. `answer` adds questions of other parts.
     """
 
     def __init__(
@@ -118,7 +120,6 @@ class Calls:
         living: Callable[[], Awaitable[Collection[str]]],
         expel: Callable[[Socket], None],
         evict: Callable[[str], None],
-        info: Callable[[], Any],
         recheck: Callable[[str, str, Offset], Awaitable[None]],
         *,
         timeout_s: float = TIMEOUT_S,
@@ -129,8 +130,8 @@ class Calls:
         self._living = living
         self._expel = expel
         self._evict = evict
-        self._info = info
         self._recheck = recheck
+        self._does: dict[str, Does] = {}
         self._timeout_s = timeout_s
         self._pending: dict[str, _Pending] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -179,10 +180,18 @@ class Calls:
         if missing:
             raise RtError("UNAVAILABLE", f"Not all nodes answered: {', '.join(missing)}.")
 
-    async def status(self) -> Status:
-        """Return what every living node says of itself."""
-        answers, missing = await self._ask("status")
-        return Status({answer.node: answer.info for answer in answers}, missing)
+    def answer(self, verb: str, does: Does) -> None:
+        """Answer a question of other nodes, and of this one. RtError raised by `does`: the asker finds it missing."""
+        self._does[verb] = does
+
+    async def ask(self, verb: str, *words: str) -> Said:
+        """Ask every living node, this one included, what `answer` was set up for there.
+
+        A node without it (an older version) counts as missing. Raises RtError UNAVAILABLE, and what `does` raises here.
+        """
+        answers, missing = await self._ask(verb, more=words)
+        known = {answer.node: answer.info for answer in answers if bytes(answer.info)}
+        return Said(known, sorted({*missing, *(answer.node for answer in answers if answer.node not in known)}))
 
     def replaced(self, address: str, pid: str) -> None:
         """Tell a node that the client of a session has come back with another connection."""
@@ -252,8 +261,10 @@ class Calls:
     async def _do(self, ask: Ask) -> list[Answer]:
         """Do it to this node's sockets. An unknown verb is a newer node's: it is answered, with nothing done."""
         node = self._incarnation()
-        if ask.verb == "status":
-            return [Answer(ask.id, node, info=Raw(json.dumps(self._info()).encode()))]
+        if does := self._does.get(ask.verb):
+            said = await does(ask.more)
+            text = json.encode_struct(said) if isinstance(said, Struct) else json.dumps(said)
+            return [Answer(ask.id, node, info=Raw(text.encode()))]
         if ask.verb == "recheck":
             subject, offset = ask.more
             await self._recheck(ask.namespace, subject, Offset(offset))

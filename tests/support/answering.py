@@ -15,6 +15,7 @@ class Answering:
 
     def __init__(self) -> None:
         self.status, self.answer = 200, b"{}"
+        self.answers: dict[str, bytes] = {}  # by path, for what is not answered like everything else
         self.asked: list[tuple[str, str, dict[str, Any] | None, str]] = []
         outer = self
 
@@ -25,9 +26,10 @@ class Answering:
                 outer.asked.append((self.command, self.path, body, self.headers.get("Authorization", "")))
                 self.send_response(outer.status)
                 self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", str(len(outer.answer)))
+                answer = outer.answers.get(self.path, outer.answer)
+                self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
-                self.wfile.write(outer.answer)
+                self.wfile.write(answer)
 
             do_POST = do_GET
 

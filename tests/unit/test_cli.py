@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import socket
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt import __version__, auth, cli, config
+from insightdesk_rt import __version__, auth, cli, config, operate
 from insightdesk_rt.config import Loaded, Settings
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.keys import KeyRing, signing_key
@@ -179,11 +180,45 @@ def test_status_is_a_table_and_an_exit_code(run: Any, admin: Answering) -> None:
         ["valkey", "ok"],
         ["disk", "not well"],
         ["version", __version__],
+        [],
+        ["The", "nodes are shown to who has the server's secret (--data-dir, --config) or a key (--key-file)."],
     ]
     admin.status, admin.answer = 503, b'{"ready":false,"checks":[{"name":"valkey","ok":false,"why":"away"}]}'
     said = run("status", "--admin-port", admin.port)
     assert said.code == 1 and "no (HTTP 503)" in said.out and "valkey   away" in said.out
     assert admin.asked[0][:2] == ("GET", "/readyz")
+
+
+def test_status_shows_the_nodes_to_who_has_a_key(run: Any, admin: Answering, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k3y")
+    notes = ["does", "not", "hear", "the", "others,", "drains:", "3", "left"]
+    one = {"node": "n1", "version": "1.0", "uptimeSeconds": 93_784.5, "connections": {"polling": 1, "websocket": 41}}
+    one |= {"rooms": 7, "leads": True, "hears": True, "drain": None}
+    two = one | {"node": "n2", "uptimeSeconds": 61, "leads": False, "hears": False, "drain": {"done": False, "left": 3}}
+    two["version"] = "1.1\x1b[2J"
+    answer = {"nodes": [one, two, one | {"node": "n3", "drain": {"done": True}}], "missing": ["n4.ab"]}
+    admin.answers["/api/v1/nodes"] = json.dumps(answer).encode()
+    said = run("status", "--admin-port", admin.port, "--key-file", "key")
+    assert said.code == 0 and admin.asked[-1][3] == "Bearer k3y"
+    assert [line.split() for line in said.out.splitlines()[-6:]] == [
+        [],
+        ["node", "version", "up", "connections", "rooms"],
+        ["n1", "1.0", "1", "d", "2", "h", "42", "7", "leads"],
+        [
+            "n2",
+            "1.1\\x1b[2J",
+            "1",
+            "min",
+            "1",
+            "s",
+            "42",
+            "7",
+            *notes,
+        ],
+        ["n3", "1.0", "1", "d", "2", "h", "42", "7", "leads,", "drained"],
+        ["n4.ab", "did", "not", "answer"],
+    ]
+    assert "\x1b" not in said.out
 
 
 def test_the_admin_port_is_where_the_settings_say(run: Any, admin: Answering) -> None:
@@ -315,7 +350,7 @@ def test_ctrl_c_is_no_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> No
     def interrupted(*words: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "signing_key", interrupted)
+    monkeypatch.setattr(operate, "signing_key", interrupted)
     said = run("token", "--sub", "a", "--role", "agent")
     assert (said.code, said.err) == (130, "")
 
@@ -332,4 +367,4 @@ def test_a_token_that_is_refused_for_its_time_is_said(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(auth, "verify", late)
     with pytest.raises(config.ConfigError, match="has expired"):
-        cli.make_token(Settings(jwt_secret="s" * 32), {"sub": "a", "role": "agent"}, 1)
+        operate.make_token(Settings(jwt_secret="s" * 32), {"sub": "a", "role": "agent"}, 1)

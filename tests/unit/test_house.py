@@ -39,6 +39,7 @@ FLOORS = {
     "server": 6,
     "process": 6,
     "cli": 6,
+    "operate": 6,
     "__main__": 6,
     "__init__": 0,
 }
@@ -137,7 +138,9 @@ def test_each_source_has_its_test() -> None:
         "pieces": "integration/test_process.py",
         "server": "integration/test_process.py",
         "desk": "integration/test_process.py",
-        "drain": "integration/test_process.py",
+        "drain": "integration/test_nodes.py",
+        "admin/nodes": "integration/test_nodes.py",
+        "operate": "unit/test_cli.py",
         "embedded": "integration/test_embedded.py",
         "demo": "integration/test_demo.py",
         "handlers/base": "integration/test_engineio_http.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -40,7 +41,6 @@ class Node:
             all_living,
             self.hub.remove,
             self.evicted.append,
-            lambda: {"name": self.name, "clients": 3},
             self.recheck,
             timeout_s=0.5,
         )
@@ -134,11 +134,25 @@ async def test_a_node_that_does_not_answer_is_named_and_the_others_answers_count
 
 
 @aio
-async def test_each_node_says_of_itself_how_it_is(valkey_url: str, prefix: str) -> None:
-    async with cluster(valkey_url, prefix) as ((one, _two, _three), _):
-        status = await one.calls.status()
-        assert status.missing == [] and sorted(status.nodes) == ["n1", "n2", "n3"]
-        assert bytes(status.nodes["n2"]) == b'{"name":"n2","clients":3}'
+async def test_each_node_answers_what_it_was_set_up_to_answer(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as ((one, two, three), _):
+        for node in (one, two):
+            node.calls.answer("greet", partial(greet, node.name))
+        said = await one.calls.ask("greet", "hello", "you")
+        assert {name: bytes(text) for name, text in said.nodes.items()} == {
+            "n1": b'{"of":"n1","words":["hello","you"]}',
+            "n2": b'{"of":"n2","words":["hello","you"]}',
+        }
+        assert said.missing == ["n3"]  # of a version that does not know the question
+        with pytest.raises(RtError, match="NOT_FOUND"):
+            await three.calls.ask("greet", "nobody")
+        three.calls.answer("greet", partial(greet, "n3"))
+
+
+async def greet(name: str, words: tuple[str, ...]) -> object:
+    if words == ("nobody",):
+        raise RtError("NOT_FOUND")
+    return {"of": name, "words": list(words)}
 
 
 @aio

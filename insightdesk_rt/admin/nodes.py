@@ -1,0 +1,167 @@
+"""The nodes of the cluster: what each says of itself, and sending the clients of one elsewhere before an upgrade.
+
+    GET  /api/v1/nodes                       every living node; `missing` names those that did not answer
+    POST /api/v1/nodes/{nodeId}/drain        its clients are sent away over a time, and new ones refused
+    POST /api/v1/nodes/{nodeId}/undrain      it takes clients again
+
+Any node may be asked. A drained node goes on running, for what other nodes and the admin port ask of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from insightdesk_rt.admin.base import Admin, Answer, Handler, operation
+from insightdesk_rt.cluster.calls import Calls
+from insightdesk_rt.drain import Drain, Progress
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.transport.host import ClientHost
+
+
+class NodeState(Struct, omit_defaults=False):
+    """`connections` by transport, `sockets` by namespace; `hears` is whether it gets the other nodes' events."""
+
+    node: str
+    version: str
+    uptimeSeconds: float
+    connections: dict[str, int]
+    sockets: dict[str, int]
+    rooms: int
+    leads: bool
+    hears: bool
+    drain: Progress | None = None
+    incarnation: str = ""
+
+
+class DrainBody(Struct, forbid_unknown_fields=True):
+    overSeconds: Annotated[float, Meta(ge=0, le=3600)]
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+class UndrainBody(Struct, forbid_unknown_fields=True):
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+class Nodes(Struct):
+    nodes: list[NodeState]
+    missing: list[str]
+
+
+class Node:
+    """This node, as the others may ask about it."""
+
+    def __init__(
+        self,
+        node_id: str,
+        version: str,
+        host: ClientHost,
+        hub: Hub,
+        namespaces: Collection[str],
+        drain: Drain,
+        leads: Callable[[], bool],
+        hears: Callable[[], bool],
+    ) -> None:
+        self.node_id = node_id
+        self.drain = drain
+        self._version = version
+        self._host = host
+        self._hub = hub
+        self._namespaces = namespaces
+        self._leads = leads
+        self._hears = hears
+        self._began_s = time.monotonic()
+
+    async def state(self, words: tuple[str, ...] = ()) -> NodeState:
+        transports = Counter(client.transport.name for client in self._host.clients.values() if client.transport)
+        return NodeState(
+            self.node_id,
+            self._version,
+            round(time.monotonic() - self._began_s, 1),
+            dict(transports),
+            {namespace: len(self._hub.sockets(namespace)) for namespace in self._namespaces},
+            sum(len(self._hub.rooms(namespace).names()) for namespace in self._namespaces),
+            self._leads(),
+            self._hears(),
+            self.drain.progress,
+        )
+
+    async def begin_drain(self, words: tuple[str, ...]) -> bool:
+        """`words`: node id, seconds. Returns whether this is the node."""
+        node_id, over_s = words
+        if node_id != self.node_id:
+            return False
+        self.drain.begin(float(over_s))
+        return True
+
+    async def undrain(self, words: tuple[str, ...]) -> bool:
+        if words[0] != self.node_id:
+            return False
+        await self.drain.undo()
+        return True
+
+
+class NodesHandler(Handler):
+    def initialize(self, admin: Admin, calls: Calls) -> None:  # type: ignore[override]
+        super().initialize(admin)
+        self.calls = calls
+
+    @operation("viewer")
+    async def get(self) -> Answer:
+        """What every living node says of itself."""
+        said = await self.calls.ask("node.state")
+        nodes = []
+        for incarnation, text in said.nodes.items():
+            node = msgspec.json.decode(text, type=NodeState)
+            node.incarnation = incarnation
+            nodes.append(node)
+        return Answer(Nodes(sorted(nodes, key=lambda node: node.node), said.missing))
+
+
+class OneNodeHandler(Handler):
+    """What changes one node, wherever the request lands."""
+
+    def initialize(self, admin: Admin, calls: Calls) -> None:  # type: ignore[override]
+        super().initialize(admin)
+        self.calls = calls
+
+    async def tell(self, verb: str, node_id: str, *words: str) -> Answer:
+        said = await self.calls.ask(verb, node_id, *words)
+        if not any(bytes(text) == b"true" for text in said.nodes.values()):
+            if said.missing:
+                raise RtError("UNAVAILABLE", f"Not all nodes answered: {', '.join(said.missing)}.")
+            raise RtError("NOT_FOUND", "There is no such node.")
+        return Answer({"node": node_id})
+
+
+class DrainHandler(OneNodeHandler):
+    @operation("operator", body=DrainBody)
+    async def post(self, node_id: str, body: DrainBody) -> Answer:
+        """Send the node's clients to the others, evenly over `overSeconds`, and take no new ones; GET shows how far."""
+        return await self.tell("node.drain", node_id, str(body.overSeconds))
+
+
+class UndrainHandler(OneNodeHandler):
+    @operation("operator", body=UndrainBody)
+    async def post(self, node_id: str, body: UndrainBody) -> Answer:
+        """Let the node take clients again."""
+        return await self.tell("node.undrain", node_id)
+
+
+def node_routes(admin: Admin, node: Node, calls: Calls) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
+    calls.answer("node.state", node.state)
+    calls.answer("node.drain", node.begin_drain)
+    calls.answer("node.undrain", node.undrain)
+    parts = {"admin": admin, "calls": calls}
+    return [
+        (r"/api/v1/nodes", NodesHandler, parts),
+        (r"/api/v1/nodes/([^/]+)/drain", DrainHandler, parts),
+        (r"/api/v1/nodes/([^/]+)/undrain", UndrainHandler, parts),
+    ]

@@ -1,0 +1,114 @@
+"""The admin port's nodes: who they are, and one that sends its clients to the other and takes them again."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.aio import aio
+from tests.support.native_client import NativeDoor
+from tests.support.server import SECRET, ServerProcess, environment
+
+DOOR = NativeDoor()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterator[list[ServerProcess]]:
+    prefix, folder = "nodes" + secrets.token_hex(3), tmp_path_factory.mktemp("nodes")
+    settings = {"valkey_url": valkey_url, "valkey_prefix": prefix, "drain_seconds": 0}
+    pair = [ServerProcess(folder / name, node_id=name, **settings) for name in ("n1", "n2")]
+    for server in pair:
+        server.start()
+    yield pair
+    for server in pair:
+        server.stop()
+        server.assert_quiet()
+
+
+async def node(server: ServerProcess, name: str) -> dict[str, Any]:
+    status, answer = await server.push("GET", "/api/v1/nodes")
+    assert status == 200 and answer["missing"] == []
+    found: dict[str, Any] = next(one for one in answer["nodes"] if one["node"] == name)
+    return found
+
+
+@aio
+async def test_any_node_tells_of_all(servers: list[ServerProcess]) -> None:
+    one, two = servers
+    token = one.token("ann", "agent", "red")
+    peer = await DOOR.open(two.address, "/tickets", {"token": token})
+    for asked in servers:
+        status, answer = await asked.push("GET", "/api/v1/nodes")
+        assert status == 200 and [found["node"] for found in answer["nodes"]] == ["n1", "n2"]
+        assert [found["leads"] for found in answer["nodes"]].count(True) == 1
+        first, second = answer["nodes"]
+        assert first["connections"] == {} and second["connections"] == {"websocket": 1}
+        assert second["sockets"]["/tickets"] == 1 and second["rooms"] == 3 and second["drain"] is None
+        assert first["hears"] and second["hears"] and second["uptimeSeconds"] >= 0
+        assert second["incarnation"].startswith("n2.")
+    await peer.close()
+
+
+@aio
+async def test_a_drained_node_sends_its_clients_away_and_takes_them_again(servers: list[ServerProcess]) -> None:
+    one, two = servers
+    token = one.token("ann", "agent", "red")
+    peers = [await DOOR.open(two.address, "/tickets", {"token": token}) for _ in range(4)]
+    order = {"overSeconds": 1, "reason": "new kernel"}
+    assert await one.push("POST", "/api/v1/nodes/n2/drain", order) == (200, {"node": "n2"})
+    await asyncio.wait_for(asyncio.gather(*(peer.gone() for peer in peers)), 5)
+    async with asyncio.timeout(5):
+        while not (drain := (await node(one, "n2"))["drain"])["done"]:
+            assert drain["overSeconds"] == 1
+            await asyncio.sleep(0.05)
+    assert (drain["sentAway"], drain["left"]) == (4, 0)
+    status, ready = await two.push("GET", "/readyz", token=None)
+    assert (
+        status == 503 and {"name": "drain", "ok": False, "why": "this node sends its clients away"} in ready["checks"]
+    )
+    with pytest.raises(Exception, match="503"):
+        await DOOR.open(two.address, "/tickets", {"token": token})
+    said = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "insightdesk_rt", "status", "--admin-port", str(one.admin_port)],
+        env=environment({"jwt_secret": SECRET}),
+        cwd=one.folder,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert said.returncode == 0 and said.stderr == ""
+    n1, n2 = said.stdout.splitlines()[-2:]
+    assert n1.startswith("n1 ") and n2.startswith("n2 ") and n2.endswith("drained") and "drain" not in n1
+
+    assert await one.push("POST", "/api/v1/nodes/n2/undrain", {"reason": "done"}) == (200, {"node": "n2"})
+    assert (await node(one, "n2"))["drain"] is None
+    back = await DOOR.open(two.address, "/tickets", {"token": token})
+    await back.close()
+
+
+@aio
+async def test_who_may_not_and_what_is_wrong_is_refused(servers: list[ServerProcess]) -> None:
+    one, _ = servers
+    agent = one.token("ann", "agent", "red")
+    for method, path in (("GET", "/nodes"), ("POST", "/nodes/n1/drain"), ("POST", "/nodes/n1/undrain")):
+        body = {} if method == "POST" else None
+        assert (await one.push(method, "/api/v1" + path, body, token=None))[0] == 401
+        assert (await one.push(method, "/api/v1" + path, body, token=agent))[0] == 403
+    order = {"overSeconds": 0, "reason": "x"}
+    assert (await one.push("POST", "/api/v1/nodes/n9/drain", order))[1]["error"]["code"] == "NOT_FOUND"
+    for wrong, field in (
+        ({"overSeconds": -1, "reason": "x"}, "overSeconds"),
+        ({"overSeconds": 3601, "reason": "x"}, "overSeconds"),
+        ({"overSeconds": 1, "reason": ""}, "reason"),
+        ({"overSeconds": 1}, "reason"),
+        ({"overSeconds": 1, "reason": "x", "more": 1}, "more"),
+    ):
+        status, answer = await one.push("POST", "/api/v1/nodes/n1/drain", wrong)
+        assert (status, answer["error"]["field"]) == (400, field)
