@@ -88,6 +88,11 @@ class Embedded:
             os.close(self._lock)
             self._lock = -1
 
+    def disown(self) -> None:
+        """Called in a forked process: the folder and the child are its parent's alone."""
+        os.close(self._lock)
+        self._lock, self._process = -1, None
+
     def _choose_socket(self) -> None:
         if left := embedded_url(self._folder):  # by a server that was killed
             self._forget_socket(Path(unquote(left.removeprefix("unix://"))))
@@ -127,7 +132,7 @@ class Embedded:
                     stderr=log,
                     start_new_session=True,
                     pass_fds=(self._lock,),
-                    preexec_fn=_dies_with_parent(),
+                    preexec_fn=dies_with_parent(signal.SIGTERM),
                 )
         except OSError as failed:
             raise EmbeddedError(f"cannot start {command[0]}: {failed.strerror}") from None
@@ -198,13 +203,13 @@ def _runs(pid: str) -> bool:
     return state not in "ZX"  # a zombie holds no lock any more
 
 
-def _dies_with_parent() -> Callable[[], None]:
-    """Return what the child does between fork and exec; everything it needs is loaded before the fork."""
+def dies_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """Return what a child does right after the fork; everything it needs is loaded before that."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     parent = os.getpid()
 
     def ask_for_the_signal() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
         if os.getppid() != parent:  # it died before we asked: no signal will come
             os._exit(1)
 

@@ -1,68 +1,104 @@
-"""The process of one node: signals, the lines a newcomer reads first, the exit code."""
+"""The process: signals, the lines a newcomer reads first, the exit code."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import signal
+import socket
 import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from msgspec import structs
 
 from insightdesk_rt import __version__
 from insightdesk_rt.cli import command_line
-from insightdesk_rt.config import Loaded, shown
+from insightdesk_rt.config import ConfigError, Loaded, shown
+from insightdesk_rt.listening import StartError
 from insightdesk_rt.namespaces import PATHS
-from insightdesk_rt.server import Server, StartError
+from insightdesk_rt.server import Server
+from insightdesk_rt.workers import SIGNALS, Supervisor, Worker
 
 log = logging.getLogger(__name__)
 
 
 def run(loaded: Loaded) -> int:
-    """Run a node until SIGTERM or Ctrl-C and return the process's exit code; a second signal ends it at once."""
-    return asyncio.run(_run(loaded))
+    """Run a node, or several, until SIGTERM or Ctrl-C, and return the exit code; a second signal ends it at once."""
+    node_id = loaded.settings.node_id or "n" + secrets.token_hex(3)
+    loaded = structs.replace(loaded, settings=structs.replace(loaded.settings, node_id=node_id))
+    try:
+        if loaded.settings.workers > 1:
+            Supervisor(loaded, _work).run(lambda *what: _say(_banner_of_workers(loaded, *what)))
+        else:
+            asyncio.run(_serve(Server(loaded), SIGNALS, lambda server: _say(_banner_of(server, loaded))))
+    except StartError as why:
+        sys.stderr.write(f"insightdesk-rt: {why}\n")
+        return 1
+    return 0
 
 
-async def _run(loaded: Loaded) -> int:
+def _work(loaded: Loaded, sockets: list[socket.socket], news: Connection) -> int:
+    """The main function of one worker."""
+    try:
+        asyncio.run(_serve(Server(loaded, sockets), (signal.SIGTERM,), lambda server: news.send(server.admin_port)))
+    except (StartError, ConfigError) as why:
+        news.send(str(why))
+        return 1
+    return 0
+
+
+async def _serve(server: Server, signals: tuple[signal.Signals, ...], started: Callable[[Server], None]) -> None:
+    """Raises StartError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def stopping() -> None:
         stop.set()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(name)  # the next one has its usual effect
+        for number in signals:
+            loop.remove_signal_handler(number)  # the next one has its usual effect
 
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stopping)
-    server = Server(loaded)
-    try:
-        await server.start()
-    except StartError as why:
-        sys.stderr.write(f"insightdesk-rt: {why}\n")
-        return 1
-    _say(banner(server, loaded))
+    for number in signals:
+        loop.add_signal_handler(number, stopping)
+    await server.start()
+    started(server)
     log.info("started", extra={"port": server.port, "admin_port": server.admin_port})
     await stop.wait()
     log.info("stopping")
-    await server.stop(loaded.settings.drain_seconds)
+    await server.stop(server.settings.drain_seconds)
     log.info("stopped")
-    return 0
 
 
-def banner(server: Server, loaded: Loaded) -> str:
-    """Return what a newcomer needs next: where it listens, a token to connect with, how it ends."""
-    settings, scheme = server.settings, "s" if server.settings.tls_cert_file else ""
-    host = f"{_host(settings.address)}:{server.port}"
-    admin = f"{_host(settings.admin_address)}:{server.admin_port}"
-    where = "its own Valkey in " + settings.data_dir if server.embedded else shown("valkey_url", settings.valkey_url)
+# ── what a newcomer needs next: where it listens, a token to connect with, how it ends ──────────────────────────────
+
+
+def _banner_of(server: Server, loaded: Loaded) -> str:
+    return _banner(loaded, f"node {server.node_id}", server.port, str(server.admin_port), server.embedded is not None)
+
+
+def _banner_of_workers(loaded: Loaded, port: int, workers: list[Worker], embedded: bool) -> str:
+    admins = [worker.admin_port for worker in workers]
+    in_a_row = admins[-1] - admins[0] == len(admins) - 1
+    shown_ports = f"{admins[0]}…{admins[-1]}" if in_a_row else ", ".join(map(str, admins))
+    return _banner(loaded, f"nodes {workers[0].name} to {workers[-1].name}", port, shown_ports, embedded)
+
+
+def _banner(loaded: Loaded, nodes: str, port: int, admin_ports: str, embedded: bool) -> str:
+    settings, scheme = loaded.settings, "s" if loaded.settings.tls_cert_file else ""
+    host = f"{_host(settings.address)}:{port}"
+    admin = f"{_host(settings.admin_address)}:{admin_ports}"
+    where = "its own Valkey in " + settings.data_dir if embedded else shown("valkey_url", settings.valkey_url)
     token = command_line(loaded, "token", "--sub", "ann", "--role", "agent", "--team", "support", "--name", "Ann")
     rows = [
         ("clients", f"http{scheme}://{host}/socket.io/   Socket.IO"),
         ("", f"ws{scheme}://{host}/rt/tickets     JSON websockets: {', '.join('/rt' + path for path in PATHS)}"),
         *([("demo", f"http://{host}/demo")] if settings.demo else []),
-        ("admin", f"http://{admin}/api/v1/     health at /readyz"),
+        ("admin", f"http{scheme}://{admin}/api/v1/     health at /readyz"),
         ("a token", token),
         ("stop", "Ctrl-C"),
     ]
-    lines = [f"insightdesk_rt {__version__}, node {server.node_id}, on {where}", ""]
+    lines = [f"insightdesk_rt {__version__}, {nodes}, on {where}", ""]
     return "\n".join(lines + [f"  {name:<9}{text}" for name, text in rows]) + "\n"
 
 

@@ -9,12 +9,10 @@ import contextlib
 import logging
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from tornado.httpserver import HTTPServer
-from tornado.ioloop import PeriodicCallback
-from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from insightdesk_rt import __version__
@@ -22,8 +20,10 @@ from insightdesk_rt.admin.base import Admin, NotFound
 from insightdesk_rt.admin.health import Check, health_routes
 from insightdesk_rt.admin.nodes import Node, node_routes
 from insightdesk_rt.admin.push import push_routes
+from insightdesk_rt.clocks import Work, every, only_if
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
+from insightdesk_rt.cluster.directory import Directory, new_place
 from insightdesk_rt.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.cluster.resume import Resume
 from insightdesk_rt.cluster.valkey import Valkey
@@ -37,11 +37,14 @@ from insightdesk_rt.handlers.base import ClientPort, NoHandler
 from insightdesk_rt.handlers.demo import demo_routes
 from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
+from insightdesk_rt.handlers.relay import Relay, bind_local, foreign_routes, relay_routes
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.keys import KeyRing
+from insightdesk_rt.listening import StartError, bind, close_all, port_of
 from insightdesk_rt.namespaces import PATHS
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay, signer, tls
+from insightdesk_rt.transport.handover import Handover
 from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
 
 log = logging.getLogger(__name__)
@@ -49,22 +52,21 @@ log = logging.getLogger(__name__)
 WHEEL_STEP_MS = 50
 SWEEP_MS = 60_000
 REVIVE_MS = 500
-BACKLOG = 1024  # connections the kernel holds for us: a storm of reconnects comes at once
 STOP_WITHIN_S = 10.0
 BODY_S = 30.0
 MAX_BODY_BYTES = 65_536  # of paths that take none; the doors that take one say so themselves
 
 
-class StartError(Exception):
-    """Why the server did not start, in one line for the terminal."""
-
-
 class Server:
-    """One node. `start` raises StartError or ConfigError and leaves nothing behind; `stop` ends what it started."""
+    """One node. `start` raises StartError or ConfigError and leaves nothing behind; `stop` ends what it started.
 
-    def __init__(self, loaded: Loaded) -> None:
+    `clients` are the client port's listening sockets, if somebody has bound them already.
+    """
+
+    def __init__(self, loaded: Loaded, clients: list[socket.socket] | None = None) -> None:
         self.settings = loaded.settings
         self.node_id = loaded.settings.node_id or "n" + secrets.token_hex(3)
+        self._clients = clients
         self.embedded: Embedded | None = None
         self.port = self.admin_port = 0
         self._drain_s = 0.0
@@ -74,12 +76,11 @@ class Server:
     async def start(self) -> None:
         settings = self.settings
         try:
-            clients = _bind("port", settings.address, settings.port)
-            self._stack.callback(_close_all, clients)
-            admins = _bind("admin_port", settings.admin_address, settings.admin_port)
-            self._stack.callback(_close_all, admins)
-            self.port, self.admin_port = clients[0].getsockname()[1], admins[0].getsockname()[1]
-            await self._build(clients, admins)
+            clients = self._clients or self._bind("port", settings.address, settings.port)
+            admins = self._bind("admin_port", settings.admin_address, settings.admin_port)
+            relays = self._bind("relay_port", settings.relay_address, settings.relay_port)
+            self.port, self.admin_port = port_of(clients), port_of(admins)
+            await self._build(clients, admins, relays)
         except BaseException:
             await self.stop()
             raise
@@ -89,7 +90,14 @@ class Server:
         self._drain_s = drain_s
         await self._stack.aclose()
 
-    async def _build(self, clients: list[socket.socket], admins: list[socket.socket]) -> None:
+    def _bind(self, setting: str, address: str, port: int) -> list[socket.socket]:
+        sockets = bind(setting, address, port) if address else []
+        self._stack.callback(close_all, sockets)
+        return sockets
+
+    async def _build(
+        self, clients: list[socket.socket], admins: list[socket.socket], relays: list[socket.socket]
+    ) -> None:
         settings, stack = self.settings, self._stack
         keys = KeyRing(settings)
         await keys.start()
@@ -130,8 +138,12 @@ class Server:
             hub.on_rooms = sessions.moved
             sessions.start()
             stack.push_async_callback(sessions.close)
-        await self._register(valkey, leases, desk)
+        place = new_place(self.node_id, f"{settings.relay_address}:{port_of(relays)}" if relays else "")
+        directory = Directory(valkey, lambda: leases.incarnation, place)
+        holdings.append(directory)
+        await self._register(valkey, leases, desk, directory)
         stack.push_async_callback(leases.close)
+        stack.push_async_callback(directory.withdraw)
         for namespace in desk.namespaces:
             stack.push_async_callback(namespace.close)
         dispatch = Dispatch(hub, desk.namespaces, keys.verify, wheel, dispatch_settings(settings), sessions)
@@ -151,12 +163,24 @@ class Server:
 
         host = client_host(settings, wheel, self.node_id)
         port = ClientPort(host, dispatch, port_settings(settings))
+        no_path = {"default_handler_class": NoHandler, "default_handler_args": {"port": port}}
+        relay = Relay(port, directory)
+        handover = Handover(place.local, place.key, relay.take)
+        stack.callback(handover.close)
+        handover.start()
+        self._serve(
+            [*relays, bind_local(place)], relay_routes(port, place.key), **no_path, max_body_size=MAX_BODY_BYTES
+        )
         demo = Demo(host, dispatch, desk.tickets, desk.notifications, signer(settings)) if settings.demo else None
         self._serve(
             clients,
-            [*socketio_handlers(port), *native_handlers(port, PATHS), *demo_routes(demo)],
-            default_handler_class=NoHandler,
-            default_handler_args={"port": port},
+            [
+                *foreign_routes(port, relay, self.node_id),
+                *socketio_handlers(port),
+                *native_handlers(port, PATHS),
+                *demo_routes(demo),
+            ],
+            **no_path,
             max_body_size=MAX_BODY_BYTES,
             ssl_options=tls(settings),
         )
@@ -182,11 +206,14 @@ class Server:
         # A stop goes up from here: no new clients, then those there are sent away while polls are still answered.
         stack.push_async_callback(self._send_away, drain)
 
-    async def _register(self, valkey: Valkey, leases: Leases, desk: Desk) -> None:
+    async def _register(self, valkey: Valkey, leases: Leases, desk: Desk, directory: Directory) -> None:
         """Be known to the other nodes, and clear up after those that died when nobody was there to see it."""
         try:
             await leases.beat()
-            await desk.only(await leases.living())
+            living = await leases.living()
+            await desk.only(living)
+            await directory.only(living)
+            await directory.announce()
         except RtError as refused:
             raise StartError(f"valkey_url: {refused.message}") from None
         valkey.on_up.append(self._valkey_up)
@@ -230,27 +257,14 @@ class Server:
         self._tick(dispatch.sweep, SWEEP_MS, "sweeping")
         for namespace in desk.namespaces:
             for ticker in namespace.tickers:
-                call = getattr(namespace, ticker.method)
+                work = getattr(namespace, ticker.method)
                 if ticker.on_leader:
-                    call = _when(lambda: leases.leads, call)
-                self._tick(call, ticker.every_ms, f"{namespace.path} {ticker.method}")
+                    work = only_if(lambda: leases.leads, work)
+                self._tick(work, ticker.every_ms, f"{namespace.path} {ticker.method}")
 
-    def _tick(self, call: Callable[[], Awaitable[None] | None], every_ms: float, what: str) -> None:
-        """Run something on a clock until the server stops: start to start, late turns skipped, failures logged."""
-
-        async def turn() -> None:
-            try:
-                done = call()
-                if done is not None:
-                    await done
-            except RtError as refused:
-                log.debug("a turn was skipped", extra={"what": what, "why": refused.code})
-            except Exception:
-                log.exception("a turn failed", extra={"what": what})
-
-        clock = PeriodicCallback(turn, every_ms)
-        clock.start()
-        self._stack.callback(clock.stop)
+    def _tick(self, work: Work, every_ms: float, what: str) -> None:
+        """Run something on a clock until the server stops."""
+        self._stack.callback(every(every_ms, work, what).stop)
 
     async def _send_away(self, drain: Drain) -> None:
         await drain.finish(self._drain_s)
@@ -307,30 +321,6 @@ async def _put_down(holdings: Sequence[Holding]) -> None:
         done = holding.rejoin()
         if done is not None:
             await done
-
-
-def _when(true: Callable[[], bool], call: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-    async def maybe() -> None:
-        if true():
-            await call()
-
-    return maybe
-
-
-# ── sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _bind(name: str, address: str, port: int) -> list[socket.socket]:
-    try:
-        return bind_sockets(port, address, backlog=BACKLOG)
-    except (OSError, OverflowError) as why:
-        reason = getattr(why, "strerror", None) or str(why)
-        raise StartError(f"{name} = {port}: cannot listen on {address}: {reason}") from None
-
-
-def _close_all(sockets: list[socket.socket]) -> None:
-    for each in sockets:
-        each.close()
 
 
 def _no_access_log(handler: RequestHandler) -> None:

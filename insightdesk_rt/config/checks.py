@@ -52,8 +52,9 @@ def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
-    if settings.port and settings.port == settings.admin_port and settings.address == settings.admin_address:
-        yield "admin_port", "the client port is the same"
+    admin_ports = range(settings.admin_port, settings.admin_port + settings.workers)
+    if settings.admin_port and settings.port in admin_ports and settings.address == settings.admin_address:
+        yield "admin_port", "the client port is the same" if settings.workers == 1 else "a worker's is the client port"
     if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
         yield "tls_key_file", "tls_cert_file and tls_key_file are needed together"
     plain = not (settings.tls_cert_file or settings.admin_allow_plaintext)
@@ -62,6 +63,13 @@ def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
             "admin_address",
             "off loopback the admin port needs TLS, or admin_allow_plaintext where the network is safe",
         )
+    most = max(port + settings.workers - 1 for port in (settings.admin_port, settings.relay_port))
+    if most > 65_535:
+        yield "workers", f"each has an admin port and a relay port of its own, and there is no port {most}"
+    if settings.demo and settings.workers > 1:
+        yield "demo", "the demo's robots live in one process; leave workers out"
+    if settings.relay_address and _is_unspecified(settings.relay_address):
+        yield "relay_address", "expected the address at which others reach this machine"
     if settings.demo and not settings.on_loopback:
         yield "demo", f"the demo gives out tokens and is for loopback only, not for {settings.address}"
     for origin in settings.allowed_origins:
@@ -130,6 +138,13 @@ def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
             parse_rate(text)
         except ValueError as why:
             yield "rate_limits", f"{event}: {why}"
+
+
+def _is_unspecified(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_unspecified
+    except ValueError:
+        return False  # a name
 
 
 def _is_origin(text: str) -> bool:

@@ -39,8 +39,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     address: Annotated[str, Help("address of the client port", "Where it listens")] = "127.0.0.1"
     port: Annotated[Port, Help("client port; 0 takes a free one")] = 3001
     admin_address: Annotated[str, Help("address of the admin port")] = "127.0.0.1"
-    admin_port: Annotated[Port, Help("admin port; 0 takes a free one")] = 3002
+    admin_port: Annotated[Port, Help("admin port, of the first worker; 0 takes free ones")] = 3002
     admin_allow_plaintext: Annotated[bool, Help("the admin port may be off loopback without TLS")] = False
+    workers: Annotated[int, Meta(ge=1, le=256), Help("processes that share the client port, one per core")] = 1
+    relay_address: Annotated[
+        str, Help("where other machines' nodes reach this one, to pass polls on; empty: nowhere")
+    ] = ""
+    relay_port: Annotated[Port, Help("its port there; 0 takes a free one")] = 0
     tls_cert_file: Annotated[str, Help("certificate chain (PEM), to speak TLS without a proxy in front")] = ""
     tls_key_file: Annotated[str, Help("private key of it (PEM)")] = ""
     allowed_origins: Annotated[Names, Help('other origins browsers may come from; "*" for any')] = ()

@@ -271,9 +271,7 @@ class SocketHandler(QuietHandler, WebSocketHandler):
     def hand_over(self, stream: IOStream) -> None:
         host, settings = self.port.host, self.port.settings
         limit, max_fragments = settings.max_payload_bytes, settings.max_fragments
-        self.ws_connection = None
-        self._on_close_called = True  # lets `_break_cycles` free the handler now, and not by the garbage collector
-        self._break_cycles()
+        self.let_go()
         if isinstance(stream, SSLIOStream):
             self.opened(StreamTransport(stream, host, limit, coded=self.coded, max_fragments=max_fragments), b"")
             return
@@ -282,6 +280,12 @@ class SocketHandler(QuietHandler, WebSocketHandler):
         except OSError:
             return  # the peer is gone already; nobody was told of it
         self.opened(WebSocketTransport(sock, host, limit, coded=self.coded, max_fragments=max_fragments), leftover)
+
+    def let_go(self) -> None:
+        """Free the handler and Tornado's parts now, and not by the garbage collector."""
+        self.ws_connection = None
+        self._on_close_called = True  # else `_break_cycles` waits for it
+        self._break_cycles()
 
     def on_message(self, message: str | bytes) -> None:
         if self._deflate is not None:

@@ -33,6 +33,8 @@ from insightdesk_rt.wire.engineio import (
     jsonp_payload,
 )
 
+Socket = WebSocketTransport | StreamTransport | DeflateTransport
+
 PATH = r"/socket\.io/.*"  # Node matches by prefix; without the slash it is another path
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"  # as Node's cors; what is not served is refused by its own code
 DISCARD_BYTES = 8_000_000  # of a body nobody wants; past it the connection is cut
@@ -49,25 +51,37 @@ def socketio_handlers(port: ClientPort) -> list[Rule]:
 
 class _WebSocketRequest(PathMatches):
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        if request.method != "GET" or request.headers.get("Upgrade", "").lower() != "websocket":
-            return None
-        return super().match(request)
+        return super().match(request) if wants_websocket(request) else None
+
+
+def wants_websocket(request: HTTPServerRequest) -> bool:
+    return request.method == "GET" and request.headers.get("Upgrade", "").lower() == "websocket"
 
 
 class _Judge(QuietHandler):
+    def transport_of(self, sid: str) -> str | None:
+        return self.port.transport_of(sid)
+
     def judge(self, *, upgrade: bool) -> Query | Refusal:
         """Return what the request asks for, or why it may not: transport, session, then whose page it is."""
         verdict = check_query(
             self.request.query_arguments,
             self.request.method or "",
             transports=self.port.settings.transports,
-            transport_of=self.port.transport_of,
+            transport_of=self.transport_of,
             upgrade=upgrade,
             origin=self.origin,
         )
         if isinstance(verdict, Query) and not self.origin_allowed():
             return FORBIDDEN
         return verdict
+
+    def new_client(self, *, on_websocket: bool = False) -> Client:
+        port, host = self.port, self.port.host
+        sid = host.new_id()
+        session = port.make_engine_session(sid, on_websocket)
+        address = port.peer(self.request).address
+        return Client(session, port.receiver, host, id=sid, address=address, agent=self.agent())
 
 
 class EngineSocketHandler(SocketHandler, _Judge):
@@ -76,31 +90,35 @@ class EngineSocketHandler(SocketHandler, _Judge):
     def prepare(self) -> None:
         verdict = self.judge(upgrade=True)
         if isinstance(verdict, Refusal):
-            # Node answers a refused upgrade with the bare message, and always 400.
-            self.set_status(400)
-            self.set_header("Content-Type", "text/html")
-            self.finish(verdict.message)
+            self.refuse(verdict)
         elif verdict.sid or not self.turned_away():
             self._sid = verdict.sid
 
-    def opened(self, transport: WebSocketTransport | StreamTransport | DeflateTransport, leftover: bytes) -> None:
-        port, host = self.port, self.port.host
+    def refuse(self, refusal: Refusal) -> None:
+        """Node answers a refused upgrade with the bare message, and always 400."""
+        self.set_status(400)
+        self.set_header("Content-Type", "text/html")
+        self.finish(refusal.message)
+
+    def opened(self, transport: Socket, leftover: bytes) -> None:
         if self._sid:
-            client = host.clients.get(self._sid)
-            if client is None:
-                transport.abort()
-            elif client.probe(transport):
-                transport.start(client, leftover)
-            else:  # a second websocket of the session: Node takes it and closes it, the first is unaffected
-                transport.start(client)
-                transport.close(CloseReason.TRANSPORT_CLOSE)
+            probe(self.port, self._sid, transport, leftover)
             return
-        sid = host.new_id()
-        session = port.make_engine_session(sid, on_websocket=True)
-        address = port.peer(self.request).address
-        client = Client(session, port.receiver, host, id=sid, address=address, agent=self.agent())
+        client = self.new_client(on_websocket=True)
         client.start(transport)
         transport.start(client, leftover)
+
+
+def probe(port: ClientPort, sid: str, transport: Socket, leftover: bytes) -> None:
+    """Let a websocket try to take over from the polls of a session."""
+    client = port.host.clients.get(sid)
+    if client is None:
+        transport.abort()
+    elif client.probe(transport):
+        transport.start(client, leftover)
+    else:  # a second websocket of the session: Node takes it and closes it, the first is unaffected
+        transport.start(client)
+        transport.close(CloseReason.TRANSPORT_CLOSE)
 
 
 @stream_request_body
@@ -152,19 +170,10 @@ class SocketIOHandler(_Judge):
             self._refuse(UNKNOWN_SID)
 
     def _open(self) -> None:
-        port, host = self.port, self.port.host
         if self.turned_away():
             return
-        sid = host.new_id()
-        polling = self._polling = PollingTransport(host)
-        client = self._client = Client(
-            port.make_engine_session(sid),
-            port.receiver,
-            host,
-            id=sid,
-            address=port.peer(self.request).address,
-            agent=self.agent(),
-        )
+        polling = self._polling = PollingTransport(self.port.host)
+        client = self._client = self.new_client()
         polling.start(client)
         client.start(polling)
         self._park()

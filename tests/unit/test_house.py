@@ -37,6 +37,9 @@ FLOORS = {
     "observe": 5,
     "pieces": 6,
     "server": 6,
+    "clocks": 6,
+    "listening": 6,
+    "workers": 6,
     "process": 6,
     "cli": 6,
     "operate": 6,
@@ -46,13 +49,13 @@ FLOORS = {
 
 # library → where alone it may be imported (a prefix of the module's path inside the package)
 ONLY_IN = {
-    "tornado": ("transport", "handlers", "admin", "server", "keys"),
+    "tornado": ("transport", "handlers", "admin", "server", "clocks", "listening", "keys"),
     "valkey": ("cluster/valkey", "emitter"),
     "libvalkey": ("cluster/",),
     "ujson": ("wire/json",),
     "jwt": ("auth", "keys"),
     "prometheus_client": ("observe", "admin"),
-    "socket": ("transport", "cluster", "server", "embedded"),
+    "socket": ("transport", "cluster", "handlers/relay", "server", "listening", "workers", "process", "embedded"),
 }
 
 
@@ -139,6 +142,10 @@ def test_each_source_has_its_test() -> None:
         "server": "integration/test_process.py",
         "desk": "integration/test_process.py",
         "drain": "integration/test_nodes.py",
+        "clocks": "integration/test_process.py",
+        "listening": "integration/test_process.py",
+        "workers": "integration/test_workers.py",
+        "handlers/relay": "integration/test_relay.py",
         "admin/nodes": "integration/test_nodes.py",
         "operate": "unit/test_cli.py",
         "embedded": "integration/test_embedded.py",

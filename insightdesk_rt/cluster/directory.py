@@ -1,0 +1,109 @@
+"""Where each node can be reached by the others: a hash in Valkey, one field per living node.
+
+    {prefix}:places   incarnation → {"node":"n1","since":1795397242.6,"local":"insightdesk-rt-9f…",
+                                     "address":"10.0.0.5:3005","key":"…"}
+
+What is written there is a secret among the nodes: whoever knows a node's key may speak to it in a client's name. A node
+that dies is taken out by those who clear up after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Collection
+
+import msgspec
+from msgspec import Struct
+
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.wire import json
+
+FRESH_S = 1.0  # how long what was read counts; a node that comes back under its name is found after as long
+
+
+class Place(Struct, frozen=True):
+    """`local` is the name of its sockets on its own machine, `address` is host:port for other machines, or "".
+
+    `since` is when it began, Unix seconds: of two with the same name (one has just died), the younger counts.
+    """
+
+    node: str
+    since: float
+    local: str
+    address: str
+    key: str
+
+
+def new_place(node_id: str, address: str) -> Place:
+    """Return a place of this process, with names and a key nobody can guess. `address` is host:port, or ""."""
+    return Place(node_id, time.time(), f"insightdesk-rt-{secrets.token_hex(16)}", address, secrets.token_urlsafe(32))
+
+
+_place = msgspec.json.Decoder(Place)
+
+
+class Directory:
+    """`place` is this node's own. `find` asks Valkey at most once in FRESH_S, and does without while it is away."""
+
+    def __init__(self, valkey: Valkey, incarnation: Callable[[], str], place: Place) -> None:
+        self._valkey = valkey
+        self._key = valkey.key("places")
+        self._incarnation = incarnation
+        self._place = place
+        self._announced = ""
+        self._places: dict[str, Place] = {}
+        self._read_s = -FRESH_S
+        self._reading: asyncio.Task[None] | None = None
+
+    async def announce(self) -> None:
+        """Write this node's place. Raises RtError UNAVAILABLE."""
+        self._announced = self._incarnation()
+        await self._valkey.command("HSET", self._key, self._announced, json.encode_struct(self._place))
+
+    async def only(self, living: Collection[str]) -> None:
+        """Take out all but these incarnations. Raises RtError UNAVAILABLE."""
+        dead = [name for name in await self._valkey.command("HKEYS", self._key) if name not in living]
+        if dead:
+            await self._valkey.command("HDEL", self._key, *dead)
+
+    async def withdraw(self) -> None:
+        """Nobody shall look for this node any more."""
+        try:
+            await self._valkey.command("HDEL", self._key, self._announced)
+        except RtError:
+            pass  # those who clear up after it do it
+
+    async def node_lost(self, incarnation: str) -> None:
+        await self._valkey.command("HDEL", self._key, incarnation)
+
+    async def rejoin(self) -> None:
+        await self.announce()
+
+    async def find(self, node_id: str) -> Place | None:
+        """Return where a node is, None if nobody knows one of that name. Never raises."""
+        if time.monotonic() - self._read_s >= FRESH_S:
+            if self._reading is None:
+                self._reading = asyncio.get_running_loop().create_task(self._read())
+            await asyncio.wait([self._reading])
+        return self._places.get(node_id)
+
+    async def _read(self) -> None:
+        try:
+            found = await self._valkey.command("HVALS", self._key)
+        except RtError:
+            return  # what is known still counts
+        finally:
+            self._read_s = time.monotonic()
+            self._reading = None
+        places: dict[str, Place] = {}
+        for text in found:
+            try:
+                place = json.decode(_place, text)
+            except json.BadJson:
+                continue  # not written by a node of this version
+            if place.node not in places or places[place.node].since < place.since:
+                places[place.node] = place
+        self._places = places

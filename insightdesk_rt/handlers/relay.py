@@ -1,0 +1,282 @@
+"""Requests of Engine.IO sessions that another node has, as a balancer without sticky sessions sends them.
+
+A poll is passed on to its owner and the answer passed back. A websocket that wants to take over from polls is handed to
+its owner as a socket, if that is a process of this machine; else it is refused, and the client stays on polling.
+
+    sid=n2.…  ─▶  Directory.find("n2")  ─▶  its relay: HTTP on a unix socket of this machine, or on `relay_address`
+
+The relay takes no request without the owner's key, and passes none on: no loops. Whose page it is has been judged by
+the node the client reached. A session whose owner cannot be reached is unknown, and the client begins a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import socket
+from typing import Any, NamedTuple
+
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerRequest, RequestStartLine, ResponseStartLine
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
+from tornado.routing import PathMatches, Rule
+from tornado.tcpclient import TCPClient
+
+from insightdesk_rt.cluster.directory import Directory, Place
+from insightdesk_rt.handlers.base import ClientPort
+from insightdesk_rt.handlers.engineio import PATH, EngineSocketHandler, SocketIOHandler, probe, wants_websocket
+from insightdesk_rt.transport.handover import hand_over, is_here
+from insightdesk_rt.transport.websocket import WebSocketTransport, take_over
+from insightdesk_rt.wire.engineio import UNKNOWN_SID, Refusal
+
+CONNECT_S = 2.0  # to a node of the same network
+SLACK_S = 10.0  # an owner answers a poll within a heartbeat; past this it does not live
+MAX_ANSWER = 64_000_000  # bytes; an outbox holds less
+KEY = "X-Insightdesk-Key"
+_NODE = re.compile(r"([A-Za-z0-9_-]{1,40})\.")
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: HTTPHeaders
+    body: bytes
+
+
+class Relay:
+    """The way to the other nodes, and what comes from them."""
+
+    def __init__(self, port: ClientPort, directory: Directory) -> None:
+        self._port = port
+        self._directory = directory
+        settings = port.settings
+        self._within_s = (settings.ping_interval_ms + settings.ping_timeout_ms) / 1000 + SLACK_S
+        self.passed = self.failed = self.handed_over = 0
+
+    async def find(self, node_id: str) -> Place | None:
+        return await self._directory.find(node_id)
+
+    async def ask(self, node_id: str, request: HTTPServerRequest, body: bytes, exchange: Exchange) -> Answer | None:
+        """Return the owner's answer to a poll; None if it cannot be reached, or the exchange was ended."""
+        place = await self._directory.find(node_id)
+        answer = None
+        if place is not None and not exchange.ended:
+            try:
+                async with asyncio.timeout(self._within_s):
+                    answer = await exchange.run(place, request, body)
+            except (TimeoutError, OSError):  # StreamClosedError is an OSError
+                pass
+        self.passed += answer is not None
+        self.failed += answer is None
+        return answer
+
+    def hand_over(self, place: Place, sid: str, sock: socket.socket, read_ahead: bytes) -> None:
+        self.handed_over += hand_over(place.local, place.key, sid, sock, read_ahead)
+
+    def take(self, sid: str, sock: socket.socket, read_ahead: bytes) -> None:
+        """Let a socket that was handed to this node try to take over from the polls of its session."""
+        sock.setblocking(False)
+        host, limit, most = self._port.host, self._port.settings.max_payload_bytes, self._port.settings.max_fragments
+        probe(self._port, sid, WebSocketTransport(sock, host, limit, coded=False, max_fragments=most), read_ahead)
+
+
+class Exchange(HTTPMessageDelegate):
+    """One request to another node. `end` gives it up; the owner then sees the poll's connection close, as it should."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._stream: IOStream | None = None
+        self._status = 0
+        self._headers = HTTPHeaders()
+        self._body = bytearray()
+        self._complete = False
+
+    def end(self) -> None:
+        self.ended = True
+        if self._stream is not None:
+            self._stream.close()
+
+    async def run(self, place: Place, request: HTTPServerRequest, body: bytes) -> Answer | None:
+        """Raises TimeoutError, OSError."""
+        stream = self._stream = await _connect(place)
+        if self.ended:
+            stream.close()
+            return None
+        headers = HTTPHeaders({"Host": request.host or "localhost", KEY: place.key, "Content-Length": str(len(body))})
+        if kind := request.headers.get("Content-Type"):
+            headers["Content-Type"] = kind
+        try:
+            connection = HTTP1Connection(
+                stream, True, HTTP1ConnectionParameters(no_keep_alive=True, max_body_size=MAX_ANSWER)
+            )
+            uri = f"{request.path}?{request.query}"
+            await connection.write_headers(RequestStartLine(request.method or "GET", uri, "HTTP/1.1"), headers, body)
+            connection.finish()
+            await connection.read_response(self)
+        finally:
+            stream.close()
+        return Answer(self._status, self._headers, bytes(self._body)) if self._complete else None
+
+    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> None:
+        assert isinstance(start_line, ResponseStartLine)
+        self._status, self._headers = start_line.code, headers
+
+    def data_received(self, chunk: bytes) -> None:
+        self._body += chunk
+
+    def finish(self) -> None:
+        self._complete = True
+
+
+async def _connect(place: Place) -> IOStream:
+    async with asyncio.timeout(CONNECT_S):
+        stream = IOStream(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        try:
+            await stream.connect("\0" + place.local)
+        except StreamClosedError:  # not of this machine, or gone
+            host, _, port = place.address.rpartition(":")
+            if not host:
+                raise
+            return await TCPClient().connect(host.strip("[]"), int(port))
+        return stream
+
+
+# ── requests of clients ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RelayHandler(SocketIOHandler):
+    """A poll of another node's session. What is judged here is judged there too, but for the page's origin."""
+
+    def initialize(self, port: ClientPort, relay: Relay) -> None:  # type: ignore[override]
+        super().initialize(port)
+        self._relay = relay
+        self._exchange = Exchange()
+
+    def transport_of(self, sid: str) -> str | None:
+        return "polling"
+
+    async def get(self) -> None:  # type: ignore[override]
+        verdict = self.judge(upgrade=False)
+        if isinstance(verdict, Refusal):
+            self._refuse(verdict)
+        else:
+            await self._pass_on(verdict.sid, b"")
+
+    def _begin_post(self) -> None:
+        verdict = self.judge(upgrade=False)
+        if isinstance(verdict, Refusal):
+            self._refuse(verdict)
+        elif self._declared_bytes() > self.port.settings.max_payload_bytes:
+            self._refuse_body()
+
+    async def post(self) -> None:
+        if self._answered:
+            self.finish()
+        else:
+            await self._pass_on(self.get_query_argument("sid"), bytes(self._body))
+
+    async def _pass_on(self, sid: str, body: bytes) -> None:
+        answer = await self._relay.ask(sid.partition(".")[0], self.request, body, self._exchange)
+        if self._exchange.ended:
+            return
+        if answer is None:
+            self._refuse(UNKNOWN_SID)
+            return
+        self.set_status(answer.status)
+        for name in ("Content-Type", "Cache-Control"):
+            if name in answer.headers:
+                self.set_header(name, answer.headers[name])
+        self.finish(answer.body)
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._exchange.end()
+
+
+class HandOverHandler(EngineSocketHandler):
+    """A websocket for another node's session."""
+
+    def initialize(self, port: ClientPort, relay: Relay) -> None:  # type: ignore[override]
+        super().initialize(port)
+        self._relay = relay
+        self._place: Place | None = None
+
+    def transport_of(self, sid: str) -> str | None:
+        return "polling"
+
+    def get_compression_options(self) -> None:
+        return None  # it would be a state of the connection that cannot be handed over
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        verdict = self.judge(upgrade=True)
+        if not isinstance(verdict, Refusal):
+            self._sid = verdict.sid
+            place = await self._relay.find(verdict.sid.partition(".")[0])
+            plain = not isinstance(self.request.connection.stream, SSLIOStream)  # type: ignore[union-attr]
+            if place is not None and plain and is_here(place.local):
+                self._place = place
+                return
+            verdict = UNKNOWN_SID
+        self.refuse(verdict)
+
+    def hand_over(self, stream: IOStream) -> None:
+        assert self._place is not None
+        self.let_go()
+        try:
+            sock, read_ahead = take_over(stream)
+        except OSError:
+            return  # the peer is gone already
+        self._relay.hand_over(self._place, self._sid, sock, read_ahead)
+
+
+class _OfAnother(PathMatches):
+    """Matches what names a session of another node."""
+
+    def __init__(self, node_id: str, *, upgrade: bool) -> None:
+        super().__init__(PATH)
+        self._node_id = node_id
+        self._upgrade = upgrade
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        sid = request.query_arguments.get("sid")
+        named = _NODE.match(sid[0].decode("latin-1")) if sid else None
+        if named is None or named.group(1) == self._node_id:
+            return None
+        return super().match(request) if wants_websocket(request) is self._upgrade else None
+
+
+def foreign_routes(port: ClientPort, relay: Relay, node_id: str) -> list[Rule]:
+    """Return the routes of the client port for sessions of other nodes; they come before those of its own."""
+    parts = {"port": port, "relay": relay}
+    return [
+        Rule(_OfAnother(node_id, upgrade=True), HandOverHandler, parts),
+        Rule(_OfAnother(node_id, upgrade=False), RelayHandler, parts),
+    ]
+
+
+# ── requests of other nodes ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Keyed(PathMatches):
+    """Matches what shows this node's key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(PATH)
+        self._key = key.encode()
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        shown = request.headers.get(KEY, "").encode()
+        return super().match(request) if hmac.compare_digest(shown, self._key) else None
+
+
+def relay_routes(port: ClientPort, key: str) -> list[Rule]:
+    """Return the routes of the relay: polls that other nodes pass on."""
+    return [Rule(_Keyed(key), SocketIOHandler, {"port": port})]
+
+
+def bind_local(place: Place) -> socket.socket:
+    """Return a listening socket for nodes of this machine."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    listener.bind("\0" + place.local)
+    listener.listen(1024)
+    return listener
