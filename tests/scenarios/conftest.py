@@ -79,8 +79,15 @@ def door(request: pytest.FixtureRequest, doors: dict[str, Door]) -> Door:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for all stories. Only the waits that stories would sit through are shorter than the defaults."""
-    server = ServerProcess(tmp_path_factory.mktemp("server"), presence_grace_ms=1000, dashboard_interval_ms=500)
+    """One server for all stories. Only the waits that stories would sit through are shorter than the defaults.
+
+    TEST_WORKERS=2 bin/test tests/scenarios runs them on two processes that share the port; then tests of rate limits
+    fail, which are counted per process.
+    """
+    workers = os.environ.get("TEST_WORKERS", "1")
+    server = ServerProcess(
+        tmp_path_factory.mktemp("server"), presence_grace_ms=1000, dashboard_interval_ms=500, workers=workers
+    )
     server.start()
     yield server
     code = server.stop()

@@ -32,6 +32,7 @@ class NodeProcess:
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()  # several doors may open at once
         self._ids = itertools.count(1)
         self.peers: dict[tuple[int, str], NodePeer] = {}
         self.transports: dict[int, list[str]] = {}
@@ -39,6 +40,10 @@ class NodeProcess:
         self._calls: dict[int, asyncio.Future[list[Any]]] = {}
 
     async def start(self) -> None:
+        async with self._starting:
+            await self._start()
+
+    async def _start(self) -> None:
         if self._process is None:
             self._process = await asyncio.create_subprocess_exec(
                 "node",
