@@ -32,11 +32,11 @@ def every(ms: float, work: Work, what: str) -> PeriodicCallback:
     return clock
 
 
-def only_if(true: Callable[[], bool], work: Callable[[], Awaitable[None]]) -> Work:
+def only_if(true: Callable[[], Awaitable[bool]], work: Callable[[], Awaitable[None]]) -> Work:
     """Return `work` that is left out when it is not `true`."""
 
     async def maybe() -> None:
-        if true():
+        if await true():
             await work()
 
     return maybe

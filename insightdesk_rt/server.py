@@ -6,6 +6,7 @@ Nothing else in the package knows more than the parts it was handed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import secrets
 import socket
@@ -257,10 +258,10 @@ class Server:
         self._tick(dispatch.sweep, SWEEP_MS, "sweeping")
         for namespace in desk.namespaces:
             for ticker in namespace.tickers:
-                work = getattr(namespace, ticker.method)
+                work, what = getattr(namespace, ticker.method), f"{namespace.path} {ticker.method}"
                 if ticker.on_leader:
-                    work = only_if(lambda: leases.leads, work)
-                self._tick(work, ticker.every_ms, f"{namespace.path} {ticker.method}")
+                    work = only_if(functools.partial(leases.claims, what, ticker.every_ms), work)
+                self._tick(work, ticker.every_ms, what)
 
     def _tick(self, work: Work, every_ms: float, what: str) -> None:
         """Run something on a clock until the server stops."""

@@ -29,6 +29,7 @@ LEAD_MARGIN_MS = 1_000  # a leader stops this long before its lease ends: its cl
 
 BEAT = load_script("insightdesk_rt.cluster", "lease_beat")
 END = load_script("insightdesk_rt.cluster", "lease_end")
+TICK = load_script("insightdesk_rt.cluster", "lease_tick")
 
 
 class Leases:
@@ -59,7 +60,7 @@ class Leases:
 
     @property
     def leads(self) -> bool:
-        """Is this the node that does what must happen once? Never two at a time."""
+        """Is this the node that does what must happen once? Never two at a time, by what each can know."""
         return time.monotonic() * 1000 < self._leads_until_ms
 
     async def beat(self) -> None:
@@ -85,6 +86,17 @@ class Leases:
     async def living(self) -> set[str]:
         """Return the incarnations whose leases run. Raises RtError UNAVAILABLE."""
         return set(await self._valkey.command("ZRANGE", self._keys[0], 0, -1))
+
+    async def claims(self, what: str, every_ms: float) -> bool:
+        """May this node do now what is done once per cluster every `every_ms`? Raises RtError UNAVAILABLE.
+
+        Valkey says so to one node, however late another that led before finds out that it does not any more.
+        """
+        if not self.leads:
+            return False
+        keys = [self._keys[2], self._valkey.key("ticks")]
+        claimed = await self._valkey.call(TICK, keys, (self.incarnation, what, int(every_ms)))
+        return bool(claimed) and self.leads  # the answer may have come after a long sleep
 
     async def close(self) -> None:
         """Give the lease back, so that nobody has to wait for its end."""

@@ -20,7 +20,7 @@ from insightdesk_rt.model import Person, Sid, ticket_room, ticket_staff_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound
 from insightdesk_rt.stores.viewers import Live, Viewer, ViewerStore, ViewState
 
-TYPING_MS = 5_000  # seed: typing ends by itself five seconds after the last keystroke
+TYPING_MS = 5_000  # after the last keystroke
 SETTLE_MS = 200  # many times what a message between two nodes takes, and too short to be missed
 RETRY_MS = 1_000
 GRACE_MS = 2_000  # a page reloads in one or two seconds; nobody should see its reader vanish and come back

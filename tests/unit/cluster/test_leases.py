@@ -165,3 +165,23 @@ async def test_without_valkey_a_beat_says_so_and_the_first_one_stays_first(prefi
     with pytest.raises(RtError, match="UNAVAILABLE"):
         await node.leases.beat()
     assert node.leases._first and not node.leases.leads
+
+
+@aio
+async def test_what_happens_once_per_cluster_is_claimed_by_one_node(valkey_url: str, prefix: str) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a, b = Node(valkey, "a", lease_ms=4_000), Node(valkey, "b", lease_ms=4_000)
+        for node in (a, b):
+            await node.leases.beat()
+        assert await a.leases.claims("metrics", 600) and not await b.leases.claims("metrics", 600)
+        assert not await a.leases.claims("metrics", 600), "this turn was taken"
+        assert await a.leases.claims("timers", 600), "another clock"
+        await asyncio.sleep(0.31)
+        assert await a.leases.claims("metrics", 600)
+        # b takes over while a, which was stopped, still believes that it leads
+        await valkey.command("DEL", valkey.key("leader"))
+        await b.leases.beat()
+        assert a.leases.leads and b.leases.leads
+        assert not await b.leases.claims("metrics", 600), "a had this turn"
+        await asyncio.sleep(0.31)
+        assert not await a.leases.claims("metrics", 600) and await b.leases.claims("metrics", 600)
