@@ -48,7 +48,7 @@ SUBJECTS: dict[str, Callable[[Bench], Iterator[Result]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bin/scaling", description="Measure the figures of docs/scaling.md here.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all runs to a file too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all runs to a file; what else it holds stays")
     parser.add_argument("--only", default=",".join(SUBJECTS), metavar="NAMES", help=f"of {','.join(SUBJECTS)}")
     asked = parser.parse_args()
     subjects = asked.only.split(",")
@@ -63,10 +63,11 @@ def main() -> None:
             for result in SUBJECTS[name](bench):
                 results.append(result)
                 print(f"  {result}", flush=True)
-    about = {**machine(), "valkey": version, "took_s": round(time.monotonic() - began_s)}
-    print(f"\n{about}")
+    about = {**machine(), "valkey": version}
+    print(f"\n{about}, {time.monotonic() - began_s:.0f} s")
     if asked.json:
-        figures = {result.key: result.as_json() for result in results}
+        figures = json.loads(asked.json.read_text())["figures"] if asked.json.exists() else {}
+        figures |= {result.key: result.as_json() for result in results}
         asked.json.write_text(json.dumps({"machine": about, "figures": figures}, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -285,6 +285,7 @@ def served(bench: Bench) -> Iterator[Result]:
                     yield Result(f"idle_{field}{key}", f"idle, {who}: {what}", unit, runs)
             rest = statistics.median(turn.node for turn in more)
             yield asyncio.run(_reaching_clients(bench, servers[1], rest))
+            yield from asyncio.run(_pushes(bench, servers[1], rest))
         finally:
             for server in servers:
                 if server.process is not None:
@@ -339,6 +340,26 @@ async def _reaching_clients(bench: Bench, server: ServerProcess, idle_us_per_s: 
         await peer.close()
     lanes.close()
     return Result("served", f"an event is heard and sent to one client, real server, {PER_S} per second", CPU, runs)
+
+
+async def _pushes(bench: Bench, server: ServerProcess, idle_us_per_s: float) -> list[Result]:
+    """The back end changes tickets over the admin port, eight at a time: checked, stored, logged, told."""
+    node, valkey, status = [], [], ("open", "pending")
+
+    async def push(lane: int, turn: int) -> None:
+        for number in range(25):
+            body = {"status": status[(turn + number) % 2], "teamId": "red", "subject": "x" * 100}
+            code, answer = await server.push("PUT", f"/api/v1/tickets/bench-{lane}", body)
+            assert code in (200, 201), answer
+
+    for turn in range(RUNS + 1):
+        cpu_s, began_s, valkey_us = process_cpu_s(server.pid), time.monotonic(), bench.cpu_us()
+        await asyncio.gather(*(push(lane, turn) for lane in range(8)))
+        took_s = time.monotonic() - began_s
+        node.append((1e6 * (process_cpu_s(server.pid) - cpu_s) - idle_us_per_s * took_s) / 200)
+        valkey.append((bench.cpu_us() - valkey_us) / 200)
+    what = "a ticket is changed over the admin port"
+    return [Result("push_node", what, CPU, node[1:]), Result("push_valkey", what, VALKEY, valkey[1:])]
 
 
 def _have_seen(peers: list[Peer], events: int) -> bool:

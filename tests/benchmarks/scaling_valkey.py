@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import secrets
+import time
 from collections.abc import Iterator
 from functools import partial
 
 from insightdesk_rt.cluster.leases import BEAT, BEAT_MS, LEASE_MS
 from insightdesk_rt.cluster.resp import load_script, pack
-from insightdesk_rt.stores.presence import JOIN, LEAVE
+from insightdesk_rt.stores.presence import JOIN, LEAVE, SWEEP
 from tests.benchmarks.scaling_load import (
     APPEND,
     NAMES,
@@ -122,6 +123,7 @@ def subscriptions(bench: Bench) -> Iterator[Result]:
     yield Result("channel_more_bytes", "each further node in a channel", BYTES, sizes[1])
     connections = []
     for _ in range(RUNS):
+        time.sleep(0.1)  # until those of the last run are forgotten
         before = bench.memory()
         idle = [Connection(bench.port) for _ in range(200)]
         for connection in idle:
@@ -135,7 +137,7 @@ def subscriptions(bench: Bench) -> Iterator[Result]:
 def clocks(bench: Bench) -> Iterator[Result]:
     """What each node does by the clock, by how many nodes there are."""
     lanes = Lanes(bench.port)
-    for script in (BEAT, PROBE):
+    for script in (BEAT, PROBE, SWEEP):
         bench.load(script)
     run_id = bench.info("server")["run_id"]
     keys = [f"{PREFIX}:{name}" for name in ("nodes", "reaping", "leader", "server", "calm")]
@@ -156,6 +158,9 @@ def clocks(bench: Bench) -> Iterator[Result]:
     runs = [cost(bench, partial(lanes.run, probes, crowd.drain), len(probes)) for _ in range(RUNS)]
     yield Result("probe", "a probe of the subscription (4 per second and node)", CPU, runs)
     crowd.close()
+    sweeps = [call(SWEEP, [f"{PREFIX}:presence"], (200,))] * 5_000
+    runs = [cost(bench, partial(lanes.run, sweeps), len(sweeps)) for _ in range(RUNS)]
+    yield Result("sweep", "a look for users whose grace is over (3 per second and node)", CPU, runs)
     lanes.close()
 
 
