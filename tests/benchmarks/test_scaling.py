@@ -1,0 +1,66 @@
+"""docs/scaling.md holds what was measured and computed, and bin/scaling still measures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.scaling import SUBJECTS
+from tests.benchmarks.scaling_plan import FIGURES, LIMITS, Load, Plan, figures_table, limit, read, tables
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "scaling.md").read_text()
+
+
+def test_the_pages_tables_are_those_of_the_figures() -> None:
+    for table in (*tables(read()), figures_table()):
+        assert "\n".join(table) in PAGE
+
+
+def test_the_page_names_every_figure_the_formulas_use() -> None:
+    used = set()
+
+    class Seen(dict[str, float]):
+        def __getitem__(self, key: str) -> float:
+            used.add(key)
+            return super().__getitem__(key)
+
+    plan = Plan(Seen(read()), Load.of(100))
+    for term in (plan.valkey, plan.valkey_of_tickets, plan.output, plan.memory, plan.node, plan.node_memory):
+        assert term() > 0
+    assert plan.repair() > 0 and plan.resubscribe() > 0
+    assert len(used) > 20
+    assert {key for key in used if f"`{key}`" not in PAGE} == set()
+
+
+def test_interest_costs_a_node_the_same_in_any_cluster_and_repair_grows_with_the_square() -> None:
+    small, large = (Plan(read(), Load.of(nodes)) for nodes in (100, 1_000))
+    assert small.load.interested == pytest.approx(4.9, abs=0.01)  # of 100, five members
+    assert large.heard() == pytest.approx(small.heard(), rel=0.03)
+    assert large.heard_if_sent_to_all() == 10 * small.heard_if_sent_to_all()
+    assert large.repair() == pytest.approx(100 * small.repair())
+
+
+@pytest.mark.parametrize("what", LIMITS, ids=lambda row: row[0])
+def test_a_limit_is_the_last_size_that_fits(what: tuple) -> None:  # type: ignore[type-arg]
+    _, _, term, bound = what
+    nodes = limit(read(), term, bound)
+    assert term(Plan(read(), Load.of(nodes))) <= bound < term(Plan(read(), Load.of(nodes + 1)))
+
+
+def test_one_subject_is_measured_and_the_file_keeps_the_others(tmp_path: Path) -> None:
+    kept = tmp_path / "figures.json"
+    kept.write_text(FIGURES.read_text())
+    before = json.loads(kept.read_text())["figures"]
+    command = [sys.executable, "-m", "tests.benchmarks.scaling", "--only", "clocks", "--json", str(kept)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
+    after = json.loads(kept.read_text())["figures"]
+    assert after.keys() == before.keys() and after["append_hot"] == before["append_hot"]
+    for key in ("probe", "lease_10", "lease_1000", "sweep"):
+        assert after[key]["runs"] != before[key]["runs"] and min(after[key]["runs"]) > 0
+        assert len(after[key]["runs"]) >= 5 and after[key]["what"] in said
+    assert set(SUBJECTS) >= {"append", "publish", "subscribe", "clocks", "people", "log", "node", "served"}
