@@ -18,7 +18,7 @@ from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.model import Offset, Room
 
-LISTEN_S = 1.0  # a confirmation that takes longer is a dead connection
+LISTEN_S = 5.0  # for a loop with much to do: a dead connection is found by its probes, in one
 UNLISTEN_S = 5.0  # a page that is reloaded, or a user who looks at two tickets in turn, should not churn channels
 
 

@@ -228,6 +228,8 @@ class Hub:
 
     @staticmethod
     def _send(events: list[Event], socket: Socket, joining: set[Room]) -> None:
+        if not events:  # the usual; a socket may be in very many rooms
+            return
         rooms = joining | socket.rooms
         for event in events:
             if socket.sid not in event.skip and rooms.isdisjoint(event.skip):

@@ -97,7 +97,10 @@ class Cluster:
         self.one, self.two = Node(self, "n1"), Node(self, "n2")
         self.log.deliver = self.deliver
 
+        self.rechecks = 0  # of all nodes
+
         async def everywhere(ticket_id: str, offset: Any) -> None:
+            self.rechecks += 1
             for node in (self.one, self.two):
                 await node.tickets.recheck(ticket_id, offset)
 

@@ -163,6 +163,18 @@ async def test_who_loses_access_sees_the_change_and_is_out_of_the_room_on_every_
 
 
 @aio
+async def test_all_nodes_look_again_only_when_it_may_change_who_may_read(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        await cluster.one.put(teamId="t1", requesterId="carl", watchers=["wanda"])
+        await cluster.one.put(subject="Nobody can be in a new one, and this changes nothing")
+        assert cluster.rechecks == 0
+        await cluster.one.put(watchers=[])
+        assert cluster.rechecks == 1
+        await cluster.one.tickets.remove("42")
+        assert cluster.rechecks == 2
+
+
+@aio
 async def test_a_deleted_ticket_is_told_before_everybody_is_out(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1", requesterId="carl")
