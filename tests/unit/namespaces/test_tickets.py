@@ -170,6 +170,7 @@ async def test_all_nodes_look_again_only_when_it_may_change_who_may_read(valkey_
         assert cluster.rechecks == 0
         await cluster.one.put(watchers=[])
         assert cluster.rechecks == 1
+        await cluster.one.idle()  # until that is noted as told
         await cluster.one.tickets.remove("42")
         assert cluster.rechecks == 2
 
