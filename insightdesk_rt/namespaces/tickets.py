@@ -247,8 +247,8 @@ class Tickets(Namespace):
     async def _say(self, record: Untold) -> Offset:
         offset, change = await self._feed.say(record)
         self.spawn(self._tickets.told(record.subject, record.seq, offset), "noting an offset")
-        # Before the record counts as told: if this node dies now, whoever tells it again also does this. (Nobody can be in
-        # a ticket that was not there.)
+        # Before the record counts as told: if this node dies now, whoever tells it again also does this.
+        # Nobody can be in a ticket that was not there, so a creation takes nobody out.
         if record.kind == "deleted" or (record.kind != "created" and not DECIDE_ACCESS.isdisjoint(change.changes)):
             await self.everywhere(record.subject, offset)
         return offset
