@@ -46,9 +46,9 @@ def main() -> int:
 async def torture(names: list[str], minutes: float, seed: int) -> list[Row]:
     rows: list[Row] = []
     chance = random.Random(seed)
-    end = time.monotonic() + minutes * 60
     with tempfile.TemporaryDirectory(prefix="torture") as folder:
         async with running(Path(folder), seed, long=minutes >= 5) as run:
+            end = time.monotonic() + minutes * 60
             order: list[str] = []
             while time.monotonic() < end:
                 if not order:  # all of them in another order each time, so that a short run has seen each once
