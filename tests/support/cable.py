@@ -1,8 +1,9 @@
 """A cable that can be pulled: a TCP relay between one client and the server.
 
 `cut` resets what runs through it, on both sides, without a goodbye of any protocol: what a crash or a lost network
-does; until `mend` nothing gets through. `hush` lets it hang instead: nothing comes through and nobody is told, as with a
-firewall that drops; what was under way comes with `mend`. Not handled: flow control; what the slower side has not read is kept.
+does; until `mend` nothing gets through. `hush` lets it hang instead: nothing comes through and nobody is told, as with
+a firewall that drops; what was under way comes with `mend`. Not handled: flow control; what the slower side has not
+read is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ class Cable:
         self._server: asyncio.Server | None = None
         self._ends: set[_End] = set()
         self._down = False
-        self._hushed = ""
         self._open = asyncio.Event()
         self._open.set()
 
@@ -56,15 +56,17 @@ class Cable:
                 end.forsake()
 
     def hush(self, which: str = "all") -> None:
-        """Let everything hang, new connections too; or only what has subscribed to channels ("subscriptions")."""
-        self._hushed = which
+        """Let everything hang, new connections too; or only those that have subscribed by now ("subscriptions")."""
+        for end in self._ends:
+            end.hushed = which == "all" or end.subscribes
         if which == "all":
             self._open.clear()
 
     def mend(self) -> None:
-        self._down, self._hushed = False, ""
+        self._down = False
         self._open.set()
         for end in tuple(self._ends):
+            end.hushed = False
             end.forward()
 
     async def remove(self) -> None:
@@ -82,9 +84,6 @@ class Cable:
     def discard(self, end: _End) -> None:
         self._ends.discard(end)
 
-    def hushes(self, end: _End) -> bool:
-        return self._hushed == "all" or (self._hushed == "subscriptions" and end.subscribes)
-
     async def way(self) -> tuple[str, int] | None:
         """Return where a new connection goes, once it may; None: nowhere."""
         await self._open.wait()
@@ -98,7 +97,7 @@ class _End(asyncio.Protocol):
         self._cable = cable
         self._held: list[bytes] = []  # heard before the other side was there, or while the cable is hushed
         self._over = False
-        self.subscribes = False
+        self.subscribes = self.hushed = False
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
         self.heard_at_s = asyncio.get_running_loop().time()
@@ -125,7 +124,7 @@ class _End(asyncio.Protocol):
 
     def forward(self) -> None:
         """Say to the other side what was heard, and the end, if the cable lets it."""
-        if self.other is None or self.other.transport is None or self._cable.hushes(self):
+        if self.other is None or self.other.transport is None or self.hushed:
             return
         for data in self._held:
             if not self.other.transport.is_closing():

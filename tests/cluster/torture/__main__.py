@@ -65,7 +65,8 @@ def _line(row: Row, end: float) -> str:
     figures = (
         f"{verdict.acknowledged} acknowledged, {verdict.delivered}/{verdict.expected} delivered, told {verdict.told}"
     )
-    return f"{row.fault:24} {row.seconds:5.1f} s  {figures}, gap {verdict.longest_gap_s:.1f} s  {verdict}  ({left_s:.0f} s left)"
+    told = f"{row.fault:24} {row.seconds:5.1f} s  {figures}, gap {verdict.longest_gap_s:.1f} s"
+    return f"{told}  {verdict}  ({left_s:.0f} s left)"
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from insightdesk_rt.cluster.names import Names
-from tests.cluster.torture.cluster import Cluster, listening
+from tests.cluster.torture.cluster import Cluster, Node, listening
 from tests.cluster.torture.publishers import NAMESPACE
 from tests.cluster.torture.subscribers import Subscribers
+from tests.support.aio import until
 from tests.support.own_valkey import OwnValkey
 
 
@@ -23,6 +24,12 @@ class Scene(NamedTuple):
     subscribers: Subscribers
     random: random.Random
     long: bool  # a fault may take its full time
+
+    def victim(self) -> Node:
+        """A node that has clients."""
+        node = self.random.choice(self.subscribers.all).node
+        assert node is not None
+        return node
 
 
 class Fault(NamedTuple):
@@ -98,7 +105,7 @@ async def half_open(scene: Scene) -> None:
 
 
 async def _hushed(scene: Scene, count: int, which: str, for_s: float) -> None:
-    cables = scene.cluster.cables if count > 1 else [scene.random.choice(scene.cluster.nodes).cable]
+    cables = scene.cluster.cables if count > 1 else [scene.victim().cable]
     for cable in cables:
         cable.hush(which)
     await asyncio.sleep(for_s)
@@ -113,7 +120,7 @@ async def buffer_overflow(scene: Scene) -> None:
     before = valkey("CONFIG", "GET", "client-output-buffer-limit")[1]
     valkey("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 32768 1")
     channel = Names("t").channel(NAMESPACE, "role:agent")
-    victim = scene.random.choice(scene.cluster.nodes)
+    victim = scene.victim()
     victim.cable.hush("subscriptions")
     for _ in range(40):
         valkey("PUBLISH", channel, "x" * 30_000)
@@ -197,7 +204,7 @@ async def flushall(scene: Scene) -> None:
 @fault("flushall-cut-off", log_kept=False)
 async def flushall_cut_off(scene: Scene) -> None:
     """Valkey is emptied while one node is cut off from it."""
-    cable = scene.random.choice(scene.cluster.nodes).cable
+    cable = scene.victim().cable
     cable.hush()
     await asyncio.sleep(0.4)
     scene.cluster.valkey("FLUSHALL")
@@ -238,9 +245,7 @@ async def _fail_over(scene: Scene, lag_s: float) -> None:
     replica = cluster.new_valkey()
     await asyncio.to_thread(replica.start)
     replica("REPLICAOF", "127.0.0.1", str(cluster.ports[primary]))
-    async with asyncio.timeout(10):
-        while replica("ROLE")[3] != "connected":
-            await asyncio.sleep(0.05)
+    await until(lambda: replica("ROLE")[3] == "connected", "replication", 10)
     await asyncio.sleep(1)
     if lag_s:
         replica("REPLICAOF", "NO", "ONE")
@@ -257,9 +262,7 @@ async def _write_through(primary: OwnValkey, replica: OwnValkey) -> None:
     """Kill the primary once the replica has all it confirmed: no more is written first, as in a planned failover."""
     primary("CLIENT", "PAUSE", "5000", "WRITE")
     end = primary("INFO", "replication")["master_repl_offset"]
-    async with asyncio.timeout(4):
-        while replica("INFO", "replication")["slave_repl_offset"] < end:
-            await asyncio.sleep(0.01)
+    await until(lambda: replica("INFO", "replication")["slave_repl_offset"] >= end, "the replica has all", 4)
     await asyncio.to_thread(primary.kill)
 
 
@@ -269,7 +272,7 @@ async def _write_through(primary: OwnValkey, replica: OwnValkey) -> None:
 @fault("node-killed")
 async def node_killed(scene: Scene) -> None:
     """kill -9 of a node; its clients go on elsewhere. It is started again."""
-    node = scene.random.choice(scene.cluster.nodes)
+    node = scene.victim()
     await node.kill()
     await asyncio.sleep(scene.random.uniform(1, 3))
     await node.start()
@@ -278,7 +281,7 @@ async def node_killed(scene: Scene) -> None:
 @fault("node-frozen")
 async def node_frozen(scene: Scene) -> None:
     """SIGSTOP of a node for 6 to 10 s: the others take it for dead. Then CONT."""
-    node = scene.random.choice(scene.cluster.nodes)
+    node = scene.victim()
     node.freeze()
     await asyncio.sleep(scene.random.uniform(6, 10))
     node.thaw()
@@ -328,7 +331,7 @@ def _nonsense(rnd: random.Random) -> bytes:
     if kind == 2:
         return b"1L 1-1 \n" + rnd.randbytes(20)
     if kind == 3:
-        return b"1P 99999999\n/tickets not-an-offset"  # a number no probe has reached
+        return rnd.choice((b"1P 99999999\n/tickets not-an-offset", b"1P 99999999\n"))  # no probe got so far
     if kind == 4:
         return b"9" * rnd.randrange(1, 400_000)
     return b'1V /tickets\n{"n":' + b"[" * 2000

@@ -11,6 +11,7 @@ the next) must hear nothing twice, each publisher's events in their order, and e
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -195,7 +196,7 @@ def _session(record: Record, session: list[Heard], verdict: Verdict, log_kept: b
                 verdict.moved += 1
         at, key_at = max(at, number(heard.offset)), heard.key
     times = [heard.at_s for heard in session]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     verdict.longest_gap_s = max([verdict.longest_gap_s, *gaps])
 
 

@@ -23,12 +23,15 @@ from websockets.exceptions import WebSocketException
 from tests.cluster.torture.cluster import Cluster, Node
 from tests.cluster.torture.judge import Record
 from tests.cluster.torture.publishers import EVENT, NAMESPACE
+from tests.support.aio import until
 from tests.support.cable import Cable
 from tests.support.node_client import NodePeer, NodeProcess
+from tests.support.server import ServerProcess
 
 RECONNECT_S = 0.1
 ANSWER_S = 5.0
 TRY_AGAIN_S = 0.3
+TOKEN_S = 86_000
 
 
 class Subscriber:
@@ -44,7 +47,7 @@ class Subscriber:
         self.cable = Cable("127.0.0.1", 0)
         self.cable.route = self._route
         self.node: Node | None = None
-        self.token = ServerToken(name, team)
+        self._team = team
         self._cluster = cluster
         self._random = random.Random(seed)
         self._joins: set[asyncio.Task[None]] = set()
@@ -57,9 +60,8 @@ class Subscriber:
     async def open(self) -> None:
         port = await self.cable.lay()
         await self._open(port)
-        async with asyncio.timeout(20):
-            while not self.record.connected or len(self.record.stays) < len(self.rooms) + len(self.tickets):
-                await asyncio.sleep(0.01)
+        owed = len(self.rooms) + len(self.tickets)
+        await until(lambda: self.record.connected and len(self.record.stays) == owed, f"{self.name} is in", 20)
         self.record.begun_anew = 0  # the first time is no loss
 
     async def close(self) -> None:
@@ -69,6 +71,10 @@ class Subscriber:
         await asyncio.gather(*self._joins, return_exceptions=True)
         await self._close()
         await self.cable.remove()
+
+    @property
+    def auth(self) -> dict[str, str]:
+        return {"token": ServerProcess.token(self.name, "agent", self._team, ttl_s=TOKEN_S)}
 
     @abstractmethod
     async def _open(self, port: int) -> None: ...
@@ -136,16 +142,6 @@ class Subscriber:
             await asyncio.sleep(TRY_AGAIN_S)
 
 
-class ServerToken:
-    def __init__(self, name: str, team: str) -> None:
-        self._name, self._team = name, team
-
-    def __str__(self) -> str:
-        from tests.support.server import ServerProcess
-
-        return ServerProcess.token(self._name, "agent", self._team, ttl_s=86_000)
-
-
 class Native(Subscriber):
     """Comes back with its pid and the last offset it has seen."""
 
@@ -182,7 +178,7 @@ class Native(Subscriber):
                 async with connect(
                     f"ws://127.0.0.1:{port}/rt{NAMESPACE}", compression=None, ping_interval=None, close_timeout=1
                 ) as socket:
-                    auth = {"token": str(self.token)}
+                    auth = self.auth
                     if self._pid:
                         auth |= {"pid": self._pid} | ({"offset": self._offset} if self._offset else {})
                     await socket.send(json.dumps({"event": "connect", "data": auth}))
@@ -230,8 +226,7 @@ class Stock(Subscriber):
         self.node_process.peers[client, NAMESPACE] = self._peer
         options = {"transports": ["websocket"], "reconnectionDelay": 50, "reconnectionDelayMax": 400, "timeout": 4000}
         url = f"http://127.0.0.1:{port}"
-        auth = {"token": str(self.token)}
-        self.node_process.tell("open", client, url=url, namespaces=[NAMESPACE], auth=auth, options=options)
+        self.node_process.tell("open", client, url=url, namespaces=[NAMESPACE], auth=self.auth, options=options)
 
     async def _close(self) -> None:
         if self._peer is not None:
@@ -275,9 +270,8 @@ class Python(Subscriber):
         self._client.on("connect", lambda: self.is_in(False), namespace=NAMESPACE)
         self._client.on("disconnect", lambda *why: self.is_out(), namespace=NAMESPACE)
         self._client.on("*", self._heard, namespace=NAMESPACE)
-        auth = {"token": str(self.token)}
         url = f"http://127.0.0.1:{port}"
-        await self._client.connect(url, auth=auth, transports=["websocket"], namespaces=[NAMESPACE])
+        await self._client.connect(url, auth=self.auth, transports=["websocket"], namespaces=[NAMESPACE])
 
     async def _close(self) -> None:
         assert self._http is not None
@@ -298,6 +292,7 @@ class Subscribers:
     """All clients of a run. `rooms`: what publishers may choose from, so that every event concerns somebody."""
 
     def __init__(self, cluster: Cluster, tickets: list[str], seed: int) -> None:
+        self._cluster = cluster
         self._process = NodeProcess()
         kinds: list[type[Subscriber]] = [Native] * 6 + [Stock] * 4 + [Python]
         self.all: list[Subscriber] = []
@@ -305,12 +300,18 @@ class Subscribers:
             red = index % 4 != 3
             mine = tickets[: 1 + index % len(tickets)] if red else []
             name = f"{kind.__name__.lower()}{index}"
-            subscriber = kind(cluster, name, "red" if red else "blue", mine, seed * 100 + index)
-            if isinstance(subscriber, Stock):
-                subscriber.node_process = self._process
-            self.all.append(subscriber)
+            self.all.append(self.new(kind, name, "red" if red else "blue", mine, seed * 100 + index))
         users = [f"user:{subscriber.name}" for subscriber in self.all]
         self.rooms = [("team:red",), ("team:blue",), ("role:agent",), ("team:red", "team:blue"), (users[0], users[6])]
+
+    def new(
+        self, kind: type[Subscriber], name: str, team: str, tickets: Sequence[str] = (), seed: int = 1
+    ) -> Subscriber:
+        """Return a client that is not among `all`, not opened."""
+        made = kind(self._cluster, name, team, tickets, seed)
+        if isinstance(made, Stock):
+            made.node_process = self._process
+        return made
 
     def __iter__(self) -> Iterator[Subscriber]:
         return iter(self.all)

@@ -55,7 +55,7 @@ async def test_numbers_go_on_for_a_subject_that_was_forgotten(valkey_url: str, p
 async def test_numbers_are_not_given_out_twice_by_a_valkey_that_has_lost_its_last_changes(
     valkey_url: str, prefix: str
 ) -> None:
-    """A replica that lags behind is promoted: what came after its copy of the subject must not look like what it had."""
+    """A replica that lags behind is promoted: what follows its copy of the subject must not look like what was lost."""
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     store, key = PresenceStore(valkey, grace_ms=0), valkey.key("presence", "u1")
