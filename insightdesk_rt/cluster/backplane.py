@@ -254,6 +254,8 @@ class ValkeyBackplane:
 
     def _hear_node(self, read: Logged | Volatile | Probe | Call) -> None:
         if type(read) is Probe:
+            if not self._link.sent(read.number):
+                raise Poison("a probe that was not sent")
             tops = dict(read.tops)
             for namespace, lane in self._lanes.items():
                 lane.probed(read.number, tops.get(namespace))

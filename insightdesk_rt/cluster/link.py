@@ -115,6 +115,10 @@ class Link:
         self._spawn(self._probe(self._number))
         return self._number
 
+    def sent(self, number: int) -> bool:
+        """Was there a probe of this number? One that somebody made up would hide that the connection died."""
+        return number <= self._number
+
     def heard(self, number: int) -> None:
         self._heard = max(self._heard, number)
         self._heard_s = asyncio.get_running_loop().time()
@@ -187,12 +191,13 @@ class Link:
     async def _beat(self) -> None:
         while True:
             now_s = asyncio.get_running_loop().time()
+            answering = self.state is State.LIVE and self._answered == self._number  # before the next one is sent
             if self.state is State.LIVE:
                 if self._confirmed and now_s - self._confirmed[0][1] > DEAD_S:
                     self.drop(f"no probe came in for {DEAD_S:.0f} s")
                 else:
                     self.probe()
-            self._owner.beat(now_s, self.state is State.LIVE and self._answered == self._number)
+            self._owner.beat(now_s, answering and self.state is State.LIVE)
             await asyncio.sleep(PROBE_S)
 
     async def _probe(self, number: int) -> None:

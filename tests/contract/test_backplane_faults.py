@@ -215,6 +215,32 @@ async def test_an_emptied_valkey_is_noticed_and_loses_nothing() -> None:
 
 
 @aio
+async def test_what_was_confirmed_long_ago_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes forget after ten seconds what they have delivered: it would come twice, and all of it be kept for ever."""
+    monkeypatch.setattr("insightdesk_rt.cluster.publisher.KEEP_S", 0.5)
+    with OwnValkey() as server:
+        async with cluster(server.url, "t", 2) as (one, _two):
+            await one.bus.append(event("1"))
+            await asyncio.sleep(1.2)
+            await one.bus.append(event("2"))
+            server("FLUSHALL")
+            await until(lambda: one.bus.counters["sent_again"] > 0, "noticed")
+            await asyncio.sleep(0.1)
+            assert one.bus.counters["sent_again"] == 1
+
+
+@aio
+async def test_a_probe_that_was_not_sent_does_not_hide_a_dead_subscription() -> None:
+    with OwnValkey() as server:
+        async with cluster(server.url, "t", 1) as (one,):
+            server("PUBLISH", f"t:node:{one.bus.address}", "1P 99999999\n")
+            await until(lambda: one.bus.counters["poison"] == 1, "dropped")
+            before = one.bus.counters["connects"]
+            one.bus._link.connection._received = lambda channel, message: None  # type: ignore[union-attr]
+            await until(lambda: one.bus.counters["connects"] > before, "noticed that nothing comes in", 3)
+
+
+@aio
 async def test_an_emptied_valkey_is_noticed_even_if_others_have_filled_it_again() -> None:
     """Its logs go on beyond what this node has seen by then: only the epoch tells."""
     with OwnValkey() as server:

@@ -1,7 +1,9 @@
 """A cable that can be pulled: a TCP relay between one client and the server.
 
 `cut` resets what runs through it, on both sides, without a goodbye of any protocol: what a crash or a lost network
-does; until `mend` nothing gets through. Not handled: flow control; what the slower side has not read is kept.
+does; until `mend` nothing gets through. `hush` lets it hang instead: nothing comes through and nobody is told, as with
+a firewall that drops; what was under way comes with `mend`. Not handled: flow control; what the slower side has not
+read is kept.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from typing import cast
 
 # A long-polling client between two polls has no connection whose end the server could see. One that was silent for so
@@ -18,15 +21,17 @@ PARKED_S = 0.05
 
 class Cable:
     def __init__(self, host: str, port: int) -> None:
-        self._to = (host, port)
+        self.route: Callable[[], tuple[str, int]] = lambda: (host, port)  # where the next connection goes
         self._server: asyncio.Server | None = None
         self._ends: set[_End] = set()
         self._down = False
+        self._open = asyncio.Event()
+        self._open.set()
 
     async def lay(self) -> int:
         """Return the port to connect to instead of the server's."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._answer, "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: _Near(self), "127.0.0.1", 0)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
@@ -37,62 +42,101 @@ class Cable:
             assert loop.time() < end, "nothing is parked on this cable"
             await asyncio.sleep(0.01)
         self._down = True
-        self._reset()
+        self.reset()
+
+    def reset(self) -> None:
+        """Cut what runs through it now; the next connection gets through, unless the cable is cut."""
+        for end in tuple(self._ends):
+            end.reset()
+
+    def forsake(self) -> None:
+        """Cut the clients off; the server is not told, and keeps its ends."""
+        for end in tuple(self._ends):
+            if isinstance(end, _Near):
+                end.forsake()
+
+    def hush(self, which: str = "all") -> None:
+        """Let everything hang, new connections too; or only those that have subscribed by now ("subscriptions")."""
+        for end in self._ends:
+            end.hushed = which == "all" or end.subscribes
+        if which == "all":
+            self._open.clear()
 
     def mend(self) -> None:
         self._down = False
+        self._open.set()
+        for end in tuple(self._ends):
+            end.hushed = False
+            end.forward()
 
     async def remove(self) -> None:
         if self._server is not None:
             self._server.close()
-        self._reset()
+        self._open.set()
+        self.reset()
         await asyncio.sleep(0)  # transports close in the loop's next turn
 
-    def _answer(self) -> _Near:
-        return _Near(self._ends, None if self._down else self._to)
+    # ── what the ends ask ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _reset(self) -> None:
-        for end in tuple(self._ends):
-            end.reset()
+    def add(self, end: _End) -> None:
+        self._ends.add(end)
+
+    def discard(self, end: _End) -> None:
+        self._ends.discard(end)
+
+    async def way(self) -> tuple[str, int] | None:
+        """Return where a new connection goes, once it may; None: nowhere."""
+        await self._open.wait()
+        return None if self._down else self.route()
 
 
 class _End(asyncio.Protocol):
     """One side of one connection: what it hears the other side says."""
 
-    def __init__(self, ends: set[_End]) -> None:
-        self._ends = ends
-        self._early: list[bytes] = []  # heard before the other side was there
+    def __init__(self, cable: Cable) -> None:
+        self._cable = cable
+        self._held: list[bytes] = []  # heard before the other side was there, or while the cable is hushed
+        self._over = False
+        self.subscribes = self.hushed = False
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
         self.heard_at_s = asyncio.get_running_loop().time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self._ends.add(self)
+        self._cable.add(self)
 
     def data_received(self, data: bytes) -> None:
         self.heard_at_s = asyncio.get_running_loop().time()
         if self.other is not None:
             self.other.heard_at_s = self.heard_at_s
-        if self.other is None or self.other.transport is None:
-            self._early.append(data)
-        else:
-            self.other.transport.write(data)
+        self._held.append(data)
+        self.forward()
 
     def eof_received(self) -> bool:
         return False  # one side has said all: close both
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._ends.discard(self)
-        if self.other is not None and self.other.transport is not None:
+        self._over = True
+        self.forward()
+        if self.other is None:
+            self._cable.discard(self)
+
+    def forward(self) -> None:
+        """Say to the other side what was heard, and the end, if the cable lets it."""
+        if self.other is None or self.other.transport is None or self.hushed:
+            return
+        for data in self._held:
+            if not self.other.transport.is_closing():
+                self.other.transport.write(data)
+        self._held.clear()
+        if self._over:
+            self._cable.discard(self)
             self.other.transport.close()
 
     def meet(self, other: _End) -> None:
         self.other, other.other = other, self
-        for data in self._early:
-            assert other.transport is not None
-            other.transport.write(data)
-        self._early.clear()
+        self.forward()
 
     def reset(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
@@ -105,22 +149,34 @@ class _End(asyncio.Protocol):
 class _Near(_End):
     """The client's side: it calls the server when the client calls."""
 
-    def __init__(self, ends: set[_End], to: tuple[str, int] | None) -> None:
-        super().__init__(ends)
-        self._to = to
+    def __init__(self, cable: Cable) -> None:
+        super().__init__(cable)
         self._calling: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self._to is None:
-            self.reset()
-            return
         self._calling = asyncio.get_running_loop().create_task(self._call())
 
+    def data_received(self, data: bytes) -> None:
+        if b"SUBSCRIBE" in data:
+            self.subscribes = True
+            if self.other is not None:
+                self.other.subscribes = True
+        super().data_received(data)
+
+    def forsake(self) -> None:
+        if self.other is not None:
+            self.other.other = None
+            self.other = None
+        self.reset()
+
     async def _call(self) -> None:
-        assert self._to is not None
         try:
-            _, far = await asyncio.get_running_loop().create_connection(lambda: _End(self._ends), *self._to)
+            to = await self._cable.way()
+            if to is None:
+                self.reset()
+                return
+            _, far = await asyncio.get_running_loop().create_connection(lambda: _End(self._cable), *to)
         except OSError:
             self.reset()
             return

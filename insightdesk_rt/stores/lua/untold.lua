@@ -9,14 +9,11 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- `key`: the subject's hash. Its numbers start at the time of its first change: a subject that was forgotten and comes
--- back never uses an id again.
+-- `key`: the subject's hash. Its numbers grow with the clock, not by one: a subject that was forgotten and comes back, or
+-- that a Valkey without its last seconds has as it was before, never uses an id again. The log would not take it.
 local function tell(base, subject, key, kind, data, now)
-  local seq = redis.call('HINCRBY', key, 'seq', 1)
-  if seq == 1 then
-    seq = now
-    redis.call('HSET', key, 'seq', string.format('%.0f', now))
-  end
+  local seq = math.max(tonumber(redis.call('HGET', key, 'seq') or 0) + 1, now)
+  redis.call('HSET', key, 'seq', string.format('%.0f', seq))
   redis.call('RPUSH', base .. '-untold:' .. subject, string.format('%.0f ', seq) .. kind .. ' ' .. data)
   redis.call('ZADD', base .. '-untold', 'NX', now, subject)
 end

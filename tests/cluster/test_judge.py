@@ -1,0 +1,107 @@
+"""The judge finds what is wrong: an event that is not there, twice there, or in another place."""
+
+from __future__ import annotations
+
+from tests.cluster.torture.judge import Record, Sent, Verdict, judge
+
+ROOM = "team:red"
+
+
+def sent(*numbers: int, kept: bool = True) -> list[Sent]:
+    """Events of one publisher, a second apart, acknowledged at once; the offset is the number."""
+    return [Sent(("p", n), frozenset({ROOM}), float(n), kept, float(n), f"{n}-0", 1) for n in numbers]
+
+
+def record(*heard: int, from_s: float = 0.0) -> Record:
+    """A client that was in the room since `from_s` and heard these."""
+    made = Record("c", connected=True)
+    made.joined(ROOM, from_s)
+    hear(made, *heard)
+    return made
+
+
+def hear(client: Record, *heard: int) -> None:
+    for n in heard:
+        client.hears(("p", n), f"{n}-0", float(n))
+
+
+def figures(verdict: Verdict) -> tuple[int, int, int, int]:
+    return len(verdict.missing), len(verdict.doubled), len(verdict.disordered), verdict.told
+
+
+def test_all_there_in_order_is_clean() -> None:
+    verdict = judge(sent(1, 2, 3), [record(1, 2, 3), record(1, 2, 3)])
+    assert verdict.clean and (verdict.expected, verdict.delivered) == (6, 6) and str(verdict) == "clean"
+
+
+def test_what_is_not_there_is_missing_for_who_was_in() -> None:
+    assert figures(judge(sent(1, 2, 3), [record(1, 3)])) == (1, 0, 0, 0)
+    assert figures(judge(sent(1, 2, 3), [record()])) == (3, 0, 0, 0)
+    assert figures(judge(sent(1, 2, 3), [record(3, from_s=2.5)])) == (0, 0, 0, 0), "it came later"
+
+
+def test_what_was_not_acknowledged_is_not_owed_but_must_not_come_twice() -> None:
+    events = sent(1, 2)
+    events[1].offset = ""
+    assert figures(judge(events, [record(1)])) == (0, 0, 0, 0)
+    assert figures(judge(events, [record(1, 2, 2)])) == (0, 1, 0, 0)
+
+
+def test_a_double_is_found_also_if_it_was_heard_a_round_ago() -> None:
+    client = record(1, 2)
+    client.begin_round()
+    hear(client, 2, 3)
+    assert figures(judge(sent(3), [client])) == (0, 1, 0, 0)
+
+
+def test_another_order_is_found() -> None:
+    """Once as the publisher's order, once as the offsets'."""
+    assert figures(judge(sent(1, 2, 3), [record(1, 3, 2)])) == (0, 0, 2, 0)
+
+
+def test_another_order_of_two_publishers_is_a_fault_unless_valkey_had_lost_its_log() -> None:
+    events = [*sent(1), Sent(("q", 1), frozenset({ROOM}), 2.0, True, 2.0, "2-0", 1)]
+    client = record()
+    client.hears(("q", 1), "2-0", 2.0)
+    hear(client, 1)
+    assert figures(judge(events, [client])) == (0, 0, 1, 0)
+    lost = judge(events, [client], log_kept=False)
+    assert lost.clean and lost.moved == 1
+
+
+def test_one_event_with_two_offsets_is_a_fault_unless_valkey_had_lost_its_log() -> None:
+    other = record()
+    other.hears(("p", 1), "9-0", 1.0)
+    assert figures(judge(sent(1), [record(1), other])) == (0, 0, 1, 0)
+    assert judge(sent(1), [record(1), other], log_kept=False).clean
+
+
+def test_a_gap_after_recovered_is_silent_and_so_missing() -> None:
+    client = record(1)
+    client.came_back(recovered=True)
+    hear(client, 3)
+    assert figures(judge(sent(1, 2, 3), [client])) == (1, 0, 0, 0)
+
+
+def test_a_gap_that_was_told_is_counted_and_what_was_before_is_still_owed() -> None:
+    client = record(1, 3)
+    client.came_back(recovered=False)
+    client.joined(ROOM, 5.5)
+    hear(client, 6)
+    assert figures(judge(sent(1, 2, 3, 4, 5, 6), [client])) == (1, 0, 0, 2), "2 is missing, 4 and 5 are told"
+
+
+def test_a_resync_forgives_its_room_up_to_now() -> None:
+    client = record(1)
+    client.resync(ROOM, 2.5)
+    hear(client, 4)
+    assert figures(judge(sent(1, 2, 3, 4), [client])) == (1, 0, 0, 1), "2 is told, 3 is missing"
+    client = record(1)
+    client.resync("team:blue", 2.5)
+    assert figures(judge(sent(1, 2), [client])) == (1, 0, 0, 0), "another room's"
+
+
+def test_what_an_emitter_lost_with_valkey_is_counted_apart() -> None:
+    assert figures(judge(sent(1, kept=False), [record()])) == (1, 0, 0, 0)
+    verdict = judge(sent(1, kept=False), [record()], log_kept=False)
+    assert verdict.clean and verdict.unkept == 1

@@ -1,0 +1,73 @@
+"""bin/torture: random sequences of faults against three real nodes and a real Valkey, and a table of what was lost.
+
+Every round publishes on all nodes, does one fault, heals it, waits until all is quiet and compares what was
+acknowledged with what every client heard. The sequence follows from the seed. Nothing outside a temporary folder and
+loopback is touched. Exit code 1: an acknowledged event is missing, came twice or in another order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.cluster.torture.faults import FAULTS
+from tests.cluster.torture.rounds import Row, running
+from tests.cluster.torture.table import as_json, as_text
+from tests.support.node_client import why_not
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("bin/torture", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.epilog = "faults:\n" + "\n".join(
+        f"  {name:24}{fault.says.splitlines()[0]}" for name, fault in FAULTS.items()
+    )
+    parser.add_argument("--minutes", type=float, default=10, help="how long rounds are begun (default 10)")
+    parser.add_argument("--seed", type=int, default=1, help="of the sequence and all chances in it (default 1)")
+    parser.add_argument("--faults", default="", help="only these, with commas between them")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table and every round there")
+    asked = parser.parse_args()
+    names = asked.faults.split(",") if asked.faults else list(FAULTS)
+    if unknown := set(names) - FAULTS.keys():
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}")
+    if why := why_not():
+        parser.error(why)
+    rows = asyncio.run(torture(names, asked.minutes, asked.seed))
+    print(as_text(rows))
+    if asked.json:
+        asked.json.write_text(as_json(rows, seed=asked.seed, minutes=asked.minutes) + "\n")
+    return 0 if all(row.verdict.clean for row in rows) else 1
+
+
+async def torture(names: list[str], minutes: float, seed: int) -> list[Row]:
+    rows: list[Row] = []
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="torture") as folder:
+        async with running(Path(folder), seed, long=minutes >= 5) as run:
+            end = time.monotonic() + minutes * 60
+            order: list[str] = []
+            while time.monotonic() < end:
+                if not order:  # all of them in another order each time, so that a short run has seen each once
+                    order = chance.sample(names, len(names))
+                row = await run.play(order.pop())
+                rows.append(row)
+                print(_line(row, end), file=sys.stderr, flush=True)
+            run.cluster.assert_no_traceback()
+    return rows
+
+
+def _line(row: Row, end: float) -> str:
+    verdict, left_s = row.verdict, max(0, end - time.monotonic())
+    figures = (
+        f"{verdict.acknowledged} acknowledged, {verdict.delivered}/{verdict.expected} delivered, told {verdict.told}"
+    )
+    told = f"{row.fault:24} {row.seconds:5.1f} s  {figures}, gap {verdict.longest_gap_s:.1f} s"
+    return f"{told}  {verdict}  ({left_s:.0f} s left)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""What can go wrong, one function each: it does the harm for a while, heals it, and returns.
+
+`log_kept` says whether Valkey may have lost what it had confirmed. `appendfsync`: which file it needs (None: none; "":
+any will do).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from insightdesk_rt.cluster.names import Names
+from tests.cluster.torture.cluster import Cluster, Node, listening
+from tests.cluster.torture.publishers import NAMESPACE
+from tests.cluster.torture.subscribers import Subscribers
+from tests.support.aio import until
+from tests.support.own_valkey import OwnValkey
+
+
+class Scene(NamedTuple):
+    cluster: Cluster
+    subscribers: Subscribers
+    random: random.Random
+    long: bool  # a fault may take its full time
+
+    def victim(self) -> Node:
+        """A node that has clients."""
+        node = self.random.choice(self.subscribers.all).node
+        assert node is not None
+        return node
+
+
+class Fault(NamedTuple):
+    name: str
+    harm: Callable[[Scene], Awaitable[None]]
+    says: str
+    log_kept: bool = True
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(name: str, *, log_kept: bool = True) -> Callable[[Callable[[Scene], Awaitable[None]]], object]:
+    def known(harm: Callable[[Scene], Awaitable[None]]) -> Callable[[Scene], Awaitable[None]]:
+        FAULTS[name] = Fault(name, harm, (harm.__doc__ or "").strip(), log_kept)
+        return harm
+
+    return known
+
+
+# ── connections ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@fault("none")
+async def nothing(scene: Scene) -> None:
+    """No fault: the control."""
+    await asyncio.sleep(2)
+
+
+@fault("kill-subscriptions")
+async def kill_subscriptions(scene: Scene) -> None:
+    """CLIENT KILL of the subscription connections every 0.5 s."""
+    for _ in range(8):
+        scene.cluster.valkey("CLIENT", "KILL", "TYPE", "pubsub")
+        await asyncio.sleep(0.5)
+
+
+@fault("kill-connections")
+async def kill_connections(scene: Scene) -> None:
+    """CLIENT KILL of every connection to Valkey, every 0.4 to 0.9 s."""
+    for _ in range(6):
+        for kind in ("pubsub", "normal"):
+            scene.cluster.valkey("CLIENT", "KILL", "TYPE", kind)
+        await asyncio.sleep(scene.random.uniform(0.4, 0.9))
+
+
+@fault("reset")
+async def reset(scene: Scene) -> None:
+    """The cables to Valkey are reset, one or all, again and again."""
+    for _ in range(6):
+        count = scene.random.randint(1, len(scene.cluster.cables))
+        for cable in scene.random.sample(scene.cluster.cables, count):
+            cable.reset()
+        await asyncio.sleep(scene.random.uniform(0.1, 0.8))
+
+
+@fault("black-hole")
+async def black_hole(scene: Scene) -> None:
+    """Nothing comes through between all nodes and Valkey, and nobody is told."""
+    await _hushed(scene, len(scene.cluster.cables), "all", 6 if scene.long else 3)
+
+
+@fault("black-hole-one")
+async def black_hole_one(scene: Scene) -> None:
+    """One node's way to Valkey is a black hole; the others go on."""
+    await _hushed(scene, 1, "all", 10 if scene.long else 5)
+
+
+@fault("half-open")
+async def half_open(scene: Scene) -> None:
+    """Only the subscription connections hang, of one node or all; commands work."""
+    await _hushed(scene, scene.random.choice((1, 4)), "subscriptions", 4)
+
+
+async def _hushed(scene: Scene, count: int, which: str, for_s: float) -> None:
+    cables = scene.cluster.cables if count > 1 else [scene.victim().cable]
+    for cable in cables:
+        cable.hush(which)
+    await asyncio.sleep(for_s)
+    for cable in cables:
+        cable.mend()
+
+
+@fault("buffer-overflow")
+async def buffer_overflow(scene: Scene) -> None:
+    """Valkey cuts subscribers off whose output buffer is full: small limits, a frozen node, large messages."""
+    valkey = scene.cluster.valkey
+    before = valkey("CONFIG", "GET", "client-output-buffer-limit")[1]
+    valkey("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 32768 1")
+    channel = Names("t").channel(NAMESPACE, "role:agent")
+    victim = scene.victim()
+    victim.cable.hush("subscriptions")
+    for _ in range(40):
+        valkey("PUBLISH", channel, "x" * 30_000)
+        await asyncio.sleep(0.02)
+    victim.cable.mend()
+    valkey("CONFIG", "SET", "client-output-buffer-limit", before)
+
+
+# ── Valkey ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@fault("valkey-restart")
+async def valkey_restart(scene: Scene) -> None:
+    """kill -9 of Valkey, started again with its file (appendfsync always), twice."""
+    await _restart(scene, "always")
+
+
+@fault("valkey-restart-everysec", log_kept=False)
+async def valkey_restart_everysec(scene: Scene) -> None:
+    """The same with appendfsync everysec: the last second may be gone."""
+    await _restart(scene, "everysec")
+
+
+@fault("valkey-restart-empty", log_kept=False)
+async def valkey_restart_empty(scene: Scene) -> None:
+    """kill -9 of Valkey; it comes back with nothing."""
+    valkey = scene.cluster.valkey
+    await asyncio.to_thread(valkey.kill)
+    for file in valkey.folder.glob("appendonlydir/*"):
+        file.unlink()
+    await asyncio.sleep(scene.random.uniform(0.1, 1.5))
+    await asyncio.to_thread(valkey.start)
+
+
+async def _restart(scene: Scene, appendfsync: str) -> None:
+    valkey = scene.cluster.valkey
+    valkey("CONFIG", "SET", "appendfsync", appendfsync)
+    await asyncio.sleep(1.5)  # under way with it
+    for _ in range(2):
+        await asyncio.to_thread(valkey.kill)
+        await asyncio.sleep(scene.random.uniform(0.1, 1.0))
+        await asyncio.to_thread(valkey.start)
+        valkey("CONFIG", "SET", "appendfsync", appendfsync)
+        await asyncio.sleep(1.5)
+    valkey("CONFIG", "SET", "appendfsync", "always")
+
+
+@fault("valkey-away")
+async def valkey_away(scene: Scene) -> None:
+    """Valkey is stopped for 8 s (20 s in a long run) and started again with its file."""
+    valkey = scene.cluster.valkey
+    await asyncio.to_thread(valkey.kill)
+    await asyncio.sleep(20 if scene.long else 8)
+    await asyncio.to_thread(valkey.start)
+
+
+@fault("valkey-frozen")
+async def valkey_frozen(scene: Scene) -> None:
+    """SIGSTOP of Valkey for some seconds, then CONT."""
+    scene.cluster.valkey.freeze()
+    await asyncio.sleep(scene.random.uniform(1.5, 5))
+    scene.cluster.valkey.thaw()
+
+
+@fault("valkey-paused")
+async def valkey_paused(scene: Scene) -> None:
+    """CLIENT PAUSE for 2 s: all commands, then only writes."""
+    for mode in ("ALL", "WRITE"):
+        scene.cluster.valkey("CLIENT", "PAUSE", "2000", mode)
+        await asyncio.sleep(2.2)
+
+
+@fault("flushall", log_kept=False)
+async def flushall(scene: Scene) -> None:
+    """FLUSHALL under load, twice."""
+    for _ in range(2):
+        scene.cluster.valkey("FLUSHALL")
+        await asyncio.sleep(scene.random.uniform(1, 2))
+
+
+@fault("flushall-cut-off", log_kept=False)
+async def flushall_cut_off(scene: Scene) -> None:
+    """Valkey is emptied while one node is cut off from it."""
+    cable = scene.victim().cable
+    cable.hush()
+    await asyncio.sleep(0.4)
+    scene.cluster.valkey("FLUSHALL")
+    await asyncio.sleep(scene.random.uniform(0.5, 3))
+    cable.mend()
+
+
+@fault("valkey-full")
+async def valkey_full(scene: Scene) -> None:
+    """Valkey is at its maxmemory (noeviction) for 3 s: it refuses what is written."""
+    scene.cluster.valkey("CONFIG", "SET", "maxmemory", "1000000")
+    await asyncio.sleep(3)
+    scene.cluster.valkey("CONFIG", "SET", "maxmemory", "0")
+
+
+@fault("read-only")
+async def read_only(scene: Scene) -> None:
+    """Valkey is made a replica of nobody that answers, so it is read-only for 2 s; then a primary again."""
+    scene.cluster.valkey("REPLICAOF", "127.0.0.1", "1")
+    await asyncio.sleep(2)
+    scene.cluster.valkey("REPLICAOF", "NO", "ONE")
+
+
+@fault("failover")
+async def failover(scene: Scene) -> None:
+    """The primary dies with an attached replica; the replica is promoted and the cables lead to it."""
+    await _fail_over(scene, 0)
+
+
+@fault("failover-lagging", log_kept=False)
+async def failover_lagging(scene: Scene) -> None:
+    """The same, but the replica had been cut off for 1 to 3 s before: what the primary took then is not there."""
+    await _fail_over(scene, scene.random.uniform(1, 3))
+
+
+async def _fail_over(scene: Scene, lag_s: float) -> None:
+    cluster, primary = scene.cluster, scene.cluster.valkey
+    replica = cluster.new_valkey()
+    await asyncio.to_thread(replica.start)
+    replica("REPLICAOF", "127.0.0.1", str(cluster.ports[primary]))
+    await until(lambda: replica("ROLE")[3] == "connected", "replication", 10)
+    await asyncio.sleep(1)
+    if lag_s:
+        replica("REPLICAOF", "NO", "ONE")
+        await asyncio.sleep(lag_s)
+        await asyncio.to_thread(primary.kill)
+    else:
+        await _write_through(primary, replica)
+        replica("REPLICAOF", "NO", "ONE")
+    cluster.valkey = replica
+    await cluster.drop_valkey(primary)
+
+
+async def _write_through(primary: OwnValkey, replica: OwnValkey) -> None:
+    """Kill the primary once the replica has all it confirmed: no more is written first, as in a planned failover."""
+    primary("CLIENT", "PAUSE", "5000", "WRITE")
+    end = primary("INFO", "replication")["master_repl_offset"]
+    await until(lambda: replica("INFO", "replication")["slave_repl_offset"] >= end, "the replica has all", 4)
+    await asyncio.to_thread(primary.kill)
+
+
+# ── nodes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@fault("node-killed")
+async def node_killed(scene: Scene) -> None:
+    """kill -9 of a node; its clients go on elsewhere. It is started again."""
+    node = scene.victim()
+    await node.kill()
+    await asyncio.sleep(scene.random.uniform(1, 3))
+    await node.start()
+
+
+@fault("node-frozen")
+async def node_frozen(scene: Scene) -> None:
+    """SIGSTOP of a node for 6 to 10 s: the others take it for dead. Then CONT."""
+    node = scene.victim()
+    node.freeze()
+    await asyncio.sleep(scene.random.uniform(6, 10))
+    node.thaw()
+
+
+@fault("rolling-restart")
+async def rolling_restart(scene: Scene) -> None:
+    """SIGTERM of each node in turn, each started again."""
+    for node in scene.cluster.nodes:
+        await node.stop()
+        await node.start()
+        assert listening(node.server.port)
+
+
+# ── others ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@fault("clients-cut")
+async def clients_cut(scene: Scene) -> None:
+    """The clients' own connections are cut again and again; of some the server is not told."""
+    for _ in range(12):
+        for subscriber in scene.random.sample(scene.subscribers.all, 4):
+            if scene.random.random() < 0.4:
+                subscriber.cable.forsake()
+            else:
+                subscriber.cable.reset()
+        await asyncio.sleep(scene.random.choice((0.01, 0.15, 0.6)))
+
+
+@fault("poison")
+async def poison(scene: Scene) -> None:
+    """Nonsense is published on the channels of nodes and rooms."""
+    valkey = scene.cluster.valkey
+    channels = valkey("PUBSUB", "CHANNELS", "t:*")
+    assert channels
+    for _ in range(300):
+        valkey("PUBLISH", scene.random.choice(channels), _nonsense(scene.random))
+    await asyncio.sleep(0.5)
+
+
+def _nonsense(rnd: random.Random) -> bytes:
+    kind = rnd.randrange(6)
+    if kind == 0:
+        return rnd.randbytes(rnd.randrange(200))
+    if kind == 1:
+        return b"1L 99999999999999-0 99999999999998-0\n{}\n1"
+    if kind == 2:
+        return b"1L 1-1 \n" + rnd.randbytes(20)
+    if kind == 3:
+        return rnd.choice((b"1P 99999999\n/tickets not-an-offset", b"1P 99999999\n"))  # no probe got so far
+    if kind == 4:
+        return b"9" * rnd.randrange(1, 400_000)
+    return b'1V /tickets\n{"n":' + b"[" * 2000

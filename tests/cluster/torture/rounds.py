@@ -1,0 +1,101 @@
+"""A run: one cluster, and one round after the other. A round is load, a fault, its healing, quiet, and the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.torture.cluster import Cluster
+from tests.cluster.torture.faults import FAULTS, Scene
+from tests.cluster.torture.judge import Verdict, judge
+from tests.cluster.torture.publishers import Publishers
+from tests.cluster.torture.subscribers import Subscribers
+
+BEFORE_S = 0.8  # under load before the fault
+AFTER_S = 1.2  # and after it was healed
+QUIET_S = 20.0  # how long what was acknowledged may take to come
+DOUBLES_S = 0.4  # and how long a double is waited for then
+LOOK_S = 0.2
+TICKETS = ["t1", "t2"]
+
+
+@dataclass
+class Row:
+    """What a round found. `ready_s`: from the end of the fault until every node was ready."""
+
+    fault: str
+    seconds: float
+    ready_s: float
+    verdict: Verdict
+    given_up: int
+    refused: int
+    volatile: int
+
+
+class Run:
+    """Made by `running`."""
+
+    def __init__(self, cluster: Cluster, seed: int, *, long: bool = False) -> None:
+        self.cluster = cluster
+        self.random = random.Random(seed)
+        self.subscribers = Subscribers(cluster, TICKETS, seed)
+        self.publishers = Publishers(cluster, self.subscribers.rooms, TICKETS, seed)
+        self.scene = Scene(cluster, self.subscribers, self.random, long)
+
+    async def play(self, name: str) -> Row:
+        """Play one round. Raises AssertionError if the cluster does not become ready again."""
+        fault, began = FAULTS[name], time.monotonic()
+        for record in self.subscribers.records:
+            record.begin_round()
+        given_up, refused = self.publishers.given_up, self.publishers.refused
+        self.publishers.start()
+        with self.subscribers.counting_volatile() as volatile:
+            await asyncio.sleep(BEFORE_S)
+            await fault.harm(self.scene)
+            ready_s = await self.cluster.healed()
+            await asyncio.sleep(AFTER_S)
+            await self.publishers.stop()
+            verdict = await self._quiet(fault.log_kept)
+        return Row(
+            name,
+            time.monotonic() - began,
+            ready_s,
+            verdict,
+            self.publishers.given_up - given_up,
+            self.publishers.refused - refused,
+            sum(volatile),
+        )
+
+    async def _quiet(self, log_kept: bool) -> Verdict:
+        end = time.monotonic() + QUIET_S
+        while time.monotonic() < end:
+            if all(record.connected for record in self.subscribers.records) and not self._judge(log_kept).missing:
+                break
+            await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(DOUBLES_S)
+        verdict = self._judge(log_kept)
+        verdict.missing += [f"{r.name} did not come back" for r in self.subscribers.records if not r.connected]
+        return verdict
+
+    def _judge(self, log_kept: bool) -> Verdict:
+        for key in self.subscribers.created & self.publishers.sent.keys():
+            self.publishers.sent[key].rooms = frozenset({"team:red"})
+        return judge(self.publishers.sent.values(), self.subscribers.records, log_kept=log_kept)
+
+
+@asynccontextmanager
+async def running(folder: Path, seed: int, *, long: bool = False, **settings: object) -> AsyncIterator[Run]:
+    async with Cluster(folder, **settings) as cluster:
+        run = Run(cluster, seed, long=long)
+        try:
+            await run.publishers.open()
+            await run.subscribers.open()
+            yield run
+        finally:
+            await run.publishers.close()
+            await run.subscribers.close()
