@@ -18,7 +18,7 @@ from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.model import Offset, Room
 
-LISTEN_S = 5.0  # for a loop with much to do: a dead connection is found by its probes, in one
+LISTEN_S = 1.0  # a confirmation that takes longer, while no probe comes in either, is a dead connection
 UNLISTEN_S = 5.0  # a page that is reloaded, or a user who looks at two tickets in turn, should not churn channels
 
 
@@ -121,6 +121,9 @@ class Interests:
     async def _settled(self, interest: Interest) -> None:
         if interest.done is None:
             interest.done = asyncio.get_running_loop().create_future()
-        await asyncio.wait([interest.done], timeout=LISTEN_S)
-        if not interest.settled and self._link.state is State.LIVE:
-            self._link.drop("a subscription was not confirmed in time")
+        done = interest.done
+        while not done.done():
+            heard = self._link.heard_upto
+            await asyncio.wait([done], timeout=LISTEN_S)
+            if not done.done() and self._link.state is State.LIVE and self._link.heard_upto == heard:
+                self._link.drop("a subscription was not confirmed in time")

@@ -119,6 +119,11 @@ class Link:
         """Was there a probe of this number? One that somebody made up would hide that the connection died."""
         return number <= self._number
 
+    @property
+    def heard_upto(self) -> int:
+        """The number of the last probe that came in."""
+        return self._heard
+
     def heard(self, number: int) -> None:
         self._heard = max(self._heard, number)
         self._heard_s = asyncio.get_running_loop().time()

@@ -165,6 +165,13 @@ class Namespace:
         """Send to this socket alone."""
         socket.emit(out.event, json.encode_struct(out))
 
+    def tell_joined(self, socket: Socket, name: str, payload: str) -> None:
+        """Send to this socket alone, with the offset up to which it has everything.
+
+        A client that comes back later is sent what followed that; without it also what its new rooms were told before.
+        """
+        socket.emit(name, payload, self.hub.position(self.path))
+
     def publish(self, out: Outbound, *rooms: Room, skip: Collection[str] = ()) -> None:
         """Send a volatile event to the members of the rooms, on all nodes."""
         assert not out.logged, out.event

@@ -114,6 +114,8 @@ class Chat(Namespace):
         except RtError:
             self._take_out(socket, ask.conversationId)
             raise
+        told = words.JoinedConversation(ask.conversationId, joined.offset)
+        self.tell_joined(socket, told.event, json.encode_struct(told))
         if not joined.complete:
             socket.emit("resync", json.dumps({"rooms": [chat_room(ask.conversationId)]}))
         return words.Joined(page.conversation, page.messages, joined.offset, joined.complete)

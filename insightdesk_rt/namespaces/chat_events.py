@@ -265,6 +265,14 @@ class Opened(Outbound):
     conversation: ConversationView
 
 
+class JoinedConversation(Outbound):
+    """All that happens in it after `offset` will come; to the device that joined."""
+
+    event: ClassVar = "chat:joined"
+    conversationId: str
+    offset: str
+
+
 class IdleWarning(Outbound):
     event: ClassVar = "chat:idleWarning"
     logged: ClassVar = True

@@ -103,7 +103,8 @@ class Presence(Namespace):
         if user_ids:
             await self.hub.join_all(socket, [presence_room(user_id) for user_id in user_ids])
         told = await self._store.statuses(user_ids)
-        socket.emit(LIST, json.dumps([Entry(seen.user_id, seen.status, when(seen)) for seen in told]))
+        listed = [Entry(seen.user_id, seen.status, when(seen)) for seen in told]
+        self.tell_joined(socket, LIST, json.dumps(listed))
         # A change may have reached the socket after the reading and before the list, which then undid it. Look again,
         # and correct, until nothing has changed since what was told last.
         while changed := changes(told, now := await self._store.statuses(user_ids)):

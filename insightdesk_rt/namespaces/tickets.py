@@ -26,6 +26,7 @@ from insightdesk_rt.stores.access import MayRead
 from insightdesk_rt.stores.tickets import Comment, Ticket, TicketChange, TicketStore
 from insightdesk_rt.stores.untold import Untold
 from insightdesk_rt.stores.viewers import Viewer, ViewerStore, ViewState
+from insightdesk_rt.wire import json
 
 CATCH_UP_S = 1.0
 DECIDE_ACCESS = frozenset({"watchers", "teamId", "requesterId"})
@@ -135,7 +136,7 @@ class Tickets(Namespace):
         typing = [person for person in live.typing if person.id != socket.user.id]
         viewers = live.viewers if staff else []
         answer = Subscribed(ticket_id, joined.offset, version, viewers, typing, joined.complete)
-        self.tell(socket, answer)
+        self.tell_joined(socket, answer.event, json.encode_struct(answer))
         if not joined.complete:
             self.tell(socket, Resync([ticket_room(ticket_id)], ticket_id))
         return answer

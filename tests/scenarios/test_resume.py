@@ -60,6 +60,24 @@ async def test_before_the_first_event_and_again_and_again(story: Story) -> None:
 
 
 @resuming_clients
+async def test_what_was_told_before_a_room_was_joined_was_not_missed(story: Story) -> None:
+    one, two = await story.ticket("one"), await story.ticket("two")
+    ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
+    await subscribe(ada, one)
+    await changed(story, one, 2)
+    await versions(ada, one, 2)
+    await changed(story, two, 2, 3)
+    await subscribe(ada, two)
+    await ada.drop()
+    await changed(story, two, 4)
+    ada.mend()
+    await ada.again(deadline_s=15)
+    assert ada.recovered
+    await versions(ada, two, 4)
+    await versions(ada, one)
+
+
+@resuming_clients
 async def test_who_lost_access_meanwhile_is_sent_nothing_of_the_ticket(story: Story) -> None:
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)

@@ -145,7 +145,7 @@ async def test_each_node_answers_what_it_was_set_up_to_answer(valkey_url: str, p
         }
         assert said.missing == ["n3"]  # of a version that does not know the question
         with pytest.raises(RtError, match="NOT_FOUND"):
-            await three.calls.ask("greet", "nobody")
+            await one.calls.ask("greet", "nobody")
         three.calls.answer("greet", partial(greet, "n3"))
 
 

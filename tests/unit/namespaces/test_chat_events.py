@@ -34,5 +34,5 @@ def test_all_but_typing_is_logged() -> None:
     told = [
         each for each in vars(words).values() if isinstance(each, type) and issubclass(each, Outbound) and each.event
     ]
-    assert {each.event for each in told if not each.logged} == {"chat:typing", "chat:stopTyping"}
-    assert len({each.event for each in told}) == len(told) == 13
+    assert {each.event for each in told if not each.logged} == {"chat:typing", "chat:stopTyping", "chat:joined"}
+    assert len({each.event for each in told}) == len(told) == 14
