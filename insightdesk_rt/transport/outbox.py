@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from msgspec import Struct
 
 from insightdesk_rt.errors import CloseReason
+from insightdesk_rt.tally import Histogram
 from insightdesk_rt.transport.base import Transport
 from insightdesk_rt.wire.codec import Encoded
 
@@ -30,13 +32,35 @@ class OutboxLimits(Struct, frozen=True, gc=False):
     volatile_bytes: int = 65_536
 
 
-class Flusher:
-    """Writes the outboxes that were put to in this loop turn, with one `call_soon` for all of them."""
+# Seconds. The publisher's time is known to the millisecond, so nothing below it.
+DELIVERY_BOUNDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-    __slots__ = ("_dirty",)
+
+class Flusher:
+    """Writes the outboxes that were put to in this loop turn, with one `call_soon` for all of them.
+
+    It also counts for all outboxes of the node: every message that was queued is written, dropped for one of three
+    reasons, or still in an outbox.
+    """
+
+    __slots__ = ("_dirty", "_published_ms", "delivery", "dropped_behind", "dropped_closed", "queued", "written")
 
     def __init__(self) -> None:
         self._dirty: list[Outbox] = []
+        self._published_ms: list[int] = []
+        self.queued = 0
+        self.written = 0  # handed to a transport
+        self.dropped_behind = 0  # volatile ones of clients that do not keep up
+        self.dropped_closed = 0  # what a client that ended had not been written, or was sent when it had ended
+        self.delivery = Histogram(DELIVERY_BOUNDS)  # seconds from an event's publication to its last write of the turn
+
+    def published(self, ms: int) -> None:
+        """An event that was published then (Unix milliseconds) has been put into outboxes in this turn.
+
+        If they all were waiting for their clients already, nothing is measured: then it is the client that takes time.
+        """
+        if self._dirty:
+            self._published_ms.append(ms)
 
     def mark(self, outbox: Outbox) -> None:
         if not self._dirty:
@@ -50,6 +74,11 @@ class Flusher:
                 outbox.flush()
             except Exception:  # a bug of ours in one client's transport must not cost the others their messages
                 log.exception("flush failed")
+        if self._published_ms:
+            published, self._published_ms = self._published_ms, []
+            now_s = time.time()
+            for ms in published:
+                self.delivery.add(max(now_s - ms / 1000, 0.0))  # another machine's clock may be ahead of ours
 
 
 class Outbox:
@@ -81,27 +110,39 @@ class Outbox:
         else:
             return self._put_full(message)
         self.bytes = held
+        self._flusher.queued += 1
         return None
 
     def _put_full(self, message: Encoded) -> CloseReason | None:
         """The client is behind: drop the volatile message, or drop the queued volatile ones in favour of this one."""
+        flusher = self._flusher
+        flusher.queued += 1
         if self.bytes >= CLOSED:
+            flusher.dropped_closed += 1
             return None
         if message.volatile:
             self.dropped += 1
+            flusher.dropped_behind += 1
             return None
         queue = self._queue or []
         kept = [queued for queued in queue if not queued.volatile]
         freed = sum([queued.size for queued in queue if queued.volatile])
         held = self.bytes - freed + message.size
         if held > self._limits.max_bytes or len(kept) >= self._limits.max_events:
+            flusher.dropped_closed += 1
             return CloseReason.SLOW_CONSUMER
         self.dropped += len(queue) - len(kept)
+        flusher.dropped_behind += len(queue) - len(kept)
         if self._queue is None:
-            self._flusher.mark(self)
+            flusher.mark(self)
         self._queue = [*kept, message]
         self.bytes = held
         return None
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are queued here."""
+        return len(self._queue) if self._queue else 0
 
     def flush(self) -> None:
         """Hand everything to the transport, if it can take it. Called by the Flusher, and when it can again."""
@@ -110,10 +151,12 @@ class Outbox:
             return
         most = transport.most
         if most and len(queue) > most:  # the rest goes with the next poll
+            self._flusher.written += most
             self._queue = queue[most:]
             self.bytes = transport.write(queue[:most]) + sum([message.size for message in self._queue])
             return
         self._queue = None
+        self._flusher.written += len(queue)
         self.bytes = transport.write(queue)
 
     def sent(self, count: int) -> None:
@@ -126,15 +169,17 @@ class Outbox:
         self.flush()
 
     def take(self) -> list[Encoded]:
-        """Return what is queued and forget it."""
+        """Return what is queued, for its transport, and forget it."""
         queue, self._queue = self._queue, None
         if not queue:
             return []
+        self._flusher.written += len(queue)
         self.bytes -= sum([message.size for message in queue])
         return queue
 
     def close(self) -> None:
         """Drop what is queued; what is put from now on is forgotten at once."""
+        self._flusher.dropped_closed += self.waiting
         self._queue = None
         self.transport = None
         self.bytes = CLOSED

@@ -20,6 +20,7 @@ FLOORS = {
     "config": 0,
     "auth": 0,
     "limits": 0,
+    "tally": 0,
     "wire": 0,
     "transport": 1,
     "hub": 2,
@@ -35,6 +36,7 @@ FLOORS = {
     "handlers": 5,
     "admin": 5,
     "observe": 5,
+    "node_stats": 5,
     "pieces": 6,
     "server": 6,
     "clocks": 6,
@@ -54,7 +56,7 @@ ONLY_IN = {
     "libvalkey": ("cluster/",),
     "ujson": ("wire/json",),
     "jwt": ("auth", "keys"),
-    "prometheus_client": ("observe", "admin"),
+    "prometheus_client": ("admin/metrics",),
     "socket": ("transport", "cluster", "handlers/relay", "server", "listening", "workers", "process", "embedded"),
 }
 
