@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -23,8 +23,10 @@ from insightdesk_rt.admin.base import Admin, Answer, Handler, Scope, operation
 from insightdesk_rt.admin.health import Check, Checked, run_check
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.handlers.base import ClientPort
 from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.model import Status
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.namespaces.presence import Presence
 from insightdesk_rt.node_stats import clients_of, this_process
@@ -33,6 +35,17 @@ from insightdesk_rt.transport.lag import LoopLag
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "insightdesk_rt_"
+# Exported from the start, as 0: of a series that begins with its first increment Prometheus does not see the increase.
+USUAL_REFUSALS = (
+    "AUTH_TOKEN_MISSING",
+    "AUTH_TOKEN_EXPIRED",
+    "AUTH_TOKEN_INVALID",
+    "AUTH_SESSION_REVOKED",
+    "FORBIDDEN",
+    "TOO_MANY_CONNECTIONS",
+    "UNAVAILABLE",
+    "INVALID_NAMESPACE",
+)
 
 Values = Mapping[Any, float]  # by the labels' values, a tuple
 
@@ -98,13 +111,13 @@ class NodeCollector(Collector):
         opened = {(name,): host.opened[name] for name in ("polling", "websocket")}
         yield _counter("connections_opened", "Clients, by the transport they began with.", opened, ("transport",))
         yield _counter("upgrades", "Clients that went on from polling to a websocket.", {(): host.upgraded})
-        closed = {(_word(why.value),): count for why, count in host.closed.items()}
+        closed = {(why.value.replace(" ", "_"),): host.closed[why] for why in CloseReason}
         yield _counter("connections_closed", "Clients that are gone, by why.", closed, ("reason",))
         turned_away = {(code,): count for code, count in port.refused.items()}
         yield _counter("requests_refused", "Requests refused before there was a client.", turned_away, ("reason",))
         connects = {(path,): dispatch.connected[path] for path in hub.sent}
         yield _counter("connects", "Connects into a namespace that were let in.", connects, ("namespace",))
-        refused = {(code,): count for code, count in dispatch.refused.items()}
+        refused = {(code,): dispatch.refused[code] for code in {*USUAL_REFUSALS, *dispatch.refused}}
         yield _counter("connects_refused", "Connects into a namespace that were refused.", refused, ("reason",))
         resumes = {("resumed",): dispatch.resumed, ("lost",): dispatch.not_resumed}
         yield _counter("resumes", "Clients that asked for the session they had.", resumes, ("outcome",))
@@ -123,9 +136,10 @@ class NodeCollector(Collector):
             {key: tally.seconds for key, tally in tallies.items() if tally.seconds.total},
             by_event,
         )
-        limited = {(path, name): n for (path, name, code), n in calls.errors.items() if code == "RATE_LIMITED"}
+        limited = {key: calls.errors[*key, "RATE_LIMITED"] for key in tallies}
         yield _counter("rate_limited", "Events that were dropped for their rate.", limited, by_event)
-        yield _counter("call_errors", "Events that were answered with an error.", calls.errors, (*by_event, "code"))
+        errors = {(*key, "INTERNAL"): 0 for key in tallies} | calls.errors
+        yield _counter("call_errors", "Events that were answered with an error.", errors, (*by_event, "code"))
 
     def _events(self) -> Iterator[Metric]:
         hub, presence = self._from.hub, self._from.presence
@@ -140,7 +154,7 @@ class NodeCollector(Collector):
             "Volatile events carry no time.",
             {(): self._from.port.host.flusher.delivery},
         )
-        changes = {(status,): n for status, n in presence.transitions.items()}
+        changes = {(status,): presence.transitions[status] for status in get_args(Status)}
         yield _counter("presence_transitions", "Changes of presence this node told.", changes, ("status",))
 
     def _outboxes(self) -> Iterator[Metric]:
@@ -267,7 +281,3 @@ def _process() -> Iterator[Metric]:
         gauge = GaugeMetricFamily(name, text)
         gauge.add_metric((), value)
         yield gauge
-
-
-def _word(reason: str) -> str:
-    return reason.replace(" ", "_")

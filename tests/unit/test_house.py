@@ -149,6 +149,7 @@ def test_each_source_has_its_test() -> None:
         "workers": "integration/test_workers.py",
         "handlers/relay": "integration/test_relay.py",
         "admin/nodes": "integration/test_nodes.py",
+        "admin/metrics": "integration/test_metrics.py",
         "operate": "unit/test_cli.py",
         "embedded": "integration/test_embedded.py",
         "demo": "integration/test_demo.py",
