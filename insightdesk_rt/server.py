@@ -168,7 +168,7 @@ class Server:
         self._start_clocks(wheel, dispatch, desk, leases, holdings)
 
         host = client_host(settings, wheel, self.node_id)
-        hub.on_delivered = host.flusher.published
+        hub.on_delivered = host.flusher.delivered
         lag = LoopLag()
         lag.start()
         stack.callback(lag.stop)

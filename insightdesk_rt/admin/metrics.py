@@ -149,9 +149,9 @@ class NodeCollector(Collector):
         )
         yield _histogram(
             "delivery_seconds",
-            "From a logged event's publication to its last write to clients of this node, once for each event. "
-            "Valkey's clock against this machine's; the publication is known to the millisecond. "
-            "Volatile events carry no time.",
+            "From a logged event's publication to its last write to clients of this node, once for each event; "
+            "events of one loop turn count as the oldest of them. Valkey's clock against this machine's, "
+            "and the publication is known to the millisecond. Volatile events carry no time.",
             {(): self._from.port.host.flusher.delivery},
         )
         changes = {(status,): presence.transitions[status] for status in get_args(Status)}

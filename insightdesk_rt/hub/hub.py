@@ -60,8 +60,7 @@ class Hub:
         self.on_rooms: Callable[[Socket], None] = lambda socket: None  # told when a living socket's rooms change
         names = tuple(events)
         self.sent = {namespace: EventCounts(names) for namespace in self._rooms}  # events put into outboxes
-        # Told in which millisecond (Unix) a logged event was published, when it was put into outboxes.
-        self.on_delivered: Callable[[int], None] = lambda ms: None
+        self.on_delivered: Callable[[str], None] = lambda offset: None  # told of a logged event in outboxes
         backplane.deliver = self.deliver
         backplane.wanted = lambda namespace, room: room in self._rooms[namespace]
 
@@ -211,7 +210,7 @@ class Hub:
         if count:
             self.sent[event.namespace].add(event.name, count)
             if event.offset:
-                self.on_delivered(int(event.offset.partition("-")[0]))
+                self.on_delivered(event.offset)
         for socket, why in lost:  # closing changes the sets that were just walked
             socket.client.close(why)
 
