@@ -162,7 +162,9 @@ async def main() -> None:
     queue = [bench.sockets[0].codec.event("/desk", NAME, "{}")]
     tally = bench.calls.tallies["/desk"]["say"]
     # The very statements, on the very objects. `put` and `flush` do these two for each message of a client:
-    per_message = cost("flusher.queued += 1", flusher=flusher) + cost("written = zero + len(queue)", zero=0, queue=queue)
+    per_message = cost("flusher.queued += 1", flusher=flusher) + cost(
+        "written = zero + len(queue)", zero=0, queue=queue
+    )
     # `deliver` and the flusher do these once for each event:
     offset = f"{int(time.time() * 1000)}-0"
     flusher._dirty = [None]  # type: ignore[list-item]

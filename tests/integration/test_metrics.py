@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import secrets
 import signal
@@ -22,6 +23,9 @@ from tests.support.python_client import PythonDoor
 from tests.support.scrape import Scrape, fetch, scrape, scraped
 from tests.support.server import ServerProcess
 
+ROOT = Path(__file__).parents[2]
+DOC = (ROOT / "docs" / "operations.md").read_text()
+RULES = (ROOT / "conf" / "prometheus-alerts.yml").read_text()
 UPDATES = 7
 DOORS = (NativeDoor(), PythonDoor("python-websocket", "websocket"), PythonDoor("python-polling", "polling"))
 
@@ -293,3 +297,25 @@ async def test_a_shortage_of_file_descriptors_makes_the_node_unready(server: Ser
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
         await target.close()
     await until_failing(server, set(), 5)
+
+
+# ── the documentation ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_each_metric_is_documented_with_its_labels_and_the_other_way_round(server: ServerProcess) -> None:
+    now = await scrape(server)
+    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]*)\|", DOC, re.MULTILINE)
+    documented = {name: set(labels.replace(",", " ").split()) for name, labels in rows if "_" in name}
+    assert set(documented) == now.families
+    for name, labels in documented.items():
+        series = [dict(has) for each, has in now.values if each.removesuffix("_count") == name]
+        assert all(set(has) == labels for has in series), name
+
+
+@aio
+async def test_alerts_are_about_metrics_that_there_are(server: ServerProcess) -> None:
+    now = await scrape(server)
+    exported = {name for name, _ in now.values}
+    used = set(re.findall(r"\b(?:insightdesk_rt|process)_\w+", RULES))
+    assert used and used <= exported
