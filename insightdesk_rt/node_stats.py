@@ -114,7 +114,7 @@ class NodeStats:
 
 
 def clients_of(host: ClientHost) -> Clients:
-    """Look at every client: 0.3 ms per thousand."""
+    """Look at every client: 0.4 ms per thousand."""
     transports: Counter[str] = Counter()
     size = messages = 0
     for client in host.clients.values():
@@ -143,8 +143,19 @@ def this_process() -> Process:
 
 
 def open_files() -> int:
-    """How many file descriptors this process has. Linux 6.2 and newer tells at once; before, they are counted."""
+    """How many file descriptors this process has.
+
+    Linux 6.2 and newer tells at once; before, they are listed, 3 ms per thousand.
+    """
     return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1
+
+
+def open_files_beyond(count: int) -> int:
+    """Return how many file descriptors there are if that is more than `count`, else 0: cheap while it is far less."""
+    with open("/proc/self/status", "rb") as file:
+        room = next(int(line.split()[1]) for line in file if line.startswith(b"FDSize:"))  # the kernel's table of them
+    used = open_files() if room > count else 0
+    return used if used > count else 0
 
 
 def max_files() -> int:

@@ -21,8 +21,12 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def add(self, value: float, times: int = 1) -> None:
-        """hot: once per call of a client, once per loop turn with logged events; measured 0.2 µs."""
+    def add(self, value: float) -> None:
+        """hot: once per call of a client; measured 0.2 µs."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def add_several(self, value: float, times: int) -> None:
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 

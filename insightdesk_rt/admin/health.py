@@ -16,7 +16,7 @@ from insightdesk_rt.admin.base import Admin, Answer, Handler, operation
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.handlers.base import ClientPort
-from insightdesk_rt.node_stats import max_files, open_files
+from insightdesk_rt.node_stats import max_files, open_files_beyond
 from insightdesk_rt.transport.lag import LoopLag
 
 LAG_WITHIN_S = 2.0
@@ -62,8 +62,9 @@ def node_checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort, la
         return "" if worst_s <= MAX_LAG_S else f"the loop was held up for {worst_s:.1f} s"
 
     async def has_files() -> str:
-        used, most = open_files(), max_files()
-        return "" if used <= most * MAX_FILES else f"{used} of {most} file descriptors are in use"
+        most = max_files()
+        used = open_files_beyond(int(most * MAX_FILES))
+        return f"{used} of {most} file descriptors are in use" if used else ""
 
     return [
         Check("valkey", answers),

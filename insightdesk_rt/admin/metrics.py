@@ -29,7 +29,7 @@ from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.model import Status
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.namespaces.presence import Presence
-from insightdesk_rt.node_stats import clients_of, this_process
+from insightdesk_rt.node_stats import Clients, clients_of, this_process
 from insightdesk_rt.tally import Histogram
 from insightdesk_rt.transport.lag import LoopLag
 
@@ -73,10 +73,11 @@ class NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._node()
-        yield from self._clients()
+        clients = clients_of(self._from.port.host)
+        yield from self._clients(clients)
         yield from self._calls()
         yield from self._events()
-        yield from self._outboxes()
+        yield from self._outboxes(clients)
         yield from self._valkey()
         yield from _process()
 
@@ -98,10 +99,9 @@ class NodeCollector(Collector):
             {(): sources.lag.seconds},
         )
 
-    def _clients(self) -> Iterator[Metric]:
+    def _clients(self, clients: Clients) -> Iterator[Metric]:
         port, dispatch, hub = self._from.port, self._from.dispatch, self._from.hub
         host = port.host
-        clients = clients_of(host)
         open_now = {(name,): clients.by_transport.get(name, 0) for name in ("polling", "websocket")}
         yield _gauge("connections", "Clients that are connected now.", open_now, ("transport",))
         sockets = {(path,): len(hub.sockets(path)) for path in hub.sent}
@@ -157,9 +157,8 @@ class NodeCollector(Collector):
         changes = {(status,): presence.transitions[status] for status in get_args(Status)}
         yield _counter("presence_transitions", "Changes of presence this node told.", changes, ("status",))
 
-    def _outboxes(self) -> Iterator[Metric]:
-        host = self._from.port.host
-        clients, flusher = clients_of(host), host.flusher
+    def _outboxes(self, clients: Clients) -> Iterator[Metric]:
+        flusher = self._from.port.host.flusher
         yield _counter("messages_queued", "Messages for clients, answers and pings too.", {(): flusher.queued})
         yield _counter("messages_written", "Messages that a transport took.", {(): flusher.written})
         dropped = {("behind",): flusher.dropped_behind, ("closed",): flusher.dropped_closed}

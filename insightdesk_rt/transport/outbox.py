@@ -83,7 +83,7 @@ class Flusher:
         self.written += written
         if self._events:
             took_s = time.time() - int(self._first.partition("-")[0]) / 1000
-            self.delivery.add(max(took_s, 0.0), self._events)  # another machine's clock may be ahead of ours
+            self.delivery.add_several(max(took_s, 0.0), self._events)  # another machine's clock may be ahead of ours
             self._events = 0
 
 

@@ -11,7 +11,7 @@ import pytest
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.limits import Rate
 from insightdesk_rt.namespaces.calls import Calls
-from insightdesk_rt.node_stats import NodeStats, open_files, this_process
+from insightdesk_rt.node_stats import NodeStats, open_files, open_files_beyond, this_process
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.lag import LoopLag
 from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
@@ -49,3 +49,10 @@ def test_the_process_is_read_as_the_kernel_knows_it() -> None:
     assert here.cpu_s > 0 and 0 < time.time() - here.started_s < 86_400
     assert 1_000_000 < here.rss_bytes < here.virtual_bytes
     assert 0 < here.open_files <= here.max_files
+
+
+def test_a_shortage_of_files_is_seen_and_nothing_before() -> None:
+    used = open_files()
+    assert open_files_beyond(used - 2) >= used - 1
+    assert open_files_beyond(used + 5) == 0
+    assert open_files_beyond(1_000_000) == 0
