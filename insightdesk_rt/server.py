@@ -18,7 +18,8 @@ from tornado.web import Application, RequestHandler
 
 from insightdesk_rt import __version__
 from insightdesk_rt.admin.base import Admin, NotFound
-from insightdesk_rt.admin.health import Check, health_routes
+from insightdesk_rt.admin.health import health_routes, node_checks
+from insightdesk_rt.admin.metrics import Sources, metrics_routes
 from insightdesk_rt.admin.nodes import Node, node_routes
 from insightdesk_rt.admin.push import push_routes
 from insightdesk_rt.clocks import Work, every, only_if
@@ -29,6 +30,7 @@ from insightdesk_rt.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.cluster.resume import Resume
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import ConfigError, Loaded, shown
+from insightdesk_rt.config.settings import is_loopback
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.desk import Desk, build_desk
 from insightdesk_rt.drain import Drain
@@ -42,10 +44,12 @@ from insightdesk_rt.handlers.relay import Relay, bind_local, foreign_routes, rel
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.keys import KeyRing
 from insightdesk_rt.listening import StartError, bind, close_all, port_of
-from insightdesk_rt.namespaces import PATHS
+from insightdesk_rt.namespaces import PATHS, sent_events
 from insightdesk_rt.namespaces.dispatch import Dispatch
+from insightdesk_rt.node_stats import EVERY_S, NodeStats
 from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay, signer, tls
 from insightdesk_rt.transport.handover import Handover
+from insightdesk_rt.transport.lag import LoopLag
 from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,7 @@ log = logging.getLogger(__name__)
 WHEEL_STEP_MS = 50
 SWEEP_MS = 60_000
 REVIVE_MS = 500
+NUMBERS_MS = EVERY_S * 1000
 STOP_WITHIN_S = 10.0
 BODY_S = 30.0
 MAX_BODY_BYTES = 65_536  # of paths that take none; the doors that take one say so themselves
@@ -111,7 +116,7 @@ class Server:
             log_max_entries=settings.log_max_entries,
             max_event_bytes=settings.max_event_bytes,
         )
-        hub = Hub(backplane, PATHS, settings.max_rooms_per_socket, replay(settings))
+        hub = Hub(backplane, PATHS, settings.max_rooms_per_socket, replay(settings), sent_events())
         backplane.on_resync = hub.resync
         await backplane.start()
         stack.push_async_callback(backplane.close)
@@ -163,6 +168,13 @@ class Server:
         self._start_clocks(wheel, dispatch, desk, leases, holdings)
 
         host = client_host(settings, wheel, self.node_id)
+        hub.on_delivered = host.flusher.delivered
+        lag = LoopLag()
+        lag.start()
+        stack.callback(lag.stop)
+        stats = NodeStats(host, hub, dispatch.calls, lag)
+        stats.turn()
+        self._tick(stats.turn, NUMBERS_MS, "this node's numbers")
         port = ClientPort(host, dispatch, port_settings(settings))
         no_path = {"default_handler_class": NoHandler, "default_handler_args": {"port": port}}
         relay = Relay(port, directory)
@@ -193,10 +205,13 @@ class Server:
             self.node_id, __version__, host, hub, PATHS, drain, lambda: leases.leads, lambda: backplane.subscribed
         )
         admin = Admin(keys.verify)
+        checks = node_checks(valkey, backplane, port, lag)
+        sources = Sources(self.node_id, __version__, port, dispatch, hub, valkey, backplane, desk.presence, lag)
         self._serve(
             admins,
             [
-                *health_routes(admin, _checks(valkey, backplane, port)),
+                *health_routes(admin, checks),
+                *metrics_routes(admin, sources, checks, open=is_loopback(settings.admin_address)),
                 *node_routes(admin, node, calls),
                 *push_routes(admin, desk.tickets, desk.notifications, hub, PATHS, settings.max_event_bytes),
             ],
@@ -285,23 +300,6 @@ class Server:
             await server.close_all_connections()
 
         self._stack.push_async_callback(close)
-
-
-# ── health ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort) -> list[Check]:
-    async def answers() -> str:
-        await valkey.command("PING")
-        return ""
-
-    async def hears() -> str:
-        return "" if backplane.subscribed else "this node does not hear the others"
-
-    async def accepts() -> str:
-        return "" if port.accepting else "this node sends its clients away"
-
-    return [Check("valkey", answers), Check("subscription", hears), Check("drain", accepts)]
 
 
 class Holding(Protocol):

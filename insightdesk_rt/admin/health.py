@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from insightdesk_rt.admin.base import Admin, Answer, Handler, operation
+from insightdesk_rt.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.handlers.base import ClientPort
+from insightdesk_rt.node_stats import max_files, open_files_beyond
+from insightdesk_rt.transport.lag import LoopLag
 
+LAG_WITHIN_S = 2.0
+MAX_LAG_S = 1.0  # as long as a command to Valkey may take: beyond, requests of clients fail
+MAX_FILES = 0.9  # near the limit no client is taken, and no file and no connection to Valkey opened
 CHECK_WITHIN_S = 2.0  # balancers ask every few seconds and give up after about as many
 
 
@@ -35,6 +43,38 @@ class Readiness(Struct):
     checks: list[Checked]
 
 
+def node_checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort, lag: LoopLag) -> list[Check]:
+    """Return what makes a node ready."""
+
+    async def answers() -> str:
+        await valkey.command("PING")
+        return ""
+
+    async def hears() -> str:
+        return "" if backplane.subscribed else "this node does not hear the others"
+
+    async def accepts() -> str:
+        return "" if port.accepting else "this node sends its clients away"
+
+    async def keeps_up() -> str:
+        # Two seconds back and no more: after one stall the node is soon ready again.
+        worst_s = lag.worst_s(LAG_WITHIN_S)
+        return "" if worst_s <= MAX_LAG_S else f"the loop was held up for {worst_s:.1f} s"
+
+    async def has_files() -> str:
+        most = max_files()
+        used = open_files_beyond(int(most * MAX_FILES))
+        return f"{used} of {most} file descriptors are in use" if used else ""
+
+    return [
+        Check("valkey", answers),
+        Check("subscription", hears),
+        Check("drain", accepts),
+        Check("loop", keeps_up),
+        Check("files", has_files),
+    ]
+
+
 class HealthHandler(Handler):
     @operation(None)
     async def get(self) -> Answer:
@@ -50,7 +90,7 @@ class ReadyHandler(Handler):
     @operation(None)
     async def get(self) -> Answer:
         """The node may be sent clients: each check by name, 503 if one fails."""
-        results = await asyncio.gather(*(_run(check) for check in self.checks))
+        results = await asyncio.gather(*(run_check(check) for check in self.checks))
         ready = all(result.ok for result in results)
         return Answer(Readiness(ready, results), 200 if ready else 503)
 
@@ -63,7 +103,8 @@ def health_routes(admin: Admin, checks: Sequence[Check]) -> list[tuple[str, type
     ]
 
 
-async def _run(check: Check) -> Checked:
+async def run_check(check: Check) -> Checked:
+    """Return how it went; within CHECK_WITHIN_S, and without raising."""
     try:
         async with asyncio.timeout(CHECK_WITHIN_S):
             why = await check.run()

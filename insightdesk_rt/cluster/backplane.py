@@ -114,6 +114,7 @@ class ValkeyBackplane:
             "poison": self._poison + sum(lane.poison for lane in lanes) + self._logs.poison,
             "gaps": sum(lane.gaps for lane in lanes),
             "repairs": self._repairs,
+            "repaired": sum(lane.repaired for lane in lanes),
             "resyncs": self._resyncs,
             "connects": self._link.connects,
             "appended": out.appended,

@@ -61,6 +61,7 @@ class Lane:
         "namespace",
         "poison",
         "position",
+        "repaired",
         "rooms",
         "settling",
         "skipped",
@@ -83,6 +84,7 @@ class Lane:
         self._recent: set[str] = set()
         self._older: set[str] = set()
         self.gaps = self.duplicates = self.skipped = self.poison = 0
+        self.repaired = 0  # delivered because the log was read: they had not come through the subscription
 
     def start(self, top: Offset) -> None:
         """Begin at the log's end: there was nobody here to miss what is before it."""
@@ -137,7 +139,7 @@ class Lane:
             if key > self._at:
                 self._at, self.position = key, event.offset
                 if not self.rooms.keys().isdisjoint(event.rooms):
-                    self._once(event)
+                    self.repaired += self._once(event)
         self.advance(upto)
 
     def release(self, *, forgiving: bool = False) -> bool:
@@ -178,9 +180,11 @@ class Lane:
         """Called every ten seconds while the connection lives: ids are remembered for ten to twenty of them."""
         self._older, self._recent = self._recent, set()
 
-    def _once(self, event: Event) -> None:
+    def _once(self, event: Event) -> bool:
+        """Return whether it was new."""
         if event.id in self._recent or event.id in self._older:
             self.skipped += 1
-            return
+            return False
         self._recent.add(event.id)
         self._deliver(event)
+        return True

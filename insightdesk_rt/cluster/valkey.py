@@ -21,6 +21,7 @@ from valkey.exceptions import NoScriptError, ReadOnlyError, ResponseError, Valke
 from insightdesk_rt.cluster.resp import Arg, Script, load_script, pack
 from insightdesk_rt.cluster.valkey_url import parse
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.tally import Histogram
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ DURABLE_EXTRA_MS = 2_000
 BUSY_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 BUSY_ERRORS = ("OutOfMemoryError", "ReadOnlyError", "NoPermissionError")
 LAST_LOOK_S = 0.05  # after a deadline that passed while this process itself was held up
+# Seconds; past the last one, the deadline, a command has failed.
+COMMAND_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 class Valkey:
@@ -58,6 +61,11 @@ class Valkey:
         """Plain sums since the start: commands, batches, failed (of commands), connects."""
         pipe = self._pipe
         return {"commands": pipe.commands, "batches": pipe.batches, "failed": pipe.failed, "connects": pipe.connects}
+
+    @property
+    def seconds(self) -> Histogram:
+        """Per pipeline, from when its first command was asked until all were answered, or were not to be."""
+        return self._pipe.seconds
 
     async def start(self) -> None:
         """Begin to connect, and wait a deadline's time for it. Does not fail: `available` says how it went."""
@@ -135,6 +143,7 @@ class _Pipe:
         self._first = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.up = False
+        self.seconds = Histogram(COMMAND_BOUNDS)
         self.commands = self.batches = self.failed = self.connects = 0
 
     async def start(self) -> None:
@@ -260,9 +269,11 @@ class _Pipe:
         self.commands += len(batch)
         answers = self._answers = list[Any]()
         self._expected = len(sent)
-        self._complete = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._complete = loop.create_future()
+        first_s = min(c.until for c in batch)
         try:
-            until = max(min(c.until for c in batch), asyncio.get_running_loop().time() + LAST_LOOK_S)
+            until = max(first_s, loop.time() + LAST_LOOK_S)
             try:
                 async with asyncio.timeout_at(until):
                     await connection.send_packed_command(sent, check_health=False)
@@ -272,6 +283,7 @@ class _Pipe:
                 async with asyncio.timeout(LAST_LOOK_S):
                     await asyncio.wait([self._complete, reader], return_when=asyncio.FIRST_COMPLETED)
         finally:  # also when the connection was lost: those that were answered are done
+            self.seconds.add(loop.time() - (first_s - self._deadline_s))
             self._hand_out(batch, answers)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
             raise ReadOnlyError("the server became a replica")  # redial: the name may lead to its successor by now

@@ -73,7 +73,9 @@ class _Judge(QuietHandler):
             origin=self.origin,
         )
         if isinstance(verdict, Query) and not self.origin_allowed():
-            return FORBIDDEN
+            verdict = FORBIDDEN
+        if isinstance(verdict, Refusal):
+            self.port.refused[verdict.message.upper().replace(" ", "_")] += 1
         return verdict
 
     def new_client(self, *, on_websocket: bool = False) -> Client:

@@ -21,6 +21,7 @@ class NativeHandler(SocketHandler):
 
     def prepare(self) -> None:
         if not self.origin_allowed():
+            self.port.refused["FORBIDDEN"] += 1
             self.set_status(403)
             self.finish("This page may not connect.")
         else:

@@ -16,6 +16,7 @@ from insightdesk_rt.hub.backplane import Backplane
 from insightdesk_rt.hub.rooms import Rooms
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Event, Offset, Room, Sid, new_id, offset_key
+from insightdesk_rt.tally import EventCounts
 from insightdesk_rt.wire import json
 
 HEAD_BYTES = 100  # of an event on the wire beside its payload, about
@@ -41,12 +42,15 @@ class Replay(NamedTuple):
 
 
 class Hub:
+    """`events` are the names the server itself sends; events of others are counted together."""
+
     def __init__(
         self,
         backplane: Backplane,
         namespaces: Iterable[str],
         max_rooms_per_socket: int = 0,
         replay: Replay = Replay(),
+        events: Iterable[str] = (),
     ) -> None:
         self._backplane = backplane
         self._replay = replay
@@ -54,7 +58,9 @@ class Hub:
         self._sockets: dict[str, dict[Sid, Socket]] = {namespace: {} for namespace in self._rooms}
         self._max_rooms = max_rooms_per_socket
         self.on_rooms: Callable[[Socket], None] = lambda socket: None  # told when a living socket's rooms change
-        self.delivered = 0  # messages put into outboxes
+        names = tuple(events)
+        self.sent = {namespace: EventCounts(names) for namespace in self._rooms}  # events put into outboxes
+        self.on_delivered: Callable[[str], None] = lambda offset: None  # told of a logged event in outboxes
         backplane.deliver = self.deliver
         backplane.wanted = lambda namespace, room: room in self._rooms[namespace]
 
@@ -187,6 +193,7 @@ class Hub:
         """
         groups = self._rooms[event.namespace].groups(event.rooms, event.skip)
         lost: list[tuple[Socket, CloseReason]] = []
+        count = 0
         for codec, sockets in groups.items():
             message = codec.event(
                 event.namespace,
@@ -199,7 +206,11 @@ class Hub:
                 why = socket.outbox.put(message)
                 if why is not None:
                     lost.append((socket, why))
-            self.delivered += len(sockets)
+            count += len(sockets)
+        if count:
+            self.sent[event.namespace].add(event.name, count)
+            if event.offset:
+                self.on_delivered(event.offset)
         for socket, why in lost:  # closing changes the sets that were just walked
             socket.client.close(why)
 

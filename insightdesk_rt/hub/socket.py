@@ -15,6 +15,7 @@ from msgspec import Raw
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.limits import Window
 from insightdesk_rt.model import Room, Sid, User
+from insightdesk_rt.tally import EventCounts
 from insightdesk_rt.wire.codec import Call, Codec, Encoded
 
 
@@ -50,6 +51,7 @@ class Socket:
         "outbox",
         "pid",
         "rooms",
+        "sent",
         "sid",
         "task",
         "user",
@@ -58,7 +60,15 @@ class Socket:
     )
 
     def __init__(
-        self, sid: Sid, namespace: str, user: User, client: Peer, outbox: Outbox, codec: Codec, pid: str = ""
+        self,
+        sid: Sid,
+        namespace: str,
+        user: User,
+        client: Peer,
+        outbox: Outbox,
+        codec: Codec,
+        sent: EventCounts,
+        pid: str = "",
     ) -> None:
         self.sid = sid
         self.pid = pid  # secret of the one who may resume this session; "" when recovery is off
@@ -67,6 +77,7 @@ class Socket:
         self.client = client
         self.outbox = outbox
         self.codec = codec
+        self.sent = sent  # of all sockets of the namespace here; the hub's
         self.rooms: set[Room] = set()
         self.connected_at_s = 0.0  # Unix seconds, for people
         self.calls_in = 0
@@ -88,10 +99,12 @@ class Socket:
 
     def emit(self, name: str, payload: str, offset: str = "") -> None:
         """Send an event to this socket alone. `payload` is JSON text."""
+        self.sent.add(name)
         self.send(self.codec.event(self.namespace, name, payload, offset))
 
     def emit_binary(self, name: str, data: object) -> None:
         """The same for a value that holds bytes; on the native protocol they are base64 text."""
+        self.sent.add(name)
         self.send(self.codec.binary_event(self.namespace, name, data))
 
     async def request(self, name: str, payload: str, timeout_s: float) -> Raw:

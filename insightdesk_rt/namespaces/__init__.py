@@ -1,11 +1,26 @@
 """Floor 4: what InsightDesk does. A namespace is a door to the outside; it is opened by a line here."""
 
-from insightdesk_rt.namespaces.base import Namespace
+from collections.abc import Iterator
+
+from insightdesk_rt.namespaces.base import Namespace, Outbound
 from insightdesk_rt.namespaces.chat import Chat
 from insightdesk_rt.namespaces.dashboard import Dashboard
+from insightdesk_rt.namespaces.expiry import EXPIRING
 from insightdesk_rt.namespaces.notifications import Notifications
 from insightdesk_rt.namespaces.presence import Presence
 from insightdesk_rt.namespaces.tickets import Tickets
 
 NAMESPACES: tuple[type[Namespace], ...] = (Tickets, Chat, Notifications, Presence, Dashboard)
 PATHS: tuple[str, ...] = tuple(namespace.path for namespace in NAMESPACES)
+
+
+def sent_events() -> frozenset[str]:
+    """Return the name of every event that the server itself sends, in any namespace: what metrics may name."""
+    plain = {name for namespace in NAMESPACES for name in namespace.plain}
+    return frozenset({"error", "resync", EXPIRING, *plain, *(each.event for each in _outbounds(Outbound))} - {""})
+
+
+def _outbounds(base: type[Outbound]) -> Iterator[type[Outbound]]:
+    for each in base.__subclasses__():
+        yield each
+        yield from _outbounds(each)

@@ -117,6 +117,7 @@ class Namespace:
     path: ClassVar[str] = ""
     allow: ClassVar[frozenset[Role]] = EVERYBODY  # others are refused with FORBIDDEN at connect
     events: ClassVar[dict[str, EventSpec]] = {}
+    plain: ClassVar[tuple[str, ...]] = ()  # events it sends that have no Outbound of their own
     tickers: tuple[Ticker, ...] = ()
 
     def __init_subclass__(cls) -> None:

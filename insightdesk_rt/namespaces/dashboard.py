@@ -22,11 +22,13 @@ from insightdesk_rt.wire import json
 
 INTERVAL_MS = 5_000
 STALE_MS = 2_000  # Valkey's deadline and some: who reads longer was stopped meanwhile, and another may lead
+TICKETS, QUEUE, AGENTS = "metrics:tickets", "metrics:queue", "metrics:agents"
 
 
 class Dashboard(Namespace):
     path = "/dashboard"
     allow = ADMINS
+    plain = (TICKETS, QUEUE, AGENTS)
 
     def __init__(self, hub: Hub, timers: Timers, stats: Stats, interval_ms: int = INTERVAL_MS) -> None:
         super().__init__(hub, timers)
@@ -54,7 +56,7 @@ class Dashboard(Namespace):
 
 def _events(metrics: Metrics) -> list[tuple[str, str]]:
     return [
-        ("metrics:tickets", json.encode_struct(metrics.tickets)),
-        ("metrics:queue", json.encode_struct(metrics.queue)),
-        ("metrics:agents", json.encode_struct(metrics.agents)),
+        (TICKETS, json.encode_struct(metrics.tickets)),
+        (QUEUE, json.encode_struct(metrics.queue)),
+        (AGENTS, json.encode_struct(metrics.agents)),
     ]

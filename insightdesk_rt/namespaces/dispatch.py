@@ -82,8 +82,10 @@ class Dispatch:
         self._gates = gates  # asked after the token: may this user, from this address, come in now?
         self._auth = msgspec.json.Decoder(Auth)
         self._users: dict[str, Counter[UserId]] = {path: Counter() for path in self._namespaces}
-        self.refused: Counter[str] = Counter()
+        self.connected: Counter[str] = Counter()  # by namespace
+        self.refused: Counter[str] = Counter()  # by code
         self.resumed = 0
+        self.not_resumed = 0  # asked for a session that could not be had any more, and got a new one
 
     # ── a client asks into a namespace ─────────────────────────────────────────────────────────────────────────────
 
@@ -99,7 +101,8 @@ class Dispatch:
         except RtError as refused:
             self._refuse(client, ask.namespace, refused.code, refused.message)
             return
-        socket = Socket(model.new_sid(), ask.namespace, user, client, client.outbox, client.codec)
+        sent = self._hub.sent[ask.namespace]
+        socket = Socket(model.new_sid(), ask.namespace, user, client, client.outbox, client.codec, sent)
         socket.connected_at_s = time.time()
         socket.windows = self.calls.windows_of(user.id)
         self._users[ask.namespace][user.id] += 1
@@ -139,6 +142,7 @@ class Dispatch:
                 return
             self._discard(client, socket)
             if refused.kind.retry:  # a stock client comes back after a lost transport, not after a CONNECT_ERROR
+                self.refused[refused.code] += 1
                 client.close(CloseReason.UNAVAILABLE)
             else:
                 self._refuse(client, socket.namespace, refused.code, refused.message)
@@ -162,6 +166,7 @@ class Dispatch:
             if not socket.gone:
                 client.session.accept(socket.namespace)
                 socket.connected = True
+                self.connected[socket.namespace] += 1
                 socket.send(client.codec.connected(socket.namespace, socket.sid, socket.pid, recovered))
 
         lost: Collection[model.Room] = ()
@@ -180,6 +185,7 @@ class Dispatch:
                         return ()
                     self._hub.forget(socket)
                     lost = found.rooms
+                self.not_resumed += 1
             socket.sid, socket.pid = fresh, self._sessions.new_pid()
         self._hub.add(socket)
         await self._hub.enter(socket, first_rooms(socket.user))

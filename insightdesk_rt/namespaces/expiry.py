@@ -16,6 +16,7 @@ from insightdesk_rt.model import User
 from insightdesk_rt.namespaces.base import EVERYBODY, EventSpec, Payload, Timers
 from insightdesk_rt.wire import json
 
+EXPIRING = "session:expiring"
 EXPIRING_MS = 60_000  # how long before its token ends a client is told
 LONGEST_TIMER_MS = 86_400_000
 
@@ -50,7 +51,7 @@ class Expiry:
 
     def _tell_expiring(self, socket: Socket, left_ms: int) -> None:
         fields = {"expiresAt": socket.user.expires_s, "inSeconds": max(left_ms // 1000, 0)}
-        socket.emit("session:expiring", json.dumps(fields))
+        socket.emit(EXPIRING, json.dumps(fields))
 
     def _expired(self, socket: Socket) -> None:
         socket.emit("error", json.dumps(RtError("AUTH_TOKEN_EXPIRED").as_dict()))

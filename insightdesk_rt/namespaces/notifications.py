@@ -30,6 +30,7 @@ from insightdesk_rt.stores.notifications import (
 from insightdesk_rt.stores.untold import Untold
 from insightdesk_rt.wire import json
 
+NOTIFICATION = "notification"  # not an Outbound: what it holds is the back end's
 SETTLE_MS = 250  # many times what a message between two nodes takes
 RETRY_MS = 1_000
 BATCH = 100  # users pushed to side by side
@@ -71,6 +72,7 @@ class Read(Outbound):
 
 class Notifications(Namespace):
     path = "/notifications"
+    plain = (NOTIFICATION,)
 
     def __init__(self, hub: Hub, timers: Timers, notifications: NotificationStore) -> None:
         super().__init__(hub, timers)
@@ -135,8 +137,7 @@ class Notifications(Namespace):
 
     async def _say(self, record: Untold) -> Offset:
         text = json.encode_struct(read_notification(record))
-        # Not an Outbound: what it holds is the back end's.
-        offset = await self.hub.emit(self.path, [user_room(record.subject)], "notification", text, id=record.id)
+        offset = await self.hub.emit(self.path, [user_room(record.subject)], NOTIFICATION, text, id=record.id)
         self._tell_count(record.subject, await self._store.unread(record.subject))
         return offset
 

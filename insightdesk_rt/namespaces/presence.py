@@ -8,6 +8,7 @@ to nobody but themselves, since who works when is not theirs to know.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Annotated, ClassVar
 
@@ -73,12 +74,14 @@ class Presence(Namespace):
     """`incarnation` names this node's present life (see Roster). The server calls `node_lost` and `rejoin`."""
 
     path = "/presence"
+    plain = (LIST,)
 
     def __init__(self, hub: Hub, timers: Timers, store: PresenceStore, incarnation: Callable[[], str]) -> None:
         super().__init__(hub, timers)
         self._store = store
         self._teller = Teller(store.untold, self._say, self.spawn)
         self._roster = Roster(store, incarnation, self._teller)
+        self.transitions: Counter[str] = Counter()  # by new status: those that this node told
 
     async def joined(self, socket: Socket) -> None:
         await self._roster.came(socket)
@@ -123,6 +126,7 @@ class Presence(Namespace):
         update = Update(to.userId, to.status, iso(to.lastSeen) if to.status == "offline" else "")
         asked = presence_room(to.userId)
         await self.emit(update, asked, id=change.id)
+        self.transitions[to.status] += 1
         if to.teamId:  # but not its customers, and nobody twice
             skip = (asked, role_room("customer"))
             await self.emit(update, team_room(to.teamId), skip=skip, id=change.id + ".team")

@@ -256,7 +256,7 @@ class Client:
                 self._host.upgraded += 1
                 self.transport = self.outbox.transport = transport
                 polling.retire()
-                self.outbox.flush()
+                self.outbox.drained()
             case ProbeStep.REFUSE:
                 self._end_probe()
                 transport.close(CloseReason.PARSE_ERROR)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from msgspec import Struct
 
 from insightdesk_rt.errors import CloseReason
+from insightdesk_rt.tally import Histogram
 from insightdesk_rt.transport.base import Transport
 from insightdesk_rt.wire.codec import Encoded
 
@@ -30,26 +32,59 @@ class OutboxLimits(Struct, frozen=True, gc=False):
     volatile_bytes: int = 65_536
 
 
-class Flusher:
-    """Writes the outboxes that were put to in this loop turn, with one `call_soon` for all of them."""
+# Seconds. The publisher's time is known to the millisecond, so nothing below it.
+DELIVERY_BOUNDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-    __slots__ = ("_dirty",)
+
+class Flusher:
+    """Writes the outboxes that were put to in this loop turn, with one `call_soon` for all of them.
+
+    It also counts for all outboxes of the node: every message that was queued is written, dropped for one of three
+    reasons, or still in an outbox.
+    """
+
+    __slots__ = ("_dirty", "_events", "_first", "delivery", "dropped_behind", "dropped_closed", "queued", "written")
 
     def __init__(self) -> None:
         self._dirty: list[Outbox] = []
+        self._first = ""  # offset of the first logged event of this turn
+        self._events = 0  # how many there are
+        self.queued = 0
+        self.written = 0  # handed to a transport
+        self.dropped_behind = 0  # volatile ones of clients that do not keep up
+        self.dropped_closed = 0  # what a client that ended had not been written, or was sent when it had ended
+        self.delivery = Histogram(DELIVERY_BOUNDS)  # seconds from events' publication to the end of the turn's writes
+
+    def delivered(self, offset: str) -> None:
+        """A logged event has been put into outboxes. Its offset says in which millisecond it was published.
+
+        hot: once per event. All events of a turn count with the time of the first, which is the oldest. If all its
+        clients were behind already, nothing is measured: then it is they who take time.
+        """
+        if self._dirty:
+            self._events += 1
+            if self._events == 1:
+                self._first = offset
 
     def mark(self, outbox: Outbox) -> None:
         if not self._dirty:
             asyncio.get_running_loop().call_soon(self._flush)
         self._dirty.append(outbox)
+        self.queued += 1  # the message it is marked for; here because it is called anyway
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
+        written = 0
         for outbox in dirty:
             try:
-                outbox.flush()
+                written += outbox.flush()
             except Exception:  # a bug of ours in one client's transport must not cost the others their messages
                 log.exception("flush failed")
+        self.written += written
+        if self._events:
+            took_s = time.time() - int(self._first.partition("-")[0]) / 1000
+            self.delivery.add_several(max(took_s, 0.0), self._events)  # another machine's clock may be ahead of ours
+            self._events = 0
 
 
 class Outbox:
@@ -78,6 +113,7 @@ class Outbox:
             self._flusher.mark(self)
         elif len(queue) < limits.max_events:
             queue.append(message)
+            self._flusher.queued += 1
         else:
             return self._put_full(message)
         self.bytes = held
@@ -85,36 +121,55 @@ class Outbox:
 
     def _put_full(self, message: Encoded) -> CloseReason | None:
         """The client is behind: drop the volatile message, or drop the queued volatile ones in favour of this one."""
+        flusher = self._flusher
         if self.bytes >= CLOSED:
+            flusher.queued += 1
+            flusher.dropped_closed += 1
             return None
         if message.volatile:
+            flusher.queued += 1
             self.dropped += 1
+            flusher.dropped_behind += 1
             return None
         queue = self._queue or []
         kept = [queued for queued in queue if not queued.volatile]
         freed = sum([queued.size for queued in queue if queued.volatile])
         held = self.bytes - freed + message.size
         if held > self._limits.max_bytes or len(kept) >= self._limits.max_events:
+            flusher.queued += 1
+            flusher.dropped_closed += 1
             return CloseReason.SLOW_CONSUMER
         self.dropped += len(queue) - len(kept)
+        flusher.dropped_behind += len(queue) - len(kept)
         if self._queue is None:
-            self._flusher.mark(self)
+            flusher.mark(self)
+        else:
+            flusher.queued += 1
         self._queue = [*kept, message]
         self.bytes = held
         return None
 
-    def flush(self) -> None:
-        """Hand everything to the transport, if it can take it. Called by the Flusher, and when it can again."""
+    @property
+    def waiting(self) -> int:
+        """How many messages are queued here."""
+        return len(self._queue) if self._queue else 0
+
+    def flush(self) -> int:
+        """Hand everything to the transport, if it can take it; return how many messages those were.
+
+        Called by the Flusher, and when it can again; the caller counts them.
+        """
         queue, transport = self._queue, self.transport
         if queue is None or transport is None or not transport.writable:
-            return
+            return 0
         most = transport.most
         if most and len(queue) > most:  # the rest goes with the next poll
             self._queue = queue[most:]
             self.bytes = transport.write(queue[:most]) + sum([message.size for message in self._queue])
-            return
+            return most
         self._queue = None
         self.bytes = transport.write(queue)
+        return len(queue)
 
     def sent(self, count: int) -> None:
         """The kernel took `count` of the bytes that the transport was keeping."""
@@ -123,18 +178,20 @@ class Outbox:
     def drained(self) -> None:
         """The transport has nothing left and is writable again."""
         self.bytes = sum([queued.size for queued in self._queue]) if self._queue else 0
-        self.flush()
+        self._flusher.written += self.flush()
 
     def take(self) -> list[Encoded]:
-        """Return what is queued and forget it."""
+        """Return what is queued, for its transport, and forget it."""
         queue, self._queue = self._queue, None
         if not queue:
             return []
+        self._flusher.written += len(queue)
         self.bytes -= sum([message.size for message in queue])
         return queue
 
     def close(self) -> None:
         """Drop what is queued; what is put from now on is forgotten at once."""
+        self._flusher.dropped_closed += self.waiting
         self._queue = None
         self.transport = None
         self.bytes = CLOSED

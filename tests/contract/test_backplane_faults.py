@@ -363,6 +363,8 @@ async def test_a_hole_in_a_room_is_seen_by_the_next_event_and_filled_from_the_lo
             await two.bus.append(event("3"))
             await until(lambda: one.payloads == ["1", "2", "3"], "all, in order")
             assert one.bus.counters["gaps"] == 1 and one.bus.counters["connects"] == 1
+            assert one.bus.counters["repaired"] == 3, "they came from the log"
+            assert two.bus.counters["repaired"] == 0
 
 
 @aio

@@ -9,6 +9,7 @@ from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.backplane import Backlog
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, Sid, User, UserId, new_sid, offset_key
+from insightdesk_rt.tally import EventCounts
 from insightdesk_rt.wire.codec import Codec, Encoded
 from insightdesk_rt.wire.native import NativeCodec
 
@@ -164,4 +165,4 @@ def user(id: str = "u1", role: str = "agent", team: str = "", **more: object) ->
 def socket(namespace: str, who: User | None = None, peer: Peer | None = None, sid: Sid | None = None) -> Socket:
     """A socket of a fake client; `socket.client` is the Peer that records what it is sent."""
     peer = peer or Peer()
-    return Socket(sid or new_sid(), namespace, who or user(), peer, peer, CODEC)
+    return Socket(sid or new_sid(), namespace, who or user(), peer, peer, CODEC, EventCounts())

@@ -20,6 +20,7 @@ FLOORS = {
     "config": 0,
     "auth": 0,
     "limits": 0,
+    "tally": 0,
     "wire": 0,
     "transport": 1,
     "hub": 2,
@@ -35,6 +36,7 @@ FLOORS = {
     "handlers": 5,
     "admin": 5,
     "observe": 5,
+    "node_stats": 5,
     "pieces": 6,
     "server": 6,
     "clocks": 6,
@@ -54,7 +56,7 @@ ONLY_IN = {
     "libvalkey": ("cluster/",),
     "ujson": ("wire/json",),
     "jwt": ("auth", "keys"),
-    "prometheus_client": ("observe", "admin"),
+    "prometheus_client": ("admin/metrics",),
     "socket": ("transport", "cluster", "handlers/relay", "server", "listening", "workers", "process", "embedded"),
 }
 
@@ -147,6 +149,7 @@ def test_each_source_has_its_test() -> None:
         "workers": "integration/test_workers.py",
         "handlers/relay": "integration/test_relay.py",
         "admin/nodes": "integration/test_nodes.py",
+        "admin/metrics": "integration/test_metrics.py",
         "operate": "unit/test_cli.py",
         "embedded": "integration/test_embedded.py",
         "demo": "integration/test_demo.py",

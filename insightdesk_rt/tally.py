@@ -1,0 +1,70 @@
+"""Counting for metrics: plain integers on slotted objects that hot code adds to, and that somebody reads now and then.
+
+Pure. Nothing here knows a metrics library: names, labels and help texts are given where the numbers are read.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+OTHER = "other"  # what names that are not the server's own are counted under: labels stay bounded
+
+
+class Histogram:
+    """How many values were at most each of `bounds` (ascending); the last count is of what was beyond all of them."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        """hot: once per call of a client; measured 0.2 µs."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def add_several(self, value: float, times: int) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts)
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[int], part: float) -> float | None:
+    """Return the value below which `part` (0 to 1) of what was counted lies, as far as buckets tell; None: of nothing.
+
+    Within a bucket values are taken as spread evenly, as Prometheus does; beyond the last bound it is that bound.
+    """
+    rank = part * sum(counts)
+    if not rank:
+        return None
+    below = 0
+    for index, count in enumerate(counts[:-1]):
+        if below + count >= rank:
+            low = bounds[index - 1] if index else 0.0
+            return low + (bounds[index] - low) * (rank - below) / count
+        below += count
+    return bounds[-1]
+
+
+class EventCounts:
+    """Events by name. What is not one of `names` is counted as OTHER."""
+
+    __slots__ = ("by_name",)
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.by_name: dict[str, int] = {**dict.fromkeys(names, 0), OTHER: 0}
+
+    def add(self, name: str, count: int = 1) -> None:
+        """hot: once per event."""
+        by_name = self.by_name
+        by_name[name if name in by_name else OTHER] += count
+
+    @property
+    def total(self) -> int:
+        return sum(self.by_name.values())
