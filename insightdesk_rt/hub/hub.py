@@ -99,7 +99,7 @@ class Hub:
         if not socket.gone:
             self._send(missed.events, socket, set(rooms))
         if self._become_member(socket, rooms) and new:
-            socket.since_in = (socket.since_in or {}) | dict.fromkeys(new, since or self.position(socket.namespace))
+            socket.since_in = (socket.since_in or {}) | dict.fromkeys(new, self.position(socket.namespace))
             self.on_rooms(socket)
         return Joined(max(*heard, self.position(socket.namespace), key=offset_key), missed.complete)
 
@@ -132,7 +132,7 @@ class Hub:
         else:
             greet()
             self._send(missed.events, socket, set(rooms))
-        socket.since = since
+        socket.since = self.position(socket.namespace)  # it has been sent all up to here
         return self._become_member(socket, rooms)
 
     async def _missed(self, namespace: str, rooms: Collection[Room], since: Offset) -> Missed:
@@ -263,10 +263,10 @@ class Hub:
 
 
 def _concerned(groups: Groups, rooms: Collection[Room], was: Offset) -> Groups:
-    """Return who is to be told of an event that was logged again: not who came after it was logged first.
+    """Return who is to be told of an event that was logged again: not who came, or was sent it, after its first time.
 
-    A node that begins to listen to a room does not know its older events, and would tell newcomers of them, after later
-    ones of the same publisher.
+    A node that begins to listen to a room does not know its older events, and would tell newcomers of them, after
+    later ones of the same publisher.
     """
     at = offset_key(was)
 
