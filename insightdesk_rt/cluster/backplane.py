@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 
 START_S = 1.0
 SUBSCRIBE_ALL_S = 10.0  # 50,000 channels take 0.04 s; a server in trouble more
-FORGET_IDS_S = 10.0
+# A publisher that was cut off sends what it published before that again, if Valkey lost it meanwhile: this node must
+# then still know it. 1,000 events a second are some 12 MB.
+FORGET_IDS_S = 60.0
 REPAIRS = 3  # a real hole is filled by the first; one that is not was made up by somebody
 RETRY_S = 0.1
 HEAD_BYTES = 65_536  # room for names of rooms beside the payload

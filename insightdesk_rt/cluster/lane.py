@@ -177,13 +177,14 @@ class Lane:
         self._at = offset_key(self.position)
 
     def forget_older(self) -> None:
-        """Called every ten seconds while the connection lives: ids are remembered for ten to twenty of them."""
+        """Called every minute while the connection lives: ids are remembered for one to two, as in the log."""
         self._older, self._recent = self._recent, set()
 
     def _once(self, event: Event) -> bool:
         """Return whether it was new."""
         if event.id in self._recent or event.id in self._older:
             self.skipped += 1
+            self._recent.add(event.id)  # it is sent again after each loss
             return False
         self._recent.add(event.id)
         self._deliver(event)

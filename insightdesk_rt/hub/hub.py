@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.backplane import Backplane
-from insightdesk_rt.hub.rooms import Rooms
+from insightdesk_rt.hub.rooms import Groups, Rooms
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Event, Offset, Room, Sid, new_id, offset_key
 from insightdesk_rt.tally import EventCounts
@@ -105,6 +105,7 @@ class Hub:
         if not socket.gone:
             self._send(missed.events, socket, set(rooms))
         if self._become_member(socket, rooms) and new:
+            socket.since_in = (socket.since_in or {}) | dict.fromkeys(new, self.position(socket.namespace))
             self.on_rooms(socket)
         return Joined(max(*heard, self.position(socket.namespace), key=offset_key), missed.complete)
 
@@ -114,7 +115,8 @@ class Hub:
         new = [room for room in rooms if room not in known]
         if new:
             await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
-        self._become_member(socket, rooms)
+        if self._become_member(socket, rooms):
+            socket.since = self.position(socket.namespace)
 
     async def resume(
         self, socket: Socket, rooms: Collection[Room], since: Offset, greet: Callable[[], None] = lambda: None
@@ -136,6 +138,7 @@ class Hub:
         else:
             greet()
             self._send(missed.events, socket, set(rooms))
+        socket.since = self.position(socket.namespace)  # it has been sent all up to here
         return self._become_member(socket, rooms)
 
     async def _missed(self, namespace: str, rooms: Collection[Room], since: Offset) -> Missed:
@@ -166,6 +169,8 @@ class Hub:
         self.on_rooms(socket)
 
     def _leave(self, socket: Socket, room: Room) -> None:
+        if socket.since_in:
+            socket.since_in.pop(room, None)
         if self._rooms[socket.namespace].leave(socket, room):
             self._backplane.unlisten(socket.namespace, room)
 
@@ -192,6 +197,8 @@ class Hub:
         hot: one codec call per codec, one put per member; no await, no JSON, no formatting per client.
         """
         groups = self._rooms[event.namespace].groups(event.rooms, event.skip)
+        if event.was:
+            groups = _concerned(groups, event.rooms, event.was)
         lost: list[tuple[Socket, CloseReason]] = []
         count = 0
         for codec, sockets in groups.items():
@@ -264,3 +271,18 @@ class Hub:
         for room in rooms:
             if room not in self._rooms[namespace]:
                 self._backplane.unlisten(namespace, room)
+
+
+def _concerned(groups: Groups, rooms: Collection[Room], was: Offset) -> Groups:
+    """Return who is to be told of an event that was logged again: not who came, or was sent it, after its first time.
+
+    A node that begins to listen to a room does not know its older events, and would tell newcomers of them, after
+    later ones of the same publisher.
+    """
+    at = offset_key(was)
+
+    def concerns(socket: Socket) -> bool:
+        own, rooms_here = socket.since_in or {}, socket.rooms.intersection(rooms)
+        return any(at > offset_key(own.get(room, socket.since)) for room in rooms_here)
+
+    return {codec: set(filter(concerns, sockets)) for codec, sockets in groups.items()}

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.limits import Window
-from insightdesk_rt.model import Room, Sid, User
+from insightdesk_rt.model import NO_OFFSET, Offset, Room, Sid, User
 from insightdesk_rt.tally import EventCounts
 from insightdesk_rt.wire.codec import Call, Codec, Encoded
 
@@ -53,6 +53,8 @@ class Socket:
         "rooms",
         "sent",
         "sid",
+        "since",
+        "since_in",
         "task",
         "user",
         "waiting",
@@ -79,6 +81,8 @@ class Socket:
         self.codec = codec
         self.sent = sent  # of all sockets of the namespace here; the hub's
         self.rooms: set[Room] = set()
+        self.since = NO_OFFSET  # what was logged first up to here concerns it no more; the hub's
+        self.since_in: dict[Room, Offset] | None = None  # the same for rooms it joined later
         self.connected_at_s = 0.0  # Unix seconds, for people
         self.calls_in = 0
         # A handler that awaits makes later calls of its socket wait their turn: order of arrival is the rule.

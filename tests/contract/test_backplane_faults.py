@@ -216,7 +216,7 @@ async def test_an_emptied_valkey_is_noticed_and_loses_nothing() -> None:
 
 @aio
 async def test_what_was_confirmed_long_ago_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes forget after ten seconds what they have delivered: it would come twice, and all of it be kept for ever."""
+    """Nodes forget after minutes what they have delivered: it would come twice, and all of it be kept for ever."""
     monkeypatch.setattr("insightdesk_rt.cluster.publisher.KEEP_S", 0.5)
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2) as (one, _two):

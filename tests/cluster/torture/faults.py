@@ -212,6 +212,23 @@ async def flushall_cut_off(scene: Scene) -> None:
     cable.mend()
 
 
+@fault("flushall-clients-cut", log_kept=False)
+async def flushall_clients_cut(scene: Scene) -> None:
+    """The same, and clients are cut off meanwhile: what they missed is read from the log that was filled again."""
+    cable = scene.victim().cable
+    cable.hush()
+    await asyncio.sleep(0.4)
+    cut = scene.random.sample(scene.subscribers.all, 6)
+    for subscriber in cut:
+        subscriber.cable.hush()
+        subscriber.cable.reset()
+    await asyncio.sleep(0.4)
+    scene.cluster.valkey("FLUSHALL")
+    await asyncio.sleep(scene.random.uniform(0.5, 3))
+    for mended in (cable, *(subscriber.cable for subscriber in cut)):
+        mended.mend()
+
+
 @fault("valkey-full")
 async def valkey_full(scene: Scene) -> None:
     """Valkey is at its maxmemory (noeviction) for 3 s: it refuses what is written."""

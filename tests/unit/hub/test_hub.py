@@ -161,3 +161,28 @@ async def test_a_string_payload_is_followed_by_an_offset_even_when_volatile() ->
     hub.publish("/tickets", [T], "v", "{}")
     assert json.loads(texts[1])["offset"] == first
     assert "offset" not in json.loads(texts[2])
+
+
+@aio
+async def test_an_event_that_was_logged_again_is_not_told_to_who_came_after_it() -> None:
+    """It would come after later ones of its publisher, or twice to who was sent it from the log at its return."""
+    hub, _ = hub_of()
+    early, texts_early = added(hub)
+    await hub.enter(early, [T])
+    since = hub.position("/tickets")
+    lost = await hub.emit("/tickets", [T], "ticket:updated", "1")
+    late, texts_late = added(hub)
+    await hub.enter(late, [T])
+    back, texts_back = added(hub)
+    assert await hub.resume(back, [T], since)
+    asked, texts_asked = added(hub)
+    await hub.enter(asked, [Room("ticket:2")])
+    await hub.join(asked, T, since)
+    joined, texts_joined = added(hub)
+    joined.since = since
+    await hub.join(joined, T)
+    texts = (texts_early, texts_late, texts_back, texts_asked, texts_joined)
+    for heard in texts:
+        heard.clear()
+    hub.deliver(Event("/tickets", "ticket:updated", "1", (T,), (), "e1", Offset("99999999999999-0"), was=lost))
+    assert [len(heard) for heard in texts] == [1, 0, 0, 0, 0]
