@@ -105,7 +105,8 @@ class Hub:
         if not socket.gone:
             self._send(missed.events, socket, set(rooms))
         if self._become_member(socket, rooms) and new:
-            socket.since_in = (socket.since_in or {}) | dict.fromkeys(new, self.position(socket.namespace))
+            since_in = socket.since_in = {} if socket.since_in is None else socket.since_in
+            since_in.update(dict.fromkeys(new, self.position(socket.namespace)))
             self.on_rooms(socket)
         return Joined(max(*heard, self.position(socket.namespace), key=offset_key), missed.complete)
 
