@@ -105,7 +105,7 @@ class Outbox:
         """
         held = self.bytes + message.size
         limits = self._limits
-        if held > limits.max_bytes or (message.volatile and held > limits.volatile_bytes):
+        if held > limits.max_bytes or (message.volatile and self.bytes >= limits.volatile_bytes):
             return self._put_full(message)
         queue = self._queue
         if queue is None:

@@ -99,6 +99,15 @@ async def test_messages_wait_in_order_while_the_transport_is_not_writable() -> N
 
 
 @aio
+async def test_a_large_volatile_message_is_not_behind_by_itself() -> None:
+    box, sink = outbox(OutboxLimits(max_bytes=100, max_events=10, volatile_bytes=40))
+    assert box.put(message("large", 90, volatile=True)) is None
+    assert box.put(message("next", volatile=True)) is None
+    box.flush()
+    assert sink.writes == [["large"]] and box.dropped == 1
+
+
+@aio
 async def test_a_reader_that_is_behind_loses_volatile_messages_first_and_logged_ones_never() -> None:
     box, sink = outbox(OutboxLimits(max_bytes=100, max_events=1_000, volatile_bytes=40))
     sink.writable = False
