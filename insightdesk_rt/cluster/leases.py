@@ -28,27 +28,29 @@ BEAT_MS = 1_000
 LEAD_MARGIN_MS = 1_000  # a leader stops this long before its lease ends: its clock and Valkey's may drift
 
 BEAT = load_script("insightdesk_rt.cluster", "lease_beat")
+FORGOTTEN = 2  # the beat script's answer
 END = load_script("insightdesk_rt.cluster", "lease_end")
 TICK = load_script("insightdesk_rt.cluster", "lease_tick")
 
 
 class Leases:
-    """`clear(incarnation)` clears what a dead one held and raises RtError to be called again; `fenced()` is called
-    when this node has got a new incarnation: what it holds must be registered under that."""
+    """`clear(incarnation)` clears what a dead one held. `put()` registers all that this node holds: it has a new
+    incarnation, or Valkey was emptied. Both raise RtError to be called again."""
 
     def __init__(
         self,
         valkey: Valkey,
         node_id: str,
         clear: Callable[[str], Awaitable[None]],
-        fenced: Callable[[], Awaitable[None]],
+        put: Callable[[], Awaitable[None]],
         *,
         lease_ms: int = LEASE_MS,
     ) -> None:
         self._valkey = valkey
         self._node_id = node_id
         self._clear = clear
-        self._fenced = fenced
+        self._put = put
+        self._owes = False
         self._lease_ms = lease_ms
         self._keys = [valkey.key(name) for name in ("nodes", "reaping", "leader", "server", "calm")]
         self._first = True
@@ -76,12 +78,16 @@ class Leases:
         if not alive:
             await self._start_anew()
             return
+        self._owes = self._owes or alive == FORGOTTEN
         if leads:
             self._leads_until_ms = asked_ms + self._lease_ms - LEAD_MARGIN_MS
         for incarnation in dead:
             if incarnation not in self._clearing:
                 task = asyncio.get_running_loop().create_task(self._clear_one(incarnation))
                 self._clearing[incarnation] = task
+        if self._owes:
+            await self._put()
+            self._owes = False
 
     async def living(self) -> set[str]:
         """Return the incarnations whose leases run. Raises RtError UNAVAILABLE."""
@@ -114,9 +120,9 @@ class Leases:
         self._first = True
         self._leads_until_ms = 0.0
         self.fences += 1
+        self._owes = True
         log.warning("declared dead while stopped; coming back", extra={"was": old, "is": self.incarnation})
         await self.beat()
-        await self._fenced()
 
     async def _clear_one(self, incarnation: str) -> None:
         try:

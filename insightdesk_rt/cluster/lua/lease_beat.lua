@@ -1,4 +1,5 @@
--- One node's sign of life; returns {alive, leads, incarnation that is to be reaped...}.
+-- One node's sign of life; returns {alive, leads, incarnation that is to be reaped...}; alive is 2 for a node that this
+-- server knew nothing of, though it was here before: the server was emptied, and what the node holds is to be put again.
 --
 -- KEYS  1 nodes: zset incarnation -> when its lease ends, ms   2 reaping: zset incarnation -> when it was declared dead
 --       3 leader: string incarnation                           4 server: string run id of the server that was last seen
@@ -19,7 +20,8 @@ if redis.call('GET', KEYS[4]) ~= ARGV[4] then
 end
 local calm = redis.call('EXISTS', KEYS[5]) == 1
 
-if not first and not redis.call('ZSCORE', KEYS[1], me) then
+local forgotten = not first and not redis.call('ZSCORE', KEYS[1], me)
+if forgotten then
   -- Reaped; or, if it is not in reaping either, the server lost its memory and there is nothing to be afraid of.
   if redis.call('ZSCORE', KEYS[2], me) or not calm then return {0, 0} end
 end
@@ -38,7 +40,7 @@ if leader == me or not leader then
   leader = me
 end
 
-local answer = {1, leader == me and 1 or 0}
+local answer = {forgotten and 2 or 1, leader == me and 1 or 0}
 for _, dead in ipairs(redis.call('ZRANGE', KEYS[2], 0, 9)) do
   answer[#answer + 1] = dead
 end

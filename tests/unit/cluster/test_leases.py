@@ -21,9 +21,9 @@ class Node:
 
     def __init__(self, valkey: Valkey, name: str, lease_ms: int = LEASE_MS) -> None:
         self.cleared: list[str] = []
-        self.fenced = 0
-        self.fail = 0
-        self.leases = Leases(valkey, name, self._clear, self._come_back, lease_ms=lease_ms)
+        self.puts = 0
+        self.fail = self.fail_put = 0
+        self.leases = Leases(valkey, name, self._clear, self._put, lease_ms=lease_ms)
 
     async def _clear(self, incarnation: str) -> None:
         if self.fail:
@@ -31,8 +31,11 @@ class Node:
             raise RtError("UNAVAILABLE")
         self.cleared.append(incarnation)
 
-    async def _come_back(self) -> None:
-        self.fenced += 1
+    async def _put(self) -> None:
+        if self.fail_put:
+            self.fail_put -= 1
+            raise RtError("UNAVAILABLE")
+        self.puts += 1
 
     async def beats(self) -> bool:
         await self.leases.beat()
@@ -99,7 +102,7 @@ async def test_a_node_that_was_stopped_comes_back_under_another_name(valkey_url:
         old = b.leases.incarnation
         await beating([a], lambda: a.cleared, "b is cleared")
         await b.leases.beat()
-        assert b.fenced == 1 and b.leases.incarnation != old
+        assert b.puts == 1 and b.leases.incarnation != old
         assert await a.leases.living() == {a.leases.incarnation, b.leases.incarnation}
         await asyncio.gather(a.leases.close(), b.leases.close())
 
@@ -143,7 +146,7 @@ async def test_after_the_server_was_replaced_nobody_is_declared_dead_for_two_lea
         await asyncio.sleep(LEASE_MS / 1000 + 0.05)
         await a.leases.beat()
         await b.leases.beat()
-        assert b.fenced == 0 and a.cleared == []
+        assert b.puts == 0 and a.cleared == []
         await asyncio.gather(a.leases.close(), b.leases.close())
 
 
@@ -154,7 +157,7 @@ async def test_a_server_that_forgot_everything_fences_nobody_at_first(valkey_url
         await a.leases.beat()
         await valkey.command("DEL", *(valkey.key(name) for name in ("nodes", "server", "leader")))
         await a.leases.beat()
-        assert a.fenced == 0 and await a.leases.living() == {a.leases.incarnation}
+        assert a.leases.fences == 0 and await a.leases.living() == {a.leases.incarnation}
         await a.leases.close()
 
 
@@ -185,3 +188,23 @@ async def test_what_happens_once_per_cluster_is_claimed_by_one_node(valkey_url: 
         assert not await b.leases.claims("metrics", 600), "a had this turn"
         await asyncio.sleep(0.31)
         assert not await a.leases.claims("metrics", 600) and await b.leases.claims("metrics", 600)
+
+
+@aio
+async def test_a_node_that_valkey_forgot_puts_down_again_what_it_holds(valkey_url: str, prefix: str) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a = Node(valkey, "a", lease_ms=4_000)
+        await a.leases.beat()
+        await a.leases.beat()
+        assert a.puts == 0
+        name = a.leases.incarnation
+        keys = await valkey.command("KEYS", valkey.key("*"))
+        await valkey.command("DEL", *keys)
+        a.fail_put = 1
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await a.leases.beat()
+        await a.leases.beat()
+        await a.leases.beat()
+        assert (a.puts, a.leases.incarnation, a.leases.fences) == (1, name, 0), (
+            "again until it came through, then no more"
+        )
