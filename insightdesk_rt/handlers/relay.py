@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import re
 import socket
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ from insightdesk_rt.handlers.engineio import PATH, EngineSocketHandler, SocketIO
 from insightdesk_rt.transport.handover import hand_over, is_here
 from insightdesk_rt.transport.websocket import WebSocketTransport, take_over
 from insightdesk_rt.wire.engineio import UNKNOWN_SID, Refusal
+
+log = logging.getLogger(__name__)
 
 CONNECT_S = 2.0  # to a node of the same network
 SLACK_S = 10.0  # an owner answers a poll within a heartbeat; past this it does not live
@@ -50,6 +53,7 @@ class Relay:
         self._port = port
         self._directory = directory
         settings = port.settings
+        self._complained: set[str] = set()  # nodes
         self._within_s = (settings.ping_interval_ms + settings.ping_timeout_ms) / 1000 + SLACK_S
         self.passed = self.failed = self.handed_over = 0
 
@@ -65,10 +69,18 @@ class Relay:
                 async with asyncio.timeout(self._within_s):
                     answer = await exchange.run(place, request, body)
             except (TimeoutError, OSError):  # StreamClosedError is an OSError
-                pass
+                self._unreachable(place)
         self.passed += answer is not None
         self.failed += answer is None
         return answer
+
+    def _unreachable(self, place: Place) -> None:
+        if not place.address and not is_here(place.local) and place.node not in self._complained:
+            self._complained.add(place.node)
+            log.warning(
+                "a poll could not be passed on: its node is not on this machine, and has no relay_address for others",
+                extra={"owner": place.node},
+            )
 
     def hand_over(self, place: Place, sid: str, sock: socket.socket, read_ahead: bytes) -> None:
         self.handed_over += hand_over(place.local, place.key, sid, sock, read_ahead)
