@@ -18,7 +18,7 @@ from tests.support.clients import Door
 from tests.support.door import Answer, Http, frame
 from tests.support.node_client import NodeDoor, NodeProcess, why_not
 from tests.support.python_client import PythonDoor
-from tests.support.round_robin import RoundRobin
+from tests.support.round_robin import RoundRobin, Sorter
 from tests.support.server import ServerProcess
 
 POLL = "/socket.io/?EIO=4&transport=polling"
@@ -290,14 +290,34 @@ async def test_stock_clients_behind_round_robin_poll_and_upgrade(pair: Pair, doo
 
 
 @aio
+async def test_an_upgrade_that_reaches_another_node_of_the_machine_is_handed_over(
+    pair: Pair, doors: list[Door]
+) -> None:
+    upgrade = next(door for door in doors if door.name == "js-upgrade")
+    assert isinstance(upgrade, NodeDoor)
+    balancer = Sorter(websockets=pair.one.address, others=pair.two.address)
+    address = ("127.0.0.1", await balancer.lay())
+    try:
+        peer = await upgrade.open(address, "/tickets", {"token": pair.one.token("ann", "agent", "red")})
+        _, answer = await pair.one.push("GET", "/api/v1/nodes")
+        transports = {node["node"]: node["connections"] for node in answer["nodes"]}
+        assert transports["n2"].get("websocket") == 1, "the session's node has the socket"
+        assert (await peer.error("ticket:typing", {"ticketId": "x"}))["code"] == "FORBIDDEN"
+        await peer.close()
+    finally:
+        await upgrade._node.stop()
+        await balancer.remove()
+
+
+@aio
 async def test_an_upgrade_that_cannot_be_handed_over_leaves_the_client_on_polling(own: Pair, doors: list[Door]) -> None:
     own.move("n1")
     own.move("n2")
     await asyncio.sleep(1.1)
     upgrade = next(door for door in doors if door.name == "js-upgrade")
     assert isinstance(upgrade, NodeDoor)
-    # Polls go to n2, which is reached by its address from n1; the websocket, the third connection, lands on n1.
-    balancer = RoundRobin([own.two.address, own.two.address, own.one.address])
+    # Polls of a session of n2 go there; its websocket lands on n1, which takes n2 for another machine's.
+    balancer = Sorter(websockets=own.one.address, others=own.two.address)
     address = ("127.0.0.1", await balancer.lay())
     try:
         token = own.one.token("ann", "agent", "red")
