@@ -33,12 +33,13 @@ from insightdesk_rt.wire import json
 log = logging.getLogger(__name__)
 
 PID = re.compile(r"[A-Za-z0-9_.\-]{24,100}")
-DEBOUNCE_S = 0.2  # a page that opens joins several rooms at once
+RETRY_S = 0.2
 TOUCH_S = 900.0  # a quarter of the time that a room's offsets are remembered
 TOUCH_TURN_S = TOUCH_S / 10
 # Longer than any connection stays unrefreshed; a record nobody could clear up (all nodes died at once) ends by itself.
 SAFETY_TTL_MS = 86_400_000
 REAP_BATCH = 500
+SCRIPTS = ("save", "end", "claim", "touch", "reap")
 MAX_SAVES = 1_000  # in one pipeline
 ANOTHERS, MISSING = 0, -1  # what lua/session_save.lua answers
 
@@ -99,27 +100,28 @@ class Resume:
         self._position = position
         self._replaced = replaced
         self._window_ms = window_s * 1000
-        scripts = ("save", "end", "claim", "touch", "reap")
-        self._scripts = {name: load_script("insightdesk_rt.cluster", "session_" + name) for name in scripts}
+        self._scripts = {name: load_script("insightdesk_rt.cluster", "session_" + name) for name in SCRIPTS}
         self._numbers = itertools.count()
         self._sessions: dict[str, _Session] = {}  # by pid, of sockets connected here
         self._dirty: dict[str, _Session] = {}
         self._ended: dict[str, _Ended] = {}
-        self._wake = asyncio.Event()
-        self._closing = False
-        self._task: asyncio.Task[None] | None = None
+        self._ending: dict[str, _Ended] = {}  # those of them that are being written
+        self._flushes: set[asyncio.Task[bool]] = set()
+        self._due: asyncio.Handle | None = None  # the next flush
+        self._touching: asyncio.Task[None] | None = None
         self.claimed = self.refused = self.evicted = 0
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="resume")
+        self._touching = asyncio.create_task(self._keep_touching(), name="resume")
 
     async def close(self) -> None:
         """Write what is still to be written, if Valkey is there; then end."""
-        self._closing = True
-        self._wake.set()
-        if self._task is not None:
-            await asyncio.wait([self._task])
-            self._task = None
+        touching, self._touching = self._touching, None
+        if touching is not None:
+            touching.cancel()
+            await asyncio.wait([touching, *self._flushes])
+        if self._due is not None:
+            self._due.cancel()
         if not await self._quietly(self._flush()):
             log.warning("sessions were not saved", extra={"sessions": len(self._ended) + len(self._dirty)})
 
@@ -159,14 +161,14 @@ class Resume:
         session = _Session(socket, owner, self._position(socket.namespace), loop.time())
         self._ended.pop(socket.pid, None)
         self._sessions[socket.pid] = self._dirty[socket.pid] = session
-        self._wake.set()
+        self._flush_soon()
 
     def moved(self, socket: Socket) -> None:
         """The socket joined or left a room."""
         session = self._sessions.get(socket.pid)
         if session is not None and session.socket is socket:
             self._dirty[socket.pid] = session
-            self._wake.set()
+            self._flush_soon()
 
     def ended(self, socket: Socket, position: Offset, why: CloseReason) -> None:
         """The connection is over; `socket.rooms` still says where it was.
@@ -186,7 +188,7 @@ class Resume:
         until_s = asyncio.get_running_loop().time() + self._window_ms / 1000
         ended = _Ended(session.owner, self._incarnation(), keep_ms, _names(socket), until_s)
         self._ended[socket.pid] = ended
-        self._wake.set()
+        self._flush_soon()
 
     # ── what others ask ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -204,7 +206,7 @@ class Resume:
             if session.mode != "open":
                 session.mode = "again"
             self._dirty[pid] = session
-        self._wake.set()
+        self._flush_soon()
 
     async def node_lost(self, incarnation: str) -> None:
         """Let the sessions of a dead node end after the usual time. Twice is nothing. Raises RtError UNAVAILABLE."""
@@ -214,21 +216,21 @@ class Resume:
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        touch_s = loop.time() + TOUCH_TURN_S
-        while not self._closing:
-            try:
-                async with asyncio.timeout_at(touch_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                touch_s = loop.time() + TOUCH_TURN_S
-                await self._quietly(self._touch(loop.time()))
-                continue
-            self._wake.clear()
-            if not await self._quietly(self._flush()):
-                self._wake.set()
-            await asyncio.sleep(DEBOUNCE_S)
+    def _flush_soon(self) -> None:
+        """Write in the next turn: before a client is told of a room, its record has it. Flushes overlap, in order."""
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_soon(self._begin_flush)
+
+    def _begin_flush(self) -> None:
+        self._due = None
+        task = asyncio.get_running_loop().create_task(self._quietly(self._flush()))
+        self._flushes.add(task)
+        task.add_done_callback(self._flushes.discard)
+
+    async def _keep_touching(self) -> None:
+        while True:
+            await asyncio.sleep(TOUCH_TURN_S)
+            await self._quietly(self._touch(asyncio.get_running_loop().time()))
 
     async def _quietly(self, work: Coroutine[Any, Any, None]) -> bool:
         try:
@@ -241,18 +243,35 @@ class Resume:
         return False
 
     async def _flush(self) -> None:
-        """Write all that changed. What could not be written is still dirty when this raises."""
-        while self._dirty:
-            batch = list(itertools.islice(self._dirty.items(), MAX_SAVES))
-            for pid, _ in batch:
-                del self._dirty[pid]
-            results = await asyncio.gather(*(self._save(pid, s) for pid, s in batch), return_exceptions=True)
-            for (pid, session), result in zip(batch, results, strict=True):
-                if isinstance(result, BaseException) and (pid in self._ended or self._sessions.get(pid) is session):
-                    self._dirty.setdefault(pid, session)
-            _raise_first(results)
-        ended = list(self._ended.items())
-        results = await asyncio.gather(*(self._write_end(pid, e) for pid, e in ended), return_exceptions=True)
+        """Write all that changed. What could not be written is due again when this raises."""
+        saves = list(self._dirty.items())
+        self._dirty.clear()
+        ends = [(pid, ended) for pid, ended in self._ended.items() if self._ending.get(pid) is not ended]
+        self._ending.update(ends)
+        try:
+            while len(saves) > MAX_SAVES:  # of a Valkey that forgot
+                part, saves = saves[:MAX_SAVES], saves[MAX_SAVES:]
+                await self._write(part, [])
+            part, saves = saves, []
+            await self._write(part, ends)
+        except BaseException:
+            if self._due is None and self._touching is not None:
+                self._due = asyncio.get_running_loop().call_later(RETRY_S, self._begin_flush)
+            raise
+        finally:
+            for pid, session in saves:
+                self._dirty.setdefault(pid, session)
+            for pid, ended in ends:
+                if self._ending.get(pid) is ended:
+                    del self._ending[pid]
+
+    async def _write(self, saves: list[tuple[str, _Session]], ends: list[tuple[str, _Ended]]) -> None:
+        """A record is saved before it is ended: calls go out in this order."""
+        calls = [*(self._save(*save) for save in saves), *(self._write_end(*end) for end in ends)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        for (pid, session), result in zip(saves, results, strict=False):
+            if isinstance(result, BaseException) and (pid in self._ended or self._sessions.get(pid) is session):
+                self._dirty.setdefault(pid, session)
         _raise_first(results)
 
     async def _save(self, pid: str, session: _Session) -> None:
@@ -270,14 +289,18 @@ class Resume:
                 "address": self._address,
             }
         keys = [self._names.session(pid), self._names.sessions(self._incarnation())]
-        flat = itertools.chain.from_iterable(fields.items())
-        mine = await self._valkey.call(self._scripts["save"], keys, [mode, session.owner, pid, SAFETY_TTL_MS, *flat])
+        args: list[Arg] = [mode, session.owner, pid, SAFETY_TTL_MS, *itertools.chain.from_iterable(fields.items())]
+        session.mode = "keep"  # what is written while this is under way comes after it
+        try:
+            mine = await self._valkey.call(self._scripts["save"], keys, args)
+        except BaseException:
+            session.mode = "keep" if mode == "keep" else "again"
+            raise
         if mine == MISSING:  # taken, and not opened elsewhere yet; or Valkey forgot
             session.mode = "again"
             self._dirty.setdefault(pid, session)
+            self._flush_soon()
             return
-        if session.mode == mode:
-            session.mode = "keep"
         if mine == ANOTHERS and self._sessions.get(pid) is session:
             self.evict(pid)  # the word from where it went to did not reach us
 

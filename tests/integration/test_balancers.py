@@ -175,30 +175,36 @@ async def test_nothing_but_the_client_port_is_reached(site: Site) -> None:
 async def test_clients_of_a_node_that_is_drained_or_killed_go_on_at_the_other(site: Site) -> None:
     one, two = site.nodes
     async with doors() as all_doors:
-        peers = []
+        peers: list[Peer] = []
         await site.push("t1", teamId="red")
-        for door in all_doors:
-            if door.reconnects:
-                for n in range(2):
-                    token = one.token(f"{door.name}{n}", "agent", "red")
-                    peers.append(await door.open(site.front.address, "/tickets", {"token": token}, reconnection=True))
-        for peer in peers:
-            await peer.ok("ticket:subscribe", {"ticketId": "t1"})
-        order = {"overSeconds": 0.5, "reason": "test"}
-        assert (await one.push("POST", "/api/v1/nodes/n1/drain", order))[0] == 200
-        await moved(site, {"n1": 0, "n2": len(peers)})
-        assert (await one.push("POST", "/api/v1/nodes/n1/undrain", {"reason": "test"}))[0] == 200
-        await asyncio.sleep(1)  # until haproxy has seen that it is ready
-        before = [peer.connects for peer in peers]
-        two.kill()
-        for peer, connects in zip(peers, before, strict=True):
-            await peer.again(connects + 1)
-            if not isinstance(peer, NodePeer):  # python-socketio's client does not resume
+        try:
+            for door in all_doors:
+                if door.reconnects:
+                    for n in range(2):
+                        token = one.token(f"{door.name}{n}", "agent", "red")
+                        peers.append(
+                            await door.open(site.front.address, "/tickets", {"token": token}, reconnection=True)
+                        )
+            for peer in peers:
                 await peer.ok("ticket:subscribe", {"ticketId": "t1"})
-        await site.push("t1", subject="after it all")
-        for peer in peers:
-            assert (await peer.expect("ticket:updated", {"version": 2}))["version"] == 2
-            await peer.close()
+            order = {"overSeconds": 0.5, "reason": "test"}
+            assert (await one.push("POST", "/api/v1/nodes/n1/drain", order))[0] == 200
+            await moved(site, {"n1": 0, "n2": len(peers)})
+            assert (await one.push("POST", "/api/v1/nodes/n1/undrain", {"reason": "test"}))[0] == 200
+            await asyncio.sleep(1)  # until haproxy has seen that it is ready
+            before = [peer.connects for peer in peers]
+            two.kill()
+            for peer, connects in zip(peers, before, strict=True):
+                await peer.again(connects + 1, deadline_s=10)
+                print(str(peer)[:60], peer.recovered, peer.sid, peer.connects)
+                if not isinstance(peer, NodePeer):  # python-socketio's client does not resume
+                    await peer.ok("ticket:subscribe", {"ticketId": "t1"})
+            await site.push("t1", subject="after it all")
+            for peer in peers:
+                assert (await peer.expect("ticket:updated", {"version": 2}))["version"] == 2
+        finally:
+            for peer in peers:
+                await peer.close()
 
 
 async def moved(site: Site, wanted: dict[str, int]) -> None:

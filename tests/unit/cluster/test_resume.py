@@ -82,6 +82,26 @@ async def test_a_lost_client_finds_its_session_on_any_node_once(valkey_url: str,
 
 
 @aio
+async def test_a_room_that_a_client_was_told_of_is_in_its_record_however_soon_it_is_lost(
+    valkey_url: str, prefix: str
+) -> None:
+    async with nodes(valkey_url, prefix) as (a, b, valkey):
+        socket = await a.opened("user:u1")
+        for number in range(5):
+            socket.rooms.add(Room(f"ticket:{number}"))
+            a.sessions.moved(socket)
+            await valkey.command("PING")  # a join asks Valkey something before it answers
+            rooms = await valkey.command("HGET", valkey.key("session", socket.pid), "rooms")
+            assert f"ticket:{number}" in rooms, "kill -9 now would lose it"
+        socket.rooms.add(Room("ticket:last"))
+        a.sessions.moved(socket)
+        a.sessions.ended(socket, Offset("8-0"), CloseReason.SHUTDOWN)
+        await valkey.command("PING")
+        found = await b.claim(socket.pid)
+        assert found and len(found[1]) == 7
+
+
+@aio
 async def test_without_an_offset_it_begins_where_the_log_was_at_the_connect(valkey_url: str, prefix: str) -> None:
     """Not where it was at the end: what went into a dead connection did not arrive."""
     async with nodes(valkey_url, prefix) as (a, b, _):
