@@ -18,6 +18,7 @@ from typing import Any, NoReturn, get_args
 
 import insightdesk_rt
 from insightdesk_rt import config, observe, operate
+from insightdesk_rt.admin.access import SCOPES, KeyFile, new_key
 from insightdesk_rt.admin.remote import NoAnswer
 from insightdesk_rt.config import ConfigError, Loaded, Settings
 from insightdesk_rt.keys import configured_keys
@@ -101,11 +102,26 @@ def _check(loaded: Loaded, options: argparse.Namespace) -> int:
     return DONE
 
 
+def _key(loaded: Loaded, options: argparse.Namespace) -> int:
+    try:
+        key, line = new_key(options.name, options.scope)
+    except ValueError as why:
+        raise ConfigError(f"--name {options.name}: {why}") from None
+    print(f"key   {key}\nline  {line}")
+    file = loaded.settings.admin_keys_file
+    print(f"\nThe key is shown once. Add the line to {file or 'the file that admin_keys_file names'} (mode 600).")
+    return DONE
+
+
 def _file_problems(settings: Settings) -> list[str]:
     """Return what is wrong with the files that are named, a line each. Nothing is written."""
     problems = []
     try:
         configured_keys(settings, may_make=False)
+    except ConfigError as why:
+        problems.append(str(why))
+    try:
+        KeyFile(settings.admin_keys_file)
     except ConfigError as why:
         problems.append(str(why))
     for name, misfit in config.file_misfits(settings):
@@ -175,6 +191,10 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     token.add_argument(
         "--ttl", type=_seconds, default=TOKEN_S, metavar="SECONDS", help=f"how long it lives ({TOKEN_S})"
     )
+
+    key = command("key", _key, "print a new key for the admin port, and the line that makes it count", SAME_HELP)
+    key.add_argument("--name", required=True, help="whose it is, for the audit log")
+    key.add_argument("--scope", required=True, choices=SCOPES, help="what it may: read, act, all")
 
     emit = command("emit", operate.emit, "publish an event to a room and print its offset", SAME_HELP)
     emit.add_argument("namespace", metavar="NAMESPACE", help="/tickets, /chat, /notifications …")

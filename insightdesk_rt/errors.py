@@ -31,6 +31,7 @@ ERRORS: dict[str, Kind] = {
     "METHOD_NOT_ALLOWED": Kind(405, 4405, False, "The method is not allowed here."),
     "CONFLICT": Kind(409, 4409, False, "Somebody else was first, or the state does not allow it."),
     "PAYLOAD_TOO_LARGE": Kind(413, 4413, False, "The payload is too large."),
+    "UNSUPPORTED_MEDIA_TYPE": Kind(415, 4400, False, "The body must be application/json."),
     "TOO_MANY_ROOMS": Kind(429, 4429, False, "This socket is in as many rooms as it may be."),
     "TOO_MANY_CONNECTIONS": Kind(429, 4429, True, "There are too many connections of this user or address."),
     "RATE_LIMITED": Kind(429, 4429, True, "Too many requests."),

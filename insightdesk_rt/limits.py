@@ -57,6 +57,11 @@ class Window:
         self._count += 1
         return 0
 
+    def wait_ms(self, now_ms: int) -> int:
+        """Return what `take` would, and count nothing."""
+        full = self._count >= self._max and self._count and now_ms < self._reset_at_ms
+        return self._reset_at_ms - now_ms if full else 0
+
     def over(self, now_ms: int) -> bool:
         """Does nothing that was counted matter any more? Then the window may be forgotten."""
         return not self._count or now_ms >= self._reset_at_ms
@@ -81,6 +86,11 @@ class Windows:
                 self._sweep(now_ms)
             window = self._windows[key] = Window(self._max, self._per_ms)
         return window.take(now_ms)
+
+    def wait_ms(self, key: str, now_ms: int) -> int:
+        """Return what `take` would, and count nothing."""
+        window = self._windows.get(key)
+        return window.wait_ms(now_ms) if window is not None else 0
 
     def __len__(self) -> int:
         return len(self._windows)

@@ -17,11 +17,12 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
 from insightdesk_rt import __version__
+from insightdesk_rt.admin.access import Access, KeyFile
 from insightdesk_rt.admin.base import Admin, NotFound
-from insightdesk_rt.admin.health import health_routes, node_checks
-from insightdesk_rt.admin.metrics import Sources, metrics_routes
-from insightdesk_rt.admin.nodes import Node, node_routes
-from insightdesk_rt.admin.push import push_routes
+from insightdesk_rt.admin.health import node_checks
+from insightdesk_rt.admin.metrics import Sources
+from insightdesk_rt.admin.nodes import Node
+from insightdesk_rt.admin.routes import Parts, admin_routes
 from insightdesk_rt.clocks import Work, every, only_if
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
@@ -30,7 +31,6 @@ from insightdesk_rt.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.cluster.resume import Resume
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import ConfigError, Loaded, shown
-from insightdesk_rt.config.settings import is_loopback
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.desk import Desk, build_desk
 from insightdesk_rt.drain import Drain
@@ -48,6 +48,7 @@ from insightdesk_rt.namespaces import PATHS, sent_events
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.node_stats import EVERY_S, NodeStats
 from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay, signer, tls
+from insightdesk_rt.stores.audit import AuditLog
 from insightdesk_rt.transport.handover import Handover
 from insightdesk_rt.transport.lag import LoopLag
 from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
@@ -105,6 +106,7 @@ class Server:
         self, clients: list[socket.socket], admins: list[socket.socket], relays: list[socket.socket]
     ) -> None:
         settings, stack = self.settings, self._stack
+        admin_keys = KeyFile(settings.admin_keys_file)
         keys = KeyRing(settings)
         await keys.start()
         stack.push_async_callback(keys.close)
@@ -204,17 +206,20 @@ class Server:
         node = Node(
             self.node_id, __version__, host, hub, PATHS, drain, lambda: leases.leads, lambda: backplane.subscribed
         )
-        admin = Admin(keys.verify)
+        audit = AuditLog(valkey)
+        admin = Admin(
+            Access(keys.verify, admin_keys),
+            audit.add,
+            self.node_id,
+            (*settings.admin_hosts, settings.admin_address),
+            lambda request: port.peer(request).address,
+        )
         checks = node_checks(valkey, backplane, port, lag)
         sources = Sources(self.node_id, __version__, port, dispatch, hub, valkey, backplane, desk.presence, lag)
+        parts = Parts(calls, node, hub, desk, audit, checks, sources, PATHS, settings)
         self._serve(
             admins,
-            [
-                *health_routes(admin, checks),
-                *metrics_routes(admin, sources, checks, open=is_loopback(settings.admin_address)),
-                *node_routes(admin, node, calls),
-                *push_routes(admin, desk.tickets, desk.notifications, hub, PATHS, settings.max_event_bytes),
-            ],
+            admin_routes(admin, parts),
             default_handler_class=NotFound,
             default_handler_args={"admin": admin},
             ssl_options=tls(settings),

@@ -1,12 +1,14 @@
-"""The admin port's one way through a request: body within its limit → who asks → what they may → typed body → answer.
+"""The admin port's one way through a request: body within its limit → host → who asks → what they may → path, query
+and body in their types → answer, and a line in the audit log if it changed something.
 
     class TicketHandler(Handler):
+        tickets: Tickets                                  # a part, given with the route
+
         @operation("admin", body=TicketChange)
-        async def put(self, ticket_id: str, change: TicketChange) -> Answer: ...
+        async def put(self, ticket_id: Id, change: TicketChange) -> Answer: ...
 
 An operation raises RtError to refuse and returns its answer; this file alone writes responses, so every outcome is
-JSON: also of unknown paths (`NotFound`), wrong methods, too large bodies and bugs. What is declared of an operation
-(scope, body, docstring) stays on the method, for whatever describes the API.
+JSON: also of unknown paths (`NotFound`), wrong methods, too large bodies and bugs. declared.py has what is declared.
 
 Bodies are taken in as they come and thrown away past the limit: a client is answered when it has sent its request, not
 cut off in the middle of it, which it would see as a broken connection instead of a 413.
@@ -16,16 +18,20 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
-from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+import time
+from collections.abc import Awaitable, Callable, Collection
+from ipaddress import ip_address
+from typing import Any, ClassVar
 
-import msgspec
 from msgspec import Struct
+from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from insightdesk_rt.admin.access import Access, Principal, Scope
+from insightdesk_rt.admin.declared import Answer, Operation, Query, declared, read_body, read_path, read_query
 from insightdesk_rt.errors import ERRORS, RtError
-from insightdesk_rt.model import User
+from insightdesk_rt.model import iso
+from insightdesk_rt.stores.audit import Entry
 from insightdesk_rt.wire import json
 
 log = logging.getLogger(__name__)
@@ -33,69 +39,97 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 1_000_000  # a push to 1,000 users has 70 KB
 MAX_DRAINED_BYTES = 16_000_000  # of a body over the limit; past that the connection is cut
 RETRY_AFTER_S = 1
+MAX_WHAT = 1000  # characters of what was asked for that are kept in the audit log
 
-Scope = Literal["viewer", "operator", "admin"]  # each may what those before it may
-SCOPES: tuple[str, ...] = get_args(Scope)
-
-_BEARER = re.compile(r"Bearer +([^\s]+)", re.IGNORECASE)
-_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 _CODES = {400: "BAD_REQUEST", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 
 
-class Principal(Struct, frozen=True):
-    """Who asks, and how much they may."""
-
-    name: str
-    scope: Scope
-
-
-class Answer(NamedTuple):
-    """`body` is a Struct or plain JSON values."""
-
-    body: Any
-    status: int = 200
-
-
-class Operation(NamedTuple):
-    """What is declared of a handler's method; it is the method's `operation`."""
-
-    scope: Scope | None  # None: for everybody
-    body: type[Struct] | None
-    doc: str
-
-
 class Admin:
-    """What all handlers of the port share. `verify` turns a client's token into its user, as on the client port."""
+    """What all handlers of the port share.
 
-    def __init__(self, verify: Callable[[object], User], max_body_bytes: int = MAX_BODY_BYTES) -> None:
-        self._verify = verify
+    `record` keeps an entry of the audit log. `hosts` are names that the port may be called by, besides localhost and
+    addresses. `address` says where a request comes from, proxies that are trusted looked through.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        record: Callable[[Entry], Awaitable[None]],
+        node: str = "",
+        hosts: Collection[str] = (),
+        address: Callable[[HTTPServerRequest], str] = lambda request: request.remote_ip or "",
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self.access = access
+        self.address = address
         self.max_body_bytes = max_body_bytes
+        self._record = record
+        self._node = node
+        self._hosts = frozenset(host.lower() for host in hosts) | {"localhost", ""}
 
-    def principal(self, authorization: str) -> Principal:
-        """Return who an Authorization header speaks for. Raises RtError AUTH_*; FORBIDDEN for all but admins."""
-        bearer = _BEARER.fullmatch(authorization.strip())
-        user = self._verify(bearer.group(1) if bearer else "")
-        if user.role != "admin":
-            raise RtError("FORBIDDEN", "The admin API is for admins.")
-        return Principal(user.id, "admin")
+    def known_host(self, host: str) -> bool:
+        """May the port be called so? Another name may be of somebody who makes it mean this address (DNS rebinding)."""
+        name = host.lower()
+        if name.startswith("["):
+            name = name[1:].partition("]")[0]
+        elif name.count(":") == 1:
+            name = name.partition(":")[0]
+        if name in self._hosts:
+            return True
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    async def record(self, who: Principal, action: str, target: str, asked: Struct, came: str, outcome: str) -> None:
+        """Keep what somebody did. Never raises: it is done. It is logged too, for when Valkey is away."""
+        fields = json.loads(json.encode_struct(asked))
+        reason = fields.pop("reason")
+        what = json.dumps(fields)[:MAX_WHAT] if fields else ""
+        now = iso(int(time.time() * 1000))
+        entry = Entry("", now, who.name, who.scope, action, target, what, reason, came, self._node, outcome)
+        log.info(
+            "an admin acted",
+            extra={"who": who.name, "action": action, "target": target, "reason": reason, "outcome": outcome},
+        )
+        try:
+            await self._record(entry)
+        except RtError as refused:
+            log.warning("the audit log misses an entry", extra={"action": action, "why": refused.code})
 
 
-def operation(scope: Scope | None, body: type[Struct] | None = None) -> Callable[[Any], Any]:
-    """Declare a method of a Handler as an operation of the API: `async def (self, *path, body) -> Answer`."""
-    decoder = msgspec.json.Decoder(body) if body is not None else None
+def operation(
+    scope: Scope | None,
+    *,
+    query: type[Struct] | None = None,
+    body: type[Struct] | None = None,
+    answer: Any = Any,
+    statuses: tuple[int, ...] = (200,),
+    errors: tuple[str, ...] = (),
+    action: str = "",
+) -> Callable[[Any], Any]:
+    """Declare a method of a Handler as an operation of the API: `async def (self, *path, query, body) -> Answer`.
+
+    With an `action` it is written to the audit log; the query or body then has a `reason`.
+    """
 
     def declare(method: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[None]]:
+        about = declared(method, scope, query, body, answer, statuses, errors, action)
+
         @functools.wraps(method)
         async def run(self: Handler, *path: str) -> None:
             try:
                 self.check(scope)
-                answer = await method(self, *path, *([self.decoded(decoder)] if decoder is not None else []))
+                arguments = self.arguments_of(about, path)
+                done = await (self.audited(about, method, arguments) if action else method(self, *arguments))
             except RtError as refused:
                 self.refuse(refused)
             else:
-                self.reply(answer)
+                if done is not None:
+                    self.reply(done)
 
-        run.operation = Operation(scope, body, method.__doc__ or "")  # type: ignore[attr-defined]
+        run.operation = about  # type: ignore[attr-defined]
         return run
 
     return declare
@@ -103,12 +137,14 @@ def operation(scope: Scope | None, body: type[Struct] | None = None) -> Callable
 
 @stream_request_body
 class Handler(RequestHandler):
-    """The base of every handler of the port. A subclass takes more parts in its own `initialize`."""
+    """The base of every handler of the port. A subclass names its parts as attributes; its route brings them."""
 
     SUPPORTED_METHODS: ClassVar[tuple[str, ...]] = ("GET", "POST", "PUT", "PATCH", "DELETE")  # type: ignore[misc]
 
-    def initialize(self, admin: Admin) -> None:
+    def initialize(self, admin: Admin, **parts: Any) -> None:
         self.admin = admin
+        for name, part in parts.items():
+            setattr(self, name, part)
         self.who: Principal | None = None
         self._chunks: list[bytes] = []
         self._received = 0
@@ -136,7 +172,7 @@ class Handler(RequestHandler):
         try:
             if len(authorization) > 1:
                 raise RtError("AUTH_TOKEN_INVALID")
-            self.who = self.admin.principal(authorization[0] if authorization else "")
+            self.who = self.principal(authorization[0] if authorization else "")
         except RtError as refused:
             self._refused = refused
 
@@ -149,26 +185,52 @@ class Handler(RequestHandler):
         else:
             self._chunks.clear()
 
+    def principal(self, authorization: str) -> Principal:
+        """Return who asks. Raises RtError AUTH_*, FORBIDDEN, RATE_LIMITED."""
+        return self.admin.access.principal(authorization, self.admin.address(self.request))
+
     # ── for operations ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def check(self, scope: Scope | None) -> None:
         """Raise what the request is refused with: who asks is not known, may not, or sent too much."""
         if scope is None:
             return
+        if not self.admin.known_host(self.request.headers.get("Host", "")):
+            raise RtError("FORBIDDEN", "The admin port has no such name; admin_hosts says which it has.")
         if self._refused is not None:
             raise self._refused
         assert self.who is not None
-        if SCOPES.index(self.who.scope) < SCOPES.index(scope):
+        if not self.who.may(scope):
             raise RtError("FORBIDDEN", f"This needs the scope {scope}.")
 
-    def decoded(self, decoder: msgspec.json.Decoder[Any]) -> Any:
-        """Return the typed body. Raises RtError BAD_REQUEST naming the field."""
+    def arguments_of(self, about: Operation, path: tuple[str, ...]) -> list[Any]:
+        """Return path, query and body in their types. Raises RtError BAD_REQUEST, UNSUPPORTED_MEDIA_TYPE."""
+        found = read_path(about, path)
+        if about.query is not None or about.scope is not None:
+            query = read_query(about.query or Query, self.request.query_arguments)
+            found += [query] if about.query is not None else []
+        if about.body is not None:
+            content_type = self.request.headers.get("Content-Type", "")
+            found.append(read_body(about.body, content_type, b"".join(self._chunks)))
+        return found
+
+    async def audited(self, about: Operation, method: Callable[..., Awaitable[Answer]], arguments: list[Any]) -> Answer:
+        """Do it and write down what came of it. A dry run is no deed."""
+        assert self.who is not None
+        asked = arguments[-1]
+        outcome = "INTERNAL"
         try:
-            return json.decode(decoder, b"".join(self._chunks))
-        except json.BadJson as bad:
-            unknown = _UNKNOWN_FIELD.search(bad.why)
-            field = ".".join(filter(None, (bad.field, unknown.group(1)))) if unknown else bad.field
-            raise RtError("BAD_REQUEST", bad.why, field=field) from None
+            answer = await method(self, *arguments)
+            outcome = "ok"
+        except RtError as refused:
+            outcome = refused.code
+            raise
+        finally:
+            if not getattr(asked, "dryRun", False):
+                target = "/".join(map(str, arguments[: len(about.path)]))
+                came = self.admin.address(self.request)
+                await self.admin.record(self.who, about.action, target, asked, came, outcome)
+        return answer
 
     # ── the one place that answers ─────────────────────────────────────────────────────────────────────────────────
 
@@ -207,6 +269,7 @@ class NotFound(Handler):
 
     @operation(None)
     async def get(self, *path: str) -> Answer:
+        """There is nothing here."""
         raise RtError("NOT_FOUND", "There is no such path.")
 
     post = put = patch = delete = get

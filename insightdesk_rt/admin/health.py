@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from insightdesk_rt.admin.base import Admin, Answer, Handler, operation
+from insightdesk_rt.admin.base import Admin, Handler, operation
+from insightdesk_rt.admin.declared import Answer
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.handlers.base import ClientPort
@@ -41,6 +42,10 @@ class Checked(Struct, omit_defaults=True):
 class Readiness(Struct):
     ready: bool
     checks: list[Checked]
+
+
+class Alive(Struct):
+    status: Literal["ok"]
 
 
 def node_checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort, lag: LoopLag) -> list[Check]:
@@ -76,18 +81,16 @@ def node_checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort, la
 
 
 class HealthHandler(Handler):
-    @operation(None)
+    @operation(None, answer=Alive)
     async def get(self) -> Answer:
         """The process answers."""
-        return Answer({"status": "ok"})
+        return Answer(Alive("ok"))
 
 
 class ReadyHandler(Handler):
-    def initialize(self, admin: Admin, checks: Sequence[Check]) -> None:  # type: ignore[override]
-        super().initialize(admin)
-        self.checks = checks
+    checks: Sequence[Check]
 
-    @operation(None)
+    @operation(None, answer=Readiness, statuses=(200, 503))
     async def get(self) -> Answer:
         """The node may be sent clients: each check by name, 503 if one fails."""
         results = await asyncio.gather(*(run_check(check) for check in self.checks))

@@ -19,7 +19,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from insightdesk_rt.admin.base import Admin, Answer, Handler, Scope, operation
+from insightdesk_rt.admin.access import Scope
+from insightdesk_rt.admin.base import Admin, Handler, operation
+from insightdesk_rt.admin.declared import Answer
 from insightdesk_rt.admin.health import Check, Checked, run_check
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.valkey import Valkey

@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from insightdesk_rt.admin.base import Admin, Answer, Handler, operation
+from insightdesk_rt.admin.base import Admin, Handler, operation
+from insightdesk_rt.admin.declared import Answer, Change
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.drain import Drain, Progress
 from insightdesk_rt.errors import RtError
@@ -40,13 +41,12 @@ class NodeState(Struct, omit_defaults=False):
     incarnation: str = ""
 
 
-class DrainBody(Struct, forbid_unknown_fields=True):
+class DrainBody(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
     overSeconds: Annotated[float, Meta(ge=0, le=3600)]
-    reason: Annotated[str, Meta(min_length=1, max_length=500)]
 
 
-class UndrainBody(Struct, forbid_unknown_fields=True):
-    reason: Annotated[str, Meta(min_length=1, max_length=500)]
+class NodeName(Struct):
+    node: str
 
 
 class Nodes(Struct):
@@ -108,11 +108,9 @@ class Node:
 
 
 class NodesHandler(Handler):
-    def initialize(self, admin: Admin, calls: Calls) -> None:  # type: ignore[override]
-        super().initialize(admin)
-        self.calls = calls
+    calls: Calls
 
-    @operation("viewer")
+    @operation("viewer", answer=Nodes)
     async def get(self) -> Answer:
         """What every living node says of itself."""
         said = await self.calls.ask("node.state")
@@ -127,9 +125,7 @@ class NodesHandler(Handler):
 class OneNodeHandler(Handler):
     """What changes one node, wherever the request lands."""
 
-    def initialize(self, admin: Admin, calls: Calls) -> None:  # type: ignore[override]
-        super().initialize(admin)
-        self.calls = calls
+    calls: Calls
 
     async def tell(self, verb: str, node_id: str, *words: str) -> Answer:
         said = await self.calls.ask(verb, node_id, *words)
@@ -137,19 +133,19 @@ class OneNodeHandler(Handler):
             if said.missing:
                 raise RtError("UNAVAILABLE", f"Not all nodes answered: {', '.join(said.missing)}.")
             raise RtError("NOT_FOUND", "There is no such node.")
-        return Answer({"node": node_id})
+        return Answer(NodeName(node_id))
 
 
 class DrainHandler(OneNodeHandler):
-    @operation("operator", body=DrainBody)
+    @operation("operator", body=DrainBody, answer=NodeName, action="node.drain", errors=("NOT_FOUND",))
     async def post(self, node_id: str, body: DrainBody) -> Answer:
         """Send the node's clients to the others, evenly over `overSeconds`, and take no new ones; GET shows how far."""
         return await self.tell("node.drain", node_id, str(body.overSeconds))
 
 
 class UndrainHandler(OneNodeHandler):
-    @operation("operator", body=UndrainBody)
-    async def post(self, node_id: str, body: UndrainBody) -> Answer:
+    @operation("operator", body=Change, answer=NodeName, action="node.undrain", errors=("NOT_FOUND", "DRAINING"))
+    async def post(self, node_id: str, body: Change) -> Answer:
         """Let the node take clients again."""
         return await self.tell("node.undrain", node_id)
 

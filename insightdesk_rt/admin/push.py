@@ -10,20 +10,20 @@ the back end gave it. The rules are the namespaces'; this file knows paths, bodi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
-from insightdesk_rt.admin.base import Admin, Answer, Handler, operation
+from insightdesk_rt.admin.base import Admin, Handler, operation
+from insightdesk_rt.admin.declared import Answer
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.model import ID_PATTERN, Room, new_id
+from insightdesk_rt.model import Id, Room, new_id
 from insightdesk_rt.namespaces.notifications import Notifications
 from insightdesk_rt.namespaces.tickets import Tickets
 from insightdesk_rt.stores.notifications import Content, NotificationId
-from insightdesk_rt.stores.tickets import Actor, Comment, TicketChange, Who
+from insightdesk_rt.stores.tickets import Actor, Comment, Ticket, TicketChange, Who
 from insightdesk_rt.wire import json
 
 MAX_USERS = 1000  # of one notification: one event for each
@@ -37,8 +37,6 @@ NO_CONTROLS = "^[^\x00-\x1f\x7f]*\\Z"
 RoomName = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROLS)]
 EventName = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
 EventId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
-
-_TICKET_ID = re.compile(ID_PATTERN)
 
 
 class CommentBody(Struct, forbid_unknown_fields=True):
@@ -62,7 +60,7 @@ class NotificationBody(Struct, forbid_unknown_fields=True):
 class EmitBody(Struct, forbid_unknown_fields=True):
     namespace: str
     event: EventName
-    data: Raw = Raw(b"null")
+    data: Raw | UnsetType = UNSET
     room: RoomName | UnsetType = UNSET
     rooms: Annotated[list[RoomName], Meta(min_length=1, max_length=MAX_ROOMS)] | UnsetType = UNSET
     skip: RoomName | Annotated[list[RoomName], Meta(max_length=MAX_ROOMS)] | UnsetType = field(
@@ -70,6 +68,16 @@ class EmitBody(Struct, forbid_unknown_fields=True):
     )
     volatile: bool = False
     id: EventId | UnsetType = UNSET
+
+
+class Pushed(Struct):
+    id: str
+
+
+class Emitted(Struct):
+    """`offset` is null for a volatile event."""
+
+    offset: str | None
 
 
 class TicketAnswer(Struct):
@@ -86,47 +94,41 @@ class CommentAnswer(Struct):
 
 
 class TicketHandler(Handler):
-    def initialize(self, admin: Admin, tickets: Tickets) -> None:  # type: ignore[override]
-        super().initialize(admin)
-        self.tickets = tickets
+    tickets: Tickets
 
-    @operation("viewer")
-    async def get(self, ticket_id: str) -> Answer:
+    @operation("viewer", answer=Ticket, errors=("NOT_FOUND",))
+    async def get(self, ticket_id: Id) -> Answer:
         """Return the ticket as it was pushed, with its version."""
-        return Answer(await self.tickets.get(_ticket_id(ticket_id)))
+        return Answer(await self.tickets.get(ticket_id))
 
-    @operation("admin", body=TicketChange)
-    async def put(self, ticket_id: str, change: TicketChange) -> Answer:
+    @operation("admin", body=TicketChange, answer=TicketAnswer, statuses=(200, 201))
+    async def put(self, ticket_id: Id, change: TicketChange) -> Answer:
         """Create a ticket (201) or change the fields that are given (200). A change of nothing is no new version."""
-        applied = await self.tickets.apply(_ticket_id(ticket_id), change)
+        applied = await self.tickets.apply(ticket_id, change)
         return Answer(TicketAnswer(ticket_id, applied.version, applied.offset), 201 if applied.created else 200)
 
-    @operation("admin")
-    async def delete(self, ticket_id: str) -> Answer:
+    @operation("admin", answer=TicketAnswer, errors=("NOT_FOUND",))
+    async def delete(self, ticket_id: Id) -> Answer:
         """Forget a ticket and take everybody out of it."""
-        removed = await self.tickets.remove(_ticket_id(ticket_id))
+        removed = await self.tickets.remove(ticket_id)
         return Answer(TicketAnswer(ticket_id, removed.version, removed.offset))
 
 
 class CommentsHandler(Handler):
-    def initialize(self, admin: Admin, tickets: Tickets) -> None:  # type: ignore[override]
-        super().initialize(admin)
-        self.tickets = tickets
+    tickets: Tickets
 
-    @operation("admin", body=CommentBody)
-    async def post(self, ticket_id: str, body: CommentBody) -> Answer:
+    @operation("admin", body=CommentBody, answer=CommentAnswer, statuses=(201,), errors=("NOT_FOUND",))
+    async def post(self, ticket_id: Id, body: CommentBody) -> Answer:
         """Tell who has the ticket open of a reply, or staff of a note. The same `id` again tells nobody twice."""
         comment = Comment(new_id() if body.id is UNSET else body.id, body.kind, body.author, body.excerpt)
-        told = await self.tickets.comment(_ticket_id(ticket_id), comment, remember=body.id is not UNSET)
+        told = await self.tickets.comment(ticket_id, comment, remember=body.id is not UNSET)
         return Answer(CommentAnswer(ticket_id, comment.id, told.version, told.offset), 201)
 
 
 class NotificationsHandler(Handler):
-    def initialize(self, admin: Admin, notifications: Notifications) -> None:  # type: ignore[override]
-        super().initialize(admin)
-        self.notifications = notifications
+    notifications: Notifications
 
-    @operation("admin", body=NotificationBody)
+    @operation("admin", body=NotificationBody, answer=Pushed, statuses=(201,))
     async def post(self, body: NotificationBody) -> Answer:
         """Notify a user or several. The same `id` again changes nothing for who has it."""
         users = _one_or_more(body.userId, body.userIds, "userId")
@@ -135,17 +137,15 @@ class NotificationsHandler(Handler):
             raise RtError("BAD_REQUEST", f"Expected at most {MAX_DATA_BYTES} bytes", field="data")
         id = new_id() if body.id is UNSET else body.id
         await self.notifications.push(users, Content(id, body.type, body.title, body.body, body.url, data))
-        return Answer({"id": id}, 201)
+        return Answer(Pushed(id), 201)
 
 
 class EmitHandler(Handler):
-    def initialize(self, admin: Admin, hub: Hub, namespaces: Collection[str], max_event_bytes: int) -> None:  # type: ignore[override]
-        super().initialize(admin)
-        self.hub = hub
-        self.namespaces = namespaces
-        self.max_event_bytes = max_event_bytes
+    hub: Hub
+    namespaces: Collection[str]
+    max_event_bytes: int
 
-    @operation("admin", body=EmitBody)
+    @operation("admin", body=EmitBody, answer=Emitted)
     async def post(self, body: EmitBody) -> Answer:
         """Send an event of the back end's own to rooms. A volatile one is not logged and has no offset."""
         if body.namespace not in self.namespaces:
@@ -154,14 +154,14 @@ class EmitHandler(Handler):
             raise RtError("BAD_REQUEST", "Clients keep this name for themselves", field="event")
         rooms = [Room(room) for room in _one_or_more(body.room, body.rooms, "room")]
         skip = [] if body.skip is UNSET else [body.skip] if isinstance(body.skip, str) else body.skip
-        payload = _clean(body.data)
+        payload = "null" if body.data is UNSET else _clean(body.data)
         if len(payload.encode()) > self.max_event_bytes:
             raise RtError("PAYLOAD_TOO_LARGE", f"An event may have {self.max_event_bytes} bytes.", field="data")
         if body.volatile:
             self.hub.publish(body.namespace, rooms, body.event, payload, skip)
-            return Answer({"offset": None})
+            return Answer(Emitted(None))
         id = "" if body.id is UNSET else f"emit.{body.id}"
-        return Answer({"offset": await self.hub.emit(body.namespace, rooms, body.event, payload, skip, id)})
+        return Answer(Emitted(await self.hub.emit(body.namespace, rooms, body.event, payload, skip, id)))
 
 
 def push_routes(
@@ -180,12 +180,6 @@ def push_routes(
         (r"/api/v1/notifications", NotificationsHandler, {"admin": admin, "notifications": notifications}),
         (r"/api/v1/emit", EmitHandler, emit),
     ]
-
-
-def _ticket_id(text: str) -> str:
-    if not _TICKET_ID.match(text):
-        raise RtError("BAD_REQUEST", "A ticket's id is 1 to 64 letters, digits or any of _.-", field="ticketId")
-    return text
 
 
 def _clean(data: Raw) -> str:

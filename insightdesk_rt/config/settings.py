@@ -46,6 +46,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         str, Help("where other machines' nodes reach this one, to pass polls on; empty: nowhere")
     ] = ""
     relay_port: Annotated[Port, Help("its port there; 0 takes a free one")] = 0
+    admin_hosts: Annotated[Names, Help("names by which the admin port is called, besides localhost and addresses")] = ()
     tls_cert_file: Annotated[str, Help("certificate chain (PEM), to speak TLS without a proxy in front")] = ""
     tls_key_file: Annotated[str, Help("private key of it (PEM)")] = ""
     allowed_origins: Annotated[Names, Help('other origins browsers may come from; "*" for any')] = ()
@@ -67,6 +68,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     jwt_issuer: Annotated[str, Help("the iss a token must have; empty: any or none")] = ""
     jwt_audience: Annotated[str, Help("the aud a token must have; empty: none")] = ""
     jwt_leeway_s: Annotated[int, Meta(ge=0, le=30), Help("how long after its exp a token still counts")] = 0
+    admin_keys_file: Annotated[str, Help("file of the admin port's static keys; `key` makes its lines")] = ""
     agent_access: Annotated[Literal["team", "all"], Help("tickets an agent may read")] = "team"
     access: Annotated[str, Help("package.module:factory of your own check of who may read a ticket")] = ""
 

@@ -150,7 +150,7 @@ def _decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
     try:
         return decoder.decode(text)
     except msgspec.ValidationError as why:
-        raise _named(str(why)) from None
+        raise named(str(why)) from None
     except RecursionError:
         raise BadJson("nested too deep") from None
     except ValueError:  # msgspec.DecodeError, and Unicode errors of either direction
@@ -159,15 +159,15 @@ def _decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
     try:
         return decoder.decode(mended)
     except msgspec.ValidationError as why:
-        raise _named(str(why)) from None
+        raise named(str(why)) from None
     except RecursionError:
         raise BadJson("nested too deep") from None
     except ValueError as why:
         raise BadJson(str(why)) from None
 
 
-def _named(why: str) -> BadJson:
-    """Turn msgspec's sentence into ours: the path at its end becomes the field."""
+def named(why: str) -> BadJson:
+    """Turn the sentence of a msgspec.ValidationError into ours: the path at its end becomes the field."""
     at = _AT.search(why)
     field = at.group(1) if at else ""
     missing = _MISSING.search(why)

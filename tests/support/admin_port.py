@@ -14,7 +14,9 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from insightdesk_rt import auth
+from insightdesk_rt.admin.access import Access, KeyFile
 from insightdesk_rt.admin.base import Admin, NotFound
+from insightdesk_rt.stores.audit import Entry
 
 SECRET = b"s" * 32
 KEYS = auth.Keys((auth.secret_key(SECRET, ("HS256",)),))
@@ -24,8 +26,17 @@ def token(role: str = "admin", ttl_s: int = 600) -> str:
     return auth.sign({"sub": "back-end", "role": role, "exp": int(time.time()) + ttl_s}, KEYS.keys[0])
 
 
-def make_admin(max_body_bytes: int = 10_000) -> Admin:
-    return Admin(lambda shown: auth.verify(shown, KEYS, time.time()), max_body_bytes)
+class Audit(list[Entry]):
+    """Keeps what would go into the audit log."""
+
+    async def add(self, entry: Entry) -> None:
+        self.append(entry)
+
+
+def make_admin(max_body_bytes: int = 10_000, keys_file: str = "", audit: Audit | None = None) -> Admin:
+    access = Access(lambda shown: auth.verify(shown, KEYS, time.time()), KeyFile(keys_file))
+    record = (Audit() if audit is None else audit).add
+    return Admin(access, record, "n1", ["rt.example"], max_body_bytes=max_body_bytes)
 
 
 class Reply(NamedTuple):
@@ -57,11 +68,14 @@ class Port:
         *,
         bearer: str | None = "admin",
         headers: str = "",
+        host: str = "localhost",
         raw: bytes | None = None,
     ) -> Reply:
         """Send a request; `bearer` "admin" is a good token, None none; `raw` is sent after the headers as it is."""
         content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}"
+        if body is not None and "content-type:" not in headers.lower():
+            head += "Content-Type: application/json\r\n"
         if bearer is not None:
             head += f"Authorization: Bearer {token() if bearer == 'admin' else bearer}\r\n"
         if raw is None:

@@ -165,6 +165,9 @@ def test_each_source_has_its_test() -> None:
         "cluster": "contract/test_backplane.py",
         "namespaces/calls": "unit/namespaces/test_dispatch.py",
         "namespaces/expiry": "unit/namespaces/test_dispatch.py",
+        "admin/audit": "integration/test_admin.py",
+        "admin/routes": "integration/test_admin.py",
+        "stores/audit": "integration/test_admin.py",
         "admin/push": "unit/admin/test_push.py",
         "wire/codec": "unit/wire/test_socketio.py",
     }

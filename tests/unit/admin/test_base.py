@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 from msgspec import Struct
 
-from insightdesk_rt.admin.base import MAX_DRAINED_BYTES, Answer, Handler, Principal, operation
+from insightdesk_rt.admin.access import Principal
+from insightdesk_rt.admin.base import MAX_DRAINED_BYTES, Handler, operation
+from insightdesk_rt.admin.declared import Answer, BulkChange, Count
 from insightdesk_rt.errors import RtError
-from tests.support.admin_port import Port, a_port, make_admin, token
+from tests.support.admin_port import Audit, Port, a_port, make_admin, token
 from tests.support.aio import aio
 
 
@@ -51,6 +53,7 @@ async def things() -> AsyncIterator[Port]:
 
 
 GOOD = {"name": "x"}
+CHUNKED = "Transfer-Encoding: chunked\r\nContent-Type: application/json\r\n"
 
 
 @aio
@@ -60,11 +63,11 @@ async def test_an_operation_gets_its_typed_body_and_answers_json() -> None:
         assert (reply.status, reply.json) == (201, {"name": "x", "by": "back-end", "bytes": 13})
         assert reply.headers["cache-control"] == "no-store" and reply.headers["x-content-type-options"] == "nosniff"
         assert "server" not in reply.headers and "etag" not in reply.headers
-        form = "Content-Type: application/x-www-form-urlencoded\r\n"  # what curl says if nobody tells it otherwise
-        assert (await port.ask("POST", "/things/1", GOOD, headers=form)).status == 201
-        chunked = await port.ask(
-            "POST", "/things/1", headers="Transfer-Encoding: chunked\r\n", raw=b'd\r\n{"name": "x"}\r\n0\r\n\r\n'
-        )
+        form = "Content-Type: application/x-www-form-urlencoded\r\n"  # what a page of another site may send unasked
+        assert (await port.ask("POST", "/things/1", GOOD, headers=form)).error["code"] == "UNSUPPORTED_MEDIA_TYPE"
+        utf8 = "Content-Type: Application/JSON; charset=utf-8\r\n"
+        assert (await port.ask("POST", "/things/1", GOOD, headers=utf8)).status == 201
+        chunked = await port.ask("POST", "/things/1", headers=CHUNKED, raw=b'd\r\n{"name": "x"}\r\n0\r\n\r\n')
         assert chunked.json["bytes"] == 13
 
 
@@ -95,7 +98,7 @@ async def test_who_shows_no_good_token_of_an_admin_is_refused_whatever_else_is_w
 @aio
 async def test_each_scope_may_what_those_before_it_may() -> None:
     admin = make_admin()
-    admin.principal = lambda authorization: Principal("v", "viewer")  # type: ignore[method-assign]
+    admin.access.principal = lambda authorization, address: Principal("v", "viewer")  # type: ignore[method-assign]
     async with a_port(admin, [(r"/things/([^/]+)", Thing, {"admin": admin})]) as port:
         assert (await port.ask("GET", "/things/1")).status == 404
         reply = await port.ask("POST", "/things/1", GOOD)
@@ -159,6 +162,62 @@ async def test_unknown_paths_and_methods_are_answered_in_json() -> None:
 
 
 @aio
+async def test_the_port_answers_to_its_own_names_only() -> None:
+    """DNS rebinding: a page that makes its own name mean this address sends that name."""
+    async with things() as port:
+        for host in ("localhost", "LOCALHOST:3002", "127.0.0.1:3002", "[::1]:3002", "10.1.2.3", "rt.example:3002"):
+            assert (await port.ask("GET", "/things/1", host=host)).status == 404
+        for host in (
+            "evil.example",
+            "evil.example:3002",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "[x]",
+            "::x",
+        ):
+            reply = await port.ask("GET", "/things/1", host=host)
+            assert (reply.status, reply.error["code"]) == (403, "FORBIDDEN")
+        assert (await port.ask("GET", "/open", host="balancer.example", bearer=None)).status == 200
+
+
+class Noted(Handler):
+    @operation("operator", body=BulkChange, answer=Count, action="thing.clear")
+    async def post(self, thing: str, body: BulkChange) -> Answer:
+        """Clear it."""
+        if thing == "bug":
+            raise ZeroDivisionError
+        if thing.isupper():
+            raise RtError(thing)
+        return Answer(Count(3))
+
+
+@aio
+async def test_who_changed_what_and_with_what_outcome_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    audit = Audit()
+    admin = make_admin(audit=audit)
+    async with a_port(admin, [(r"/things/([^/]+)", Noted, {"admin": admin})]) as port:
+        for thing, body, status in (
+            ("a", {"reason": "full", "dryRun": True}, 200),  # no deed
+            ("a", {"reason": ""}, 400),
+            ("a", {"dryRun": False}, 400),
+            ("a", {"reason": "x" * 501}, 400),
+            ("a", {"reason": "full"}, 200),
+            ("NOT_FOUND", {"reason": "x"}, 404),
+            ("bug", {"reason": "x"}, 500),
+        ):
+            assert (await port.ask("POST", f"/things/{thing}", body)).status == status
+        assert (await port.ask("POST", "/things/a", {"reason": "x"}, bearer=None)).status == 401
+    assert [(one.target, one.outcome) for one in audit] == [
+        ("a", "ok"),
+        ("NOT_FOUND", "NOT_FOUND"),
+        ("bug", "INTERNAL"),
+    ]
+    first = audit[0]
+    assert (first.who, first.scope, first.action, first.reason) == ("back-end", "admin", "thing.clear", "full")
+    assert (first.address, first.node, first.what) == ("127.0.0.1", "n1", '{"dryRun":false}')
+
+
+@aio
 async def test_what_is_open_needs_no_token() -> None:
     async with things() as port:
         assert (await port.ask("GET", "/open", bearer=None)).json == {"name": "é", "size": 0}
@@ -176,7 +235,7 @@ async def test_a_body_over_the_limit_is_413_and_not_a_broken_connection() -> Non
             chunks = (
                 b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:9_000], body[9_000:])) + b"0\r\n\r\n"
             )
-            reply = await port.ask("POST", "/things/1", headers="Transfer-Encoding: chunked\r\n", raw=chunks)
+            reply = await port.ask("POST", "/things/1", headers=CHUNKED, raw=chunks)
             assert (reply.status, reply.error["code"]) == (413, "PAYLOAD_TOO_LARGE")
 
 
@@ -185,7 +244,7 @@ async def test_a_body_far_over_the_limit_is_refused_before_it_comes() -> None:
     async with things() as port:
         for length in ("\u00b2", "9" * 5000):  # digits to str.isdigit, too many for int(): Tornado's to refuse
             assert (
-                await port.send(f"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+                await port.send(f"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode())
             ).status == 400
         said = f"Content-Length: {MAX_DRAINED_BYTES + 1}\r\n"
         reply = await port.ask("POST", "/things/1", headers=said, raw=b"x" * 1000)
@@ -197,7 +256,10 @@ async def test_a_body_far_over_the_limit_is_refused_before_it_comes() -> None:
 async def test_connections_are_kept_and_requests_on_them_answered_in_turn() -> None:
     async with things() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
-        one = f"POST /things/1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\nContent-Length: 12\r\n\r\n"
+        one = (
+            f"POST /things/1 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token()}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 12\r\n\r\n"
+        )
         writer.write((one + '{"name":"x"}').encode() * 3)
         async with asyncio.timeout(5):
             for _ in range(3):

@@ -1,0 +1,95 @@
+"""The admin API on a real process: keys of every scope, and everything that is declared refused where it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.admin.access import SCOPES, new_key
+from tests.support.aio import aio
+from tests.support.server import ServerProcess
+
+KEYS = {scope: new_key(scope, scope) for scope in SCOPES}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("admin")
+    keys = folder / "keys"
+    keys.write_text("\n".join(line for _, line in KEYS.values()))
+    keys.chmod(0o600)
+    server = ServerProcess(folder, node_id="n1", drain_seconds=0, admin_keys_file=str(keys))
+    server.start()
+    yield server
+    server.stop()
+    server.assert_quiet("a call was not answered")
+
+
+async def described(server: ServerProcess) -> list[tuple[str, str, dict[str, Any]]]:
+    status, document = await server.push("GET", "/api/v1/openapi.json", token=None)
+    assert status == 200
+    return [
+        (method.upper(), path, about)
+        for path, methods in document["paths"].items()
+        for method, about in methods.items()
+        if "x-scope" in about
+    ]
+
+
+def at(path: str) -> str:
+    return path.replace("{", "").replace("}", "")  # a path part that is nothing's: its own name
+
+
+@aio
+async def test_every_operation_is_refused_without_a_key_and_to_a_lesser_scope(server: ServerProcess) -> None:
+    found = await described(server)
+    assert len(found) >= 10
+    for method, path, about in found:
+        body = {} if "requestBody" in about else None
+        assert (await server.push(method, at(path), body, token=None))[0] == 401, (method, path)
+        for scope in SCOPES[: SCOPES.index(about["x-scope"])]:
+            status, answer = await server.push(method, at(path), body, token=KEYS[scope][0])
+            assert (status, answer["error"]["code"]) == (403, "FORBIDDEN"), (method, path, scope)
+
+
+@aio
+async def test_every_operation_refuses_what_is_not_declared_and_names_it(server: ServerProcess) -> None:
+    for method, path, about in await described(server):
+        key, body = KEYS[about["x-scope"]][0], {} if "requestBody" in about else None
+        status, answer = await server.push(method, at(path) + "?nonsense=1", body, token=key)
+        assert (status, answer["error"]["field"]) == (400, "nonsense"), (method, path)
+        if body is not None:
+            status, answer = await server.push(method, at(path), {"nonsense": 1}, token=key)
+            assert status == 400 and answer["error"]["field"], (method, path)
+
+
+@aio
+async def test_what_was_done_stands_in_the_audit_log(server: ServerProcess) -> None:
+    key = KEYS["operator"][0]
+    for over_s in (0, 1, 2):
+        order = {"overSeconds": over_s, "reason": f"kernel {over_s}"}
+        assert (await server.push("POST", "/api/v1/nodes/n1/drain", order, token=key))[0] == 200
+    assert (await server.push("POST", "/api/v1/nodes/n1/undrain", {"reason": "done"}, token=key))[0] == 200
+    assert (await server.push("POST", "/api/v1/nodes/n9/undrain", {"reason": "typo"}, token=key))[0] == 404
+    status, page = await server.push("GET", "/api/v1/audit?limit=2", token=KEYS["viewer"][0])
+    assert status == 200 and page["next"]
+    typo, done = page["items"]
+    assert (typo["outcome"], typo["target"], done["outcome"], done["who"]) == ("NOT_FOUND", "n9", "ok", "operator")
+    assert (done["reason"], done["action"], done["address"], done["node"]) == (
+        "done",
+        "node.undrain",
+        "127.0.0.1",
+        "n1",
+    )
+    seen = page["items"]
+    while page["next"]:
+        _, page = await server.push("GET", f"/api/v1/audit?limit=2&cursor={page['next']}", token=KEYS["viewer"][0])
+        seen += page["items"]
+    assert len(seen) == len({entry["id"] for entry in seen}) == 5
+    _, page = await server.push("GET", "/api/v1/audit?action=node.drain&who=operator", token=KEYS["viewer"][0])
+    assert [entry["what"] for entry in page["items"]] == [f'{{"overSeconds":{over_s}.0}}' for over_s in (2, 1, 0)]
+    assert (await server.push("GET", "/api/v1/audit?who=nobody", token=KEYS["viewer"][0]))[1]["items"] == []
+    wrong = await server.push("GET", "/api/v1/audit?cursor=nonsense", token=KEYS["viewer"][0])
+    assert (wrong[0], wrong[1]["error"]["field"]) == (400, "cursor")

@@ -1,0 +1,94 @@
+"""What is declared is what is read: queries, path parts and cursors in their types; a wrong field is named."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Meta
+
+from insightdesk_rt.admin.base import Handler, operation
+from insightdesk_rt.admin.declared import Answer, Change, Paged, Query, make_cursor, read_cursor, read_path, read_query
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import Id
+
+
+class Find(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    ids: Annotated[list[Id], Meta(max_length=2)] = []
+    closed: bool = False
+    sort: Literal["name", "-members"] = "name"
+
+
+class Thing(Handler):
+    @operation("viewer", query=Find)
+    async def get(self, thing_id: Id, part: str, find: Find) -> Answer:
+        """Find it."""
+        raise NotImplementedError
+
+
+def test_a_query_is_read_in_its_types() -> None:
+    assert read_query(Find, {}) == Find()
+    found = read_query(Find, {"ids": [b"a,b"], "closed": [b"true"], "sort": [b"-members"], "limit": [b"500"]})
+    assert found == Find(ids=["a", "b"], closed=True, sort="-members", limit=500)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"limit": [b"501"]}, "limit"),
+        ({"limit": [b"x"]}, "limit"),
+        ({"limit": [b""]}, "limit"),
+        ({"limit": [b"1", b"2"]}, "limit"),
+        ({"cursor": [b"\xff"]}, "cursor"),
+        ({"ids": [b"a,b,c"]}, "ids"),
+        ({"ids": [b"a,:"]}, "ids[1]"),
+        ({"closed": [b"maybe"]}, "closed"),
+        ({"sort": [b"members"]}, "sort"),
+        ({"more": [b"1"]}, "more"),
+    ],
+)
+def test_a_wrong_parameter_is_named(arguments: Any, field: str) -> None:
+    with pytest.raises(RtError) as refused:
+        read_query(Find, arguments)
+    assert (refused.value.code, refused.value.fields) == ("BAD_REQUEST", {"field": field})
+
+
+def test_nothing_is_allowed_where_nothing_is_declared() -> None:
+    with pytest.raises(RtError):
+        read_query(Query, {"a": [b""]})
+
+
+def test_path_parts_have_the_names_of_the_methods_arguments() -> None:
+    about = Thing.get.operation
+    assert list(about.path) == ["thingId", "part"]
+    assert read_path(about, ["t.1", "x y"]) == ["t.1", "x y"]
+    with pytest.raises(RtError) as refused:
+        read_path(about, ["t:1", "x"])
+    assert refused.value.fields == {"field": "thingId"}
+
+
+def test_a_change_that_is_recorded_must_take_a_reason() -> None:
+    with pytest.raises(AssertionError, match=r"thing\.find takes no reason"):
+
+        @operation("operator", query=Find, action="thing.find")
+        async def post(self: Handler, find: Find) -> Answer:
+            raise NotImplementedError
+
+    assert "reason" in Change.__struct_fields__
+
+
+@given(st.text(max_size=50), st.integers(-(2**53), 2**53))
+def test_a_cursor_comes_back_as_it_was_made(text: str, number: int) -> None:
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    assert read_cursor(make_cursor(text, number), tuple[str, int]) == (text, number)
+
+
+@given(st.text(max_size=50).filter(bool))
+def test_no_cursor_of_somebody_elses_is_more_than_a_bad_request(text: str) -> None:
+    with pytest.raises(RtError) as refused:
+        read_cursor(text, tuple[str, int])
+    assert refused.value.fields == {"field": "cursor"}
+    assert read_cursor("", tuple[str, int]) is None
