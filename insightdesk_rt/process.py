@@ -54,20 +54,26 @@ async def _serve(server: Server, signals: tuple[signal.Signals, ...], started: C
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
+    def usual() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
     def stopping() -> None:
         stop.set()
-        for number in signals:
-            loop.remove_signal_handler(number)  # the next one has its usual effect
+        usual()  # effect of the next one
 
     for number in signals:
         loop.add_signal_handler(number, stopping)
-    await server.start()
-    started(server)
-    log.info("started", extra={"port": server.port, "admin_port": server.admin_port})
-    await stop.wait()
-    log.info("stopping")
-    await server.stop(server.settings.drain_seconds)
-    log.info("stopped")
+    try:
+        await server.start()
+        started(server)
+        log.info("started", extra={"port": server.port, "admin_port": server.admin_port})
+        await stop.wait()
+        log.info("stopping")
+        await server.stop(server.settings.drain_seconds)
+        log.info("stopped")
+    finally:
+        usual()  # a loop that closes leaves them for a moment without the pipe they write to
 
 
 # ── what a newcomer needs next: where it listens, a token to connect with, how it ends ──────────────────────────────
