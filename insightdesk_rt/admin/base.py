@@ -195,13 +195,17 @@ class Handler(RequestHandler):
         """Raise what the request is refused with: who asks is not known, may not, or sent too much."""
         if scope is None:
             return
-        if not self.admin.known_host(self.request.headers.get("Host", "")):
-            raise RtError("FORBIDDEN", "The admin port has no such name; admin_hosts says which it has.")
+        self.check_host()
         if self._refused is not None:
             raise self._refused
         assert self.who is not None
         if not self.who.may(scope):
             raise RtError("FORBIDDEN", f"This needs the scope {scope}.")
+
+    def check_host(self) -> None:
+        """Raise RtError FORBIDDEN unless the port may be called by the name that was asked for."""
+        if not self.admin.known_host(self.request.headers.get("Host", "")):
+            raise RtError("FORBIDDEN", "The admin port has no such name; admin_hosts says which it has.")
 
     def arguments_of(self, about: Operation, path: tuple[str, ...]) -> list[Any]:
         """Return path, query and body in their types. Raises RtError BAD_REQUEST, UNSUPPORTED_MEDIA_TYPE."""

@@ -236,6 +236,13 @@ async def test_the_process_is_told_as_the_kernel_knows_it(server: ServerProcess)
 
 
 @aio
+async def test_a_page_that_names_this_machine_as_its_own_host_reads_nothing(server: ServerProcess) -> None:
+    """DNS rebinding: the browser asks 127.0.0.1, and says in Host which site it is asking for."""
+    assert (await fetch(server, Host=f"evil.example:{server.admin_port}")).code == 403
+    assert (await fetch(server, Host=f"localhost:{server.admin_port}")).code == 200
+
+
+@aio
 async def test_off_loopback_it_needs_a_token(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path, admin_address="0.0.0.0", admin_allow_plaintext="true", drain_seconds=0)
     server.start()
