@@ -54,13 +54,13 @@ async def _serve(server: Server, signals: tuple[signal.Signals, ...], started: C
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def usual() -> None:
+    def unhandle() -> None:
         for number in signals:
             loop.remove_signal_handler(number)
 
     def stopping() -> None:
         stop.set()
-        usual()  # effect of the next one
+        unhandle()  # the next one has its usual effect
 
     for number in signals:
         loop.add_signal_handler(number, stopping)
@@ -73,7 +73,7 @@ async def _serve(server: Server, signals: tuple[signal.Signals, ...], started: C
         await server.stop(server.settings.drain_seconds)
         log.info("stopped")
     finally:
-        usual()  # a loop that closes leaves them for a moment without the pipe they write to
+        unhandle()  # the loop's end would leave them for a moment without the pipe that they write to
 
 
 # ── what a newcomer needs next: where it listens, a token to connect with, how it ends ──────────────────────────────
