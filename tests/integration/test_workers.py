@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -28,14 +27,7 @@ class Workers(ServerProcess):
 
     def __init__(self, folder: Path, **settings: object) -> None:
         super().__init__(folder, workers=3, node_id="n1", **settings)
-        self.admin_port = self._three_in_a_row()
-
-    @staticmethod
-    def _three_in_a_row() -> int:
-        while True:
-            first = free_port()
-            if first < 65_000 and all(_is_free(first + n) for n in (1, 2)):
-                return first
+        self.admin_port = free_port(in_a_row=3)
 
     def pids(self) -> list[int]:
         """Return the workers' process ids, without Valkey's."""
@@ -48,11 +40,6 @@ class Workers(ServerProcess):
         while not probe._ready():
             assert time.monotonic() < end, self.last_words()
             time.sleep(0.05)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 @pytest.fixture
