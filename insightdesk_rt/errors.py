@@ -91,6 +91,7 @@ class CloseReason(Enum):
     TOKEN_EXPIRED = "token expired"
     REVOKED = "revoked"
     KICKED = "kicked"
+    SENT_AWAY = "sent away"  # by an admin; come back
     REPLACED = "replaced"
     UNAVAILABLE = "unavailable"
     SHUTDOWN = "server shutting down"
@@ -114,6 +115,7 @@ CLOSE_CODES = {
     CloseReason.UNAVAILABLE: 4302,
     CloseReason.REPLACED: 4303,
     CloseReason.SHUTDOWN: 1012,  # "service restart": come back
+    CloseReason.SENT_AWAY: 1012,
     CloseReason.CONNECT_TIMEOUT: 4408,
     CloseReason.TOKEN_EXPIRED: 4401,
     CloseReason.REVOKED: 4401,

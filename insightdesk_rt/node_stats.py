@@ -23,6 +23,8 @@ from insightdesk_rt.transport.lag import LoopLag
 RATE_S = 10
 QUANTILE_S = 60
 EVERY_S = 1
+POINT_S = 5  # between the points of a chart
+HISTORY_S = 900
 
 
 class Numbers(Struct):
@@ -41,6 +43,18 @@ class Numbers(Struct):
     rssBytes: int
     openFiles: int
     outboxBytes: int
+
+
+class Point(NamedTuple):
+    """One of a chart, of the POINT_S before `at` (Unix seconds). Rates per second; None: nothing was delivered."""
+
+    at: float
+    connections: int
+    eventsIn: float
+    eventsOut: float
+    deliveryP50Ms: float | None
+    deliveryP99Ms: float | None
+    loopLagMs: float
 
 
 class Clients(NamedTuple):
@@ -78,9 +92,15 @@ class NodeStats:
         self._calls = calls
         self._lag = lag
         self._samples: deque[_Sample] = deque(maxlen=QUANTILE_S // EVERY_S + 1)
+        self._turns = 0
+        self.history: deque[Point] = deque(maxlen=HISTORY_S // POINT_S)  # the newest last
 
     def turn(self) -> None:
-        self._samples.append(self._sample())
+        now = self._sample()
+        self._samples.append(now)
+        if self._turns % (POINT_S // EVERY_S) == 0 and self._turns:
+            self.history.append(self._point(now))
+        self._turns += 1
 
     def numbers(self) -> Numbers:
         now = self._sample()
@@ -101,6 +121,21 @@ class NodeStats:
             here.rss_bytes,
             here.open_files,
             clients.outbox_bytes,
+        )
+
+    def _point(self, now: _Sample) -> Point:
+        before = self._before(now, POINT_S)
+        past_s = now.at_s - before.at_s or 1.0
+        recent = [new - old for new, old in zip(now.deliveries, before.deliveries, strict=True)]
+        bounds = self._host.flusher.delivery.bounds
+        return Point(
+            round(time.time(), 1),
+            len(self._host.clients),
+            round((now.events_in - before.events_in) / past_s, 1),
+            round((now.events_out - before.events_out) / past_s, 1),
+            _ms(quantile(bounds, recent, 0.5)),
+            _ms(quantile(bounds, recent, 0.99)),
+            round(self._lag.worst_s() * 1000, 1),
         )
 
     def _sample(self) -> _Sample:

@@ -19,6 +19,7 @@ from tornado.web import Application, RequestHandler
 from insightdesk_rt import __version__
 from insightdesk_rt.admin.access import Access, KeyFile
 from insightdesk_rt.admin.base import Admin, NotFound
+from insightdesk_rt.admin.clients import Connections
 from insightdesk_rt.admin.health import node_checks
 from insightdesk_rt.admin.metrics import Sources
 from insightdesk_rt.admin.nodes import Node
@@ -204,7 +205,15 @@ class Server:
             stack.push_async_callback(demo.close)
         drain = Drain(host, lambda yes: setattr(port, "accepting", yes))
         node = Node(
-            self.node_id, __version__, host, hub, PATHS, drain, lambda: leases.leads, lambda: backplane.subscribed
+            self.node_id,
+            __version__,
+            dispatch,
+            hub,
+            stats,
+            PATHS,
+            drain,
+            lambda: leases.leads,
+            lambda: backplane.subscribed,
         )
         audit = AuditLog(valkey)
         admin = Admin(
@@ -216,7 +225,8 @@ class Server:
         )
         checks = node_checks(valkey, backplane, port, lag)
         sources = Sources(self.node_id, __version__, port, dispatch, hub, valkey, backplane, desk.presence, lag)
-        parts = Parts(calls, node, hub, desk, audit, checks, sources, PATHS, settings)
+        connections = Connections(self.node_id, host, hub)
+        parts = Parts(calls, node, connections, hub, desk, audit, checks, sources, PATHS, settings)
         self._serve(
             admins,
             admin_routes(admin, parts),

@@ -43,11 +43,15 @@ class Query(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What may stand behind the `?`. A list is written a,b,c. Without fields of its own it allows nothing."""
 
 
+Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="items of a page")]
+Cursor = Annotated[str, Meta(max_length=MAX_CURSOR, description="`next` of the page before")]
+
+
 class Paged(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of a list: how many at once, and from where on."""
 
-    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="items of a page")] = 100
-    cursor: Annotated[str, Meta(max_length=MAX_CURSOR, description="`next` of the page before")] = ""
+    limit: Limit = 100
+    cursor: Cursor = ""
 
 
 class Removal(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):

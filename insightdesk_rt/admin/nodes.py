@@ -1,6 +1,7 @@
 """The nodes of the cluster: what each says of itself, and sending the clients of one elsewhere before an upgrade.
 
     GET  /api/v1/nodes                       every living node; `missing` names those that did not answer
+    GET  /api/v1/nodes/history               what they did in the last 15 minutes
     POST /api/v1/nodes/{nodeId}/drain        its clients are sent away over a time, and new ones refused
     POST /api/v1/nodes/{nodeId}/undrain      it takes clients again
 
@@ -10,7 +11,6 @@ Any node may be asked. A drained node goes on running, for what other nodes and 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
@@ -18,22 +18,24 @@ import msgspec
 from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
+from insightdesk_rt.admin.cluster import understood
 from insightdesk_rt.admin.declared import Answer, Change
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.drain import Drain, Progress
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.transport.host import ClientHost
+from insightdesk_rt.namespaces.dispatch import Dispatch
+from insightdesk_rt.node_stats import POINT_S, NodeStats, Numbers
 
 
-class NodeState(Struct, omit_defaults=False):
+class NodeState(Numbers, kw_only=True):
     """`connections` by transport, `sockets` by namespace; `hears` is whether it gets the other nodes' events."""
 
     node: str
     version: str
     uptimeSeconds: float
-    connections: dict[str, int]
     sockets: dict[str, int]
+    users: int
     rooms: int
     leads: bool
     hears: bool
@@ -49,8 +51,31 @@ class NodeName(Struct):
     node: str
 
 
+class Sample(Struct):
+    """`at` is Unix seconds; rates per second; the quantiles are null when nothing was delivered."""
+
+    at: float
+    connections: int
+    eventsIn: float
+    eventsOut: float
+    deliveryP50Ms: float | None
+    deliveryP99Ms: float | None
+    loopLagMs: float
+
+
 class Nodes(Struct):
     nodes: list[NodeState]
+    missing: list[str]
+
+
+class NodeHistory(Struct):
+    node: str
+    everySeconds: int
+    samples: list[Sample]
+
+
+class History(Struct):
+    nodes: list[NodeHistory]
     missing: list[str]
 
 
@@ -61,8 +86,9 @@ class Node:
         self,
         node_id: str,
         version: str,
-        host: ClientHost,
+        dispatch: Dispatch,
         hub: Hub,
+        stats: NodeStats,
         namespaces: Collection[str],
         drain: Drain,
         leads: Callable[[], bool],
@@ -71,26 +97,31 @@ class Node:
         self.node_id = node_id
         self.drain = drain
         self._version = version
-        self._host = host
+        self._dispatch = dispatch
         self._hub = hub
+        self._stats = stats
         self._namespaces = namespaces
         self._leads = leads
         self._hears = hears
         self._began_s = time.monotonic()
 
     async def state(self, words: tuple[str, ...] = ()) -> NodeState:
-        transports = Counter(client.transport.name for client in self._host.clients.values() if client.transport)
         return NodeState(
-            self.node_id,
-            self._version,
-            round(time.monotonic() - self._began_s, 1),
-            dict(transports),
-            {namespace: len(self._hub.sockets(namespace)) for namespace in self._namespaces},
-            sum(len(self._hub.rooms(namespace).names()) for namespace in self._namespaces),
-            self._leads(),
-            self._hears(),
-            self.drain.progress,
+            **msgspec.structs.asdict(self._stats.numbers()),
+            node=self.node_id,
+            version=self._version,
+            uptimeSeconds=round(time.monotonic() - self._began_s, 1),
+            sockets={namespace: len(self._hub.sockets(namespace)) for namespace in self._namespaces},
+            users=self._dispatch.user_count(),
+            rooms=sum(len(self._hub.rooms(namespace).names()) for namespace in self._namespaces),
+            leads=self._leads(),
+            hears=self._hears(),
+            drain=self.drain.progress,
         )
+
+    async def history(self, words: tuple[str, ...] = ()) -> NodeHistory:
+        samples = [Sample(*point) for point in self._stats.history]
+        return NodeHistory(self.node_id, POINT_S, samples)
 
     async def begin_drain(self, words: tuple[str, ...]) -> bool:
         """`words`: node id, seconds. Returns whether this is the node."""
@@ -114,12 +145,20 @@ class NodesHandler(Handler):
     async def get(self) -> Answer:
         """What every living node says of itself."""
         said = await self.calls.ask("node.state")
-        nodes = []
-        for incarnation, text in said.nodes.items():
-            node = msgspec.json.decode(text, type=NodeState)
+        nodes, missing = understood(said, NodeState)
+        for incarnation, node in nodes.items():
             node.incarnation = incarnation
-            nodes.append(node)
-        return Answer(Nodes(sorted(nodes, key=lambda node: node.node), said.missing))
+        return Answer(Nodes(sorted(nodes.values(), key=lambda node: node.node), missing))
+
+
+class HistoryHandler(Handler):
+    calls: Calls
+
+    @operation("viewer", answer=History)
+    async def get(self) -> Answer:
+        """What every living node did in the last 15 minutes, a sample for every five seconds, the oldest first."""
+        nodes, missing = understood(await self.calls.ask("node.history"), NodeHistory)
+        return Answer(History(sorted(nodes.values(), key=lambda node: node.node), missing))
 
 
 class OneNodeHandler(Handler):
@@ -153,11 +192,13 @@ class UndrainHandler(OneNodeHandler):
 def node_routes(admin: Admin, node: Node, calls: Calls) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
     calls.answer("node.state", node.state)
+    calls.answer("node.history", node.history)
     calls.answer("node.drain", node.begin_drain)
     calls.answer("node.undrain", node.undrain)
     parts = {"admin": admin, "calls": calls}
     return [
         (r"/api/v1/nodes", NodesHandler, parts),
+        (r"/api/v1/nodes/history", HistoryHandler, parts),
         (r"/api/v1/nodes/([^/]+)/drain", DrainHandler, parts),
         (r"/api/v1/nodes/([^/]+)/undrain", UndrainHandler, parts),
     ]

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from insightdesk_rt.admin.audit import audit_routes
 from insightdesk_rt.admin.base import Admin, Handler
+from insightdesk_rt.admin.clients import Connections
+from insightdesk_rt.admin.connections import connection_routes
 from insightdesk_rt.admin.health import Check, health_routes
 from insightdesk_rt.admin.metrics import Sources, metrics_routes
 from insightdesk_rt.admin.nodes import Node, node_routes
@@ -24,6 +26,7 @@ class Parts(NamedTuple):
 
     calls: Calls
     node: Node
+    connections: Connections
     hub: Hub
     desk: Desk
     audit: AuditLog
@@ -39,6 +42,7 @@ def admin_routes(admin: Admin, parts: Parts) -> list[tuple[str, type[Handler], d
     routes = [
         *health_routes(admin, parts.checks),
         *node_routes(admin, parts.node, parts.calls),
+        *connection_routes(admin, parts.connections, parts.calls, desk.presence.store),
         *audit_routes(admin, parts.audit),
         *push_routes(admin, desk.tickets, desk.notifications, parts.hub, parts.namespaces, settings.max_event_bytes),
     ]

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S = 5.0
 SOCKETS_PER_ANSWER = 200  # far below what a message of the bus may have
+INFO_PER_ANSWER = 100_000  # characters; the same
 
 
 class SocketInfo(Struct, frozen=True, omit_defaults=True):
@@ -59,6 +60,7 @@ class Answer(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="answer
     count: int = 0
     sockets: tuple[SocketInfo, ...] = ()
     info: Raw = Raw()
+    part: str = ""  # of an `info` that is too long for one message
     more: bool = False  # another message follows
 
 
@@ -191,6 +193,11 @@ class Calls:
         """
         answers, missing = await self._ask(verb, more=words)
         known = {answer.node: answer.info for answer in answers if bytes(answer.info)}
+        parts: dict[str, list[str]] = {}
+        for answer in answers:
+            if answer.part:
+                parts.setdefault(answer.node, []).append(answer.part)
+        known |= {node: Raw("".join(texts).encode()) for node, texts in parts.items() if node not in missing}
         return Said(known, sorted({*missing, *(answer.node for answer in answers if answer.node not in known)}))
 
     def replaced(self, address: str, pid: str) -> None:
@@ -264,6 +271,8 @@ class Calls:
         if does := self._does.get(ask.verb):
             said = await does(ask.more)
             text = json.encode_struct(said) if isinstance(said, Struct) else json.dumps(said)
+            if len(text) > INFO_PER_ANSWER:
+                return _in_pieces(ask.id, node, text)
             return [Answer(ask.id, node, info=Raw(text.encode()))]
         if ask.verb == "recheck":
             subject, offset = ask.more
@@ -328,6 +337,12 @@ def _info(socket: Socket, node: str) -> SocketInfo:
 def _in_parts(id: str, node: str, infos: list[SocketInfo]) -> list[Answer]:
     parts = [infos[start : start + SOCKETS_PER_ANSWER] for start in range(0, len(infos), SOCKETS_PER_ANSWER)] or [[]]
     return [Answer(id, node, len(part), tuple(part), more=part is not parts[-1]) for part in parts]
+
+
+def _in_pieces(id: str, node: str, text: str) -> list[Answer]:
+    starts = range(0, len(text), INFO_PER_ANSWER)
+    more = starts[-1]
+    return [Answer(id, node, part=text[at : at + INFO_PER_ANSWER], more=at != more) for at in starts]
 
 
 def _done(asked: tuple[list[Answer], list[str]]) -> Done:

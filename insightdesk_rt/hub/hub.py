@@ -8,7 +8,7 @@ one order; a volatile one is delivered here at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping
 from typing import NamedTuple
 
 from insightdesk_rt.errors import CloseReason, RtError
@@ -230,6 +230,10 @@ class Hub:
     def position(self, namespace: str) -> Offset:
         """Everything of this node's rooms up to here was delivered."""
         return self._backplane.position(namespace)
+
+    @property
+    def namespaces(self) -> KeysView[str]:
+        return self._sockets.keys()
 
     def sockets(self, namespace: str) -> Mapping[Sid, Socket]:
         return self._sockets[namespace]

@@ -259,6 +259,10 @@ class Dispatch:
 
     # ── housekeeping ───────────────────────────────────────────────────────────────────────────────────────────────
 
+    def user_count(self) -> int:
+        """How many different users are connected here. O(users), for who asks now and then."""
+        return len(set().union(*self._users.values()))
+
     def sweep(self) -> None:
         """Forget what is known of users who are gone for good. Called every minute."""
         self.calls.sweep(lambda user: any(user in users for users in self._users.values()))

@@ -78,7 +78,7 @@ class Presence(Namespace):
 
     def __init__(self, hub: Hub, timers: Timers, store: PresenceStore, incarnation: Callable[[], str]) -> None:
         super().__init__(hub, timers)
-        self._store = store
+        self.store = store
         self._teller = Teller(store.untold, self._say, self.spawn)
         self._roster = Roster(store, incarnation, self._teller)
         self.transitions: Counter[str] = Counter()  # by new status: those that this node told
@@ -95,7 +95,7 @@ class Presence(Namespace):
         status = CHOICES.get(ask.status)
         if status is None:
             raise RtError("INVALID_STATUS")
-        await self._teller.tell(await self._store.choose(socket.user.id, status))
+        await self._teller.tell(await self.store.choose(socket.user.id, status))
 
     @event("presence:subscribe")
     async def subscribe(self, socket: Socket, ask: Users) -> None:
@@ -105,12 +105,12 @@ class Presence(Namespace):
             raise RtError("FORBIDDEN")
         if user_ids:
             await self.hub.join_all(socket, [presence_room(user_id) for user_id in user_ids])
-        told = await self._store.statuses(user_ids)
+        told = await self.store.statuses(user_ids)
         listed = [Entry(seen.user_id, seen.status, when(seen)) for seen in told]
         self.tell_joined(socket, LIST, json.dumps(listed))
         # A change may have reached the socket after the reading and before the list, which then undid it. Look again,
         # and correct, until nothing has changed since what was told last.
-        while changed := changes(told, now := await self._store.statuses(user_ids)):
+        while changed := changes(told, now := await self.store.statuses(user_ids)):
             for seen in changed:
                 self.tell(socket, Update(seen.user_id, seen.status, when(seen) if seen.status == "offline" else ""))
             told = now

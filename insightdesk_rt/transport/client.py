@@ -128,6 +128,7 @@ class Client:
         if host.clients.pop(self.id, None) is not None:
             host.addresses.leave(counted_as(self.address))
         host.closed[why] += 1
+        host.on_end(self, why)
         host.wheel.cancel(self)
         host.wheel.cancel(("connect", self))
         if self._probe is not None:

@@ -46,6 +46,7 @@ class ClientHost:
         "limits",
         "node_id",
         "now_ms",
+        "on_end",
         "opened",
         "upgrade_timeout_ms",
         "upgraded",
@@ -74,6 +75,7 @@ class ClientHost:
         self.farewells: dict[str, list[Encoded]] = {}  # what clients that are gone get with their next poll
         self._lingering: set[Lingering] = set()
         self._ended = asyncio.Event()  # nobody lingers any more; only `close` waits for it
+        self.on_end: Callable[[Client, CloseReason], None] = lambda client, why: None  # its sockets are still there
         self.opened: Counter[str] = Counter()  # by transport
         self.closed: Counter[CloseReason] = Counter()
         self.upgraded = 0

@@ -88,7 +88,7 @@ class Flusher:
 
 
 class Outbox:
-    __slots__ = ("_flusher", "_limits", "_queue", "bytes", "dropped", "transport")
+    __slots__ = ("_flusher", "_limits", "_queue", "bytes", "dropped", "transport", "written")
 
     def __init__(self, limits: OutboxLimits, flusher: Flusher) -> None:
         self._limits = limits
@@ -97,6 +97,7 @@ class Outbox:
         self.transport: Transport | None = None
         self.bytes = 0  # queued here, and taken by the transport but not yet by the kernel
         self.dropped = 0  # volatile messages
+        self.written = 0  # messages handed to a transport
 
     def put(self, message: Encoded) -> CloseReason | None:
         """Queue the message for the end of this turn. Returns why the client must be closed, if it must.
@@ -166,9 +167,11 @@ class Outbox:
         if most and len(queue) > most:  # the rest goes with the next poll
             self._queue = queue[most:]
             self.bytes = transport.write(queue[:most]) + sum([message.size for message in self._queue])
+            self.written += most
             return most
         self._queue = None
         self.bytes = transport.write(queue)
+        self.written += len(queue)
         return len(queue)
 
     def sent(self, count: int) -> None:

@@ -43,6 +43,7 @@ COMES_BACK = frozenset(
         CloseReason.SLOW_CONSUMER,
         CloseReason.UNAVAILABLE,
         CloseReason.SHUTDOWN,
+        CloseReason.SENT_AWAY,
     }
 )
 

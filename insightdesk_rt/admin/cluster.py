@@ -1,0 +1,23 @@
+"""What nodes answer each other for the admin API, read in its types; and pages made of several nodes' rows."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from insightdesk_rt.cluster.calls import Said
+
+T = TypeVar("T")
+
+
+def understood(said: Said, kind: type[T]) -> tuple[dict[str, T], list[str]]:
+    """Return the answers by incarnation, and who is missing: also a node of another version that says it otherwise."""
+    found: dict[str, T] = {}
+    missing = list(said.missing)
+    for incarnation, text in said.nodes.items():
+        try:
+            found[incarnation] = msgspec.json.decode(text, type=kind)
+        except msgspec.ValidationError:
+            missing.append(incarnation)
+    return found, sorted(missing)

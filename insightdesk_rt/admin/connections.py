@@ -1,0 +1,270 @@
+"""The connections of all nodes: find them, see them, send them away.
+
+    GET    /api/v1/connections                 those there are
+    GET    /api/v1/connections/closed          those that are gone, and why: the newest 1,000 of each node
+    POST   /api/v1/connections/disconnect      send away all that are meant; `dryRun` counts them
+    DELETE /api/v1/connections/{sid}           send away one
+    POST   /api/v1/users/{userId}/disconnect   send away all of a user
+    GET    /api/v1/users/{userId}              what there is to know of one
+
+Whoever is sent away without `reconnect` is told so, and a stock client stays away until its page is loaded anew; with
+it the connection is cut, and the client comes back at once. Neither ends the user's token: that is a revocation.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from insightdesk_rt.admin.base import Admin, Handler, operation
+from insightdesk_rt.admin.clients import (
+    Ask,
+    AskClosed,
+    Closed,
+    Connection,
+    Connections,
+    Row,
+    Rows,
+    SendAway,
+    Sort,
+    Transport,
+    Wanted,
+)
+from insightdesk_rt.admin.cluster import understood
+from insightdesk_rt.admin.declared import (
+    Answer,
+    BulkChange,
+    Count,
+    Cursor,
+    Limit,
+    Page,
+    Paged,
+    Query,
+    Removal,
+    make_cursor,
+    read_cursor,
+)
+from insightdesk_rt.cluster.calls import Calls
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import Id, Person, Role, iso
+from insightdesk_rt.stores.presence import PresenceStore
+from insightdesk_rt.wire import json
+
+SHOWN_OF_USER = 100
+
+Text = Annotated[str, Meta(max_length=200)]
+Reconnect = Annotated[bool, Meta(description="cut it, so that the client comes back by itself")]
+Sid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-]{20}\Z")]
+
+
+class Filters(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which connections are meant; all that is given must be true of one."""
+
+    user: Text = ""
+    ip: Text = ""
+    room: Text = ""
+    namespace: Text = ""
+    node: Text = ""
+    transport: Transport | Literal[""] = ""
+    role: Role | Literal[""] = ""
+    sid: Text = ""
+
+    def wanted(self) -> Wanted:
+        return Wanted(self.user, self.ip, self.room, self.namespace, self.node, self.transport, self.role, self.sid)
+
+
+class Find(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    limit: Limit = 100
+    cursor: Cursor = ""
+    sort: Annotated[Sort, Meta(description="with - in front the other way round")] = "-connected"
+
+
+class FindClosed(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    user: Text = ""
+    ip: Text = ""
+    node: Text = ""
+    sid: Text = ""
+
+
+class Found(Page[Connection]):
+    """`total` is how many there are on all pages."""
+
+    total: int = 0
+
+
+class Kick(Removal, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    reconnect: Reconnect = False
+
+
+class Disconnect(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    where: Filters
+    reconnect: Reconnect = False
+
+
+class DisconnectUser(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    reconnect: Reconnect = False
+
+
+class Shown(Struct):
+    status: str
+    lastSeen: str | None
+
+
+class UserView(Struct):
+    """`name`, `role` and `teamId` are of the newest connection there is or was; null: none is known."""
+
+    id: str
+    name: str | None
+    role: Role | None
+    teamId: str | None
+    presence: Shown
+    connections: list[Connection]
+    closed: list[Closed]
+    rooms: list[str]
+    missing: list[str]
+
+
+class Everywhere:
+    """The connections of all nodes."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def find(
+        self, wanted: Wanted, limit: int, sort: Sort = "-connected", after: tuple[float | str, str] | None = None
+    ) -> tuple[list[Row], int, list[str]]:
+        """Return the first `limit` after a place, how many there are in all, and the nodes that did not answer."""
+        asked = json.encode_struct(Ask(wanted, limit, sort, after))
+        answers, missing = understood(await self._calls.ask("connections.find", asked), Rows)
+        pick = heapq.nlargest if sort.startswith("-") else heapq.nsmallest
+        rows = pick(limit, (row for answer in answers.values() for row in answer.rows), key=_place)
+        return rows, sum(answer.total for answer in answers.values()), missing
+
+    async def closed(
+        self, wanted: Wanted, limit: int, before: tuple[str, str] | None = None
+    ) -> tuple[list[Closed], list[str]]:
+        """Return the newest `limit` of those that are gone."""
+        asked = json.encode_struct(AskClosed(wanted, limit, before))
+        answers, missing = understood(await self._calls.ask("connections.closed", asked), list[Closed])
+        every = (one for answer in answers.values() for one in answer)
+        return heapq.nlargest(limit, every, key=lambda one: (one.closedAt, one.sid)), missing
+
+    async def send_away(self, wanted: Wanted, reconnect: bool = False, dry: bool = False) -> Count:
+        """Close all that are meant."""
+        asked = json.encode_struct(SendAway(wanted, reconnect, dry))
+        answers, missing = understood(await self._calls.ask("connections.close", asked), int)
+        return Count(sum(answers.values()), missing)
+
+
+def _place(row: Row) -> tuple[Any, str]:
+    return row.key, row.shown.sid
+
+
+class ConnectionsHandler(Handler):
+    everywhere: Everywhere
+
+    @operation("viewer", query=Find, answer=Found)
+    async def get(self, query: Find) -> Answer:
+        """Find connections, on all nodes."""
+        kind = tuple[str, str] if query.sort.endswith("user") else tuple[float, str]
+        after: Any = read_cursor(query.cursor, kind)
+        rows, total, missing = await self.everywhere.find(query.wanted(), query.limit + 1, query.sort, after)
+        shown = rows[: query.limit]
+        cursor = make_cursor(*_place(shown[-1])) if len(rows) > query.limit else None
+        return Answer(Found([row.shown for row in shown], cursor, missing, total))
+
+
+class ClosedHandler(Handler):
+    everywhere: Everywhere
+
+    @operation("viewer", query=FindClosed, answer=Page[Closed])
+    async def get(self, query: FindClosed) -> Answer:
+        """Find connections that are gone, the newest first: of the last 1,000 of each node."""
+        before = read_cursor(query.cursor, tuple[str, str])
+        wanted = Wanted(query.user, query.ip, node=query.node, sid=query.sid)
+        found, missing = await self.everywhere.closed(wanted, query.limit + 1, before)
+        shown = found[: query.limit]
+        cursor = make_cursor(shown[-1].closedAt, shown[-1].sid) if len(found) > query.limit else None
+        return Answer(Page(shown, cursor, missing))
+
+
+class DisconnectHandler(Handler):
+    everywhere: Everywhere
+
+    @operation("operator", body=Disconnect, answer=Count, action="connection.disconnect")
+    async def post(self, body: Disconnect) -> Answer:
+        """Send away all connections that are meant; at least one filter must say which."""
+        wanted = body.where.wanted()
+        if wanted == Wanted():
+            raise RtError("BAD_REQUEST", "Say which connections: all of them are never meant.", field="where")
+        return Answer(await self.everywhere.send_away(wanted, body.reconnect, body.dryRun))
+
+
+class ConnectionHandler(Handler):
+    everywhere: Everywhere
+
+    @operation("operator", query=Kick, answer=Count, action="connection.kick", errors=("NOT_FOUND",))
+    async def delete(self, sid: Sid, query: Kick) -> Answer:
+        """Send one connection away, by its own sid or that of a socket of it."""
+        done = await self.everywhere.send_away(Wanted(sid=sid), query.reconnect)
+        if not done.count and not done.missing:
+            raise RtError("NOT_FOUND", "There is no such connection.")
+        return Answer(done)
+
+
+class UserDisconnectHandler(Handler):
+    everywhere: Everywhere
+
+    @operation("operator", body=DisconnectUser, answer=Count, action="user.disconnect")
+    async def post(self, user_id: Id, body: DisconnectUser) -> Answer:
+        """Send away all connections of a user."""
+        return Answer(await self.everywhere.send_away(Wanted(user=user_id), body.reconnect, body.dryRun))
+
+
+class UserHandler(Handler):
+    everywhere: Everywhere
+    presence: PresenceStore
+
+    @operation("viewer", answer=UserView)
+    async def get(self, user_id: Id) -> Answer:
+        """What there is to know of a user: connections, rooms, presence, and the connections that are gone."""
+        rows, _, missing = await self.everywhere.find(Wanted(user=user_id), SHOWN_OF_USER)
+        closed, missing_too = await self.everywhere.closed(Wanted(user=user_id), SHOWN_OF_USER)
+        (seen,) = await self.presence.statuses([user_id])
+        shown = [row.shown for row in rows]
+        known: list[Connection | Closed] = [*shown, *closed]
+        newest = known[0] if known else None
+        person: Person | None = newest.user if newest is not None else None
+        return Answer(
+            UserView(
+                user_id,
+                person.name if person is not None else None,
+                newest.role if newest is not None else None,
+                newest.teamId if newest is not None else None,
+                Shown(seen.status, iso(seen.last_seen_ms) if seen.last_seen_ms else None),
+                shown,
+                closed,
+                sorted({room for one in shown for socket in one.sockets for room in socket.rooms}),
+                sorted({*missing, *missing_too}),
+            )
+        )
+
+
+def connection_routes(
+    admin: Admin, here: Connections, calls: Calls, presence: PresenceStore
+) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
+    calls.answer("connections.find", here.find)
+    calls.answer("connections.closed", here.closed)
+    calls.answer("connections.close", here.send_away)
+    parts = {"admin": admin, "everywhere": Everywhere(calls)}
+    return [
+        (r"/api/v1/connections", ConnectionsHandler, parts),
+        (r"/api/v1/connections/closed", ClosedHandler, parts),
+        (r"/api/v1/connections/disconnect", DisconnectHandler, parts),
+        (r"/api/v1/connections/([^/]+)", ConnectionHandler, parts),
+        (r"/api/v1/users/([^/]+)", UserHandler, {**parts, "presence": presence}),
+        (r"/api/v1/users/([^/]+)/disconnect", UserDisconnectHandler, parts),
+    ]
