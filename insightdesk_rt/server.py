@@ -16,14 +16,9 @@ from typing import Any, Protocol
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
-from insightdesk_rt import __version__
 from insightdesk_rt.admin.access import Access, KeyFile
-from insightdesk_rt.admin.base import Admin, NotFound
-from insightdesk_rt.admin.clients import Connections
-from insightdesk_rt.admin.health import node_checks
-from insightdesk_rt.admin.metrics import Sources
-from insightdesk_rt.admin.nodes import Node
-from insightdesk_rt.admin.routes import Parts, admin_routes
+from insightdesk_rt.admin.base import NotFound
+from insightdesk_rt.admin.routes import Parts, admin_port
 from insightdesk_rt.clocks import Work, every, only_if
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
@@ -49,7 +44,6 @@ from insightdesk_rt.namespaces import PATHS, sent_events
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.node_stats import EVERY_S, NodeStats
 from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay, signer, tls
-from insightdesk_rt.stores.audit import AuditLog
 from insightdesk_rt.transport.handover import Handover
 from insightdesk_rt.transport.lag import LoopLag
 from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
@@ -204,32 +198,28 @@ class Server:
             await demo.start()
             stack.push_async_callback(demo.close)
         drain = Drain(host, lambda yes: setattr(port, "accepting", yes))
-        node = Node(
-            self.node_id,
-            __version__,
-            dispatch,
-            hub,
-            stats,
-            PATHS,
-            drain,
-            lambda: leases.leads,
-            lambda: backplane.subscribed,
+        admin, routes = admin_port(
+            Parts(
+                settings,
+                self.node_id,
+                PATHS,
+                Access(keys.verify, admin_keys),
+                valkey,
+                backplane,
+                calls,
+                hub,
+                dispatch,
+                desk,
+                port,
+                stats,
+                lag,
+                drain,
+                lambda: leases.leads,
+            )
         )
-        audit = AuditLog(valkey)
-        admin = Admin(
-            Access(keys.verify, admin_keys),
-            audit.add,
-            self.node_id,
-            (*settings.admin_hosts, settings.admin_address),
-            lambda request: port.peer(request).address,
-        )
-        checks = node_checks(valkey, backplane, port, lag)
-        sources = Sources(self.node_id, __version__, port, dispatch, hub, valkey, backplane, desk.presence, lag)
-        connections = Connections(self.node_id, host, hub)
-        parts = Parts(calls, node, connections, hub, desk, audit, checks, sources, PATHS, settings)
         self._serve(
             admins,
-            admin_routes(admin, parts),
+            routes,
             default_handler_class=NotFound,
             default_handler_args={"admin": admin},
             ssl_options=tls(settings),

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from hashlib import blake2b
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct
@@ -22,7 +22,7 @@ from msgspec import Struct
 from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Person, Role, iso
+from insightdesk_rt.model import Person, Role, Room, iso
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.wire import json
@@ -164,7 +164,7 @@ class Connections:
         async for client in self._wanted(ask.wanted):
             total += 1
             key = (key_of(client), public_id(client.id))
-            if ask.after is None or (key < ask.after if descending else key > ask.after):  # type: ignore[operator]
+            if ask.after is None or (key < ask.after if descending else key > ask.after):
                 keyed.append((*key, client))
         pick = heapq.nlargest if descending else heapq.nsmallest
         first = pick(ask.limit, keyed, key=lambda one: one[:2])
@@ -208,15 +208,10 @@ class Connections:
 
     def _candidates(self, wanted: Wanted) -> list[Client]:
         """Return all that may be meant; where one is named by a socket's sid or a room, not the whole table."""
-        namespaces = [wanted.namespace] if wanted.namespace else self._hub.namespaces
         if wanted.room:
-            members = (
-                one
-                for ns in namespaces
-                if ns in self._hub.namespaces
-                for one in self._hub.members(ns, wanted.room)  # type: ignore[arg-type]
-            )
-            return list({id(one.client): one.client for one in members}.values())  # type: ignore[misc]
+            namespaces = [one for one in self._hub.namespaces if wanted.namespace in ("", one)]
+            members = (one for name in namespaces for one in self._hub.members(name, Room(wanted.room)))
+            return list({id(one.client): cast(Client, one.client) for one in members}.values())
         if wanted.sid:
             for namespace in self._hub.namespaces:
                 if socket := self._hub.sockets(namespace).get(wanted.sid):  # type: ignore[call-overload]
@@ -242,7 +237,7 @@ class Connections:
                 InNamespace(
                     socket.namespace,
                     socket.sid,
-                    sorted(socket.rooms)[:MAX_ROOMS_SHOWN],
+                    [*map(str, sorted(socket.rooms)[:MAX_ROOMS_SHOWN])],
                     len(socket.rooms),
                     iso(int(socket.connected_at_s * 1000)),
                 )

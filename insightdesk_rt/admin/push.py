@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer
+from insightdesk_rt.admin.declared import NO_CONTROLS, Answer, RoomName
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.model import Id, Room, new_id
@@ -33,8 +33,6 @@ MAX_EXCERPT = 280  # two lines of a list
 # What a Socket.IO client keeps for itself: it would take them for its own, or throw.
 RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"})
 
-NO_CONTROLS = "^[^\x00-\x1f\x7f]*\\Z"
-RoomName = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROLS)]
 EventName = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
 EventId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
 

@@ -1,50 +1,91 @@
-"""All routes of the admin port, and the description that is made of those that speak JSON."""
+"""The admin port of one node: its parts put together, and all its routes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from insightdesk_rt import __version__
+from insightdesk_rt.admin.access import Access
 from insightdesk_rt.admin.audit import audit_routes
 from insightdesk_rt.admin.base import Admin, Handler
 from insightdesk_rt.admin.clients import Connections
 from insightdesk_rt.admin.connections import connection_routes
-from insightdesk_rt.admin.health import Check, health_routes
+from insightdesk_rt.admin.health import health_routes, node_checks
+from insightdesk_rt.admin.helpdesk import helpdesk_routes
 from insightdesk_rt.admin.metrics import Sources, metrics_routes
 from insightdesk_rt.admin.nodes import Node, node_routes
 from insightdesk_rt.admin.openapi import openapi_routes
 from insightdesk_rt.admin.push import push_routes
+from insightdesk_rt.admin.rooms import room_routes
+from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
+from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import Settings, is_loopback
 from insightdesk_rt.desk import Desk
+from insightdesk_rt.drain import Drain
+from insightdesk_rt.handlers.base import ClientPort
 from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.namespaces.dispatch import Dispatch
+from insightdesk_rt.node_stats import NodeStats
 from insightdesk_rt.stores.audit import AuditLog
+from insightdesk_rt.transport.lag import LoopLag
 
 
 class Parts(NamedTuple):
-    """What the API is about: this node's parts, and `calls` for those of the others."""
+    """What the port is about: this node's parts, and `calls` for those of the others. `leads`: is it the leader?"""
 
-    calls: Calls
-    node: Node
-    connections: Connections
-    hub: Hub
-    desk: Desk
-    audit: AuditLog
-    checks: Sequence[Check]
-    sources: Sources
-    namespaces: Collection[str]
     settings: Settings
+    node_id: str
+    namespaces: Collection[str]
+    access: Access
+    valkey: Valkey
+    backplane: ValkeyBackplane
+    calls: Calls
+    hub: Hub
+    dispatch: Dispatch
+    desk: Desk
+    port: ClientPort
+    stats: NodeStats
+    lag: LoopLag
+    drain: Drain
+    leads: Callable[[], bool]
 
 
-def admin_routes(admin: Admin, parts: Parts) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict[str, Any]]]]:
     """Return the routes of the port for a Tornado Application, and answer for this node what they ask of all."""
-    desk, settings = parts.desk, parts.settings
+    settings, node_id, port, hub, desk = parts.settings, parts.node_id, parts.port, parts.hub, parts.desk
+    audit = AuditLog(parts.valkey)
+    admin = Admin(
+        parts.access,
+        audit.add,
+        node_id,
+        (*settings.admin_hosts, settings.admin_address),
+        lambda request: port.peer(request).address,
+    )
+    node = Node(
+        node_id,
+        __version__,
+        parts.dispatch,
+        hub,
+        parts.stats,
+        parts.namespaces,
+        parts.drain,
+        parts.leads,
+        lambda: parts.backplane.subscribed,
+    )
+    checks = node_checks(parts.valkey, parts.backplane, port, parts.lag)
+    sources = Sources(
+        node_id, __version__, port, parts.dispatch, hub, parts.valkey, parts.backplane, desk.presence, parts.lag
+    )
     routes = [
-        *health_routes(admin, parts.checks),
-        *node_routes(admin, parts.node, parts.calls),
-        *connection_routes(admin, parts.connections, parts.calls, desk.presence.store),
-        *audit_routes(admin, parts.audit),
-        *push_routes(admin, desk.tickets, desk.notifications, parts.hub, parts.namespaces, settings.max_event_bytes),
+        *health_routes(admin, checks),
+        *node_routes(admin, node, parts.calls),
+        *connection_routes(admin, Connections(node_id, port.host, hub), parts.calls, desk.presence.store),
+        *room_routes(admin, hub, parts.calls, parts.backplane.logs),
+        *helpdesk_routes(admin, desk),
+        *audit_routes(admin, audit),
+        *push_routes(admin, desk.tickets, desk.notifications, hub, parts.namespaces, settings.max_event_bytes),
     ]
-    metrics = metrics_routes(admin, parts.sources, parts.checks, open=is_loopback(settings.admin_address))
-    return [*routes, *metrics, *openapi_routes(admin, routes)]
+    metrics = metrics_routes(admin, sources, checks, open=is_loopback(settings.admin_address))
+    return admin, [*routes, *metrics, *openapi_routes(admin, routes)]

@@ -62,7 +62,7 @@ class ValkeyBackplane:
         self._lanes = {namespace: Lane(namespace, self._deliver) for namespace in namespaces}
         self._node_channel = self._names.node(self.address).encode()
         self._all_channel = self._names.all_nodes.encode()
-        self._logs = Logs(valkey, self._names)
+        self.logs = Logs(valkey, self._names)
         self._link = Link(valkey, self._names, self.address, self)
         self._interests = Interests(valkey, self._names, self._lanes, self._link)
         self._publisher = Publisher(valkey, self._names, self.address, log_max_entries, max_event_bytes, self.position)
@@ -113,7 +113,7 @@ class ValkeyBackplane:
             "received": self._received,
             "delivered": self._delivered,
             "duplicates": sum(lane.duplicates + lane.skipped for lane in lanes),
-            "poison": self._poison + sum(lane.poison for lane in lanes) + self._logs.poison,
+            "poison": self._poison + sum(lane.poison for lane in lanes) + self.logs.poison,
             "gaps": sum(lane.gaps for lane in lanes),
             "repairs": self._repairs,
             "repaired": sum(lane.repaired for lane in lanes),
@@ -142,7 +142,7 @@ class ValkeyBackplane:
         wanted = tuple(rooms)
         if not wanted:
             return Backlog([], True, self.position(namespace))
-        return await self._logs.read(namespace, wanted, since)
+        return await self.logs.read(namespace, wanted, since)
 
     async def listen(self, namespace: str, room: Room) -> Offset:
         return await self._interests.listen(namespace, room)
@@ -271,7 +271,7 @@ class ValkeyBackplane:
     async def _catch_up(self, lane: Lane) -> None:
         """Deliver what the log has after the lane's position. Raises RtError UNAVAILABLE; what was read stays read."""
         async with self._mending[lane.namespace]:
-            top, since, epoch = await self._logs.open(lane.namespace, lane.position)
+            top, since, epoch = await self.logs.open(lane.namespace, lane.position)
             if not self._epoch:
                 self._epoch = epoch  # another one than the known is seen to by the next probe, which brings back too
             if not lane.started:
@@ -283,11 +283,11 @@ class ValkeyBackplane:
                 lane.go_back(since)
             cut = done = False
             while not done:
-                page = await self._logs.page(lane.namespace, (), lane.position)
+                page = await self.logs.page(lane.namespace, (), lane.position)
                 lane.catch_up(page.events, page.upto)
                 cut, done = cut or page.cut, page.done
             if cut:
-                self._resync(lane, await self._logs.rooms_after(lane.namespace, lane.rooms, since))
+                self._resync(lane, await self.logs.rooms_after(lane.namespace, lane.rooms, since))
 
     async def _repair(self, lane: Lane) -> None:
         """Fill a hole while the connection lives; what cannot be read makes it a lost connection."""
@@ -329,7 +329,7 @@ class ValkeyBackplane:
                 try:
                     epoch = ""
                     for lane in self._lanes.values():  # first: new ids go on beyond all that were given out
-                        _, _, epoch = await self._logs.open(lane.namespace, lane.position)
+                        _, _, epoch = await self.logs.open(lane.namespace, lane.position)
                     await self._publisher.send_again()
                     self._epoch = epoch
                 except RtError as failed:

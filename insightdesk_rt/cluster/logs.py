@@ -9,6 +9,7 @@ it, or is so quiet that Valkey has forgotten when its last was; or (c) a room ha
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -90,6 +91,16 @@ class Logs:
                 if forgotten if last is None else offset_key(last) > offset_key(since):
                     found.append(room)
         return found
+
+    async def recent(self, namespace: str, room: Room, limit: int) -> list[Event]:
+        """Return a room's last events of the last hour that the log still has, the newest first."""
+        log, ids = self._names.log(namespace), self._names.ids(namespace, room)
+        offsets = await self._valkey.command("LRANGE", ids, 0, limit - 1)
+        found = await asyncio.gather(*(self._valkey.command("XRANGE", log, at, at) for at in offsets))
+        parts: list[Any] = []
+        for offset, fields in itertools.chain.from_iterable(found):
+            parts += [offset, fields[3], fields[5]]  # i, its id, h, its header, p, its payload, r, a room, …
+        return self._events(namespace, parts)
 
     def _events(self, namespace: str, parts: list[Any]) -> list[Event]:
         events = []

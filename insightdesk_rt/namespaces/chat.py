@@ -25,6 +25,7 @@ from insightdesk_rt.namespaces.chat_feed import ChatFeed
 from insightdesk_rt.namespaces.roster import Roster
 from insightdesk_rt.namespaces.telling import Teller
 from insightdesk_rt.stores.chat import ChatStore
+from insightdesk_rt.stores.conversations import Change
 from insightdesk_rt.stores.presence import PresenceStore
 from insightdesk_rt.stores.untold import Untold
 from insightdesk_rt.wire import json
@@ -55,7 +56,7 @@ class Chat(Namespace):
         typing_ms: int = TYPING_MS,
     ) -> None:
         super().__init__(hub, timers)
-        self._store = store
+        self.store = store
         self._typing_ms = typing_ms
         self._typing: dict[tuple[str, str], str] = {}  # conversation and user → the socket that typed last
         self._feed = ChatFeed(self)
@@ -71,7 +72,7 @@ class Chat(Namespace):
         for room in rooms:
             _, _, conversation_id = room.partition(":")
             if room in (chat_room(conversation_id), chat_staff_room(conversation_id)):
-                conversation = await self._store.get(conversation_id)
+                conversation = await self.store.get(conversation_id)
                 if conversation is None or not conversation.may_see(user):
                     continue
             kept.append(room)
@@ -82,7 +83,7 @@ class Chat(Namespace):
         await self._roster.came(socket)
         for conversation_id in conversations(socket):
             await self.recheck(conversation_id)
-        for conversation in await self._store.mine(socket.user):
+        for conversation in await self.store.mine(socket.user):
             self.tell(socket, words.Opened(words.view(conversation, socket.user.is_staff)))
         if socket.user.is_staff:
             await self._show_queue(socket)
@@ -97,7 +98,7 @@ class Chat(Namespace):
     @event("chat:start", allow=CUSTOMERS, limit=Rate(20, per_s=60))
     async def start(self, socket: Socket, ask: words.Start) -> words.Started:
         """Begin to wait for an agent, of a team or of any. CONFLICT: too many of the customer's are open."""
-        change = await self._store.start(socket.user, ask.clientId, ask.subject, ask.teamId or "", ask.text or "")
+        change = await self.store.start(socket.user, ask.clientId, ask.subject, ask.teamId or "", ask.text or "")
         await self._enter(socket, change.conversation.id)
         await self._teller.tell(change.untold)
         return words.Started(change.conversation.id, change.conversation.position)
@@ -105,7 +106,7 @@ class Chat(Namespace):
     @event("chat:join")
     async def join(self, socket: Socket, ask: words.Join) -> words.Joined:
         """Open a conversation: FORBIDDEN unless it is the customer's, the agent's, or one the agent might take."""
-        await self._store.view(socket.user, ask.conversationId, 0)
+        await self.store.view(socket.user, ask.conversationId, 0)
         since = Offset(ask.since) if ask.since else None
         joined = await self._enter(socket, ask.conversationId, since)
         try:
@@ -129,7 +130,7 @@ class Chat(Namespace):
     @event("chat:accept", allow=STAFF)
     async def accept(self, socket: Socket, ask: words.InConversation) -> words.Accepted:
         """Take a conversation that waits. Exactly one does; the others are told CONFLICT with the `agent` who did."""
-        change = await self._store.accept(socket.user, ask.conversationId)
+        change = await self.store.accept(socket.user, ask.conversationId)
         await self._enter(socket, ask.conversationId)
         await self._teller.tell(change.untold)
         return await self._page(socket, ask.conversationId)
@@ -139,7 +140,7 @@ class Chat(Namespace):
         """Hand it to an agent who is here, or back to the queue of a team; it keeps its place. A note is for staff."""
         if not ask.agentId and not ask.teamId:
             raise RtError("BAD_REQUEST", "An agentId or a teamId is needed.", field="agentId")
-        change = await self._store.transfer(
+        change = await self.store.transfer(
             socket.user, ask.conversationId, ask.agentId or "", ask.teamId or "", ask.note
         )
         await self._teller.tell(change.untold)
@@ -149,15 +150,20 @@ class Chat(Namespace):
     async def end(self, socket: Socket, ask: words.InConversation) -> words.Changed:
         """End it: its customer or agent, an admin; while it waits also whoever may take it. Again is nothing."""
         self._stop_typing(socket, ask.conversationId)
-        change = await self._store.close(socket.user, ask.conversationId)
+        change = await self.store.close(socket.user, ask.conversationId)
         await self._teller.tell(change.untold)
         return words.Changed(words.view(change.conversation, socket.user.is_staff))
 
     @event("chat:rate", allow=CUSTOMERS)
     async def rate(self, socket: Socket, ask: words.Rate) -> None:
         """Say how it was, once, after the end: before, and otherwise again, CONFLICT."""
-        change = await self._store.rate(socket.user, ask.conversationId, ask.score, ask.comment)
+        change = await self.store.rate(socket.user, ask.conversationId, ask.score, ask.comment)
         await self._teller.tell(change.untold)
+
+    async def told(self, change: Change) -> words.ConversationView:
+        """Tell of a change that somebody made through `store`, and return the conversation as staff see it."""
+        await self._teller.tell(change.untold)
+        return words.view(change.conversation, True)
 
     # ── talk ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -165,20 +171,20 @@ class Chat(Namespace):
     async def message(self, socket: Socket, ask: words.Say) -> words.Said:
         """Say something, to a closed conversation CONFLICT. The same clientId again: the same answer, nothing said."""
         self._stop_typing(socket, ask.conversationId)
-        said = await self._store.message(socket.user, ask.conversationId, ask.text, ask.clientId)
+        said = await self.store.message(socket.user, ask.conversationId, ask.text, ask.clientId)
         await self._teller.tell(said.untold)
         return words.Said(said.id, words.at(said.at))
 
     @event(words.ReadUpTo.event)
     async def read(self, socket: Socket, ask: words.Read) -> None:
         """Everything up to a message was read; the others see it. Never less than before."""
-        change = await self._store.read(socket.user, ask.conversationId, ask.upTo)
+        change = await self.store.read(socket.user, ask.conversationId, ask.upTo)
         await self._teller.tell(change.untold)
 
     @event("chat:history")
     async def history(self, socket: Socket, ask: words.History) -> words.Page:
         """Return the messages before one, in order; `more`: there are older ones."""
-        page = await self._store.view(socket.user, ask.conversationId, ask.limit, ask.before)
+        page = await self.store.view(socket.user, ask.conversationId, ask.limit, ask.before)
         return words.Page([words.message_view(message) for message in page.messages], page.more)
 
     @event(words.Typing.event, limit=Rate(10, per_s=10))
@@ -232,7 +238,7 @@ class Chat(Namespace):
         # The hub announces no positions, and this is waited for once per transfer.
         while offset_key(self.hub.position(self.path)) < offset_key(offset) and now() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-        conversation = await self._store.get(conversation_id)
+        conversation = await self.store.get(conversation_id)
         for socket in list(self.hub.members(self.path, room)):
             if conversation is None or not conversation.may_see(socket.user):
                 self._stop_typing(socket, conversation_id)
@@ -241,14 +247,14 @@ class Chat(Namespace):
     # ── what is shown and told ─────────────────────────────────────────────────────────────────────────────────────
 
     async def _page(self, socket: Socket, conversation_id: str) -> words.Accepted:
-        page = await self._store.view(socket.user, conversation_id, RECENT)
+        page = await self.store.view(socket.user, conversation_id, RECENT)
         messages = [words.message_view(message) for message in page.messages]
         return words.Accepted(words.view(page.conversation, socket.user.is_staff), messages)
 
     async def _show_queue(self, socket: Socket) -> None:
         """Send all that waits, again if it changed while it was read: an event of that may have come before it."""
         shown = None
-        while (entries := [words.queue_entry(waiting) for waiting in await self._store.queue(socket.user)]) != shown:
+        while (entries := [words.queue_entry(waiting) for waiting in await self.store.queue(socket.user)]) != shown:
             self.tell(socket, words.Queue(waiting=entries))
             shown = entries
 
@@ -260,15 +266,15 @@ class Chat(Namespace):
 
     async def _arrived(self, change: Untold) -> None:
         """Somebody came into the chat or went out of it."""
-        await self._teller.tell(await self._store.present(change.subject))
+        await self._teller.tell(await self.store.present(change.subject))
 
     # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
 
     @every(1_000, on="leader")
     async def clocks(self) -> None:
         """Time out what waits too long, warn and close what is silent, tell new places; and what others left untold."""
-        await self._teller.tell(await self._store.due())
-        await self._teller.tell(await self._store.places())
+        await self._teller.tell(await self.store.due())
+        await self._teller.tell(await self.store.places())
         await self._arrivals.tell_overdue()
         await self._teller.tell_overdue()
 

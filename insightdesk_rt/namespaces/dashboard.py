@@ -32,13 +32,13 @@ class Dashboard(Namespace):
 
     def __init__(self, hub: Hub, timers: Timers, stats: Stats, interval_ms: int = INTERVAL_MS) -> None:
         super().__init__(hub, timers)
-        self._stats = stats
+        self.stats = stats
         self.tickers = tuple(ticker._replace(every_ms=interval_ms) for ticker in type(self).tickers)
 
     async def joined(self, socket: Socket) -> None:
         await self.hub.join(socket, DASHBOARD_ROOM)
         try:
-            metrics = await self._stats.read()
+            metrics = await self.stats.read()
         except RtError:  # while Valkey is away there are none; the next turn brings them
             return
         for name, payload in _events(metrics):
@@ -48,7 +48,7 @@ class Dashboard(Namespace):
     async def publish_metrics(self) -> None:
         """Read the numbers and send them to every dashboard of the cluster. Raises RtError UNAVAILABLE."""
         began_ms = monotonic_ms()
-        events = _events(await self._stats.read())
+        events = _events(await self.stats.read())
         if monotonic_ms() - began_ms < STALE_MS:
             for name, payload in events:
                 self.hub.publish(self.path, [DASHBOARD_ROOM], name, payload)

@@ -24,10 +24,12 @@ from insightdesk_rt.stores.conversations import (
     Author,
     Change,
     Conversation,
+    Listed,
     Message,
     Page,
     QueueStats,
     Said,
+    State,
     conversation,
 )
 from insightdesk_rt.stores.presence import PresenceStore
@@ -47,6 +49,7 @@ QUEUE = script("chat_queue", "chat_lib")
 PRESENT = script("chat_present", "chat_lib")
 DUE = script("chat_due", "chat_lib")
 PLACES = script("chat_places", "chat_lib")
+LIST = script("chat_list", "chat_lib", "page")
 STATS = load_script(PACKAGE, "chat_stats")
 
 MAX_OPEN = 10  # conversations of one customer at a time: nobody reads more, and agents are few
@@ -146,6 +149,12 @@ class ChatStore:
         """Return what waits for an agent (own team and no team) or an admin (all), by place."""
         rows = await self._call(QUEUE, (user.id, user.role, user.team_id, ""), limit)
         return sorted(map(conversation, rows), key=lambda waiting: (waiting.queued_at, waiting.id))
+
+    async def listed(self, state: State, limit: int, after: tuple[int, str] | None = None) -> list[Listed]:
+        """Return conversations of a state, open ones from the oldest and closed ones from the newest."""
+        at, conversation_id = after or ("", "")
+        rows = await self._call(LIST, HOUSE, state, limit, at, conversation_id)
+        return [Listed(int(at), conversation(row)) for at, row in rows]
 
     # ── what time, and the coming and going of people, does ────────────────────────────────────────────────────────
 

@@ -94,6 +94,13 @@ class Said(NamedTuple):
     untold: list[Untold]
 
 
+class Listed(NamedTuple):
+    """One of a list: its place in it is `at` (since when it is in its state, Unix ms), then its id."""
+
+    at: int
+    conversation: Conversation
+
+
 class Page(NamedTuple):
     """Messages in order; `more`: there are older ones."""
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from insightdesk_rt.cluster.valkey import Valkey, load_script
-from insightdesk_rt.model import Status, User
+from insightdesk_rt.model import Role, Status, User
 from insightdesk_rt.stores import untold
 from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, script
 
@@ -32,6 +32,8 @@ SWEEP = script("presence_sweep", "presence_lib")
 REAP = script("presence_reap", "presence_lib")
 READ = load_script(PACKAGE, "presence_read")
 COUNTS = load_script(PACKAGE, "presence_counts")
+STAFF = script("presence_staff", "page")
+WHO = load_script(PACKAGE, "presence_who")
 
 
 class Held(IntEnum):
@@ -53,6 +55,23 @@ class Seen(NamedTuple):
     user_id: str
     status: Status
     last_seen_ms: int
+
+
+class Known(NamedTuple):
+    """The same with what Valkey knows of who it is; empty for one who was never here, or too long ago."""
+
+    seen: Seen
+    name: str
+    role: Role | None
+    team_id: str
+
+
+class Listed(NamedTuple):
+    """One of a list: its place in it is status, since when (Unix ms), id."""
+
+    status: Status
+    since_ms: int
+    user_id: str
 
 
 class AgentCounts(Struct, frozen=True):
@@ -100,6 +119,20 @@ class PresenceStore:
         rows = await self._valkey.call(READ, [self.base], user_ids)
         pairs = zip(user_ids, rows, strict=True)
         return [Seen(user_id, status or "offline", int(seen or 0)) for user_id, (status, seen) in pairs]
+
+    async def known(self, user_ids: Sequence[str]) -> list[Known]:
+        """Return the users, in that order."""
+        rows = await self._valkey.call(WHO, [self.base], user_ids)
+        return [
+            Known(Seen(user_id, status or "offline", int(seen or 0)), name or "", role or None, team_id or "")
+            for user_id, (status, seen, role, team_id, name) in zip(user_ids, rows, strict=True)
+        ]
+
+    async def staff(self, statuses: Sequence[Status], limit: int, after: Listed | None = None) -> list[Listed]:
+        """Return agents and admins of these statuses: one status after the other, each from the longest on."""
+        place = after or ("", "", "")
+        rows = await self._valkey.call(STAFF, [self.base], [limit, *place, *statuses])
+        return [Listed(status, int(since), user_id) for status, since, user_id in rows]
 
     async def agent_counts(self) -> AgentCounts:
         return AgentCounts(*await self._valkey.call(COUNTS, [self.base], []))

@@ -33,9 +33,9 @@ class Untold(NamedTuple):
         return f"{self.store}.{self.subject}.{self.seq}"
 
 
-def script(name: str, library: str = "") -> Script:
+def script(name: str, *libraries: str) -> Script:
     """Return the script that begins with the library of untold changes, and then with its store's own."""
-    parts = ["untold", library, name] if library else ["untold", name]
+    parts = ["untold", *libraries, name]
     return Script(name, "".join(load_script(PACKAGE, part).source for part in parts))
 
 

@@ -39,7 +39,8 @@ async def described(server: ServerProcess) -> list[tuple[str, str, dict[str, Any
 
 
 def at(path: str) -> str:
-    return path.replace("{", "").replace("}", "")  # a path part that is nothing's: its own name
+    """A path part that is nothing's: its own name."""
+    return path.replace("{sid}", "s" * 20).replace("{", "").replace("}", "")
 
 
 @aio

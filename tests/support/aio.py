@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,11 +24,14 @@ def aio(test: Callable[..., Awaitable[None]], deadline_s: float = DEADLINE_S) ->
 
 
 async def until(true: Callable[[], Any], what: str, deadline_s: float = 5.0) -> Any:
-    """Return the first truthy value of `true()`; fail naming `what` if none came within the deadline."""
+    """Return the first truthy value of `true()` (awaited, if it can be); fail naming `what` past the deadline."""
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline_s
     while True:
-        if value := true():
+        value = true()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
             return value
         if loop.time() > end:
             raise AssertionError(f"not within {deadline_s} s: {what}")

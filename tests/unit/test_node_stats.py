@@ -56,3 +56,20 @@ def test_a_shortage_of_files_is_seen_and_nothing_before() -> None:
     assert open_files_beyond(used - 2) >= used - 1
     assert open_files_beyond(used + 5) == 0
     assert open_files_beyond(1_000_000) == 0
+
+
+@aio
+async def test_the_history_has_a_point_for_every_five_seconds_of_the_last_fifteen_minutes() -> None:
+    host = ClientHost(Wheel(50, monotonic_ms))
+    hub = Hub(fakes.OneNode(), ["/tickets"])
+    stats = NodeStats(host, hub, Calls([], monotonic_ms, Rate(1, 1), {}, {}), LoopLag())
+    for turn in range(16):
+        hub.sent["/tickets"].add("anything", 10)
+        stats.turn()
+        assert len(stats.history) == turn // 5
+    last = stats.history[-1]
+    assert last.eventsOut > 0 and last.connections == 0 and last.deliveryP50Ms is None
+    assert abs(last.at - time.time()) < 5
+    for _ in range(5 * 200):
+        stats.turn()
+    assert len(stats.history) == 180

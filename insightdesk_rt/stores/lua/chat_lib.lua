@@ -9,6 +9,7 @@
 -- <base>-waiting          zset: all of those → since when they wait this time; <base>-waited is the sum of these times
 -- <base>-moved            set: queues in which places have changed and nobody was told yet
 -- <base>-active           zset: conversations an agent has taken → since when
+-- <base>-closed          zset: those that are kept → when they were closed
 -- <base>-deadlines        zset: <kind>:<id> → when the server does something by itself (chat_due.lua)
 --
 -- waiting → active (accept, transfer to an agent) → waiting (transfer to a team, agent gone) → … → closed, for good.
@@ -171,6 +172,9 @@ local function close(c, reason)
   end
   save(c, { state = 'closed', closedAt = now, closedReason = reason, closedById = who.id, closedByName = who.name })
   redis.call('ZREM', base .. '-open:' .. c.customerId, c.id)
+  redis.call('ZADD', base .. '-closed', now, c.id)
+  redis.call('ZREMRANGEBYSCORE', base .. '-closed', '-inf', now - tonumber(KEPT_S) * 1000)
+  redis.call('EXPIRE', base .. '-closed', KEPT_S)
   for _, kind in ipairs({ ':', '-messages:', '-sent:' }) do
     redis.call('EXPIRE', base .. kind .. c.id, KEPT_S)
   end

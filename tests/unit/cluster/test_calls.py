@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -153,6 +154,27 @@ async def greet(name: str, words: tuple[str, ...]) -> object:
     if words == ("nobody",):
         raise RtError("NOT_FOUND")
     return {"of": name, "words": list(words)}
+
+
+@aio
+async def test_a_long_answer_comes_in_pieces_and_is_whole(valkey_url: str, prefix: str) -> None:
+    """More than one message of the bus may have; and signs of several bytes lie on every seam."""
+    async with cluster(valkey_url, prefix) as ((one, two, three), _):
+        texts = ["ä€😀" * 100 for _ in range(1_000)]
+
+        async def long(words: tuple[str, ...]) -> list[str]:
+            return texts
+
+        async def short(words: tuple[str, ...]) -> list[str]:
+            return []
+
+        one.calls.answer("list", short)
+        two.calls.answer("list", long)
+        three.calls.answer("list", short)
+        said = await one.calls.ask("list")
+        assert said.missing == [] and said.nodes.keys() == {"n1", "n2", "n3"}
+        assert json.loads(bytes(said.nodes["n2"])) == texts
+        assert (await two.calls.ask("list")).nodes.keys() == {"n1", "n2", "n3"}
 
 
 @aio

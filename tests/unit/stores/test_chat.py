@@ -458,7 +458,8 @@ async def test_no_key_outlives_its_use(valkey_url: str, prefix: str) -> None:
         await store.untold.told({c: last.seq})
         keys = {key.removeprefix(prefix) for key in await store._valkey.command("KEYS", f"{prefix}:chat*")}
         ours = {key for key in keys if not key.startswith(":chat-present")}
-        assert ours == {f":chat:{c}", f":chat-messages:{c}", f":chat-sent:{c}", ":chat-started:carl", ":chat-waited"}
+        of_it = {f":chat:{c}", f":chat-messages:{c}", f":chat-sent:{c}"}
+        assert ours == {*of_it, ":chat-started:carl", ":chat-waited", ":chat-closed"}
         for key in ours - {":chat-waited"}:
             assert 0 < await store._valkey.command("TTL", prefix + key) <= 86_400, key
         assert await store._valkey.command("GET", f"{prefix}:chat-waited") == "0"

@@ -1,0 +1,192 @@
+"""The helpdesk as admins see it: who is here, the chats and what may be done to them, the numbers of the dashboard.
+
+GET  /api/v1/presence                    agents and admins by status; or `userIds=a,b`, whoever they are
+GET  /api/v1/chats                       conversations of a state, to be paged through
+GET  /api/v1/chats/{id}                  one of them
+POST /api/v1/chats/{id}/close            end it, wait for another agent, give it to an agent: all whom it
+                     …/requeue           concerns are told as if an admin had done it in a client
+                     …/assign
+GET  /api/v1/metrics/{which}             tickets, queue or agents, as on /dashboard
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from insightdesk_rt.admin.access import Principal
+from insightdesk_rt.admin.base import Admin, Handler, operation
+from insightdesk_rt.admin.declared import Answer, Change, Page, Paged, make_cursor, read_cursor
+from insightdesk_rt.desk import Desk
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import Id, Role, Status, User, UserId, iso
+from insightdesk_rt.namespaces.chat import Chat
+from insightdesk_rt.namespaces.chat_events import ConversationView, view
+from insightdesk_rt.stores.conversations import State
+from insightdesk_rt.stores.presence import Known, Listed, PresenceStore
+from insightdesk_rt.stores.stats import AgentMetrics, QueueMetrics, Stats, TicketMetrics
+
+STATUSES: tuple[Status, ...] = ("online", "busy", "away", "offline")
+
+
+class Present(Struct):
+    """`lastSeen` is null for one who is unknown; so are name, role and team."""
+
+    userId: str
+    name: str | None
+    role: Role | None
+    teamId: str | None
+    status: Status
+    lastSeen: str | None
+
+
+class FindPresent(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    userIds: Annotated[list[Id], Meta(max_length=500)] = []
+    status: Status | Literal[""] = ""
+
+
+class FindChats(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    state: State = "waiting"
+
+
+class Requeue(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    teamId: Annotated[Id | None, Meta(description="another team's queue")] = None
+
+
+class Assign(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    agentId: Id
+
+
+class PresenceHandler(Handler):
+    presence: PresenceStore
+
+    @operation("viewer", query=FindPresent, answer=Page[Present])
+    async def get(self, query: FindPresent) -> Answer:
+        """Who is here: those who are asked for, or all agents and admins that were here within 30 days."""
+        if query.userIds:
+            known = await self.presence.known(query.userIds)
+            return Answer(Page([_present(one) for one in known if query.status in ("", one.seen.status)]))
+        statuses = (query.status,) if query.status else STATUSES
+        after = read_cursor(query.cursor, Listed)
+        found = await self.presence.staff(statuses, query.limit + 1, after)
+        shown = found[: query.limit]
+        known = await self.presence.known([one.user_id for one in shown]) if shown else []
+        cursor = make_cursor(*shown[-1]) if len(found) > query.limit else None
+        return Answer(Page([_present(one) for one in known], cursor))
+
+
+class ChatsHandler(Handler):
+    chat: Chat
+
+    @operation("viewer", query=FindChats, answer=Page[ConversationView])
+    async def get(self, query: FindChats) -> Answer:
+        """Conversations of a state: those that wait or are active from the oldest, closed ones from the newest."""
+        after = read_cursor(query.cursor, tuple[int, str])
+        found = await self.chat.store.listed(query.state, query.limit + 1, after)
+        shown = found[: query.limit]
+        last = shown[-1] if len(found) > query.limit else None
+        cursor = make_cursor(last.at, last.conversation.id) if last is not None else None
+        return Answer(Page([view(one.conversation, True) for one in shown], cursor))
+
+
+class ChatHandler(Handler):
+    chat: Chat
+
+    @operation("viewer", answer=ConversationView, errors=("NOT_FOUND",))
+    async def get(self, conversation_id: Id) -> Answer:
+        """One conversation, without what was said in it."""
+        conversation = await self.chat.store.get(conversation_id)
+        if conversation is None:
+            raise RtError("NOT_FOUND", "There is no such conversation.")
+        return Answer(view(conversation, True))
+
+    async def admin_of(self, conversation_id: str) -> User:
+        """Return who asks, as the chat knows people. Raises RtError NOT_FOUND: no such conversation."""
+        if await self.chat.store.get(conversation_id) is None:
+            raise RtError("NOT_FOUND", "There is no such conversation.")
+        assert self.who is not None
+        return _as_user(self.who)
+
+
+class CloseHandler(ChatHandler):
+    @operation("operator", body=Change, answer=ConversationView, action="chat.close", errors=("NOT_FOUND",))
+    async def post(self, conversation_id: Id, body: Change) -> Answer:
+        """End a conversation; again is nothing."""
+        user = await self.admin_of(conversation_id)
+        return Answer(await self.chat.told(await self.chat.store.close(user, conversation_id)))
+
+
+class RequeueHandler(ChatHandler):
+    @operation(
+        "operator", body=Requeue, answer=ConversationView, action="chat.requeue", errors=("NOT_FOUND", "CONFLICT")
+    )
+    async def post(self, conversation_id: Id, body: Requeue) -> Answer:
+        """Let it wait for another agent, in the place it had; CONFLICT if it is closed."""
+        user = await self.admin_of(conversation_id)
+        change = await self.chat.store.transfer(user, conversation_id, team_id=body.teamId or "", note=body.reason)
+        return Answer(await self.chat.told(change))
+
+
+class AssignHandler(ChatHandler):
+    @operation("operator", body=Assign, answer=ConversationView, action="chat.assign", errors=("NOT_FOUND", "CONFLICT"))
+    async def post(self, conversation_id: Id, body: Assign) -> Answer:
+        """Give it to an agent; CONFLICT if that one is not in the chat now, or the conversation is closed."""
+        user = await self.admin_of(conversation_id)
+        change = await self.chat.store.transfer(user, conversation_id, agent_id=body.agentId, note=body.reason)
+        return Answer(await self.chat.told(change))
+
+
+class TicketMetricsHandler(Handler):
+    stats: Stats
+
+    @operation("viewer", answer=TicketMetrics)
+    async def get(self) -> Answer:
+        """The tickets in numbers, as they are now."""
+        return Answer((await self.stats.read()).tickets)
+
+
+class QueueMetricsHandler(Handler):
+    stats: Stats
+
+    @operation("viewer", answer=QueueMetrics)
+    async def get(self) -> Answer:
+        """The chat queue in numbers, as it is now."""
+        return Answer((await self.stats.read()).queue)
+
+
+class AgentMetricsHandler(Handler):
+    stats: Stats
+
+    @operation("viewer", answer=AgentMetrics)
+    async def get(self) -> Answer:
+        """Agents by status, as it is now."""
+        return Answer((await self.stats.read()).agents)
+
+
+def helpdesk_routes(admin: Admin, desk: Desk) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return the routes of this file for a Tornado Application."""
+    chat = {"admin": admin, "chat": desk.chat}
+    numbers = {"admin": admin, "stats": desk.dashboard.stats}
+    return [
+        (r"/api/v1/presence", PresenceHandler, {"admin": admin, "presence": desk.presence.store}),
+        (r"/api/v1/chats", ChatsHandler, chat),
+        (r"/api/v1/chats/([^/]+)", ChatHandler, chat),
+        (r"/api/v1/chats/([^/]+)/close", CloseHandler, chat),
+        (r"/api/v1/chats/([^/]+)/requeue", RequeueHandler, chat),
+        (r"/api/v1/chats/([^/]+)/assign", AssignHandler, chat),
+        (r"/api/v1/metrics/tickets", TicketMetricsHandler, numbers),
+        (r"/api/v1/metrics/queue", QueueMetricsHandler, numbers),
+        (r"/api/v1/metrics/agents", AgentMetricsHandler, numbers),
+    ]
+
+
+def _present(known: Known) -> Present:
+    seen = known.seen
+    last = iso(seen.last_seen_ms) if seen.last_seen_ms else None
+    return Present(seen.user_id, known.name or None, known.role, known.team_id or None, seen.status, last)
+
+
+def _as_user(who: Principal) -> User:
+    """Return an admin of the port as the chat knows people; their clients show the name of the key or token."""
+    return User(UserId(who.name), "admin", who.name)

@@ -1,0 +1,196 @@
+"""The rooms of all nodes: which there are, who is in one, and what was last said to it.
+
+    GET /api/v1/rooms            by members or name
+    GET /api/v1/rooms/{room}     members, and the last entries of the log
+
+A room lives where its members are: each node tells its largest rooms, and those of one name are added up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from insightdesk_rt.admin.base import Admin, Handler, operation
+from insightdesk_rt.admin.cluster import understood
+from insightdesk_rt.admin.declared import Answer, Page, Paged, Query, RoomName, make_cursor, read_cursor
+from insightdesk_rt.cluster.calls import Calls
+from insightdesk_rt.cluster.logs import Logs
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.model import Event, Person, Role, Room, iso, offset_key
+from insightdesk_rt.wire import json
+
+MAX_TOLD = 5_000  # rooms of a node
+MAX_MEMBERS = 500  # that are shown of one room
+MAX_ENTRIES = 20
+TURN = 5_000  # rooms looked at before others have the loop
+
+Prefix = Annotated[str, Meta(max_length=200)]
+
+
+class RoomRow(Struct):
+    """`nodes`: on how many of them it has members."""
+
+    namespace: str
+    room: str
+    members: int
+    nodes: int
+
+
+class FindRooms(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    prefix: Annotated[Prefix, Meta(description="how the name begins, for example ticket:")] = ""
+    namespace: Prefix = ""
+    sort: Literal["-members", "members", "name", "-name"] = "-members"
+
+
+class FoundRooms(Page[RoomRow]):
+    """`cut`: a node has more such rooms than the 5,000 largest, which it tells."""
+
+    cut: bool = False
+
+
+class InRoom(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    namespace: Prefix = ""
+
+
+class Member(Struct):
+    namespace: str
+    sid: str
+    user: Person
+    role: Role
+    node: str
+
+
+class Entry(Struct):
+    """One event of the log, without what it says."""
+
+    namespace: str
+    offset: str
+    at: str
+    event: str
+    rooms: list[str]
+    bytes: int
+
+
+class RoomView(Struct):
+    """`members` are the first 500 of `memberCount`; `entries` the last 20 of the last hour, the newest first."""
+
+    room: str
+    memberCount: int
+    members: list[Member]
+    entries: list[Entry]
+    missing: list[str]
+
+
+class AskRooms(Struct, frozen=True):
+    prefix: str
+    namespace: str
+
+
+class Told(Struct):
+    rooms: list[tuple[str, str, int]]  # namespace, room, members here
+    cut: bool
+
+
+_ask = msgspec.json.Decoder(AskRooms)
+
+
+class RoomsHere:
+    """Of one node. Its method takes the words of a cluster call (cluster/calls.py)."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    async def find(self, words: tuple[str, ...]) -> Told:
+        """Return the largest of those that are asked for."""
+        ask = json.decode(_ask, words[0])
+        found: list[tuple[str, str, int]] = []
+        for namespace in self._hub.namespaces:
+            if ask.namespace not in ("", namespace):
+                continue
+            rooms = self._hub.rooms(namespace)
+            for at, room in enumerate(list(rooms.names()), 1):
+                if room.startswith(ask.prefix) and (members := rooms.count(room)):
+                    found.append((namespace, str(room), members))
+                if at % TURN == 0:
+                    await asyncio.sleep(0)
+        return Told(heapq.nlargest(MAX_TOLD, found, key=lambda one: one[2]), len(found) > MAX_TOLD)
+
+
+class RoomsHandler(Handler):
+    calls: Calls
+
+    @operation("viewer", query=FindRooms, answer=FoundRooms)
+    async def get(self, query: FindRooms) -> Answer:
+        """Which rooms there are, on all nodes."""
+        by_name = query.sort.endswith("name")
+        after: Any = read_cursor(query.cursor, tuple[str, str] if by_name else tuple[int, str, str])
+        asked = json.encode_struct(AskRooms(query.prefix, query.namespace))
+        answers, missing = understood(await self.calls.ask("rooms.find", asked), Told)
+        found: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for told in answers.values():
+            for namespace, room, members in told.rooms:
+                found[room, namespace].append(members)
+
+        def place(row: RoomRow) -> tuple[Any, ...]:
+            return (row.room, row.namespace) if by_name else (row.members, row.room, row.namespace)
+
+        descending = query.sort.startswith("-")
+        rows = [RoomRow(namespace, room, sum(counts), len(counts)) for (room, namespace), counts in found.items()]
+        if after is not None:
+            rows = [row for row in rows if (place(row) < after if descending else place(row) > after)]
+        first = (heapq.nlargest if descending else heapq.nsmallest)(query.limit + 1, rows, key=place)
+        shown = first[: query.limit]
+        cursor = make_cursor(*place(shown[-1])) if len(first) > query.limit else None
+        return Answer(FoundRooms(shown, cursor, missing, any(told.cut for told in answers.values())))
+
+
+class RoomHandler(Handler):
+    calls: Calls
+    logs: Logs
+    namespaces: Collection[str]
+
+    @operation("viewer", query=InRoom, answer=RoomView)
+    async def get(self, room: RoomName, query: InRoom) -> Answer:
+        """Who is in a room and what was last said to it, in one namespace or in all. A room may be empty."""
+        if query.namespace and query.namespace not in self.namespaces:
+            raise RtError("BAD_REQUEST", "There is no such namespace", field="namespace")
+        namespaces = [query.namespace] if query.namespace else list(self.namespaces)
+        asked = await asyncio.gather(*(self.calls.fetch_sockets(namespace, [Room(room)]) for namespace in namespaces))
+        logged = await asyncio.gather(
+            *(self.logs.recent(namespace, Room(room), MAX_ENTRIES) for namespace in namespaces)
+        )
+        sockets = sorted((one for found in asked for one in found.sockets), key=lambda one: (one.namespace, one.sid))
+        events = sorted(
+            (one for events in logged for one in events), key=lambda one: offset_key(one.offset), reverse=True
+        )
+        members = [
+            Member(one.namespace, one.sid, one.user, one.role, one.node.rpartition(".")[0])
+            for one in sockets[:MAX_MEMBERS]
+        ]
+        missing = sorted({name for found in asked for name in found.missing})
+        return Answer(RoomView(room, len(sockets), members, [_entry(one) for one in events[:MAX_ENTRIES]], missing))
+
+
+def room_routes(admin: Admin, hub: Hub, calls: Calls, logs: Logs) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
+    calls.answer("rooms.find", RoomsHere(hub).find)
+    parts = {"admin": admin, "calls": calls}
+    return [
+        (r"/api/v1/rooms", RoomsHandler, parts),
+        (r"/api/v1/rooms/([^/]+)", RoomHandler, {**parts, "logs": logs, "namespaces": hub.namespaces}),
+    ]
+
+
+def _entry(event: Event) -> Entry:
+    assert event.offset is not None
+    at = iso(offset_key(event.offset)[0])
+    size = len(event.payload.encode())
+    return Entry(event.namespace, event.offset, at, event.name, list(map(str, event.rooms)), size)

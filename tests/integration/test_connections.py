@@ -1,0 +1,298 @@
+"""The connections of two nodes on the admin port: found, paged through, sent away, remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+
+from tests.support.aio import aio, until
+from tests.support.clients import Door, Peer
+from tests.support.native_client import NativeDoor
+from tests.support.nodes import two_nodes
+from tests.support.python_client import PythonDoor
+from tests.support.server import ServerProcess
+
+Pair = tuple[ServerProcess, ServerProcess]
+
+NATIVE = NativeDoor()
+POLLING = PythonDoor("python-polling", "polling")
+WEBSOCKET = PythonDoor("python-websocket", "websocket")
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterator[Pair]:
+    with two_nodes(tmp_path_factory.mktemp("nodes"), valkey_url, presence_grace_ms=200) as pair:
+        yield pair
+
+
+async def get(server: ServerProcess, path: str, **query: object) -> dict[str, Any]:
+    status, answer = await server.push("GET", f"/api/v1/{path}?{urlencode(query)}")
+    assert status == 200, answer
+    found: dict[str, Any] = answer
+    return found
+
+
+async def open_as(
+    server: ServerProcess,
+    name: str,
+    role: str = "agent",
+    door: Door = NATIVE,
+    ns: str = "/tickets",
+    reconnection: bool = False,
+) -> Peer:
+    token = server.token(name, role, "red" if role == "agent" else "")
+    return await door.open(server.address, ns, {"token": token}, reconnection=reconnection)
+
+
+async def close_all(*peers: Peer) -> None:
+    for peer in peers:
+        await peer.close()
+
+
+def unique(name: str) -> str:
+    return f"{name}-{secrets.token_hex(3)}"
+
+
+@aio
+async def test_a_connection_is_found_by_all_that_is_known_of_it(servers: Pair) -> None:
+    one, two = servers
+    ann, bob, carl = unique("ann"), unique("bob"), unique("carl")
+    native = await open_as(two, ann)
+    polling = await open_as(one, bob, door=POLLING)
+    chatting = await open_as(two, carl, "customer", WEBSOCKET, "/chat")
+    for asked in servers:
+        (found,) = (await get(asked, "connections", user=ann))["items"]
+        assert (
+            found["user"] == {"id": ann, "name": ann.title()} and found["role"] == "agent" and found["teamId"] == "red"
+        )
+        assert (found["node"], found["transport"], found["protocol"]) == ("n2", "websocket", "native")
+        assert found["namespaces"] == ["/tickets"] and found["ip"] == "127.0.0.1"
+        (socket,) = found["sockets"]
+        assert socket["rooms"] == sorted([f"user:{ann}", "role:agent", "team:red"]) and socket["roomCount"] == 3
+        assert found["outboxBytes"] == found["dropped"] == 0 and found["eventsOut"] >= 1
+        assert found["connectedAt"] <= found["lastSeenAt"]
+        for sid in (found["sid"], socket["sid"]):
+            assert [row["sid"] for row in (await get(asked, "connections", sid=sid))["items"]] == [found["sid"]]
+
+    async def users(**query: object) -> set[str]:
+        return {row["user"]["id"] for row in (await get(one, "connections", **query))["items"]} & {ann, bob, carl}
+
+    assert await users() == {ann, bob, carl}
+    assert await users(transport="polling") == {bob}
+    assert await users(namespace="/chat") == {carl}
+    assert await users(role="customer") == {carl}
+    assert await users(node="n2") == {ann, carl}
+    assert await users(room=f"user:{ann}") == {ann} == await users(room=f"user:{ann}", namespace="/tickets")
+    assert await users(room=f"user:{ann}", namespace="/chat") == set() == await users(room="user:nobody")
+    assert await users(namespace="/nowhere") == set() == await users(ip="192.0.2.1") == await users(sid="x")
+    assert await users(ip="127.0.0.1", node="n1") == {bob}
+    await close_all(native, polling, chatting)
+
+
+@aio
+async def test_pages_together_hold_everything_once_in_order(servers: Pair) -> None:
+    one, two = servers
+    name = unique("many")
+    peers = [await open_as(server, name) for server in (one, two, two, one, two, one, two)]
+    for sort in ("connected", "-connected", "seen", "-outbox", "-dropped", "user", "-user"):
+        seen: list[dict[str, Any]] = []
+        query: dict[str, object] = {"user": name, "limit": 3, "sort": sort}
+        sizes = []
+        while True:
+            page = await get(one, "connections", **query)
+            assert page["total"] == 7 and page["missing"] == []
+            seen += page["items"]
+            sizes.append(len(page["items"]))
+            if page["next"] is None:
+                break
+            query["cursor"] = page["next"]
+        assert sizes == [3, 3, 1] and len({row["sid"] for row in seen}) == 7
+        if sort.endswith("connected"):
+            times = [row["connectedAt"] for row in seen]
+            assert times == sorted(times, reverse=sort.startswith("-"))
+    await close_all(*peers)
+
+
+@aio
+async def test_what_a_slow_client_has_waiting_sorts_it_to_the_front(servers: Pair) -> None:
+    """The polling client has no poll open after its last answer: what it is sent waits."""
+    one, two = servers
+    name = unique("slow")
+    quick = await open_as(one, name)
+    slow = await open_as(two, name, door=POLLING)
+    (row,) = (await get(one, "connections", user=name, transport="polling"))["items"]
+    assert row["node"] == "n2"
+    first = (await get(one, "connections", user=name, sort="-outbox"))["items"]
+    assert [one["outboxBytes"] for one in first] == sorted((one["outboxBytes"] for one in first), reverse=True)
+    await close_all(quick, slow)
+
+
+@pytest.mark.parametrize("door", (NATIVE, WEBSOCKET, POLLING), ids=lambda door: door.name)
+@aio
+async def test_who_is_kicked_stays_away(servers: Pair, door: Door) -> None:
+    one, two = servers
+    name = unique("kicked")
+    peer = await open_as(two, name, door=door, reconnection=door.reconnects)
+    other = await open_as(two, name, door=door)
+    sids = {row["sockets"][0]["sid"]: row["sid"] for row in (await get(one, "connections", user=name))["items"]}
+    assert len(sids) == 2 and peer.sid in sids
+    status, answer = await one.push("DELETE", f"/api/v1/connections/{sids[peer.sid]}?reason=test")
+    assert (status, answer) == (200, {"count": 1, "missing": []})
+    await asyncio.wait_for(peer.gone(), 5)
+    left = (await get(one, "connections", user=name))["items"]
+    assert [row["sid"] for row in left] == [sids[other.sid]]
+    closed = (await get(one, "connections/closed", user=name))["items"]
+    assert [(row["sid"], row["closeReason"], row["node"]) for row in closed] == [(sids[peer.sid], "kicked", "n2")]
+    await asyncio.sleep(1.5)  # a stock client's first try to come back is within 1.5 s
+    assert peer.connects == 1 and not peer.connected
+    status, answer = await one.push("DELETE", f"/api/v1/connections/{sids[peer.sid]}?reason=test")
+    assert (status, answer["error"]["code"]) == (404, "NOT_FOUND")
+    await close_all(peer, other)
+
+
+@pytest.mark.parametrize("door", (WEBSOCKET, POLLING), ids=lambda door: door.name)
+@aio
+async def test_who_is_sent_away_to_reconnect_comes_back(servers: Pair, door: Door) -> None:
+    one, two = servers
+    name = unique("back")
+    peer = await open_as(two, name, door=door, reconnection=door.reconnects)
+    body = {"reason": "test", "reconnect": True}
+    assert await one.push("POST", f"/api/v1/users/{name}/disconnect", body) == (200, {"count": 1, "missing": []})
+    await peer.again(deadline_s=8)
+    closed = (await get(one, "connections/closed", user=name))["items"]
+    assert [row["closeReason"] for row in closed] == ["sent away"]
+    await close_all(peer)
+
+
+@aio
+async def test_many_are_counted_before_they_are_sent_away(servers: Pair) -> None:
+    one, two = servers
+    team = [unique("team") for _ in range(3)]
+    peers = [await open_as(server, name) for server, name in zip((one, two, two), team, strict=True)]
+    ticket = unique("t")
+    status, _ = await one.push(
+        "PUT", f"/api/v1/tickets/{ticket}", {"subject": "x", "status": "open", "teamId": "red", "priority": "low"}
+    )
+    assert status == 201
+    for peer in peers:
+        await peer.ok("ticket:subscribe", {"ticketId": ticket})
+    order: dict[str, Any] = {"where": {"room": f"ticket:{ticket}"}, "reason": "test", "dryRun": True}
+    assert await one.push("POST", "/api/v1/connections/disconnect", order) == (200, {"count": 3, "missing": []})
+    assert all(peer.connected for peer in peers)
+    del order["dryRun"]
+    order["where"]["node"] = "n2"
+    assert await one.push("POST", "/api/v1/connections/disconnect", order) == (200, {"count": 2, "missing": []})
+    await asyncio.wait_for(asyncio.gather(peers[1].gone(), peers[2].gone()), 5)
+    assert peers[0].connected
+    done = (await get(one, "audit", limit=3))["items"]
+    assert done[0]["action"] == "connection.disconnect" and f"ticket:{ticket}" in done[0]["what"]
+    assert len([entry for entry in done if entry["action"] == "connection.disconnect"]) == 1  # the dry run is no deed
+    await close_all(*peers)
+
+
+@aio
+async def test_a_user_is_shown_whole(servers: Pair) -> None:
+    one, two = servers
+    name = unique("whole")
+    peers = [await open_as(one, name), await open_as(two, name, ns="/presence")]
+    gone = await open_as(two, name, ns="/chat")
+    await gone.close()
+
+    async def known() -> bool:
+        user = await get(one, f"users/{name}")
+        return bool(user["closed"]) and user["presence"]["status"] == "online"
+
+    await until(known, "the one that is gone and the others")
+    user = await get(one, f"users/{name}")
+    assert (user["name"], user["role"], user["teamId"]) == (name.title(), "agent", "red")
+    assert len(user["connections"]) == 2 and user["missing"] == []
+    assert user["rooms"] == sorted([f"user:{name}", "role:agent", "team:red"])
+    assert user["closed"][0]["namespaces"] == ["/chat"]
+    nobody = await get(one, "users/nobody-at-all")
+    assert nobody["name"] is None and nobody["connections"] == [] and nobody["presence"]["status"] == "offline"
+    await close_all(*peers)
+
+
+@aio
+async def test_rooms_are_added_up_over_nodes(servers: Pair) -> None:
+    one, two = servers
+    ticket = unique("rooms")
+    status, _ = await one.push(
+        "PUT", f"/api/v1/tickets/{ticket}", {"subject": "x", "status": "open", "teamId": "red", "priority": "low"}
+    )
+    assert status == 201
+    names = [unique("member") for _ in range(3)]
+    peers = [await open_as(server, name) for server, name in zip((one, two, two), names, strict=True)]
+    for peer in peers:
+        await peer.ok("ticket:subscribe", {"ticketId": ticket})
+    found = await get(two, "rooms", prefix=f"ticket:{ticket}")
+    room = {"namespace": "/tickets", "room": f"ticket:{ticket}", "members": 3, "nodes": 2}
+    assert found["items"][0] == room and not found["cut"] and found["missing"] == []
+    assert (await get(one, "rooms", prefix=f"ticket:{ticket}", namespace="/chat"))["items"] == []
+    for sort in ("-members", "members", "name", "-name"):
+        seen, query = [], {"prefix": "user:member", "limit": 2, "sort": sort}
+        while True:
+            page = await get(one, "rooms", **query)
+            seen += [row["room"] for row in page["items"]]
+            if page["next"] is None:
+                break
+            query["cursor"] = page["next"]
+        assert sorted(seen) == sorted(f"user:{name}" for name in names)
+        if sort.endswith("name"):
+            assert seen == sorted(seen, reverse=sort.startswith("-"))
+
+    status, _ = await one.push("PUT", f"/api/v1/tickets/{ticket}", {"subject": "<b>new</b>"})
+    assert status == 200
+    whole = await get(one, f"rooms/{quote('ticket:' + ticket, safe='')}")
+    assert whole["memberCount"] == 3 and {member["user"]["id"] for member in whole["members"]} == set(names)
+    assert {member["node"] for member in whole["members"]} == {"n1", "n2"}
+    assert whole["entries"][0]["event"] == "ticket:updated" and whole["entries"][0]["bytes"] > 10
+    assert [entry["offset"] for entry in whole["entries"]] == sorted(
+        (e["offset"] for e in whole["entries"]), reverse=True
+    )
+    empty = await get(one, "rooms/no%2Fsuch%20room", namespace="/tickets")
+    assert (empty["room"], empty["memberCount"], empty["entries"]) == ("no/such room", 0, [])
+    await close_all(*peers)
+
+
+WRONG = (
+    ("GET", "connections?limit=0", None, "limit"),
+    ("GET", "connections?limit=501", None, "limit"),
+    ("GET", "connections?limit=many", None, "limit"),
+    ("GET", "connections?cursor=!", None, "cursor"),
+    ("GET", "connections?cursor=WyJhIl0", None, "cursor"),
+    ("GET", "connections?sort=colour", None, "sort"),
+    ("GET", "connections?transport=pigeon", None, "transport"),
+    ("GET", "connections?role=king", None, "role"),
+    ("GET", "connections?user=a&user=b", None, "user"),
+    ("GET", "connections?colour=red", None, "colour"),
+    ("GET", f"connections?room={'x' * 201}", None, "room"),
+    ("GET", "connections/closed?cursor=x", None, "cursor"),
+    ("GET", "rooms?sort=size", None, "sort"),
+    ("GET", "rooms/x?namespace=/nowhere", None, "namespace"),
+    ("GET", f"rooms/{'x' * 201}", None, "room"),
+    ("GET", "users/a%20b", None, "userId"),
+    ("DELETE", "connections/x?reason=x", None, "sid"),
+    ("DELETE", f"connections/{'a' * 20}", None, "reason"),
+    ("DELETE", f"connections/{'a' * 20}?reason=x&reconnect=perhaps", None, "reconnect"),
+    ("POST", "connections/disconnect", {"reason": "x"}, "where"),
+    ("POST", "connections/disconnect", {"reason": "x", "where": {}}, "where"),
+    ("POST", "connections/disconnect", {"reason": "x", "where": {"user": 1}}, "where.user"),
+    ("POST", "connections/disconnect", {"reason": "x", "where": {"colour": "red"}}, "where.colour"),
+    ("POST", "connections/disconnect", {"where": {"user": "a"}}, "reason"),
+    ("POST", "connections/disconnect", {"reason": "x", "where": {"user": "a"}, "dryRun": 1}, "dryRun"),
+    ("POST", "users/ann/disconnect", {"reason": "", "reconnect": True}, "reason"),
+    ("POST", "users/ann/disconnect", {"reason": "x", "reconnect": "yes"}, "reconnect"),
+)
+
+
+@pytest.mark.parametrize(("method", "path", "body", "field"), WRONG, ids=lambda value: str(value)[:60])
+@aio
+async def test_what_is_wrong_is_named(servers: Pair, method: str, path: str, body: Any, field: str) -> None:
+    status, answer = await servers[0].push(method, f"/api/v1/{path}", body)
+    assert (status, answer["error"]["code"], answer["error"]["field"]) == (400, "BAD_REQUEST", field)
