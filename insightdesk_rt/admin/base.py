@@ -19,9 +19,9 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from ipaddress import ip_address
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from msgspec import Struct
 from tornado.httputil import HTTPServerRequest
@@ -108,14 +108,16 @@ def operation(
     statuses: tuple[int, ...] = (200,),
     errors: tuple[str, ...] = (),
     action: str = "",
+    stream: bool = False,
 ) -> Callable[[Any], Any]:
     """Declare a method of a Handler as an operation of the API: `async def (self, *path, query, body) -> Answer`.
 
-    With an `action` it is written to the audit log; the query or body then has a `reason`.
+    With an `action` it is written to the audit log; the query or body then has a `reason`. With `stream` it answers
+    server-sent events, by itself (stream.py).
     """
 
-    def declare(method: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[None]]:
-        about = declared(method, scope, query, body, answer, statuses, errors, action)
+    def declare(method: Callable[..., Awaitable[Answer | None]]) -> Callable[..., Awaitable[None]]:
+        about = declared(method, scope, query, body, answer, statuses, errors, action, stream)
 
         @functools.wraps(method)
         async def run(self: Handler, *path: str) -> None:
@@ -150,6 +152,15 @@ class Handler(RequestHandler):
         self._received = 0
         self._refused: RtError | None = None  # why the body is not kept
 
+    @classmethod
+    def within(cls, who: Principal | None, parts: Mapping[str, Any]) -> Self:
+        """Return one without a request: its operations can be done from within, as far as they answer and no more."""
+        made = cls.__new__(cls)
+        made.who = who
+        for name, part in parts.items():
+            setattr(made, name, part)
+        return made
+
     def set_default_headers(self) -> None:
         self.clear_header("Server")
         self.set_header("Content-Type", "application/json; charset=utf-8")
@@ -168,11 +179,8 @@ class Handler(RequestHandler):
             self.set_header("Connection", "close")
             self.refuse(RtError("PAYLOAD_TOO_LARGE"))
             return
-        authorization = self.request.headers.get_list("Authorization")
         try:
-            if len(authorization) > 1:
-                raise RtError("AUTH_TOKEN_INVALID")
-            self.who = self.principal(authorization[0] if authorization else "")
+            self.who = self._identified()
         except RtError as refused:
             self._refused = refused
 
@@ -184,6 +192,12 @@ class Handler(RequestHandler):
             self._chunks.append(chunk)
         else:
             self._chunks.clear()
+
+    def _identified(self) -> Principal:
+        authorization = self.request.headers.get_list("Authorization")
+        if len(authorization) > 1:
+            raise RtError("AUTH_TOKEN_INVALID")
+        return self.principal(authorization[0] if authorization else "")
 
     def principal(self, authorization: str) -> Principal:
         """Return who asks. Raises RtError AUTH_*, FORBIDDEN, RATE_LIMITED."""
@@ -198,9 +212,17 @@ class Handler(RequestHandler):
         self.check_host()
         if self._refused is not None:
             raise self._refused
-        assert self.who is not None
-        if not self.who.may(scope):
+        self.require(scope)
+
+    def require(self, scope: Scope) -> None:
+        """Raise RtError FORBIDDEN unless who asks may as much as that."""
+        if self.who is None or not self.who.may(scope):
             raise RtError("FORBIDDEN", f"This needs the scope {scope}.")
+
+    def still_may(self, scope: Scope) -> None:
+        """Raise RtError unless who asked may go on: an answer can outlive the key or token that was shown for it."""
+        self.who = self._identified()
+        self.require(scope)
 
     def check_host(self) -> None:
         """Raise RtError FORBIDDEN unless the port may be called by the name that was asked for."""
@@ -218,7 +240,9 @@ class Handler(RequestHandler):
             found.append(read_body(about.body, content_type, b"".join(self._chunks)))
         return found
 
-    async def audited(self, about: Operation, method: Callable[..., Awaitable[Answer]], arguments: list[Any]) -> Answer:
+    async def audited(
+        self, about: Operation, method: Callable[..., Awaitable[Answer | None]], arguments: list[Any]
+    ) -> Answer | None:
         """Do it and write down what came of it. A dry run is no deed."""
         assert self.who is not None
         asked = arguments[-1]

@@ -106,10 +106,11 @@ class Operation(NamedTuple):
     errors: tuple[str, ...]  # codes of its own, beside those that every operation has
     action: str  # what the audit log calls it; "": it is not written there
     doc: str
+    stream: bool  # of server-sent events
 
 
 def declared(
-    method: Callable[..., Awaitable[Answer]],
+    method: Callable[..., Awaitable[Answer | None]],
     scope: Scope | None,
     query: type[Struct] | None,
     body: type[Struct] | None,
@@ -117,6 +118,7 @@ def declared(
     statuses: tuple[int, ...],
     errors: tuple[str, ...],
     action: str,
+    stream: bool,
 ) -> Operation:
     """Return what a method and its decorator say together. A change without a reason is a mistake of ours."""
     hints = get_type_hints(method, include_extras=True)
@@ -130,7 +132,9 @@ def declared(
         told = body or query
         assert told is not None and "reason" in told.__struct_fields__, f"{action} takes no reason"
     path = {_camel(name): hints[name] for name in names}
-    return Operation(scope, path, query, body, answer, statuses, errors, action, inspect.cleandoc(method.__doc__ or ""))
+    return Operation(
+        scope, path, query, body, answer, statuses, errors, action, inspect.cleandoc(method.__doc__ or ""), stream
+    )
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────

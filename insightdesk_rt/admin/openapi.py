@@ -23,6 +23,7 @@ Route = tuple[str, type[Handler], dict[str, Any]]
 
 METHODS = ("get", "post", "put", "patch", "delete")
 JSON = "application/json"
+EVENTS = "text/event-stream"
 REF = "#/components/schemas/{name}"
 KEYED = ("AUTH_TOKEN_MISSING", "AUTH_TOKEN_INVALID", "FORBIDDEN", "RATE_LIMITED", "BAD_REQUEST", "UNAVAILABLE")
 WITH_BODY = ("PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
@@ -123,7 +124,8 @@ def _operation(path: str, method: str, about: Operation, shape: Any) -> dict[str
 def _responses(about: Operation, shape: Any) -> dict[str, Any]:
     answers: dict[str, Any] = {}
     for status in about.statuses:
-        content = {JSON: {"schema": {} if about.answer is Any else shape(about.answer)}}
+        schema = {} if about.answer is Any else shape(about.answer)
+        content = {EVENTS: {"schema": {"type": "string"}}} if about.stream else {JSON: {"schema": schema}}
         answers[str(status)] = {"description": "done" if status < 300 else "not well", "content": content}
     codes = [*about.errors, *(KEYED if about.scope else ()), *(WITH_BODY if about.body else ())]
     for status in sorted({ERRORS[code].http for code in codes}):

@@ -18,6 +18,7 @@ from insightdesk_rt.admin.nodes import Node, node_routes
 from insightdesk_rt.admin.openapi import openapi_routes
 from insightdesk_rt.admin.push import push_routes
 from insightdesk_rt.admin.rooms import room_routes
+from insightdesk_rt.admin.watch import watch_routes
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.cluster.valkey import Valkey
@@ -87,5 +88,6 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         *audit_routes(admin, audit),
         *push_routes(admin, desk.tickets, desk.notifications, hub, parts.namespaces, settings.max_event_bytes),
     ]
+    watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes)
     metrics = metrics_routes(admin, sources, checks, open=is_loopback(settings.admin_address))
-    return admin, [*routes, *metrics, *openapi_routes(admin, routes)]
+    return admin, [*routes, *watch, *metrics, *openapi_routes(admin, [*routes, *watch])]

@@ -85,6 +85,12 @@ class Subscription(asyncio.Protocol):
             self._write(pack((b"SUBSCRIBE", *wanted[start : start + BATCH])))
         return acks.future
 
+    def subscribe_pattern(self, pattern: bytes) -> asyncio.Future[bool]:
+        """Hear all channels that match; fulfilled when the server has confirmed it."""
+        acks = self._acks[pattern] = _Acks(1, asyncio.get_running_loop().create_future())
+        self._write(pack((b"PSUBSCRIBE", pattern)))
+        return acks.future
+
     def unsubscribe(self, channels: Iterable[bytes]) -> None:
         wanted = tuple(channels)
         for start in range(0, len(wanted), BATCH):
@@ -98,7 +104,9 @@ class Subscription(asyncio.Protocol):
         if isinstance(reply, libvalkey.ReplyError):
             self.abort(str(reply))  # wrong password, no permission for a channel: nothing to go on with
         elif isinstance(reply, list):
-            if reply[0] == b"subscribe" and (acks := self._acks.pop(reply[1], None)):
+            if reply[0] == b"pmessage":
+                self._received(reply[2], reply[3])
+            elif reply[0] in (b"subscribe", b"psubscribe") and (acks := self._acks.pop(reply[1], None)):
                 acks.count_down()
         elif self._greeting:
             self._greeting.pop(0).set_result(True)

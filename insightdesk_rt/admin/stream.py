@@ -1,0 +1,131 @@
+"""Server-sent events of a handler: framing, a sign of life, and an end when the reader or its permission is gone.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html. What waits for a slow reader is bounded: past it the
+newest are dropped and counted, and a reader that takes nothing for a while is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
+
+from insightdesk_rt.admin.access import Scope
+from insightdesk_rt.admin.base import Handler
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.wire import json
+
+MAX_WAITING = 1_000  # events
+MAX_WAITING_BYTES = 1_000_000
+TAKES_NOTHING_S = 20.0
+ALIVE_S = 10.0  # between signs of life; a proxy in between waits for 60 s or more
+MAX_STREAMS = 20  # of one node: each costs work for as long as it is open
+
+_open: set[EventStream] = set()
+
+
+class StreamHandler(Handler):
+    """The base of handlers whose answer goes on."""
+
+    stream: EventStream | None = None
+
+    def on_connection_close(self) -> None:
+        if self.stream is not None:
+            self.stream.end("gone")
+
+
+class EventStream:
+    """The answer of a GET, for as long as it lasts. `put` events from anywhere; `run` sends them until it is over."""
+
+    def __init__(self, handler: StreamHandler, scope: Scope) -> None:
+        self._handler = handler
+        self._scope = scope  # what it takes to look on
+        handler.stream = self
+        self._waiting: deque[str] = deque()
+        self._bytes = 0
+        self._dropped = 0
+        self._more = asyncio.Event()
+        self._over = ""
+
+    def put(self, event: str, data: str) -> None:
+        """Send an event with JSON text as its data, or count it as dropped."""
+        if len(self._waiting) >= MAX_WAITING or self._bytes + len(data) > MAX_WAITING_BYTES:
+            self._dropped += 1
+        else:
+            text = f"event: {event}\ndata: {data}\n\n"
+            self._waiting.append(text)
+            self._bytes += len(text)
+        self._more.set()
+
+    def end(self, code: str) -> None:
+        """Say why and end it: a code of errors.py."""
+        self._over = self._over or code
+        self._more.set()
+
+    async def run(self, work: Callable[[], Awaitable[None]] | None = None, every_s: float = ALIVE_S) -> None:
+        """Return when it is over. `work` is done at once and every so often; what it raises as RtError ends it.
+
+        Raises RtError UNAVAILABLE, before anything is answered, when too many are open.
+        """
+        if len(_open) >= MAX_STREAMS:
+            raise RtError("UNAVAILABLE", f"This node has {MAX_STREAMS} streams open; that is all it has.")
+        handler = self._handler
+        handler.set_header("Content-Type", "text/event-stream")
+        handler.set_header("X-Accel-Buffering", "no")  # nginx would keep it until there is more
+        _open.add(self)
+        working = asyncio.get_running_loop().create_task(self._work(work, every_s)) if work is not None else None
+        try:
+            await self._write(": welcome\n\n")
+            while not self._over:
+                await self._send()
+            await self._send_all()
+            await self._write(f"event: end\ndata: {json.dumps({'code': self._over})}\n\n")
+        except StreamClosedError:
+            pass
+        except TimeoutError:  # it takes nothing: what was written would wait forever
+            cast(HTTP1Connection, handler.request.connection).close()
+        finally:
+            _open.discard(self)
+            if working is not None:
+                working.cancel()
+
+    async def _work(self, work: Callable[[], Awaitable[None]], every_s: float) -> None:
+        while True:
+            try:
+                await work()
+            except RtError as refused:
+                self.end(refused.code)
+            await asyncio.sleep(every_s)
+
+    async def _send(self) -> None:
+        """Send what waits; if nothing comes for a while, see whether the reader is there and still may."""
+        try:
+            async with asyncio.timeout(ALIVE_S):
+                await self._more.wait()
+        except TimeoutError:
+            await self._write(": alive\n\n")
+            try:
+                self._handler.still_may(self._scope)
+            except RtError as refused:
+                self._over = refused.code
+            return
+        self._more.clear()
+        await self._send_all()
+
+    async def _send_all(self) -> None:
+        while self._waiting:
+            texts, self._bytes = "".join(self._waiting), 0
+            self._waiting.clear()
+            if self._dropped:  # when these were waiting already
+                texts += f'event: dropped\ndata: {{"count":{self._dropped}}}\n\n'
+                self._dropped = 0
+            await self._write(texts)
+
+    async def _write(self, text: str) -> None:
+        self._handler.write(text)
+        async with asyncio.timeout(TAKES_NOTHING_S):
+            await self._handler.flush()

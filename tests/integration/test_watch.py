@@ -1,0 +1,205 @@
+"""Watching over two nodes: every event once, filters, what each scope sees, slow readers, and the end of a token."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import pytest
+
+from insightdesk_rt.admin.access import new_key
+from insightdesk_rt.emitter import AsyncEmitter
+from tests.support.aio import aio, until
+from tests.support.native_client import NativeDoor
+from tests.support.nodes import two_nodes
+from tests.support.server import ServerProcess
+from tests.support.sse import Events, watching
+
+Pair = tuple[ServerProcess, ServerProcess]
+DOOR = NativeDoor()
+VIEWER = new_key("grafana", "viewer")
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterator[Pair]:
+    folder: Path = tmp_path_factory.mktemp("watch")
+    keys = folder / "keys"
+    keys.write_text(VIEWER[1])
+    keys.chmod(0o600)
+    with two_nodes(folder, valkey_url, admin_keys_file=str(keys)) as pair:
+        yield pair
+
+
+async def emit(
+    server: ServerProcess, namespace: str, room: str | list[str], event: str, data: object, **more: object
+) -> None:
+    rooms = [room] if isinstance(room, str) else room
+    body = {"namespace": namespace, "rooms": rooms, "event": event, "data": data, **more}
+    status, answer = await server.push("POST", "/api/v1/emit", body)
+    assert status == 200, answer
+
+
+async def until_marked(events: Events, server: ServerProcess, namespace: str, room: str) -> None:
+    """Return when what was emitted before has been seen or never will be: a last event comes behind it."""
+    await emit(server, namespace, room, "the:end", None)
+    await events.expect("event", event="the:end")
+
+
+@aio
+async def test_each_event_of_every_node_is_seen_once_without_what_it_says(servers: Pair) -> None:
+    one, two = servers
+    room = "watched:" + secrets.token_hex(3)
+    async with watching(one, "events?namespace=/tickets", VIEWER[0]) as events, watching(one, "events") as all_events:
+        assert (events.status, events.headers["content-type"]) == (200, "text/event-stream")
+        assert events.headers["cache-control"] == "no-store"
+        await emit(two, "/tickets", [room, room + "-b", room + "-c"], "logged:there", {"secret": "s"})
+        await emit(one, "/chat", room, "logged:here", {"secret": "s"})
+        await emit(two, "/tickets", [room, room + "-b"], "volatile:there", {"secret": "s"}, volatile=True)
+        emitter = AsyncEmitter(one.settings["valkey_url"], prefix=one.settings["valkey_prefix"])
+        await emitter.of("/tickets").to(room).except_("role:customer").emit("logged:emitter", {"secret": "ü"})
+        await emitter.close()
+        await until_marked(events, one, "/tickets", room)
+        await all_events.expect("event", event="logged:here")
+    found = {data["event"]: data for name, data in events.seen if name == "event"}
+    assert len(events.seen) == 4 == len(found)
+    there = found["logged:there"]
+    assert (there["namespace"], there["rooms"], there["volatile"], there["bytes"]) == (
+        "/tickets",
+        [room, room + "-b", room + "-c"],
+        False,
+        len('{"secret":"s"}'),
+    )
+    assert there["offset"] and there["at"].endswith("Z") and "payload" not in there and "except" not in there
+    assert found["volatile:there"]["volatile"] and "offset" not in found["volatile:there"]
+    assert found["logged:emitter"]["except"] == ["role:customer"] and found["logged:emitter"]["bytes"] == 15
+
+
+@aio
+async def test_what_it_says_is_for_the_scope_admin(servers: Pair) -> None:
+    one, _ = servers
+    room = "watched:" + secrets.token_hex(3)
+    async with watching(one, "events?payload=full", VIEWER[0]) as refused:
+        assert refused.status == 403 and (await refused.body())["error"]["code"] == "FORBIDDEN"
+    async with watching(one, f"events?payload=full&room={quote(room)}") as events:
+        await emit(one, "/tickets", room, "said", {"text": "<b>ünï</b>\n\nevent: forged"})
+        data = await events.expect("event", event="said")
+        assert data["payload"] == {"text": "<b>ünï</b>\n\nevent: forged"}
+        await emit(one, "/tickets", room, "said", {"text": "x" * 20_000})
+        data = await events.expect("event", event="said")
+        assert "payload" not in data and data["bytes"] > 20_000
+
+
+@aio
+async def test_filters(servers: Pair) -> None:
+    one, two = servers
+    tag = secrets.token_hex(3)
+    room, other = f"watched:[{tag}]*?", f"watched:{tag}-other"  # what a pattern of Valkey's would take for its own
+    ann = f"ann-{tag}"
+    peer = await DOOR.open(two.address, "/tickets", {"token": two.token(ann, "agent", f"team-{tag}")})
+    cases: tuple[tuple[dict[str, str], list[str]], ...] = (
+        ({"room": room}, ["a", "c", "end"]),
+        ({"room": room, "namespace": "/tickets"}, ["a", "end"]),
+        ({"namespace": "/chat"}, ["c", "d", "end"]),
+        ({"event": "b", "namespace": "/tickets"}, ["b"]),
+        ({"user": ann}, ["team", "user", "notes", "end"]),
+        ({"user": ann, "namespace": "/tickets"}, ["team", "user", "end"]),
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(watching(one, f"events?{urlencode(query)}")) for query, _ in cases]
+        await asyncio.sleep(0.3)  # the rooms of the user are asked for behind the opening
+        await emit(one, "/tickets", room, "a", 1)
+        await emit(one, "/tickets", other, "b", 1)
+        await emit(one, "/chat", room, "c", 1)
+        await emit(one, "/chat", other, "d", 1)
+        await emit(one, "/tickets", f"team:team-{tag}", "team", 1)
+        await emit(one, "/tickets", f"user:{ann}", "user", 1)
+        await emit(one, "/tickets", [f"user:{ann}", other], "not-her", 1, **{"except": f"team:team-{tag}"})
+        await emit(one, "/notifications", f"user:{ann}", "notes", 1)
+        for namespace, rooms in (("/tickets", [room, f"user:{ann}"]), ("/chat", [room])):
+            await emit(one, namespace, rooms, "end", 1)
+        for stream, (query, expected) in zip(streams, cases, strict=True):
+            names = []
+            while names != expected:
+                _, data = await stream.next()
+                names.append(data["event"]) if data["event"] not in ("end",) or "end" not in names else None
+                assert names == expected[: len(names)], query
+    await peer.close()
+
+
+@aio
+async def test_live_shows_what_changes_and_only_that(servers: Pair) -> None:
+    one, two = servers
+    ann = "ann-" + secrets.token_hex(3)
+    watched = [f"connections?user={ann}&limit=5", "metrics/queue", f"rooms/user%3A{ann}"]
+    path = "live?" + urlencode({"watch": ",".join(quote(watch, safe="") for watch in watched)})
+    async with watching(one, path, VIEWER[0]) as events:
+        first = {data["watch"]: data for _, data in [await events.next() for _ in watched]}
+        assert set(first) == set(watched) and all(data["status"] == 200 for data in first.values())
+        assert first[watched[0]]["body"]["items"] == [] and first[watched[2]]["body"]["room"] == f"user:{ann}"
+        peer = await DOOR.open(two.address, "/tickets", {"token": two.token(ann, "agent", "red")})
+        data = await events.expect("state", watch=watched[0])
+        assert [row["user"]["id"] for row in data["body"]["items"]] == [ann]
+        await peer.close()
+        for wrong in ("nonsense", "connections?limit=0", "openapi.json", "events", "live", "audit?x=1", ""):
+            async with watching(one, f"live?watch={quote(quote(wrong))}") as refused:
+                assert (refused.status, (await refused.body())["error"]["code"]) == (400, "BAD_REQUEST"), wrong
+
+
+@aio
+async def test_a_reader_that_does_not_read_loses_events_and_costs_no_memory(servers: Pair) -> None:
+    """The socket's buffers hold some; the rest is dropped and counted, and nobody else waits."""
+    one, _ = servers
+    room = "watched:" + secrets.token_hex(3)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", one.admin_port))
+    token = one.token("slow", "admin")
+    ask = f"GET /api/v1/events?payload=full&room={quote(room)} HTTP/1.1\r\nHost: localhost\r\n"
+    sock.sendall(f"{ask}Authorization: Bearer {token}\r\n\r\n".encode())
+    await asyncio.sleep(0.3)
+    async with watching(one, f"events?room={quote(room)}") as quick:
+        for number in range(600):
+            await emit(one, "/tickets", room, f"e{number}", "x" * 15_000, volatile=True)
+            await quick.expect("event", event=f"e{number}")
+        sock.settimeout(5)
+        got = b""
+        while b"event: dropped" not in got[-2_000:]:
+            chunk = await asyncio.to_thread(sock.recv, 1_000_000)
+            assert chunk, got[-500:]
+            got += chunk
+        seen = got.count(b"event: event\n")
+        assert 20 < seen < 600
+    sock.close()
+
+
+@aio
+async def test_a_stream_ends_with_the_permission_it_was_opened_with(servers: Pair) -> None:
+    one, _ = servers
+    async with watching(one, "events?event=none", one.token("brief", "admin", ttl_s=3)) as events:
+        assert events.status == 200
+        name, data = await events.next(deadline_s=15)
+        assert (name, data["code"]) == ("end", "AUTH_TOKEN_EXPIRED")
+        with pytest.raises(EOFError):
+            await events.next()
+
+
+@aio
+async def test_streams_are_counted_and_given_back(servers: Pair) -> None:
+    _, two = servers
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            assert (await stack.enter_async_context(watching(two, "events?event=none"))).status == 200
+        async with watching(two, "events") as refused:
+            assert refused.status == 503
+        assert (await two.push("GET", "/api/v1/nodes"))[0] == 200
+
+    async def free() -> bool:
+        async with watching(two, "events") as again:
+            return again.status == 200
+
+    await until(free, "room for another stream")
