@@ -91,6 +91,7 @@ class CloseReason(Enum):
     TOKEN_EXPIRED = "token expired"
     REVOKED = "revoked"
     KICKED = "kicked"
+    BLOCKED = "blocked"
     SENT_AWAY = "sent away"  # by an admin; come back
     REPLACED = "replaced"
     UNAVAILABLE = "unavailable"
@@ -120,6 +121,7 @@ CLOSE_CODES = {
     CloseReason.TOKEN_EXPIRED: 4401,
     CloseReason.REVOKED: 4401,
     CloseReason.KICKED: 4403,
+    CloseReason.BLOCKED: 4403,
 }
 
 ENDED_ON_PURPOSE = frozenset(
@@ -131,6 +133,7 @@ ENDED_ON_PURPOSE = frozenset(
         CloseReason.CONNECT_TIMEOUT,
         CloseReason.REVOKED,
         CloseReason.KICKED,
+        CloseReason.BLOCKED,
         CloseReason.REPLACED,
     }
 )

@@ -101,6 +101,46 @@ class Windows:
         self._sweep_at = max(SWEEP_AT, 2 * len(self._windows))
 
 
+class Offender(NamedTuple):
+    """`refusals` of one user's calls of one event, the last at `last_ms`."""
+
+    user: str
+    namespace: str
+    event: str
+    refusals: int
+    last_ms: int
+
+
+class Offenders:
+    """Who was refused for too much of something, of late: a small table, whatever is thrown at the server.
+
+    Forgotten are those who have kept quiet for longer than `remember_ms`, and, when it is full, whoever did so longest.
+    """
+
+    __slots__ = ("_found", "_most", "_remember_ms")
+
+    def __init__(self, most: int = 1_000, remember_ms: int = 600_000) -> None:
+        self._most = most
+        self._remember_ms = remember_ms
+        self._found: dict[tuple[str, str, str], tuple[int, int]] = {}  # the last one refused is the last one here
+
+    def add(self, user: str, namespace: str, event: str, now_ms: int) -> None:
+        """hot: once per refusal."""
+        key = (user, namespace, event)
+        count, last_ms = self._found.pop(key, (0, now_ms))
+        if now_ms - last_ms > self._remember_ms:
+            count = 0
+        if len(self._found) >= self._most:
+            del self._found[next(iter(self._found))]
+        self._found[key] = (count + 1, now_ms)
+
+    def worst(self, most: int, now_ms: int) -> list[Offender]:
+        """Return those with the most refusals first."""
+        since_ms = now_ms - self._remember_ms
+        late = (Offender(*key, *told) for key, told in self._found.items() if told[1] >= since_ms)
+        return sorted(late, key=lambda one: (-one.refusals, one.user, one.namespace, one.event))[:most]
+
+
 class Cap:
     """At most `max` at a time per key (connections of an address). 0 is no limit."""
 

@@ -40,10 +40,12 @@ from insightdesk_rt.handlers.relay import Relay, bind_local, foreign_routes, rel
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.keys import KeyRing
 from insightdesk_rt.listening import StartError, bind, close_all, port_of
+from insightdesk_rt.moderation.moderation import TICK_MS, Moderation
 from insightdesk_rt.namespaces import PATHS, sent_events
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.node_stats import EVERY_S, NodeStats
 from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay, signer, tls
+from insightdesk_rt.stores.rules import RuleStore
 from insightdesk_rt.transport.handover import Handover
 from insightdesk_rt.transport.lag import LoopLag
 from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
@@ -66,7 +68,7 @@ class Server:
     """
 
     def __init__(self, loaded: Loaded, clients: list[socket.socket] | None = None) -> None:
-        self.settings = loaded.settings
+        self.loaded, self.settings = loaded, loaded.settings
         self.node_id = loaded.settings.node_id or "n" + secrets.token_hex(3)
         self._clients = clients
         self.embedded: Embedded | None = None
@@ -144,12 +146,15 @@ class Server:
         place = new_place(self.node_id, f"{settings.relay_address}:{port_of(relays)}" if relays else "")
         directory = Directory(valkey, lambda: leases.incarnation, place)
         holdings.append(directory)
-        await self._register(valkey, leases, desk, directory)
+        await _or_say(self._register(valkey, leases, desk, directory))
         stack.push_async_callback(leases.close)
         stack.push_async_callback(directory.withdraw)
         for namespace in desk.namespaces:
             stack.push_async_callback(namespace.close)
-        dispatch = Dispatch(hub, desk.namespaces, keys.verify, wheel, dispatch_settings(settings), sessions)
+        host = client_host(settings, wheel, self.node_id)
+        hub.on_delivered = host.flusher.delivered
+        moderation = Moderation(RuleStore(valkey), self.node_id, host, hub, keys.verify, lambda: leases.leads)
+        dispatch = Dispatch(hub, desk.namespaces, moderation.admission, wheel, dispatch_settings(settings), sessions)
         stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
         calls = Calls(
             backplane,
@@ -162,17 +167,17 @@ class Server:
         )
         stack.push_async_callback(calls.close)
         desk.everywhere(calls.recheck)
+        await _or_say(moderation.start(calls, dispatch.calls))
+        self._tick(moderation.tick, TICK_MS, "what admins have ruled")
         self._start_clocks(wheel, dispatch, desk, leases, holdings)
 
-        host = client_host(settings, wheel, self.node_id)
-        hub.on_delivered = host.flusher.delivered
         lag = LoopLag()
         lag.start()
         stack.callback(lag.stop)
         stats = NodeStats(host, hub, dispatch.calls, lag)
         stats.turn()
         self._tick(stats.turn, NUMBERS_MS, "this node's numbers")
-        port = ClientPort(host, dispatch, port_settings(settings))
+        port = ClientPort(host, dispatch, port_settings(settings), moderation.gate.shuts_out)
         no_path = {"default_handler_class": NoHandler, "default_handler_args": {"port": port}}
         relay = Relay(port, directory)
         handover = Handover(place.local, place.key, relay.take)
@@ -200,16 +205,17 @@ class Server:
         drain = Drain(host, lambda yes: setattr(port, "accepting", yes))
         admin, routes = admin_port(
             Parts(
-                settings,
+                self.loaded,
                 self.node_id,
                 PATHS,
-                Access(keys.verify, admin_keys),
+                Access(moderation.gate.verify, admin_keys),
                 valkey,
                 backplane,
                 calls,
                 hub,
                 dispatch,
                 desk,
+                moderation,
                 port,
                 stats,
                 lag,
@@ -229,14 +235,11 @@ class Server:
 
     async def _register(self, valkey: Valkey, leases: Leases, desk: Desk, directory: Directory) -> None:
         """Be known to the other nodes, and clear up after those that died when nobody was there to see it."""
-        try:
-            await leases.beat()
-            living = await leases.living()
-            await desk.only(living)
-            await directory.only(living)
-            await directory.announce()
-        except RtError as refused:
-            raise StartError(f"valkey_url: {refused.message}") from None
+        await leases.beat()
+        living = await leases.living()
+        await desk.only(living)
+        await directory.only(living)
+        await directory.announce()
         valkey.on_up.append(self._valkey_up)
 
     def _valkey_up(self, replaced: bool) -> None:
@@ -325,6 +328,14 @@ async def _put_down(holdings: Sequence[Holding]) -> None:
         done = holding.rejoin()
         if done is not None:
             await done
+
+
+async def _or_say(start: Awaitable[None]) -> None:
+    """Await what needs Valkey. Raises StartError when that is away."""
+    try:
+        await start
+    except RtError as refused:
+        raise StartError(f"valkey_url: {refused.message}") from None
 
 
 def _no_access_log(handler: RequestHandler) -> None:

@@ -214,6 +214,12 @@ class Handler(RequestHandler):
             raise self._refused
         self.require(scope)
 
+    @property
+    def asker(self) -> Principal:
+        """Who asks, of an operation that has a scope."""
+        assert self.who is not None
+        return self.who
+
     def require(self, scope: Scope) -> None:
         """Raise RtError FORBIDDEN unless who asks may as much as that."""
         if self.who is None or not self.who.may(scope):

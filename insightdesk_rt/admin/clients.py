@@ -7,7 +7,6 @@ sockets' sids. Many connections are looked through in turns: the loop is not hel
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import time
 from collections import deque
@@ -24,13 +23,11 @@ from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Person, Role, Room, iso
 from insightdesk_rt.transport.client import Client
-from insightdesk_rt.transport.host import ClientHost
+from insightdesk_rt.transport.host import ClientHost, in_turns
 from insightdesk_rt.wire import json
 
 MAX_ROOMS_SHOWN = 50
 MAX_CLOSED = 1_000  # some 400 KB
-TURN = 2_000  # connections looked at before others have theirs
-SENT_PER_TURN = 200
 
 Transport = Literal["websocket", "polling"]
 Sort = Literal[
@@ -183,27 +180,24 @@ class Connections:
     async def send_away(self, words: tuple[str, ...]) -> int:
         """Close those wanted and return how many; with `reconnect` their clients come back by themselves."""
         ask = json.decode(_send_away, words[0])
-        found = [client async for client in self._wanted(ask.wanted)]
-        if ask.dry:
-            return len(found)
-        for count, client in enumerate(found, 1):
+        count = 0
+        async for client in self._wanted(ask.wanted):
+            count += 1
+            if ask.dry:
+                continue
             if ask.reconnect:
                 client.close(CloseReason.SENT_AWAY)
             else:
-                kick(client, CloseReason.KICKED)
-            if count % SENT_PER_TURN == 0:
-                await asyncio.sleep(0)
-        return len(found)
+                client.dismiss(CloseReason.KICKED)
+        return count
 
     # ── looking through them ───────────────────────────────────────────────────────────────────────────────────────
 
     async def _wanted(self, wanted: Wanted) -> AsyncIterator[Client]:
         if wanted.node not in ("", self._node_id):
             return
-        for count, client in enumerate(self._candidates(wanted), 1):
-            if count % TURN == 0:
-                await asyncio.sleep(0)
-            if not client.gone and _is(client, wanted):
+        async for client in in_turns(self._candidates(wanted)):
+            if _is(client, wanted):
                 yield client
 
     def _candidates(self, wanted: Wanted) -> list[Client]:
@@ -271,14 +265,6 @@ class Connections:
                 why.value,
             )
         )
-
-
-def kick(client: Client, why: CloseReason) -> None:
-    """End a connection so that a stock client does not come back by itself."""
-    if not client.native:
-        for namespace in tuple(client.sockets):
-            client.leave(namespace)
-    client.close(why)
 
 
 def _is(client: Client, wanted: Wanted) -> bool:

@@ -32,7 +32,6 @@ from insightdesk_rt.admin.clients import (
     Transport,
     Wanted,
 )
-from insightdesk_rt.admin.cluster import understood
 from insightdesk_rt.admin.declared import (
     Answer,
     BulkChange,
@@ -46,6 +45,7 @@ from insightdesk_rt.admin.declared import (
     make_cursor,
     read_cursor,
 )
+from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Id, Person, Role, iso

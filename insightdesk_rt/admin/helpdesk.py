@@ -105,8 +105,7 @@ class ChatHandler(Handler):
         """Return who asks, as the chat knows people. Raises RtError NOT_FOUND: no such conversation."""
         if await self.chat.store.get(conversation_id) is None:
             raise RtError("NOT_FOUND", "There is no such conversation.")
-        assert self.who is not None
-        return _as_user(self.who)
+        return _as_user(self.asker)
 
 
 class CloseHandler(ChatHandler):

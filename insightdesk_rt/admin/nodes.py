@@ -18,8 +18,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.cluster import understood
 from insightdesk_rt.admin.declared import Answer, Change
+from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.drain import Drain, Progress
 from insightdesk_rt.errors import RtError

@@ -18,8 +18,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.cluster import understood
 from insightdesk_rt.admin.declared import Answer, Page, Paged, Query, RoomName, make_cursor, read_cursor
+from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.cluster.logs import Logs
 from insightdesk_rt.errors import RtError

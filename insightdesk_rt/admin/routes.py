@@ -14,19 +14,23 @@ from insightdesk_rt.admin.connections import connection_routes
 from insightdesk_rt.admin.health import health_routes, node_checks
 from insightdesk_rt.admin.helpdesk import helpdesk_routes
 from insightdesk_rt.admin.metrics import Sources, metrics_routes
+from insightdesk_rt.admin.moderation import moderation_routes
 from insightdesk_rt.admin.nodes import Node, node_routes
+from insightdesk_rt.admin.notices import notice_routes
 from insightdesk_rt.admin.openapi import openapi_routes
 from insightdesk_rt.admin.push import push_routes
 from insightdesk_rt.admin.rooms import room_routes
+from insightdesk_rt.admin.tuning import Tuning, tuning_routes
 from insightdesk_rt.admin.watch import watch_routes
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.config import Settings, is_loopback
+from insightdesk_rt.config import Loaded, is_loopback
 from insightdesk_rt.desk import Desk
 from insightdesk_rt.drain import Drain
 from insightdesk_rt.handlers.base import ClientPort
 from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.moderation.moderation import Moderation
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.node_stats import NodeStats
 from insightdesk_rt.stores.audit import AuditLog
@@ -36,7 +40,7 @@ from insightdesk_rt.transport.lag import LoopLag
 class Parts(NamedTuple):
     """What the port is about: this node's parts, and `calls` for those of the others. `leads`: is it the leader?"""
 
-    settings: Settings
+    loaded: Loaded
     node_id: str
     namespaces: Collection[str]
     access: Access
@@ -46,6 +50,7 @@ class Parts(NamedTuple):
     hub: Hub
     dispatch: Dispatch
     desk: Desk
+    moderation: Moderation
     port: ClientPort
     stats: NodeStats
     lag: LoopLag
@@ -55,7 +60,7 @@ class Parts(NamedTuple):
 
 def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict[str, Any]]]]:
     """Return the routes of the port for a Tornado Application, and answer for this node what they ask of all."""
-    settings, node_id, port, hub, desk = parts.settings, parts.node_id, parts.port, parts.hub, parts.desk
+    settings, node_id, port, hub, desk = parts.loaded.settings, parts.node_id, parts.port, parts.hub, parts.desk
     audit = AuditLog(parts.valkey)
     admin = Admin(
         parts.access,
@@ -79,12 +84,26 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
     sources = Sources(
         node_id, __version__, port, parts.dispatch, hub, parts.valkey, parts.backplane, desk.presence, parts.lag
     )
+    moderation, rules = parts.moderation, parts.moderation.rules
+    tuning = Tuning(
+        node_id,
+        __version__,
+        parts.loaded,
+        rules,
+        moderation.rates,
+        moderation.levels,
+        parts.dispatch.calls,
+        parts.calls,
+    )
     routes = [
         *health_routes(admin, checks),
         *node_routes(admin, node, parts.calls),
         *connection_routes(admin, Connections(node_id, port.host, hub), parts.calls, desk.presence.store),
         *room_routes(admin, hub, parts.calls, parts.backplane.logs),
         *helpdesk_routes(admin, desk),
+        *moderation_routes(admin, rules, moderation.gate, parts.calls),
+        *notice_routes(admin, rules, moderation.notices, parts.namespaces),
+        *tuning_routes(admin, tuning),
         *audit_routes(admin, audit),
         *push_routes(admin, desk.tickets, desk.notifications, hub, parts.namespaces, settings.max_event_bytes),
     ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
@@ -95,14 +95,24 @@ class Peer(Struct, frozen=True, gc=False):
 
 
 class ClientPort:
-    """The client port's parts in one hand, given to every handler. `accepting` is False while the node drains."""
+    """The client port's parts in one hand, given to every handler. `accepting` is False while the node drains.
 
-    def __init__(self, host: ClientHost, receiver: Receiver, settings: PortSettings = PortSettings()) -> None:
+    `shuts_out` says whether an address is blocked.
+    """
+
+    def __init__(
+        self,
+        host: ClientHost,
+        receiver: Receiver,
+        settings: PortSettings = PortSettings(),
+        shuts_out: Callable[[str], bool] = lambda address: False,
+    ) -> None:
         self.host = host
         self.receiver = receiver
         self.settings = settings
         self.origins = OriginPolicy(settings.allowed_origins, settings.loopback)
         self.accepting = True
+        self._shuts_out = shuts_out
         self._proxies: list[IPv4Network | IPv6Network] = [ip_network(proxy) for proxy in settings.trusted_proxies]
         upgrades = ("websocket",) if "websocket" in settings.transports else ()
         self._engine = EngineSettings(
@@ -130,7 +140,10 @@ class ClientPort:
         return client.transport.name
 
     def refusal(self, address: str) -> RtError | None:
-        """Return why no new client is taken from an address now: HTTP 503 or 429, with when to come back."""
+        """Return why no new client is taken from an address now: HTTP 403; 503 or 429, with when to come back."""
+        if self._shuts_out(address):
+            self.refused["FORBIDDEN"] += 1
+            return RtError("FORBIDDEN", "This address is blocked.")
         wait_ms = self._connects.take(counted_as(address), self.host.now_ms()) if self._connects is not None else 0
         if not self.accepting:
             refused = RtError("DRAINING", retryAfter=RETRY_AFTER_S)
@@ -201,7 +214,8 @@ class QuietHandler(RequestHandler):
         if refused is None:
             return False
         self.set_status(refused.kind.http)
-        self.set_header("Retry-After", str(refused.fields["retryAfter"]))
+        if "retryAfter" in refused.fields:
+            self.set_header("Retry-After", str(refused.fields["retryAfter"]))
         self.set_header("Content-Type", "text/plain; charset=UTF-8")
         self.finish(refused.message)
         return True

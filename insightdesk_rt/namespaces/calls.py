@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.limits import Rate, Window
+from insightdesk_rt.limits import Offenders, Rate, Window
 from insightdesk_rt.model import UserId
 from insightdesk_rt.namespaces.base import EventSpec, Namespace
 from insightdesk_rt.tally import OTHER, Histogram
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 256  # calls of one socket waiting for its handler; a person's client has one or two
 UNKNOWN = "?"  # one rate for all events that do not exist
+DEFAULT = "default"  # the rate of events that have none of their own
 # Seconds. A handler that does not wait takes 10 µs, one that asks Valkey about a millisecond.
 HANDLER_BOUNDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -63,9 +64,10 @@ class Calls:
         rates: Mapping[str, Rate],
         built_in: Mapping[str, tuple[EventSpec, Callable[..., Any]]],
     ) -> None:
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self._default_rate = default_rate
         self._rates = rates
+        self._overruled: dict[str, Rate] = {}  # by an admin, for a while
         self._tables = {namespace.path: self._bind(namespace, built_in) for namespace in namespaces}
         self._windows: dict[UserId, dict[str, Window]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,21 +77,50 @@ class Calls:
             for path, table in self._tables.items()
         }
         self.errors: Counter[tuple[str, str, str]] = Counter()  # by namespace, event as above, code
+        self.offenders = Offenders()
 
     def _bind(
         self, namespace: Namespace, built_in: Mapping[str, tuple[EventSpec, Callable[..., Any]]]
     ) -> dict[str, Bound]:
         own = {name: (spec, getattr(namespace, spec.method)) for name, spec in namespace.events.items()}
         return {
-            name: Bound(
-                call,
-                msgspec.json.Decoder(spec.payload),
-                spec,
-                self._rates.get(name) or spec.rate or self._default_rate,
-                Tally(),
-            )
+            name: Bound(call, msgspec.json.Decoder(spec.payload), spec, self._rate_of(name, spec), Tally())
             for name, (spec, call) in {**built_in, **own}.items()
         }
+
+    # ── rates ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def rates(self) -> dict[str, dict[str, Rate]]:
+        """Return what counts now, by namespace and event; DEFAULT is for those that do not exist."""
+        return {
+            path: {**{name: bound.rate for name, bound in table.items()}, DEFAULT: self._default()}
+            for path, table in self._tables.items()
+        }
+
+    def overrule(self, name: str, rate: Rate | None) -> None:
+        """Have another rate for an event than is configured (DEFAULT: for all that have none of their own), or not.
+
+        Everybody's count of it begins anew.
+        """
+        if rate is None:
+            self._overruled.pop(name, None)
+        else:
+            self._overruled[name] = rate
+        for table in self._tables.values():
+            for event, bound in table.items():
+                table[event] = bound._replace(rate=self._rate_of(event, bound.spec))
+        for windows in self._windows.values():
+            if name == DEFAULT:
+                windows.clear()
+            windows.pop(name, None)
+
+    def _rate_of(self, name: str, spec: EventSpec) -> Rate:
+        return self._overruled.get(name) or self._rates.get(name) or spec.rate or self._default()
+
+    def _default(self) -> Rate:
+        return self._overruled.get(DEFAULT, self._default_rate)
+
+    # ── a call ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def windows_of(self, user: UserId) -> dict[str, Window]:
         """Return the user's rate windows: one set for all the user's sockets here, kept beyond their end."""
@@ -114,7 +145,7 @@ class Calls:
         try:
             if bound is None:
                 self.tallies[socket.namespace][OTHER].taken += 1
-                self._limit(socket, UNKNOWN, self._default_rate)
+                self._limit(socket, UNKNOWN, self._default())
                 raise RtError("UNKNOWN_EVENT")
             bound.tally.taken += 1
             self._limit(socket, call.event, bound.rate)
@@ -138,8 +169,10 @@ class Calls:
         window = socket.windows.get(name)
         if window is None:
             window = socket.windows[name] = Window(rate.max, rate.per_s * 1000)
-        wait_ms = window.take(self._now_ms())
+        now_ms = self.now_ms()
+        wait_ms = window.take(now_ms)
         if wait_ms:
+            self.offenders.add(socket.user.id, socket.namespace, name, now_ms)
             raise RtError("RATE_LIMITED", f"Too many {name} events.", retryAfter=-(-wait_ms // 1000))
 
     def _payload(self, bound: Bound, call: Call) -> Any:
@@ -222,7 +255,7 @@ class Calls:
 
     def sweep(self, here: Callable[[UserId], bool]) -> None:
         """Forget the rate windows of users who are not here and have none that still counts. Called every minute."""
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
         for user, windows in tuple(self._windows.items()):
             if not here(user) and all(window.over(now_ms) for window in windows.values()):
                 del self._windows[user]

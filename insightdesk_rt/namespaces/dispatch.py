@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -52,7 +52,16 @@ class Settings(NamedTuple):
 
 
 Verify = Callable[[object], User]
-Gate = Callable[[User, Client], Awaitable[None]]
+
+
+class Admission(NamedTuple):
+    """`verify` tells who a token speaks for, `admit` raises RtError for who may not come in from where they come.
+    `on_new` is called with each socket that has no session it went on with, before its namespace hears of it.
+    """
+
+    verify: Verify
+    admit: Callable[[Client], None] = lambda client: None
+    on_new: Callable[[Socket], None] = lambda socket: None
 
 
 class Dispatch:
@@ -60,18 +69,17 @@ class Dispatch:
         self,
         hub: Hub,
         namespaces: Iterable[Namespace],
-        verify: Verify,
+        admission: Admission,
         timers: Timers,
         settings: Settings = Settings(),
         sessions: Resume | None = None,
-        gates: tuple[Gate, ...] = (),
     ) -> None:
         self._hub = hub
         self._namespaces = {namespace.path: namespace for namespace in namespaces}
-        self._verify = verify
+        self._admission = admission
         self._settings = settings
         self._sessions = sessions
-        self._expiry = Expiry(verify, timers)
+        self._expiry = Expiry(admission.verify, timers)
         self.calls = Calls(
             self._namespaces.values(),
             timers.now_ms,
@@ -79,7 +87,6 @@ class Dispatch:
             settings.rates,
             {REFRESH.name: (REFRESH, self._expiry.refresh)},
         )
-        self._gates = gates  # asked after the token: may this user, from this address, come in now?
         self._auth = msgspec.json.Decoder(Auth)
         self._users: dict[str, Counter[UserId]] = {path: Counter() for path in self._namespaces}
         self.connected: Counter[str] = Counter()  # by namespace
@@ -96,8 +103,9 @@ class Dispatch:
             return
         try:
             auth = self._read_auth(ask.auth)
-            user = self._verify(client.bearer or auth.token)
-            self._admit(client, namespace, user)
+            user = self._admission.verify(client.bearer or auth.token)
+            self._admission.admit(client)
+            self._limit(client, namespace, user)
         except RtError as refused:
             self._refuse(client, ask.namespace, refused.code, refused.message)
             return
@@ -117,7 +125,7 @@ class Dispatch:
         except json.BadJson:
             raise RtError("AUTH_TOKEN_INVALID") from None
 
-    def _admit(self, client: Client, namespace: Namespace, user: User) -> None:
+    def _limit(self, client: Client, namespace: Namespace, user: User) -> None:
         if user.role not in namespace.allow:
             raise RtError("FORBIDDEN")
         limit = self._settings.max_connections_per_user
@@ -134,8 +142,6 @@ class Dispatch:
 
     async def _connect(self, client: Client, socket: Socket, namespace: Namespace, auth: Auth) -> None:
         try:
-            for gate in self._gates:
-                await gate(socket.user, client)
             lost = await self._enter(client, socket, namespace, auth)
         except RtError as refused:
             if socket.gone:
@@ -153,13 +159,17 @@ class Dispatch:
             self._sessions.opened(socket)
         if lost:
             socket.emit("resync", json.dumps({"rooms": lost}))
+        if lost is not None:
+            self._admission.on_new(socket)
         self._expiry.watch(socket)
         await namespace.joined(socket)
 
-    async def _enter(self, client: Client, socket: Socket, namespace: Namespace, auth: Auth) -> Collection[model.Room]:
+    async def _enter(
+        self, client: Client, socket: Socket, namespace: Namespace, auth: Auth
+    ) -> Collection[model.Room] | None:
         """Give the socket the session it had, with what it missed, or a new one, and answer the CONNECT.
 
-        Returns the rooms whose missed events cannot be had any more.
+        Returns None if it goes on with the one it had, else the rooms whose missed events cannot be had any more.
         """
 
         def greet(recovered: bool) -> None:
@@ -182,7 +192,7 @@ class Dispatch:
                     if await self._hub.resume(socket, rooms, found.offset, lambda: greet(True)):
                         self.resumed += 1
                         namespace.shut_out(socket, set(found.rooms).difference(rooms))
-                        return ()
+                        return None
                     self._hub.forget(socket)
                     lost = found.rooms
                 self.not_resumed += 1

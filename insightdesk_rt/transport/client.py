@@ -197,6 +197,13 @@ class Client:
         if self.native:
             self.close(CloseReason.SERVER_LEFT)
 
+    def dismiss(self, why: CloseReason) -> None:
+        """End the client so that a stock one does not come back by itself."""
+        if not self.native:
+            for namespace in tuple(self.sockets):
+                self.leave(namespace)
+        self.close(why)
+
     def refused(self, namespace: str, code: str) -> None:
         """The client was not let into the namespace, and has been told so with this error code ("" for no such one)."""
         if self.gone:

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from insightdesk_rt.errors import CLOSE_CODES, ERRORS
+from insightdesk_rt.moderation import notices  # noqa: F401  (its events are sent in every namespace)
 from insightdesk_rt.namespaces import NAMESPACES, PATHS
 from insightdesk_rt.namespaces.base import EventSpec, Outbound
 from insightdesk_rt.namespaces.expiry import REFRESH

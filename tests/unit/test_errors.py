@@ -41,6 +41,7 @@ def test_close_codes_say_whether_to_come_back() -> None:
                 CloseReason.TOKEN_EXPIRED,
                 CloseReason.REVOKED,
                 CloseReason.KICKED,
+                CloseReason.BLOCKED,
             }
     assert WireError("x").close == 1002
     assert TooBig("x").close == 1009

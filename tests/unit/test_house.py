@@ -31,6 +31,7 @@ FLOORS = {
     "namespaces": 4,
     "drain": 4,
     "desk": 4,
+    "moderation": 4,
     "emitter": 4,
     "demo": 4,
     "handlers": 5,
@@ -176,6 +177,12 @@ def test_each_source_has_its_test() -> None:
         "admin/routes": "integration/test_admin.py",
         "stores/audit": "integration/test_admin.py",
         "admin/push": "unit/admin/test_push.py",
+        "admin/moderation": "integration/test_moderation.py",
+        "admin/notices": "integration/test_moderation.py",
+        "admin/ruling": "integration/test_moderation.py",
+        "admin/tuning": "integration/test_moderation.py",
+        "moderation": "integration/test_moderation.py",
+        "stores/rules": "unit/moderation/test_rules.py",
         "wire/codec": "unit/wire/test_socketio.py",
     }
     missing = []

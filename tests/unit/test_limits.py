@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insightdesk_rt.limits import SWEEP_AT, Cap, Rate, Window, Windows, counted_as, parse_rate
+from insightdesk_rt.limits import SWEEP_AT, Cap, Offenders, Rate, Window, Windows, counted_as, parse_rate
 
 
 def test_a_window_allows_max_and_then_says_how_long_to_wait() -> None:
@@ -109,3 +109,18 @@ def test_addresses_of_one_ipv6_network_are_counted_as_one() -> None:
     assert counted_as("2001:db8:1:3::1") != counted_as("2001:db8:1:2::1")
     assert counted_as("::ffff:192.0.2.7") == counted_as("192.0.2.7") == "192.0.2.7"
     assert counted_as("::1") == "::1" and counted_as("what:ever") == "what:ever"
+
+
+def test_offenders_are_counted_the_worst_first_and_forgotten_when_they_keep_quiet() -> None:
+    offenders = Offenders(most=3, remember_ms=1000)
+    for user, times in (("ann", 2), ("bob", 5), ("carl", 2)):
+        for _ in range(times):
+            offenders.add(user, "/chat", "chat:message", 100)
+    assert [(one.user, one.refusals) for one in offenders.worst(2, 200)] == [("bob", 5), ("ann", 2)]
+    offenders.add("ann", "/chat", "chat:message", 300)
+    offenders.add("dora", "/chat", "chat:message", 300)  # the table is full: bob kept quiet longest
+    assert [(one.user, one.refusals) for one in offenders.worst(9, 300)] == [("ann", 3), ("carl", 2), ("dora", 1)]
+    assert [one.user for one in offenders.worst(9, 1200)] == ["ann", "dora"]
+    assert offenders.worst(9, 1301) == []
+    offenders.add("ann", "/chat", "chat:message", 2000)
+    assert [(one.refusals, one.last_ms) for one in offenders.worst(9, 2000)] == [(1, 2000)]

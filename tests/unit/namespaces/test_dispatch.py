@@ -17,7 +17,7 @@ from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import User
 from insightdesk_rt.namespaces.base import ADMINS, STAFF, Namespace, Payload, Rate, event
 from insightdesk_rt.namespaces.calls import MAX_WAITING
-from insightdesk_rt.namespaces.dispatch import Dispatch, Settings, first_rooms
+from insightdesk_rt.namespaces.dispatch import Admission, Dispatch, Settings, first_rooms
 from insightdesk_rt.wire.codec import Ack, Call, Connect
 from tests.support import fakes
 from tests.support.aio import aio, until
@@ -88,7 +88,9 @@ class House:
         self.hub = Hub(self.node, ["/desk", "/admins"])
         self.desk = Desk(self.hub, self.clock)
         self.users = {"good": fakes.user(), "customer": fakes.user("c1", "customer"), **verified}
-        self.dispatch = Dispatch(self.hub, [self.desk, Admins(self.hub, self.clock)], self.verify, self.clock, settings)
+        self.dispatch = Dispatch(
+            self.hub, [self.desk, Admins(self.hub, self.clock)], Admission(self.verify), self.clock, settings
+        )
         self.client = fakes.AskingClient()
 
     def verify(self, token: object) -> User:
@@ -385,10 +387,10 @@ async def test_when_the_store_is_away_the_transport_is_closed_so_that_the_client
     """A stock client does not retry after a CONNECT_ERROR; it does after a lost transport."""
     house = House()
 
-    async def away(user: User, client: Any) -> None:
+    async def away(socket: Socket, rooms: object) -> None:
         raise RtError("UNAVAILABLE")
 
-    house.dispatch._gates = (away,)
+    house.hub.enter = away  # type: ignore[assignment, method-assign]
     house.ask()
     await until(lambda: house.client.closed, "closed")
     assert house.client.closed is CloseReason.UNAVAILABLE and house.client.texts == []
@@ -396,13 +398,13 @@ async def test_when_the_store_is_away_the_transport_is_closed_so_that_the_client
 
 
 @aio
-async def test_a_gate_may_refuse() -> None:
+async def test_a_client_may_be_kept_out_for_where_it_comes_from() -> None:
     house = House()
 
-    async def revoked(user: User, client: Any) -> None:
-        raise RtError("AUTH_SESSION_REVOKED")
+    def shut(client: Any) -> None:
+        assert client is house.client
+        raise RtError("FORBIDDEN")
 
-    house.dispatch._gates = (revoked,)
+    house.dispatch._admission = house.dispatch._admission._replace(admit=shut)
     house.ask()
-    await until(lambda: house.client.refusals, "refused")
-    assert house.client.refusals == [("/desk", "AUTH_SESSION_REVOKED")]
+    assert house.client.refusals == [("/desk", "FORBIDDEN")] and house.client.sockets == {}

@@ -1,4 +1,4 @@
-"""What nodes answer each other for the admin API, read in its types; and pages made of several nodes' rows."""
+"""What nodes answered to one question (calls.py), read in its types."""
 
 from __future__ import annotations
 

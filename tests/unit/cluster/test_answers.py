@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
-from insightdesk_rt.admin.cluster import understood
+from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Said
 
 

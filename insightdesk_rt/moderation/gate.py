@@ -1,0 +1,192 @@
+"""Who may not come in, or stay: revoked sessions and tokens, blocked users and addresses.
+
+Asked with every token that is shown (connect, resume, session:refresh, admin port) and with every new connection, from
+what this node knows, so that it costs no round trip and holds while Valkey is away. What is ruled anew closes the
+connections that are there: a revoked one is cut, comes back by itself and is refused; a blocked one is told to stay
+away. Addresses are compared as the client port sees them, trusted proxies looked through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.model import User
+from insightdesk_rt.moderation.rules import Rule, Rules, Table
+from insightdesk_rt.transport.client import Client
+from insightdesk_rt.transport.host import ClientHost, in_turns
+from insightdesk_rt.wire import json
+
+MAX_REVOCATIONS = 50_000  # some 25 MB on each node
+MAX_BLOCKS = 10_000
+MIN_PREFIX = {4: 8, 6: 16}  # a wider network is a slip of the pen that locks everybody out
+
+
+class Revocation(Rule, frozen=True, kw_only=True, omit_defaults=True):
+    """Of one session, or of a user's tokens that were issued before a time (Unix ms; one without `iat` always was)."""
+
+    session_id: str = ""
+    user_id: str = ""
+    issued_before_ms: int = 0
+
+    def concerns(self, user: User) -> bool:
+        if self.session_id:
+            return user.session_id == self.session_id
+        return user.id == self.user_id and user.issued_s * 1000 < self.issued_before_ms
+
+
+class Block(Rule, frozen=True, kw_only=True, omit_defaults=True):
+    """Of a user, an address, or all addresses of a network."""
+
+    user_id: str = ""
+    ip: str = ""
+    cidr: str = ""
+
+    def concerns(self, user: User) -> bool:
+        return bool(self.user_id) and user.id == self.user_id
+
+
+Ruled = Revocation | Block
+NetKey = tuple[int, int, int]  # IP version, prefix length, the address's first bits
+
+
+class Gate:
+    """`verify` is what tokens are read by. Its own `verify` also asks whether they still count."""
+
+    def __init__(self, rules: Rules, host: ClientHost, verify: Callable[[object], User]) -> None:
+        self._host = host
+        self._verify = verify
+        self._sessions: dict[str, Revocation] = {}
+        self._users: dict[str, Revocation] = {}
+        self._blocked: dict[str, Block] = {}
+        self._nets: dict[NetKey, Block] = {}
+        self._prefixes: dict[int, list[int]] = {4: [], 6: []}
+        self.revocations = Table("revocation", Revocation, MAX_REVOCATIONS, self._revoked)
+        self.blocks = Table("block", Block, MAX_BLOCKS, self._blocked_now)
+        rules.add(self.revocations)
+        rules.add(self.blocks)
+
+    def verify(self, token: object) -> User:
+        """Return who the token speaks for. Raises RtError AUTH_*, AUTH_SESSION_REVOKED, FORBIDDEN (blocked)."""
+        user = self._verify(token)
+        why = self._why_not(user)
+        if why is not None:
+            raise why
+        return user
+
+    def admit(self, client: Client) -> None:
+        """Raise RtError FORBIDDEN if the client's address is blocked: it may have been since its first request."""
+        if self.shuts_out(client.address):
+            raise _blocked()
+
+    def shuts_out(self, address: str) -> bool:
+        """Is the address blocked? Text that is no address is not."""
+        return bool(self._nets) and self._of_blocked_net(address)
+
+    async def count(self, rule: Ruled) -> int:
+        """Return how many connections of this node a rule would close."""
+        return len([client async for client in in_turns(self._host.clients.values()) if concerned(client, rule)])
+
+    # ── what was ruled ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _revoked(self, old: Revocation | None, new: Revocation | None) -> int:
+        if old is not None:
+            self._sessions.pop(old.session_id, None)
+            self._users.pop(old.user_id, None)
+        if new is None:
+            return 0
+        if new.session_id:
+            self._sessions[new.session_id] = new
+        else:
+            self._users[new.user_id] = new
+        return await self._close(new, CloseReason.REVOKED, RtError("AUTH_SESSION_REVOKED"))
+
+    async def _blocked_now(self, old: Block | None, new: Block | None) -> int:
+        if old is not None:
+            self._blocked.pop(old.user_id, None)
+            if old.ip or old.cidr:
+                self._nets.pop(_net_key(old), None)
+        if new is not None and new.user_id:
+            self._blocked[new.user_id] = new
+        elif new is not None:
+            self._nets[_net_key(new)] = new
+        self._prefixes = {version: sorted({key[1] for key in self._nets if key[0] == version}) for version in (4, 6)}
+        return await self._close(new, CloseReason.BLOCKED, _blocked()) if new is not None else 0
+
+    async def _close(self, rule: Ruled, why: CloseReason, error: RtError) -> int:
+        text = json.dumps(error.as_dict())
+        count = 0
+        async for client in in_turns(self._host.clients.values()):
+            if not concerned(client, rule):
+                continue
+            count += 1
+            for socket in tuple(client.sockets.values()):
+                if socket.connected:
+                    socket.emit("error", text)
+            if why is CloseReason.BLOCKED:
+                client.dismiss(why)
+            else:
+                client.close(why)
+        return count
+
+    # ── who is concerned ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _why_not(self, user: User) -> RtError | None:
+        for revocation in (self._sessions.get(user.session_id), self._users.get(user.id)):
+            if revocation is not None and revocation.concerns(user):
+                return RtError("AUTH_SESSION_REVOKED")
+        return _blocked() if user.id in self._blocked else None
+
+    def _of_blocked_net(self, address: str) -> bool:
+        parsed = parse_address(address)
+        if parsed is None:
+            return False
+        version, bits, number = parsed.version, parsed.max_prefixlen, int(parsed)
+        return any((version, prefix, number >> (bits - prefix)) in self._nets for prefix in self._prefixes[version])
+
+
+def concerned(client: Client, rule: Ruled) -> bool:
+    """Does a rule concern a connection that is there?"""
+    if isinstance(rule, Block) and not rule.user_id:
+        parsed = parse_address(client.address)
+        return parsed is not None and parsed in _network(rule.cidr or rule.ip)
+    return any(rule.concerns(socket.user) for socket in client.sockets.values())
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return an address as it is compared: without its zone, an IPv4 one that came as IPv6 as what it is."""
+    try:
+        parsed = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped
+    return parsed
+
+
+def parse_network(text: str) -> str:
+    """Return a network in its one spelling. Raises ValueError with a line that says what is wrong."""
+    network = ip_network(text, strict=False)
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None and network.prefixlen >= 96:
+        network = ip_network(f"{network.network_address.ipv4_mapped}/{network.prefixlen - 96}", strict=False)
+    if network.prefixlen < MIN_PREFIX[network.version]:
+        raise ValueError(f"a network wider than /{MIN_PREFIX[network.version]} is not blocked")
+    return str(network)
+
+
+_network = lru_cache(maxsize=64)(ip_network)
+
+
+def _net_key(block: Block) -> NetKey:
+    network = ip_network(block.cidr or block.ip)
+    return (
+        network.version,
+        network.prefixlen,
+        int(network.network_address) >> (network.max_prefixlen - network.prefixlen),
+    )
+
+
+def _blocked() -> RtError:
+    return RtError("FORBIDDEN", "You are blocked.")

@@ -1,0 +1,51 @@
+"""All that is ruled, in one hand: its parts, and how they are kept in step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from insightdesk_rt.cluster.calls import Calls
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.model import User
+from insightdesk_rt.moderation.gate import Gate
+from insightdesk_rt.moderation.loglevels import LogLevels
+from insightdesk_rt.moderation.notices import Notices
+from insightdesk_rt.moderation.rates import Rates
+from insightdesk_rt.moderation.rules import Rules
+from insightdesk_rt.namespaces.calls import Calls as ClientCalls
+from insightdesk_rt.namespaces.dispatch import Admission
+from insightdesk_rt.stores.rules import RuleStore
+from insightdesk_rt.transport.host import ClientHost
+
+TICK_MS = 1_000
+
+
+class Moderation:
+    """Made before there are clients, as they are let in by it; `start`ed when it knows what it acts on."""
+
+    def __init__(
+        self,
+        store: RuleStore,
+        node_id: str,
+        host: ClientHost,
+        hub: Hub,
+        verify: Callable[[object], User],
+        leads: Callable[[], bool],
+    ) -> None:
+        self.rules = Rules(store)
+        self.gate = Gate(self.rules, host, verify)
+        self.notices = Notices(self.rules, hub, leads)
+        self.levels = LogLevels(self.rules, node_id)
+        self.rates: Rates
+        self.admission = Admission(self.gate.verify, self.gate.admit, self.notices.greet)
+
+    async def start(self, calls: Calls, client_calls: ClientCalls) -> None:
+        """Load what holds, and hear of changes from now on. Raises RtError UNAVAILABLE."""
+        self.rates = Rates(self.rules, client_calls)
+        self.rules.connect(calls)
+        await self.rules.start()
+
+    async def tick(self) -> None:
+        """Every TICK_MS. Raises RtError UNAVAILABLE."""
+        await self.rules.tick()
+        await self.notices.tick()

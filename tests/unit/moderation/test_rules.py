@@ -1,0 +1,183 @@
+"""Copies of what was ruled, kept in step over a real Valkey: told, missed, ended, lost with its memory."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from insightdesk_rt.cluster.calls import Said
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.moderation.rules import Rule, Rules, Table
+from insightdesk_rt.stores.rules import RuleStore
+from tests.support.aio import aio
+
+NOW_S = 1_800_000_000.0
+
+
+class Bus:
+    """What tells all nodes of a cluster: whom it is cut from, it does not reach."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Any] = {}
+        self.cut: set[str] = set()
+
+    def answer(self, verb: str, does: Any) -> None:
+        self.nodes[f"n{len(self.nodes) + 1}"] = does
+
+    async def ask(self, verb: str, *words: str) -> Said:
+        reached = {name: does for name, does in self.nodes.items() if name not in self.cut}
+        counts = {name: msgspec.Raw(msgspec.json.encode(await does(words))) for name, does in reached.items()}
+        return Said(counts, sorted(self.cut))
+
+
+class Node:
+    def __init__(self, valkey: Valkey, bus: Bus, most: int = 10) -> None:
+        self.wall_s = NOW_S
+        self.changes: list[tuple[str | None, str | None]] = []
+        self.rules = Rules(RuleStore(valkey), lambda: self.wall_s)
+        self.table = Table("thing", Rule, most, self.changed)
+        self.rules.add(self.table)
+        self.rules.connect(bus)  # type: ignore[arg-type]
+
+    async def changed(self, old: Rule | None, new: Rule | None) -> int:
+        self.changes.append((old.reason if old else None, new.reason if new else None))
+        return 7
+
+    def holds(self) -> dict[str, str]:
+        return {id: rule.reason for id, rule in sorted(self.table.rules.items())}
+
+
+@asynccontextmanager
+async def cluster(url: str, prefix: str, nodes: int = 2, most: int = 10) -> AsyncIterator[tuple[Bus, list[Node]]]:
+    valkey = Valkey(url, prefix)
+    await valkey.start()
+    bus = Bus()
+    try:
+        found = [Node(valkey, bus, most) for _ in range(nodes)]
+        for node in found:
+            await node.rules.start()
+        yield bus, found
+    finally:
+        await valkey.close()
+
+
+def rule(id: str, reason: str = "because", until_s: float = 0, at: Any = itertools.count()) -> Rule:
+    return Rule(id=id, by="ann", at_ms=next(at), reason=reason, until_ms=int(until_s * 1000))
+
+
+async def settle(nodes: Sequence[Node]) -> None:
+    for node in nodes:
+        await node.rules.tick()
+
+
+@aio
+async def test_what_one_rules_all_know_before_it_returns(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as (_, (one, two)):
+        done = await one.rules.put(one.table, rule("a"))
+        assert (done.count, done.missing) == (14, [])
+        assert one.holds() == two.holds() == {"a": "because"}
+        await two.rules.put(two.table, rule("a", "better"))
+        assert one.holds() == two.holds() == {"a": "better"}
+        assert one.changes == two.changes == [(None, "because"), ("because", "better")]
+        await one.rules.remove(one.table, "a")
+        assert one.holds() == two.holds() == {}
+        with pytest.raises(RtError) as why:
+            await one.rules.remove(one.table, "a")
+        assert why.value.code == "NOT_FOUND"
+
+
+@aio
+async def test_who_was_not_told_finds_out_by_itself(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as (bus, (one, two)):
+        await one.rules.put(one.table, rule("kept"))
+        bus.cut = {"n2"}
+        assert (await one.rules.put(one.table, rule("missed"))).missing == ["n2"]
+        await one.rules.put(one.table, rule("brief"))
+        await one.rules.remove(one.table, "brief")
+        await one.rules.put(one.table, rule("kept", "changed"))
+        assert two.holds() == {"kept": "because"}
+        await settle([one, two])
+        assert two.holds() == one.holds() == {"kept": "changed", "missed": "because"}
+        bus.cut = set()
+        # a change that follows one it missed, and nobody has looked yet
+        bus.cut = {"n2"}
+        await one.rules.put(one.table, rule("second"))
+        bus.cut = set()
+        await one.rules.put(one.table, rule("third"))
+        assert two.holds() == one.holds()
+        before = len(two.changes)
+        await settle([one, two])
+        assert len(two.changes) == before, "nothing is applied twice"
+
+
+@aio
+async def test_a_rule_ends_by_the_clock_of_each_node_and_in_the_store(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as (_, (one, two)):
+        await one.rules.put(one.table, rule("a", until_s=NOW_S + 10))
+        two.wall_s += 11
+        await settle([one, two])
+        assert one.holds() == {"a": "because"} and two.holds() == {}
+        assert two.changes[-1] == ("because", None)
+
+
+@aio
+async def test_there_is_a_most_of_each_kind_and_what_has_ended_does_not_count(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, nodes=1, most=2) as (_, (one,)):
+        await one.rules.put(one.table, rule("a", until_s=1))  # over by Valkey's clock at once
+        await one.rules.put(one.table, rule("b"))
+        await one.rules.put(one.table, rule("c"))
+        with pytest.raises(RtError) as why:
+            await one.rules.put(one.table, rule("d"))
+        assert why.value.code == "CONFLICT"
+        await one.rules.put(one.table, rule("c", "anew"))
+        assert one.holds()["c"] == "anew"
+
+
+@aio
+async def test_what_valkey_has_forgotten_is_put_down_again_once(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, nodes=3) as (_, (one, two, three)):
+        for n in range(5):
+            await one.rules.put(one.table, rule(f"r{n}"))
+        store = RuleStore(one.rules._store._valkey)
+        keys = await store._valkey.command("KEYS", f"{prefix}:rules*")
+        await store._valkey.command("DEL", *keys)
+        await asyncio.gather(*(node.rules.tick() for node in (one, two, three)))
+        await settle([one, two, three])
+        expected = {f"r{n}": "because" for n in range(5)}
+        assert (await store.load("thing")).texts.keys() == expected.keys()
+        for node in (one, two, three):
+            assert node.holds() == expected and len(node.changes) == 5
+        await two.rules.remove(two.table, "r0")
+        await settle([one, two, three])
+        assert all("r0" not in node.holds() for node in (one, two, three))
+
+
+@aio
+async def test_a_rule_of_a_newer_version_is_passed_over(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, nodes=1) as (_, (one,)):
+        store = one.rules._store
+        await store.put("thing", "odd", '{"id":7}', 0, 10)
+        await store.put("thing", "good", '{"id":"good","by":"x","at_ms":1,"reason":"y","newer":true}', 0, 10)
+        await settle([one])
+        assert one.holds() == {"good": "y"}
+
+
+@aio
+async def test_a_listener_that_fails_keeps_nobody_from_the_rest(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix, nodes=1) as (_, (one,)):
+
+        async def broken(old: Rule | None, new: Rule | None) -> int:
+            raise ValueError("a bug")
+
+        one.table.changed = broken
+        assert (await one.rules.put(one.table, rule("a"))).count == 0
+        one.table.changed = one.changed
+        assert (await one.rules.put(one.table, rule("b"))).count == 7
+        assert one.holds() == {"a": "because", "b": "because"}
