@@ -40,7 +40,7 @@ async def described(server: ServerProcess) -> list[tuple[str, str, dict[str, Any
 
 def at(path: str) -> str:
     """A path part that is nothing's: its own name."""
-    return path.replace("{sid}", "s" * 20).replace("{", "").replace("}", "")
+    return path.replace("{sid}", "s" * 20).replace("{id}", "0" * 20).replace("{", "").replace("}", "")
 
 
 @aio
