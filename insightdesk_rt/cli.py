@@ -20,6 +20,7 @@ import insightdesk_rt
 from insightdesk_rt import config, observe, operate
 from insightdesk_rt.admin.access import SCOPES, KeyFile, new_key
 from insightdesk_rt.admin.remote import NoAnswer
+from insightdesk_rt.commands import connections, drain, notice, tail
 from insightdesk_rt.config import ConfigError, Loaded, Settings
 from insightdesk_rt.keys import configured_keys
 from insightdesk_rt.model import Role
@@ -204,8 +205,11 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     emit.add_argument("--volatile", action="store_true", help="may be lost, is not logged")
     emit.add_argument("--id", help="the same id again publishes nothing new")
 
-    status = command("status", operate.status, "say how the server and its nodes are", SAME_HELP)
-    for one in (emit, status):
+    command("status", operate.status, "say how the server and its nodes are", SAME_HELP)
+    for add in (connections.add, tail.add, drain.add, notice.add):
+        add(command, SAME_HELP)
+    asking = ("emit", "status", "connections", "kick", "tail", "drain", "notice")
+    for one in (adder.choices[name] for name in asking):
         one.add_argument("--url", help="of the admin port, if it is not what the settings say")
         one.add_argument("--key-file", metavar="FILE", help="an admin key or token, where the secret is not at hand")
 

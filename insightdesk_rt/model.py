@@ -21,6 +21,7 @@ NodeId = NewType("NodeId", str)
 
 Role = Literal["customer", "agent", "admin"]
 Status = Literal["online", "busy", "away", "offline"]
+Severity = Literal["info", "warning", "critical"]  # of a notice
 
 NO_OFFSET = Offset("0-0")
 # Letters and digits and what ids are usually joined with; never ':' (it separates the parts of a room name),

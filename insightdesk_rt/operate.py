@@ -45,7 +45,7 @@ def emit(loaded: Loaded, options: argparse.Namespace) -> int:
     else:
         body["id"] = options.id or secrets.token_urlsafe(12)
     status, answer = remote.call(
-        admin_url(loaded, options) + "/api/v1/emit", json.dumps(body), _admin_key(loaded, options)
+        admin_url(loaded, options) + "/api/v1/emit", json.dumps(body), admin_key(loaded, options)
     )
     if status != 200:
         raise Failed(f"the server refused: {remote.reason(status, answer)}")
@@ -60,7 +60,7 @@ def status(loaded: Loaded, options: argparse.Namespace) -> int:
     rows += [(name, text) for name, text in _rows(answer) if name != "ready"]
     table([*rows, ("version", insightdesk_rt.__version__)])
     if options.key_file or has_secret(loaded.settings):
-        _nodes(url, _admin_key(loaded, options))
+        _nodes(url, admin_key(loaded, options))
     else:
         print("\nThe nodes are shown to who has the server's secret (--data-dir, --config) or a key (--key-file).")
     return DONE if ready == 200 else FAILED
@@ -77,14 +77,14 @@ def _nodes(url: str, key: str) -> None:
         notes = ["leads"] * node["leads"] + ["does not hear the others"] * (not node["hears"])
         if drain := node["drain"]:
             notes.append("drained" if drain["done"] else f"drains: {drain['left']} left")
-        up = _span(node["uptimeSeconds"])
+        up = span(node["uptimeSeconds"])
         rows.append((node["node"], node["version"], up, str(count), str(node["rooms"]), ", ".join(notes)))
     table([tuple(remote.plain(cell) for cell in row) for row in rows])
     for name in answer["missing"]:
         print(f"{remote.plain(name)} did not answer")
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """Return a time that has passed, in its two largest units."""
     minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86_400
     if days:
@@ -106,9 +106,10 @@ def admin_url(loaded: Loaded, options: argparse.Namespace) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.admin_port}"
 
 
-def _admin_key(loaded: Loaded, options: argparse.Namespace) -> str:
+def admin_key(loaded: Loaded, options: argparse.Namespace, ttl_s: int = KEY_S) -> str:
+    """Return a key that the server believes: from the file that is named, or one of our own. Raises ConfigError."""
     if not options.key_file:
-        return make_token(loaded.settings, {"sub": "insightdesk-rt", "role": "admin"}, KEY_S)
+        return make_token(loaded.settings, {"sub": "insightdesk-rt", "role": "admin"}, ttl_s)
     try:
         return Path(options.key_file).read_text("ascii").strip()
     except (OSError, ValueError) as why:

@@ -17,8 +17,8 @@ from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer, Change, Page, Paged, Removal
 from insightdesk_rt.admin.ruling import RuleId, Ruling, Time, end_ms, page, rule_id, time_or_none
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import Role, iso, new_id
-from insightdesk_rt.moderation.notices import Notice, Notices, Severity
+from insightdesk_rt.model import Role, Severity, iso, new_id
+from insightdesk_rt.moderation.notices import Notice, Notices
 from insightdesk_rt.moderation.rules import Rules
 
 Path = Annotated[str, Meta(max_length=200)]

@@ -8,27 +8,61 @@ from __future__ import annotations
 import http.client
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from insightdesk_rt.config import shown
 from insightdesk_rt.wire import json
 
 TIMEOUT_S = 10.0
+SILENCE_S = 30.0  # of a stream; the server gives a sign of life every 10 s
 
 
 class NoAnswer(Exception):
     """Nobody answered, or not in HTTP; one line."""
 
 
-def call(url: str, body: str | None = None, key: str = "") -> tuple[int, dict[str, Any]]:
-    """Return status and JSON object of an answer; GET without a body. Raises NoAnswer."""
+def call(url: str, body: str | None = None, key: str = "", method: str | None = None) -> tuple[int, dict[str, Any]]:
+    """Return status and JSON object of an answer; GET without a body, else POST, if no method is said.
+
+    Raises NoAnswer.
+    """
+    with _open(url, body, key, method, TIMEOUT_S) as answer:
+        return answer.status, _object(answer.read())
+
+
+def events(url: str, key: str, refused: Callable[[int, dict[str, Any]], None]) -> Iterator[tuple[str, Any]]:
+    """Yield name and data of server-sent events, first ("welcome", {}). Raises NoAnswer when they break off.
+
+    https://html.spec.whatwg.org/multipage/server-sent-events.html, as far as this server writes them. `refused` is
+    called with status and answer, to raise, if there are none.
+    """
+    with _open(url, None, key, None, SILENCE_S) as answer:
+        if answer.status != 200:
+            refused(answer.status, _object(answer.read()))
+        yield "welcome", {}
+        name, data = "message", ""
+        for line in answer:
+            field, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                data += value
+            elif not field and data:
+                yield name, _object(data.encode())
+                name, data = "message", ""
+
+
+@contextmanager
+def _open(url: str, body: str | None, key: str, method: str | None, timeout_s: float) -> Iterator[Any]:
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     # no proxy from the environment: the admin port is near
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _AnyAnswer())
     try:
-        request = urllib.request.Request(url, body.encode() if body is not None else None, headers)
-        with opener.open(request, timeout=TIMEOUT_S) as answer:
-            return answer.status, _object(answer.read())
+        request = urllib.request.Request(url, body.encode() if body is not None else None, headers, method=method)
+        with opener.open(request, timeout=timeout_s) as answer:
+            yield answer
     except urllib.error.URLError as why:
         raise NoAnswer(plain(f"nobody answers at {url}: {why.reason}")) from None
     except (OSError, ValueError, http.client.HTTPException) as why:

@@ -8,7 +8,7 @@ loaded.settings.port, loaded.origins["port"]        # 3001, "default"
 from insightdesk_rt.config.checks import file_misfits
 from insightdesk_rt.config.printed import as_markdown, as_toml
 from insightdesk_rt.config.settings import ConfigError, Setting, Settings, is_loopback, table
-from insightdesk_rt.config.sources import Loaded, load, load_flags, shown, take_flags, unknown
+from insightdesk_rt.config.sources import Loaded, load, load_flags, printable, shown, take_flags, unknown
 
 __all__ = [
     "ConfigError",
@@ -21,6 +21,7 @@ __all__ = [
     "is_loopback",
     "load",
     "load_flags",
+    "printable",
     "shown",
     "table",
     "take_flags",

@@ -140,7 +140,7 @@ def unknown(word: str, others: Sequence[str] = ()) -> str:
         name = "--" + name.replace("_", "-")
     elif word.startswith(ENV_PREFIX):
         name = ENV_PREFIX + name.upper()
-    return f"unknown setting {_plain(word)}" + (f"; did you mean {name}?" if near else "")
+    return f"unknown setting {printable(word)}" + (f"; did you mean {name}?" if near else "")
 
 
 def shown(name: str, value: Any) -> str:
@@ -152,11 +152,12 @@ def shown(name: str, value: Any) -> str:
     if isinstance(value, tuple | list):
         value = ",".join(map(str, value))
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return _plain(re.sub(r"(://[^/@\s]*?:)[^@\s]*@", r"\1[hidden]@", text))
+    return printable(re.sub(r"(://[^/@\s]*?:)[^@\s]*@", r"\1[hidden]@", text))
 
 
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:200])
+def printable(text: str, longest: int = 200) -> str:
+    """Return the text, cut to `longest` characters, with what a terminal would obey made visible."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:longest])
 
 
 def _given(flags: Mapping[str, str], environ: Mapping[str, str], file: str) -> Iterator[Given]:

@@ -14,14 +14,12 @@ from msgspec.structs import replace
 
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Role, iso, role_room
+from insightdesk_rt.model import Role, Severity, iso, role_room
 from insightdesk_rt.moderation.rules import Rule, Rules, Table
 from insightdesk_rt.namespaces.base import EVERYBODY, Outbound
 from insightdesk_rt.wire import json
 
 MAX_NOTICES = 100
-
-Severity = Literal["info", "warning", "critical"]
 
 
 class ServerNotice(Outbound):

@@ -45,6 +45,7 @@ FLOORS = {
     "workers": 6,
     "process": 6,
     "cli": 6,
+    "commands": 6,
     "operate": 6,
     "__main__": 6,
     "__init__": 0,
@@ -182,6 +183,7 @@ def test_each_source_has_its_test() -> None:
         "admin/ruling": "integration/test_moderation.py",
         "admin/tuning": "integration/test_moderation.py",
         "moderation": "integration/test_moderation.py",
+        "commands": "integration/test_commands.py",
         "stores/rules": "unit/moderation/test_rules.py",
         "wire/codec": "unit/wire/test_socketio.py",
     }
