@@ -90,13 +90,12 @@ class NoticesHandler(Handler):
 
 
 class NoticeHandler(Handler):
-    rules: Rules
     notices: Notices
 
     @operation("operator", query=Removal, answer=Ruling, action="notice.end", errors=("NOT_FOUND",))
     async def delete(self, id: RuleId, query: Removal) -> Answer:
         """End a notice; clients are told so."""
-        done = await self.rules.remove(self.notices.table, id)
+        done = await self.notices.end(id)
         return Answer(Ruling(id, done.count, done.missing))
 
 
@@ -120,8 +119,8 @@ def notice_routes(
     admin: Admin, rules: Rules, notices: Notices, namespaces: Collection[str]
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application."""
-    parts = {"admin": admin, "rules": rules, "notices": notices}
+    parts = {"admin": admin, "notices": notices}
     return [
-        (r"/api/v1/notices", NoticesHandler, {**parts, "namespaces": namespaces}),
+        (r"/api/v1/notices", NoticesHandler, {**parts, "rules": rules, "namespaces": namespaces}),
         (r"/api/v1/notices/([^/]+)", NoticeHandler, parts),
     ]

@@ -7,15 +7,17 @@ the moment of its beginning that may be a second time, under the same id.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from typing import ClassVar, Literal
 
 from msgspec.structs import replace
 
+from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Role, Severity, iso, role_room
-from insightdesk_rt.moderation.rules import Rule, Rules, Table
+from insightdesk_rt.moderation.rules import Done, Rule, Rules, Table
 from insightdesk_rt.namespaces.base import EVERYBODY, Outbound
 from insightdesk_rt.wire import json
 
@@ -80,8 +82,18 @@ class Notices:
 
     async def tell(self, notice: Notice) -> None:
         """Log a notice whose time has come, for all it concerns. Raises RtError UNAVAILABLE; again changes nothing."""
-        await self._emit(notice, notice.out(), f"notice.{notice.id}.{notice.at_ms}")
-        await self._rules.put(self.table, replace(notice, told=True))
+        await self._emit(notice, notice.out(), f"notice.{notice.id}")
+        if not await self._rules.replace(self.table, replace(notice, told=True)):
+            await self._tell_ended(notice)  # it was ended meanwhile
+
+    async def end(self, id: str) -> Done:
+        """Take a notice back, and tell who was told of it. Raises RtError UNAVAILABLE, NOT_FOUND."""
+        notice = self.table.rules.get(id)
+        done = await self._rules.remove(self.table, id)
+        if notice is not None and notice.told:
+            with contextlib.suppress(RtError):  # the node that leads goes on trying
+                await self._tell_ended(notice)
+        return done
 
     async def tick(self) -> None:
         """On the node that leads: tell what has begun and what has ended. Raises RtError UNAVAILABLE."""
@@ -92,13 +104,16 @@ class Notices:
         for notice in [one for one in self.table.rules.values() if not one.told and one.starts_ms <= now_ms]:
             await self.tell(notice)
         for id, notice in tuple(self._ended.items()):
-            await self._emit(notice, ServerNoticeEnded(id), f"notice.{id}.{notice.at_ms}.ended")
+            await self._tell_ended(notice)
             del self._ended[id]
 
     async def _changed(self, old: Notice | None, new: Notice | None) -> int:
         if old is not None and new is None and old.told:
             self._ended[old.id] = old
         return 0
+
+    async def _tell_ended(self, notice: Notice) -> None:
+        await self._emit(notice, ServerNoticeEnded(notice.id), f"notice.{notice.id}.ended")
 
     async def _emit(self, notice: Notice, out: Outbound, id: str) -> None:
         namespaces: Collection[str] = [notice.namespace] if notice.namespace else self._hub.namespaces

@@ -100,10 +100,19 @@ class Rules:
     async def put(self, table: Table[R], rule: R) -> Done:
         """Rule something, or replace the rule of that id. Raises RtError UNAVAILABLE (ask again: twice is once) and
         CONFLICT: there are too many of the kind."""
-        version = await self._store.put(table.kind, rule.id, json.encode_struct(rule), rule.until_ms, table.most)
+        text = json.encode_struct(rule)
+        version = await self._store.put(table.kind, rule.id, text, rule.until_ms, table.most)
         if not version.number:
             raise RtError("CONFLICT", f"There are {table.most} of them, more are not kept; take some back first.")
-        return await self._tell(table, version, rule.id, json.encode_struct(rule))
+        return await self._tell(table, version, rule.id, text)
+
+    async def replace(self, table: Table[R], rule: R) -> bool:
+        """Replace the rule of that id; return False if it is not there any more. Raises RtError UNAVAILABLE."""
+        text = json.encode_struct(rule)
+        version = await self._store.put(table.kind, rule.id, text, rule.until_ms, table.most, "there")
+        if version.number:
+            await self._tell(table, version, rule.id, text)
+        return bool(version.number)
 
     async def remove(self, table: Table[R], id: str) -> Done:
         """Take a rule back. Raises RtError UNAVAILABLE, NOT_FOUND."""
@@ -163,7 +172,7 @@ class Rules:
     async def _put_back(self, table: Table[Any]) -> None:
         log.warning("putting down again what was ruled", extra={"kind": table.kind, "rules": len(table.rules)})
         puts: Iterable[Awaitable[Version]] = (
-            self._store.put(table.kind, rule.id, json.encode_struct(rule), rule.until_ms, table.most, only_if_new=True)
+            self._store.put(table.kind, rule.id, json.encode_struct(rule), rule.until_ms, table.most, "new")
             for rule in table.rules.values()
         )
         await asyncio.gather(*puts)

@@ -7,7 +7,7 @@ what was confirmed may be gone, and whoever has a copy should put it down again.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from insightdesk_rt.cluster.valkey import Arg, Script, Valkey, load_script
 from insightdesk_rt.model import new_id
@@ -20,6 +20,8 @@ def _script(name: str) -> Script:
 
 PUT, REMOVE, LOAD = _script("rules_put"), _script("rules_remove"), _script("rules_load")
 MEMORY = "@"
+
+Only = Literal["", "new", "there"]
 
 
 class Version(NamedTuple):
@@ -48,11 +50,12 @@ class RuleStore:
         memory = found.pop(MEMORY, "")
         return memory, {kind: int(number) for kind, number in found.items()}
 
-    async def put(
-        self, kind: str, id: str, text: str, until_ms: int, most: int, *, only_if_new: bool = False
-    ) -> Version:
-        """Set a rule, or replace it. Version 0: there are `most` of its kind already."""
-        args: list[Arg] = [kind, id, text, until_ms, most, new_id(), int(only_if_new)]
+    async def put(self, kind: str, id: str, text: str, until_ms: int, most: int, only: Only = "") -> Version:
+        """Set a rule, or replace it. Version 0: there are `most` of its kind already.
+
+        `only`: "new" leaves one that is there as it is, "there" makes none (version 0).
+        """
+        args: list[Arg] = [kind, id, text, until_ms, most, new_id(), only]
         return self._version(await self._valkey.call(PUT, self._keys(kind), args, durable=True))
 
     async def remove(self, kind: str, id: str) -> Version:

@@ -1,12 +1,13 @@
--- KEYS: table, untils, versions. ARGV: kind, id, text, until (ms; 0: no end), most, a new memory's name, only if new
--- Answer the version and the memory's name; version 0: there are as many as there may be, and nothing was done.
+-- KEYS: table, untils, versions. ARGV: kind, id, text, until (ms; 0: no end), most, a new memory's name, only
+-- only: 'new': leave one that is there as it is; 'there': do not make one that is not; '': either.
+-- Answer the version and the memory's name; version 0: nothing was done, as there are too many, or there is none.
 local kind, id, ends = ARGV[1], ARGV[2], tonumber(ARGV[4])
 drop_ended(KEYS[1], KEYS[2])
 if redis.call('HEXISTS', KEYS[1], id) == 1 then
-  if ARGV[7] == '1' then
+  if ARGV[7] == 'new' then
     return {redis.call('HGET', KEYS[3], kind), redis.call('HGET', KEYS[3], '@')}
   end
-elseif redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[5]) then
+elseif ARGV[7] == 'there' or redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[5]) then
   return {0, ''}
 end
 redis.call('HSET', KEYS[1], id, ARGV[3])
