@@ -8,6 +8,7 @@ away. Addresses are compared as the client port sees them, trusted proxies looke
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -61,8 +62,8 @@ class Gate:
         self._sessions: dict[str, Revocation] = {}
         self._users: dict[str, Revocation] = {}
         self._blocked: dict[str, Block] = {}
-        self._nets: dict[NetKey, Block] = {}
-        self._prefixes: dict[int, list[int]] = {4: [], 6: []}
+        self._nets: Counter[NetKey] = Counter()  # how many blocks there are of each: 192.0.2.1 and 192.0.2.1/32 are two
+        self._prefixes: dict[int, Counter[int]] = {4: Counter(), 6: Counter()}  # lengths of those, how many of each
         self.revocations = Table("revocation", Revocation, MAX_REVOCATIONS, self._revoked)
         self.blocks = Table("block", Block, MAX_BLOCKS, self._blocked_now)
         rules.add(self.revocations)
@@ -107,13 +108,21 @@ class Gate:
         if old is not None:
             self._blocked.pop(old.user_id, None)
             if old.ip or old.cidr:
-                self._nets.pop(_net_key(old), None)
+                self._count_net(_net_key(old), -1)
         if new is not None and new.user_id:
             self._blocked[new.user_id] = new
         elif new is not None:
-            self._nets[_net_key(new)] = new
-        self._prefixes = {version: sorted({key[1] for key in self._nets if key[0] == version}) for version in (4, 6)}
+            self._count_net(_net_key(new), 1)
         return await self._close(new, CloseReason.BLOCKED, _blocked()) if new is not None else 0
+
+    def _count_net(self, key: NetKey, by: int) -> None:
+        prefixes, length = self._prefixes[key[0]], key[1]
+        self._nets[key] += by
+        prefixes[length] += by
+        if not self._nets[key]:
+            del self._nets[key]
+        if not prefixes[length]:
+            del prefixes[length]
 
     async def _close(self, rule: Ruled, why: CloseReason, error: RtError) -> int:
         text = json.dumps(error.as_dict())

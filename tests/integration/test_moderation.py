@@ -250,6 +250,21 @@ async def test_an_address_behind_a_proxy_is_blocked(
 
 
 @aio
+async def test_two_blocks_of_one_address_each_hold_by_themselves(servers: Pair) -> None:
+    """Taken as one, the second to be made took the first away with it: it was listed and kept nobody out."""
+    one, two = servers
+    address = "203.0.113.77"
+    first = await call(one, "POST", "blocks", {"ip": address}, 201)
+    second = await call(one, "POST", "blocks", {"cidr": f"{address}/32"}, 201)
+    await call(one, "DELETE", f"blocks/{second['id']}")
+    for server in (one, two):
+        with pytest.raises(Exception, match="403"):
+            await from_address(server, "x", address)
+    await call(one, "DELETE", f"blocks/{first['id']}")
+    await close_all(*[await from_address(server, "x", address) for server in (one, two)])
+
+
+@aio
 async def test_whoever_blocks_their_own_address_can_take_it_back(servers: Pair) -> None:
     one, two = servers
     done = await call(one, "POST", "blocks", {"cidr": "127.0.0.0/8"}, 201)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from insightdesk_rt.moderation.gate import parse_address, parse_network
+from insightdesk_rt.moderation.gate import MAX_BLOCKS, Block, Gate, parse_address, parse_network
+from insightdesk_rt.moderation.rules import Rules
+from tests.support.aio import aio
 
 
 @pytest.mark.parametrize(
@@ -45,3 +51,18 @@ def test_a_network_has_one_spelling(text: str, found: str) -> None:
 def test_what_is_no_network_or_too_wide_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not blocked|does not appear"):
         parse_network(text)
+
+
+@aio
+async def test_as_many_blocks_as_there_may_be_are_taken_in_quickly() -> None:
+    """A node that starts takes all at once; with a look at all others for each it stood still for half a minute."""
+    store: Any = None
+    host: Any = SimpleNamespace(clients={})
+    gate = Gate(Rules(store), host, lambda token: pytest.fail("nobody asked"))
+    began_s = time.perf_counter()
+    for number in range(MAX_BLOCKS):
+        address = f"100.64.{number // 256}.{number % 256}"
+        block = Block(id=f"b{number}", by="ann", at_ms=number, reason="many", ip=address)
+        assert await gate.blocks.changed(None, block) == 0
+    assert time.perf_counter() - began_s < 3.0
+    assert gate.shuts_out("100.64.39.15") and not gate.shuts_out("100.64.39.16")
