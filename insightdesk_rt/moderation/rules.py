@@ -27,6 +27,7 @@ from insightdesk_rt.wire import json
 log = logging.getLogger(__name__)
 
 VERB = "rules.changed"
+TURN = 100  # rules taken in, or put down, before others have the loop
 
 
 class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -145,22 +146,26 @@ class Rules:
         table = self._tables.get(kind)
         if table is None:
             raise RtError("INTERNAL", "A kind that this version does not know.")
+        new = json.decode(table.decoder, text) if text else None
         async with self._lock:
             if memory == self._memory and int(number) == table.version + 1:
                 table.version += 1
-                await self._apply(table, id, json.decode(table.decoder, text) if text else None)
-            elif memory != self._memory or int(number) > table.version:
-                await self._catch_up()
+                await self._apply(table, id, new)
+            else:
+                # a Valkey that has lost its last changes gives the number of one of them anew
+                lost = memory == self._memory and int(number) == table.version and table.rules.get(id) != new
+                await self._catch_up(table if lost else None)
             return table.counts.get(id, 0)
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self, lost_some: Table[Any] | None = None) -> None:
+        """Load what has changed; put down first what Valkey has lost, where it tells, or is told to have, lost some."""
         memory, versions = await self._store.versions()
         if not memory and not self._memory:
             return
         another = memory != self._memory
         for table in self._tables.values():
             number = versions.get(table.kind, 0)
-            if number < table.version or (another and self._memory):
+            if number < table.version or (another and self._memory) or table is lost_some:
                 await self._put_back(table)
             elif number == table.version and not another:
                 continue
@@ -171,11 +176,13 @@ class Rules:
 
     async def _put_back(self, table: Table[Any]) -> None:
         log.warning("putting down again what was ruled", extra={"kind": table.kind, "rules": len(table.rules)})
-        puts: Iterable[Awaitable[Version]] = (
-            self._store.put(table.kind, rule.id, json.encode_struct(rule), rule.until_ms, table.most, "new")
-            for rule in table.rules.values()
-        )
-        await asyncio.gather(*puts)
+        rules = list(table.rules.values())
+        for at in range(0, len(rules), TURN):
+            puts: Iterable[Awaitable[Version]] = (
+                self._store.put(table.kind, rule.id, json.encode_struct(rule), rule.until_ms, table.most, "new")
+                for rule in rules[at : at + TURN]
+            )
+            await asyncio.gather(*puts)
 
     async def _load(self, table: Table[Any]) -> None:
         loaded = await self._store.load(table.kind)
@@ -189,9 +196,11 @@ class Rules:
                 continue
             if not 0 < rule.until_ms <= now_ms:
                 found[id] = rule
-        for id in table.rules.keys() | found.keys():
-            if table.rules.get(id) != found.get(id):
-                await self._apply(table, id, found.get(id))
+        changed = [id for id in table.rules.keys() | found.keys() if table.rules.get(id) != found.get(id)]
+        for at, id in enumerate(changed, 1):
+            await self._apply(table, id, found.get(id))
+            if at % TURN == 0:
+                await asyncio.sleep(0)
         table.version = loaded.version.number
 
     async def _apply(self, table: Table[Any], id: str, new: Rule | None) -> None:
