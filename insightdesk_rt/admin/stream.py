@@ -7,6 +7,8 @@ newest are dropped and counted, and a reader that takes nothing for a while is c
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -19,10 +21,12 @@ from insightdesk_rt.admin.base import Handler
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.wire import json
 
+log = logging.getLogger(__name__)
+
 MAX_WAITING = 1_000  # events
 MAX_WAITING_BYTES = 1_000_000
 TAKES_NOTHING_S = 20.0
-ALIVE_S = 10.0  # between signs of life; a proxy in between waits for 60 s or more
+ALIVE_S = 10.0  # between signs of life, and looks at the permission; a proxy in between waits for 60 s or more
 MAX_STREAMS = 20  # of one node: each costs work for as long as it is open
 
 _open: set[EventStream] = set()
@@ -50,16 +54,23 @@ class EventStream:
         self._dropped = 0
         self._more = asyncio.Event()
         self._over = ""
+        self._looked_s = time.monotonic()  # when its permission was last looked at
 
-    def put(self, event: str, data: str) -> None:
-        """Send an event with JSON text as its data, or count it as dropped."""
-        if len(self._waiting) >= MAX_WAITING or self._bytes + len(data) > MAX_WAITING_BYTES:
-            self._dropped += 1
-        else:
+    def put(self, event: str, data: str) -> bool:
+        """Send an event with JSON text as its data, or count it as dropped. Returns whether it will be sent.
+
+        What waits alone may be as long as it is.
+        """
+        if kept := not self._waiting or (
+            len(self._waiting) < MAX_WAITING and self._bytes + len(data) <= MAX_WAITING_BYTES
+        ):
             text = f"event: {event}\ndata: {data}\n\n"
             self._waiting.append(text)
             self._bytes += len(text)
+        else:
+            self._dropped += 1
         self._more.set()
+        return kept
 
     def end(self, code: str) -> None:
         """Say why and end it: a code of errors.py."""
@@ -98,20 +109,27 @@ class EventStream:
             try:
                 await work()
             except RtError as refused:
-                self.end(refused.code)
+                return self.end(refused.code)
+            except Exception:  # the reader would wait for something that does not come any more
+                log.exception("a stream could not go on")
+                return self.end("INTERNAL")
             await asyncio.sleep(every_s)
 
     async def _send(self) -> None:
-        """Send what waits; if nothing comes for a while, see whether the reader is there and still may."""
+        """Send what waits, or a sign of life if nothing comes; every so often see whether the reader still may."""
+        if time.monotonic() - self._looked_s >= ALIVE_S:
+            self._looked_s = time.monotonic()
+            try:
+                self._handler.still_may(self._scope)
+            except RtError as refused:
+                self._waiting.clear()
+                self.end(refused.code)
+                return
         try:
             async with asyncio.timeout(ALIVE_S):
                 await self._more.wait()
         except TimeoutError:
             await self._write(": alive\n\n")
-            try:
-                self._handler.still_may(self._scope)
-            except RtError as refused:
-                self._over = refused.code
             return
         self._more.clear()
         await self._send_all()

@@ -129,9 +129,9 @@ class LiveHandler(StreamHandler):
             answers = await asyncio.gather(*(one() for one in asked.values()))
             for watch, (status, body) in zip(asked, answers, strict=True):
                 if last.get(watch) != body:
-                    last[watch] = body
                     about = json.dumps(watched[watch])
-                    stream.put("state", f'{{"watch":{about},"status":{status},"body":{body}}}')
+                    if stream.put("state", f'{{"watch":{about},"status":{status},"body":{body}}}'):
+                        last[watch] = body
 
         await stream.run(look, LOOK_S)
 

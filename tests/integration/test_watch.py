@@ -189,6 +189,27 @@ async def test_a_stream_ends_with_the_permission_it_was_opened_with(servers: Pai
 
 
 @aio
+async def test_a_stream_that_is_never_idle_ends_with_its_permission_too(servers: Pair) -> None:
+    """It was looked at only after ten seconds without an event, which a busy cluster does not have."""
+    one, two = servers
+    token, room = one.token("brief", "admin", ttl_s=3), "watched:" + secrets.token_hex(3)
+
+    async def feed() -> None:
+        while True:
+            await emit(two, "/tickets", room, "busy", None, volatile=True)
+            await asyncio.sleep(0.5)
+
+    async with (
+        watching(one, f"events?room={quote(room)}", token) as events,
+        watching(one, "live?watch=nodes", token) as live,
+    ):
+        feeding = asyncio.create_task(feed())
+        for stream in (events, live):
+            assert (await stream.expect("end", deadline_s=20))["code"] == "AUTH_TOKEN_EXPIRED"
+        feeding.cancel()
+
+
+@aio
 async def test_streams_are_counted_and_given_back(servers: Pair) -> None:
     _, two = servers
     async with contextlib.AsyncExitStack() as stack:
