@@ -133,8 +133,11 @@ def iso(at_ms: int) -> str:
 
 
 def offset_key(offset: str) -> tuple[int, int]:
-    """Return what offsets are compared by. Raises ValueError for anything that is not `<ms>-<seq>`."""
+    """Return what offsets are compared by. Raises ValueError for anything that is not `<ms>-<seq>`, of 64 bits each."""
     ms, dash, seq = offset.partition("-")
     if not (dash and ms.isascii() and seq.isascii() and ms.isdigit() and seq.isdigit() and len(offset) <= 42):
         raise ValueError("not an offset")
-    return int(ms), int(seq)
+    key = int(ms), int(seq)
+    if max(key) >= 1 << 64:  # Valkey's streams know none
+        raise ValueError("not an offset")
+    return key

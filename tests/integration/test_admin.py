@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from insightdesk_rt.admin.access import SCOPES, new_key
+from insightdesk_rt.admin.declared import make_cursor
 from tests.support.aio import aio
 from tests.support.server import ServerProcess
 
@@ -93,4 +94,7 @@ async def test_what_was_done_stands_in_the_audit_log(server: ServerProcess) -> N
     assert [entry["what"] for entry in page["items"]] == [f'{{"overSeconds":{over_s}.0}}' for over_s in (2, 1, 0)]
     assert (await server.push("GET", "/api/v1/audit?who=nobody", token=KEYS["viewer"][0]))[1]["items"] == []
     wrong = await server.push("GET", "/api/v1/audit?cursor=nonsense", token=KEYS["viewer"][0])
+    assert (wrong[0], wrong[1]["error"]["field"]) == (400, "cursor")
+    far = make_cursor("9" * 30 + "-0")
+    wrong = await server.push("GET", f"/api/v1/audit?cursor={far}", token=KEYS["viewer"][0])
     assert (wrong[0], wrong[1]["error"]["field"]) == (400, "cursor")

@@ -15,7 +15,9 @@ def test_offsets_compare_as_numbers_not_as_text() -> None:
     assert model.offset_key("9-5") < model.offset_key("10-0") < model.offset_key("10-11")
 
 
-@pytest.mark.parametrize("text", ["", "1", "1-", "-1", "a-1", "1-1-1", "²-1", "1" * 42 + "-1", "1 -1"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1-", "-1", "a-1", "1-1-1", "²-1", "1" * 42 + "-1", "1 -1", f"{1 << 64}-0", f"0-{1 << 64}"]
+)
 def test_what_is_not_an_offset_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an offset"):
         model.offset_key(text)
