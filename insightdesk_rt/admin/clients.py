@@ -149,13 +149,17 @@ class Connections:
         self._host = host
         self._hub = hub
         self._closed: deque[Closed] = deque(maxlen=MAX_CLOSED)
+        self._began_ms = (
+            int(time.time() * 1000) - host.now_ms()
+        )  # Unix time of the clock's zero: each machine has its own
+        self._keys = {**_KEYS, "seen": self._seen_ms}
         host.on_end = self._remember
 
     async def find(self, words: tuple[str, ...]) -> Rows:
         """Return the first of those wanted, in order, and how many there are in all."""
         ask = json.decode(_ask, words[0])
         descending = ask.sort.startswith("-")
-        key_of = _KEYS[ask.sort.removeprefix("-")]
+        key_of = self._keys[ask.sort.removeprefix("-")]
         total = 0
         keyed: list[tuple[float | str, str, Client]] = []
         async for client in self._wanted(ask.wanted):
@@ -211,6 +215,9 @@ class Connections:
                 if socket := self._hub.sockets(namespace).get(wanted.sid):  # type: ignore[call-overload]
                     return [socket.client]
         return list(self._host.clients.values())
+
+    def _seen_ms(self, client: Client) -> float:
+        return float(self._began_ms + client.heard_ms)
 
     def _show(self, sid: str, client: Client) -> Connection:
         sockets: list[Socket] = list(client.sockets.values())
@@ -302,7 +309,6 @@ def _user_of(client: Client) -> str:
 
 _KEYS: dict[str, Callable[[Client], float | str]] = {
     "connected": lambda client: client.connected_at_s,
-    "seen": lambda client: float(client.heard_ms),
     "outbox": lambda client: float(client.outbox.bytes),
     "dropped": lambda client: float(client.outbox.dropped),
     "user": _user_of,
