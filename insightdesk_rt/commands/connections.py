@@ -51,7 +51,7 @@ def add(command: Adder, epilog: str) -> None:
 
 def connections(loaded: Loaded, options: argparse.Namespace) -> int:
     port = AdminPort(loaded, options)
-    filters = {name: getattr(options, name) for name in FILTERS}
+    filters = _filters(options)
     if options.closed:
         others = [name for name, value in filters.items() if value and name not in OF_CLOSED]
         if others:
@@ -72,8 +72,8 @@ def connections(loaded: Loaded, options: argparse.Namespace) -> int:
 
 
 def kick(loaded: Loaded, options: argparse.Namespace) -> int:
-    where = {name: getattr(options, name) for name in FILTERS if getattr(options, name)}
-    if bool(options.sid) == bool(where):
+    where = {name: value for name, value in _filters(options).items() if value is not None}
+    if bool(options.sid) == bool(where) or options.sid == "":
         raise ConfigError("say whom: a SID, or filters as --user; see insightdesk-rt kick --help")
     port = AdminPort(loaded, options)
     if options.sid and not options.dry_run:
@@ -92,6 +92,15 @@ def kick(loaded: Loaded, options: argparse.Namespace) -> int:
     print(f"{count_of(answer['count'])} sent away")
     say_missing(answer["missing"])
     return DONE
+
+
+def _filters(options: argparse.Namespace) -> dict[str, str | None]:
+    """Return what was said of each. Raises ConfigError for an empty one: it would be left out, and mean more."""
+    filters = {name: getattr(options, name) for name in FILTERS}
+    for name, value in filters.items():
+        if value == "":
+            raise ConfigError(f"--{name} is empty")
+    return filters
 
 
 def _confirmed(count: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 from insightdesk_rt.admin import remote
-from insightdesk_rt.config import Loaded
+from insightdesk_rt.config import ConfigError, Loaded
 from insightdesk_rt.operate import Failed, admin_key, admin_url
 
 KEY_S = 86_400  # of a command that stays
@@ -53,8 +53,11 @@ class AdminPort:
 
     def _at(self, path: tuple[str, ...], query: dict[str, object]) -> str:
         said = {name: str(one).lower() if isinstance(one, bool) else one for name, one in query.items()}
-        text = urlencode({name: one for name, one in said.items() if one not in (None, "")})
-        return self._url + "/".join(quote(part, safe="") for part in path) + (f"?{text}" if text else "")
+        try:
+            text = urlencode({name: one for name, one in said.items() if one not in (None, "")})
+            return self._url + "/".join(quote(part, safe="") for part in path) + (f"?{text}" if text else "")
+        except UnicodeEncodeError:
+            raise ConfigError("an argument is not UTF-8") from None
 
 
 def _refused(status: int, answer: dict[str, Any]) -> None:

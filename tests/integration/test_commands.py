@@ -116,6 +116,11 @@ async def test_kick_ends_one_or_says_how_many_and_asks_first(servers: Pair) -> N
     assert (await run(one, *bulk, "--yes")).out == "0 connections sent away\n"
     assert "say whom" in (await run(one, "kick", "--reason", "x", code=2)).err
     assert "--reason" in (await run(one, "kick", "abc", code=2)).err
+    # an empty shell variable means nobody, not everybody else that the filters mean
+    for words in (("--user", "", "--namespace", "/tickets"), ("", "--namespace", "/tickets")):
+        await run(one, "kick", *words, "--reason", "x", "--yes", code=2)
+    assert "--user is empty" in (await run(one, "connections", "--user", "", code=2)).err
+    assert "not UTF-8" in (await run(one, "connections", "--user", "\udcff", code=2)).err
 
 
 @aio
