@@ -81,8 +81,8 @@ class Client:
 
     @property
     def last_seen(self) -> float:
-        """Unix seconds of the last byte the client sent."""
-        return time.time() - (self._host.now_ms() - self.heard_ms) / 1000
+        """Unix seconds of the last byte the client sent, not before it connected: the two clocks differ by a moment."""
+        return max(self.connected_at_s, time.time() - (self._host.now_ms() - self.heard_ms) / 1000)
 
     # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
