@@ -13,6 +13,7 @@ it the connection is cut, and the client comes back at once. Neither ends the us
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from typing import Annotated, Any, Literal
 
@@ -230,8 +231,10 @@ class UserHandler(Handler):
     @operation("viewer", answer=UserView)
     async def get(self, user_id: Id) -> Answer:
         """What there is to know of a user: connections, rooms, presence, and the connections that are gone."""
-        rows, _, missing = await self.everywhere.find(Wanted(user=user_id), SHOWN_OF_USER)
-        closed, missing_too = await self.everywhere.closed(Wanted(user=user_id), SHOWN_OF_USER)
+        (rows, _, missing), (closed, missing_too) = await asyncio.gather(
+            self.everywhere.find(Wanted(user=user_id), SHOWN_OF_USER),
+            self.everywhere.closed(Wanted(user=user_id), SHOWN_OF_USER),
+        )  # at once: each may wait for a node that hangs
         (seen,) = await self.presence.statuses([user_id])
         shown = [row.shown for row in rows]
         known: list[Connection | Closed] = [*shown, *closed]
