@@ -21,14 +21,15 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from ipaddress import ip_address
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from msgspec import Struct
 from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
-from insightdesk_rt.admin.access import Access, Principal, Scope
+from insightdesk_rt.admin.access import KEY_PREFIX, Access, Principal, Scope
 from insightdesk_rt.admin.declared import Answer, Operation, Query, declared, read_body, read_path, read_query
+from insightdesk_rt.admin.sessions import COOKIE, Sessions, of_our_page
 from insightdesk_rt.errors import ERRORS, RtError
 from insightdesk_rt.model import iso
 from insightdesk_rt.stores.audit import Entry
@@ -48,7 +49,8 @@ class Admin:
     """What all handlers of the port share.
 
     `record` keeps an entry of the audit log. `hosts` are names that the port may be called by, besides localhost and
-    addresses. `address` says where a request comes from, proxies that are trusted looked through.
+    addresses. `address` says where a request comes from, and `over_tls` whether it came so, proxies that are trusted
+    looked through. `sessions` are those of the console.
     """
 
     def __init__(
@@ -58,10 +60,14 @@ class Admin:
         node: str = "",
         hosts: Collection[str] = (),
         address: Callable[[HTTPServerRequest], str] = lambda request: request.remote_ip or "",
+        over_tls: Callable[[HTTPServerRequest], bool] = lambda request: request.protocol == "https",
         max_body_bytes: int = MAX_BODY_BYTES,
+        sessions: Sessions | None = None,
     ) -> None:
         self.access = access
+        self.sessions = sessions
         self.address = address
+        self.over_tls = over_tls
         self.max_body_bytes = max_body_bytes
         self._record = record
         self._node = node
@@ -148,9 +154,10 @@ class Handler(RequestHandler):
         for name, part in parts.items():
             setattr(self, name, part)
         self.who: Principal | None = None
+        self.via: Literal["key", "token", "cookie"] = "key"
         self._chunks: list[bytes] = []
         self._received = 0
-        self._refused: RtError | None = None  # why the body is not kept
+        self.refused: RtError | None = None  # why the body is not kept
 
     @classmethod
     def within(cls, who: Principal | None, parts: Mapping[str, Any]) -> Self:
@@ -167,41 +174,53 @@ class Handler(RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Content-Type-Options", "nosniff")
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:  # Tornado awaits it before it takes the body
         """See who asks before the body comes; whoever may not is answered when it is there, and it is not kept."""
         self.request.connection.set_max_body_size(MAX_DRAINED_BYTES)  # type: ignore[union-attr]
         said = self.request.headers.get("Content-Length", "")
         length = int(said) if said.isascii() and said.isdigit() and len(said) < 20 else 0  # Tornado refuses the rest
         if length > self.admin.max_body_bytes:
-            self._refused = RtError("PAYLOAD_TOO_LARGE")
+            self.refused = RtError("PAYLOAD_TOO_LARGE")
         if length > MAX_DRAINED_BYTES:
             self.request.connection.set_max_body_size(length)  # type: ignore[union-attr]
             self.set_header("Connection", "close")
             self.refuse(RtError("PAYLOAD_TOO_LARGE"))
             return
         try:
-            self.who = self._identified()
+            self.who = await self.identified()
         except RtError as refused:
-            self._refused = refused
+            self.refused = refused
 
     def data_received(self, chunk: bytes) -> None:
         self._received += len(chunk)
-        if self._received > self.admin.max_body_bytes and self._refused is None:
-            self._refused = RtError("PAYLOAD_TOO_LARGE")
-        if self._refused is None:
+        if self._received > self.admin.max_body_bytes and self.refused is None:
+            self.refused = RtError("PAYLOAD_TOO_LARGE")
+        if self.refused is None:
             self._chunks.append(chunk)
         else:
             self._chunks.clear()
 
-    def _identified(self) -> Principal:
+    async def identified(self) -> Principal | None:
+        """Return who asks. Raises RtError AUTH_*, FORBIDDEN, RATE_LIMITED, UNAVAILABLE."""
+        access, address = self.admin.access, self.admin.address(self.request)
         authorization = self.request.headers.get_list("Authorization")
         if len(authorization) > 1:
             raise RtError("AUTH_TOKEN_INVALID")
-        return self.principal(authorization[0] if authorization else "")
-
-    def principal(self, authorization: str) -> Principal:
-        """Return who asks. Raises RtError AUTH_*, FORBIDDEN, RATE_LIMITED."""
-        return self.admin.access.principal(authorization, self.admin.address(self.request))
+        cookie, sessions = self.get_cookie(COOKIE), self.admin.sessions
+        if authorization or not cookie or sessions is None:
+            shown = authorization[0] if authorization else ""
+            self.via = "key" if shown.rpartition(" ")[2].startswith(KEY_PREFIX) else "token"
+            return access.principal(shown, address)
+        if not of_our_page(self.request):
+            raise RtError("FORBIDDEN", "The console's cookie counts for its own pages only.")
+        self.via = "cookie"
+        credential = await sessions.credential(cookie)
+        try:
+            return access.holder(credential, address)
+        except RtError as refused:
+            if refused.kind.http == 401:  # it will not come back; and must not count as a guess time and again
+                await sessions.close(cookie)
+            raise
 
     # ── for operations ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -210,8 +229,8 @@ class Handler(RequestHandler):
         if scope is None:
             return
         self.check_host()
-        if self._refused is not None:
-            raise self._refused
+        if self.refused is not None:
+            raise self.refused
         self.require(scope)
 
     @property
@@ -225,9 +244,9 @@ class Handler(RequestHandler):
         if self.who is None or not self.who.may(scope):
             raise RtError("FORBIDDEN", f"This needs the scope {scope}.")
 
-    def still_may(self, scope: Scope) -> None:
+    async def still_may(self, scope: Scope) -> None:
         """Raise RtError unless who asked may go on: an answer can outlive the key or token that was shown for it."""
-        self.who = self._identified()
+        self.who = await self.identified()
         self.require(scope)
 
     def check_host(self) -> None:

@@ -11,6 +11,7 @@ from insightdesk_rt.admin.audit import audit_routes
 from insightdesk_rt.admin.base import Admin, Handler
 from insightdesk_rt.admin.clients import Connections
 from insightdesk_rt.admin.connections import connection_routes
+from insightdesk_rt.admin.console import console_routes, session_routes
 from insightdesk_rt.admin.health import health_routes, node_checks
 from insightdesk_rt.admin.helpdesk import helpdesk_routes
 from insightdesk_rt.admin.metrics import Sources, metrics_routes
@@ -20,6 +21,7 @@ from insightdesk_rt.admin.notices import notice_routes
 from insightdesk_rt.admin.openapi import openapi_routes
 from insightdesk_rt.admin.push import push_routes
 from insightdesk_rt.admin.rooms import room_routes
+from insightdesk_rt.admin.sessions import Sessions
 from insightdesk_rt.admin.tuning import Tuning, tuning_routes
 from insightdesk_rt.admin.watch import watch_routes
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
@@ -61,13 +63,15 @@ class Parts(NamedTuple):
 def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict[str, Any]]]]:
     """Return the routes of the port for a Tornado Application, and answer for this node what they ask of all."""
     settings, node_id, port, hub, desk = parts.loaded.settings, parts.node_id, parts.port, parts.hub, parts.desk
-    audit = AuditLog(parts.valkey)
+    audit, sessions = AuditLog(parts.valkey), Sessions(parts.valkey)
     admin = Admin(
         parts.access,
         audit.add,
         node_id,
         (*settings.admin_hosts, settings.admin_address),
         lambda request: port.peer(request).address,
+        lambda request: port.peer(request).scheme == "https",
+        sessions=sessions,
     )
     node = Node(
         node_id,
@@ -108,5 +112,6 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         *push_routes(admin, desk.tickets, desk.notifications, hub, parts.namespaces, settings.max_event_bytes),
     ]
     watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes)
+    described = [*routes, *watch, *session_routes(admin, sessions)]
     metrics = metrics_routes(admin, sources, checks, open=is_loopback(settings.admin_address))
-    return admin, [*routes, *watch, *metrics, *openapi_routes(admin, [*routes, *watch])]
+    return admin, [*described, *metrics, *openapi_routes(admin, described), *console_routes(admin)]

@@ -120,7 +120,7 @@ class EventStream:
         if time.monotonic() - self._looked_s >= ALIVE_S:
             self._looked_s = time.monotonic()
             try:
-                self._handler.still_may(self._scope)
+                await self._handler.still_may(self._scope)
             except RtError as refused:
                 self._waiting.clear()
                 self.end(refused.code)
