@@ -1,0 +1,37 @@
+// Calls of the admin API. Every change carries the header by which the server knows that a page of ours sends it.
+
+export class Refused extends Error {
+	/** `code` is for programs, `message` for people, `field` is what was wrong in the request. */
+	constructor({ code = "INTERNAL", message = "The server gave no reason.", ...fields } = {}) {
+		super(message);
+		Object.assign(this, { code, ...fields });
+	}
+}
+
+/** Return the answer's JSON. `path` is behind /api/v1/. Throws Refused, also when nobody answers. */
+export async function api(method, path, body) {
+	const options = { method, headers: { "X-Requested-With": "console" }, credentials: "same-origin" };
+	if (body !== undefined) {
+		options.headers["Content-Type"] = "application/json";
+		options.body = JSON.stringify(body);
+	}
+	let answer;
+	try {
+		answer = await fetch(`/api/v1/${path}`, options);
+	} catch {
+		throw new Refused({ code: "UNREACHABLE", message: "The server cannot be reached." });
+	}
+	const said = await answer.json().catch(() => ({}));
+	if (answer.ok) return said;
+	if (answer.status === 401 && path !== "session") location.reload(); // the session is over: the sign-in page comes
+	throw new Refused(said.error);
+}
+
+/** Return "?a=1&b=2" of what is not empty, or "". */
+export function query(values) {
+	const given = Object.entries(values).filter(([, value]) => value !== "" && value !== undefined && value !== null);
+	return given.length ? "?" + given.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&") : "";
+}
+
+/** Return a part of a path. */
+export const part = encodeURIComponent;

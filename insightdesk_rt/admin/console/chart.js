@@ -1,0 +1,138 @@
+// A line chart of the last 15 minutes, drawn as SVG. Arrow keys or the pointer read single moments off it.
+import { h, put, s } from "./dom.js";
+import { clock } from "./format.js";
+
+const HEIGHT = 150;
+const LEFT = 44;
+const RIGHT = 8;
+const TOP = 8;
+const BOTTOM = 20;
+const SPAN_S = 900;
+const GAP_S = 16; // between samples that are not joined: some are missing
+
+/** series: [{name, of(sample)}], at most two. show(value): as text. Returns {element, set(samples)}; samples have `at`. */
+export function chart({ title, series, show }) {
+	const svg = s("svg", { "aria-hidden": "true", focusable: "false" });
+	const legend = h("p.legend");
+	const plot = h("div.plot", { tabindex: 0, role: "group", onkeydown: keyed, onpointermove: pointed, onpointerleave: () => pick(-1), onblur: () => pick(-1) }, svg);
+	const element = h("figure.chart.card", { data: { title } }, h("figcaption", h("h3", title), legend), plot);
+	let samples = [];
+	let picked = -1;
+	let width = 0;
+
+	new ResizeObserver(([entry]) => {
+		const now = Math.round(entry.contentRect.width);
+		if (now !== width) {
+			width = now;
+			draw();
+		}
+	}).observe(plot);
+
+	function set(next) {
+		const at = samples[picked]?.at;
+		samples = next;
+		picked = at === undefined ? -1 : samples.findIndex((one) => one.at === at);
+		draw();
+	}
+
+	function draw() {
+		const shown = samples[picked] ?? samples.at(-1);
+		put(legend,
+			series.map((one, n) => h("span.key", { data: { n } }, one.name, " ", h("b", shown ? show(one.of(shown)) : "–"))),
+			h("span.soft", picked >= 0 ? clock(shown.at * 1000) : "now"),
+		);
+		plot.setAttribute("aria-label", spoken());
+		if (!width) return;
+		const end = samples.at(-1)?.at ?? Date.now() / 1000;
+		const all = samples.flatMap((sample) => series.map((one) => one.of(sample) ?? 0));
+		const top = ceiling(Math.max(0, ...all));
+		const x = (at) => LEFT + ((at - end + SPAN_S) / SPAN_S) * (width - LEFT - RIGHT);
+		const y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
+		svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+		svg.replaceChildren(
+			...[0, 0.5, 1].flatMap((part) => [
+				s("line.grid", { x1: LEFT, x2: width - RIGHT, y1: y(top * part), y2: y(top * part) }),
+				s("text.tick.left", { x: LEFT - 6, y: y(top * part) + 4 }, show(top * part)),
+			]),
+			...[15, 10, 5, 0].map((minutes) => s("text.tick", { x: x(end - minutes * 60), y: HEIGHT - 4, class: minutes === 15 ? "first" : minutes ? "" : "left" }, minutes ? `−${minutes} min` : "now")),
+			...series.flatMap((one, n) => runs(one).flatMap((run) => lines(run, n, x, y))),
+			...mark(x, y),
+		);
+	}
+
+	/** The samples of a series that follow each other, as [at, value]. */
+	function runs(one) {
+		const found = [];
+		let last = -Infinity;
+		for (const sample of samples) {
+			const value = one.of(sample);
+			if (value === null || value === undefined) continue;
+			if (sample.at - last > GAP_S) found.push([]);
+			found.at(-1).push([sample.at, value]);
+			last = sample.at;
+		}
+		return found;
+	}
+
+	function lines(run, n, x, y) {
+		if (run.length === 1) return [s("circle.point", { cx: x(run[0][0]), cy: y(run[0][1]), r: 2, "data-n": n })];
+		const path = run.map(([at, value], index) => `${index ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+		const area = `${path}L${x(run.at(-1)[0]).toFixed(1)} ${y(0)}L${x(run[0][0]).toFixed(1)} ${y(0)}Z`;
+		return [n === 0 && s("path.area", { d: area }), s("path.line", { d: path, "data-n": n })].filter(Boolean);
+	}
+
+	function mark(x, y) {
+		const sample = samples[picked];
+		if (!sample) return [];
+		const dots = series.map((one, n) => [one.of(sample), n]).filter(([value]) => value !== null && value !== undefined);
+		return [
+			s("line.cross", { x1: x(sample.at), x2: x(sample.at), y1: TOP, y2: HEIGHT - BOTTOM }),
+			...dots.map(([value, n]) => s("circle.point", { cx: x(sample.at), cy: y(value), r: 3.5, "data-n": n })),
+		];
+	}
+
+	function pick(index) {
+		picked = index;
+		draw();
+	}
+
+	function pointed(event) {
+		if (!samples.length) return;
+		const box = plot.getBoundingClientRect();
+		const at = samples.at(-1).at - SPAN_S + ((event.clientX - box.left - LEFT) / (width - LEFT - RIGHT)) * SPAN_S;
+		let best = 0;
+		samples.forEach((sample, index) => {
+			if (Math.abs(sample.at - at) < Math.abs(samples[best].at - at)) best = index;
+		});
+		if (best !== picked) pick(best);
+	}
+
+	function keyed(event) {
+		const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+		if (!step || !samples.length) return;
+		event.preventDefault();
+		const from = picked < 0 ? samples.length : picked;
+		pick(Math.min(samples.length - 1, Math.max(0, from + step)));
+	}
+
+	function spoken() {
+		const told = series.map((one) => {
+			const shown = samples[picked];
+			const found = samples.map(one.of).filter((value) => value !== null && value !== undefined);
+			if (shown) return `${one.name} ${show(one.of(shown))}`;
+			if (!found.length) return `${one.name}: nothing yet`;
+			return `${one.name}: now ${show(found.at(-1))}, from ${show(Math.min(...found))} to ${show(Math.max(...found))}`;
+		});
+		return `${title}, ${samples[picked] ? `at ${clock(samples[picked].at * 1000)}` : "last 15 minutes"}. ${told.join("; ")}`;
+	}
+
+	draw();
+	return { element, set };
+}
+
+/** Return the next round number that holds a value. */
+function ceiling(value) {
+	if (value <= 0) return 1;
+	const power = 10 ** Math.floor(Math.log10(value));
+	return [1, 2, 4, 5, 10].map((n) => n * power).find((round) => round >= value);
+}

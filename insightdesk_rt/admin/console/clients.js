@@ -1,0 +1,127 @@
+// Connections as tables, and sending them away.
+import { api, part, query } from "./api.js";
+import { tool } from "./commands.js";
+import { act } from "./dialog.js";
+import { h } from "./dom.js";
+import { ago, at, bytes, num } from "./format.js";
+import { operator } from "./me.js";
+import { button, people, person, room, small, tag } from "./parts.js";
+import { table } from "./table.js";
+
+const RECONNECT = { name: "reconnect", label: "Let them come back", type: "check", help: "The connection is cut, and clients connect again by themselves. Otherwise they are told to stay away." };
+
+const agent = (one) => h("span.clip", { title: one.agent }, one.agent || "no user agent");
+const names = (one) => h("span.tags", one.namespaces.map((name) => tag(name)));
+
+export function connectionTable({ sort, onsort, of = "" } = {}) {
+	const columns = [
+		{ label: "User", cell: (one) => person(one.user, one.role), sort: "user" },
+		{ label: "From", cell: (one) => [one.ip, small(agent(one))] },
+		{ label: "Transport", cell: (one) => [one.transport ?? "–", small(one.protocol)] },
+		{ label: "Namespaces", cell: names },
+		{ label: "Node", cell: (one) => one.node, wide: true },
+		{ label: "Connected", cell: (one) => ago(one.connectedAt), sort: "connected" },
+		{ label: "Last seen", cell: (one) => ago(one.lastSeenAt), sort: "seen", wide: true },
+		{ label: "In / out", cell: (one) => `${num(one.eventsIn)} / ${num(one.eventsOut)}`, num: true, title: "Events it has sent, and all that was written to it" },
+		{ label: "Outbox", cell: (one) => bytes(one.outboxBytes), num: true, sort: "outbox", title: "Waits for it to read" },
+		{ label: "Dropped", cell: (one) => num(one.dropped), num: true, sort: "dropped", title: "Volatile events it was too slow for", wide: true },
+	];
+	const kick = { label: "", cell: (one) => button("Kick", () => disconnectOne(one), { danger: true, label: `Kick ${one.user?.id ?? one.sid}` }) };
+	return table({
+		label: "Connections",
+		key: (one) => one.sid,
+		sort, onsort,
+		empty: of ? `${of} is not connected.` : "Nobody is connected who fits. Clients stand here as soon as they connect.",
+		detail,
+		columns: [...(of ? columns.slice(1) : columns), operator(() => kick)].filter(Boolean),
+	});
+}
+
+function detail(one) {
+	return h("dl.facts",
+		h("dt", "Session id"), h("dd", h("code", one.sid)),
+		h("dt", "Node"), h("dd", one.node),
+		h("dt", "Team"), h("dd", one.teamId || "–"),
+		h("dt", "User agent"), h("dd", one.agent || "–"),
+		h("dt", "Connected"), h("dd", at(one.connectedAt)),
+		one.sockets.map((socket) => [
+			h("dt", socket.namespace),
+			h("dd", h("div.rooms", socket.rooms.map((name) => room(name, socket.namespace)), socket.roomCount > socket.rooms.length && `and ${num(socket.roomCount - socket.rooms.length)} more`), small("socket ", h("code", socket.sid))),
+		]),
+	);
+}
+
+export function closedTable() {
+	return table({
+		label: "Closed connections",
+		key: (one) => one.sid + one.closedAt,
+		empty: "None is remembered. Each node keeps its newest 1,000.",
+		columns: [
+			{ label: "Closed", cell: (one) => at(one.closedAt) },
+			{ label: "Why", cell: (one) => one.closeReason },
+			{ label: "From", cell: (one) => [one.ip, small(agent(one))] },
+			{ label: "Transport", cell: (one) => one.transport || "–" },
+			{ label: "Namespaces", cell: names, wide: true },
+			{ label: "Node", cell: (one) => one.node },
+			{ label: "Connected", cell: (one) => at(one.connectedAt), wide: true },
+		],
+	});
+}
+
+function disconnectOne(one) {
+	const path = `connections/${part(one.sid)}`;
+	const who = one.user ? `${one.user.name || one.user.id} (${one.user.id})` : "This connection";
+	act({
+		title: "Kick this connection",
+		text: `${who}, from ${one.ip} on ${one.node}.`,
+		button: "Kick",
+		danger: true,
+		fields: [RECONNECT],
+		command: ({ reason, reconnect }) => tool("kick", one.sid, { "--reason": reason, "--reconnect": reconnect }),
+		async run({ reason, reconnect }) {
+			const { count } = await api("DELETE", path + query({ reason, reconnect }));
+			return `${people(count)} closed.`;
+		},
+	});
+}
+
+/** Ask for all connections that are meant: filters of the API by name, at least one. */
+export function disconnectAll(where) {
+	const ask = (given, dryRun) => api("POST", "connections/disconnect", { where, reconnect: given.reconnect, reason: given.reason || "count", dryRun });
+	const flags = Object.fromEntries(Object.entries(where).filter(([name]) => name !== "sid").map(([name, value]) => [`--${name}`, value]));
+	act({
+		title: "Disconnect all that were found",
+		text: Object.entries(where).map(([name, value]) => `${name} ${value}`).join(", "),
+		button: "Disconnect",
+		danger: true,
+		fields: [RECONNECT],
+		count: async (given) => counted(await ask(given, true)),
+		command: ({ reason, reconnect }) => tool("kick", ...(where.sid ? [where.sid] : []), { ...flags, "--reason": reason, "--reconnect": reconnect }),
+		async run(given) {
+			const { count } = await ask(given, false);
+			return `${people(count)} closed.`;
+		},
+	});
+}
+
+export function disconnectUser(id) {
+	const path = `users/${part(id)}/disconnect`;
+	act({
+		title: `Disconnect ${id}`,
+		text: "All connections of this user, on all nodes. The token stays good: to end it, revoke it.",
+		button: "Disconnect",
+		danger: true,
+		fields: [RECONNECT],
+		count: async ({ reconnect }) => counted(await api("POST", path, { reconnect, reason: "count", dryRun: true })),
+		command: ({ reason, reconnect }) => tool("kick", { "--user": id, "--reason": reason, "--reconnect": reconnect }),
+		async run({ reason, reconnect }) {
+			const { count } = await api("POST", path, { reconnect, reason });
+			return `${people(count)} closed.`;
+		},
+	});
+}
+
+/** Return the sentence that is shown before something is done to several connections. */
+export function counted({ count, missing = [] }) {
+	return `${people(count)} will be closed.` + (missing.length ? ` Not counted: ${missing.join(", ")}.` : "");
+}

@@ -1,0 +1,66 @@
+// Notices: what everybody who is connected is told. A list of them, and the actions on it.
+import { api, part, query } from "./api.js";
+import { tool } from "./commands.js";
+import { act } from "./dialog.js";
+import { h, put } from "./dom.js";
+import { ago } from "./format.js";
+import { operator } from "./me.js";
+import { button, choice, dot, NAMESPACES, ROLES, small } from "./parts.js";
+
+const IS = { info: "info", warning: "warn", critical: "bad" };
+
+export function noticeList() {
+	const element = h("ul.checks", h("li", h("span.skeleton", "reading notices")));
+	return {
+		element,
+		set(items) {
+			put(element, items.length ? items.map(shown) : h("li.empty", "Nobody is being told anything. A notice is sent to all who are connected, and to those who come while it lasts."));
+		},
+	};
+}
+
+function shown(notice) {
+	const when = new Date(notice.startsAt) > new Date() ? ["begins ", ago(notice.startsAt)] : notice.endsAt ? ["ends ", ago(notice.endsAt)] : ["until it is ended"];
+	const whom = [notice.namespace, notice.role].filter(Boolean).join(", ");
+	return h("li", dot(IS[notice.severity] ?? "off", notice.severity), h("span", notice.message), small(whom ? `to ${whom} · ` : "", when, ` · by ${notice.by}`), operator(() => button("End", () => endNotice(notice), { label: `End the notice: ${notice.message}` })));
+}
+
+export function addNotice() {
+	const body = ({ message, severity, forMinutes, namespace, role, reason }) => ({
+		message, severity, reason,
+		...(forMinutes === "" ? {} : { endsAt: new Date(Date.now() + forMinutes * 60_000).toISOString() }),
+		...(namespace ? { namespace } : {}),
+		...(role ? { role } : {}),
+	});
+	act({
+		title: "New notice",
+		text: "Everybody it concerns is told at once, and whoever connects while it lasts.",
+		button: "Send notice",
+		fields: [
+			{ name: "message", label: "Message", type: "area", required: true, maxlength: 1000 },
+			{ name: "severity", label: "Severity", value: "info", options: Object.keys(IS).map((one) => [one, one]) },
+			{ name: "forMinutes", label: "Minutes it lasts", type: "number", min: 1, max: 100_000, help: "Empty: until somebody ends it." },
+			{ name: "namespace", label: "Only in", options: choice(NAMESPACES, "every namespace") },
+			{ name: "role", label: "Only for", options: choice(ROLES, "everybody") },
+		],
+		command: (given) => tool("notice", given.message, { "--severity": given.severity, "--for": given.forMinutes === "" ? "" : String(given.forMinutes * 60), "--namespace": given.namespace, "--role": given.role, "--reason": given.reason }),
+		async run(given) {
+			await api("POST", "notices", body(given));
+			return "The notice is out.";
+		},
+	});
+}
+
+function endNotice(notice) {
+	const path = `notices/${part(notice.id)}`;
+	act({
+		title: "End this notice",
+		text: notice.message,
+		button: "End notice",
+		command: ({ reason }) => tool("notice", { "--end": notice.id, "--reason": reason }),
+		async run({ reason }) {
+			await api("DELETE", path + query({ reason }));
+			return "The notice has ended.";
+		},
+	});
+}

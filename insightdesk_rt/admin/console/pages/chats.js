@@ -1,0 +1,144 @@
+// Chats and their queue: who waits, who is served, what has ended; hand one on or end it.
+import { api, part, query } from "../api.js";
+import { curl } from "../commands.js";
+import { act } from "../dialog.js";
+import { h, put } from "../dom.js";
+import { ago, at, duration, num } from "../format.js";
+import { live } from "../live.js";
+import { operator } from "../me.js";
+import { button, heading, person, remember, small, tag, tile } from "../parts.js";
+import { pager, table } from "../table.js";
+
+const LIMIT = 50;
+const STATES = ["waiting", "active", "closed"];
+const EMPTY = {
+	waiting: "Nobody waits. Customers who ask for a chat stand here until an agent takes them.",
+	active: "No chat is going on.",
+	closed: "No chat has ended yet.",
+};
+
+export function show(root, { query: given }) {
+	let state = STATES.includes(given.state) ? given.state : "waiting";
+	let cursor = "";
+	let agents = [];
+	let end = () => {};
+	let list;
+	const tiles = { waiting: tile("Waiting"), longest: tile("Longest wait"), average: tile("Average wait"), active: tile("Active"), agents: tile("Agents online") };
+	const holder = h("div");
+	const tabs = STATES.map((name) => h("button", { type: "button", onclick: () => turn(name) }, name[0].toUpperCase() + name.slice(1)));
+	const pages = pager((next) => {
+		cursor = next;
+		watch();
+	});
+	put(root,
+		heading("Chats & queue", "Conversations between customers and agents, without what is said in them."),
+		h("div.tiles", Object.values(tiles).map((one) => one.element)),
+		h("div.tabs", { role: "group", "aria-label": "State" }, tabs),
+		holder, pages.element,
+	);
+
+	function turn(name) {
+		state = name;
+		cursor = "";
+		pages.reset();
+		remember("chats", { state });
+		fresh();
+		watch();
+	}
+
+	function fresh() {
+		tabs.forEach((tab, n) => tab.setAttribute("aria-pressed", STATES[n] === state));
+		list = conversations(state, () => agents);
+		put(holder, list.element);
+	}
+
+	function watch() {
+		end();
+		end = live({
+			["chats" + query({ state, limit: LIMIT, cursor })]: (body) => {
+				list.set(body.items);
+				pages.set(body.next);
+			},
+			"metrics/queue": (queue) => {
+				tiles.waiting.set(num(queue.waiting));
+				tiles.longest.set(duration(queue.longestWaitMs / 1000));
+				tiles.average.set(duration(queue.averageWaitMs / 1000));
+				tiles.active.set(num(queue.active));
+			},
+			"metrics/agents": (now) => tiles.agents.set(num(now.online), `${num(now.busy)} busy, ${num(now.away)} away`),
+			"presence?status=online&limit=200": (body) => (agents = body.items),
+		});
+	}
+
+	fresh();
+	watch();
+	return () => end();
+}
+
+function conversations(state, agents) {
+	const began = { waiting: "waitingSince", active: "acceptedAt", closed: "closedAt" }[state];
+	return table({
+		label: `Chats: ${state}`,
+		key: (one) => one.conversationId,
+		empty: EMPTY[state],
+		columns: [
+			state === "waiting" && { label: "Place", cell: (one) => num(one.position), num: true },
+			{ label: "Customer", cell: (one) => person(one.customer) },
+			{ label: "Subject", cell: (one) => [one.subject || h("span.soft", "none"), small(h("code", one.conversationId))] },
+			{ label: "Agent", cell: (one) => (one.agent ? person(one.agent) : h("span.soft", "none")) },
+			{ label: "Team", cell: (one) => (one.teamId ? tag(one.teamId) : "–"), wide: true },
+			{ label: { waiting: "Waits since", active: "Accepted", closed: "Closed" }[state], cell: (one) => (state === "closed" ? at(one[began]) : ago(one[began] ?? one.createdAt)) },
+			{ label: "Messages", cell: (one) => num(one.lastMessageId), num: true },
+			state === "closed" && { label: "Why", cell: (one) => [one.closedReason || "–", one.closedBy && small(`by ${one.closedBy.name || one.closedBy.id}`)] },
+			state === "closed" && { label: "Rating", cell: (one) => (one.score ? `${one.score} of 5` : "–"), num: true },
+			state !== "closed" && operator(() => ({ label: "", cell: (one) => h("div.row", button("Assign", () => assign(one, agents()), { label: `Assign ${title(one)}` }), state === "active" && button("Requeue", () => requeue(one), { label: `Requeue ${title(one)}` }), button("Close", () => close(one), { danger: true, label: `Close ${title(one)}` })) })),
+		].filter(Boolean),
+	});
+}
+
+const title = (one) => `the chat of ${one.customer.name || one.customer.id}`;
+
+/** Ask for one of the three things that may be done to a chat. `more` are the values besides the reason. */
+function change(one, verb, more, about) {
+	const path = `chats/${part(one.conversationId)}/${verb}`;
+	act({
+		...about,
+		command: (given) => curl("POST", path, { ...more(given), reason: given.reason }),
+		async run(given) {
+			await api("POST", path, { ...more(given), reason: given.reason });
+			return about.done;
+		},
+	});
+}
+
+function assign(one, agents) {
+	const known = agents.filter((agent) => agent.userId !== one.agent?.id);
+	const which = { name: "agentId", label: "To agent", required: true, maxlength: 128 };
+	change(one, "assign", ({ agentId }) => ({ agentId }), {
+		title: `Assign ${title(one)}`,
+		text: "The agent gets it at once, and must be in the chat now.",
+		button: "Assign",
+		fields: [known.length ? { ...which, value: known[0].userId, options: known.map((agent) => [agent.userId, `${agent.name || agent.userId} (${agent.userId})`]) } : { ...which, placeholder: "user id" }],
+		done: "The chat is the agent's.",
+	});
+}
+
+function requeue(one) {
+	change(one, "requeue", ({ teamId }) => (teamId ? { teamId } : {}), {
+		title: `Requeue ${title(one)}`,
+		text: "It waits for another agent, in the place it had.",
+		button: "Requeue",
+		fields: [{ name: "teamId", label: "Team", value: one.teamId ?? "", maxlength: 128, help: "Another team's queue, or the one it has." }],
+		done: "The chat waits again.",
+	});
+}
+
+function close(one) {
+	change(one, "close", () => ({}), {
+		title: `Close ${title(one)}`,
+		text: "Customer and agent are told that it has ended.",
+		button: "Close",
+		danger: true,
+		done: "The chat has ended.",
+	});
+}

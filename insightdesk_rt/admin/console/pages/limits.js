@@ -1,0 +1,103 @@
+// Limits: how often users may call, who calls too often, and who is refused altogether.
+import { api, part, query } from "../api.js";
+import { curl, removal } from "../commands.js";
+import { act } from "../dialog.js";
+import { h, put } from "../dom.js";
+import { ago, duration, num } from "../format.js";
+import { live } from "../live.js";
+import { operator } from "../me.js";
+import { button, heading, missing, section, small, tag, userUrl } from "../parts.js";
+import { blockTable, newBlock, newRevocation, revocationTable } from "../refusals.js";
+import { table } from "../table.js";
+
+export function show(root) {
+	const lost = h("div");
+	const limits = limitTable();
+	const offenders = offenderTable();
+	const blocks = blockTable("Nobody is blocked. A block refuses a user or an address on all nodes.");
+	const revocations = revocationTable("Nothing is revoked. A revocation ends a session, or all tokens a user was given until then.");
+	const titled = (title, text, open, list) => h("section", h("div.heading-row", h("h2", title), operator(() => button(text, open))), list.element);
+	put(root,
+		heading("Limits", "How often a user may call, per event; who was refused for it; and who is refused altogether."),
+		lost,
+		section("Who was limited in the last 10 minutes", offenders.element),
+		titled("Blocks", "New block", () => newBlock(), blocks),
+		titled("Revocations", "New revocation", () => newRevocation(), revocations),
+		section("Rate limits", limits.element),
+	);
+	return live({
+		ratelimits(body) {
+			put(lost, missing(body.missing));
+			limits.set(body.limits);
+			offenders.set(body.offenders);
+		},
+		blocks: (body) => blocks.set(body.items),
+		revocations: (body) => revocations.set(body.items),
+	});
+}
+
+function limitTable() {
+	return table({
+		label: "Rate limits",
+		key: (one) => `${one.namespace} ${one.event}`,
+		empty: "No limits are declared.",
+		columns: [
+			{ label: "Event", cell: (one) => h("code", one.event) },
+			{ label: "Namespace", cell: (one) => tag(one.namespace) },
+			{ label: "Calls", cell: (one) => `${num(one.max)} in ${duration(one.windowSeconds)}`, num: true },
+			{ label: "Changed until", cell: (one) => (one.overriddenUntil ? [tag("changed", "warn"), small("until ", ago(one.overriddenUntil))] : h("span.soft", "as configured")) },
+			{ label: "Refused", cell: (one) => num(one.limited), num: true, title: "Calls refused for it" },
+			operator(() => ({ label: "", cell: (one) => h("div.row", button("Change", () => change(one), { label: `Change the limit of ${one.event}` }), one.overriddenUntil && button("Reset", () => reset(one), { label: `Reset the limit of ${one.event}` })) })),
+		].filter(Boolean),
+	});
+}
+
+function offenderTable() {
+	return table({
+		label: "Who was limited",
+		key: (one) => `${one.node} ${one.namespace} ${one.event} ${one.userId}`,
+		empty: "Nobody. Users whose calls were refused as RATE_LIMITED stand here, with the event they called too often.",
+		columns: [
+			{ label: "User", cell: (one) => h("a", { href: userUrl(one.userId) }, one.userId) },
+			{ label: "Event", cell: (one) => h("code", one.event) },
+			{ label: "Namespace", cell: (one) => tag(one.namespace) },
+			{ label: "Refused", cell: (one) => num(one.count), num: true },
+			{ label: "Last", cell: (one) => ago(one.lastAt) },
+			{ label: "Node", cell: (one) => one.node },
+		],
+	});
+}
+
+function change(one) {
+	const path = `ratelimits/${part(one.event)}`;
+	const body = ({ max, window, forMinutes, reason }) => ({ max, window, namespace: one.namespace, reason, ...(forMinutes === "" ? {} : { forSeconds: forMinutes * 60 }) });
+	act({
+		title: `Change the limit of ${one.event}`,
+		text: "On all nodes, per user, at once.",
+		button: "Change",
+		fields: [
+			{ name: "max", label: "Calls", type: "number", value: one.max, min: 1, max: 1_000_000, required: true },
+			{ name: "window", label: "In how many seconds", type: "number", value: one.windowSeconds, min: 1, max: 86_400, required: true },
+			{ name: "forMinutes", label: "For how many minutes", type: "number", min: 1, max: 100_000, help: "Empty: until somebody resets it." },
+		],
+		command: (given) => curl("PUT", path, body(given)),
+		async run(given) {
+			await api("PUT", path, body(given));
+			return `The limit of ${one.event} has changed.`;
+		},
+	});
+}
+
+function reset(one) {
+	const path = `ratelimits/${part(one.event)}`;
+	act({
+		title: `Reset the limit of ${one.event}`,
+		text: "Back to what is configured.",
+		button: "Reset",
+		command: ({ reason }) => removal(path, { namespace: one.namespace, reason }),
+		async run({ reason }) {
+			await api("DELETE", path + query({ namespace: one.namespace, reason }));
+			return `The limit of ${one.event} is as configured.`;
+		},
+	});
+}

@@ -1,0 +1,114 @@
+// Nodes: each with its numbers, and the drain before an upgrade with its progress.
+import { api, part } from "../api.js";
+import { tool } from "../commands.js";
+import { act } from "../dialog.js";
+import { h, put } from "../dom.js";
+import { bytes, duration, ms, num, rate } from "../format.js";
+import { live } from "../live.js";
+import { operator } from "../me.js";
+import { button, connectionsUrl, dot, heading, missing, people, small, tag } from "../parts.js";
+
+const OVER_S = 60;
+
+export function show(root) {
+	const lost = h("div");
+	const list = h("div.nodes", h("article.node.card", h("span.skeleton", "asking the nodes")));
+	put(root, heading("Nodes", "Every process of the cluster. Drain one before you stop it: its clients move to the others."), lost, list);
+	const cards = new Map();
+	return live({
+		nodes(body) {
+			put(lost, missing(body.missing));
+			for (const id of cards.keys()) {
+				if (!body.nodes.some((node) => node.incarnation === id)) cards.delete(id);
+			}
+			for (const node of body.nodes) {
+				if (!cards.has(node.incarnation)) cards.set(node.incarnation, card(node));
+				cards.get(node.incarnation).set(node);
+			}
+			const elements = body.nodes.map((node) => cards.get(node.incarnation).element);
+			if (elements.length !== list.children.length || elements.some((one, n) => one !== list.children[n])) put(list, elements);
+		},
+	});
+}
+
+function card({ node: name }) {
+	const state = h("span");
+	const leads = h("span");
+	const figures = h("dl.figures");
+	const progress = h("div");
+	const actions = h("div.row");
+	const element = h("article.node.card", { "aria-label": `Node ${name}` }, h("header", h("h2", name), leads, state, actions), progress, figures);
+	let drained = null;
+	return {
+		element,
+		set(node) {
+			put(leads, node.leads ? tag("leader") : "");
+			put(state, node.drain ? dot("warn", node.drain.done ? "drained" : "draining") : dot(node.hears ? "good" : "bad", node.hears ? "ready" : "does not hear the others"));
+			put(progress, node.drain ? drain(node.drain) : "");
+			put(figures, rows(node).map(([title, value]) => h("div", h("dt", title), h("dd", value))));
+			const now = Boolean(node.drain);
+			if (now !== drained) {
+				drained = now;
+				put(actions, operator(() => (now ? button("Undrain", () => askUndrain(name)) : button("Drain", () => askDrain(name), { danger: true }))));
+			}
+		},
+	};
+}
+
+function rows(node) {
+	const { websocket = 0, polling = 0 } = node.connections;
+	return [
+		["Connections", h("a", { href: connectionsUrl({ node: node.node }) }, num(websocket + polling))],
+		["By polling", num(polling)],
+		["Users", num(node.users)],
+		["Rooms", num(node.rooms)],
+		["Events in", `${rate(node.eventsInPerSecond)}/s`],
+		["Events out", `${rate(node.eventsOutPerSecond)}/s`],
+		["Delivery p50", ms(node.deliveryP50Ms)],
+		["Delivery p99", ms(node.deliveryP99Ms)],
+		["Loop lag", ms(node.loopLagMs)],
+		["Memory", bytes(node.rssBytes)],
+		["Open files", num(node.openFiles)],
+		["Outboxes", bytes(node.outboxBytes)],
+		["Up", duration(node.uptimeSeconds)],
+		["Version", node.version],
+		...Object.entries(node.sockets).filter(([, count]) => count).map(([namespace, count]) => [namespace, num(count)]),
+	];
+}
+
+function drain({ overSeconds, sentAway, left, done, since }) {
+	const all = sentAway + left;
+	const text = done ? `Drained: ${people(sentAway)} sent away. No new ones are taken.` : `${num(sentAway)} of ${people(all)} sent away, over ${duration(overSeconds)}`;
+	const bar = h("progress", { max: Math.max(1, all), "aria-label": "Drain" });
+	bar.value = done ? Math.max(1, all) : sentAway;
+	return h("div.drain", h("p", text), bar, small(`since ${new Date(since * 1000).toLocaleTimeString("en-GB")}`));
+}
+
+function askDrain(name) {
+	act({
+		title: `Drain ${name}`,
+		text: "Its clients are sent to the other nodes, and it takes no new ones until it is undrained or restarted.",
+		button: "Drain",
+		danger: true,
+		fields: [{ name: "overSeconds", label: "Over how many seconds", type: "number", value: OVER_S, min: 0, max: 3600, required: true, help: "Spread out, so that the others are not overrun." }],
+		command: ({ overSeconds, reason }) => tool("drain", name, { "--over": String(overSeconds), "--reason": reason }),
+		async run({ overSeconds, reason }) {
+			await api("POST", `nodes/${part(name)}/drain`, { overSeconds, reason });
+			return `${name} sends its clients away.`;
+		},
+	});
+}
+
+function askUndrain(name) {
+	const path = `nodes/${part(name)}/undrain`;
+	act({
+		title: `Undrain ${name}`,
+		text: "It takes clients again.",
+		button: "Undrain",
+		command: ({ reason }) => tool("drain", name, { "--undo": true, "--reason": reason }),
+		async run({ reason }) {
+			await api("POST", path, { reason });
+			return `${name} takes clients again.`;
+		},
+	});
+}

@@ -1,0 +1,125 @@
+// Overview: is all well, and what has the cluster done in the last 15 minutes?
+import { chart } from "../chart.js";
+import { h, put } from "../dom.js";
+import { ago, bytes, duration, ms, num, rate } from "../format.js";
+import { live } from "../live.js";
+import { me, operator } from "../me.js";
+import { addNotice, noticeList } from "../notices.js";
+import { button, dot, heading, missing, section, small, tag, tile } from "../parts.js";
+import { table } from "../table.js";
+
+const MAX_LAG_MS = 1000; // where a node is not ready any more
+const SOME_LAG_MS = 250;
+
+export function show(root) {
+	const tiles = { connections: tile("Connections"), users: tile("Users"), events: tile("Events per second"), delivery: tile("Delivery p99"), queue: tile("Chats waiting"), nodes: tile("Nodes") };
+	const charts = [
+		chart({ title: "Connections", show: num, series: [{ name: "open", of: (sample) => sample.connections }] }),
+		chart({ title: "Events per second", show: rate, series: [{ name: "out", of: (sample) => sample.eventsOut }, { name: "in", of: (sample) => sample.eventsIn }] }),
+		chart({ title: "Delivery latency", show: ms, series: [{ name: "p99", of: (sample) => sample.deliveryP99Ms }, { name: "p50", of: (sample) => sample.deliveryP50Ms }] }),
+	];
+	const health = h("ul.checks", h("li", h("span.skeleton", "looking at the nodes")));
+	const notices = noticeList();
+	const nodes = nodeTable();
+	const acts = h("ol.acts-list", h("li", h("span.skeleton", "reading the audit log")));
+	const gone = h("div");
+	put(root,
+		heading("Overview", "The cluster as it is now, and its last 15 minutes."),
+		gone,
+		h("div.tiles", Object.values(tiles).map((one) => one.element)),
+		h("div.charts", charts.map((one) => one.element)),
+		h("div.columns",
+			section("Health", h("div.card", health)),
+			h("section", h("div.heading-row", h("h2", "Notices"), operator(() => button("New notice", addNotice))), h("div.card", notices.element)),
+		),
+		section("Nodes", nodes.element),
+		section("Last actions", h("div.card", acts)),
+	);
+
+	let valkey = "";
+	return live({
+		nodes(body) {
+			valkey = "";
+			put(gone, missing(body.missing));
+			put(health, checks(body, valkey));
+			nodes.set(body.nodes);
+			totals(tiles, body);
+		},
+		"nodes/history": (body) => {
+			const samples = together(body.nodes);
+			for (const one of charts) one.set(samples);
+		},
+		notices: (body) => notices.set(body.items),
+		"metrics/queue": (body) => tiles.queue.set(num(body.waiting), body.waiting ? `longest ${duration(body.longestWaitMs / 1000)}` : `${num(body.active)} active`),
+		"audit?limit=6": (body) => put(acts, body.items.length ? body.items.map(deed) : h("li.empty", "Nobody has done anything yet. What admins do stands here, with their reason.")),
+	}, (path, error) => {
+		valkey = error.message ?? "no answer";
+		put(health, h("li", dot("bad", "Valkey"), small(valkey)));
+	});
+}
+
+function totals(tiles, { nodes, missing: lost }) {
+	const sum = (of) => nodes.reduce((total, node) => total + of(node), 0);
+	const open = (node) => Object.values(node.connections).reduce((a, b) => a + b, 0);
+	const polling = sum((node) => node.connections.polling ?? 0);
+	const worst = Math.max(...nodes.map((node) => node.deliveryP99Ms ?? -1));
+	const usual = Math.max(...nodes.map((node) => node.deliveryP50Ms ?? -1));
+	tiles.connections.set(num(sum(open)), polling ? `${num(polling)} by polling` : "all by websocket");
+	tiles.users.set(num(sum((node) => node.users)), `${num(sum((node) => node.rooms))} rooms`);
+	tiles.events.set(rate(sum((node) => node.eventsOutPerSecond)), `${rate(sum((node) => node.eventsInPerSecond))} in`);
+	tiles.delivery.set(ms(worst < 0 ? null : worst), usual < 0 ? "nothing delivered" : `p50 ${ms(usual)}`);
+	tiles.nodes.set(num(nodes.length), lost.length ? `${lost.length} missing` : `v${nodes[0]?.version ?? ""}`);
+}
+
+function checks({ nodes, missing: lost }) {
+	const lag = (node) => (node.loopLagMs > MAX_LAG_MS ? "bad" : node.loopLagMs > SOME_LAG_MS ? "warn" : "good");
+	return [
+		h("li", dot("good", "Valkey"), small("answers")),
+		...nodes.map((node) => {
+			const is = !node.hears ? "bad" : lag(node) !== "good" ? lag(node) : node.drain ? "warn" : "good";
+			const said = [node.hears ? "hears the others" : "does not hear the others", `loop lag ${ms(node.loopLagMs)}`];
+			if (node.drain) said.push(node.drain.done ? "drained: takes no clients" : "sends its clients away");
+			return h("li", dot(is, node.node), small(said.join(" · ")));
+		}),
+		...lost.map((name) => h("li", dot("bad", name), small("did not answer in time"))),
+	];
+}
+
+function nodeTable() {
+	return table({
+		label: "Nodes",
+		key: (node) => node.incarnation,
+		empty: "No node has answered yet.",
+		columns: [
+			{ label: "Node", cell: (node) => [h("a", { href: "#/nodes" }, node.node), node.leads ? " " : null, node.leads ? tag("leader") : null] },
+			{ label: "Up", cell: (node) => duration(node.uptimeSeconds), num: true },
+			{ label: "Connections", cell: (node) => num(Object.values(node.connections).reduce((a, b) => a + b, 0)), num: true },
+			{ label: "Events out", cell: (node) => `${rate(node.eventsOutPerSecond)}/s`, num: true },
+			{ label: "Delivery p99", cell: (node) => ms(node.deliveryP99Ms), num: true },
+			{ label: "Loop lag", cell: (node) => ms(node.loopLagMs), num: true, wide: true },
+			{ label: "Memory", cell: (node) => bytes(node.rssBytes), num: true, wide: true },
+			{ label: "State", cell: (node) => (node.drain ? dot("warn", node.drain.done ? "drained" : "draining") : dot(node.hears ? "good" : "bad", node.hears ? "ready" : "does not hear")) },
+		],
+	});
+}
+
+function deed(entry) {
+	return h("li", dot(entry.outcome === "ok" ? "good" : "bad", entry.action), h("span", entry.target && h("b", entry.target), entry.target ? " " : "", h("q", entry.reason)), small(entry.who === me.name ? "you" : entry.who, " · ", ago(entry.at)));
+}
+
+/** Add the nodes' samples up, moment by moment: sums of what is counted, the slowest node's latency. */
+function together(nodes) {
+	const moments = new Map();
+	for (const { everySeconds, samples } of nodes) {
+		for (const sample of samples) {
+			const at = Math.round(sample.at / everySeconds) * everySeconds;
+			const sum = moments.get(at) ?? { at, connections: 0, eventsIn: 0, eventsOut: 0, deliveryP50Ms: null, deliveryP99Ms: null };
+			for (const name of ["connections", "eventsIn", "eventsOut"]) sum[name] += sample[name];
+			for (const name of ["deliveryP50Ms", "deliveryP99Ms"]) if (sample[name] !== null) sum[name] = Math.max(sum[name] ?? 0, sample[name]);
+			moments.set(at, sum);
+		}
+	}
+	// The newest moment counts once every living node has told of it.
+	const complete = Math.min(...nodes.filter((node) => node.samples.length).map((node) => Math.round(node.samples.at(-1).at / node.everySeconds) * node.everySeconds));
+	return [...moments.values()].filter((sample) => sample.at <= complete || nodes.length === 1).sort((a, b) => a.at - b.at);
+}

@@ -1,0 +1,131 @@
+// Rooms: which there are, on all nodes; and one of them: who is in it, and what was last said to it.
+import { part, query } from "../api.js";
+import { disconnectAll } from "../clients.js";
+import { h, put } from "../dom.js";
+import { at, bytes, num } from "../format.js";
+import { live } from "../live.js";
+import { operator } from "../me.js";
+import { button, choice, connectionsUrl, filters, heading, missing, NAMESPACES, person, remember, room, section, tag } from "../parts.js";
+import { pager, table } from "../table.js";
+
+const LIMIT = 50;
+
+export function show(root, route) {
+	return route.rest[0] ? one(root, route.rest[0], route.query.namespace ?? "") : all(root, route.query);
+}
+
+function all(root, given) {
+	let asked = { prefix: given.prefix ?? "", namespace: given.namespace ?? "" };
+	let sort = given.sort ?? "-members";
+	let cursor = "";
+	let end = () => {};
+	let list;
+	const lost = h("div");
+	const holder = h("div");
+	const pages = pager((next) => {
+		cursor = next;
+		watch();
+	});
+	put(root,
+		heading("Rooms", "What is said to a room reaches its members, wherever they are connected."),
+		filters([
+			{ name: "prefix", label: "Name begins with", value: asked.prefix, placeholder: "ticket:" },
+			{ name: "namespace", label: "Namespace", value: asked.namespace, options: choice(NAMESPACES, "any") },
+		], (now) => {
+			asked = now;
+			again();
+		}),
+		lost, holder, pages.element,
+	);
+
+	function again() {
+		cursor = "";
+		pages.reset();
+		remember("rooms", { ...asked, sort: sort === "-members" ? "" : sort });
+		watch();
+	}
+
+	function fresh() {
+		list = table({
+			label: "Rooms",
+			key: (row) => row.namespace + row.room,
+			empty: "There is no such room. A room begins with its first member and ends with its last.",
+			sort,
+			onsort(name) {
+				sort = name;
+				fresh();
+				again();
+			},
+			columns: [
+				{ label: "Room", cell: (row) => room(row.room, row.namespace), sort: "name" },
+				{ label: "Namespace", cell: (row) => tag(row.namespace) },
+				{ label: "Members", cell: (row) => num(row.members), num: true, sort: "members" },
+				{ label: "Nodes", cell: (row) => num(row.nodes), num: true },
+			],
+		});
+		put(holder, list.element);
+	}
+
+	function watch() {
+		end();
+		end = live({
+			["rooms" + query({ ...asked, sort, limit: LIMIT, cursor })]: (body) => {
+				put(lost, missing(body.missing), body.cut && h("p.note", "A node has more such rooms than the 5,000 largest, which it tells."));
+				list.set(body.items);
+				pages.set(body.next);
+			},
+		});
+	}
+
+	fresh();
+	watch();
+	return () => end();
+}
+
+function one(root, name, namespace) {
+	const lost = h("div");
+	const count = h("h2", "Members");
+	const members = table({
+		label: "Members",
+		key: (member) => member.namespace + member.sid,
+		empty: "Nobody is in this room now.",
+		columns: [
+			{ label: "User", cell: (member) => person(member.user, member.role) },
+			{ label: "Namespace", cell: (member) => tag(member.namespace) },
+			{ label: "Node", cell: (member) => member.node },
+			{ label: "Socket", cell: (member) => h("a", { href: connectionsUrl({ sid: member.sid }) }, h("code", member.sid)) },
+		],
+	});
+	const entries = table({
+		label: "Last events",
+		key: (entry) => entry.namespace + entry.offset,
+		empty: "Nothing was said to it within the last hour.",
+		columns: [
+			{ label: "When", cell: (entry) => at(entry.at) },
+			{ label: "Event", cell: (entry) => h("code", entry.event) },
+			{ label: "Namespace", cell: (entry) => tag(entry.namespace) },
+			{ label: "Rooms", cell: (entry) => h("div.rooms", entry.rooms.map((other) => room(other, entry.namespace))) },
+			{ label: "Size", cell: (entry) => bytes(entry.bytes), num: true },
+			{ label: "Offset", cell: (entry) => h("code", entry.offset), wide: true },
+		],
+	});
+	const where = { room: name, ...(namespace ? { namespace } : {}) };
+	put(root,
+		heading(name, namespace ? `A room in ${namespace}.` : "A room, in all namespaces.",
+			h("a", { href: `#/events${query(where)}` }, "Live events"),
+			h("a", { href: connectionsUrl(where) }, "Connections"),
+			operator(() => button("Disconnect members", () => disconnectAll(where), { danger: true })),
+		),
+		lost,
+		h("section", count, members.element),
+		section("Last events", entries.element),
+	);
+	return live({
+		[`rooms/${part(name)}${query({ namespace })}`]: (body) => {
+			put(lost, missing(body.missing));
+			count.textContent = body.memberCount > body.members.length ? `Members: ${num(body.members.length)} of ${num(body.memberCount)}` : `Members: ${num(body.memberCount)}`;
+			members.set(body.members);
+			entries.set(body.entries);
+		},
+	}, (path, error) => put(lost, h("p.note", { data: { is: "warn" } }, error.message)));
+}

@@ -1,0 +1,93 @@
+// Settings: what this node runs with and where each value is from, and how much is logged.
+import { api } from "../api.js";
+import { curl } from "../commands.js";
+import { act } from "../dialog.js";
+import { h, put } from "../dom.js";
+import { ago } from "../format.js";
+import { live } from "../live.js";
+import { operator } from "../me.js";
+import { button, filters, heading, missing, section, small, tag } from "../parts.js";
+import { table } from "../table.js";
+
+const LEVELS = ["debug", "info", "warning", "error"];
+
+export function show(root) {
+	let asked = { find: "", changed: false };
+	let all = [];
+	const lost = h("div");
+	const which = h("h2", "Settings");
+	const settings = table({
+		label: "Settings",
+		key: (one) => one.name,
+		empty: "No setting fits.",
+		columns: [
+			{ label: "Setting", cell: (one) => [h("code", one.name), small(one.help)] },
+			{ label: "Value", cell: (one) => h("code", text(one.value)) },
+			{ label: "From", cell: (one) => (one.origin === "default" ? h("span.soft", "default") : tag(one.origin, "good")) },
+		],
+	});
+	const loggers = table({
+		label: "Loggers",
+		key: (one) => `${one.node} ${one.logger}`,
+		empty: "No logger has said its level.",
+		columns: [
+			{ label: "Logger", cell: (one) => h("code", one.logger) },
+			{ label: "Node", cell: (one) => one.node },
+			{ label: "Level", cell: (one) => tag(one.level, one.level === "debug" ? "warn" : "") },
+			{ label: "Until", cell: (one) => (one.until ? ago(one.until) : h("span.soft", "as configured")) },
+			operator(() => ({ label: "", cell: (one) => button("Change", () => change(one), { label: `Change the level of ${one.logger} on ${one.node}` }) })),
+		].filter(Boolean),
+	});
+	put(root,
+		heading("Settings", "What runs. Settings are changed by flag, environment or file, and a restart; levels here.",
+			h("a", { href: "/api/v1/openapi.json", target: "_blank", rel: "noopener" }, "API description")),
+		lost,
+		h("section", h("div.heading-row", h("h2", "Logging"), operator(() => button("Change level", () => change()))), loggers.element),
+		h("section", which, filters([
+			{ name: "find", label: "Find", placeholder: "ping" },
+			{ name: "changed", label: "Only what is set", type: "check" },
+		], (now) => {
+			asked = now;
+			draw();
+		}, 100), settings.element),
+	);
+
+	function draw() {
+		const words = asked.find.toLowerCase().split(/\s+/).filter(Boolean);
+		settings.set(all.filter((one) => words.every((word) => `${one.name} ${one.help}`.toLowerCase().includes(word)) && !(asked.changed && one.origin === "default")));
+	}
+
+	return live({
+		config(body) {
+			all = body.settings;
+			which.textContent = `Settings of ${body.node}`;
+			draw();
+		},
+		logging(body) {
+			put(lost, missing(body.missing));
+			loggers.set(body.nodes.flatMap(({ node, loggers: its }) => its.map((one) => ({ ...one, node }))));
+		},
+	});
+}
+
+const text = (value) => (typeof value === "string" ? value || "(empty)" : JSON.stringify(value));
+
+function change(one) {
+	const body = ({ logger, level, forMinutes, node, reason }) => ({ logger, level, forSeconds: forMinutes * 60, reason, ...(node ? { node } : {}) });
+	act({
+		title: "Change a log level",
+		text: "It goes back by itself.",
+		button: "Change",
+		fields: [
+			{ name: "logger", label: "Logger", value: one?.logger ?? "insightdesk_rt", required: true, maxlength: 200 },
+			{ name: "level", label: "Level", value: "debug", options: LEVELS.map((name) => [name, name]) },
+			{ name: "forMinutes", label: "For how many minutes", type: "number", value: 10, min: 1, max: 1440, required: true },
+			{ name: "node", label: "Node", value: one?.node ?? "", help: "Empty: on all nodes." },
+		],
+		command: (given) => curl("PUT", "logging", body(given)),
+		async run(given) {
+			await api("PUT", "logging", body(given));
+			return `${given.logger} logs ${given.level}.`;
+		},
+	});
+}

@@ -1,0 +1,77 @@
+// User: everything about one, and what may be done about them. Without an id: a search.
+import { part } from "../api.js";
+import { connectionTable, closedTable, disconnectUser } from "../clients.js";
+import { h, put } from "../dom.js";
+import { live } from "../live.js";
+import { operator } from "../me.js";
+import { blockTable, newBlock, newRevocation, revocationTable } from "../refusals.js";
+import { field } from "../dialog.js";
+import { button, heading, missing, person, presence, room, section, tag } from "../parts.js";
+import { table } from "../table.js";
+
+export function show(root, { rest }) {
+	return rest[0] ? one(root, rest[0]) : search(root);
+}
+
+function search(root) {
+	const list = table({
+		label: "Staff",
+		key: (one) => one.userId,
+		empty: "No agent or admin has been here within 30 days.",
+		columns: [
+			{ label: "Name", cell: (one) => person({ id: one.userId, name: one.name }) },
+			{ label: "Role", cell: (one) => one.role ?? "–" },
+			{ label: "Team", cell: (one) => one.teamId || "–" },
+			{ label: "Status", cell: (one) => presence(one.status, one.lastSeen) },
+		],
+	});
+	put(root,
+		heading("User", "Connections, presence, rooms and recent closes of one user; revoke or block them."),
+		h("form.filters", {
+			role: "search",
+			onsubmit(event) {
+				event.preventDefault();
+				const id = event.target.elements.id.value.trim();
+				if (id) location.hash = `#/users/${part(id)}`;
+			},
+		}, field({ name: "id", label: "User id", required: true, maxlength: 128, placeholder: "ann" }), h("div", h("button.go", { type: "submit" }, "Show"))),
+		section("Agents and admins", list.element),
+	);
+	return live({ "presence?limit=100": (body) => list.set(body.items) });
+}
+
+function one(root, id) {
+	const title = h("h1", id);
+	const facts = h("div.row", h("span.skeleton", "looking"));
+	const lost = h("div");
+	const rooms = h("div.card.pad", h("span.skeleton", "looking"));
+	const open = connectionTable({ of: id });
+	const closed = closedTable();
+	const blocks = blockTable("This user is not blocked.");
+	const revocations = revocationTable("No token or session of this user is revoked.");
+	put(root,
+		h("header.heading", h("div", title, facts), h("div.row", operator(() => [
+			button("Disconnect", () => disconnectUser(id), { danger: true }),
+			button("Revoke", () => newRevocation({ userId: id }), { danger: true }),
+			button("Block", () => newBlock({ userId: id }), { danger: true }),
+		]))),
+		lost,
+		section("Connections", open.element),
+		section("Rooms", rooms),
+		section("Recent closes", closed.element),
+		section("Blocks", blocks.element),
+		section("Revocations", revocations.element),
+	);
+	return live({
+		[`users/${part(id)}`]: (user) => {
+			title.textContent = user.name || id;
+			put(facts, presence(user.presence.status, user.presence.lastSeen), h("code", id), user.role && tag(user.role), user.teamId && tag(`team ${user.teamId}`));
+			put(lost, missing(user.missing));
+			open.set(user.connections);
+			closed.set(user.closed);
+			put(rooms, user.rooms.length ? h("div.rooms", user.rooms.map((name) => room(name))) : h("p.soft", "In no room."));
+		},
+		blocks: (body) => blocks.set(body.items.filter((block) => block.userId === id)),
+		revocations: (body) => revocations.set(body.items.filter((revocation) => revocation.userId === id)),
+	});
+}

@@ -1,0 +1,79 @@
+// Small things that several pages show the same way.
+import { part, query } from "./api.js";
+import { field, values } from "./dialog.js";
+import { h } from "./dom.js";
+import { ago, num } from "./format.js";
+
+export const NAMESPACES = ["/tickets", "/chat", "/notifications", "/presence", "/dashboard"];
+export const ROLES = ["customer", "agent", "admin"];
+export const choice = (all, any) => [["", any], ...all.map((one) => [one, one])];
+
+export const dot = (is, text) => h("span.dot", { data: { is } }, text);
+export const tag = (text, is = "") => h("span.tag", { data: { is } }, text);
+export const small = (...what) => h("small", what);
+export const button = (text, onclick, { danger = false, label } = {}) =>
+	h("button.small", { type: "button", onclick, class: danger ? "danger" : "", "aria-label": label }, text);
+
+/** The top of a page: its name, a sentence, and what may be done. */
+export function heading(title, text, ...actions) {
+	return h("header.heading", h("div", h("h1", title), text && h("p.soft", text)), h("div.row", actions));
+}
+
+export const section = (title, ...content) => h("section", h("h2", title), content);
+
+/** A number with its name. Returns {element, set(text, below)}. */
+export function tile(name) {
+	const value = h("b", h("span.skeleton", "000"));
+	const below = h("small");
+	return {
+		element: h("div.tile.card", h("span", name), value, below),
+		set(text, more = "") {
+			value.textContent = text;
+			below.textContent = more;
+		},
+	};
+}
+
+export const userUrl = (id) => `#/users/${part(id)}`;
+export const roomUrl = (room, namespace = "") => `#/rooms/${part(room)}${query({ namespace })}`;
+export const connectionsUrl = (filters) => `#/connections${query(filters)}`;
+
+/** A user's name with the id below, leading to the user's page. */
+export function person(user, role = "") {
+	if (!user) return h("span.soft", "not yet known");
+	return [h("a", { href: userUrl(user.id) }, user.name || user.id), small(user.name ? user.id : "", role && ` · ${role}`)];
+}
+
+export const room = (name, namespace) => h("a.room", { href: roomUrl(name, namespace) }, name);
+
+/** A form of filters in a line; `changed(values)` when somebody has stopped typing. */
+export function filters(fields, changed, settle_ms = 350) {
+	let timer = 0;
+	const later = (ms) => {
+		clearTimeout(timer);
+		timer = setTimeout(() => changed(values(form)), ms);
+	};
+	const form = h("form.filters", {
+		role: "search",
+		oninput: (event) => later(event.target.tagName === "SELECT" || event.target.type === "checkbox" ? 0 : settle_ms),
+		onsubmit(event) {
+			event.preventDefault();
+			later(0);
+		},
+	}, fields.map(field));
+	return form;
+}
+
+/** Keep what is filtered in the address, so that it can be sent to somebody; no page is shown anew for it. */
+export function remember(page, given) {
+	history.replaceState(null, "", `#/${page}${query(given)}`);
+}
+
+/** A sentence about nodes that did not answer; empty when all did. */
+export function missing(nodes = []) {
+	return nodes.length ? h("p.note", { data: { is: "warn" } }, `Not all nodes answered in time: ${nodes.join(", ")}. What they hold is not shown.`) : "";
+}
+
+export const people = (count) => `${num(count)} ${count === 1 ? "connection" : "connections"}`;
+export const STATUS = { online: "good", busy: "warn", away: "warn", offline: "off" };
+export const presence = (status, lastSeen) => [dot(STATUS[status] ?? "off", status), status !== "online" && lastSeen ? small("seen ", ago(lastSeen)) : null];
