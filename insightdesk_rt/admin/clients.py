@@ -29,7 +29,7 @@ from insightdesk_rt.wire import json
 MAX_ROOMS_SHOWN = 50
 MAX_CLOSED = 1_000  # some 400 KB
 
-Transport = Literal["websocket", "polling"]
+Transport = Literal["websocket", "polling", "demo"]  # demo: a robot of --demo, over no wire
 Sort = Literal[
     "connected", "-connected", "seen", "-seen", "outbox", "-outbox", "dropped", "-dropped", "user", "-user"
 ]  # fmt: skip

@@ -31,8 +31,8 @@ export function show(root) {
 			limits.set(body.limits);
 			offenders.set(body.offenders);
 		},
-		blocks: (body) => blocks.set(body.items),
-		revocations: (body) => revocations.set(body.items),
+		"blocks?limit=500": (body) => blocks.set(body.items),
+		"revocations?limit=500": (body) => revocations.set(body.items),
 	});
 }
 
@@ -45,9 +45,9 @@ function limitTable() {
 			{ label: "Event", cell: (one) => h("code", one.event) },
 			{ label: "Namespace", cell: (one) => tag(one.namespace) },
 			{ label: "Calls", cell: (one) => `${num(one.max)} in ${duration(one.windowSeconds)}`, num: true },
-			{ label: "Changed until", cell: (one) => (one.overriddenUntil ? [tag("changed", "warn"), small("until ", ago(one.overriddenUntil))] : h("span.soft", "as configured")) },
+			{ label: "Set by", cell: (one) => (one.overridden ? [tag("changed", "warn"), small(one.overriddenUntil ? ["ends ", ago(one.overriddenUntil)] : "until it is reset")] : h("span.soft", "as configured")) },
 			{ label: "Refused", cell: (one) => num(one.limited), num: true, title: "Calls refused for it" },
-			operator(() => ({ label: "", cell: (one) => h("div.row", button("Change", () => change(one), { label: `Change the limit of ${one.event}` }), one.overriddenUntil && button("Reset", () => reset(one), { label: `Reset the limit of ${one.event}` })) })),
+			operator(() => ({ label: "", cell: (one) => h("div.row", button("Change", () => change(one), { label: `Change the limit of ${one.event}` }), one.overridden && button("Reset", () => reset(one), { label: `Reset the limit of ${one.event}` })) })),
 		].filter(Boolean),
 	});
 }
@@ -70,10 +70,10 @@ function offenderTable() {
 
 function change(one) {
 	const path = `ratelimits/${part(one.event)}`;
-	const body = ({ max, window, forMinutes, reason }) => ({ max, window, namespace: one.namespace, reason, ...(forMinutes === "" ? {} : { forSeconds: forMinutes * 60 }) });
+	const body = ({ max, window, forMinutes, reason }) => ({ max, window, reason, ...(forMinutes === "" ? {} : { forSeconds: forMinutes * 60 }) });
 	act({
 		title: `Change the limit of ${one.event}`,
-		text: "On all nodes, per user, at once.",
+		text: "On all nodes, per user, at once, in every namespace that has the event.",
 		button: "Change",
 		fields: [
 			{ name: "max", label: "Calls", type: "number", value: one.max, min: 1, max: 1_000_000, required: true },
@@ -94,9 +94,9 @@ function reset(one) {
 		title: `Reset the limit of ${one.event}`,
 		text: "Back to what is configured.",
 		button: "Reset",
-		command: ({ reason }) => removal(path, { namespace: one.namespace, reason }),
+		command: ({ reason }) => removal(path, { reason }),
 		async run({ reason }) {
-			await api("DELETE", path + query({ namespace: one.namespace, reason }));
+			await api("DELETE", path + query({ reason }));
 			return `The limit of ${one.event} is as configured.`;
 		},
 	});

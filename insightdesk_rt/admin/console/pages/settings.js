@@ -22,7 +22,7 @@ export function show(root) {
 		empty: "No setting fits.",
 		columns: [
 			{ label: "Setting", cell: (one) => [h("code", one.name), small(one.help)] },
-			{ label: "Value", cell: (one) => h("code", text(one.value)) },
+			{ label: "Value", cell: (one) => h("code", one.value || "(empty)") },
 			{ label: "From", cell: (one) => (one.origin === "default" ? h("span.soft", "default") : tag(one.origin, "good")) },
 		],
 	});
@@ -31,11 +31,11 @@ export function show(root) {
 		key: (one) => `${one.node} ${one.logger}`,
 		empty: "No logger has said its level.",
 		columns: [
-			{ label: "Logger", cell: (one) => h("code", one.logger) },
+			{ label: "Logger", cell: (one) => h("code", one.logger || "(all)") },
 			{ label: "Node", cell: (one) => one.node },
 			{ label: "Level", cell: (one) => tag(one.level, one.level === "debug" ? "warn" : "") },
 			{ label: "Until", cell: (one) => (one.until ? ago(one.until) : h("span.soft", "as configured")) },
-			operator(() => ({ label: "", cell: (one) => button("Change", () => change(one), { label: `Change the level of ${one.logger} on ${one.node}` }) })),
+			operator(() => ({ label: "", cell: (one) => button("Change", () => change(one), { label: `Change the level of ${one.logger || "all loggers"} on ${one.node}` }) })),
 		].filter(Boolean),
 	});
 	put(root,
@@ -70,8 +70,6 @@ export function show(root) {
 	});
 }
 
-const text = (value) => (typeof value === "string" ? value || "(empty)" : JSON.stringify(value));
-
 function change(one) {
 	const body = ({ logger, level, forMinutes, node, reason }) => ({ logger, level, forSeconds: forMinutes * 60, reason, ...(node ? { node } : {}) });
 	act({
@@ -79,7 +77,7 @@ function change(one) {
 		text: "It goes back by itself.",
 		button: "Change",
 		fields: [
-			{ name: "logger", label: "Logger", value: one?.logger ?? "insightdesk_rt", required: true, maxlength: 200 },
+			{ name: "logger", label: "Logger", value: one?.logger ?? "", maxlength: 100, help: "As log lines name it, or a first part of that. Empty: all." },
 			{ name: "level", label: "Level", value: "debug", options: LEVELS.map((name) => [name, name]) },
 			{ name: "forMinutes", label: "For how many minutes", type: "number", value: 10, min: 1, max: 1440, required: true },
 			{ name: "node", label: "Node", value: one?.node ?? "", help: "Empty: on all nodes." },
@@ -87,7 +85,7 @@ function change(one) {
 		command: (given) => curl("PUT", "logging", body(given)),
 		async run(given) {
 			await api("PUT", "logging", body(given));
-			return `${given.logger} logs ${given.level}.`;
+			return `${given.logger || "Every logger"} logs ${given.level}.`;
 		},
 	});
 }

@@ -71,7 +71,7 @@ function one(root, id) {
 			closed.set(user.closed);
 			put(rooms, user.rooms.length ? h("div.rooms", user.rooms.map((name) => room(name))) : h("p.soft", "In no room."));
 		},
-		blocks: (body) => blocks.set(body.items.filter((block) => block.userId === id)),
-		revocations: (body) => revocations.set(body.items.filter((revocation) => revocation.userId === id)),
+		"blocks?limit=500": (body) => blocks.set(body.items.filter((block) => block.userId === id)),
+		"revocations?limit=500": (body) => revocations.set(body.items.filter((revocation) => revocation.userId === id)),
 	});
 }
