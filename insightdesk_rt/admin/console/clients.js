@@ -15,11 +15,11 @@ const names = (one) => h("span.tags", one.namespaces.map((name) => tag(name)));
 
 export function connectionTable({ sort, onsort, of = "" } = {}) {
 	const columns = [
-		{ label: "User", cell: (one) => person(one.user, one.role), sort: "user" },
+		{ label: "User", cell: (one) => person(one.user, one.role), sort: "user", name: true },
 		{ label: "From", cell: (one) => [one.ip, small(agent(one))] },
 		{ label: "Transport", cell: (one) => [one.transport ?? "–", small(one.protocol)] },
 		{ label: "Namespaces", cell: names },
-		{ label: "Node", cell: (one) => one.node, wide: true },
+		{ label: "Node", cell: (one) => one.node },
 		{ label: "Connected", cell: (one) => ago(one.connectedAt), sort: "connected" },
 		{ label: "Last seen", cell: (one) => ago(one.lastSeenAt), sort: "seen", wide: true },
 		{ label: "In / out", cell: (one) => `${num(one.eventsIn)} / ${num(one.eventsOut)}`, num: true, title: "Events it has sent, and all that was written to it" },

@@ -46,7 +46,7 @@ function nodes(children) {
 const ICONS = {
 	overview: "M3 3h8v8H3zM13 3h8v5h-8zM13 10h8v11h-8zM3 13h8v8H3z",
 	events: "M3 12h4l3-8 4 16 3-8h4",
-	connections: "M8 8a4 4 0 1 0 0 .01M16 12a4 4 0 1 0 0 .01M10.5 11.5l2 2",
+	connections: "M9 3v5M15 3v5M6 8h12v3a6 6 0 0 1-12 0zM12 17v4",
 	users: "M12 11a4 4 0 1 0 0-8 4 4 0 0 0 0 8zM4 21c0-4 4-6 8-6s8 2 8 6",
 	rooms: "M4 5h16v11H9l-5 4z",
 	chats: "M3 4h13v9H8l-5 4zM8 17h9l4 3V9h-2",

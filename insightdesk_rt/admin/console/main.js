@@ -75,7 +75,10 @@ function shell() {
 	id("me-name").textContent = me.name;
 	id("me-scope").textContent = me.scope;
 	id("me-scope").title = me.may("operator") ? "" : "You may look, and change nothing.";
-	const name = () => (id("theme").textContent = theme.names[theme.now]);
+	const name = () => {
+		id("theme").textContent = theme.names[theme.now];
+		id("theme").title = `Colours: ${theme.names[theme.now]}. Press for the next.`;
+	};
 	name();
 	id("theme").addEventListener("click", () => {
 		theme.next();

@@ -1,7 +1,7 @@
 // The colours somebody chose, before the first paint; a classic script in the head for that reason.
 // "" is what the system says. theme.next() goes on to the next choice.
 const theme = {
-	names: { "": "System colours", light: "Light", dark: "Dark" },
+	names: { "": "System", light: "Light", dark: "Dark" },
 	get now() {
 		try {
 			const kept = localStorage.getItem("theme");

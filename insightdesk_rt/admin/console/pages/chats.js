@@ -83,7 +83,7 @@ function conversations(state, agents) {
 		empty: EMPTY[state],
 		columns: [
 			state === "waiting" && { label: "Place", cell: (one) => num(one.position), num: true },
-			{ label: "Customer", cell: (one) => person(one.customer) },
+			{ label: "Customer", cell: (one) => person(one.customer), name: true },
 			{ label: "Subject", cell: (one) => [one.subject || h("span.soft", "none"), small(h("code", one.conversationId))] },
 			{ label: "Agent", cell: (one) => (one.agent ? person(one.agent) : h("span.soft", "none")) },
 			{ label: "Team", cell: (one) => (one.teamId ? tag(one.teamId) : "–"), wide: true },

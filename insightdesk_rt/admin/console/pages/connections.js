@@ -39,7 +39,7 @@ export function show(root, { query: given }) {
 			asked = now;
 			again();
 		}),
-		lost, head, holder, pages.element,
+		lost, h("section", head, holder), pages.element,
 	);
 
 	function again() {

@@ -19,7 +19,7 @@ export function show(root, { query: given }) {
 		key: (one) => one.userId,
 		empty: "Nobody fits. Agents and admins who were here within 30 days stand here; customers are found by their ids.",
 		columns: [
-			{ label: "User", cell: (one) => person({ id: one.userId, name: one.name }) },
+			{ label: "User", cell: (one) => person({ id: one.userId, name: one.name }), name: true },
 			{ label: "Status", cell: (one) => dot(STATUS[one.status], one.status) },
 			{ label: "Role", cell: (one) => one.role ?? "–" },
 			{ label: "Team", cell: (one) => (one.teamId ? tag(one.teamId) : "–") },

@@ -57,7 +57,7 @@ function all(root, given) {
 				again();
 			},
 			columns: [
-				{ label: "Room", cell: (row) => room(row.room, row.namespace), sort: "name" },
+				{ label: "Room", cell: (row) => room(row.room, row.namespace), sort: "name", name: true },
 				{ label: "Namespace", cell: (row) => tag(row.namespace) },
 				{ label: "Members", cell: (row) => num(row.members), num: true, sort: "members" },
 				{ label: "Nodes", cell: (row) => num(row.nodes), num: true },
@@ -90,7 +90,7 @@ function one(root, name, namespace) {
 		key: (member) => member.namespace + member.sid,
 		empty: "Nobody is in this room now.",
 		columns: [
-			{ label: "User", cell: (member) => person(member.user, member.role) },
+			{ label: "User", cell: (member) => person(member.user, member.role), name: true },
 			{ label: "Namespace", cell: (member) => tag(member.namespace) },
 			{ label: "Node", cell: (member) => member.node },
 			{ label: "Socket", cell: (member) => h("a", { href: connectionsUrl({ sid: member.sid }) }, h("code", member.sid)) },

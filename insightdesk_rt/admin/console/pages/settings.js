@@ -14,6 +14,8 @@ const LEVELS = ["debug", "info", "warning", "error"];
 export function show(root) {
 	let asked = { find: "", changed: false };
 	let all = [];
+	let levels = [];
+	let whole = false;
 	const lost = h("div");
 	const which = h("h2", "Settings");
 	const settings = table({
@@ -38,11 +40,19 @@ export function show(root) {
 			operator(() => ({ label: "", cell: (one) => button("Change", () => change(one), { label: `Change the level of ${one.logger || "all loggers"} on ${one.node}` }) })),
 		].filter(Boolean),
 	});
+	const every = button("Show every logger", () => {
+		whole = !whole;
+		every.textContent = whole ? "Show what differs" : "Show every logger";
+		drawLevels();
+	});
 	put(root,
 		heading("Settings", "What runs. Settings are changed by flag, environment or file, and a restart; levels here.",
 			h("a", { href: "/api/v1/openapi.json", target: "_blank", rel: "noopener" }, "API description")),
 		lost,
-		h("section", h("div.heading-row", h("h2", "Logging"), operator(() => button("Change level", () => change()))), loggers.element),
+		h("section",
+			h("div.heading-row", h("h2", "Logging"), h("div.row", every, operator(() => button("Change level", () => change())))),
+			loggers.element,
+		),
 		h("section", which, filters([
 			{ name: "find", label: "Find", placeholder: "ping" },
 			{ name: "changed", label: "Only what is set", type: "check" },
@@ -57,6 +67,11 @@ export function show(root) {
 		settings.set(all.filter((one) => words.every((word) => `${one.name} ${one.help}`.toLowerCase().includes(word)) && !(asked.changed && one.origin === "default")));
 	}
 
+	/** Of each node its own level, and the loggers that have another one. */
+	function drawLevels() {
+		loggers.set(levels.filter((one) => whole || !one.logger || one.until || one.level !== one.base));
+	}
+
 	return live({
 		config(body) {
 			all = body.settings;
@@ -65,7 +80,11 @@ export function show(root) {
 		},
 		logging(body) {
 			put(lost, missing(body.missing));
-			loggers.set(body.nodes.flatMap(({ node, loggers: its }) => its.map((one) => ({ ...one, node }))));
+			levels = body.nodes.flatMap(({ node, loggers: its }) => {
+				const base = its.find((one) => !one.logger)?.level;
+				return its.map((one) => ({ ...one, node, base }));
+			});
+			drawLevels();
 		},
 	});
 }
