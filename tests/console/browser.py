@@ -1,0 +1,119 @@
+"""The console as somebody uses it: signs in, goes to a page, does what a button says with a reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.console.stage import Stage
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+REQUIRED = "chromium" in os.environ.get("INSIGHTDESK_RT_REQUIRE", "")
+SOON_MS = 10_000
+PAGES = (
+    "overview",
+    "events",
+    "connections",
+    "users",
+    "users/ines",
+    "rooms",
+    "rooms/role:agent",
+    "chats",
+    "presence",
+    "nodes",
+    "limits",
+    "audit",
+    "settings",
+)
+WIDTHS = {1280: 860, 390: 844}
+SCHEMES = ("light", "dark")
+
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM.exists() and not REQUIRED, reason=f"no {CHROMIUM}: apt-get install chromium"
+)
+
+
+class Console:
+    """One browser of somebody. `complaints` is what its console says that it should not."""
+
+    def __init__(
+        self, browser: Any, stage: Stage, *, width: int = 1280, scheme: str = "light", script: str = ""
+    ) -> None:
+        self.stage = stage
+        self.context = browser.new_context(
+            viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        self.context.set_default_timeout(SOON_MS)
+        if script:
+            self.context.add_init_script(script=script)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.complaints.append(f"a dialog: {dialog.message}"), dialog.dismiss()))
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def sign_in(self, scope: str = "admin", node: str = "n1") -> None:
+        self.page.goto(f"http://127.0.0.1:{getattr(self.stage, node).admin_port}/")
+        self.page.get_by_label("Key or token").fill(self.stage.keys[scope])
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.wait_for_selector("#nav a", state="attached")
+        self.ready()
+
+    def go(self, to: str) -> None:
+        """Show a page, and wait until it has what it shows."""
+        self.page.evaluate("(to) => { location.hash = '#/' + to; }", to)
+        name = re.split(r"[/?]", to)[0]
+        self.page.wait_for_selector(f"#page > .page[data-page={name}]")
+        self.ready()
+
+    def ready(self) -> None:
+        self.page.wait_for_function(
+            "() => document.querySelector('#stream').dataset.is === 'good' && document.querySelector('#page .page')"
+            " && !document.querySelector('#page .skeleton, #page [aria-busy]')"
+        )
+
+    def row(self, text: str) -> Any:
+        """The row of a table, an item of a list or a node's card that says this."""
+        return self.page.locator("#page tbody tr, #page li, #page article").filter(has_text=text).first
+
+    def act(self, button: Any, reason: str, *, command: str, count: str = "", **given: str) -> str:
+        """Press a button, fill in what its dialog asks for, do it, and return what came of it.
+
+        `command` must stand in the command that is shown, `count` in what it says to how many it would be done.
+        """
+        button.click()
+        dialog = self.page.locator("dialog[open]")
+        for name, value in given.items():
+            control = dialog.locator(f"[name={name}]")
+            if control.evaluate("(one) => one.tagName") == "SELECT":
+                control.select_option(value)
+            elif control.get_attribute("type") == "checkbox":
+                control.check()
+            else:
+                control.fill(value)
+        go = dialog.locator("button.go")
+        if count:
+            dialog.locator(".count").get_by_text(count).wait_for()
+        go.click()  # a deed without a reason is none
+        assert dialog.is_visible() and dialog.locator("[name=reason]").evaluate("(one) => !one.validity.valid")
+        dialog.locator("[name=reason]").fill(reason)
+        shown = dialog.locator("code").inner_text()
+        assert command in shown and reason in shown, shown
+        go.click()
+        dialog.wait_for(state="detached")
+        toast = self.page.locator(".toast").last
+        said = str(toast.locator("p").inner_text())
+        toast.get_by_role("button", name="Close").click()
+        return said
+
+    def close(self) -> None:
+        self.context.close()
