@@ -35,6 +35,7 @@ from insightdesk_rt.admin.clients import (
 )
 from insightdesk_rt.admin.declared import (
     Answer,
+    AnyUserId,
     BulkChange,
     Count,
     Cursor,
@@ -49,7 +50,7 @@ from insightdesk_rt.admin.declared import (
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import Id, Person, Role, iso
+from insightdesk_rt.model import Person, Role, iso
 from insightdesk_rt.stores.presence import PresenceStore
 from insightdesk_rt.wire import json
 
@@ -219,7 +220,7 @@ class UserDisconnectHandler(Handler):
     everywhere: Everywhere
 
     @operation("operator", body=DisconnectUser, answer=Count, action="user.disconnect")
-    async def post(self, user_id: Id, body: DisconnectUser) -> Answer:
+    async def post(self, user_id: AnyUserId, body: DisconnectUser) -> Answer:
         """Send away all connections of a user."""
         return Answer(await self.everywhere.send_away(Wanted(user=user_id), body.reconnect, body.dryRun))
 
@@ -229,7 +230,7 @@ class UserHandler(Handler):
     presence: PresenceStore
 
     @operation("viewer", answer=UserView)
-    async def get(self, user_id: Id) -> Answer:
+    async def get(self, user_id: AnyUserId) -> Answer:
         """What there is to know of a user: connections, rooms, presence, and the connections that are gone."""
         (rows, _, missing), (closed, missing_too) = await asyncio.gather(
             self.everywhere.find(Wanted(user=user_id), SHOWN_OF_USER),

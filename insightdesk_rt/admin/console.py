@@ -61,6 +61,15 @@ class SessionHandler(Handler):
         """Whoever signs in is known by nothing yet but what the body says."""
         return None if self.request.method == "POST" else await super().identified()
 
+    def check(self, scope: Scope | None) -> None:
+        super().check(scope)
+        if scope is None:
+            self.check_host()
+            if self.refused is not None:
+                raise self.refused
+            if not of_our_page(self.request):
+                raise RtError("FORBIDDEN", "This is for the console's own pages; send a key as Authorization instead.")
+
     @operation("viewer", answer=Session)
     async def get(self) -> Answer:
         """Who asks, and what they may."""
@@ -75,27 +84,22 @@ class SessionHandler(Handler):
     )
     async def post(self, body: SignIn) -> Answer:
         """Sign in to the console: the answer sets its cookie. For pages of this port only."""
-        self.check_host()
-        if self.refused is not None:
-            raise self.refused
-        if not of_our_page(self.request):
-            raise RtError("FORBIDDEN", "This is for the console's own pages; send a key as Authorization instead.")
         who = self.admin.access.holder(body.credential, self.admin.address(self.request))
-        self._set_cookie(await self.sessions.open(body.credential), SESSION_S)
+        secret = await self.sessions.open(body.credential)
+        self.set_cookie(COOKIE, secret, max_age=SESSION_S, **self._attributes())
         return Answer(Session(who.name, who.scope, "cookie"))
 
     @operation("viewer", answer=Session)
     async def delete(self) -> Answer:
         """Sign out: the cookie counts no more, on any node."""
         assert self.who is not None
-        self._set_cookie("", 0)
+        self.clear_cookie(COOKIE, **self._attributes())
         if self.via == "cookie":
             await self.sessions.close(self.get_cookie(COOKIE) or "")
         return Answer(Session(self.who.name, self.who.scope, self.via))
 
-    def _set_cookie(self, value: str, max_age_s: int) -> None:
-        secure = self.admin.over_tls(self.request)
-        self.set_cookie(COOKIE, value, max_age=max_age_s, path="/", httponly=True, samesite="Strict", secure=secure)
+    def _attributes(self) -> dict[str, Any]:
+        return {"path": "/", "httponly": True, "samesite": "Strict", "secure": self.admin.over_tls(self.request)}
 
 
 class FileHandler(Handler):

@@ -36,6 +36,8 @@ MAX_CURSOR = 1000
 T = TypeVar("T")
 NO_CONTROLS = "^[^\x00-\x1f\x7f]*\\Z"
 RoomName = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROLS)]
+# What a token may have as its sub, which is more than the ids that others make: "auth0|5f7c", "ann@example.com".
+AnyUserId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
 Reason = Annotated[str, Meta(min_length=1, max_length=500, description="why; it is kept in the audit log")]
 
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")

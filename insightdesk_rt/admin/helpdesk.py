@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.access import Principal
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer, Change, Page, Paged, make_cursor, read_cursor
+from insightdesk_rt.admin.declared import Answer, AnyUserId, Change, Page, Paged, make_cursor, read_cursor
 from insightdesk_rt.desk import Desk
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Id, Role, Status, User, UserId, iso
@@ -42,7 +42,7 @@ class Present(Struct):
 
 
 class FindPresent(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    userIds: Annotated[list[Id], Meta(max_length=500)] = []
+    userIds: Annotated[list[AnyUserId], Meta(max_length=500)] = []
     status: Status | Literal[""] = ""
 
 

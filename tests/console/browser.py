@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -107,7 +108,7 @@ class Console:
         assert dialog.is_visible() and dialog.locator("[name=reason]").evaluate("(one) => !one.validity.valid")
         dialog.locator("[name=reason]").fill(reason)
         shown = dialog.locator("code").inner_text()
-        assert command in shown and reason in shown, shown
+        assert command in shown and (reason in shown or quote(reason) in shown), shown
         go.click()
         dialog.wait_for(state="detached")
         toast = self.page.locator(".toast").last

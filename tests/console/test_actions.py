@@ -1,4 +1,4 @@
-"""Every action of the console, done in a browser on a running demo: with its reason, its command and what comes of it."""
+"""Every action of the console, done in a browser on a running demo: with reason, command and what comes of it."""
 
 from __future__ import annotations
 

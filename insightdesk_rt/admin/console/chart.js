@@ -15,7 +15,7 @@ export function chart({ title, series, show }) {
 	const svg = s("svg", { "aria-hidden": "true", focusable: "false" });
 	const legend = h("p.legend");
 	const plot = h("div.plot", { tabindex: 0, role: "group", onkeydown: keyed, onpointermove: pointed, onpointerleave: () => pick(-1), onblur: () => pick(-1) }, svg);
-	const element = h("figure.chart.card", { data: { title } }, h("figcaption", h("h3", title), legend), plot);
+	const element = h("figure.chart.card", { data: { title } }, h("figcaption", h("h2", title), legend), plot);
 	let samples = [];
 	let picked = -1;
 	let width = 0;
