@@ -46,7 +46,9 @@ export function person(user, role = "") {
 
 export const room = (name, namespace) => h("a.room", { href: roomUrl(name, namespace) }, name);
 
-/** A form of filters in a line; `changed(values)` when somebody has stopped typing. */
+const FEW = 3;
+
+/** A form of filters in a line, on a phone the first two of many; `changed(values)` when somebody has stopped typing. */
 export function filters(fields, changed, settle_ms = 350) {
 	let timer = 0;
 	const later = (ms) => {
@@ -55,12 +57,13 @@ export function filters(fields, changed, settle_ms = 350) {
 	};
 	const form = h("form.filters", {
 		role: "search",
+		class: fields.length > FEW ? "many" : "",
 		oninput: (event) => later(event.target.tagName === "SELECT" || event.target.type === "checkbox" ? 0 : settle_ms),
 		onsubmit(event) {
 			event.preventDefault();
 			later(0);
 		},
-	}, fields.map(field));
+	}, fields.map(field), fields.length > FEW && h("button.small.all-filters", { type: "button", onclick: () => form.classList.add("all") }, "More filters"));
 	return form;
 }
 

@@ -58,7 +58,7 @@ export function table({ label, columns, key, empty, detail, sort = "", onsort })
 	}
 
 	function cells(row) {
-		return all.map((column) => h("td", { role: "cell", class: look(column), data: { label: column.label } }, column.cell(row)));
+		return all.map((column) => h("td", { role: "cell", class: look(column), data: { label: column.label } }, h("div", column.cell(row))));
 	}
 
 	function redraw(entry, row) {
