@@ -211,7 +211,7 @@ class Handler(RequestHandler):
             shown = authorization[0] if authorization else ""
             self.via = "key" if shown.rpartition(" ")[2].startswith(KEY_PREFIX) else "token"
             return access.principal(shown, address)
-        if not of_our_page(self.request):
+        if not of_our_page(self.request.method, self.request.headers):
             raise RtError("FORBIDDEN", "The console's cookie counts for its own pages only.")
         self.via = "cookie"
         credential = await sessions.credential(cookie)

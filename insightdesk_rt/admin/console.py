@@ -67,7 +67,7 @@ class SessionHandler(Handler):
             self.check_host()
             if self.refused is not None:
                 raise self.refused
-            if not of_our_page(self.request):
+            if not of_our_page(self.request.method, self.request.headers):
                 raise RtError("FORBIDDEN", "This is for the console's own pages; send a key as Authorization instead.")
 
     @operation("viewer", answer=Session)

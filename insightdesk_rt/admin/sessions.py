@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPHeaders
 
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
@@ -112,13 +112,12 @@ class Sessions:
         return self._valkey.key("console", name)
 
 
-def of_our_page(request: HTTPServerRequest) -> bool:
+def of_our_page(method: str | None, headers: HTTPHeaders) -> bool:
     """May a cookie count for this request? Changes need our header, which another origin may not send unasked (CORS),
     and the browser's word that a page of ours sends it; readings only must not be another origin's.
     """
-    headers = request.headers
     site = headers.get("Sec-Fetch-Site", "")
-    if request.method in SAFE_METHODS:
+    if method in SAFE_METHODS:
         return site in ("", "same-origin", "none")  # none: typed in, or a bookmark
     if headers.get(HEADER, "") != HEADER_VALUE:
         return False

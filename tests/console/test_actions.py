@@ -129,7 +129,7 @@ def test_a_notice_is_sent_and_ended(console: Console, stage: Stage) -> None:
     stage.do(peer.expect("server:notice", {"message": "Back at noon", "severity": "warning"}))
     end = button(console, "End the notice: Back at noon")
     assert console.act(end, "done early", command="insightdesk-rt notice --end") == "The notice has ended."
-    console.page.get_by_text("Nobody is being told anything").wait_for()
+    end.wait_for(state="detached")
 
 
 def test_a_node_is_drained_with_progress_and_takes_clients_again(console: Console, stage: Stage) -> None:
@@ -278,6 +278,7 @@ def test_a_viewer_sees_every_page_and_no_action(browser: Any, stage: Stage) -> N
         "Active",
         "Closed",
         "Show every logger",
+        "More filters",
         "More",
     }
     for page in PAGES:

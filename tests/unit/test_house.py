@@ -59,6 +59,7 @@ ONLY_IN = {
     "ujson": ("wire/json",),
     "jwt": ("auth", "keys"),
     "prometheus_client": ("admin/metrics",),
+    "cryptography": ("admin/sessions",),
     "socket": ("transport", "cluster", "handlers/relay", "server", "listening", "workers", "process", "embedded"),
 }
 
@@ -175,6 +176,7 @@ def test_each_source_has_its_test() -> None:
         "namespaces/calls": "unit/namespaces/test_dispatch.py",
         "namespaces/expiry": "unit/namespaces/test_dispatch.py",
         "admin/audit": "integration/test_admin.py",
+        "admin/console": "console/test_sessions.py",
         "admin/routes": "integration/test_admin.py",
         "stores/audit": "integration/test_admin.py",
         "admin/push": "unit/admin/test_push.py",
