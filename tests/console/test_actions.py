@@ -216,7 +216,7 @@ def test_events_are_seen_filtered_and_paused(console: Console, stage: Stage) -> 
     console.go("events")
     emit = {"namespace": "/tickets", "room": "console:test", "event": "desk:lamp", "data": {"lit": "a test payload"}}
     console.page.get_by_label("Event", exact=True).fill("desk:lamp")
-    console.page.get_by_label("Show what they say").check()
+    console.page.get_by_label("Show payloads").check()
     console.page.wait_for_function("() => location.hash.includes('event=desk')")
 
     def wait_for_rows(count: int) -> None:

@@ -63,7 +63,7 @@ def test_payloads_and_rooms_of_live_events_are_text(browser: Any, stage: Stage) 
     console = Console(browser, stage)
     console.sign_in()
     console.go("events")
-    console.page.get_by_label("Show what they say").check()
+    console.page.get_by_label("Show payloads").check()
     console.page.get_by_label("Event", exact=True).fill("x<u>")
     console.page.wait_for_function("() => location.hash.includes('event=x')")
     emit = {"namespace": "/chat", "room": hit("room"), "event": "x<u>", "data": {"text": hit("payload")}}

@@ -14,8 +14,9 @@ const GAP_S = 16; // between samples that are not joined: some are missing
 export function chart({ title, series, show }) {
 	const svg = s("svg", { "aria-hidden": "true", focusable: "false" });
 	const legend = h("p.legend");
+	const when = h("span.soft");
 	const plot = h("div.plot", { tabindex: 0, role: "group", onkeydown: keyed, onpointermove: pointed, onpointerleave: () => pick(-1), onblur: () => pick(-1) }, svg);
-	const element = h("figure.chart.card", { data: { title } }, h("figcaption", h("h2", title), legend), plot);
+	const element = h("figure.chart.card", { data: { title } }, h("figcaption", h("h2", title), when, legend), plot);
 	let samples = [];
 	let picked = -1;
 	let width = 0;
@@ -37,10 +38,8 @@ export function chart({ title, series, show }) {
 
 	function draw() {
 		const shown = samples[picked] ?? samples.at(-1);
-		put(legend,
-			series.map((one, n) => h("span.key", { data: { n } }, one.name, " ", h("b", shown ? show(one.of(shown)) : "–"))),
-			h("span.soft", picked >= 0 ? clock(shown.at * 1000) : "now"),
-		);
+		put(legend, series.map((one, n) => h("span.key", { data: { n } }, one.name, " ", h("b", shown ? show(one.of(shown)) : "–"))));
+		when.textContent = picked >= 0 ? clock(shown.at * 1000) : "now";
 		plot.setAttribute("aria-label", spoken());
 		if (!width) return;
 		const end = samples.at(-1)?.at ?? Date.now() / 1000;

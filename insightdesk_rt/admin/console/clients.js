@@ -17,11 +17,11 @@ export function connectionTable({ sort, onsort, of = "" } = {}) {
 	const columns = [
 		{ label: "User", cell: (one) => person(one.user, one.role), sort: "user", name: true },
 		{ label: "From", cell: (one) => [one.ip, small(agent(one))] },
-		{ label: "Transport", cell: (one) => [one.transport ?? "–", small(one.protocol)] },
+		{ label: "Transport", cell: (one) => [one.transport ?? "–", small(one.protocol)], fix: true },
 		{ label: "Namespaces", cell: names },
 		{ label: "Node", cell: (one) => one.node },
-		{ label: "Connected", cell: (one) => ago(one.connectedAt), sort: "connected" },
-		{ label: "Last seen", cell: (one) => ago(one.lastSeenAt), sort: "seen", wide: true },
+		{ label: "Connected", cell: (one) => ago(one.connectedAt), fix: true, sort: "connected" },
+		{ label: "Last seen", cell: (one) => ago(one.lastSeenAt), fix: true, sort: "seen", wide: true },
 		{ label: "In / out", cell: (one) => `${num(one.eventsIn)} / ${num(one.eventsOut)}`, num: true, title: "Events it has sent, and all that was written to it" },
 		{ label: "Outbox", cell: (one) => bytes(one.outboxBytes), num: true, sort: "outbox", title: "Waits for it to read" },
 		{ label: "Dropped", cell: (one) => num(one.dropped), num: true, sort: "dropped", title: "Volatile events it was too slow for", wide: true },
@@ -57,7 +57,7 @@ export function closedTable() {
 		key: (one) => one.sid + one.closedAt,
 		empty: "None is remembered. Each node keeps its newest 1,000.",
 		columns: [
-			{ label: "Closed", cell: (one) => at(one.closedAt) },
+			{ label: "Closed", cell: (one) => at(one.closedAt), fix: true },
 			{ label: "Why", cell: (one) => one.closeReason },
 			{ label: "From", cell: (one) => [one.ip, small(agent(one))] },
 			{ label: "Transport", cell: (one) => one.transport || "–" },

@@ -6,7 +6,7 @@ import { h } from "./dom.js";
 import { ago, at } from "./format.js";
 import { operator } from "./me.js";
 import { counted } from "./clients.js";
-import { button, people, small, tag, userUrl } from "./parts.js";
+import { button, people, small, userUrl } from "./parts.js";
 import { table } from "./table.js";
 
 const user = (id) => h("a", { href: userUrl(id) }, id);
@@ -18,7 +18,7 @@ export function blockTable(empty) {
 		key: (block) => block.id,
 		empty,
 		columns: [
-			{ label: "Who", cell: (block) => (block.userId ? [tag("user"), " ", user(block.userId)] : [tag("address"), " ", block.ip ?? block.cidr]) },
+			{ label: "Who", cell: (block) => (block.userId ? [user(block.userId), small("user")] : [block.ip ?? block.cidr, small(block.ip ? "address" : "network")]) },
 			{ label: "Reason", cell: (block) => block.reason },
 			{ label: "By", cell: by },
 			{ label: "Ends", cell: (block) => (block.until ? ago(block.until) : "never") },
@@ -33,7 +33,7 @@ export function revocationTable(empty) {
 		key: (one) => one.id,
 		empty,
 		columns: [
-			{ label: "What", cell: (one) => (one.userId ? [tag("user"), " ", user(one.userId), one.issuedBefore && small("tokens issued before ", at(one.issuedBefore))] : [tag("session"), " ", h("code", one.sessionId)]) },
+			{ label: "What", cell: (one) => (one.userId ? [user(one.userId), small("tokens issued before ", at(one.issuedBefore))] : [h("code", one.sessionId), small("session")]) },
 			{ label: "Reason", cell: (one) => one.reason },
 			{ label: "By", cell: by },
 			{ label: "Kept until", cell: (one) => (one.until ? at(one.until) : "–"), wide: true },

@@ -4,8 +4,9 @@ import { h, put } from "./dom.js";
 const FOCUSABLE = "a, button, input, select";
 
 /**
- * columns: [{label, cell(row), sort?, num?, wide?, name?, title?}]; `sort` is the API's name of the order, `wide` columns go first
- * when there is little room, a `name` is given some. key(row): its identity. empty: what would stand here. detail(row): more, behind a button.
+ * columns: [{label, cell(row), sort?, num?, wide?, name?, fix?, title?}]; `sort` is the API's name of the order, `wide` columns go first
+ * when there is little room, a `name` is given
+ * some, what is `fix` is not broken into lines. key(row): its identity. empty: what would stand here. detail(row): more, behind a button.
  * sort, onsort(name): the order now, "-" in front for downwards.
  * Returns {element, set(rows)}.
  */
@@ -36,7 +37,7 @@ export function table({ label, columns, key, empty, detail, sort = "", onsort })
 	}
 
 	function look(column) {
-		return [column.num && "num", column.wide && "wide", column.name && "name", column.sort && "can-sort", column.more && "more", !column.label && !column.more && "acts"]
+		return [column.num && "num", column.wide && "wide", column.name && "name", column.fix && "fix", column.sort && "can-sort", column.more && "more", !column.label && !column.more && "acts"]
 			.filter(Boolean).join(" ");
 	}
 

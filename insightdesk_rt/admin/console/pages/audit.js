@@ -23,7 +23,7 @@ export function show(root, { query: given }) {
 			h("dt", "Entry"), h("dd", h("code", entry.id)),
 		),
 		columns: [
-			{ label: "When", cell: (entry) => at(entry.at) },
+			{ label: "When", cell: (entry) => at(entry.at), fix: true },
 			{ label: "Who", cell: (entry) => [entry.who, small(entry.scope)] },
 			{ label: "Action", cell: (entry) => tag(entry.action) },
 			{ label: "Target", cell: (entry) => entry.target || h("span.soft", "–") },

@@ -38,7 +38,7 @@ export function show(root, { query: given }) {
 			row.payload === undefined ? [] : [h("dt", "Payload"), h("dd", h("pre.payload", { tabindex: 0 }, JSON.stringify(row.payload, null, 2)))],
 		),
 		columns: [
-			{ label: "When", cell: (row) => clock(row.at) },
+			{ label: "When", cell: (row) => clock(row.at), fix: true },
 			{ label: "Event", cell: (row) => h("code", row.event) },
 			{ label: "Namespace", cell: (row) => tag(row.namespace) },
 			{ label: "Rooms", cell: (row) => h("div.rooms", row.rooms.slice(0, 3).map((name) => room(name, row.namespace)), row.rooms.length > 3 && small(`and ${row.rooms.length - 3} more`)) },
@@ -53,7 +53,7 @@ export function show(root, { query: given }) {
 			{ name: "room", label: "Room", value: asked.room, placeholder: "ticket:42" },
 			{ name: "event", label: "Event", value: asked.event, placeholder: "ticket:updated" },
 			{ name: "namespace", label: "Namespace", value: asked.namespace, options: choice(NAMESPACES, "any") },
-			...(me.may("admin") ? [{ name: "payload", label: "Show what they say", type: "check" }] : []),
+			...(me.may("admin") ? [{ name: "payload", label: "Show payloads", type: "check" }] : []),
 		], (now) => {
 			asked = { payload: false, ...now };
 			remember("events", { ...asked, payload: "" });

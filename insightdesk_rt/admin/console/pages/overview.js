@@ -85,20 +85,24 @@ function checks({ nodes, missing: lost }) {
 	];
 }
 
+function state({ drain, hears }) {
+	return drain ? dot("warn", drain.done ? "drained" : "draining") : dot(hears ? "good" : "bad", hears ? "ready" : "does not hear");
+}
+
 function nodeTable() {
 	return table({
 		label: "Nodes",
 		key: (node) => node.incarnation,
 		empty: "No node has answered yet.",
 		columns: [
-			{ label: "Node", cell: (node) => [h("a", { href: "#/nodes" }, node.node), node.leads ? " " : null, node.leads ? tag("leader") : null] },
+			{ label: "Node", cell: (node) => h("a", { href: "#/nodes" }, node.node) },
 			{ label: "Up", cell: (node) => duration(node.uptimeSeconds), num: true },
 			{ label: "Connections", cell: (node) => num(Object.values(node.connections).reduce((a, b) => a + b, 0)), num: true },
 			{ label: "Events out", cell: (node) => `${rate(node.eventsOutPerSecond)}/s`, num: true },
 			{ label: "Delivery p99", cell: (node) => ms(node.deliveryP99Ms), num: true },
 			{ label: "Loop lag", cell: (node) => ms(node.loopLagMs), num: true, wide: true },
 			{ label: "Memory", cell: (node) => bytes(node.rssBytes), num: true, wide: true },
-			{ label: "State", cell: (node) => (node.drain ? dot("warn", node.drain.done ? "drained" : "draining") : dot(node.hears ? "good" : "bad", node.hears ? "ready" : "does not hear")) },
+			{ label: "State", cell: (node) => h("span.row", state(node), node.leads && tag("leader")) },
 		],
 	});
 }

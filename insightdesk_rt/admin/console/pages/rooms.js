@@ -101,7 +101,7 @@ function one(root, name, namespace) {
 		key: (entry) => entry.namespace + entry.offset,
 		empty: "Nothing was said to it within the last hour.",
 		columns: [
-			{ label: "When", cell: (entry) => at(entry.at) },
+			{ label: "When", cell: (entry) => at(entry.at), fix: true },
 			{ label: "Event", cell: (entry) => h("code", entry.event) },
 			{ label: "Namespace", cell: (entry) => tag(entry.namespace) },
 			{ label: "Rooms", cell: (entry) => h("div.rooms", entry.rooms.map((other) => room(other, entry.namespace))) },

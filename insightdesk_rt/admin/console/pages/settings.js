@@ -25,7 +25,7 @@ export function show(root) {
 		columns: [
 			{ label: "Setting", cell: (one) => [h("code", one.name), small(one.help)] },
 			{ label: "Value", cell: (one) => h("code", one.value || "(empty)") },
-			{ label: "From", cell: (one) => (one.origin === "default" ? h("span.soft", "default") : tag(one.origin, "good")) },
+			{ label: "From", cell: (one) => h(one.origin === "default" ? "span.soft" : "b", one.origin) },
 		],
 	});
 	const loggers = table({
