@@ -25,7 +25,7 @@ SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605
 PEOPLE = (
     ("nora", "Nora Lindqvist", "agent", "203.0.113.20", FIREFOX),  # the demo's robots are busy while she is here
     ("ines", "Ines Duarte", "agent", "203.0.113.21", FIREFOX),
-    ("tomasz", "Tomasz Zieliński", "agent", "203.0.113.22", SAFARI),
+    ("filip", "Filip Zieliński", "agent", "203.0.113.22", SAFARI),
     ("aiko", "Aiko Tanaka", "agent", "2001:db8::52", FIREFOX),
     ("marta", "Marta Kovács", "customer", "198.51.100.4", SAFARI),
     ("jean", "Jean-Luc Moreau", "customer", "198.51.100.17", FIREFOX),

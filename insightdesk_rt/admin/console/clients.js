@@ -10,7 +10,16 @@ import { table } from "./table.js";
 
 const RECONNECT = { name: "reconnect", label: "Let them come back", type: "check", help: "The connection is cut, and clients connect again by themselves. Otherwise they are told to stay away." };
 
-const agent = (one) => h("span.clip", { title: one.agent }, one.agent || "no user agent");
+const BROWSERS = [[/Edg\/(\d+)/, "Edge"], [/OPR\/(\d+)/, "Opera"], [/Firefox\/(\d+)/, "Firefox"], [/Chrome\/(\d+)/, "Chrome"], [/Version\/(\d+).*Safari/, "Safari"]];
+const SYSTEMS = [[/iPhone|iPad/, "iOS"], [/Android/, "Android"], [/Windows/, "Windows"], [/Mac OS/, "macOS"], [/Linux/, "Linux"]];
+
+/** A browser as "Firefox 143, Linux"; anything else as it calls itself. */
+function agent({ agent: text }) {
+	const [pattern, browser] = BROWSERS.find(([one]) => one.test(text)) ?? [];
+	const [, system] = SYSTEMS.find(([one]) => one.test(text)) ?? [];
+	const short = text.startsWith("Mozilla/") && browser ? [`${browser} ${text.match(pattern)[1]}`, system].filter(Boolean).join(", ") : text;
+	return h("span.clip", { title: text }, short || "no user agent");
+}
 const names = (one) => h("span.tags", one.namespaces.map((name) => tag(name)));
 
 export function connectionTable({ sort, onsort, of = "" } = {}) {

@@ -26,7 +26,7 @@ export function show(root, { query: given }) {
 			{ label: "When", cell: (entry) => at(entry.at), fix: true },
 			{ label: "Who", cell: (entry) => [entry.who, small(entry.scope)] },
 			{ label: "Action", cell: (entry) => tag(entry.action) },
-			{ label: "Target", cell: (entry) => entry.target || h("span.soft", "–") },
+			{ label: "Target", cell: (entry) => entry.target || h("code.clip", entry.what || "–") },
 			{ label: "Reason", cell: (entry) => entry.reason },
 			{ label: "From", cell: (entry) => entry.address, wide: true },
 			{ label: "Outcome", cell: (entry) => dot(entry.outcome === "ok" ? "good" : "bad", entry.outcome) },

@@ -55,7 +55,7 @@ export function show(root) {
 		),
 		h("section", which, filters([
 			{ name: "find", label: "Find", placeholder: "ping" },
-			{ name: "changed", label: "Only what is set", type: "check" },
+			{ name: "changed", label: "Changed only", type: "check" },
 		], (now) => {
 			asked = now;
 			draw();
