@@ -276,7 +276,7 @@ WRONG = (
     ("GET", "rooms?sort=size", None, "sort"),
     ("GET", "rooms/x?namespace=/nowhere", None, "namespace"),
     ("GET", f"rooms/{'x' * 201}", None, "room"),
-    ("GET", "users/a%20b", None, "userId"),
+    ("GET", "users/a%07b", None, "userId"),
     ("DELETE", "connections/x?reason=x", None, "sid"),
     ("DELETE", f"connections/{'a' * 20}", None, "reason"),
     ("DELETE", f"connections/{'a' * 20}?reason=x&reconnect=perhaps", None, "reconnect"),

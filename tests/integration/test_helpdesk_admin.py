@@ -169,7 +169,7 @@ async def test_the_numbers_are_those_of_the_dashboard(server: ServerProcess) -> 
 async def test_what_is_wrong_is_named(server: ServerProcess) -> None:
     for path, field in (
         ("presence?status=asleep", "status"),
-        ("presence?userIds=a%20b", "userIds"),
+        ("presence?userIds=a%07b", "userIds"),
         ("presence?cursor=x", "cursor"),
         ("chats?state=lost", "state"),
         ("chats?cursor=WyJhIl0", "cursor"),
