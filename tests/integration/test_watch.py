@@ -180,12 +180,15 @@ async def test_a_reader_that_does_not_read_loses_events_and_costs_no_memory(serv
 @aio
 async def test_a_stream_ends_with_the_permission_it_was_opened_with(servers: Pair) -> None:
     one, _ = servers
-    async with watching(one, "events?event=none", one.token("brief", "admin", ttl_s=3)) as events:
-        assert events.status == 200
-        name, data = await events.next(deadline_s=15)
+    brief = one.token("brief", "admin", ttl_s=3)
+    async with watching(one, "events?event=none", brief) as quiet, watching(one, "live?watch=nodes", brief) as busy:
+        assert quiet.status == busy.status == 200
+        name, data = await quiet.next(deadline_s=15)
         assert (name, data["code"]) == ("end", "AUTH_TOKEN_EXPIRED")
-        with pytest.raises(EOFError):
-            await events.next()
+        assert await busy.expect("end", deadline_s=15) == {"code": "AUTH_TOKEN_EXPIRED"}
+        for events in (quiet, busy):
+            with pytest.raises(EOFError):
+                await events.next()
 
 
 @aio
