@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from insightdesk_rt.cli import _parser
 from tests.console.stage import Stage
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -109,6 +111,9 @@ class Console:
         dialog.locator("[name=reason]").fill(reason)
         shown = dialog.locator("code").inner_text()
         assert command in shown and (reason in shown or quote(reason) in shown), shown
+        words = shlex.split(shown)
+        if words[0] == "insightdesk-rt":
+            _parser()[0].parse_args(words[1:])  # ends the test if there is no such command or flag
         go.click()
         dialog.wait_for(state="detached")
         toast = self.page.locator(".toast").last

@@ -264,6 +264,18 @@ def test_presence_follows_people(console: Console, stage: Stage) -> None:
     console.page.wait_for_function("() => document.querySelectorAll('#page tbody tr').length === 2")
 
 
+def test_pages_follow_without_asking_twice(console: Console, stage: Stage) -> None:
+    console.go("connections?user=follows")
+    console.page.get_by_text("0 connections found").wait_for()
+    asked: list[str] = []
+    console.page.on("request", lambda request: asked.append(request.url))
+    stage.come("follows", "/presence")
+    console.page.get_by_text("1 connection found").wait_for()
+    stage.push("POST", "users/follows/disconnect", {"reason": "the test is over"})
+    console.page.get_by_text("0 connections found").wait_for()
+    assert asked == []
+
+
 def test_a_viewer_sees_every_page_and_no_action(browser: Any, stage: Stage) -> None:
     console = Console(browser, stage)
     console.sign_in("viewer")

@@ -1,4 +1,4 @@
-// The sign-in form: the key goes to the server once, and is kept nowhere in the browser.
+// The sign-in form: the key goes to the server once, and no script keeps it.
 import { api } from "./api.js";
 
 const form = document.getElementById("login");
