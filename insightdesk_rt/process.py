@@ -100,7 +100,7 @@ def _banner(loaded: Loaded, nodes: str, port: int, admin_ports: str, embedded: b
         ("clients", f"http{scheme}://{host}/socket.io/   Socket.IO"),
         ("", f"ws{scheme}://{host}/rt/tickets     JSON websockets: {', '.join('/rt' + path for path in PATHS)}"),
         *([("demo", f"http://{host}/demo")] if settings.demo else []),
-        ("admin", f"http{scheme}://{admin}/api/v1/     health at /readyz"),
+        ("admin", f"http{scheme}://{admin}/   the console; the API at /api/v1/, health at /readyz"),
         ("a token", token),
         ("stop", "Ctrl-C"),
     ]
