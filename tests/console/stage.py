@@ -53,9 +53,9 @@ class Stage:
         self._thread = threading.Thread(target=self._loop.run_forever, name="people")
 
     def start(self) -> None:
+        self._thread.start()
         self.n1.start()
         self.n2.start()
-        self._thread.start()
 
     def stop(self) -> None:
         for peer in self.peers.values():
@@ -63,8 +63,9 @@ class Stage:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(DEADLINE_S)
         self._loop.close()
-        self.n2.stop()
-        self.n1.stop()
+        for node in (self.n2, self.n1):
+            if node.process is not None:
+                node.stop()
 
     def write_keys(self, *scopes: str) -> None:
         """Let these keys count, and no others."""
