@@ -90,7 +90,7 @@ class Stage:
     ) -> NativePeer:
         """Connect somebody to one namespace; they stay until the end, or are sent away."""
         node = node or self.n1
-        token = node.token(id, role, "support" if role == "agent" else "", name=name or id)
+        token = node.token(id, role, "support" if role == "agent" else "", name=name or id, ttl_s=7200)
 
         async def connect() -> NativePeer:
             peer = NativePeer(namespace)

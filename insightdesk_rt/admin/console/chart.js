@@ -3,7 +3,7 @@ import { h, put, s } from "./dom.js";
 import { clock } from "./format.js";
 
 const HEIGHT = 150;
-const LEFT = 44;
+const LEFT = 48;
 const RIGHT = 8;
 const TOP = 8;
 const BOTTOM = 20;

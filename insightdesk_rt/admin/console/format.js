@@ -7,7 +7,7 @@ const NONE = "–";
 
 export const num = (value) => (value === null || value === undefined ? NONE : whole.format(value));
 export const rate = (value) => (value === null || value === undefined ? NONE : value >= 100 ? whole.format(Math.round(value)) : fine.format(value));
-export const ms = (value) => (value === null || value === undefined ? NONE : value >= 10_000 ? `${fine.format(value / 1000)} s` : `${value >= 100 ? whole.format(Math.round(value)) : fine.format(value)} ms`);
+export const ms = (value) => (value === null || value === undefined ? NONE : value >= 1000 ? `${fine.format(value / 1000)} s` : `${value >= 100 ? whole.format(Math.round(value)) : fine.format(value)} ms`);
 
 export function bytes(value) {
 	if (value === null || value === undefined) return NONE;

@@ -111,19 +111,31 @@ function deed(entry) {
 	return h("li", dot(entry.outcome === "ok" ? "good" : "bad", entry.action), h("span", entry.target && h("b", entry.target), entry.target ? " " : "", h("q", entry.reason)), small(entry.who === me.name ? "you" : entry.who, " · ", ago(entry.at)));
 }
 
-/** Add the nodes' samples up, moment by moment: sums of what is counted, the slowest node's latency. */
+const SUMMED = ["connections", "eventsIn", "eventsOut"];
+const SLOWEST = ["deliveryP50Ms", "deliveryP99Ms"];
+
+/**
+ * Add the nodes' samples up: sums of what is counted, the slowest node's latency. Nodes take theirs at moments of their own, a
+ * busy one late: each is read at the same moments, from its nearest sample.
+ */
 function together(nodes) {
-	const moments = new Map();
-	for (const { everySeconds, samples } of nodes) {
-		for (const sample of samples) {
-			const at = Math.round(sample.at / everySeconds) * everySeconds;
-			const sum = moments.get(at) ?? { at, connections: 0, eventsIn: 0, eventsOut: 0, deliveryP50Ms: null, deliveryP99Ms: null };
-			for (const name of ["connections", "eventsIn", "eventsOut"]) sum[name] += sample[name];
-			for (const name of ["deliveryP50Ms", "deliveryP99Ms"]) if (sample[name] !== null) sum[name] = Math.max(sum[name] ?? 0, sample[name]);
-			moments.set(at, sum);
+	const told = nodes.filter((node) => node.samples.length);
+	if (!told.length) return [];
+	const every = told[0].everySeconds;
+	const last = Math.min(...told.map((node) => node.samples.at(-1).at));
+	const first = Math.min(...told.map((node) => node.samples[0].at));
+	const moments = [];
+	for (let at = last; at >= first; at -= every) moments.unshift({ at, connections: 0, eventsIn: 0, eventsOut: 0, deliveryP50Ms: null, deliveryP99Ms: null });
+	for (const { samples } of told) {
+		let near = 0;
+		for (const sum of moments) {
+			const off = (index) => Math.abs(samples[index].at - sum.at);
+			while (near + 1 < samples.length && off(near + 1) <= off(near)) near += 1;
+			const sample = samples[near];
+			if (off(near) > every) continue; // it was not there then
+			for (const name of SUMMED) sum[name] += sample[name];
+			for (const name of SLOWEST) if (sample[name] !== null) sum[name] = Math.max(sum[name] ?? 0, sample[name]);
 		}
 	}
-	// The newest moment counts once every living node has told of it.
-	const complete = Math.min(...nodes.filter((node) => node.samples.length).map((node) => Math.round(node.samples.at(-1).at / node.everySeconds) * node.everySeconds));
-	return [...moments.values()].filter((sample) => sample.at <= complete || nodes.length === 1).sort((a, b) => a.at - b.at);
+	return moments;
 }
