@@ -22,6 +22,7 @@ from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Person, Role, Room, iso
+from insightdesk_rt.moderation.gate import spelled
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost, in_turns
 from insightdesk_rt.wire import json
@@ -275,7 +276,7 @@ class Connections:
 
 
 def _is(client: Client, wanted: Wanted) -> bool:
-    if wanted.ip and client.address != wanted.ip:
+    if wanted.ip and spelled(client.address) != spelled(wanted.ip):
         return False
     if wanted.transport and (client.transport is None or client.transport.name != wanted.transport):
         return False
@@ -294,7 +295,7 @@ def _is(client: Client, wanted: Wanted) -> bool:
 def _was(closed: Closed, wanted: Wanted) -> bool:
     return (
         wanted.user in ("", closed.user.id if closed.user else "")
-        and wanted.ip in ("", closed.ip)
+        and (not wanted.ip or spelled(closed.ip) == spelled(wanted.ip))
         and wanted.node in ("", closed.node)
         and wanted.transport in ("", closed.transport)
         and wanted.role in ("", closed.role)

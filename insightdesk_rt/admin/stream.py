@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 1_000  # events
 MAX_WAITING_BYTES = 1_000_000
 TAKES_NOTHING_S = 20.0
+PAUSE = 5  # times what a turn of work took: the least that it then leaves to others
 ALIVE_S = 10.0  # between signs of life, and looks at the permission; a proxy in between waits for 60 s or more
 MAX_STREAMS = 20  # of one node: each costs work for as long as it is open
 
@@ -78,7 +79,8 @@ class EventStream:
         self._more.set()
 
     async def run(self, work: Callable[[], Awaitable[None]] | None = None, every_s: float = ALIVE_S) -> None:
-        """Return when it is over. `work` is done at once and every so often; what it raises as RtError ends it.
+        """Return when it is over. `work` is done at once and every so often, less often when it takes long; what it raises
+        as RtError ends it.
 
         Raises RtError UNAVAILABLE, before anything is answered, when too many are open.
         """
@@ -106,6 +108,7 @@ class EventStream:
 
     async def _work(self, work: Callable[[], Awaitable[None]], every_s: float) -> None:
         while True:
+            began_s = time.monotonic()
             try:
                 await work()
             except RtError as refused:
@@ -113,7 +116,7 @@ class EventStream:
             except Exception:  # the reader would wait for something that does not come any more
                 log.exception("a stream could not go on")
                 return self.end("INTERNAL")
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(max(every_s, PAUSE * (time.monotonic() - began_s)))
 
     async def _send(self) -> None:
         """Send what waits, or a sign of life if nothing comes; every so often see whether the reader still may."""

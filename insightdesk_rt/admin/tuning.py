@@ -265,6 +265,10 @@ class LoggingHandler(Handler):
     async def put(self, body: SetLevel) -> Answer:
         """Log more, or less, for a while; then the configured level counts again."""
         tuning = self.tuning
+        if body.node is not None:
+            answers, missing = understood(await tuning.calls.ask(LEVELS), NodeLoggers)
+            if not missing and body.node not in {one.node for one in answers.values()}:
+                raise RtError("BAD_REQUEST", "There is no such node.", field="node")
         names = tuning.levels.loggers()
         if not any(f"{name}.".startswith(f"{body.logger}.") or not body.logger for name in names):
             raise RtError("BAD_REQUEST", "There is no such logger.", field="logger")

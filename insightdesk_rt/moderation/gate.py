@@ -175,6 +175,13 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     return parsed
 
 
+@lru_cache(maxsize=4096)
+def spelled(text: str) -> str:
+    """Return an address in the one spelling that it has, other text as it is."""
+    parsed = parse_address(text)
+    return str(parsed) if parsed is not None else text
+
+
 def parse_network(text: str) -> str:
     """Return a network in its one spelling. Raises ValueError with a line that says what is wrong."""
     network = ip_network(text, strict=False)

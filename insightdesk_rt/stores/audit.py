@@ -5,6 +5,8 @@ Entries are written after the deed, so that the outcome is in them. The newest M
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 from msgspec import Struct
 
@@ -41,6 +43,7 @@ class AuditLog:
     def __init__(self, valkey: Valkey) -> None:
         self._valkey = valkey
         self._key = valkey.key("audit")
+        self._reading = asyncio.Lock()
 
     async def add(self, entry: Entry) -> None:
         """Raises RtError UNAVAILABLE: it is not known whether it is there."""
@@ -50,8 +53,13 @@ class AuditLog:
     async def read(self, limit: int, before: str = "", who: str = "", action: str = "") -> list[Entry]:
         """Return the newest `limit` entries before a place, newest first; fewer only if there are no more.
 
-        `action` is a whole one ("node.drain") or its first part ("node"). Raises RtError UNAVAILABLE.
+        `action` is a whole one ("node.drain") or its first part ("node"). A filter may look through all that is kept:
+        one reader does so at a time. Raises RtError UNAVAILABLE.
         """
+        async with self._reading:
+            return await self._read(limit, before, who, action)
+
+    async def _read(self, limit: int, before: str, who: str, action: str) -> list[Entry]:
         found: list[Entry] = []
         end = f"({before}" if before else "+"
         while len(found) < limit:

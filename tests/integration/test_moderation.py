@@ -236,6 +236,8 @@ async def test_an_address_behind_a_proxy_is_blocked(
     one, two = servers
     peers = [await from_address(server, unique("x"), address) for server in servers for address in inside]
     other = await from_address(two, unique("y"), outside)
+    for address in inside:  # however it is spelled
+        assert (await call(one, "GET", "connections", ip=address.upper(), namespace="/tickets"))["total"] >= 2
     done = await call(one, "POST", "blocks", what, 201)
     assert done["count"] == len(peers)
     for peer in peers:
@@ -529,6 +531,8 @@ async def test_a_logger_says_more_for_a_while_on_one_node_or_all(servers: Pair) 
     await until(all_over, "the configured level", 5)
     answer = await call(one, "PUT", "logging", {"logger": "namespac", "level": "debug", "forSeconds": 1}, 400)
     assert answer["error"]["field"] == "logger"
+    order = {"logger": "", "level": "debug", "forSeconds": 1, "node": "n9"}
+    assert (await call(one, "PUT", "logging", order, 400))["error"]["field"] == "node"
 
 
 @aio
