@@ -1,6 +1,6 @@
 // Calls of the admin API. Every change carries the header by which the server knows that a page of ours sends it.
 
-export class Refused extends Error {
+class Refused extends Error {
 	/** `code` is for programs, `message` for people, `field` is what was wrong in the request. */
 	constructor({ code = "INTERNAL", message = "The server gave no reason.", ...fields } = {}) {
 		super(message);

@@ -2,7 +2,7 @@
 import { query } from "./api.js";
 
 /** Return text as one word of a POSIX shell. */
-export function word(text) {
+function word(text) {
 	return /^[A-Za-z0-9_.:@%+=,/-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`;
 }
 

@@ -28,7 +28,7 @@ export function duration(seconds) {
 }
 
 export const clock = (date) => new Date(date).toLocaleTimeString("en-GB");
-export const stamp = (date) => `${new Date(date).toLocaleDateString("en-CA")} ${clock(date)}`;
+const stamp = (date) => `${new Date(date).toLocaleDateString("en-CA")} ${clock(date)}`;
 
 function told(date) {
 	const seconds = (Date.now() - date) / 1000;

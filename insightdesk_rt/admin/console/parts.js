@@ -35,7 +35,7 @@ export function tile(name) {
 }
 
 export const userUrl = (id) => `#/users/${part(id)}`;
-export const roomUrl = (room, namespace = "") => `#/rooms/${part(room)}${query({ namespace })}`;
+const roomUrl = (room, namespace = "") => `#/rooms/${part(room)}${query({ namespace })}`;
 export const connectionsUrl = (filters) => `#/connections${query(filters)}`;
 
 /** A user's name with the id below, leading to the user's page. */
