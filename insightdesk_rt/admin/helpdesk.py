@@ -101,6 +101,12 @@ class ChatHandler(Handler):
             raise RtError("NOT_FOUND", "There is no such conversation.")
         return Answer(view(conversation, True))
 
+
+class ActingHandler(Handler):
+    """What may be done to a conversation."""
+
+    chat: Chat
+
     async def admin_of(self, conversation_id: str) -> User:
         """Return who asks, as the chat knows people. Raises RtError NOT_FOUND: no such conversation."""
         if await self.chat.store.get(conversation_id) is None:
@@ -108,7 +114,7 @@ class ChatHandler(Handler):
         return _as_user(self.asker)
 
 
-class CloseHandler(ChatHandler):
+class CloseHandler(ActingHandler):
     @operation("operator", body=Change, answer=ConversationView, action="chat.close", errors=("NOT_FOUND",))
     async def post(self, conversation_id: Id, body: Change) -> Answer:
         """End a conversation; again is nothing."""
@@ -116,7 +122,7 @@ class CloseHandler(ChatHandler):
         return Answer(await self.chat.told(await self.chat.store.close(user, conversation_id)))
 
 
-class RequeueHandler(ChatHandler):
+class RequeueHandler(ActingHandler):
     @operation(
         "operator", body=Requeue, answer=ConversationView, action="chat.requeue", errors=("NOT_FOUND", "CONFLICT")
     )
@@ -127,7 +133,7 @@ class RequeueHandler(ChatHandler):
         return Answer(await self.chat.told(change))
 
 
-class AssignHandler(ChatHandler):
+class AssignHandler(ActingHandler):
     @operation("operator", body=Assign, answer=ConversationView, action="chat.assign", errors=("NOT_FOUND", "CONFLICT"))
     async def post(self, conversation_id: Id, body: Assign) -> Answer:
         """Give it to an agent; CONFLICT if that one is not in the chat now, or the conversation is closed."""

@@ -79,8 +79,8 @@ class EventStream:
         self._more.set()
 
     async def run(self, work: Callable[[], Awaitable[None]] | None = None, every_s: float = ALIVE_S) -> None:
-        """Return when it is over. `work` is done at once and every so often, less often when it takes long; what it raises
-        as RtError ends it.
+        """Return when it is over. `work` is done at once and every so often, less often when it takes long; RtError
+        from it ends it.
 
         Raises RtError UNAVAILABLE, before anything is answered, when too many are open.
         """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +100,16 @@ async def test_what_was_done_stands_in_the_audit_log(server: ServerProcess) -> N
     far = make_cursor("9" * 30 + "-0")
     wrong = await server.push("GET", f"/api/v1/audit?cursor={far}", token=KEYS["viewer"][0])
     assert (wrong[0], wrong[1]["error"]["field"]) == (400, "cursor")
+
+
+@aio
+async def test_every_operation_has_its_row_in_the_docs(server: ServerProcess) -> None:
+    _, document = await server.push("GET", "/api/v1/openapi.json", token=None)
+    declared = {
+        (f"{method.upper()} {path.removeprefix('/api/v1')}", about.get("x-scope", "none"), about["summary"].rstrip("."))
+        for path, methods in document["paths"].items()
+        for method, about in methods.items()
+    }
+    page = (Path(__file__).parents[2] / "docs" / "admin.md").read_text()
+    rows = set(re.findall(r"^\| `([A-Z]+ /[^`]*)` \| (\w+) \| (.*) \|$", page, re.MULTILINE))
+    assert rows == declared
