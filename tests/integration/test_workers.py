@@ -89,7 +89,7 @@ async def test_workers_share_a_port_and_act_as_one_server(server: Workers) -> No
     server.assert_quiet()
     log = server.log()
     assert all(f"node=n1-{worker} msg=stopped" in log for worker in (1, 2, 3))
-    assert "nodes n1-1 to n1-3" in log and f":{server.admin_port}…{server.admin_port + 2}/api/v1/" in log
+    assert "nodes n1-1 to n1-3" in log and f":{server.admin_port}…{server.admin_port + 2}/   the console" in log
 
 
 @aio
