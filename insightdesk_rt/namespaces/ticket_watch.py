@@ -145,15 +145,24 @@ class TicketWatch:
     def typed(self, socket: Socket, ticket_id: str, now_ms: int) -> None:
         """Tell the others, and forget it `typing_ms` after the last call."""
         user = socket.user
-        self._namespace.publish(Typing(ticket_id, user.person), ticket_room(ticket_id), skip=(socket.sid,))
         typist = self._typists.setdefault((ticket_id, user.id), Typist())
         typist.sids.add(socket.sid)
         if typist.noted_ms is None or now_ms - typist.noted_ms >= self._typing_ms:
             typist.noted_ms = now_ms
-            # Counts for two rounds: put down again after one, while it goes on.
-            note = self._store.typing(ticket_id, user.person, 2 * self._typing_ms)
-            self._namespace.spawn(_courtesy(note), "noting who types")
+            self._namespace.spawn(self._note_and_tell(socket, ticket_id, typist), "noting who types")
+        else:
+            self._tell_typing(socket, ticket_id)
         self._namespace.later(self._key(socket, ticket_id), self._typing_ms, self.stopped, socket, ticket_id)
+
+    async def _note_and_tell(self, socket: Socket, ticket_id: str, typist: Typist) -> None:
+        """Tell it once it is noted: if this node dies now, others know what to take back."""
+        # Counts for two rounds: put down again after one, while it goes on.
+        await _courtesy(self._store.typing(ticket_id, socket.user.person, 2 * self._typing_ms))
+        if self._typists.get((ticket_id, socket.user.id)) is typist:  # else it has stopped meanwhile, which was told
+            self._tell_typing(socket, ticket_id)
+
+    def _tell_typing(self, socket: Socket, ticket_id: str) -> None:
+        self._namespace.publish(Typing(ticket_id, socket.user.person), ticket_room(ticket_id), skip=(socket.sid,))
 
     def stopped(self, socket: Socket, ticket_id: str) -> None:
         """The socket types no more; tell the others, unless its user does in another tab."""

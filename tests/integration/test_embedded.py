@@ -18,7 +18,8 @@ from insightdesk_rt import embedded
 from insightdesk_rt.embedded import EmbeddedError, embedded_url, start_embedded
 
 PARENT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have had it ignored
 from insightdesk_rt.embedded import start_embedded
 e = start_embedded(sys.argv[1])
 try:

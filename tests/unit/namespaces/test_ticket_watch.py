@@ -85,12 +85,24 @@ async def test_typing_ends_when_it_is_said_so_and_saying_so_twice_harms_nobody(v
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         cluster.one.tickets.typing(anna, TICKET)
+        await until(lambda: told(bert) == [ANNA_TYPES], "who types is told, once it is noted")
         cluster.one.tickets.stop_typing(anna, TICKET)
         cluster.one.tickets.stop_typing(anna, TICKET)
-        assert told(bert) == [ANNA_TYPES, ANNA_STOPS, ANNA_STOPS]
+        assert told(bert) == [ANNA_STOPS, ANNA_STOPS]
         await cluster.one.pass_time(5_000)
         assert told(bert) == [], "its timer ended with it"
         assert cluster.one.tickets.watch._typists == {}
+
+
+@aio
+async def test_who_stops_before_it_was_noted_is_never_said_to_type(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, _ = await opened(cluster)
+        cluster.one.tickets.typing(anna, TICKET)
+        cluster.one.tickets.stop_typing(anna, TICKET)
+        await cluster.one.pass_time(5_000)
+        assert told(bert) == [ANNA_STOPS]
+        assert (await cluster.one.tickets.watch.live(TICKET.ticketId)).typing == []
 
 
 @pytest.mark.parametrize("how", ["unsubscribes", "leaves", "dies", "loses access"])
@@ -99,7 +111,7 @@ async def test_typing_ends_when_the_typist(valkey_url: str, prefix: str, how: st
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, _, carl = await opened(cluster)
         cluster.one.tickets.typing(anna, TICKET)
-        told(carl)
+        await until(lambda: told(carl), "carl sees her type")
         if how == "unsubscribes":
             cluster.one.tickets.unsubscribe(anna, TICKET)
         elif how == "loses access":
