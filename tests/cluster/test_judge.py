@@ -47,6 +47,17 @@ def test_what_was_not_acknowledged_is_not_owed_but_must_not_come_twice() -> None
     assert figures(judge(events, [record(1, 2, 2)])) == (0, 1, 0, 0)
 
 
+def test_a_change_that_was_repeated_at_a_valkey_that_had_forgotten_its_ticket_is_counted_apart() -> None:
+    events = sent(1, 2)
+    for event in events:
+        event.by_id = False
+    events[1].tries = 2
+    forgotten = judge(events, [record(1, 2, 2)], log_kept=False)
+    assert figures(forgotten) == (0, 0, 0, 0) and forgotten.again == 1
+    assert figures(judge(events, [record(1, 2, 2)])) == (0, 1, 0, 0), "Valkey had forgotten nothing"
+    assert figures(judge(events, [record(1, 1, 2)], log_kept=False)) == (0, 1, 0, 0), "it was acknowledged at once"
+
+
 def test_a_double_is_found_also_if_it_was_heard_a_round_ago() -> None:
     client = record(1, 2)
     client.begin_round()

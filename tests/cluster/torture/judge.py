@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ class Sent:
     acked_s: float = 0.0
     offset: str = ""
     tries: int = 0
+    by_id: bool = True  # a repetition is known by the publisher's id; False: by what the ticket has already
 
 
 class Heard(NamedTuple):
@@ -112,6 +113,9 @@ class Verdict:
     disordered: list[str] = field(default_factory=list)
     moved: int = 0  # two publishers' events heard in another order than others did, where Valkey had lost its log
     told: int = 0  # events that are not there, and the client was told so
+    again: int = (
+        0  # changes of tickets that were repeated at a Valkey that had forgotten the ticket: the documented limit
+    )
     unkept: int = 0  # events of emitters that were lost with Valkey: the documented limit
     resyncs: int = 0
     recovered: int = 0
@@ -142,7 +146,7 @@ def judge(sent: Iterable[Sent], records: Iterable[Record], *, log_kept: bool = T
         verdict.begun_anew += record.begun_anew
         heard: set[Key] = set()
         for session in (*record.sessions, record.heard):
-            _session(record, session, verdict, log_kept)
+            _session(record, session, verdict, events, log_kept)
             heard.update(item.key for item in session)
             for item in session:
                 offsets[item.key].add(item.offset)
@@ -176,11 +180,17 @@ def _owed(record: Record, acked: list[Sent], heard: set[Key], verdict: Verdict, 
             verdict.missing.append(f"{record.name} lacks {event.key} {event.offset} of {sorted(event.rooms)}")
 
 
-def _session(record: Record, session: list[Heard], verdict: Verdict, log_kept: bool) -> None:
+def _session(
+    record: Record, session: list[Heard], verdict: Verdict, events: Mapping[Key, Sent], log_kept: bool
+) -> None:
     counters: dict[str, int] = {}
     known = set(record.before) if session is record.heard else set()
     at, key_at = (0, 0), ("", 0)
     for heard in session:
+        sent = events.get(heard.key)
+        if heard.key in known and sent is not None and not (sent.by_id or log_kept) and sent.tries > 1:
+            verdict.again += 1
+            continue
         if heard.key in known:
             verdict.doubled.append(f"{record.name} has {heard.key} twice, again at {heard.offset}")
             continue

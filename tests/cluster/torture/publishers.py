@@ -115,6 +115,7 @@ class Publishers:
     async def _put(self, name: str, at: int) -> None:
         ticket = name.removeprefix("put-")
         event = self._new(name, (f"ticket:{ticket}",))
+        event.by_id = False
         body = _ticket(f"{name}/{event.key[1]}")
         answer = await self._until_acknowledged(event, "PUT", at, f"/tickets/{ticket}", body, PUT_TRY_S)
         if answer is not None:
