@@ -7,6 +7,7 @@ Every command takes every setting as a flag, so that what works for `serve` work
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import shlex
@@ -38,16 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags, words = config.take_flags(sys.argv[1:] if argv is None else argv)
         options = _options(words)
         run: Callable[[Loaded, argparse.Namespace], int] = options.run
-        return run(config.load_flags(flags, os.environ), options)
+        code = run(config.load_flags(flags, os.environ), options)
+        sys.stdout.flush()
+        return code
     except ConfigError as why:
         return _say(why, USAGE)
     except (Failed, NoAnswer) as why:
         return _say(why, FAILED)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `… | head`; without this Python complains once more while it exits
+    except OSError as why:
+        if why.errno not in (errno.EPIPE, errno.ENOSPC):  # `… | head`, `… > /a/full/disk`
+            raise
+        # without this Python complains once more while it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        return FAILED if why.errno == errno.EPIPE else _say(Failed(f"cannot write: {why.strerror}"), FAILED)
 
 
 def command_line(loaded: Loaded, *words: str) -> str:

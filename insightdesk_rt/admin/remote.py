@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from insightdesk_rt.config import shown
 from insightdesk_rt.wire import json
@@ -20,7 +20,14 @@ SILENCE_S = 30.0  # of a stream; the server gives a sign of life every 10 s
 
 
 class NoAnswer(Exception):
-    """Nobody answered, or not in HTTP; one line."""
+    """Nobody answered, or not in HTTP, or somebody else did; one line."""
+
+
+class Answer(dict[str, Any]):
+    """The object in an answer. Raises NoAnswer for a field it should have: then it is not one of this server's."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise NoAnswer(f"what answers there is not this server, or another version of it: {name} is missing")
 
 
 def call(url: str, body: str | None = None, key: str = "", method: str | None = None) -> tuple[int, dict[str, Any]]:
@@ -91,8 +98,8 @@ def _object(text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except json.BadJson:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return Answer()
+    return Answer(found) if isinstance(found, dict) else Answer()
 
 
 def plain(text: str) -> str:

@@ -106,7 +106,11 @@ def _filters(options: argparse.Namespace) -> dict[str, str | None]:
 def _confirmed(count: int) -> bool:
     if not sys.stdin.isatty():
         raise Failed(f"it would be {count_of(count)}: say --yes, as there is nobody to ask")
-    return input(f"Send away {count_of(count)}? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input(f"Send away {count_of(count)}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        return False
 
 
 # ── as tables ───────────────────────────────────────────────────────────────────────────────────────────────────────

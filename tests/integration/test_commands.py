@@ -103,7 +103,11 @@ async def test_kick_ends_one_or_says_how_many_and_asks_first(servers: Pair) -> N
     bulk = ("kick", "--user", "eve", "--reason", "spam")
     assert (await run(one, *bulk, "--dry-run")).out == "2 connections would be sent away\n"
     assert "say --yes" in (await run(one, *bulk, code=1)).err
-    for answer, code, out in ((b"\n", 1, "nothing was done"), (b"y\n", 0, "2 connections sent away")):
+    for answer, code, out in (
+        (b"\n", 1, "nothing was done"),
+        (b"\x04", 1, "nothing was done"),
+        (b"y\n", 0, "2 connections sent away"),
+    ):
         theirs, ours = pty.openpty()
         os.write(theirs, answer)
         said = await run(one, *bulk, stdin=ours, code=code)

@@ -361,6 +361,13 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     assert done.stdout.startswith("# The settings") and done.stderr == ""
 
 
+def test_a_full_disk_is_one_line() -> None:
+    line = [sys.executable, "-m", "insightdesk_rt", "check", "--print", "toml"]
+    with open("/dev/full", "w") as full:
+        said = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20)
+    assert (said.returncode, said.stderr) == (1, "insightdesk-rt: cannot write: No space left on device\n")
+
+
 def test_a_token_that_is_refused_for_its_time_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def late(*words: object) -> None:
         raise RtError("AUTH_TOKEN_EXPIRED")

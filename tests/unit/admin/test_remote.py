@@ -70,3 +70,12 @@ def test_a_refusal_is_said_in_a_line() -> None:
         reason(400, {"error": {"code": "BAD_REQUEST", "message": "No.", "field": "room"}}) == "BAD_REQUEST: No. (room)"
     )
     assert reason(502, {}) == reason(502, {"error": "x"}) == "HTTP 502"
+
+
+def test_an_answer_without_what_it_should_have_is_somebody_elses() -> None:
+    with answering() as port:
+        port.status, port.answer = 200, b"{}"
+        answer = call(f"http://127.0.0.1:{port.port}/")[1]
+        with pytest.raises(NoAnswer, match=r"not this server.*items is missing"):
+            answer["items"]
+        assert answer.get("items") is None
