@@ -278,7 +278,8 @@ async def test_a_rolling_restart_flips_nobody_who_reconnects_within_the_grace(
                 for peer in peers:
                     told = [update for update in peer.pending("presence:update") if update["status"] == "offline"]
                     assert told == [], f"{peer} was told {told}"
-                assert max(peer.connects for peer in peers) <= 4, "at most once for each node that went"
+                # Once for its own node that went, and once for a poll that was on its way through it.
+                assert max(peer.connects for peer in peers) <= 1 + 2 * len(c.n)
             finally:
                 for peer in peers:
                     await peer.close()

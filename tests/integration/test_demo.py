@@ -155,8 +155,17 @@ def test_a_note_of_the_agent_never_reaches_the_customer(page: Any, complaints: l
 @needs_chromium
 def test_a_dropped_connection_comes_back_and_goes_on(page: Any) -> None:
     wait(page, "() => document.getElementById('state').dataset.state === 'up'")
+    page.evaluate(
+        """() => {
+            window.said = [];
+            const state = document.getElementById('state');
+            new MutationObserver(() => window.said.push(state.textContent)).observe(
+                state, { childList: true, characterData: true, subtree: true },
+            );
+        }"""
+    )
     page.click("#drop")
-    assert text_of(page, "#state").startswith("Reconnecting 0/")
+    wait(page, "() => window.said.some((text) => text.startsWith('Reconnecting 0/'))")
     wait(page, "() => document.getElementById('state').dataset.state === 'up'", timeout_ms=SOON_MS)
     page.fill("#ticket-text", "Still here")
     page.press("#ticket-text", "Enter")
