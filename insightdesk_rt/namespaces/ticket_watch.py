@@ -77,7 +77,12 @@ class TicketWatch:
     # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def look(self, socket: Socket, ticket_id: str, state: ViewState | None = None) -> None:
-        """The socket looks at the ticket. Without a state: as it did before, or `viewing`."""
+        """The socket looks at the ticket. Without a state: as it did before, or `viewing`.
+
+        One that went while it was let in joined nothing that its end could take back, and looks at nothing.
+        """
+        if socket.gone:
+            return
         before = self._views.get((socket.sid, ticket_id))
         state = state or (before.state if before else "viewing")
         self._views[socket.sid, ticket_id] = View(socket.user.person, state)
@@ -165,17 +170,18 @@ class TicketWatch:
         self._namespace.publish(Typing(ticket_id, socket.user.person), ticket_room(ticket_id), skip=(socket.sid,))
 
     def stopped(self, socket: Socket, ticket_id: str) -> None:
-        """The socket types no more; tell the others, unless its user does in another tab."""
+        """The socket types no more; tell the others, if it did, unless its user does in another tab."""
         self._namespace.cancel(self._key(socket, ticket_id))
         whose = (ticket_id, socket.user.id)
         typist = self._typists.get(whose)
-        if typist is not None:
-            typist.sids.discard(socket.sid)
-            if typist.sids:
-                return
-            del self._typists[whose]
-            forget = self._store.stopped(ticket_id, socket.user.id)
-            self._namespace.spawn(_courtesy(forget), "noting who stopped typing")
+        if typist is None:
+            return
+        typist.sids.discard(socket.sid)
+        if typist.sids:
+            return
+        del self._typists[whose]
+        forget = self._store.stopped(ticket_id, socket.user.id)
+        self._namespace.spawn(_courtesy(forget), "noting who stopped typing")
         self._namespace.publish(StopTyping(ticket_id, socket.user.id), ticket_room(ticket_id), skip=(socket.sid,))
 
     def _end_typing(self, socket: Socket, ticket_id: str) -> None:
