@@ -80,6 +80,17 @@ def test_another_order_of_two_publishers_is_a_fault_unless_valkey_had_lost_its_l
     assert lost.clean and lost.moved == 1
 
 
+def test_a_publisher_that_went_on_at_another_node_may_be_heard_in_another_order_when_valkey_had_lost_its_log() -> None:
+    first, second = sent(1, 2)
+    client = record(2)
+    hear(client, 1)
+    assert figures(judge([first, second], [client], log_kept=False)) == (0, 0, 1, 0), "it stayed where it was"
+    second.tries = 2
+    verdict = judge([first, second], [client], log_kept=False)
+    assert verdict.clean and verdict.moved == 2, "its order, and the offsets'"
+    assert not judge([first, second], [client]).clean
+
+
 def test_one_event_with_two_offsets_is_a_fault_unless_valkey_had_lost_its_log() -> None:
     other = record()
     other.hears(("p", 1), "9-0", 1.0)

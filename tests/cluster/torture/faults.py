@@ -279,7 +279,7 @@ async def _write_through(primary: OwnValkey, replica: OwnValkey) -> None:
     """Kill the primary once the replica has all it confirmed: no more is written first, as in a planned failover."""
     primary("CLIENT", "PAUSE", "5000", "WRITE")
     end = primary("INFO", "replication")["master_repl_offset"]
-    await until(lambda: replica("INFO", "replication")["slave_repl_offset"] >= end, "the replica has all", 4)
+    await until(lambda: replica("INFO", "replication")["slave_repl_offset"] >= end, "the replica has all", 15)
     await asyncio.to_thread(primary.kill)
 
 
