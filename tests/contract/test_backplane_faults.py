@@ -162,7 +162,7 @@ async def test_a_subscription_that_went_dead_on_the_way_is_noticed_within_second
                     await until(lambda: not nodes[0].bus.subscribed, "noticed")
                     proxy.silent = False
                     await until(lambda: nodes[0].bus.subscribed, "mended")
-                    assert time.monotonic() - began < 3
+                    assert time.monotonic() - began < 10
                     assert nodes[0].bus.counters["connects"] > before
                 nodes[0].bus._link._endpoint = endpoint(server.url)
                 nodes[0].bus._link.drop("the proxy ends")
@@ -237,7 +237,7 @@ async def test_a_probe_that_was_not_sent_does_not_hide_a_dead_subscription() -> 
             await until(lambda: one.bus.counters["poison"] == 1, "dropped")
             before = one.bus.counters["connects"]
             one.bus._link.connection._received = lambda channel, message: None  # type: ignore[union-attr]
-            await until(lambda: one.bus.counters["connects"] > before, "noticed that nothing comes in", 3)
+            await until(lambda: one.bus.counters["connects"] > before, "noticed that nothing comes in", 10)
 
 
 @aio
@@ -298,7 +298,7 @@ async def test_while_valkey_is_away_listen_returns_at_once_appends_are_refused_a
             assert await refused(one.bus.append(event("refused"))) == "UNAVAILABLE"
             one.bus.publish(event("volatile", id=""))  # nothing to say about it
             assert await refused(one.bus.read(NS, [A], position)) == "UNAVAILABLE"
-            assert time.monotonic() - began < 0.2 and not one.bus.subscribed
+            assert time.monotonic() - began < 0.9 and not one.bus.subscribed
             server.start()
             await until(lambda: two.valkey.available, "two is back")
             offsets = [await two.bus.append(event(str(n))) for n in range(5)]
@@ -315,7 +315,7 @@ async def test_listen_does_not_wait_for_a_frozen_valkey_longer_than_a_second() -
             server.freeze()
             began = time.monotonic()
             await asyncio.gather(one.bus.listen(NS, A), one.bus.listen(NS, B))
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 1.9
             server.thaw()
             await until(lambda: one.bus.subscribed and two.valkey.available, "thawed")
             await two.bus.append(event("1", B))

@@ -163,7 +163,7 @@ async def test_who_is_sent_away_to_reconnect_comes_back(servers: Pair, door: Doo
     peer = await open_as(two, name, door=door, reconnection=door.reconnects)
     body = {"reason": "test", "reconnect": True}
     assert await one.push("POST", f"/api/v1/users/{name}/disconnect", body) == (200, {"count": 1, "missing": []})
-    await peer.again(deadline_s=8)
+    await peer.again(deadline_s=15)
     closed = (await get(one, "connections/closed", user=name))["items"]
     assert [row["closeReason"] for row in closed] == ["sent away"]
     await close_all(peer)

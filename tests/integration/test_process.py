@@ -49,7 +49,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_gone(pids: list[int], deadline_s: float = 5.0) -> None:
+def wait_gone(pids: list[int], deadline_s: float = 15.0) -> None:
     end = time.monotonic() + deadline_s
     while left := [pid for pid in pids if alive(pid)]:
         assert time.monotonic() < end, f"still running: {[Path(f'/proc/{pid}/cmdline').read_bytes() for pid in left]}"

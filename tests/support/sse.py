@@ -27,7 +27,7 @@ class Events:
         self.status = int(first.split()[1])
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
-    async def next(self, deadline_s: float = 5.0) -> tuple[str, Any]:
+    async def next(self, deadline_s: float = 15.0) -> tuple[str, Any]:
         """Return the next event: its name and data. Raises EOFError at the end, TimeoutError."""
         async with asyncio.timeout(deadline_s):
             while True:
@@ -38,7 +38,7 @@ class Events:
                     self.seen.append(found)
                     return found
 
-    async def expect(self, name: str, deadline_s: float = 5.0, **fields: Any) -> Any:
+    async def expect(self, name: str, deadline_s: float = 15.0, **fields: Any) -> Any:
         """Return the data of the next event of this name with these fields; others are passed over."""
         async with asyncio.timeout(deadline_s):
             while True:

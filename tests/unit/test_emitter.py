@@ -87,7 +87,7 @@ def test_when_it_is_given_up_the_error_carries_the_id_for_later() -> None:
         began = time.monotonic()
         with pytest.raises(RtError) as error:
             emitter.of(NS).to(A).emit("x", 1)
-        assert error.value.code == "UNAVAILABLE" and time.monotonic() - began < 3
+        assert error.value.code == "UNAVAILABLE" and time.monotonic() - began < 10
         server.start()
         id = error.value.fields["id"]
         offset = emitter.of(NS).to(A).emit("x", 1, id=id)

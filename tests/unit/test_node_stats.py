@@ -36,7 +36,7 @@ async def test_rates_and_quantiles_are_of_what_was_counted_since() -> None:
     await asyncio.sleep(0.2)
     now = stats.numbers()
     past_s = time.monotonic() - began
-    assert now.eventsOutPerSecond == pytest.approx(50 / past_s, rel=0.2)
+    assert now.eventsOutPerSecond == pytest.approx(50 / past_s, rel=0.5)
     assert now.eventsInPerSecond == 0
     assert now.deliveryP50Ms is not None and 1 <= now.deliveryP50Ms <= 2
     assert now.deliveryP99Ms is not None and now.deliveryP99Ms <= 2

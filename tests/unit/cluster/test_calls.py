@@ -130,7 +130,7 @@ async def test_a_node_that_does_not_answer_is_named_and_the_others_answers_count
         began = loop.time()
         found = await one.calls.fetch_sockets(NS, [A])
         assert [s.sid for s in found.sockets] == ["s1"] and found.missing == ["ghost", "n3"]
-        assert 0.4 < loop.time() - began < 1.5
+        assert 0.4 < loop.time() - began < 4
         assert "not answered by all" in caplog.text
 
 
