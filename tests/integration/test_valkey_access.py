@@ -1,0 +1,156 @@
+"""A Valkey that is not ours alone: a user that may do little, another environment beside us, TLS that is checked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import secrets
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import valkey
+
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.model import new_id
+from tests.support.aio import aio
+from tests.support.certificates import certificate
+from tests.support.native_client import NativeDoor
+from tests.support.nodes import two_nodes
+from tests.support.own_valkey import OwnValkey
+from tests.support.server import ServerProcess
+
+FORBIDDEN = (
+    "CONFIG GET *",
+    "FLUSHALL",
+    "FLUSHDB",
+    "KEYS *",
+    "SHUTDOWN NOSAVE",
+    "ACL LIST",
+    "CLIENT LIST",
+    "CLIENT KILL ID 1",
+    "MONITOR",
+    "REPLICAOF no one",
+    "MODULE LIST",
+    "FUNCTION LIST",
+    "SCRIPT FLUSH",
+    "BGREWRITEAOF",
+    "GET another:key",
+    "PUBLISH another:channel x",
+    "SUBSCRIBE another:channel",
+    "PSUBSCRIBE *",
+)
+
+
+def test_what_the_user_needs_is_granted_and_nothing_that_concerns_others() -> None:
+    with OwnValkey() as server, valkey.Valkey.from_url(server.least()) as client:
+        for command in FORBIDDEN:
+            with pytest.raises(valkey.exceptions.NoPermissionError):
+                client.execute_command(*command.split())
+        script = "return redis.call('GET', 'another:key')"
+        with pytest.raises(valkey.exceptions.ResponseError, match="permission"):
+            client.execute_command("EVAL", script, 0)
+        assert client.execute_command("SET", "insightdesk:key", "x")
+
+
+@aio
+async def test_two_nodes_as_that_user_find_each_other_and_pass_events_on(tmp_path: Path) -> None:
+    """What one node does is tried by the stories; this is what nodes do among each other, and what follows a death."""
+    with OwnValkey() as server:
+        with two_nodes(tmp_path, server.least(), valkey_prefix="insightdesk") as (one, two):
+            door, ticket = NativeDoor(), "t1"
+            assert (await one.push("PUT", f"/api/v1/tickets/{ticket}", {"teamId": "red"}))[0] == 201
+            bob = await door.open(two.address, "/tickets", {"token": two.token("bob", "agent", "red")})
+            await bob.ok("ticket:subscribe", {"ticketId": ticket})
+            assert (await one.push("PUT", f"/api/v1/tickets/{ticket}", {"subject": "x"}))[0] == 200
+            assert (await bob.expect("ticket:updated"))["version"] == 2
+            status, found = await one.push("GET", "/api/v1/connections")
+            assert (status, found["total"], found["missing"]) == (200, 1, [])
+            status, _ = await one.push("POST", "/api/v1/blocks", {"userId": "eve", "reason": "spam"})
+            assert status == 201
+            two.kill()
+            await asyncio.sleep(6)  # its lease is over; n1 clears up
+            two.start()
+            await bob.close()
+        assert server("ACL", "LOG") == []
+
+
+@aio
+async def test_two_environments_on_one_valkey_hear_nothing_of_each_other(tmp_path: Path, valkey_url: str) -> None:
+    prefixes = [f"{name}{secrets.token_hex(3)}" for name in ("live", "test")]
+    servers = [ServerProcess(tmp_path / name, valkey_url=valkey_url, valkey_prefix=name) for name in prefixes]
+    door, peers = NativeDoor(), []
+    try:
+        for server in servers:
+            server.start()
+            assert (await server.push("PUT", "/api/v1/tickets/t1", {"teamId": "red"}))[0] == 201
+            peer = await door.open(server.address, "/tickets", {"token": server.token("bob", "agent", "red")})
+            await peer.ok("ticket:subscribe", {"ticketId": "t1"})
+            peers.append(peer)
+        assert (await servers[0].push("PUT", "/api/v1/tickets/t1", {"subject": "live"}))[0] == 200
+        await peers[0].expect("ticket:updated", {"version": 2})
+        await peers[1].not_told("ticket:updated")
+        for server in servers:
+            status, found = await server.push("GET", "/api/v1/connections")
+            assert (status, found["total"]) == (200, 1)
+        with valkey.Valkey.from_url(valkey_url) as client:
+            known = [name.decode() for name in client.keys("*") + client.pubsub_channels("*")]
+        assert all(any(name.startswith(f"{prefix}:") for name in known) for prefix in prefixes)
+    finally:
+        for peer in peers:
+            await peer.close()
+        for server in servers:
+            server.stop()
+    for server in servers:
+        server.assert_quiet()
+
+
+# ── TLS ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextlib.asynccontextmanager
+async def behind_tls(server: OwnValkey, pem: Path) -> AsyncIterator[int]:
+    """Speak TLS with a certificate for a Valkey, on a port of 127.0.0.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_unix_connection(str(server.socket))
+        await asyncio.gather(copy(reader, forth), copy(back, writer))
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with proxy:
+        yield proxy.sockets[0].getsockname()[1]
+
+
+@aio
+async def test_valkeys_certificate_is_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who is on the way to Valkey with a certificate of another authority, name or time learns no password."""
+    good = certificate(tmp_path / "good.pem")
+    cases = {
+        "good": (good, good),
+        "another authority": (good, certificate(tmp_path / "other.pem")),
+        "another name": (named := certificate(tmp_path / "named.pem", address="10.0.0.1"), named),
+        "expired": (old := certificate(tmp_path / "old.pem", ends=-datetime.timedelta(days=1)), old),
+    }
+    with OwnValkey() as server:
+        for name, (pem, authority) in cases.items():
+            async with behind_tls(server, pem) as port:
+                client = Valkey(f"valkeys://127.0.0.1:{port}?ssl_ca_certs={authority}", new_id(), deadline_ms=2000)
+                await client.start()
+                if name == "good":
+                    assert await client.command("PING") == "PONG"
+                else:
+                    assert not client.available, name
+                    assert "certificate verify failed" in caplog.text, name
+                    caplog.clear()
+                await client.close()
