@@ -191,7 +191,7 @@ def _unpacked(part: bytes) -> bytes:
 
 def _object(text: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text.decode(), object_pairs_hook=_without_doubles, parse_constant=_no_constant)
+        value = _decoder.decode(text.decode())
     except (ValueError, RecursionError):
         raise BadToken("not JSON") from None
     if not isinstance(value, dict):
@@ -208,6 +208,11 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise BadToken(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_without_doubles, parse_constant=_no_constant
+)  # loads makes one each time
 
 
 # ── claims ──────────────────────────────────────────────────────────────────────────────────────────────────────────
