@@ -30,6 +30,7 @@ from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.publisher import append_call, check_size
 from insightdesk_rt.cluster.resp import load_script
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.limits import or_any
 from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
 from insightdesk_rt.wire import json
 
@@ -77,7 +78,7 @@ class _Emitter:
     def __init__(self, prefix: str, log_max_entries: int, max_event_bytes: int) -> None:
         self._names = Names(prefix)
         self._log_max_entries = log_max_entries
-        self._max_event_bytes = max_event_bytes
+        self._max_event_bytes = or_any(max_event_bytes)
         self._source = load_script("insightdesk_rt.cluster", "append").source
         self._seen: dict[str, Offset] = {}
 

@@ -56,15 +56,19 @@ class RtError(Exception):
 
 
 class WireError(Exception):
-    """The peer's bytes are wrong. `close` is the RFC 6455 7.4.1 code its websocket is closed with."""
+    """The peer's bytes are wrong. `close` is the RFC 6455 7.4.1 code its websocket is closed with.
+
+    `over` is the setting that was exceeded, if it is that.
+    """
 
     close = 1002
     # What was complete before the wrong bytes, for who read many messages at once: it counts, then the close follows.
     messages: Sequence[Any] = ()
 
-    def __init__(self, why: str, close: int | None = None) -> None:
+    def __init__(self, why: str, close: int | None = None, *, over: str = "") -> None:
         super().__init__(why)
         self.why = why
+        self.over = over
         if close is not None:
             self.close = close
 
@@ -87,6 +91,7 @@ class CloseReason(Enum):
     CLIENT_LEFT = "client namespace disconnect"
     SERVER_LEFT = "server namespace disconnect"
     CONNECT_TIMEOUT = "connect timeout"
+    CONNECT_FLOOD = "too many connects"
     SLOW_CONSUMER = "slow_consumer"
     TOKEN_EXPIRED = "token expired"
     REVOKED = "revoked"
@@ -118,6 +123,7 @@ CLOSE_CODES = {
     CloseReason.SHUTDOWN: 1012,  # "service restart": come back
     CloseReason.SENT_AWAY: 1012,
     CloseReason.CONNECT_TIMEOUT: 4408,
+    CloseReason.CONNECT_FLOOD: 4429,
     CloseReason.TOKEN_EXPIRED: 4401,
     CloseReason.REVOKED: 4401,
     CloseReason.KICKED: 4403,
@@ -131,6 +137,7 @@ ENDED_ON_PURPOSE = frozenset(
         CloseReason.SERVER_LEFT,
         CloseReason.PARSE_ERROR,
         CloseReason.CONNECT_TIMEOUT,
+        CloseReason.CONNECT_FLOOD,
         CloseReason.REVOKED,
         CloseReason.KICKED,
         CloseReason.BLOCKED,

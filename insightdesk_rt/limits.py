@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
+ANY = 2**31 - 1  # what a limit that is switched off counts as; clients in Java read it as an int, too
 SWEEP_AT = 1024  # keys held before windows that are over are looked for; each costs some 200 bytes
 
 
@@ -17,6 +18,11 @@ class Rate(NamedTuple):
 
     max: int
     per_s: int
+
+
+def or_any(limit: int) -> int:
+    """Return the limit, or for 0, which means none, a number that nothing reaches."""
+    return limit or ANY
 
 
 def parse_rate(text: str) -> Rate:

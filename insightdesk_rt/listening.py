@@ -1,12 +1,33 @@
-"""The sockets of the ports: bound before anything is started, so that a port that is taken costs nothing."""
+"""The sockets of the ports: bound before anything is started, so that a port that is taken costs nothing; and how many
+connections are taken from them at a time."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
+from collections.abc import Callable
+from typing import Any
 
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from insightdesk_rt.transport.unread import unread_bytes
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 1024  # connections the kernel holds for us: a storm of reconnects comes at once
+
+
+# Taken in one turn of the loop, some 2 ms of work; Tornado takes 128, and when 5,000 come at once whoever is connected
+# already waits for nearly all of them: 4.9 s where it is 0.2 s like this.
+ACCEPT_AT_ONCE = 8
+SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+REST_S = 1.0
+BODY_S = 30.0
+SAID_S = 60.0  # once in this time
 
 
 class StartError(Exception):
@@ -41,3 +62,110 @@ def port_of(sockets: list[socket.socket]) -> int:
 def close_all(sockets: list[socket.socket]) -> None:
     for each in sockets:
         each.close()
+
+
+class PatientServer(HTTPServer):
+    """An HTTPServer that takes few connections in a turn, so that those it has are served in between.
+
+    With `first` set before `add_sockets`, connections are given to it; what it does not want it gives to `take`.
+    A connection of whose answer nothing was read for `unread_s`, at most twice that, is cut: Tornado waits for ever.
+    """
+
+    first: Callable[[socket.socket, Any], object] | None = None
+    unread_s = 30.0
+    on_cut: Callable[[], None] = staticmethod(lambda: None)
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        super().initialize(*args, **kwargs)
+        self._unread: dict[Any, int] = {}  # connection → bytes that were taken at the last look
+        self._cutting: PeriodicCallback | None = None
+
+    def add_sockets(self, sockets: Any) -> None:
+        """Of Tornado 6.6: `_sockets` and `_handlers` are what `stop` takes back."""
+        for each in sockets:
+            self._sockets[each.fileno()] = each
+            self._handlers[each.fileno()] = accept_few(each, self.first or self.take)
+        if self._cutting is None:
+            self._cutting = PeriodicCallback(self._cut_unread, self.unread_s * 1000)
+            self._cutting.start()
+
+    def stop(self) -> None:
+        if self._cutting is not None:
+            self._cutting.stop()
+        super().stop()
+
+    def _cut_unread(self) -> None:
+        """Of Tornado 6.6: `_connections`, and how many bytes of a stream the kernel was given.
+
+        Less those that still lie there, some megabytes, which a slow network takes its time for.
+        """
+        unread, self._unread = self._unread, {}
+        for connection in tuple(self._connections):
+            stream = connection.stream
+            if stream.writing() and not stream.closed():
+                taken = stream._total_write_done_index - unread_bytes(stream.socket)
+                if unread.get(connection) == taken:
+                    self.on_cut()
+                    stream.close()
+                else:
+                    self._unread[connection] = taken
+
+    def take(self, connection: socket.socket, address: Any) -> None:
+        """Serve a connection as if it had just been accepted."""
+        self._handle_connection(connection, address)
+
+
+def patient_server(application: Application, head_s: float, unread_s: float, **options: Any) -> PatientServer:
+    """Return a server where heads may take `head_s`, and connections be kept open that long for nothing."""
+    server = PatientServer(application, idle_connection_timeout=head_s, body_timeout=BODY_S, **options)
+    server.unread_s = unread_s
+    return server
+
+
+def accept_few(listening: socket.socket, taken: Callable[[socket.socket, Any], object]) -> Callable[[], None]:
+    """Call `taken` with each connection and its address. Returns how to stop.
+
+    When the process has as many files as it may, or the machine has no memory for another, nobody is taken for a
+    while: those who wait stay in the kernel's queue, where they would have the loop turn for nothing otherwise.
+    """
+    return _Accepting(listening, taken).stop
+
+
+class _Accepting:
+    def __init__(self, listening: socket.socket, taken: Callable[[socket.socket, Any], object]) -> None:
+        self._listening = listening
+        self._taken = taken
+        self._loop = IOLoop.current()
+        self._pause: object | None = None
+        self._quiet_until_s = 0.0
+        self._loop.add_handler(listening, self._accept, IOLoop.READ)
+
+    def stop(self) -> None:
+        if self._pause is not None:
+            self._loop.remove_timeout(self._pause)
+        else:
+            self._loop.remove_handler(self._listening)
+
+    def _accept(self, _: object, __: int) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                connection, address = self._listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as why:
+                if why.errno not in SHORT_OF:
+                    raise
+                self._rest(why)
+                return
+            self._taken(connection, address)
+
+    def _rest(self, why: OSError) -> None:
+        if self._loop.time() >= self._quiet_until_s:
+            log.error("no new connections for a while", extra={"why": why.strerror})
+            self._quiet_until_s = self._loop.time() + SAID_S
+        self._loop.remove_handler(self._listening)
+        self._pause = self._loop.call_later(REST_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._loop.add_handler(self._listening, self._accept, IOLoop.READ)

@@ -8,30 +8,36 @@ from typing import Any
 
 from insightdesk_rt import auth
 from insightdesk_rt.config import Settings
-from insightdesk_rt.handlers.base import PortSettings
+from insightdesk_rt.handlers.port import PortSettings
 from insightdesk_rt.hub.hub import Replay
 from insightdesk_rt.keys import signing_key
-from insightdesk_rt.limits import Rate
+from insightdesk_rt.limits import Rate, or_any
 from insightdesk_rt.namespaces import dispatch as dispatching
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.outbox import OutboxLimits
 from insightdesk_rt.transport.wheel import Wheel
+from insightdesk_rt.wire.limits import PacketLimits
 
 
 def client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientHost:
     return ClientHost(
         wheel,
         node_id=node_id,
-        limits=OutboxLimits(settings.max_outbox_bytes, settings.max_outbox_events, settings.volatile_outbox_bytes),
+        limits=OutboxLimits(
+            or_any(settings.max_outbox_bytes),
+            or_any(settings.max_outbox_events),
+            or_any(settings.volatile_outbox_bytes),
+        ),
         connect_timeout_ms=settings.connect_timeout_s * 1000,
         upgrade_timeout_ms=settings.upgrade_timeout_s * 1000,
         max_clients_per_address=settings.max_connections_per_address,
+        max_connects_per_minute=settings.max_connects_per_connection_per_minute,
     )
 
 
 def replay(settings: Settings) -> Replay:
     """Half of what an outbox holds: the other half is for what comes meanwhile."""
-    return Replay(settings.max_outbox_events // 2, settings.max_outbox_bytes // 2)
+    return Replay(or_any(settings.max_outbox_events) // 2, or_any(settings.max_outbox_bytes) // 2)
 
 
 def port_settings(settings: Settings) -> PortSettings:
@@ -42,7 +48,16 @@ def port_settings(settings: Settings) -> PortSettings:
         transports=settings.transports,
         ping_interval_ms=settings.ping_interval_ms,
         ping_timeout_ms=settings.ping_timeout_ms,
-        max_payload_bytes=settings.max_payload_bytes,
+        max_payload_bytes=or_any(settings.max_payload_bytes),
+        max_fragments=or_any(settings.max_fragments_per_message),
+        packets=PacketLimits(
+            max_attachments=or_any(settings.max_attachments_per_packet),
+            max_attachments_bytes=4 * or_any(settings.max_payload_bytes),
+            max_namespaces=max(PacketLimits().max_namespaces, or_any(settings.max_namespaces_per_connection)),
+            max_namespace=or_any(settings.max_namespace_chars),
+            max_event_name=or_any(settings.max_event_name_chars),
+            max_depth=or_any(settings.max_json_depth),
+        ),
         recovery=settings.connection_recovery,
         deflate=settings.websocket_deflate,
         connects_per_address_per_second=settings.max_connects_per_address_per_second,
@@ -56,6 +71,8 @@ def dispatch_settings(settings: Settings) -> dispatching.Settings:
         rates,
         settings.max_connections_per_user,
         settings.max_namespaces_per_connection,
+        or_any(settings.max_waiting_calls_per_socket),
+        or_any(settings.max_json_depth),
     )
 
 

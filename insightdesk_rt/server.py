@@ -6,14 +6,13 @@ Nothing else in the package knows more than the parts it was handed.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import secrets
 import socket
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
-from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
 from insightdesk_rt.admin.access import Access, KeyFile
@@ -32,14 +31,17 @@ from insightdesk_rt.desk import Desk, build_desk
 from insightdesk_rt.drain import Drain
 from insightdesk_rt.embedded import Embedded, EmbeddedError, start_embedded
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.handlers.base import ClientPort, NoHandler
+from insightdesk_rt.handlers.base import NoHandler
 from insightdesk_rt.handlers.demo import demo_routes
 from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
+from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.handlers.relay import Relay, bind_local, foreign_routes, relay_routes
+from insightdesk_rt.handlers.short_way import ShortWay, takes_short_way
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.keys import KeyRing
-from insightdesk_rt.listening import StartError, bind, close_all, port_of
+from insightdesk_rt.limits import or_any
+from insightdesk_rt.listening import StartError, bind, close_all, patient_server, port_of
 from insightdesk_rt.moderation.moderation import TICK_MS, Moderation
 from insightdesk_rt.namespaces import PATHS, sent_events
 from insightdesk_rt.namespaces.dispatch import Dispatch
@@ -57,7 +59,6 @@ SWEEP_MS = 60_000
 REVIVE_MS = 500
 NUMBERS_MS = EVERY_S * 1000
 STOP_WITHIN_S = 10.0
-BODY_S = 30.0
 MAX_BODY_BYTES = 65_536  # of paths that take none; the doors that take one say so themselves
 
 
@@ -113,7 +114,7 @@ class Server:
             PATHS,
             self.node_id,
             log_max_entries=settings.log_max_entries,
-            max_event_bytes=settings.max_event_bytes,
+            max_event_bytes=or_any(settings.max_event_bytes),
         )
         hub = Hub(backplane, PATHS, settings.max_rooms_per_socket, replay(settings), sent_events())
         backplane.on_resync = hub.resync
@@ -178,7 +179,7 @@ class Server:
         stats.turn()
         self._tick(stats.turn, NUMBERS_MS, "this node's numbers")
         port = ClientPort(host, dispatch, port_settings(settings), moderation.gate.shuts_out)
-        no_path = {"default_handler_class": NoHandler, "default_handler_args": {"port": port}}
+        no_path: dict[str, Any] = {"default_handler_class": NoHandler, "default_handler_args": {"port": port}}
         relay = Relay(port, directory)
         handover = Handover(place.local, place.key, relay.take)
         stack.callback(handover.close)
@@ -198,6 +199,7 @@ class Server:
             **no_path,
             max_body_size=MAX_BODY_BYTES,
             ssl_options=tls(settings),
+            short_way=port,
         )
         if demo is not None:
             await demo.start()
@@ -283,7 +285,7 @@ class Server:
             for ticker in namespace.tickers:
                 work, what = getattr(namespace, ticker.method), f"{namespace.path} {ticker.method}"
                 if ticker.on_leader:
-                    work = only_if(functools.partial(leases.claims, what, ticker.every_ms), work)
+                    work = only_if(partial(leases.claims, what, ticker.every_ms), work)
                 self._tick(work, ticker.every_ms, what)
 
     def _tick(self, work: Work, every_ms: float, what: str) -> None:
@@ -293,14 +295,20 @@ class Server:
     async def _send_away(self, drain: Drain) -> None:
         await drain.finish(self._drain_s)
 
-    def _serve(self, sockets: list[socket.socket], routes: list[Any], **options: Any) -> None:
-        """Answer HTTP on sockets that are bound already."""
+    def _serve(
+        self, sockets: list[socket.socket], routes: list[Any], *, short_way: ClientPort | None = None, **options: Any
+    ) -> None:
+        """Answer HTTP on sockets that are bound already; `short_way`: let plain websockets of that port in at once."""
         of_server = {name: options.pop(name) for name in ("max_body_size", "ssl_options") if name in options}
         application = Application(routes, log_function=_no_access_log, **options)
-        # Headers that take longer than the handshake may, and connections kept open that long for nothing, are cut.
-        server = HTTPServer(
-            application, idle_connection_timeout=self.settings.handshake_timeout_s, body_timeout=BODY_S, **of_server
-        )
+        head_s, unread_s = or_any(self.settings.handshake_timeout_s), or_any(self.settings.unread_timeout_s)
+        server = patient_server(application, head_s, unread_s, **of_server)
+        if short_way is not None:
+            server.on_cut = partial(short_way.host.over_limit.update, ["unread_timeout_s"])
+            if takes_short_way(short_way, tls=bool(of_server.get("ssl_options"))):
+                way = ShortWay(short_way, server.take, PATHS, head_ms=head_s * 1000, unread_ms=unread_s * 1000)
+                server.first = way.take
+                self._stack.callback(way.close)
         server.add_sockets(sockets)
 
         async def close() -> None:

@@ -16,7 +16,7 @@ from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.handlers.base import ClientPort
+from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.node_stats import max_files, open_files_beyond
 from insightdesk_rt.transport.lag import LoopLag
 

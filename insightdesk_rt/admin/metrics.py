@@ -26,7 +26,7 @@ from insightdesk_rt.admin.health import Check, Checked, run_check
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.handlers.base import ClientPort
+from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.model import Status
 from insightdesk_rt.namespaces.dispatch import Dispatch
@@ -47,6 +47,17 @@ USUAL_REFUSALS = (
     "TOO_MANY_CONNECTIONS",
     "UNAVAILABLE",
     "INVALID_NAMESPACE",
+)
+OVER = (
+    "max_payload_bytes",
+    "max_fragments_per_message",
+    "max_attachments_per_packet",
+    "max_json_depth",
+    "max_event_name_chars",
+    "max_namespace_chars",
+    "handshake_timeout_s",
+    "upgrade_timeout_s",
+    "unread_timeout_s",
 )
 
 Values = Mapping[Any, float]  # by the labels' values, a tuple
@@ -117,6 +128,11 @@ class NodeCollector(Collector):
         yield _counter("connections_closed", "Clients that are gone, by why.", closed, ("reason",))
         turned_away = {(code,): count for code, count in port.refused.items()}
         yield _counter("requests_refused", "Requests refused before there was a client.", turned_away, ("reason",))
+        over = {(name,): host.over_limit[name] for name in OVER}
+        over["max_json_depth",] += dispatch.calls.too_deep
+        yield _counter(
+            "over_limit", "What clients sent, or how long they took, over a limit, by its setting.", over, ("setting",)
+        )
         connects = {(path,): dispatch.connected[path] for path in hub.sent}
         yield _counter("connects", "Connects into a namespace that were let in.", connects, ("namespace",))
         refused = {(code,): dispatch.refused[code] for code in {*USUAL_REFUSALS, *dispatch.refused}}

@@ -30,8 +30,9 @@ from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import Loaded, is_loopback
 from insightdesk_rt.desk import Desk
 from insightdesk_rt.drain import Drain
-from insightdesk_rt.handlers.base import ClientPort
+from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.limits import or_any
 from insightdesk_rt.moderation.moderation import Moderation
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.node_stats import NodeStats
@@ -109,7 +110,7 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         *notice_routes(admin, rules, moderation.notices, parts.namespaces),
         *tuning_routes(admin, tuning),
         *audit_routes(admin, audit),
-        *push_routes(admin, desk.tickets, desk.notifications, hub, parts.namespaces, settings.max_event_bytes),
+        *push_routes(admin, desk.tickets, desk.notifications, hub, parts.namespaces, or_any(settings.max_event_bytes)),
     ]
     watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes)
     described = [*routes, *watch, *session_routes(admin, sessions)]

@@ -14,9 +14,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from insightdesk_rt.auth import FAMILIES, MIN_SECRET_BYTES
 from insightdesk_rt.config.settings import Settings, is_loopback
-from insightdesk_rt.limits import parse_rate
+from insightdesk_rt.limits import or_any, parse_rate
 
 VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
+LEAST_BYTES = 1024  # what a small event has; below, nothing works
+LEAST_EVENTS = 10
 TRANSPORTS = {"polling", "websocket"}
 
 
@@ -35,7 +37,7 @@ def doubts(settings: Settings) -> Iterator[str]:
         yield "jwks_url is not https: whoever is on the way to it can put in keys of his own"
     if "*" in settings.allowed_origins:
         yield "allowed_origins has *: a page of any site may connect with a token it got hold of"
-    if settings.max_payload_bytes > settings.max_outbox_bytes:
+    if or_any(settings.max_payload_bytes) > or_any(settings.max_outbox_bytes):
         yield "max_payload_bytes is over max_outbox_bytes: a client may send what no client could be sent"
 
 
@@ -129,9 +131,14 @@ def _store(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
-    if settings.max_event_bytes > settings.max_outbox_bytes:
+    for name in ("max_payload_bytes", "max_event_bytes", "max_outbox_bytes", "volatile_outbox_bytes"):
+        if 0 < getattr(settings, name) < LEAST_BYTES:
+            yield name, f"expected {LEAST_BYTES} or more, or 0"
+    if 0 < settings.max_outbox_events < LEAST_EVENTS:
+        yield "max_outbox_events", f"expected {LEAST_EVENTS} or more, or 0"
+    if or_any(settings.max_event_bytes) > or_any(settings.max_outbox_bytes):
         yield "max_event_bytes", "it is over max_outbox_bytes: one event would close whoever gets it"
-    if settings.volatile_outbox_bytes > settings.max_outbox_bytes:
+    if settings.volatile_outbox_bytes > or_any(settings.max_outbox_bytes):
         yield "volatile_outbox_bytes", "it is over max_outbox_bytes: volatile events would close clients"
     for event, text in settings.rate_limits.items():
         try:

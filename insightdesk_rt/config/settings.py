@@ -14,14 +14,16 @@ import msgspec
 from msgspec import Meta, Struct
 
 from insightdesk_rt.limits import Rate, parse_rate
+from insightdesk_rt.wire.frames import MAX_FRAGMENTS
 
 WHEEL_STEP_MS = 50  # heartbeats are no more exact than this; a timeout must be several of them
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-Bytes = Annotated[int, Meta(ge=1024, le=100_000_000)]
+Bytes = Annotated[int, Meta(ge=0, le=100_000_000)]
 Ms = Annotated[int, Meta(ge=2 * WHEEL_STEP_MS, le=3_600_000)]
 Seconds = Annotated[int, Meta(ge=1, le=86_400)]
+Within = Annotated[int, Meta(ge=0, le=86_400)]
 Names = tuple[str, ...]
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -76,21 +78,33 @@ class Settings(Struct, frozen=True, kw_only=True):
     websocket_deflate: Annotated[bool, Help("compress websocket messages; costs memory and CPU")] = False
     ping_interval_ms: Annotated[Ms, Help("time between heartbeats")] = 25_000
     ping_timeout_ms: Annotated[Ms, Help("how long a client may take to answer one")] = 30_000
-    connect_timeout_s: Annotated[Seconds, Help("how long a client may stay without a namespace")] = 45
-    upgrade_timeout_s: Annotated[Seconds, Help("how long an upgrade to websocket may take")] = 10
-    handshake_timeout_s: Annotated[Seconds, Help("how long HTTP headers may take, and a kept connection be idle")] = 10
+    connect_timeout_s: Annotated[Within, Help("how long a client may stay without a namespace; 0: for ever")] = 45
+    upgrade_timeout_s: Annotated[Within, Help("how long an upgrade to websocket may take; 0: for ever")] = 10
+    handshake_timeout_s: Annotated[
+        Within, Help("how long HTTP headers may take, and a kept connection be idle; 0: for ever")
+    ] = 10
+    unread_timeout_s: Annotated[Within, Help("how long nobody may read an answer over HTTP; 0: for ever")] = 30
     connection_recovery: Annotated[bool, Help("give clients that come back what they missed")] = True
     recovery_window_s: Annotated[Seconds, Help("how long they may have been away")] = 120
     drain_seconds: Annotated[int, Meta(ge=0, le=3600), Help("time over which a stop sends clients away")] = 10
 
-    max_payload_bytes: Annotated[Bytes, Help("one message or POST of a client", "Limits")] = 1_000_000
+    max_payload_bytes: Annotated[Bytes, Help("one message or POST of a client; 0: any size", "Limits")] = 1_000_000
+    max_fragments_per_message: Annotated[Count, Help("websocket frames of one message; 0: any number")] = MAX_FRAGMENTS
+    max_attachments_per_packet: Annotated[Count, Help("binary attachments of one packet; 0: any number")] = 10
+    max_json_depth: Annotated[Count, Help("brackets within brackets; 0: as deep as Python goes")] = 64
+    max_event_name_chars: Annotated[Count, Help("length of an event's name; 0: any")] = 256
+    max_namespace_chars: Annotated[Count, Help("length of a namespace's name; 0: any")] = 128
     # 256 KiB: one 33 MB event once overflowed the pub/sub buffers of every node of a python-socketio cluster
-    max_event_bytes: Annotated[Bytes, Help("one event between nodes")] = 262_144
-    max_outbox_bytes: Annotated[Bytes, Help("unsent bytes at which a client is closed")] = 1_048_576
-    max_outbox_events: Annotated[int, Meta(ge=10), Help("unsent events at which a client is closed")] = 10_000
-    volatile_outbox_bytes: Annotated[Bytes, Help("unsent bytes at which volatile events are dropped")] = 65_536
+    max_event_bytes: Annotated[Bytes, Help("one event between nodes; 0: any size")] = 262_144
+    max_outbox_bytes: Annotated[Bytes, Help("unsent bytes at which a client is closed; 0: never")] = 1_048_576
+    max_outbox_events: Annotated[Count, Help("unsent events at which a client is closed; 0: never")] = 10_000
+    volatile_outbox_bytes: Annotated[Bytes, Help("unsent bytes from which volatile events are dropped; 0: never")] = (
+        65_536
+    )
+    max_waiting_calls_per_socket: Annotated[Count, Help("calls that wait for those before them; 0: any number")] = 256
     max_rooms_per_socket: Annotated[Count, Help("rooms a socket may be in; 0: any number")] = 1000
     max_namespaces_per_connection: Annotated[Count, Help("namespaces a client may join; 0: any number")] = 10
+    max_connects_per_connection_per_minute: Annotated[Count, Help("connects into namespaces; 0: any number")] = 60
     max_connections_per_user: Annotated[Count, Help("sockets of a user per namespace; 0: any number")] = 100
     max_connections_per_address: Annotated[Count, Help("clients of one address; 0: any number")] = 0
     max_connects_per_address_per_second: Annotated[Count, Help("new clients of one address; 0: any number")] = 0

@@ -15,7 +15,9 @@ from tornado.routing import PathMatches, Rule
 from tornado.web import stream_request_body
 
 from insightdesk_rt.errors import CloseReason, WireError
-from insightdesk_rt.handlers.base import ClientPort, QuietHandler, SocketHandler
+from insightdesk_rt.handlers.base import QuietHandler, SocketHandler
+from insightdesk_rt.handlers.framing import has_body, misframed
+from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.polling import PollingTransport
 from insightdesk_rt.transport.stream import DeflateTransport, StreamTransport
@@ -79,11 +81,7 @@ class _Judge(QuietHandler):
         return verdict
 
     def new_client(self, *, on_websocket: bool = False) -> Client:
-        port, host = self.port, self.port.host
-        sid = host.new_id()
-        session = port.make_engine_session(sid, on_websocket)
-        address = port.peer(self.request).address
-        return Client(session, port.receiver, host, id=sid, address=address, agent=self.agent())
+        return self.port.engine_client(self.port.peer(self.request).address, self.agent(), on_websocket=on_websocket)
 
 
 class EngineSocketHandler(SocketHandler, _Judge):
@@ -137,11 +135,13 @@ class SocketIOHandler(_Judge):
 
     def prepare(self) -> None:
         # What the server allows to any path is less than this door takes, or throws away to let a client see its 413.
-        self.request.connection.set_max_body_size(max(DISCARD_BYTES, self._declared_bytes()))  # type: ignore[union-attr]
+        most = self.port.settings.max_payload_bytes + DISCARD_BYTES
+        self.request.connection.set_max_body_size(max(most, self._declared_bytes()))  # type: ignore[union-attr]
         self._set_cors()
-        if self._has_body():
+        if has_body(self.request.headers):
             self.request.connection.set_body_timeout(BODY_S)  # type: ignore[union-attr]
-        if self.request.method == "POST":
+        self._answered = misframed(self.request.headers)  # by Tornado, in a moment
+        if self.request.method == "POST" and not self._answered:
             self._begin_post()
 
     def _set_cors(self) -> None:
@@ -286,6 +286,7 @@ class SocketIOHandler(_Judge):
 
     def _refuse_body(self) -> None:
         """Too long. The session stays open, and the client sees why."""
+        self.port.host.over_limit["max_payload_bytes"] += 1
         if self._polling is not None:
             self._polling.end(self)
         self.set_status(413)
@@ -318,7 +319,7 @@ class SocketIOHandler(_Judge):
     def _finish_early(self, body: str) -> None:
         """Answer, whether the body has been read or not."""
         self._polling = None
-        if not self._has_body() or self.request._body_future.done():
+        if not has_body(self.request.headers) or self.request._body_future.done():
             self.finish(body)
             return
         self._answered = True
@@ -328,10 +329,6 @@ class SocketIOHandler(_Judge):
         self.set_header("Content-Length", len(body.encode()))
         self.write(body)
         self.flush()
-
-    def _has_body(self) -> bool:
-        headers = self.request.headers
-        return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Only for what is not ours: a method Tornado does not know, a bug."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from insightdesk_rt.handlers.base import MAX_BEARER, ClientPort, SocketHandler
-from insightdesk_rt.transport.client import Client
+from insightdesk_rt.handlers.base import SocketHandler
+from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.stream import DeflateTransport, StreamTransport
 from insightdesk_rt.transport.websocket import WebSocketTransport
 
@@ -28,21 +28,10 @@ class NativeHandler(SocketHandler):
             self.turned_away()
 
     def opened(self, transport: WebSocketTransport | StreamTransport | DeflateTransport, leftover: bytes) -> None:
-        port = self.port
-        client = Client(
-            port.make_native_session(self.namespace),
-            port.receiver,
-            port.host,
-            address=port.peer(self.request).address,
-            agent=self.agent(),
-            bearer=self._bearer(),
-        )
+        address, authorization = self.port.peer(self.request).address, self.request.headers.get("Authorization", "")
+        client = self.port.native_client(self.namespace, address, self.agent(), authorization)
         client.start(transport)
         transport.start(client, leftover)
-
-    def _bearer(self) -> str:
-        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
-        return token.strip() if scheme.lower() == "bearer" and len(token) <= MAX_BEARER else ""
 
 
 def native_handlers(

@@ -25,8 +25,8 @@ from tornado.routing import PathMatches, Rule
 from tornado.tcpclient import TCPClient
 
 from insightdesk_rt.cluster.directory import Directory, Place
-from insightdesk_rt.handlers.base import ClientPort
 from insightdesk_rt.handlers.engineio import PATH, EngineSocketHandler, SocketIOHandler, probe, wants_websocket
+from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.handover import hand_over, is_here
 from insightdesk_rt.transport.websocket import WebSocketTransport, take_over
 from insightdesk_rt.wire.engineio import UNKNOWN_SID, Refusal

@@ -114,7 +114,9 @@ class Hub:
         """Make the socket a member of its first rooms. One round trip at most; none for rooms with members here."""
         known = self._rooms[socket.namespace]
         new = [room for room in rooms if room not in known]
-        if new:
+        if len(new) == 1:  # the user's own, nearly always; a gather would be two Tasks
+            await self._backplane.listen(socket.namespace, new[0])
+        elif new:
             await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
         if self._become_member(socket, rooms):
             socket.since = self.position(socket.namespace)
@@ -166,8 +168,9 @@ class Hub:
             upto = max(upto, backlog.upto, key=offset_key)
 
     def leave(self, socket: Socket, room: Room) -> None:
-        self._leave(socket, room)
-        self.on_rooms(socket)
+        if room in socket.rooms:
+            self._leave(socket, room)
+            self.on_rooms(socket)
 
     def _leave(self, socket: Socket, room: Room) -> None:
         if socket.since_in:

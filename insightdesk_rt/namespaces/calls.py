@@ -28,7 +28,6 @@ from insightdesk_rt.wire.socketio import with_attachments
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 256  # calls of one socket waiting for its handler; a person's client has one or two
 UNKNOWN = "?"  # one rate for all events that do not exist
 DEFAULT = "default"  # the rate of events that have none of their own
 # Seconds. A handler that does not wait takes 10 µs, one that asks Valkey about a millisecond.
@@ -63,8 +62,13 @@ class Calls:
         default_rate: Rate,
         rates: Mapping[str, Rate],
         built_in: Mapping[str, tuple[EventSpec, Callable[..., Any]]],
+        *,
+        max_waiting: int = 256,
+        max_depth: int = json.MAX_DEPTH,
     ) -> None:
         self.now_ms = now_ms
+        self._max_waiting = max_waiting  # of one socket; a person's client has one or two
+        self._max_depth = max_depth  # of a payload's JSON
         self._default_rate = default_rate
         self._rates = rates
         self._overruled: dict[str, Rate] = {}  # by an admin, for a while
@@ -77,6 +81,7 @@ class Calls:
             for path, table in self._tables.items()
         }
         self.errors: Counter[tuple[str, str, str]] = Counter()  # by namespace, event as above, code
+        self.too_deep = 0
         self.offenders = Offenders()
 
     def _bind(
@@ -133,7 +138,7 @@ class Calls:
             return
         if socket.waiting is None:
             socket.waiting = deque()
-        if len(socket.waiting) < MAX_WAITING:
+        if len(socket.waiting) < self._max_waiting:
             socket.waiting.append(call)
         else:
             self._answer_error(socket, call, RtError("RATE_LIMITED", "Too many calls are waiting.", retryAfter=1))
@@ -178,11 +183,12 @@ class Calls:
     def _payload(self, bound: Bound, call: Call) -> Any:
         try:
             if bound.spec.binary:
-                return with_attachments(call.payload, call.attachments)
+                return with_attachments(call.payload, call.attachments, self._max_depth)
             if call.attachments:
                 raise RtError("BAD_REQUEST", "This event takes no binary data.")
-            return json.decode(bound.decoder, call.payload or b"{}")
+            return json.decode(bound.decoder, call.payload or b"{}", self._max_depth)
         except json.BadJson as bad:
+            self.too_deep += isinstance(bad, json.TooDeep)
             raise RtError("BAD_REQUEST", bad.why, field=bad.field) from None
 
     async def _await(

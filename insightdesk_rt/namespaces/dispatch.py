@@ -43,12 +43,14 @@ class Auth(Struct, frozen=True):
 
 
 class Settings(NamedTuple):
-    """What dispatch needs of the configuration. 0 switches a limit off."""
+    """What dispatch needs of the configuration. 0 switches the first two limits off."""
 
     default_rate: Rate = Rate(100, 60)
     rates: Mapping[str, Rate] = {}
     max_connections_per_user: int = 0
     max_namespaces_per_connection: int = 0
+    max_waiting_calls: int = 256  # of one socket
+    max_json_depth: int = json.MAX_DEPTH
 
 
 Verify = Callable[[object], User]
@@ -86,6 +88,8 @@ class Dispatch:
             settings.default_rate,
             settings.rates,
             {REFRESH.name: (REFRESH, self._expiry.refresh)},
+            max_waiting=settings.max_waiting_calls,
+            max_depth=settings.max_json_depth,
         )
         self._auth = msgspec.json.Decoder(Auth)
         self._users: dict[str, Counter[UserId]] = {path: Counter() for path in self._namespaces}
@@ -121,7 +125,7 @@ class Dispatch:
         if not bytes(text):
             return Auth()
         try:
-            return json.decode(self._auth, text)
+            return json.decode(self._auth, text, self._settings.max_json_depth)
         except json.BadJson:
             raise RtError("AUTH_TOKEN_INVALID") from None
 

@@ -26,6 +26,7 @@ from insightdesk_rt.wire.native import NativeSession
 
 class Client:
     __slots__ = (
+        "_connects_from_ms",
         "_host",
         "_interval_ms",
         "_probe",
@@ -34,6 +35,7 @@ class Client:
         "agent",
         "bearer",
         "connected_at_s",
+        "connects",
         "gone",
         "heard_ms",
         "id",
@@ -64,11 +66,13 @@ class Client:
         self.sockets: dict[str, Any] = {}  # namespace → hub Socket; owned by dispatch
         self.connected_at_s = 0.0  # Unix seconds, for people
         self.heard_ms = 0  # monotonic
+        self.connects = 0  # into namespaces, refused ones too, of the minute that began at _connects_from_ms
         self.gone = False
         self._receiver = receiver
         self._host = host
         self._probe: Transport | None = None
         self._interval_ms = 0
+        self._connects_from_ms = 0
 
     @property
     def codec(self) -> Codec:
@@ -99,7 +103,8 @@ class Client:
             self.outbox.put(message)
         self._interval_ms = self.session.deadline_ms() - now_ms
         self._arm(now_ms)
-        host.wheel.later(("connect", self), host.connect_timeout_ms, self._connect_late)
+        if host.connect_timeout_ms:
+            host.wheel.later(("connect", self), host.connect_timeout_ms, self._connect_late)
 
     def close(self, why: CloseReason, code: int = 0) -> None:
         """End the client: what is queued is sent, the transport says goodbye, the receiver is told. Once."""
@@ -166,12 +171,26 @@ class Client:
             elif kind is Ack:
                 self._receiver.acked(self, each)  # type: ignore[arg-type]
             elif kind is Connect:
-                self._receiver.asked(self, each)  # type: ignore[arg-type]
+                if not self._floods():
+                    self._receiver.asked(self, each)  # type: ignore[arg-type]
             elif kind is Leave:
                 self._receiver.left(self, each.namespace)
 
+    def _floods(self) -> bool:
+        """Has it asked into namespaces more often than it may in a minute? Then it is closed."""
+        limit, now_ms = self._host.max_connects_per_minute, self._host.now_ms()
+        if now_ms - self._connects_from_ms >= 60_000:
+            self._connects_from_ms, self.connects = now_ms, 0
+        self.connects += 1
+        if not limit or self.connects <= limit:
+            return False
+        self.close(CloseReason.CONNECT_FLOOD)
+        return True
+
     def violated(self, transport: Transport, wrong: WireError, *, spoken: bool = True) -> None:
         """The peer broke the protocol on this transport. `spoken`: it is told the close code of the error."""
+        if wrong.over:
+            self._host.over_limit[wrong.over] += 1
         why = CloseReason.TOO_BIG if isinstance(wrong, TooBig) else CloseReason.PARSE_ERROR
         code = wrong.close if spoken else 0
         if transport is self._probe:
@@ -247,7 +266,8 @@ class Client:
         if self.gone or self._probe is not None or not isinstance(self.transport, PollingTransport):
             return False
         self._probe = transport
-        self._host.wheel.later(("probe", self), self._host.upgrade_timeout_ms, self._probe_late)
+        if self._host.upgrade_timeout_ms:
+            self._host.wheel.later(("probe", self), self._host.upgrade_timeout_ms, self._probe_late)
         return True
 
     def _probed(self, transport: Transport, message: str | bytes) -> None:
@@ -273,6 +293,7 @@ class Client:
         probe = self._probe
         self._end_probe()
         if probe is not None:
+            self._host.over_limit["upgrade_timeout_s"] += 1
             probe.close(CloseReason.TRANSPORT_ERROR)
 
     def _end_probe(self) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.limits import Cap
 from insightdesk_rt.transport.outbox import Flusher, OutboxLimits
+from insightdesk_rt.transport.readiness import Readiness
 from insightdesk_rt.transport.wheel import Wheel
 from insightdesk_rt.wire.codec import Encoded
 
@@ -46,10 +47,13 @@ class ClientHost:
         "farewells",
         "flusher",
         "limits",
+        "max_connects_per_minute",
         "node_id",
         "now_ms",
         "on_end",
         "opened",
+        "over_limit",
+        "readiness",
         "upgrade_timeout_ms",
         "upgraded",
         "wheel",
@@ -64,6 +68,7 @@ class ClientHost:
         connect_timeout_ms: int = 45_000,
         upgrade_timeout_ms: int = 10_000,
         max_clients_per_address: int = 0,
+        max_connects_per_minute: int = 0,
     ) -> None:
         self.wheel = wheel
         self.now_ms: Callable[[], int] = wheel.now_ms  # monotonic; one clock for deadlines and for who sets them
@@ -71,7 +76,9 @@ class ClientHost:
         self.limits = limits
         self.connect_timeout_ms = connect_timeout_ms
         self.upgrade_timeout_ms = upgrade_timeout_ms
+        self.max_connects_per_minute = max_connects_per_minute  # of one client into namespaces; 0: any number
         self.flusher = Flusher()
+        self.readiness = Readiness()
         self.addresses = Cap(max_clients_per_address)
         self.clients: dict[str, Client] = {}
         self.farewells: dict[str, list[Encoded]] = {}  # what clients that are gone get with their next poll
@@ -80,6 +87,7 @@ class ClientHost:
         self.on_end: Callable[[Client, CloseReason], None] = lambda client, why: None  # its sockets are still there
         self.opened: Counter[str] = Counter()  # by transport
         self.closed: Counter[CloseReason] = Counter()
+        self.over_limit: Counter[str] = Counter()  # what clients sent, by the setting it was over
         self.upgraded = 0
         self.bytes_in = 0  # websocket bytes and polling bodies
         self.bytes_out = 0

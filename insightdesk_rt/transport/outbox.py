@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from time import monotonic_ns
 
 from msgspec import Struct
 
@@ -21,6 +22,8 @@ from insightdesk_rt.wire.codec import Encoded
 
 log = logging.getLogger(__name__)
 
+TURN_NS = 10_000_000  # some 1,500 writes
+LOOK_EVERY = 64  # writes between looks at the clock
 CLOSED = 1 << 62  # more bytes than any limit: a closed outbox takes the slow way of `put`, the hot way asks nothing
 
 
@@ -38,6 +41,8 @@ DELIVERY_BOUNDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 
 class Flusher:
     """Writes the outboxes that were put to in this loop turn, with one `call_soon` for all of them.
+
+    After TURN_NS the loop goes round before it writes the rest: a broadcast to 100,000 takes 0.7 s and holds up nobody.
 
     It also counts for all outboxes of the node: every message that was queued is written, dropped for one of three
     reasons, or still in an outbox.
@@ -74,17 +79,26 @@ class Flusher:
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
-        written = 0
-        for outbox in dirty:
+        written, end_ns = 0, monotonic_ns() + TURN_NS
+        for number, outbox in enumerate(dirty, 1):
             try:
                 written += outbox.flush()
             except Exception:  # a bug of ours in one client's transport must not cost the others their messages
                 log.exception("flush failed")
+            if not number % LOOK_EVERY and monotonic_ns() > end_ns and number < len(dirty):
+                self._go_on_with(dirty[number:])
+                break
         self.written += written
-        if self._events:
+        if self._events and not self._dirty:
             took_s = time.time() - int(self._first.partition("-")[0]) / 1000
             self.delivery.add_several(max(took_s, 0.0), self._events)  # another machine's clock may be ahead of ours
             self._events = 0
+
+    def _go_on_with(self, rest: list[Outbox]) -> None:
+        """A room of very many: what else is due in the loop has its turn before the rest of them."""
+        if not self._dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._dirty = rest + self._dirty
 
 
 class Outbox:
@@ -104,9 +118,10 @@ class Outbox:
 
         hot: one call per client per event.
         """
-        held = self.bytes + message.size
+        bytes_before = self.bytes
+        held = bytes_before + len(message.frame)  # its `size`, without a call
         limits = self._limits
-        if held > limits.max_bytes or (message.volatile and self.bytes >= limits.volatile_bytes):
+        if held > limits.max_bytes or (message.volatile and bytes_before >= limits.volatile_bytes):
             return self._put_full(message)
         queue = self._queue
         if queue is None:
@@ -173,6 +188,14 @@ class Outbox:
         self.bytes = transport.write(queue)
         self.written += len(queue)
         return len(queue)
+
+    def flush_behind(self, head: bytes) -> None:
+        """Write what is queued now, in one write with bytes that are no message: the answer to a handshake."""
+        queue, self._queue = self._queue or [], None
+        assert self.transport is not None
+        self.bytes = self.transport.write([Encoded("", head), *queue])
+        self.written += len(queue)
+        self._flusher.written += len(queue)
 
     def sent(self, count: int) -> None:
         """The kernel took `count` of the bytes that the transport was keeping."""

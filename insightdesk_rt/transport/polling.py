@@ -9,6 +9,8 @@ may poll again before it has seen `3probe`. Rules: Node's engine.io 6.6, transpo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol
 
 from insightdesk_rt.errors import CloseReason, WireError
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from insightdesk_rt.transport.client import Client
     from insightdesk_rt.transport.host import ClientHost
 
-# A payload of a megabyte can hold 300,000 packets (CVE-2020-36048); others have their turn in between.
-PACKETS_PER_TURN = 256
+# A payload of a megabyte can hold 500,000 packets (CVE-2020-36048); others have their turn in between.
+TURN_NS = 2_000_000
 
 # The client's own doing, or it is not there any more: its next poll finds an unknown session, not a goodbye.
 UNSAID = frozenset(
@@ -78,6 +80,11 @@ class PollingTransport:
         self._client = client
 
     # ── GET ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def parked(self) -> bool:
+        """Is there a GET, or an answer that has not left?"""
+        return self._poll is not None
 
     def poll(self, poll: Poll) -> bool:
         """Answer the GET with what there is, or park it. False: there is another one, and the session is closed."""
@@ -137,28 +144,35 @@ class PollingTransport:
         self._post = post
         return True
 
+    @property
+    def posting(self) -> bool:
+        return self._post is not None
+
     async def receive(self, body: str, limit_bytes: int) -> None:
+        """Take the packets of a POST, and let others have their turn in between. Cancelled, it has taken some."""
+        end_ns = monotonic_ns() + TURN_NS
+        for _ in self.take(body, limit_bytes):
+            if monotonic_ns() > end_ns:
+                await asyncio.sleep(0)
+                end_ns = monotonic_ns() + TURN_NS
+
+    def take(self, body: str, limit_bytes: int) -> Iterator[None]:
         """Take the packets of a POST, in order; a bad one closes the session, after those before it were processed.
 
-        A session that ends or moves to a websocket in between takes no more. Cancelled, it has taken some.
+        Yields after each. A session that ends or moves to a websocket in between takes no more.
         """
         client = self._client
         if client is None:
             return
         self._host.bytes_in += len(body)
         client.heard()
-        wrong: WireError | None = None
         try:
-            packets = decode_payload(body, limit_bytes)
-        except WireError as error:
-            packets, wrong = list(error.messages), error
-        for count, packet in enumerate(packets, 1):
-            client.received(self, packet)
-            if self._client is None:
-                return
-            if count % PACKETS_PER_TURN == 0:
-                await asyncio.sleep(0)
-        if wrong is not None:
+            for packet in decode_payload(body, limit_bytes):
+                client.received(self, packet)
+                if self._client is None:
+                    return
+                yield
+        except WireError as wrong:
             client.violated(self, wrong)
 
     def end(self, post: Post) -> None:

@@ -3,7 +3,7 @@
     OPEN ──close(), peer's CLOSE, an error of the peer──▶ CLOSING ──peer's FIN, or the deadline──▶ ENDED
     OPEN ──peer's FIN or RST──▶ ENDED
 
-One recv per wake-up, all frames of it; one send per flush; the loop watches for writability only after a partial send.
+One recv per wake-up, all frames of it; one send per flush; writability is watched for only after a partial send.
 Slots only: an idle one costs a socket, a reader and this. In CLOSING our close frame is out (or queued behind what was
 unsent), the writing side is shut, and what still comes is thrown away: closing a socket with unread bytes sends RST,
 and the peer would lose the close frame.
@@ -14,13 +14,13 @@ an idle connection, session and all, takes 2.1 (native) to 2.4 KB of memory.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import TYPE_CHECKING
 
 from tornado.iostream import IOStream
 
 from insightdesk_rt.errors import CloseReason, WireError
+from insightdesk_rt.transport.readiness import READ, WRITE
 from insightdesk_rt.wire.codec import Encoded
 from insightdesk_rt.wire.frames import (
     MAX_FRAGMENTS,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from insightdesk_rt.transport.client import Client
     from insightdesk_rt.transport.host import ClientHost
 
-READ_BYTES = 65_536  # Node's too; of 7-byte frames these are 9,000, some 20 ms of work, then others have their turn
+READ_BYTES = 16_384  # of 7-byte frames these are 2,300, some 5 ms of work, then others have their turn
 TEXT, BINARY, PING, CLOSE = Opcode.TEXT, Opcode.BINARY, Opcode.PING, Opcode.CLOSE
 # After a close frame of ours: enough for what a peer had on its way, not for one who goes on sending.
 DISCARD_BYTES = 4 * 1024 * 1024
@@ -107,15 +107,13 @@ class WebSocketTransport:
     def start(self, client: Client, leftover: bytes = b"") -> None:
         """Read from now on; `leftover` was read before."""
         self._client = client
-        # The number, not the socket: asyncio writes the repr of what it is given into an exception, and a socket's
-        # repr is two system calls (30 µs).
-        asyncio.get_running_loop().add_reader(self._sock.fileno(), self._readable)
+        self._host.readiness.watch(self._sock.fileno(), self)
         if leftover:
             self._received(client, leftover)
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _readable(self) -> None:
+    def readable(self) -> None:
         """hot: once per wake-up."""
         try:
             data = self._sock.recv(READ_BYTES)
@@ -134,6 +132,9 @@ class WebSocketTransport:
             if self._discarded > DISCARD_BYTES:
                 self.abort()
 
+    def failed(self) -> None:
+        self.readable()
+
     def _received(self, client: Client, data: bytes) -> None:
         self._host.bytes_in += len(data)
         client.heard()
@@ -142,6 +143,10 @@ class WebSocketTransport:
             messages = self._reader.feed(data)
         except WireError as error:
             messages, wrong = list(error.messages), error
+        else:
+            if len(messages) == 1 and messages[0][0] is TEXT:  # nearly always
+                client.received(self, messages[0][1])
+                return
         pongs: list[bytes] = []
         goodbye: bytes | None = None
         for opcode, message in messages:
@@ -197,17 +202,18 @@ class WebSocketTransport:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            return 0  # a broken pipe is readable too: `_readable` ends the client, from a place where it may
+            return 0  # a broken pipe is readable too: `readable` ends the client, from a place where it may
         if sent == len(data):
             return 0
         self._unsent = memoryview(data)[sent:]
         self.writable = False
-        asyncio.get_running_loop().add_writer(self._sock.fileno(), self._writable)
+        self._host.readiness.wait_for(self._sock.fileno(), READ | WRITE)
         return len(self._unsent)
 
-    def _writable(self) -> None:
+    def writable_again(self) -> None:
         unsent = self._unsent
-        assert unsent is not None
+        if unsent is None:
+            return
         try:
             sent = self._sock.send(unsent)
         except (BlockingIOError, InterruptedError):
@@ -222,7 +228,7 @@ class WebSocketTransport:
             self._unsent = unsent[sent:]
             return
         self._unsent = None
-        asyncio.get_running_loop().remove_writer(self._sock.fileno())
+        self._host.readiness.wait_for(self._sock.fileno(), READ)
         if client is None:
             self._shut()
             return
@@ -266,8 +272,5 @@ class WebSocketTransport:
         if self._sock.fileno() < 0:
             return
         self._host.lingered(self)
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._sock.fileno())
-        if self._unsent is not None:
-            loop.remove_writer(self._sock.fileno())
+        self._host.readiness.forget(self._sock.fileno())
         self._sock.close()

@@ -26,7 +26,7 @@ def take_out(value: Any, attachments: list[bytes], depth: int = 0) -> Any:
     return value
 
 
-def with_attachments(payload: Raw, attachments: tuple[bytes, ...] = ()) -> Any:
+def with_attachments(payload: Raw, attachments: tuple[bytes, ...] = (), max_depth: int = json.MAX_DEPTH) -> Any:
     """Return the payload as an untyped value with its attachments in place; None if there is no payload.
 
     Without attachments a placeholder is plain data. Raises BadJson, also for a placeholder of nothing.
@@ -34,7 +34,7 @@ def with_attachments(payload: Raw, attachments: tuple[bytes, ...] = ()) -> Any:
     text = bytes(payload)
     if not text:
         return None
-    value = json.loads(text)
+    value = json.loads(text, max_depth)
     return _put_in(value, attachments) if attachments else value
 
 

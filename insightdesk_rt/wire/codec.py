@@ -50,21 +50,21 @@ class Leave(Struct, frozen=True, gc=False):
 Inbound = Connect | Call | Ack | Leave
 
 
-class Encoded:
+class Encoded(Struct, frozen=True, gc=False, eq=False):
     """One message ready for any transport: `text` for polling, `frame` for websockets (built once, shared by all).
 
     `size` is in bytes of the websocket form. A message with attachments is several messages that must stay together:
     `attachments` follow it as binary ones. A control frame (ping) has a `frame` and no text; polling never sees one.
     """
 
-    __slots__ = ("attachments", "frame", "size", "text", "volatile")
+    text: str
+    frame: bytes  # RFC 6455 frame(s), attachments included
+    volatile: bool = False
+    attachments: tuple[bytes, ...] = ()
 
-    def __init__(self, text: str, frame: bytes, *, volatile: bool = False, attachments: tuple[bytes, ...] = ()) -> None:
-        self.text = text
-        self.frame = frame  # RFC 6455 frame(s), attachments included
-        self.size = len(frame)
-        self.volatile = volatile
-        self.attachments = attachments
+    @property
+    def size(self) -> int:
+        return len(self.frame)
 
 
 class Codec(Protocol):

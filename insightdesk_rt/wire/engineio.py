@@ -8,7 +8,7 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64encode
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
@@ -39,26 +39,21 @@ _TYPES = frozenset("0123456")
 # ── payloads of polling ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def decode_payload(body: str, limit: int) -> list[str | bytes]:
-    """Return the packets of a POST's body, text with its type digit, binary ones decoded.
+def decode_payload(body: str, limit: int) -> Iterator[str | bytes]:
+    """Yield the packets of a POST's body, text with its type digit, binary ones decoded.
 
-    `limit` is in characters; the reader of the body has refused more bytes before. Their number is not limited: a
-    stock client fills a payload by bytes. Raises TooBig; WireError, whose `messages` are the packets before it.
+    `limit` is in characters; the reader of the body has refused more bytes before. Their number is not limited, as a
+    stock client fills a payload by bytes: each is looked for when it is asked for. Raises TooBig; WireError in the
+    place of the one that is none.
     """
     if len(body) > limit:
-        raise TooBig(f"payload over {limit} bytes")
-    packets: list[str | bytes] = []
-    for packet in body.split(SEPARATOR):
-        kind = packet[:1]
-        if kind in _TYPES:
-            packets.append(packet)
-            continue
-        try:
-            packets.append(decode_binary(packet))
-        except WireError as wrong:
-            wrong.messages = packets
-            raise
-    return packets
+        raise TooBig(f"payload over {limit} bytes", over="max_payload_bytes")
+    start, end = 0, 0
+    while end >= 0:
+        end = body.find(SEPARATOR, start)
+        packet = body[start:] if end < 0 else body[start:end]
+        start = end + 1
+        yield packet if packet[:1] in _TYPES else decode_binary(packet)
 
 
 def decode_binary(packet: str) -> bytes:

@@ -181,7 +181,7 @@ class FrameReader:
         else:
             wide = 0
         if opcode < Opcode.CLOSE and self._size + length > self._limit:
-            raise TooBig(f"message over {self._limit} bytes")
+            raise TooBig(f"message over {self._limit} bytes", over="max_payload_bytes")
         start = 2 + wide + (4 if masked else 0)
         if have < start + (length if opcode >= Opcode.CLOSE else 0):
             return None
@@ -193,7 +193,7 @@ class FrameReader:
             self._message = _Text() if opcode is _TEXT else _Binary()
         self._fragments += 1
         if self._fragments > self._max_fragments:
-            raise TooBig(f"message in more than {self._max_fragments} fragments")
+            raise TooBig(f"message in more than {self._max_fragments} fragments", over="max_fragments_per_message")
         self._fin = fin
         self._left = length
         self._mask = mask

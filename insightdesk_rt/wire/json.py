@@ -18,7 +18,7 @@ from msgspec import Raw, Struct
 
 T = TypeVar("T")
 
-# Nobody nests by hand deeper than ten; msgspec alone would go on to Python's own recursion limit (about 1,000).
+# Where nothing else is said. msgspec alone would go on to Python's own recursion limit (about 1,000).
 MAX_DEPTH = 64
 
 
@@ -56,7 +56,9 @@ _MISSING = re.compile(r"missing required field `([^`]*)`")
 
 
 class BadJson(ValueError):
-    """Not JSON, too deep, or not what was asked for. `field` names the offending field, "" for the whole."""
+    """Not JSON, or not what was asked for. `field` names the offending field, "" for the whole."""
+
+    over = ""  # the setting that was exceeded, if it is that
 
     def __init__(self, why: str, field: str = "") -> None:
         super().__init__(why)
@@ -64,9 +66,13 @@ class BadJson(ValueError):
         self.field = field
 
 
-def loads(text: str | bytes | Raw) -> Any:
-    """Return the untyped value of a JSON text. Raises BadJson, also for depth over MAX_DEPTH and for 1e400."""
-    return decode(_any, text)
+class TooDeep(BadJson):
+    over = "max_json_depth"
+
+
+def loads(text: str | bytes | Raw, max_depth: int = MAX_DEPTH) -> Any:
+    """Return the untyped value of a JSON text. Raises BadJson, also for 1e400; TooDeep."""
+    return decode(_any, text, max_depth)
 
 
 def dumps(value: Any) -> str:
@@ -93,15 +99,18 @@ def encode_struct(value: Struct) -> str:
         raise BadJson(f"not a JSON value: {why}") from None
 
 
-def decode(decoder: msgspec.json.Decoder[T], raw: str | bytes | Raw) -> T:
-    """Return what the decoder makes of the text. Raises BadJson, with the field's name where one field is at fault.
+def decode(decoder: msgspec.json.Decoder[T], raw: str | bytes | Raw, max_depth: int = MAX_DEPTH) -> T:
+    """Return what the decoder makes of the text. Raises BadJson, with the field's name where one is at fault; TooDeep.
 
     The field is written as a client would: `ticketId`, `user.name`, `userIds[2]`.
     """
-    text = bytes(raw) if isinstance(raw, Raw) else raw
-    if len(text) > MAX_DEPTH:
-        check_depth(text)
-    return _decode(decoder, text)
+    text = bytes(raw) if type(raw) is Raw else raw
+    if len(text) > max_depth:
+        check_depth(text, max_depth)
+    try:  # hot: once per call of a client
+        return decoder.decode(text)
+    except (ValueError, RecursionError):
+        return _decode(decoder, text)
 
 
 def decode_outer(decoder: msgspec.json.Decoder[T], text: str) -> T:
@@ -119,7 +128,10 @@ def split_event(text: str) -> tuple[str, Raw]:
 
     hot: once per event of a client. Further arguments are checked for being JSON, and dropped. Raises BadJson.
     """
-    event = _decode(_event, text)
+    try:
+        event = _event.decode(text)
+    except (ValueError, RecursionError):
+        event = _decode(_event, text)
     name = event.name
     return name if type(name) is str else str(name), event.argument
 
@@ -134,16 +146,16 @@ def check_array(text: str) -> None:
     _decode(_items, text)
 
 
-def check_depth(text: str | bytes) -> None:
-    """Raise BadJson if brackets nest deeper than MAX_DEPTH. Only a text with that many of them is looked into."""
+def check_depth(text: str | bytes, max_depth: int = MAX_DEPTH) -> None:
+    """Raise TooDeep if brackets nest deeper than that. Only a text with that many of them is looked into."""
     data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+    if data.count(b"[") + data.count(b"{") <= max_depth:
         return
     # Strings are cut out at the speed of C: after this an escaped quote cannot be mistaken for one that ends a string.
     outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     brackets = outside.translate(None, _NOT_BRACKET)
-    if any(depth > MAX_DEPTH for depth in accumulate(map(_STEPS.__getitem__, brackets))):
-        raise BadJson(f"nested deeper than {MAX_DEPTH}")
+    if any(depth > max_depth for depth in accumulate(map(_STEPS.__getitem__, brackets))):
+        raise TooDeep(f"nested deeper than {max_depth}")
 
 
 def _decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
@@ -152,7 +164,7 @@ def _decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
     except msgspec.ValidationError as why:
         raise named(str(why)) from None
     except RecursionError:
-        raise BadJson("nested too deep") from None
+        raise TooDeep("nested too deep") from None
     except ValueError:  # msgspec.DecodeError, and Unicode errors of either direction
         pass
     mended = _mended(text)
@@ -161,7 +173,7 @@ def _decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
     except msgspec.ValidationError as why:
         raise named(str(why)) from None
     except RecursionError:
-        raise BadJson("nested too deep") from None
+        raise TooDeep("nested too deep") from None
     except ValueError as why:
         raise BadJson(str(why)) from None
 

@@ -25,9 +25,9 @@ from insightdesk_rt.errors import WireError
 from insightdesk_rt.wire import json
 from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect, Encoded, Inbound
 from insightdesk_rt.wire.frames import encoded, ping_frame, text_frame
-from insightdesk_rt.wire.socketio import RESERVED
+from insightdesk_rt.wire.limits import PacketLimits
+from insightdesk_rt.wire.socketio import check_event_name
 
-MAX_EVENT_NAME = 256  # characters
 MAX_ID = 2**53  # what JavaScript can count to
 
 PING = Encoded("", ping_frame())
@@ -127,6 +127,7 @@ class NativeSession:
     __slots__ = (
         "_due_ms",
         "_interval_ms",
+        "_limits",
         "_namespace",
         "_phase",
         "_pinged_ms",
@@ -134,8 +135,16 @@ class NativeSession:
         "codec",
     )
 
-    def __init__(self, namespace: str, codec: NativeCodec, ping_interval_ms: int, ping_timeout_ms: int) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        codec: NativeCodec,
+        ping_interval_ms: int,
+        ping_timeout_ms: int,
+        limits: PacketLimits = PacketLimits(),
+    ) -> None:
         self.codec: Codec = codec
+        self._limits = limits
         self._namespace = namespace
         self._interval_ms = ping_interval_ms
         self._timeout_ms = ping_timeout_ms
@@ -156,7 +165,7 @@ class NativeSession:
         try:
             frame = json.decode_outer(_frame, message)
         except json.BadJson as bad:
-            raise WireError(f"frame: {bad.why}") from None
+            raise WireError(f"frame: {bad.why}", over=bad.over) from None
         if (frame.event is UNSET) is (frame.ack is UNSET):
             raise WireError("a frame is an event or an ack")
         if frame.event == "connect":
@@ -171,13 +180,16 @@ class NativeSession:
         auth = frame.data if frame.data else Raw(b"{}")
         if bytes(auth)[:1] != b"{":
             raise WireError("connect: data is an object")
+        try:
+            json.check_depth(bytes(auth), self._limits.max_depth)
+        except json.BadJson as bad:
+            raise WireError(f"connect: {bad.why}", over=bad.over) from None
         self._phase = Phase.ASKED
         return (Connect(self._namespace, auth),)
 
     def _call(self, frame: Frame) -> Sequence[Inbound]:
         name = str(frame.event)
-        if name in RESERVED or len(name) > MAX_EVENT_NAME:
-            raise WireError("event name that may not be sent")
+        check_event_name(name, self._limits)
         if frame.id is not None and not 0 <= frame.id <= MAX_ID:
             raise WireError("id")
         return (Call(self._namespace, name, frame.data, frame.id),)

@@ -26,8 +26,9 @@ from insightdesk_rt.wire import json
 from insightdesk_rt.wire.attachments import check_placeholders, take_out, with_attachments
 from insightdesk_rt.wire.codec import Ack, Call, Connect, Encoded, Inbound, Leave
 from insightdesk_rt.wire.frames import encoded, text_frame
+from insightdesk_rt.wire.limits import PacketLimits
 
-__all__ = ["RESERVED", "SocketIOCodec", "SocketIOLimits", "SocketIOSession", "with_attachments"]
+__all__ = ["RESERVED", "SocketIOCodec", "SocketIOSession", "with_attachments"]
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR, BINARY_EVENT, BINARY_ACK = "0123456"
 
@@ -35,18 +36,10 @@ CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR, BINARY_EVENT, BINARY_ACK = "0123
 RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"})
 
 
-MAX_NAMESPACE = 128  # characters; a name is sent back in a refusal
 MAX_ACK_DIGITS = 16  # 2^53, as far as a stock client can count, has 16
 
-# An event's head when nothing is odd about it, within the two limits above: 1 MB of digits costs what 16 do.
+# An event's head when nothing is odd about it, its parts within bounds: 1 MB of digits costs what 16 do.
 _EVENT_HEAD = re.compile(r"2(?:(/[^,]{0,127}),)?([0-9]{1,16})?\[").match
-
-
-class SocketIOLimits(NamedTuple):
-    max_attachments: int = 10  # socket.io-parser 4.2.6
-    max_attachments_bytes: int = 4_000_000  # of one packet's attachments together; four messages of the usual 1 MB
-    max_namespaces: int = 64  # asked and joined at a time; the server refuses politely far below
-    max_event_name: int = 256  # characters
 
 
 # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -88,7 +81,9 @@ class SocketIOCodec:
         return _with_bytes(ACK, namespace, ack_id, [] if data is None else [data])
 
     def ack_text(self, namespace: str, ack_id: int, payload: str) -> Encoded:
-        return encoded(f"43{_prefix(namespace)}{ack_id}[{payload}]")
+        """hot: once per call of a client."""
+        text = f"43{namespace},{ack_id}[{payload}]" if namespace != "/" else f"43{ack_id}[{payload}]"
+        return Encoded(text, text_frame(text))
 
     def connected(self, namespace: str, sid: str, pid: str, recovered: bool) -> Encoded:
         """Return the answer to CONNECT. A client knows that it was recovered by the sid and pid it had."""
@@ -131,6 +126,14 @@ def _with_bytes(kind: str, namespace: str, ack_id: int | None, items: list[objec
 _ASKED, _JOINED, _EXPELLED = range(3)
 
 
+def check_event_name(name: str, limits: PacketLimits) -> None:
+    """Raise WireError for a name that no client may send. hot: once per event of a client."""
+    if name in RESERVED:
+        raise WireError("event name that may not be sent")
+    if len(name) > limits.max_event_name:
+        raise WireError("event name too long", over="max_event_name_chars")
+
+
 class _Pending(NamedTuple):
     """A binary packet whose attachments are still to come."""
 
@@ -142,7 +145,7 @@ class _Pending(NamedTuple):
 class SocketIOSession:
     __slots__ = ("_entered", "_limits", "_namespaces", "_pending", "_pending_bytes", "codec")
 
-    def __init__(self, codec: SocketIOCodec, limits: SocketIOLimits = SocketIOLimits()) -> None:
+    def __init__(self, codec: SocketIOCodec, limits: PacketLimits = PacketLimits()) -> None:
         self.codec = codec
         self._limits = limits
         self._namespaces: dict[str, int] = {}
@@ -199,7 +202,9 @@ class SocketIOSession:
             raise WireError("an attachment of nothing")
         self._pending_bytes += len(data)
         if self._pending_bytes > self._limits.max_attachments_bytes:
-            raise TooBig(f"attachments over {self._limits.max_attachments_bytes} bytes")
+            raise TooBig(
+                f"attachments over {self._limits.max_attachments_bytes} bytes", over="max_attachments_per_packet"
+            )
         pending.attachments.append(data)
         if len(pending.attachments) < pending.expected:
             return ()
@@ -220,10 +225,10 @@ class SocketIOSession:
         if auth[:1] != "{":
             raise WireError("auth is an object")
         try:
-            json.check_depth(auth)
+            json.check_depth(auth, self._limits.max_depth)
             json.check_object(auth)
         except json.BadJson as bad:
-            raise WireError(f"auth: {bad.why}") from None
+            raise WireError(f"auth: {bad.why}", over=bad.over) from None
         if self._namespaces.get(namespace, _EXPELLED) != _EXPELLED:
             raise WireError("CONNECT to a namespace that was asked for before")
         namespace = sys.intern(namespace)  # thousands of clients hold the same few
@@ -251,9 +256,8 @@ class SocketIOSession:
         try:
             name, payload = json.split_event(text[at:])
         except json.BadJson as bad:
-            raise WireError(f"event: {bad.why}") from None
-        if name in RESERVED or len(name) > self._limits.max_event_name:
-            raise WireError("event name that may not be sent")
+            raise WireError(f"event: {bad.why}", over=bad.over) from None
+        check_event_name(name, self._limits)
         return Call(namespace, name, payload, ack_id)
 
     def _ack(self, text: str, at: int, namespace: str) -> Sequence[Ack]:
@@ -270,9 +274,9 @@ class SocketIOSession:
         """Remember the packet and wait for its attachments. CVE-2026-33151 and -69185: 1 ≤ n ≤ max_attachments."""
         dash = text.find("-", 1, 1 + len(str(self._limits.max_attachments)) + 1)
         digits = text[1:dash] if dash > 0 else ""
-        if not (digits.isascii() and digits.isdigit() and 0 < int(digits) <= self._limits.max_attachments):
-            raise WireError("number of attachments")
-        count = int(digits)
+        count = int(digits) if digits.isascii() and digits.isdigit() else 0
+        if not count or count > self._limits.max_attachments:
+            raise WireError("number of attachments", over="max_attachments_per_packet" if count else "")
         namespace, at = self._namespace(text, dash + 1)
         self._is_joined(namespace)  # an expelled client's attachments must be read, too; they end with the packet
         packets: Sequence[Call | Ack] = (
@@ -282,9 +286,9 @@ class SocketIOSession:
         if not packets or start < 0:
             raise WireError("attachments of nothing")
         try:
-            check_placeholders(json.loads(text[start:]), count)
+            check_placeholders(json.loads(text[start:], self._limits.max_depth), count)
         except json.BadJson as bad:
-            raise WireError(f"attachments: {bad.why}") from None
+            raise WireError(f"attachments: {bad.why}", over=bad.over) from None
         self._pending = _Pending(packets[0], count, [])
         return ()
 
@@ -294,10 +298,12 @@ class SocketIOSession:
         """Return the namespace that begins at `at` ("/" if none does) and where the packet goes on."""
         if text[at : at + 1] != "/":
             return "/", at
-        comma = text.find(",", at, at + MAX_NAMESPACE + 1)
+        comma = text.find(",", at, at + self._limits.max_namespace + 1)
         end = comma if comma > 0 else len(text)  # `40/ns` is complete without its comma
         namespace = text[at:end]
-        if len(namespace) > MAX_NAMESPACE or not namespace.isprintable():
+        if len(namespace) > self._limits.max_namespace:
+            raise WireError("namespace too long", over="max_namespace_chars")
+        if not namespace.isprintable():
             raise WireError("namespace that may not be sent")
         return namespace, end + 1 if comma > 0 else end
 

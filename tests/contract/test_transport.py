@@ -7,11 +7,10 @@ transport is a new Peer below.
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import json
 import logging
 import ssl
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import cache
@@ -19,9 +18,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -30,6 +26,7 @@ from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.outbox import OutboxLimits
 from insightdesk_rt.wire.codec import Call
 from tests.support.aio import aio, until
+from tests.support.certificates import certificate
 from tests.support.door import Door, Http, RawSocket, door, frame
 
 OPEN = "/socket.io/?EIO=4&transport=polling"
@@ -248,28 +245,11 @@ each_framed = pytest.mark.parametrize("kind", FRAMED, ids=lambda kind: kind.name
 @cache
 def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return a server's and a client's context over a certificate made for this run."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "both.pem"
-        file.write_bytes(pem + private)
+        file = certificate(Path(folder) / "both.pem")
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.load_cert_chain(file)
-        client = ssl.create_default_context(cadata=pem.decode())
+        client = ssl.create_default_context(cafile=file)
     return server, client
 
 
@@ -365,7 +345,8 @@ async def test_a_client_that_vanishes_is_gone_at_once(kind: type[Peer]) -> None:
         await peer.vanish()
         await until(lambda: d.recorder.ends, "the receiver is told")
         assert d.recorder.ends[0] in (CloseReason.TRANSPORT_ERROR, CloseReason.TRANSPORT_CLOSE)
-        assert d.host.clients == {} and len(d.wheel) == 0
+        kept = isinstance(peer, PollingPeer)  # the connection that its POSTs came on
+        assert d.host.clients == {} and len(d.wheel) == kept
 
 
 @each
@@ -530,7 +511,7 @@ async def test_a_ping_flood_from_a_peer_that_never_reads_does_not_grow_memory(ki
     async with open_door(kind, send_buffer=4_096) as d:
         peer = await joined(kind, d)
         client = d.client()
-        d.emit_to(client, *range(40), size=20_000)
+        d.emit_to(client, *range(40), size=25_000)  # asyncio's TLS takes in half of it before it pauses
         await until(lambda: not client.transport.writable, "it is stuck")  # type: ignore[union-attr]
         kept = len(client.transport._unsent)  # type: ignore[union-attr]
         for number in range(20_000):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +40,39 @@ ASKED: dict[str, tuple[bytes, int]] = {
         request(SOCKET, WEBSOCKET + b"".join(b"X-%d: a\r\n" % number for number in range(1000))),
         101,
     ),
+    "a header a thousand times": (request(SOCKET, WEBSOCKET + b"X: a\r\n" * 1000), 101),
+    "a header's parameters without end": (
+        request(
+            POLL, b"Content-Type: multipart/form-data" + b"; a=b" * 8000 + b"\r\nContent-Length: 1\r\n", b"4", "POST"
+        ),
+        400,
+    ),
+    "parts without end": (
+        request(
+            POLL,
+            b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000\r\n",
+            (b"--x\r\n\r\na\r\n" * 10_000)[:100_000],
+            "POST",
+        ),
+        400,
+    ),
+    "a form's fields without end": (
+        request(
+            POLL,
+            b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 80000\r\n",
+            b"&a=1" * 20_000,
+            "POST",
+        ),
+        400,
+    ),
+    "escapes without end": (request(POLL + "&x=" + "%25" * 20_000), 200),
+    "a line break in the query": (request(POLL + "%0d%0aX-Y:%20z"), 400),
+    "a path out of its folder": (request("/rt/../../../etc/passwd"), 404),
+    "a path out of its folder, escaped": (request("/rt/%2e%2e/%2e%2e/etc/passwd"), 404),
+    "a path that is another's address": (request("//evil.example/%2f.."), 404),
+    "a websocket of no version of Engine.IO": (request("/socket.io/?transport=websocket", WEBSOCKET), 400),
+    "a websocket of Engine.IO 3": (request("/socket.io/?EIO=3&transport=websocket", WEBSOCKET), 400),
+    "more body than its length": (request(POLL, b"Content-Length: 1\r\n", b"4" * 100, "POST"), 400),
     "a cookie of backslashes": (request(POLL, b'Cookie: a="' + b"\\" * 30_000 + b"\r\n"), 200),
     "a thousand arguments too many": (request(POLL + "&a=1" * 2000), 400),
     "headers over 64 KB": (request(POLL + "&x=" + "a" * 70_000), 0),
@@ -72,10 +104,11 @@ def test_an_odd_request_is_answered_and_the_next_client_too(server: ServerProces
     @aio
     async def story() -> None:
         data, status = ASKED[name]
-        target = Target(server.port)
+        target, lines = Target(server.port), server.log().count("\n")
         got, ended = await answers(target, data, 0.4)
         assert (got[0] == status) if got else (status == 0 and ended), (got, ended)
         assert (await (await target.http()).ask("GET", POLL)).status == 200
+        assert server.log().count("\n") == lines, "strangers write no log"
         await target.close()
 
     story()
@@ -96,26 +129,24 @@ def test_a_websocket_that_is_reset_during_its_handshake_leaves_no_trace(server: 
     story()
 
 
-def test_a_post_of_300000_packets_lets_others_have_their_turn(server: ServerProcess) -> None:
+def test_a_post_of_500000_packets_lets_others_have_their_turn(server: ServerProcess) -> None:
     @aio
     async def story() -> None:
         target = Target(server.port)
         path, neighbour = await target.session(), await target.http()
-        post = asyncio.create_task((await target.http()).ask("POST", path, b"3" + b"\x1e3" * 299_999))
-        slowest_s = 0.0
+        post = asyncio.create_task((await target.http()).ask("POST", path, b"3" + b"\x1e3" * 499_999))
+        answers = 0
         while not post.done():
-            before = time.monotonic()
             await neighbour.ask("GET", "/socket.io/?EIO=3")
-            slowest_s = max(slowest_s, time.monotonic() - before)
-            await asyncio.sleep(0.01)
+            answers += 1
         assert (await post).status == 200
-        assert slowest_s < 1, slowest_s
+        assert answers > 10
         await target.close()
 
     story()
 
 
-@pytest.mark.parametrize("path", ["/rt/tickets", "/nowhere"])
+@pytest.mark.parametrize("path", ["/rt/tickets", "/nowhere", f"{POLL}&sid=none"])
 def test_a_body_nobody_wants_is_not_kept(server: ServerProcess, path: str) -> None:
     @aio
     async def story() -> None:

@@ -16,6 +16,7 @@ import pytest
 from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.transport.outbox import OutboxLimits
 from tests.support.aio import aio, until
+from tests.support.door import UPGRADE as HANDSHAKE
 from tests.support.door import Answer, Door, Http, RawSocket, door, frame
 
 OPEN = "/socket.io/?EIO=4&transport=polling"
@@ -27,6 +28,13 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Nothing a peer does is worth a warning."""
     yield
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.fixture(params=["short", "long"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every story on both ways in: the short one, and Tornado's for all that is asked."""
+    if request.param == "long":
+        monkeypatch.setattr("tests.support.door.takes_short_way", lambda *_, **__: False)
 
 
 class Polling:
@@ -995,6 +1003,28 @@ async def test_a_preflight_is_answered() -> None:
         assert "access-control-allow-headers" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("written", "address"),
+    [
+        ("192.0.2.7:50123", "192.0.2.7"),
+        ("[2001:db8::7]:50123", "2001:db8::7"),
+        ("[2001:db8::7]", "2001:db8::7"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("192.0.2.7, 10.1.1.1:80", "192.0.2.7"),
+        ("unknown", "unknown"),
+        (":", ":"),
+    ],
+)
+@aio
+async def test_a_proxy_may_write_the_port_too_and_it_does_not_count(written: str, address: str) -> None:
+    """It is another one for each connection: with it every client would be an address of its own."""
+    async with door(trusted_proxies=("127.0.0.1", "10.0.0.0/8")) as d:
+        http = await Http.to(d)
+        await http.ask("GET", OPEN, headers={"X-Forwarded-For": written})
+        assert d.client().address == address
+        await http.close()
+
+
 @aio
 async def test_only_a_trusted_proxy_says_who_the_client_is() -> None:
     forwarded = {"X-Forwarded-For": "6.6.6.6, 10.0.0.9, 192.0.2.7, 10.1.1.1", "X-Forwarded-Proto": "https"}
@@ -1089,6 +1119,24 @@ async def test_new_clients_of_one_address_are_limited_by_rate() -> None:
         assert (await ask(d, "GET", OPEN)).status == 200
 
 
+@pytest.mark.parametrize("target", [OPEN, WEBSOCKET, f"{WEBSOCKET}&long=way", "/rt/chat"])
+@aio
+async def test_no_door_lets_more_in_than_an_address_may_have_however_many_ask_at_once(target: str) -> None:
+    async def status(d: Door, target: str) -> int:
+        http = await Http.to(d)
+        return (await http.ask("GET", target, headers=None if target == OPEN else HANDSHAKE)).status
+
+    async with door(max_clients_per_address=3) as d:
+        let_in = 200 if target == OPEN else 101
+        statuses = await asyncio.gather(*(status(d, target) for _ in range(20)))
+        assert sorted(statuses) == [let_in] * 3 + [429] * 17
+        assert len(d.host.clients) == 3 and d.client_port.refused["TOO_MANY_CONNECTIONS"] == 17
+        assert [await status(d, other) for other in (OPEN, WEBSOCKET, "/rt/chat")] == [429] * 3
+        for client in tuple(d.host.clients.values()):
+            client.close(CloseReason.SHUTDOWN)
+        assert await status(d, target) == let_in
+
+
 @aio
 async def test_clients_of_one_address_are_limited_in_number_until_one_goes() -> None:
     async with door(max_clients_per_address=2) as d:
@@ -1096,3 +1144,20 @@ async def test_clients_of_one_address_are_limited_in_number_until_one_goes() -> 
         assert (await ask(d, "GET", OPEN)).status == 429
         await first.post("1")
         assert (await ask(d, "GET", OPEN)).status == 200
+
+
+@aio
+async def test_connects_are_counted_by_the_minute_and_hours_of_silence_earn_none() -> None:
+    async with door(max_connects_per_minute=5, turning=False) as d:
+        socket = await RawSocket.to(d, WEBSOCKET)
+        await socket.text()
+        d.skew_ms += 3_600_000
+        for minute in range(3):
+            for _ in range(5):
+                socket.say("40/chat,")
+                assert (await socket.text()).startswith("40/chat")
+                socket.say("41/chat,")
+            d.skew_ms += 60_000 * (minute < 2)
+        socket.say("40/chat,")
+        assert await socket.closed() == 1005
+        assert d.recorder.ends == [CloseReason.CONNECT_FLOOD]

@@ -7,19 +7,21 @@ their own payload.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.handlers.base import ClientPort, PortSettings
 from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
+from insightdesk_rt.handlers.port import ClientPort, PortSettings
+from insightdesk_rt.handlers.short_way import ShortWay, takes_short_way
+from insightdesk_rt.listening import PatientServer
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.outbox import OutboxLimits
@@ -80,6 +82,7 @@ class Door:
         self.client_port = ClientPort(self.host, self.recorder, settings)
         self.number = 0  # of the TCP port
         self.connections: list[Http] = []
+        self.long_way = 0  # connections that Tornado was given
 
     def client(self) -> Client:
         """The only client there is."""
@@ -103,9 +106,11 @@ async def door(
     turning: bool = True,
     tls: ssl.SSLContext | None = None,
     send_buffer: int = 0,
+    head_ms: int = 600_000,
     connect_timeout_ms: int = 45_000,
     upgrade_timeout_ms: int = 10_000,
     max_clients_per_address: int = 0,
+    max_connects_per_minute: int = 0,
     **settings: Any,
 ) -> AsyncIterator[Door]:
     """`turning`: the wheel turns. `send_buffer` makes the kernel's small, so that a slow reader shows early."""
@@ -116,14 +121,22 @@ async def door(
         connect_timeout_ms=connect_timeout_ms,
         upgrade_timeout_ms=upgrade_timeout_ms,
         max_clients_per_address=max_clients_per_address,
+        max_connects_per_minute=max_connects_per_minute,
     )
     port = opened.client_port
-    routes: list[Any] = [*socketio_handlers(port), *native_handlers(port, ["/tickets", "/chat"])]
-    server = HTTPServer(Application(routes), ssl_options=tls)
+    namespaces = ["/tickets", "/chat"]
+    routes: list[Any] = [*socketio_handlers(port), *native_handlers(port, namespaces)]
+    server = PatientServer(Application(routes), ssl_options=tls)
+
+    def take(connection: socket.socket, address: Any) -> None:
+        opened.long_way += 1
+        server.take(connection, address)
+
+    way = ShortWay(port, take, namespaces, head_ms=head_ms, unread_ms=10_000)
+    if takes_short_way(port, tls=tls is not None):
+        server.first = way.take
     sockets = bind_sockets(0, "127.0.0.1")
     if send_buffer:
-        import socket
-
         for listening in sockets:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server.add_sockets(sockets)
@@ -141,6 +154,7 @@ async def door(
         for connection in opened.connections:
             await connection.close()
         server.stop()
+        way.close()
         await opened.host.close(CloseReason.SHUTDOWN, 0.2)
         await server.close_all_connections()
         if turner is not None:
@@ -170,7 +184,14 @@ class Http:
 
     @classmethod
     async def to(cls, door: Door, **how: Any) -> Http:
-        connection = cls(*await asyncio.open_connection("127.0.0.1", door.number, **how))
+        sock = socket.socket()
+        # small on purpose: one kernel takes in a megabyte for a client that does not read, another a tenth of it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", door.number))
+        if "ssl" in how:
+            how.setdefault("server_hostname", "127.0.0.1")
+        connection = cls(*await asyncio.open_connection(sock=sock, **how))
         door.connections.append(connection)
         return connection
 

@@ -15,8 +15,8 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.handlers.base import ClientPort, PortSettings
 from insightdesk_rt.handlers.native import native_handlers
+from insightdesk_rt.handlers.port import ClientPort, PortSettings
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.outbox import OutboxLimits

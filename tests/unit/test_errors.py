@@ -38,6 +38,7 @@ def test_close_codes_say_whether_to_come_back() -> None:
         if 4400 <= why.close_code < 4500:
             assert why in {
                 CloseReason.CONNECT_TIMEOUT,
+                CloseReason.CONNECT_FLOOD,
                 CloseReason.TOKEN_EXPIRED,
                 CloseReason.REVOKED,
                 CloseReason.KICKED,

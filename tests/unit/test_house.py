@@ -60,7 +60,18 @@ ONLY_IN = {
     "jwt": ("auth", "keys"),
     "prometheus_client": ("admin/metrics",),
     "cryptography": ("admin/sessions",),
-    "socket": ("transport", "cluster", "handlers/relay", "server", "listening", "workers", "process", "embedded"),
+    "socket": (
+        "transport",
+        "cluster",
+        "handlers/relay",
+        "handlers/short_way",
+        "handlers/visitor",
+        "server",
+        "listening",
+        "workers",
+        "process",
+        "embedded",
+    ),
 }
 
 
@@ -143,12 +154,10 @@ def test_each_source_has_its_test() -> None:
     elsewhere = {
         "__main__": "integration/test_process.py",
         "process": "integration/test_process.py",
-        "pieces": "integration/test_process.py",
         "server": "integration/test_process.py",
         "desk": "integration/test_process.py",
         "drain": "integration/test_nodes.py",
         "clocks": "integration/test_process.py",
-        "listening": "integration/test_process.py",
         "workers": "integration/test_workers.py",
         "handlers/relay": "integration/test_relay.py",
         "admin/nodes": "integration/test_nodes.py",
@@ -164,6 +173,10 @@ def test_each_source_has_its_test() -> None:
         "embedded": "integration/test_embedded.py",
         "demo": "integration/test_demo.py",
         "handlers/base": "integration/test_engineio_http.py",
+        "handlers/port": "integration/test_engineio_http.py",
+        "handlers/visitor": "unit/handlers/test_short_way.py",
+        "transport/unread": "unit/test_listening.py",
+        "handlers/framing": "hostile/test_limits.py",
         "handlers/engineio": "integration/test_engineio_http.py",
         "handlers/native": "contract/test_transport.py",
         "handlers/demo": "integration/test_demo.py",
@@ -188,6 +201,7 @@ def test_each_source_has_its_test() -> None:
         "commands": "integration/test_commands.py",
         "stores/rules": "unit/moderation/test_rules.py",
         "wire/codec": "unit/wire/test_socketio.py",
+        "wire/limits": "hostile/test_wire_limits.py",
     }
     missing = []
     for path in sources():

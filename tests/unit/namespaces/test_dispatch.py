@@ -16,7 +16,6 @@ from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import User
 from insightdesk_rt.namespaces.base import ADMINS, STAFF, Namespace, Payload, Rate, event
-from insightdesk_rt.namespaces.calls import MAX_WAITING
 from insightdesk_rt.namespaces.dispatch import Admission, Dispatch, Settings, first_rooms
 from insightdesk_rt.wire.codec import Ack, Call, Connect
 from tests.support import fakes
@@ -260,10 +259,10 @@ async def test_calls_that_wait_are_bounded() -> None:
     house = House()
     await house.inside()
     house.call("slow", {"text": "x"})
-    for n in range(MAX_WAITING + 1):
+    for n in range(256 + 1):
         house.call("sum", {"text": ""}, ack=n)
     (refused,) = house.sent()
-    assert refused["ack"] == MAX_WAITING and refused["data"]["error"]["code"] == "RATE_LIMITED"
+    assert refused["ack"] == 256 and refused["data"]["error"]["code"] == "RATE_LIMITED"
 
 
 @aio

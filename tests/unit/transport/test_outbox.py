@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insightdesk_rt.errors import CloseReason
+from insightdesk_rt.transport import outbox as outboxes
 from insightdesk_rt.transport.outbox import Flusher, Outbox, OutboxLimits
 from insightdesk_rt.wire.codec import Encoded
-from tests.support.aio import aio
+from tests.support.aio import aio, until
 
 
 class Sink:
@@ -212,3 +213,28 @@ async def test_a_transport_that_takes_so_many_at_a_time_gets_the_rest_in_order()
     assert [len(write) for write in sink.writes] == [15, 15, 2]
     assert [text for write in sink.writes for text in write] == [str(n) for n in range(32)]
     assert box.bytes == 0
+
+
+@aio
+async def test_very_many_are_written_in_several_turns_and_others_have_theirs_in_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outboxes, "TURN_NS", -1)
+    flusher, sink, order = Flusher(), Sink(), list[str]()
+    boxes = [Outbox(OutboxLimits(), flusher) for _ in range(2 * outboxes.LOOK_EVERY + 2)]
+    monkeypatch.setattr(sink, "write", lambda messages: order.extend(each.text for each in messages) or 0)
+    for box in boxes:
+        box.transport = sink
+        box.put(message("event"))
+    flusher.delivered("1795397242677-0")
+    loop = asyncio.get_running_loop()
+    loop.call_soon(order.append, "other")
+    await asyncio.sleep(0)
+    boxes[0].put(message("later"))  # already written to: it has its turn after those that wait
+    boxes[-1].put(message("too"))  # waits still: the same write takes both
+    assert flusher.delivery.total == 0, "not all are told yet"
+    await until(lambda: flusher.written == flusher.queued, "all are written")
+    each = outboxes.LOOK_EVERY
+    assert order[each] == "other" and order.count("event") == len(boxes)
+    assert order[-3:] == ["event", "too", "later"]
+    assert flusher.delivery.total == 1

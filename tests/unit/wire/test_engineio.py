@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as standard
 import time
 
@@ -30,22 +31,22 @@ no_separator = st.text(st.characters(exclude_characters="\x1e", exclude_categori
 def test_a_payload_is_read_back_as_it_was_written(parts: list[tuple[str, str, list[bytes]]]) -> None:
     messages = [encoded(kind + text, attachments=tuple(attachments)) for kind, text, attachments in parts]
     flat = [packet for kind, text, attachments in parts for packet in (kind + text, *attachments)]
-    assert decode_payload(encode_payload(messages), 10**6) == flat
+    assert [*decode_payload(encode_payload(messages), 10**6)] == flat
 
 
 @settings(max_examples=300)
 @given(st.text() | st.text(st.sampled_from("012346b\x1eAQ=é ")))
 def test_any_payload_is_read_or_raises_wire_error(body: str) -> None:
-    try:
-        found = decode_payload(body, 10**6)
-    except WireError as wrong:
-        found = list(wrong.messages)
+    found = []
+    with contextlib.suppress(WireError):
+        for packet in decode_payload(body, 10**6):
+            found.append(packet)
     assert len(found) <= body.count("\x1e") + 1
 
 
 def test_binary_goes_as_base64() -> None:
     assert encode_payload([encoded("451-x", attachments=(b"\1\2\3\4",)), encoded("2")]) == "451-x\x1ebAQIDBA==\x1e2"
-    assert decode_payload("451-x\x1ebAQIDBA==\x1eb", 100) == ["451-x", b"\1\2\3\4", b""]
+    assert [*decode_payload("451-x\x1ebAQIDBA==\x1eb", 100)] == ["451-x", b"\1\2\3\4", b""]
 
 
 def test_a_control_frame_has_no_place_in_a_payload() -> None:
@@ -69,22 +70,24 @@ def test_a_control_frame_has_no_place_in_a_payload() -> None:
 )
 def test_a_bad_packet_ends_the_payload_and_those_before_it_count(body: str, before: list[str]) -> None:
     """Wire reference 2.1: an empty body and a trailing separator are parse errors, too."""
+    found = []
     with pytest.raises(WireError) as wrong:
-        decode_payload(body, 1000)
-    assert list(wrong.value.messages) == before
+        for packet in decode_payload(body, 1000):
+            found.append(packet)
+    assert found == before
     assert not isinstance(wrong.value, TooBig)
 
 
 def test_a_payload_over_the_limit_is_refused() -> None:
-    assert decode_payload("4" * 10, 10) == ["4" * 10]
+    assert [*decode_payload("4" * 10, 10)] == ["4" * 10]
     with pytest.raises(TooBig):
-        decode_payload("4" * 11, 10)
+        list(decode_payload("4" * 11, 10))
 
 
 def test_the_number_of_packets_has_no_limit_of_its_own_and_costs_linear_time() -> None:
     """CVE-2020-36048; python-engineio's limit of 16 breaks stock clients."""
     start = time.process_time()
-    assert len(decode_payload("\x1e".join(["4"] * 500_000), 10**6)) == 500_000
+    assert sum(1 for _ in decode_payload("\x1e".join(["4"] * 500_000), 10**6)) == 500_000
     assert time.process_time() - start < 2
 
 

@@ -14,12 +14,13 @@ from msgspec import Raw
 
 from insightdesk_rt.errors import TooBig, WireError
 from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect, Encoded, Inbound, Leave
-from insightdesk_rt.wire.socketio import RESERVED, SocketIOCodec, SocketIOLimits, SocketIOSession, with_attachments
+from insightdesk_rt.wire.limits import PacketLimits
+from insightdesk_rt.wire.socketio import RESERVED, SocketIOCodec, SocketIOSession, with_attachments
 
 CODEC = SocketIOCodec(recovery=True)
 
 
-def joined(*namespaces: str, limits: SocketIOLimits = SocketIOLimits()) -> SocketIOSession:
+def joined(*namespaces: str, limits: PacketLimits = PacketLimits()) -> SocketIOSession:
     session = SocketIOSession(CODEC, limits)
     for namespace in namespaces or ("/",):
         session.receive_text("0" if namespace == "/" else f"0{namespace},")
@@ -153,7 +154,7 @@ def test_a_client_waits_until_it_is_in_its_first_namespace() -> None:
 
 def test_namespaces_of_one_connection_are_counted() -> None:
     """1,000 namespaces joined by one connection."""
-    session = SocketIOSession(CODEC, SocketIOLimits(max_namespaces=3))
+    session = SocketIOSession(CODEC, PacketLimits(max_namespaces=3))
     for name in "abc":
         session.receive_text(f"0/{name},")
     refuse("0/d,", session)
@@ -366,7 +367,7 @@ def test_an_attachment_of_nothing_closes_the_connection() -> None:
 
 
 def test_attachments_together_have_a_limit() -> None:
-    session = joined(limits=SocketIOLimits(max_attachments_bytes=10))
+    session = joined(limits=PacketLimits(max_attachments_bytes=10))
     for _ in range(3):  # counted per packet
         session.receive_text('52-["x"]')
         session.receive_binary(b"a" * 5)
@@ -380,7 +381,7 @@ def test_attachments_together_have_a_limit() -> None:
 @pytest.mark.parametrize("limit", [1, 10, 128])
 def test_the_number_of_attachments_is_configurable(limit: int) -> None:
     """socket.io#5489: a fixed cap broke applications."""
-    limits = SocketIOLimits(max_attachments=limit)
+    limits = PacketLimits(max_attachments=limit)
     session = joined(limits=limits)
     assert session.receive_text(f'5{limit}-["x"]') == ()
     assert [len(session.receive_binary(b"")) for _ in range(limit)] == [0] * (limit - 1) + [1]
@@ -422,7 +423,7 @@ paths = st.sampled_from(["/", "/tickets", "/é"])
 
 def read_back(message: Encoded, namespace: str) -> Inbound:
     """Return what a peer reads who gets this message."""
-    session = joined(namespace, limits=SocketIOLimits(max_attachments=50))
+    session = joined(namespace, limits=PacketLimits(max_attachments=50))
     said = session.receive_text(message.text[1:])
     for attachment in message.attachments:
         assert said == ()

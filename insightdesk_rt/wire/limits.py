@@ -1,0 +1,14 @@
+"""What one client's packets may have, each checked where it is read: `over` names the setting that was exceeded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class PacketLimits(NamedTuple):
+    max_attachments: int = 10  # socket.io-parser 4.2.6
+    max_attachments_bytes: int = 4_000_000  # of one packet's attachments together; four messages of the usual 1 MB
+    max_namespaces: int = 64  # asked and joined at a time; the server refuses politely far below
+    max_namespace: int = 128  # characters; a name is sent back in a refusal
+    max_event_name: int = 256  # characters
+    max_depth: int = 64  # of JSON: nobody nests by hand deeper than ten

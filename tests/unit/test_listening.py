@@ -1,0 +1,77 @@
+"""listening.py: connections are taken a few at a time, so that others have their turn, and not kept for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from tornado.web import Application, RequestHandler
+
+from insightdesk_rt import listening
+from insightdesk_rt.listening import PatientServer, accept_few
+from tests.support.aio import aio, until
+
+
+@aio
+async def test_what_is_due_has_its_turn_between_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "ACCEPT_AT_ONCE", 2)
+    door = socket.create_server(("127.0.0.1", 0), backlog=16)
+    door.setblocking(False)
+    callers = [socket.create_connection(door.getsockname()) for _ in range(6)]
+    order: list[str] = []
+
+    def taken(connection: socket.socket, address: object) -> None:
+        connection.close()
+        order.append("taken")
+        asyncio.get_running_loop().call_soon(order.append, "other")
+
+    stop = accept_few(door, taken)
+    await until(lambda: order.count("other") == 6, "all were taken")
+    assert order == ["taken", "taken", "other", "other"] * 3
+    stop()
+    late = socket.create_connection(door.getsockname())
+    await asyncio.sleep(0.05)
+    assert order.count("taken") == 6
+    for each in (*callers, late, door):
+        each.close()
+
+
+class Much(RequestHandler):
+    def get(self) -> None:
+        self.write(b"x" * 20_000_000)
+
+
+@aio
+async def test_an_answer_that_nobody_reads_ends_its_connection_and_a_slow_reader_has_its_time() -> None:
+    server = PatientServer(Application([("/", Much)]))
+    server.unread_s = 0.3
+    cut: list[bool] = []
+    server.on_cut = lambda: cut.append(True)
+    door = socket.create_server(("127.0.0.1", 0))
+    door.setblocking(False)
+    server.add_sockets([door])
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    deaf = socket.create_connection(door.getsockname())
+    deaf.sendall(request)
+    reader, writer = await asyncio.open_connection(*door.getsockname(), limit=1_000_000)
+    writer.write(request)
+
+    async def read() -> int:
+        got = 0
+        while got < 20_000_000:  # for two seconds or so
+            part = await reader.read(1_000_000)
+            assert part, got
+            got += len(part)
+            await asyncio.sleep(0.1)
+        return got
+
+    reading = asyncio.create_task(read())
+    await until(lambda: len(server._connections) == 2, "both are served")
+    await until(lambda: len(server._connections) == 1, "the one that does not read is cut")
+    assert await asyncio.wait_for(reading, 20) >= 20_000_000
+    assert cut == [True]
+    deaf.close()
+    writer.close()
+    server.stop()
+    await server.close_all_connections()

@@ -1,0 +1,228 @@
+"""transport/readiness.py: one epoll for all websockets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from insightdesk_rt.transport import readiness
+from insightdesk_rt.transport.readiness import NOTHING, READ, WRITE, Readiness
+from tests.support.aio import aio, until
+
+
+class Reader:
+    """Reads what is there, and does what it was told to do then."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        self.ours = ours
+        self.read: list[bytes] = []
+        self.writable = 0
+        self.failures = 0
+        self.then = lambda: None
+
+    def readable(self) -> None:
+        self.read.append(self.ours.recv(100))
+        self.then()
+
+    def writable_again(self) -> None:
+        self.writable += 1
+
+    def failed(self) -> None:
+        self.failures += 1
+
+
+@pytest.fixture
+def pairs() -> Iterator[list[tuple[Reader, socket.socket]]]:
+    made = []
+    for _ in range(3):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        made.append((Reader(ours), theirs))
+    yield made
+    for reader, theirs in made:
+        reader.ours.close()
+        theirs.close()
+
+
+@aio
+async def test_each_is_called_for_its_own_file_until_it_is_forgotten(
+    pairs: list[tuple[Reader, socket.socket]],
+) -> None:
+    ready = Readiness()
+    for reader, _ in pairs:
+        ready.watch(reader.ours.fileno(), reader)
+    for number, (_, theirs) in enumerate(pairs):
+        theirs.send(b"%d" % number)
+    await until(lambda: all(reader.read for reader, _ in pairs), "each read its own")
+    assert [reader.read for reader, _ in pairs] == [[b"0"], [b"1"], [b"2"]]
+    first, theirs = pairs[0]
+    for _ in range(2):  # twice is nothing
+        ready.forget(first.ours.fileno())
+    theirs.send(b"late")
+    pairs[1][1].send(b"more")
+    await until(lambda: pairs[1][0].read == [b"1", b"more"], "the others are still watched")
+    assert first.read == [b"0"] and len(ready) == 2
+
+
+@aio
+async def test_one_that_ends_another_in_the_same_turn_is_not_called_for_it(
+    pairs: list[tuple[Reader, socket.socket]],
+) -> None:
+    ready = Readiness()
+    readers = [reader for reader, _ in pairs]
+
+    def end_the_others(me: Reader) -> None:
+        for other in readers:
+            if other is not me:
+                ready.forget(other.ours.fileno())
+
+    for reader, theirs in pairs:
+        reader.then = lambda me=reader: end_the_others(me)  # type: ignore[misc]
+        ready.watch(reader.ours.fileno(), reader)
+        theirs.send(b"x")
+    await until(lambda: any(reader.read for reader in readers), "one was called")
+    await asyncio.sleep(0.05)
+    assert sum(len(reader.read) for reader in readers) == 1 and len(ready) == 1
+
+
+@aio
+async def test_writability_is_told_while_it_is_awaited(pairs: list[tuple[Reader, socket.socket]]) -> None:
+    ready, (reader, theirs) = Readiness(), pairs[0]
+    ready.watch(reader.ours.fileno(), reader)
+    await asyncio.sleep(0.02)
+    assert reader.writable == 0
+    ready.wait_for(reader.ours.fileno(), READ | WRITE)
+    await until(lambda: reader.writable > 0, "told that it can be written")
+    ready.wait_for(reader.ours.fileno(), READ)
+    told = reader.writable
+    theirs.send(b"x")
+    await until(lambda: reader.read == [b"x"], "still watched for reading")
+    assert reader.writable == told
+
+
+@aio
+async def test_an_end_is_told_to_who_waits_for_nothing(pairs: list[tuple[Reader, socket.socket]]) -> None:
+    ready, (reader, theirs) = Readiness(), pairs[0]
+    ready.watch(reader.ours.fileno(), reader)
+    ready.wait_for(reader.ours.fileno(), NOTHING)
+    theirs.send(b"x")
+    await asyncio.sleep(0.02)
+    assert reader.failures == 0
+    theirs.close()
+    await until(lambda: reader.failures > 0, "told that it has ended")
+    assert reader.read == []
+
+
+@aio
+async def test_what_fails_for_one_is_logged_and_costs_the_others_nothing(
+    pairs: list[tuple[Reader, socket.socket]], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    ready, readers = Readiness(), [reader for reader, _ in pairs]
+    readers[0].then = fail
+    for reader, theirs in pairs:
+        ready.watch(reader.ours.fileno(), reader)
+        theirs.send(b"x")
+    with caplog.at_level(logging.ERROR):
+        await until(lambda: all(reader.read for reader in readers), "all were called")
+    assert "a websocket's turn failed" in caplog.text
+
+
+@aio
+async def test_a_turn_serves_so_many_and_the_next_the_others(
+    pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What else is due in the loop has its turn in between: a storm of clients does not hold it up."""
+    monkeypatch.setattr(readiness, "TURN_NS", 0)
+    ready, order = Readiness(), []
+
+    def note(number: int) -> None:
+        order.append(number)
+        asyncio.get_running_loop().call_soon(order.append, "other")
+
+    for number, (reader, theirs) in enumerate(pairs):
+        reader.then = lambda number=number: note(number)  # type: ignore[misc]
+        ready.watch(reader.ours.fileno(), reader)
+        theirs.send(b"x")
+    await until(lambda: len(order) == 6, "three turns")
+    assert order[1::2] == ["other"] * 3
+
+
+@aio
+async def test_nothing_is_left_in_the_loop_when_nobody_is_watched(
+    pairs: list[tuple[Reader, socket.socket]],
+) -> None:
+    ready = Readiness()
+    for reader, theirs in pairs:  # and it can be used again after that
+        ready.watch(reader.ours.fileno(), reader)
+        theirs.send(b"x")
+        await until(lambda reader=reader: reader.read == [b"x"], "watched")  # type: ignore[misc]
+        ready.forget(reader.ours.fileno())
+        assert ready._epoll is None and len(ready) == 0
+
+
+class Clock:
+    """Stands still but for what those who are called take."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = 0
+        monkeypatch.setattr(readiness, "monotonic_ns", lambda: self.now_ns)
+
+    def busy(self, ready: Readiness, costs_ns: list[int], pairs: list[tuple[Reader, socket.socket]]) -> list[int]:
+        """Watch readers that are always ready, and take so long each. Returns who was called, as it grows."""
+        order: list[int] = []
+
+        def again(number: int, cost_ns: int, theirs: socket.socket) -> None:
+            order.append(number)
+            self.now_ns += cost_ns
+            theirs.send(b"x")
+
+        for number, ((reader, theirs), cost_ns) in enumerate(zip(pairs, costs_ns, strict=True)):
+            reader.then = lambda number=number, cost_ns=cost_ns, theirs=theirs: again(  # type: ignore[misc]
+                number, cost_ns, theirs
+            )
+            ready.watch(reader.ours.fileno(), reader)
+            theirs.send(b"x")
+        return order
+
+
+@pytest.mark.parametrize("cost_ns", [readiness.TURN_NS * 3 // 4, readiness.TURN_NS * 2])
+@aio
+async def test_those_who_are_always_ready_all_have_their_turns(
+    pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch, cost_ns: int
+) -> None:
+    """The kernel names them in the same order each time, and a turn is over before the last."""
+    order = Clock(monkeypatch).busy(Readiness(), [cost_ns] * 3, pairs)
+    await until(lambda: len(order) >= 30, "ten turns each")
+    assert min(order[:30].count(number) for number in range(3)) >= 7
+
+
+@aio
+async def test_those_who_take_long_come_last_and_one_in_a_turn(
+    pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_ns = readiness.TURN_NS * 10
+    order = Clock(monkeypatch).busy(Readiness(), [long_ns, long_ns, readiness.TURN_NS // 10], pairs)
+    await until(lambda: len(order) >= 30, "some turns")
+    assert order[6:12] in ([2, 0, 2, 1, 2, 0], [2, 1, 2, 0, 2, 1], [0, 2, 1, 2, 0, 2], [1, 2, 0, 2, 1, 2]), order
+
+
+@aio
+async def test_who_took_long_once_is_one_of_the_others_after_a_short_turn(
+    pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, clock = Readiness(), Clock(monkeypatch)
+    reader, theirs = pairs[0]
+    for cost_ns, long in ((readiness.TURN_NS * 2, 1), (0, 0)):
+        reader.then = lambda cost_ns=cost_ns: setattr(clock, "now_ns", clock.now_ns + cost_ns)  # type: ignore[misc]
+        ready.watch(reader.ours.fileno(), reader)
+        theirs.send(b"x")
+        called = len(reader.read) + 1
+        await until(lambda called=called: len(reader.read) == called, "called")  # type: ignore[misc]
+        assert len(ready._long) == long
