@@ -64,7 +64,25 @@ def setup_logging(level: str, style: str, node: str = "", stream: TextIO | None 
     root.setLevel(level.upper())
     # Tornado logs each request, with its whole URL; our doors log what is of note.
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
+    logging.getLogger("tornado.general").addFilter(_is_ours_to_see)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+# Tornado 6.6's words for a peer that sends no HTTP or no TLS, or goes away:
+# whoever connects could fill the log with them.
+_PEERS_DOING = (
+    "SSL Error on",
+    "error on read",
+    "Write error on",
+    "Malformed HTTP message",
+    "Unsatisfiable read",
+    "Timeout reading",
+)
+
+
+def _is_ours_to_see(record: logging.LogRecord) -> bool:
+    """Is a line of Tornado's about more than one peer's doing? At the level debug all are shown."""
+    return not str(record.msg).startswith(_PEERS_DOING) or logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 def clean(text: str, longest: int = MAX_VALUE) -> str:

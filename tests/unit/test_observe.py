@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import re
 import shlex
+import ssl
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insightdesk_rt import observe
+from tests.support.aio import aio
+from tests.support.certificates import certificate
+from tests.support.door import door
 from tests.support.tokens import token
 
 # C0, DEL, C1, bidi and line separators: what may not be in a line
@@ -32,11 +39,11 @@ def line(style: str, message: str = "client closed", node: str = "", **extra: An
 @pytest.fixture
 def restored() -> Iterator[None]:
     """Give the loggers back as pytest has them."""
-    loggers = [logging.getLogger(name) for name in (None, "tornado.access", "asyncio")]
-    before = [(list(one.handlers), one.level) for one in loggers]
+    loggers = [logging.getLogger(name) for name in (None, "tornado.access", "tornado.general", "asyncio")]
+    before = [(list(one.handlers), list(one.filters), one.level) for one in loggers]
     yield
-    for one, (handlers, level) in zip(loggers, before, strict=True):
-        one.handlers[:] = handlers
+    for one, (handlers, filters, level) in zip(loggers, before, strict=True):
+        one.handlers[:], one.filters[:] = handlers, filters
         one.setLevel(level)
 
 
@@ -172,3 +179,29 @@ def test_requests_are_not_logged_by_tornado(restored: None) -> None:
     observe.setup_logging("info", "kv", stream=out)
     logging.getLogger("tornado.access").warning("404 GET /x?sid=y")
     assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_who_speaks_no_tls_or_no_http_writes_no_line(restored: None, tmp_path: Path, level: str) -> None:
+    out = io.StringIO()
+    observe.setup_logging(level, "kv", stream=out)
+    file = certificate(tmp_path / "both.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(file)
+
+    @aio
+    async def story() -> None:
+        for tls, nonsense in ((context, b"GET / HTTP/1.1\r\n\r\n"), (None, b"\x16\x03\x01\r\n\r\n")):
+            async with door(tls=tls) as d:
+                reader, writer = await asyncio.open_connection("127.0.0.1", d.number)
+                writer.write(nonsense)
+                with suppress(ConnectionResetError):
+                    while await reader.read(1000):
+                        pass
+                writer.close()
+
+    story()
+    assert ("SSL Error" in out.getvalue() and "Malformed" in out.getvalue()) is (level == "debug"), out.getvalue()
+    assert level == "debug" or out.getvalue() == ""
+    logging.getLogger("tornado.general").error("Uncaught exception")
+    assert "Uncaught exception" in out.getvalue()
