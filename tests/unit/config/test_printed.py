@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 from insightdesk_rt.config import Settings, as_markdown, as_toml, load, table
 
@@ -42,3 +46,11 @@ def test_the_systemd_unit_gives_the_drain_its_time() -> None:
     found = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     assert found and int(found.group(1)) >= Settings().drain_seconds + 30
     assert "\nKillMode=mixed\n" in unit, "the embedded Valkey must not get SIGTERM before the drain is over"
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_the_systemd_unit_may_do_little() -> None:
+    line = ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(TOP / "conf/insightdesk-rt.service")]
+    said = subprocess.run(line, capture_output=True, text=True, timeout=30).stdout
+    found = re.search(r"exposure level for \S+: (\d+\.\d)", said)
+    assert found and float(found.group(1)) <= 1.5, said[-500:]

@@ -1,0 +1,156 @@
+"""What grows with what: a message with the members of its room, coming and going with those who are there, heartbeats.
+
+    python -m tests.benchmarks.growth [--json FILE]
+
+One server grows through the sizes, as far as the machine's file limit lets it. A cost is CPU µs of the server process,
+the median of RUNS, without what the server does while nobody wants anything (measured at each size, just before).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.contestants import ThisServer
+from tests.benchmarks.crowd import Crowd, attainable
+from tests.benchmarks.generator import Workshop, payload
+from tests.benchmarks.report import about
+
+ROOMS = (100, 1_000, 10_000)
+PRESENT = (1_000, 10_000, 50_000)
+CONNECTED = (1_000, 10_000, 50_000, 100_000)
+RUNS = 5
+COMING = 500
+PING_S = 25.0  # the default, and so what heartbeats are computed for
+FAST_PING_MS = 5_000  # so that all have theirs within seconds
+
+Points = dict[int, list[float]]
+
+
+def room_sizes(shop: Workshop) -> Points:
+    """Return CPU µs per message delivered, by members of the room. Each round is 10,000 deliveries or more."""
+
+    def cost(who: ThisServer, crowd: Crowd, size: int) -> float:
+        rounds = max(3, 20_000 // size)
+        per_s = max(0.5, 20_000 / size) if size > 1_000 else 20.0
+
+        def publish() -> int:
+            return sum(report["deliveries"] for report in crowd.publish(rounds, per_s, payload(100)))
+
+        return per_unit(who, publish, rest_of(who))
+
+    return over_sizes(shop, ROOMS, cost)
+
+
+def coming_and_going(shop: Workshop) -> tuple[Points, Points]:
+    """Return CPU µs per connect, and per disconnect, by clients that are there already."""
+    going: Points = {}
+
+    def cost(who: ThisServer, crowd: Crowd, size: int) -> float:
+        rest = rest_of(who)
+
+        def come() -> int:
+            crowd.grow(size + COMING)
+            return COMING
+
+        def go() -> int:
+            crowd.shrink(COMING)
+            time.sleep(1.5)
+            return COMING
+
+        connect = per_unit(who, come, rest)
+        time.sleep(0.5)
+        going.setdefault(size, []).append(per_unit(who, go, rest))
+        time.sleep(6)  # their rooms are unsubscribed five seconds later
+        return connect
+
+    coming = over_sizes(shop, PRESENT, cost, spare=COMING)
+    return coming, going
+
+
+def heartbeats(shop: Workshop) -> Points:
+    """Return the share of a core, in %, that the heartbeats of so many clients take."""
+
+    def cost(who: ThisServer, crowd: Crowd, size: int) -> float:
+        seconds = 2 * FAST_PING_MS / 1000
+        before_s = who.cpu_s()
+        crowd.idle(seconds)
+        used = (who.cpu_s() - before_s) / seconds - idle[0]
+        return 100 * used * FAST_PING_MS / 1000 / PING_S
+
+    with_nobody = ThisServer(shop)
+    with_nobody.start()
+    idle = [rest_of(with_nobody, 5)]
+    with_nobody.stop()
+    return over_sizes(shop, CONNECTED, cost, runs=2, ping_interval_ms=FAST_PING_MS)
+
+
+def over_sizes(
+    shop: Workshop,
+    sizes: tuple[int, ...],
+    cost: Callable[[ThisServer, Crowd, int], float],
+    *,
+    spare: int = 0,
+    runs: int = RUNS,
+    **settings: object,
+) -> Points:
+    """Return the runs at each size that can be had here; what is too large is replaced by the largest that is not."""
+    most, why_not_more = attainable(max(sizes) + spare)
+    if why_not_more:
+        print(f"  {why_not_more}")
+    fitting = sorted({min(size, most - spare) // 100 * 100 for size in sizes})
+    who, found = ThisServer(shop, **settings), dict[int, list[float]]()
+    who.start()
+    try:
+        with Crowd(shop, who) as crowd:
+            for size in fitting:
+                crowd.grow(size)
+                time.sleep(2)
+                found[size] = [cost(who, crowd, size) for _ in range(runs)]
+                middle = statistics.median(found[size])
+                print(f"  {size:>7,}: {middle:.2f} ({min(found[size]):.2f}–{max(found[size]):.2f})", flush=True)
+    finally:
+        who.stop()
+    return found
+
+
+def per_unit(who: ThisServer, work: Callable[[], int], rest: float) -> float:
+    """Return CPU µs per unit of the work, which says how many they were. `rest` is the share of a core used anyway."""
+    began_s, cpu_s = time.monotonic(), who.cpu_s()
+    units = work()
+    return 1e6 * (who.cpu_s() - cpu_s - rest * (time.monotonic() - began_s)) / units
+
+
+def rest_of(who: ThisServer, seconds: float = 1.0) -> float:
+    cpu_s = who.cpu_s()
+    time.sleep(seconds)
+    return (who.cpu_s() - cpu_s) / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth", description="What grows with what.")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    asked = parser.parse_args()
+    with Workshop() as shop:
+        results: dict[str, Any] = {"about": about(), **measured(shop)}
+    if asked.json:
+        asked.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def measured(shop: Workshop) -> dict[str, Points]:
+    print("CPU µs per message delivered, by members of the room", flush=True)
+    results = {"room": room_sizes(shop)}
+    print("CPU µs per connect, by clients that are there", flush=True)
+    results["connect"], results["disconnect"] = coming_and_going(shop)
+    print("% of a core for heartbeats, by clients", flush=True)
+    results["heartbeats"] = heartbeats(shop)
+    return results
+
+
+if __name__ == "__main__":
+    main()

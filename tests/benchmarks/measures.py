@@ -1,0 +1,422 @@
+"""What bin/bench measures. Each measure prepares a contestant, and is then run on all in turn, again and again.
+
+A run gives values by name. `cpu_us` is CPU time of the server process (from /proc) per unit of the measure, `valkey_us`
+that of the Valkey it uses; what ends in _ms is time by the clock; `busy` is how much of a core the generator used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.benchmarks.contestants import NAMESPACES, Contestant, ThisServer, tokens
+from tests.benchmarks.generator import Generator, payload
+
+Values = dict[str, float]
+SUBSCRIBERS = 1_000
+WINDOW = 50  # clients on their way in at a time, where not all come at once
+
+
+class Spent:
+    """`with` it around work: CPU seconds of the contestant, and of its Valkey."""
+
+    def __init__(self, who: Contestant) -> None:
+        self._who = who
+
+    def __enter__(self) -> Spent:
+        self._before = self._now()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.server_s, self.valkey_s = (new - old for new, old in zip(self._now(), self._before, strict=True))
+
+    def per(self, units: float) -> Values:
+        found = {"cpu_us": 1e6 * self.server_s / units}
+        if isinstance(self._who, ThisServer):
+            found["valkey_us"] = 1e6 * self.valkey_s / units
+        return found
+
+    def _now(self) -> tuple[float, float]:
+        return self._who.cpu_s(), self._who.valkey_cpu_s() if isinstance(self._who, ThisServer) else 0.0
+
+
+class Measure:
+    """`title` says what, `unit` of what `cpu_us` is the cost. `seconds` is about how long a run takes."""
+
+    key: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str]
+    extra: ClassVar[tuple[str, ...]] = ("p50_ms", "p99_ms", "max_ms")  # values of the table beside cpu_us
+
+    def __init__(self, who: Contestant) -> None:
+        self.who = who
+        self.shop = who.shop
+
+    @classmethod
+    def fits(cls, kind: type[Contestant]) -> bool:
+        """Can this contestant do it?"""
+        return True
+
+    def prepare(self) -> None:
+        self.who.start()
+
+    def run(self) -> Values:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        self.who.stop()
+
+
+class WithClients(Measure):
+    clients = SUBSCRIBERS
+
+    def prepare(self) -> None:
+        self.load = Generator(self.shop)
+        super().prepare()
+        self.enter(self.load, self.clients)
+
+    def enter(self, load: Generator, count: int, window: int = WINDOW, **more: Any) -> dict[str, Any]:
+        return load.open(count, window, self.who.port, self.who.script(), tokens(), **more)
+
+    def finish(self) -> None:
+        self.load.end()
+        super().finish()
+
+
+def timed(report: dict[str, Any]) -> Values:
+    return {name: report[name] for name in ("p50_ms", "p99_ms", "max_ms", "busy")}
+
+
+# ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Broadcast(WithClients):
+    key, title, unit = "broadcast", "broadcast of 100 B to 1,000 clients, 20 a second", "message delivered"
+    size, per_s, rounds, burst, logged = 100, 20.0, 60, 1, False
+    extra = ("per_s", "p50_ms", "p99_ms", "max_ms")
+
+    def prepare(self) -> None:
+        super().prepare()
+        port, request = self.who.emit(payload(self.size), logged=self.logged)
+        self._publish: Callable[[int], dict[str, Any]] = lambda rounds: self.load.publish(
+            rounds, self.per_s, self.burst, port, request
+        )
+        self._publish(10)  # what is made once is made
+
+    def run(self) -> Values:
+        with Spent(self.who) as spent:
+            report = self._publish(self.rounds)
+        expected = self.clients * self.rounds * self.burst
+        assert report["deliveries"] == expected and not report["refused"], report
+        return {**spent.per(expected), "per_s": expected / report["wall_s"], **timed(report)}
+
+
+class BroadcastKilobyte(Broadcast):
+    key, title, size = "broadcast-1k", "broadcast of 1 KB to 1,000 clients, 20 a second", 1024
+
+
+class BroadcastLogged(Broadcast):
+    """What only this server has: an event that is in the log before anybody sees it."""
+
+    key, title, logged = "broadcast-logged", "the same, 100 B, logged in Valkey first", True
+
+    @classmethod
+    def fits(cls, kind: type[Contestant]) -> bool:
+        return issubclass(kind, ThisServer)
+
+
+class Burst(Broadcast):
+    key, title = "burst", "burst of 10 broadcasts of 100 B to 1,000 clients, twice a second"
+    per_s, rounds, burst = 2.0, 6, 10
+
+
+class Echo(WithClients):
+    key, title, unit = "echo", "event and ack, 200 clients with one under way each", "round trip"
+    clients, seconds = 200, 2.0
+    extra = ("per_s", "p50_ms", "p99_ms")
+
+    def enter(self, load: Generator, count: int, window: int = WINDOW, **more: Any) -> dict[str, Any]:
+        return load.open(count, window, self.who.port, self.who.script(("/presence",)), tokens(), **more)
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.load.echo(0.5, *self.who.echo)
+
+    def run(self) -> Values:
+        with Spent(self.who) as spent:
+            report = self.load.echo(self.seconds, *self.who.echo)
+        assert report["answered"] > 0 and not report["failed"], report
+        return {**spent.per(report["answered"]), "per_s": report["answered"] / report["wall_s"], **timed(report)}
+
+
+# ── coming in ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Connect(WithClients):
+    key, title, unit = "connect", "connect: websocket, token, one namespace; 50 at a time", "connect"
+    clients, connects = 200, 1_000
+    extra = ("per_s", "p50_ms", "p99_ms")
+
+    @classmethod
+    def fits(cls, kind: type[Contestant]) -> bool:
+        return kind.enters
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.run()  # what is compiled as it runs has been
+
+    def run(self) -> Values:
+        with Spent(self.who) as spent:
+            report = self.enter(self.load, self.connects)
+        self.load.close(self.connects)
+        time.sleep(0.3)
+        return {**spent.per(self.connects), "per_s": self.connects / report["wall_s"], **timed(report)}
+
+
+class Disconnect(Connect):
+    key, title, unit = "disconnect", "disconnect: the connection is gone", "disconnect"
+    extra = ()
+
+    def run(self) -> Values:
+        report = self.enter(self.load, self.connects)
+        time.sleep(0.5)
+        with Spent(self.who) as spent:
+            self.load.close(self.connects)
+            time.sleep(1.5)
+        return {**spent.per(self.connects), "busy": report["busy"]}
+
+
+class Storm(WithClients):
+    """5,000 come at once while 1,000 that are in are sent 20 messages a second. After 40 s nobody is waited for."""
+
+    key, title, unit = "storm", "5,000 connect at once, 1,000 are being sent 20 messages a second", "connect"
+    extra = ("let_in", "all_in_ms", "worst_ms", "traffic_p99_ms", "traffic_max_ms")
+    newcomers, limit_s = 5_000, 40.0
+
+    @classmethod
+    def fits(cls, kind: type[Contestant]) -> bool:
+        return kind.enters
+
+    def run(self) -> Values:
+        port, request = self.who.emit(payload(100))
+        with Generator(self.shop, source=1) as storm:
+            # Newcomers are of another team, so that the traffic is the same throughout.
+            newcomers = tokens(teams=2)[1::2]
+            rounds = 20
+            self.load.begin_publish(rounds, 20.0, 1, port, request, late_s=self.limit_s)
+            time.sleep(0.2)
+            with Spent(self.who) as spent:
+                storm.begin_open(
+                    self.newcomers, self.newcomers, self.who.port, self.who.script(), newcomers, self.limit_s
+                )
+                entered = storm.answer(self.limit_s + 20)
+            traffic = self.load.answer(self.limit_s + 30)
+        time.sleep(1)
+        return {
+            **spent.per(entered["in"]),
+            "let_in": entered["in"],
+            "all_in_ms": 1e3 * entered["wall_s"],
+            "worst_ms": entered["max_ms"],
+            "traffic_p99_ms": traffic["p99_ms"],
+            "traffic_max_ms": traffic["max_ms"],
+            "busy": max(entered["busy"], traffic["busy"]),
+        }
+
+
+class Memory(Measure):
+    """A fresh process each time. The kernel's part is of both ends of a connection: they are on one machine."""
+
+    key, title, unit = "memory", "idle connection, one namespace", "connection"
+    extra = ("rss_bytes", "kernel_bytes")
+    clients = 8_000
+    namespaces: ClassVar[tuple[str, ...]] = NAMESPACES[:1]
+    role = "agent"
+
+    @classmethod
+    def fits(cls, kind: type[Contestant]) -> bool:
+        return kind.enters
+
+    def prepare(self) -> None:
+        """Each run starts its own."""
+
+    def finish(self) -> None:
+        """Each run has ended it."""
+
+    def run(self) -> Values:
+        self.who.start()
+        try:
+            with Generator(self.shop) as load:
+                script = self.who.script(self.namespaces)
+                load.open(200, WINDOW, self.who.port, script, tokens(self.role))  # what is made once is made
+                load.idle(1)
+                rss, kernel = self.who.rss(), kernel_bytes()
+                report = load.open(
+                    self.clients, WINDOW, self.who.port, script, tokens(self.role, self.clients), deadline_s=120
+                )
+                load.idle(2)
+                each = (self.who.rss() - rss) / self.clients
+                return {
+                    "rss_bytes": each,
+                    "kernel_bytes": (kernel_bytes() - kernel) / self.clients,
+                    "busy": report["busy"],
+                }
+        finally:
+            self.who.stop()
+
+
+class MemoryOfFive(Memory):
+    key, title = "memory-5", "idle connection, all five namespaces"
+    namespaces, role = NAMESPACES, "admin"
+
+    @classmethod
+    def fits(cls, kind: type[Contestant]) -> bool:
+        return kind.many
+
+
+def kernel_bytes() -> int:
+    """What the kernel holds for sockets and files: its slab, and the pages of TCP's queues."""
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    tcp = next(line for line in Path("/proc/net/sockstat").read_text().splitlines() if line.startswith("TCP:"))
+    return int(meminfo["Slab"].split()[0]) * 1024 + int(tcp.split("mem ")[1]) * 4096
+
+
+# ── long-polling ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Polling(Broadcast):
+    key, title = "polling", "500 long-polling clients, broadcast of 100 B 5 times a second"
+    clients, per_s, rounds = 500, 5.0, 15
+
+    @classmethod
+    def fits(cls, kind: type[Contestant]) -> bool:
+        return kind.polls
+
+    def enter(self, load: Generator, count: int, window: int = WINDOW, **more: Any) -> dict[str, Any]:
+        return load.open(count, window, self.who.port, self.who.script(polling=True), tokens(), **more)
+
+
+# ── what only this server does ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class OfThisServer(Measure):
+    who: ThisServer
+
+    @classmethod
+    def fits(cls, kind: type[Contestant]) -> bool:
+        return kind is ThisServer
+
+
+class Emits(OfThisServer):
+    """Of a back end, over the admin port, to a room that nobody is in."""
+
+    key, title, unit = "push-emit", "POST /emit, 16 requests at a time", "request"
+    extra = ("valkey_us", "per_s", "p50_ms", "p99_ms")
+    seconds, connections = 2.0, 16
+
+    def prepare(self) -> None:
+        self.load = Generator(self.shop)
+        super().prepare()
+        self.run()
+
+    def request(self) -> str:
+        return self.who.emit(payload(100), logged=True)[1]
+
+    def run(self) -> Values:
+        with Spent(self.who) as spent:
+            report = self.load.http(self.seconds, self.connections, self.who.admin_port, self.request())
+        assert report["answered"] and not report["refused"], report
+        return {**spent.per(report["answered"]), "per_s": report["answered"] / report["wall_s"], **timed(report)}
+
+    def finish(self) -> None:
+        self.load.end()
+        super().finish()
+
+
+class Tickets(Emits):
+    key, title = "push-ticket", "PUT /tickets/…, 16 requests at a time"
+
+    def request(self) -> str:
+        return self.who.put_ticket("$NUMBER")
+
+
+class PresenceMeasure(OfThisServer):
+    """2,000 agents of 20 teams come; all go; the grace passes. A transition is one coming or going."""
+
+    key, title, unit = "presence", "2,000 agents of 20 teams come and go on /presence", "transition"
+    extra = ("valkey_us", "commands")
+    agents, teams, grace_s = 2_000, 20, 5.0
+
+    def run(self) -> Values:
+        with Generator(self.shop) as load:
+            idle, began_s = self.who.commands(), time.monotonic()
+            load.idle(1)
+            idle_per_s = (self.who.commands() - idle) / (time.monotonic() - began_s)
+            people = tokens(users=self.agents, teams=self.teams)
+            before, began_s = self.who.commands(), time.monotonic()
+            with Spent(self.who) as spent:
+                report = load.open(self.agents, WINDOW, self.who.port, self.who.script(("/presence",)), people)
+                load.idle(1)
+                load.close(self.agents)
+                time.sleep(self.grace_s + 2)
+            commands = self.who.commands() - before - idle_per_s * (time.monotonic() - began_s)
+        return {**spent.per(2 * self.agents), "commands": commands / 2 / self.agents, "busy": report["busy"]}
+
+
+class TwoNodes(OfThisServer):
+    """What is published on one node reaches 1,000 clients of the other."""
+
+    key, title, unit = "two-nodes", "broadcast of 100 B on one node to 1,000 clients of another", "message delivered"
+    extra = ("other_us", "valkey_us", "per_s", "p50_ms", "p99_ms", "max_ms")
+    rounds = 60
+    second: ThisServer | None = None
+
+    def prepare(self) -> None:
+        self.load = Generator(self.shop)
+        super().prepare()
+        self.second = ThisServer(self.shop, self.who.valkey, "n2")
+        self.second.start()
+        self.load.open(SUBSCRIBERS, WINDOW, self.second.port, self.second.script(), tokens())
+        port, request = self.who.emit(payload(100), logged=True)
+        self._publish: Callable[[int], dict[str, Any]] = lambda rounds: self.load.publish(rounds, 20, 1, port, request)
+        self._publish(10)
+
+    def run(self) -> Values:
+        assert self.second is not None
+        with Spent(self.who) as one, Spent(self.second) as two:
+            report = self._publish(self.rounds)
+        expected = SUBSCRIBERS * self.rounds
+        assert report["deliveries"] == expected, report
+        values = two.per(expected)
+        return {
+            **values,
+            "other_us": one.per(expected)["cpu_us"],
+            "per_s": expected / report["wall_s"],
+            **timed(report),
+        }
+
+    def finish(self) -> None:
+        self.load.end()
+        if self.second is not None:
+            self.second.stop()
+        super().finish()
+
+
+ALL: tuple[type[Measure], ...] = (
+    Broadcast,
+    BroadcastKilobyte,
+    BroadcastLogged,
+    Burst,
+    Echo,
+    Connect,
+    Disconnect,
+    Storm,
+    Polling,
+    Memory,
+    MemoryOfFive,
+    PresenceMeasure,
+    TwoNodes,
+    Emits,
+    Tickets,
+)

@@ -1,0 +1,151 @@
+"""docs/performance.md: its tables and plots, made of bench.json.
+
+    python -m tests.benchmarks.pages        write them anew from what was measured last
+
+What stands between `<!-- NAME -->` and `<!-- /NAME -->` is written here; all else by people.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import c100k, measures
+from tests.benchmarks.plots import bars, lines
+from tests.benchmarks.report import NAMES, Results, median, table, verdicts
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).with_name("bench.json")
+PAGE = ROOT / "docs" / "performance.md"
+PLOTS = ROOT / "docs" / "performance"
+MAIN = ("broadcast", "burst", "echo", "connect")  # shown as bars of CPU time; memory has its own unit
+
+
+def read() -> Results:
+    results: Results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"about": {}, "measures": {}}
+    growth = results.get("growth", {})
+    for name, points in growth.items():
+        growth[name] = {int(size): runs for size, runs in points.items()}  # JSON's keys are texts
+    return results
+
+
+def keep(new: Results) -> None:
+    """Put results into the file, beside those of other measures that it has."""
+    old = read()
+    kept = {**old, **new, "measures": {**old["measures"], **new["measures"]}}
+    RESULTS.write_text(json.dumps(_rounded(kept), indent=1) + "\n")
+
+
+def write() -> None:
+    results = read()
+    text = PAGE.read_text()
+    for name, block in blocks(results).items():
+        whole = re.compile(rf"<!-- {name} -->\n.*?<!-- /{name} -->", re.DOTALL)
+        assert whole.search(text), f"{PAGE.name} has no place for {name}"
+        text = whole.sub(lambda _, block=block, name=name: f"<!-- {name} -->\n{block}\n<!-- /{name} -->", text)  # type: ignore[misc]
+    PAGE.write_text(text)
+    PLOTS.mkdir(exist_ok=True)
+    for name, picture in plots(results).items():
+        (PLOTS / f"{name}.svg").write_text(picture)
+
+
+def blocks(results: Results) -> dict[str, str]:
+    """Return the parts of the page by name."""
+    found = results["measures"]
+    kinds = [kind for kind in measures.ALL if kind.key in found]
+    tables = [
+        f"### {kind.title[0].upper()}{kind.title[1:]}\n\n" + "\n".join(table(kind, found[kind.key])) for kind in kinds
+    ]
+    return {
+        "about": _about(results["about"]),
+        "targets": "\n".join(verdicts(found)),
+        "tables": "\n\n".join(tables),
+        "growth": "\n".join(_growth(results.get("growth", {}))),
+        "c100k": "\n".join(_c100k(results.get("c100k", {}))),
+    }
+
+
+def plots(results: Results) -> dict[str, str]:
+    found, growth = results["measures"], results.get("growth", {})
+    titles = {kind.key: f"{kind.title}: CPU µs per {kind.unit}" for kind in measures.ALL}
+    groups = {
+        titles[key]: [(NAMES[who], median(runs, "cpu_us")) for who, runs in found[key].items()]
+        for key in MAIN
+        if key in found
+    }
+    if "memory" in found:
+        runs_of = found["memory"].items()
+        groups["idle connection: bytes of memory"] = [(NAMES[who], median(runs, "rss_bytes")) for who, runs in runs_of]
+    made = {"peers": bars(groups)} if groups else {}
+    if growth:
+        made["room"] = lines({"a message": growth["room"]}, "members of the room", "CPU µs per message delivered")
+        coming = {"connect": growth["connect"], "disconnect": growth["disconnect"]}
+        made["present"] = lines(coming, "clients that are there already", "CPU µs")
+        made["heartbeats"] = lines({"a ping every 25 s": growth["heartbeats"]}, "clients", "% of a core")
+    return made
+
+
+def _about(about: dict[str, Any]) -> str:
+    rows = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in about.items())]
+    return "\n".join(rows)
+
+
+def _growth(growth: dict[str, dict[int, list[float]]]) -> list[str]:
+    what = {
+        "room": "message delivered, by members of its room (µs)",
+        "connect": "connect, by clients that are there (µs)",
+        "disconnect": "disconnect, by clients that are there (µs)",
+        "heartbeats": "heartbeats, by clients (% of a core)",
+    }
+    lines_ = []
+    for name, points in growth.items():
+        sizes = sorted(points)
+        lines_ += [
+            f"| {what[name]} | {' | '.join(f'{size:,}' for size in sizes)} |",
+            "|---|" + "---|" * len(sizes),
+            f"| | {' | '.join(_spread(points[size]) for size in sizes)} |",
+            "",
+        ]
+    return lines_[:-1]
+
+
+def _c100k(found: dict[str, Any]) -> list[str]:
+    if not found:
+        return []
+    reason = [found["why_not_more"], ""] if found["why_not_more"] else []
+    rows = {
+        "connections": f"{found['connections']:,}",
+        "to open them": f"{found['connect_s']:.1f} s, {found['connect_us']:.0f} µs of CPU each",
+        "memory of the process": f"{found['rss_bytes'] / 1e6:,.0f} MB, {found['rss_each']:,.0f} B each",
+        "memory of the kernel, both ends": f"{found['kernel_each']:,.0f} B each",
+        "idle, with heartbeats": f"{found['idle_busy']:.1%} of a core; the loop late by {_lag(found['idle_lag'])}",
+        "a broadcast to all": f"half of them after {found['broadcast_p50_ms']:.0f} ms, the last after"
+        f" {found['broadcast_last_ms']:.0f} ms; {found['broadcast_us']:.1f} µs each",
+        "the loop meanwhile": f"late by {_lag(found['broadcast_lag'])}",
+    }
+    return [*reason, "| | |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows.items()), "", c100k.verdict(found) + "."]
+
+
+def _lag(lag: dict[str, float]) -> str:
+    return f"under {lag['p99_ms']:g} ms in 99 of 100 looks, never {lag['max_ms']:g} ms"
+
+
+def _spread(runs: list[float]) -> str:
+    digits = 2 if max(runs) < 10 else 1 if max(runs) < 100 else 0
+    return f"{statistics.median(runs):.{digits}f} ({min(runs):.{digits}f}–{max(runs):.{digits}f})"
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits: no measurement here has more."""
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    write()
