@@ -163,3 +163,10 @@ def anchors(text: str) -> set[str]:
     """Return the anchors of a page's headings, as the usual renderers make them."""
     headings: list[Any] = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_tests_that_the_docs_name_are_there() -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for page in PAGES:
+        for name in re.findall(r"`(test_\w+)`", page.read_text()):
+            assert f"def {name}(" in sources, f"{page.name} names {name}"
