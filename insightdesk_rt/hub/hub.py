@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from insightdesk_rt.errors import CloseReason, RtError
@@ -97,29 +98,31 @@ class Hub:
         new = [room for room in rooms if room not in socket.rooms]
         if self._max_rooms and new and len(socket.rooms) + len(new) > self._max_rooms:
             raise RtError("TOO_MANY_ROOMS")
-        heard = await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
-        missed = Missed([], True)
-        if since is not None and new:
-            missed = await self._missed(socket.namespace, new, since)
-        # no await between the last look at the log and the join: an event would be lost
-        if not socket.gone:
-            self._send(missed.events, socket, set(rooms))
-        if self._become_member(socket, rooms) and new:
-            since_in = socket.since_in = {} if socket.since_in is None else socket.since_in
-            since_in.update(dict.fromkeys(new, self.position(socket.namespace)))
-            self.on_rooms(socket)
-        return Joined(max(*heard, self.position(socket.namespace), key=offset_key), missed.complete)
+        with self._heard_if_joined(socket.namespace, rooms):
+            heard = await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
+            missed = Missed([], True)
+            if since is not None and new:
+                missed = await self._missed(socket.namespace, new, since)
+            # no await between the last look at the log and the join: an event would be lost
+            if not socket.gone:
+                self._send(missed.events, socket, set(rooms))
+            if self._become_member(socket, rooms) and new:
+                since_in = socket.since_in = {} if socket.since_in is None else socket.since_in
+                since_in.update(dict.fromkeys(new, self.position(socket.namespace)))
+                self.on_rooms(socket)
+            return Joined(max(*heard, self.position(socket.namespace), key=offset_key), missed.complete)
 
     async def enter(self, socket: Socket, rooms: Collection[Room]) -> None:
         """Make the socket a member of its first rooms. One round trip at most; none for rooms with members here."""
         known = self._rooms[socket.namespace]
         new = [room for room in rooms if room not in known]
-        if len(new) == 1:  # the user's own, nearly always; a gather would be two Tasks
-            await self._backplane.listen(socket.namespace, new[0])
-        elif new:
-            await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
-        if self._become_member(socket, rooms):
-            socket.since = self.position(socket.namespace)
+        with self._heard_if_joined(socket.namespace, rooms):
+            if len(new) == 1:  # the user's own, nearly always; a gather would be two Tasks
+                await self._backplane.listen(socket.namespace, new[0])
+            elif new:
+                await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
+            if self._become_member(socket, rooms):
+                socket.since = self.position(socket.namespace)
 
     async def resume(
         self, socket: Socket, rooms: Collection[Room], since: Offset, greet: Callable[[], None] = lambda: None
@@ -129,20 +132,20 @@ class Hub:
         `greet` is called between the two, or before them where the codec wants its greeting first. Returns False, with
         nothing sent and nothing joined, if the log does not reach back. Raises RtError UNAVAILABLE.
         """
-        await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
-        missed = await self._missed(socket.namespace, rooms, since)
-        # no await from here to the joins: an event would be lost
-        if socket.gone or not missed.complete:
-            self._forget_if_empty(socket.namespace, rooms)
-            return False
-        if socket.codec.missed_first:
-            self._send(missed.events, socket, set(rooms))
-            greet()
-        else:
-            greet()
-            self._send(missed.events, socket, set(rooms))
-        socket.since = self.position(socket.namespace)  # it has been sent all up to here
-        return self._become_member(socket, rooms)
+        with self._heard_if_joined(socket.namespace, rooms):
+            await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
+            missed = await self._missed(socket.namespace, rooms, since)
+            # no await from here to the joins: an event would be lost
+            if socket.gone or not missed.complete:
+                return False
+            if socket.codec.missed_first:
+                self._send(missed.events, socket, set(rooms))
+                greet()
+            else:
+                greet()
+                self._send(missed.events, socket, set(rooms))
+            socket.since = self.position(socket.namespace)  # it has been sent all up to here
+            return self._become_member(socket, rooms)
 
     async def _missed(self, namespace: str, rooms: Collection[Room], since: Offset) -> Missed:
         """Return what the log holds for the rooms after `since`, up to what this node has delivered at the return.
@@ -269,16 +272,20 @@ class Hub:
     def _become_member(self, socket: Socket, rooms: Collection[Room]) -> bool:
         """Put the socket into rooms that are listened to; False: it is gone (it may not have read what it was sent)."""
         if socket.gone:
-            self._forget_if_empty(socket.namespace, rooms)
             return False
         for room in rooms:
             self._rooms[socket.namespace].join(socket, room)
         return True
 
-    def _forget_if_empty(self, namespace: str, rooms: Collection[Room]) -> None:
-        for room in rooms:
-            if room not in self._rooms[namespace]:
-                self._backplane.unlisten(namespace, room)
+    @contextmanager
+    def _heard_if_joined(self, namespace: str, rooms: Collection[Room]) -> Iterator[None]:
+        """Let go of the rooms that nobody is in afterwards: the log could not be read, or who asked has gone."""
+        try:
+            yield
+        finally:
+            for room in rooms:
+                if room not in self._rooms[namespace]:
+                    self._backplane.unlisten(namespace, room)
 
 
 def _concerned(groups: Groups, rooms: Collection[Room], was: Offset) -> Groups:

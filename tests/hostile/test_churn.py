@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from insightdesk_rt.cluster.interests import UNLISTEN_S
 from tests.hostile.kit import POLL, SOCKET, Caller, Target, descriptors, memory_mb
 from tests.support.aio import aio, until
 from tests.support.counting_server import CountingServer
@@ -198,7 +199,7 @@ def test_twenty_thousand_clients_leave_nothing_behind(server: CountingServer) ->
                 return bool((await server.push("GET", "/api/v1/connections"))[1]["total"] == 0)
 
             await until(gone, "all clients are gone", 15)
-            await asyncio.sleep(3)  # who went is seen to look at a ticket for two seconds
+            await asyncio.sleep(UNLISTEN_S + 2)  # the rooms of who went are heard for a while
 
         await some(3000)  # what is imported, compiled, cached and remembered (1,000 who left of late)
         await settled()

@@ -66,6 +66,8 @@ class OneNode:
         return self.log[-1].offset if self.log else NO_OFFSET
 
     async def read(self, namespace: str, rooms: Iterable[Room], since: Offset) -> Backlog:
+        if self.away:
+            raise RtError("UNAVAILABLE")
         wanted = set(rooms)
         events = [
             e

@@ -85,6 +85,17 @@ async def test_a_socket_that_went_away_while_joining_joins_nothing() -> None:
 
 
 @aio
+async def test_a_room_that_could_not_be_joined_is_heard_no_longer() -> None:
+    hub, node = hub_of()
+    socket, _ = added(hub)
+    node.away = True
+    for attempt in (hub.join(socket, T, Offset("1-0")), hub.resume(socket, {T}, Offset("1-0"))):
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await attempt
+        assert node.unheard.pop() == ("/tickets", T) and not node.unheard and socket.rooms == set()
+
+
+@aio
 async def test_join_with_since_sends_what_was_missed_and_nothing_twice() -> None:
     hub, _ = hub_of()
     writer, _ = added(hub)
