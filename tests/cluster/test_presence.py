@@ -271,15 +271,17 @@ async def test_a_rolling_restart_flips_nobody_who_reconnects_within_the_grace(
                 for node in c.n:
                     assert await asyncio.to_thread(node.stop) == 0
                     await asyncio.to_thread(node.start)
+                await asyncio.sleep(1)
                 for peer in peers:
                     await peer.settled()
                     assert peer.connected and peer.connects >= 2, str(peer)
+                # How often depends on how long a node was away: this balancer sends every third request to it all the same.
+                connects = [peer.connects for peer in peers]
                 await asyncio.sleep(7)  # a grace that had begun would be over
                 for peer in peers:
                     told = [update for update in peer.pending("presence:update") if update["status"] == "offline"]
                     assert told == [], f"{peer} was told {told}"
-                # Once for its own node that went, and once for a poll that was on its way through it.
-                assert max(peer.connects for peer in peers) <= 1 + 2 * len(c.n)
+                assert [peer.connects for peer in peers] == connects, "once all nodes are there, all stay"
             finally:
                 for peer in peers:
                     await peer.close()
