@@ -141,6 +141,5 @@ ENDED_ON_PURPOSE = frozenset(
         CloseReason.REVOKED,
         CloseReason.KICKED,
         CloseReason.BLOCKED,
-        CloseReason.REPLACED,
     }
 )

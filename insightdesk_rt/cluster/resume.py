@@ -1,14 +1,15 @@
 """Sessions that outlive their connection: who was in which rooms, for a client that comes back within two minutes.
 
 A record is in Valkey from the connect on, because a node that crashes saves nothing afterwards. It belongs to the
-connection that opened it last (`owner`); every later write says whose it is, so that a late one of the old connection
-changes nothing. A client that comes back *claims* the record: exactly one claim gets it. If the old connection still
-seems alive (the client noticed before the server did), it is closed as replaced.
+connection that took it last (`owner`); every later write says whose it is, so that a late one of an old connection
+changes nothing. A client that comes back *claims* the record: the last claim has it, and whoever had it before,
+connected or on its way in, is closed as replaced. What the record says stays until the claim comes to something, as a
+client may go again before it is let in.
 
 The record holds no events: those are in the log. What it must know is from where to read. A client that has received
-nothing yet has no offset: it gets everything since its connect (`start`). A client in quiet rooms has an old one, which
-the log may no longer reach: so every quarter of an hour the record notes that nothing was said in its rooms between
-`from` and `quiet`, and an offset in between counts as `quiet`.
+nothing yet has no offset: it gets everything since its first connect (`start`). A client in quiet rooms has an old
+one, which the log may no longer reach: so every quarter of an hour the record notes that nothing was said in its rooms
+between `from` and `quiet`, and an offset in between counts as `quiet`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ import itertools
 import logging
 import re
 import secrets
-from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
 
-from insightdesk_rt.cluster.envelope import checked_key
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.resp import Arg, load_script
+from insightdesk_rt.cluster.session import Ended, Resumed, Session, since
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import NO_OFFSET, Offset, Room, Sid, User, offset_key
+from insightdesk_rt.model import Offset, Room, Sid
 from insightdesk_rt.wire import json
 
 log = logging.getLogger(__name__)
@@ -42,36 +44,6 @@ REAP_BATCH = 500
 SCRIPTS = ("save", "end", "claim", "touch", "reap")
 MAX_SAVES = 1_000  # in one pipeline
 ANOTHERS, MISSING = 0, -1  # what lua/session_save.lua answers
-
-
-class Resumed(NamedTuple):
-    """A session that a client came back to: its socket keeps this identity and these rooms."""
-
-    sid: Sid
-    pid: str
-    rooms: tuple[Room, ...]
-    offset: Offset  # everything in its rooms up to here it has
-
-
-class _Session:
-    """A connected socket and how its record is to be written next."""
-
-    __slots__ = ("mode", "owner", "socket", "start", "touched_s")
-
-    def __init__(self, socket: Socket, owner: str, start: Offset, now_s: float) -> None:
-        self.socket = socket
-        self.owner = owner
-        self.start = start
-        self.mode = "open"
-        self.touched_s = now_s
-
-
-class _Ended(NamedTuple):
-    owner: str
-    holder: str  # incarnation that listed it
-    keep_ms: int
-    rooms: str
-    until_s: float
 
 
 class Resume:
@@ -102,10 +74,11 @@ class Resume:
         self._window_ms = window_s * 1000
         self._scripts = {name: load_script("insightdesk_rt.cluster", "session_" + name) for name in SCRIPTS}
         self._numbers = itertools.count()
-        self._sessions: dict[str, _Session] = {}  # by pid, of sockets connected here
-        self._dirty: dict[str, _Session] = {}
-        self._ended: dict[str, _Ended] = {}
-        self._ending: dict[str, _Ended] = {}  # those of them that are being written
+        self._sessions: dict[str, Session] = {}  # by pid, of sockets connected here
+        self._entering: dict[str, Socket] = {}  # by pid, those that claimed theirs and are not let in yet
+        self._dirty: dict[str, Session] = {}
+        self._ended: dict[str, Ended] = {}
+        self._ending: dict[str, Ended] = {}  # those of them that are being written
         self._flushes: set[asyncio.Task[bool]] = set()
         self._due: asyncio.Handle | None = None  # the next flush
         self._touching: asyncio.Task[None] | None = None
@@ -131,37 +104,61 @@ class Resume:
         """A secret of its client: 128 bits. The node's name in front is for people who read a balancer's log."""
         return f"{self._node_id}.{secrets.token_urlsafe(16)}"
 
-    async def claim(self, pid: str, namespace: str, user: User, offset: str) -> Resumed | None:
-        """Take the session, if it is this user's and nobody took it. `offset` is what the client says, "" for nothing.
+    @asynccontextmanager
+    async def claim(self, socket: Socket, pid: str, offset: str) -> AsyncIterator[Resumed | None]:
+        """Take the session for the socket, if it is its user's. `offset` is what the client says, "" for nothing.
 
-        When it returns, the old connection is closed if it was on this node. Raises RtError UNAVAILABLE.
+        When the block begins, the old connection is closed if it was on this node. It is to end with `opened`, `drop`,
+        or neither: then the client may claim it again. Raises RtError UNAVAILABLE.
         """
+        found = await self._claim(socket, pid, offset)
+        if found is not None:
+            self._entering[pid] = socket
+        try:
+            yield found
+        finally:
+            if self._entering.get(pid) is socket:
+                del self._entering[pid]
+
+    async def _claim(self, socket: Socket, pid: str, offset: str) -> Resumed | None:
         if not PID.fullmatch(pid):
             self.refused += 1
             return None
         if pid in self._dirty or pid in self._ended:
             await self._flush()  # back before it was written: what is on its way to the record goes first
-        found = await self._valkey.call(self._scripts["claim"], [self._names.session(pid)], [namespace, user.id])
+        owner = self._new_owner()
+        args: list[Arg] = [socket.namespace, socket.user.id, owner, self._address, self._window_ms]
+        found = await self._valkey.call(self._scripts["claim"], [self._names.session(pid)], args)
         if not found:
             self.refused += 1
             return None
-        sid, rooms, start, said, quiet, address, over = found
+        sid, rooms, start, said, quiet, role, team, address, over = found
         if not over:
             if address == self._address:
                 self.evict(pid)
             else:
                 self._replaced(address, pid)
         self.claimed += 1
-        return Resumed(Sid(sid), pid, tuple(map(Room, json.loads(rooms))), since(offset, start, said, quiet))
+        has = since(offset, start, said, quiet)
+        return Resumed(Sid(sid), pid, tuple(map(Room, json.loads(rooms))), has, Offset(start), owner, role, team)
 
-    def opened(self, socket: Socket) -> None:
-        """The socket is in its rooms and about to be told its pid."""
-        loop = asyncio.get_running_loop()
-        owner = f"{self._address}/{next(self._numbers)}"
-        session = _Session(socket, owner, self._position(socket.namespace), loop.time())
+    def opened(self, socket: Socket, found: Resumed | None = None) -> None:
+        """The socket is in its rooms, and told its pid; `found`: it goes on with what it claimed."""
+        now_s = asyncio.get_running_loop().time()
+        if found is None:
+            session = Session(socket, self._new_owner(), self._position(socket.namespace), "open", now_s)
+        else:  # what it was sent just now may not arrive: from where to read stays as it is
+            session = Session(socket, found.owner, found.start, "keep", now_s)
         self._ended.pop(socket.pid, None)
         self._sessions[socket.pid] = self._dirty[socket.pid] = session
         self._flush_soon()
+
+    def drop(self, found: Resumed) -> None:
+        """End a session that was claimed and cannot be gone on with."""
+        self._end_later(found.pid, found.owner, 0, "[]")
+
+    def _new_owner(self) -> str:
+        return f"{self._address}/{next(self._numbers)}"
 
     def moved(self, socket: Socket) -> None:
         """The socket joined or left a room."""
@@ -170,35 +167,35 @@ class Resume:
             self._dirty[socket.pid] = session
             self._flush_soon()
 
-    def ended(self, socket: Socket, position: Offset, why: CloseReason) -> None:
-        """The connection is over; `socket.rooms` still says where it was.
-
-        Not used: `position`. What was put into a dead connection's outbox before its end was noticed did not arrive.
-        """
+    def ended(self, socket: Socket, why: CloseReason) -> None:
+        """The connection is over; `socket.rooms` still says where it was."""
         session = self._sessions.get(socket.pid)
         if session is None or session.socket is not socket:
             return  # replaced: the session lives on with another connection
         del self._sessions[socket.pid]
         self._dirty.pop(socket.pid, None)
-        # Replaced: the client came back with another of its namespaces first, and is about to claim this one.
-        keep_ms = self._window_ms if why.may_resume or why is CloseReason.REPLACED else 0
+        keep_ms = self._window_ms if why.may_resume else 0
         if keep_ms and session.mode == "open":  # it was not written yet
             session.mode = "again"
             self._dirty[socket.pid] = session
-        until_s = asyncio.get_running_loop().time() + self._window_ms / 1000
-        ended = _Ended(session.owner, self._incarnation(), keep_ms, _names(socket), until_s)
-        self._ended[socket.pid] = ended
+        self._end_later(socket.pid, session.owner, keep_ms, _names(socket))
+
+    def _end_later(self, pid: str, owner: str, keep_ms: int, rooms: str) -> None:
+        until_s = asyncio.get_running_loop().time() + keep_ms / 1000
+        self._ended[pid] = Ended(owner, self._incarnation(), keep_ms, rooms, until_s)
         self._flush_soon()
 
     # ── what others ask ───────────────────────────────────────────────────────────────────────────────────────────
 
     def evict(self, pid: str) -> None:
-        """The session is another connection's now: close the one that is here."""
-        session = self._sessions.pop(pid, None)
+        """The session is another connection's now: close the one that is here, or on its way in."""
+        session, entering = self._sessions.pop(pid, None), self._entering.pop(pid, None)
         if session is not None:
             self._dirty.pop(pid, None)
-            self.evicted += 1
-            session.socket.client.close(CloseReason.REPLACED)
+        for socket in (session.socket if session else None, entering):
+            if socket is not None:
+                self.evicted += 1
+                socket.client.close(CloseReason.REPLACED)
 
     async def rejoin(self) -> None:
         """Valkey forgot, or this node has a new incarnation: write all records again."""
@@ -265,7 +262,7 @@ class Resume:
                 if self._ending.get(pid) is ended:
                     del self._ending[pid]
 
-    async def _write(self, saves: list[tuple[str, _Session]], ends: list[tuple[str, _Ended]]) -> None:
+    async def _write(self, saves: list[tuple[str, Session]], ends: list[tuple[str, Ended]]) -> None:
         """A record is saved before it is ended: calls go out in this order."""
         calls = [*(self._save(*save) for save in saves), *(self._write_end(*end) for end in ends)]
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -274,7 +271,7 @@ class Resume:
                 self._dirty.setdefault(pid, session)
         _raise_first(results)
 
-    async def _save(self, pid: str, session: _Session) -> None:
+    async def _save(self, pid: str, session: Session) -> None:
         socket, mode = session.socket, session.mode
         fields: dict[str, str] = {"rooms": _names(socket)}
         if mode != "keep":
@@ -282,6 +279,8 @@ class Resume:
                 "pid": pid,
                 "namespace": socket.namespace,
                 "user": socket.user.id,
+                "role": socket.user.role,
+                "team": socket.user.team_id,
                 "sid": socket.sid,
                 "start": session.start,
                 "from": session.start,
@@ -296,7 +295,7 @@ class Resume:
         except BaseException:
             session.mode = "keep" if mode == "keep" else "again"
             raise
-        if mine == MISSING:  # taken, and not opened elsewhere yet; or Valkey forgot
+        if mine == MISSING:  # Valkey forgot
             session.mode = "again"
             self._dirty.setdefault(pid, session)
             self._flush_soon()
@@ -304,10 +303,11 @@ class Resume:
         if mine == ANOTHERS and self._sessions.get(pid) is session:
             self.evict(pid)  # the word from where it went to did not reach us
 
-    async def _write_end(self, pid: str, ended: _Ended) -> None:
+    async def _write_end(self, pid: str, ended: Ended) -> None:
         keys = [self._names.session(pid), self._names.sessions(ended.holder)]
-        if asyncio.get_running_loop().time() < ended.until_s:
-            await self._valkey.call(self._scripts["end"], keys, [ended.owner, pid, ended.keep_ms, ended.rooms])
+        # Valkey was away for so long that nobody may come back any more: without a word the record would stay.
+        keep_ms = ended.keep_ms if asyncio.get_running_loop().time() < ended.until_s else 0
+        await self._valkey.call(self._scripts["end"], keys, [ended.owner, pid, keep_ms, ended.rooms])
         if self._ended.get(pid) is ended:
             del self._ended[pid]
 
@@ -322,21 +322,6 @@ class Resume:
                 keys += [self._names.ids(namespace, room) for room in rooms]
                 calls.append(self._valkey.call(self._scripts["touch"], keys, [session.owner, namespace, SAFETY_TTL_MS]))
             _raise_first(await asyncio.gather(*calls, return_exceptions=True))
-
-
-def since(offset: str, start: str, said: str, quiet: str) -> Offset:
-    """Return from where a client must be given the log. Pure.
-
-    `offset` is what the client says ("" or nonsense: nothing); between `said` and `quiet` its rooms had no event.
-    """
-    try:
-        checked_key(offset)
-        has = Offset(offset)
-    except ValueError:
-        has = Offset(start or NO_OFFSET)
-    if offset_key(has) >= offset_key(said) and offset_key(quiet) > offset_key(has):
-        return Offset(quiet)
-    return has
 
 
 def _names(socket: Socket) -> str:

@@ -73,17 +73,25 @@ class Hub:
 
     def forget(self, socket: Socket) -> None:
         """Take back an `add`: the socket will be added anew, under another sid."""
-        self._sockets[socket.namespace].pop(socket.sid, None)
+        self._take_out(socket)
 
     def remove(self, socket: Socket) -> None:
         """Take the socket out of everything. Twice is nothing. Its `rooms` still say afterwards where it was."""
-        if self._sockets[socket.namespace].pop(socket.sid, None) is None:
+        if not self._take_out(socket):
             return
         rooms = set(socket.rooms)
         for room in rooms:
             self._leave(socket, room)
         socket.rooms = rooms
         socket.ended()
+
+    def _take_out(self, socket: Socket) -> bool:
+        """Return whether it was there. Another socket that goes on with its session has the same sid."""
+        sockets = self._sockets[socket.namespace]
+        if sockets.get(socket.sid) is not socket:
+            return False
+        del sockets[socket.sid]
+        return True
 
     async def join(self, socket: Socket, room: Room, since: Offset | None = None) -> Joined:
         """Make the socket a member; with `since`, first send it what the room's log holds after that offset.

@@ -19,6 +19,7 @@ from msgspec import Raw, Struct
 
 from insightdesk_rt import model
 from insightdesk_rt.cluster.resume import Resume
+from insightdesk_rt.cluster.session import Resumed
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
@@ -159,8 +160,6 @@ class Dispatch:
             return
         if socket.gone:
             return
-        if self._sessions is not None:
-            self._sessions.opened(socket)
         if lost:
             socket.emit("resync", json.dumps({"rooms": lost}))
         if lost is not None:
@@ -185,26 +184,44 @@ class Dispatch:
 
         lost: Collection[model.Room] = ()
         if self._sessions is not None:
-            fresh = socket.sid
             if isinstance(auth.pid, str):
                 offset = auth.offset if isinstance(auth.offset, str) else ""
-                found = await self._sessions.claim(auth.pid, socket.namespace, socket.user, offset)
-                if found is not None:
-                    rooms = await namespace.keeps(socket.user, resumed_rooms(found.rooms, socket.user))
-                    socket.sid, socket.pid = found.sid, found.pid
-                    self._hub.add(socket)
-                    if await self._hub.resume(socket, rooms, found.offset, lambda: greet(True)):
+                async with self._sessions.claim(socket, auth.pid, offset) as found:
+                    if found is not None and await self._goes_on(socket, namespace, found, lambda: greet(True)):
+                        self._sessions.opened(socket, found)
                         self.resumed += 1
-                        namespace.shut_out(socket, set(found.rooms).difference(rooms))
                         return None
-                    self._hub.forget(socket)
-                    lost = found.rooms
-                self.not_resumed += 1
-            socket.sid, socket.pid = fresh, self._sessions.new_pid()
+                    if socket.gone:  # it may be back for the session in a moment
+                        return ()
+                    self.not_resumed += 1
+                    if found is not None:
+                        self._sessions.drop(found)
+                        lost = found.rooms
+            socket.pid = self._sessions.new_pid()
         self._hub.add(socket)
         await self._hub.enter(socket, first_rooms(socket.user))
         greet(False)
+        if self._sessions is not None and not socket.gone:
+            self._sessions.opened(socket)
         return lost
+
+    async def _goes_on(self, socket: Socket, namespace: Namespace, found: Resumed, greet: Callable[[], None]) -> bool:
+        """Give the socket the session it claimed. False: it cannot have it, and is as it was.
+
+        Not with another role or team: its rooms, and what was told there, are of what the user could see with the old.
+        """
+        user = socket.user
+        if (found.role, found.team_id) != (user.role, user.team_id):
+            return False
+        rooms = await namespace.keeps(user, found.rooms)
+        fresh, socket.sid, socket.pid = socket.sid, found.sid, found.pid
+        self._hub.add(socket)
+        if await self._hub.resume(socket, rooms, found.offset, greet):
+            namespace.shut_out(socket, set(found.rooms).difference(rooms))
+            return True
+        self._hub.forget(socket)
+        socket.sid = fresh
+        return False
 
     def _discard(self, client: Client, socket: Socket) -> None:
         """Undo what `asked` did for a socket that does not come to be."""
@@ -252,12 +269,12 @@ class Dispatch:
         socket: Socket | None = client.sockets.pop(namespace, None)
         if socket is None:
             return
-        started, running = socket.sid in self._hub.sockets(namespace), socket.task
+        started, running = self._hub.sockets(namespace).get(socket.sid) is socket, socket.task
         self._forget(socket)
         if not started:
             return
         if self._sessions is not None:
-            self._sessions.ended(socket, self._hub.position(namespace), why)
+            self._sessions.ended(socket, why)
         self.calls.own(self._leave(socket, running, why))
 
     async def _leave(self, socket: Socket, running: asyncio.Task[None] | None, why: CloseReason) -> None:
@@ -291,9 +308,3 @@ def first_rooms(user: User) -> list[model.Room]:
     if user.team_id:
         rooms.append(model.team_room(user.team_id))
     return rooms
-
-
-def resumed_rooms(rooms: Collection[model.Room], user: User) -> list[model.Room]:
-    """Return the rooms of a session with those of its user as the token says now: role and team may have changed."""
-    chosen = [room for room in rooms if not room.startswith(("user:", "role:", "team:"))]
-    return first_rooms(user) + chosen

@@ -275,7 +275,7 @@ async def test_a_rolling_restart_flips_nobody_who_reconnects_within_the_grace(
                 for peer in peers:
                     await peer.settled()
                     assert peer.connected and peer.connects >= 2, str(peer)
-                # How often depends on how long a node was away: this balancer sends every third request to it all the same.
+                # How often depends on how long a node was away: this balancer goes on sending requests to it.
                 connects = [peer.connects for peer in peers]
                 await asyncio.sleep(7)  # a grace that had begun would be over
                 for peer in peers:

@@ -28,6 +28,9 @@ def test_a_session_that_was_ended_on_purpose_is_not_kept() -> None:
     assert CloseReason.TRANSPORT_CLOSE.may_resume
     assert CloseReason.SHUTDOWN.may_resume
     assert CloseReason.SLOW_CONSUMER.may_resume
+    assert CloseReason.REPLACED.may_resume, (
+        "its client is back with another of its namespaces, and about to claim the rest"
+    )
     assert not CloseReason.KICKED.may_resume
     assert not CloseReason.CLIENT_LEFT.may_resume
 

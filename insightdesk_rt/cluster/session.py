@@ -1,0 +1,58 @@
+"""A session as it is kept: what its record says, how it is written next, and from where its client is given the log."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from insightdesk_rt.cluster.envelope import checked_key
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import NO_OFFSET, Offset, Room, Sid, offset_key
+
+
+class Resumed(NamedTuple):
+    """A session that a client came back to: its socket keeps this identity and these rooms."""
+
+    sid: Sid
+    pid: str
+    rooms: tuple[Room, ...]
+    offset: Offset  # everything in its rooms up to here it has
+    start: Offset
+    owner: str
+    role: str  # these two as they were when it began
+    team_id: str
+
+
+class Session:
+    """A connected socket and how its record is to be written next."""
+
+    __slots__ = ("mode", "owner", "socket", "start", "touched_s")
+
+    def __init__(self, socket: Socket, owner: str, start: Offset, mode: str, now_s: float) -> None:
+        self.socket = socket
+        self.owner = owner
+        self.start = start
+        self.mode = mode
+        self.touched_s = now_s
+
+
+class Ended(NamedTuple):
+    owner: str
+    holder: str  # incarnation that listed it
+    keep_ms: int
+    rooms: str
+    until_s: float
+
+
+def since(offset: str, start: str, said: str, quiet: str) -> Offset:
+    """Return from where a client must be given the log. Pure.
+
+    `offset` is what the client says ("" or nonsense: nothing); between `said` and `quiet` its rooms had no event.
+    """
+    try:
+        checked_key(offset)
+        has = Offset(offset)
+    except ValueError:
+        has = Offset(start or NO_OFFSET)
+    if offset_key(has) >= offset_key(said) and offset_key(quiet) > offset_key(has):
+        return Offset(quiet)
+    return has

@@ -1,0 +1,171 @@
+"""Sessions that clients come back to, tried by hand: cut again and again, with another role, beyond the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hostile.kit import Target
+from tests.support.aio import aio
+from tests.support.door import RawSocket
+from tests.support.server import ServerProcess
+
+LOG = 100  # entries; as short as it may be
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder: Path = tmp_path_factory.mktemp("recovery")
+    server = ServerProcess(folder, log_max_entries=LOG, drain_seconds=0)
+    server.start()
+    yield server
+    code = server.stop()
+    server.assert_quiet()
+    assert code == 0, server.last_words()
+
+
+@asynccontextmanager
+async def at(server: ServerProcess) -> AsyncIterator[Target]:
+    target = Target(server.port)
+    try:
+        yield target
+    finally:
+        await target.close()
+
+
+class Native:
+    """A client of /rt that keeps what it is sent, and loses its connection when it is told to."""
+
+    def __init__(self, socket: RawSocket) -> None:
+        self.socket = socket
+        self.heard: list[dict[str, Any]] = []
+
+    @classmethod
+    async def to(
+        cls, target: Target, token: str, session: dict[str, Any] | None = None, path: str = "tickets"
+    ) -> Native:
+        client = cls(await target.socket(f"/rt/{path}"))
+        asked = {"token": token} | ({"pid": session["pid"]} if session else {})
+        client.say({"event": "connect", "data": asked})
+        return client
+
+    def say(self, frame: dict[str, Any]) -> None:
+        self.socket.say(json.dumps(frame))
+
+    async def until(self, **fields: Any) -> dict[str, Any]:
+        """Read up to the frame that has these fields."""
+        async with asyncio.timeout(10):
+            while True:
+                frame = json.loads(await self.socket.text())
+                self.heard.append(frame)
+                if fields.items() <= frame.items():
+                    return frame
+
+    async def greeting(self) -> dict[str, Any]:
+        data: dict[str, Any] = (await self.until(event="connect"))["data"]
+        return data
+
+    async def ask(self, event: str, **data: Any) -> Any:
+        self.say({"event": event, "data": data, "id": 1})
+        return (await self.until(ack=1))["data"]
+
+    async def settled(self) -> list[str]:
+        """Return the events heard so far; what the server had sent is among them."""
+        await self.ask("ticket:unsubscribe", ticketId="none")
+        return [frame["event"] for frame in self.heard if "event" in frame]
+
+    async def cut(self) -> None:
+        await self.socket.http.writer.drain()
+        self.socket.http.writer.transport.abort()
+
+
+async def put(server: ServerProcess, ticket: str, **fields: Any) -> None:
+    status, answer = await server.push("PUT", f"/api/v1/tickets/{ticket}", fields)
+    assert status in (200, 201), answer
+
+
+@aio
+async def test_who_is_cut_again_while_coming_back_has_lost_nothing(server: ServerProcess) -> None:
+    """Before its CONNECT is read, while it is let in, and when what it missed is on the way to it."""
+    async with at(server) as target:
+        token = server.token("flap", "agent", "red")
+        await put(server, "flap", teamId="red", subject="1")
+        client = await Native.to(target, token)
+        session = await client.greeting()
+        assert (await client.ask("ticket:subscribe", ticketId="flap"))["ok"]
+        await client.cut()
+        await put(server, "flap", subject="2")
+        for turn in range(30):
+            again = await Native.to(target, token, session)
+            await asyncio.sleep(turn % 10 / 1000)
+            await again.cut()
+        back = await Native.to(target, token, session)
+        greeting = await back.greeting()
+        assert greeting == {**session, "recovered": True}
+        await put(server, "flap", subject="3")
+        changes = [(await back.until(event="ticket:updated"))["data"]["changes"] for _ in range(2)]
+        assert changes == [{"subject": ["1", "2"]}, {"subject": ["2", "3"]}]
+
+
+@aio
+async def test_with_another_role_nothing_of_the_old_one_is_kept(server: ServerProcess) -> None:
+    """A demoted agent was in the room of internal notes; who may still read the ticket hears what customers hear."""
+    async with at(server) as target:
+        await put(server, "demoted", teamId="red", requesterId="mia", watchers=["ann"])
+        agent, customer = server.token("ann", "agent", "red"), server.token("ann", "customer")
+        sessions = {}
+        for path in ("tickets", "presence"):
+            client = await Native.to(target, agent, path=path)
+            sessions[path] = await client.greeting()
+            if path == "tickets":
+                assert (await client.ask("ticket:subscribe", ticketId="demoted"))["ok"]
+            else:
+                assert (await client.ask("presence:subscribe", userIds=["bob"]))["ok"]
+            await client.cut()
+        back = {path: await Native.to(target, customer, session, path) for path, session in sessions.items()}
+        for path, client in back.items():
+            greeting = await client.greeting()
+            assert not greeting["recovered"] and greeting["sid"] != sessions[path]["sid"]
+            assert (await client.until(event="resync"))["data"]["rooms"]
+        tickets = back["tickets"]
+        note = {"id": "n1", "kind": "note", "author": {"id": "bob", "name": "Bob"}, "excerpt": "internal"}
+        assert (await server.push("POST", "/api/v1/tickets/demoted/comments", note))[0] == 201
+        assert "ticket:commented" not in await tickets.settled()
+        assert (await tickets.ask("ticket:subscribe", ticketId="demoted"))["ok"]
+        await put(server, "demoted", subject="for all")
+        assert (await tickets.until(event="ticket:updated"))["data"]["changes"]["subject"][1] == "for all"
+        bob = await Native.to(target, server.token("bob", "agent", "red"), path="presence")
+        await bob.greeting()
+        presence = back["presence"]
+        presence.say({"event": "presence:status", "data": {"status": "busy"}, "id": 2})
+        await presence.until(ack=2)
+        told = [frame["data"]["userId"] for frame in presence.heard if frame.get("event") == "presence:update"]
+        assert set(told) <= {"ann"}
+
+
+@aio
+async def test_who_comes_back_beyond_the_log_is_told_what_to_load_anew(server: ServerProcess) -> None:
+    async with at(server) as target:
+        token = server.token("late", "agent", "red")
+        await put(server, "late", teamId="red", subject="0")
+        client = await Native.to(target, token)
+        session = await client.greeting()
+        assert (await client.ask("ticket:subscribe", ticketId="late"))["ok"]
+        await client.cut()
+        for number in range(4 * LOG):  # a stream is cut by whole nodes of it
+            await put(server, "late", subject=f"changed {number}")
+        back = await Native.to(target, token, session)
+        greeting = await back.greeting()
+        assert not greeting["recovered"] and greeting["pid"] != session["pid"]
+        rooms = (await back.until(event="resync"))["data"]["rooms"]
+        assert "ticket:late" in rooms and "user:late" in rooms
+        assert "ticket:updated" not in await back.settled(), "a part of it would be silently short"
+        again = await Native.to(target, token, session)
+        assert not (await again.greeting())["recovered"]
+        assert "resync" not in await again.settled(), "the session is over"
