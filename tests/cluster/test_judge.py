@@ -40,6 +40,17 @@ def test_what_is_not_there_is_missing_for_who_was_in() -> None:
     assert figures(judge(sent(1, 2, 3), [record(3, from_s=2.5)])) == (0, 0, 0, 0), "it came later"
 
 
+def test_a_session_that_is_not_there_any_more_is_a_fault_unless_valkey_lost_it_or_its_client_knows_none() -> None:
+    client = record(1)
+    client.came_back(recovered=True)
+    assert judge(sent(1), [client]).clean
+    client.came_back(recovered=False)
+    assert judge(sent(1), [client]).forgotten == ["c began anew 1 times"]
+    assert judge(sent(1), [client], log_kept=False).clean
+    client.resumes = False
+    assert judge(sent(1), [client]).clean
+
+
 def test_what_was_not_acknowledged_is_not_owed_but_must_not_come_twice() -> None:
     events = sent(1, 2)
     events[1].offset = ""

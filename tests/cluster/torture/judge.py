@@ -7,6 +7,7 @@ ended stay, what lies before the last event that was received in it is still owe
 
 An event is owed if it was acknowledged, and first sent after the stay began. A session (from one `recovered: false` to
 the next) must hear nothing twice, each publisher's events in their order, and everything in the order of the offsets.
+A client that can go on with its session must do so, as long as Valkey keeps what it has.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Record:
     """What one client was told. Its owner calls the methods as things happen; `now_s` is the loop's clock."""
 
     name: str
+    resumes: bool = True  # False: its library knows no recovery
     stays: list[Stay] = field(default_factory=list)
     heard: list[Heard] = field(default_factory=list)  # of the session that goes on
     sessions: list[list[Heard]] = field(default_factory=list)
@@ -111,13 +113,13 @@ class Verdict:
     missing: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     disordered: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)  # sessions that were not there for who came back in time
     # Where Valkey had lost its log: events of two publishers, or of one that went on at another node, heard in another
     # order: the documented limit.
     moved: int = 0
     told: int = 0  # events that are not there, and the client was told so
-    again: int = (
-        0  # changes of tickets that were repeated at a Valkey that had forgotten the ticket: the documented limit
-    )
+    # Changes of tickets that were repeated at a Valkey that had forgotten the ticket: the documented limit.
+    again: int = 0
     unkept: int = 0  # events of emitters that were lost with Valkey: the documented limit
     resyncs: int = 0
     recovered: int = 0
@@ -127,10 +129,15 @@ class Verdict:
 
     @property
     def clean(self) -> bool:
-        return not (self.missing or self.doubled or self.disordered)
+        return not (self.missing or self.doubled or self.disordered or self.forgotten)
 
     def __str__(self) -> str:
-        parts = (("missing", self.missing), ("doubled", self.doubled), ("out of order", self.disordered))
+        parts = (
+            ("missing", self.missing),
+            ("doubled", self.doubled),
+            ("out of order", self.disordered),
+            ("forgotten", self.forgotten),
+        )
         return "\n".join(f"{len(found)} {name}: {found[:12]}" for name, found in parts if found) or "clean"
 
 
@@ -146,6 +153,8 @@ def judge(sent: Iterable[Sent], records: Iterable[Record], *, log_kept: bool = T
         verdict.resyncs += record.resyncs
         verdict.recovered += record.recovered
         verdict.begun_anew += record.begun_anew
+        if log_kept and record.resumes and record.begun_anew:
+            verdict.forgotten.append(f"{record.name} began anew {record.begun_anew} times")
         heard: set[Key] = set()
         for session in (*record.sessions, record.heard):
             _session(record, session, verdict, events, log_kept)

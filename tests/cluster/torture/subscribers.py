@@ -263,6 +263,7 @@ class Python(Subscriber):
     _http: aiohttp.ClientSession | None = None
 
     async def _open(self, port: int) -> None:
+        self.record.resumes = False
         self._http = aiohttp.ClientSession()
         self._client = socketio.AsyncClient(
             reconnection_delay=0.05, reconnection_delay_max=0.4, handle_sigint=False, http_session=self._http

@@ -18,12 +18,15 @@ COLUMNS = (
     "missing",
     "doubled",
     "disorder",
+    "forgotten",
     "told",
     "resync",
     "anew",
     "resumed",
     "retried",
     "unkept",
+    "moved",
+    "again",
     "gap s",
 )
 
@@ -59,12 +62,15 @@ def _sum(name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "missing": sum(len(v.missing) for v in verdicts),
         "doubled": sum(len(v.doubled) for v in verdicts),
         "disorder": sum(len(v.disordered) for v in verdicts),
+        "forgotten": sum(len(v.forgotten) for v in verdicts),
         "told": sum(v.told for v in verdicts),
         "resync": sum(v.resyncs for v in verdicts),
         "anew": sum(v.begun_anew for v in verdicts),
         "resumed": sum(v.recovered for v in verdicts),
         "retried": sum(v.retried for v in verdicts),
         "unkept": sum(v.unkept for v in verdicts),
+        "moved": sum(v.moved for v in verdicts),
+        "again": sum(v.again for v in verdicts),
         "gap s": round(max((v.longest_gap_s for v in verdicts), default=0.0), 2),
     }
 
