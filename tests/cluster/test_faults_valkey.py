@@ -85,3 +85,7 @@ def test_a_failover_to_a_replica_that_has_all(torture: Torture) -> None:
 
 def test_a_failover_to_a_replica_that_lags_behind(torture: Torture) -> None:
     torture.play("failover-lagging", 12)
+
+
+def test_a_failover_to_a_replica_that_lags_behind_while_clients_are_away(torture: Torture) -> None:
+    torture.play("failover-clients-cut", 13)

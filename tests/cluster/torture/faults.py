@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from insightdesk_rt.cluster.names import Names
@@ -218,15 +219,22 @@ async def flushall_clients_cut(scene: Scene) -> None:
     cable = scene.victim().cable
     cable.hush()
     await asyncio.sleep(0.4)
+    with _clients_cut(scene):
+        await asyncio.sleep(0.4)
+        scene.cluster.valkey("FLUSHALL")
+        await asyncio.sleep(scene.random.uniform(0.5, 3))
+        cable.mend()
+
+
+@contextmanager
+def _clients_cut(scene: Scene) -> Iterator[None]:
     cut = scene.random.sample(scene.subscribers.all, 6)
     for subscriber in cut:
         subscriber.cable.hush()
         subscriber.cable.reset()
-    await asyncio.sleep(0.4)
-    scene.cluster.valkey("FLUSHALL")
-    await asyncio.sleep(scene.random.uniform(0.5, 3))
-    for mended in (cable, *(subscriber.cable for subscriber in cut)):
-        mended.mend()
+    yield
+    for subscriber in cut:
+        subscriber.cable.mend()
 
 
 @fault("valkey-full")
@@ -255,6 +263,14 @@ async def failover(scene: Scene) -> None:
 async def failover_lagging(scene: Scene) -> None:
     """The same, but the replica had been cut off for 1 to 3 s before: what the primary took then is not there."""
     await _fail_over(scene, scene.random.uniform(1, 3))
+
+
+@fault("failover-clients-cut", log_kept=False)
+async def failover_clients_cut(scene: Scene) -> None:
+    """The same, and clients are cut off meanwhile: what they missed is only in what nodes still keep."""
+    with _clients_cut(scene):
+        await _fail_over(scene, scene.random.uniform(1, 3))
+        await scene.cluster.healed()
 
 
 async def _fail_over(scene: Scene, lag_s: float) -> None:
