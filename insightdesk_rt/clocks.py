@@ -1,11 +1,15 @@
-"""What the server does again and again: start to start, late turns skipped, failures logged, until it stops."""
+"""What the server does again and again: start to start, late turns skipped, failures logged, until it stops.
+
+By the monotonic clock. Tornado's PeriodicCallback goes by the wall clock: put back by an hour, it stands still for one,
+leases, heartbeats and all.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
-
-from tornado.ioloop import PeriodicCallback
 
 from insightdesk_rt.errors import RtError
 
@@ -14,22 +18,60 @@ log = logging.getLogger(__name__)
 Work = Callable[[], Awaitable[None] | None]
 
 
-def every(ms: float, work: Work, what: str) -> PeriodicCallback:
-    """Start a clock; `stop()` ends it. While a turn runs no other begins. `what` names it in the log."""
+class Clock:
+    """Does `work` at each multiple of a time from now on, until `stop`. While a turn runs no other begins."""
 
-    async def turn() -> None:
+    def __init__(self, every_s: float, work: Work, what: str) -> None:
+        self._every_s = every_s
+        self._work = work
+        self._what = what
+        self._loop = asyncio.get_running_loop()
+        self._next_s = self._loop.time() + every_s
+        self._handle: asyncio.TimerHandle | None = self._loop.call_at(self._next_s, self._turn)
+        self._running: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """A turn that runs goes on to its end."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _turn(self) -> None:
         try:
-            done = work()
-            if done is not None:
-                await done
-        except RtError as refused:
-            log.debug("a turn was skipped", extra={"what": what, "why": refused.code})
-        except Exception:
-            log.exception("a turn failed", extra={"what": what})
+            done = self._work()
+        except Exception as failed:
+            self._failed(failed)
+            done = None
+        if done is None:
+            self._again()
+        else:
+            self._running = self._loop.create_task(self._finish(done), name=self._what)
 
-    clock = PeriodicCallback(turn, ms)
-    clock.start()
-    return clock
+    async def _finish(self, done: Awaitable[None]) -> None:
+        try:
+            await done
+        except Exception as failed:
+            self._failed(failed)
+        finally:
+            self._running = None
+            self._again()
+
+    def _again(self) -> None:
+        if self._handle is not None:
+            late_s = self._loop.time() - self._next_s
+            self._next_s += (math.floor(late_s / self._every_s) + 1) * self._every_s
+            self._handle = self._loop.call_at(self._next_s, self._turn)
+
+    def _failed(self, failed: Exception) -> None:
+        if isinstance(failed, RtError):
+            log.debug("a turn was skipped", extra={"what": self._what, "why": failed.code})
+        else:
+            log.error("a turn failed", extra={"what": self._what}, exc_info=failed)
+
+
+def every(ms: float, work: Work, what: str) -> Clock:
+    """Start a clock. `what` names it in the log."""
+    return Clock(ms / 1000, work, what)
 
 
 def only_if(true: Callable[[], Awaitable[bool]], work: Callable[[], Awaitable[None]]) -> Work:

@@ -1,7 +1,7 @@
 """Wheel: all the timers of a node on one periodic callback. Heartbeats, typing, expiry: none costs the loop a timer.
 
 Time is cut into steps; a timer lies in the bucket of its step, and setting, replacing or cancelling one is a dictionary
-operation. Whoever calls `turn` (a PeriodicCallback) runs what is due. A timer never fires early, and late by at most
+operation. Whoever calls `turn` (a clock) runs what is due. A timer never fires early, and late by at most
 one step plus what the loop is late. Keys are the owner's: setting a key again replaces its timer.
 """
 

@@ -157,7 +157,6 @@ def test_each_source_has_its_test() -> None:
         "server": "integration/test_process.py",
         "desk": "integration/test_process.py",
         "drain": "integration/test_nodes.py",
-        "clocks": "integration/test_process.py",
         "workers": "integration/test_workers.py",
         "handlers/relay": "integration/test_relay.py",
         "admin/nodes": "integration/test_nodes.py",
