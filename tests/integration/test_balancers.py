@@ -207,6 +207,35 @@ async def test_clients_of_a_node_that_is_drained_or_killed_go_on_at_the_other(si
                 await peer.close()
 
 
+@pytest.mark.parametrize("site", ["nginx"], indirect=True)
+@aio
+async def test_who_comes_through_an_nginx_that_is_reloaded_misses_nothing(site: Site) -> None:
+    """Its old workers end a second later, and every connection with them."""
+    async with doors() as all_doors:
+        peers: list[Peer] = []
+        await site.push("t1", teamId="red")
+        try:
+            for door in all_doors:
+                if door.name.startswith("js-"):
+                    token = site.nodes[0].token(door.name, "agent", "red")
+                    peers.append(await door.open(site.front.address, "/tickets", {"token": token}, reconnection=True))
+            for peer in peers:
+                await peer.ok("ticket:subscribe", {"ticketId": "t1"})
+            for version in range(2, 62):
+                await site.push("t1", subject=str(version))
+                if version in (10, 35):
+                    site.front.reload()
+                await asyncio.sleep(0.05)
+            for peer in peers:
+                assert [(await peer.expect("ticket:updated"))["version"] for _ in range(60)] == [*range(2, 62)]
+                await peer.not_told("ticket:updated")
+                assert peer.recovered is (peer.connects > 1)
+            assert max(peer.connects for peer in peers) > 1, "nobody was on an old worker"
+        finally:
+            for peer in peers:
+                await peer.close()
+
+
 async def moved(site: Site, wanted: dict[str, int]) -> None:
     for _ in range(100):
         if (found := await site.connections()) == wanted:

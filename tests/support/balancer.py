@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -20,6 +21,7 @@ MAIN = """daemon off;
 {user}
 pid {folder}/nginx.pid;
 worker_processes 1;
+worker_shutdown_timeout 1s;
 error_log {folder}/error.log notice;
 events {{ worker_connections 1000; }}
 http {{
@@ -88,6 +90,11 @@ class Balancer:
         while not self._answers():
             assert self._process.poll() is None and time.monotonic() < end, self.access_log[-2000:]
             time.sleep(0.05)
+
+    def reload(self) -> None:
+        """Have nginx begin anew with the same file; what it has open ends within a second."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         assert self._process is not None
