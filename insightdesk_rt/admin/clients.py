@@ -49,7 +49,8 @@ class InNamespace(Struct):
 class Connection(Struct):
     """`user` is null until it is in a namespace. `eventsOut` counts all that was written to it, answers and pings too.
 
-    `outboxBytes` wait for it to read; `dropped` are volatile events it was too slow for.
+    `outboxBytes` wait for it to read; `dropped` are volatile events it was too slow for. `sessionId` is that claim of
+    its token, by which it can be revoked; null: the token has none.
     """
 
     sid: str
@@ -69,10 +70,11 @@ class Connection(Struct):
     eventsOut: int
     outboxBytes: int
     dropped: int
+    sessionId: str | None = None  # without it a node of the version before would count as one that did not answer
 
 
 class Closed(Struct):
-    """A connection that is gone, and why: a word of Socket.IO's or of ours."""
+    """A connection that is gone, and why: a word of Socket.IO's or of ours. `sessionId`: its token's, null for none."""
 
     sid: str
     node: str
@@ -86,6 +88,7 @@ class Closed(Struct):
     connectedAt: str
     closedAt: str
     closeReason: str
+    sessionId: str | None = None
 
 
 class Wanted(Struct, frozen=True, omit_defaults=True):
@@ -251,6 +254,7 @@ class Connections:
             client.outbox.written,
             client.outbox.bytes,
             client.outbox.dropped,
+            _session_of(sockets),
         )
 
     def _remember(self, client: Client, why: CloseReason) -> None:
@@ -271,6 +275,7 @@ class Connections:
                 iso(int(client.connected_at_s * 1000)),
                 iso(int(time.time() * 1000)),
                 why.value,
+                _session_of(sockets),
             )
         )
 
@@ -302,6 +307,10 @@ def _was(closed: Closed, wanted: Wanted) -> bool:
         and wanted.sid in ("", closed.sid)
         and (not wanted.namespace or wanted.namespace in closed.namespaces)
     )
+
+
+def _session_of(sockets: list[Socket]) -> str | None:
+    return sockets[0].user.session_id or None if sockets else None
 
 
 def _user_of(client: Client) -> str:

@@ -115,7 +115,10 @@ class Shown(Struct):
 
 
 class UserView(Struct):
-    """`name`, `role` and `teamId` are of the newest connection there is or was; null: none is known."""
+    """`name`, `role` and `teamId` are of the newest connection there is or was; null: none is known.
+
+    `sessionIds` are those of the connections that are shown, the newest first: what there may be to revoke.
+    """
 
     id: str
     name: str | None
@@ -125,6 +128,7 @@ class UserView(Struct):
     connections: list[Connection]
     closed: list[Closed]
     rooms: list[str]
+    sessionIds: list[str]
     missing: list[str]
 
 
@@ -251,6 +255,7 @@ class UserHandler(Handler):
                 shown,
                 closed,
                 sorted({room for one in shown for socket in one.sockets for room in socket.rooms}),
+                list(dict.fromkeys(one.sessionId for one in known if one.sessionId)),
                 sorted({*missing, *missing_too}),
             )
         )

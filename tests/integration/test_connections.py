@@ -44,8 +44,9 @@ async def open_as(
     door: Door = NATIVE,
     ns: str = "/tickets",
     reconnection: bool = False,
+    **claims: object,
 ) -> Peer:
-    token = server.token(name, role, "red" if role == "agent" else "")
+    token = server.token(name, role, "red" if role == "agent" else "", **claims)
     return await door.open(server.address, ns, {"token": token}, reconnection=reconnection)
 
 
@@ -73,6 +74,7 @@ async def test_a_connection_is_found_by_all_that_is_known_of_it(servers: Pair) -
         assert (found["node"], found["transport"], found["protocol"]) == ("n2", "websocket", "native")
         assert found["namespaces"] == ["/tickets"] and found["ip"] == "127.0.0.1"
         (socket,) = found["sockets"]
+        assert found["sessionId"] == f"session-{ann}"  # the token's claim
         assert socket["rooms"] == sorted([f"user:{ann}", "role:agent", "team:red"]) and socket["roomCount"] == 3
         assert found["outboxBytes"] == found["dropped"] == 0 and found["eventsOut"] >= 1
         assert found["connectedAt"] <= found["lastSeenAt"]
@@ -215,6 +217,24 @@ async def test_a_user_is_shown_whole(servers: Pair) -> None:
     assert user["closed"][0]["namespaces"] == ["/chat"]
     nobody = await get(one, "users/nobody-at-all")
     assert nobody["name"] is None and nobody["connections"] == [] and nobody["presence"]["status"] == "offline"
+    await close_all(*peers)
+
+
+@aio
+async def test_which_session_to_revoke_is_shown_of_those_that_are_here_and_gone(servers: Pair) -> None:
+    one, two = servers
+    name = unique("lost")
+    peers = [await open_as(two, name, sessionId="phone"), await open_as(one, name, sessionId=None)]
+    gone = await open_as(two, name, sessionId="laptop")
+    await gone.close()
+
+    async def closed() -> list[dict[str, Any]]:
+        return list((await get(one, "connections/closed", user=name))["items"])
+
+    await until(closed, "the one that is gone")
+    assert [row["sessionId"] for row in await closed()] == ["laptop"]
+    assert {row["sessionId"] for row in (await get(one, "connections", user=name))["items"]} == {"phone", None}
+    assert (await get(one, f"users/{name}"))["sessionIds"] == ["phone", "laptop"]
     await close_all(*peers)
 
 
