@@ -28,6 +28,7 @@ from insightdesk_rt.transport.host import ClientHost, in_turns
 from insightdesk_rt.wire import json
 
 MAX_ROOMS_SHOWN = 50
+MAX_ROOMS_OF_USER = 1_000  # of all sockets; as many as one socket may have, unless told otherwise
 MAX_CLOSED = 1_000  # some 400 KB
 
 Transport = Literal["websocket", "polling", "demo"]  # demo: a robot of --demo, over no wire
@@ -129,6 +130,14 @@ class AskClosed(Struct, frozen=True, omit_defaults=True):
     before: tuple[str, str] | None = None  # closedAt and sid of the last one that was shown
 
 
+class OfUser(Struct):
+    """`rooms` are the first of `roomCount`, by name; `closedCount` are remembered."""
+
+    rooms: list[str]
+    roomCount: int
+    closedCount: int
+
+
 class SendAway(Struct, frozen=True, omit_defaults=True):
     wanted: Wanted
     reconnect: bool = False
@@ -184,6 +193,16 @@ class Connections:
             if _was(one, ask.wanted) and (ask.before is None or (one.closedAt, one.sid) < ask.before)
         )
         return [msgspec.to_builtins(one) for one in islice(found, ask.limit)]
+
+    async def of_user(self, words: tuple[str, ...]) -> OfUser:
+        """Return the rooms of a user's sockets, and how many connections of theirs are gone. `words`: the user's id."""
+        wanted = Wanted(user=words[0])
+        rooms: set[str] = set()
+        async for client in self._wanted(wanted):
+            for socket in client.sockets.values():
+                rooms |= socket.rooms
+        closed = sum(1 for one in self._closed if _was(one, wanted))
+        return OfUser(sorted(rooms)[:MAX_ROOMS_OF_USER], len(rooms), closed)
 
     async def send_away(self, words: tuple[str, ...]) -> int:
         """Close those wanted and return how many; with `reconnect` their clients come back by themselves."""

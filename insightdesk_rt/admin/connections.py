@@ -4,8 +4,6 @@
     GET    /api/v1/connections/closed          those that are gone, and why: the newest 1,000 of each node
     POST   /api/v1/connections/disconnect      send away all that are meant; `dryRun` counts them
     DELETE /api/v1/connections/{sid}           send away one
-    POST   /api/v1/users/{userId}/disconnect   send away all of a user
-    GET    /api/v1/users/{userId}              what there is to know of one
 
 Whoever is sent away without `reconnect` is told so, and a stock client stays away until its page is loaded anew; with
 it the connection is cut, and the client comes back at once. Neither ends the user's token: that is a revocation.
@@ -13,11 +11,10 @@ it the connection is cut, and the client comes back at once. Neither ends the us
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.clients import (
@@ -26,6 +23,7 @@ from insightdesk_rt.admin.clients import (
     Closed,
     Connection,
     Connections,
+    OfUser,
     Row,
     Rows,
     SendAway,
@@ -35,7 +33,6 @@ from insightdesk_rt.admin.clients import (
 )
 from insightdesk_rt.admin.declared import (
     Answer,
-    AnyUserId,
     BulkChange,
     Count,
     Cursor,
@@ -50,11 +47,8 @@ from insightdesk_rt.admin.declared import (
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import Person, Role, iso
-from insightdesk_rt.stores.presence import PresenceStore
+from insightdesk_rt.model import Role
 from insightdesk_rt.wire import json
-
-SHOWN_OF_USER = 100
 
 Text = Annotated[str, Meta(max_length=200)]
 Reconnect = Annotated[bool, Meta(description="cut it, so that the client comes back by itself")]
@@ -105,33 +99,6 @@ class Disconnect(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reconnect: Reconnect = False
 
 
-class DisconnectUser(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    reconnect: Reconnect = False
-
-
-class Shown(Struct):
-    status: str
-    lastSeen: str | None
-
-
-class UserView(Struct):
-    """`name`, `role` and `teamId` are of the newest connection there is or was; null: none is known.
-
-    `sessionIds` are those of the connections that are shown, the newest first: what there may be to revoke.
-    """
-
-    id: str
-    name: str | None
-    role: Role | None
-    teamId: str | None
-    presence: Shown
-    connections: list[Connection]
-    closed: list[Closed]
-    rooms: list[str]
-    sessionIds: list[str]
-    missing: list[str]
-
-
 class Everywhere:
     """The connections of all nodes."""
 
@@ -156,6 +123,11 @@ class Everywhere:
         answers, missing = understood(await self._calls.ask("connections.closed", asked), list[Closed])
         every = (one for answer in answers.values() for one in answer)
         return heapq.nlargest(limit, every, key=lambda one: (one.closedAt, one.sid)), missing
+
+    async def of_user(self, user_id: str) -> tuple[list[OfUser], list[str]]:
+        """Return what else each node knows of a user."""
+        answers, missing = understood(await self._calls.ask("connections.of_user", user_id), OfUser)
+        return list(answers.values()), missing
 
     async def send_away(self, wanted: Wanted, reconnect: bool = False, dry: bool = False) -> Count:
         """Close all that are meant."""
@@ -220,60 +192,18 @@ class ConnectionHandler(Handler):
         return Answer(done)
 
 
-class UserDisconnectHandler(Handler):
-    everywhere: Everywhere
-
-    @operation("operator", body=DisconnectUser, answer=Count, action="user.disconnect")
-    async def post(self, user_id: AnyUserId, body: DisconnectUser) -> Answer:
-        """Send away all connections of a user."""
-        return Answer(await self.everywhere.send_away(Wanted(user=user_id), body.reconnect, body.dryRun))
-
-
-class UserHandler(Handler):
-    everywhere: Everywhere
-    presence: PresenceStore
-
-    @operation("viewer", answer=UserView)
-    async def get(self, user_id: AnyUserId) -> Answer:
-        """What there is to know of a user: connections, rooms, presence, and the connections that are gone."""
-        (rows, _, missing), (closed, missing_too) = await asyncio.gather(
-            self.everywhere.find(Wanted(user=user_id), SHOWN_OF_USER),
-            self.everywhere.closed(Wanted(user=user_id), SHOWN_OF_USER),
-        )  # at once: each may wait for a node that hangs
-        (seen,) = await self.presence.statuses([user_id])
-        shown = [row.shown for row in rows]
-        known: list[Connection | Closed] = [*shown, *closed]
-        newest = known[0] if known else None
-        person: Person | None = newest.user if newest is not None else None
-        return Answer(
-            UserView(
-                user_id,
-                person.name if person is not None else None,
-                newest.role if newest is not None else None,
-                newest.teamId if newest is not None else None,
-                Shown(seen.status, iso(seen.last_seen_ms) if seen.last_seen_ms else None),
-                shown,
-                closed,
-                sorted({room for one in shown for socket in one.sockets for room in socket.rooms}),
-                list(dict.fromkeys(one.sessionId for one in known if one.sessionId)),
-                sorted({*missing, *missing_too}),
-            )
-        )
-
-
 def connection_routes(
-    admin: Admin, here: Connections, calls: Calls, presence: PresenceStore
+    admin: Admin, here: Connections, everywhere: Everywhere, calls: Calls
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
     calls.answer("connections.find", here.find)
     calls.answer("connections.closed", here.closed)
     calls.answer("connections.close", here.send_away)
-    parts = {"admin": admin, "everywhere": Everywhere(calls)}
+    calls.answer("connections.of_user", here.of_user)
+    parts = {"admin": admin, "everywhere": everywhere}
     return [
         (r"/api/v1/connections", ConnectionsHandler, parts),
         (r"/api/v1/connections/closed", ClosedHandler, parts),
         (r"/api/v1/connections/disconnect", DisconnectHandler, parts),
         (r"/api/v1/connections/([^/]+)", ConnectionHandler, parts),
-        (r"/api/v1/users/([^/]+)", UserHandler, {**parts, "presence": presence}),
-        (r"/api/v1/users/([^/]+)/disconnect", UserDisconnectHandler, parts),
     ]

@@ -10,7 +10,7 @@ from insightdesk_rt.admin.access import Access
 from insightdesk_rt.admin.audit import audit_routes
 from insightdesk_rt.admin.base import Admin, Handler
 from insightdesk_rt.admin.clients import Connections
-from insightdesk_rt.admin.connections import connection_routes
+from insightdesk_rt.admin.connections import Everywhere, connection_routes
 from insightdesk_rt.admin.console import console_routes, session_routes
 from insightdesk_rt.admin.health import health_routes, node_checks
 from insightdesk_rt.admin.helpdesk import helpdesk_routes
@@ -23,6 +23,7 @@ from insightdesk_rt.admin.push import push_routes
 from insightdesk_rt.admin.rooms import room_routes
 from insightdesk_rt.admin.sessions import Sessions
 from insightdesk_rt.admin.tuning import Tuning, tuning_routes
+from insightdesk_rt.admin.users import user_routes
 from insightdesk_rt.admin.watch import watch_routes
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
@@ -89,6 +90,7 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
     sources = Sources(
         node_id, __version__, port, parts.dispatch, hub, parts.valkey, parts.backplane, desk.presence, parts.lag
     )
+    everywhere = Everywhere(parts.calls)
     moderation, rules = parts.moderation, parts.moderation.rules
     tuning = Tuning(
         node_id,
@@ -103,7 +105,8 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
     routes = [
         *health_routes(admin, checks),
         *node_routes(admin, node, parts.calls),
-        *connection_routes(admin, Connections(node_id, port.host, hub), parts.calls, desk.presence.store),
+        *connection_routes(admin, Connections(node_id, port.host, hub), everywhere, parts.calls),
+        *user_routes(admin, everywhere, desk.presence.store, moderation.gate),
         *room_routes(admin, hub, parts.calls, parts.backplane.logs),
         *helpdesk_routes(admin, desk),
         *moderation_routes(admin, rules, moderation.gate, parts.calls),

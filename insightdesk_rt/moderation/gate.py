@@ -9,13 +9,13 @@ away. Addresses are compared as the client port sees them, trusted proxies looke
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.model import User
-from insightdesk_rt.moderation.rules import Rule, Rules, Table
+from insightdesk_rt.moderation.rules import Rule, Rules, Table, newest_first
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost, in_turns
 from insightdesk_rt.wire import json
@@ -62,7 +62,7 @@ class Gate:
         self._sessions: dict[str, Revocation] = {}
         self._users: dict[str, Revocation] = {}
         self._blocked: dict[str, Block] = {}
-        self._nets: Counter[NetKey] = Counter()  # how many blocks there are of each: 192.0.2.1 and 192.0.2.1/32 are two
+        self._nets: dict[NetKey, dict[str, Block]] = {}  # by id: 192.0.2.1 and 192.0.2.1/32 are two blocks of one
         self._prefixes: dict[int, Counter[int]] = {4: Counter(), 6: Counter()}  # lengths of those, how many of each
         self.revocations = Table("revocation", Revocation, MAX_REVOCATIONS, self._revoked)
         self.blocks = Table("block", Block, MAX_BLOCKS, self._blocked_now)
@@ -84,7 +84,24 @@ class Gate:
 
     def shuts_out(self, address: str) -> bool:
         """Is the address blocked? Text that is no address is not."""
-        return bool(self._nets) and self._of_blocked_net(address)
+        return bool(self._nets) and any(self._keys(address))
+
+    def blocks_of(self, user_id: str, addresses: Collection[str]) -> list[Block]:
+        """Return the blocks of a user and of any of the addresses, the newest first."""
+        found = {
+            block.id: block
+            for address in addresses
+            for key in self._keys(address)
+            for block in self._nets[key].values()
+        }
+        if user_id in self._blocked:
+            found[self._blocked[user_id].id] = self._blocked[user_id]
+        return newest_first(found.values())
+
+    def revocations_of(self, user_id: str, session_ids: Collection[str]) -> list[Revocation]:
+        """Return the revocations of a user and of any of the sessions, the newest first."""
+        named = [self._users.get(user_id), *map(self._sessions.get, session_ids)]
+        return newest_first(one for one in named if one is not None)
 
     async def count(self, rule: Ruled) -> int:
         """Return how many connections of this node a rule would close."""
@@ -108,17 +125,21 @@ class Gate:
         if old is not None:
             self._blocked.pop(old.user_id, None)
             if old.ip or old.cidr:
-                self._count_net(_net_key(old), -1)
+                self._let_in(_net_key(old), old.id)
         if new is not None and new.user_id:
             self._blocked[new.user_id] = new
         elif new is not None:
-            self._count_net(_net_key(new), 1)
+            self._keep_out(_net_key(new), new)
         return await self._close(new, CloseReason.BLOCKED, _blocked()) if new is not None else 0
 
-    def _count_net(self, key: NetKey, by: int) -> None:
+    def _keep_out(self, key: NetKey, block: Block) -> None:
+        self._nets.setdefault(key, {})[block.id] = block
+        self._prefixes[key[0]][key[1]] += 1
+
+    def _let_in(self, key: NetKey, id: str) -> None:
         prefixes, length = self._prefixes[key[0]], key[1]
-        self._nets[key] += by
-        prefixes[length] += by
+        del self._nets[key][id]
+        prefixes[length] -= 1
         if not self._nets[key]:
             del self._nets[key]
         if not prefixes[length]:
@@ -148,12 +169,16 @@ class Gate:
                 return RtError("AUTH_SESSION_REVOKED")
         return _blocked() if user.id in self._blocked else None
 
-    def _of_blocked_net(self, address: str) -> bool:
+    def _keys(self, address: str) -> Iterator[NetKey]:
+        """Yield the blocked networks that an address is of; none for text that is no address."""
         parsed = parse_address(address)
         if parsed is None:
-            return False
+            return
         version, bits, number = parsed.version, parsed.max_prefixlen, int(parsed)
-        return any((version, prefix, number >> (bits - prefix)) in self._nets for prefix in self._prefixes[version])
+        for prefix in self._prefixes[version]:
+            key = version, prefix, number >> (bits - prefix)
+            if key in self._nets:
+                yield key
 
 
 def concerned(client: Client, rule: Ruled) -> bool:

@@ -67,7 +67,11 @@ class Table(Generic[R]):
         self.decoder = msgspec.json.Decoder(type)
 
     def newest_first(self) -> list[R]:
-        return sorted(self.rules.values(), key=lambda rule: (rule.at_ms, rule.id), reverse=True)
+        return newest_first(self.rules.values())
+
+
+def newest_first(rules: Iterable[R]) -> list[R]:
+    return sorted(rules, key=lambda rule: (rule.at_ms, rule.id), reverse=True)
 
 
 class Rules:

@@ -215,6 +215,8 @@ async def test_a_user_is_shown_whole(servers: Pair) -> None:
     assert len(user["connections"]) == 2 and user["missing"] == []
     assert user["rooms"] == sorted([f"user:{name}", "role:agent", "team:red"])
     assert user["closed"][0]["namespaces"] == ["/chat"]
+    assert (user["connectionCount"], user["closedCount"], user["roomCount"]) == (2, 1, 3)
+    assert user["blocks"] == user["revocations"] == []
     nobody = await get(one, "users/nobody-at-all")
     assert nobody["name"] is None and nobody["connections"] == [] and nobody["presence"]["status"] == "offline"
     await close_all(*peers)
@@ -235,6 +237,37 @@ async def test_which_session_to_revoke_is_shown_of_those_that_are_here_and_gone(
     assert [row["sessionId"] for row in await closed()] == ["laptop"]
     assert {row["sessionId"] for row in (await get(one, "connections", user=name))["items"]} == {"phone", None}
     assert (await get(one, f"users/{name}"))["sessionIds"] == ["phone", "laptop"]
+    await close_all(*peers)
+
+
+@aio
+async def test_what_is_ruled_about_a_user_is_shown_with_them(servers: Pair) -> None:
+    """All blocks and revocations are pages and pages: what concerns one user was looked for in the first of them."""
+    one, two = servers
+    name = unique("ruled")
+    peers = [await open_as(server, name, sessionId=f"{name}-{at}", iat=1) for at, server in enumerate(servers)]
+    orders = [
+        ("revocations", {"sessionId": f"{name}-0"}),
+        ("revocations", {"sessionId": f"{unique('other')}"}),
+        ("revocations", {"userId": name}),
+        ("blocks", {"userId": name}),
+        ("blocks", {"ip": "192.0.2.1"}),
+        ("blocks", {"cidr": "127.0.0.0/8"}),
+    ]
+    made = []
+    for path, order in orders:
+        status, done = await one.push("POST", f"/api/v1/{path}", {**order, "reason": "test"})
+        assert status == 201
+        made.append((path, done["id"]))
+    user = await get(two, f"users/{name}")
+    for path, of_user in (("revocations", (0, 2)), ("blocks", (3, 5))):
+        ids = [one["id"] for one in user[path]]
+        assert sorted(ids) == sorted(made[at][1] for at in of_user)
+        listed = {one["id"]: one for one in (await get(two, path, limit=500))["items"]}
+        assert user[path] == [listed[id] for id in ids]
+    for path, id in made:
+        assert (await one.push("DELETE", f"/api/v1/{path}/{id}?reason=test"))[0] == 200
+    assert (await get(one, f"users/{name}"))["blocks"] == []
     await close_all(*peers)
 
 

@@ -162,6 +162,7 @@ def test_each_source_has_its_test() -> None:
         "admin/nodes": "integration/test_nodes.py",
         "admin/clients": "integration/test_connections.py",
         "admin/connections": "integration/test_connections.py",
+        "admin/users": "integration/test_connections.py",
         "admin/rooms": "integration/test_connections.py",
         "admin/helpdesk": "integration/test_helpdesk_admin.py",
         "admin/stream": "integration/test_watch.py",

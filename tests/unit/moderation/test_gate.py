@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.moderation.gate import MAX_BLOCKS, Block, Gate, parse_address, parse_network
+from insightdesk_rt.moderation.gate import MAX_BLOCKS, Block, Gate, Revocation, parse_address, parse_network
 from insightdesk_rt.moderation.rules import Rules
 from tests.support.aio import aio
 
@@ -66,3 +66,30 @@ async def test_as_many_blocks_as_there_may_be_are_taken_in_quickly() -> None:
         assert await gate.blocks.changed(None, block) == 0
     assert time.perf_counter() - began_s < 3.0
     assert gate.shuts_out("100.64.39.15") and not gate.shuts_out("100.64.39.16")
+
+
+@aio
+async def test_what_is_ruled_about_somebody_is_found_by_name_address_and_session() -> None:
+    store: Any = None
+    host: Any = SimpleNamespace(clients={})
+    gate = Gate(Rules(store), host, lambda token: pytest.fail("nobody asked"))
+    blocks = {
+        "name": {"user_id": "ann"},
+        "ip": {"ip": "192.0.2.7"},
+        "net": {"cidr": "192.0.2.0/24"},
+        "twice": {"cidr": "192.0.2.7/32"},
+        "other": {"user_id": "bob"},
+        "far": {"ip": "198.51.100.1"},
+    }
+    for at, (id, what) in enumerate(blocks.items()):
+        await gate.blocks.changed(None, Block(id=id, by="x", at_ms=at, reason="y", **what))
+    for at, (id, what) in enumerate(
+        {"s1": {"session_id": "s1"}, "s2": {"session_id": "s2"}, "u": {"user_id": "ann"}}.items()
+    ):
+        await gate.revocations.changed(None, Revocation(id=id, by="x", at_ms=at, reason="y", **what))
+    found = gate.blocks_of("ann", {"::ffff:192.0.2.7", "192.0.2.8", "no address"})
+    assert [one.id for one in found] == ["twice", "net", "ip", "name"]  # each once, the newest first
+    assert gate.blocks_of("nobody", ["203.0.113.1"]) == []
+    assert [one.id for one in gate.revocations_of("ann", ["s2", "s9"])] == ["u", "s2"]
+    await gate.blocks.changed(found[0], None)
+    assert [one.id for one in gate.blocks_of("", ["192.0.2.7"])] == ["net", "ip"] and gate.shuts_out("192.0.2.7")
