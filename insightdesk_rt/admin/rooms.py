@@ -3,7 +3,8 @@
     GET /api/v1/rooms            by members or name
     GET /api/v1/rooms/{room}     members, and the last entries of the log
 
-A room lives where its members are: each node tells its largest rooms, and those of one name are added up.
+A room lives where its members are: each node tells its largest rooms, and those of one name are added up. Of one room
+each tells how many members it has and the first of them, however many there are.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.cluster.logs import Logs
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Event, Person, Role, Room, iso, offset_key
 from insightdesk_rt.wire import json
 
@@ -31,6 +33,7 @@ MAX_TOLD = 5_000  # rooms of a node
 MAX_MEMBERS = 500  # that are shown of one room
 MAX_ENTRIES = 20
 TURN = 5_000  # rooms looked at before others have the loop
+MEMBERS_TURN = 500  # members put in order, the same: 0.3 ms
 
 Prefix = Annotated[str, Meta(max_length=200)]
 
@@ -94,6 +97,13 @@ class AskRooms(Struct, frozen=True):
     namespace: str
 
 
+class MembersHere(Struct):
+    """`members` are the first of `count`, in order."""
+
+    count: int
+    members: list[Member]
+
+
 class Told(Struct):
     rooms: list[tuple[str, str, int]]  # namespace, room, members here
     cut: bool
@@ -103,9 +113,10 @@ _ask = msgspec.json.Decoder(AskRooms)
 
 
 class RoomsHere:
-    """Of one node. Its method takes the words of a cluster call (cluster/calls.py)."""
+    """Of one node. Its methods take the words of a cluster call (cluster/calls.py)."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, node_id: str, hub: Hub) -> None:
+        self._node_id = node_id
         self._hub = hub
 
     async def find(self, words: tuple[str, ...]) -> Told:
@@ -122,6 +133,24 @@ class RoomsHere:
                 if at % TURN == 0:
                     await asyncio.sleep(0)
         return Told(heapq.nlargest(MAX_TOLD, found, key=lambda one: one[2]), len(found) > MAX_TOLD)
+
+    async def members(self, words: tuple[str, ...]) -> MembersHere:
+        """Return how many a room has, and the first MAX_MEMBERS without their rooms. `words`: room, namespace or "".
+
+        100,000 members with their rooms were 29 MB, and the nodes stood still for seconds.
+        """
+        room, only = words
+        count, first = 0, list[Socket]()
+        for namespace in self._hub.namespaces:
+            if only not in ("", namespace):
+                continue
+            found = list(self._hub.members(namespace, Room(room)))
+            count += len(found)
+            for at in range(0, len(found), MEMBERS_TURN):
+                first = sorted([*first, *found[at : at + MEMBERS_TURN]], key=_order)[:MAX_MEMBERS]
+                await asyncio.sleep(0)
+        shown = [Member(one.namespace, one.sid, one.user.person, one.user.role, self._node_id) for one in first]
+        return MembersHere(count, shown)
 
 
 class RoomsHandler(Handler):
@@ -163,30 +192,34 @@ class RoomHandler(Handler):
         if query.namespace and query.namespace not in self.namespaces:
             raise RtError("BAD_REQUEST", "There is no such namespace", field="namespace")
         namespaces = [query.namespace] if query.namespace else list(self.namespaces)
-        asked = await asyncio.gather(*(self.calls.fetch_sockets(namespace, [Room(room)]) for namespace in namespaces))
+        answers, missing = understood(await self.calls.ask("rooms.members", room, query.namespace), MembersHere)
         logged = await asyncio.gather(
             *(self.logs.recent(namespace, Room(room), MAX_ENTRIES) for namespace in namespaces)
         )
-        sockets = sorted((one for found in asked for one in found.sockets), key=lambda one: (one.namespace, one.sid))
         events = sorted(
             (one for events in logged for one in events), key=lambda one: offset_key(one.offset), reverse=True
         )
-        members = [
-            Member(one.namespace, one.sid, one.user, one.role, one.node.rpartition(".")[0])
-            for one in sockets[:MAX_MEMBERS]
-        ]
-        missing = sorted({name for found in asked for name in found.missing})
-        return Answer(RoomView(room, len(sockets), members, [_entry(one) for one in events[:MAX_ENTRIES]], missing))
+        members = heapq.nsmallest(MAX_MEMBERS, (one for told in answers.values() for one in told.members), key=_order)
+        count = sum(told.count for told in answers.values())
+        return Answer(RoomView(room, count, members, [_entry(one) for one in events[:MAX_ENTRIES]], missing))
 
 
-def room_routes(admin: Admin, hub: Hub, calls: Calls, logs: Logs) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+def room_routes(
+    admin: Admin, node_id: str, hub: Hub, calls: Calls, logs: Logs
+) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
-    calls.answer("rooms.find", RoomsHere(hub).find)
+    here = RoomsHere(node_id, hub)
+    calls.answer("rooms.find", here.find)
+    calls.answer("rooms.members", here.members)
     parts = {"admin": admin, "calls": calls}
     return [
         (r"/api/v1/rooms", RoomsHandler, parts),
         (r"/api/v1/rooms/([^/]+)", RoomHandler, {**parts, "logs": logs, "namespaces": hub.namespaces}),
     ]
+
+
+def _order(one: Socket | Member) -> tuple[str, str]:
+    return one.namespace, one.sid
 
 
 def _entry(event: Event) -> Entry:

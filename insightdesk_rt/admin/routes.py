@@ -107,7 +107,7 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         *node_routes(admin, node, parts.calls),
         *connection_routes(admin, Connections(node_id, port.host, hub), everywhere, parts.calls),
         *user_routes(admin, everywhere, desk.presence.store, moderation.gate),
-        *room_routes(admin, hub, parts.calls, parts.backplane.logs),
+        *room_routes(admin, node_id, hub, parts.calls, parts.backplane.logs),
         *helpdesk_routes(admin, desk),
         *moderation_routes(admin, rules, moderation.gate, parts.calls),
         *notice_routes(admin, rules, moderation.notices, parts.namespaces),

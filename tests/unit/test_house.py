@@ -163,7 +163,6 @@ def test_each_source_has_its_test() -> None:
         "admin/clients": "integration/test_connections.py",
         "admin/connections": "integration/test_connections.py",
         "admin/users": "integration/test_connections.py",
-        "admin/rooms": "integration/test_connections.py",
         "admin/helpdesk": "integration/test_helpdesk_admin.py",
         "admin/stream": "integration/test_watch.py",
         "admin/watch": "integration/test_watch.py",
