@@ -32,6 +32,7 @@ from insightdesk_rt.admin.clients import (
     Wanted,
 )
 from insightdesk_rt.admin.declared import (
+    SID_PATTERN,
     Answer,
     BulkChange,
     Count,
@@ -52,7 +53,7 @@ from insightdesk_rt.wire import json
 
 Text = Annotated[str, Meta(max_length=200)]
 Reconnect = Annotated[bool, Meta(description="cut it, so that the client comes back by itself")]
-Sid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_\-]{20}\Z")]
+Sid = Annotated[str, Meta(pattern=SID_PATTERN)]
 
 
 class Filters(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):

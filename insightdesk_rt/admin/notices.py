@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer, Change, Page, Paged, Removal
+from insightdesk_rt.admin.declared import NOT_BLANK, Answer, Change, Page, Paged, Removal
 from insightdesk_rt.admin.ruling import RuleId, Ruling, Time, end_ms, page, rule_id, time_or_none
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Role, Severity, iso, new_id
@@ -22,7 +22,7 @@ from insightdesk_rt.moderation.notices import Notice, Notices
 from insightdesk_rt.moderation.rules import Rules
 
 Path = Annotated[str, Meta(max_length=200)]
-Message = Annotated[str, Meta(min_length=1, max_length=2000)]
+Message = Annotated[str, Meta(min_length=1, max_length=2000, pattern=NOT_BLANK)]
 
 
 class MakeNotice(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,8 @@ from insightdesk_rt.wire import json
 MAX_KEPT = 500  # what a bell's list shows in months; older ones belong to the back end
 KEPT_S = 90 * 86_400
 
-NotificationId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:\-]{1,64}\Z")]
+NOTIFICATION_ID_PATTERN = r"^[A-Za-z0-9_.:\-]{1,64}\Z"
+NotificationId = Annotated[str, Meta(pattern=NOTIFICATION_ID_PATTERN)]
 
 PUSH = Script(
     "notification_push", load_script(PACKAGE, "untold").source + load_script(PACKAGE, "notification_push").source

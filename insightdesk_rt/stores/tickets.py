@@ -28,7 +28,8 @@ MAX_WATCHERS = 200  # twice the most a helpdesk's own form offers; a change carr
 MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
 
 # As long as a token's `sub` and `teamId` may be, and like them without what breaks a line or a screen.
-Who = Annotated[str, Meta(pattern="^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,128}\\Z")]
+WHO_PATTERN = "^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,128}\\Z"
+Who = Annotated[str, Meta(pattern=WHO_PATTERN)]
 
 CHANGE = Script("ticket_change", load_script(PACKAGE, "untold").source + load_script(PACKAGE, "ticket_change").source)
 OFFSET = load_script(PACKAGE, "ticket_offset")

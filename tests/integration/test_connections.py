@@ -333,6 +333,8 @@ WRONG = (
     ("DELETE", "connections/x?reason=x", None, "sid"),
     ("DELETE", f"connections/{'a' * 20}", None, "reason"),
     ("DELETE", f"connections/{'a' * 20}?reason=x&reconnect=perhaps", None, "reconnect"),
+    ("DELETE", f"connections/{'a' * 20}?reason=%20%20", None, "reason"),
+    ("DELETE", f"connections/{'a' * 20}?reason=x%0Ay", None, "reason"),
     ("POST", "connections/disconnect", {"reason": "x"}, "where"),
     ("POST", "connections/disconnect", {"reason": "x", "where": {}}, "where"),
     ("POST", "connections/disconnect", {"reason": "x", "where": {"user": 1}}, "where.user"),

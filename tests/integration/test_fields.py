@@ -80,6 +80,7 @@ class Sending:
         status, said = answer
         assert status == 400 and said["error"]["code"] == "BAD_REQUEST", (self.name, field, what, answer)
         assert said["error"]["field"].split(".")[0] == field, (self.name, field, what, answer)
+        assert "regex" not in said["error"]["message"], (self.name, field, what, answer)
 
 
 async def operations(server: ServerProcess) -> list[Sending]:

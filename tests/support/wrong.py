@@ -70,6 +70,8 @@ class Schemas:
             yield "too long", "a" * (schema["maxLength"] + 1)
         if "pattern" in schema:
             yield "beside the pattern", "\x00\n"
+            if re.search(schema["pattern"], "  ") is None:
+                yield "blank", "  "
         if schema.get("format") == "date-time":
             yield "no time", "tomorrow"
         if "enum" in schema:

@@ -7,10 +7,22 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Meta
+from msgspec import Meta, defstruct
 
 from insightdesk_rt.admin.base import Handler, operation
-from insightdesk_rt.admin.declared import Answer, Change, Paged, Query, make_cursor, read_cursor, read_path, read_query
+from insightdesk_rt.admin.declared import (
+    IN_WORDS,
+    Answer,
+    Change,
+    Paged,
+    Query,
+    Removal,
+    make_cursor,
+    read_body,
+    read_cursor,
+    read_path,
+    read_query,
+)
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Id
 
@@ -67,6 +79,37 @@ def test_path_parts_have_the_names_of_the_methods_arguments() -> None:
     with pytest.raises(RtError) as refused:
         read_path(about, ["t:1", "x"])
     assert refused.value.fields == {"field": "thingId"}
+
+
+@pytest.mark.parametrize("pattern", sorted(IN_WORDS))
+def test_a_refusal_says_in_words_what_is_wrong_and_shows_no_regex(pattern: str) -> None:
+    shaped = Annotated[str, Meta(pattern=pattern)]
+    named, about = defstruct("Named", [("name", shaped)]), Thing.get.operation._replace(path={"name": shaped})
+    for read in (
+        lambda: read_path(about, ["\x00"]),
+        lambda: read_query(named, {"name": [b"\x00"]}),
+        lambda: read_body(named, "application/json", b'{"name": "\\u0000"}'),
+    ):
+        with pytest.raises(RtError) as refused:
+            read()
+        assert refused.value.message == f"Expected `str` {IN_WORDS[pattern]}"
+        assert refused.value.fields == {"field": "name"}
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        *((text, True) for text in ("a", "  a b ", "ä", " " * 499 + "x")),
+        *((text, False) for text in ("", " ", "\u00a0\u2003", "a\n", "a\x7f", " " * 499 + "\x01")),
+    ],
+)
+def test_a_reason_has_something_to_read_and_no_control_characters(text: str, fits: bool) -> None:
+    try:
+        read_query(Removal, {"reason": [text.encode()]})
+    except RtError as refused:
+        assert not fits and refused.fields == {"field": "reason"}
+    else:
+        assert fits
 
 
 def test_a_change_that_is_recorded_must_take_a_reason() -> None:
