@@ -115,7 +115,9 @@ class RevocationsHandler(Handler):
         """The revocations that hold, the newest first."""
         return Answer(page(self.moderate.gate.revocations, query, view_revocation))
 
-    @operation("operator", body=Revoke, answer=Ruling, statuses=(200, 201), action="session.revoke")
+    @operation(
+        "operator", body=Revoke, answer=Ruling, statuses=(200, 201), action="session.revoke", errors=("CONFLICT",)
+    )
     async def post(self, body: Revoke) -> Answer:
         """Revoke a session, or a user's tokens that were issued before a time.
 
@@ -154,7 +156,7 @@ class BlocksHandler(Handler):
         """The blocks that hold, the newest first."""
         return Answer(page(self.moderate.gate.blocks, query, view_block))
 
-    @operation("operator", body=MakeBlock, answer=Ruling, statuses=(200, 201), action="block.add")
+    @operation("operator", body=MakeBlock, answer=Ruling, statuses=(200, 201), action="block.add", errors=("CONFLICT",))
     async def post(self, body: MakeBlock) -> Answer:
         """Block a user, an address or a network. The admin port itself stays open to blocked addresses."""
         rules, gate = self.moderate.rules, self.moderate.gate

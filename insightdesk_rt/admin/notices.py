@@ -60,7 +60,9 @@ class NoticesHandler(Handler):
         """The notices that hold or will, the newest first."""
         return Answer(page(self.notices.table, query, view_notice))
 
-    @operation("operator", body=MakeNotice, answer=NoticeView, statuses=(201,), action="notice.add")
+    @operation(
+        "operator", body=MakeNotice, answer=NoticeView, statuses=(201,), action="notice.add", errors=("CONFLICT",)
+    )
     async def post(self, body: MakeNotice) -> Answer:
         """Tell everybody something, from now or a time on, until it ends."""
         if body.namespace is not None and body.namespace not in self.namespaces:

@@ -25,7 +25,16 @@ METHODS = ("get", "post", "put", "patch", "delete")
 JSON = "application/json"
 EVENTS = "text/event-stream"
 REF = "#/components/schemas/{name}"
-KEYED = ("AUTH_TOKEN_MISSING", "AUTH_TOKEN_INVALID", "FORBIDDEN", "RATE_LIMITED", "BAD_REQUEST", "UNAVAILABLE")
+KEYED = (
+    "AUTH_TOKEN_MISSING",
+    "AUTH_TOKEN_INVALID",
+    "AUTH_TOKEN_EXPIRED",
+    "AUTH_SESSION_REVOKED",
+    "FORBIDDEN",
+    "RATE_LIMITED",
+    "BAD_REQUEST",
+    "UNAVAILABLE",
+)
 WITH_BODY = ("PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 
 _GROUP = re.compile(r"\([^()]*\)")

@@ -227,7 +227,7 @@ class LimitsHandler(Handler):
 class LimitHandler(Handler):
     tuning: Tuning
 
-    @operation("operator", body=SetRate, answer=Ruling, action="ratelimit.set", errors=("NOT_FOUND",))
+    @operation("operator", body=SetRate, answer=Ruling, action="ratelimit.set", errors=("NOT_FOUND", "CONFLICT"))
     async def put(self, event: EventName, body: SetRate) -> Answer:
         """Set the rate of an event on all nodes; "default" is that of all events without one of their own."""
         tuning = self.tuning
@@ -261,7 +261,7 @@ class LoggingHandler(Handler):
         answers, missing = understood(await self.tuning.calls.ask(LEVELS), NodeLoggers)
         return Answer(Loggers(sorted(answers.values(), key=lambda one: one.node), missing))
 
-    @operation("operator", body=SetLevel, answer=Ruling, action="logging.set")
+    @operation("operator", body=SetLevel, answer=Ruling, action="logging.set", errors=("CONFLICT",))
     async def put(self, body: SetLevel) -> Answer:
         """Log more, or less, for a while; then the configured level counts again."""
         tuning = self.tuning

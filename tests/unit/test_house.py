@@ -194,7 +194,6 @@ def test_each_source_has_its_test() -> None:
         "admin/push": "unit/admin/test_push.py",
         "admin/moderation": "integration/test_moderation.py",
         "admin/notices": "integration/test_moderation.py",
-        "admin/ruling": "integration/test_moderation.py",
         "admin/tuning": "integration/test_moderation.py",
         "moderation": "integration/test_moderation.py",
         "commands": "integration/test_commands.py",
