@@ -81,7 +81,7 @@ class SetRate(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Logger(Struct):
-    """`until` is null where the level is the configured one."""
+    """`until` is when a level ends that was set for the logger or a first part of it, null where it is configured."""
 
     logger: str
     level: str
@@ -180,7 +180,7 @@ class Tuning:
     async def levels_here(self, words: tuple[str, ...]) -> NodeLoggers:
         loggers = []
         for name, level in self.levels.loggers().items():
-            rule = self.levels.rule_of(name)
+            rule = self.levels.rule_over(name)
             loggers.append(Logger(name, level, time_or_none(rule.until_ms) if rule is not None else None))
         return NodeLoggers(self.node_id, loggers)
 

@@ -42,6 +42,13 @@ class LogLevels:
         found = [rule for rule in self.table.rules.values() if rule.logger == logger and self._is_here(rule)]
         return max(found, key=lambda rule: bool(rule.node), default=None)
 
+    def rule_over(self, logger: str) -> LevelRule | None:
+        """Return what was ruled that a logger's level is of here: for itself, or for the longest first part of it."""
+        while True:
+            if (rule := self.rule_of(logger)) is not None or not logger:
+                return rule
+            logger = logger.rpartition(".")[0]
+
     async def _changed(self, old: LevelRule | None, new: LevelRule | None) -> int:
         rule = new or old
         if rule is not None and self._is_here(rule):

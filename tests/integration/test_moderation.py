@@ -527,6 +527,12 @@ async def test_a_logger_says_more_for_a_while_on_one_node_or_all(servers: Pair) 
     assert await levels("namespaces.dispatch") == ["info", "info"]
     await call(two, "PUT", "logging", {"logger": "namespaces", "level": "debug", "forSeconds": 60, "node": "n1"})
     assert await levels("namespaces.dispatch") == ["debug", "info"]
+    first, second = (await call(one, "GET", "logging"))["nodes"]
+    ends = {logger["logger"]: logger["until"] for logger in first["loggers"]}
+    assert (
+        ends["namespaces.dispatch"] == ends["namespaces"] is not None and ends["moderation.rules"] is ends[""] is None
+    )
+    assert {logger["until"] for logger in second["loggers"]} == {None}
     await call(two, "PUT", "logging", {"logger": "namespaces", "level": "error", "forSeconds": 1})
     assert await levels("namespaces.dispatch") == ["debug", "error"]  # what is said of one node counts there
 
