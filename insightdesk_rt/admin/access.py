@@ -43,10 +43,16 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Principal(Struct, frozen=True):
-    """Who asks, and how much they may."""
+    """Who asks, and how much they may. `name` is a user's id or, of a key, what its line calls it."""
 
     name: str
     scope: Scope
+    is_key: bool = False
+
+    @property
+    def id(self) -> str:
+        """What is kept of who did something: a key may be called as a user is."""
+        return f"key:{self.name}" if self.is_key else self.name
 
     def may(self, scope: Scope) -> bool:
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
@@ -83,7 +89,7 @@ def parse_keys(text: str) -> list[Key]:
             raise ValueError(f"line {number}: expected sha256: and 64 hexadecimal digits, as `key` prints them")
         if name in keys:
             raise ValueError(f"line {number}: the name {name} stands there twice")
-        keys[name] = Key(Principal(name, scope), hash)  # type: ignore[arg-type]  # it is in SCOPES
+        keys[name] = Key(Principal(name, scope, is_key=True), hash)  # type: ignore[arg-type]  # it is in SCOPES
     return list(keys.values())
 
 

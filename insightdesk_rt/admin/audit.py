@@ -14,7 +14,7 @@ from insightdesk_rt.stores.audit import AuditLog, Entry
 
 
 class AuditQuery(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    who: Annotated[str, Meta(max_length=128, description="name of a key, or id of a user")] = ""
+    who: Annotated[str, Meta(max_length=128, description="id of a user, or `key:` and the name of a key")] = ""
     action: Annotated[str, Meta(max_length=64, description="`node.drain`, or `node` for all of them")] = ""
 
 

@@ -94,10 +94,10 @@ class Admin:
         reason = fields.pop("reason")
         what = json.dumps(fields)[:MAX_WHAT] if fields else ""
         now = iso(int(time.time() * 1000))
-        entry = Entry("", now, who.name, who.scope, action, target, what, reason, came, self._node, outcome)
+        entry = Entry("", now, who.id, who.scope, action, target, what, reason, came, self._node, outcome)
         log.info(
             "an admin acted",
-            extra={"who": who.name, "action": action, "target": target, "reason": reason, "outcome": outcome},
+            extra={"who": who.id, "action": action, "target": target, "reason": reason, "outcome": outcome},
         )
         try:
             await self._record(entry)

@@ -27,6 +27,7 @@ from insightdesk_rt.stores.conversations import State
 from insightdesk_rt.stores.presence import Known, Listed, PresenceStore
 from insightdesk_rt.stores.stats import AgentMetrics, QueueMetrics, Stats, TicketMetrics
 
+BY_KEY = User(UserId("key:"), "admin", "Support")  # no user's id, and no key's; the audit log says which it was
 STATUSES: tuple[Status, ...] = ("online", "busy", "away", "offline")
 
 
@@ -193,5 +194,5 @@ def _present(known: Known) -> Present:
 
 
 def _as_user(who: Principal) -> User:
-    """Return an admin of the port as the chat knows people; their clients show the name of the key or token."""
-    return User(UserId(who.name), "admin", who.name)
+    """Return an admin of the port as the chat knows people. Customers are told: a key is nobody in particular."""
+    return BY_KEY if who.is_key else User(UserId(who.name), "admin", who.name)

@@ -137,7 +137,7 @@ class RevocationsHandler(Handler):
         old = gate.revocations.rules.get(id)
         rule = Revocation(
             id=id,
-            by=self.asker.name,
+            by=self.asker.id,
             at_ms=now_ms,
             reason=body.reason,
             until_ms=max(until_ms, old.until_ms) if old is not None else until_ms,
@@ -178,7 +178,7 @@ class BlocksHandler(Handler):
         now_ms = rules.now_ms()
         rule = Block(
             id=rule_id("block", user_id, ip, cidr),
-            by=self.asker.name,
+            by=self.asker.id,
             at_ms=now_ms,
             reason=body.reason,
             until_ms=end_ms(now_ms, body.until, body.forSeconds or 0),

@@ -74,7 +74,7 @@ class NoticesHandler(Handler):
             raise RtError("BAD_REQUEST", "It would end before it begins.", field="endsAt")
         notice = Notice(
             id=rule_id("notice", new_id()),
-            by=self.asker.name,
+            by=self.asker.id,
             at_ms=now_ms,
             reason=body.reason,
             until_ms=ends_ms,

@@ -235,7 +235,7 @@ class LimitHandler(Handler):
         now_ms = tuning.rules.now_ms()
         rule = RateRule(
             id=event,
-            by=self.asker.name,
+            by=self.asker.id,
             at_ms=now_ms,
             reason=body.reason,
             until_ms=now_ms + body.forSeconds * 1000 if body.forSeconds else 0,
@@ -275,7 +275,7 @@ class LoggingHandler(Handler):
         now_ms = tuning.rules.now_ms()
         rule = LevelRule(
             id=rule_id("level", body.logger, body.node or ""),
-            by=self.asker.name,
+            by=self.asker.id,
             at_ms=now_ms,
             reason=body.reason,
             until_ms=now_ms + body.forSeconds * 1000,

@@ -80,7 +80,7 @@ async def test_what_was_done_stands_in_the_audit_log(server: ServerProcess) -> N
     status, page = await server.push("GET", "/api/v1/audit?limit=2", token=KEYS["viewer"][0])
     assert status == 200 and page["next"]
     typo, done = page["items"]
-    assert (typo["outcome"], typo["target"], done["outcome"], done["who"]) == ("NOT_FOUND", "n9", "ok", "operator")
+    assert (typo["outcome"], typo["target"], done["outcome"], done["who"]) == ("NOT_FOUND", "n9", "ok", "key:operator")
     assert (done["reason"], done["action"], done["address"], done["node"]) == (
         "done",
         "node.undrain",
@@ -92,7 +92,7 @@ async def test_what_was_done_stands_in_the_audit_log(server: ServerProcess) -> N
         _, page = await server.push("GET", f"/api/v1/audit?limit=2&cursor={page['next']}", token=KEYS["viewer"][0])
         seen += page["items"]
     assert len(seen) == len({entry["id"] for entry in seen}) == 5
-    _, page = await server.push("GET", "/api/v1/audit?action=node.drain&who=operator", token=KEYS["viewer"][0])
+    _, page = await server.push("GET", "/api/v1/audit?action=node.drain&who=key:operator", token=KEYS["viewer"][0])
     assert [entry["what"] for entry in page["items"]] == [f'{{"overSeconds":{over_s}.0}}' for over_s in (2, 1, 0)]
     assert (await server.push("GET", "/api/v1/audit?who=nobody", token=KEYS["viewer"][0]))[1]["items"] == []
     wrong = await server.push("GET", "/api/v1/audit?cursor=nonsense", token=KEYS["viewer"][0])

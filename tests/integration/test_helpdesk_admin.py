@@ -9,17 +9,23 @@ from urllib.parse import urlencode
 
 import pytest
 
+from insightdesk_rt.admin.access import new_key
 from tests.support.aio import aio, until
 from tests.support.clients import Peer
 from tests.support.native_client import NativeDoor
 from tests.support.server import ServerProcess
 
 DOOR = NativeDoor()
+KEY, LINE = new_key("night-shift-script", "operator")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path_factory.mktemp("helpdesk"), presence_grace_ms=200, drain_seconds=0)
+    folder = tmp_path_factory.mktemp("helpdesk")
+    keys = folder / "keys"
+    keys.write_text(LINE)
+    keys.chmod(0o600)
+    server = ServerProcess(folder, presence_grace_ms=200, drain_seconds=0, admin_keys_file=str(keys))
     server.start()
     yield server
     server.stop()
@@ -151,6 +157,23 @@ async def test_chats_are_paged_through_by_state(server: ServerProcess) -> None:
     rest = await get(server, "chats", state="waiting", limit=2, cursor=first["next"])
     assert rest["items"] == [], "a cursor that points to what is gone goes on behind it"
     await carl.close()
+
+
+@aio
+async def test_a_customer_is_not_told_which_key_closed_the_chat(server: ServerProcess) -> None:
+    """A key's name stood there as if it were a user's id."""
+    name = f"mia-{secrets.token_hex(3)}"
+    mia = await come(server, "/chat", name, "customer")
+    started = await mia.ok("chat:start", {"clientId": "c1", "text": "Hello"})
+    path = f"/api/v1/chats/{started['conversationId']}/close"
+    status, closed = await server.push("POST", path, {"reason": "test"}, token=KEY)
+    assert status == 200 and closed["closedBy"] == {"id": "key:", "name": "Support"}
+    told = await mia.expect("chat:closed", {"conversationId": started["conversationId"]})
+    assert told["by"] == {"id": "key:", "name": "Support"}
+    (entry,) = (await get(server, "audit", who="key:night-shift-script"))["items"]
+    assert (entry["action"], entry["target"]) == ("chat.close", started["conversationId"])
+    assert (await get(server, "audit", who="night-shift-script"))["items"] == []
+    await mia.close()
 
 
 @aio

@@ -40,7 +40,8 @@ def test_a_new_key_is_found_by_its_line(tmp_path: Path) -> None:
     other, _ = new_key("other", "admin")
     assert len(key) >= 40 and key not in line
     file = KeyFile(str(keys_file(tmp_path, f"# ours\n\n{line}   # dashboards\n")))
-    assert file.find(key) == Principal("grafana", "viewer")
+    found = file.find(key)
+    assert found == Principal("grafana", "viewer", is_key=True) and found.id == "key:grafana"
     assert file.find(other) is None and file.find(key + "x") is None and file.find("irt_é") is None
 
 
@@ -105,7 +106,8 @@ def test_a_file_that_others_may_read_is_warned_of(tmp_path: Path, caplog: pytest
 
 def test_a_token_of_an_admin_may_all_and_other_tokens_nothing() -> None:
     access = Access(verify, KeyFile(""))
-    assert access.principal("Bearer admin", "::1") == Principal("ann", "admin")
+    found = access.principal("Bearer admin", "::1")
+    assert found == Principal("ann", "admin") and found.id == "ann"
     for shown, code in (
         ("Bearer agent", "FORBIDDEN"),
         ("", "AUTH_TOKEN_MISSING"),
