@@ -28,7 +28,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from insightdesk_rt.admin.access import KEY_PREFIX, Access, Principal, Scope
-from insightdesk_rt.admin.declared import Answer, Operation, Query, declared, read_body, read_path, read_query
+from insightdesk_rt.admin.declared import Answer, Operation, Query, declared, read_body, read_path, read_query, said
 from insightdesk_rt.admin.sessions import COOKIE, Sessions, of_our_page
 from insightdesk_rt.errors import ERRORS, RtError
 from insightdesk_rt.model import iso
@@ -90,7 +90,7 @@ class Admin:
 
     async def record(self, who: Principal, action: str, target: str, asked: Struct, came: str, outcome: str) -> None:
         """Keep what somebody did. Never raises: it is done. It is logged too, for when Valkey is away."""
-        fields = json.loads(json.encode_struct(asked))
+        fields = said(asked)
         reason = fields.pop("reason")
         what = json.dumps(fields)[:MAX_WHAT] if fields else ""
         now = iso(int(time.time() * 1000))
@@ -114,16 +114,18 @@ def operation(
     statuses: tuple[int, ...] = (200,),
     errors: tuple[str, ...] = (),
     action: str = "",
+    target: Callable[[Any], str] | None = None,
     stream: bool = False,
 ) -> Callable[[Any], Any]:
     """Declare a method of a Handler as an operation of the API: `async def (self, *path, query, body) -> Answer`.
 
-    With an `action` it is written to the audit log; the query or body then has a `reason`. With `stream` it answers
-    server-sent events, by itself (stream.py).
+    With an `action` it is written to the audit log; the query or body then has a `reason`, and what it was done to
+    is the path's parts, or what `target` makes of the body. With `stream` it answers server-sent events, by itself
+    (stream.py).
     """
 
     def declare(method: Callable[..., Awaitable[Answer | None]]) -> Callable[..., Awaitable[None]]:
-        about = declared(method, scope, query, body, answer, statuses, errors, action, stream)
+        about = declared(method, scope, query, body, answer, statuses, errors, action, target, stream)
 
         @functools.wraps(method)
         async def run(self: Handler, *path: str) -> None:
@@ -280,7 +282,7 @@ class Handler(RequestHandler):
             raise
         finally:
             if not getattr(asked, "dryRun", False):
-                target = "/".join(map(str, arguments[: len(about.path)]))
+                target = about.target(asked) if about.target else "/".join(map(str, arguments[: len(about.path)]))
                 came = self.admin.address(self.request)
                 await self.admin.record(self.who, about.action, target, asked, came, outcome)
         return answer

@@ -44,6 +44,7 @@ from insightdesk_rt.admin.declared import (
     Removal,
     make_cursor,
     read_cursor,
+    said,
 )
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
@@ -172,7 +173,13 @@ class ClosedHandler(Handler):
 class DisconnectHandler(Handler):
     everywhere: Everywhere
 
-    @operation("operator", body=Disconnect, answer=Count, action="connection.disconnect")
+    @operation(
+        "operator",
+        body=Disconnect,
+        answer=Count,
+        action="connection.disconnect",
+        target=lambda body: " ".join(f"{name}={value}" for name, value in said(body.where).items()),
+    )
     async def post(self, body: Disconnect) -> Answer:
         """Send away all connections that are meant; at least one filter must say which."""
         wanted = body.where.wanted()

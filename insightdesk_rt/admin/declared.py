@@ -129,6 +129,7 @@ class Operation(NamedTuple):
     statuses: tuple[int, ...]  # of an answer
     errors: tuple[str, ...]  # codes of its own, beside those that every operation has
     action: str  # what the audit log calls it; "": it is not written there
+    target: Callable[[Any], str] | None  # of the body: what it is done to, where the path does not say
     doc: str
     stream: bool  # of server-sent events
 
@@ -142,6 +143,7 @@ def declared(
     statuses: tuple[int, ...],
     errors: tuple[str, ...],
     action: str,
+    target: Callable[[Any], str] | None,
     stream: bool,
 ) -> Operation:
     """Return what a method and its decorator say together. A change without a reason is a mistake of ours."""
@@ -156,9 +158,8 @@ def declared(
         told = body or query
         assert told is not None and "reason" in told.__struct_fields__, f"{action} takes no reason"
     path = {_camel(name): hints[name] for name in names}
-    return Operation(
-        scope, path, query, body, answer, statuses, errors, action, inspect.cleandoc(method.__doc__ or ""), stream
-    )
+    doc = inspect.cleandoc(method.__doc__ or "")
+    return Operation(scope, path, query, body, answer, statuses, errors, action, target, doc, stream)
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -215,6 +216,17 @@ def wrong(bad: json.BadJson) -> RtError:
 def _plain(why: str) -> str:
     """Return msgspec's sentence with words for the pattern in it, which it writes as Python would."""
     return _PATTERN.sub(lambda found: IN_WORDS.get(literal_eval(found[1]), "of another form"), why)
+
+
+def said(asked: Struct) -> Any:
+    """Return the fields that somebody has set: what is null, false or empty says no more than if it were not there."""
+    return _set(json.loads(json.encode_struct(asked)))
+
+
+def _set(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: _set(one) for name, one in value.items() if one is not None and one is not False and one != ""}
 
 
 # ── cursors ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -116,7 +116,13 @@ class RevocationsHandler(Handler):
         return Answer(page(self.moderate.gate.revocations, query, view_revocation))
 
     @operation(
-        "operator", body=Revoke, answer=Ruling, statuses=(200, 201), action="session.revoke", errors=("CONFLICT",)
+        "operator",
+        body=Revoke,
+        answer=Ruling,
+        statuses=(200, 201),
+        errors=("CONFLICT",),
+        action="session.revoke",
+        target=lambda body: _named(user=body.userId, session=body.sessionId),
     )
     async def post(self, body: Revoke) -> Answer:
         """Revoke a session, or a user's tokens that were issued before a time.
@@ -156,7 +162,15 @@ class BlocksHandler(Handler):
         """The blocks that hold, the newest first."""
         return Answer(page(self.moderate.gate.blocks, query, view_block))
 
-    @operation("operator", body=MakeBlock, answer=Ruling, statuses=(200, 201), action="block.add", errors=("CONFLICT",))
+    @operation(
+        "operator",
+        body=MakeBlock,
+        answer=Ruling,
+        statuses=(200, 201),
+        errors=("CONFLICT",),
+        action="block.add",
+        target=lambda body: _named(user=body.userId) or body.ip or body.cidr or "",
+    )
     async def post(self, body: MakeBlock) -> Answer:
         """Block a user, an address or a network. The admin port itself stays open to blocked addresses."""
         rules, gate = self.moderate.rules, self.moderate.gate
@@ -207,6 +221,11 @@ class BlockHandler(Handler):
         """Take a block back."""
         done = await self.moderate.rules.remove(self.moderate.gate.blocks, id)
         return Answer(Ruling(id, done.count, done.missing))
+
+
+def _named(**whom: str | None) -> str:
+    """Return what the audit log calls whom it was done to: `user:ann`, `session:s1`."""
+    return next((f"{kind}:{id}" for kind, id in whom.items() if id), "")
 
 
 def view_revocation(rule: Revocation) -> RevocationView:

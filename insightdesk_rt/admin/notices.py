@@ -61,7 +61,13 @@ class NoticesHandler(Handler):
         return Answer(page(self.notices.table, query, view_notice))
 
     @operation(
-        "operator", body=MakeNotice, answer=NoticeView, statuses=(201,), action="notice.add", errors=("CONFLICT",)
+        "operator",
+        body=MakeNotice,
+        answer=NoticeView,
+        statuses=(201,),
+        errors=("CONFLICT",),
+        action="notice.add",
+        target=lambda body: " ".join(filter(None, (body.namespace, body.role))) or "everybody",
     )
     async def post(self, body: MakeNotice) -> Answer:
         """Tell everybody something, from now or a time on, until it ends."""

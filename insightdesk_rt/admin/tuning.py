@@ -261,7 +261,14 @@ class LoggingHandler(Handler):
         answers, missing = understood(await self.tuning.calls.ask(LEVELS), NodeLoggers)
         return Answer(Loggers(sorted(answers.values(), key=lambda one: one.node), missing))
 
-    @operation("operator", body=SetLevel, answer=Ruling, action="logging.set", errors=("CONFLICT",))
+    @operation(
+        "operator",
+        body=SetLevel,
+        answer=Ruling,
+        errors=("CONFLICT",),
+        action="logging.set",
+        target=lambda body: body.logger or "all",
+    )
     async def put(self, body: SetLevel) -> Answer:
         """Log more, or less, for a while; then the configured level counts again."""
         tuning = self.tuning

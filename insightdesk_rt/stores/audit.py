@@ -18,8 +18,9 @@ SCAN = 500  # entries looked at per read, when a filter passes over many
 
 
 class Entry(Struct, frozen=True):
-    """`what`: the request's fields as JSON text. `address` and `node`: where it came from and which node did it.
+    """`target`: what it was done to; `what`: the request's fields that were set, as JSON text.
 
+    `address` and `node`: where it came from and which node did it.
     `outcome` is "ok" or the code of an error. `id` is the place in the log.
     """
 

@@ -193,6 +193,8 @@ async def test_many_are_counted_before_they_are_sent_away(servers: Pair) -> None
     assert peers[0].connected
     done = (await get(one, "audit", limit=3))["items"]
     assert done[0]["action"] == "connection.disconnect" and f"ticket:{ticket}" in done[0]["what"]
+    assert done[0]["target"] == f"room=ticket:{ticket} node=n2"
+    assert done[0]["what"] == f'{{"where":{{"room":"ticket:{ticket}","node":"n2"}}}}'
     assert len([entry for entry in done if entry["action"] == "connection.disconnect"]) == 1  # the dry run is no deed
     await close_all(*peers)
 

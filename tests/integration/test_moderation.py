@@ -578,3 +578,31 @@ async def test_what_was_ruled_stands_in_the_audit_log(servers: Pair) -> None:
     removed, added = entries[0], next(entry for entry in entries[1:] if entry["reason"] == "spam")
     assert (removed["action"], removed["target"], removed["outcome"]) == ("block.remove", done["id"], "ok")
     assert added["action"] == "block.add" and name in added["what"] and added["who"] == "back-end"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "action", "target"),
+    [
+        ("POST", "revocations", {"sessionId": "s-1"}, 201, "session.revoke", "session:s-1"),
+        ("POST", "revocations", {"userId": "u-1"}, 201, "session.revoke", "user:u-1"),
+        ("POST", "revocations", {}, 400, "session.revoke", ""),
+        ("POST", "blocks", {"userId": "u-1"}, 201, "block.add", "user:u-1"),
+        ("POST", "blocks", {"ip": "192.0.2.99"}, 201, "block.add", "192.0.2.99"),
+        ("POST", "blocks", {"cidr": "192.0.2.96/28"}, 201, "block.add", "192.0.2.96/28"),
+        ("POST", "notices", {"message": "x", "startsAt": "2035-01-01T00:00:00Z"}, 201, "notice.add", "everybody"),
+        ("POST", "notices", {"message": "x", "namespace": "/chat", "role": "agent"}, 201, "notice.add", "/chat agent"),
+        ("PUT", "logging", {"logger": "cluster", "level": "info", "forSeconds": 1}, 200, "logging.set", "cluster"),
+        ("PUT", "logging", {"logger": "", "level": "info", "forSeconds": 1}, 200, "logging.set", "all"),
+    ],
+)
+@aio
+async def test_the_audit_log_names_whom_it_was_done_to_and_what_was_set(
+    servers: Pair, method: str, path: str, body: dict[str, Any], status: int, action: str, target: str
+) -> None:
+    done = await call(servers[0], method, path, body, status)
+    entry = (await call(servers[0], "GET", "audit", action=action, limit=1))["items"][0]
+    assert entry["target"] == target
+    assert "null" not in entry["what"] and "false" not in entry["what"]
+    assert all(str(value) in entry["what"] for value in body.values())
+    if status == 201:
+        await call(servers[0], "DELETE", f"{path}/{done['id']}")

@@ -214,7 +214,7 @@ async def test_who_changed_what_and_with_what_outcome_is_recorded(caplog: pytest
     ]
     first = audit[0]
     assert (first.who, first.scope, first.action, first.reason) == ("back-end", "admin", "thing.clear", "full")
-    assert (first.address, first.node, first.what) == ("127.0.0.1", "n1", '{"dryRun":false}')
+    assert (first.address, first.node, first.what) == ("127.0.0.1", "n1", "")
 
 
 @aio
