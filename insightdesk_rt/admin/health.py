@@ -7,6 +7,7 @@ GET /readyz   200 if every check is well, else 503; either way each check with w
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from insightdesk_rt.transport.lag import LoopLag
 LAG_WITHIN_S = 2.0
 MAX_LAG_S = 1.0  # as long as a command to Valkey may take: beyond, requests of clients fail
 MAX_FILES = 0.9  # near the limit no client is taken, and no file and no connection to Valkey opened
+FRESH_S = 1.0  # of what nodes tell each other; /readyz is asked anew
 CHECK_WITHIN_S = 2.0  # balancers ask every few seconds and give up after about as many
 
 
@@ -34,6 +36,8 @@ class Check(NamedTuple):
 
 
 class Checked(Struct, omit_defaults=True):
+    """`why` says what is wrong; it is left out where all is well."""
+
     name: str
     ok: bool
     why: str = ""
@@ -93,7 +97,7 @@ class ReadyHandler(Handler):
     @operation(None, answer=Readiness, statuses=(200, 503))
     async def get(self) -> Answer:
         """The node may be sent clients: each check by name, 503 if one fails."""
-        results = await asyncio.gather(*(run_check(check) for check in self.checks))
+        results = await run_checks(self.checks)
         ready = all(result.ok for result in results)
         return Answer(Readiness(ready, results), 200 if ready else 503)
 
@@ -104,6 +108,29 @@ def health_routes(admin: Admin, checks: Sequence[Check]) -> list[tuple[str, type
         (r"/healthz", HealthHandler, {"admin": admin}),
         (r"/readyz", ReadyHandler, {"admin": admin, "checks": checks}),
     ]
+
+
+class Lately:
+    """The checks as they went at most FRESH_S ago: however many ask, the node has the work once."""
+
+    def __init__(self, checks: Sequence[Check], now_s: Callable[[], float] = time.monotonic) -> None:
+        self._checks = checks
+        self._now_s = now_s
+        self._lock = asyncio.Lock()
+        self._results: list[Checked] = []
+        self._until_s = float("-inf")
+
+    async def results(self) -> list[Checked]:
+        async with self._lock:
+            if self._now_s() >= self._until_s:
+                self._results = await run_checks(self._checks)
+                self._until_s = self._now_s() + FRESH_S
+            return self._results
+
+
+async def run_checks(checks: Sequence[Check]) -> list[Checked]:
+    """Return how they went, all at once."""
+    return await asyncio.gather(*(run_check(check) for check in checks))
 
 
 async def run_check(check: Check) -> Checked:

@@ -19,17 +19,22 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer, Change
+from insightdesk_rt.admin.health import Checked, Lately
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.drain import Drain, Progress
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.namespaces.dispatch import Dispatch
-from insightdesk_rt.node_stats import POINT_S, NodeStats, Numbers
+from insightdesk_rt.node_stats import POINT_S, NodeStats, Numbers, max_files
 
 
 class NodeState(Numbers, kw_only=True):
-    """`connections` by transport, `sockets` by namespace; `hears` is whether it gets the other nodes' events."""
+    """`connections` by transport, `sockets` by namespace; `hears` is whether it gets the other nodes' events.
+
+    `checks` are those of its /readyz, at most a second old; `maxFiles` is how many `openFiles` there may be, 0 where a
+    node's version does not say.
+    """
 
     node: str
     version: str
@@ -41,6 +46,8 @@ class NodeState(Numbers, kw_only=True):
     hears: bool
     drain: Progress | None = None
     incarnation: str = ""
+    maxFiles: int = 0
+    checks: list[Checked] = []
 
 
 class DrainBody(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +100,7 @@ class Node:
         drain: Drain,
         leads: Callable[[], bool],
         hears: Callable[[], bool],
+        checks: Lately,
     ) -> None:
         self.node_id = node_id
         self.drain = drain
@@ -103,6 +111,7 @@ class Node:
         self._namespaces = namespaces
         self._leads = leads
         self._hears = hears
+        self._checks = checks
         self._began_s = time.monotonic()
 
     async def state(self, words: tuple[str, ...] = ()) -> NodeState:
@@ -117,6 +126,8 @@ class Node:
             leads=self._leads(),
             hears=self._hears(),
             drain=self.drain.progress,
+            maxFiles=max_files(),
+            checks=await self._checks.results(),
         )
 
     async def history(self, words: tuple[str, ...] = ()) -> NodeHistory:

@@ -12,7 +12,7 @@ from insightdesk_rt.admin.base import Admin, Handler
 from insightdesk_rt.admin.clients import Connections
 from insightdesk_rt.admin.connections import Everywhere, connection_routes
 from insightdesk_rt.admin.console import console_routes, session_routes
-from insightdesk_rt.admin.health import health_routes, node_checks
+from insightdesk_rt.admin.health import Lately, health_routes, node_checks
 from insightdesk_rt.admin.helpdesk import helpdesk_routes
 from insightdesk_rt.admin.metrics import Sources, metrics_routes
 from insightdesk_rt.admin.moderation import moderation_routes
@@ -75,6 +75,7 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         lambda request: port.peer(request).scheme == "https",
         sessions=sessions,
     )
+    checks = node_checks(parts.valkey, parts.backplane, port, parts.lag)
     node = Node(
         node_id,
         __version__,
@@ -85,8 +86,8 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         parts.drain,
         parts.leads,
         lambda: parts.backplane.subscribed,
+        Lately(checks),
     )
-    checks = node_checks(parts.valkey, parts.backplane, port, parts.lag)
     sources = Sources(
         node_id, __version__, port, parts.dispatch, hub, parts.valkey, parts.backplane, desk.presence, parts.lag
     )

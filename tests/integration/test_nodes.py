@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.aio import aio
+from tests.support.aio import aio, until
 from tests.support.native_client import NativeDoor
 from tests.support.server import SECRET, ServerProcess, environment
 
@@ -38,6 +38,11 @@ async def node(server: ServerProcess, name: str) -> dict[str, Any]:
     return found
 
 
+async def checks_say(server: ServerProcess, name: str) -> dict[str, str]:
+    """Return what a node finds wrong with itself."""
+    return {check["name"]: check["why"] for check in (await node(server, name))["checks"] if not check["ok"]}
+
+
 @aio
 async def test_any_node_tells_of_all(servers: list[ServerProcess]) -> None:
     one, two = servers
@@ -52,6 +57,9 @@ async def test_any_node_tells_of_all(servers: list[ServerProcess]) -> None:
         assert second["sockets"]["/tickets"] == 1 and second["rooms"] == 3 and second["drain"] is None
         assert first["hears"] and second["hears"] and second["uptimeSeconds"] >= 0
         assert second["incarnation"].startswith("n2.")
+        assert 0 < second["openFiles"] < second["maxFiles"]
+        _, ready = await two.push("GET", "/readyz", token=None)
+        assert second["checks"] == ready["checks"] and len(ready["checks"]) >= 5
     await peer.close()
 
 
@@ -72,6 +80,11 @@ async def test_a_drained_node_sends_its_clients_away_and_takes_them_again(server
     assert (
         status == 503 and {"name": "drain", "ok": False, "why": "this node sends its clients away"} in ready["checks"]
     )
+
+    async def told() -> bool:
+        return await checks_say(one, "n2") == {"drain": "this node sends its clients away"}
+
+    await until(told, "what the node finds, a second old at most")
     with pytest.raises(Exception, match="503"):
         await DOOR.open(two.address, "/tickets", {"token": token})
     said = await asyncio.to_thread(

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from insightdesk_rt.admin import health
-from insightdesk_rt.admin.health import Check, health_routes
+from insightdesk_rt.admin.health import Check, Checked, Lately, health_routes
 from tests.support.admin_port import a_port, make_admin
 from tests.support.aio import aio
 
@@ -38,6 +38,24 @@ async def test_a_process_that_answers_is_alive_and_ready_if_all_is_well() -> Non
         ready = await port.ask("GET", "/readyz", bearer=None)
         assert ready.status == 200
         assert ready.json == {"ready": True, "checks": [{"name": "valkey", "ok": True}, {"name": "bus", "ok": True}]}
+
+
+@aio
+async def test_of_many_who_ask_what_lately_was_the_checks_run_once() -> None:
+    now_s, runs = 100.0, 0
+
+    async def counted() -> str:
+        nonlocal runs
+        runs += 1
+        await asyncio.sleep(0)
+        return "full" if runs > 1 else ""
+
+    lately = Lately([Check("files", counted)], lambda: now_s)
+    first = await asyncio.gather(*(lately.results() for _ in range(5)))
+    now_s += 0.9
+    assert first == [[Checked("files", True)]] * 5 == [await lately.results()] * 5 and runs == 1
+    now_s += 0.1
+    assert await lately.results() == [Checked("files", False, "full")] and runs == 2
 
 
 @aio
