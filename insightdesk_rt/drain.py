@@ -52,6 +52,11 @@ class Drain:
         left = len(self._host.clients)
         return Progress(self._since_s, self._over_s, self._sent_away, left, self._task.done())
 
+    @property
+    def clients(self) -> int:
+        """How many are here, and would be sent away."""
+        return len(self._host.clients)
+
     def begin(self, over_s: float) -> None:
         """Refuse new clients, and send those here away, evenly over `over_s`. Again: the rest goes at the new pace."""
         if self._task is None:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer, Change
+from insightdesk_rt.admin.declared import Answer, BulkChange, Change
 from insightdesk_rt.admin.health import Checked, Lately
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
@@ -50,12 +50,19 @@ class NodeState(Numbers, kw_only=True):
     checks: list[Checked] = []
 
 
-class DrainBody(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DrainBody(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
     overSeconds: Annotated[float, Meta(ge=0, le=3600)]
 
 
 class NodeName(Struct):
     node: str
+
+
+class Drained(Struct, omit_defaults=True):
+    """`count` is of a dry run: the clients that would be sent away."""
+
+    node: str
+    count: int | None = None
 
 
 class Sample(Struct):
@@ -134,6 +141,10 @@ class Node:
         samples = [Sample(*point) for point in self._stats.history]
         return NodeHistory(self.node_id, POINT_S, samples)
 
+    async def clients(self, words: tuple[str, ...]) -> int | None:
+        """Return how many clients a drain would send away. `words`: node id; None: this is another."""
+        return self.drain.clients if words[0] == self.node_id else None
+
     async def begin_drain(self, words: tuple[str, ...]) -> bool:
         """`words`: node id, seconds. Returns whether this is the node."""
         node_id, over_s = words
@@ -177,33 +188,43 @@ class OneNodeHandler(Handler):
 
     calls: Calls
 
-    async def tell(self, verb: str, node_id: str, *words: str) -> Answer:
+    async def tell(self, verb: str, node_id: str, *words: str) -> bytes:
+        """Return what the node answered, as JSON. Raises RtError UNAVAILABLE, NOT_FOUND."""
         said = await self.calls.ask(verb, node_id, *words)
-        if not any(bytes(text) == b"true" for text in said.nodes.values()):
+        found = [bytes(text) for text in said.nodes.values() if bytes(text) not in (b"false", b"null")]
+        if not found:
             if said.missing:
                 raise RtError("UNAVAILABLE", f"Not all nodes answered: {', '.join(said.missing)}.")
             raise RtError("NOT_FOUND", "There is no such node.")
-        return Answer(NodeName(node_id))
+        return found[0]
 
 
 class DrainHandler(OneNodeHandler):
-    @operation("operator", body=DrainBody, answer=NodeName, action="node.drain", errors=("NOT_FOUND",))
+    @operation("operator", body=DrainBody, answer=Drained, action="node.drain", errors=("NOT_FOUND",))
     async def post(self, node_id: str, body: DrainBody) -> Answer:
-        """Send the node's clients to the others, evenly over `overSeconds`, and take no new ones; GET shows how far."""
-        return await self.tell("node.drain", node_id, str(body.overSeconds))
+        """Send the node's clients to the others, evenly over `overSeconds`, and take no new ones.
+
+        GET /nodes shows how far it is.
+        """
+        if body.dryRun:
+            return Answer(Drained(node_id, int(await self.tell("node.clients", node_id))))
+        await self.tell("node.drain", node_id, str(body.overSeconds))
+        return Answer(Drained(node_id))
 
 
 class UndrainHandler(OneNodeHandler):
     @operation("operator", body=Change, answer=NodeName, action="node.undrain", errors=("NOT_FOUND", "DRAINING"))
     async def post(self, node_id: str, body: Change) -> Answer:
         """Let the node take clients again."""
-        return await self.tell("node.undrain", node_id)
+        await self.tell("node.undrain", node_id)
+        return Answer(NodeName(node_id))
 
 
 def node_routes(admin: Admin, node: Node, calls: Calls) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
     calls.answer("node.state", node.state)
     calls.answer("node.history", node.history)
+    calls.answer("node.clients", node.clients)
     calls.answer("node.drain", node.begin_drain)
     calls.answer("node.undrain", node.undrain)
     parts = {"admin": admin, "calls": calls}

@@ -69,6 +69,11 @@ async def test_a_drained_node_sends_its_clients_away_and_takes_them_again(server
     token = one.token("ann", "agent", "red")
     peers = [await DOOR.open(two.address, "/tickets", {"token": token}) for _ in range(4)]
     order = {"overSeconds": 1, "reason": "new kernel"}
+    dry = {**order, "dryRun": True}
+    assert await one.push("POST", "/api/v1/nodes/n2/drain", dry) == (200, {"node": "n2", "count": 4})
+    assert await one.push("POST", "/api/v1/nodes/n1/drain", dry) == (200, {"node": "n1", "count": 0})
+    assert (await one.push("POST", "/api/v1/nodes/n9/drain", dry))[0] == 404
+    assert (await node(one, "n2"))["drain"] is None and all(peer.connected for peer in peers)
     assert await one.push("POST", "/api/v1/nodes/n2/drain", order) == (200, {"node": "n2"})
     await asyncio.wait_for(asyncio.gather(*(peer.gone() for peer in peers)), 5)
     async with asyncio.timeout(5):
