@@ -22,8 +22,9 @@ FILTERS = {
     "node": "id of a node",
     "transport": "websocket or polling",
     "role": "customer, agent or admin",
+    "sid": "of a connection or of one of its sockets",
 }
-OF_CLOSED = ("user", "ip", "node")
+OF_CLOSED = ("user", "ip", "node", "sid")
 WIDTH = 160  # where there is no terminal to ask
 
 
@@ -31,7 +32,6 @@ def add(command: Adder, epilog: str) -> None:
     shown = command("connections", connections, "show who is connected, or was", epilog)
     for name, help in FILTERS.items():
         shown.add_argument(f"--{name}", metavar=name.upper(), help=help)
-    shown.add_argument("--sid", help="of a connection or of one of its sockets")
     shown.add_argument(
         "--sort", default="-connected", help="connected, seen, outbox, dropped or user; -outbox: the other way round"
     )
@@ -40,7 +40,7 @@ def add(command: Adder, epilog: str) -> None:
     add_json(shown)
 
     kicked = command("kick", kick, "send connections away: one by its sid, or all that the filters mean", epilog)
-    kicked.add_argument("sid", nargs="?", metavar="SID", help="of a connection or of one of its sockets")
+    kicked.add_argument("one", nargs="?", metavar="SID", help="this one alone, without a question")
     for name, help in FILTERS.items():
         kicked.add_argument(f"--{name}", metavar=name.upper(), help=help)
     add_reason(kicked)
@@ -57,9 +57,9 @@ def connections(loaded: Loaded, options: argparse.Namespace) -> int:
         if others:
             raise ConfigError(f"--{others[0]} does not go with --closed")
         named = {name: filters[name] for name in OF_CLOSED}
-        answer = port.get("connections", "closed", **named, sid=options.sid, limit=options.limit)
+        answer = port.get("connections", "closed", **named, limit=options.limit)
     else:
-        answer = port.get("connections", **filters, sid=options.sid, sort=options.sort, limit=options.limit)
+        answer = port.get("connections", **filters, sort=options.sort, limit=options.limit)
     if options.json:
         print_json(answer)
     elif options.closed:
@@ -73,13 +73,15 @@ def connections(loaded: Loaded, options: argparse.Namespace) -> int:
 
 def kick(loaded: Loaded, options: argparse.Namespace) -> int:
     where = {name: value for name, value in _filters(options).items() if value is not None}
-    if bool(options.sid) == bool(where) or options.sid == "":
+    if options.one and where:
+        raise ConfigError("a SID beside filters is one of them: --sid SID")
+    if options.one == "" or not (options.one or where):
         raise ConfigError("say whom: a SID, or filters as --user; see insightdesk-rt kick --help")
     port = AdminPort(loaded, options)
-    if options.sid and not options.dry_run:
-        answer = port.send("DELETE", "connections", options.sid, reason=options.reason, reconnect=options.reconnect)
+    if options.one and not options.dry_run:
+        answer = port.send("DELETE", "connections", options.one, reason=options.reason, reconnect=options.reconnect)
     else:
-        order = {"where": where or {"sid": options.sid}, "reconnect": options.reconnect, "reason": options.reason}
+        order = {"where": where or {"sid": options.one}, "reconnect": options.reconnect, "reason": options.reason}
         answer = port.send("POST", "connections", "disconnect", body={**order, "dryRun": True})
         if options.dry_run:
             print(f"{count_of(answer['count'])} would be sent away")

@@ -100,6 +100,13 @@ async def test_kick_ends_one_or_says_how_many_and_asks_first(servers: Pair) -> N
     assert (await run(one, "kick", row[0], "--reason", "spam", code=1)).err.startswith(
         "insightdesk-rt: the server refused: NOT_FOUND"
     )
+    left = (await run(one, "connections", "--user", "eve")).rows()[1:3]
+    (sid, *_), (other, *_) = left
+    said = await run(one, "kick", "--sid", sid, "--user", "eve", "--node", "n1", "--dry-run", "--reason", "spam")
+    assert said.out == "0 connections would be sent away\n"
+    said = await run(one, "kick", "--sid", other, "--user", "eve", "--dry-run", "--reason", "spam")
+    assert said.out == "1 connection would be sent away\n"
+    assert "--sid SID" in (await run(one, "kick", sid, "--user", "eve", "--reason", "x", code=2)).err
     bulk = ("kick", "--user", "eve", "--reason", "spam")
     assert (await run(one, *bulk, "--dry-run")).out == "2 connections would be sent away\n"
     assert "say --yes" in (await run(one, *bulk, code=1)).err
@@ -121,7 +128,12 @@ async def test_kick_ends_one_or_says_how_many_and_asks_first(servers: Pair) -> N
     assert "say whom" in (await run(one, "kick", "--reason", "x", code=2)).err
     assert "--reason" in (await run(one, "kick", "abc", code=2)).err
     # an empty shell variable means nobody, not everybody else that the filters mean
-    for words in (("--user", "", "--namespace", "/tickets"), ("", "--namespace", "/tickets")):
+    for words in (
+        ("--user", "", "--namespace", "/tickets"),
+        ("--sid", "", "--namespace", "/tickets"),
+        ("", "--namespace", "/tickets"),
+        ("",),
+    ):
         await run(one, "kick", *words, "--reason", "x", "--yes", code=2)
     assert "--user is empty" in (await run(one, "connections", "--user", "", code=2)).err
     assert "not UTF-8" in (await run(one, "connections", "--user", "\udcff", code=2)).err
