@@ -3,8 +3,11 @@
     GET /api/v1/rooms            by members or name
     GET /api/v1/rooms/{room}     members, and the last entries of the log
 
-A room lives where its members are: each node tells its largest rooms, and those of one name are added up. Of one room
-each tells how many members it has and the first of them, however many there are.
+A room lives where its members are: each node tells its first rooms in the order that is asked for, and those of one
+name are added up. By name that is exact: what is among the first of all is among the first of each node that has it.
+By members it is not, as a room may be small on many nodes; so each tells its MAX_TOLD largest (or smallest) whatever
+page is asked for, and says if there are more. Of one room each tells how many members it has and the first of them,
+however many there are.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ MAX_ENTRIES = 20
 TURN = 5_000  # rooms looked at before others have the loop
 MEMBERS_TURN = 500  # members put in order, the same: 0.3 ms
 
+RoomSort = Literal["-members", "members", "name", "-name"]
 Prefix = Annotated[str, Meta(max_length=200)]
 
 
@@ -50,11 +54,13 @@ class RoomRow(Struct):
 class FindRooms(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prefix: Annotated[Prefix, Meta(description="how the name begins, for example ticket:")] = ""
     namespace: Prefix = ""
-    sort: Literal["-members", "members", "name", "-name"] = "-members"
+    sort: RoomSort = "-members"
 
 
 class FoundRooms(Page[RoomRow]):
-    """`cut`: a node has more such rooms than the 5,000 largest, which it tells."""
+    """`cut`: by members, a node has more such rooms than it tells, its 5,000 largest (or smallest). `members` may then
+    be too few, and the last page is not the end. By name pages hold all rooms.
+    """
 
     cut: bool = False
 
@@ -92,9 +98,14 @@ class RoomView(Struct):
     missing: list[str]
 
 
-class AskRooms(Struct, frozen=True):
+class AskRooms(Struct, frozen=True, omit_defaults=True):
+    """By name: `limit` of them, `after` a room and namespace."""
+
     prefix: str
     namespace: str
+    sort: RoomSort = "-members"
+    limit: int = MAX_TOLD
+    after: tuple[str, str] | None = None
 
 
 class MembersHere(Struct):
@@ -120,8 +131,9 @@ class RoomsHere:
         self._hub = hub
 
     async def find(self, words: tuple[str, ...]) -> Told:
-        """Return the largest of those that are asked for."""
+        """Return the first of those that are asked for, in that order."""
         ask = json.decode(_ask, words[0])
+        by_name, descending = ask.sort.endswith("name"), ask.sort.startswith("-")
         found: list[tuple[str, str, int]] = []
         for namespace in self._hub.namespaces:
             if ask.namespace not in ("", namespace):
@@ -129,10 +141,15 @@ class RoomsHere:
             rooms = self._hub.rooms(namespace)
             for at, room in enumerate(list(rooms.names()), 1):
                 if room.startswith(ask.prefix) and (members := rooms.count(room)):
-                    found.append((namespace, str(room), members))
+                    place = str(room), namespace
+                    if not by_name or ask.after is None or (place < ask.after if descending else place > ask.after):
+                        found.append((namespace, str(room), members))
                 if at % TURN == 0:
                     await asyncio.sleep(0)
-        return Told(heapq.nlargest(MAX_TOLD, found, key=lambda one: one[2]), len(found) > MAX_TOLD)
+        pick = heapq.nlargest if descending else heapq.nsmallest
+        if by_name:
+            return Told(pick(ask.limit, found, key=lambda one: (one[1], one[0])), False)
+        return Told(pick(MAX_TOLD, found, key=lambda one: one[2]), len(found) > MAX_TOLD)
 
     async def members(self, words: tuple[str, ...]) -> MembersHere:
         """Return how many a room has, and the first MAX_MEMBERS without their rooms. `words`: room, namespace or "".
@@ -161,7 +178,10 @@ class RoomsHandler(Handler):
         """Which rooms there are, on all nodes."""
         by_name = query.sort.endswith("name")
         after: Any = read_cursor(query.cursor, tuple[str, str] if by_name else tuple[int, str, str])
-        asked = json.encode_struct(AskRooms(query.prefix, query.namespace))
+        ask = AskRooms(query.prefix, query.namespace, query.sort)
+        if by_name:
+            ask = msgspec.structs.replace(ask, limit=query.limit + 1, after=after)
+        asked = json.encode_struct(ask)
         answers, missing = understood(await self.calls.ask("rooms.find", asked), Told)
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
         for told in answers.values():

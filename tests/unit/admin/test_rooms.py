@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections import Counter
+from typing import Any, get_args
 
 import msgspec
+import pytest
 
-from insightdesk_rt.admin.rooms import MAX_MEMBERS, InRoom, RoomHandler, RoomsHere, RoomView
+from insightdesk_rt.admin import rooms
+from insightdesk_rt.admin.rooms import (
+    MAX_MEMBERS,
+    FindRooms,
+    FoundRooms,
+    InRoom,
+    RoomHandler,
+    RoomsHandler,
+    RoomsHere,
+    RoomSort,
+    RoomView,
+)
 from insightdesk_rt.cluster.calls import Said
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
@@ -85,3 +98,40 @@ async def test_of_a_very_large_room_nodes_tell_the_number_and_the_first_members(
     assert cluster.told["n2"] < 100_000  # 500 of them, of some 100 bytes
     (alone,) = (await cluster.get(RoomHandler, BIG, InRoom(namespace="/chat"))).members
     assert alone.sid == "sid-000000-a"
+
+
+async def pages(cluster: Cluster, sort: RoomSort, limit: int) -> list[FoundRooms]:
+    found, cursor = [], ""
+    while True:
+        found.append(
+            await cluster.get(RoomsHandler, FindRooms(prefix="ticket:", sort=sort, limit=limit, cursor=cursor))
+        )
+        if not (cursor := found[-1].next or ""):
+            return found
+
+
+@pytest.mark.parametrize("sort", get_args(RoomSort))
+@aio
+async def test_pages_hold_every_room_that_nodes_have_more_of_than_they_tell_and_say_so(
+    sort: RoomSort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each node told its largest, whatever the order: pages by name left out the small ones."""
+    monkeypatch.setattr(rooms, "MAX_TOLD", 10)
+    cluster, sizes = Cluster("n1", "n2"), Counter[tuple[str, str]]()
+    for node in cluster.hubs:
+        for number in range(30):
+            if (number + int(node[1])) % 3:  # some on both nodes, some on one
+                for at in range(1 + number % 4):
+                    cluster.join(node, Room(f"ticket:{number:02}"), f"{node}-{number}-{at}", PATHS[number % 2])
+                    sizes[f"ticket:{number:02}", PATHS[number % 2]] += 1
+    found = await pages(cluster, sort, 4)
+    rows = [row for page in found for row in page.items]
+    if sort.endswith("name"):
+        assert [(row.room, row.namespace) for row in rows] == sorted(sizes, reverse=sort == "-name")
+        assert {(row.room, row.namespace): row.members for row in rows} == sizes
+        assert not any(page.cut for page in found)
+    else:
+        assert all(page.cut for page in found) and len(rows) >= 10
+        members = [row.members for row in rows]
+        assert members == sorted(members, reverse=sort == "-members")
+    assert not (await cluster.get(RoomsHandler, FindRooms(prefix="ticket:01", sort=sort))).cut
