@@ -5,7 +5,7 @@ work at import. Labels are bounded: namespaces, the server's own event names ("o
 of our tables; never a user, a room, an address. docs/operations.md says of each what it means; a test compares.
 
 On a loopback address it is open, like /readyz: Prometheus on the same machine is the usual case. Elsewhere it needs a
-bearer with scope viewer.
+bearer with scope viewer, and so does what a proxy on the same machine passes on: that comes from anywhere.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from insightdesk_rt.admin.declared import Answer
 from insightdesk_rt.admin.health import Check, Checked, run_check
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.config import is_loopback
 from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.hub.hub import Hub
@@ -37,6 +38,7 @@ from insightdesk_rt.transport.lag import LoopLag
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "insightdesk_rt_"
+FORWARDED = ("Forwarded", "Via", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
 # Exported from the start, as 0: of a series that begins with its first increment Prometheus does not see the increase.
 USUAL_REFUSALS = (
     "AUTH_TOKEN_MISSING",
@@ -230,7 +232,9 @@ class MetricsHandler(Handler):
         self.open = open
 
     def check(self, scope: Scope | None) -> None:
-        if self.open:
+        # the socket's peer, whatever a trusted proxy says of others
+        here = is_loopback(self.request.remote_ip or "") and not any(name in self.request.headers for name in FORWARDED)
+        if self.open and here:
             self.check_host()  # a page in a browser on this machine could read it by a name of its own
         else:
             super().check(scope)
@@ -251,7 +255,7 @@ class MetricsHandler(Handler):
 def metrics_routes(
     admin: Admin, sources: Sources, checks: Sequence[Check], *, open: bool
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
-    """Return the route of this file for a Tornado Application. `open`: no token is asked."""
+    """Return the route of this file for a Tornado Application. `open`: no token is asked of this machine."""
     return [(r"/metrics", MetricsHandler, {"admin": admin, "sources": sources, "checks": checks, "open": open})]
 
 

@@ -242,6 +242,27 @@ async def test_a_page_that_names_this_machine_as_its_own_host_reads_nothing(serv
     assert (await fetch(server, Host=f"localhost:{server.admin_port}")).code == 200
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Forwarded-For", "198.51.100.7"),
+        ("x-forwarded-for", ""),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Real-IP", "127.0.0.1"),
+        ("Forwarded", "for=198.51.100.7"),
+        ("Via", "1.1 proxy"),
+    ],
+)
+@aio
+async def test_what_a_proxy_on_this_machine_passes_on_needs_a_token(
+    server: ServerProcess, name: str, value: str
+) -> None:
+    """A reverse proxy for the console opened it to the world."""
+    assert (await fetch(server, **{name: value})).code == 401
+    bearer = f"Bearer {server.token('prometheus', 'admin')}"
+    assert (await fetch(server, **{name: value, "Authorization": bearer})).code == 200
+
+
 @aio
 async def test_off_loopback_it_needs_a_token(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path, admin_address="0.0.0.0", admin_allow_plaintext="true", drain_seconds=0)
