@@ -33,6 +33,7 @@ from insightdesk_rt.admin.clients import (
 )
 from insightdesk_rt.admin.declared import (
     SID_PATTERN,
+    USUAL_LIMIT,
     Answer,
     BulkChange,
     Count,
@@ -74,7 +75,7 @@ class Filters(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Find(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    limit: Limit = 100
+    limit: Limit = USUAL_LIMIT
     cursor: Cursor = ""
     sort: Annotated[Sort, Meta(description="with - in front the other way round")] = "-connected"
 

@@ -35,6 +35,7 @@ from insightdesk_rt.stores.tickets import WHO_PATTERN
 from insightdesk_rt.wire import json
 
 MAX_LIMIT = 500  # items of a page
+USUAL_LIMIT = 100
 MAX_CURSOR = 1000
 SID_PATTERN = r"^[A-Za-z0-9_\-]{20}\Z"
 RULE_ID_PATTERN = r"^[0-9a-f]{20}\Z"
@@ -76,7 +77,7 @@ Cursor = Annotated[str, Meta(max_length=MAX_CURSOR, description="`next` of the p
 class Paged(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of a list: how many at once, and from where on."""
 
-    limit: Limit = 100
+    limit: Limit = USUAL_LIMIT
     cursor: Cursor = ""
 
 

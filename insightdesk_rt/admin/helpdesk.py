@@ -17,7 +17,19 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.access import Principal
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer, AnyUserId, Change, Page, Paged, make_cursor, read_cursor
+from insightdesk_rt.admin.declared import (
+    USUAL_LIMIT,
+    Answer,
+    AnyUserId,
+    Change,
+    Cursor,
+    Limit,
+    Page,
+    Paged,
+    Query,
+    make_cursor,
+    read_cursor,
+)
 from insightdesk_rt.desk import Desk
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Id, Role, Status, User, UserId, iso
@@ -42,8 +54,10 @@ class Present(Struct):
     lastSeen: str | None
 
 
-class FindPresent(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    userIds: Annotated[list[AnyUserId], Meta(max_length=500)] = []
+class FindPresent(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    limit: Annotated[Limit | None, Meta(description="100, unless told otherwise; not with userIds")] = None
+    cursor: Cursor = ""
+    userIds: Annotated[list[AnyUserId], Meta(max_length=500, description="all of these, on one page")] = []
     status: Status | Literal[""] = ""
 
 
@@ -66,14 +80,17 @@ class PresenceHandler(Handler):
     async def get(self, query: FindPresent) -> Answer:
         """Who is here: those who are asked for, or all agents and admins that were here within 30 days."""
         if query.userIds:
+            for name, given in (("limit", query.limit), ("cursor", query.cursor)):
+                if given:
+                    raise RtError("BAD_REQUEST", "It does not go with userIds, who are all on one page.", field=name)
             known = await self.presence.known(query.userIds)
             return Answer(Page([_present(one) for one in known if query.status in ("", one.seen.status)]))
         statuses = (query.status,) if query.status else STATUSES
-        after = read_cursor(query.cursor, Listed)
-        found = await self.presence.staff(statuses, query.limit + 1, after)
-        shown = found[: query.limit]
+        after, limit = read_cursor(query.cursor, Listed), query.limit or USUAL_LIMIT
+        found = await self.presence.staff(statuses, limit + 1, after)
+        shown = found[:limit]
         known = await self.presence.known([one.user_id for one in shown]) if shown else []
-        cursor = make_cursor(*shown[-1]) if len(found) > query.limit else None
+        cursor = make_cursor(*shown[-1]) if len(found) > limit else None
         return Answer(Page([_present(one) for one in known], cursor))
 
 

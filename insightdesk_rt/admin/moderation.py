@@ -138,6 +138,8 @@ class RevocationsHandler(Handler):
         before_ms = unix_ms(body.issuedBefore) if body.issuedBefore is not None else now_ms
         if before_ms > now_ms + SKEW_MS:
             raise RtError("BAD_REQUEST", "It is in the future; to keep a user out, block them.", field="issuedBefore")
+        if before_ms <= 0:  # no token is that old: whoever says so has left something out, and would revoke nothing
+            raise RtError("BAD_REQUEST", "It is before 1970.", field="issuedBefore")
         until_ms = end_ms(now_ms, body.until, KEPT_DAYS * DAY_S)
         id = rule_id("session", body.sessionId) if body.sessionId is not None else rule_id("user", body.userId or "")
         old = gate.revocations.rules.get(id)

@@ -194,6 +194,8 @@ async def test_what_is_wrong_is_named(server: ServerProcess) -> None:
         ("presence?status=asleep", "status"),
         ("presence?userIds=a%07b", "userIds"),
         ("presence?cursor=x", "cursor"),
+        ("presence?userIds=a,b&limit=1", "limit"),
+        ("presence?userIds=a,b&cursor=x", "cursor"),
         ("chats?state=lost", "state"),
         ("chats?cursor=WyJhIl0", "cursor"),
         ("chats/a%20b", "conversationId"),

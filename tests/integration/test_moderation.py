@@ -289,6 +289,8 @@ async def test_whoever_blocks_their_own_address_can_take_it_back(servers: Pair) 
         ("revocations", {"sessionId": "s", "userId": "u"}, "sessionId"),
         ("revocations", {"sessionId": "s", "issuedBefore": "2020-01-01T00:00:00Z"}, "issuedBefore"),
         ("revocations", {"userId": "u", "issuedBefore": "2999-01-01T00:00:00Z"}, "issuedBefore"),
+        ("revocations", {"userId": "u", "issuedBefore": "0001-01-01T00:00:00Z"}, "issuedBefore"),
+        ("revocations", {"userId": "u", "issuedBefore": "1970-01-01T00:00:00Z"}, "issuedBefore"),
         ("revocations", {"userId": "u", "until": "2020-01-01T00:00:00Z"}, "until"),
         ("revocations", {"userId": "u", "until": "9999-12-31T23:59:59-14:00"}, "until"),
         ("revocations", {"userId": "u", "until": "0001-01-01T00:00:00+14:00"}, "until"),
