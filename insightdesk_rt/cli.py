@@ -25,9 +25,9 @@ from insightdesk_rt.commands import connections, drain, notice, tail
 from insightdesk_rt.config import ConfigError, Loaded, Settings
 from insightdesk_rt.keys import configured_keys
 from insightdesk_rt.model import Role
-from insightdesk_rt.operate import Failed, table
+from insightdesk_rt.operate import DONE, FAILED, Failed, table
 
-DONE, FAILED, USAGE = 0, 1, 2
+USAGE = 2
 TOKEN_S = 86_400  # a working day with one token; the server asks connections for it again after a day anyway
 
 log = logging.getLogger(__name__)

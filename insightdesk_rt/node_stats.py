@@ -46,7 +46,10 @@ class Numbers(Struct):
 
 
 class Point(NamedTuple):
-    """One of a chart, of the POINT_S before `at` (Unix seconds). Rates per second; None: nothing was delivered."""
+    """One of a chart, of the POINT_S before `at` (Unix seconds). Rates per second; None: nothing was delivered.
+
+    `loopLagMs` is the greatest of the last 10 s, so that a stall is seen in two of them.
+    """
 
     at: float
     connections: int

@@ -47,6 +47,7 @@ NOT_BLANK = r"^[^\S\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*\Z"
 RoomName = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROLS)]
 # What a token may have as its sub, which is more than the ids that others make: "auth0|5f7c", "ann@example.com".
 AnyUserId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
+SessionId = AnyUserId  # the token's claim, under the same rule
 Reason = Annotated[
     str, Meta(min_length=1, max_length=500, pattern=NOT_BLANK, description="why; it is kept in the audit log")
 ]

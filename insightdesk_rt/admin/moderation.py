@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer, BulkChange, Page, Paged, Removal
+from insightdesk_rt.admin.declared import Answer, AnyUserId, BulkChange, Page, Paged, Removal, SessionId
 from insightdesk_rt.admin.ruling import (
     DAY_S,
     RuleId,
@@ -41,20 +41,18 @@ COUNT = "gate.count"
 KEPT_DAYS = 30  # a revocation, unless told otherwise: a token lives for a day, in few places for longer
 SKEW_MS = 60_000
 
-SessionId = Annotated[str, Meta(min_length=1, max_length=128)]
-UserId = Annotated[str, Meta(min_length=1, max_length=128)]
 Network = Annotated[str, Meta(min_length=1, max_length=60)]
 
 
 class Revoke(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sessionId: Annotated[SessionId | None, Meta(description="the token's claim of that name")] = None
-    userId: UserId | None = None
+    userId: AnyUserId | None = None
     issuedBefore: Annotated[Time | None, Meta(description="with userId; without it: now")] = None
     until: Annotated[Time | None, Meta(description="when its tokens have all expired; without it: in 30 days")] = None
 
 
 class MakeBlock(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    userId: UserId | None = None
+    userId: AnyUserId | None = None
     ip: Network | None = None
     cidr: Annotated[Network | None, Meta(description="at most a /8, of IPv6 a /16")] = None
     until: Annotated[Time | None, Meta(description="without it, and without forSeconds: until it is taken back")] = None

@@ -66,7 +66,10 @@ class Drained(Struct, omit_defaults=True):
 
 
 class Sample(Struct):
-    """`at` is Unix seconds; rates per second; the quantiles are null when nothing was delivered."""
+    """`at` is Unix seconds; rates per second; the quantiles are null when nothing was delivered.
+
+    `loopLagMs` is the greatest of the 10 s before, so that a stall is seen in two of them.
+    """
 
     at: float
     connections: int

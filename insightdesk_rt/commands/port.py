@@ -13,7 +13,7 @@ from insightdesk_rt.admin import remote
 from insightdesk_rt.config import ConfigError, Loaded
 from insightdesk_rt.operate import Failed, admin_key, admin_url
 
-KEY_S = 86_400  # of a command that stays
+STAY_S = 86_400  # a key of our own making, of a command that stays
 
 Run = Callable[[Loaded, argparse.Namespace], int]
 
@@ -29,7 +29,7 @@ class AdminPort:
 
     def __init__(self, loaded: Loaded, options: argparse.Namespace) -> None:
         self._url = admin_url(loaded, options) + "/api/v1/"
-        self._key = admin_key(loaded, options, KEY_S)
+        self._key = admin_key(loaded, options, STAY_S)
 
     def get(self, *path: str, **query: object) -> dict[str, Any]:
         return self._call("GET", path, query)

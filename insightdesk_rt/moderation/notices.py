@@ -1,8 +1,9 @@
 """What admins tell everybody: `server:notice`, from its beginning until its end, and `server:notice:ended`.
 
-A notice is logged once in each namespace it is for, by the node that leads, so that it comes to all who are connected
-(and to who comes back to a session) in order and once, as any event. Who connects anew is told of those that hold; in
-the moment of its beginning that may be a second time, under the same id.
+A notice is logged once in each namespace it is for, so that it comes to all who are connected (and to who comes back
+to a session) in order and once, as any event. The node that was asked does so if it begins or ends now; else, and
+where that failed, the node that leads: an event of the same id is logged once. Who connects anew is told of those
+that hold; in the moment of its beginning that may be a second time, under the same id.
 """
 
 from __future__ import annotations

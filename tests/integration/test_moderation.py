@@ -289,6 +289,8 @@ async def test_whoever_blocks_their_own_address_can_take_it_back(servers: Pair) 
         ("revocations", {"sessionId": "s", "userId": "u"}, "sessionId"),
         ("revocations", {"sessionId": "s", "issuedBefore": "2020-01-01T00:00:00Z"}, "issuedBefore"),
         ("revocations", {"userId": "u", "issuedBefore": "2999-01-01T00:00:00Z"}, "issuedBefore"),
+        ("revocations", {"sessionId": "a\nb"}, "sessionId"),
+        ("blocks", {"userId": "a\x00b"}, "userId"),
         ("revocations", {"userId": "u", "issuedBefore": "0001-01-01T00:00:00Z"}, "issuedBefore"),
         ("revocations", {"userId": "u", "issuedBefore": "1970-01-01T00:00:00Z"}, "issuedBefore"),
         ("revocations", {"userId": "u", "until": "2020-01-01T00:00:00Z"}, "until"),
