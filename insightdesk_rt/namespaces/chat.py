@@ -58,7 +58,7 @@ class Chat(Namespace):
         super().__init__(hub, timers)
         self.store = store
         self._typing_ms = typing_ms
-        self._typing: dict[tuple[str, str], str] = {}  # conversation and user → the socket that typed last
+        self._typing: dict[tuple[str, str], Socket] = {}  # conversation and user → the socket that typed last
         self._feed = ChatFeed(self)
         self._teller = Teller(store.untold, self._say, self.spawn)
         self._arrivals = Teller(present.untold, self._arrived, self.spawn)
@@ -193,7 +193,7 @@ class Chat(Namespace):
         room, user = chat_room(ask.conversationId), socket.user
         self.require_joined(socket, room)
         key = (ask.conversationId, user.id)
-        self._typing[key] = socket.sid
+        self._typing[key] = socket
         self.publish(words.Typing(ask.conversationId, user.person), room, skip=(user_room(user.id),))
         self.later(("typing", *key), self._typing_ms, self._stop_typing, socket, ask.conversationId)
 
@@ -206,7 +206,7 @@ class Chat(Namespace):
     def _stop_typing(self, socket: Socket, conversation_id: str) -> None:
         """Nothing if the socket does not type there, or the user does in another one by now."""
         key = (conversation_id, socket.user.id)
-        if self._typing.get(key) != socket.sid:
+        if self._typing.get(key) is not socket:
             return
         del self._typing[key]
         self.cancel(("typing", *key))

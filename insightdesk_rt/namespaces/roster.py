@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Sid, User, UserId
+from insightdesk_rt.model import User, UserId
 from insightdesk_rt.namespaces.telling import Teller
 from insightdesk_rt.stores.presence import Held, PresenceStore
 
@@ -37,14 +37,15 @@ class Roster:
         self._incarnation = incarnation
         self._teller = teller
         self._here: dict[UserId, _Here] = {}
-        self._sids: set[Sid] = set()
+        # Not by sid: a session that came back has the sid it had, and may be here before its old socket's end is told.
+        self._sockets: set[Socket] = set()
         self._unsettled: set[UserId] = set()  # users of whom the store may not know what is true
         self._turn = 0
 
     async def came(self, socket: Socket) -> None:
         """A socket is here now."""
         user = socket.user
-        self._sids.add(socket.sid)
+        self._sockets.add(socket)
         here = self._here.get(user.id)
         if here is None:
             self._here[user.id] = _Here(user)
@@ -57,9 +58,9 @@ class Roster:
 
     async def went(self, socket: Socket) -> None:
         """It is gone. One that never came (it was lost while it was being let in) is nothing."""
-        if socket.sid not in self._sids:
+        if socket not in self._sockets:
             return
-        self._sids.discard(socket.sid)
+        self._sockets.discard(socket)
         here = self._here[socket.user.id]
         here.sockets -= 1
         if here.sockets == 0:

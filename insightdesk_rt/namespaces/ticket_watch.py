@@ -5,7 +5,8 @@ failed is simply made again. `ticket:viewers` is the whole list, read a moment a
 changes at once on two nodes the list that arrives last then holds both. Typing does not wait for Valkey: it is told at
 once, and put down only for those who open the ticket meanwhile.
 
-A user with two tabs types until both have stopped, and looks as long as one does.
+A user with two tabs types until both have stopped, and looks as long as one does. Everything here belongs to a socket,
+not to its sid: a session that comes back has the same sid, and may be here before its old socket's end is told.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Viewers(Outbound):
 
 
 class View(NamedTuple):
+    socket: Socket  # whose end ends it
     person: Person
     state: ViewState
 
@@ -54,10 +56,10 @@ class View(NamedTuple):
 class Typist:
     """A user who types on a ticket: in which sockets of this node, and when that was last put down."""
 
-    __slots__ = ("noted_ms", "sids")
+    __slots__ = ("noted_ms", "sockets")
 
     def __init__(self) -> None:
-        self.sids: set[Sid] = set()
+        self.sockets: set[Socket] = set()
         self.noted_ms: int | None = None
 
 
@@ -85,31 +87,35 @@ class TicketWatch:
             return
         before = self._views.get((socket.sid, ticket_id))
         state = state or (before.state if before else "viewing")
-        self._views[socket.sid, ticket_id] = View(socket.user.person, state)
+        self._views[socket.sid, ticket_id] = View(socket, socket.user.person, state)
         await self._settle(socket.sid, ticket_id)
 
     def leave(self, socket: Socket, ticket_id: str) -> None:
         """The socket is out of the ticket: it neither looks nor types there."""
         self._end_typing(socket, ticket_id)
-        self._look_away(socket.sid, [ticket_id])
+        self._look_away(socket, [ticket_id])
 
     def gone(self, socket: Socket, ticket_ids: Collection[str], may_return: bool) -> None:
         """The socket is gone. It types no more; it still looks for a moment, if it may come back."""
         for ticket_id in ticket_ids:
             self._end_typing(socket, ticket_id)
         if may_return:
-            self._namespace.later(("gone", socket.sid), GRACE_MS, self._look_away, socket.sid, list(ticket_ids))
+            self._namespace.later(("gone", socket), GRACE_MS, self._look_away, socket, list(ticket_ids))
         else:
-            self._look_away(socket.sid, ticket_ids)
+            self._look_away(socket, ticket_ids)
 
-    def back(self, socket: Socket) -> None:
-        """A socket that was gone is here again."""
-        self._namespace.cancel(("gone", socket.sid))
-
-    def _look_away(self, sid: Sid, ticket_ids: Collection[str]) -> None:
+    def back(self, socket: Socket, ticket_ids: Collection[str]) -> None:
+        """A session that came back looks on, in the socket that it has now."""
         for ticket_id in ticket_ids:
-            if self._views.pop((sid, ticket_id), None):
-                self._namespace.spawn(self._settle(sid, ticket_id), "leaving a ticket")
+            if view := self._views.get((socket.sid, ticket_id)):
+                self._views[socket.sid, ticket_id] = view._replace(socket=socket)
+
+    def _look_away(self, socket: Socket, ticket_ids: Collection[str]) -> None:
+        for ticket_id in ticket_ids:
+            view = self._views.get((socket.sid, ticket_id))
+            if view is not None and view.socket is socket:
+                del self._views[socket.sid, ticket_id]
+                self._namespace.spawn(self._settle(socket.sid, ticket_id), "leaving a ticket")
 
     async def _settle(self, sid: Sid, ticket_id: str) -> None:
         """Make the store say of this socket and ticket what is true here; if it cannot now, in a second."""
@@ -151,7 +157,7 @@ class TicketWatch:
         """Tell the others, and forget it `typing_ms` after the last call."""
         user = socket.user
         typist = self._typists.setdefault((ticket_id, user.id), Typist())
-        typist.sids.add(socket.sid)
+        typist.sockets.add(socket)
         if typist.noted_ms is None or now_ms - typist.noted_ms >= self._typing_ms:
             typist.noted_ms = now_ms
             self._namespace.spawn(self._note_and_tell(socket, ticket_id, typist), "noting who types")
@@ -176,8 +182,8 @@ class TicketWatch:
         typist = self._typists.get(whose)
         if typist is None:
             return
-        typist.sids.discard(socket.sid)
-        if typist.sids:
+        typist.sockets.discard(socket)
+        if typist.sockets:
             return
         del self._typists[whose]
         forget = self._store.stopped(ticket_id, socket.user.id)
@@ -186,12 +192,12 @@ class TicketWatch:
 
     def _end_typing(self, socket: Socket, ticket_id: str) -> None:
         typist = self._typists.get((ticket_id, socket.user.id))
-        if typist is not None and socket.sid in typist.sids:
+        if typist is not None and socket in typist.sockets:
             self.stopped(socket, ticket_id)
 
     @staticmethod
-    def _key(socket: Socket, ticket_id: str) -> tuple[str, str, str]:
-        return ("typing", ticket_id, socket.sid)
+    def _key(socket: Socket, ticket_id: str) -> tuple[str, str, Socket]:
+        return ("typing", ticket_id, socket)
 
     # ── nodes come and go ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -182,8 +182,9 @@ class Tickets(Namespace):
 
     async def joined(self, socket: Socket) -> None:
         """A socket that came back has its rooms: see that it still may, and that it is seen again."""
-        self.watch.back(socket)
-        for ticket_id in _tickets(socket.rooms):
+        ticket_ids = _tickets(socket.rooms)
+        self.watch.back(socket, ticket_ids)
+        for ticket_id in ticket_ids:
             if not await self._may_read(socket.user, ticket_id):
                 self._expel(socket, ticket_id)
             elif socket.user.is_staff:

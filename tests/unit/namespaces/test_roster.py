@@ -100,6 +100,22 @@ async def test_a_socket_that_never_came_does_not_count_when_it_goes(valkey_url: 
 
 
 @aio
+async def test_a_session_that_came_back_before_its_old_sockets_end_was_told_counts_once(
+    valkey_url: str, prefix: str
+) -> None:
+    """Both have the same sid: the end of the old one took the new one's place, and the user was online for good."""
+    async with a_node(valkey_url, prefix) as node:
+        (old,) = sockets("anna")
+        new = fakes.socket("/presence", old.user, sid=old.sid)
+        await node.roster.came(old)
+        await node.roster.came(new)
+        await node.roster.went(old)
+        assert await node.status("anna") == "online"
+        await node.roster.went(new)
+        assert await node.status("anna") == "offline"
+
+
+@aio
 async def test_a_user_with_another_role_is_stored_anew(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         for socket in sockets("anna") + sockets("anna", role="customer"):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Sid, ticket_room, ticket_staff_room
+from insightdesk_rt.model import Room, ticket_room, ticket_staff_room
 from insightdesk_rt.namespaces.ticket_watch import GRACE_MS, RETRY_MS, SETTLE_MS
 from insightdesk_rt.namespaces.tickets import OnTicket, Subscribe, View
 from tests.support import fakes
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
-from tests.support.ticketing import ANNA, BERT, CARL, Cluster, a_cluster, names, told
+from tests.support.ticketing import ANNA, BERT, CARL, Cluster, Node, a_cluster, names, told
 
 TICKET = OnTicket("42")
 ANNA_TYPES = ("ticket:typing", {"ticketId": "42", "user": {"id": "anna", "name": "Anna"}})
@@ -30,6 +32,18 @@ async def opened(cluster: Cluster) -> tuple[Socket, Socket, Socket]:
     for socket in people:
         told(socket)
     return people
+
+
+async def came_back(
+    cluster: Cluster, old: Socket, node: Node | None = None, rooms: Sequence[Room] = (ticket_room("42"),)
+) -> Socket:
+    """Return the socket that goes on with the session of another."""
+    node = node or cluster.one
+    back = fakes.socket("/tickets", old.user, sid=old.sid)
+    node.hub.add(back)
+    await node.hub.enter(back, [*rooms, *([ticket_staff_room("42")] if rooms and old.user.is_staff else [])])
+    await node.tickets.joined(back)
+    return back
 
 
 def viewers(socket: Socket) -> list[dict[str, str]]:
@@ -271,14 +285,52 @@ async def test_a_session_that_comes_back_in_time_was_never_away(valkey_url: str,
         await cluster.one.pass_time(SETTLE_MS)
         told(anna)
         await cluster.one.disconnect(bert)
-        back = fakes.socket("/tickets", BERT, sid=Sid(bert.sid))
-        cluster.one.hub.add(back)
-        await cluster.one.hub.enter(back, [ticket_room("42"), ticket_staff_room("42")])
-        await cluster.one.tickets.joined(back)
+        await came_back(cluster, bert)
         await cluster.one.pass_time(GRACE_MS)
         await cluster.one.pass_time(SETTLE_MS)
         assert viewers(anna) == []
         assert (await cluster.one.viewers.live("42")).viewers[1].state == "replying"
+
+
+@aio
+async def test_a_session_may_come_back_before_its_old_sockets_end_is_told(valkey_url: str, prefix: str) -> None:
+    """That end waits for the handler that runs: it took view and typing of the one that was there by then."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, carl = await opened(cluster)
+        await cluster.two.tickets.view(carl, View("42", "viewing"))
+        await cluster.two.pass_time(SETTLE_MS)
+        told(anna)
+        cluster.one.hub.remove(bert)
+        cluster.two.hub.remove(carl)
+        bert.gone = carl.gone = True
+        back, customer = await came_back(cluster, bert), await came_back(cluster, carl, cluster.two)
+        cluster.one.tickets.typing(back, TICKET)
+        for node, socket in ((cluster.one, bert), (cluster.two, carl)):
+            await node.tickets.left(socket, CloseReason.TRANSPORT_CLOSE)
+            await node.pass_time(GRACE_MS)
+            await node.pass_time(SETTLE_MS)
+        assert viewers(anna) == []
+        assert [v.user.id for v in (await cluster.one.viewers.live("42")).viewers] == ["anna", "bert", "carl"]
+        await cluster.one.pass_time(5_000 - GRACE_MS - SETTLE_MS)
+        assert told(anna) == [("ticket:stopTyping", {"ticketId": "42", "userId": "bert"})], "when its time is over"
+        await cluster.one.disconnect(back, CloseReason.CLIENT_LEFT)
+        await cluster.two.disconnect(customer, CloseReason.CLIENT_LEFT)
+        await cluster.one.pass_time(SETTLE_MS)
+        await cluster.two.pass_time(SETTLE_MS)
+        assert viewers(anna)[-1] == {"anna": "viewing"}
+
+
+@aio
+async def test_who_comes_back_and_may_not_read_the_ticket_any_more_is_not_seen_there(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, _ = await opened(cluster)
+        await cluster.one.disconnect(bert)
+        await came_back(cluster, bert, rooms=[])
+        await cluster.one.pass_time(GRACE_MS)
+        await cluster.one.pass_time(SETTLE_MS)
+        assert viewers(anna) == [{"anna": "viewing"}]
 
 
 # ── nodes and Valkey come and go ─────────────────────────────────────────────────────────────────────────────────────
