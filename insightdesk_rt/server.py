@@ -75,7 +75,6 @@ class Server:
         self.embedded: Embedded | None = None
         self.port = self.admin_port = 0
         self._drain_s = 0.0
-        self._forgotten = False
         self._stack = contextlib.AsyncExitStack()  # what must be ended, the last first
 
     async def start(self) -> None:
@@ -148,8 +147,8 @@ class Server:
         directory = Directory(valkey, lambda: leases.incarnation, place)
         holdings.append(directory)
         await _or_say(self._register(valkey, leases, desk, directory))
-        stack.push_async_callback(leases.close)
         stack.push_async_callback(directory.withdraw)
+        stack.push_async_callback(leases.close)
         for namespace in desk.namespaces:
             stack.push_async_callback(namespace.close)
         host = client_host(settings, wheel, self.node_id)
@@ -170,7 +169,7 @@ class Server:
         desk.everywhere(calls.recheck)
         await _or_say(moderation.start(calls, dispatch.calls))
         self._tick(moderation.tick, TICK_MS, "what admins have ruled")
-        self._start_clocks(wheel, dispatch, desk, leases, holdings)
+        self._start_clocks(wheel, dispatch, desk, leases)
 
         lag = LoopLag()
         lag.start()
@@ -242,10 +241,8 @@ class Server:
         await desk.only(living)
         await directory.only(living)
         await directory.announce()
-        valkey.on_up.append(self._valkey_up)
-
-    def _valkey_up(self, replaced: bool) -> None:
-        self._forgotten = self._forgotten or replaced
+        # One that came back as another may have forgotten what this node holds.
+        valkey.on_up.append(lambda replaced: leases.owe() if replaced else None)
 
     async def _valkey(self) -> Valkey:
         settings = self.settings
@@ -269,16 +266,8 @@ class Server:
         if self.embedded is not None and self.embedded.restart_if_dead():
             log.error("the embedded Valkey had died and was started again")
 
-    def _start_clocks(
-        self, wheel: Wheel, dispatch: Dispatch, desk: Desk, leases: Leases, holdings: Sequence[Holding]
-    ) -> None:
-        async def beat() -> None:
-            await leases.beat()
-            if self._forgotten:  # by a Valkey that came back as another: what this node holds is put down again
-                await _put_down(holdings)
-                self._forgotten = False
-
-        self._tick(beat, BEAT_MS, "the lease")
+    def _start_clocks(self, wheel: Wheel, dispatch: Dispatch, desk: Desk, leases: Leases) -> None:
+        self._tick(leases.beat, BEAT_MS, "the lease")
         self._tick(wheel.turn, WHEEL_STEP_MS, "the wheel")
         self._tick(dispatch.sweep, SWEEP_MS, "sweeping")
         for namespace in desk.namespaces:

@@ -5,7 +5,8 @@
 A node that dies stops renewing. Whoever beats next moves it to `reaping` (from there it cannot come back under that
 name: the fence), and every node sees that list with each beat and works on it until it is done; the work is idempotent,
 so two at it, or one that dies half-way, do no harm. A node that was only stopped finds itself fenced, takes a new name
-(`incarnation`) and registers everything it holds anew. One of the living leads, for what must happen once per cluster.
+(`incarnation`) and registers everything it holds anew, beside its beats: that may take longer than a lease. One of the
+living leads, for what must happen once per cluster.
 
 Valkey's clock decides, never a node's; and after Valkey itself was away nobody is declared dead for two leases.
 """
@@ -35,7 +36,7 @@ TICK = load_script("insightdesk_rt.cluster", "lease_tick")
 
 class Leases:
     """`clear(incarnation)` clears what a dead one held. `put()` registers all that this node holds: it has a new
-    incarnation, or Valkey was emptied. Both raise RtError to be called again."""
+    incarnation, or Valkey was emptied. Both raise RtError to be called again, with the next beat."""
 
     def __init__(
         self,
@@ -51,6 +52,8 @@ class Leases:
         self._clear = clear
         self._put = put
         self._owes = False
+        self._past: list[str] = []  # this node's own incarnations that were declared dead
+        self._putting: asyncio.Task[None] | None = None
         self._lease_ms = lease_ms
         self._keys = [valkey.key(name) for name in ("nodes", "reaping", "leader", "server", "calm")]
         self._first = True
@@ -85,9 +88,12 @@ class Leases:
             if incarnation not in self._clearing:
                 task = asyncio.get_running_loop().create_task(self._clear_one(incarnation))
                 self._clearing[incarnation] = task
-        if self._owes:
-            await self._put()
-            self._owes = False
+        if self._putting is None and (self._owes or self._past):
+            self._putting = asyncio.get_running_loop().create_task(self._put_down())
+
+    def owe(self) -> None:
+        """Valkey may lack what this node holds: put it down again, after the next beat."""
+        self._owes = True
 
     async def living(self) -> set[str]:
         """Return the incarnations whose leases run. Raises RtError UNAVAILABLE."""
@@ -107,9 +113,10 @@ class Leases:
     async def close(self) -> None:
         """Give the lease back, so that nobody has to wait for its end."""
         self._leads_until_ms = 0.0
-        for task in self._clearing.values():
+        tasks = [*self._clearing.values(), *([self._putting] if self._putting else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._clearing.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         try:
             await self._valkey.call(END, self._keys[:3], (self.incarnation,))
         except RtError:
@@ -121,8 +128,33 @@ class Leases:
         self._leads_until_ms = 0.0
         self.fences += 1
         self._owes = True
+        self._past.append(old)
         log.warning("declared dead while stopped; coming back", extra={"was": old, "is": self.incarnation})
         await self.beat()
+
+    async def _put_down(self) -> None:
+        """Put down what this node holds, again if it came to owe it meanwhile; then take off what it held before.
+
+        The others have cleared that too, but perhaps before this node knew, and wrote some more of it.
+        """
+        try:
+            while self._owes or self._past:
+                if self._owes:
+                    self._owes = False  # first: who sets it during the put wants another one
+                    try:
+                        await self._put()
+                    except BaseException:
+                        self._owes = True
+                        raise
+                else:
+                    await self._clear(self._past[0])
+                    del self._past[0]
+        except RtError as refused:
+            log.debug("putting down goes on later", extra={"why": refused.code})
+        except Exception:
+            log.exception("putting down failed")
+        finally:
+            self._putting = None
 
     async def _clear_one(self, incarnation: str) -> None:
         try:

@@ -24,6 +24,7 @@ from insightdesk_rt.stores.viewers import Live, Viewer, ViewerStore, ViewState
 TYPING_MS = 5_000  # after the last keystroke
 SETTLE_MS = 200  # many times what a message between two nodes takes, and too short to be missed
 RETRY_MS = 1_000
+BATCH = 500  # views per pipeline: some 20 ms, in which other commands wait
 GRACE_MS = 2_000  # a page reloads in one or two seconds; nobody should see its reader vanish and come back
 
 
@@ -119,15 +120,17 @@ class TicketWatch:
 
     async def _settle(self, sid: Sid, ticket_id: str) -> None:
         """Make the store say of this socket and ticket what is true here; if it cannot now, in a second."""
-        view = self._views.get((sid, ticket_id))
         try:
-            if view is None:
-                changed = await self._store.leave(ticket_id, sid)
-            else:
-                changed = await self._store.view(ticket_id, sid, view.person, view.state)
+            await self._put(sid, ticket_id)
         except RtError:
             self._namespace.later(("settle", sid, ticket_id), RETRY_MS, self._settle_again, sid, ticket_id)
-            return
+
+    async def _put(self, sid: Sid, ticket_id: str) -> None:
+        view = self._views.get((sid, ticket_id))
+        if view is None:
+            changed = await self._store.leave(ticket_id, sid)
+        else:
+            changed = await self._store.view(ticket_id, sid, view.person, view.state)
         if changed:
             self._viewers_changed(ticket_id, SETTLE_MS)
 
@@ -202,9 +205,13 @@ class TicketWatch:
     # ── nodes come and go ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def rejoin(self) -> None:
-        """Put down again all who look from here: Valkey lost it, or the others had declared this node dead."""
-        for sid, ticket_id in tuple(self._views):
-            await self._settle(sid, ticket_id)
+        """Put down again all who look from here: Valkey lost it, or the others had declared this node dead.
+
+        Raises RtError UNAVAILABLE: call it again.
+        """
+        todo = tuple(self._views)
+        for start in range(0, len(todo), BATCH):
+            await asyncio.gather(*(self._put(sid, ticket_id) for sid, ticket_id in todo[start : start + BATCH]))
 
     async def node_lost(self, node: str) -> None:
         """Take off and tell what a dead node's sockets did. Raises RtError UNAVAILABLE: call it again."""

@@ -11,6 +11,7 @@ from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Room, ticket_room, ticket_staff_room
 from insightdesk_rt.namespaces.ticket_watch import GRACE_MS, RETRY_MS, SETTLE_MS
+from insightdesk_rt.namespaces.ticket_watch import View as Looks
 from insightdesk_rt.namespaces.tickets import OnTicket, Subscribe, View
 from tests.support import fakes
 from tests.support.aio import aio, until
@@ -365,6 +366,27 @@ async def test_a_node_that_has_another_life_puts_its_people_down_again(valkey_ur
         cluster.one.name = "n1-again"
         await cluster.one.tickets.rejoin()
         assert [v.user.id for v in (await cluster.two.viewers.live("42")).viewers] == ["anna", "bert"]
+
+
+@aio
+async def test_many_views_are_put_down_again_in_few_pipelines(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        watch, sockets = cluster.one.tickets.watch, [fakes.socket("/tickets", BERT) for _ in range(1_200)]
+        for number, socket in enumerate(sockets):
+            watch._views[socket.sid, f"t{number}"] = Looks(socket, BERT.person, "viewing")
+        before = cluster.valkey.counters["batches"]
+        await watch.rejoin()
+        assert cluster.valkey.counters["batches"] - before <= 4
+        assert [v.user.id for v in (await cluster.one.viewers.live("t1199")).viewers] == ["bert"]
+
+
+@aio
+async def test_what_cannot_be_put_down_again_now_is_asked_for_once_more(prefix: str) -> None:
+    cluster = Cluster(Valkey("unix:///nowhere/s", prefix))
+    watch, socket = cluster.one.tickets.watch, fakes.socket("/tickets", BERT)
+    watch._views[socket.sid, "42"] = Looks(socket, BERT.person, "viewing")
+    with pytest.raises(RtError, match="UNAVAILABLE"):
+        await watch.rejoin()
 
 
 @aio
