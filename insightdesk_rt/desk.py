@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from insightdesk_rt.cluster.valkey import Valkey
@@ -14,6 +14,7 @@ from insightdesk_rt.namespaces.chat import Chat
 from insightdesk_rt.namespaces.dashboard import Dashboard
 from insightdesk_rt.namespaces.notifications import Notifications
 from insightdesk_rt.namespaces.presence import Presence
+from insightdesk_rt.namespaces.roster import Living
 from insightdesk_rt.namespaces.tickets import Tickets
 from insightdesk_rt.stores.access import load_access
 from insightdesk_rt.stores.chat import ChatSettings, ChatStore
@@ -47,14 +48,18 @@ class Desk(NamedTuple):
         self.tickets.everywhere = lambda ticket_id, offset: recheck(Tickets.path, ticket_id, offset)
         self.chat.everywhere = lambda conversation_id, offset: recheck(Chat.path, conversation_id, offset)
 
+    def on_fenced(self, call: Callable[[str], None]) -> None:
+        """From now on `call` is told of an incarnation of this node that is taken for dead."""
+        self.presence.roster.on_fenced = self.chat.roster.on_fenced = call
+
     async def node_lost(self, incarnation: str) -> None:
         """Clear what a dead node held. Raises RtError UNAVAILABLE: not finished, call it again."""
         await self.presence.node_lost(incarnation)
         await self.chat.node_lost(incarnation)
         await self.tickets.node_lost(incarnation)
 
-    async def only(self, living: Collection[str]) -> None:
-        """Clear what all nodes but these hold. Raises as `node_lost`."""
+    async def only(self, living: Living) -> None:
+        """Clear what all nodes but the living hold. Raises as `node_lost`."""
         await self.presence.only(living)
         await self.chat.only(living)
 

@@ -169,7 +169,7 @@ class Server:
         desk.everywhere(calls.recheck)
         await _or_say(moderation.start(calls, dispatch.calls))
         self._tick(moderation.tick, TICK_MS, "what admins have ruled")
-        self._start_clocks(wheel, dispatch, desk, leases)
+        self._start_clocks(wheel, dispatch, desk, leases, directory)
 
         lag = LoopLag()
         lag.start()
@@ -237,10 +237,10 @@ class Server:
     async def _register(self, valkey: Valkey, leases: Leases, desk: Desk, directory: Directory) -> None:
         """Be known to the other nodes, and clear up after those that died when nobody was there to see it."""
         await leases.beat()
-        living = await leases.living()
-        await desk.only(living)
-        await directory.only(living)
+        await desk.only(leases.living)
+        await directory.only(leases.living)
         await directory.announce()
+        desk.on_fenced(leases.fenced)
         # One that came back as another may have forgotten what this node holds.
         valkey.on_up.append(lambda replaced: leases.owe() if replaced else None)
 
@@ -266,8 +266,12 @@ class Server:
         if self.embedded is not None and self.embedded.restart_if_dead():
             log.error("the embedded Valkey had died and was started again")
 
-    def _start_clocks(self, wheel: Wheel, dispatch: Dispatch, desk: Desk, leases: Leases) -> None:
-        self._tick(leases.beat, BEAT_MS, "the lease")
+    def _start_clocks(self, wheel: Wheel, dispatch: Dispatch, desk: Desk, leases: Leases, directory: Directory) -> None:
+        async def beat() -> None:
+            await leases.beat()
+            await directory.keep()
+
+        self._tick(beat, BEAT_MS, "the lease")
         self._tick(wheel.turn, WHEEL_STEP_MS, "the wheel")
         self._tick(dispatch.sweep, SWEEP_MS, "sweeping")
         for namespace in desk.namespaces:

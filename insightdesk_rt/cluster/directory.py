@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +22,7 @@ from insightdesk_rt.errors import RtError
 from insightdesk_rt.wire import json
 
 FRESH_S = 1.0  # how long what was read counts; a node that comes back under its name is found after as long
+AGAIN_EVERY = 10  # beats
 
 
 class Place(Struct, frozen=True):
@@ -54,6 +55,7 @@ class Directory:
         self._incarnation = incarnation
         self._place = place
         self._announced = ""
+        self._turn = 0
         self._places: dict[str, Place] = {}
         self._read_s = -FRESH_S
         self._reading: asyncio.Task[None] | None = None
@@ -63,10 +65,17 @@ class Directory:
         self._announced = self._incarnation()
         await self._valkey.command("HSET", self._key, self._announced, json.encode_struct(self._place))
 
-    async def only(self, living: Collection[str]) -> None:
-        """Take out all but these incarnations. Raises RtError UNAVAILABLE."""
-        dead = [name for name in await self._valkey.command("HKEYS", self._key) if name not in living]
-        if dead:
+    async def keep(self) -> None:
+        """Write it again now and then, whatever took it out. Call it with each beat. Raises as `announce`."""
+        self._turn += 1
+        if self._turn % AGAIN_EVERY == 0:
+            await self.announce()
+
+    async def only(self, living: Callable[[], Awaitable[Collection[str]]]) -> None:
+        """Take out all but the incarnations that `living` then says. Raises RtError UNAVAILABLE."""
+        # First the places, then who lives: a node that starts between the two lives before it has a place.
+        placed = set(await self._valkey.command("HKEYS", self._key))
+        if dead := placed.difference(await living()):
             await self._valkey.command("HDEL", self._key, *dead)
 
     async def withdraw(self) -> None:

@@ -52,6 +52,7 @@ class Leases:
         self._clear = clear
         self._put = put
         self._owes = False
+        self._refused = ""
         self._past: list[str] = []  # this node's own incarnations that were declared dead
         self._putting: asyncio.Task[None] | None = None
         self._lease_ms = lease_ms
@@ -78,8 +79,8 @@ class Leases:
         except BaseException:
             self._first = first
             raise
-        if not alive:
-            await self._start_anew()
+        if not alive or self._refused == self.incarnation:
+            await self._start_anew("stopped" if not alive else "alive")
             return
         self._owes = self._owes or alive == FORGOTTEN
         if leads:
@@ -94,6 +95,10 @@ class Leases:
     def owe(self) -> None:
         """Valkey may lack what this node holds: put it down again, after the next beat."""
         self._owes = True
+
+    def fenced(self, incarnation: str) -> None:
+        """That name is taken for a dead node's, whatever its lease says: if it is ours, go on under another."""
+        self._refused = incarnation
 
     async def living(self) -> set[str]:
         """Return the incarnations whose leases run. Raises RtError UNAVAILABLE."""
@@ -122,14 +127,14 @@ class Leases:
         except RtError:
             pass  # then it ends by itself
 
-    async def _start_anew(self) -> None:
+    async def _start_anew(self, what: str) -> None:
         old, self.incarnation = self.incarnation, self._new_incarnation()
         self._first = True
         self._leads_until_ms = 0.0
         self.fences += 1
         self._owes = True
         self._past.append(old)
-        log.warning("declared dead while stopped; coming back", extra={"was": old, "is": self.incarnation})
+        log.warning("declared dead while %s; coming back", what, extra={"was": old, "is": self.incarnation})
         await self.beat()
 
     async def _put_down(self) -> None:

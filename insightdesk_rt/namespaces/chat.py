@@ -22,7 +22,7 @@ from insightdesk_rt.model import NO_OFFSET, Offset, Role, Room, User, chat_room,
 from insightdesk_rt.namespaces import chat_events as words
 from insightdesk_rt.namespaces.base import STAFF, Namespace, Rate, Timers, event, every
 from insightdesk_rt.namespaces.chat_feed import ChatFeed
-from insightdesk_rt.namespaces.roster import Roster
+from insightdesk_rt.namespaces.roster import Living, Roster
 from insightdesk_rt.namespaces.telling import Teller
 from insightdesk_rt.stores.chat import ChatStore
 from insightdesk_rt.stores.conversations import Change
@@ -62,7 +62,7 @@ class Chat(Namespace):
         self._feed = ChatFeed(self)
         self._teller = Teller(store.untold, self._say, self.spawn)
         self._arrivals = Teller(present.untold, self._arrived, self.spawn)
-        self._roster = Roster(present, incarnation, self._arrivals)
+        self.roster = Roster(present, incarnation, self._arrivals)
         # How all nodes are made to `recheck`. With several of them the server puts its cluster call here.
         self.everywhere: Callable[[str, Offset], Awaitable[None]] = self.recheck
 
@@ -80,7 +80,7 @@ class Chat(Namespace):
 
     async def joined(self, socket: Socket) -> None:
         """Say which conversations are open, and show an agent the queue. Who came back has rooms: see that they may."""
-        await self._roster.came(socket)
+        await self.roster.came(socket)
         for conversation_id in conversations(socket):
             await self.recheck(conversation_id)
         for conversation in await self.store.mine(socket.user):
@@ -91,7 +91,7 @@ class Chat(Namespace):
     async def left(self, socket: Socket, why: CloseReason) -> None:
         for conversation_id in conversations(socket):
             self._stop_typing(socket, conversation_id)
-        await self._roster.went(socket)
+        await self.roster.went(socket)
 
     # ── the life of a conversation ─────────────────────────────────────────────────────────────────────────────────
 
@@ -280,20 +280,20 @@ class Chat(Namespace):
 
     @every(1_000)
     async def keep(self) -> None:
-        await self._roster.keep()
-        await self._roster.sweep()
+        await self.roster.keep()
+        await self.roster.sweep()
 
     async def rejoin(self) -> None:
         """Valkey forgot, or this node has a new incarnation: say again who is here."""
-        await self._roster.rejoin()
+        await self.roster.rejoin()
 
     async def node_lost(self, incarnation: str) -> None:
         """A node is dead; see Presence.node_lost. Raises RtError UNAVAILABLE: not finished, call it again."""
-        await self._roster.node_lost(incarnation)
+        await self.roster.node_lost(incarnation)
 
-    async def only(self, living: Collection[str]) -> None:
+    async def only(self, living: Living) -> None:
         """See Presence.only."""
-        await self._roster.only(living)
+        await self.roster.only(living)
 
 
 def conversations(socket: Socket) -> list[str]:

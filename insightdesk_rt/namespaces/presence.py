@@ -9,7 +9,7 @@ to nobody but themselves, since who works when is not theirs to know.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -20,7 +20,7 @@ from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Id, Status, iso, presence_room, role_room, team_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
-from insightdesk_rt.namespaces.roster import Roster
+from insightdesk_rt.namespaces.roster import Living, Roster
 from insightdesk_rt.namespaces.telling import Teller
 from insightdesk_rt.stores.presence import PresenceStore, Seen
 from insightdesk_rt.stores.untold import Untold
@@ -80,14 +80,14 @@ class Presence(Namespace):
         super().__init__(hub, timers)
         self.store = store
         self._teller = Teller(store.untold, self._say, self.spawn)
-        self._roster = Roster(store, incarnation, self._teller)
+        self.roster = Roster(store, incarnation, self._teller)
         self.transitions: Counter[str] = Counter()  # by new status: those that this node told
 
     async def joined(self, socket: Socket) -> None:
-        await self._roster.came(socket)
+        await self.roster.came(socket)
 
     async def left(self, socket: Socket, why: CloseReason) -> None:
-        await self._roster.went(socket)
+        await self.roster.went(socket)
 
     @event("presence:status", limit=Rate(5, per_s=60))
     async def choose(self, socket: Socket, ask: Choose) -> None:
@@ -136,11 +136,11 @@ class Presence(Namespace):
     @every(500)
     async def sweep(self) -> None:
         """On every node: an agent's absence must not wait for a new leader."""
-        await self._roster.sweep()
+        await self.roster.sweep()
 
     @every(1_000)
     async def keep(self) -> None:
-        await self._roster.keep()
+        await self.roster.keep()
 
     @every(1_000, on="leader")
     async def tell_overdue(self) -> None:
@@ -148,18 +148,18 @@ class Presence(Namespace):
 
     async def rejoin(self) -> None:
         """Valkey forgot, or this node has a new incarnation: say again who is here."""
-        await self._roster.rejoin()
+        await self.roster.rejoin()
 
     async def node_lost(self, incarnation: str) -> None:
         """A node is dead: its users go offline after the grace, unless another node has them.
 
         Any node may call it, also after another died doing so. Raises RtError UNAVAILABLE: not finished, call it again.
         """
-        await self._roster.node_lost(incarnation)
+        await self.roster.node_lost(incarnation)
 
-    async def only(self, living: Collection[str]) -> None:
-        """The same for all that are not among the living (every running node, this one too): after a start."""
-        await self._roster.only(living)
+    async def only(self, living: Living) -> None:
+        """The same for all that are not among the living: after a start."""
+        await self.roster.only(living)
 
 
 def when(seen: Seen) -> str:

@@ -8,7 +8,7 @@ Valkey emptied) is mended by saying it again: `keep` does, every second. A conne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.socket import Socket
@@ -19,6 +19,8 @@ from insightdesk_rt.stores.presence import Held, PresenceStore
 BATCH = 500  # users per pipeline
 STEP = 200  # users per script that walks many: 2 to 5 ms of Valkey, in which everybody else waits
 COMPARE_EVERY = 10  # turns of `keep` between two looks at whether store and node agree
+
+Living = Callable[[], Awaitable[Collection[str]]]  # asks for the incarnations of all nodes that run, this one too
 
 
 class _Here:
@@ -41,6 +43,8 @@ class Roster:
         self._sockets: set[Socket] = set()
         self._unsettled: set[UserId] = set()  # users of whom the store may not know what is true
         self._turn = 0
+        # Told of an incarnation that the store takes for dead. The server has the node live on under another one.
+        self.on_fenced: Callable[[str], None] = lambda incarnation: None
 
     async def came(self, socket: Socket) -> None:
         """A socket is here now."""
@@ -91,14 +95,15 @@ class Roster:
         while await self._store.reap(incarnation, STEP):
             pass
 
-    async def only(self, living: Collection[str]) -> None:
+    async def only(self, living: Living) -> None:
         """Take everybody from all other incarnations: those that died when nobody was there to see it.
 
-        `living` must name every node that runs, this one too. Raises RtError UNAVAILABLE: call it again.
+        Raises RtError UNAVAILABLE: call it again.
         """
-        for incarnation in await self._store.incarnations():
-            if incarnation not in living:
-                await self.node_lost(incarnation)
+        # First who holds somebody, then who lives: a node that starts between the two lives before it holds anybody.
+        holders = await self._store.incarnations()
+        for incarnation in holders.difference(await living()):
+            await self.node_lost(incarnation)
 
     async def _settle_all(self, user_ids: Collection[UserId]) -> None:
         todo = list(user_ids)
@@ -118,7 +123,8 @@ class Roster:
             else:
                 joined = await self._store.join(here.user, incarnation)
                 if joined.held is Held.FENCED:
-                    return False  # until the node has noticed, and has another incarnation
+                    self.on_fenced(incarnation)
+                    return False  # until the node has another incarnation
                 await self._teller.tell(joined.untold)
         except RtError:  # Valkey is away, which its own connection says once; `keep` comes back to this user
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -27,6 +27,13 @@ async def connected(url: str, prefix: str) -> AsyncIterator[Valkey]:
 
 def a_directory(valkey: Valkey, incarnation: str, place: Place | None = None) -> Directory:
     return Directory(valkey, lambda: incarnation, place or new_place(incarnation.partition(".")[0], ""))
+
+
+def living(*incarnations: str) -> Callable[[], Awaitable[set[str]]]:
+    async def asked() -> set[str]:
+        return set(incarnations)
+
+    return asked
 
 
 @pytest.fixture
@@ -60,9 +67,36 @@ async def test_who_leaves_or_died_unseen_is_taken_out(valkey_url: str, prefix: s
         await one.withdraw()
         assert await two.find("n1") is None and await two.find("n2") is not None
         await one.rejoin()
-        await two.only({"n1.x", "n7.x"})
-        await two.only({"n1.x"})
+        await two.only(living("n1.x", "n7.x"))
+        await two.only(living("n1.x"))
         assert await one.find("n2") is None and await one.find("n1") is not None
+
+
+@aio
+async def test_a_node_that_starts_beside_another_keeps_its_place(
+    valkey_url: str, prefix: str, always_fresh: None
+) -> None:
+    async with connected(valkey_url, prefix) as valkey:
+        one, two = a_directory(valkey, "n1.x"), a_directory(valkey, "n2.x")
+        await one.announce()
+
+        async def and_then_one_starts() -> set[str]:
+            await two.announce()
+            return {"n1.x"}
+
+        await one.only(and_then_one_starts)
+        assert await one.find("n2") is not None
+
+
+@aio
+async def test_a_place_that_was_taken_out_comes_back(valkey_url: str, prefix: str, always_fresh: None) -> None:
+    async with connected(valkey_url, prefix) as valkey:
+        one, two = a_directory(valkey, "n1.x"), a_directory(valkey, "n2.x")
+        await one.announce()
+        await two.node_lost("n1.x")
+        for _ in range(directory.AGAIN_EVERY):
+            await one.keep()
+        assert await two.find("n1") is not None
 
 
 @aio

@@ -139,6 +139,27 @@ async def test_a_node_that_is_declared_dead_while_it_puts_down_starts_over(valke
 
 
 @aio
+async def test_a_node_that_is_taken_for_dead_while_its_lease_runs_takes_another_name(
+    valkey_url: str, prefix: str
+) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a = Node(valkey, "a")
+        await a.leases.beat()
+        old = a.leases.incarnation
+        a.leases.fenced(old)
+        a.leases.fenced(old)
+        await a.leases.beat()
+        await until(lambda: a.cleared == [old], "it is itself again")
+        assert a.puts == 1 and a.leases.incarnation != old
+        a.leases.fenced(old)  # by a command that was under way
+        await a.leases.beat()
+        await beating([a], lambda: a.cleared == [old, old], "the old lease ends, too")
+        assert (a.puts, a.leases.fences) == (1, 1)
+        assert await a.leases.living() == {a.leases.incarnation}
+        await a.leases.close()
+
+
+@aio
 async def test_closing_ends_a_put_that_is_under_way(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a = Node(valkey, "a")

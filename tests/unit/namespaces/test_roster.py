@@ -11,7 +11,7 @@ from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import User
-from insightdesk_rt.namespaces.roster import COMPARE_EVERY, Roster
+from insightdesk_rt.namespaces.roster import COMPARE_EVERY, Living, Roster
 from insightdesk_rt.namespaces.telling import Teller
 from insightdesk_rt.stores.presence import Joined, PresenceStore
 from insightdesk_rt.stores.untold import Untold
@@ -66,6 +66,13 @@ async def a_node(url: str, prefix: str) -> AsyncIterator[Node]:
     yield node
     await asyncio.gather(*node.tasks)
     await valkey.close()
+
+
+def living(*incarnations: str) -> Living:
+    async def asked() -> set[str]:
+        return set(incarnations)
+
+    return asked
 
 
 def sockets(*user_ids: str, role: str = "agent") -> list[Socket]:
@@ -167,8 +174,41 @@ async def test_after_a_start_those_of_dead_incarnations_are_gone(valkey_url: str
         await node.store.join(fakes.user("bert"), "n2.a")
         (anna,) = sockets("anna")
         await node.roster.came(anna)
-        await node.roster.only({"n1.a", "n2.a"})
+        await node.roster.only(living("n1.a", "n2.a"))
         assert [await node.status(name) for name in ("ghost", "bert", "anna")] == ["offline", "online", "online"]
+
+
+@aio
+async def test_a_node_that_starts_beside_another_is_not_taken_for_dead(valkey_url: str, prefix: str) -> None:
+    """It came between the two questions, who lives and who holds somebody, and was fenced for good."""
+    async with a_node(valkey_url, prefix) as node:
+
+        async def and_then_one_starts() -> set[str]:
+            await node.store.join(fakes.user("bert"), "n2.a")
+            return {"n1.a"}
+
+        await node.store.join(fakes.user("ghost"), "n1.before")
+        await node.roster.only(and_then_one_starts)
+        assert [await node.status(name) for name in ("ghost", "bert")] == ["offline", "online"]
+
+
+@aio
+async def test_the_node_is_told_that_it_is_taken_for_dead(valkey_url: str, prefix: str) -> None:
+    """Its lease may run: without this nobody would be seen to come to it any more."""
+    async with a_node(valkey_url, prefix) as node:
+        fenced: list[str] = []
+        node.roster.on_fenced = fenced.append
+        anna, bert = sockets("anna", "bert")
+        await node.roster.came(anna)
+        assert fenced == []
+        await node.roster.node_lost("n1.a")
+        for _ in range(COMPARE_EVERY):
+            await node.roster.keep()
+        assert set(fenced) == {"n1.a"}, "without anybody coming, too"
+        node.incarnation = "n1.b"
+        await node.roster.rejoin()
+        await node.roster.came(bert)
+        assert set(fenced) == {"n1.a"} and await node.store.held_by("n1.b") == {"anna", "bert"}
 
 
 @aio
