@@ -8,6 +8,7 @@ What was typed counts only for a while, so that a lost "stopped" heals by itself
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Callable
 from typing import Literal
 
@@ -15,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from insightdesk_rt.cluster.valkey import Arg, Valkey, load_script
+from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Person, iso
 from insightdesk_rt.stores.untold import PACKAGE
 from insightdesk_rt.wire import json
@@ -24,6 +26,7 @@ ViewState = Literal["viewing", "replying", "away"]
 BUSIEST: tuple[ViewState, ...] = ("replying", "viewing", "away")
 TTL_S = 86_400
 BATCH = 100  # tickets per call: under a millisecond of Valkey's time
+CLAIM_MS = 5_000  # many times what a batch and telling of it take
 
 LIVE = load_script(PACKAGE, "ticket_live")
 DROP = load_script(PACKAGE, "ticket_live_drop")
@@ -95,14 +98,19 @@ class ViewerStore:
     async def drop_node(self, node: str) -> AsyncGenerator[dict[str, list[str]]]:
         """Take off what a dead node has put down, yielding the tickets concerned and who typed there, some at a time.
 
-        A batch is forgotten when the next one is asked for: if the caller dies before telling the tickets' watchers,
-        the next to call starts with that batch. Raises UNAVAILABLE.
+        One caller does it, so that watchers are told once; others are refused meanwhile. A batch is forgotten when the
+        next one is asked for: if the caller dies before telling the tickets' watchers, the next to call starts with
+        that batch. Raises UNAVAILABLE.
         """
-        tickets = self._tickets(node)
+        tickets, claim, me = self._tickets(node), self._valkey.key("ticket-live-reaper", node), secrets.token_hex(8)
         while batch := await self._valkey.command("SRANDMEMBER", tickets, BATCH):
-            typists = await self._valkey.call(DROP, [self._key(ticket_id) for ticket_id in batch], [f"{node}/"])
+            keys = [claim, *(self._key(ticket_id) for ticket_id in batch)]
+            typists = await self._valkey.call(DROP, keys, [f"{node}/", me, CLAIM_MS])
+            if typists is None:
+                raise RtError("UNAVAILABLE", "Somebody else is at it.")
             yield dict(zip(batch, typists, strict=True))
             await self._valkey.command("SREM", tickets, *batch)
+        await self._valkey.command("DEL", claim)
 
     def drop_own(self) -> AsyncGenerator[dict[str, list[str]]]:
         """The same for this node, which is about to stop."""

@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Person, UserId
 from insightdesk_rt.stores.viewers import ViewerStore
 from tests.support.aio import aio
@@ -20,6 +23,11 @@ async def two_nodes(url: str, prefix: str) -> AsyncIterator[tuple[ViewerStore, V
     await valkey.start()
     yield ViewerStore(valkey, lambda: "n1"), ViewerStore(valkey, lambda: "n10")
     await valkey.close()
+
+
+async def pass_claim(store: ViewerStore) -> None:
+    """Let its time be over."""
+    await store._valkey.command("DEL", store._valkey.key("ticket-live-reaper", "n1"))
 
 
 async def states(store: ViewerStore, ticket_id: str = "42") -> dict[str, str]:
@@ -93,7 +101,27 @@ async def test_a_reaper_that_dies_half_way_leaves_the_rest_to_the_next(valkey_ur
         reaper = two.drop_node("n1")
         assert await anext(reaper) == {"42": []}
         await reaper.aclose()  # before the watchers were told
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await anext(two.drop_node("n1"))
+        await pass_claim(two)
         assert [batch async for batch in two.drop_node("n1")] == [{"42": []}]
+
+
+@aio
+async def test_one_of_two_who_clear_up_after_the_same_node_does_it(valkey_url: str, prefix: str) -> None:
+    """Else each tells the watchers of every ticket."""
+    async with two_nodes(valkey_url, prefix) as (one, two):
+        for n in range(250):
+            await one.view(f"t{n}", "s1", ANNA, "viewing")
+        first = one.drop_node("n1")
+        told = [*await anext(first)]
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await anext(two.drop_node("n1"))
+        told += [ticket_id async for batch in first for ticket_id in batch]
+        assert len(told) == len(set(told)) == 250
+        assert [batch async for batch in two.drop_node("n1")] == [], "nothing is left, and nobody waits"
+        await one.view("late", "s1", ANNA, "viewing")
+        assert [batch async for batch in two.drop_node("n1")] == [{"late": []}]
 
 
 @aio
