@@ -127,7 +127,6 @@ class Server:
             desk = build_desk(settings, valkey, hub, wheel, lambda: leases.incarnation)
         except ValueError as why:
             raise ConfigError(str(why)) from None
-        holdings.append(desk)
         sessions = None
         if settings.connection_recovery:
             sessions = Resume(
@@ -145,7 +144,7 @@ class Server:
             stack.push_async_callback(sessions.close)
         place = new_place(self.node_id, f"{settings.relay_address}:{port_of(relays)}" if relays else "")
         directory = Directory(valkey, lambda: leases.incarnation, place)
-        holdings.append(directory)
+        holdings += [directory, desk]  # the desk last: it gives a dead node's clients a moment
         await _or_say(self._register(valkey, leases, desk, directory))
         stack.push_async_callback(directory.withdraw)
         stack.push_async_callback(leases.close)

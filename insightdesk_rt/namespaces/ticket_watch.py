@@ -6,13 +6,14 @@ changes at once on two nodes the list that arrives last then holds both. Typing 
 once, and put down only for those who open the ticket meanwhile.
 
 A user with two tabs types until both have stopped, and looks as long as one does. Everything here belongs to a socket,
-not to its sid: a session that comes back has the same sid, and may be here before its old socket's end is told.
+not to its sid: a session that comes back has the same sid, and may be here before its old socket's end is told. A node
+that stops takes nobody off: its clients are on their way to other nodes, and those do it after a moment.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Collection
+from collections.abc import Awaitable, Collection
 from typing import ClassVar, NamedTuple
 
 from insightdesk_rt.errors import RtError
@@ -214,11 +215,14 @@ class TicketWatch:
             await asyncio.gather(*(self._put(sid, ticket_id) for sid, ticket_id in todo[start : start + BATCH]))
 
     async def node_lost(self, node: str) -> None:
-        """Take off and tell what a dead node's sockets did. Raises RtError UNAVAILABLE: call it again."""
-        await self._drop(self._store.drop_node(node))
+        """Take off and tell what the sockets of a node did that died or stopped, once they had time to come back here.
 
-    async def _drop(self, batches: AsyncIterator[dict[str, list[str]]]) -> None:
-        async for batch in batches:
+        Raises RtError UNAVAILABLE: call it again.
+        """
+        over = asyncio.Event()
+        self._namespace.later(over, GRACE_MS, over.set)
+        await over.wait()
+        async for batch in self._store.drop_node(node):
             await asyncio.gather(*(self._tell_dropped(ticket_id, typists) for ticket_id, typists in batch.items()))
 
     async def _tell_dropped(self, ticket_id: str, typists: list[str]) -> None:
@@ -226,11 +230,6 @@ class TicketWatch:
         self._namespace.publish(Viewers(ticket_id, live.viewers), ticket_staff_room(ticket_id))
         for user_id in set(typists) - {person.id for person in live.typing}:
             self._namespace.publish(StopTyping(ticket_id, user_id), ticket_room(ticket_id))
-
-    async def close(self) -> None:
-        """This node stops: take off what it has put down, as far as Valkey is there."""
-        self._views.clear()
-        await _courtesy(self._drop(self._store.drop_own()))
 
 
 async def _courtesy(work: Awaitable[object]) -> None:

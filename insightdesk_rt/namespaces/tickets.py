@@ -194,16 +194,12 @@ class Tickets(Namespace):
         self.watch.gone(socket, _tickets(socket.rooms), why.may_resume)
 
     async def node_lost(self, incarnation: str) -> None:
-        """Tell that a dead node's people look and type no more. Raises RtError UNAVAILABLE: call it again."""
+        """Tell that those of a node that is gone look and type no more. Raises RtError UNAVAILABLE: call it again."""
         await self.watch.node_lost(incarnation)
 
     async def rejoin(self) -> None:
         """Put down again who looks from here: the store forgot them, or this is a new incarnation."""
         await self.watch.rejoin()
-
-    async def close(self) -> None:
-        await self.watch.close()
-        await super().close()
 
     # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
 

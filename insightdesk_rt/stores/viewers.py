@@ -1,7 +1,7 @@
 """Who looks at a ticket and who types on it, on all nodes: so that two people do not answer the same customer.
 
 One hash per ticket, a field per socket that views (`<node>/v/<sid>`) and per user who types (`<node>/t/<userId>`),
-and per node the set of tickets where it has somebody. A node takes its own off; `drop_node` takes off a dead one's.
+and per node the set of tickets where it has somebody. A node takes its own off; `drop_node` those of one that is gone.
 What was typed counts only for a while, so that a lost "stopped" heals by itself; keys nobody touches end after a day.
 """
 
@@ -96,7 +96,7 @@ class ViewerStore:
         )
 
     async def drop_node(self, node: str) -> AsyncGenerator[dict[str, list[str]]]:
-        """Take off what a dead node has put down, yielding the tickets concerned and who typed there, some at a time.
+        """Take off what a node that is gone has put down, yielding the tickets and who typed there, some at a time.
 
         One caller does it, so that watchers are told once; others are refused meanwhile. A batch is forgotten when the
         next one is asked for: if the caller dies before telling the tickets' watchers, the next to call starts with
@@ -111,10 +111,6 @@ class ViewerStore:
             yield dict(zip(batch, typists, strict=True))
             await self._valkey.command("SREM", tickets, *batch)
         await self._valkey.command("DEL", claim)
-
-    def drop_own(self) -> AsyncGenerator[dict[str, list[str]]]:
-        """The same for this node, which is about to stop."""
-        return self.drop_node(self._incarnation())
 
     async def _put(self, ticket_id: str, field: str, doing: str, person: Person | None, valid_ms: int = 0) -> bool:
         node = self._incarnation()

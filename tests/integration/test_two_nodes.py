@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +106,35 @@ async def test_presence_counts_a_user_once_in_the_cluster(servers: tuple[ServerP
         await watcher.not_told("presence:update", bob)
         await there.disconnect()
         assert (await watcher.expect("presence:update", bob))["status"] == "offline"
+
+
+@aio
+async def test_who_goes_to_another_node_when_theirs_stops_is_not_seen_to_leave_a_ticket(
+    servers: tuple[ServerProcess, ServerProcess],
+) -> None:
+    async with nodes(servers) as n:
+        ticket = f"t-{n.tag}"
+        await n.push(n.two, f"/tickets/{ticket}", {"teamId": f"red-{n.tag}"})
+        bob = await n.join(n.two, "/tickets", "bob")
+        await bob.ok("ticket:subscribe", {"ticketId": ticket})
+        for name in ("ann", "carol"):
+            peer = await n.join(n.one, "/tickets", name)
+            await peer.ok("ticket:subscribe", {"ticketId": ticket})
+        await bob.expect("ticket:viewers", looking(n, "ann", "bob", "carol"))
+        bob.forget()
+        await asyncio.to_thread(n.one.stop)
+        ann = await n.join(n.two, "/tickets", "ann")
+        await ann.ok("ticket:subscribe", {"ticketId": ticket})
+        seen = bob.pending("ticket:viewers")
+        await bob.expect("ticket:viewers", looking(n, "ann", "bob"))
+        assert all(looking(n, "ann", "bob", "carol")(each) for each in seen)
+        assert bob.pending("ticket:viewers", lambda each: not looking(n, "ann", "bob", "carol")(each)) == []
+        n.one.start()
+
+
+def looking(n: Nodes, *names: str) -> Callable[[dict[str, Any]], bool]:
+    wanted = sorted(f"{name}-{n.tag}" for name in names)
+    return lambda seen: sorted(viewer["user"]["id"] for viewer in seen["viewers"]) == wanted
 
 
 @aio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -16,7 +17,7 @@ from insightdesk_rt.namespaces.tickets import OnTicket, Subscribe, View
 from tests.support import fakes
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
-from tests.support.ticketing import ANNA, BERT, CARL, Cluster, Node, a_cluster, names, told
+from tests.support.ticketing import ANNA, BERT, CARL, ROOT, Cluster, Node, a_cluster, names, told
 
 TICKET = OnTicket("42")
 ANNA_TYPES = ("ticket:typing", {"ticketId": "42", "user": {"id": "anna", "name": "Anna"}})
@@ -45,6 +46,13 @@ async def came_back(
     await node.hub.enter(back, [*rooms, *([ticket_staff_room("42")] if rooms and old.user.is_staff else [])])
     await node.tickets.joined(back)
     return back
+
+
+async def lost(node: Node, name: str) -> None:
+    clearing = asyncio.create_task(node.tickets.node_lost(name))
+    await asyncio.sleep(0)
+    await node.pass_time(GRACE_MS)
+    await clearing
 
 
 def viewers(socket: Socket) -> list[dict[str, str]]:
@@ -350,10 +358,10 @@ async def test_a_dead_nodes_people_look_and_type_no_more(valkey_url: str, prefix
         await cluster.one.idle()
         await cluster.two.idle()
         told(anna)
-        await cluster.one.tickets.node_lost("n2")
+        await lost(cluster.one, "n2")
         heard = told(anna)
         assert [data.get("userId") for name, data in heard if name == "ticket:stopTyping"] == ["carl"]
-        (last,) = [data["viewers"] for name, data in heard if name == "ticket:viewers"]
+        *_, last = [data["viewers"] for name, data in heard if name == "ticket:viewers"]
         assert {viewer["user"]["id"] for viewer in last} == {"anna", "bert", "ghost"}
 
 
@@ -361,7 +369,7 @@ async def test_a_dead_nodes_people_look_and_type_no_more(valkey_url: str, prefix
 async def test_a_node_that_has_another_life_puts_its_people_down_again(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await opened(cluster)
-        await cluster.two.tickets.node_lost("n1")
+        await lost(cluster.two, "n1")
         assert (await cluster.two.viewers.live("42")).viewers == []
         cluster.one.name = "n1-again"
         await cluster.one.tickets.rejoin()
@@ -390,11 +398,33 @@ async def test_what_cannot_be_put_down_again_now_is_asked_for_once_more(prefix: 
 
 
 @aio
-async def test_a_node_that_stops_leaves_nobody_behind(valkey_url: str, prefix: str) -> None:
+async def test_a_node_that_stops_shows_nobody_leave_who_goes_to_another(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna, bert, _ = await opened(cluster)
+        root = await cluster.two.open(ROOT)
+        for socket in (anna, bert):
+            await cluster.one.disconnect(socket, CloseReason.SHUTDOWN)
+        await cluster.one.tickets.close()
+        clearing = asyncio.create_task(cluster.two.tickets.node_lost("n1"))
+        await asyncio.sleep(0)
+        await cluster.two.pass_time(GRACE_MS - 500)
+        await cluster.two.open(ANNA)
+        await cluster.two.pass_time(499)
+        assert viewers(root) and all({"anna", "bert", "root"} == {*seen} for seen in viewers(root))
+        await cluster.two.pass_time(1)
+        await clearing
+        assert viewers(root) == [{"anna": "viewing", "root": "viewing"}]
+
+
+@aio
+async def test_two_who_clear_up_after_the_same_node_do_not_hold_up_each_other(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await opened(cluster)
-        await cluster.one.tickets.close()
-        assert (await cluster.two.viewers.live("42")).viewers == []
+        both = [asyncio.create_task(cluster.two.tickets.node_lost("n1")) for _ in range(2)]
+        await asyncio.sleep(0)
+        await cluster.two.pass_time(GRACE_MS)
+        done = await asyncio.wait_for(asyncio.gather(*both, return_exceptions=True), 5)
+        assert None in done and (await cluster.two.viewers.live("42")).viewers == []
 
 
 @aio
