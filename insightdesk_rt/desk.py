@@ -92,7 +92,15 @@ def build_desk(settings: Settings, valkey: Valkey, hub: Hub, timers: Timers, inc
         Tickets(
             hub, timers, tickets, viewers, access, agent_access=settings.agent_access, typing_ms=settings.typing_ms
         ),
-        Chat(hub, timers, chats, in_chat, incarnation, typing_ms=settings.typing_ms),
+        Chat(
+            hub,
+            timers,
+            chats,
+            in_chat,
+            ViewerStore(valkey, incarnation, "chat"),
+            incarnation,
+            typing_ms=settings.typing_ms,
+        ),
         Notifications(hub, timers, NotificationStore(valkey)),
         Presence(hub, timers, presence, incarnation),
         Dashboard(hub, timers, Stats(tickets, chats, presence), settings.dashboard_interval_ms),

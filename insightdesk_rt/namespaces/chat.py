@@ -24,21 +24,24 @@ from insightdesk_rt.namespaces.base import STAFF, Namespace, Rate, Timers, event
 from insightdesk_rt.namespaces.chat_feed import ChatFeed
 from insightdesk_rt.namespaces.roster import Living, Roster
 from insightdesk_rt.namespaces.telling import Teller
+from insightdesk_rt.namespaces.typists import TYPING_MS, Shown, Typists
 from insightdesk_rt.stores.chat import ChatStore
 from insightdesk_rt.stores.conversations import Change
 from insightdesk_rt.stores.presence import PresenceStore
 from insightdesk_rt.stores.untold import Untold
+from insightdesk_rt.stores.viewers import ViewerStore
 from insightdesk_rt.wire import json
 
-TYPING_MS = 5_000  # as on tickets
 RECENT = 50  # messages that come with a conversation; chat:history has the rest
 CATCH_UP_S = 1.0
 CUSTOMERS: frozenset[Role] = frozenset({"customer"})
 CHAT_ROOM = chat_room("")
+# Not on the user's other devices: they show what was said there as the user's own.
+SHOWN = Shown(words.Typing, words.StopTyping, chat_room, lambda user_id, sid: (user_room(user_id),))
 
 
 class Chat(Namespace):
-    """`present` is who is connected to the chat, `incarnation` this node's present life (see Roster).
+    """`present`: who is connected to the chat; `typing`: who types; `incarnation`: this node's present life.
 
     The server calls `node_lost` and `rejoin`, as on Presence, and with several nodes sets `everywhere`.
     """
@@ -51,14 +54,14 @@ class Chat(Namespace):
         timers: Timers,
         store: ChatStore,
         present: PresenceStore,
+        typing: ViewerStore,
         incarnation: Callable[[], str],
         *,
         typing_ms: int = TYPING_MS,
     ) -> None:
         super().__init__(hub, timers)
         self.store = store
-        self._typing_ms = typing_ms
-        self._typing: dict[tuple[str, str], Socket] = {}  # conversation and user → the socket that typed last
+        self._typists = Typists(self, typing, SHOWN, typing_ms)
         self._feed = ChatFeed(self)
         self._teller = Teller(store.untold, self._say, self.spawn)
         self._arrivals = Teller(present.untold, self._arrived, self.spawn)
@@ -90,7 +93,7 @@ class Chat(Namespace):
 
     async def left(self, socket: Socket, why: CloseReason) -> None:
         for conversation_id in conversations(socket):
-            self._stop_typing(socket, conversation_id)
+            self._typists.stopped(socket, conversation_id)
         await self.roster.went(socket)
 
     # ── the life of a conversation ─────────────────────────────────────────────────────────────────────────────────
@@ -124,7 +127,7 @@ class Chat(Namespace):
     @event("chat:leave")
     def leave(self, socket: Socket, ask: words.InConversation) -> None:
         """Close it on this device; one that is not open too."""
-        self._stop_typing(socket, ask.conversationId)
+        self._typists.stopped(socket, ask.conversationId)
         self._take_out(socket, ask.conversationId)
 
     @event("chat:accept", allow=STAFF)
@@ -149,7 +152,7 @@ class Chat(Namespace):
     @event("chat:close")
     async def end(self, socket: Socket, ask: words.InConversation) -> words.Changed:
         """End it: its customer or agent, an admin; while it waits also whoever may take it. Again is nothing."""
-        self._stop_typing(socket, ask.conversationId)
+        self._typists.stopped(socket, ask.conversationId)
         change = await self.store.close(socket.user, ask.conversationId)
         await self._teller.tell(change.untold)
         return words.Changed(words.view(change.conversation, socket.user.is_staff))
@@ -170,7 +173,7 @@ class Chat(Namespace):
     @event(words.MessageSaid.event, limit=Rate(5, per_s=1))
     async def message(self, socket: Socket, ask: words.Say) -> words.Said:
         """Say something, to a closed conversation CONFLICT. The same clientId again: the same answer, nothing said."""
-        self._stop_typing(socket, ask.conversationId)
+        self._typists.stopped(socket, ask.conversationId)
         said = await self.store.message(socket.user, ask.conversationId, ask.text, ask.clientId)
         await self._teller.tell(said.untold)
         return words.Said(said.id, words.at(said.at))
@@ -190,28 +193,14 @@ class Chat(Namespace):
     @event(words.Typing.event, limit=Rate(10, per_s=10))
     def typing(self, socket: Socket, ask: words.InConversation) -> None:
         """Show the others that the user types, until five seconds after the last call."""
-        room, user = chat_room(ask.conversationId), socket.user
-        self.require_joined(socket, room)
-        key = (ask.conversationId, user.id)
-        self._typing[key] = socket
-        self.publish(words.Typing(ask.conversationId, user.person), room, skip=(user_room(user.id),))
-        self.later(("typing", *key), self._typing_ms, self._stop_typing, socket, ask.conversationId)
+        self.require_joined(socket, chat_room(ask.conversationId))
+        self._typists.typed(socket, ask.conversationId, self._timers.now_ms())
 
     @event(words.StopTyping.event)
     def stop_typing(self, socket: Socket, ask: words.InConversation) -> None:
         """Stop showing it."""
         self.require_joined(socket, chat_room(ask.conversationId))
-        self._stop_typing(socket, ask.conversationId)
-
-    def _stop_typing(self, socket: Socket, conversation_id: str) -> None:
-        """Nothing if the socket does not type there, or the user does in another one by now."""
-        key = (conversation_id, socket.user.id)
-        if self._typing.get(key) is not socket:
-            return
-        del self._typing[key]
-        self.cancel(("typing", *key))
-        stopped = words.StopTyping(conversation_id, socket.user.id)
-        self.publish(stopped, chat_room(conversation_id), skip=(user_room(socket.user.id),))
+        self._typists.stopped(socket, ask.conversationId)
 
     # ── rooms ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -241,7 +230,7 @@ class Chat(Namespace):
         conversation = await self.store.get(conversation_id)
         for socket in list(self.hub.members(self.path, room)):
             if conversation is None or not conversation.may_see(socket.user):
-                self._stop_typing(socket, conversation_id)
+                self._typists.stopped(socket, conversation_id)
                 self._take_out(socket, conversation_id)
 
     # ── what is shown and told ─────────────────────────────────────────────────────────────────────────────────────
@@ -290,6 +279,7 @@ class Chat(Namespace):
     async def node_lost(self, incarnation: str) -> None:
         """A node is dead; see Presence.node_lost. Raises RtError UNAVAILABLE: not finished, call it again."""
         await self.roster.node_lost(incarnation)
+        await self._typists.node_lost(incarnation)
 
     async def only(self, living: Living) -> None:
         """See Presence.only."""

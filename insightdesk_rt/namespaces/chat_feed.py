@@ -146,8 +146,6 @@ class ChatFeed:
 
     async def _present(self, fact: Fact, id: str) -> Offset:
         room = chat_room(fact.conversationId)
-        if not fact.online:  # its node may have died while the user typed
-            self._namespace.publish(out.StopTyping(fact.conversationId, fact.userId), room)
         return await self._emit(out.Present(fact.conversationId, fact.userId, fact.online), room, id=id)
 
     async def _emit(self, event: Any, *rooms: Room, skip: Any = (), id: str) -> Offset:

@@ -2,27 +2,26 @@
 
 Facts for all nodes lie in stores/viewers.py. What should lie there follows from the state here alone, so a write that
 failed is simply made again. `ticket:viewers` is the whole list, read a moment after a change and not with it: of two
-changes at once on two nodes the list that arrives last then holds both. Typing does not wait for Valkey: it is told at
-once, and put down only for those who open the ticket meanwhile.
+changes at once on two nodes the list that arrives last then holds both. Typing: typists.py.
 
-A user with two tabs types until both have stopped, and looks as long as one does. Everything here belongs to a socket,
-not to its sid: a session that comes back has the same sid, and may be here before its old socket's end is told. A node
-that stops takes nobody off: its clients are on their way to other nodes, and those do it after a moment.
+A user with two tabs looks as long as one does. A view belongs to a socket, not to its sid: a session that comes back
+has the same sid, and may be here before its old socket's end is told. A node that stops takes nobody off: its clients
+are on their way to other nodes, and those do it after a moment.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection
+from collections.abc import Collection
 from typing import ClassVar, NamedTuple
 
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Person, Sid, ticket_room, ticket_staff_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound
+from insightdesk_rt.namespaces.typists import TYPING_MS, Shown, Typists
 from insightdesk_rt.stores.viewers import Live, Viewer, ViewerStore, ViewState
 
-TYPING_MS = 5_000  # after the last keystroke
 SETTLE_MS = 200  # many times what a message between two nodes takes, and too short to be missed
 RETRY_MS = 1_000
 BATCH = 500  # views per pipeline: some 20 ms, in which other commands wait
@@ -41,6 +40,10 @@ class StopTyping(Outbound):
     userId: str
 
 
+# In another tab of the same user it is shown.
+SHOWN = Shown(Typing, StopTyping, ticket_room, lambda user_id, sid: (sid,) if sid else ())
+
+
 class Viewers(Outbound):
     """All who look at the ticket; for staff."""
 
@@ -55,23 +58,12 @@ class View(NamedTuple):
     state: ViewState
 
 
-class Typist:
-    """A user who types on a ticket: in which sockets of this node, and when that was last put down."""
-
-    __slots__ = ("noted_ms", "sockets")
-
-    def __init__(self) -> None:
-        self.sockets: set[Socket] = set()
-        self.noted_ms: int | None = None
-
-
 class TicketWatch:
     def __init__(self, namespace: Namespace, store: ViewerStore, typing_ms: int = TYPING_MS) -> None:
         self._namespace = namespace
         self._store = store
-        self._typing_ms = typing_ms
         self._views: dict[tuple[Sid, str], View] = {}
-        self._typists: dict[tuple[str, str], Typist] = {}  # by ticket and user
+        self.typists = Typists(namespace, store, SHOWN, typing_ms)
         self._settling: set[str] = set()
 
     async def live(self, ticket_id: str) -> Live:
@@ -94,13 +86,13 @@ class TicketWatch:
 
     def leave(self, socket: Socket, ticket_id: str) -> None:
         """The socket is out of the ticket: it neither looks nor types there."""
-        self._end_typing(socket, ticket_id)
+        self.typists.stopped(socket, ticket_id)
         self._look_away(socket, [ticket_id])
 
     def gone(self, socket: Socket, ticket_ids: Collection[str], may_return: bool) -> None:
         """The socket is gone. It types no more; it still looks for a moment, if it may come back."""
         for ticket_id in ticket_ids:
-            self._end_typing(socket, ticket_id)
+            self.typists.stopped(socket, ticket_id)
         if may_return:
             self._namespace.later(("gone", socket), GRACE_MS, self._look_away, socket, list(ticket_ids))
         else:
@@ -155,54 +147,6 @@ class TicketWatch:
         else:
             self._namespace.publish(Viewers(ticket_id, live.viewers), ticket_staff_room(ticket_id))
 
-    # ── typing ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def typed(self, socket: Socket, ticket_id: str, now_ms: int) -> None:
-        """Tell the others, and forget it `typing_ms` after the last call."""
-        user = socket.user
-        typist = self._typists.setdefault((ticket_id, user.id), Typist())
-        typist.sockets.add(socket)
-        if typist.noted_ms is None or now_ms - typist.noted_ms >= self._typing_ms:
-            typist.noted_ms = now_ms
-            self._namespace.spawn(self._note_and_tell(socket, ticket_id, typist), "noting who types")
-        else:
-            self._tell_typing(socket, ticket_id)
-        self._namespace.later(self._key(socket, ticket_id), self._typing_ms, self.stopped, socket, ticket_id)
-
-    async def _note_and_tell(self, socket: Socket, ticket_id: str, typist: Typist) -> None:
-        """Tell it once it is noted: if this node dies now, others know what to take back."""
-        # Counts for two rounds: put down again after one, while it goes on.
-        await _courtesy(self._store.typing(ticket_id, socket.user.person, 2 * self._typing_ms))
-        if self._typists.get((ticket_id, socket.user.id)) is typist:  # else it has stopped meanwhile, which was told
-            self._tell_typing(socket, ticket_id)
-
-    def _tell_typing(self, socket: Socket, ticket_id: str) -> None:
-        self._namespace.publish(Typing(ticket_id, socket.user.person), ticket_room(ticket_id), skip=(socket.sid,))
-
-    def stopped(self, socket: Socket, ticket_id: str) -> None:
-        """The socket types no more; tell the others, if it did, unless its user does in another tab."""
-        self._namespace.cancel(self._key(socket, ticket_id))
-        whose = (ticket_id, socket.user.id)
-        typist = self._typists.get(whose)
-        if typist is None:
-            return
-        typist.sockets.discard(socket)
-        if typist.sockets:
-            return
-        del self._typists[whose]
-        forget = self._store.stopped(ticket_id, socket.user.id)
-        self._namespace.spawn(_courtesy(forget), "noting who stopped typing")
-        self._namespace.publish(StopTyping(ticket_id, socket.user.id), ticket_room(ticket_id), skip=(socket.sid,))
-
-    def _end_typing(self, socket: Socket, ticket_id: str) -> None:
-        typist = self._typists.get((ticket_id, socket.user.id))
-        if typist is not None and socket in typist.sockets:
-            self.stopped(socket, ticket_id)
-
-    @staticmethod
-    def _key(socket: Socket, ticket_id: str) -> tuple[str, str, Socket]:
-        return ("typing", ticket_id, socket)
-
     # ── nodes come and go ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def rejoin(self) -> None:
@@ -228,13 +172,4 @@ class TicketWatch:
     async def _tell_dropped(self, ticket_id: str, typists: list[str]) -> None:
         live = await self._store.live(ticket_id)
         self._namespace.publish(Viewers(ticket_id, live.viewers), ticket_staff_room(ticket_id))
-        for user_id in set(typists) - {person.id for person in live.typing}:
-            self._namespace.publish(StopTyping(ticket_id, user_id), ticket_room(ticket_id))
-
-
-async def _courtesy(work: Awaitable[object]) -> None:
-    """What nobody misses if Valkey is away: it is put right by the next keystroke, or runs out."""
-    try:
-        await work
-    except RtError:
-        pass
+        self.typists.lost(ticket_id, typists, live.typing)

@@ -21,7 +21,8 @@ from insightdesk_rt.model import NO_OFFSET, Id, Offset, Person, Room, User, offs
 from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
 from insightdesk_rt.namespaces.telling import Teller
 from insightdesk_rt.namespaces.ticket_feed import TicketFeed
-from insightdesk_rt.namespaces.ticket_watch import TYPING_MS, TicketWatch, Viewers
+from insightdesk_rt.namespaces.ticket_watch import TicketWatch, Viewers
+from insightdesk_rt.namespaces.typists import TYPING_MS
 from insightdesk_rt.stores.access import MayRead
 from insightdesk_rt.stores.tickets import Comment, Ticket, TicketChange, TicketStore
 from insightdesk_rt.stores.untold import Untold
@@ -153,13 +154,13 @@ class Tickets(Namespace):
     def typing(self, socket: Socket, ask: OnTicket) -> None:
         """Show the others that the user types, until five seconds after the last call."""
         self.require_joined(socket, ticket_room(ask.ticketId))
-        self.watch.typed(socket, ask.ticketId, self._timers.now_ms())
+        self.watch.typists.typed(socket, ask.ticketId, self._timers.now_ms())
 
     @event("ticket:stopTyping")
     def stop_typing(self, socket: Socket, ask: OnTicket) -> None:
         """Stop showing it."""
         self.require_joined(socket, ticket_room(ask.ticketId))
-        self.watch.stopped(socket, ask.ticketId)
+        self.watch.typists.stopped(socket, ask.ticketId)
 
     @event("ticket:view")
     async def view(self, socket: Socket, ask: View) -> Viewers:

@@ -3,6 +3,8 @@
 One hash per ticket, a field per socket that views (`<node>/v/<sid>`) and per user who types (`<node>/t/<userId>`),
 and per node the set of tickets where it has somebody. A node takes its own off; `drop_node` those of one that is gone.
 What was typed counts only for a while, so that a lost "stopped" heals by itself; keys nobody touches end after a day.
+
+The same store under another name keeps who types in a conversation.
 """
 
 from __future__ import annotations
@@ -51,9 +53,10 @@ class Live(Struct, gc=False):
 class ViewerStore:
     """`incarnation` names this node's present life: what it leaves behind is taken off under that name."""
 
-    def __init__(self, valkey: Valkey, incarnation: Callable[[], str]) -> None:
+    def __init__(self, valkey: Valkey, incarnation: Callable[[], str], name: str = "ticket") -> None:
         self._valkey = valkey
         self._incarnation = incarnation
+        self._name = name
 
     async def view(self, ticket_id: str, sid: str, person: Person, state: ViewState) -> bool:
         """A socket views the ticket. Returns whether that is news. Raises UNAVAILABLE."""
@@ -102,7 +105,11 @@ class ViewerStore:
         next one is asked for: if the caller dies before telling the tickets' watchers, the next to call starts with
         that batch. Raises UNAVAILABLE.
         """
-        tickets, claim, me = self._tickets(node), self._valkey.key("ticket-live-reaper", node), secrets.token_hex(8)
+        tickets, claim, me = (
+            self._tickets(node),
+            self._valkey.key(self._name + "-live-reaper", node),
+            secrets.token_hex(8),
+        )
         while batch := await self._valkey.command("SRANDMEMBER", tickets, BATCH):
             keys = [claim, *(self._key(ticket_id) for ticket_id in batch)]
             typists = await self._valkey.call(DROP, keys, [f"{node}/", me, CLAIM_MS])
@@ -119,10 +126,10 @@ class ViewerStore:
         return bool(await self._valkey.call(LIVE, keys, args))
 
     def _key(self, ticket_id: str) -> str:
-        return self._valkey.key("ticket-live", ticket_id)
+        return self._valkey.key(self._name + "-live", ticket_id)
 
     def _tickets(self, node: str) -> str:
-        return self._valkey.key("ticket-live-node", node)
+        return self._valkey.key(self._name + "-live-node", node)
 
 
 def _first(typist: tuple[int, Person]) -> int:

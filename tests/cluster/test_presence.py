@@ -206,7 +206,10 @@ def looking(c: Cluster, *names: str) -> Callable[[dict[str, Any]], bool]:
 
 @minutes
 async def test_chats_go_on_when_the_agents_node_is_killed(started: list[Any]) -> None:
-    """An agent with another connection keeps the conversation; what was said on the dead node is there."""
+    """An agent with another connection keeps the conversation; what was said on the dead node is there.
+
+    Who typed there types no more.
+    """
     async with cluster(started) as c:
         mia = await c.join(0, "/chat", "mia", "customer")
         bob, second = await c.join(1, "/chat", "bob"), await c.join(2, "/chat", "bob")
@@ -214,6 +217,8 @@ async def test_chats_go_on_when_the_agents_node_is_killed(started: list[Any]) ->
         await bob.ok("chat:accept", chat)
         await bob.ok("chat:message", {**chat, "text": "from the node that dies", "clientId": "2"})
         await mia.expect("chat:message", lambda said: said["text"].startswith("from the node"))
+        await bob.ok("chat:typing", chat)
+        await mia.expect("chat:typing")
         c.n[1].kill()
         opened = await second.ok("chat:join", chat)
         assert [message["text"] for message in opened["messages"]][-2:] == ["hello", "from the node that dies"]
@@ -221,7 +226,9 @@ async def test_chats_go_on_when_the_agents_node_is_killed(started: list[Any]) ->
         await mia.expect("chat:message", lambda said: said["text"] == "from the other")
         await mia.ok("chat:message", {**chat, "text": "fine", "clientId": "4"})
         await second.expect("chat:message", lambda said: said["text"] == "fine")
-        await asyncio.sleep(6)  # the dead node is cleared up after
+        await mia.expect("chat:stopTyping", None, GONE_WITHIN_S)
+        await asyncio.sleep(2)
+        assert mia.pending("chat:stopTyping") == []
         assert (await second.ok("chat:join", chat))["conversation"]["state"] == "active"
 
 

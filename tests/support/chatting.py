@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +19,10 @@ from insightdesk_rt.namespaces.chat import Chat
 from insightdesk_rt.namespaces.dispatch import first_rooms
 from insightdesk_rt.stores.chat import ChatSettings, ChatStore
 from insightdesk_rt.stores.presence import PresenceStore
+from insightdesk_rt.stores.viewers import ViewerStore
 from insightdesk_rt.wire.json import BadJson, decode
 from tests.support import fakes
+from tests.support.ticketing import Line
 
 CARL, DORA = fakes.user("carl", "customer"), fakes.user("dora", "customer")
 ANNA, BERT, ZOE = fakes.user("anna", team="t1"), fakes.user("bert", team="t1"), fakes.user("zoe", team="t2")
@@ -61,12 +64,18 @@ class Person:
 
 
 class Node:
-    def __init__(self, valkey: Valkey, log: fakes.OneNode, name: str) -> None:
-        self.hub = Hub(log, ["/chat"])
+    def __init__(self, valkey: Valkey, line: Line, name: str) -> None:
+        self.hub = Hub(line, ["/chat"])
         self.clock = fakes.Clock()
         self.people = PresenceStore(valkey, grace_ms=0, name="chat-present")
         self.store = ChatStore(valkey, self.people, ChatSettings())
-        self.chat = Chat(self.hub, self.clock, self.store, self.people, lambda: name)
+        self.typing = ViewerStore(valkey, lambda: name, "chat")
+        self.chat = Chat(self.hub, self.clock, self.store, self.people, self.typing, lambda: name)
+
+    async def idle(self) -> None:
+        """Wait for what runs beside."""
+        while tasks := self.chat._tasks:
+            await asyncio.wait(tasks)
 
     async def enters(self, user: User) -> Person:
         socket = fakes.socket("/chat", user)
@@ -80,18 +89,14 @@ class Cluster:
     def __init__(self, valkey: Valkey) -> None:
         self.valkey = valkey
         self.log = fakes.OneNode()
-        self.one, self.two = Node(valkey, self.log, "n1"), Node(valkey, self.log, "n2")
+        lines: list[Line] = []
+        self.one, self.two = (Node(valkey, Line(self.log, lines), name) for name in ("n1", "n2"))
         self.log.deliver = self.deliver
-        self.log.publish = self.publish  # type: ignore[method-assign]
         for node in (self.one, self.two):
             node.chat.everywhere = self.everywhere
 
     def deliver(self, event: Event) -> None:
         self.one.hub.deliver(event)
-        self.two.hub.deliver(event)
-
-    def publish(self, event: Event) -> None:
-        """For a test every volatile event comes from node one."""
         self.two.hub.deliver(event)
 
     async def everywhere(self, conversation_id: str, offset: Offset) -> None:

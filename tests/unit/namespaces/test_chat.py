@@ -9,7 +9,8 @@ import pytest
 
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.namespaces.base import Rate
-from insightdesk_rt.namespaces.chat import TYPING_MS, Chat
+from insightdesk_rt.namespaces.chat import Chat
+from insightdesk_rt.namespaces.typists import TYPING_MS
 from tests.support import fakes
 from tests.support.aio import aio, until
 from tests.support.chatting import ANNA, BERT, CARL, DORA, ROOT, ZOE, Cluster, Person, a_cluster
@@ -269,6 +270,7 @@ async def test_typing_is_shown_to_the_others_and_ends_by_itself(valkey_url: str,
         stopped = ("chat:stopTyping", {"conversationId": c, "userId": "carl"})
 
         await carl.ask("chat:typing", conversationId=c)
+        await cluster.one.idle()
         cluster.one.clock.advance(TYPING_MS - 1)
         assert anna.heard() == [shown]
         await carl.ask("chat:typing", conversationId=c)
@@ -280,6 +282,7 @@ async def test_typing_is_shown_to_the_others_and_ends_by_itself(valkey_url: str,
         for end in ("stop", "message", "leave", "lost"):
             await carl.ask("chat:join", conversationId=c)
             await carl.ask("chat:typing", conversationId=c)
+            await cluster.one.idle()
             match end:
                 case "stop":
                     await carl.ask("chat:stopTyping", conversationId=c)
@@ -363,12 +366,33 @@ async def test_people_of_a_dead_node_are_gone_and_their_typing_with_them(valkey_
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
         await carl.ask("chat:typing", conversationId=c)
+        await cluster.one.idle()
         anna.heard()
+        await cluster.two.chat.node_lost("n1")
+        assert anna.heard() == [("chat:stopTyping", {"conversationId": c, "userId": "carl"})]
         await cluster.two.chat.node_lost("n1")
         await cluster.two.chat.keep()
         told = anna.heard()
-        assert ("chat:stopTyping", {"conversationId": c, "userId": "carl"}) in told
+        assert ("chat:stopTyping", {"conversationId": c, "userId": "carl"}) not in told, "once"
         assert ("chat:presence", {"conversationId": c, "userId": "carl", "online": False}) in told
+
+
+@aio
+async def test_who_typed_on_a_dead_node_and_is_on_another_one_too_has_stopped_all_the_same(
+    valkey_url: str, prefix: str
+) -> None:
+    """Nobody was told that they were gone, as they were not: the others saw them type for ever."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        carl, anna, c = await begin(cluster)
+        tablet = await cluster.two.enters(CARL)
+        await tablet.ask("chat:join", conversationId=c)
+        await carl.ask("chat:typing", conversationId=c)
+        await cluster.one.idle()
+        anna.heard(), tablet.heard()
+        await cluster.two.chat.node_lost("n1")
+        await cluster.two.chat.keep()
+        assert anna.heard() == [("chat:stopTyping", {"conversationId": c, "userId": "carl"})]
+        assert tablet.heard() == [], "never to oneself"
 
 
 @aio

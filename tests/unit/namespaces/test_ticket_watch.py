@@ -114,7 +114,7 @@ async def test_typing_ends_when_it_is_said_so_and_is_told_once(valkey_url: str, 
         assert told(bert) == [ANNA_STOPS]
         await cluster.one.pass_time(5_000)
         assert told(bert) == [], "its timer ended with it"
-        assert cluster.one.tickets.watch._typists == {}
+        assert len(cluster.one.tickets.watch.typists) == 0
 
 
 @aio
