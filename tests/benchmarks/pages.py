@@ -70,7 +70,7 @@ def blocks(results: Results) -> dict[str, str]:
 
 def plots(results: Results) -> dict[str, str]:
     found, growth = results["measures"], results.get("growth", {})
-    titles = {kind.key: f"{kind.title}: CPU µs per {kind.unit}" for kind in measures.ALL}
+    titles = {kind.key: f"{kind.title}: CPU µs per {kind.unit}, without Valkey's" for kind in measures.ALL}
     groups = {
         titles[key]: [(NAMES[who], median(runs, "cpu_us")) for who, runs in found[key].items()]
         for key in MAIN
