@@ -19,7 +19,7 @@ from tests.benchmarks import c100k, contestants, growth, measures, pages
 from tests.benchmarks.contestants import Contestant
 from tests.benchmarks.generator import NoCompiler, Workshop
 from tests.benchmarks.measures import Measure, Values
-from tests.benchmarks.report import Results, about, table, verdicts
+from tests.benchmarks.report import TARGETS, Results, about, ratio, table, verdicts
 
 RUNS = 5
 OTHERS = ("growth", "c100k")  # of this server alone
@@ -50,6 +50,8 @@ def main() -> None:
     with Workshop() as shop:
         try:
             who = present(asked.peers, shop)
+            if asked.write_docs and (lost := pages.would_lose(planned(asked.only, who), asked.runs)):
+                sys.exit(f"bin/bench: nothing was measured, since --write-docs would lose {', '.join(lost)}")
             results: Results = {"about": about(), "measures": {}}
             for kind in measures.ALL:
                 if kind.key not in asked.only:
@@ -68,13 +70,20 @@ def main() -> None:
                 results["c100k"] = c100k.run(shop, c100k.WANTED, c100k.HOLD_S)
         except NoCompiler as why:
             sys.exit(f"bin/bench: {why}")
-    print("\n" + "\n".join(verdicts(results["measures"])))
+    judged = [target for target in TARGETS if ratio(results["measures"], target) is not None]
+    print("\n" + "\n".join(verdicts(results["measures"], judged)))
     print(f"\n{results['about']}, {time.monotonic() - began_s:.0f} s")
     if asked.json:
         asked.json.write_text(json.dumps(results, indent=1) + "\n")
     if asked.write_docs:
         pages.keep(results)
         pages.write()
+
+
+def planned(names: list[str], who: list[type[Contestant]]) -> dict[str, list[str]]:
+    """Return who will be measured in what."""
+    kinds = [kind for kind in measures.ALL if kind.key in names]
+    return {kind.key: [contestant.key for contestant in who if kind.fits(contestant)] for kind in kinds}
 
 
 def shorten(kind: type[Measure]) -> None:
@@ -116,11 +125,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=0, metavar="N", help=f"by default {RUNS}, and 3 with --short")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run to a file")
     parser.add_argument(
-        "--write-docs", action="store_true", help=f"keep the results in {pages.RESULTS.name}, write docs/performance.md"
+        "--write-docs",
+        action="store_true",
+        help=f"put these measures into {pages.RESULTS.name}, beside the others there, and write docs/performance.md",
     )
     asked = parser.parse_args()
     asked.only = asked.only.split(",") if asked.only else list(SHORT if asked.short else every)
     asked.peers = asked.peers.split(",") if asked.peers else (["this", "node"] if asked.short else peers)
+    if asked.short and asked.write_docs:
+        parser.error("--short is too short for --write-docs")
     asked.runs = asked.runs or (3 if asked.short else RUNS)
     for given, known in ((asked.only, every), (asked.peers, peers)):
         if unknown := set(given) - set(known):

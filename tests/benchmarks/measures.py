@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.benchmarks.contestants import NAMESPACES, Contestant, ThisServer, tokens
+from tests.benchmarks.contestants import NAMESPACES, Contestant, NodeSocketIO, ThisServer, tokens
 from tests.benchmarks.generator import Generator, payload
 
 Values = dict[str, float]
@@ -93,7 +93,7 @@ def timed(report: dict[str, Any]) -> Values:
 
 
 class Broadcast(WithClients):
-    key, title, unit = "broadcast", "broadcast of 100 B to 1,000 clients, 20 a second", "message delivered"
+    key, title, unit = "broadcast", "volatile broadcast of 100 B to 1,000 clients, 20 a second", "message delivered"
     size, per_s, rounds, burst, logged = 100, 20.0, 60, 1, False
     extra = ("per_s", "p50_ms", "p99_ms", "max_ms")
 
@@ -114,13 +114,14 @@ class Broadcast(WithClients):
 
 
 class BroadcastKilobyte(Broadcast):
-    key, title, size = "broadcast-1k", "broadcast of 1 KB to 1,000 clients, 20 a second", 1024
+    key, title, size = "broadcast-1k", "volatile broadcast of 1 KB to 1,000 clients, 20 a second", 1024
 
 
 class BroadcastLogged(Broadcast):
     """What only this server has: an event that is in the log before anybody sees it."""
 
-    key, title, logged = "broadcast-logged", "the same, 100 B, logged in Valkey first", True
+    key, title = "broadcast-logged", "broadcast of 100 B to 1,000 clients, 20 a second, logged in Valkey first"
+    logged = True
 
     @classmethod
     def fits(cls, kind: type[Contestant]) -> bool:
@@ -128,8 +129,19 @@ class BroadcastLogged(Broadcast):
 
 
 class Burst(Broadcast):
-    key, title = "burst", "burst of 10 broadcasts of 100 B to 1,000 clients, twice a second"
+    key, title = "burst", "burst of 10 volatile broadcasts of 100 B to 1,000 clients, twice a second"
     per_s, rounds, burst = 2.0, 6, 10
+
+
+class BurstLogged(Burst):
+    """Node is measured beside it, with what it does for any burst: it has no log."""
+
+    key, title = "burst-logged", "the same burst, logged in Valkey first; Node's, which has no log, as above"
+    logged = True
+
+    @classmethod
+    def fits(cls, kind: type[Contestant]) -> bool:
+        return issubclass(kind, ThisServer | NodeSocketIO)
 
 
 class Echo(WithClients):
@@ -191,7 +203,7 @@ class Disconnect(Connect):
 class Storm(WithClients):
     """5,000 come at once while 1,000 that are in are sent 20 messages a second. After 40 s nobody is waited for."""
 
-    key, title, unit = "storm", "5,000 connect at once, 1,000 are being sent 20 messages a second", "connect"
+    key, title, unit = "storm", "5,000 connect at once, 1,000 are being sent 20 volatile messages a second", "connect"
     extra = ("let_in", "all_in_ms", "worst_ms", "traffic_p99_ms", "traffic_max_ms")
     newcomers, limit_s = 5_000, 40.0
 
@@ -286,7 +298,7 @@ def kernel_bytes() -> int:
 
 
 class Polling(Broadcast):
-    key, title = "polling", "500 long-polling clients, broadcast of 100 B 5 times a second"
+    key, title = "polling", "500 long-polling clients, volatile broadcast of 100 B 5 times a second"
     clients, per_s, rounds = 500, 5.0, 15
 
     @classmethod
@@ -311,7 +323,7 @@ class OfThisServer(Measure):
 class Emits(OfThisServer):
     """Of a back end, over the admin port, to a room that nobody is in."""
 
-    key, title, unit = "push-emit", "POST /emit, 16 requests at a time", "request"
+    key, title, unit = "push-emit", "POST /emit of a logged event, 16 requests at a time", "request"
     extra = ("per_s", "p50_ms", "p99_ms")
     seconds, connections = 2.0, 16
 
@@ -367,7 +379,8 @@ class PresenceMeasure(OfThisServer):
 class TwoNodes(OfThisServer):
     """What is published on one node reaches 1,000 clients of the other."""
 
-    key, title, unit = "two-nodes", "broadcast of 100 B on one node to 1,000 clients of another", "message delivered"
+    key, title = "two-nodes", "logged broadcast of 100 B on one node to 1,000 clients of another"
+    unit = "message delivered"
     extra = ("per_s", "p50_ms", "p99_ms", "max_ms")
     rounds = 60
     second: ThisServer | None = None
@@ -408,6 +421,7 @@ ALL: tuple[type[Measure], ...] = (
     BroadcastKilobyte,
     BroadcastLogged,
     Burst,
+    BurstLogged,
     Echo,
     Connect,
     Disconnect,

@@ -15,12 +15,13 @@ from typing import Any
 
 from tests.benchmarks import c100k, measures
 from tests.benchmarks.plots import bars, lines
-from tests.benchmarks.report import NAMES, Results, median, table, verdicts
+from tests.benchmarks.report import NAMES, Results, Runs, median, table, verdicts
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("bench.json")
 PAGE = ROOT / "docs" / "performance.md"
 PLOTS = ROOT / "docs" / "performance"
+LEAST_RUNS = 5  # as the page says
 MAIN = ("broadcast", "burst", "echo", "connect")  # shown as bars of CPU time; memory has its own unit
 
 
@@ -33,10 +34,31 @@ def read() -> Results:
 
 
 def keep(new: Results) -> None:
-    """Put results into the file, beside those of other measures that it has."""
+    """Put results into the file, beside those of other measures that it has.
+
+    `about` is of most of them; what was measured on another machine since says so under `elsewhere`, by its name.
+    """
     old = read()
-    kept = {**old, **new, "measures": {**old["measures"], **new["measures"]}}
+    measured = {**old["measures"], **new["measures"]}
+    parts = {name for name in ("growth", "c100k") if name in new} | new["measures"].keys()
+    stay = (old["measures"].keys() | (old.keys() & {"growth", "c100k"})) - parts
+    about = old["about"] if stay else new["about"]
+    differs = {name: value for name, value in new["about"].items() if about.get(name) != value}
+    elsewhere = {name: value for name, value in old.get("elsewhere", {}).items() if name in stay}
+    if differs:
+        elsewhere |= dict.fromkeys(sorted(parts), differs)
+    kept = {**old, **new, "about": about, "measures": measured, "elsewhere": elsewhere}
     RESULTS.write_text(json.dumps(_rounded(kept), indent=1) + "\n")
+
+
+def would_lose(plan: dict[str, list[str]], runs: int) -> list[str]:
+    """Return what the file has that a plan (measure → contestants), once measured and kept, would leave out.
+
+    A measure is replaced whole, since its ratios are of runs side by side.
+    """
+    found = read()["measures"]
+    lost = [f"{who} of {name}" for name, whom in plan.items() for who in found.get(name, {}) if who not in whom]
+    return lost + ([f"all but {runs} of {LEAST_RUNS} runs or more"] if plan and runs < LEAST_RUNS else [])
 
 
 def write() -> None:
@@ -56,15 +78,12 @@ def blocks(results: Results) -> dict[str, str]:
     """Return the parts of the page by name."""
     found = results["measures"]
     kinds = [kind for kind in measures.ALL if kind.key in found]
-    tables = [
-        f"### {kind.title[0].upper()}{kind.title[1:]}\n\n" + "\n".join(table(kind, found[kind.key])) for kind in kinds
-    ]
     return {
         "about": _about(results["about"]),
         "targets": "\n".join(verdicts(found)),
-        "tables": "\n\n".join(tables),
-        "growth": "\n".join(_growth(results.get("growth", {}))),
-        "c100k": "\n".join(_c100k(results.get("c100k", {}))),
+        "tables": "\n\n".join(_measure(results, kind, found[kind.key]) for kind in kinds),
+        "growth": "\n".join([*_where(results, "growth"), *_growth(results.get("growth", {}))]),
+        "c100k": "\n".join([*_where(results, "c100k"), *_c100k(results.get("c100k", {}))]),
     }
 
 
@@ -91,6 +110,17 @@ def plots(results: Results) -> dict[str, str]:
 def _about(about: dict[str, Any]) -> str:
     rows = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in about.items())]
     return "\n".join(rows)
+
+
+def _measure(results: Results, kind: type[measures.Measure], found: Runs) -> str:
+    title = f"### {kind.title[0].upper()}{kind.title[1:]}"
+    return "\n".join([title, "", *_where(results, kind.key), *table(kind, found)])
+
+
+def _where(results: Results, part: str) -> list[str]:
+    """Return what a part was measured on, if not on what the page names."""
+    other = results.get("elsewhere", {}).get(part, {})
+    return [f"Measured with {', '.join(f'{name} {value}' for name, value in other.items())}.", ""] if other else []
 
 
 def _growth(growth: dict[str, dict[int, list[float]]]) -> list[str]:

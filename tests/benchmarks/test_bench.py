@@ -18,7 +18,7 @@ import pytest
 from tests.benchmarks import measures, pages
 from tests.benchmarks.generator import HERE, Generator, NoCompiler, Workshop, payload, request
 from tests.benchmarks.plots import lines, nice
-from tests.benchmarks.report import TARGETS, Target, median, ratio, table
+from tests.benchmarks.report import TARGETS, Target, median, ratio, table, verdicts
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = os.environ.get("INSIGHTDESK_RT_REQUIRE", "")
@@ -121,5 +121,34 @@ def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
         assert (pages.PLOTS / f"{name}.svg").read_text() == picture
         assert f"performance/{name}.svg" in text
     measured = results["measures"]
-    assert {target.measure for target in TARGETS} <= measured.keys()
-    assert min(len(runs) for of_one in measured.values() for runs in of_one.values()) >= 5
+    assert text.count("not measured yet") == sum(ratio(measured, target) is None for target in TARGETS)
+    assert min(len(runs) for of_one in measured.values() for runs in of_one.values()) >= pages.LEAST_RUNS
+
+
+def test_what_is_kept_replaces_its_own_measure_and_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = pages.read()
+    monkeypatch.setattr(pages, "RESULTS", shutil.copy(pages.RESULTS, tmp_path / "bench.json"))
+    runs = {"this": [{"cpu_us": 3.0, "valkey_us": 1.0, "busy": 0.1}] * 5, "node": [{"cpu_us": 10.0, "busy": 0.1}] * 5}
+    pages.keep({"about": before["about"], "measures": {"burst-logged": runs}})
+    after = pages.read()
+    assert after["measures"].pop("burst-logged") == runs
+    for part in (before["measures"], before.get("elsewhere", {})):
+        part.pop("burst-logged", None)
+    assert after == {"elsewhere": {}, **before}
+    pages.keep({"about": {**before["about"], "cpu": "another"}, "measures": {"burst-logged": runs}})
+    assert pages.read()["about"] == before["about"]
+    assert pages.blocks(pages.read())["tables"].count("Measured with cpu another.\n\n|") == 1
+
+
+def test_documents_are_not_written_with_less_than_they_have() -> None:
+    assert pages.would_lose({"echo": [*pages.read()["measures"]["echo"]], "new": ["this"]}, 5) == []
+    assert "node of echo" in pages.would_lose({"echo": ["this"]}, 5)
+    assert pages.would_lose({"new": ["this"]}, 3) and not pages.would_lose({}, 3)
+
+
+def test_a_target_says_what_valkey_adds_and_what_nobody_measured() -> None:
+    ours, nodes = [{"cpu_us": 8.0, "valkey_us": 2.0}], [{"cpu_us": 10.0}]
+    target = Target("echo", "cpu_us", "node", 0.9)
+    (row,) = verdicts({"echo": {"this": ours, "node": nodes}}, [target])[2:]
+    assert "0.80 ×" in row and "1.00 ×" in row and "but **missed** with Valkey's" in row
+    assert "not measured yet" in verdicts({}, [target])[2]
