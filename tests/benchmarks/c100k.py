@@ -83,7 +83,7 @@ class Lag:
         self._before = self._buckets()
 
     def since(self) -> dict[str, float]:
-        """Return in ms: a bound that 99 % of the looks were below, and one that all were."""
+        """Return in ms, as bounds of buckets: what 99 % of the looks were at most, and what all were."""
         counts = {bound: count - self._before.get(bound, 0) for bound, count in self._buckets().items()}
         total = counts[float("inf")]
         return {

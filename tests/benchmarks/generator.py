@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,17 @@ class Generator:
 
     def begin_publish(self, rounds: int, per_s: float, burst: int, port: int, request: str, late_s: float = 40) -> None:
         self.send("publish", rounds, per_s, burst, int(late_s), port, self._file(request))
+
+    def publish_until(
+        self, done: Callable[[], Any], per_s: float, port: int, request: str, late_s: float = 40
+    ) -> tuple[Any, dict[str, Any]]:
+        """Have events published for as long as `done` takes; return what it returns, and the report."""
+        self.begin_publish(0, per_s, 1, port, request, late_s)
+        try:
+            found = done()
+        finally:
+            self.send("enough")
+        return found, self.answer(late_s + SLACK_S)
 
     def publish(
         self, rounds: int, per_s: float, burst: int, port: int, request: str, late_s: float = 40

@@ -3,7 +3,8 @@
 // JSON on stdout, with the CPU time it used itself.
 //
 //   open    COUNT WINDOW DEADLINE_S PORT SOURCE SCRIPT TOKENS   so many more clients, WINDOW of them on the way at a time
-//   publish ROUNDS PER_S BURST DEADLINE_S PORT REQUEST          BURST HTTP requests at once, PER_S rounds a second
+//   publish ROUNDS PER_S BURST DEADLINE_S PORT REQUEST          BURST HTTP requests at once, PER_S rounds a second;
+//                                                               0 ROUNDS: until there is another line, of any text
 //   echo    SECONDS MESSAGE ANSWER                              each client sends MESSAGE whenever ANSWER came
 //   http    SECONDS CONNECTIONS PORT REQUEST                    requests, one under way on each connection
 //   idle    SECONDS                                             answer heartbeats
@@ -18,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -57,7 +59,7 @@ static char *data;
 static char **tokens; static int token_count;
 static struct script script;
 static double *samples; static size_t sampled, sample_room;
-static long deliveries, answered, refused; static int64_t last_delivery;
+static long deliveries, published, answered, refused; static int64_t last_delivery;
 static struct client *publishers[MAX_PUBLISHERS]; static int publisher_count;
 static char *echo_frame; static size_t echo_size; static char *echo_answer; static size_t echo_answer_size;
 static int64_t echo_until;
@@ -381,7 +383,7 @@ static int in(void) { int n = 0; for (int i = 0; i < count; i++) n += clients[i]
 static int64_t began_us, cpu_us;
 
 static void start(void) {
-    sampled = 0; deliveries = answered = refused = 0; failed = 0; first_failure[0] = 0;
+    sampled = 0; deliveries = published = answered = refused = 0; failed = 0; first_failure[0] = 0;
     cpu_us = clock_us(CLOCK_PROCESS_CPUTIME_ID); began_us = now_us();
 }
 
@@ -391,7 +393,8 @@ static void report(int64_t ended_us) {
     qsort(samples, sampled, sizeof *samples, by_size);
     for (size_t i = 0; i < sampled; i++) sum += samples[i];
     printf("{\"in\": %d, \"failed\": %d, \"failure\": \"%s\", \"wall_s\": %.6f, \"busy\": %.4f, \"deliveries\": %ld, "
-        "\"answered\": %ld, \"refused\": %ld", in(), failed, first_failure, wall, busy, deliveries, answered, refused);
+        "\"published\": %ld, \"answered\": %ld, \"refused\": %ld", in(), failed, first_failure, wall, busy, deliveries, published,
+        answered, refused);
     if (sampled) printf(", \"mean_ms\": %.3f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, \"max_ms\": %.3f", sum / sampled,
         samples[sampled / 2], samples[sampled * 99 / 100], samples[sampled - 1]);
     printf("}\n");
@@ -424,6 +427,11 @@ static void do_open(int wanted, int window, int deadline_s, int port, int source
     report(now_us());
 }
 
+static int told(void) { // Is there a line on stdin? It is taken.
+    struct pollfd in = {.fd = 0, .events = POLLIN}; char line[256];
+    return poll(&in, 1, 0) == 1 && read(0, line, sizeof line) >= 0;
+}
+
 static void do_publish(int rounds, double per_s, int burst, int deadline_s, int port, char *file) {
     free(request); request = read_file(file); http_until = 0;
     for (int i = 0; i < publisher_count; i++) { // servers end a connection that was idle for seconds
@@ -434,15 +442,19 @@ static void do_publish(int rounds, double per_s, int burst, int deadline_s, int 
         publishers[publisher_count] = connected_to(port, -1, REQUESTS);
     for (int i = 0; i < publisher_count; i++) while (publishers[i]->state == CONNECTING) turn(100);
     start();
-    int members = in(); long expected = (long)members * rounds * burst;
-    int64_t from = now_us() + 1000, end = from + (int64_t)(rounds / per_s * 1e6) + deadline_s * 1000000LL;
+    int members = in(), until_told = !rounds;
+    int64_t from = now_us() + 1000;
     began_us = from; last_delivery = from;
-    for (int k = 0; k < rounds; k++) {
+    for (int k = 0; until_told ? !told() : k < rounds; k++) {
         int64_t due = from + (int64_t)(k * 1e6 / per_s);
         wake_at(due);
         while (now_us() < due) turn(-1);
         for (int i = 0; i < publisher_count; i++) if (publishers[i]->state == IN) next_request(publishers[i], due);
+        if (until_told) rounds = k + 1;
     }
+    published = (long)rounds * burst;
+    long expected = (long)members * rounds * burst;
+    int64_t end = (until_told ? now_us() : from + (int64_t)(rounds / per_s * 1e6)) + deadline_s * 1000000LL;
     while ((deliveries < expected || answered < (long)rounds * burst) && now_us() < end) turn(100);
     report(last_delivery);
 }

@@ -89,7 +89,7 @@ def blocks(results: Results) -> dict[str, str]:
 
 def plots(results: Results) -> dict[str, str]:
     found, growth = results["measures"], results.get("growth", {})
-    titles = {kind.key: f"{kind.title}: CPU µs per {kind.unit}, without Valkey's" for kind in measures.ALL}
+    titles = {kind.key: f"{kind.title}: CPU µs, without Valkey's" for kind in measures.ALL}
     groups = {
         titles[key]: [(NAMES[who], median(runs, "cpu_us")) for who, runs in found[key].items()]
         for key in MAIN
@@ -160,7 +160,7 @@ def _c100k(found: dict[str, Any]) -> list[str]:
 
 
 def _lag(lag: dict[str, float]) -> str:
-    return f"under {lag['p99_ms']:g} ms in 99 of 100 looks, never {lag['max_ms']:g} ms"
+    return f"at most {lag['p99_ms']:g} ms in 99 of 100 looks, at most {lag['max_ms']:g} ms in all"
 
 
 def _spread(runs: list[float]) -> str:

@@ -17,7 +17,12 @@ ROOT = Path(__file__).parents[2]
 Runs = dict[str, list[Values]]
 Results = dict[str, Any]
 
-UNITS = {"cpu_us": "CPU µs", "valkey_us": "Valkey µs", "other_us": "first node µs", "per_s": "per second"}
+UNITS = {
+    "cpu_us": "CPU µs",
+    "valkey_us": "Valkey µs",
+    "other_us": "first node µs",
+    "per_s": "per second",
+}
 COSTS = ("cpu_us", "other_us", "valkey_us")  # what of it a contestant has stands first, in every table
 NAMES = {kind.key: kind.name for kind in contestants.ALL}
 
@@ -52,7 +57,7 @@ TARGETS = (
 
 
 def median(runs: list[Values], name: str) -> float:
-    return statistics.median(run[name] for run in runs)
+    return float(statistics.median(run[name] for run in runs))
 
 
 def spread(runs: list[Values], name: str) -> str:
@@ -91,7 +96,7 @@ def ratio(found: dict[str, Runs], target: Target, *, valkey: bool = False) -> fl
         return None
     ours = [run[target.value] + (run.get("valkey_us", 0.0) if valkey else 0.0) for run in runs["this"]]
     pairs = [(mine, its[target.value]) for mine, its in zip(ours, runs[target.peer], strict=True)]
-    return statistics.median(its / mine if target.least else mine / its for mine, its in pairs)
+    return float(statistics.median(its / mine if target.least else mine / its for mine, its in pairs))
 
 
 def verdicts(found: dict[str, Runs], targets: Sequence[Target] = TARGETS) -> list[str]:
