@@ -3,7 +3,7 @@
     python -m tests.benchmarks.growth [--json FILE]
 
 One server grows through the sizes, as far as the machine's file limit lets it. A cost is CPU µs of the server process,
-the median of RUNS, without what the server does while nobody wants anything (measured at each size, just before).
+the median of RUNS or more, without what the server does while nobody wants anything (measured at each size, before).
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ ROOMS = (100, 1_000, 10_000)
 PRESENT = (1_000, 10_000, 50_000)
 CONNECTED = (1_000, 10_000, 50_000, 100_000)
 RUNS = 5
-COMING = 500
+SETTLE_S = 2.0
+DELIVERIES = 20_000  # of a run, or more
+COMING = 2_000  # at 100 to 400 µs each, many times what the server does by itself meanwhile
+COMING_RUNS = 9
+GOING_S = 1.5  # until those who went are gone for the server, too
+UNLISTENED_S = 6.0  # their rooms are unsubscribed five seconds later: not a part of any run
+NO_PINGS_MS = 3_600_000
 PING_S = 25.0  # the default, and so what heartbeats are computed for
 FAST_PING_MS = 5_000  # so that all have theirs within seconds
 
@@ -33,10 +39,10 @@ Points = dict[int, list[float]]
 
 
 def room_sizes(shop: Workshop) -> Points:
-    """Return CPU µs per message delivered, by members of the room. Each round is 10,000 deliveries or more."""
+    """Return CPU µs per message delivered, by members of the room."""
 
     def cost(who: ThisServer, crowd: Crowd, size: int) -> float:
-        rounds = max(3, 20_000 // size)
+        rounds = max(3, DELIVERIES // size)
         per_s = max(0.5, 20_000 / size) if size > 1_000 else 20.0
 
         def publish() -> int:
@@ -48,11 +54,14 @@ def room_sizes(shop: Workshop) -> Points:
 
 
 def coming_and_going(shop: Workshop) -> tuple[Points, Points]:
-    """Return CPU µs per connect, and per disconnect, by clients that are there already."""
+    """Return CPU µs per connect, and per disconnect, by clients that are there already.
+
+    Without heartbeats: who came together is pinged together, so that a run of seconds has all of them in it or none.
+    """
     going: Points = {}
 
     def cost(who: ThisServer, crowd: Crowd, size: int) -> float:
-        rest = rest_of(who)
+        rest = rest_of(who, 2)
 
         def come() -> int:
             crowd.grow(size + COMING)
@@ -60,16 +69,16 @@ def coming_and_going(shop: Workshop) -> tuple[Points, Points]:
 
         def go() -> int:
             crowd.shrink(COMING)
-            time.sleep(1.5)
+            time.sleep(GOING_S)
             return COMING
 
         connect = per_unit(who, come, rest)
         time.sleep(0.5)
         going.setdefault(size, []).append(per_unit(who, go, rest))
-        time.sleep(6)  # their rooms are unsubscribed five seconds later
+        time.sleep(UNLISTENED_S)
         return connect
 
-    coming = over_sizes(shop, PRESENT, cost, spare=COMING)
+    coming = over_sizes(shop, PRESENT, cost, spare=COMING, runs=COMING_RUNS, ping_interval_ms=NO_PINGS_MS)
     return coming, going
 
 
@@ -87,7 +96,7 @@ def heartbeats(shop: Workshop) -> Points:
     with_nobody.start()
     idle = [rest_of(with_nobody, 5)]
     with_nobody.stop()
-    return over_sizes(shop, CONNECTED, cost, runs=2, ping_interval_ms=FAST_PING_MS)
+    return over_sizes(shop, CONNECTED, cost, ping_interval_ms=FAST_PING_MS)
 
 
 def over_sizes(
@@ -96,8 +105,8 @@ def over_sizes(
     cost: Callable[[ThisServer, Crowd, int], float],
     *,
     spare: int = 0,
-    runs: int = RUNS,
-    **settings: object,
+    runs: int = 0,
+    **settings: Any,
 ) -> Points:
     """Return the runs at each size that can be had here; what is too large is replaced by the largest that is not."""
     most, why_not_more = attainable(max(sizes) + spare)
@@ -110,8 +119,8 @@ def over_sizes(
         with Crowd(shop, who) as crowd:
             for size in fitting:
                 crowd.grow(size)
-                time.sleep(2)
-                found[size] = [cost(who, crowd, size) for _ in range(runs)]
+                time.sleep(SETTLE_S)
+                found[size] = [cost(who, crowd, size) for _ in range(runs or RUNS)]
                 middle = statistics.median(found[size])
                 print(f"  {size:>7,}: {middle:.2f} ({min(found[size]):.2f}–{max(found[size]):.2f})", flush=True)
     finally:
