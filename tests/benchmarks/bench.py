@@ -118,11 +118,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bin/bench", description="Measure this server beside its peers.")
     every, peers = [*(kind.key for kind in measures.ALL), *OTHERS], [kind.key for kind in contestants.ALL]
     parser.add_argument(
-        "--short", action="store_true", help="about a minute: the main measures, Node's Socket.IO alone"
+        "--short", action="store_true", help="about two minutes: the main measures, Node's Socket.IO alone"
     )
     parser.add_argument("--only", default="", metavar="NAMES", help=f"of {','.join(every)}")
     parser.add_argument("--peers", default="", metavar="NAMES", help=f"of {','.join(peers)}")
-    parser.add_argument("--runs", type=int, default=0, metavar="N", help=f"by default {RUNS}, and 3 with --short")
+    parser.add_argument("--runs", type=int, default=0, metavar="N", help=f"by default {RUNS}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run to a file")
     parser.add_argument(
         "--write-docs",
@@ -134,7 +134,7 @@ def arguments() -> argparse.Namespace:
     asked.peers = asked.peers.split(",") if asked.peers else (["this", "node"] if asked.short else peers)
     if asked.short and asked.write_docs:
         parser.error("--short is too short for --write-docs")
-    asked.runs = asked.runs or (3 if asked.short else RUNS)
+    asked.runs = asked.runs or RUNS
     for given, known in ((asked.only, every), (asked.peers, peers)):
         if unknown := set(given) - set(known):
             parser.error(f"no such name: {', '.join(sorted(unknown))}; there are {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""bin/bench still measures, the ratios to Node's Socket.IO are nowhere near bad, and docs/performance.md says the same.
+"""bin/bench still measures, nothing costs more than in Node's Socket.IO, and docs/performance.md says what it measured.
 
 Ratios, never times: the contestants take turns on whatever machine this is. The bounds leave room for its noise; the
 targets themselves are in report.py, and docs/performance.md shows how far they are met.
@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import measures, pages
+from tests.benchmarks import c100k, growth, measures, pages
+from tests.benchmarks.contestants import ThisServer
 from tests.benchmarks.generator import HERE, Generator, NoCompiler, Workshop, payload, request
 from tests.benchmarks.plots import lines, nice
-from tests.benchmarks.report import TARGETS, Target, median, ratio, table, verdicts
+from tests.benchmarks.report import COSTS, TARGETS, Runs, Target, median, ratio, table, verdicts
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = os.environ.get("INSIGHTDESK_RT_REQUIRE", "")
@@ -29,51 +30,94 @@ needs_compiler = pytest.mark.skipif(
 needs_node = pytest.mark.skipif(
     shutil.which("node") is None and "node" not in REQUIRED, reason="no node: apt-get install nodejs"
 )
-# measure → value, and the most of Node's that is let pass
+# measure → value, and the most of Node's that is let pass: never more than Node needs, less where the measured ratio
+# (docs/performance.md: 0.66, 0.20, 0.79, 0.64, 0.30) leaves room for a busy machine's noise
 BOUNDS = {
-    "broadcast": ("cpu_us", 1.3),
-    "burst": ("cpu_us", 0.6),
-    "echo": ("cpu_us", 1.3),
-    "connect": ("cpu_us", 1.3),
-    "memory": ("rss_bytes", 0.5),
+    "broadcast": ("cpu_us", 0.95),
+    "burst": ("cpu_us", 0.4),
+    "echo": ("cpu_us", 1.0),
+    "connect": ("cpu_us", 0.95),
+    "memory": ("rss_bytes", 0.4),
 }
+
+
+def short_bench(kept: Path, *more: str) -> tuple[dict[str, Runs], str]:
+    command = [sys.executable, "-m", "tests.benchmarks.bench", "--short", "--json", str(kept), *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(kept.read_text())["measures"], done.stdout
+
+
+def slower(found: dict[str, Runs]) -> dict[str, float]:
+    """Return the ratios that are over their bounds."""
+    ratios = {name: ratio(found, Target(name, BOUNDS[name][0], "node", 0)) or 0.0 for name in found}
+    return {name: value for name, value in ratios.items() if value >= BOUNDS[name][1]}
 
 
 @needs_compiler
 @needs_node
-def test_a_short_bench_shows_nothing_far_from_its_target(tmp_path: Path) -> None:
-    kept = tmp_path / "short.json"
-    command = [sys.executable, "-m", "tests.benchmarks.bench", "--short", "--json", str(kept)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(kept.read_text())["measures"]
+def test_a_short_bench_shows_that_nothing_costs_more_than_in_node(tmp_path: Path) -> None:
+    """What is over its bound is measured once more, and longer: a slower server is slower then, too."""
+    found, said = short_bench(tmp_path / "short.json")
     assert found.keys() == BOUNDS.keys()
-    ratios = {name: ratio(found, Target(name, value, "node", 0)) for name, (value, _) in BOUNDS.items()}
-    assert all(ratios[name] < bound for name, (_, bound) in BOUNDS.items()), (ratios, done.stdout)  # type: ignore[operator]
     for runs in (runs for contestants in found.values() for runs in contestants.values()):
-        assert len(runs) >= 3 and median(runs, "busy") < 0.7, "the load generator was the bottleneck"
+        assert len(runs) >= 5 and median(runs, "busy") < 0.7, "the load generator was the bottleneck"
+    if once := slower(found):
+        again, said_again = short_bench(tmp_path / "again.json", "--only", ",".join(once), "--runs", "9")
+        assert not slower(again), (once, slower(again), said, said_again)
+
+
+def test_a_server_as_slow_as_node_is_over_every_bound() -> None:
+    same = [{"cpu_us": 10.0, "rss_bytes": 10.0}] * 5
+    assert slower({name: {"this": same, "node": same} for name in BOUNDS}).keys() == BOUNDS.keys()
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["presence", "two-nodes", "push-ticket", "polling", "memory-5"])
+@pytest.mark.parametrize("name", [kind.key for kind in measures.ALL if kind.key not in BOUNDS])
 def test_what_the_short_bench_leaves_out_runs_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = next(kind for kind in measures.ALL if kind.key == name)
-    for small in ({"agents": 40, "grace_s": 6.0}, {"clients": 100}, {"rounds": 5}, {"seconds": 0.3}):
-        for attribute, value in small.items():
-            if hasattr(kind, attribute):
-                monkeypatch.setattr(kind, attribute, value)
+    small = {"agents": 40, "grace_s": 6.0, "clients": 100, "rounds": 5, "seconds": 0.3}
+    for attribute, value in {**small, "connects": 50, "newcomers": 100}.items():
+        if hasattr(kind, attribute):
+            monkeypatch.setattr(kind, attribute, value)
     with Workshop() as shop:
-        one = kind(measures.ThisServer(shop))
+        one = kind(ThisServer(shop))
         try:
             one.prepare()
             values = one.run()
         finally:
             one.finish()
-    named = [column for column in kind.extra if column in values]
+    named = [column for column in (*COSTS, *kind.extra) if column in values]
     assert named and all(values[column] >= 0 for column in named), values
     assert "| " in "\n".join(table(kind, {"this": [values]}))
     if name == "presence":
         assert 0 < values["commands"] < 20, "commands per transition do not depend on how many are there"
+    if name == "storm":
+        assert values["let_in"] == 100 and values["failure"] == ""
+        assert values["deliveries"] == 100 * values["published"] > 0, "the traffic went on, and all of it arrived"
+
+
+@needs_compiler
+def test_growth_is_measured_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[str, object] = {"ROOMS": (100, 200), "PRESENT": (100, 200), "CONNECTED": (100, 200), "DELIVERIES": 500}
+    waits: dict[str, object] = {"SETTLE_S": 0.1, "GOING_S": 0.3, "UNLISTENED_S": 0.0, "FAST_PING_MS": 500}
+    for name, value in {**sizes, **waits, "RUNS": 1, "COMING_RUNS": 2, "COMING": 50}.items():
+        monkeypatch.setattr(growth, name, value)
+    with Workshop() as shop:
+        found = growth.measured(shop)
+    assert [*found] == ["room", "connect", "disconnect", "heartbeats"]
+    assert all(sorted(points) == [100, 200] for points in found.values())
+    assert [len(runs) for points in found.values() for runs in points.values()] == [1, 1, 2, 2, 2, 2, 1, 1]
+    assert all(run > 0 for name in ("room", "connect") for runs in found[name].values() for run in runs)
+
+
+@needs_compiler
+def test_a_hundred_thousand_are_measured_as_a_few_hundred_are() -> None:
+    with Workshop() as shop:
+        found = c100k.run(shop, 300, 0.5)
+    assert found["connections"] == 300 and not found["why_not_more"]
+    assert found["broadcast_last_ms"] > 0 and "computed from 300 connections" in c100k.verdict(found)
+    assert "| connections | 300 |" in pages.blocks({**pages.read(), "c100k": found})["c100k"]
 
 
 @needs_compiler
