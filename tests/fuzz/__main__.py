@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from random import Random
 
-from tests.fuzz import codecs, live
+from tests.fuzz import codecs, live, long
 from tests.support.server import ServerProcess
+
+LONG_EVERY = 50 * len(codecs.READERS)  # inputs: a megabyte takes as long as some hundred short ones
 
 
 def main() -> int:
@@ -29,7 +31,7 @@ def main() -> int:
 
 
 def fuzz_codecs(seed: int, seconds: float) -> list[str]:
-    random, count, found = Random(seed), 0, []
+    random, count, megabytes, found = Random(seed), 0, 0, list[str]()
     end = time.monotonic() + seconds
     while time.monotonic() < end and len(found) < 20:
         for name in codecs.READERS:
@@ -38,7 +40,13 @@ def fuzz_codecs(seed: int, seconds: float) -> list[str]:
                 codecs.one(name, random.randrange(1 << 40))
             except codecs.Found as why:
                 found.append(str(why))
-    print(f"codecs: {count:,} inputs for {len(codecs.READERS)} readers", flush=True)
+        if count % LONG_EVERY == 0:
+            name, argument, megabytes = random.choice(list(long.READERS)), long.mixed(random), megabytes + 1
+            try:
+                long.look(name, argument)
+            except codecs.Found as why:
+                found.append(str(why))
+    print(f"codecs: {count:,} inputs for {len(codecs.READERS)} readers, and {megabytes} of a megabyte", flush=True)
     return found
 
 

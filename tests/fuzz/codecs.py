@@ -16,8 +16,9 @@ from insightdesk_rt.wire.frames import FrameReader
 from insightdesk_rt.wire.native import NativeCodec, NativeSession
 from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession
 from tests.fuzz import mutate
+from tests.fuzz.heads import heads
 
-SLOW_S = 0.5  # CPU; the longest inputs have 60,000 bytes and take a few milliseconds
+SLOW_S = 0.5  # CPU; the longest inputs have 60,000 bytes and take a few milliseconds; those of a megabyte: long.py
 KEY = auth.secret_key(b"x" * 32, ("HS256",))
 TOKEN = auth.sign({"sub": "ann", "role": "agent", "iat": 1, "exp": 4_100_000_000}, KEY).encode()
 
@@ -80,7 +81,7 @@ def offsets(random: Random) -> None:
 
 
 READERS: dict[str, Callable[[Random], None]] = {
-    each.__name__: each for each in (frames, socketio, native, polling, bus, tokens, offsets)
+    each.__name__: each for each in (frames, socketio, native, polling, bus, tokens, offsets, heads)
 }
 # What each may raise; anything else, and to take long, is a finding.
 ALLOWED: dict[str, tuple[type[Exception], ...]] = {
@@ -88,6 +89,7 @@ ALLOWED: dict[str, tuple[type[Exception], ...]] = {
     "bus": (envelope.Poison,),
     "tokens": (RtError,),
     "offsets": (ValueError,),
+    "heads": (),
 }
 
 

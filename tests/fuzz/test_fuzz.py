@@ -1,13 +1,14 @@
-"""A short turn of bin/fuzz, with the same inputs every time, and what longer ones have found."""
+"""A short turn of bin/fuzz, with the same inputs every time."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from tests.fuzz import codecs, live
+from tests.fuzz import codecs, heads, live, long
 from tests.support.server import ServerProcess
 
 
@@ -15,6 +16,23 @@ from tests.support.server import ServerProcess
 def test_a_reader_refuses_nonsense_in_its_one_way(name: str) -> None:
     for seed in range(1_500):
         codecs.one(name, seed)
+
+
+@pytest.mark.parametrize("unit", long.UNITS)
+def test_a_megabyte_of_one_unit_costs_little_more_than_a_plain_one(unit: str) -> None:
+    """For as long as one message is read, nobody else has their turn."""
+    slow = []
+    for name in long.READERS:
+        try:
+            long.look(name, long.made(long.UNITS[unit]))
+        except codecs.Found as why:
+            slow.append(str(why))
+    assert not slow, "\n".join(slow)
+
+
+def test_what_the_short_way_accepts_tornado_reads_the_same_way() -> None:
+    accepted = sum(heads.same(heads.head(Random(seed))) for seed in range(5_000))
+    assert accepted > 1_000, "most of them are odd"
 
 
 def test_nonsense_at_every_door_harms_nobody(tmp_path: Path) -> None:
