@@ -1,0 +1,28 @@
+"""The table of what a neighbour waits is made: a row for quiet, and one for each attack, of which none ends the run."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.benchmarks.neighbour import ATTACKS, SETTINGS, rows
+from tests.support.server import ServerProcess
+
+
+def test_a_neighbour_is_timed_in_quiet_and_during_attacks(tmp_path: Path) -> None:
+    names = ["messages of 1 MB", "half heads"]
+    assert set(names) < ATTACKS.keys()
+    server = ServerProcess(tmp_path, **SETTINGS)
+    server.start()
+    try:
+        table = asyncio.run(rows(server, names, 0.5, 0.5))
+        server.stop()
+        server.assert_quiet()
+    finally:
+        if server.process is not None and server.process.poll() is None:
+            server.kill()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert [row[0] for row in cells] == ["quiet", *names]
+    for row in cells:
+        p50_ms, p99_ms, max_ms, answers = map(float, row[1:])
+        assert 0 < p50_ms <= p99_ms <= max_ms and answers >= 1
