@@ -156,7 +156,6 @@ def test_each_source_has_its_test() -> None:
         "process": "integration/test_process.py",
         "server": "integration/test_process.py",
         "desk": "integration/test_process.py",
-        "drain": "integration/test_nodes.py",
         "workers": "integration/test_workers.py",
         "handlers/relay": "integration/test_relay.py",
         "admin/nodes": "integration/test_nodes.py",
