@@ -61,14 +61,19 @@ class Drain:
         return len(self._host.clients)
 
     def begin(self, over_s: float) -> None:
-        """Refuse new clients, and send those here away, evenly over `over_s`. Again: the rest goes at the new pace."""
+        """Refuse new clients, and send those here away, evenly over `over_s`. Again: the rest goes at the new pace.
+
+        A node that is about to end does not wait longer for it: somebody may end it by force.
+        """
+        now_s = time.monotonic()
+        if self._final:
+            over_s = min(over_s, max(self._pace.began_s + self._pace.over_s - now_s, 0.0))
         if self._task is None:
             self._since_s, self._sent_away = time.time(), 0
-        else:
-            self._task.cancel()
-        self._pace = _Pace(time.monotonic(), over_s, self._sent_away)
+        self._pace = _Pace(now_s, over_s, self._sent_away)
         self._accept(False)
-        self._task = asyncio.get_running_loop().create_task(self._send_away())
+        if self._task is None or (self._task.done() and not self._final):
+            self._task = asyncio.get_running_loop().create_task(self._send_away())
 
     async def undo(self) -> None:
         """Take clients again. Those that are still here stay. Raises RtError DRAINING: the node is about to end."""
@@ -82,8 +87,8 @@ class Drain:
 
     async def finish(self, over_s: float) -> None:
         """Send everybody away for good and return when they are gone."""
-        self._final = True
         self.begin(over_s)
+        self._final = True  # from here on nobody cancels the task, or puts another in its place
         assert self._task is not None
         await self._task
 

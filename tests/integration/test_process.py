@@ -215,6 +215,30 @@ def test_clients_are_sent_away_so_that_they_come_back(server: ServerProcess) -> 
     server.assert_quiet()
 
 
+def test_an_admin_who_drains_a_node_that_stops_only_makes_it_faster(tmp_path: Path) -> None:
+    """It cancelled the stop: a traceback, exit code 1, and everybody cut off without a goodbye."""
+    server = ServerProcess(tmp_path, drain_seconds=60, node_id="n1")
+    server.start()
+
+    @aio
+    async def sent_away() -> None:
+        peers = []
+        for n in range(10):
+            auth = {"token": server.token(f"u{n}", "agent")}
+            peers.append(await NativeDoor().open(server.address, "/tickets", auth))
+        server.send(signal.SIGTERM)
+        assert await peers[0].gone() == 1012  # one every six seconds
+        order = {"overSeconds": 1, "reason": "hurry"}
+        assert (await server.push("POST", "/api/v1/nodes/n1/drain", order))[0] == 200
+        assert [await peer.gone() for peer in peers] == [1012] * 10
+        for peer in peers:
+            await peer.close()
+
+    sent_away()
+    assert server.ended() == 0
+    server.assert_quiet()
+
+
 def test_kill_9_leaves_no_process_no_lock_and_all_data(server: ServerProcess) -> None:
     server.start()
     started = children(server.pid)

@@ -105,6 +105,42 @@ async def test_begun_again_the_rest_goes_at_the_new_pace() -> None:
 
 
 @aio
+async def test_an_admin_who_drains_a_node_that_stops_makes_it_faster_and_breaks_nothing() -> None:
+    """The drain of the stop was cancelled, and with it the whole stop."""
+    host = Host(40)
+    drain, _ = drain_of(host)
+    stop = asyncio.create_task(drain.finish(3600.0))
+    await until(lambda: len(host.clients) < 40, "the first is gone")
+    drain.begin(0.2)
+    await asyncio.wait_for(stop, 0.2 + BATCH_EVERY_S + LATE_S)
+    assert not host.clients and progress_of(drain).sentAway == 40
+    drain.begin(10.0)  # too late to matter
+    assert progress_of(drain).done
+
+
+@aio
+async def test_an_admin_who_drains_a_node_that_stops_does_not_make_it_slower() -> None:
+    """Who supervises it would kill it, and whoever is left."""
+    host = Host(40)
+    drain, _ = drain_of(host)
+    stop = asyncio.create_task(drain.finish(0.5))
+    await until(lambda: len(host.clients) < 40, "the first are gone")
+    drain.begin(3600.0)
+    await asyncio.wait_for(stop, 0.5 + BATCH_EVERY_S + LATE_S)
+
+
+@aio
+async def test_a_drain_that_waits_for_goodbyes_is_not_cut_short_by_the_stop() -> None:
+    host = Host(3, goodbyes_s=0.3)
+    drain, _ = drain_of(host)
+    drain.begin(0.0)
+    await until(lambda: not host.clients, "all closed")
+    began_s = time.monotonic()
+    await drain.finish(0.0)
+    assert time.monotonic() - began_s > 0.2
+
+
+@aio
 async def test_undone_it_takes_clients_again_but_not_when_the_node_stops() -> None:
     host = Host(3)
     drain, said = drain_of(host)
