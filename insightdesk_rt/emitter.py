@@ -7,7 +7,8 @@
 
 It runs the same script as the nodes, on its own connection; `AsyncEmitter` is the same with `await`. An event has an id
 before it is sent for the first time, and every further try uses it: it is in the log once, however often it was tried.
-When the last try failed too, RtError UNAVAILABLE carries the id, to be given to `emit(..., id=...)` later.
+When the last try failed too, RtError UNAVAILABLE carries the id, to be given to `emit(..., id=...)` later; with the
+usual `timeout_s` within five seconds. After a failover the next try looks the server's name up anew.
 
 Not handled: nodes keep what they published for the case that Valkey loses its last second, an emitter does not. Who
 must be sure of that runs Valkey with `appendfsync always`.
@@ -24,11 +25,11 @@ import msgspec
 import valkey
 import valkey.asyncio
 from msgspec import Struct
-from valkey.exceptions import BusyLoadingError, ConnectionError, OutOfMemoryError, ReadOnlyError, TimeoutError
 
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.publisher import append_call, check_size
 from insightdesk_rt.cluster.resp import load_script
+from insightdesk_rt.cluster.valkey import cannot_serve
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.limits import or_any
 from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
@@ -36,7 +37,7 @@ from insightdesk_rt.wire import json
 
 TRIES = 4
 PAUSE_S = 0.1  # doubled after each try; with a second for each try, about five until it is given up
-AGAIN = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OutOfMemoryError)
+LOST = (valkey.ConnectionError, valkey.TimeoutError)  # also while it loads its file
 
 E = TypeVar("E", "Emitter", "AsyncEmitter")
 
@@ -60,7 +61,8 @@ class Target(Struct, Generic[E], frozen=True):
         """Return the event's offset (`Offset`; of an AsyncEmitter: awaitable).
 
         `data` is what JSON has, or a msgspec Struct. The same `id` again changes nothing and returns the first offset.
-        Raises RtError UNAVAILABLE (field `id`), BAD_REQUEST, PAYLOAD_TOO_LARGE; ValueError without a room.
+        Raises RtError UNAVAILABLE (field `id`), BAD_REQUEST, PAYLOAD_TOO_LARGE, INTERNAL for what Valkey refuses;
+        ValueError without a room.
         """
         if not self.rooms:
             raise ValueError("name the rooms first: .to(room)")
@@ -92,6 +94,12 @@ class _Emitter:
         self._seen[event.namespace] = max(seen, Offset(answer), key=offset_key)
         return Offset(answer)
 
+    @staticmethod
+    def _must_be_busy(event: Event, refused: valkey.ResponseError) -> None:
+        """Raise RtError INTERNAL for a refusal that would be the same at the next try."""
+        if not cannot_serve(refused):
+            raise RtError("INTERNAL", id=event.id) from refused
+
 
 class Emitter(_Emitter):
     """Blocking; threads may share it. `prefix`, `log_max_entries` and `max_event_bytes` as the server's settings."""
@@ -118,9 +126,13 @@ class Emitter(_Emitter):
         for pause_s in _pauses():
             try:
                 return self._answered(event, self._script(keys, args))
-            except AGAIN as why:
+            except LOST as why:
                 failed = why
-                time.sleep(pause_s)
+            except valkey.ResponseError as why:
+                self._must_be_busy(event, why)
+                failed = why
+                self._client.connection_pool.disconnect(inuse_connections=False)  # the name may lead elsewhere by now
+            time.sleep(pause_s)
         raise RtError("UNAVAILABLE", id=event.id) from failed
 
     def close(self) -> None:
@@ -150,6 +162,7 @@ class AsyncEmitter(_Emitter):
         self._script = self._client.register_script(self._source)
         # One at a time: events of one emitter stay in their order, and 200 of them do not open 200 connections.
         self._turn = asyncio.Lock()
+        self._within_s = TRIES * timeout_s + sum(_pauses())
 
     def of(self, namespace: str) -> Target[AsyncEmitter]:
         return Target(self, namespace)
@@ -157,13 +170,21 @@ class AsyncEmitter(_Emitter):
     async def append(self, event: Event) -> Offset:
         keys, args = self._call(event)
         failed: Exception | None = None
-        async with self._turn:
-            for pause_s in _pauses():
-                try:
-                    return self._answered(event, await self._script(keys, args))
-                except AGAIN as why:
-                    failed = why
+        try:
+            # Its turn counts: behind others that wait for a server that hangs it would wait for all of them.
+            async with asyncio.timeout(self._within_s), self._turn:
+                for pause_s in _pauses():
+                    try:
+                        return self._answered(event, await self._script(keys, args))
+                    except LOST as why:
+                        failed = why
+                    except valkey.ResponseError as why:
+                        self._must_be_busy(event, why)
+                        failed = why
+                        await self._client.connection_pool.disconnect(inuse_connections=False)  # as above
                     await asyncio.sleep(pause_s)
+        except TimeoutError as late:
+            failed = failed or late
         raise RtError("UNAVAILABLE", id=event.id) from failed
 
     async def close(self) -> None:

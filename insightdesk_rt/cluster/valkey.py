@@ -322,9 +322,14 @@ class _Pipe:
             self._answer(command, RtError("UNAVAILABLE"))
 
 
+def cannot_serve(error: Exception) -> bool:
+    """Is the server there but unable to serve just now? Then the same command may be tried again."""
+    return type(error).__name__ in BUSY_ERRORS or str(error).startswith(BUSY_CODES)
+
+
 def _refusal(command: _Command, error: Exception) -> RtError:
     text = str(error)
-    if type(error).__name__ in BUSY_ERRORS or text.startswith(BUSY_CODES):
+    if cannot_serve(error):
         log.warning("valkey cannot serve: %s %s", type(error).__name__, text)
         return RtError("UNAVAILABLE")
     # Keys and values may be private; the name of the command or script is not.
@@ -340,4 +345,4 @@ def _field(info: str, name: str) -> str:
     return next((line.partition(":")[2] for line in info.splitlines() if line.startswith(name + ":")), "")
 
 
-__all__ = ["Arg", "Script", "Valkey", "load_script"]
+__all__ = ["Arg", "Script", "Valkey", "cannot_serve", "load_script"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +93,70 @@ def test_when_it_is_given_up_the_error_carries_the_id_for_later() -> None:
         id = error.value.fields["id"]
         offset = emitter.of(NS).to(A).emit("x", 1, id=id)
         assert emitter.of(NS).to(A).emit("x", 1, id=id) == offset
+
+
+def link(to: OwnValkey, name: Path) -> str:
+    """Return a URL by a name that leads to the server from now on."""
+    name.unlink(missing_ok=True)
+    name.symlink_to(to.socket)
+    return f"unix://{name}"
+
+
+def test_after_a_failover_the_next_try_goes_where_the_name_leads_now(tmp_path: Path) -> None:
+    """Its pooled connection to the server that became a replica was used for ever."""
+    name = tmp_path / "primary"
+    with OwnValkey() as old, OwnValkey() as new, Emitter(link(old, name), "t") as emitter:
+        emitter.of(NS).to(A).emit("x", 1)
+        old("REPLICAOF", "127.0.0.1", "1")
+        link(new, name)
+        emitter.of(NS).to(A).emit("x", 2)
+        assert new("XLEN", f"t:log:{NS}") == 1
+
+
+@aio
+async def test_so_does_that_of_the_asynchronous_one(tmp_path: Path) -> None:
+    name = tmp_path / "primary"
+    with OwnValkey() as old, OwnValkey() as new:
+        async with AsyncEmitter(link(old, name), "t") as emitter:
+            await emitter.of(NS).to(A).emit("x", 1)
+            old("REPLICAOF", "127.0.0.1", "1")
+            link(new, name)
+            await emitter.of(NS).to(A).emit("x", 2)
+        assert new("XLEN", f"t:log:{NS}") == 1
+
+
+def test_a_server_that_cannot_serve_just_now_is_unavailable_and_one_that_refuses_is_not() -> None:
+    """They came out as exceptions of the Valkey client, without the id."""
+    with OwnValkey() as server, Emitter(server.url, "t") as emitter:
+        server("CONFIG", "SET", "min-replicas-to-write", "1")
+        with pytest.raises(RtError, match="UNAVAILABLE") as error:
+            emitter.of(NS).to(A).emit("x", 1)
+        server("CONFIG", "SET", "min-replicas-to-write", "0")
+        emitter.of(NS).to(A).emit("x", 1, id=error.value.fields["id"])
+        server("SET", "t:log:/chat", "no log")
+        with pytest.raises(RtError, match="INTERNAL") as refused:
+            emitter.of("/chat").to(A).emit("x", 1)
+        assert "WRONGTYPE" in str(refused.value.__cause__)
+
+
+@aio
+async def test_many_who_wait_for_a_server_that_hangs_are_told_at_the_same_time() -> None:
+    """Each had its tries after those before it had theirs: the fifth was told after five times as long."""
+    with OwnValkey() as server:
+        async with AsyncEmitter(server.url, "t", timeout_s=0.2) as emitter:
+            await emitter.of(NS).to(A).emit("x", 0)
+            server.freeze()
+            began = time.monotonic()
+            emits = (emitter.of(NS).to(A).emit("x", n, id=str(n)) for n in range(10))
+            told = await asyncio.gather(*emits, return_exceptions=True)
+            assert time.monotonic() - began < 4
+            assert [(why.code, why.fields["id"]) for why in told if isinstance(why, RtError)] == [
+                ("UNAVAILABLE", str(n)) for n in range(10)
+            ]
+            server.thaw()
+            offsets = [await emitter.of(NS).to(A).emit("x", n, id=str(n)) for n in range(10)]
+            assert sorted(offsets, key=offset_key) == offsets
+        assert server("XLEN", f"t:log:{NS}") == 11
 
 
 def test_an_id_is_never_given_out_twice_even_if_valkey_lost_its_log(valkey_url: str, prefix: str) -> None:
