@@ -16,57 +16,25 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 from msgspec import Raw, Struct
 
+from insightdesk_rt.cluster.questions import (
+    INFO_PER_ANSWER,
+    Answer,
+    Ask,
+    Replaced,
+    SocketInfo,
+    in_parts,
+    in_pieces,
+    info_of,
+)
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Offset, Person, Role, Room, new_id
+from insightdesk_rt.model import Offset, Room, new_id
 from insightdesk_rt.wire import json
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 5.0
-SOCKETS_PER_ANSWER = 200  # far below what a message of the bus may have
-INFO_PER_ANSWER = 100_000  # characters; the same
-
-
-class SocketInfo(Struct, frozen=True, omit_defaults=True):
-    """What nodes tell each other of a socket. Never its pid or its client's id: they are secrets."""
-
-    sid: str
-    namespace: str
-    user: Person
-    role: Role
-    rooms: list[str]
-    node: str
-    teamId: str = ""
-    address: str = ""
-    agent: str = ""
-    connectedAt: float = 0.0  # Unix seconds
-
-
-class Ask(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="ask"):
-    id: str
-    to: str  # address of the asker
-    verb: str
-    namespace: str = ""
-    rooms: tuple[str, ...] = ()  # members of any of them; of none named: all sockets
-    skip: tuple[str, ...] = ()
-    more: tuple[str, ...] = ()  # rooms to join or leave; what else the verb needs
-
-
-class Answer(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="answer"):
-    id: str
-    node: str  # incarnation
-    count: int = 0
-    sockets: tuple[SocketInfo, ...] = ()
-    info: Raw = Raw()
-    part: str = ""  # of an `info` that is too long for one message
-    more: bool = False  # another message follows
-
-
-class Replaced(Struct, frozen=True, tag_field="t", tag="replaced"):
-    pid: str
-
 
 Does = Callable[[tuple[str, ...]], Awaitable[Any]]  # takes the words of a question, returns plain JSON or a Struct
 
@@ -272,7 +240,7 @@ class Calls:
             said = await does(ask.more)
             text = json.encode_struct(said) if isinstance(said, Struct) else json.dumps(said)
             if len(text) > INFO_PER_ANSWER:
-                return _in_pieces(ask.id, node, text)
+                return in_pieces(ask.id, node, text)
             return [Answer(ask.id, node, info=Raw(text.encode()))]
         if ask.verb == "recheck":
             subject, offset = ask.more
@@ -280,7 +248,7 @@ class Calls:
             return [Answer(ask.id, node)]
         sockets = self._chosen(ask)
         if ask.verb == "fetch":
-            return _in_parts(ask.id, node, [_info(socket, node) for socket in sockets])
+            return in_parts(ask.id, node, [info_of(socket, node) for socket in sockets])
         done = 0
         for socket in sockets:
             done += await self._do_one(ask, socket)
@@ -316,33 +284,6 @@ class Calls:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _info(socket: Socket, node: str) -> SocketInfo:
-    user, client = socket.user, socket.client
-    return SocketInfo(
-        socket.sid,
-        socket.namespace,
-        user.person,
-        user.role,
-        sorted(socket.rooms),
-        node,
-        user.team_id,
-        client.address,
-        client.agent,
-        socket.connected_at_s,
-    )
-
-
-def _in_parts(id: str, node: str, infos: list[SocketInfo]) -> list[Answer]:
-    parts = [infos[start : start + SOCKETS_PER_ANSWER] for start in range(0, len(infos), SOCKETS_PER_ANSWER)] or [[]]
-    return [Answer(id, node, len(part), tuple(part), more=part is not parts[-1]) for part in parts]
-
-
-def _in_pieces(id: str, node: str, text: str) -> list[Answer]:
-    starts = range(0, len(text), INFO_PER_ANSWER)
-    more = starts[-1]
-    return [Answer(id, node, part=text[at : at + INFO_PER_ANSWER], more=at != more) for at in starts]
 
 
 def _done(asked: tuple[list[Answer], list[str]]) -> Done:
