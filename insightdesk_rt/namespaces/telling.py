@@ -36,7 +36,7 @@ class _Line:
         self.upto = 0
         self.said: Any = None
         self.failures = 0
-        self.refusal = ""
+        self.refusal: RtError | None = None
 
 
 class _Told(NamedTuple):
@@ -44,7 +44,7 @@ class _Told(NamedTuple):
 
     upto: int
     said: Any
-    refusal: str = ""
+    refusal: RtError | None = None
     id: str = ""
 
 
@@ -69,7 +69,7 @@ class Teller:
         self._forget({subject: told.upto for subject, told in zip(subjects, done, strict=True) if told.upto})
         for told in done:
             if told.refusal:
-                log.warning("an event is late", extra={"id": told.id, "why": told.refusal})
+                log.warning("an event is late", extra={"id": told.id, "why": told.refusal.code})
 
     async def tell_or_raise(self, changes: Sequence[Untold]) -> Any:
         """Make changes of one subject known, and return what `say` returned for the last one, or for a later one.
@@ -83,7 +83,8 @@ class Teller:
         if told.upto:
             self._forget({changes[0].subject: told.upto})
         if told.refusal:
-            raise RtError(told.refusal)
+            why = told.refusal  # others may be told the same
+            raise RtError(why.code, why.message, **why.fields)
         return told.said
 
     async def tell_overdue(self) -> None:
@@ -123,7 +124,7 @@ class Teller:
         except RtError as refused:
             if refused.kind.retry:
                 line.failures += 1
-                line.refusal = refused.code
+                line.refusal = refused
                 return False
             # It would be refused each time, and hold up what comes after it.
             log.error("an event cannot be told", extra={"id": change.id, "kind": change.kind, "why": refused.code})

@@ -123,3 +123,20 @@ async def test_who_waited_for_one_that_failed_fails_with_it(caplog: pytest.LogCa
     log.refuse.clear()
     await log.teller.tell_or_raise([change("a", 1, "late")])
     assert log.said == ["s.a.1"]
+
+
+@aio
+async def test_who_is_refused_is_told_why_in_the_words_of_the_refusal() -> None:
+    """Which nodes had not answered was dropped, and the store blamed."""
+    log = Log()
+
+    async def say(change: Untold) -> None:
+        await asyncio.sleep(0)
+        raise RtError("UNAVAILABLE", "Not all nodes answered: n2.", field=1)
+
+    log.teller._say = say
+    results = await asyncio.gather(
+        *(log.teller.tell_or_raise([change("a", 1)]) for _ in range(3)), return_exceptions=True
+    )
+    told = [result.as_dict() for result in results if isinstance(result, RtError)]
+    assert told == [{"code": "UNAVAILABLE", "message": "Not all nodes answered: n2.", "field": 1}] * 3
