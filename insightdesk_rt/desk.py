@@ -90,7 +90,14 @@ def build_desk(settings: Settings, valkey: Valkey, hub: Hub, timers: Timers, inc
     access = load_access(settings.access, tickets, settings)
     return Desk(
         Tickets(
-            hub, timers, tickets, viewers, access, agent_access=settings.agent_access, typing_ms=settings.typing_ms
+            hub,
+            timers,
+            tickets,
+            viewers,
+            access,
+            agent_access=settings.agent_access,
+            typing_ms=settings.typing_ms,
+            incarnation=incarnation,
         ),
         Chat(
             hub,

@@ -66,6 +66,8 @@ class Chat(Namespace):
         self._teller = Teller(store.untold, self._say, self.spawn)
         self._arrivals = Teller(present.untold, self._arrived, self.spawn)
         self.roster = Roster(present, incarnation, self._arrivals)
+        self._incarnation = incarnation
+        self._rechecked_as = incarnation()
         # How all nodes are made to `recheck`. With several of them the server puts its cluster call here.
         self.everywhere: Callable[[str, Offset], Awaitable[None]] = self.recheck
 
@@ -275,6 +277,12 @@ class Chat(Namespace):
     async def rejoin(self) -> None:
         """Valkey forgot, or this node has a new incarnation: say again who is here."""
         await self.roster.rejoin()
+        if self._rechecked_as != (incarnation := self._incarnation()):
+            # While this node counted as dead nobody waited for it with a transfer.
+            for room in list(self.hub.rooms(self.path).names()):
+                if room.startswith(CHAT_ROOM):
+                    await self.recheck(room.removeprefix(CHAT_ROOM))
+            self._rechecked_as = incarnation
 
     async def node_lost(self, incarnation: str) -> None:
         """A node is dead; see Presence.node_lost. Raises RtError UNAVAILABLE: not finished, call it again."""

@@ -104,8 +104,11 @@ class Tickets(Namespace):
         *,
         agent_access: str = "team",
         typing_ms: int = TYPING_MS,
+        incarnation: Callable[[], str] = lambda: "",
     ) -> None:
         super().__init__(hub, timers)
+        self._incarnation = incarnation
+        self._rechecked_as = incarnation()
         self._tickets = tickets
         self._access = access
         self.watch = TicketWatch(self, viewers, typing_ms)
@@ -201,6 +204,9 @@ class Tickets(Namespace):
     async def rejoin(self) -> None:
         """Put down again who looks from here: the store forgot them, or this is a new incarnation."""
         await self.watch.rejoin()
+        if self._rechecked_as != (incarnation := self._incarnation()):
+            await self.recheck_all()  # while this node counted as dead nobody waited for it
+            self._rechecked_as = incarnation
 
     # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
 

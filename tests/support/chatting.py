@@ -65,12 +65,13 @@ class Person:
 
 class Node:
     def __init__(self, valkey: Valkey, line: Line, name: str) -> None:
+        self.name = name
         self.hub = Hub(line, ["/chat"])
         self.clock = fakes.Clock()
         self.people = PresenceStore(valkey, grace_ms=0, name="chat-present")
         self.store = ChatStore(valkey, self.people, ChatSettings())
-        self.typing = ViewerStore(valkey, lambda: name, "chat")
-        self.chat = Chat(self.hub, self.clock, self.store, self.people, self.typing, lambda: name)
+        self.typing = ViewerStore(valkey, lambda: self.name, "chat")
+        self.chat = Chat(self.hub, self.clock, self.store, self.people, self.typing, lambda: self.name)
 
     async def idle(self) -> None:
         """Wait for what runs beside."""

@@ -51,7 +51,13 @@ class Node:
         self.viewers = ViewerStore(cluster.valkey, lambda: self.name)
         access = cluster.access or Access(self.store, cluster.agent_access)
         self.tickets = Tickets(
-            self.hub, self.clock, self.store, self.viewers, access, agent_access=cluster.agent_access
+            self.hub,
+            self.clock,
+            self.store,
+            self.viewers,
+            access,
+            agent_access=cluster.agent_access,
+            incarnation=lambda: self.name,
         )
 
     async def connect(self, user: User) -> Socket:

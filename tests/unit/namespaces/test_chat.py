@@ -214,6 +214,24 @@ def test_messages_are_limited_to_five_a_second() -> None:
 
 
 @aio
+async def test_a_node_that_counted_as_dead_looks_again_who_may_see_what(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        _, anna, c = await begin(cluster, teamId="t1")
+        mate = await cluster.two.enters(BERT)
+        await mate.ask("chat:join", conversationId=c)
+        for node in (cluster.one, cluster.two):
+            node.chat.everywhere = cluster.one.chat.recheck  # the other does not answer any more
+        await anna.ask("chat:transfer", conversationId=c, teamId="t2")
+        await cluster.two.chat.rejoin()
+        assert any(room.startswith("chat") for room in mate.socket.rooms), (
+            "Valkey may have forgotten, that is no reason"
+        )
+        cluster.two.name = "n2, declared dead"
+        await cluster.two.chat.rejoin()
+        assert not any(room.startswith("chat") for room in mate.socket.rooms)
+
+
+@aio
 async def test_a_transfers_note_is_for_staff_and_a_new_team_is_the_only_one_to_see(
     valkey_url: str, prefix: str
 ) -> None:

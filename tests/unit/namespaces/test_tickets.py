@@ -226,6 +226,20 @@ async def test_a_recheck_waits_for_the_event_but_not_for_ever(
 
 
 @aio
+async def test_a_node_that_counted_as_dead_looks_again_who_may_read_what(valkey_url: str, prefix: str) -> None:
+    """Nobody waited for it when access changed. An emptied store is no reason: it says no of everybody."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        await cluster.one.put(teamId="t1")
+        anna = await cluster.one.open(ANNA)
+        await cluster.one.store.put("42", TicketChange(teamId="t2"))
+        await cluster.one.tickets.rejoin()
+        assert ticket_room("42") in anna.rooms
+        cluster.one.name = "n1, declared dead"
+        await cluster.one.tickets.rejoin()
+        assert names(anna) == ["ticket:unsubscribed"] and ticket_room("42") not in anna.rooms
+
+
+@aio
 async def test_a_session_that_is_resumed_keeps_only_tickets_its_user_may_still_read(
     valkey_url: str, prefix: str
 ) -> None:
