@@ -1,8 +1,9 @@
 """What one node asks all others: who is in a room, and to throw out, join or take out its members.
 
 The question goes out once on the channel of all nodes; each answers on the asker's own, in several messages if it has
-much to say. The answer is complete when every living node (`Leases.living`) has answered; after five seconds it is what
-there is, and names the nodes that are missing. Nothing here is certain to arrive: who needs that uses a logged event.
+much to say. The answer is complete when every living node (`Leases.living`, asked again while one is missing) has
+answered; after five seconds it is what there is, and names the nodes that are missing, perhaps the asker itself.
+Nothing here is certain to arrive: who needs that uses a logged event.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ from insightdesk_rt.wire import json
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 5.0
+LOOK_S = 0.5  # until it is asked again who lives
+# Beyond the timeout: a node that dies is listed as living for up to five seconds (LEASE_MS and BEAT_MS of the leases),
+# and who changes access had better wait for the end of that than be refused.
+DYING_S = 2.0
+FAILED = ("UNAVAILABLE", "INTERNAL")  # other errors are what the answer is
 
 Does = Callable[[tuple[str, ...]], Awaitable[Any]]  # takes the words of a question, returns plain JSON or a Struct
 
@@ -68,12 +74,34 @@ class Bus(Protocol):
 
 
 class _Pending:
+    """A question that is asked. `missing` and `answers` change here only; `done` once nobody is missing."""
+
     __slots__ = ("answers", "done", "missing")
 
     def __init__(self, missing: set[str]) -> None:
         self.missing = missing
         self.answers: list[Answer] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._look()
+
+    def take(self, answer: Answer) -> None:
+        if answer.node not in self.missing:
+            return  # nobody we asked
+        self.answers.append(answer)
+        if not answer.more:
+            self.missing.discard(answer.node)
+            self._look()
+
+    def only(self, living: Collection[str]) -> None:
+        """Wait no longer for nodes that have died, nor keep the half of what they had to say."""
+        dead = self.missing.difference(living)
+        self.answers = [answer for answer in self.answers if answer.node not in dead]
+        self.missing -= dead
+        self._look()
+
+    def _look(self) -> None:
+        if not self.missing and not self.done.done():
+            self.done.set_result(None)
 
 
 class Calls:
@@ -144,9 +172,11 @@ class Calls:
     async def recheck(self, namespace: str, subject: str, offset: Offset) -> None:
         """Have every node look again who may be in a ticket or conversation, after the event at `offset`.
 
-        Raises RtError UNAVAILABLE unless all living nodes have done it: then it must be asked again.
+        Raises RtError UNAVAILABLE unless all living nodes have done it: then it must be asked again. A node whose lease
+        ends meanwhile need not: it looks again by itself, should it come back.
         """
-        _, missing = await self._ask("recheck", namespace, more=(subject, offset))
+        within_s = self._timeout_s + DYING_S
+        _, missing = await self._ask("recheck", namespace, more=(subject, offset), within_s=within_s)
         if missing:
             raise RtError("UNAVAILABLE", f"Not all nodes answered: {', '.join(missing)}.")
 
@@ -157,7 +187,8 @@ class Calls:
     async def ask(self, verb: str, *words: str) -> Said:
         """Ask every living node, this one included, what `answer` was set up for there.
 
-        A node without it (an older version) counts as missing. Raises RtError UNAVAILABLE, and what `does` raises here.
+        A node without it (an older version) counts as missing. Raises RtError UNAVAILABLE, and what `does` raises here,
+        unless it failed here and others have answered.
         """
         answers, missing = await self._ask(verb, more=words)
         known = {answer.node: answer.info for answer in answers if bytes(answer.info)}
@@ -181,22 +212,53 @@ class Calls:
         rooms: Collection[Room] = (),
         skip: Collection[str] = (),
         more: Collection[str] = (),
+        within_s: float = 0.0,
     ) -> tuple[list[Answer], list[str]]:
+        """`within_s`: 0.0 means the usual time."""
         ask = Ask(new_id(), self._bus.address, verb, namespace, tuple(rooms), tuple(skip), tuple(more))
-        pending = _Pending(set(await self._living()) - {self._incarnation()})
-        if not pending.missing:
-            return await self._do(ask), []
+        me = self._incarnation()
+        pending = _Pending(set(await self._living()) - {me})
         self._pending[ask.id] = pending
+        doing = asyncio.get_running_loop().create_task(self._own(ask))
         try:
-            if not self._bus.tell_all(json.encode_struct(ask)):
+            if pending.missing and not self._bus.tell_all(json.encode_struct(ask)):
                 raise RtError("UNAVAILABLE")
-            mine = await self._do(ask)
-            await asyncio.wait([pending.done], timeout=self._timeout_s)
+            await self._wait(pending, doing, within_s or self._timeout_s)
+            own = doing.result() if doing.done() else RtError("UNAVAILABLE")
         finally:
             del self._pending[ask.id]
-        if pending.missing:
-            log.warning("a call was not answered by all nodes", extra={"verb": verb, "missing": len(pending.missing)})
-        return mine + pending.answers, sorted(pending.missing)
+            doing.cancel()
+        missing = sorted(pending.missing)
+        if isinstance(own, RtError):
+            if own.code not in FAILED or not pending.answers:
+                raise own
+            own, missing = [], sorted([*missing, me])
+        if missing:
+            log.warning("a call was not answered by all nodes", extra={"verb": verb, "missing": len(missing)})
+        return own + pending.answers, missing
+
+    async def _own(self, ask: Ask) -> list[Answer] | RtError:
+        """Do here what is asked of all. An error of ours must not cost the answers of the others."""
+        try:
+            return await self._do(ask)
+        except RtError as refused:
+            return refused
+        except Exception:
+            log.exception("a call failed here", extra={"verb": ask.verb[:20]})
+            return RtError("INTERNAL")
+
+    async def _wait(self, pending: _Pending, doing: asyncio.Task[Any], within_s: float) -> None:
+        """Wait until all have answered, or the time is over; not for a node that is found to have died meanwhile."""
+        now = asyncio.get_running_loop().time
+        end_s = now() + within_s
+        waiting: set[asyncio.Future[Any]] = {doing, pending.done}
+        while waiting and (left_s := end_s - now()) > 0:
+            _, waiting = await asyncio.wait(waiting, timeout=min(left_s, LOOK_S))
+            if pending.done in waiting:
+                try:
+                    pending.only(await self._living())
+                except RtError:
+                    pass  # it is not known
 
     # ── answering ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -208,21 +270,12 @@ class Calls:
             self.poison += 1
             return
         if isinstance(message, Answer):
-            self._answered(message)
+            if pending := self._pending.get(message.id):  # else it is too late
+                pending.take(message)
         elif isinstance(message, Replaced):
             self._evict(message.pid)
         elif message.to != self._bus.address:
             self._spawn(self._reply(message))
-
-    def _answered(self, answer: Answer) -> None:
-        pending = self._pending.get(answer.id)
-        if pending is None or answer.node not in pending.missing:
-            return  # too late, or nobody we asked
-        pending.answers.append(answer)
-        if not answer.more:
-            pending.missing.discard(answer.node)
-            if not pending.missing and not pending.done.done():
-                pending.done.set_result(None)
 
     async def _reply(self, ask: Ask) -> None:
         try:

@@ -130,3 +130,18 @@ async def test_who_may_not_and_what_is_wrong_is_refused(servers: list[ServerProc
     ):
         status, answer = await one.push("POST", "/api/v1/nodes/n1/drain", wrong)
         assert (status, answer["error"]["field"]) == (400, field)
+
+
+@aio
+async def test_access_is_changed_once_a_node_that_was_killed_counts_as_dead(servers: list[ServerProcess]) -> None:
+    """It was refused, and the store blamed, until the lease of the dead node had ended and somebody tried again."""
+    one, two = servers
+    ticket = {"teamId": "red", "requesterId": "mia"}
+    assert (await two.push("PUT", "/api/v1/tickets/42", ticket))[0] == 201
+    peer = await DOOR.open(two.address, "/tickets", {"token": two.token("ann", "agent", "red")})
+    await peer.ok("ticket:subscribe", {"ticketId": "42"})
+    one.kill()
+    status, answer = await two.push("PUT", "/api/v1/tickets/42", {"teamId": "blue"})
+    assert status == 200, answer
+    assert (await peer.expect("ticket:unsubscribed"))["reason"] == "access"
+    await peer.close()

@@ -234,3 +234,70 @@ async def test_all_nodes_look_again_who_may_be_in_a_ticket_or_the_asker_is_told(
         three.away = True
         with pytest.raises(RtError, match="UNAVAILABLE"):
             await one.calls.recheck(NS, "a", Offset("6-0"))
+
+
+@aio
+async def test_a_node_that_turns_out_to_have_died_is_not_waited_for(valkey_url: str, prefix: str) -> None:
+    """Who changed access just after a node had died was refused, for as long as it was listed as living."""
+    async with cluster(valkey_url, prefix) as ((one, two, _), living):
+        living.add("ghost")
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.2, living.discard, "ghost")
+        began = loop.time()
+        await one.calls.recheck(NS, "a", Offset("5-0"))
+        assert loop.time() - began < 2
+        assert one.rechecked == two.rechecked == [(NS, "a", "5-0")]
+        living.add("ghost")
+        with pytest.raises(RtError) as refused:
+            await one.calls.recheck(NS, "a", Offset("6-0"))
+        assert refused.value.message == "Not all nodes answered: ghost."
+
+
+@aio
+async def test_half_an_answer_of_a_node_that_died_is_none(valkey_url: str, prefix: str) -> None:
+    async with cluster(valkey_url, prefix) as ((one, *others), living):
+        for node in (one, *others):
+            node.calls.answer("greet", partial(greet, node.name))
+        living.add("ghost")
+        asked = asyncio.create_task(one.calls.ask("greet", "hello"))
+        await until(lambda: one.calls._pending, "asked")
+        one.calls._timeout_s = 5.0
+        (id,) = one.calls._pending
+        half = {"t": "answer", "id": id, "node": "ghost", "part": "[1,", "more": True}
+        one.calls.received(json.dumps(half).encode())
+        living.discard("ghost")
+        one.calls._pending[id].only(living)
+        said = await asked
+        assert sorted(said.nodes) == ["n1", "n2", "n3"] and said.missing == []
+
+
+@aio
+async def test_the_askers_own_failure_or_delay_leaves_the_others_answers(
+    valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def unable(words: tuple[str, ...]) -> None:
+        raise RtError("UNAVAILABLE")
+
+    async def broken(words: tuple[str, ...]) -> None:
+        raise ZeroDivisionError
+
+    async def slow(words: tuple[str, ...]) -> None:
+        await asyncio.sleep(60)
+
+    async with cluster(valkey_url, prefix) as ((one, two, three), living):
+        for node in (two, three):
+            node.calls.answer("greet", partial(greet, node.name))
+        loop = asyncio.get_running_loop()
+        for does in (unable, broken, slow):
+            one.calls.answer("greet", does)
+            began = loop.time()
+            said = await one.calls.ask("greet", "hello")
+            assert sorted(said.nodes) == ["n2", "n3"] and said.missing == ["n1"]
+            assert loop.time() - began < 3
+        one.away = True
+        with pytest.raises(RtError, match="Not all nodes answered: n1"):
+            await one.calls.recheck(NS, "a", Offset("5-0"))
+        living.intersection_update({"n1"})
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await one.calls.ask("greet", "hello")
+        assert "a call failed here" in caplog.text
