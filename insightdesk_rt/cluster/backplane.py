@@ -223,9 +223,9 @@ class ValkeyBackplane:
                 lane.held = True
                 self._spawn(self._repair(lane))
 
-    def beat(self, now_s: float, answering: bool) -> None:
-        if answering and not self._owing:
-            self._publisher.forget_older(now_s)
+    def beat(self, now_s: float, answered_s: float) -> None:
+        if not self._owing:
+            self._publisher.forget_older(answered_s)
         if self._link.state is State.LIVE and now_s > self._forget_s:
             self._forget_s = now_s + FORGET_IDS_S
             for lane in self._lanes.values():

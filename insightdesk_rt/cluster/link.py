@@ -59,8 +59,8 @@ class Owner(Protocol):
         """A probe was answered: how far each log has got, and this node's positions when it was asked."""
         ...
 
-    def beat(self, now_s: float, answering: bool) -> None:
-        """Called every PROBE_S. `answering`: Valkey has answered the last probe."""
+    def beat(self, now_s: float, answered_s: float) -> None:
+        """Called every PROBE_S. `answered_s`: when the last probe was asked that was answered, and passed to `told`."""
         ...
 
 
@@ -85,7 +85,7 @@ class Link:
         self._heard = 0
         self._heard_s = 0.0
         self._confirmed: deque[tuple[int, float]] = deque()  # probes Valkey took and that have not come in
-        self._answered = 0
+        self._answered_s = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -196,26 +196,26 @@ class Link:
     async def _beat(self) -> None:
         while True:
             now_s = asyncio.get_running_loop().time()
-            answering = self.state is State.LIVE and self._answered == self._number  # before the next one is sent
             if self.state is State.LIVE:
                 if self._confirmed and now_s - self._confirmed[0][1] > DEAD_S:
                     self.drop(f"no probe came in for {DEAD_S:.0f} s")
                 else:
                     self.probe()
-            self._owner.beat(now_s, answering and self.state is State.LIVE)
+            self._owner.beat(now_s, self._answered_s)
             await asyncio.sleep(PROBE_S)
 
     async def _probe(self, number: int) -> None:
         connection, before = self.connection, self._owner.positions()
+        asked_s = asyncio.get_running_loop().time()
         try:
             channel = self._names.node(self._address)
             heard, *tops = await self._valkey.call(self._script, [self._names.tops], [channel, number])
         except RtError:
             return
-        self._answered = max(self._answered, number)
         if connection is not self.connection or self.state is not State.LIVE:
             return
         self._owner.told(before, dict(zip(tops[::2], tops[1::2], strict=True)))
+        self._answered_s = max(self._answered_s, asked_s)
         if not heard:
             self.drop("nobody heard the probe")
         elif number > self._heard:

@@ -97,9 +97,9 @@ class Publisher:
         done.extend(itertools.islice(self._tail, len(owed), None))  # confirmed meanwhile
         self._tail = done
 
-    def forget_older(self, now_s: float) -> None:
-        """Called while Valkey answers: what it confirmed long enough ago is safe."""
-        while self.recovery is None and self._tail and self._tail[0].at_s < now_s - KEEP_S:
+    def forget_older(self, answered_s: float) -> None:
+        """What was confirmed long enough before Valkey last answered, with nothing lost, is safe."""
+        while self.recovery is None and self._tail and self._tail[0].at_s < answered_s - KEEP_S:
             self._tail.popleft()
 
     async def _append(self, event: Event, was: str = "") -> Offset:

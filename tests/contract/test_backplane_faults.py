@@ -230,6 +230,18 @@ async def test_what_was_confirmed_long_ago_is_not_sent_again(monkeypatch: pytest
 
 
 @aio
+async def test_a_slow_way_to_valkey_does_not_keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round trip longer than the time between two probes: there is always one that was not answered yet."""
+    monkeypatch.setattr("insightdesk_rt.cluster.publisher.KEEP_S", 0.5)
+    with OwnValkey() as server:
+        async with Proxy(server.socket) as proxy, cluster(proxy.url, "t", 1) as (one,):
+            proxy.delay_s = 0.14
+            await asyncio.gather(*(one.bus.append(event(str(n))) for n in range(5)))
+            await until(lambda: not one.bus._publisher._tail, "forgotten", 5)
+            assert one.bus.subscribed and one.bus.counters["connects"] == 1
+
+
+@aio
 async def test_a_probe_that_was_not_sent_does_not_hide_a_dead_subscription() -> None:
     with OwnValkey() as server:
         async with cluster(server.url, "t", 1) as (one,):
@@ -442,6 +454,7 @@ class Proxy:
         self.path = target.parent / "proxy"
         self.url = f"unix://{self.path}"
         self.silent = False
+        self.delay_s = 0.0  # each way
         self.open = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -466,6 +479,8 @@ class Proxy:
             while data := await source.read(65536):
                 if self.silent:
                     await asyncio.Future()  # for ever
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
                 sink.write(data)
                 await sink.drain()
             sink.close()
