@@ -2,8 +2,8 @@
 
 In: SUBSCRIBE (all that one turn asks for together), wait for the confirmation, send a probe, wait until it has come in.
 Now everything after the lane's position will be heard, and what is before it is in the log. While Valkey is away a room
-is only noted: it is part of what is caught up later. Out: five seconds after the last member left, unless somebody
-asked for it again meanwhile.
+is only noted: it is part of what is caught up later; while that is done, who asks waits, but not for ever. Out: five
+seconds after the last member left, unless somebody asked for it again meanwhile.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from insightdesk_rt.cluster.lane import Interest, Lane
 from insightdesk_rt.cluster.link import Link, State
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Offset, Room
 
 LISTEN_S = 1.0  # a confirmation that takes longer, while no probe comes in either, is a dead connection
+RISE_S = 5.0  # a stock client gives up a connect after 20 s; sent away before, it tries again, perhaps elsewhere
 UNLISTEN_S = 5.0  # a page that is reloaded, or a user who looks at two tickets in turn, should not churn channels
 
 
@@ -43,9 +45,13 @@ class Interests:
         return len(self._table)
 
     async def listen(self, namespace: str, room: Room) -> Offset:
-        """Hear a room; return the lane's position once everything after it will be delivered for this room too."""
+        """Hear a room; return the lane's position once everything after it will be delivered for this room too.
+
+        Raises RtError UNAVAILABLE if this node has been catching up for RISE_S and is not done.
+        """
         lane = self._lanes[namespace]
         channel = self._names.channel(namespace, room).encode()
+        end_s = 0.0
         while True:
             if self._link.state is State.LIVE and not self._valkey.available:
                 self._link.drop("commands are away")  # the room could neither be settled nor repaired
@@ -53,7 +59,8 @@ class Interests:
             if interest is not None:
                 interest.generation += 1
             if self._link.state is State.RISING:
-                await self._link.risen.wait()
+                end_s = end_s or asyncio.get_running_loop().time() + RISE_S
+                await self._risen(end_s)
                 continue
             if interest is None:
                 interest = lane.rooms[room] = self._table[channel] = Interest(lane, room, channel)
@@ -117,6 +124,13 @@ class Interests:
                 interest.lane.settling.append(interest)
 
         connection.subscribe(interest.channel for interest in batch).add_done_callback(confirmed)
+
+    async def _risen(self, end_s: float) -> None:
+        try:
+            async with asyncio.timeout_at(end_s):
+                await self._link.risen.wait()
+        except TimeoutError:
+            raise RtError("UNAVAILABLE", "This node is catching up; try again.") from None
 
     async def _settled(self, interest: Interest) -> None:
         if interest.done is None:

@@ -43,7 +43,8 @@ class Backplane(Protocol):
     async def listen(self, namespace: str, room: Room) -> Offset:
         """Hear a room from now on. Returns once it is sure: everything after the returned offset will be delivered.
 
-        While Valkey is away it returns at once; the room is then listened to, and caught up, on reconnection.
+        While Valkey is away it returns at once; the room is then listened to, and caught up, on reconnection. Raises
+        RtError UNAVAILABLE if that has begun and takes seconds.
         """
         ...
 

@@ -335,6 +335,33 @@ async def test_listen_does_not_wait_for_a_frozen_valkey_longer_than_a_second() -
 
 
 @aio
+async def test_listen_does_not_wait_for_a_long_catch_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connects hung until all of the log was read, and were then served for clients that had given up."""
+    monkeypatch.setattr("insightdesk_rt.cluster.interests.RISE_S", 0.3)
+    with OwnValkey() as server:
+        async with cluster(server.url, "t", 1) as (one,):
+            await one.bus.listen(NS, A)
+            read, catch_up = asyncio.Event(), one.bus._catch_up
+
+            async def slowly(lane: Any) -> None:
+                await read.wait()
+                await catch_up(lane)
+
+            monkeypatch.setattr(one.bus, "_catch_up", slowly)
+            one.bus._link.drop("a test")
+            await until(lambda: not one.bus._link.risen.is_set(), "catching up")
+            began = time.monotonic()
+            told = await asyncio.gather(*(refused(one.bus.listen(NS, room)) for room in (A, B)))
+            assert told == ["UNAVAILABLE"] * 2 and time.monotonic() - began < 2
+            asked = asyncio.create_task(one.bus.listen(NS, B))
+            await asyncio.sleep(0.05)
+            read.set()
+            await asked
+            await one.bus.append(event("1", B))
+            await until(lambda: one.payloads == ["1"], "heard")
+
+
+@aio
 async def test_a_log_that_was_cut_off_during_an_outage_is_told_for_the_rooms_it_concerns() -> None:
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2, log_max_entries=100) as (one, two):
