@@ -10,8 +10,8 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.limits import Cap
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FAREWELL_MS = 30_000  # engine.io's closeTimeout: how long a polling client may take to fetch its close packet
 TURN_S = 0.002  # of looking at many clients, before the loop does something else
+FETCH_S = 1.0  # at a stop: a client between two polls comes within a round trip, one that has gone away never
 LINGER_MS = 5_000  # Tornado's too; ws waits 30 s for the peer to answer a close frame
 
 
@@ -36,7 +37,7 @@ class Lingering(Protocol):
 
 class ClientHost:
     __slots__ = (
-        "_ended",
+        "_fewer",
         "_lingering",
         "addresses",
         "bytes_in",
@@ -83,7 +84,7 @@ class ClientHost:
         self.clients: dict[str, Client] = {}
         self.farewells: dict[str, list[Encoded]] = {}  # what clients that are gone get with their next poll
         self._lingering: set[Lingering] = set()
-        self._ended = asyncio.Event()  # nobody lingers any more; only `close` waits for it
+        self._fewer = asyncio.Event()  # one less lingers, or has its last words; only `close` waits for it
         self.on_end: Callable[[Client, CloseReason], None] = lambda client, why: None  # its sockets are still there
         self.opened: Counter[str] = Counter()  # by transport
         self.closed: Counter[CloseReason] = Counter()
@@ -104,6 +105,7 @@ class ClientHost:
     def farewell(self, client_id: str) -> list[Encoded]:
         """Return the last words for a client, once; an empty list if there are none (any more)."""
         self.wheel.cancel(("farewell", client_id))
+        self._fewer.set()
         return self.farewells.pop(client_id, [])
 
     def linger(self, transport: Lingering) -> None:
@@ -116,24 +118,29 @@ class ClientHost:
         if transport in self._lingering:
             self._lingering.discard(transport)
             self.wheel.cancel(transport)
-            if not self._lingering:
-                self._ended.set()
+            self._fewer.set()
 
     async def close(self, why: CloseReason, within_s: float) -> None:
         """Close every client and wait until their goodbyes are sent, or the deadline; then nothing is left open.
 
-        Cancelled, it leaves transports to their own deadline.
+        A polling client that has no poll open fetches its own, with what was queued for it. Cancelled, it leaves
+        transports to their own deadline.
         """
         for client in tuple(self.clients.values()):
             client.close(why)
-        if self._lingering:
-            self._ended.clear()
-            try:
-                await asyncio.wait_for(self._ended.wait(), within_s)
-            except TimeoutError:
-                pass  # they had their time
+        await self._none(self.farewells, min(within_s, FETCH_S))
+        await self._none(self._lingering, within_s)
         for transport in tuple(self._lingering):
             transport.abort()
+
+    async def _none(self, left: Collection[Any], within_s: float) -> None:
+        try:
+            async with asyncio.timeout(within_s):
+                while left:
+                    self._fewer.clear()
+                    await self._fewer.wait()
+        except TimeoutError:
+            pass  # they had their time
 
 
 async def in_turns(clients: Iterable[Client]) -> AsyncIterator[Client]:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
-from tests.support.aio import aio
+from tests.support.aio import aio, until
 from tests.support.native_client import NativeDoor
 from tests.support.server import ServerProcess, environment, free_port
 
@@ -236,6 +237,78 @@ def test_an_admin_who_drains_a_node_that_stops_only_makes_it_faster(tmp_path: Pa
 
     sent_away()
     assert server.ended() == 0
+    server.assert_quiet()
+
+
+class Polling:
+    """A polling client by hand, which polls only when it is told to."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self.target = f"http://127.0.0.1:{server.port}/socket.io/?EIO=4&transport=polling"
+        self.said = ""
+
+    async def ask(self, body: str | None = None) -> str:
+        fetched = await AsyncHTTPClient().fetch(
+            HTTPRequest(self.target, "GET" if body is None else "POST", body=body, request_timeout=10)
+        )
+        text = fetched.body.decode()
+        self.said += text
+        return text
+
+    async def open(self, auth: dict[str, str]) -> dict[str, Any]:
+        """Return the CONNECT's answer."""
+        opened = await self.ask()
+        self.target += "&sid=" + json.loads(opened[1:])["sid"]
+        await self.ask("40/tickets," + json.dumps(auth))
+        answer = (await self.heard("40/tickets,")).split("40/tickets,")[1]
+        said: dict[str, Any] = json.JSONDecoder().raw_decode(answer)[0]
+        return said
+
+    async def heard(self, what: str) -> str:
+        """Poll until this has come; return all that came."""
+        said = ""
+        while what not in said:
+            said += await self.ask()
+        return said
+
+
+@pytest.mark.parametrize("fetches", [True, False], ids=["which fetches it", "which is away"])
+def test_what_is_queued_for_a_polling_client_at_a_stop_is_not_lost(server: ServerProcess, fetches: bool) -> None:
+    """Between two polls it has no connection to say goodbye on. What it does not fetch, recovery brings."""
+    server.start()
+    auth = {"token": server.token("ada", "agent", "support")}
+
+    @aio
+    async def before() -> None:
+        await put(server, "t1", subject="A", teamId="support")
+        client = Polling(server)
+        connected = await client.open(auth)
+        await client.ask('42/tickets,1["ticket:subscribe",{"ticketId":"t1"}]')
+        offset = (await client.heard("43/tickets,1")).partition('"offset":"')[2].partition('"')[0]
+        await put(server, "t1", subject="B")
+        await client.ask('42/tickets,2["are:you:there",{}]')
+        auth.update(pid=connected["pid"], offset=offset)
+        server.send(signal.SIGTERM)
+        await until(lambda: "msg=stopping" in server.log(), "it stops")
+        if fetches:
+            said = await client.ask()
+            assert "ticket:updated" in said and "43/tickets,2" in said, said
+
+    before()
+    assert server.ended() == 0
+    server.start()
+
+    @aio
+    async def after() -> None:
+        client = Polling(server)
+        back = await client.open(auth)
+        assert back["pid"] == auth["pid"], "it has its session again"
+        await client.ask('42/tickets,3["are:you:there",{}]')
+        # The offset is of before it fetched anything, as that of a client whose answer was lost on the way.
+        assert "ticket:updated" in client.said + await client.heard("43/tickets,3")
+
+    after()
+    assert server.stop() == 0
     server.assert_quiet()
 
 

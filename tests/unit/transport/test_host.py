@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.transport.host import FAREWELL_MS, LINGER_MS, ClientHost
+from insightdesk_rt.transport.host import FAREWELL_MS, FETCH_S, LINGER_MS, ClientHost
 from insightdesk_rt.transport.wheel import Wheel
 from insightdesk_rt.wire.engine import CLOSE
 from tests.support.aio import aio
@@ -70,3 +72,17 @@ async def test_close_waits_for_goodbyes_until_its_deadline_and_leaves_nothing_op
     node.linger(closing)
     await node.close(CloseReason.SHUTDOWN, 0.02)
     assert closing.aborted == 1
+
+
+@aio
+async def test_the_end_waits_a_moment_for_who_has_last_words_to_fetch() -> None:
+    node, _ = host()
+    loop = asyncio.get_running_loop()
+    node.say_later("n7.a", [CLOSE])
+    loop.call_later(0.1, node.farewell, "n7.a")
+    began = loop.time()
+    await node.close(CloseReason.SHUTDOWN, 5)
+    assert 0.09 < loop.time() - began < 0.9
+    node.say_later("n7.gone", [CLOSE])
+    await node.close(CloseReason.SHUTDOWN, 5)
+    assert FETCH_S <= loop.time() - began - 0.1 < 4
