@@ -79,6 +79,16 @@ def test_a_read_only_valkey(torture: Torture) -> None:
     assert row.refused > 0 and row.verdict.told == 0
 
 
+def test_a_valkey_that_is_busy_with_a_script(torture: Torture) -> None:
+    row = torture.play("valkey-busy", 14)
+    assert row.refused > 0 and row.verdict.told == 0
+
+
+def test_a_user_of_valkey_that_is_switched_off(torture: Torture) -> None:
+    row = torture.play("shut-out", 15)
+    assert row.refused > 0 and row.verdict.told == 0
+
+
 def test_a_failover_to_a_replica_that_has_all(torture: Torture) -> None:
     assert torture.play("failover", 11).verdict.told == 0
 

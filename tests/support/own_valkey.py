@@ -51,8 +51,11 @@ class OwnValkey:
 
     def __call__(self, *command: Any) -> Any:
         """Run a command on a connection of its own."""
-        with valkey.Valkey(unix_socket_path=str(self.socket), decode_responses=True) as client:
+        with self.client() as client:
             return client.execute_command(*command)
+
+    def client(self, **credentials: str) -> valkey.Valkey:
+        return valkey.Valkey(unix_socket_path=str(self.socket), decode_responses=True, **credentials)  # type: ignore[arg-type]
 
     def least(self) -> str:
         """Make the user of conf/valkey.acl, who may do what the server does and nothing else; return its URL."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
+
+from valkey.exceptions import ResponseError
 
 from insightdesk_rt.cluster.names import Names
 from tests.cluster.torture.cluster import Cluster, Node, listening
@@ -251,6 +253,34 @@ async def read_only(scene: Scene) -> None:
     scene.cluster.valkey("REPLICAOF", "127.0.0.1", "1")
     await asyncio.sleep(2)
     scene.cluster.valkey("REPLICAOF", "NO", "ONE")
+
+
+@fault("valkey-busy")
+async def valkey_busy(scene: Scene) -> None:
+    """Somebody's script does not end: for 2 s every command is answered BUSY."""
+    valkey = scene.cluster.valkey
+    valkey("CONFIG", "SET", "busy-reply-threshold", "100")
+    endless = asyncio.create_task(asyncio.to_thread(_ended, valkey))
+    await asyncio.sleep(2)
+    valkey("SCRIPT", "KILL")
+    await endless
+
+
+def _ended(valkey: OwnValkey) -> None:
+    with suppress(ResponseError):  # it was killed
+        valkey("EVAL", "while true do end", "0")
+
+
+@fault("shut-out")
+async def shut_out(scene: Scene) -> None:
+    """The nodes' user is switched off for 2 s and its connections are killed, as when a password is changed."""
+    valkey = scene.cluster.valkey
+    valkey("ACL", "SETUSER", "boss", "reset", "on", ">boss", "~*", "&*", "+@all")
+    with valkey.client(username="boss", password="boss") as boss:
+        boss.execute_command("ACL SETUSER", "default", "off")
+        boss.execute_command("CLIENT KILL", "USER", "default")
+        await asyncio.sleep(2)
+        boss.execute_command("ACL SETUSER", "default", "on")
 
 
 @fault("failover")
