@@ -20,20 +20,23 @@ from insightdesk_rt.config import ConfigError, Loaded, shown
 from insightdesk_rt.listening import StartError
 from insightdesk_rt.namespaces import PATHS
 from insightdesk_rt.server import Server
-from insightdesk_rt.workers import SIGNALS, Supervisor, Worker
+from insightdesk_rt.workers import AT_ONCE, Supervisor, Worker
 
 log = logging.getLogger(__name__)
 
 
 def run(loaded: Loaded) -> int:
-    """Run a node, or several, until SIGTERM or Ctrl-C, and return the exit code; a second signal ends it at once."""
+    """Run a node, or several, until SIGTERM or Ctrl-C, and return the exit code; a second signal kills it.
+
+    SIGTERM drains. Who presses Ctrl-C sits in front of it, and does not wait for that.
+    """
     node_id = loaded.settings.node_id or "n" + secrets.token_hex(3)
     loaded = structs.replace(loaded, settings=structs.replace(loaded.settings, node_id=node_id))
     try:
         if loaded.settings.workers > 1:
             Supervisor(loaded, _work).run(lambda *what: _say(_banner_of_workers(loaded, *what)))
         else:
-            asyncio.run(_serve(Server(loaded), SIGNALS, lambda server: _say(_banner_of(server, loaded))))
+            asyncio.run(_serve(Server(loaded), signal.SIGINT, lambda server: _say(_banner_of(server, loaded))))
     except StartError as why:
         sys.stderr.write(f"insightdesk-rt: {why}\n")
         return 1
@@ -43,28 +46,32 @@ def run(loaded: Loaded) -> int:
 def _work(loaded: Loaded, sockets: list[socket.socket], news: Connection) -> int:
     """The main function of one worker."""
     try:
-        asyncio.run(_serve(Server(loaded, sockets), (signal.SIGTERM,), lambda server: news.send(server.admin_port)))
+        asyncio.run(_serve(Server(loaded, sockets), AT_ONCE, lambda server: news.send(server.admin_port)))
     except (StartError, ConfigError) as why:
         news.send(str(why))
         return 1
     return 0
 
 
-async def _serve(server: Server, signals: tuple[signal.Signals, ...], started: Callable[[Server], None]) -> None:
+async def _serve(server: Server, at_once: signal.Signals, started: Callable[[Server], None]) -> None:
     """Raises StartError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    drain_s: dict[signal.Signals, float] = {signal.SIGTERM: server.settings.drain_seconds, at_once: 0.0}
+    over_s = 0.0
 
     def unhandle() -> None:
-        for number in signals:
+        for number in drain_s:
             loop.remove_signal_handler(number)
 
-    def stopping() -> None:
+    def stopping(number: signal.Signals) -> None:
+        nonlocal over_s
+        over_s = drain_s[number]
         stop.set()
         unhandle()  # the next one has its usual effect
 
-    for number in signals:
-        loop.add_signal_handler(number, stopping)
+    for number in drain_s:
+        loop.add_signal_handler(number, stopping, number)
     try:
         await server.start()
         _calm_the_collector()
@@ -72,7 +79,7 @@ async def _serve(server: Server, signals: tuple[signal.Signals, ...], started: C
         log.info("started", extra={"port": server.port, "admin_port": server.admin_port})
         await stop.wait()
         log.info("stopping")
-        await server.stop(server.settings.drain_seconds)
+        await server.stop(over_s)
         log.info("stopped")
     finally:
         unhandle()  # the loop's end would leave them for a moment without the pipe that they write to

@@ -6,7 +6,8 @@ Each worker is a node like any other, in the cluster of the one Valkey; the kern
 (SO_REUSEPORT). The supervisor holds every worker's listening socket, so connections that come while one is started
 again wait instead of being refused. It owns the embedded Valkey, if there is one, and does nothing else.
 
-A worker obeys the supervisor alone: Ctrl-C in a terminal reaches all processes, and must count once.
+A worker obeys the supervisor alone: Ctrl-C in a terminal reaches all processes, and must count once. What it means, to
+end without a drain, the supervisor says by a signal of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from insightdesk_rt.listening import StartError, bind_shared, close_all, port_of
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+AT_ONCE = signal.SIGUSR1  # to a worker
 START_WITHIN_S = 60.0
 END_WITHIN_S = 30.0  # beside the drain
 AGAIN_S = 0.2  # after a worker's death, doubled with each within CALM_S …
@@ -143,6 +145,7 @@ class Supervisor:
         self._embedded: Embedded | None = None
         self._die_with_me = dies_with_parent(signal.SIGKILL)
         self._signals = 0
+        self._how: int = signal.SIGTERM  # workers are to end
 
     def run(self, started: Callable[[int, list[Worker], bool], None]) -> None:
         """Run until a signal. `started(port, workers, embedded)` is called once all are ready. Raises StartError."""
@@ -173,8 +176,10 @@ class Supervisor:
         log.info("stopped")
 
     def _signalled(self, number: int, frame: Any) -> None:
-        """The first lets the workers drain; the second ends them at once, as it does a server without workers."""
+        """The first lets the workers end; the second kills them, as it does a server without workers."""
         self._signals += 1
+        if number == signal.SIGINT:
+            self._how = AT_ONCE
         if self._signals > 1:
             for worker in self._workers:
                 worker.send(signal.SIGKILL)
@@ -199,7 +204,7 @@ class Supervisor:
 
     def _end(self) -> None:
         for worker in self._workers:
-            worker.send(signal.SIGTERM)
+            worker.send(self._how)
         end_s = time.monotonic() + self._loaded.settings.drain_seconds + END_WITHIN_S
         for worker in self._workers:
             worker.join(end_s)

@@ -200,6 +200,25 @@ def test_a_signal_ends_it_and_everything_it_started(server: ServerProcess, how: 
     server.assert_quiet()
 
 
+def test_ctrl_c_waits_for_no_drain(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        server = ServerProcess(tmp_path / str(workers), drain_seconds=60, workers=workers)
+        server.start()
+
+        @aio
+        async def interrupted(server: ServerProcess = server) -> None:
+            auth = {"token": server.token("ada", "agent")}
+            peers = [await NativeDoor().open(server.address, "/tickets", auth) for _ in range(4)]
+            server.send(signal.SIGINT)
+            assert [await peer.gone() for peer in peers] == [1012] * 4
+            for peer in peers:
+                await peer.close()
+
+        interrupted()
+        assert server.ended(20) == 0
+        server.assert_quiet()
+
+
 def test_clients_are_sent_away_so_that_they_come_back(server: ServerProcess) -> None:
     server.start()
 

@@ -154,7 +154,7 @@ def test_a_second_signal_ends_them_at_once(tmp_path: Path) -> None:
     async def with_clients() -> None:
         token = server.token("ann", "agent")
         peers = [await DOOR.open(server.address, "/tickets", {"token": token}) for _ in range(60)]
-        server.send(signal.SIGINT)
+        server.send(signal.SIGTERM)
         await asyncio.sleep(0.3)
         server.send(signal.SIGINT)
         for peer in peers:
