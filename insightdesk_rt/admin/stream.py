@@ -28,6 +28,7 @@ MAX_WAITING_BYTES = 1_000_000
 TAKES_NOTHING_S = 20.0
 PAUSE = 5  # times what a turn of work took: the least that it then leaves to others
 ALIVE_S = 10.0  # between signs of life, and looks at the permission; a proxy in between waits for 60 s or more
+ALIVE = "event: alive\ndata: {}\n\n"  # no comment: EventSource keeps those, and events without data, from scripts
 MAX_STREAMS = 20  # of one node: each costs work for as long as it is open
 
 _open: set[EventStream] = set()
@@ -132,7 +133,7 @@ class EventStream:
             async with asyncio.timeout(ALIVE_S):
                 await self._more.wait()
         except TimeoutError:
-            await self._write(": alive\n\n")
+            await self._write(ALIVE)
             return
         self._more.clear()
         await self._send_all()

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from insightdesk_rt.admin.access import new_key
+from insightdesk_rt.admin.stream import ALIVE_S
 from insightdesk_rt.emitter import AsyncEmitter
 from tests.support.aio import aio, until
 from tests.support.native_client import NativeDoor
@@ -210,6 +211,15 @@ async def test_a_stream_that_is_never_idle_ends_with_its_permission_too(servers:
         for stream in (events, live):
             assert (await stream.expect("end", deadline_s=20))["code"] == "AUTH_TOKEN_EXPIRED"
         feeding.cancel()
+
+
+@aio
+async def test_a_quiet_stream_says_that_it_lives(servers: Pair) -> None:
+    one, _ = servers
+    async with watching(one, "events?event=none") as events:
+        with pytest.raises(TimeoutError):
+            await events.next(deadline_s=ALIVE_S + 2)
+        assert events.signs == 1 and events.seen == []
 
 
 @aio

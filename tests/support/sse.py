@@ -20,6 +20,7 @@ class Events:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.seen: list[tuple[str, Any]] = []
+        self.signs = 0  # of life
 
     async def begin(self) -> None:
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
@@ -28,12 +29,14 @@ class Events:
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
     async def next(self, deadline_s: float = 15.0) -> tuple[str, Any]:
-        """Return the next event: its name and data. Raises EOFError at the end, TimeoutError."""
+        """Return the next event but signs of life: its name and data. Raises EOFError at the end, TimeoutError."""
         async with asyncio.timeout(deadline_s):
             while True:
                 text = await self._block()
                 lines = dict(line.split(": ", 1) for line in text.split("\n") if line and not line.startswith(":"))
-                if lines:
+                if lines.get("event") == "alive":
+                    self.signs += 1
+                elif lines:
                     found = lines["event"], json.loads(lines["data"])
                     self.seen.append(found)
                     return found
