@@ -1,11 +1,11 @@
 """Watching: events as they are published, and what the API answers as it changes. Both are server-sent events.
 
     GET /api/v1/events     event: event    {at, namespace, event, rooms, except, offset, volatile, bytes, payload?}
-    GET /api/v1/live       event: state    {watch, status, body}
+    GET /api/v1/live       event: state    {watch, status, body}; a refusal's body is {error}
 
-and in both `event: dropped` {count} for a reader that was too slow, `event: end` {code} when it is over. Events are
-those of all nodes and emitters; what a connection to Valkey lost meanwhile is not shown again: this is a window, not a
-log.
+and in both `event: alive` when there was nothing else for ten seconds, `event: dropped` {count} for a reader that was
+too slow, `event: end` {code} when it is over. Events are those of all nodes and emitters; what a connection to Valkey
+lost meanwhile is not shown again: this is a window, not a log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, unquote
 
@@ -135,8 +135,20 @@ class LiveHandler(StreamHandler):
 
         await stream.run(look, LOOK_S)
 
-    def _find(self, watch: str) -> Any:
-        """Return what answers a path. Raises RtError BAD_REQUEST: there is none, or its query is wrong."""
+    def _find(self, watch: str) -> Callable[[], Awaitable[tuple[int, str]]]:
+        """Return what answers a path. What is wrong with one is its answer too: the others go on."""
+        try:
+            return self._inner(watch)
+        except RtError as refused:
+            answer = _refusal(refused)
+
+            async def refuse() -> tuple[int, str]:
+                return answer
+
+            return refuse
+
+    def _inner(self, watch: str) -> Inner:
+        """Raises RtError BAD_REQUEST: there is no such path, or its query is wrong; FORBIDDEN."""
         path, _, query = watch.partition("?")
         for pattern, kind, parts in self.routes:
             match = re.fullmatch(pattern, f"/api/v1/{path}")
@@ -166,7 +178,7 @@ class Inner:
         try:
             answer: Answer = await self._method(self._handler, *self._arguments)
         except RtError as refused:
-            return refused.kind.http, json.dumps({"error": refused.as_dict()})
+            return _refusal(refused)
         body = answer.body
         return answer.status, json.encode_struct(body) if isinstance(body, Struct) else json.dumps(body)
 
@@ -180,6 +192,10 @@ def watch_routes(
         (r"/api/v1/events", EventsHandler, events),
         (r"/api/v1/live", LiveHandler, {"admin": admin, "routes": routes}),
     ]
+
+
+def _refusal(refused: RtError) -> tuple[int, str]:
+    return refused.kind.http, json.dumps({"error": refused.as_dict()})
 
 
 def _shown(event: Event, whole: bool) -> str:
