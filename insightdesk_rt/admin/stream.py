@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 
-from insightdesk_rt.admin.access import Scope
+from insightdesk_rt.admin.access import Principal, Scope
 from insightdesk_rt.admin.base import Handler
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.wire import json
@@ -29,14 +30,39 @@ TAKES_NOTHING_S = 20.0
 PAUSE = 5  # times what a turn of work took: the least that it then leaves to others
 ALIVE_S = 10.0  # between signs of life, and looks at the permission; a proxy in between waits for 60 s or more
 ALIVE = "event: alive\ndata: {}\n\n"  # no comment: EventSource keeps those, and events without data, from scripts
-MAX_STREAMS = 20  # of one node: each costs work for as long as it is open
+# Two browsers full of tabs: over HTTP/1.1 one keeps six connections to a server, and waits with the seventh.
+MAX_OF_ONE = 12
+MAX_STREAMS = 48  # of one node: each costs work for as long as it is open; four who have all they may
 
-_open: set[EventStream] = set()
+
+class Streams:
+    """Who has how many streams open on this node."""
+
+    def __init__(self) -> None:
+        self._open: Counter[Principal] = Counter()
+
+    @contextmanager
+    def place(self, who: Principal) -> Iterator[None]:
+        """Count one for as long as this lasts. Raises RtError RATE_LIMITED: they have all they may; UNAVAILABLE: all
+        are taken.
+        """
+        if self._open[who] >= MAX_OF_ONE:
+            raise RtError("RATE_LIMITED", f"{who.name} has {MAX_OF_ONE} streams open on this node: close another tab.")
+        if self._open.total() >= MAX_STREAMS:
+            raise RtError("UNAVAILABLE", f"This node has {MAX_STREAMS} streams open, all it can keep: ask another one.")
+        self._open[who] += 1
+        try:
+            yield
+        finally:
+            self._open[who] -= 1
+            if not self._open[who]:
+                del self._open[who]
 
 
 class StreamHandler(Handler):
-    """The base of handlers whose answer goes on."""
+    """The base of handlers whose answer goes on. They take a place before they do anything for it."""
 
+    streams: Streams
     stream: EventStream | None = None
 
     def on_connection_close(self) -> None:
@@ -82,15 +108,10 @@ class EventStream:
     async def run(self, work: Callable[[], Awaitable[None]] | None = None, every_s: float = ALIVE_S) -> None:
         """Return when it is over. `work` is done at once and every so often, less often when it takes long; RtError
         from it ends it.
-
-        Raises RtError UNAVAILABLE, before anything is answered, when too many are open.
         """
-        if len(_open) >= MAX_STREAMS:
-            raise RtError("UNAVAILABLE", f"This node has {MAX_STREAMS} streams open; that is all it has.")
         handler = self._handler
         handler.set_header("Content-Type", "text/event-stream")
         handler.set_header("X-Accel-Buffering", "no")  # nginx would keep it until there is more
-        _open.add(self)
         working = asyncio.get_running_loop().create_task(self._work(work, every_s)) if work is not None else None
         try:
             await self._write(": welcome\n\n")
@@ -103,7 +124,6 @@ class EventStream:
         except TimeoutError:  # it takes nothing: what was written would wait forever
             cast(HTTP1Connection, handler.request.connection).close()
         finally:
-            _open.discard(self)
             if working is not None:
                 working.cancel()
 

@@ -22,7 +22,7 @@ from msgspec import Meta, Raw, Struct, field
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer, Query, read_path, read_query
 from insightdesk_rt.admin.openapi import Route
-from insightdesk_rt.admin.stream import EventStream, StreamHandler
+from insightdesk_rt.admin.stream import EventStream, StreamHandler, Streams
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.cluster.tap import Tap
 from insightdesk_rt.cluster.valkey import Valkey
@@ -101,11 +101,12 @@ class EventsHandler(StreamHandler):
             theirs.update(found)
 
         tap = Tap(heard, lambda: stream.end("UNAVAILABLE"))
-        await tap.open(self.valkey, query.namespace, query.room)
-        try:
-            await stream.run(look if query.user else None, ROOMS_S)
-        finally:
-            tap.close()
+        with self.streams.place(self.asker):  # before the tap: who may not have a stream costs Valkey no connection
+            await tap.open(self.valkey, query.namespace, query.room)
+            try:
+                await stream.run(look if query.user else None, ROOMS_S)
+            finally:
+                tap.close()
 
     async def _rooms_of(self, user_id: str, namespaces: Collection[str]) -> set[tuple[str, str]]:
         room = user_room(user_id)
@@ -133,7 +134,8 @@ class LiveHandler(StreamHandler):
                     if stream.put("state", f'{{"watch":{about},"status":{status},"body":{body}}}'):
                         last[watch] = body
 
-        await stream.run(look, LOOK_S)
+        with self.streams.place(self.asker):
+            await stream.run(look, LOOK_S)
 
     def _find(self, watch: str) -> Callable[[], Awaitable[tuple[int, str]]]:
         """Return what answers a path. What is wrong with one is its answer too: the others go on."""
@@ -187,10 +189,11 @@ def watch_routes(
     admin: Admin, valkey: Valkey, calls: Calls, namespaces: Collection[str], routes: Sequence[Route]
 ) -> list[Route]:
     """Return the routes of this file. `routes`: what may be watched."""
-    events = {"admin": admin, "valkey": valkey, "calls": calls, "namespaces": namespaces}
+    both = {"admin": admin, "streams": Streams()}
+    events = {"valkey": valkey, "calls": calls, "namespaces": namespaces}
     return [
-        (r"/api/v1/events", EventsHandler, events),
-        (r"/api/v1/live", LiveHandler, {"admin": admin, "routes": routes}),
+        (r"/api/v1/events", EventsHandler, {**both, **events}),
+        (r"/api/v1/live", LiveHandler, {**both, "routes": routes}),
     ]
 
 

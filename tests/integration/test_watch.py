@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from insightdesk_rt.admin.access import new_key
-from insightdesk_rt.admin.stream import ALIVE_S
+from insightdesk_rt.admin.stream import ALIVE_S, MAX_OF_ONE, MAX_STREAMS
 from insightdesk_rt.emitter import AsyncEmitter
 from tests.support.aio import aio, until
 from tests.support.native_client import NativeDoor
@@ -237,17 +237,25 @@ async def test_a_quiet_stream_says_that_it_lives(servers: Pair) -> None:
 
 
 @aio
-async def test_streams_are_counted_and_given_back(servers: Pair) -> None:
+async def test_streams_are_counted_for_each_who_reads_them_and_given_back(servers: Pair) -> None:
+    """Who has all they may shuts nobody else out, and costs Valkey no connection when they ask for more."""
     _, two = servers
     async with contextlib.AsyncExitStack() as stack:
-        for _ in range(20):
-            assert (await stack.enter_async_context(watching(two, "events?event=none"))).status == 200
+        for _ in range(MAX_OF_ONE):
+            assert (await stack.enter_async_context(watching(two, "events?event=none", VIEWER[0]))).status == 200
+        for path in ("events", "live?watch=nodes"):
+            async with watching(two, path, VIEWER[0]) as refused:
+                error = (await refused.body())["error"]
+                assert (refused.status, error["code"]) == (429, "RATE_LIMITED") and "grafana has 12" in error["message"]
+        for number in range(MAX_STREAMS - MAX_OF_ONE):
+            token = two.token(f"admin{number // MAX_OF_ONE}", "admin")
+            assert (await stack.enter_async_context(watching(two, "live?watch=nodes", token))).status == 200
         async with watching(two, "events") as refused:
-            assert refused.status == 503
+            assert (refused.status, (await refused.body())["error"]["code"]) == (503, "UNAVAILABLE")
         assert (await two.push("GET", "/api/v1/nodes"))[0] == 200
 
     async def free() -> bool:
-        async with watching(two, "events") as again:
+        async with watching(two, "events", VIEWER[0]) as again:
             return again.status == 200
 
     await until(free, "room for another stream")
