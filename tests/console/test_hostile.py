@@ -85,7 +85,7 @@ def test_a_lost_stream_is_said_and_found_again(browser: Any, stage: Stage) -> No
     console.go("nodes")
     console.context.set_offline(True)
     stage.n2.stop()
-    console.page.get_by_text("The live stream is lost.").wait_for()
+    console.page.get_by_text("The live stream is lost: ").wait_for()
     stage.n2.start()
     console.context.set_offline(False)
     console.page.locator("#banner").wait_for(state="hidden", timeout=30_000)

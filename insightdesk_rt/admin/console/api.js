@@ -1,10 +1,22 @@
 // Calls of the admin API. Every change carries the header by which the server knows that a page of ours sends it.
 
-class Refused extends Error {
-	/** `code` is for programs, `message` for people, `field` is what was wrong in the request. */
-	constructor({ code = "INTERNAL", message = "The server gave no reason.", ...fields } = {}) {
-		super(message);
+// What is said for programs, or by nobody, in words for who looks at a page.
+const TEXTS = {
+	UNREACHABLE: "The server cannot be reached.",
+	SILENT: "The server says nothing.",
+	INTERNAL: "The server failed; its log says how.",
+};
+
+export class Refused extends Error {
+	/** `code` is for programs, `message` for people, `field` is what was wrong in the request; `text` names it too. */
+	constructor({ code = "INTERNAL", message = TEXTS[code], ...fields } = {}) {
+		// Without Valkey the server tells programs how to repeat what they sent.
+		super(code === "UNAVAILABLE" && !/stream/.test(message) ? "Valkey does not answer." : (message ?? code));
 		Object.assign(this, { code, ...fields });
+	}
+
+	get text() {
+		return this.field ? `${this.message} (${this.field})` : this.message;
 	}
 }
 
@@ -19,7 +31,7 @@ export async function api(method, path, body) {
 	try {
 		answer = await fetch(`/api/v1/${path}`, options);
 	} catch {
-		throw new Refused({ code: "UNREACHABLE", message: "The server cannot be reached." });
+		throw new Refused({ code: "UNREACHABLE" });
 	}
 	const said = await answer.json().catch(() => ({}));
 	if (answer.ok) return said;

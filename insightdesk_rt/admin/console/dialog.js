@@ -101,7 +101,7 @@ export function act({ title, text, fields = [], button, danger = false, count, c
 			dialog.close();
 			toast(said);
 		} catch (refused) {
-			problem.textContent = refused.field ? `${refused.message} (${refused.field})` : refused.message;
+			problem.textContent = refused.text ?? refused.message;
 			form.elements[refused.field]?.focus();
 			go.disabled = false;
 		}

@@ -2,7 +2,7 @@
 import { api } from "./api.js";
 import { h, icon, put } from "./dom.js";
 import { clock } from "./format.js";
-import { onStream } from "./live.js";
+import { onStream, patience } from "./live.js";
 import { me } from "./me.js";
 
 // Where a page stands in the menu, and its module. #/name, #/name/part and ?queries behind it are the page's own.
@@ -16,11 +16,14 @@ const TITLES = Object.fromEntries(PAGES.flatMap(([, pages]) => pages));
 const id = (name) => document.getElementById(name);
 let leave = () => {};
 let shown = 0;
+let now = { is: "wait" };
+const tries = {}; // to load a page's module, where one failed
+const SLOW_MS = 400;
 
 function read() {
 	const [path, search = ""] = location.hash.replace(/^#\/?/, "").split("?");
 	const [name, ...rest] = path.split("/").map(decoded);
-	return { name: name in TITLES ? name : "overview", rest, query: Object.fromEntries(new URLSearchParams(search)) };
+	return { name: Object.hasOwn(TITLES, name) ? name : "overview", rest, query: Object.fromEntries(new URLSearchParams(search)) };
 }
 
 function decoded(text) {
@@ -42,28 +45,56 @@ async function show() {
 		else link.removeAttribute("aria-current");
 	}
 	document.title = `${[...route.rest, TITLES[route.name]].join(" · ")} · insightdesk_rt`;
-	const page = await import(`./pages/${route.name}.js`);
+	const slow = setTimeout(() => put(id("page"), alone(TITLES[route.name], h("p.soft", { role: "status" }, "The page is being loaded."))), SLOW_MS);
+	const page = await load(route.name).catch(() => null).finally(() => clearTimeout(slow));
 	if (mine !== shown) return;
-	id("banner").hidden = true;
+	if (!page) return unloaded(route.name);
 	const root = h("div.page", { data: { page: route.name } });
 	put(id("page"), root);
 	id("main").scrollTop = 0;
 	leave = page.show(root, route) ?? (() => {});
 }
 
+/** Return a page's module. Rejects when the server does not give it. */
+function load(name) {
+	const late = new Promise((_, refuse) => setTimeout(refuse, patience.open_ms));
+	// some browsers keep it for good that a module could not be loaded, by its address
+	return Promise.race([import(`./pages/${name}.js${tries[name] ? `?again=${tries[name]}` : ""}`), late]);
+}
+
+function unloaded(name) {
+	tries[name] = (tries[name] ?? 0) + 1;
+	state({ is: "down", since: Date.now(), why: "The page could not be loaded.", over: true });
+	put(id("page"), alone(TITLES[name], h("div.row", h("button", { type: "button", onclick: show }, "Try again"))));
+}
+
+const alone = (title, ...content) => h("div.page", h("h1", title), content);
+
 function menu(open) {
 	document.body.classList.toggle("menu-open", open);
 	id("menu").setAttribute("aria-expanded", open);
 }
 
-function state(is, since) {
-	const text = { up: "live", down: "stream lost", wait: "connecting" }[is];
-	for (const dot of [id("stream"), id("bar-state")]) {
-		dot.dataset.is = { up: "good", down: "bad" }[is] ?? "wait";
-		dot.textContent = text;
-	}
-	id("banner").hidden = is !== "down";
-	if (is === "down") id("banner").textContent = `The live stream is lost. What stands here is of ${clock(since)}; trying again.`;
+const DOTS = { up: ["good", "live"], down: ["bad", "stream lost"], wait: ["wait", "connecting"], partly: ["warn", "no answer"], wrong: ["good", "live"] };
+
+/** `over`: nobody tries again. */
+function state({ is, since, why, over = false }) {
+	// What is lost is lost until a stream says otherwise, whatever page is gone to meanwhile.
+	if (is === "wait" && ["down", "partly"].includes(now.is)) return;
+	if (is === now.is && is === "down") since = Math.min(since, now.since);
+	now = { is, since };
+	for (const dot of [id("stream"), id("bar-state")]) [dot.dataset.is, dot.textContent] = DOTS[is];
+	const text = {
+		down: () => `The live stream is lost: ${why} Nothing here is newer than ${clock(since)}${over ? "." : "; trying again."}`,
+		partly: () => `No answer since ${clock(since)}: ${why} What stands here may be older.`,
+		wrong: () => `This cannot be shown: ${why}`,
+	}[is]?.() ?? "";
+	const banner = id("banner");
+	banner.hidden = !text;
+	banner.dataset.is = is;
+	if (banner.textContent !== text) banner.textContent = text;
+	if (text) id("main").dataset.trouble = is;
+	else delete id("main").dataset.trouble;
 }
 
 function shell() {
