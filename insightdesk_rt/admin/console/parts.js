@@ -47,6 +47,7 @@ export function person(user, role = "") {
 export const room = (name, namespace) => h("a.room", { href: roomUrl(name, namespace) }, name);
 
 const FEW = 3;
+const MAX_CHARS = 200; // of a filter: what the API takes
 
 /** A form of filters in a line, on a phone the first two of many; `changed(values)` when somebody has stopped typing. */
 export function filters(fields, changed, settle_ms = 350) {
@@ -63,9 +64,12 @@ export function filters(fields, changed, settle_ms = 350) {
 			event.preventDefault();
 			later(0);
 		},
-	}, fields.map(field), fields.length > FEW && h("button.small.all-filters", { type: "button", onclick: () => form.classList.add("all") }, "More filters"));
+	}, fields.map((one) => field(one.options || one.type ? one : { maxlength: MAX_CHARS, ...one })), fields.length > FEW && h("button.small.all-filters", { type: "button", onclick: () => form.classList.add("all") }, "More filters"));
 	return form;
 }
+
+/** Return a word of the address if it is one of these, else the first: addresses are sent around, and grow old. */
+export const among = (words, word) => (words.includes(word) ? word : words[0]);
 
 /** Keep what is filtered in the address, so that it can be sent to somebody; no page is shown anew for it. */
 export function remember(page, given) {
@@ -78,5 +82,12 @@ export function missing(nodes = []) {
 }
 
 export const people = (count) => `${num(count)} ${count === 1 ? "connection" : "connections"}`;
-export const STATUS = { online: "good", busy: "warn", away: "warn", offline: "off" };
-export const presence = (status, lastSeen) => [dot(STATUS[status] ?? "off", status), status !== "online" && lastSeen ? small("seen ", ago(lastSeen)) : null];
+
+/** Return the sentence that is shown before something is done to several connections. */
+export function counted({ count, missing = [] }) {
+	return `${people(count)} will be closed.` + (missing.length ? ` Not counted: ${missing.join(", ")}.` : "");
+}
+
+const STATUS = { online: "good", busy: "warn", away: "warn", offline: "off" };
+/** Who is here in any way is here now; of who is not, when they were. */
+export const presence = (status, lastSeen) => [dot(STATUS[status] ?? "off", status), status === "offline" ? small("seen ", ago(lastSeen, "never")) : null];

@@ -6,7 +6,7 @@ import { h, put } from "../dom.js";
 import { ago, at, duration, num } from "../format.js";
 import { live } from "../live.js";
 import { operator } from "../me.js";
-import { button, heading, person, remember, small, tag, tile } from "../parts.js";
+import { among, button, heading, person, remember, small, tag, tile } from "../parts.js";
 import { pager, table } from "../table.js";
 
 const LIMIT = 50;
@@ -18,7 +18,7 @@ const EMPTY = {
 };
 
 export function show(root, { query: given }) {
-	let state = STATES.includes(given.state) ? given.state : "waiting";
+	let state = among(STATES, given.state);
 	let cursor = "";
 	let agents = [];
 	let end = () => {};

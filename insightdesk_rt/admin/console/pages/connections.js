@@ -5,15 +5,16 @@ import { h, put } from "../dom.js";
 import { num } from "../format.js";
 import { live } from "../live.js";
 import { operator } from "../me.js";
-import { button, choice, filters, heading, missing, NAMESPACES, people, remember, ROLES } from "../parts.js";
+import { among, button, choice, filters, heading, missing, NAMESPACES, people, remember, ROLES } from "../parts.js";
 import { pager } from "../table.js";
 
 const LIMIT = 50;
+const SORTS = ["-connected", "connected", "-seen", "seen", "-outbox", "outbox", "-dropped", "dropped", "-user", "user"];
 const NAMES = ["user", "ip", "room", "sid", "node", "namespace", "transport", "role"];
 
 export function show(root, { query: given }) {
 	let asked = Object.fromEntries(NAMES.map((name) => [name, given[name] ?? ""]));
-	let sort = given.sort ?? "-connected";
+	let sort = among(SORTS, given.sort);
 	let cursor = "";
 	let end = () => {};
 	const lost = h("div");
@@ -30,10 +31,10 @@ export function show(root, { query: given }) {
 			{ name: "user", label: "User", value: asked.user, placeholder: "user id" },
 			{ name: "ip", label: "Address", value: asked.ip, placeholder: "203.0.113.9" },
 			{ name: "room", label: "Room", value: asked.room, placeholder: "ticket:42" },
-			{ name: "sid", label: "Session id", value: asked.sid },
+			{ name: "sid", label: "Connection id", value: asked.sid },
 			{ name: "node", label: "Node", value: asked.node, placeholder: "n1" },
 			{ name: "namespace", label: "Namespace", value: asked.namespace, options: choice(NAMESPACES, "any") },
-			{ name: "transport", label: "Transport", value: asked.transport, options: choice(["websocket", "polling"], "any") },
+			{ name: "transport", label: "Transport", value: asked.transport, options: choice(["websocket", "polling", "demo"], "any") },
 			{ name: "role", label: "Role", value: asked.role, options: choice(ROLES, "any") },
 		], (now) => {
 			asked = now;
@@ -79,7 +80,7 @@ export function show(root, { query: given }) {
 				list.set(body.items);
 				pages.set(body.next);
 			},
-		}, (path, error) => put(lost, h("p.note", { data: { is: "warn" } }, error.message)));
+		});
 	}
 
 	fresh();

@@ -1,16 +1,16 @@
 // Presence: which agents and admins are here, and how they show themselves; anybody by id.
 import { query } from "../api.js";
 import { h, put } from "../dom.js";
-import { ago, num } from "../format.js";
+import { num } from "../format.js";
 import { live } from "../live.js";
-import { choice, dot, filters, heading, person, remember, STATUS, tag, tile } from "../parts.js";
+import { among, choice, filters, heading, person, remember, presence, tag, tile } from "../parts.js";
 import { pager, table } from "../table.js";
 
 const LIMIT = 100;
 const STATUSES = ["online", "busy", "away", "offline"];
 
 export function show(root, { query: given }) {
-	let asked = { userIds: given.userIds ?? "", status: given.status ?? "" };
+	let asked = { userIds: given.userIds ?? "", status: among(["", ...STATUSES], given.status) };
 	let cursor = "";
 	let end = () => {};
 	const tiles = Object.fromEntries(STATUSES.map((status) => [status, tile(`Agents ${status}`)]));
@@ -20,22 +20,20 @@ export function show(root, { query: given }) {
 		empty: "Nobody fits. Agents and admins who were here within 30 days stand here; customers are found by their ids.",
 		columns: [
 			{ label: "User", cell: (one) => person({ id: one.userId, name: one.name }), name: true },
-			{ label: "Status", cell: (one) => dot(STATUS[one.status], one.status) },
+			{ label: "Status", cell: (one) => presence(one.status, one.lastSeen) },
 			{ label: "Role", cell: (one) => one.role ?? "–" },
 			{ label: "Team", cell: (one) => (one.teamId ? tag(one.teamId) : "–") },
-			{ label: "Last seen", cell: (one) => (one.status === "offline" ? ago(one.lastSeen, "never") : "now") },
 		],
 	});
 	const pages = pager((next) => {
 		cursor = next;
 		watch();
 	});
-	const lost = h("div");
 	put(root,
 		heading("Presence", "Who is here: one status for a user, over all connections and nodes."),
 		h("div.tiles", STATUSES.map((status) => tiles[status].element)),
 		filters([
-			{ name: "userIds", label: "User ids", value: asked.userIds, placeholder: "ann,bob" },
+			{ name: "userIds", label: "User ids", value: asked.userIds, placeholder: "ann,bob", maxlength: 1500 },
 			{ name: "status", label: "Status", value: asked.status, options: choice(STATUSES, "any") },
 		], (now) => {
 			asked = { ...now, userIds: now.userIds.split(",").map((id) => id.trim()).filter(Boolean).join(",") };
@@ -44,19 +42,18 @@ export function show(root, { query: given }) {
 			remember("presence", asked);
 			watch();
 		}),
-		lost, list.element, pages.element,
+		list.element, pages.element,
 	);
 
 	function watch() {
 		end();
 		end = live({
 			["presence" + query(asked.userIds ? asked : { ...asked, limit: LIMIT, cursor })]: (body) => {
-				put(lost);
 				list.set(body.items);
 				pages.set(body.next);
 			},
 			"metrics/agents": (now) => STATUSES.forEach((status) => tiles[status].set(num(now[status]))),
-		}, (path, error) => put(lost, h("p.note", { data: { is: "warn" } }, error.message)));
+		});
 	}
 
 	watch();

@@ -5,10 +5,11 @@ import { h, put } from "../dom.js";
 import { at, bytes, num } from "../format.js";
 import { live } from "../live.js";
 import { operator } from "../me.js";
-import { button, choice, connectionsUrl, filters, heading, missing, NAMESPACES, person, remember, room, section, tag } from "../parts.js";
+import { among, button, choice, connectionsUrl, filters, heading, missing, NAMESPACES, person, remember, room, section, tag } from "../parts.js";
 import { pager, table } from "../table.js";
 
 const LIMIT = 50;
+const SORTS = ["-members", "members", "-name", "name"];
 
 export function show(root, route) {
 	return route.rest[0] ? one(root, route.rest[0], route.query.namespace ?? "") : all(root, route.query);
@@ -16,7 +17,7 @@ export function show(root, route) {
 
 function all(root, given) {
 	let asked = { prefix: given.prefix ?? "", namespace: given.namespace ?? "" };
-	let sort = given.sort ?? "-members";
+	let sort = among(SORTS, given.sort);
 	let cursor = "";
 	let end = () => {};
 	let list;
@@ -127,5 +128,5 @@ function one(root, name, namespace) {
 			members.set(body.members);
 			entries.set(body.entries);
 		},
-	}, (path, error) => put(lost, h("p.note", { data: { is: "warn" } }, error.message)));
+	});
 }

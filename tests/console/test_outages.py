@@ -1,0 +1,149 @@
+"""What the console says when there is no answer: of the node, of Valkey, for a page's file, or to a wrong filter."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.admin.stream import MAX_OF_ONE
+from tests.console.browser import PAGES, Console, needs_chromium
+from tests.console.stage import Stage, a_stage
+
+pytestmark = needs_chromium
+PATIENCE = """async ([silent_ms, open_ms]) => {
+    const { patience } = await import('/console/live.js'); Object.assign(patience, { silent_ms, open_ms }); }"""
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """One of this file's own: what is stopped here would be missed elsewhere."""
+    with a_stage(tmp_path_factory.mktemp("outages")) as stage:
+        yield stage
+
+
+@pytest.fixture
+def console(browser: Any, stage: Stage) -> Iterator[Console]:
+    console = Console(browser, stage)
+    console.sign_in(node="n2")
+    yield console
+    console.close()
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Processes that are there and do nothing."""
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def valkey_of(stage: Stage) -> list[int]:
+    pid = stage.n1.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def dot(console: Console) -> str:
+    return str(console.page.locator("#stream").get_attribute("data-is"))
+
+
+def banner(console: Console, text: str) -> Any:
+    found = console.page.locator("#banner").get_by_text(text)
+    found.wait_for()
+    return found
+
+
+def test_a_node_that_hangs_is_no_live_stream(console: Console, stage: Stage) -> None:
+    """The connection stood, so the page said "live" for as long as anybody looked."""
+    console.go("nodes")
+    console.page.evaluate(PATIENCE, [3_000, 2_000])
+    with stopped(stage.n2.pid):
+        banner(console, "The live stream is lost: The server says nothing.")
+        assert dot(console) == "bad" and "Nothing here is newer than" in console.page.locator("#banner").inner_text()
+        console.page.evaluate("() => { location.hash = '#/rooms'; }")  # its file is not there yet, and does not come
+        console.page.get_by_text("The page is being loaded.").wait_for()
+        banner(console, "The page could not be loaded.")
+        assert dot(console) == "bad"
+    console.page.evaluate(PATIENCE, [25_000, 10_000])
+    console.page.get_by_role("button", name="Try again").click()
+    console.page.locator("#page .page[data-page=rooms]").wait_for()
+    console.ready()
+    assert not console.page.locator("#banner").is_visible()
+
+
+def test_every_page_says_since_when_valkey_does_not_answer(console: Console, stage: Stage) -> None:
+    for page in PAGES:  # their files, and what stands there as long as all is well
+        console.go(page)
+    console.go("nodes")
+    with stopped(*valkey_of(stage)):
+        for page in ("nodes", *PAGES):
+            # what the page before has said goes with it here: each has to say it
+            console.page.evaluate("(to) => { banner.textContent = ''; location.hash = '#/' + to; }", page)
+            console.page.wait_for_selector(f"#page > .page[data-page={page.split('/')[0]}]")
+            said = "The live stream is lost: " if page == "events" else "No answer since "
+            assert "Valkey does not answer." in banner(console, said).inner_text(), page
+            assert dot(console) == ("warn" if page != "events" else "bad"), page
+            assert "same id" not in console.page.locator("body").inner_text(), page
+    console.page.locator("#banner").wait_for(state="hidden")
+    console.go("nodes")
+
+
+def test_a_filter_that_is_wrong_is_named_and_is_no_outage(console: Console) -> None:
+    wrong = {f"connections?user={'x' * 201}": "user", f"presence?userIds={'someone-here,' * 180}": "watch"}
+    for page, field in wrong.items():
+        console.page.evaluate("(to) => { location.hash = '#/' + to; }", page)
+        text = banner(console, "This cannot be shown: ").inner_text()
+        assert f"({field}" in text and dot(console) == "good", text
+    for page in ("connections?sort=bogus", "rooms?sort=bogus", "chats?state=bogus", "presence?status=bogus"):
+        console.go(page)
+        assert not console.page.locator("#banner").is_visible(), page
+    console.go("connections")
+    assert console.page.get_by_label("User").get_attribute("maxlength") == "200"
+
+
+def test_a_name_of_no_page_leads_to_the_overview(console: Console) -> None:
+    """`constructor` is in every object: the shell took it for a page and stood still."""
+    for name in ("constructor", "__proto__", "nonsense"):
+        console.page.evaluate("(to) => { location.hash = '#/' + to; }", name)
+        console.page.locator("#page .page[data-page=overview]").wait_for()
+        console.go("nodes")
+    assert console.complaints == []
+
+
+def test_a_page_that_cannot_be_loaded_says_so_and_is_tried_again(console: Console) -> None:
+    console.page.route("**/pages/audit.js*", lambda route: route.abort())
+    console.page.evaluate("() => { location.hash = '#/audit'; }")
+    banner(console, "The page could not be loaded.")
+    console.page.unroute("**/pages/audit.js*")
+    console.page.get_by_role("button", name="Try again").click()
+    console.page.locator("#page .page[data-page=audit]").wait_for()
+    console.ready()
+
+
+def test_why_a_stream_is_refused_is_shown(console: Console, stage: Stage) -> None:
+    console.page.goto("about:blank")
+    key, taken = stage.keys["viewer"], []
+    for _ in range(MAX_OF_ONE):
+        connection = http.client.HTTPConnection("127.0.0.1", stage.n2.admin_port, timeout=10)
+        connection.request("GET", "/api/v1/events?event=none", headers={"Authorization": f"Bearer {key}"})
+        assert connection.getresponse().status == 200
+        taken.append(connection)
+    refused = Console(console.context.browser, stage)
+    refused.page.goto(f"http://127.0.0.1:{stage.n2.admin_port}/")
+    refused.page.get_by_label("Key or token").fill(key)
+    refused.page.get_by_role("button", name="Sign in").click()
+    banner(refused, "viewer has 12 streams open on this node")
+    for connection in taken:
+        connection.close()
+    refused.ready()
+    refused.close()
