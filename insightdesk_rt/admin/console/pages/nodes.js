@@ -3,10 +3,11 @@ import { api, part } from "../api.js";
 import { tool } from "../commands.js";
 import { act } from "../dialog.js";
 import { h, put } from "../dom.js";
-import { bytes, duration, ms, num, rate } from "../format.js";
+import { bytes, clock, duration, ms, num, rate } from "../format.js";
 import { live } from "../live.js";
 import { operator } from "../me.js";
-import { button, connectionsUrl, dot, heading, missing, people, small, tag } from "../parts.js";
+import { connectionsLink, connectionsOf, leader, stateDot, takesClients } from "../node.js";
+import { button, heading, missing, people, small } from "../parts.js";
 
 const OVER_S = 60;
 
@@ -15,14 +16,17 @@ export function show(root) {
 	const list = h("div.nodes", h("article.node.card", h("span.skeleton", "asking the nodes")));
 	put(root, heading("Nodes", "Every process of the cluster. Drain one before you stop it: its clients move to the others."), lost, list);
 	const cards = new Map();
+	let nodes = [];
+	const others = (name) => nodes.filter((node) => node.node !== name && takesClients(node)).length;
 	return live({
 		nodes(body) {
+			nodes = body.nodes;
 			put(lost, missing(body.missing));
 			for (const id of cards.keys()) {
 				if (!body.nodes.some((node) => node.incarnation === id)) cards.delete(id);
 			}
 			for (const node of body.nodes) {
-				if (!cards.has(node.incarnation)) cards.set(node.incarnation, card(node));
+				if (!cards.has(node.incarnation)) cards.set(node.incarnation, card(node, others));
 				cards.get(node.incarnation).set(node);
 			}
 			const elements = body.nodes.map((node) => cards.get(node.incarnation).element);
@@ -31,7 +35,8 @@ export function show(root) {
 	});
 }
 
-function card({ node: name }) {
+/** `others(name)`: how many other nodes take clients. */
+function card({ node: name }, others) {
 	const state = h("span");
 	const leads = h("span");
 	const figures = h("dl.figures");
@@ -39,27 +44,29 @@ function card({ node: name }) {
 	const actions = h("div.row");
 	const element = h("article.node.card", { "aria-label": `Node ${name}` }, h("header", h("h2", name), leads, state, actions), progress, figures);
 	let drained = null;
+	let known = null; // what it said last
 	return {
 		element,
 		set(node) {
-			put(leads, node.leads ? tag("leader") : "");
-			put(state, node.drain ? dot("warn", node.drain.done ? "drained" : "draining") : dot(node.hears ? "good" : "bad", node.hears ? "ready" : "does not hear the others"));
+			known = node;
+			put(leads, leader(node));
+			put(state, stateDot(node));
 			put(progress, node.drain ? drain(node.drain) : "");
 			put(figures, rows(node).map(([title, value]) => h("div", h("dt", title), h("dd", value))));
 			const now = Boolean(node.drain);
 			if (now !== drained) {
 				drained = now;
-				put(actions, operator(() => (now ? button("Undrain", () => askUndrain(name)) : button("Drain", () => askDrain(name), { danger: true }))));
+				put(actions, operator(() => (now ? button("Undrain", () => askUndrain(name)) : button("Drain", () => askDrain(known, () => others(name)), { danger: true }))));
 			}
 		},
 	};
 }
 
 function rows(node) {
-	const { websocket = 0, polling = 0 } = node.connections;
+	const { kinds } = connectionsOf(node);
+	const sockets = Object.entries(node.sockets).filter(([, count]) => count);
 	return [
-		["Connections", h("a", { href: connectionsUrl({ node: node.node }) }, num(websocket + polling))],
-		["By polling", num(polling)],
+		["Connections", [connectionsLink(node), kinds && small(kinds)]],
 		["Users", num(node.users)],
 		["Rooms", num(node.rooms)],
 		["Events in", `${rate(node.eventsInPerSecond)}/s`],
@@ -68,11 +75,11 @@ function rows(node) {
 		["Delivery p99", ms(node.deliveryP99Ms)],
 		["Loop lag", ms(node.loopLagMs)],
 		["Memory", bytes(node.rssBytes)],
-		["Open files", num(node.openFiles)],
+		["Open files", node.maxFiles ? `${num(node.openFiles)} of ${num(node.maxFiles)}` : num(node.openFiles)],
 		["Outboxes", bytes(node.outboxBytes)],
 		["Up", duration(node.uptimeSeconds)],
 		["Version", node.version],
-		...Object.entries(node.sockets).filter(([, count]) => count).map(([namespace, count]) => [namespace, num(count)]),
+		["Sockets", sockets.length ? h("ul.sockets", sockets.map(([namespace, count]) => h("li", h("span.soft", namespace), ` ${num(count)}`))) : "0"],
 	];
 }
 
@@ -81,19 +88,27 @@ function drain({ overSeconds, sentAway, left, done, since }) {
 	const text = done ? `Drained: ${people(sentAway)} sent away. No new ones are taken.` : `${num(sentAway)} of ${people(all)} sent away, over ${duration(overSeconds)}`;
 	const bar = h("progress", { max: Math.max(1, all), "aria-label": "Drain" });
 	bar.value = done ? Math.max(1, all) : sentAway;
-	return h("div.drain", h("p", text), bar, small(`since ${new Date(since * 1000).toLocaleTimeString("en-GB")}`));
+	return h("div.drain", h("p", text), bar, small(`since ${clock(since * 1000)}`));
 }
 
-function askDrain(name) {
+/** `others()`: how many nodes its clients may go to. */
+function askDrain(node, others) {
+	const name = node.node;
+	const path = `nodes/${part(name)}/drain`;
 	act({
 		title: `Drain ${name}`,
 		text: "Its clients are sent to the other nodes, and it takes no new ones until it is undrained or restarted.",
 		button: "Drain",
 		danger: true,
 		fields: [{ name: "overSeconds", label: "Over how many seconds", type: "number", value: OVER_S, min: 0, max: 3600, required: true, help: "Spread out, so that the others are not overrun." }],
+		async count({ overSeconds }) {
+			// A node that says its checks can be asked; of an older one the page knows about how many.
+			const { count } = node.checks ? await api("POST", path, { overSeconds: overSeconds || 0, reason: "count", dryRun: true }) : { count: connectionsOf(node).total };
+			return `${people(count)} will be sent away.` + (others() ? "" : " No other node takes clients: they will have nowhere to go.");
+		},
 		command: ({ overSeconds, reason }) => tool("drain", name, { "--over": String(overSeconds), "--reason": reason }),
 		async run({ overSeconds, reason }) {
-			await api("POST", `nodes/${part(name)}/drain`, { overSeconds, reason });
+			await api("POST", path, { overSeconds, reason });
 			return `${name} sends its clients away.`;
 		},
 	});

@@ -5,11 +5,9 @@ import { ago, bytes, duration, ms, num, rate } from "../format.js";
 import { live } from "../live.js";
 import { me, operator } from "../me.js";
 import { addNotice, noticeList } from "../notices.js";
-import { button, dot, heading, missing, section, small, tag, tile } from "../parts.js";
+import { connectionsLink, connectionsOf, leader, nodeState, stateDot } from "../node.js";
+import { button, dot, heading, missing, section, small, tile } from "../parts.js";
 import { table } from "../table.js";
-
-const MAX_LAG_MS = 1000; // where a node is not ready any more
-const SOME_LAG_MS = 250;
 
 export function show(root) {
 	const tiles = { connections: tile("Connections"), users: tile("Users"), events: tile("Events per second"), delivery: tile("Delivery p99"), queue: tile("Chats waiting"), nodes: tile("Nodes") };
@@ -36,12 +34,10 @@ export function show(root) {
 		section("Last actions", h("div.card", acts)),
 	);
 
-	let valkey = "";
 	return live({
 		nodes(body) {
-			valkey = "";
 			put(gone, missing(body.missing));
-			put(health, checks(body, valkey));
+			put(health, checks(body));
 			nodes.set(body.nodes);
 			totals(tiles, body);
 		},
@@ -53,40 +49,31 @@ export function show(root) {
 		"metrics/queue": (body) => tiles.queue.set(num(body.waiting), body.waiting ? `longest ${duration(body.longestWaitMs / 1000)}` : `${num(body.active)} active`),
 		"audit?limit=6": (body) => put(acts, body.items.length ? body.items.map(deed) : h("li.empty", "Nobody has done anything yet. What admins do stands here, with their reason.")),
 	}, (path, error) => {
-		valkey = error.message ?? "no answer";
-		put(health, h("li", dot("bad", "Valkey"), small(valkey)));
+		if (path === "nodes") put(health, h("li", dot("bad", error.code === "UNAVAILABLE" ? "Valkey" : "Nodes"), small(error.text)));
 	});
 }
 
 function totals(tiles, { nodes, missing: lost }) {
 	const sum = (of) => nodes.reduce((total, node) => total + of(node), 0);
-	const open = (node) => Object.values(node.connections).reduce((a, b) => a + b, 0);
-	const polling = sum((node) => node.connections.polling ?? 0);
+	const { total, kinds } = connectionsOf(...nodes);
 	const worst = Math.max(...nodes.map((node) => node.deliveryP99Ms ?? -1));
 	const usual = Math.max(...nodes.map((node) => node.deliveryP50Ms ?? -1));
-	tiles.connections.set(num(sum(open)), polling ? `${num(polling)} by polling` : "all by websocket");
-	tiles.users.set(num(sum((node) => node.users)), `${num(sum((node) => node.rooms))} rooms`);
+	tiles.connections.set(num(total), kinds || "all by websocket");
+	tiles.users.set(num(sum((node) => node.users)), nodes.length > 1 ? "once for each of their nodes" : "");
 	tiles.events.set(rate(sum((node) => node.eventsOutPerSecond)), `${rate(sum((node) => node.eventsInPerSecond))} in`);
 	tiles.delivery.set(ms(worst < 0 ? null : worst), usual < 0 ? "nothing delivered" : `p50 ${ms(usual)}`);
 	tiles.nodes.set(num(nodes.length), lost.length ? `${lost.length} missing` : `v${nodes[0]?.version ?? ""}`);
 }
 
 function checks({ nodes, missing: lost }) {
-	const lag = (node) => (node.loopLagMs > MAX_LAG_MS ? "bad" : node.loopLagMs > SOME_LAG_MS ? "warn" : "good");
 	return [
-		h("li", dot("good", "Valkey"), small("answers")),
+		h("li", h("span.dot.state", { data: { is: "good" } }, "Valkey"), small("answers")),
 		...nodes.map((node) => {
-			const is = !node.hears ? "bad" : lag(node) !== "good" ? lag(node) : node.drain ? "warn" : "good";
-			const said = [node.hears ? "hears the others" : "does not hear the others", `loop lag ${ms(node.loopLagMs)}`];
-			if (node.drain) said.push(node.drain.done ? "drained: takes no clients" : "sends its clients away");
-			return h("li", dot(is, node.node), small(said.join(" · ")));
+			const { is, word, why } = nodeState(node);
+			return h("li", h("span.dot.state", { data: { is } }, node.node), small([word, ...(why.length ? why : [`loop lag ${ms(node.loopLagMs)}`])].join(" · ")));
 		}),
 		...lost.map((name) => h("li", dot("bad", name), small("did not answer in time"))),
 	];
-}
-
-function state({ drain, hears }) {
-	return drain ? dot("warn", drain.done ? "drained" : "draining") : dot(hears ? "good" : "bad", hears ? "ready" : "does not hear");
 }
 
 function nodeTable() {
@@ -97,12 +84,12 @@ function nodeTable() {
 		columns: [
 			{ label: "Node", cell: (node) => h("a", { href: "#/nodes" }, node.node) },
 			{ label: "Up", cell: (node) => duration(node.uptimeSeconds), num: true },
-			{ label: "Connections", cell: (node) => num(Object.values(node.connections).reduce((a, b) => a + b, 0)), num: true },
+			{ label: "Connections", cell: connectionsLink, num: true },
 			{ label: "Events out", cell: (node) => `${rate(node.eventsOutPerSecond)}/s`, num: true },
 			{ label: "Delivery p99", cell: (node) => ms(node.deliveryP99Ms), num: true },
 			{ label: "Loop lag", cell: (node) => ms(node.loopLagMs), num: true, wide: true },
 			{ label: "Memory", cell: (node) => bytes(node.rssBytes), num: true, wide: true },
-			{ label: "State", cell: (node) => h("span.row", state(node), node.leads && tag("leader")) },
+			{ label: "State", cell: (node) => h("span.row", stateDot(node), leader(node)) },
 		],
 	});
 }

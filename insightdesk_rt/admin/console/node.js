@@ -1,0 +1,39 @@
+// What a node says of itself, in the words that all pages use: its state, and its connections.
+import { connectionsUrl, small, tag } from "./parts.js";
+import { h } from "./dom.js";
+import { ms, num } from "./format.js";
+
+const MAX_LAG_MS = 1000; // where /readyz says that a node is not ready
+const SOME_LAG_MS = 250;
+
+/** Return {is, word, why: […]}; a node that /readyz would answer 503 for is not "ready", and `why` says why not. */
+export function nodeState(node) {
+	const why = wrong(node);
+	const is = why.length ? "bad" : node.drain || node.loopLagMs > SOME_LAG_MS ? "warn" : "good";
+	const word = node.drain ? (node.drain.done ? "drained" : "draining") : why.length ? "not ready" : "ready";
+	return { is, word, why: why.length || node.loopLagMs <= SOME_LAG_MS ? why : [`loop lag ${ms(node.loopLagMs)}`] };
+}
+
+/** What is wrong with it besides that it is drained, which is meant so. */
+function wrong({ checks, hears, loopLagMs }) {
+	if (checks) return checks.filter(({ name, ok }) => !ok && name !== "drain").map(({ name, why }) => (why ? `${name}: ${why}` : name));
+	return [!hears && "does not hear the other nodes", loopLagMs > MAX_LAG_MS && `the loop was held up for ${ms(loopLagMs)}`].filter(Boolean);
+}
+
+export function stateDot(node) {
+	const { is, word, why } = nodeState(node);
+	return h("span", h("span.dot.state", { data: { is } }, word), why.length ? small(why.join("; ")) : "");
+}
+
+export const takesClients = (node) => !node.drain && nodeState(node).is !== "bad";
+export const leader = (node) => (node.leads ? tag("leader") : "");
+
+/** How many connections nodes have, robots of the demo among them; `kinds`: which are no websockets, in words. */
+export function connectionsOf(...nodes) {
+	const by = (kind) => nodes.reduce((sum, node) => sum + (node.connections[kind] ?? 0), 0);
+	const total = nodes.reduce((sum, node) => Object.values(node.connections).reduce((a, b) => a + b, sum), 0);
+	const kinds = [["polling", "by polling"], ["demo", "by demo robots"]].filter(([kind]) => by(kind)).map(([kind, words]) => `${num(by(kind))} ${words}`);
+	return { total, kinds: kinds.join(", ") };
+}
+
+export const connectionsLink = (node) => h("a", { href: connectionsUrl({ node: node.node }) }, num(connectionsOf(node).total));
