@@ -5,7 +5,8 @@ import { act } from "./dialog.js";
 import { h } from "./dom.js";
 import { ago, at, bytes, num } from "./format.js";
 import { operator } from "./me.js";
-import { button, people, person, room, small, tag } from "./parts.js";
+import { button, counted, people, person, room, small, tag } from "./parts.js";
+import { newRevocation } from "./refusals.js";
 import { table } from "./table.js";
 
 const RECONNECT = { name: "reconnect", label: "Let them come back", type: "check", help: "The connection is cut, and clients connect again by themselves. Otherwise they are told to stay away." };
@@ -48,7 +49,8 @@ export function connectionTable({ sort, onsort, of = "" } = {}) {
 
 function detail(one) {
 	return h("dl.facts",
-		h("dt", "Session id"), h("dd", h("code", one.sid)),
+		h("dt", "Connection"), h("dd", h("code", one.sid)),
+		one.sessionId ? [h("dt", "Session"), h("dd", h("div.row", h("code", one.sessionId), operator(() => button("Revoke this session", () => newRevocation({ sessionId: one.sessionId }), { danger: true }))))] : [],
 		h("dt", "Node"), h("dd", one.node),
 		h("dt", "Team"), h("dd", one.teamId || "–"),
 		h("dt", "User agent"), h("dd", one.agent || "–"),
@@ -97,7 +99,7 @@ function disconnectOne(one) {
 /** Ask for all connections that are meant: filters of the API by name, at least one. */
 export function disconnectAll(where) {
 	const ask = (given, dryRun) => api("POST", "connections/disconnect", { where, reconnect: given.reconnect, reason: given.reason || "count", dryRun });
-	const flags = Object.fromEntries(Object.entries(where).filter(([name]) => name !== "sid").map(([name, value]) => [`--${name}`, value]));
+	const flags = Object.fromEntries(Object.entries(where).map(([name, value]) => [`--${name}`, value]));
 	act({
 		title: "Disconnect all that were found",
 		text: Object.entries(where).map(([name, value]) => `${name} ${value}`).join(", "),
@@ -105,7 +107,7 @@ export function disconnectAll(where) {
 		danger: true,
 		fields: [RECONNECT],
 		count: async (given) => counted(await ask(given, true)),
-		command: ({ reason, reconnect }) => tool("kick", ...(where.sid ? [where.sid] : []), { ...flags, "--reason": reason, "--reconnect": reconnect }),
+		command: ({ reason, reconnect }) => tool("kick", { ...flags, "--reason": reason, "--reconnect": reconnect }),
 		async run(given) {
 			const { count } = await ask(given, false);
 			return `${people(count)} closed.`;
@@ -128,9 +130,4 @@ export function disconnectUser(id) {
 			return `${people(count)} closed.`;
 		},
 	});
-}
-
-/** Return the sentence that is shown before something is done to several connections. */
-export function counted({ count, missing = [] }) {
-	return `${people(count)} will be closed.` + (missing.length ? ` Not counted: ${missing.join(", ")}.` : "");
 }

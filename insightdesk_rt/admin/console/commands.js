@@ -6,15 +6,20 @@ function word(text) {
 	return /^[A-Za-z0-9_.:@%+=,/-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`;
 }
 
-/** insightdesk-rt with its arguments; {"--flag": value} after them, a flag with true stands alone. */
-export function tool(...words) {
+/**
+ * insightdesk-rt with its arguments; {"--flag": value} after them, a flag with true stands alone. What begins with "-"
+ * and is no flag is told from one: as --flag=value, or behind "--" at the end.
+ */
+export function tool(command, ...words) {
 	const flags = typeof words.at(-1) === "object" ? words.pop() : {};
-	const all = ["insightdesk-rt", ...words.map(word)];
+	const dashed = words.some((one) => one.startsWith("-"));
+	const all = ["insightdesk-rt", command, ...(dashed ? [] : words.map(word))];
 	for (const [flag, value] of Object.entries(flags)) {
 		if (value === true) all.push(flag);
+		else if (String(value ?? "").startsWith("-")) all.push(`${flag}=${word(value)}`);
 		else if (value !== "" && value !== undefined && value !== null && value !== false) all.push(flag, word(value));
 	}
-	return all.join(" ");
+	return [...all, ...(dashed ? ["--", ...words.map(word)] : [])].join(" ");
 }
 
 /** The call of the API by curl, for what has no command of its own. */

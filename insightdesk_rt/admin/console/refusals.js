@@ -5,8 +5,7 @@ import { act } from "./dialog.js";
 import { h } from "./dom.js";
 import { ago, at } from "./format.js";
 import { operator } from "./me.js";
-import { counted } from "./clients.js";
-import { button, people, small, userUrl } from "./parts.js";
+import { button, counted, people, small, userUrl } from "./parts.js";
 import { table } from "./table.js";
 
 const user = (id) => h("a", { href: userUrl(id) }, id);
@@ -68,20 +67,23 @@ export function newBlock(given = {}) {
 	});
 }
 
-/** Ask for a revocation; `given` names the user, or the dialog asks for a user or session. */
+/** Ask for a revocation; `given` names the user or the session, or the dialog asks for one. */
 export function newRevocation(given = {}) {
-	const what = ({ kind, whom }) => (given.userId ? given : { [kind]: whom });
+	const named = given.userId ?? given.sessionId;
+	const what = ({ kind, whom }) => (named ? given : { [kind]: whom });
 	const body = (asked, dryRun) => ({ ...what(asked), reason: asked.reason || "count", ...(dryRun ? { dryRun } : {}) });
 	act({
-		title: given.userId ? `Revoke the tokens of ${given.userId}` : "New revocation",
-		text: "Every token issued until now counts no more: connections are closed on all nodes, new ones are refused. Tokens issued later are good.",
+		title: given.userId ? `Revoke the tokens of ${given.userId}` : given.sessionId ? `Revoke the session ${given.sessionId}` : "New revocation",
+		text: given.sessionId
+			? "No token of this session counts any more: connections are closed on all nodes, new ones are refused. Other sessions of the user go on."
+			: "Every token issued until now counts no more: connections are closed on all nodes, new ones are refused. Tokens issued later are good.",
 		button: "Revoke",
 		danger: true,
-		fields: given.userId ? [] : [
+		fields: named ? [] : [
 			{ name: "kind", label: "What", value: "sessionId", options: [["sessionId", "a session"], ["userId", "all tokens of a user"]] },
 			{ name: "whom", label: "Which", required: true, maxlength: 200, placeholder: "the session's or user's id" },
 		],
-		count: async (asked) => (given.userId || asked.whom ? counted(await api("POST", "revocations", body(asked, true))) : "Say whom."),
+		count: async (asked) => (named || asked.whom ? counted(await api("POST", "revocations", body(asked, true))) : "Say whom."),
 		command: (asked) => curl("POST", "revocations", { ...body(asked), reason: asked.reason }),
 		async run(asked) {
 			return `Revoked. ${done(await api("POST", "revocations", body(asked)))}`;

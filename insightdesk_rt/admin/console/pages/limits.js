@@ -8,7 +8,9 @@ import { live } from "../live.js";
 import { operator } from "../me.js";
 import { button, heading, missing, section, small, tag, userUrl } from "../parts.js";
 import { blockTable, newBlock, newRevocation, revocationTable } from "../refusals.js";
-import { table } from "../table.js";
+import { pager, table } from "../table.js";
+
+const LIMIT = 50;
 
 export function show(root) {
 	const lost = h("div");
@@ -16,24 +18,40 @@ export function show(root) {
 	const offenders = offenderTable();
 	const blocks = blockTable("Nobody is blocked. A block refuses a user or an address on all nodes.");
 	const revocations = revocationTable("Nothing is revoked. A revocation ends a session, or all tokens a user was given until then.");
-	const titled = (title, text, open, list) => h("section", h("div.heading-row", h("h2", title), operator(() => button(text, open))), list.element);
+	const cursors = { blocks: "", revocations: "" };
+	const pages = Object.fromEntries(Object.keys(cursors).map((name) => [name, pager((next) => {
+		cursors[name] = next;
+		watch();
+	})]));
+	let end = () => {};
+	const titled = (title, text, open, list, name) => h("section", h("div.heading-row", h("h2", title), operator(() => button(text, open))), list.element, pages[name].element);
 	put(root,
 		heading("Limits", "How often a user may call, per event; who was refused for it; and who is refused altogether."),
 		lost,
 		section("Who was limited in the last 10 minutes", offenders.element),
-		titled("Blocks", "New block", () => newBlock(), blocks),
-		titled("Revocations", "New revocation", () => newRevocation(), revocations),
+		titled("Blocks", "New block", () => newBlock(), blocks, "blocks"),
+		titled("Revocations", "New revocation", () => newRevocation(), revocations, "revocations"),
 		section("Rate limits", limits.element),
 	);
-	return live({
-		ratelimits(body) {
-			put(lost, missing(body.missing));
-			limits.set(body.limits);
-			offenders.set(body.offenders);
-		},
-		"blocks?limit=500": (body) => blocks.set(body.items),
-		"revocations?limit=500": (body) => revocations.set(body.items),
-	});
+
+	function watch() {
+		const paged = (name, list) => [name + query({ limit: LIMIT, cursor: cursors[name] }), (body) => {
+			list.set(body.items);
+			pages[name].set(body.next);
+		}];
+		end();
+		end = live({
+			ratelimits(body) {
+				put(lost, missing(body.missing));
+				limits.set(body.limits);
+				offenders.set(body.offenders);
+			},
+			...Object.fromEntries([paged("blocks", blocks), paged("revocations", revocations)]),
+		});
+	}
+
+	watch();
+	return () => end();
 }
 
 function limitTable() {

@@ -2,6 +2,7 @@
 import { part } from "../api.js";
 import { connectionTable, closedTable, disconnectUser } from "../clients.js";
 import { h, put } from "../dom.js";
+import { num } from "../format.js";
 import { live } from "../live.js";
 import { operator } from "../me.js";
 import { blockTable, newBlock, newRevocation, revocationTable } from "../refusals.js";
@@ -40,6 +41,9 @@ function search(root) {
 	return live({ "presence?limit=100": (body) => list.set(body.items) });
 }
 
+/** Return what is said below a list of which there is more. */
+const of = (shown, count) => (count > shown.length ? `${num(shown.length)} of ${num(count)} are shown.` : "");
+
 function one(root, id) {
 	const title = h("h1", id);
 	const facts = h("div.row", h("span.skeleton", "looking"));
@@ -47,8 +51,10 @@ function one(root, id) {
 	const rooms = h("div.card.pad", h("span.skeleton", "looking"));
 	const open = connectionTable({ of: id });
 	const closed = closedTable();
-	const blocks = blockTable("This user is not blocked.");
-	const revocations = revocationTable("No token or session of this user is revoked.");
+	const blocks = blockTable("Neither this user nor an address of theirs is blocked.");
+	const revocations = revocationTable("No token and no session of this user is revoked.");
+	const ruled = h("div.rulings", { hidden: true }, section("Blocks", blocks.element), section("Revocations", revocations.element));
+	const totals = [open, closed].map(() => h("span.soft"));
 	put(root,
 		h("header.heading", h("div", title, facts), h("div.row", operator(() => [
 			button("Disconnect", () => disconnectUser(id), { danger: true }),
@@ -56,11 +62,10 @@ function one(root, id) {
 			button("Block", () => newBlock({ userId: id }), { danger: true }),
 		]))),
 		lost,
-		section("Connections", open.element),
+		section("Connections", open.element, totals[0]),
 		section("Rooms", rooms),
-		section("Recent closes", closed.element),
-		section("Blocks", blocks.element),
-		section("Revocations", revocations.element),
+		section("Recent closes", closed.element, totals[1]),
+		ruled,
 	);
 	return live({
 		[`users/${part(id)}`]: (user) => {
@@ -69,9 +74,12 @@ function one(root, id) {
 			put(lost, missing(user.missing));
 			open.set(user.connections);
 			closed.set(user.closed);
-			put(rooms, user.rooms.length ? h("div.rooms", user.rooms.map((name) => room(name))) : h("p.soft", "In no room."));
+			totals[0].textContent = of(user.connections, user.connectionCount);
+			totals[1].textContent = of(user.closed, user.closedCount);
+			put(rooms, user.rooms.length ? h("div.rooms", user.rooms.map((name) => room(name)), h("span.soft", of(user.rooms, user.roomCount))) : h("p.soft", "In no room."));
+			ruled.hidden = !user.blocks; // an older node: what it does not say is not said
+			blocks.set(user.blocks ?? []);
+			revocations.set(user.revocations ?? []);
 		},
-		"blocks?limit=500": (body) => blocks.set(body.items.filter((block) => block.userId === id)),
-		"revocations?limit=500": (body) => revocations.set(body.items.filter((revocation) => revocation.userId === id)),
 	});
 }
