@@ -73,13 +73,17 @@ def test_a_user_is_seen_disconnected_revoked_and_blocked(console: Console, stage
     console.row("203.0.113.5").wait_for()
     said = console.act(button(console, "Revoke"), "laptop stolen", count=one, command="/api/v1/revocations")
     assert said == "Revoked. 1 connection closed."
+    console.go("limits")
     back = button(console, "Take back the revocation of rene")
     assert console.act(back, "found again", command="curl -X DELETE") == "Taken back."
     stage.come("rene", "/presence")
+    console.go("users/rene")
     said = console.act(button(console, "Block"), "abuse", count=one, command='"forSeconds":7200', forHours="2")
     assert said == "Blocked. 1 connection closed."
-    assert console.act(button(console, "Unblock rene"), "sorry", command="curl -X DELETE") == "Unblocked."
-    console.page.get_by_text("This user is not blocked.").wait_for()
+    console.go("limits")
+    unblock = button(console, "Unblock rene")
+    assert console.act(unblock, "sorry", command="curl -X DELETE") == "Unblocked."
+    unblock.wait_for(state="detached")
 
 
 def test_a_rooms_members_are_seen_and_disconnected(console: Console, stage: Stage) -> None:
@@ -132,12 +136,32 @@ def test_a_notice_is_sent_and_ended(console: Console, stage: Stage) -> None:
     end.wait_for(state="detached")
 
 
+def test_a_notice_begins_later_and_may_be_as_long_as_the_api_takes(console: Console, stage: Stage) -> None:
+    console.go("overview")
+    said = console.act(
+        button(console, "New notice"),
+        "maintenance",
+        command="--starts 2",
+        message="-" + "x" * 1_999,
+        startsAt="2035-05-05T22:00",
+        forMinutes="60",
+    )
+    assert said == "The notice will be sent."
+    (notice,) = [one for one in stage.push("GET", "notices")["items"] if one["startsAt"].startswith("2035-05-0")]
+    assert len(notice["message"]) == 2_000 and notice["endsAt"] > notice["startsAt"]
+    stage.push("DELETE", f"notices/{notice['id']}?reason=over")
+
+
 def test_a_node_is_drained_with_progress_and_takes_clients_again(console: Console, stage: Stage) -> None:
     stage.come("drained", "/presence", node=stage.n2)
     console.go("nodes")
     card = console.page.get_by_role("article", name="Node n2")
     said = console.act(
-        button(console, "Drain", card), "kernel", command="insightdesk-rt drain n2 --over 4 --reason", overSeconds="4"
+        button(console, "Drain", card),
+        "kernel",
+        count=" will be sent away.",
+        command="insightdesk-rt drain n2 --over 4 --reason",
+        overSeconds="4",
     )
     assert said == "n2 sends its clients away."
     card.get_by_role("progressbar", name="Drain").wait_for()
@@ -145,6 +169,61 @@ def test_a_node_is_drained_with_progress_and_takes_clients_again(console: Consol
     undrained = console.act(button(console, "Undrain", card), "rebooted", command="insightdesk-rt drain n2 --undo")
     assert undrained == "n2 takes clients again."
     card.get_by_text("ready").wait_for()
+
+
+def test_the_last_node_that_takes_clients_is_not_drained_unwarned(console: Console, stage: Stage) -> None:
+    console.go("nodes")
+    nowhere = "No other node takes clients"
+    stage.push("POST", "nodes/n1/drain", {"overSeconds": 3600, "reason": "kernel"})
+    try:
+        console.page.get_by_role("article", name="Node n1").get_by_text("draining").wait_for()
+        button(console, "Drain", console.page.get_by_role("article", name="Node n2")).click()
+        console.page.locator("dialog .count").get_by_text(nowhere).wait_for()
+        console.page.keyboard.press("Escape")
+    finally:
+        stage.push("POST", "nodes/n1/undrain", {"reason": "the test is over"})
+    console.page.get_by_role("article", name="Node n1").get_by_text("ready").wait_for()
+    button(console, "Drain", console.page.get_by_role("article", name="Node n2")).click()
+    console.page.locator("dialog .count").get_by_text("will be sent away.").wait_for()
+    assert nowhere not in console.page.locator("dialog .count").inner_text()
+    console.page.keyboard.press("Escape")
+
+
+def test_connections_are_counted_alike_on_all_pages(console: Console) -> None:
+    """The page of the nodes left the demo's robots out, which the others counted."""
+
+    def counts() -> set[int]:
+        console.go("overview")
+        tile = console.page.locator(".tile", has_text="Connections").inner_text()
+        assert "by demo robots" in tile
+        console.go("nodes")
+        cards = console.page.locator(".node dd a").all_inner_texts()
+        console.go("connections")
+        heading = console.page.locator("#page h2").inner_text()
+        return {int(tile.split("\n")[1]), sum(map(int, cards)), int(heading.split()[0])}
+
+    for _ in range(10):  # robots come and go meanwhile
+        if len(found := counts()) == 1:
+            break
+    else:
+        raise AssertionError(f"three pages count differently: {found}")
+    console.page.get_by_label("Transport").select_option("demo")
+    console.page.get_by_text("connections found").wait_for()
+    assert "demo" in console.page.locator("#page tbody tr").first.inner_text()
+
+
+def test_blocks_of_more_than_a_page_are_all_there(console: Console, stage: Stage) -> None:
+    """The page showed the first 500 and said nothing of the rest."""
+    made = [stage.push("POST", "blocks", {"ip": f"192.0.2.{n}", "reason": "many"})["id"] for n in range(1, 53)]
+    console.go("limits")
+    blocks = console.page.locator("section", has=console.page.get_by_role("table", name="Blocks"))
+    blocks.get_by_role("button", name="Next").click()
+    blocks.get_by_text("Page 2").wait_for()
+    blocks.locator("tbody tr", has_text="192.0.2.1").first.wait_for()
+    blocks.get_by_role("button", name="Previous").click()
+    blocks.locator("tbody tr", has_text="192.0.2.52").wait_for()
+    for id in made:
+        stage.push("DELETE", f"blocks/{id}?reason=over")
 
 
 def test_limits_are_changed_and_addresses_and_sessions_refused(console: Console, stage: Stage) -> None:

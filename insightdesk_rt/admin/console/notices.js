@@ -25,28 +25,32 @@ function shown(notice) {
 	return h("li", dot(IS[notice.severity] ?? "off", notice.severity), h("span", notice.message, small(whom ? `to ${whom} · ` : "", when, ` · by ${notice.by}`)), operator(() => button("End", () => endNotice(notice), { label: `End the notice: ${notice.message}` })));
 }
 
+const iso = (local) => new Date(local).toISOString();
+
 export function addNotice() {
-	const body = ({ message, severity, forMinutes, namespace, role, reason }) => ({
+	const body = ({ message, severity, startsAt, forMinutes, namespace, role, reason }) => ({
 		message, severity, reason,
-		...(forMinutes === "" ? {} : { endsAt: new Date(Date.now() + forMinutes * 60_000).toISOString() }),
+		...(startsAt ? { startsAt: iso(startsAt) } : {}),
+		...(forMinutes === "" ? {} : { endsAt: new Date((startsAt ? Date.parse(startsAt) : Date.now()) + forMinutes * 60_000).toISOString() }),
 		...(namespace ? { namespace } : {}),
 		...(role ? { role } : {}),
 	});
 	act({
 		title: "New notice",
-		text: "Everybody it concerns is told at once, and whoever connects while it lasts.",
+		text: "Everybody it concerns is told when it begins, and whoever connects while it lasts.",
 		button: "Send notice",
 		fields: [
-			{ name: "message", label: "Message", type: "area", required: true, maxlength: 1000 },
+			{ name: "message", label: "Message", type: "area", required: true, maxlength: 2000 },
 			{ name: "severity", label: "Severity", value: "info", options: Object.keys(IS).map((one) => [one, one]) },
+			{ name: "startsAt", label: "Begins", type: "datetime-local", help: "In your own time. Empty: now." },
 			{ name: "forMinutes", label: "Minutes it lasts", type: "number", min: 1, max: 100_000, help: "Empty: until somebody ends it." },
 			{ name: "namespace", label: "Only in", options: choice(NAMESPACES, "every namespace") },
 			{ name: "role", label: "Only for", options: choice(ROLES, "everybody") },
 		],
-		command: (given) => tool("notice", given.message, { "--severity": given.severity, "--for": given.forMinutes === "" ? "" : String(given.forMinutes * 60), "--namespace": given.namespace, "--role": given.role, "--reason": given.reason }),
+		command: (given) => tool("notice", given.message, { "--severity": given.severity, "--starts": given.startsAt && iso(given.startsAt), "--for": given.forMinutes === "" ? "" : String(given.forMinutes * 60), "--namespace": given.namespace, "--role": given.role, "--reason": given.reason }),
 		async run(given) {
 			await api("POST", "notices", body(given));
-			return "The notice is out.";
+			return Date.parse(given.startsAt) > Date.now() ? "The notice will be sent." : "The notice is out.";
 		},
 	});
 }

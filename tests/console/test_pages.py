@@ -1,0 +1,147 @@
+"""What pages make of what the API says, where a running demo does not say it: answers of a test's own."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.cli import _parser
+from tests.console.browser import Console, needs_chromium
+
+pytestmark = needs_chromium
+AT = "2026-11-28T12:00:00.000Z"
+ANN = {
+    "sid": "1c2f0e8a7b6d5f4e3a2b",
+    "node": "n1",
+    "user": {"id": "ann", "name": "Ann"},
+    "role": "agent",
+    "teamId": "",
+    "ip": "203.0.113.9",
+    "agent": "",
+    "transport": "websocket",
+    "protocol": "native",
+    "namespaces": ["/tickets"],
+    "sockets": [],
+    "connectedAt": AT,
+    "lastSeenAt": AT,
+    "eventsIn": 1,
+    "eventsOut": 1,
+    "outboxBytes": 0,
+    "dropped": 0,
+}
+USER: dict[str, Any] = {
+    "id": "ann",
+    "name": "Ann",
+    "role": "agent",
+    "teamId": "",
+    "presence": {"status": "online", "lastSeen": AT},
+    "connections": [ANN],
+    "closed": [],
+    "rooms": ["user:ann"],
+    "missing": [],
+}
+BLOCK = {"id": "b1", "cidr": "203.0.113.0/24", "reason": "a scanner", "by": "ada", "at": AT, "until": None}
+REVOKED = {"id": "r1", "sessionId": "s-1", "reason": "left the laptop", "by": "ada", "at": AT, "until": AT}
+NODE: dict[str, Any] = {
+    "node": "n1",
+    "incarnation": "n1.1",
+    "version": "0.1.0",
+    "connections": {"websocket": 3, "demo": 2},
+    "sockets": {"/tickets": 3},
+    "eventsInPerSecond": 1,
+    "eventsOutPerSecond": 1,
+    "deliveryP50Ms": 1,
+    "deliveryP99Ms": 2,
+    "loopLagMs": 5,
+    "rssBytes": 1,
+    "openFiles": 12,
+    "outboxBytes": 0,
+    "uptimeSeconds": 60,
+    "users": 2,
+    "rooms": 3,
+    "leads": True,
+    "hears": True,
+    "drain": None,
+}
+
+
+def say(console: Console, watched: str, answers: dict[str, Any]) -> None:
+    """Let streams of a page with this among what it watches say these answers, and go on."""
+    states = [{"watch": watch, "status": 200, "body": body} for watch, body in answers.items()]
+    text = "".join(f"event: state\ndata: {json.dumps(state)}\n\n" for state in states)
+    console.page.route(
+        lambda url: "/api/v1/live" in url and watched in url,
+        lambda route: route.fulfill(content_type="text/event-stream", body=text),
+    )
+
+
+def show(console: Console, page: str) -> None:
+    console.page.evaluate("(to) => { location.hash = '#/' + to; }", page)
+    console.page.wait_for_selector(f"#page > .page[data-page={page.split('/')[0]}]")
+
+
+def test_a_user_is_shown_with_what_is_ruled_and_with_the_sessions(console: Console) -> None:
+    user = {**USER, "connections": [{**ANN, "sessionId": "s-2"}], "blocks": [BLOCK], "revocations": [REVOKED]}
+    say(console, "users", {"users/ann": {**user, "connectionCount": 120, "closedCount": 0, "roomCount": 1}})
+    show(console, "users/ann")
+    console.row("203.0.113.0/24").wait_for()
+    console.row("s-1").get_by_role("button", name="Take back").wait_for()
+    console.page.get_by_text("1 of 120 are shown.").wait_for()
+    console.row("203.0.113.9").get_by_role("button", name="More").click()
+    console.page.get_by_role("button", name="Revoke this session").click()
+    dialog = console.page.locator("dialog[open]")
+    dialog.get_by_text("Revoke the session s-2").wait_for()
+    assert '"sessionId":"s-2"' in dialog.locator("code").inner_text()
+    console.page.keyboard.press("Escape")
+    console.page.unroute_all()
+
+
+def test_of_a_user_nothing_is_claimed_that_the_node_does_not_say(console: Console) -> None:
+    say(console, "users", {"users/bob": USER})
+    show(console, "users/bob")
+    console.row("203.0.113.9").get_by_role("button", name="More").click()
+    console.page.locator("tr.detail").wait_for()
+    assert not console.page.get_by_text("is blocked").is_visible()
+    assert not console.page.get_by_text("is revoked").is_visible()
+    assert console.page.get_by_role("button", name="Revoke this session").count() == 0
+    console.page.unroute_all()
+
+
+@pytest.mark.parametrize(
+    ("said", "word", "why"),
+    [
+        ({}, "ready", ""),
+        ({"hears": False}, "not ready", "does not hear the other nodes"),
+        ({"checks": [{"name": "loop", "ok": True}]}, "ready", ""),
+        ({"checks": [{"name": "files", "ok": False, "why": "950 of 1024"}]}, "not ready", "files: 950 of 1024"),
+        ({"drain": {"overSeconds": 1, "sentAway": 1, "left": 0, "done": True, "since": 1}}, "drained", ""),
+    ],
+)
+def test_a_nodes_state_is_the_same_on_all_pages(console: Console, said: dict[str, Any], word: str, why: str) -> None:
+    say(console, "nodes", {"nodes": {"nodes": [{**NODE, **said}], "missing": []}})
+    show(console, "overview")
+    for where in (".checks li:nth-child(2)", "tbody tr"):
+        console.page.locator(f"#page {where}").get_by_text(word).first.wait_for()
+        assert why in console.page.locator(f"#page {where}").first.inner_text()
+    show(console, "nodes")
+    card = console.page.get_by_role("article", name="Node n1")
+    card.get_by_text(word).first.wait_for()
+    assert why in card.inner_text() and "2 by demo robots" in card.inner_text()
+    console.page.unroute_all()
+
+
+def test_commands_are_read_by_a_shell_and_the_tool_as_they_are_meant(console: Console) -> None:
+    """What begins with a dash was taken for a flag; a sid beside filters was refused."""
+    tool = "async (given) => (await import('/console/commands.js')).tool(...given)"
+    reads = _parser()[0].parse_args
+
+    def made(*words: Any) -> Any:
+        return reads(shlex.split(str(console.page.evaluate(tool, words)))[1:])
+
+    assert made("kick", "-abcdefghijklmnopqrs", {"--reason": "-x y"}).sid == "-abcdefghijklmnopqrs"
+    assert made("kick", {"--user": "-ann", "--reason": "it's"}).user == "-ann"
+    notice = made("notice", "--5 minutes", {"--severity": "info", "--reason": "-"})
+    assert (notice.message, notice.reason) == ("--5 minutes", "-")
