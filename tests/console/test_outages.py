@@ -92,6 +92,10 @@ def test_every_page_says_since_when_valkey_does_not_answer(console: Console, sta
             console.page.wait_for_selector(f"#page > .page[data-page={page.split('/')[0]}]")
             said = "The live stream is lost: " if page == "events" else "No answer since "
             assert "Valkey does not answer." in banner(console, said).inner_text(), page
+            if page == "nodes":  # what was ready may be so no more
+                looks = "(one) => getComputedStyle(one, '::before').backgroundColor"
+                states = console.page.locator("#page .state").all()
+                assert {one.evaluate(looks) for one in states} <= {"rgba(0, 0, 0, 0)"}
             assert dot(console) == ("warn" if page != "events" else "bad"), page
             assert "same id" not in console.page.locator("body").inner_text(), page
     console.page.locator("#banner").wait_for(state="hidden")

@@ -25,12 +25,12 @@ const names = (one) => h("span.tags", one.namespaces.map((name) => tag(name)));
 
 export function connectionTable({ sort, onsort, of = "" } = {}) {
 	const columns = [
-		{ label: "User", cell: (one) => person(one.user, one.role), sort: "user", name: true },
-		{ label: "From", cell: (one) => [one.ip, small(agent(one))] },
-		{ label: "Transport", cell: (one) => [one.transport ?? "–", small(one.protocol)], fix: true },
+		{ label: "User", cell: (one) => person(one.user, one.role), sort: "user", name: true, keep: true },
+		{ label: "From", cell: (one) => [one.ip, small(agent(one))], keep: true },
+		{ label: "Transport", cell: (one) => [one.transport ?? "–", small(one.protocol)], fix: true, keep: true },
 		{ label: "Namespaces", cell: names },
 		{ label: "Node", cell: (one) => one.node },
-		{ label: "Connected", cell: (one) => ago(one.connectedAt), fix: true, sort: "connected" },
+		{ label: "Connected", cell: (one) => ago(one.connectedAt), fix: true, sort: "connected", keep: true },
 		{ label: "Last seen", cell: (one) => ago(one.lastSeenAt), fix: true, sort: "seen", wide: true },
 		{ label: "In / out", cell: (one) => `${num(one.eventsIn)} / ${num(one.eventsOut)}`, num: true, title: "Events it has sent, and all that was written to it" },
 		{ label: "Outbox", cell: (one) => bytes(one.outboxBytes), num: true, sort: "outbox", title: "Waits for it to read" },

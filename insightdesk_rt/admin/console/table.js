@@ -6,7 +6,7 @@ const FOCUSABLE = "a, button, input, select";
 /**
  * columns: [{label, cell(row), sort?, num?, wide?, name?, fix?, title?}]; `sort` is the API's name of the order, `wide` columns go first
  * when there is little room, a `name` is given
- * some, what is `fix` is not broken into lines. key(row): its identity. empty: what would stand here. detail(row): more, behind a button.
+ * some, what is `fix` is not broken into lines. Where columns are to `keep`, a phone shows these four alone, and the rest when a row is opened. key(row): its identity. empty: what would stand here. detail(row): more, behind a button.
  * sort, onsort(name): the order now, "-" in front for downwards.
  * Returns {element, set(rows)}.
  */
@@ -16,7 +16,7 @@ export function table({ label, columns, key, empty, detail, sort = "", onsort })
 	const all = detail ? [{ label: "", cell: opener, more: true }, ...columns] : columns;
 	const body = h("tbody", { role: "rowgroup" });
 	const none = h("p.empty", { hidden: true }, empty);
-	const element = h("div.table", { "aria-busy": "true" },
+	const element = h("div.table", { "aria-busy": "true", class: columns.some((column) => column.keep) ? "brief" : "" },
 		h("table", { role: "table", "aria-label": label },
 			h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, all.map(head))),
 			body,
@@ -37,7 +37,7 @@ export function table({ label, columns, key, empty, detail, sort = "", onsort })
 	}
 
 	function look(column) {
-		return [column.num && "num", column.wide && "wide", column.name && "name", column.fix && "fix", column.sort && "can-sort", column.more && "more", !column.label && !column.more && "acts"]
+		return [column.num && "num", column.wide && "wide", column.name && "name", column.fix && "fix", column.sort && "can-sort", column.more && "more", column.keep && "keep", !column.label && !column.more && "acts"]
 			.filter(Boolean).join(" ");
 	}
 
@@ -68,6 +68,7 @@ export function table({ label, columns, key, empty, detail, sort = "", onsort })
 		if (at >= 0) entry.tr.querySelectorAll(FOCUSABLE)[at]?.focus();
 		entry.more?.remove();
 		entry.more = null;
+		entry.tr.classList.toggle("open", opened.has(key(row)));
 		if (detail && opened.has(key(row))) {
 			entry.more = h("tr.detail", { role: "row" }, h("td", { role: "cell", colspan: all.length }, detail(row)));
 		}

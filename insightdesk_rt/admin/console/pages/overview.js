@@ -49,7 +49,7 @@ export function show(root) {
 		"metrics/queue": (body) => tiles.queue.set(num(body.waiting), body.waiting ? `longest ${duration(body.longestWaitMs / 1000)}` : `${num(body.active)} active`),
 		"audit?limit=6": (body) => put(acts, body.items.length ? body.items.map(deed) : h("li.empty", "Nobody has done anything yet. What admins do stands here, with their reason.")),
 	}, (path, error) => {
-		if (path === "nodes") put(health, h("li", dot("bad", error.code === "UNAVAILABLE" ? "Valkey" : "Nodes"), small(error.text)));
+		if (path === "nodes") put(health, h("li", dot("bad", error.code === "UNAVAILABLE" ? "Valkey" : "Nodes"), small(error.code === "UNAVAILABLE" ? "does not answer" : error.text)));
 	});
 }
 
@@ -59,7 +59,7 @@ function totals(tiles, { nodes, missing: lost }) {
 	const worst = Math.max(...nodes.map((node) => node.deliveryP99Ms ?? -1));
 	const usual = Math.max(...nodes.map((node) => node.deliveryP50Ms ?? -1));
 	tiles.connections.set(num(total), kinds || "all by websocket");
-	tiles.users.set(num(sum((node) => node.users)), nodes.length > 1 ? "once for each of their nodes" : "");
+	tiles.users.set(num(sum((node) => node.users)), nodes.length > 1 ? "each once per node" : "");
 	tiles.events.set(rate(sum((node) => node.eventsOutPerSecond)), `${rate(sum((node) => node.eventsInPerSecond))} in`);
 	tiles.delivery.set(ms(worst < 0 ? null : worst), usual < 0 ? "nothing delivered" : `p50 ${ms(usual)}`);
 	tiles.nodes.set(num(nodes.length), lost.length ? `${lost.length} missing` : `v${nodes[0]?.version ?? ""}`);

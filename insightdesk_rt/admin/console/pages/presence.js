@@ -19,10 +19,10 @@ export function show(root, { query: given }) {
 		key: (one) => one.userId,
 		empty: "Nobody fits. Agents and admins who were here within 30 days stand here; customers are found by their ids.",
 		columns: [
-			{ label: "User", cell: (one) => person({ id: one.userId, name: one.name }), name: true },
-			{ label: "Status", cell: (one) => presence(one.status, one.lastSeen) },
-			{ label: "Role", cell: (one) => one.role ?? "–" },
-			{ label: "Team", cell: (one) => (one.teamId ? tag(one.teamId) : "–") },
+			{ label: "User", cell: (one) => person({ id: one.userId, name: one.name }), name: true, keep: true },
+			{ label: "Status", cell: (one) => presence(one.status, one.lastSeen), keep: true },
+			{ label: "Role", cell: (one) => one.role ?? "–", keep: true },
+			{ label: "Team", cell: (one) => (one.teamId ? tag(one.teamId) : "–"), keep: true },
 		],
 	});
 	const pages = pager((next) => {

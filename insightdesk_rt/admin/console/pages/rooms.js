@@ -58,10 +58,10 @@ function all(root, given) {
 				again();
 			},
 			columns: [
-				{ label: "Room", cell: (row) => room(row.room, row.namespace), sort: "name", name: true },
-				{ label: "Namespace", cell: (row) => tag(row.namespace) },
-				{ label: "Members", cell: (row) => num(row.members), num: true, sort: "members" },
-				{ label: "Nodes", cell: (row) => num(row.nodes), num: true },
+				{ label: "Room", cell: (row) => room(row.room, row.namespace), sort: "name", name: true, keep: true },
+				{ label: "Namespace", cell: (row) => tag(row.namespace), keep: true },
+				{ label: "Members", cell: (row) => num(row.members), num: true, sort: "members", keep: true },
+				{ label: "Nodes", cell: (row) => num(row.nodes), num: true, keep: true },
 			],
 		});
 		put(holder, list.element);

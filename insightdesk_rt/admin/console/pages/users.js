@@ -20,10 +20,10 @@ function search(root) {
 		key: (one) => one.userId,
 		empty: "No agent or admin has been here within 30 days.",
 		columns: [
-			{ label: "Name", cell: (one) => person({ id: one.userId, name: one.name }), name: true },
-			{ label: "Role", cell: (one) => one.role ?? "–" },
-			{ label: "Team", cell: (one) => one.teamId || "–" },
-			{ label: "Status", cell: (one) => presence(one.status, one.lastSeen) },
+			{ label: "Name", cell: (one) => person({ id: one.userId, name: one.name }), name: true, keep: true },
+			{ label: "Status", cell: (one) => presence(one.status, one.lastSeen), keep: true },
+			{ label: "Role", cell: (one) => one.role ?? "–", keep: true },
+			{ label: "Team", cell: (one) => (one.teamId ? tag(one.teamId) : "–"), keep: true },
 		],
 	});
 	put(root,
