@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -107,6 +108,25 @@ def test_of_a_user_nothing_is_claimed_that_the_node_does_not_say(console: Consol
     assert not console.page.get_by_text("is blocked").is_visible()
     assert not console.page.get_by_text("is revoked").is_visible()
     assert console.page.get_by_role("button", name="Revoke this session").count() == 0
+    console.page.unroute_all()
+
+
+def test_one_peak_does_not_flatten_a_chart_and_is_named(console: Console) -> None:
+    point = {"connections": 26, "eventsIn": 2, "eventsOut": 40, "deliveryP50Ms": 2, "loopLagMs": 5}
+    samples = [{**point, "at": 1_795_000_000 + 5 * n, "deliveryP99Ms": 20 + n % 9} for n in range(180)]
+    samples[90]["deliveryP99Ms"] = 1_500
+    samples[100]["connections"] = 0
+    history = {"nodes": [{"node": "n1", "everySeconds": 5, "samples": samples}], "missing": []}
+    say(console, "nodes%252Fhistory", {"nodes/history": history})
+    show(console, "overview")
+    chart = console.page.locator(".chart[data-title='Delivery latency']")
+    chart.get_by_text("peak 1.5 s").wait_for()
+    assert chart.locator(".tick.left").first.text_content() == "0 ms"
+    assert chart.locator(".tick.left").all_text_contents()[2] == "40 ms"
+    connections = console.page.locator(".chart[data-title=Connections]")
+    assert connections.locator(".tick.left").all_text_contents() == ["0", "15", "30"]
+    x = [float(str(tick.get_attribute("x"))) for tick in connections.locator(".tick:not(.left)").all()]
+    assert len(x) == 4 and {round(b - a) for a, b in pairwise(x)} == {round(x[1] - x[0])}
     console.page.unroute_all()
 
 

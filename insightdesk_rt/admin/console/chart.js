@@ -4,11 +4,14 @@ import { clock } from "./format.js";
 
 const HEIGHT = 150;
 const LEFT = 48;
-const RIGHT = 8;
-const TOP = 8;
+const RIGHT = 16; // half of "now"
+const TOP = 10;
 const BOTTOM = 20;
 const SPAN_S = 900;
 const GAP_S = 16; // between samples that are not joined: some are missing
+const MOST = 0.95; // of the values a chart is as high as; fewer than one in twenty, and far above, are cut off
+const FAR = 2.5; // times
+const ENOUGH = 20; // values to tell which of them are few
 
 /** series: [{name, of(sample)}], at most two. show(value): as text. Returns {element, set(samples)}; samples have `at`. */
 export function chart({ title, series, show }) {
@@ -44,18 +47,19 @@ export function chart({ title, series, show }) {
 		if (!width) return;
 		const end = samples.at(-1)?.at ?? Date.now() / 1000;
 		const all = samples.flatMap((sample) => series.map((one) => one.of(sample) ?? 0));
-		const top = ceiling(Math.max(0, ...all));
+		const top = height(all);
 		const x = (at) => LEFT + ((at - end + SPAN_S) / SPAN_S) * (width - LEFT - RIGHT);
-		const y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
+		const y = (value) => TOP + (1 - Math.min(1, value / top)) * (HEIGHT - TOP - BOTTOM);
 		svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
 		svg.replaceChildren(
 			...[0, 0.5, 1].flatMap((part) => [
 				s("line.grid", { x1: LEFT, x2: width - RIGHT, y1: y(top * part), y2: y(top * part) }),
 				s("text.tick.left", { x: LEFT - 6, y: y(top * part) + 4 }, show(top * part)),
 			]),
-			...[15, 10, 5, 0].map((minutes) => s("text.tick", { x: x(end - minutes * 60), y: HEIGHT - 4, class: minutes === 15 ? "first" : minutes ? "" : "left" }, minutes ? `−${minutes} min` : "now")),
+			...[15, 10, 5, 0].map((minutes) => s("text.tick", { x: x(end - minutes * 60), y: HEIGHT - 4, }, minutes ? `−${minutes} min` : "now")),
 			...series.flatMap((one, n) => runs(one).flatMap((run) => lines(run, n, x, y))),
 			...mark(x, y),
+			...peak(x, top),
 		);
 	}
 
@@ -78,6 +82,18 @@ export function chart({ title, series, show }) {
 		const path = run.map(([at, value], index) => `${index ? "L" : "M"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`).join("");
 		const area = `${path}L${x(run.at(-1)[0]).toFixed(1)} ${y(0)}L${x(run[0][0]).toFixed(1)} ${y(0)}Z`;
 		return [n === 0 && s("path.area", { d: area }), s("path.line", { d: path, "data-n": n })].filter(Boolean);
+	}
+
+	/** The greatest value that is cut off, by its name. */
+	function peak(x, top) {
+		const cut = samples.flatMap((sample) => series.map((one) => [one.of(sample) ?? 0, sample.at])).filter(([value]) => value > top);
+		if (!cut.length) return [];
+		const [value, at] = cut.reduce((a, b) => (b[0] > a[0] ? b : a));
+		const right = x(at) > width / 2;
+		return [
+			s("path.peak", { d: `M${x(at) - 4} ${TOP + 1}l4 -6l4 6z` }),
+			s("text.tick.peak", { x: x(at) + (right ? -8 : 8), y: TOP + 12, class: right ? "left" : "first" }, `peak ${show(value)}`),
+		];
 	}
 
 	function mark(x, y) {
@@ -129,9 +145,17 @@ export function chart({ title, series, show }) {
 	return { element, set };
 }
 
-/** Return the next round number that holds a value. */
+/** Return how high a chart of these values is: nearly all fit in, and one that is far above the rest does not flatten it. */
+function height(values) {
+	const most = Math.max(0, ...values);
+	const seen = values.filter((value) => value > 0).sort((a, b) => a - b);
+	const usual = seen.length < ENOUGH ? most : seen[Math.floor(seen.length * MOST)];
+	return ceiling(most > usual * FAR ? usual * 1.25 : most);
+}
+
+/** Return the next round number that holds a value, and whose half is round too. */
 function ceiling(value) {
-	if (value <= 0) return 1;
+	if (value <= 2) return value > 1 ? 2 : 1;
 	const power = 10 ** Math.floor(Math.log10(value));
-	return [1, 2, 4, 5, 10].map((n) => n * power).find((round) => round >= value);
+	return [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10].map((n) => n * power).find((round) => round >= value && (round >= 10 || round % 2 === 0));
 }
