@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.console.stage import Stage, a_stage
 
 BUSY_S = 60.0
 EVERY_S = 0.5
+SEEN_MS = 4000  # until the live events fill their page
 
 
 def main(folder: Path, busy_s: float) -> None:
@@ -24,7 +26,11 @@ def main(folder: Path, busy_s: float) -> None:
 
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary, a_stage(Path(temporary)) as stage, sync_playwright() as playwright:
-        be_busy(stage, busy_s)
+        make_news(stage)
+        going = threading.Event()
+        busy = threading.Thread(target=be_busy, args=(stage, going), name="busy")
+        busy.start()
+        time.sleep(busy_s)
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         for width, scheme in itertools.product(WIDTHS, SCHEMES):
             console = Console(browser, stage, width=width, scheme=scheme)
@@ -33,7 +39,7 @@ def main(folder: Path, busy_s: float) -> None:
             console.sign_in()
             for page in PAGES:
                 console.go(page)
-                console.page.wait_for_timeout(300)
+                console.page.wait_for_timeout(SEEN_MS if page == "events" else 300)
                 name = page.replace("/", "-").replace(":", "-")
                 console.page.screenshot(path=folder / f"console-{name}-{width}-{scheme}.png")
             console.go("connections?user=ines")
@@ -43,10 +49,12 @@ def main(folder: Path, busy_s: float) -> None:
             console.page.screenshot(path=folder / f"console-dialog-{width}-{scheme}.png")
             console.close()
         browser.close()
+        going.set()
+        busy.join()
 
 
-def be_busy(stage: Stage, busy_s: float) -> None:
-    """Have things happen that pages show: notices, blocks, deeds in the audit log, and events all the time."""
+def make_news(stage: Stage) -> None:
+    """Have things happen that pages show: notices, blocks, deeds in the audit log."""
     stage.push(
         "POST",
         "notices",
@@ -56,15 +64,17 @@ def be_busy(stage: Stage, busy_s: float) -> None:
     stage.push("POST", "blocks", {"userId": "spambot", "reason": "posts links in every chat"}, scope="operator")
     stage.push("POST", "revocations", {"userId": "leon", "reason": "laptop stolen"}, scope="operator")
     stage.push("PUT", "ratelimits/ticket:typing", {"max": 5, "window": 10, "forSeconds": 3600, "reason": "a loop"})
-    end = time.monotonic() + busy_s
+
+
+def be_busy(stage: Stage, over: threading.Event) -> None:
+    """Have events all the time, also while the pictures are taken."""
     for number in itertools.count():
-        if time.monotonic() > end:
+        if over.wait(EVERY_S):
             break
         for burst in range(1 + number % 7):
             data = {"lit": burst % 2 == 0}
             event = {"namespace": "/presence", "room": "role:agent", "event": "desk:lamp", "data": data}
             stage.push("POST", "emit", event)
-        time.sleep(EVERY_S)
 
 
 if __name__ == "__main__":
