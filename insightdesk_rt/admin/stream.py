@@ -47,7 +47,7 @@ class Streams:
         are taken.
         """
         if self._open[who] >= MAX_OF_ONE:
-            raise RtError("RATE_LIMITED", f"{who.name} has {MAX_OF_ONE} streams open on this node: close another tab.")
+            raise RtError("RATE_LIMITED", f"{who.name} has {MAX_OF_ONE} streams open on this node: close one of them.")
         if self._open.total() >= MAX_STREAMS:
             raise RtError("UNAVAILABLE", f"This node has {MAX_STREAMS} streams open, all it can keep: ask another one.")
         self._open[who] += 1

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
-from insightdesk_rt.admin.stream import MAX_WAITING, MAX_WAITING_BYTES, EventStream
+import pytest
+
+from insightdesk_rt.admin.access import Principal
+from insightdesk_rt.admin.stream import MAX_OF_ONE, MAX_STREAMS, MAX_WAITING, MAX_WAITING_BYTES, EventStream, Streams
+from insightdesk_rt.errors import RtError
 from tests.support.aio import aio
 
 
@@ -18,3 +23,25 @@ async def test_what_is_not_kept_is_said_so_and_a_long_one_is_kept_if_alone() -> 
     assert not stream.put("state", "y")
     short = EventStream(handler, "viewer")
     assert [short.put("event", "{}") for _ in range(MAX_WAITING + 1)] == [True] * MAX_WAITING + [False]
+
+
+def test_a_place_is_one_readers_and_is_given_back_whatever_ends_the_stream() -> None:
+    streams = Streams()
+
+    def refusal(name: str) -> str:
+        try:
+            with streams.place(Principal(name, "viewer")):
+                return ""
+        except RtError as refused:
+            return refused.code
+
+    with ExitStack() as open_ones:
+        for number in range(MAX_STREAMS):
+            assert refusal(f"reader{number // MAX_OF_ONE}") == ""
+            open_ones.enter_context(streams.place(Principal(f"reader{number // MAX_OF_ONE}", "viewer")))
+        assert refusal("reader0") == "RATE_LIMITED"
+        assert refusal("another") == "UNAVAILABLE"
+    for _ in range(MAX_OF_ONE + 1):
+        with pytest.raises(ZeroDivisionError), streams.place(Principal("reader0", "viewer")):
+            raise ZeroDivisionError
+    assert refusal("reader0") == refusal("another") == ""
