@@ -50,7 +50,7 @@ export function connectionTable({ sort, onsort, of = "" } = {}) {
 function detail(one) {
 	return h("dl.facts",
 		h("dt", "Connection"), h("dd", h("code", one.sid)),
-		one.sessionId ? [h("dt", "Session"), h("dd", h("div.row", h("code", one.sessionId), operator(() => button("Revoke this session", () => newRevocation({ sessionId: one.sessionId }), { danger: true }))))] : [],
+		session(one),
 		h("dt", "Node"), h("dd", one.node),
 		h("dt", "Team"), h("dd", one.teamId || "–"),
 		h("dt", "User agent"), h("dd", one.agent || "–"),
@@ -62,11 +62,18 @@ function detail(one) {
 	);
 }
 
+/** The session of its token, and the end of it; nothing where none is known. */
+function session({ sessionId }) {
+	if (!sessionId) return [];
+	return [h("dt", "Session"), h("dd", h("div.row", h("code", sessionId), operator(() => button("Revoke this session", () => newRevocation({ sessionId }), { danger: true }))))];
+}
+
 export function closedTable() {
 	return table({
 		label: "Closed connections",
 		key: (one) => one.sid + one.closedAt,
 		empty: "None is remembered. Each node keeps its newest 1,000.",
+		detail: (one) => h("dl.facts", h("dt", "Connection"), h("dd", h("code", one.sid)), session(one), h("dt", "User agent"), h("dd", one.agent || "–")),
 		columns: [
 			{ label: "Closed", cell: (one) => at(one.closedAt), fix: true },
 			{ label: "Why", cell: (one) => one.closeReason },
