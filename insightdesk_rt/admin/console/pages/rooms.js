@@ -91,10 +91,10 @@ function one(root, name, namespace) {
 		key: (member) => member.namespace + member.sid,
 		empty: "Nobody is in this room now.",
 		columns: [
-			{ label: "User", cell: (member) => person(member.user, member.role), name: true },
-			{ label: "Namespace", cell: (member) => tag(member.namespace) },
-			{ label: "Node", cell: (member) => member.node },
-			{ label: "Socket", cell: (member) => h("a", { href: connectionsUrl({ sid: member.sid }) }, h("code", member.sid)) },
+			{ label: "User", cell: (member) => person(member.user, member.role), name: true, keep: true },
+			{ label: "Namespace", cell: (member) => tag(member.namespace), keep: true },
+			{ label: "Socket", cell: (member) => h("a", { href: connectionsUrl({ sid: member.sid }) }, h("code", member.sid)), keep: true },
+			{ label: "Node", cell: (member) => member.node, keep: true },
 		],
 	});
 	const entries = table({
