@@ -16,7 +16,7 @@ export function nodeState(node) {
 
 /** What is wrong with it besides that it is drained, which is meant so. */
 function wrong({ checks, hears, loopLagMs }) {
-	if (checks) return checks.filter(({ name, ok }) => !ok && name !== "drain").map(({ name, why }) => (why ? `${name}: ${why}` : name));
+	if (checks?.length) return checks.filter(({ name, ok }) => !ok && name !== "drain").map(({ name, why }) => (why ? `${name}: ${why}` : name));
 	return [!hears && "does not hear the other nodes", loopLagMs > MAX_LAG_MS && `the loop was held up for ${ms(loopLagMs)}`].filter(Boolean);
 }
 

@@ -103,7 +103,7 @@ function askDrain(node, others) {
 		fields: [{ name: "overSeconds", label: "Over how many seconds", type: "number", value: OVER_S, min: 0, max: 3600, required: true, help: "Spread out, so that the others are not overrun." }],
 		async count({ overSeconds }) {
 			// A node that says its checks can be asked; of an older one the page knows about how many.
-			const { count } = node.checks ? await api("POST", path, { overSeconds: overSeconds || 0, reason: "count", dryRun: true }) : { count: connectionsOf(node).total };
+			const { count } = node.checks?.length ? await api("POST", path, { overSeconds: overSeconds || 0, reason: "count", dryRun: true }) : { count: connectionsOf(node).total };
 			return `${people(count)} will be sent away.` + (others() ? "" : " No other node takes clients: they will have nowhere to go.");
 		},
 		command: ({ overSeconds, reason }) => tool("drain", name, { "--over": String(overSeconds), "--reason": reason }),
