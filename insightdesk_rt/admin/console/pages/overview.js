@@ -3,7 +3,7 @@ import { chart } from "../chart.js";
 import { h, put } from "../dom.js";
 import { ago, bytes, duration, ms, num, rate } from "../format.js";
 import { live } from "../live.js";
-import { me, operator } from "../me.js";
+import { operator } from "../me.js";
 import { addNotice, noticeList } from "../notices.js";
 import { connectionsLink, connectionsOf, leader, nodeState, stateDot } from "../node.js";
 import { button, dot, heading, missing, section, small, tile } from "../parts.js";
@@ -95,7 +95,7 @@ function nodeTable() {
 }
 
 function deed(entry) {
-	return h("li", dot(entry.outcome === "ok" ? "good" : "bad", entry.action), h("span", entry.target && h("b", entry.target), entry.target ? " " : "", h("q", entry.reason)), small(entry.who === me.name ? "you" : entry.who, " · ", ago(entry.at)));
+	return h("li", dot(entry.outcome === "ok" ? "good" : "bad", entry.action), h("span", entry.target && h("b", entry.target), entry.target ? " " : "", h("q", entry.reason)), small(entry.who, " · ", ago(entry.at)));
 }
 
 const SUMMED = ["connections", "eventsIn", "eventsOut"];
