@@ -238,3 +238,34 @@ def test_what_is_no_event_is_refused(text: str) -> None:
     """CVE-2023-32695: an event's name that is not a string."""
     with pytest.raises(BadJson):
         json.split_event(text)
+
+
+values = st.recursive(
+    st.integers(0, 9) | st.text(st.sampled_from('a[]{}"\\'), max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('a[}"\\', max_size=3), inner, max_size=3),
+    max_leaves=40,
+)
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
+
+
+@settings(max_examples=300)
+@given(values, st.booleans())
+def test_depth_is_counted_exactly(value: Any, spaced: bool) -> None:
+    text = standard.dumps(value, indent=1 if spaced else None)
+    json.check_depth(text, _depth(value))
+    if _depth(value):
+        with pytest.raises(json.TooDeep):
+            json.check_depth(text, _depth(value) - 1)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(["\\\\", "\\n", "\\ud800", "\\uDBFF", "\\udc00", "\\uDFFF", "u", "ud800", "\\u0041"])))
+def test_surrogates_are_mended_as_by_who_reads_letter_by_letter(escapes: list[str]) -> None:
+    text = f'"{"".join(escapes)}"'
+    read = standard.loads(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert json.loads(text) == read
