@@ -57,11 +57,14 @@ def _placeholder(value: dict[str, Any], count: int) -> int:
 
 
 def check_placeholders(value: Any, count: int) -> None:
-    if isinstance(value, dict):
-        if value.get("_placeholder") is True:
-            _placeholder(value, count)
-            return
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            check_placeholders(item, count)
+    """Raise BadJson if a placeholder within the value is of none of `count` attachments."""
+    todo = [value]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, list):
+            todo += value
+        elif isinstance(value, dict):
+            if value.get("_placeholder") is True:
+                _placeholder(value, count)
+            else:
+                todo += value.values()

@@ -37,6 +37,10 @@ RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting",
 
 
 MAX_ACK_DIGITS = 16  # 2^53, as far as a stock client can count, has 16
+# Of a packet beside its attachments and their places: its value is built, to look for them, while other packets are only
+# checked for being JSON. What is big is in the attachments.
+MAX_BINARY_CHARS = 65_536
+PLACE_CHARS = 64
 
 # An event's head when nothing is odd about it, its parts within bounds: 1 MB of digits costs what 16 do.
 _EVENT_HEAD = re.compile(r"2(?:(/[^,]{0,127}),)?([0-9]{1,16})?\[").match
@@ -277,6 +281,8 @@ class SocketIOSession:
         count = int(digits) if digits.isascii() and digits.isdigit() else 0
         if not count or count > self._limits.max_attachments:
             raise WireError("number of attachments", over="max_attachments_per_packet" if count else "")
+        if len(text) > MAX_BINARY_CHARS + count * PLACE_CHARS:
+            raise TooBig(f"over {MAX_BINARY_CHARS} characters beside attachments")
         namespace, at = self._namespace(text, dash + 1)
         self._is_joined(namespace)  # an expelled client's attachments must be read, too; they end with the packet
         packets: Sequence[Call | Ack] = (

@@ -49,6 +49,17 @@ def native(text: str, joined: bool = True) -> Callable[[], object]:
     return read
 
 
+def binary(text: str, times: int = 1) -> Callable[[], object]:
+    def read() -> None:
+        session = SocketIOSession(SocketIOCodec())
+        session.accept("/tickets")
+        for _ in range(times):
+            session.receive_text(f'51-/tickets,["x",{{"_placeholder":true,"num":0}},{text}]')
+            session.receive_binary(b"x")
+
+    return read
+
+
 def depth(text: str) -> Callable[[], object]:
     return lambda: json.check_depth(text)
 
@@ -74,6 +85,8 @@ SLOW = (
         f"/rt: connect with {name}": native(f'{{"event":"connect","data":{{"a":{text}}}}}', False)
         for name, text in (ESCAPES | BRACKETS).items()
     }
+    | {f"an event with an attachment and {name}": binary(text) for name, text in BRACKETS.items()}
+    | {"some with an attachment and pairs": binary("[[]" + ",[]" * 21_000 + "]", 2)}
     | {f"depth of brackets {name}": depth(text) for name, text in BRACKETS.items()}
     | {f"a CONNECT of brackets {name}": socketio(f'0/tickets,{{"a":{text}}}', False) for name, text in BRACKETS.items()}
 )

@@ -378,6 +378,14 @@ def test_attachments_together_have_a_limit() -> None:
         session.receive_binary(b"a" * 6)
 
 
+def test_beside_attachments_there_are_65_536_characters() -> None:
+    session = joined()
+    session.receive_text(f'51-["x","{"y" * 65_000}"]')
+    assert session.receive_binary(b"a")
+    with pytest.raises(TooBig):
+        session.receive_text(f'51-["x","{"y" * 66_000}"]')
+
+
 @pytest.mark.parametrize("limit", [1, 10, 128])
 def test_the_number_of_attachments_is_configurable(limit: int) -> None:
     """socket.io#5489: a fixed cap broke applications."""
