@@ -37,8 +37,8 @@ RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting",
 
 
 MAX_ACK_DIGITS = 16  # 2^53, as far as a stock client can count, has 16
-# Of a packet beside its attachments and their places: its value is built, to look for them, while other packets are only
-# checked for being JSON. What is big is in the attachments.
+# Of a packet beside its attachments and their places: its value is built, to look for them, while other packets are
+# only checked for being JSON. What is big is in the attachments.
 MAX_BINARY_CHARS = 65_536
 PLACE_CHARS = 64
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from insightdesk_rt.errors import WireError
 from insightdesk_rt.wire import json
+from insightdesk_rt.wire.engineio import jsonp_payload
 from insightdesk_rt.wire.native import NativeCodec, NativeSession
 from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession
 
@@ -77,6 +79,7 @@ BRACKETS = {
     "beside strings": "[[]" * 40 + ',""' * 330_000 + "]" * 40,
 }
 ESCAPES = {one: escapes(one) for one in (r"\n", r"\\", r"\\u", r"\u0041", r"\ud83d\ude00", LONE)}
+FORMS = (r"\n", r"\\n", r"\\\n", "%41", "%5Cn", "%C3%A9")
 SLOW = (
     {f"an event of {name}": socketio(f'2/tickets,["x",{text}]') for name, text in ESCAPES.items()}
     | {f"a CONNECT of {name}": socketio(f'0/tickets,{{"a":{text}}}', False) for name, text in ESCAPES.items()}
@@ -87,6 +90,7 @@ SLOW = (
     }
     | {f"an event with an attachment and {name}": binary(text) for name, text in BRACKETS.items()}
     | {"some with an attachment and pairs": binary("[[]" + ",[]" * 21_000 + "]", 2)}
+    | {f"a form of {one}": partial(jsonp_payload, f"d={one * (990_000 // len(one))}") for one in FORMS}
     | {f"depth of brackets {name}": depth(text) for name, text in BRACKETS.items()}
     | {f"a CONNECT of brackets {name}": socketio(f'0/tickets,{{"a":{text}}}', False) for name, text in BRACKETS.items()}
 )

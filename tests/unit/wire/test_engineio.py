@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json as standard
 import time
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given, settings
@@ -226,9 +227,35 @@ def test_a_jsonp_answer_is_a_call_with_digits_and_a_string_only() -> None:
 def test_a_jsonp_form_is_unescaped() -> None:
     assert engineio.jsonp_payload("d=4%22a%5Cnb%22%1E4c") == '4"a\nb"\x1e4c'
     assert engineio.jsonp_payload("d=4%5B%22a%5C%5Cnb%22%5D") == '4["a\\nb"]'
+    for escaped, meant in ((r"\\\n", r"\\n"), (r"\\\\n", r"\\\n"), (r"\n\\n", "\n\\n"), (r"\\a", r"\\a")):
+        assert engineio.jsonp_payload(f"d={escaped}") == meant
 
 
-@pytest.mark.parametrize("body", ["", "x=1", "d=1&d=2", "4hello", "d=%ff", "&".join(["a=1"] * 100)])
+@settings(max_examples=300)
+@given(st.text(st.sampled_from("a=+%&\\n3D \r\n\x1eé😀") | st.characters(codec="utf-8")))
+def test_a_form_is_what_a_browser_meant(text: str) -> None:
+    read = text.replace("\\\\n", "\udfff").replace("\\n", "\n").replace("\udfff", "\\n")
+    assert engineio.jsonp_payload(f"d={quote_plus(text)}") == read
+    assert engineio.jsonp_payload("d=" + quote(text, safe="=+ \r\n").replace("+", "%2B")) == read
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "x=1",
+        "d=1&d=2",
+        "4hello",
+        "d=%ff",
+        "d=%",
+        "d=%4",
+        "d=%4g",
+        "d=%%41",
+        "d=1&x",
+        "d=\ud800",
+        "&".join(["a=1"] * 100),
+    ],
+)
 def test_a_bad_jsonp_form_is_refused(body: str) -> None:
     with pytest.raises(WireError):
         engineio.jsonp_payload(body)
