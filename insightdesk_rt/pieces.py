@@ -57,6 +57,7 @@ def port_settings(settings: Settings) -> PortSettings:
             max_namespace=or_any(settings.max_namespace_chars),
             max_event_name=or_any(settings.max_event_name_chars),
             max_depth=or_any(settings.max_json_depth),
+            max_connect=or_any(settings.max_connect_bytes),
         ),
         recovery=settings.connection_recovery,
         deflate=settings.websocket_deflate,

@@ -131,7 +131,13 @@ def _store(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
-    for name in ("max_payload_bytes", "max_event_bytes", "max_outbox_bytes", "volatile_outbox_bytes"):
+    for name in (
+        "max_payload_bytes",
+        "max_connect_bytes",
+        "max_event_bytes",
+        "max_outbox_bytes",
+        "volatile_outbox_bytes",
+    ):
         if 0 < getattr(settings, name) < LEAST_BYTES:
             yield name, f"expected {LEAST_BYTES} or more, or 0"
     if 0 < settings.max_outbox_events < LEAST_EVENTS:

@@ -89,6 +89,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[int, Meta(ge=0, le=3600), Help("time over which a stop sends clients away")] = 10
 
     max_payload_bytes: Annotated[Bytes, Help("one message or POST of a client; 0: any size", "Limits")] = 1_000_000
+    max_connect_bytes: Annotated[Bytes, Help("a CONNECT, and any message before one; 0: as max_payload_bytes")] = 16_384
     max_fragments_per_message: Annotated[Count, Help("websocket frames of one message; 0: any number")] = MAX_FRAGMENTS
     max_attachments_per_packet: Annotated[Count, Help("binary attachments of one packet; 0: any number")] = 10
     max_json_depth: Annotated[Count, Help("brackets within brackets; 0: as deep as Python goes")] = 64

@@ -16,7 +16,7 @@ from tornado.web import stream_request_body
 
 from insightdesk_rt.errors import CloseReason, WireError
 from insightdesk_rt.handlers.base import QuietHandler, SocketHandler
-from insightdesk_rt.handlers.framing import has_body, misframed
+from insightdesk_rt.handlers.framing import declared_bytes, has_body, misframed
 from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.polling import PollingTransport
@@ -39,6 +39,7 @@ Socket = WebSocketTransport | StreamTransport | DeflateTransport
 
 PATH = r"/socket\.io/.*"  # Node matches by prefix; without the slash it is another path
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"  # as Node's cors; what is not served is refused by its own code
+CONNECTS_AT_ONCE = 10  # as many namespaces as a connection may have by default
 DISCARD_BYTES = 8_000_000  # of a body nobody wants; past it the connection is cut
 BODY_S = 30  # to send a body: a megabyte in it is 270 kbit/s, less is a slow loris
 
@@ -136,7 +137,7 @@ class SocketIOHandler(_Judge):
     def prepare(self) -> None:
         # What the server allows to any path is less than this door takes, or throws away to let a client see its 413.
         most = self.port.settings.max_payload_bytes + DISCARD_BYTES
-        self.request.connection.set_max_body_size(max(most, self._declared_bytes()))  # type: ignore[union-attr]
+        self.request.connection.set_max_body_size(max(most, declared_bytes(self.request.headers)))  # type: ignore[union-attr]
         self._set_cors()
         if has_body(self.request.headers):
             self.request.connection.set_body_timeout(BODY_S)  # type: ignore[union-attr]
@@ -231,15 +232,16 @@ class SocketIOHandler(_Judge):
             # Binary payloads were Engine.IO 3's; CVE-2026-59725 is the request that is then never answered.
             self._violated(WireError("binary payload"))
             self._refuse(BAD_REQUEST)
-        elif self._declared_bytes() > self.port.settings.max_payload_bytes:
+        elif declared_bytes(self.request.headers) > self._most_bytes():
             self._refuse_body()
         elif self._polling is not None and not self._polling.begin(self):
             self.set_status(400)
             self._finish_early("")
 
-    def _declared_bytes(self) -> int:
-        length = self.request.headers.get("Content-Length", "")
-        return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+    def _most_bytes(self) -> int:
+        """How long the body may be: of who has joined nothing, as the CONNECTs that stock clients send together."""
+        most = self.port.settings.max_payload_bytes
+        return most if self._client is None else min(most, CONNECTS_AT_ONCE * self._client.session.most_bytes)
 
     def data_received(self, chunk: bytes) -> None:
         if self._answered or self.request.method != "POST":
@@ -248,7 +250,7 @@ class SocketIOHandler(_Judge):
                 self.abort()
             return
         self._body += chunk
-        if len(self._body) > self.port.settings.max_payload_bytes:
+        if len(self._body) > self._most_bytes():
             self._body.clear()
             self._refuse_body()
 
@@ -286,7 +288,8 @@ class SocketIOHandler(_Judge):
 
     def _refuse_body(self) -> None:
         """Too long. The session stays open, and the client sees why."""
-        self.port.host.over_limit["max_payload_bytes"] += 1
+        early = self._most_bytes() < self.port.settings.max_payload_bytes
+        self.port.host.over_limit["max_connect_bytes" if early else "max_payload_bytes"] += 1
         if self._polling is not None:
             self._polling.end(self)
         self.set_status(413)

@@ -18,6 +18,12 @@ def misframed(headers: HTTPHeaders) -> bool:
     return len(said) > 1 or not all(one.isascii() and one.isdigit() for one in said)
 
 
+def declared_bytes(headers: HTTPHeaders) -> int:
+    """Return the length that the head says its body has; 0 if it says none, or nothing that is one."""
+    length = headers.get("Content-Length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
+
+
 def has_body(headers: HTTPHeaders) -> bool:
     """Does the head announce a body?"""
     return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers

@@ -26,6 +26,7 @@ from tornado.tcpclient import TCPClient
 
 from insightdesk_rt.cluster.directory import Directory, Place
 from insightdesk_rt.handlers.engineio import PATH, EngineSocketHandler, SocketIOHandler, probe, wants_websocket
+from insightdesk_rt.handlers.framing import declared_bytes
 from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.handover import hand_over, is_here
 from insightdesk_rt.transport.websocket import WebSocketTransport, take_over
@@ -178,7 +179,7 @@ class RelayHandler(SocketIOHandler):
         verdict = self.judge(upgrade=False)
         if isinstance(verdict, Refusal):
             self._refuse(verdict)
-        elif self._declared_bytes() > self.port.settings.max_payload_bytes:
+        elif declared_bytes(self.request.headers) > self.port.settings.max_payload_bytes:
             self._refuse_body()
 
     async def post(self) -> None:

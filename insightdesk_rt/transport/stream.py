@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.websocket import WebSocketProtocol13
 
-from insightdesk_rt.errors import CloseReason
+from insightdesk_rt.errors import CloseReason, TooBig
 from insightdesk_rt.transport.websocket import DISCARD_BYTES, READ_BYTES, WebSocketTransport
 from insightdesk_rt.wire.codec import Encoded
 from insightdesk_rt.wire.frames import MAX_FRAGMENTS, Opcode
@@ -49,6 +49,7 @@ class StreamTransport(WebSocketTransport):
 
     def start(self, client: Client, leftover: bytes = b"") -> None:
         self._client = client
+        self._reader.heed(client.session)
         self._reading = asyncio.get_running_loop().create_task(self._read(leftover))
 
     async def _read(self, data: bytes) -> None:
@@ -134,6 +135,9 @@ class DeflateTransport:
         if client is not None:
             self._host.bytes_in += len(message)
             client.heard()
+            if len(message) > client.session.most_bytes:  # Tornado has read it, by then
+                client.violated(self, TooBig("a message before CONNECT", over="max_connect_bytes"))
+                return
             client.received(self, message)
 
     def heard(self) -> None:

@@ -145,6 +145,11 @@ class Session(Protocol):
         ...
 
     @property
+    def most_bytes(self) -> int:
+        """The most that one message may have as long as the client has joined nothing; ANY from then on."""
+        ...
+
+    @property
     def waiting(self) -> bool:
         """Has the client not joined any namespace yet? Then the connect timeout runs."""
         ...

@@ -175,3 +175,7 @@ class EngineSession:
     @property
     def waiting(self) -> bool:
         return self._inner.waiting
+
+    @property
+    def most_bytes(self) -> int:
+        return self._inner.most_bytes

@@ -14,13 +14,12 @@ Nearly every frame of a stock client is small and whole: `feed` knows it by two 
 
 from __future__ import annotations
 
-import codecs
 from enum import IntEnum
-from io import StringIO
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from insightdesk_rt.errors import TooBig, WireError
 from insightdesk_rt.wire.codec import Encoded
+from insightdesk_rt.wire.unfinished import UnfinishedBinary, UnfinishedText
 
 
 class Opcode(IntEnum):
@@ -44,11 +43,15 @@ CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1
 
 _TEXT = Opcode.TEXT
 _OPCODES = {int(opcode): opcode for opcode in Opcode}
-_utf8_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Judge(Protocol):
+    @property
+    def most_bytes(self) -> int: ...
 
 
 class FrameReader:
-    """Reads one peer's bytes. `limit_bytes` is the most one message may have."""
+    """Reads one peer's bytes. `limit_bytes` is the most one message may have, and less while its judge says so."""
 
     __slots__ = (
         "_between",
@@ -56,8 +59,10 @@ class FrameReader:
         "_fin",
         "_fragments",
         "_head",
+        "_judge",
         "_left",
         "_limit",
+        "_limit_now",
         "_mask",
         "_max_fragments",
         "_message",
@@ -67,7 +72,8 @@ class FrameReader:
     )
 
     def __init__(self, limit_bytes: int, max_fragments: int = MAX_FRAGMENTS, require_mask: bool = True) -> None:
-        self._limit = limit_bytes
+        self._limit = self._limit_now = limit_bytes
+        self._judge: Judge | None = None
         self._max_fragments = max_fragments
         self._require_mask = require_mask
         self._small = min(MAX_CONTROL, limit_bytes) + 6  # the longest frame of the fast path
@@ -77,9 +83,14 @@ class FrameReader:
         self._left = 0  # bytes of the current frame's payload still to come
         self._fin = False  # of the current frame
         self._mask = b""  # of the current frame, turned to where its next byte stands; b"" if it has none
-        self._message: _Text | _Binary | None = None  # the unfinished one
+        self._message: UnfinishedText | UnfinishedBinary | None = None  # the unfinished one
         self._size = 0  # bytes of it, as far as its headers say
         self._fragments = 0
+
+    def heed(self, judge: Judge) -> None:
+        """Take no bigger message than the judge says. It is asked again only when one comes that would be too big."""
+        self._judge = judge
+        self._limit_now = min(self._limit, judge.most_bytes)
 
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages that are complete with this data: text as str, all others as unmasked bytes, in order.
@@ -180,17 +191,24 @@ class FrameReader:
                 raise WireError("length not in its shortest form")  # RFC 6455 5.2
         else:
             wide = 0
-        if opcode < Opcode.CLOSE and self._size + length > self._limit:
-            raise TooBig(f"message over {self._limit} bytes", over="max_payload_bytes")
+        if opcode < Opcode.CLOSE and self._size + length > self._limit_now:
+            self._check_size(self._size + length)
         start = 2 + wide + (4 if masked else 0)
         if have < start + (length if opcode >= Opcode.CLOSE else 0):
             return None
         mask = data[at + start - 4 : at + start] if masked else b""
         return _Header(opcode, fin, length, mask, at + start)
 
+    def _check_size(self, size: int) -> None:
+        most = self._judge.most_bytes if self._judge is not None else self._limit
+        self._limit_now = min(self._limit, most)
+        if size > self._limit_now:
+            over = "max_payload_bytes" if size > self._limit else "max_connect_bytes"
+            raise TooBig(f"message over {self._limit_now} bytes", over=over)
+
     def _begin(self, opcode: Opcode, fin: bool, length: int, mask: bytes) -> None:
         if self._message is None:
-            self._message = _Text() if opcode is _TEXT else _Binary()
+            self._message = UnfinishedText() if opcode is _TEXT else UnfinishedBinary()
         self._fragments += 1
         if self._fragments > self._max_fragments:
             raise TooBig(f"message in more than {self._max_fragments} fragments", over="max_fragments_per_message")
@@ -210,7 +228,7 @@ class FrameReader:
         assert self._message is not None
         message = self._message.done()
         self._forget()
-        return message
+        return (_TEXT if type(message) is str else Opcode.BINARY), message
 
     def _forget(self) -> None:
         self._message = None
@@ -228,39 +246,6 @@ class _Header(NamedTuple):
     length: int
     mask: bytes
     payload_at: int
-
-
-class _Text:
-    """An unfinished text message. What is kept is decoded; a character cut in two waits in the decoder."""
-
-    __slots__ = ("_decoder", "_text")
-
-    def __init__(self) -> None:
-        self._decoder = _utf8_decoder()
-        self._text = StringIO()
-
-    def add(self, payload: bytes, final: bool = False) -> None:
-        try:
-            self._text.write(self._decoder.decode(payload, final))
-        except UnicodeDecodeError:
-            raise WireError("text is not UTF-8", 1007) from None
-
-    def done(self) -> Message:
-        self.add(b"", True)
-        return _TEXT, self._text.getvalue()
-
-
-class _Binary:
-    __slots__ = ("_data",)
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-
-    def add(self, payload: bytes) -> None:
-        self._data += payload
-
-    def done(self) -> Message:
-        return Opcode.BINARY, bytes(self._data)
 
 
 def _text(payload: bytes) -> str:

@@ -12,3 +12,4 @@ class PacketLimits(NamedTuple):
     max_namespace: int = 128  # characters; a name is sent back in a refusal
     max_event_name: int = 256  # characters
     max_depth: int = 64  # of JSON: nobody nests by hand deeper than ten
+    max_connect: int = 16_384  # bytes of a CONNECT, and of what comes before one was accepted; twice the longest token

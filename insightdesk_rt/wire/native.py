@@ -21,7 +21,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from insightdesk_rt.errors import WireError
+from insightdesk_rt.errors import TooBig, WireError
+from insightdesk_rt.limits import ANY
 from insightdesk_rt.wire import json
 from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect, Encoded, Inbound
 from insightdesk_rt.wire.frames import encoded, ping_frame, text_frame
@@ -157,11 +158,14 @@ class NativeSession:
         return ()
 
     def receive(self, message: str | bytes, now_ms: int) -> Sequence[Inbound]:
-        """Return what one text frame says. Raises WireError: 1003 for a binary one, 1002 for any other wrong."""
+        """Return what one text frame says. Raises WireError: 1003 for a binary one, TooBig, 1002 for the rest."""
         if isinstance(message, bytes):
             raise WireError("binary frame", 1003)
-        if self._phase is Phase.DROPPED:
-            return ()
+        if self._phase is not Phase.JOINED:
+            if self._phase is Phase.DROPPED:
+                return ()
+            if len(message) > self._limits.max_connect:
+                raise TooBig(f"over {self._limits.max_connect} bytes before connect", over="max_connect_bytes")
         try:
             frame = json.decode_outer(_frame, message)
         except json.BadJson as bad:
@@ -231,3 +235,7 @@ class NativeSession:
     @property
     def waiting(self) -> bool:
         return self._phase in (Phase.NEW, Phase.ASKED)
+
+    @property
+    def most_bytes(self) -> int:
+        return ANY if self._phase is Phase.JOINED else self._limits.max_connect

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from msgspec import Raw
 
 from insightdesk_rt.errors import TooBig, WireError
+from insightdesk_rt.limits import ANY
 from insightdesk_rt.wire import json
 from insightdesk_rt.wire.attachments import check_placeholders, take_out, with_attachments
 from insightdesk_rt.wire.codec import Ack, Call, Connect, Encoded, Inbound, Leave
@@ -172,6 +173,10 @@ class SocketIOSession:
     def waiting(self) -> bool:
         return not self._entered
 
+    @property
+    def most_bytes(self) -> int:
+        return ANY if self._entered else self._limits.max_connect
+
     def receive_text(self, text: str) -> Sequence[Inbound]:
         """Return what a packet says. Raises WireError.
 
@@ -224,6 +229,8 @@ class SocketIOSession:
     # ── one kind of packet each ────────────────────────────────────────────────────────────────────────────────────
 
     def _connect(self, text: str) -> Sequence[Inbound]:
+        if len(text) > self._limits.max_connect:  # also of one who has joined something
+            raise TooBig(f"CONNECT over {self._limits.max_connect} bytes", over="max_connect_bytes")
         namespace, at = self._namespace(text, 1)
         auth = text[at:] or "{}"
         if auth[:1] != "{":

@@ -198,6 +198,7 @@ def test_each_source_has_its_test() -> None:
         "commands": "integration/test_commands.py",
         "stores/rules": "unit/moderation/test_rules.py",
         "wire/codec": "unit/wire/test_socketio.py",
+        "wire/unfinished": "unit/wire/test_frames.py",
         "wire/limits": "hostile/test_wire_limits.py",
     }
     missing = []

@@ -15,6 +15,7 @@ from insightdesk_rt.wire.limits import PacketLimits
 
 LIMITS = (
     "max_payload_bytes",
+    "max_connect_bytes",
     "max_fragments_per_message",
     "max_attachments_per_packet",
     "max_json_depth",
@@ -47,6 +48,6 @@ def test_a_limit_of_0_is_none() -> None:
     assert replay(settings) == Replay(ANY // 2, ANY // 2)
     port = port_settings(settings)
     assert (port.max_payload_bytes, port.max_fragments) == (ANY, ANY)
-    assert port.packets == PacketLimits(ANY, 4 * ANY, ANY, ANY, ANY, ANY)
+    assert port.packets == PacketLimits(ANY, 4 * ANY, ANY, ANY, ANY, ANY, ANY)
     told = dispatch_settings(settings)
     assert (told.max_waiting_calls, told.max_json_depth, told.max_namespaces_per_connection) == (ANY, ANY, 0)

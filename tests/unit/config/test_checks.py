@@ -74,6 +74,7 @@ MISFIT: list[tuple[str, dict[str, Any]]] = [
     ("transports", {"transports": ()}),
     ("transports", {"transports": ("webtransport",)}),
     ("max_payload_bytes", {"max_payload_bytes": 1023}),
+    ("max_connect_bytes", {"max_connect_bytes": 1023}),
     ("max_outbox_events", {"max_outbox_events": 9}),
     ("max_event_bytes", {"max_event_bytes": 0}),
     ("max_event_bytes", {"max_event_bytes": 2_000_000}),

@@ -41,6 +41,30 @@ def whole(opcode: int, payload: bytes = b"", mask: bytes = MASK) -> bytes:
     return frame(0x80 | opcode, payload, mask)
 
 
+class Bouncer:
+    most_bytes = 20
+
+
+def test_a_judge_is_asked_again_when_a_message_is_longer_than_it_said() -> None:
+    reader, bouncer = FrameReader(300), Bouncer()
+    reader.heed(bouncer)
+    assert reader.feed(whole(TEXT, b"a" * 20)) == [(TEXT, "a" * 20)]
+    bouncer.most_bytes = 1000
+    assert reader.feed(whole(BINARY, b"a" * 300)) == [(BINARY, b"a" * 300)]
+    with pytest.raises(TooBig) as wrong:
+        reader.feed(whole(BINARY, b"a" * 301))
+    assert wrong.value.over == "max_payload_bytes"
+
+
+def test_a_message_longer_than_the_judge_says_is_refused_by_its_head() -> None:
+    for data in (whole(BINARY, b"a" * 200)[:8], frame(1, b"a" * 15) + frame(0, b"a" * 126)[:8]):
+        reader = FrameReader(300)
+        reader.heed(Bouncer())
+        with pytest.raises(TooBig) as wrong:
+            reader.feed(data)
+        assert wrong.value.over == "max_connect_bytes"
+
+
 def refused(data: bytes, *, limit: int = 1000, max_fragments: int = 16) -> WireError:
     with pytest.raises(WireError) as wrong:
         FrameReader(limit, max_fragments).feed(data)

@@ -1,0 +1,43 @@
+"""A websocket message whose frames have not all come: what is there of it."""
+
+from __future__ import annotations
+
+import codecs
+from io import StringIO
+
+from insightdesk_rt.errors import WireError
+
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class UnfinishedText:
+    """An unfinished text message. What is kept is decoded; a character cut in two waits in the decoder."""
+
+    __slots__ = ("_decoder", "_text")
+
+    def __init__(self) -> None:
+        self._decoder = _utf8_decoder()
+        self._text = StringIO()
+
+    def add(self, payload: bytes, final: bool = False) -> None:
+        try:
+            self._text.write(self._decoder.decode(payload, final))
+        except UnicodeDecodeError:
+            raise WireError("text is not UTF-8", 1007) from None
+
+    def done(self) -> str:
+        self.add(b"", True)
+        return self._text.getvalue()
+
+
+class UnfinishedBinary:
+    __slots__ = ("_data",)
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def add(self, payload: bytes) -> None:
+        self._data += payload
+
+    def done(self) -> bytes:
+        return bytes(self._data)
