@@ -24,7 +24,7 @@ BACKLOG = 1024  # connections the kernel holds for us: a storm of reconnects com
 # Taken in one turn of the loop, some 2 ms of work; Tornado takes 128, and when 5,000 come at once whoever is connected
 # already waits for nearly all of them: 4.9 s where it is 0.2 s like this.
 ACCEPT_AT_ONCE = 8
-SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # the last: of what is watched
 REST_S = 1.0
 BODY_S = 30.0
 SAID_S = 60.0  # once in this time
@@ -123,7 +123,7 @@ def patient_server(application: Application, head_s: float, unread_s: float, **o
 
 
 def accept_few(listening: socket.socket, taken: Callable[[socket.socket, Any], object]) -> Callable[[], None]:
-    """Call `taken` with each connection and its address. Returns how to stop.
+    """Call `taken` with each connection and its address; if it raises OSError, that is closed. Returns how to stop.
 
     When the process has as many files as it may, or the machine has no memory for another, nobody is taken for a
     while: those who wait stay in the kernel's queue, where they would have the loop turn for nothing otherwise.
@@ -157,7 +157,13 @@ class _Accepting:
                     raise
                 self._rest(why)
                 return
-            self._taken(connection, address)
+            try:
+                self._taken(connection, address)
+            except OSError as why:  # of the connection itself, or of watching it: the next file too many
+                connection.close()
+                if why.errno in SHORT_OF:
+                    self._rest(why)
+                    return
 
     def _rest(self, why: OSError) -> None:
         if self._loop.time() >= self._quiet_until_s:

@@ -56,12 +56,12 @@ class ShortWay:
         self._way = Way(port.host, head_ms, unread_ms, self._look, self._here.discard)
 
     def take(self, connection: socket.socket, address: Any) -> None:
-        """hot: once per connection."""
+        """hot: once per connection. Raises OSError, and keeps nothing of it, if it cannot be watched."""
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # we join what belongs together ourselves
         visitor = Visitor(self._way, connection, address)
-        self._here.add(visitor)
         visitor.enter()
+        self._here.add(visitor)
 
     def close(self) -> None:
         for visitor in tuple(self._here):

@@ -132,6 +132,7 @@ class ClientHost:
         await self._none(self._lingering, within_s)
         for transport in tuple(self._lingering):
             transport.abort()
+        self.readiness.close()
 
     async def _none(self, left: Collection[Any], within_s: float) -> None:
         try:

@@ -1,4 +1,5 @@
-"""Readiness: which websockets can be read or written, from one epoll of our own that the loop watches as one more file.
+"""Readiness: which connections can be read or written, websockets and visitors of the short way, from one epoll of our
+own that the loop watches as one more file.
 
 asyncio's own way costs each connection two entries, a Handle and a bound method (0.6 KB), and each wake-up some 2 µs in
 the selector's and the loop's Python. Here a connection is one entry of a dictionary, and a wake-up one call.
@@ -35,9 +36,12 @@ class Ready(Protocol):
 
 
 class Readiness:
-    """Has an epoll, and is known to the running loop, while anybody is watched."""
+    """Has an epoll, and is known to the running loop, from the first `watch` until `close`, or who is there then.
 
-    __slots__ = ("_epoll", "_late", "_long", "_named", "_watched")
+    Not only while anybody is watched: a file for it may be had no more when it is needed again.
+    """
+
+    __slots__ = ("_ending", "_epoll", "_late", "_long", "_named", "_watched")
 
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
@@ -45,15 +49,20 @@ class Readiness:
         self._named: list[tuple[int, int]] = []  # by the last poll, with their events, and not served yet
         self._long: set[int] = set()  # who took longer than a turn when they were last served
         self._late: dict[int, int] = {}  # those of them who are ready, and for what
+        self._ending = False
 
     def __len__(self) -> int:
         return len(self._watched)
 
     def watch(self, number: int, who: Ready) -> None:
-        """Call `who.readable` whenever the file can be read, has ended or failed; `who` may follow on another."""
+        """Call `who.readable` whenever the file can be read, has ended or failed; `who` may follow on another.
+
+        Raises OSError, and nothing has changed, if the process or its user has as many files as they may.
+        """
         if self._epoll is None:
-            self._epoll = select.epoll()
-            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._turn)
+            epoll = select.epoll()
+            asyncio.get_running_loop().add_reader(epoll.fileno(), self._turn)
+            self._epoll = epoll
         if number not in self._watched:
             self._epoll.register(number, READ)
         self._watched[number] = who
@@ -70,7 +79,16 @@ class Readiness:
         self._long.discard(number)
         self._late.pop(number, None)
         self._epoll.unregister(number)
-        if not self._watched:
+        if self._ending:
+            self._end()
+
+    def close(self) -> None:
+        """Leave nothing in the loop once nobody is watched any more."""
+        self._ending = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._epoll is not None and not self._watched:
             asyncio.get_running_loop().remove_reader(self._epoll.fileno())
             self._epoll.close()
             self._epoll = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 
 import pytest
@@ -34,6 +35,31 @@ async def test_what_is_due_has_its_turn_between_connections(monkeypatch: pytest.
     await asyncio.sleep(0.05)
     assert order.count("taken") == 6
     for each in (*callers, late, door):
+        each.close()
+
+
+@aio
+async def test_one_that_cannot_be_taken_is_closed_and_those_behind_it_wait(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To be watched may take a file more than there are; a connection may be broken already."""
+    monkeypatch.setattr(listening, "REST_S", 0.05)
+    door = socket.create_server(("127.0.0.1", 0), backlog=16)
+    door.setblocking(False)
+    whys, taken = [errno.EMFILE, errno.ENOSPC, errno.EINVAL], []
+
+    def take(connection: socket.socket, address: object) -> None:
+        if whys:
+            raise OSError(whys.pop(0), "no")
+        taken.append(connection)
+
+    callers = [socket.create_connection(door.getsockname()) for _ in range(4)]
+    stop = accept_few(door, take)
+    await until(lambda: len(taken) == 1, "the last is taken")
+    assert [caller.recv(1) for caller in callers[:3]] == [b""] * 3
+    assert caplog.text.count("no new connections for a while") == 1
+    stop()
+    for each in (*callers, *taken, door):
         each.close()
 
 
