@@ -78,6 +78,8 @@ class Readiness:
             return
         self._long.discard(number)
         self._late.pop(number, None)
+        if self._named:  # the next file with this number is another's
+            self._named = [pair for pair in self._named if pair[0] != number]
         self._epoll.unregister(number)
         if self._ending:
             self._end()
@@ -100,7 +102,8 @@ class Readiness:
         if self._long:
             self._late.update(pair for pair in named if pair[0] in self._long)
             named = [pair for pair in named if pair[0] not in self._long]
-        self._named = self._serve(named, TURN_NS)
+        rest = self._serve(named, TURN_NS)
+        self._named = [pair for pair in rest if pair[0] in self._watched] if rest else rest
         if self._late:
             number = next(iter(self._late))
             self._serve([(number, self._late.pop(number))], 0)

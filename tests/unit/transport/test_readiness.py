@@ -170,6 +170,41 @@ async def test_nothing_is_left_in_the_loop_after_the_end_when_nobody_is_watched(
         assert (ready._epoll is None) == (number > 0) and len(ready) == 0
 
 
+@aio
+async def test_an_event_of_one_who_ended_is_not_given_to_the_next_with_its_number(
+    pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two were named, the first took a turn's time; the second ended, before its turn or amid the first's."""
+    monkeypatch.setattr(readiness, "TURN_NS", 0)
+    ready, (first, second) = Readiness(), pairs[:2]
+    number, newcomer = second[0].ours.fileno(), pairs[2][0]
+    original = newcomer.ours
+
+    def end() -> None:
+        ready.forget(number)
+        second[0].ours.close()
+
+    def replace() -> None:
+        """Whoever is taken next gets the number that is free."""
+        spare = newcomer.ours.dup()
+        assert spare.fileno() == number
+        newcomer.ours = spare
+        ready.watch(number, newcomer)
+
+    ready.watch(first[0].ours.fileno(), first[0])
+    ready.watch(number, second[0])
+    ready.wait_for(number, NOTHING)  # one who waits for its end only
+    first[1].send(b"x")
+    second[1].close()
+    first[0].then = lambda: asyncio.get_running_loop().call_soon(lambda: (end(), replace()))  # type: ignore[assignment]
+    await until(lambda: bool(first[0].read), "the first had its turn")
+    await asyncio.sleep(0.05)
+    assert (newcomer.failures, newcomer.read) == (0, [])
+    ready.forget(number)
+    newcomer.ours.close()
+    newcomer.ours = original
+
+
 class Clock:
     """Stands still but for what those who are called take."""
 
