@@ -7,13 +7,18 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
+from copy import copy
+from math import inf
+from time import monotonic
 from typing import Any
 
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPMessageDelegate
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.unread import unread_bytes
 
 log = logging.getLogger(__name__)
@@ -26,7 +31,7 @@ BACKLOG = 1024  # connections the kernel holds for us: a storm of reconnects com
 ACCEPT_AT_ONCE = 8
 SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # the last: of what is watched
 REST_S = 1.0
-BODY_S = 30.0
+BODY_S = 30.0  # of the admin port
 SAID_S = 60.0  # once in this time
 
 
@@ -69,16 +74,21 @@ class PatientServer(HTTPServer):
 
     With `first` set before `add_sockets`, connections are given to it; what it does not want it gives to `take`.
     A connection of whose answer nothing was read for `unread_s`, at most twice that, is cut: Tornado waits for ever.
+    Whose head or body did not come in time is told to `on_late`, with the setting it was.
     """
 
     first: Callable[[socket.socket, Any], object] | None = None
     unread_s = 30.0
     on_cut: Callable[[], None] = staticmethod(lambda: None)
+    on_late: Callable[[str], None] = staticmethod(lambda setting: None)
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         super().initialize(*args, **kwargs)
         self._unread: dict[Any, int] = {}  # connection → bytes that were taken at the last look
         self._cutting: PeriodicCallback | None = None
+        self._head_s: float | None = None  # of the connection that is being taken, if it is not the usual time
+        self._heads_s: dict[Any, float] = {}  # the same of those that were taken in this turn, by their streams
+        self._requests: dict[Any, _Request] = {}  # the last of each connection
 
     def add_sockets(self, sockets: Any) -> None:
         """Of Tornado 6.6: `_sockets` and `_handlers` are what `stop` takes back."""
@@ -110,15 +120,86 @@ class PatientServer(HTTPServer):
                 else:
                     self._unread[connection] = taken
 
-    def take(self, connection: socket.socket, address: Any) -> None:
-        """Serve a connection as if it had just been accepted."""
+    def take(self, connection: socket.socket, address: Any, head_s: float | None = None) -> None:
+        """Serve a connection as if it had just been accepted, but for the time that is left for its first head."""
+        self._head_s = head_s
         self._handle_connection(connection, address)
+        self._head_s = None
+
+    def handle_stream(self, stream: Any, address: Any) -> None:
+        if self._head_s is not None:
+            self._heads_s[stream] = self._head_s
+        super().handle_stream(stream, address)
+
+    def start_request(self, server_conn: Any, request_conn: Any) -> HTTPMessageDelegate:
+        """Of Tornado 6.6: called when a head begins to be waited for, with what its `params` say."""
+        head_s = self._heads_s.pop(request_conn.stream, None)
+        if head_s is not None:
+            request_conn.params = copy(request_conn.params)
+            request_conn.params.header_timeout = head_s
+        first = server_conn not in self._requests
+        inner = super().start_request(server_conn, request_conn)
+        request = self._requests[server_conn] = _Request(inner, request_conn, first, self.on_late)
+        return request
+
+    def on_close(self, server_conn: Any) -> None:
+        super().on_close(server_conn)
+        request = self._requests.pop(server_conn, None)
+        if request is not None:
+            request.ended()
+
+
+class _Request(HTTPMessageDelegate):
+    """Passes on what comes of a request, and counts the one that does not come in time.
+
+    Of Tornado 6.6: `_body_timeout`, `_read_buffer_size`.
+    """
+
+    def __init__(
+        self, inner: HTTPMessageDelegate, connection: Any, first: bool, on_late: Callable[[str], None]
+    ) -> None:
+        self._inner = inner
+        self._connection = connection
+        self._stream = connection.stream
+        self._first = first  # of its connection: before a later one it was kept open, which is nothing to count
+        self._on_late = on_late
+        self._awaits = "handshake_timeout_s"
+        self._until_s = monotonic() + connection.params.header_timeout
+
+    def headers_received(self, start_line: Any, headers: Any) -> Any:
+        self._awaits = "body_timeout_s"
+        self._until_s = monotonic() + (self._connection._body_timeout or inf)
+        return self._inner.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Any:
+        return self._inner.data_received(chunk)
+
+    def finish(self) -> None:
+        self._awaits = ""
+        self._inner.finish()
+
+    def on_connection_close(self) -> None:
+        self._inner.on_connection_close()
+
+    def ended(self) -> None:
+        """Its connection has ended."""
+        begun = self._awaits == "body_timeout_s" or self._first or self._stream._read_buffer_size
+        if self._awaits and begun and monotonic() >= self._until_s:
+            self._on_late(self._awaits)
 
 
 def patient_server(application: Application, head_s: float, unread_s: float, **options: Any) -> PatientServer:
-    """Return a server where heads may take `head_s`, and connections be kept open that long for nothing."""
-    server = PatientServer(application, idle_connection_timeout=head_s, body_timeout=BODY_S, **options)
+    """Return a server where heads may take `head_s`, and connections be kept open that long for nothing.
+
+    Of an Application that serves clients, their port says how long a body may take, and counts who is late.
+    """
+    port: ClientPort | None = application.settings.get("default_handler_args", {}).get("port")
+    body_s = port.settings.body_timeout_s if port is not None else BODY_S
+    server = PatientServer(application, idle_connection_timeout=head_s, body_timeout=body_s, **options)
     server.unread_s = unread_s
+    if port is not None:
+        over_limit = port.host.over_limit
+        server.on_late = lambda setting: over_limit.update([setting])
     return server
 
 

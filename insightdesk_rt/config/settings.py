@@ -83,6 +83,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     handshake_timeout_s: Annotated[
         Within, Help("how long HTTP headers may take, and a kept connection be idle; 0: for ever")
     ] = 10
+    # a megabyte in 30 s is 270 kbit/s; who is slower is a slow loris, or should use a websocket
+    body_timeout_s: Annotated[Within, Help("how long the body of a POST may take; 0: for ever")] = 30
     unread_timeout_s: Annotated[Within, Help("how long nobody may read an answer over HTTP; 0: for ever")] = 30
     connection_recovery: Annotated[bool, Help("give clients that come back what they missed")] = True
     recovery_window_s: Annotated[Seconds, Help("how long they may have been away")] = 120

@@ -41,7 +41,6 @@ PATH = r"/socket\.io/.*"  # Node matches by prefix; without the slash it is anot
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"  # as Node's cors; what is not served is refused by its own code
 CONNECTS_AT_ONCE = 10  # as many namespaces as a connection may have by default
 DISCARD_BYTES = 8_000_000  # of a body nobody wants; past it the connection is cut
-BODY_S = 30  # to send a body: a megabyte in it is 270 kbit/s, less is a slow loris
 
 
 def socketio_handlers(port: ClientPort) -> list[Rule]:
@@ -139,8 +138,6 @@ class SocketIOHandler(_Judge):
         most = self.port.settings.max_payload_bytes + DISCARD_BYTES
         self.request.connection.set_max_body_size(max(most, declared_bytes(self.request.headers)))  # type: ignore[union-attr]
         self._set_cors()
-        if has_body(self.request.headers):
-            self.request.connection.set_body_timeout(BODY_S)  # type: ignore[union-attr]
         self._answered = misframed(self.request.headers)  # by Tornado, in a moment
         if self.request.method == "POST" and not self._answered:
             self._begin_post()

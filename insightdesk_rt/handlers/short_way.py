@@ -30,7 +30,7 @@ from insightdesk_rt.transport.polling import PollingTransport
 from insightdesk_rt.transport.websocket import WebSocketTransport
 from insightdesk_rt.wire.codec import Encoded
 
-Otherwise = Callable[[socket.socket, Any], object]
+Otherwise = Callable[[socket.socket, Any, float], object]  # with the seconds that its head may take
 
 _WELCOME = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 
@@ -78,7 +78,7 @@ class ShortWay:
         head = parse(data)
         if head is None or not self._let_in(visitor, head, data):
             visitor.leave()
-            self._otherwise(visitor.sock, visitor.address)
+            self._otherwise(visitor.sock, visitor.address, visitor.rest_s)
 
     def _let_in(self, visitor: Visitor, head: Head, data: bytes) -> bool:
         """Answer a request, or return False and leave all as it was."""

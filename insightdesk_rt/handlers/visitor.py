@@ -41,7 +41,19 @@ class Way(Struct, frozen=True):
 class Visitor:
     """Raises nothing: a connection that fails is closed, and the session whose poll it carried is told."""
 
-    __slots__ = ("_extra", "_last", "_left", "_polling", "_served", "_stirred", "_unsent", "_way", "address", "sock")
+    __slots__ = (
+        "_extra",
+        "_last",
+        "_left",
+        "_polling",
+        "_served",
+        "_stirred",
+        "_unsent",
+        "_until_ms",
+        "_way",
+        "address",
+        "sock",
+    )
 
     def __init__(self, way: Way, sock: socket.socket, address: Any) -> None:
         self._way = way
@@ -54,13 +66,20 @@ class Visitor:
         self._last = False  # the connection ends with the answer
         self._stirred = False  # PARKED, and there is more to read
         self._served = False
+        self._until_ms = 0  # WAITING, the end of its patience
 
     def enter(self) -> None:
         self._way.host.readiness.watch(self.sock.fileno(), self)
         self._wait()
 
     def _wait(self) -> None:
+        self._until_ms = self._way.host.now_ms() + self._way.head_ms
         self._way.host.wheel.later(self, self._way.head_ms, self._late)
+
+    @property
+    def rest_s(self) -> float:
+        """How much longer the head may take, of which there is a part."""
+        return max(self._until_ms - self._way.host.now_ms(), 0) / 1000
 
     def _late(self) -> None:
         self._way.host.over_limit["handshake_timeout_s"] += not self._served

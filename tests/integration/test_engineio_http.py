@@ -308,23 +308,42 @@ async def test_a_client_that_goes_on_with_an_unwanted_body_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize("session", [True, False])
-def test_a_body_that_does_not_come_ends_its_connection(session: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow loris holds a connection for 30 s, and its own session with it."""
-    monkeypatch.setattr("insightdesk_rt.handlers.engineio.BODY_S", 0.2)
+@aio
+async def test_a_body_that_does_not_come_ends_its_connection(session: bool) -> None:
+    """A slow loris holds a connection for `body_timeout_s`, and its own session with it."""
+    async with door(body_timeout_s=0.2) as d:
+        client = await Polling.open(d)
+        client.posts.send("POST", client.target if session else OPEN, headers={"Content-Length": "100"})
+        client.posts.writer.write(b"4")
+        if not session:
+            assert (await client.posts.receive()).status == 400
+        assert await client.posts.eof()
+        if session:
+            await client.is_gone(CloseReason.TRANSPORT_ERROR)
+        await until(lambda: d.host.over_limit == {"body_timeout_s": 1}, "it is counted")
 
-    @aio
-    async def body() -> None:
-        async with door() as d:
-            client = await Polling.open(d)
-            client.posts.send("POST", client.target if session else OPEN, headers={"Content-Length": "100"})
-            client.posts.writer.write(b"4")
-            if not session:
-                assert (await client.posts.receive()).status == 400
-            assert await client.posts.eof()
-            if session:
-                await client.is_gone(CloseReason.TRANSPORT_ERROR)
 
-    body()
+@aio
+async def test_a_body_in_time_or_cut_off_by_its_peer_is_not_counted() -> None:
+    async with door(body_timeout_s=0.2) as d:
+        client = await Polling.open(d)
+        assert (await client.post("3" * 9_000)).status == 200
+        await asyncio.sleep(0.3)
+        assert (await client.post("3")).status == 200
+        gone = await Http.to(d)
+        gone.send("POST", client.target, headers={"Content-Length": "100"})
+        await gone.close()
+        await until(lambda: not d.host.clients, "the session ended with its POST")
+        assert not d.host.over_limit
+
+
+@aio
+async def test_a_body_at_a_path_that_is_none_has_its_time_too() -> None:
+    async with door(body_timeout_s=0.2) as d:
+        http = await Http.to(d)
+        http.send("POST", "/nowhere", headers={"Content-Length": "100"})
+        assert await http.eof()
+        await until(lambda: d.host.over_limit == {"body_timeout_s": 1}, "it is counted")
 
 
 @aio

@@ -17,11 +17,12 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from insightdesk_rt.errors import CloseReason
+from insightdesk_rt.handlers.base import NoHandler
 from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
 from insightdesk_rt.handlers.port import ClientPort, PortSettings
 from insightdesk_rt.handlers.short_way import ShortWay, takes_short_way
-from insightdesk_rt.listening import PatientServer
+from insightdesk_rt.listening import patient_server
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.outbox import OutboxLimits
@@ -126,11 +127,12 @@ async def door(
     port = opened.client_port
     namespaces = ["/tickets", "/chat"]
     routes: list[Any] = [*socketio_handlers(port), *native_handlers(port, namespaces)]
-    server = PatientServer(Application(routes), ssl_options=tls)
+    application = Application(routes, default_handler_class=NoHandler, default_handler_args={"port": port})
+    server = patient_server(application, head_ms / 1000, 10, ssl_options=tls)
 
-    def take(connection: socket.socket, address: Any) -> None:
+    def take(connection: socket.socket, address: Any, head_s: float) -> None:
         opened.long_way += 1
-        server.take(connection, address)
+        server.take(connection, address, head_s)
 
     way = ShortWay(port, take, namespaces, head_ms=head_ms, unread_ms=10_000)
     if takes_short_way(port, tls=tls is not None):

@@ -1,0 +1,63 @@
+"""A head has one time to come in, whoever waits for it; who lets it pass is cut off, and counted once he has begun."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.aio import aio, until
+from tests.support.certificates import certificate
+from tests.support.door import Http, door
+
+HEAD_S = 0.6
+POLL = "/socket.io/?EIO=4&transport=polling"
+
+
+async def cut_after_s(http: Http, *pieces: tuple[float, bytes]) -> float:
+    began = time.monotonic()
+    for after_s, piece in pieces:
+        await asyncio.sleep(after_s)
+        http.writer.write(piece)
+    assert await http.eof()
+    return time.monotonic() - began
+
+
+@aio
+async def test_a_head_that_began_late_has_what_is_left_of_its_time() -> None:
+    async with door(head_ms=int(HEAD_S * 1000)) as d:
+        took_s = await cut_after_s(await Http.to(d), (HEAD_S * 0.9, b"GET / HTTP/1.1\r\nHost: x\r\nX: "))
+        assert took_s < 1.6 * HEAD_S  # twice it, if Tornado began anew
+        await until(lambda: d.host.over_limit == {"handshake_timeout_s": 1}, "it is counted")
+
+
+@pytest.mark.parametrize("way", ["plain", "deflate", "tls"])
+@pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+@aio
+async def test_who_says_no_head_or_half_of_one_is_counted(start: bytes, way: str, tmp_path: Path) -> None:
+    tls: ssl.SSLContext | None = None
+    how: dict[str, Any] = {}
+    if way == "tls":
+        made = certificate(tmp_path / "server.pem")
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(made)
+        how["ssl"] = ssl.create_default_context(cafile=str(made))
+    async with door(head_ms=300, tls=tls, deflate=way == "deflate") as d:
+        await cut_after_s(await Http.to(d, **how), (0, start))
+        await until(lambda: d.host.over_limit == {"handshake_timeout_s": 1}, "it is counted")
+
+
+@pytest.mark.parametrize("target", [POLL, "/nowhere"])
+@aio
+async def test_a_connection_that_was_kept_for_nothing_is_not_counted_but_half_a_second_head_is(target: str) -> None:
+    async with door(head_ms=300) as d:
+        kept, half = await Http.to(d), await Http.to(d)
+        for http in (kept, half):
+            assert (await http.ask("GET", target)).status in (200, 404)
+        half.writer.write(b"GET / HTTP")
+        assert await kept.eof() and await half.eof()
+        await until(lambda: d.host.over_limit == {"handshake_timeout_s": 1}, "one is counted")
