@@ -164,10 +164,17 @@ class ClientPort:
         self.refused[refused.code] += 1
         return refused
 
-    def takes_anybody(self, address: str) -> bool:
-        """Would `refusal` say nothing about an address, and keep nothing of being asked?"""
-        full = self.host.addresses.full(counted_as(address))
-        return self.accepting and self._connects is None and not full and not self._shuts_out(address)
+    def takes(self, address: str) -> bool:
+        """Take a new client from an address, if `refusal` would let one in; else nothing is kept of being asked."""
+        if not self.accepting or self._shuts_out(address):
+            return False
+        key, connects = counted_as(address), self._connects
+        if self.host.addresses.full(key):
+            return False
+        if connects is None:
+            return True
+        now_ms = self.host.now_ms()
+        return not connects.wait_ms(key, now_ms) and not connects.take(key, now_ms)
 
     def peer(self, request: HTTPServerRequest) -> Peer:
         return self.peer_of(request.remote_ip, request.protocol, request.headers)

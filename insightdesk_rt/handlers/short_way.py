@@ -104,7 +104,7 @@ class ShortWay:
 
     def _websocket(self, visitor: Visitor, head: Head, peer: Peer) -> bool:
         port, headers = self._port, head.headers
-        if (head.namespace and head.namespace not in self._namespaces) or not port.takes_anybody(peer.address):
+        if (head.namespace and head.namespace not in self._namespaces) or not port.takes(peer.address):
             return False
         agent = headers.get("user-agent", "")
         if head.namespace:
@@ -147,7 +147,7 @@ class ShortWay:
         polling = self._polling(head.sid) if head.sid else None
         if polling is not None and not polling.parked:
             visitor.take(head)
-        elif not head.sid and self._port.takes_anybody(peer.address):
+        elif not head.sid and self._port.takes(peer.address):
             visitor.take(head)
             polling = PollingTransport(host)
             client = self._port.engine_client(peer.address, head.headers.get("user-agent", ""))
