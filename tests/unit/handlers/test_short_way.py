@@ -14,6 +14,7 @@ from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.handlers.port import ClientPort, PortSettings
 from insightdesk_rt.handlers.short_way import takes_short_way
 from insightdesk_rt.handlers.visitor import Visitor
+from insightdesk_rt.transport import polling
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
 from tests.support.aio import aio, until
@@ -404,3 +405,23 @@ async def test_a_second_poll_of_a_session_is_the_applications_and_ends_it() -> N
         assert (await (await Http.to(d)).ask("GET", target)).status == 400
         assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR] and d.long_way == 1
         assert (await http.receive()).body == "1"
+
+
+@pytest.mark.parametrize(("packets", "long_way"), [(32, 0), (33, 1), (400, 1)])
+@aio
+async def test_a_post_of_many_packets_is_the_applications_which_lets_others_have_their_turn(
+    packets: int, long_way: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "TURN_NS", 0)
+    async with door() as d:
+        http, target = await joined(d)
+        turns: list[int] = []  # how many were taken when something else had its turn
+        d.recorder.on_call = lambda client, call: asyncio.get_running_loop().call_soon(
+            lambda: turns.append(len(d.recorder.calls))
+        )
+        http.send("POST", target, "\x1e".join(f'42/tickets,["n",{n}]' for n in range(packets)).encode())
+        http.send("POST", target, b'42/tickets,["n","last"]')
+        assert [(await http.receive()).body for _ in range(2)] == ["ok", "ok"]
+        assert d.recorder.payloads() == [*map(str, range(packets)), '"last"']
+        assert d.long_way == long_way
+        assert (len(set(turns)) > packets // 2) == bool(long_way), "others had their turn in between"
