@@ -30,6 +30,7 @@ def client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientHost:
         ),
         connect_timeout_ms=settings.connect_timeout_s * 1000,
         upgrade_timeout_ms=settings.upgrade_timeout_s * 1000,
+        message_timeout_ms=settings.message_timeout_s * 1000,
         max_clients_per_address=settings.max_connections_per_address,
         max_connects_per_minute=settings.max_connects_per_connection_per_minute,
     )

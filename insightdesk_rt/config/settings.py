@@ -85,6 +85,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 10
     # a megabyte in 30 s is 270 kbit/s; who is slower is a slow loris, or should use a websocket
     body_timeout_s: Annotated[Within, Help("how long the body of a POST may take; 0: for ever")] = 30
+    # four times a POST's: that much the attachments of a packet may be more
+    message_timeout_s: Annotated[Within, Help("how long a message may take that has begun to come in; 0: for ever")] = (
+        120
+    )
     unread_timeout_s: Annotated[Within, Help("how long nobody may read an answer over HTTP; 0: for ever")] = 30
     connection_recovery: Annotated[bool, Help("give clients that come back what they missed")] = True
     recovery_window_s: Annotated[Seconds, Help("how long they may have been away")] = 120

@@ -30,6 +30,7 @@ class Line:
 
     name = "demo"  # as a transport
     most = 0
+    unfinished = 0
     writable = True
 
     def __init__(

@@ -35,6 +35,11 @@ class Transport(Protocol):
     most: int  # messages it takes at a time; 0: any number
     writable: bool  # False: messages wait in the outbox until the transport calls `outbox.drained()`
 
+    @property
+    def unfinished(self) -> int:
+        """The number of the message that has begun to come in and is not whole; 0 if there is none."""
+        ...
+
     def write(self, messages: list[Encoded]) -> int:
         """Take the messages, in order. Return how many bytes of them (and of earlier ones) are still unsent.
 

@@ -31,6 +31,8 @@ class Client:
         "_interval_ms",
         "_probe",
         "_receiver",
+        "_unfinished",
+        "_unfinished_ms",
         "address",
         "agent",
         "bearer",
@@ -73,6 +75,8 @@ class Client:
         self._probe: Transport | None = None
         self._interval_ms = 0
         self._connects_from_ms = 0
+        self._unfinished = 0  # the message that was coming in at the last look, and since when
+        self._unfinished_ms = 0
 
     @property
     def codec(self) -> Codec:
@@ -243,17 +247,35 @@ class Client:
         # With a ping out the deadline is far, but its pong will make the next ping due earlier. To look again after an
         # interval is cheaper than to ask for the deadline whenever something comes.
         wait_ms = min(self.session.deadline_ms() - now_ms, self._interval_ms)
+        if self._unfinished:
+            wait_ms = min(wait_ms, self._unfinished_ms + self._host.message_timeout_ms - now_ms)
         self._host.wheel.later(self, max(wait_ms, 0), self._tick)
 
     def _tick(self) -> None:
         if self.overdue():
             return
         now_ms = self._host.now_ms()
+        self._look_at_unfinished(now_ms)
+        if self.gone:
+            return
         ping = self.session.heartbeat(now_ms)
         if ping is not None:
             self.send(ping)
         if not self.gone:
             self._arm(now_ms)
+
+    def _look_at_unfinished(self, now_ms: int) -> None:
+        """Close who has not finished the message that was coming in so long ago. To look at the heartbeat costs no
+        timer per message, and gives one up to an interval more."""
+        transport = self.transport
+        if transport is None or not self._host.message_timeout_ms:
+            return
+        unfinished = self.session.unfinished or transport.unfinished
+        if not unfinished or unfinished != self._unfinished:
+            self._unfinished, self._unfinished_ms = unfinished, now_ms
+        elif now_ms - self._unfinished_ms >= self._host.message_timeout_ms:
+            wrong = WireError("a message that is not finished", 1008, over="message_timeout_s")
+            self.violated(transport, wrong, spoken=self.native)
 
     def _connect_late(self) -> None:
         if self.session.waiting:

@@ -49,6 +49,7 @@ class ClientHost:
         "flusher",
         "limits",
         "max_connects_per_minute",
+        "message_timeout_ms",
         "node_id",
         "now_ms",
         "on_end",
@@ -68,6 +69,7 @@ class ClientHost:
         limits: OutboxLimits = OutboxLimits(),
         connect_timeout_ms: int = 45_000,
         upgrade_timeout_ms: int = 10_000,
+        message_timeout_ms: int = 120_000,
         max_clients_per_address: int = 0,
         max_connects_per_minute: int = 0,
     ) -> None:
@@ -77,6 +79,7 @@ class ClientHost:
         self.limits = limits
         self.connect_timeout_ms = connect_timeout_ms
         self.upgrade_timeout_ms = upgrade_timeout_ms
+        self.message_timeout_ms = message_timeout_ms
         self.max_connects_per_minute = max_connects_per_minute  # of one client into namespaces; 0: any number
         self.flusher = Flusher()
         self.readiness = Readiness()

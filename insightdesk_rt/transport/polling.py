@@ -64,6 +64,7 @@ class Post(Protocol):
 
 class PollingTransport:
     name = "polling"
+    unfinished = 0  # a POST has its own time
     most = 15  # python-engineio's client gives up on a payload of more than 16 packets; one is left for CLOSE
     __slots__ = ("_client", "_host", "_hurry", "_last", "_poll", "_post", "writable")
 

@@ -116,6 +116,7 @@ class DeflateTransport:
 
     name = "websocket"
     most = 0
+    unfinished = 0  # Tornado does not say
     __slots__ = ("_client", "_coded", "_host", "_kept", "_protocol", "writable")
 
     def __init__(self, protocol: WebSocketProtocol13, host: ClientHost, *, coded: bool) -> None:

@@ -112,6 +112,10 @@ class WebSocketTransport:
         if leftover:
             self._received(client, leftover)
 
+    @property
+    def unfinished(self) -> int:
+        return self._reader.unfinished
+
     # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def readable(self) -> None:

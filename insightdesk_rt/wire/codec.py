@@ -145,6 +145,11 @@ class Session(Protocol):
         ...
 
     @property
+    def unfinished(self) -> int:
+        """The number of the packet whose attachments have not all come; 0 if there is none."""
+        ...
+
+    @property
     def most_bytes(self) -> int:
         """The most that one message may have as long as the client has joined nothing; ANY from then on."""
         ...

@@ -177,5 +177,9 @@ class EngineSession:
         return self._inner.waiting
 
     @property
+    def unfinished(self) -> int:
+        return self._inner.unfinished
+
+    @property
     def most_bytes(self) -> int:
         return self._inner.most_bytes

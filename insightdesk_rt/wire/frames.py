@@ -92,6 +92,11 @@ class FrameReader:
         self._judge = judge
         self._limit_now = min(self._limit, judge.most_bytes)
 
+    @property
+    def unfinished(self) -> int:
+        """The number of the message that has begun and is not whole; 0 if there is none."""
+        return self._message.number if self._message is not None else 0
+
     def feed(self, data: bytes) -> list[Message]:
         """Return the messages that are complete with this data: text as str, all others as unmasked bytes, in order.
 

@@ -136,6 +136,8 @@ class NativeSession:
         "codec",
     )
 
+    unfinished = 0  # a message is one frame, to whom it is given
+
     def __init__(
         self,
         namespace: str,

@@ -28,6 +28,7 @@ from insightdesk_rt.wire.attachments import check_placeholders, take_out, with_a
 from insightdesk_rt.wire.codec import Ack, Call, Connect, Encoded, Inbound, Leave
 from insightdesk_rt.wire.frames import encoded, text_frame
 from insightdesk_rt.wire.limits import PacketLimits
+from insightdesk_rt.wire.unfinished import numbers
 
 __all__ = ["RESERVED", "SocketIOCodec", "SocketIOSession", "with_attachments"]
 
@@ -145,6 +146,7 @@ class _Pending(NamedTuple):
     packet: Call | Ack
     expected: int
     attachments: list[bytes]
+    number: int
 
 
 class SocketIOSession:
@@ -172,6 +174,10 @@ class SocketIOSession:
     @property
     def waiting(self) -> bool:
         return not self._entered
+
+    @property
+    def unfinished(self) -> int:
+        return self._pending.number if self._pending is not None else 0
 
     @property
     def most_bytes(self) -> int:
@@ -302,7 +308,7 @@ class SocketIOSession:
             check_placeholders(json.loads(text[start:], self._limits.max_depth), count)
         except json.BadJson as bad:
             raise WireError(f"attachments: {bad.why}", over=bad.over) from None
-        self._pending = _Pending(packets[0], count, [])
+        self._pending = _Pending(packets[0], count, [], next(numbers))
         return ()
 
     # ── parts of a packet ──────────────────────────────────────────────────────────────────────────────────────────

@@ -1,21 +1,27 @@
-"""A websocket message whose frames have not all come: what is there of it."""
+"""A websocket message whose frames have not all come: what is there of it.
+
+Each has a number, by which somebody else knows it again without keeping it.
+"""
 
 from __future__ import annotations
 
 import codecs
 from io import StringIO
+from itertools import count
 
 from insightdesk_rt.errors import WireError
 
+numbers = count(1)  # of this process
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class UnfinishedText:
     """An unfinished text message. What is kept is decoded; a character cut in two waits in the decoder."""
 
-    __slots__ = ("_decoder", "_text")
+    __slots__ = ("_decoder", "_text", "number")
 
     def __init__(self) -> None:
+        self.number = next(numbers)
         self._decoder = _utf8_decoder()
         self._text = StringIO()
 
@@ -31,9 +37,10 @@ class UnfinishedText:
 
 
 class UnfinishedBinary:
-    __slots__ = ("_data",)
+    __slots__ = ("_data", "number")
 
     def __init__(self) -> None:
+        self.number = next(numbers)
         self._data = bytearray()
 
     def add(self, payload: bytes) -> None:

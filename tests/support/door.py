@@ -110,6 +110,7 @@ async def door(
     head_ms: int = 600_000,
     connect_timeout_ms: int = 45_000,
     upgrade_timeout_ms: int = 10_000,
+    message_timeout_ms: int = 120_000,
     max_clients_per_address: int = 0,
     max_connects_per_minute: int = 0,
     **settings: Any,
@@ -121,6 +122,7 @@ async def door(
         limits,
         connect_timeout_ms=connect_timeout_ms,
         upgrade_timeout_ms=upgrade_timeout_ms,
+        message_timeout_ms=message_timeout_ms,
         max_clients_per_address=max_clients_per_address,
         max_connects_per_minute=max_connects_per_minute,
     )

@@ -21,6 +21,7 @@ class Sink:
 
     name = "sink"
     most = 0
+    unfinished = 0
 
     def __init__(self) -> None:
         self.writes: list[list[str]] = []

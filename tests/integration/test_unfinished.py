@@ -1,0 +1,78 @@
+"""A message that has begun to come in is finished in time, however its sender keeps alive, or its client ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from itertools import count, repeat
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.errors import CloseReason
+from tests.support.aio import aio, until
+from tests.support.door import Door, RawSocket, door, frame
+
+SOCKET, NATIVE = "/socket.io/?EIO=4&transport=websocket", "/rt/tickets"
+LIMIT_MS = 600
+TIMES: dict[str, Any] = {"message_timeout_ms": LIMIT_MS, "ping_interval_ms": 200, "ping_timeout_ms": 200}
+WHOLE = frame(1, b"x" * 300)
+STARTS = {
+    "a fragment": frame(1, b"4", fin=False),
+    "a slow frame": WHOLE[:200],
+    "attachments that are due": frame(1, b'451-/tickets,["x",{"_placeholder":true,"num":0}]'),
+}
+
+
+async def joined(d: Door, target: str) -> RawSocket:
+    socket = await RawSocket.to(d, target)
+    socket.say("40/tickets," if target == SOCKET else '{"event":"connect"}')
+    await until(lambda: len(d.recorder.clients) == 1, "it is in")
+    return socket
+
+
+async def lives(d: Door, socket: RawSocket, alive: Iterator[bytes]) -> float:
+    """Keep the client alive until it is gone. Returns for how long that was."""
+    began = time.monotonic()
+    while not d.recorder.ends and time.monotonic() < began + 5:
+        socket.send(next(alive))
+        await asyncio.sleep(0.05)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(("target", "start"), [(SOCKET, one) for one in STARTS] + [(NATIVE, "a fragment")])
+@aio
+async def test_who_does_not_finish_a_message_is_closed_and_counted(target: str, start: str) -> None:
+    async with door(**TIMES) as d:
+        socket = await joined(d, target)
+        socket.send(STARTS[start])
+        alive = {
+            "a fragment": repeat(frame(0, b"x", fin=False)),
+            "a slow frame": (WHOLE[n : n + 1] for n in count(200)),
+        }
+        took_s = await lives(d, socket, alive.get(start, repeat(frame(10))))
+        assert LIMIT_MS / 1000 <= took_s < 3 * LIMIT_MS / 1000
+        assert d.host.over_limit == {"message_timeout_s": 1}
+        assert d.recorder.ends == [CloseReason.PARSE_ERROR]
+        assert await socket.closed() == (1008 if target == NATIVE else 1005)
+
+
+@aio
+async def test_who_finishes_each_message_in_time_or_has_no_limit_goes_on() -> None:
+    async with door(**TIMES) as d:
+        socket = await joined(d, SOCKET)
+        for _ in range(15):  # one after the other, so that at each look there is one
+            socket.send(frame(1, b"42/tic", fin=False))
+            await asyncio.sleep(0.05)
+            socket.send(frame(0, b'kets,["x"]', fin=False) + frame(0, b"") + frame(1, b"3"))
+        await until(lambda: len(d.recorder.calls) == 15, "all were whole")
+        await socket.close()
+    async with door(**TIMES | {"message_timeout_ms": 0}) as d:
+        socket = await joined(d, SOCKET)
+        socket.send(STARTS["a fragment"])
+        for _ in range(30):
+            socket.send(frame(0, b"x", fin=False))
+            await asyncio.sleep(0.05)
+        assert not d.recorder.ends
+        await socket.close()
