@@ -39,13 +39,21 @@ def with_attachments(payload: Raw, attachments: tuple[bytes, ...] = (), max_dept
 
 
 def _put_in(value: Any, attachments: tuple[bytes, ...]) -> Any:
-    if isinstance(value, dict):
-        if value.get("_placeholder") is True:
-            return attachments[_placeholder(value, len(attachments))]
-        return {key: _put_in(item, attachments) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_put_in(item, attachments) for item in value]
-    return value
+    """Put attachments into the value's lists and objects, which are ours. One after the other, and not by calling
+    itself: with the limit of depth off, the reader may go deeper than Python does."""
+    whole = [value]
+    todo: list[list[Any] | dict[str, Any]] = [whole]
+    while todo:
+        holder = todo.pop()
+        for key, item in holder.items() if isinstance(holder, dict) else enumerate(holder):
+            if isinstance(item, list):
+                todo.append(item)
+            elif isinstance(item, dict):
+                if item.get("_placeholder") is True:
+                    holder[key] = attachments[_placeholder(item, len(attachments))]  # type: ignore[index]
+                else:
+                    todo.append(item)
+    return whole[0]
 
 
 def _placeholder(value: dict[str, Any], count: int) -> int:

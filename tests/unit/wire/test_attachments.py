@@ -77,3 +77,27 @@ def test_only_true_makes_a_placeholder() -> None:
 def test_one_attachment_may_stand_in_two_places_or_none() -> None:
     text = b'[{"_placeholder":true,"num":1},{"_placeholder":true,"num":1}]'
     assert with_attachments(Raw(text), (b"a", b"b")) == [b"b", b"b"]
+
+
+@pytest.mark.parametrize("depth", [500, 950, 1500, 6000])
+def test_without_a_limit_of_depth_it_is_as_deep_as_the_reader_goes(depth: int) -> None:
+    """Python 3.13's msgspec reads deeper than Python may call itself."""
+    value: Any = {"_placeholder": True, "num": 0}
+    for _ in range(depth):
+        value = [value]
+    check_placeholders(value, 1)
+    with pytest.raises(BadJson):
+        check_placeholders(value, 0)
+    text = "[" * depth + '{"_placeholder":true,"num":0}' + "]" * depth
+    try:
+        found = with_attachments(Raw(text.encode()), (b"a",), 2**31)
+    except json.TooDeep:
+        assert depth > 900
+    else:
+        for _ in range(depth):
+            (found,) = found
+        assert found == b"a"
+
+
+def test_an_attachment_may_be_all_there_is() -> None:
+    assert with_attachments(Raw(b'{"_placeholder":true,"num":0}'), (b"a",)) == b"a"
