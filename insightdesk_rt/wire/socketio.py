@@ -217,9 +217,7 @@ class SocketIOSession:
             raise WireError("an attachment of nothing")
         self._pending_bytes += len(data)
         if self._pending_bytes > self._limits.max_attachments_bytes:
-            raise TooBig(
-                f"attachments over {self._limits.max_attachments_bytes} bytes", over="max_attachments_per_packet"
-            )
+            raise TooBig(f"attachments over {self._limits.max_attachments_bytes} bytes", over="max_payload_bytes")
         pending.attachments.append(data)
         if len(pending.attachments) < pending.expected:
             return ()

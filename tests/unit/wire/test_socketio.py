@@ -374,8 +374,9 @@ def test_attachments_together_have_a_limit() -> None:
         assert session.receive_binary(b"a" * 5)
     session.receive_text('52-["x"]')
     session.receive_binary(b"a" * 5)
-    with pytest.raises(TooBig):
+    with pytest.raises(TooBig) as wrong:
         session.receive_binary(b"a" * 6)
+    assert wrong.value.over == "max_payload_bytes", "of which it is four times"
 
 
 def test_beside_attachments_there_are_65_536_characters() -> None:
