@@ -18,6 +18,8 @@ from insightdesk_rt.model import NO_OFFSET, Offset, Room, Sid, User
 from insightdesk_rt.tally import EventCounts
 from insightdesk_rt.wire.codec import Call, Codec, Encoded
 
+MAX_ASKED = 64  # answers a client owes; one that never gives any costs no more than these
+
 
 class Outbox(Protocol):
     def put(self, message: Encoded) -> CloseReason | None: ...
@@ -114,9 +116,12 @@ class Socket:
     async def request(self, name: str, payload: str, timeout_s: float) -> Raw:
         """Send an event and return the client's answer, the JSON text of the array of its arguments.
 
-        Raises RtError UNAVAILABLE if none came in time or the client is gone. Cancelled, it forgets the ack.
+        Raises RtError UNAVAILABLE if none came in time, the client is gone or owes MAX_ASKED answers. Cancelled, it
+        forgets the ack.
         """
         acks = self._acks = {} if self._acks is None else self._acks
+        if len(acks) >= MAX_ASKED:
+            raise RtError("UNAVAILABLE", "The client has not answered what it was asked before.")
         ack_id = self._next_ack
         self._next_ack += 1
         acks[ack_id] = answer = _future()

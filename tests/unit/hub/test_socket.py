@@ -6,6 +6,7 @@ import pytest
 from msgspec import Raw
 
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.socket import MAX_ASKED
 from tests.support import fakes
 from tests.support.aio import aio
 
@@ -43,3 +44,20 @@ def test_a_value_with_bytes_goes_out_as_the_codec_can() -> None:
     peer = fakes.Peer()
     fakes.socket("/t", peer=peer).emit_binary("file", {"name": "a", "content": b"\x00\xff"})
     assert peer.texts == ['{"event":"file","data":{"name":"a","content":"AP8="}}']
+
+
+@aio
+async def test_who_owes_many_answers_is_asked_nothing_more() -> None:
+    socket = fakes.socket("/t")
+    asked = [asyncio.ensure_future(socket.request("ask", "{}", timeout_s=5)) for _ in range(MAX_ASKED)]
+    await asyncio.sleep(0)
+    for _ in range(2):
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await socket.request("ask", "{}", timeout_s=5)
+    socket.acked(0, Raw(b"[]"))
+    await asked.pop(0)
+    asked.append(asyncio.ensure_future(socket.request("ask", "{}", timeout_s=5)))
+    await asyncio.sleep(0)
+    assert not asked[-1].done()
+    socket.ended()
+    await asyncio.gather(*asked, return_exceptions=True)
