@@ -1,0 +1,214 @@
+"""Limits of a connection, a user and an address: one that is low refuses who is over it, and 0 switches it off."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.hostile.kit import POLL, SOCKET, Caller, Target
+from tests.hostile.test_limits import running
+from tests.support.aio import aio, until
+from tests.support.door import UPGRADE, Http, RawSocket, frame
+from tests.support.scrape import scrape
+from tests.support.server import ServerProcess
+
+ALL = ("/tickets", "/chat", "/notifications", "/presence")
+LOW = {
+    "max_namespaces_per_connection": 2,
+    "max_connections_per_user": 2,
+    "max_rooms_per_socket": 8,
+    "max_connects_per_connection_per_minute": 5,
+    "max_connects_per_address_per_second": 20,
+}
+OFF = [
+    *LOW,
+    "max_connections_per_address",
+    "connect_timeout_s",
+    "upgrade_timeout_s",
+    "unread_timeout_s",
+    "body_timeout_s",
+    "message_timeout_s",
+    "max_outbox_bytes",
+    "max_outbox_events",
+    "volatile_outbox_bytes",
+    "max_event_bytes",
+    "max_connect_bytes",
+]
+
+
+@pytest.fixture(scope="module")
+def low(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with running(tmp_path_factory.mktemp("low"), rate_limits="ticket:subscribe=1000/1", **LOW) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    settings = dict.fromkeys(OFF, 0)
+    with running(tmp_path_factory.mktemp("off"), rate_limits="ticket:subscribe=100000/1", **settings) as server:
+        yield server
+
+
+async def joins(server: ServerProcess, user: str) -> dict[str, str]:
+    """Ask into all namespaces on one connection. Returns the refusals."""
+    caller = Caller(await Target(server.port).socket())
+    for namespace in ALL:
+        await caller.join(namespace, server.token(user, "agent", "red"))
+    await caller.close()
+    return caller.refused
+
+
+@aio
+async def test_a_connection_joins_so_many_namespaces_and_may_join_another_for_one_it_left(low: ServerProcess) -> None:
+    token = low.token("nan", "agent", "red")
+    caller = await Caller.to(Target(low.port), token, *ALL[:2])
+    assert not await caller.join(ALL[2], token)
+    assert caller.refused == {ALL[2]: "TOO_MANY_CONNECTIONS"} and caller.code is None
+    caller.socket.say(f"41{ALL[0]},")
+    assert await caller.join(ALL[3], token)
+    assert (await caller.call(ALL[1], "nothing:such", {}))["error"]["code"] == "UNKNOWN_EVENT", "it goes on"
+    await caller.close()
+
+
+@aio
+async def test_without_a_limit_a_connection_joins_all_namespaces(off: ServerProcess) -> None:
+    assert await joins(off, "nan") == {}
+
+
+@aio
+async def test_a_user_has_so_many_sockets_or_any_number(low: ServerProcess, off: ServerProcess) -> None:
+    for server, refused in ((low, 1), (off, 0)):
+        token = server.token("uma", "agent", "red")
+        callers = [await Caller.to(Target(server.port), token, "/tickets") for _ in range(3)]
+        assert [caller.refused.get("/tickets") for caller in callers].count("TOO_MANY_CONNECTIONS") == refused
+        for caller in callers:
+            await caller.close()
+
+
+@aio
+async def test_a_socket_is_in_so_many_rooms_or_any_number(low: ServerProcess, off: ServerProcess) -> None:
+    for server, tickets, last in ((low, 9, "TOO_MANY_ROOMS"), (off, 40, "ok")):
+        for number in range(tickets):
+            await server.push("PUT", f"/api/v1/tickets/t{number}", {"subject": "x", "teamId": "red"})
+        caller = await Caller.to(Target(server.port), server.token("rob", "admin"), "/tickets")
+        outcomes = [
+            await caller.outcome("/tickets", "ticket:subscribe", {"ticketId": f"t{number}"})
+            for number in range(tickets)
+        ]
+        assert outcomes[0] == "ok" and outcomes[-1] == last, outcomes[-1]
+        await caller.close()
+
+
+@aio
+async def test_without_a_limit_a_connection_asks_into_namespaces_as_often_as_it_likes(off: ServerProcess) -> None:
+    socket = await Target(off.port).socket()
+    await socket.text()  # Engine.IO's
+    for _ in range(200):
+        socket.say('40/tickets,{"token":"nonsense"}')
+        assert (await socket.text()).startswith("44/tickets,")
+    await socket.close()
+
+
+@pytest.mark.parametrize("target", [POLL, SOCKET, "/rt/tickets"])
+@aio
+async def test_an_address_has_so_many_new_clients_a_second_or_any_number(
+    low: ServerProcess, off: ServerProcess, target: str
+) -> None:
+    async def status(server: ServerProcess) -> int:
+        http = await Http.to(Target(server.port))  # type: ignore[arg-type]
+        answer = await http.ask("GET", target, headers=None if target == POLL else UPGRADE)
+        await http.close()
+        if answer.status == 429:
+            assert answer.headers["retry-after"] == "1"
+        return answer.status
+
+    for server, refused in ((low, True), (off, False)):
+        statuses = await asyncio.gather(*(status(server) for _ in range(60)))
+        assert (429 in statuses) == refused and {200, 101} & set(statuses), statuses
+    await asyncio.sleep(1.1)
+    assert await status(low) in (200, 101)
+
+
+@aio
+async def test_without_an_outbox_limit_who_does_not_read_is_kept_and_gets_all_of_it(off: ServerProcess) -> None:
+    """More than the default limits of bytes and of events, volatile ones too, while the client is behind."""
+    await off.push("PUT", "/api/v1/tickets/t1", {"teamId": "red"})
+    socket = await on_ticket(off)
+    for number in range(120):
+        blob = {"namespace": "/tickets", "room": "ticket:t1", "event": "blob", "data": f"{number}" + "x" * 50_000}
+        blob["volatile"] = number % 2 == 0  # type: ignore[assignment]
+        status, said = await off.push("POST", "/api/v1/emit", blob)
+        assert status == 200, said
+    got = 0
+    while got < 120:
+        text = await socket.text()
+        if '"blob"' in text:
+            assert f'"data":"{got}x' in text
+            got += 1
+    await socket.close()
+    counters = await scrape(off)
+    assert counters.of("connections_closed_total", reason="slow_consumer") == 0
+    assert counters.of("messages_dropped_total", reason="behind") == 0
+
+
+async def on_ticket(server: ServerProcess) -> RawSocket:
+    socket = await Target(server.port).socket("/rt/tickets")
+    socket.say(json.dumps({"event": "connect", "data": {"token": server.token("deaf", "agent", "red")}}))
+    socket.say('{"event":"ticket:subscribe","data":{"ticketId":"t1"},"id":1}')
+    while '"ack":1' not in await socket.text():
+        pass
+    return socket
+
+
+@aio
+async def test_without_time_limits_who_takes_long_is_waited_for(off: ServerProcess) -> None:
+    """Nobody waits 45 s here: that a second is not too long for 0 is what can go wrong."""
+    target = Target(off.port)
+    nothing, begun = await target.socket(), await target.socket()
+    begun.send(frame(1, b'40/tickets,{"token":', fin=False))
+    session = (await target.session()).partition("sid=")[2]
+    probe = await target.socket(f"{SOCKET}&sid={session}")
+    probe.say("2probe")
+    assert await probe.text() == "3probe"
+    post = await target.http()
+    post.send("POST", await target.session(), headers={"Content-Length": "1"})
+    await asyncio.sleep(2)
+    token = off.token("slow", "customer")
+    for socket in (nothing, begun):
+        await socket.text()  # Engine.IO's
+    nothing.say(f'40/chat,{{"token":"{token}"}}')
+    begun.send(frame(0, f'"{token}"}}'.encode()))
+    assert (await nothing.text()).startswith("40/chat,")
+    assert (await begun.text()).startswith("40/tickets,")
+    probe.say("5")
+    probe.say(f'40/chat,{{"token":"{token}"}}')
+    assert (await probe.text()).startswith("40/chat,")
+    post.writer.write(b"3")
+    assert (await post.receive()).status == 200
+    await target.close()
+
+
+@aio
+async def test_without_a_limit_a_connect_is_as_long_as_any_message(off: ServerProcess) -> None:
+    socket = await Target(off.port).socket()
+    await socket.text()
+    token = off.token("long", "customer")
+    socket.say(f'40/chat,{{"token":"{token}","more":"{"x" * 900_000}"}}')
+    assert (await socket.text()).startswith("40/chat,")
+    await socket.close()
+
+
+@aio
+async def test_a_limit_that_was_met_is_counted_where_the_table_says(low: ServerProcess) -> None:
+    async def refused() -> bool:
+        counters = await scrape(low)
+        return (
+            counters.of("connects_refused_total", reason="TOO_MANY_CONNECTIONS") > 0
+            and counters.of("requests_refused_total", reason="RATE_LIMITED") > 0
+        )
+
+    await joins(low, "cara")
+    await until(refused, "both are in /metrics")
