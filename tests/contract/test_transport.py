@@ -441,7 +441,7 @@ async def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(kind
 @each_framed
 @aio
 async def test_bytes_of_an_unfinished_message_are_a_sign_of_life(kind: type[Peer]) -> None:
-    async with open_door(kind, turning=False) as d:
+    async with open_door(kind, turning=False, message_timeout_ms=0) as d:
         peer = await joined(kind, d)
         client = d.client()
         text = b'42/tickets,["slow",1]' if "native" not in kind.name else b'{"event":"slow","data":1}'
