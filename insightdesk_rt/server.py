@@ -290,7 +290,7 @@ class Server:
     def _serve(
         self, sockets: list[socket.socket], routes: list[Any], *, short_way: ClientPort | None = None, **options: Any
     ) -> None:
-        """Answer HTTP on sockets that are bound already; `short_way`: let plain websockets of that port in at once."""
+        """Answer HTTP on bound sockets; `short_way`: plain websockets, polls and short POSTs of that port at once."""
         of_server = {name: options.pop(name) for name in ("max_body_size", "ssl_options") if name in options}
         application = Application(routes, log_function=_no_access_log, **options)
         head_s, unread_s = or_any(self.settings.handshake_timeout_s), or_any(self.settings.unread_timeout_s)

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from insightdesk_rt.transport import readiness
+from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.readiness import NOTHING, READ, WRITE, Readiness
+from insightdesk_rt.wire.codec import Call
 from tests.support.aio import aio, until
+from tests.support.door import RawSocket, door
 
 
 class Reader:
@@ -264,3 +267,28 @@ async def test_who_took_long_once_is_one_of_the_others_after_a_short_turn(
         called = len(reader.read) + 1
         await until(lambda called=called: len(reader.read) == called, "called")  # type: ignore[misc]
         assert len(ready._long) == long
+
+
+class Odd(BaseException):
+    """Not an Exception."""
+
+
+@aio
+async def test_what_is_no_exception_costs_the_others_nothing_either(caplog: pytest.LogCaptureFixture) -> None:
+    async with door() as d:
+        clients = [await RawSocket.to(d, "/rt/tickets") for _ in range(2)]
+        for client in clients:
+            client.say('{"event":"connect"}')
+            assert "connect" in await client.text()
+
+        def fail(client: Client, call: Call) -> None:
+            d.recorder.on_call = None
+            raise Odd
+
+        d.recorder.on_call = fail
+        clients[0].say('{"event":"x","data":1,"id":1}')
+        await until(lambda: d.recorder.on_call is None, "it was raised")
+        for number, client in enumerate(clients):
+            client.say(f'{{"event":"x","data":2,"id":{number}}}')
+            assert await client.text() == f'{{"ack":{number},"data":2}}'
+        assert caplog.text.count("Odd") >= 1
