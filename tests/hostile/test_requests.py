@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,9 @@ def test_a_post_of_500000_packets_lets_others_have_their_turn(server: ServerProc
     async def story() -> None:
         target = Target(server.port)
         path, neighbour = await target.session(), await target.http()
+        connect = f"40/tickets,{json.dumps({'token': server.token('posty', 'customer')})}"
+        await neighbour.ask("POST", path, connect.encode())
+        assert (await neighbour.ask("GET", path)).body.startswith("40/tickets")
         post = asyncio.create_task((await target.http()).ask("POST", path, b"3" + b"\x1e3" * 499_999))
         answers = 0
         while not post.done():

@@ -72,7 +72,9 @@ def easy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     off = dict.fromkeys(
         [*CASES, "handshake_timeout_s", "connect_timeout_s", "upgrade_timeout_s", "unread_timeout_s"], 0
     )
-    off |= dict.fromkeys(["max_event_bytes", "max_outbox_bytes", "max_outbox_events", "volatile_outbox_bytes"], 0)
+    off |= dict.fromkeys(
+        ["max_connect_bytes", "max_event_bytes", "max_outbox_bytes", "max_outbox_events", "volatile_outbox_bytes"], 0
+    )
     with running(tmp_path_factory.mktemp("easy"), **off) as server:
         yield server
 
