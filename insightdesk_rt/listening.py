@@ -10,15 +10,15 @@ from collections.abc import Callable
 from copy import copy
 from math import inf
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPMessageDelegate
-from tornado.ioloop import IOLoop, PeriodicCallback
+from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from insightdesk_rt.handlers.port import ClientPort
+from insightdesk_rt.clocks import Clock, every
 from insightdesk_rt.transport.unread import unread_bytes
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ BACKLOG = 1024  # connections the kernel holds for us: a storm of reconnects com
 ACCEPT_AT_ONCE = 8
 SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # the last: of what is watched
 REST_S = 1.0
-BODY_S = 30.0  # of the admin port
 SAID_S = 60.0  # once in this time
 
 
@@ -74,18 +73,17 @@ class PatientServer(HTTPServer):
 
     With `first` set before `add_sockets`, connections are given to it; what it does not want it gives to `take`.
     A connection of whose answer nothing was read for `unread_s`, at most twice that, is cut: Tornado waits for ever.
-    Whose head or body did not come in time is told to `on_late`, with the setting it was.
+    `on_late` is told of that, and of heads and bodies that did not come in time, with the setting it was.
     """
 
     first: Callable[[socket.socket, Any], object] | None = None
     unread_s = 30.0
-    on_cut: Callable[[], None] = staticmethod(lambda: None)
     on_late: Callable[[str], None] = staticmethod(lambda setting: None)
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         super().initialize(*args, **kwargs)
         self._unread: dict[Any, int] = {}  # connection → bytes that were taken at the last look
-        self._cutting: PeriodicCallback | None = None
+        self._cutting: Clock | None = None
         self._head_s: float | None = None  # of the connection that is being taken, if it is not the usual time
         self._heads_s: dict[Any, float] = {}  # the same of those that were taken in this turn, by their streams
         self._requests: dict[Any, _Request] = {}  # the last of each connection
@@ -96,8 +94,7 @@ class PatientServer(HTTPServer):
             self._sockets[each.fileno()] = each
             self._handlers[each.fileno()] = accept_few(each, self.first or self.take)
         if self._cutting is None:
-            self._cutting = PeriodicCallback(self._cut_unread, self.unread_s * 1000)
-            self._cutting.start()
+            self._cutting = every(self.unread_s * 1000, self._cut_unread, "cutting who does not read")
 
     def stop(self) -> None:
         if self._cutting is not None:
@@ -115,7 +112,7 @@ class PatientServer(HTTPServer):
             if stream.writing() and not stream.closed():
                 taken = stream._total_write_done_index - unread_bytes(stream.socket)
                 if unread.get(connection) == taken:
-                    self.on_cut()
+                    self.on_late("unread_timeout_s")
                     stream.close()
                 else:
                     self._unread[connection] = taken
@@ -188,18 +185,19 @@ class _Request(HTTPMessageDelegate):
             self._on_late(self._awaits)
 
 
-def patient_server(application: Application, head_s: float, unread_s: float, **options: Any) -> PatientServer:
-    """Return a server where heads may take `head_s`, and connections be kept open that long for nothing.
+class Times(NamedTuple):
+    """How long a head may take, and a connection be kept open for nothing; a body; and an answer that nobody reads."""
 
-    Of an Application that serves clients, their port says how long a body may take, and counts who is late.
-    """
-    port: ClientPort | None = application.settings.get("default_handler_args", {}).get("port")
-    body_s = port.settings.body_timeout_s if port is not None else BODY_S
-    server = PatientServer(application, idle_connection_timeout=head_s, body_timeout=body_s, **options)
-    server.unread_s = unread_s
-    if port is not None:
-        over_limit = port.host.over_limit
-        server.on_late = lambda setting: over_limit.update([setting])
+    head_s: float
+    body_s: float
+    unread_s: float
+
+
+def patient_server(
+    application: Application, times: Times, on_late: Callable[[str], None] = lambda setting: None, **options: Any
+) -> PatientServer:
+    server = PatientServer(application, idle_connection_timeout=times.head_s, body_timeout=times.body_s, **options)
+    server.unread_s, server.on_late = times.unread_s, on_late
     return server
 
 

@@ -60,7 +60,6 @@ def port_settings(settings: Settings) -> PortSettings:
             max_depth=or_any(settings.max_json_depth),
             max_connect=or_any(settings.max_connect_bytes),
         ),
-        body_timeout_s=or_any(settings.body_timeout_s),
         recovery=settings.connection_recovery,
         deflate=settings.websocket_deflate,
         connects_per_address_per_second=settings.max_connects_per_address_per_second,

@@ -41,7 +41,7 @@ from insightdesk_rt.handlers.short_way import ShortWay, takes_short_way
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.keys import KeyRing
 from insightdesk_rt.limits import or_any
-from insightdesk_rt.listening import StartError, bind, close_all, patient_server, port_of
+from insightdesk_rt.listening import StartError, Times, bind, close_all, patient_server, port_of
 from insightdesk_rt.moderation.moderation import TICK_MS, Moderation
 from insightdesk_rt.namespaces import PATHS, sent_events
 from insightdesk_rt.namespaces.dispatch import Dispatch
@@ -293,10 +293,13 @@ class Server:
         """Answer HTTP on bound sockets; `short_way`: plain websockets, polls and short POSTs of that port at once."""
         of_server = {name: options.pop(name) for name in ("max_body_size", "ssl_options") if name in options}
         application = Application(routes, log_function=_no_access_log, **options)
-        head_s, unread_s = or_any(self.settings.handshake_timeout_s), or_any(self.settings.unread_timeout_s)
-        server = patient_server(application, head_s, unread_s, **of_server)
+        settings = self.settings
+        head_s, unread_s = or_any(settings.handshake_timeout_s), or_any(settings.unread_timeout_s)
+        times = Times(head_s, or_any(settings.body_timeout_s), unread_s)
+        server = patient_server(application, times, **of_server)
         if short_way is not None:
-            server.on_cut = partial(short_way.host.over_limit.update, ["unread_timeout_s"])
+            over_limit = short_way.host.over_limit
+            server.on_late = lambda setting: over_limit.update([setting])
             if takes_short_way(short_way, tls=bool(of_server.get("ssl_options"))):
                 way = ShortWay(short_way, server.take, PATHS, head_ms=head_s * 1000, unread_ms=unread_s * 1000)
                 server.first = way.take

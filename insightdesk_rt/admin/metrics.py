@@ -52,12 +52,15 @@ USUAL_REFUSALS = (
 )
 OVER = (
     "max_payload_bytes",
+    "max_connect_bytes",
     "max_fragments_per_message",
     "max_attachments_per_packet",
     "max_json_depth",
     "max_event_name_chars",
     "max_namespace_chars",
     "handshake_timeout_s",
+    "body_timeout_s",
+    "message_timeout_s",
     "upgrade_timeout_s",
     "unread_timeout_s",
 )

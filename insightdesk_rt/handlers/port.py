@@ -78,7 +78,6 @@ class PortSettings(Struct, frozen=True):
     max_payload_bytes: int = 1_000_000  # ws default 100 MiB, Node socket.io 1 MB
     max_fragments: int = MAX_FRAGMENTS  # of one websocket message
     packets: PacketLimits = PacketLimits()
-    body_timeout_s: float = 30
     recovery: bool = True
     deflate: bool = False
     connects_per_address_per_second: int = 0  # 0: any number

@@ -22,7 +22,7 @@ from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
 from insightdesk_rt.handlers.port import ClientPort, PortSettings
 from insightdesk_rt.handlers.short_way import ShortWay, takes_short_way
-from insightdesk_rt.listening import patient_server
+from insightdesk_rt.listening import Times, patient_server
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.outbox import OutboxLimits
@@ -108,6 +108,7 @@ async def door(
     tls: ssl.SSLContext | None = None,
     send_buffer: int = 0,
     head_ms: int = 600_000,
+    body_timeout_s: float = 30,
     connect_timeout_ms: int = 45_000,
     upgrade_timeout_ms: int = 10_000,
     message_timeout_ms: int = 120_000,
@@ -130,7 +131,8 @@ async def door(
     namespaces = ["/tickets", "/chat"]
     routes: list[Any] = [*socketio_handlers(port), *native_handlers(port, namespaces)]
     application = Application(routes, default_handler_class=NoHandler, default_handler_args={"port": port})
-    server = patient_server(application, head_ms / 1000, 10, ssl_options=tls)
+    times, over_limit = Times(head_ms / 1000, body_timeout_s, 10), opened.host.over_limit
+    server = patient_server(application, times, lambda setting: over_limit.update([setting]), ssl_options=tls)
 
     def take(connection: socket.socket, address: Any, head_s: float) -> None:
         opened.long_way += 1

@@ -72,8 +72,8 @@ class Much(RequestHandler):
 async def test_an_answer_that_nobody_reads_ends_its_connection_and_a_slow_reader_has_its_time() -> None:
     server = PatientServer(Application([("/", Much)]))
     server.unread_s = 0.3
-    cut: list[bool] = []
-    server.on_cut = lambda: cut.append(True)
+    cut: list[str] = []
+    server.on_late = cut.append
     door = socket.create_server(("127.0.0.1", 0))
     door.setblocking(False)
     server.add_sockets([door])
@@ -96,7 +96,7 @@ async def test_an_answer_that_nobody_reads_ends_its_connection_and_a_slow_reader
     await until(lambda: len(server._connections) == 2, "both are served")
     await until(lambda: len(server._connections) == 1, "the one that does not read is cut")
     assert await asyncio.wait_for(reading, 20) >= 20_000_000
-    assert cut == [True]
+    assert cut == ["unread_timeout_s"]
     deaf.close()
     writer.close()
     server.stop()
