@@ -85,6 +85,20 @@ class WithClients(Measure):
         super().finish()
 
 
+class Anew(Measure):
+    """Each run has a process of its own: `run` starts and ends it."""
+
+    @classmethod
+    def fits(cls, kind: type[Contestant]) -> bool:
+        return kind.enters
+
+    def prepare(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
 def timed(report: dict[str, Any]) -> Values:
     return {name: report[name] for name in ("p50_ms", "p99_ms", "max_ms", "busy")}
 
@@ -200,7 +214,7 @@ class Disconnect(Connect):
         return {**spent.per(self.connects), "busy": report["busy"]}
 
 
-class Storm(WithClients):
+class Storm(Anew, WithClients):
     """5,000 come at once while 1,000 that are in are sent 20 messages a second, until all newcomers are in or fail.
 
     After 40 s nobody is waited for. The traffic's cost is in `cpu_us`, and not taken off: who is behind delivers some
@@ -214,22 +228,12 @@ class Storm(WithClients):
     extra = ("messages", "let_in", "all_in_ms", "worst_ms", "traffic_p99_ms", "traffic_max_ms")
     newcomers, limit_s, late_s, per_s = 5_000, 40.0, 20.0, 20.0
 
-    @classmethod
-    def fits(cls, kind: type[Contestant]) -> bool:
-        return kind.enters
-
-    def prepare(self) -> None:
-        """Each run starts its own."""
-
-    def finish(self) -> None:
-        """Each run has ended it."""
-
     def run(self) -> Values:
         try:
-            super().prepare()
+            WithClients.prepare(self)
             return self._run()
         finally:
-            super().finish()
+            WithClients.finish(self)
 
     def _run(self) -> Values:
         port, request = self.who.emit(payload(100))
@@ -261,7 +265,7 @@ class Storm(WithClients):
         return storm.answer(self.limit_s + 20)
 
 
-class Memory(Measure):
+class Memory(Anew):
     """A fresh process each time. The kernel's part is of both ends of a connection: they are on one machine."""
 
     key, title, unit = "memory", "idle connection, one namespace", "connection"
@@ -269,16 +273,6 @@ class Memory(Measure):
     clients = 8_000
     namespaces: ClassVar[tuple[str, ...]] = NAMESPACES[:1]
     role = "agent"
-
-    @classmethod
-    def fits(cls, kind: type[Contestant]) -> bool:
-        return kind.enters
-
-    def prepare(self) -> None:
-        """Each run starts its own."""
-
-    def finish(self) -> None:
-        """Each run has ended it."""
 
     def run(self) -> Values:
         self.who.start()
