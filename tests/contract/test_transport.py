@@ -9,12 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import ssl
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
-from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -26,7 +22,7 @@ from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.outbox import OutboxLimits
 from insightdesk_rt.wire.codec import Call
 from tests.support.aio import aio, until
-from tests.support.certificates import certificate
+from tests.support.certificates import contexts
 from tests.support.door import Door, Http, RawSocket, door, frame
 
 OPEN = "/socket.io/?EIO=4&transport=polling"
@@ -170,7 +166,7 @@ class TlsPeer(SocketPeer):
     name = "tls"
 
     def how(self) -> dict[str, Any]:
-        return {"ssl": tls()[1]}
+        return {"ssl": contexts()[1]}
 
 
 class NativePeer(SocketPeer):
@@ -195,7 +191,7 @@ class NativeTlsPeer(NativePeer):
     name = "native-tls"
 
     def how(self) -> dict[str, Any]:
-        return {"ssl": tls()[1]}
+        return {"ssl": contexts()[1]}
 
 
 class DeflatePeer(Peer):
@@ -242,19 +238,8 @@ each_socket = pytest.mark.parametrize("kind", SOCKETS, ids=lambda kind: kind.nam
 each_framed = pytest.mark.parametrize("kind", FRAMED, ids=lambda kind: kind.name)
 
 
-@cache
-def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return a server's and a client's context over a certificate made for this run."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = certificate(Path(folder) / "both.pem")
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server.load_cert_chain(file)
-        client = ssl.create_default_context(cafile=file)
-    return server, client
-
-
 def open_door(kind: type[Peer], **settings: Any) -> AbstractAsyncContextManager[Door]:
-    context = tls()[0] if "tls" in kind.name else None
+    context = contexts()[0] if "tls" in kind.name else None
     return door(tls=context, **{**kind.settings, **settings})
 
 

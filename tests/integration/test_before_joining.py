@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import ssl
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from insightdesk_rt.errors import CloseReason
 from tests.support.aio import aio, until
-from tests.support.certificates import certificate
+from tests.support.certificates import contexts
 from tests.support.door import Door, Http, RawSocket, door, frame
 
 SOCKET, POLL = "/socket.io/?EIO=4&transport=websocket", "/socket.io/?EIO=4&transport=polling"
@@ -44,17 +42,12 @@ async def joined(target: str, d: Door, **how: Any) -> RawSocket:
 @pytest.mark.parametrize("target", [SOCKET, "/rt/tickets"])
 @pytest.mark.parametrize("way", ["plain", "tls", "deflate"])
 @aio
-async def test_before_joining_a_message_is_short_and_then_as_long_as_any(target: str, way: str, tmp_path: Path) -> None:
-    tls: ssl.SSLContext | None = None
-    how: dict[str, Any] = {}
-    if way == "tls":
-        made = certificate(tmp_path / "server.pem")
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(made)
-        how["ssl"] = ssl.create_default_context(cafile=str(made))
+async def test_before_joining_a_message_is_short_and_then_as_long_as_any(target: str, way: str) -> None:
+    server, client = contexts() if way == "tls" else (None, None)
+    how: dict[str, Any] = {"ssl": client} if client else {}
     if way == "deflate":
         how["headers"] = {"Sec-WebSocket-Extensions": "permessage-deflate"}
-    async with door(tls=tls, deflate=way == "deflate") as d:
+    async with door(tls=server, deflate=way == "deflate") as d:
         socket = await joined(target, d, **how)
         socket.say(event(target))
         await until(lambda: len(d.recorder.calls) == 1, "a long event of who is in")

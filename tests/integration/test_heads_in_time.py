@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.aio import aio, until
-from tests.support.certificates import certificate
+from tests.support.certificates import contexts
 from tests.support.door import Http, door
 
 HEAD_S = 0.6
@@ -38,15 +36,10 @@ async def test_a_head_that_began_late_has_what_is_left_of_its_time() -> None:
 @pytest.mark.parametrize("way", ["plain", "deflate", "tls"])
 @pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n"])
 @aio
-async def test_who_says_no_head_or_half_of_one_is_counted(start: bytes, way: str, tmp_path: Path) -> None:
-    tls: ssl.SSLContext | None = None
-    how: dict[str, Any] = {}
-    if way == "tls":
-        made = certificate(tmp_path / "server.pem")
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(made)
-        how["ssl"] = ssl.create_default_context(cafile=str(made))
-    async with door(head_ms=300, tls=tls, deflate=way == "deflate") as d:
+async def test_who_says_no_head_or_half_of_one_is_counted(start: bytes, way: str) -> None:
+    server, client = contexts() if way == "tls" else (None, None)
+    how: dict[str, Any] = {"ssl": client} if client else {}
+    async with door(head_ms=300, tls=server, deflate=way == "deflate") as d:
         await cut_after_s(await Http.to(d, **how), (0, start))
         await until(lambda: d.host.over_limit == {"handshake_timeout_s": 1}, "it is counted")
 

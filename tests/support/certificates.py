@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import ssl
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from cryptography import x509
@@ -30,3 +33,14 @@ def certificate(file: Path, *, address: str = "127.0.0.1", ends: datetime.timede
     )
     file.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
     return file
+
+
+@cache
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return a server's and a client's context over a certificate made for this run."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = certificate(Path(folder) / "both.pem")
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server.load_cert_chain(file)
+        client = ssl.create_default_context(cafile=file)
+    return server, client

@@ -8,10 +8,8 @@ import json
 import logging
 import re
 import shlex
-import ssl
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from hypothesis import strategies as st
 
 from insightdesk_rt import observe
 from tests.support.aio import aio
-from tests.support.certificates import certificate
+from tests.support.certificates import contexts
 from tests.support.door import door
 from tests.support.tokens import token
 
@@ -182,12 +180,10 @@ def test_requests_are_not_logged_by_tornado(restored: None) -> None:
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_who_speaks_no_tls_or_no_http_writes_no_line(restored: None, tmp_path: Path, level: str) -> None:
+def test_who_speaks_no_tls_or_no_http_writes_no_line(restored: None, level: str) -> None:
     out = io.StringIO()
     observe.setup_logging(level, "kv", stream=out)
-    file = certificate(tmp_path / "both.pem")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(file)
+    context, _ = contexts()
 
     @aio
     async def story() -> None:
