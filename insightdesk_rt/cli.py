@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import os
 import shlex
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (without the program's name) and return its exit code."""
+    _write_whatever_the_terminal_takes()
     try:
         flags, words = config.take_flags(sys.argv[1:] if argv is None else argv)
         options = _options(words)
@@ -54,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # without this Python complains once more while it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED if why.errno == errno.EPIPE else _say(Failed(f"cannot write: {why.strerror}"), FAILED)
+
+
+def _write_whatever_the_terminal_takes() -> None:
+    """Escape characters that the terminal's encoding lacks: a name with an umlaut must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def command_line(loaded: Loaded, *words: str) -> str:
@@ -92,6 +101,8 @@ def _token(loaded: Loaded, options: argparse.Namespace) -> int:
 
 def _check(loaded: Loaded, options: argparse.Namespace) -> int:
     if options.print:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # it is for a file, and TOML is UTF-8 wherever it is written
         print({"toml": config.as_toml, "markdown": config.as_markdown}[options.print](), end="")
         return DONE
     problems = list(_file_problems(loaded.settings))

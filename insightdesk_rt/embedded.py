@@ -139,7 +139,7 @@ class Embedded:
         self.pid = self._process.pid
 
     def _last_words(self) -> str:
-        lines = (self._folder / LOG).read_text(errors="replace").split("\n")
+        lines = (self._folder / LOG).read_text("utf-8", errors="replace").split("\n")
         said = [line.strip() for line in lines if line.strip() and set(line.strip()) != {"#"}]
         return said[-1] if said else "it said nothing"
 
@@ -171,7 +171,7 @@ def start_embedded(data_dir: str | os.PathLike[str], *, durable: bool = False) -
 def embedded_url(data_dir: str | os.PathLike[str]) -> str | None:
     """Return the URL of the private Valkey that runs on this folder, or last did. For `emit` and `status`."""
     try:
-        return (Path(data_dir) / URL).read_text().strip() or None
+        return (Path(data_dir) / URL).read_text("utf-8").strip() or None
     except OSError:
         return None
 
@@ -197,7 +197,7 @@ def _lock(folder: Path) -> int:
 
 def _runs(pid: str) -> bool:
     try:
-        state = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{int(pid)}/stat").read_text("utf-8", errors="replace").rpartition(")")[2].split()[0]
     except (OSError, ValueError):
         return False
     return state not in "ZX"  # a zombie holds no lock any more
@@ -245,5 +245,5 @@ def _answers(path: Path) -> bool:
 
 def _write(path: Path, text: str) -> None:
     fresh = path.with_suffix(".new")
-    fresh.write_text(text + "\n")
+    fresh.write_text(text + "\n", "utf-8")
     fresh.replace(path)

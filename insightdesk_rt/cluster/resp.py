@@ -32,4 +32,4 @@ class Script:
 
 def load_script(package: str, name: str) -> Script:
     """Return the script `lua/<name>.lua` beside the modules of a package. Raises FileNotFoundError."""
-    return Script(name, (resources.files(package) / "lua" / f"{name}.lua").read_text())
+    return Script(name, (resources.files(package) / "lua" / f"{name}.lua").read_text("utf-8"))

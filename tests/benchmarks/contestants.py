@@ -82,7 +82,7 @@ class Contestant:
         return process_cpu_s(self.pid)
 
     def rss(self) -> int:
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024
 
 

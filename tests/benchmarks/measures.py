@@ -307,8 +307,10 @@ class MemoryOfFive(Memory):
 
 def kernel_bytes() -> int:
     """What the kernel holds for sockets and files: its slab, and the pages of TCP's queues."""
-    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    tcp = next(line for line in Path("/proc/net/sockstat").read_text().splitlines() if line.startswith("TCP:"))
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
+    tcp = next(
+        line for line in Path("/proc/net/sockstat").read_text(encoding="utf-8").splitlines() if line.startswith("TCP:")
+    )
     return int(meminfo["Slab"].split()[0]) * 1024 + int(tcp.split("mem ")[1]) * 4096
 
 

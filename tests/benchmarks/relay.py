@@ -29,7 +29,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 def cpu_s(servers: list[ServerProcess]) -> float:
     used = 0.0
     for server in servers:
-        fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{server.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         used += (int(fields[11]) + int(fields[12])) * TICK_S
     return used
 

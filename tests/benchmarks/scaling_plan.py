@@ -202,7 +202,7 @@ def tables(figures: Mapping[str, float]) -> tuple[list[str], list[str]]:
 
 def figures_table(path: Path = FIGURES) -> list[str]:
     lines = ["| figure | median | least … greatest | |", "|---" * 4 + "|"]
-    for one in json.loads(path.read_text())["figures"].values():
+    for one in json.loads(path.read_text(encoding="utf-8"))["figures"].values():
         runs = f"{number(min(one['runs']))} … {number(max(one['runs']))}"
         lines.append(f"| {one['what']} | {number(one['median'])} | {runs} | {one['unit']} |")
     return lines
@@ -210,7 +210,7 @@ def figures_table(path: Path = FIGURES) -> list[str]:
 
 def read(path: Path = FIGURES) -> dict[str, float]:
     """Return the medians by key."""
-    return {key: one["median"] for key, one in json.loads(path.read_text())["figures"].items()}
+    return {key: one["median"] for key, one in json.loads(path.read_text(encoding="utf-8"))["figures"].items()}
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def short_bench(kept: Path, *more: str) -> tuple[dict[str, Runs], str]:
     command = [sys.executable, "-m", "tests.benchmarks.bench", "--short", "--json", str(kept), *more]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(kept.read_text())["measures"], done.stdout
+    return json.loads(kept.read_text(encoding="utf-8"))["measures"], done.stdout
 
 
 def slower(found: dict[str, Runs]) -> dict[str, float]:

@@ -51,7 +51,7 @@ def stopped(*pids: int) -> Iterator[None]:
 
 def valkey_of(stage: Stage) -> list[int]:
     pid = stage.n1.pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
 
 
 def dot(console: Console) -> str:

@@ -155,7 +155,7 @@ class Caller:
 
 def memory_mb(server: ServerProcess) -> float:
     """Return what the server's process holds now."""
-    with open(f"/proc/{server.pid}/statm") as statm:
+    with open(f"/proc/{server.pid}/statm", encoding="utf-8") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

@@ -45,7 +45,7 @@ def children(pid: int) -> list[int]:
 def alive(pid: int) -> bool:
     """Does the process still run? One that waits to be buried by its parent does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 

@@ -21,7 +21,9 @@ SECRET = "a secret for the tests and nothing but the tests, long enough for HS51
 START_S = 30.0  # a cold start on a loaded machine of two cores
 STOP_S = 20.0
 # What a log line that somebody should look at looks like, in either log format.
-LOUD = ("Traceback", "ERROR", "WARNING", "CRITICAL", "level=error", "level=warning", "level=critical")
+LOUD = (
+    "Traceback", "ERROR", "WARNING", "CRITICAL", "level=error", "level=warning", "level=critical", "EncodingWarning",
+)  # fmt: skip
 
 
 # Below the ports that the kernel gives to outgoing connections and to port 0, so that nobody takes one before its
@@ -53,7 +55,8 @@ def environment(settings: Mapping[str, object] | None = None) -> dict[str, str]:
     """Return this process's environment without settings of its own, and with those given."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("INSIGHTDESK_RT_")}
     named = {f"INSIGHTDESK_RT_{name.upper()}": str(value) for name, value in (settings or {}).items()}
-    return {**clean, "PYTHONUNBUFFERED": "1", **named}
+    # Makes Python warn when a text file is read or written in the machine's encoding; `assert_quiet` finds the warning.
+    return {**clean, "PYTHONUNBUFFERED": "1", "PYTHONWARNDEFAULTENCODING": "1", **named}
 
 
 class ServerProcess:

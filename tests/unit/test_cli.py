@@ -363,7 +363,7 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
 
 def test_a_full_disk_is_one_line() -> None:
     line = [sys.executable, "-m", "insightdesk_rt", "check", "--print", "toml"]
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         said = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20)
     assert (said.returncode, said.stderr) == (1, "insightdesk-rt: cannot write: No space left on device\n")
 
@@ -375,3 +375,15 @@ def test_a_token_that_is_refused_for_its_time_is_said(monkeypatch: pytest.Monkey
     monkeypatch.setattr(auth, "verify", late)
     with pytest.raises(config.ConfigError, match="has expired"):
         operate.make_token(Settings(jwt_secret="s" * 32), {"sub": "a", "role": "agent"}, 1)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk"])
+def test_commands_print_in_any_encoding_of_the_terminal(encoding: str) -> None:
+    """Characters that the terminal lacks are escaped; the settings file that is printed is UTF-8 everywhere."""
+    command = [sys.executable, "-m", "insightdesk_rt", "check"]
+    surroundings = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    said = subprocess.run([*command, "--node-id", "x", "--data-dir", "ö…ß"], capture_output=True, env=surroundings)
+    assert (said.returncode, said.stderr) == (0, b"")
+    assert "ö…ß".encode(encoding, "backslashreplace") in said.stdout
+    said = subprocess.run([*command, "--print", "toml"], capture_output=True, env=surroundings)
+    assert said.stdout.decode("utf-8") == config.as_toml()

@@ -87,7 +87,7 @@ def floor_of(name: str) -> int:
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -120,7 +120,7 @@ def test_libraries_stay_behind_their_door(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sources(), ids=name_of)
 def test_each_file_says_what_it_owns(path: Path) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), "the first paragraph says what the file owns"
 
@@ -131,6 +131,48 @@ def test_floor_zero_is_pure() -> None:
             tree = ast.parse(path.read_text())
             assert not any(isinstance(n, ast.AsyncFunctionDef | ast.Await) for n in ast.walk(tree)), path
             assert not {"time", "asyncio", "socket", "threading"} & {m for m, _ in imports(path)}, path
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_text_files_are_read_and_written_with_an_encoding(path: Path) -> None:
+    """Without one Python takes the machine's: under zh_CN.GBK a Lua script with a typographic sign cannot be read."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            assert not _leaves_encoding_to_the_machine(node), f"{path}:{node.lineno}"
+
+
+def _leaves_encoding_to_the_machine(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in keywords:
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) <= (name == "write_text")
+    if name == "fdopen" or (name == "open" and isinstance(call.func, ast.Name)):
+        mode = call.args[1] if len(call.args) > 1 else keywords.get("mode")
+        return "b" not in str(getattr(mode, "value", "r"))
+    text = keywords.get("text") or keywords.get("universal_newlines")
+    return isinstance(text, ast.Constant) and text.value is True
+
+
+@pytest.mark.parametrize(
+    ("code", "leaves"),
+    [
+        ("p.read_text()", True),
+        ("p.read_text('utf-8')", False),
+        ("p.write_text(t)", True),
+        ("p.write_text(t, encoding='utf-8')", False),
+        ("open(p)", True),
+        ("open(p, 'rb')", False),
+        ("os.fdopen(f, 'w')", True),
+        ("subprocess.run(c, text=True)", True),
+        ("self.open(p)", False),
+    ],
+)
+def test_the_search_for_missing_encodings_finds_them(code: str, leaves: bool) -> None:
+    """The test above must be able to fail."""
+    call = ast.parse(code, mode="eval").body
+    assert isinstance(call, ast.Call) and _leaves_encoding_to_the_machine(call) is leaves
 
 
 def test_an_event_name_stands_in_its_namespaces_files_only() -> None:
