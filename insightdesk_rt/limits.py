@@ -6,8 +6,10 @@ opens with the first event, counts `max` of them, and starts anew once it is ove
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_network
 from typing import NamedTuple
+
+from insightdesk_rt.addresses import parse_address
 
 ANY = 2**31 - 1  # what a limit that is switched off counts as; clients in Java read it as an int, too
 SWEEP_AT = 1024  # keys held before windows that are over are looked for; each costs some 200 bytes
@@ -180,10 +182,9 @@ def counted_as(address: str) -> str:
     """Return what limits per address count as one: all of a /64, since every IPv6 customer has one to choose from."""
     if ":" not in address:
         return address
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
+    parsed = parse_address(address)
+    if parsed is None:
         return address
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
+    if parsed.version == 4:
+        return str(parsed)
     return str(ip_network(f"{parsed}/64", strict=False)) if not parsed.is_loopback else address

@@ -149,7 +149,7 @@ class PatientServer(HTTPServer):
 class _Request(HTTPMessageDelegate):
     """Passes on what comes of a request, and counts the one that does not come in time.
 
-    Of Tornado 6.6: `_body_timeout`, `_read_buffer_size`.
+    Of Tornado 6.6: `_body_timeout`, `_read_buffer_size`, `_disconnect_on_finish`.
     """
 
     def __init__(
@@ -166,6 +166,11 @@ class _Request(HTTPMessageDelegate):
     def headers_received(self, start_line: Any, headers: Any) -> Any:
         self._awaits = "body_timeout_s"
         self._until_s = monotonic() + (self._connection._body_timeout or inf)
+        if start_line.version == "HTTP/1.0" and "Transfer-Encoding" in headers:
+            # RFC 9112 6.1: a proxy of HTTP/1.0 may have taken the end of this body for elsewhere; nothing that follows
+            # on the connection can be trusted. Tornado also reads from `Connection` what it answers.
+            self._connection._disconnect_on_finish = True
+            headers.pop("Connection", None)
         return self._inner.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Any:

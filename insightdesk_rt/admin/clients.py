@@ -18,11 +18,11 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec import Struct
 
+from insightdesk_rt.addresses import spelled
 from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Person, Role, Room, iso
-from insightdesk_rt.moderation.gate import spelled
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost, in_turns
 from insightdesk_rt.wire import json

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from insightdesk_rt.addresses import parse_address
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer, AnyUserId, BulkChange, Page, Paged, Removal, SessionId
 from insightdesk_rt.admin.ruling import (
@@ -33,7 +34,7 @@ from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import iso
-from insightdesk_rt.moderation.gate import Block, Gate, Revocation, Ruled, parse_address, parse_network
+from insightdesk_rt.moderation.gate import Block, Gate, Revocation, Ruled, parse_network
 from insightdesk_rt.moderation.rules import Rules, Table
 from insightdesk_rt.wire import json
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13, _WebSocketParams
 
+from insightdesk_rt.handlers.deflate import NAME, agreed
+from insightdesk_rt.handlers.heads import KEY
 from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.stream import DeflateTransport, StreamTransport
 from insightdesk_rt.transport.websocket import WebSocketTransport, take_over
@@ -68,7 +71,23 @@ class NoHandler(QuietHandler):
 
 
 class _Handshake(WebSocketProtocol13):
-    """Tornado's handshake. What comes after it is ours, unless deflate was agreed on."""
+    """Tornado's handshake. What comes after it is ours, unless deflate was agreed on.
+
+    Of Tornado 6.6: a ValueError in `_handle_websocket_headers` is answered with 400, one that comes later with 500 and
+    a traceback. So whatever is read of the request is judged here, before Tornado uses it.
+    """
+
+    def _handle_websocket_headers(self, handler: WebSocketHandler) -> None:
+        super()._handle_websocket_headers(handler)
+        if not KEY(handler.request.headers["Sec-WebSocket-Key"]):
+            raise ValueError("Sec-WebSocket-Key is not 16 bytes in base64")  # RFC 6455 4.2.1
+
+    def _parse_extensions_header(self, headers: HTTPHeaders) -> list[tuple[str, Any]]:
+        """Return the one extension that is agreed on, with the parameters that Tornado answers and obeys."""
+        if self._compression_options is None:
+            return []
+        parameters = agreed(headers.get("Sec-WebSocket-Extensions", ""))
+        return [] if parameters is None else [(NAME, parameters)]
 
     async def _receive_frame_loop(self) -> None:
         if self._compressor is not None:

@@ -20,7 +20,7 @@ _HEAD = re.compile(
 ).match
 _PARAMETER = re.compile(r"EIO=4|transport=(polling|websocket)|t=[\w.\-]{1,32}|sid=[\w.\-]{1,64}", re.ASCII).fullmatch
 _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(?::[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](?::[0-9]{1,5})?").fullmatch
-_KEY = re.compile(r"[A-Za-z0-9+/]{22}==").fullmatch  # RFC 6455 4.1: 16 bytes
+KEY = re.compile(r"[A-Za-z0-9+/]{22}==").fullmatch  # RFC 6455 4.1: 16 bytes
 _LENGTH = re.compile(r"[0-9]{1,4}", re.ASCII).fullmatch
 
 
@@ -97,7 +97,7 @@ def _is_websocket(head: Head) -> bool:
         and get("upgrade", "").lower() == "websocket"
         and "upgrade" in [word.strip() for word in get("connection", "").lower().split(",")]
         and get("sec-websocket-version") == "13"
-        and _KEY(get("sec-websocket-key", "")) is not None
+        and KEY(get("sec-websocket-key", "")) is not None
     )
 
 

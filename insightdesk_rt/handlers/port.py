@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from msgspec import Struct
 from tornado.httputil import HTTPServerRequest
 
+from insightdesk_rt.addresses import parse_address, parse_net, spelled
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.limits import Windows, counted_as
 from insightdesk_rt.transport.base import Receiver
@@ -109,7 +109,7 @@ class ClientPort:
         self.origins = OriginPolicy(settings.allowed_origins, settings.loopback)
         self.accepting = True
         self._shuts_out = shuts_out
-        self._proxies: list[IPv4Network | IPv6Network] = [ip_network(proxy) for proxy in settings.trusted_proxies]
+        self._proxies = [parse_net(proxy) for proxy in settings.trusted_proxies]
         upgrades = ("websocket",) if "websocket" in settings.transports else ()
         self._engine = EngineSettings(
             settings.ping_interval_ms, settings.ping_timeout_ms, settings.max_payload_bytes, upgrades
@@ -179,15 +179,18 @@ class ClientPort:
         return self.peer_of(request.remote_ip, request.protocol, request.headers)
 
     def peer_of(self, remote_ip: str | None, protocol: str, headers: Mapping[str, str]) -> Peer:
-        """Return who sent the request. X-Forwarded-For is read from its end, as far as its writers are trusted."""
-        address, scheme = remote_ip or "", protocol
+        """Return who sent the request. X-Forwarded-For is read from its end, as far as its writers are trusted.
+
+        The address is in its one spelling: what is compared, counted, shown and searched for is the same text.
+        """
+        address, scheme = spelled(remote_ip or ""), protocol
         if not self._trusted(address):
             return Peer(address, scheme)
         for hop in reversed(headers.get("X-Forwarded-For", "").split(",")):
             if not (hop := hop.strip()):
                 break
             port = _WITH_PORT(hop)  # each of a client's connections has another
-            address = (port.group(1) or port.group(2) or hop if port else hop)[:64]
+            address = spelled((port.group(1) or port.group(2) or hop if port else hop)[:64])
             if not self._trusted(address):
                 break
         forwarded = headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
@@ -196,11 +199,8 @@ class ClientPort:
     def _trusted(self, address: str) -> bool:
         if not self._proxies:
             return False
-        try:
-            parsed = ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._proxies)
+        parsed = parse_address(address)
+        return parsed is not None and any(parsed in network for network in self._proxies)
 
 
 def bearer_of(authorization: str) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import ip_network
 
+from insightdesk_rt.addresses import parse_address, parse_net
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.model import User
 from insightdesk_rt.moderation.rules import Rule, Rules, Table, newest_first
@@ -189,29 +190,9 @@ def concerned(client: Client, rule: Ruled) -> bool:
     return any(rule.concerns(socket.user) for socket in client.sockets.values())
 
 
-def parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    """Return an address as it is compared: without its zone, an IPv4 one that came as IPv6 as what it is."""
-    try:
-        parsed = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        return parsed.ipv4_mapped
-    return parsed
-
-
-@lru_cache(maxsize=4096)
-def spelled(text: str) -> str:
-    """Return an address in the one spelling that it has, other text as it is."""
-    parsed = parse_address(text)
-    return str(parsed) if parsed is not None else text
-
-
 def parse_network(text: str) -> str:
     """Return a network in its one spelling. Raises ValueError with a line that says what is wrong."""
-    network = ip_network(text, strict=False)
-    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None and network.prefixlen >= 96:
-        network = ip_network(f"{network.network_address.ipv4_mapped}/{network.prefixlen - 96}", strict=False)
+    network = parse_net(text, strict=False)
     if network.prefixlen < MIN_PREFIX[network.version]:
         raise ValueError(f"a network wider than /{MIN_PREFIX[network.version]} is not blocked")
     return str(network)

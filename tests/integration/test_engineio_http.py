@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import zlib
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -1032,11 +1033,18 @@ async def test_a_preflight_is_answered() -> None:
         ("192.0.2.7, 10.1.1.1:80", "192.0.2.7"),
         ("unknown", "unknown"),
         (":", ":"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("[::FFFF:192.0.2.7]:50123", "192.0.2.7"),
+        ("192.0.2.7, ::ffff:10.1.2.3", "192.0.2.7"),
+        ("2001:DB8:0:0::7", "2001:db8::7"),
     ],
 )
 @aio
 async def test_a_proxy_may_write_the_port_too_and_it_does_not_count(written: str, address: str) -> None:
-    """It is another one for each connection: with it every client would be an address of its own."""
+    """It is another one for each connection: with it every client would be an address of its own.
+
+    An address written as IPv6 is the IPv4 address that it is, also where it is a trusted proxy's.
+    """
     async with door(trusted_proxies=("127.0.0.1", "10.0.0.0/8")) as d:
         http = await Http.to(d)
         await http.ask("GET", OPEN, headers={"X-Forwarded-For": written})
@@ -1056,6 +1064,73 @@ async def test_only_a_trusted_proxy_says_who_the_client_is() -> None:
             answer = await http.ask("GET", OPEN, headers={**forwarded, **page})
             assert answer.status == (200 if proxies else 403)
             await http.close()
+
+
+@pytest.mark.parametrize("key", ["abc", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZQ==, x", "*" * 22 + "=="])
+@pytest.mark.parametrize("target", [WEBSOCKET, "/rt/tickets"])
+@aio
+async def test_a_websocket_key_that_is_not_16_bytes_is_refused(target: str, key: str) -> None:
+    """RFC 6455 4.2.1; Node answers 400 too."""
+    async with door() as d:
+        http = await Http.to(d)
+        answer = await http.ask("GET", target, headers={**HANDSHAKE, "Sec-WebSocket-Key": key})
+        assert answer.status == 400 and d.host.clients == {}
+
+
+@pytest.mark.parametrize("target", [WEBSOCKET, "/rt/tickets"])
+@aio
+async def test_an_offer_of_compression_never_costs_the_handshake(target: str) -> None:
+    """RFC 7692 5.1: what cannot be kept is declined, and the connection goes on without."""
+    offers = {
+        "permessage-deflate; server_max_window_bits=8": None,
+        "permessage-deflate; server_max_window_bits=8, permessage-deflate": "permessage-deflate",
+        "permessage-deflate; unknown=1": None,
+        'permessage-deflate; server_max_window_bits="': None,
+        "permessage-deflate; client_max_window_bits=\xb2": None,
+        "permessage-deflate; server_no_context_takeover": "permessage-deflate; server_no_context_takeover",
+        "a=;;;\xff,,": None,
+    }
+    async with door(deflate=True) as d:
+        for offer, answered in offers.items():
+            http = await Http.to(d)
+            answer = await http.ask("GET", target, headers={**HANDSHAKE, "Sec-WebSocket-Extensions": offer})
+            assert (answer.status, answer.headers.get("sec-websocket-extensions")) == (101, answered), offer
+
+
+@aio
+async def test_a_client_that_keeps_no_context_can_read_every_compressed_message() -> None:
+    """RFC 7692 7.1.1.1: `server_no_context_takeover` binds the server; each message unpacks by itself."""
+    async with door(deflate=True) as d:
+        offer = {"Sec-WebSocket-Extensions": "permessage-deflate; server_no_context_takeover"}
+        socket = await RawSocket.to(d, WEBSOCKET, headers=offer)
+        socket.say("40/tickets,")
+        await until(lambda: d.recorder.clients, "connected")
+        for number in range(3):
+            socket.say(f'42/tickets,{number}["x","{"long " * 500}"]')
+        texts: list[str] = []
+        while len(texts) < 3:
+            first, second = await socket.reader.readexactly(2)
+            size = int.from_bytes(await socket.reader.readexactly(2), "big") if second == 126 else second
+            data = await socket.reader.readexactly(size)
+            if first == 0xC1:  # compressed; short messages are not
+                texts.append(zlib.decompressobj(-15).decompress(data + b"\x00\x00\xff\xff").decode())
+        assert [text[:12] for text in texts] == ["43/tickets,0", "43/tickets,1", "43/tickets,2"]
+        await socket.close()
+
+
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+@aio
+async def test_a_chunked_body_of_http_1_0_is_the_last_of_its_connection(connection: str) -> None:
+    """RFC 9112 6.1: where such a body ends is not sure, so nothing behind it is taken for a request."""
+    async with door() as d:
+        http = await Http.to(d)
+        head = (
+            f"POST {OPEN} HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: {connection}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        http.writer.write(head.encode() + b"0\r\n\r\n" + b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        said = await http.reader.read()
+        assert said.startswith(b"HTTP/1.1 400 ") and said.count(b"HTTP/1.1 ") == 1
+        assert b"keep-alive" not in said.lower()
 
 
 # ── JSONP ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ TESTS = Path(__file__).parents[1]
 FLOORS = {
     "model": 0,
     "errors": 0,
+    "addresses": 0,
     "config": 0,
     "auth": 0,
     "limits": 0,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.moderation.gate import MAX_BLOCKS, Block, Gate, Revocation, parse_address, parse_network
+from insightdesk_rt.addresses import parse_address
+from insightdesk_rt.moderation.gate import MAX_BLOCKS, Block, Gate, Revocation, parse_network
 from insightdesk_rt.moderation.rules import Rules
 from tests.support.aio import aio
 

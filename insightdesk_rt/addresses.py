@@ -1,0 +1,39 @@
+"""IP addresses in one form, so that one client has one address, however a proxy or the kernel wrote it.
+
+`::ffff:192.0.2.7` is what a socket for both families, and some proxies, write for 192.0.2.7; `2001:DB8::0:1` and
+`2001:db8::1` are one address, and so are `fe80::1%eth0` and `fe80::1` to everybody but their own machine.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return the address without its zone, an IPv4 address that was written as IPv6 as IPv4; None for other text."""
+    try:
+        parsed = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped
+    return parsed
+
+
+@lru_cache(maxsize=4096)
+def spelled(text: str) -> str:
+    """Return an address in its one spelling, other text unchanged."""
+    parsed = parse_address(text)
+    return str(parsed) if parsed is not None else text
+
+
+def parse_net(text: str, *, strict: bool = True) -> IPv4Network | IPv6Network:
+    """Return a network, or an address as the network of itself; IPv4 written as IPv6 as IPv4. Raises ValueError.
+
+    `strict` refuses a network with bits set behind its prefix.
+    """
+    network = ip_network(text, strict=strict)
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None and network.prefixlen >= 96:
+        return ip_network(f"{network.network_address.ipv4_mapped}/{network.prefixlen - 96}", strict=strict)
+    return network
