@@ -137,8 +137,10 @@ class Hub:
     ) -> bool:
         """Make the socket a member of all rooms it had, after sending it what their log holds since its last offset.
 
-        `greet` is called between the two, or before them where the codec wants its greeting first. Returns False, with
-        nothing sent and nothing joined, if the log does not reach back. Raises RtError UNAVAILABLE.
+        `greet` is called before the first missed event: a stock client takes an event for received (and moves its
+        offset) only once it is connected. What it was sent before that it keeps over a disconnect, and hears again
+        when it comes back. Returns False, with nothing sent and nothing joined, if the log does not reach back. Raises
+        RtError UNAVAILABLE.
         """
         with self._heard_if_joined(socket.namespace, rooms):
             await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
@@ -146,12 +148,8 @@ class Hub:
             # no await from here to the joins: an event would be lost
             if socket.gone or not missed.complete:
                 return False
-            if socket.codec.missed_first:
-                self._send(missed.events, socket, set(rooms))
-                greet()
-            else:
-                greet()
-                self._send(missed.events, socket, set(rooms))
+            greet()
+            self._send(missed.events, socket, set(rooms))
             socket.since = self.position(socket.namespace)  # it has been sent all up to here
             return self._become_member(socket, rooms)
 

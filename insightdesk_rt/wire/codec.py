@@ -70,9 +70,6 @@ class Encoded(Struct, frozen=True, gc=False, eq=False):
 class Codec(Protocol):
     """How one protocol writes. Payloads are JSON text already; `data` is a value that may hold bytes (binary)."""
 
-    missed_first: bool
-    """Are the events that a returning client missed sent before its CONNECT is answered (Node does), or after?"""
-
     def event(
         self,
         namespace: str,

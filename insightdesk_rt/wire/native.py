@@ -51,8 +51,6 @@ class NativeCodec:
 
     __slots__ = ("recovery",)
 
-    missed_first = False  # the first frame a client gets is the answer to its connect
-
     def __init__(self, recovery: bool = True) -> None:
         self.recovery = recovery
 

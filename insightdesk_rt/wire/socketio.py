@@ -56,8 +56,6 @@ class SocketIOCodec:
 
     __slots__ = ("recovery",)
 
-    missed_first = True  # as Node does; stock clients hold events back until they are connected
-
     def __init__(self, recovery: bool = True) -> None:
         self.recovery = recovery
 

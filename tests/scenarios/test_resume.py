@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -57,6 +58,32 @@ async def test_before_the_first_event_and_again_and_again(story: Story) -> None:
         await ada.again(turn + 1, deadline_s=15)
         assert ada.recovered, turn
         await versions(ada, ticket, turn + 1)
+
+
+@pytest.mark.parametrize("door", ["js-websocket", "js-upgrade"], indirect=True)
+async def test_a_client_that_is_cut_again_and_again_while_it_is_sent_what_it_missed_hears_all_of_it_once(
+    story: Story,
+) -> None:
+    """Each connection is cut some bytes later than the one before, so that the cuts fall on every part of the replay:
+    within the handshake, before and behind the answer to CONNECT, between events and within one.
+    """
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
+    await subscribe(ada, ticket)
+    sid, connects, missed = ada.sid, ada.connects, range(2, 14)
+    await ada.drop()
+    await changed(story, ticket, *missed)
+    assert ada._cable is not None
+    ada._cable.rations = itertools.islice(itertools.count(150, 173), 16)
+    ada.mend()
+    for version in missed:
+        assert (await ada.expect("ticket:updated", {"ticketId": ticket}, 60))["version"] == version
+    ada._cable.rations = None
+    await ada.again(connects + 1, deadline_s=30)
+    await changed(story, ticket, 14)
+    assert (await ada.expect("ticket:updated", {"ticketId": ticket}))["version"] == 14, "the next one, and no double"
+    await ada.not_told("ticket:updated", {"ticketId": ticket})
+    assert ada.recovered and ada.sid == sid
 
 
 @resuming_clients

@@ -3,7 +3,7 @@
 `cut` resets what runs through it, on both sides, without a goodbye of any protocol: what a crash or a lost network
 does; until `mend` nothing gets through. `hush` lets it hang instead: nothing comes through and nobody is told, as with
 a firewall that drops; what was under way comes with `mend`. Not handled: flow control; what the slower side has not
-read is kept.
+read is kept. `rations` lets only so many bytes of the server's through per connection, and then cuts it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 # A long-polling client between two polls has no connection whose end the server could see. A GET that was not answered
@@ -22,6 +22,7 @@ PARKED_S = 0.05
 class Cable:
     def __init__(self, host: str, port: int) -> None:
         self.route: Callable[[], tuple[str, int]] = lambda: (host, port)  # where the next connection goes
+        self.rations: Iterator[int] | None = None  # of each next connection: bytes that come through from the server
         self._server: asyncio.Server | None = None
         self._ends: set[_End] = set()
         self._down = False
@@ -99,6 +100,7 @@ class _End(asyncio.Protocol):
         self._over = False
         self.subscribes = self.hushed = False
         self.holds = False  # would the server see its end? A websocket's, or an open poll's
+        self.left: int | None = None  # how many more bytes of it come through; None: all
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
         self.heard_at_s = asyncio.get_running_loop().time()
@@ -130,8 +132,16 @@ class _End(asyncio.Protocol):
         if self.other is None or self.other.transport is None or self.hushed:
             return
         for data in self._held:
+            if self.left is not None:
+                data, self.left = data[: self.left], self.left - len(data)
             if not self.other.transport.is_closing():
                 self.other.transport.write(data)
+            if self.left is not None and self.left <= 0:
+                self._held.clear()
+                if self.transport is not None:
+                    self.transport.abort()
+                self.other.transport.close()  # what came through until now arrives
+                return
         self._held.clear()
         if self._over:
             self._cable.discard(self)
@@ -185,6 +195,8 @@ class _Near(_End):
         except OSError:
             self.reset()
             return
+        if self._cable.rations is not None:
+            far.left = next(self._cable.rations, None)
         self.meet(far)
         if self.transport is None or self.transport.is_closing():
             far.reset()
