@@ -1,4 +1,4 @@
-"""Who may use the admin API: tokens of admins, static keys from a file, and a brake on guessing either.
+"""Who may use the admin API: tokens of admins, static keys from a file, and a limit on wrong ones.
 
 A key is `irt_` and 256 random bits; the file holds its SHA-256, which is enough for what cannot be guessed. A line is
 
@@ -6,6 +6,10 @@ A key is `irt_` and 256 random bits; the file holds its SHA-256, which is enough
 
 The file is looked at before each request that brings a key, so a line that was taken out ends its key at once. While it
 is wrong (which is logged, with the line) the keys of its last good state go on; when it is gone there are none.
+
+A right key or token is always served. Whoever sends wrong ones from the same address (the back end, Prometheus and the
+shell may all come from 127.0.0.1, or from one proxy) must not be able to silence it; and what has 256 random bits, or a
+signature, is not found by guessing at any rate. The limit keeps a loop with an old key out of the log.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ SCOPES: tuple[str, ...] = get_args(Scope)
 
 KEY_PREFIX = "irt_"
 KEY_BYTES = 32
-MAX_FAILURES = 10  # wrong keys or tokens of one address in PER_S, then nothing from there is looked at
+MAX_FAILURES = 10  # wrong keys or tokens of one address in PER_S; further wrong ones are answered 429
 PER_S = 60
 
 _BEARER = re.compile(r"Bearer +([^\s]+)", re.IGNORECASE)
@@ -154,26 +158,29 @@ class Access:
     def principal(self, authorization: str, address: str) -> Principal:
         """Return who an Authorization header speaks for.
 
-        Raises RtError AUTH_*; FORBIDDEN for tokens of other roles; RATE_LIMITED for an address that guessed too often,
-        whatever it shows now.
+        Raises RtError AUTH_*; FORBIDDEN for tokens of other roles; RATE_LIMITED for a wrong key or token from an
+        address that has sent too many of them.
         """
         bearer = _BEARER.fullmatch(authorization.strip())
         return self.holder(bearer.group(1) if bearer else "", address)
 
     def holder(self, shown: str, address: str) -> Principal:
         """The same for a key or token alone, wherever it stood."""
-        place, now_ms = counted_as(address), self._now_ms()
-        if wait_ms := self._failures.wait_ms(place, now_ms):
-            raise RtError("RATE_LIMITED", "Too many wrong keys from this address.", retryAfter=-(-wait_ms // 1000))
         try:
             return self._holder(shown)
         except RtError as refused:
             if refused.code == "AUTH_TOKEN_INVALID":  # a token that is missing or has expired is no guess
-                self._failures.take(place, now_ms)
-                log.info("a wrong key or token on the admin port", extra={"address": address})
-                if self._failures.wait_ms(place, now_ms):
-                    log.warning("an address guesses at the admin port and has to wait", extra={"address": address})
+                self._count_wrong(address)
             raise
+
+    def _count_wrong(self, address: str) -> None:
+        """Count a wrong key or token, and log it. Raises RtError RATE_LIMITED when there were too many."""
+        place, now_ms = counted_as(address), self._now_ms()
+        if wait_ms := self._failures.take(place, now_ms):
+            raise RtError("RATE_LIMITED", "Too many wrong keys from this address.", retryAfter=-(-wait_ms // 1000))
+        log.info("a wrong key or token on the admin port", extra={"address": address})
+        if self._failures.wait_ms(place, now_ms):
+            log.warning("too many wrong keys on the admin port; more are answered 429", extra={"address": address})
 
     def _holder(self, shown: str) -> Principal:
         if shown.startswith(KEY_PREFIX):

@@ -263,6 +263,9 @@ class Handler(RequestHandler):
             query = read_query(about.query or Query, self.request.query_arguments)
             found += [query] if about.query is not None else []
         if about.body is not None:
+            if self.request.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
+                self.set_header("Accept-Encoding", "identity")  # RFC 9110 15.5.16
+                raise RtError("UNSUPPORTED_MEDIA_TYPE", "The body must not be compressed: leave out Content-Encoding.")
             content_type = self.request.headers.get("Content-Type", "")
             found.append(read_body(about.body, content_type, b"".join(self._chunks)))
         return found

@@ -16,6 +16,7 @@ A method takes the path's parts, then the query, then the body, each in its decl
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import re
 from ast import literal_eval
@@ -199,12 +200,17 @@ def read_query(kind: type[Struct], arguments: Mapping[str, Sequence[bytes]]) -> 
 
 
 def read_body(kind: type[Struct], content_type: str, text: bytes) -> Any:
-    """Return the typed body. Raises RtError BAD_REQUEST naming the field; UNSUPPORTED_MEDIA_TYPE."""
+    """Return the typed body, which may begin with a byte order mark. Raises RtError BAD_REQUEST naming the field;
+    UNSUPPORTED_MEDIA_TYPE.
+    """
     # A page of another site may send a form without asking (CORS), but not this.
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise RtError("UNSUPPORTED_MEDIA_TYPE")
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise RtError("BAD_REQUEST", "The body must be UTF-8; it begins as UTF-16 does.")
     try:
-        return json.decode(_decoder(kind), text)
+        # RFC 8259 8.1: a reader may leave the mark out. .NET and PowerShell write it.
+        return json.decode(_decoder(kind), text.removeprefix(codecs.BOM_UTF8))
     except json.BadJson as bad:
         raise wrong(bad) from None
 

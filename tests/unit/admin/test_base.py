@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -69,6 +70,31 @@ async def test_an_operation_gets_its_typed_body_and_answers_json() -> None:
         assert (await port.ask("POST", "/things/1", GOOD, headers=utf8)).status == 201
         chunked = await port.ask("POST", "/things/1", headers=CHUNKED, raw=b'd\r\n{"name": "x"}\r\n0\r\n\r\n')
         assert chunked.json["bytes"] == 13
+
+
+@aio
+async def test_a_byte_order_mark_is_left_out_and_another_encoding_is_named() -> None:
+    """RFC 8259 8.1 allows to ignore the mark; RFC 9110 15.5.16 wants 415 to say which codings are taken."""
+    json_type = "Content-Type: application/json\r\n"
+    async with things() as port:
+        text = b'{"name": "x"}'
+        reply = await port.ask("POST", "/things/1", b"\xef\xbb\xbf" + text, headers=json_type)
+        assert (reply.status, reply.json["name"]) == (201, "x")
+        reply = await port.ask("POST", "/things/1", text.decode().encode("utf-16"), headers=json_type)
+        assert (reply.status, reply.error["message"]) == (400, "The body must be UTF-8; it begins as UTF-16 does.")
+        for coding, status in (
+            ("gzip", 415),
+            ("br", 415),
+            ("gzip, identity", 415),
+            ("identity", 201),
+            ("Identity", 201),
+        ):
+            how = f"{json_type}Content-Encoding: {coding}\r\n"
+            reply = await port.ask("POST", "/things/1", gzip.compress(text) if status == 415 else text, headers=how)
+            assert reply.status == status
+            if status == 415:
+                assert reply.error["code"] == "UNSUPPORTED_MEDIA_TYPE" and "Content-Encoding" in reply.error["message"]
+                assert reply.headers["accept-encoding"] == "identity"
 
 
 @aio
