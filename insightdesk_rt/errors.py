@@ -87,7 +87,9 @@ class CloseReason(Enum):
     PING_TIMEOUT = "ping timeout"
     PARSE_ERROR = "parse error"
     TOO_BIG = "payload too big"
-    CLIENT_CLOSE = "client close"  # Engine.IO close packet: the client said goodbye
+    # Engine.IO's close packet. It is no goodbye: stock clients on long-polling send it whenever their engine closes, also
+    # before they reconnect (Polling.doClose). A client that leaves for good sends DISCONNECT first.
+    CLIENT_CLOSE = "client close"
     CLIENT_LEFT = "client namespace disconnect"
     SERVER_LEFT = "server namespace disconnect"
     CONNECT_TIMEOUT = "connect timeout"
@@ -132,7 +134,6 @@ CLOSE_CODES = {
 
 ENDED_ON_PURPOSE = frozenset(
     {
-        CloseReason.CLIENT_CLOSE,
         CloseReason.CLIENT_LEFT,
         CloseReason.SERVER_LEFT,
         CloseReason.PARSE_ERROR,

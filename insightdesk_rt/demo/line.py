@@ -60,7 +60,7 @@ class Line:
         self._over = True
         if self._retry is not None:
             self._retry.cancel()
-        self._client.close(CloseReason.CLIENT_CLOSE)
+        self._client.close(CloseReason.CLIENT_LEFT)
 
     async def ask(self, event: str, **data: Any) -> Any:
         """Return the ack. Raises RtError: what the server refused with, UNAVAILABLE if no answer came in time."""

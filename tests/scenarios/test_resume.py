@@ -10,6 +10,7 @@ import pytest
 from tests.scenarios.story import Story
 from tests.scenarios.test_tickets import subscribe
 from tests.support.clients import Peer
+from tests.support.node_client import NodePeer
 
 resuming_clients = pytest.mark.parametrize("door", ["js-polling", "js-websocket", "js-upgrade"], indirect=True)
 
@@ -43,6 +44,48 @@ async def test_what_was_missed_comes_once_in_order_and_rooms_are_kept(story: Sto
     await versions(ada, ticket, 3, 4)
     await changed(story, ticket, 5)
     await versions(ada, ticket, 5)
+
+
+@resuming_clients
+async def test_a_client_that_closes_its_engine_and_reconnects_is_recovered(story: Story) -> None:
+    """Over long-polling that sends Engine.IO's close packet, which is no goodbye: a leaving client sends DISCONNECT."""
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets", reconnection=True)
+    assert isinstance(ada, NodePeer)
+    await subscribe(ada, ticket)
+    sid = ada.sid
+    ada.close_engine()
+    await ada.again()
+    assert ada.recovered and ada.sid == sid
+    await changed(story, ticket, 2)
+    await versions(ada, ticket, 2)
+
+
+@pytest.mark.parametrize("door", ["js-polling"], indirect=True)
+async def test_a_client_whose_poll_a_proxy_answers_with_502_is_recovered(story: Story) -> None:
+    """The stock client then posts a close packet and connects again, with its pid."""
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
+    await subscribe(ada, ticket)
+    sid = ada.sid
+    ada.answer_502()
+    await ada.emit("are:you:there", {})  # the answer ends the poll that is parked; the next poll gets the 502
+    await ada.again(deadline_s=15)
+    assert ada.recovered and ada.sid == sid
+    await changed(story, ticket, 2)
+    await versions(ada, ticket, 2)
+
+
+@resuming_clients
+async def test_a_client_that_leaves_its_namespace_is_not_recovered(story: Story) -> None:
+    """The other half of the rule: DISCONNECT ends the session, with or without a close packet behind it."""
+    ada = await story.join(story.agent(), "/tickets")
+    sid = ada.sid
+    await ada.disconnect()
+    assert isinstance(ada, NodePeer)
+    ada.connect()
+    await ada.again()
+    assert not ada.recovered and ada.sid != sid
 
 
 @resuming_clients

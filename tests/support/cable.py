@@ -26,6 +26,7 @@ class Cable:
         self._server: asyncio.Server | None = None
         self._ends: set[_End] = set()
         self._down = False
+        self.bad_gateway = False  # for the next GET
         self._open = asyncio.Event()
         self._open.set()
 
@@ -55,6 +56,10 @@ class Cable:
         for end in tuple(self._ends):
             if isinstance(end, _Near):
                 end.forsake()
+
+    def answer_502(self) -> None:
+        """Answer the next GET with 502 and do not pass it on, as a proxy does that reloads or limits requests."""
+        self.bad_gateway = True
 
     def hush(self, which: str = "all") -> None:
         """Let everything hang, new connections too; or only those that have subscribed by now ("subscriptions")."""
@@ -171,6 +176,11 @@ class _Near(_End):
         self._calling = asyncio.get_running_loop().create_task(self._call())
 
     def data_received(self, data: bytes) -> None:
+        if data.startswith(b"GET ") and self._cable.bad_gateway and self.transport is not None:
+            self._cable.bad_gateway = False
+            self.transport.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            self.transport.close()
+            return
         if data.startswith(b"GET "):
             self.holds = True
         if b"SUBSCRIBE" in data:

@@ -141,6 +141,11 @@ class Peer(ABC):
         assert self._cable is not None, "connect with cable=True"
         await self._cable.cut()
 
+    def answer_502(self) -> None:
+        """Let the next poll be answered with 502 by a proxy that does not pass it on."""
+        assert self._cable is not None, "connect with cable=True"
+        self._cable.answer_502()
+
     def mend(self) -> None:
         """Plug the cable in again: a client that tries gets through."""
         assert self._cable is not None

@@ -4,7 +4,9 @@
 //      {"op":"auth","client":1,"auth":{…}}                   what the client sends at its next CONNECT
 //      {"op":"emit","client":1,"namespace","event","args":[…]}
 //      {"op":"call","client":1,"namespace","event","args":[…],"call":7,"timeout":5000}
+//      {"op":"connect","client":1,"namespace"}               again, after a disconnect
 //      {"op":"disconnect","client":1,"namespace"}            goodbye to one namespace; the last one ends the connection
+//      {"op":"engine_close","client":1}                      what the client's transport does when it fails
 //      {"op":"close","client":1}
 // out: {"client":1,"namespace","on":"connect"|"connect_error"|"disconnect"|"event",…}   {"client":1,"on":"transport","name"}
 //      {"call":7,"args":[…]} or {"call":7,"error":"…"}
@@ -66,8 +68,14 @@ const commands = {
       say(error ? { call, error: error.message } : { call, args: answer });
     });
   },
+  connect({ client, namespace }) {
+    clients.get(client).sockets.get(namespace).connect();
+  },
   disconnect({ client, namespace }) {
     clients.get(client).sockets.get(namespace).disconnect();
+  },
+  engine_close({ client }) {
+    clients.get(client).manager.engine.close();
   },
   close({ client }) {
     const { manager, sockets } = clients.get(client);

@@ -136,6 +136,14 @@ class NodePeer(Peer):
     async def next_token(self, token: str) -> None:
         self._node.tell("auth", self._client, auth={"token": token})
 
+    def connect(self) -> None:
+        """Come back into the namespace after `disconnect`."""
+        self._node.tell("connect", self._client, namespace=self.namespace)
+
+    def close_engine(self) -> None:
+        """Close the client's Engine.IO connection; its Manager then reconnects."""
+        self._node.tell("engine_close", self._client)
+
     async def disconnect(self) -> None:
         self._node.tell("disconnect", self._client, namespace=self.namespace)
         await self.gone()
