@@ -55,12 +55,25 @@ def decode_payload(body: str, limit: int) -> Iterator[str | bytes]:
         yield packet if packet[:1] in _TYPES else decode_binary(packet)
 
 
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_BLANKS = b" \t\r\n"
+
+
 def decode_binary(packet: str) -> bytes:
-    """Return the bytes of a `b<base64>` packet; WireError if it is none (an empty one, or of an unknown type)."""
+    """Return the bytes of a `b<base64>` packet; WireError if it is none (an empty one, or of an unknown type).
+
+    As Node does, this takes base64 with line breaks (Java's Base64.DEFAULT adds one at the end and after each 76
+    characters), with spaces, without padding, and with the letters of URLs (RFC 4648 5).
+    """
     if packet[:1] != PacketType.BINARY:
         raise WireError("unknown packet type")
     try:
-        return binascii.a2b_base64(packet[1:].encode("ascii"), strict_mode=True)
+        text = packet[1:].encode("ascii")
+        try:
+            return binascii.a2b_base64(text, strict_mode=True)
+        except ValueError:  # the usual form first; only other makers' forms cost a second look
+            bare = text.translate(_URL_SAFE, _BLANKS).rstrip(b"=")
+            return binascii.a2b_base64(bare + b"=" * (-len(bare) % 4), strict_mode=True)
     except ValueError:  # binascii.Error and UnicodeEncodeError are
         raise WireError("bad base64") from None
 
