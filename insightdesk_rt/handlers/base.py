@@ -11,7 +11,7 @@ from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13, _WebSocketParams
 
 from insightdesk_rt.handlers.deflate import NAME, agreed
-from insightdesk_rt.handlers.heads import KEY
+from insightdesk_rt.handlers.heads import KEY, subprotocol
 from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.stream import DeflateTransport, StreamTransport
 from insightdesk_rt.transport.websocket import WebSocketTransport, take_over
@@ -119,6 +119,9 @@ class SocketHandler(QuietHandler, WebSocketHandler):
 
     def check_origin(self, origin: str) -> bool:
         return True  # `prepare` has judged it
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        return subprotocol(subprotocols[0]) or None if subprotocols else None
 
     def get_compression_options(self) -> dict[str, Any] | None:
         return {} if self.port.settings.deflate else None

@@ -21,6 +21,8 @@ _HEAD = re.compile(
 _PARAMETER = re.compile(r"EIO=4|transport=(polling|websocket)|t=[\w.\-]{1,32}|sid=[\w.\-]{1,64}", re.ASCII).fullmatch
 _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(?::[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](?::[0-9]{1,5})?").fullmatch
 KEY = re.compile(r"[A-Za-z0-9+/]{22}==").fullmatch  # RFC 6455 4.1: 16 bytes
+# RFC 6455 4.1: tokens (RFC 9110 5.6.2), separated by commas; the first of them.
+_SUBPROTOCOL = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII).fullmatch
 _LENGTH = re.compile(r"[0-9]{1,4}", re.ASCII).fullmatch
 
 
@@ -110,3 +112,12 @@ def _is_poll(head: Head) -> bool:
     return (
         bool(head.sid) and head.body is not None and "octet-stream" not in head.headers.get("content-type", "").lower()
     )
+
+
+def subprotocol(offered: str) -> str:
+    """Return the subprotocol to echo for a Sec-WebSocket-Protocol header: the first one offered, as Node's `ws` does.
+
+    Without an echo, browsers and `ws` close the websocket (RFC 6455 4.1). "" if none is offered or it is not a token.
+    """
+    first = offered.partition(",")[0].strip(" \t")
+    return first if _SUBPROTOCOL(first) else ""

@@ -23,7 +23,7 @@ from typing import Any
 from tornado.websocket import WebSocketProtocol13
 
 from insightdesk_rt.handlers.engineio import probe
-from insightdesk_rt.handlers.heads import MAX_HEAD, Head, parse
+from insightdesk_rt.handlers.heads import MAX_HEAD, Head, parse, subprotocol
 from insightdesk_rt.handlers.port import ClientPort, Peer
 from insightdesk_rt.handlers.visitor import HTML, Visitor, Way
 from insightdesk_rt.transport.polling import PollingTransport
@@ -185,4 +185,6 @@ class ShortWay:
 def welcome(head: Head) -> bytes:
     """Return the answer to a websocket's request (RFC 6455 4.2.2)."""
     accept = WebSocketProtocol13.compute_accept_value(head.headers["sec-websocket-key"])
-    return _WELCOME + accept.encode() + b"\r\n\r\n"
+    chosen = subprotocol(head.headers.get("sec-websocket-protocol", ""))
+    echo = f"\r\nSec-WebSocket-Protocol: {chosen}" if chosen else ""
+    return b"%b%b%b\r\n\r\n" % (_WELCOME, accept.encode(), echo.encode())

@@ -904,6 +904,42 @@ async def test_a_text_frame_may_bring_base64() -> None:
         await socket.close()
 
 
+@pytest.mark.parametrize(
+    ("offered", "echoed"),
+    [
+        ("v1.mine", "v1.mine"),
+        ("json, x", "json"),
+        ("bearer,x", "bearer"),
+        (" a , b", "a"),
+        ("", None),
+        (",a", None),
+        ("not a token, b", None),
+        ("a" * 300, None),
+    ],
+)
+@pytest.mark.parametrize("target", [WEBSOCKET, "/rt/tickets"])
+@aio
+async def test_the_first_offered_subprotocol_is_echoed(target: str, offered: str, echoed: str | None) -> None:
+    """RFC 6455 4.1: browsers and Node's `ws` close a websocket whose offered subprotocols were not answered."""
+    async with door() as d:
+        http = await Http.to(d)
+        answer = await http.ask("GET", target, headers={**HANDSHAKE, "Sec-WebSocket-Protocol": offered})
+        assert answer.status == 101
+        assert answer.headers.get("sec-websocket-protocol") == echoed
+        await http.close()
+
+
+@aio
+async def test_a_websocket_that_takes_over_from_polls_is_answered_its_subprotocol() -> None:
+    async with door() as d:
+        client = await Polling.open(d)
+        http = await Http.to(d)
+        target = f"{WEBSOCKET}&sid={client.sid}"
+        answer = await http.ask("GET", target, headers={**HANDSHAKE, "Sec-WebSocket-Protocol": "v1.mine, v2.mine"})
+        assert (answer.status, answer.headers.get("sec-websocket-protocol")) == (101, "v1.mine")
+        await http.close()
+
+
 # ── whose page it is ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 ALLOWED = "https://app.example.com"

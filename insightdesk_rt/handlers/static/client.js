@@ -5,7 +5,7 @@
  *   const tickets = desk.of("/tickets");
  *   tickets.on("connect", ({ recovered }) => recovered || tickets.emit("ticket:subscribe", { ticketId: "42" }));
  *   tickets.on("ticket:updated", ({ changes }) => show(changes));
- *   const { count } = await tickets.call("ticket:view", { ticketId: "42", state: "replying" });
+ *   const { viewers } = await tickets.call("ticket:view", { ticketId: "42", state: "replying" });
  *
  * A classic script, `import "/rt/client.js"` or require(), where WebSocket is global (Node 22).
  */
