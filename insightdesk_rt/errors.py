@@ -87,8 +87,8 @@ class CloseReason(Enum):
     PING_TIMEOUT = "ping timeout"
     PARSE_ERROR = "parse error"
     TOO_BIG = "payload too big"
-    # Engine.IO's close packet. It is no goodbye: stock clients on long-polling send it whenever their engine closes, also
-    # before they reconnect (Polling.doClose). A client that leaves for good sends DISCONNECT first.
+    # Engine.IO's close packet. It is no goodbye: stock clients on long-polling send it whenever their engine closes,
+    # also before they reconnect (Polling.doClose). A client that leaves for good sends DISCONNECT first.
     CLIENT_CLOSE = "client close"
     CLIENT_LEFT = "client namespace disconnect"
     SERVER_LEFT = "server namespace disconnect"

@@ -23,12 +23,13 @@ from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect, Encoded, Leave,
 from insightdesk_rt.wire.engine import PROBE_PONG, EngineSession, Goodbye, ProbeStep
 from insightdesk_rt.wire.native import NativeSession
 
+LOOK_MS = 1_000  # between looks at a peer whose pong is later than the next ping was due
+
 
 class Client:
     __slots__ = (
         "_connects_from_ms",
         "_host",
-        "_interval_ms",
         "_probe",
         "_receiver",
         "_unfinished",
@@ -73,7 +74,6 @@ class Client:
         self._receiver = receiver
         self._host = host
         self._probe: Transport | None = None
-        self._interval_ms = 0
         self._connects_from_ms = 0
         self._unfinished = 0  # the message that was coming in at the last look, and since when
         self._unfinished_ms = 0
@@ -105,7 +105,6 @@ class Client:
         host.opened[transport.name] += 1
         for message in self.session.opened(now_ms):
             self.outbox.put(message)
-        self._interval_ms = self.session.deadline_ms() - now_ms
         self._arm(now_ms)
         if host.connect_timeout_ms:
             host.wheel.later(("connect", self), host.connect_timeout_ms, self._connect_late)
@@ -244,9 +243,10 @@ class Client:
         return self.gone
 
     def _arm(self, now_ms: int) -> None:
-        # With a ping out the deadline is far, but its pong will make the next ping due earlier. To look again after an
-        # interval is cheaper than to ask for the deadline whenever something comes.
-        wait_ms = min(self.session.deadline_ms() - now_ms, self._interval_ms)
+        # With a ping out the deadline is far, but once it is answered the next ping is due earlier. To look again then
+        # is cheaper than to ask for the deadline whenever something comes.
+        next_ms = self.session.due_ms() - now_ms
+        wait_ms = min(self.session.deadline_ms() - now_ms, next_ms if next_ms > 0 else LOOK_MS)
         if self._unfinished:
             wait_ms = min(wait_ms, self._unfinished_ms + self._host.message_timeout_ms - now_ms)
         self._host.wheel.later(self, max(wait_ms, 0), self._tick)

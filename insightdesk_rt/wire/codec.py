@@ -129,6 +129,10 @@ class Session(Protocol):
         """When `heartbeat` must be called next, or, with a ping out, when the peer is dead."""
         ...
 
+    def due_ms(self) -> int:
+        """When the next ping leaves, if the last one is answered by then."""
+        ...
+
     def dead(self, now_ms: int) -> bool:
         """Has the peer been silent past its ping timeout? Also asked lazily, when a request comes for the session."""
         ...

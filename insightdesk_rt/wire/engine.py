@@ -9,9 +9,10 @@
 The table is about the messages of a second carrier, the websocket that wants to take over from polling. A refusal ends
 that websocket only; the session lives on where it was.
 
-Heartbeat: the server pings `ping_interval_ms` after the open or the last pong, and the peer is dead
+Heartbeat: the server pings `ping_interval_ms` after the open or after the previous ping was due, and the peer is dead
 `ping_timeout_ms` after the ping or its last byte, whichever was later. Pings are not put off by other traffic: a stock
-client closes when no ping came for interval and timeout together.
+client closes when no ping came for interval and timeout together. Counted from when the previous ping was due, neither
+a late timer nor a slow pong adds to the next interval.
 """
 
 from __future__ import annotations
@@ -25,16 +26,13 @@ from insightdesk_rt.wire import json
 from insightdesk_rt.wire.codec import Codec, Encoded, Inbound
 from insightdesk_rt.wire.engineio import PacketType, decode_binary
 from insightdesk_rt.wire.frames import encoded
+from insightdesk_rt.wire.limits import LATE_MS
 from insightdesk_rt.wire.socketio import SocketIOSession
 
 PING = encoded(PacketType.PING)
 NOOP = encoded(PacketType.NOOP)  # for polls only: a stock client's websocket never gets one
 CLOSE = encoded(PacketType.CLOSE)  # for polls only: a websocket is closed by a close frame
 PROBE_PONG = encoded(PacketType.PONG + "probe")
-
-# A ping that leaves up to this late (the wheel's step) counts from when it was due, so that deadlines are exact; after
-# a longer stall of this server it counts from when it left, so that our stall does not kill our peers.
-LATE_MS = 250
 
 
 class EngineSettings(NamedTuple):
@@ -45,7 +43,7 @@ class EngineSettings(NamedTuple):
 
 
 class Goodbye(Exception):
-    """The client sent Engine.IO's close packet: not an error, close its connection as CLIENT_CLOSE."""
+    """The client sent Engine.IO's close packet, which is no violation. Close its connection as CLIENT_CLOSE."""
 
 
 class Phase(Enum):
@@ -114,9 +112,7 @@ class EngineSession:
         if kind == "4":
             return self._inner.receive_text(message[1:])
         if kind == "3":
-            if self._pinged_ms is not None:  # else nobody asked; it changes nothing (CVE-2026-48802)
-                self._pinged_ms = None
-                self._due_ms = now_ms + self._settings.ping_interval_ms
+            self._pinged_ms = None  # if nobody asked, that changes nothing (CVE-2026-48802)
             return ()
         if kind == "b":
             return self._inner.receive_binary(decode_binary(message))
@@ -138,7 +134,11 @@ class EngineSession:
         if self._pinged_ms is not None or now_ms < self._due_ms or self.phase is Phase.CLOSING:
             return None
         self._pinged_ms = self._due_ms if now_ms - self._due_ms <= LATE_MS else now_ms
+        self._due_ms = self._pinged_ms + self._settings.ping_interval_ms
         return PING
+
+    def due_ms(self) -> int:
+        return self._due_ms
 
     def deadline_ms(self) -> int:
         if self._pinged_ms is None:

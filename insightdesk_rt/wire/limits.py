@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# A ping that leaves up to this late (the wheel's step) counts from when it was due, so that deadlines are exact; after
+# a longer stall of this server it counts from when it left, so that our stall does not kill our peers.
+LATE_MS = 250
+
 
 class PacketLimits(NamedTuple):
     max_attachments: int = 10  # socket.io-parser 4.2.6

@@ -26,7 +26,7 @@ from insightdesk_rt.limits import ANY
 from insightdesk_rt.wire import json
 from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect, Encoded, Inbound
 from insightdesk_rt.wire.frames import encoded, ping_frame, text_frame
-from insightdesk_rt.wire.limits import PacketLimits
+from insightdesk_rt.wire.limits import LATE_MS, PacketLimits
 from insightdesk_rt.wire.socketio import check_event_name
 
 MAX_ID = 2**53  # what JavaScript can count to
@@ -208,15 +208,18 @@ class NativeSession:
 
     def heard(self, now_ms: int) -> None:
         """Pongs do not reach `receive`: whatever the peer says is taken for one."""
-        if self._pinged_ms is not None:
-            self._pinged_ms = None
-            self._due_ms = now_ms + self._interval_ms
+        self._pinged_ms = None
 
     def heartbeat(self, now_ms: int) -> Encoded | None:
         if self._pinged_ms is not None or now_ms < self._due_ms:
             return None
         self._pinged_ms = now_ms
+        late_ms = now_ms - self._due_ms
+        self._due_ms = (now_ms if late_ms > LATE_MS else self._due_ms) + self._interval_ms
         return PING
+
+    def due_ms(self) -> int:
+        return self._due_ms
 
     def deadline_ms(self) -> int:
         return self._due_ms if self._pinged_ms is None else self._pinged_ms + self._timeout_ms

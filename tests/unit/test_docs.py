@@ -71,6 +71,10 @@ def frames(text: str) -> list[str]:
     return block[1].splitlines()
 
 
+def json_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def test_the_same_events_are_documented_as_declared() -> None:
     assert documented("server") == set(requests())
     assert documented("client") == {out.event for out in outbounds() if out.event} | PLAIN
@@ -97,6 +101,7 @@ def test_a_request_is_documented_as_it_is_read(name: str) -> None:
 
     answer = json.loads(native_ack)
     assert answer["ack"] == 7 and answer["data"]["ok"] is True
+    assert native_ack == NativeCodec().ack_text(space, 7, json_text(answer["data"])).text, "no member is too much"
     assert json.loads(socketio_ack.removeprefix(f"43{space},7")) == [answer["data"]]
 
 

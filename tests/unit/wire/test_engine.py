@@ -12,7 +12,6 @@ from insightdesk_rt.errors import WireError
 from insightdesk_rt.wire.codec import Call, Connect, Session
 from insightdesk_rt.wire.engine import (
     CLOSE,
-    LATE_MS,
     NOOP,
     PING,
     PROBE_PONG,
@@ -22,6 +21,7 @@ from insightdesk_rt.wire.engine import (
     Phase,
     ProbeStep,
 )
+from insightdesk_rt.wire.limits import LATE_MS
 from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession
 
 SETTINGS = EngineSettings(ping_interval_ms=25_000, ping_timeout_ms=30_000, max_payload_bytes=1_000_000)
@@ -140,11 +140,13 @@ def test_a_stall_of_ours_does_not_kill_the_peer() -> None:
     assert session.dead(late + 30_000)
 
 
-def test_a_pong_starts_the_next_interval() -> None:
+def test_the_next_ping_is_due_an_interval_after_the_last_one_was_due() -> None:
+    """Neither a timer that ran late nor a slow pong moves the later pings."""
     session = opened()
-    session.heartbeat(26_000)
-    assert session.receive("3", 26_500) == ()
-    assert session.deadline_ms() == 51_500
+    due = OPENED_MS + 25_000
+    session.heartbeat(due + 40)
+    assert session.receive("3", due + 500) == ()
+    assert session.deadline_ms() == session.due_ms() == due + 25_000
     assert not session.dead(10**9)
 
 

@@ -57,9 +57,7 @@ def test_binary_goes_as_base64() -> None:
     "written_by",
     [
         pytest.param(lambda data: b64encode(data).decode(), id="as it is usual"),
-        pytest.param(
-            lambda data: encodebytes(data).decode(), id="Java's Base64.DEFAULT: a newline after 76 characters"
-        ),
+        pytest.param(lambda data: encodebytes(data).decode(), id="Java's: a newline after 76 characters"),
         pytest.param(lambda data: encodebytes(data).decode().replace("\n", "\r\n"), id="MIME: CR LF"),
         pytest.param(lambda data: b64encode(data).decode().rstrip("="), id="without padding"),
         pytest.param(lambda data: urlsafe_b64encode(data).decode(), id="the letters of URLs"),
@@ -68,7 +66,7 @@ def test_binary_goes_as_base64() -> None:
     ],
 )
 def test_base64_of_every_maker_is_understood(written_by: Callable[[bytes], str], size: int) -> None:
-    """engine.io-client-java writes newlines, and Node's server takes all of these; one strict reader ends the session."""
+    """engine.io-client-java writes newlines, and Node's server takes all of these. A strict reader ends the session."""
     data = bytes(range(256))[-size:] if size else b""
     assert decode_binary("b" + written_by(data)) == data
 
