@@ -139,7 +139,7 @@ class KeyRing:
         self.fetches += 1
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S):
-                body = await self._get(self._settings.jwks_url)
+                body = await self._get(self._settings.jwks_url.reveal())
             published = _parse(body, self._settings.jwt_algorithms)
         except Exception as why:  # whatever a foreign server does is no reason to stop
             self.failures += 1
@@ -199,7 +199,7 @@ def _parse(body: bytes, allowed: tuple[str, ...]) -> tuple[Key, ...]:
 
 def _secret(settings: Settings) -> bytes:
     if settings.jwt_secret:
-        return settings.jwt_secret.encode()
+        return settings.jwt_secret.reveal().encode()
     if settings.jwt_secret_file:
         path = Path(settings.jwt_secret_file)
     else:

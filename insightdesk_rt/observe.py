@@ -41,7 +41,8 @@ _SECRETS = (
     # token=… in a query, "password": "…" in JSON or a Python dict
     (re.compile(r"""(?i)((?:token|secret|passw(?:or)?d)["']?\s*[=:]\s*["']?)[^\s"'&;,}\[]+"""), r"\1[hidden]"),
     (re.compile(r"([?&]sid=)[^&\s]+"), r"\1[hidden]"),  # whoever has a polling session's id has the session
-    (re.compile(r"(://[^/@\s:]*:)[^/@\s]*@"), r"\1[hidden]@"),
+    # A password that was not encoded may hold any of these signs: all up to the last @ is hidden.
+    (re.compile(r"://\S*@"), "://[hidden]@"),
 )
 # C0, DEL, C1, what turns text round or is invisible (bidi marks, BOM), line and paragraph separators, lone surrogates
 _UNSAFE = "\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff"

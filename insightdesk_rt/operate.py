@@ -17,6 +17,7 @@ import insightdesk_rt
 from insightdesk_rt import auth
 from insightdesk_rt.admin import remote
 from insightdesk_rt.config import ConfigError, Loaded, Settings
+from insightdesk_rt.config.secret import shown_url, split_url
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.keys import has_secret, signing_key
 from insightdesk_rt.wire import json
@@ -97,6 +98,9 @@ def span(seconds: float) -> str:
 
 def admin_url(loaded: Loaded, options: argparse.Namespace) -> str:
     if options.url:
+        url = split_url(options.url)
+        if url is None or url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query:
+            raise ConfigError(f"--url {shown_url(options.url)}: expected http(s)://host:port, without a password")
         return str(options.url).rstrip("/")
     settings = loaded.settings
     if not settings.admin_port:

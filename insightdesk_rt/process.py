@@ -16,7 +16,7 @@ from msgspec import structs
 
 from insightdesk_rt import __version__
 from insightdesk_rt.cli import command_line
-from insightdesk_rt.config import ConfigError, Loaded, shown
+from insightdesk_rt.config import ConfigError, Loaded
 from insightdesk_rt.listening import StartError
 from insightdesk_rt.namespaces import PATHS
 from insightdesk_rt.server import Server
@@ -114,7 +114,7 @@ def _banner(loaded: Loaded, nodes: str, port: int, admin_ports: str, embedded: b
     settings, scheme = loaded.settings, "s" if loaded.settings.tls_cert_file else ""
     host = f"{_host(settings.address)}:{port}"
     admin = f"{_host(settings.admin_address)}:{admin_ports}"
-    where = "its own Valkey in " + settings.data_dir if embedded else shown("valkey_url", settings.valkey_url)
+    where = "its own Valkey in " + settings.data_dir if embedded else str(settings.valkey_url)
     token = command_line(loaded, "token", "--sub", "ann", "--role", "agent", "--team", "support", "--name", "Ann")
     rows = [
         ("clients", f"http{scheme}://{host}/socket.io/   Socket.IO"),

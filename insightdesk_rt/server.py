@@ -25,7 +25,8 @@ from insightdesk_rt.cluster.directory import Directory, new_place
 from insightdesk_rt.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.cluster.resume import Resume
 from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.config import ConfigError, Loaded, shown
+from insightdesk_rt.config import ConfigError, Loaded
+from insightdesk_rt.config.secret import shown_url
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.desk import Desk, build_desk
 from insightdesk_rt.drain import Drain
@@ -245,7 +246,7 @@ class Server:
 
     async def _valkey(self) -> Valkey:
         settings = self.settings
-        url = settings.valkey_url
+        url = settings.valkey_url.reveal()
         if not url:
             try:
                 self.embedded = start_embedded(settings.data_dir, durable=settings.durable)
@@ -258,7 +259,7 @@ class Server:
         self._stack.push_async_callback(valkey.close)
         await valkey.start()
         if not valkey.available:
-            raise StartError(f"valkey_url = {shown('valkey_url', url)}: nobody answers there")
+            raise StartError(f"valkey_url = {shown_url(url)}: nobody answers there")
         return valkey
 
     def _revive(self) -> None:

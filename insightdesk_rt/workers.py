@@ -27,6 +27,7 @@ from msgspec import structs
 
 from insightdesk_rt import observe
 from insightdesk_rt.config import Loaded
+from insightdesk_rt.config.secret import SecretUrl
 from insightdesk_rt.embedded import Embedded, EmbeddedError, dies_with_parent, start_embedded
 from insightdesk_rt.listening import StartError, bind_shared, close_all, port_of
 
@@ -214,7 +215,7 @@ class Supervisor:
     def _valkey_url(self) -> str:
         settings = self._loaded.settings
         if settings.valkey_url:
-            return settings.valkey_url
+            return settings.valkey_url.reveal()
         try:
             self._embedded = start_embedded(settings.data_dir, durable=settings.durable)
         except EmbeddedError as why:
@@ -232,7 +233,7 @@ def _of_worker(loaded: Loaded, number: int, valkey_url: str) -> Loaded:
     of_worker = structs.replace(
         settings,
         node_id=f"{settings.node_id}-{number}",
-        valkey_url=valkey_url,
+        valkey_url=SecretUrl(valkey_url),
         admin_port=own(settings.admin_port),
         relay_port=own(settings.relay_port),
     )

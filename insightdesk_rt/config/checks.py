@@ -10,13 +10,20 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import parse_qsl
 
 from insightdesk_rt.auth import FAMILIES, MIN_SECRET_BYTES
+from insightdesk_rt.config.secret import options_of, split_url, url_fault
 from insightdesk_rt.config.settings import Settings, is_loopback
 from insightdesk_rt.limits import or_any, parse_rate
 
 VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
+VALKEY_URL = "expected valkey://host:6379, valkeys:// (TLS) or unix:///path/to/socket"
+# Of what valkey-py takes behind the ?, what means something for this server's connections.
+PLAIN_OPTIONS = frozenset({"client_name", "db", "password", "username"})
+TLS_OPTIONS = frozenset(
+    {"ssl_ca_certs", "ssl_ca_data", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers", "ssl_keyfile"}
+)
 LEAST_BYTES = 1024  # what a small event has; below, nothing works
 LEAST_EVENTS = 10
 TRANSPORTS = {"polling", "websocket"}
@@ -32,7 +39,7 @@ def misfits(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def doubts(settings: Settings) -> Iterator[str]:
     """Yield what an admin should know and may want."""
-    url = _split(settings.jwks_url)
+    url = split_url(settings.jwks_url.reveal())
     if url and url.scheme == "http" and not is_loopback(url.hostname or ""):
         yield "jwks_url is not https: whoever is on the way to it can put in keys of his own"
     if "*" in settings.allowed_origins:
@@ -94,7 +101,7 @@ def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
         return
     if settings.jwt_secret and settings.jwt_secret_file:
         yield "jwt_secret_file", "jwt_secret is set too; which one counts?"
-    if settings.jwt_secret and len(settings.jwt_secret.encode()) < MIN_SECRET_BYTES:
+    if settings.jwt_secret and len(settings.jwt_secret.reveal().encode()) < MIN_SECRET_BYTES:
         yield "jwt_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
     if "HS" in families and not secret and not settings.on_loopback:
         yield "address", "off loopback a secret is needed: set jwt_secret_file (or take HS out of jwt_algorithms)"
@@ -109,15 +116,14 @@ def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "jwt_algorithms", "RS and PS use the same kind of key; choose one of them"
     if settings.jwt_public_key_file and len(families - {"HS"}) > 1:
         yield "jwt_algorithms", "one public key has one kind of algorithm; several kinds need jwks_url"
-    url = _split(settings.jwks_url)
+    url = split_url(settings.jwks_url.reveal())
     if settings.jwks_url and not (url and url.scheme in ("http", "https") and url.hostname and not url.username):
         yield "jwks_url", "expected http(s)://host/path, without a password"
 
 
 def _store(settings: Settings) -> Iterator[tuple[str, str]]:
-    url = _split(settings.valkey_url)
-    if settings.valkey_url and not (url and url.scheme in VALKEY_SCHEMES and (url.hostname or url.path)):
-        yield "valkey_url", "expected valkey://host:6379, valkeys:// (TLS) or unix:///path/to/socket"
+    if settings.valkey_url and (why := _valkey_url_fault(settings.valkey_url.reveal())):
+        yield "valkey_url", why
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", settings.valkey_prefix):
         yield "valkey_prefix", "expected 1 to 64 letters, digits, dots, dashes, underscores"
     if settings.node_id and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", settings.node_id):
@@ -128,6 +134,25 @@ def _store(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "access", "expected package.module:factory"
     if not settings.transports or set(settings.transports) - TRANSPORTS:
         yield "transports", "expected polling, websocket or both"
+
+
+def _valkey_url_fault(text: str) -> str:
+    """Return why a text is no URL of a Valkey, or ""."""
+    if "://" not in text and not text.startswith("unix:"):
+        return VALKEY_URL
+    if fault := url_fault(text):
+        return fault if "percent" in fault else VALKEY_URL
+    url = split_url(text)
+    if url is None or url.scheme not in VALKEY_SCHEMES or not (url.path if url.scheme == "unix" else url.hostname):
+        return VALKEY_URL
+    if url.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", url.path):
+        return "expected nothing behind the host but the number of a database, as in valkey://host:6379/0"
+    known = PLAIN_OPTIONS | (TLS_OPTIONS if url.scheme in ("valkeys", "rediss") else frozenset())
+    if set(options_of(url)) - known:
+        return f"expected no other options behind the ? than {', '.join(sorted(known))}"
+    if not all(value.isascii() and value.isdigit() for name, value in parse_qsl(url.query) if name == "db"):
+        return "expected a number for the option db"
+    return ""
 
 
 def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -162,14 +187,5 @@ def _is_unspecified(address: str) -> bool:
 
 def _is_origin(text: str) -> bool:
     # RFC 6454 6.2: scheme, host and port, nothing behind; as browsers send it, so without capitals
-    url = _split(text)
+    url = split_url(text)
     return bool(url and url.scheme and url.hostname and text == f"{url.scheme}://{url.netloc}" and text == text.lower())
-
-
-def _split(text: str) -> SplitResult | None:
-    try:
-        url = urlsplit(text)
-        url.port  # noqa: B018  raises for a port that is none
-        return url
-    except ValueError:
-        return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
+from insightdesk_rt.config.secret import Secret
 from insightdesk_rt.config.settings import Setting, table
 from insightdesk_rt.config.sources import ENV_PREFIX
 from insightdesk_rt.wire import json
@@ -51,4 +52,4 @@ def _values(setting: Setting) -> str:
 
 def _toml(value: Any) -> str:
     # For texts, numbers, truth values, lists of texts and an empty table TOML writes what JSON writes
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return json.dumps(list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Secret) else value)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import msgspec
 from msgspec import Meta, Struct
 
+from insightdesk_rt.config.secret import Secret, SecretUrl
 from insightdesk_rt.limits import Rate, parse_rate
 from insightdesk_rt.wire.frames import MAX_FRAGMENTS
 
@@ -56,17 +57,19 @@ class Settings(Struct, frozen=True, kw_only=True):
     demo: Annotated[bool, Help("serve /demo, a helpdesk that moves by itself (loopback only)")] = False
 
     data_dir: Annotated[str, Help("folder of the secret and the embedded Valkey", "What it keeps")] = "./data"
-    valkey_url: Annotated[str, Help("valkey://, valkeys:// or unix://; empty starts an embedded one")] = ""
+    valkey_url: Annotated[SecretUrl, Help("valkey://, valkeys:// or unix://; empty starts an embedded one")] = (
+        SecretUrl()
+    )
     valkey_prefix: Annotated[str, Help("first part of every key and channel; one per environment")] = "insightdesk"
     node_id: Annotated[str, Help("name of this node in session ids and logs; empty makes one up")] = ""
     log_max_entries: Annotated[int, Meta(ge=100), Help("events kept per namespace for clients that return")] = 100_000
     durable: Annotated[bool, Help("acknowledge a chat message once it is on disk")] = False
 
-    jwt_secret: Annotated[str, Help("secret of HS tokens, 32 bytes or more", "Who may come in")] = ""
+    jwt_secret: Annotated[Secret, Help("secret of HS tokens, 32 bytes or more", "Who may come in")] = Secret()
     jwt_secret_file: Annotated[str, Help("file that holds it; without either, one is made in data_dir")] = ""
     jwt_algorithms: Annotated[Names, Help("algorithms a token may be signed with")] = ("HS256",)
     jwt_public_key_file: Annotated[str, Help("public key (PEM) of RS, PS, ES or EdDSA tokens")] = ""
-    jwks_url: Annotated[str, Help("where the issuer publishes its public keys (JWKS)")] = ""
+    jwks_url: Annotated[SecretUrl, Help("where the issuer publishes its public keys (JWKS)")] = SecretUrl()
     jwt_issuer: Annotated[str, Help("the iss a token must have; empty: any or none")] = ""
     jwt_audience: Annotated[str, Help("the aud a token must have; empty: none")] = ""
     jwt_leeway_s: Annotated[int, Meta(ge=0, le=30), Help("how long after its exp a token still counts")] = 0
@@ -126,6 +129,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_level: Annotated[Level, Help("least level that is logged", "Logs")] = "info"
     log_format: Annotated[Literal["kv", "json"], Help("key=value or JSON, a line per event")] = "kv"
 
+    def __post_init__(self) -> None:
+        """Make secrets of the texts that code gives to secret settings."""
+        for name, kind in SECRETS.items():
+            value = getattr(self, name)
+            if isinstance(value, str):
+                msgspec.structs.force_setattr(self, name, kind(value))
+
     @property
     def on_loopback(self) -> bool:
         """Can only this machine reach the client port?"""
@@ -137,12 +147,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         return {event: parse_rate(text) for event, text in self.rate_limits.items()}
 
 
+SECRETS: dict[str, type[Secret]] = {"valkey_url": SecretUrl, "jwt_secret": Secret, "jwks_url": SecretUrl}
+
+
 class Setting(NamedTuple):
     """One row of the table."""
 
     name: str
     type: Any  # with its bounds, for msgspec
-    kind: type  # bool, int, str, tuple or dict
+    kind: type  # bool, int, str, tuple, dict, or a kind of Secret
     default: Any
     help: str
     group: str  # the heading it stands under

@@ -19,12 +19,12 @@ import msgspec
 from msgspec import Struct
 
 from insightdesk_rt.config.checks import doubts, misfits
-from insightdesk_rt.config.settings import ConfigError, Setting, Settings, table
+from insightdesk_rt.config.secret import Secret, shown_text
+from insightdesk_rt.config.settings import SECRETS, ConfigError, Setting, Settings, table
 
 ENV_PREFIX = "INSIGHTDESK_RT_"
 # Variables that begin like a setting and are none: the file's name, and what the tests must not skip.
 OTHER_ENV = {ENV_PREFIX + "CONFIG", ENV_PREFIX + "REQUIRE"}
-SECRETS = {"jwt_secret"}  # never printed
 COMMAND_LINE = "command line"
 # What another command must know to reach a server and to be believed by it; data_dir too, if the secret is in it.
 OF_A_SERVER = ("admin_address", "admin_port", "jwt_secret_file", "jwt_algorithms", "jwt_issuer", "jwt_audience")
@@ -145,14 +145,14 @@ def unknown(word: str, others: Sequence[str] = ()) -> str:
 
 def shown(name: str, value: Any) -> str:
     """Return a value as it may be printed: on one line, no secret, no password of a URL, not too long."""
-    if name in SECRETS and value:
-        return "[hidden]"
+    if name in SECRETS and not isinstance(value, Secret):
+        value = SECRETS[name](value) if isinstance(value, str) else Secret(str(value))
     if isinstance(value, dict):
         value = [f"{key}={one}" for key, one in value.items()]
     if isinstance(value, tuple | list):
-        value = ",".join(map(str, value))
+        value = ",".join(shown_text(str(one)) for one in value)
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return printable(re.sub(r"(://[^/@\s]*?:)[^@\s]*@", r"\1[hidden]@", text))
+    return printable(text if isinstance(value, Secret) else shown_text(text))
 
 
 def printable(text: str, longest: int = 200) -> str:
@@ -202,4 +202,10 @@ def _convert(setting: Setting, given: Given) -> Any:
             value = parts
         elif setting.kind is dict:
             value = {key.strip(): rate.strip() for key, _, rate in (part.partition("=") for part in parts)}
-    return msgspec.convert(value, setting.type)
+    return msgspec.convert(value, setting.type, dec_hook=_secret)
+
+
+def _secret(kind: type, value: Any) -> Any:
+    if not (issubclass(kind, Secret) and isinstance(value, str)):
+        raise ValueError
+    return kind(value)

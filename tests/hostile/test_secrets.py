@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from urllib.parse import quote
 
+import jwt
 import pytest
 
 from tests.hostile.kit import POLL, SOCKET, Caller, Target
 from tests.hostile.test_frames import ENDS, STAYS, joined
 from tests.hostile.test_limits import running
 from tests.support.aio import aio, until
-from tests.support.server import ServerProcess
+from tests.support.own_valkey import OwnValkey
+from tests.support.server import SECRET, ServerProcess, environment
 
 CANARY = "canary-6f1d"
 
@@ -87,3 +93,46 @@ async def test_a_hostile_client_costs_one_line_of_the_log_at_most(server: Server
     await target.close()
     lines = server.log().splitlines()[before:]
     assert len(lines) <= len(attacks), lines
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server each of whose settings that can hold a secret holds one."""
+    password = f"{CANARY}@/#?&:"
+    with OwnValkey() as valkey:
+        valkey("CONFIG", "SET", "requirepass", password)
+        settings = {
+            "valkey_url": f"{valkey.url}?db=0&password={quote(quote(password))}",
+            "jwt_secret": SECRET + CANARY,
+            "jwks_url": f"http://127.0.0.1:9/keys?api_key={CANARY}",
+            "jwt_algorithms": "HS256,RS256",
+            "log_level": "debug",
+        }
+        with running(tmp_path_factory.mktemp("guarded"), "fetching keys failed", **settings) as server:
+            yield server
+
+
+@aio
+async def test_no_place_that_shows_settings_shows_a_secret(guarded: ServerProcess) -> None:
+    """The banner and the log, GET /config (and the console, which shows that)."""
+    admin = sign(guarded.settings["jwt_secret"])
+    status, answer = await guarded.push("GET", "/api/v1/config", token=admin)
+    shown = {each["name"]: each["value"] for each in answer["settings"]}
+    assert status == 200 and CANARY not in str(answer)
+    assert shown["valkey_url"].endswith("?db=0&password=[hidden]") and shown["jwt_secret"] == "[hidden]"
+    assert shown["jwks_url"] == "http://127.0.0.1:9/keys?api_key=[hidden]"
+    assert "?db=0&password=[hidden]" in guarded.log() and CANARY not in guarded.log()
+
+
+@pytest.mark.parametrize(
+    "words", [["check", "--all"], ["check", "--port", "x"], ["serve", "--workers", "0"], ["serve", "--no-such", "1"]]
+)
+def test_no_command_shows_a_secret(guarded: ServerProcess, words: list[str]) -> None:
+    command, surroundings = [sys.executable, "-m", "insightdesk_rt", *words], environment(guarded.settings)
+    said = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=surroundings, timeout=20)
+    assert said.stdout + said.stderr and CANARY not in said.stdout + said.stderr
+
+
+def sign(secret: object) -> str:
+    now = int(time.time())
+    return jwt.encode({"sub": "boss", "role": "admin", "iat": now, "exp": now + 60}, str(secret), algorithm="HS256")

@@ -175,3 +175,18 @@ def test_tests_that_the_docs_name_are_there() -> None:
     for page in PAGES:
         for name in re.findall(r"`(test_\w+)`", page.read_text()):
             assert f"def {name}(" in sources, f"{page.name} names {name}"
+
+
+def test_log_lines_that_the_docs_show_are_written() -> None:
+    """Each `msg=` of an example line is said by the module that its `logger=` names."""
+    shown = [
+        (logger, message or word)
+        for page in PAGES
+        for logger, message, word in re.findall(
+            r'logger=(\S+)(?: node=\S+)? msg=(?:"([^"]+)"|(\S+))', page.read_text(encoding="utf-8")
+        )
+    ]
+    assert shown
+    for logger, message in shown:
+        module = ROOT / "insightdesk_rt" / f"{logger.replace('.', '/')}.py"
+        assert f'"{message}"' in module.read_text(encoding="utf-8"), f"{logger} does not say {message!r}"

@@ -116,6 +116,8 @@ SECRET_TEXTS = [
     "{'password': 'c2VjcmV0LXZhbHVl'}",
     "Cookie: a=1; session=c2VjcmV0LXZhbHVl",
     "valkey://user:c2VjcmV0LXZhbHVl@host:6379",
+    "valkey://:p@ss/c2VjcmV0LXZhbHVl#x@host:6379",
+    "unix:///run/valkey.sock?db=0&password=c2VjcmV0LXZhbHVl",
     "jwt_secret = c2VjcmV0LXZhbHVl",
     "x" * 290 + token(),
     "y" * 100_000 + token(),

@@ -1,0 +1,128 @@
+"""Settings that hold a secret are of a type of their own: whoever prints one prints what may be seen of it.
+
+    url = SecretUrl("valkey://desk:p%40ss@db:6379/0?password=x")
+    f"{url}"        # valkey://desk:[hidden]@db:6379/0?password=[hidden]
+    url.reveal()    # the text itself, for the one place that dials
+
+A URL is shown as rebuilt from its parts. Where the parts are not certain, because an `@`, `/`, `#` or `?` of a password
+that was not percent-encoded looks like its end, nothing but the scheme is shown, and `url_fault` says so.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+HIDDEN = "[hidden]"
+ENCODE = "percent-encode the password (@ is %40, / is %2F, # is %23, ? is %3F, % is %25)"
+
+# Options in the query of a Valkey URL that say nothing secret: a number, a yes or no, a path.
+_OPEN_OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
+_HIDDEN_OPTIONS = frozenset({"client_name", "password", "ssl_ca_data", "ssl_ciphers", "username"})
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}(?=:)")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_BAD_CHARACTER = re.compile(r"[\x00-\x20\x7f]")
+_ADDRESS = re.compile(r"[A-Za-z0-9.-]{1,253}:[0-9]{1,5}")
+_OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,40}")
+_URL_IN_TEXT = re.compile(r"\S*://\S*")
+
+
+class Secret:
+    """A text that str(), repr() and format() do not show. An empty one counts as false."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __str__(self) -> str:
+        return HIDDEN if self._text else ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class SecretUrl(Secret):
+    """A URL that may hold a password: all of it but that is shown."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return shown_url(self._text)
+
+
+def split_url(text: str) -> SplitResult | None:
+    """Return the parts of a URL; None for a text that is none, or whose port is no port."""
+    try:
+        url = urlsplit(text)
+        url.port  # noqa: B018  raises for a port that is none
+        return url
+    except ValueError:
+        return None
+
+
+def url_fault(text: str) -> str:
+    """Return why it is not certain where the password of a URL ends, and what to do; "" where it is."""
+    url = split_url(text)
+    if url is None:
+        return ENCODE if "@" in text else "it is not a URL"
+    user, _, host = url.netloc.rpartition("@")
+    if "@" in user or "#" in text or _BAD_ESCAPE.search(url.netloc) or _BAD_CHARACTER.search(text):
+        return ENCODE
+    if url.scheme == "unix" and not url.netloc:  # a path, in which an @ is a letter like others
+        return ""
+    if url.scheme == "unix" and host:
+        return ENCODE if "@" in text else "it is not a URL"
+    return ENCODE if "@" in url.path + url.query else ""
+
+
+def shown_url(text: str) -> str:
+    """Return a URL as it may be printed: without its password and the values of its query."""
+    scheme = _SCHEME.match(text)
+    if not text or _ADDRESS.fullmatch(text):
+        return text
+    if scheme is None:
+        return HIDDEN
+    url = urlsplit(text) if not url_fault(text) else None
+    if url is None or (url.scheme != "unix" and not url.hostname):
+        return f"{scheme.group()}://{HIDDEN}"
+    user, at, host = url.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    # a user alone is often a password that lacks its colon
+    shown_user = f"{name}:{HIDDEN}" if colon else HIDDEN
+    path = url.path if url.scheme == "unix" or not url.path.startswith("//") else HIDDEN
+    web = url.scheme in ("http", "https")
+    query = "&".join(_shown_option(part, web) for part in url.query.split("&") if part)
+    slashes = "//" if text[scheme.end() :].startswith("://") else ""
+    return f"{scheme.group()}:{slashes}{shown_user + at if at else ''}{host}{path}" + (f"?{query}" if query else "")
+
+
+def shown_text(text: str) -> str:
+    """Return a text in which every URL is as `shown_url` shows it."""
+    return _URL_IN_TEXT.sub(lambda found: shown_url(found.group()), text)
+
+
+def options_of(url: SplitResult) -> list[str]:
+    """Return the names in a URL's query."""
+    return [name for name, _ in parse_qsl(url.query, keep_blank_values=True)]
+
+
+def _shown_option(part: str, web: bool) -> str:
+    """Return an option of a query: its value where it says nothing secret, its name where it is surely a name."""
+    name, equals, value = part.partition("=")
+    if not equals or not (_OPTION.fullmatch(name) if web else name in _OPEN_OPTIONS | _HIDDEN_OPTIONS):
+        return HIDDEN
+    open_value = not web and name in _OPEN_OPTIONS and (name != "db" or value.isdigit())
+    return part if open_value else f"{name}={HIDDEN if value else ''}"
