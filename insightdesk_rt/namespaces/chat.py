@@ -2,8 +2,9 @@
 
 waiting → active → (waiting →) … → closed. Rooms: chat:<id> for all who have a conversation open, chat-staff:<id> for
 the agents among them. Facts: stores/chat.py, which also holds who may do what. chat_events.py has the words,
-chat_feed.py what is told to whom. A change is stored before it is told (telling.py): an answer "ok" means that its
-events will come, and a request repeated under the same clientId does nothing twice.
+chat_feed.py what is told to whom. A change is stored before it is told (telling.py). An answer "ok" means that the log
+has its events. After UNAVAILABLE the same request again, or the node that leads, logs what is missing; nothing is done
+twice.
 
 A customer whose last connection is gone keeps the place in the queue for a minute, then the conversation is closed as
 "abandoned"; an agent who is gone for two loses the conversation to the queue, where it has the place it had.
@@ -105,7 +106,7 @@ class Chat(Namespace):
         """Begin to wait for an agent, of a team or of any. CONFLICT: too many of the customer's are open."""
         change = await self.store.start(socket.user, ask.clientId, ask.subject, ask.teamId or "", ask.text or "")
         await self._enter(socket, change.conversation.id)
-        await self._teller.tell(change.untold)
+        await self._teller.tell_or_raise(change.untold)
         return words.Started(change.conversation.id, change.conversation.position)
 
     @event("chat:join")
@@ -136,9 +137,15 @@ class Chat(Namespace):
     async def accept(self, socket: Socket, ask: words.InConversation) -> words.Accepted:
         """Take a conversation that waits. Exactly one does; the others are told CONFLICT with the `agent` who did."""
         change = await self.store.accept(socket.user, ask.conversationId)
+        was_in = chat_room(ask.conversationId) in socket.rooms
         await self._enter(socket, ask.conversationId)
-        await self._teller.tell(change.untold)
-        return await self._page(socket, ask.conversationId)
+        try:
+            await self._teller.tell_or_raise(change.untold)
+            return await self._page(socket, ask.conversationId)
+        except RtError as refused:  # somebody took it away meanwhile, or the client was not told that it is in
+            if not was_in or refused.code == "FORBIDDEN":
+                self._take_out(socket, ask.conversationId)
+            raise
 
     @event("chat:transfer", allow=STAFF)
     async def transfer(self, socket: Socket, ask: words.Transfer) -> words.Changed:
@@ -148,7 +155,7 @@ class Chat(Namespace):
         change = await self.store.transfer(
             socket.user, ask.conversationId, ask.agentId or "", ask.teamId or "", ask.note
         )
-        await self._teller.tell(change.untold)
+        await self._teller.tell_or_raise(change.untold)
         return words.Changed(words.view(change.conversation, True))
 
     @event("chat:close")
@@ -156,18 +163,21 @@ class Chat(Namespace):
         """End it: its customer or agent, an admin; while it waits also whoever may take it. Again is nothing."""
         self._typists.stopped(socket, ask.conversationId)
         change = await self.store.close(socket.user, ask.conversationId)
-        await self._teller.tell(change.untold)
+        await self._teller.tell_or_raise(change.untold)
         return words.Changed(words.view(change.conversation, socket.user.is_staff))
 
     @event("chat:rate", allow=CUSTOMERS)
     async def rate(self, socket: Socket, ask: words.Rate) -> None:
         """Say how it was, once, after the end: before, and otherwise again, CONFLICT."""
         change = await self.store.rate(socket.user, ask.conversationId, ask.score, ask.comment)
-        await self._teller.tell(change.untold)
+        await self._teller.tell_or_raise(change.untold)
 
     async def told(self, change: Change) -> words.ConversationView:
-        """Tell of a change that somebody made through `store`, and return the conversation as staff see it."""
-        await self._teller.tell(change.untold)
+        """Log the events of a change that somebody made through `store`; return the conversation as staff see it.
+
+        Raises RtError UNAVAILABLE; the same change again then logs what is missing.
+        """
+        await self._teller.tell_or_raise(change.untold)
         return words.view(change.conversation, True)
 
     # ── talk ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -177,14 +187,14 @@ class Chat(Namespace):
         """Say something, to a closed conversation CONFLICT. The same clientId again: the same answer, nothing said."""
         self._typists.stopped(socket, ask.conversationId)
         said = await self.store.message(socket.user, ask.conversationId, ask.text, ask.clientId)
-        await self._teller.tell(said.untold)
+        await self._teller.tell_or_raise(said.untold)
         return words.Said(said.id, words.at(said.at))
 
     @event(words.ReadUpTo.event)
     async def read(self, socket: Socket, ask: words.Read) -> None:
         """Everything up to a message was read; the others see it. Never less than before."""
         change = await self.store.read(socket.user, ask.conversationId, ask.upTo)
-        await self._teller.tell(change.untold)
+        await self._teller.tell_or_raise(change.untold)
 
     @event("chat:history")
     async def history(self, socket: Socket, ask: words.History) -> words.Page:

@@ -26,6 +26,7 @@ from insightdesk_rt.stores.notifications import (
     NotificationId,
     NotificationStore,
     read_notification,
+    read_read,
 )
 from insightdesk_rt.stores.untold import Untold
 from insightdesk_rt.wire import json
@@ -89,7 +90,7 @@ class Notifications(Namespace):
     @event("notification:markRead")
     async def mark_read(self, socket: Socket, ask: MarkRead) -> Unread:
         """Mark one as read. NOT_FOUND for one that is not kept."""
-        marked = await self._store.mark_read(socket.user.id, [ask.id])
+        marked = await self._store.mark_read(socket.user.id, [ask.id], socket.sid)
         if not marked.known:
             raise RtError("NOT_FOUND", "There is no such notification.", id=ask.id)
         return await self._marked(socket, marked)
@@ -97,7 +98,7 @@ class Notifications(Namespace):
     @event("notification:markAllRead")
     async def mark_all_read(self, socket: Socket, ask: Nothing) -> Unread:
         """Mark all as read."""
-        return await self._marked(socket, await self._store.mark_all_read(socket.user.id))
+        return await self._marked(socket, await self._store.mark_all_read(socket.user.id, socket.sid))
 
     @event("notification:list")
     async def page(self, socket: Socket, ask: List) -> Listed:
@@ -108,8 +109,7 @@ class Notifications(Namespace):
     async def _marked(self, socket: Socket, marked: MarkedRead) -> Unread:
         """Tell all of the user's sockets the count, also if it is what it was: it is the answer to who asked no ack."""
         self._tell_count(socket.user.id, marked.unread)
-        if marked.ids:
-            await self.emit(Read(marked.ids), user_room(socket.user.id), skip=(socket.sid,))
+        await self._teller.tell_or_raise(marked.untold)
         return Unread(marked.unread)
 
     # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
@@ -136,6 +136,10 @@ class Notifications(Namespace):
         await self._teller.tell_overdue()
 
     async def _say(self, record: Untold) -> Offset:
+        if record.kind == "read":
+            read = read_read(record)
+            self._look_again(record.subject, SETTLE_MS)  # who told the count may have died before it was sent
+            return await self.emit(Read(read.ids), user_room(record.subject), skip=(read.sid,), id=record.id)
         text = json.encode_struct(read_notification(record))
         offset = await self.hub.emit(self.path, [user_room(record.subject)], NOTIFICATION, text, id=record.id)
         self._tell_count(record.subject, await self._store.unread(record.subject))

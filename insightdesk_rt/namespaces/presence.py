@@ -95,7 +95,7 @@ class Presence(Namespace):
         status = CHOICES.get(ask.status)
         if status is None:
             raise RtError("INVALID_STATUS")
-        await self._teller.tell(await self.store.choose(socket.user.id, status))
+        await self._teller.tell_or_raise(await self.store.choose(socket.user.id, status))
 
     @event("presence:subscribe")
     async def subscribe(self, socket: Socket, ask: Users) -> None:

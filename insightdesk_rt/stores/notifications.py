@@ -11,10 +11,10 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from insightdesk_rt.cluster.valkey import Arg, Script, Valkey, load_script
+from insightdesk_rt.cluster.valkey import Arg, Valkey, load_script
 from insightdesk_rt.model import iso
 from insightdesk_rt.stores import untold
-from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges
+from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, script
 from insightdesk_rt.wire import json
 
 MAX_KEPT = 500  # what a bell's list shows in months; older ones belong to the back end
@@ -23,10 +23,8 @@ KEPT_S = 90 * 86_400
 NOTIFICATION_ID_PATTERN = r"^[A-Za-z0-9_.:\-]{1,64}\Z"
 NotificationId = Annotated[str, Meta(pattern=NOTIFICATION_ID_PATTERN)]
 
-PUSH = Script(
-    "notification_push", load_script(PACKAGE, "untold").source + load_script(PACKAGE, "notification_push").source
-)
-READ = load_script(PACKAGE, "notification_read")
+PUSH = script("notification_push")
+READ = script("notification_read")
 LIST = load_script(PACKAGE, "notification_list")
 
 
@@ -47,11 +45,18 @@ class Notification(Content, kw_only=True, gc=False):
 
 
 class MarkedRead(Struct, frozen=True):
-    """`known`: how many of the ids there are. `ids`: those that were unread until now."""
+    """`known`: how many of the ids there are. `untold`: what the user's other sockets must still hear."""
 
     unread: int
     known: int
+    untold: list[Untold]
+
+
+class ReadRecord(Struct, frozen=True):
+    """The record of notifications that were read: by the socket `sid`, which knows."""
+
     ids: list[str]
+    sid: str
 
 
 class Page(Struct, frozen=True):
@@ -61,6 +66,7 @@ class Page(Struct, frozen=True):
 
 
 _read_content = msgspec.json.Decoder(Content)
+_read_read = msgspec.json.Decoder(ReadRecord)
 
 
 class NotificationStore:
@@ -83,13 +89,17 @@ class NotificationStore:
         """Return how many the user has not read. Raises UNAVAILABLE."""
         return int(await self._valkey.command("ZCARD", f"{self.base}-unread:{user_id}"))
 
-    async def mark_read(self, user_id: str, ids: list[str]) -> MarkedRead:
-        """Mark these (at least one) as read. Raises UNAVAILABLE."""
-        return MarkedRead(*await self._valkey.call(READ, [self.base], [user_id, *ids]))
+    async def mark_read(self, user_id: str, ids: list[str], sid: str = "") -> MarkedRead:
+        """Mark these (at least one) as read, for the socket `sid`. Raises UNAVAILABLE."""
+        return await self._mark(user_id, sid, *ids)
 
-    async def mark_all_read(self, user_id: str) -> MarkedRead:
+    async def mark_all_read(self, user_id: str, sid: str = "") -> MarkedRead:
         """Mark all of the user's as read. Raises UNAVAILABLE."""
-        return MarkedRead(*await self._valkey.call(READ, [self.base], [user_id]))
+        return await self._mark(user_id, sid)
+
+    async def _mark(self, user_id: str, sid: str, *ids: str) -> MarkedRead:
+        unread, known, records = await self._valkey.call(READ, [self.base], [user_id, sid, *ids])
+        return MarkedRead(unread, known, untold.read(self.name, user_id, records))
 
     async def page(self, user_id: str, before: str, limit: int) -> Page:
         """Return the `limit` newest, or those older than the one with the id `before`. Raises UNAVAILABLE."""
@@ -100,6 +110,11 @@ class NotificationStore:
 def read_notification(record: Untold) -> Notification:
     """Return what the record of a push says."""
     return _notification(record.data, read=False)
+
+
+def read_read(record: Untold) -> ReadRecord:
+    """Return what the record of a reading says."""
+    return json.decode(_read_read, record.data)
 
 
 def _notification(item: str, read: bool) -> Notification:

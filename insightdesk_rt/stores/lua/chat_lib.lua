@@ -1,6 +1,7 @@
 -- Library of the chat scripts (after untold.lua): keys, who may do what, and the changes of state.
 --
--- <base>:<id>             hash: one conversation; "" or a missing field means none
+-- <base>:<id>             hash: one conversation; "" or a missing field means none. moved: the request of the last transfer,
+--                         until something else happens to it
 -- <base>-messages:<id>    stream: its messages as JSON under the ids 1-0, 2-0, …
 -- <base>-sent:<id>        hash: <userId>:<clientId> → message number
 -- <base>-started:<userId> hash: clientId → conversation, for a day
@@ -120,7 +121,7 @@ local function never(kind, c)
 end
 
 local function enqueue(c)
-  save(c, { state = 'waiting', agentId = '', agentName = '', waitingSince = now })
+  save(c, { state = 'waiting', agentId = '', agentName = '', waitingSince = now, moved = '' })
   redis.call('ZADD', base .. '-queue:' .. c.teamId, c.queuedAt, c.id)
   redis.call('ZADD', base .. '-waiting', now, c.id)
   redis.call('INCRBY', base .. '-waited', string.format('%.0f', now))
@@ -148,7 +149,7 @@ end
 
 local function activate(c, agent, name)
   save(c, { state = 'active', agentId = agent, agentName = name, agentOnline = online(agent),
-    acceptedAt = now, lastAt = now, warned = '0' })
+    acceptedAt = now, lastAt = now, warned = '0', moved = '' })
   redis.call('ZADD', base .. '-active', now, c.id)
   redis.call('ZADD', base .. '-open:' .. agent, now, c.id)
   later('idle', c, now + WARN)
@@ -170,7 +171,8 @@ local function close(c, reason)
   else
     deactivate(c)
   end
-  save(c, { state = 'closed', closedAt = now, closedReason = reason, closedById = who.id, closedByName = who.name })
+  save(c, { state = 'closed', closedAt = now, closedReason = reason, closedById = who.id, closedByName = who.name,
+    moved = '' })
   redis.call('ZREM', base .. '-open:' .. c.customerId, c.id)
   redis.call('ZADD', base .. '-closed', now, c.id)
   redis.call('ZREMRANGEBYSCORE', base .. '-closed', '-inf', now - tonumber(KEPT_S) * 1000)

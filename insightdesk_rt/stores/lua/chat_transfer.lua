@@ -2,6 +2,10 @@
 --
 -- own ARGV  id · agentId or "" · teamId or "" · note or ""
 local c = load(arg(1))
+local request = cjson.encode({ who.id, arg(2), arg(3), arg(4) })
+if c and staff and c.moved == request then
+  return answer(c) -- the same again, by one who may not see it any more
+end
 if not c or not staff or not may_see(c) then
   return forbidden()
 end
@@ -35,5 +39,6 @@ if agent ~= '' then
 else
   enqueue(c)
 end
+save(c, { moved = request })
 report(c, 'transferred', { fromId = from, fromName = from_name, note = arg(4), state = c.state })
 return answer(c)

@@ -1,19 +1,24 @@
--- Mark as read; the count is how many are in the set of unread ones, so it cannot be wrong.
+-- Mark as read (after untold.lua); the count is how many are in the set of unread ones, so it cannot be wrong.
 --
 -- KEYS  base
--- ARGV  userId · ids, or none for all
--- Answer {unread, how many of the ids there are, ids that were unread until now}
-local items, unread = KEYS[1] .. '-items:' .. ARGV[1], KEYS[1] .. '-unread:' .. ARGV[1]
-if #ARGV == 1 then
-  local all = redis.call('ZRANGE', unread, 0, -1)
-  redis.call('DEL', unread)
-  return { 0, #all, all }
-end
+-- ARGV  userId · sid of the socket that asks · ids, or none for all
+-- Answer {unread, how many of the ids there are, records still to be told to the user}
+local base, user = KEYS[1], ARGV[1]
+local items, unread = base .. '-items:' .. user, base .. '-unread:' .. user
 local there, read = 0, {}
-for i = 2, #ARGV do
-  there = there + redis.call('HEXISTS', items, ARGV[i])
-  if redis.call('ZREM', unread, ARGV[i]) == 1 then
-    read[#read + 1] = ARGV[i]
+if #ARGV == 2 then
+  read = redis.call('ZRANGE', unread, 0, -1)
+  there = #read
+  redis.call('DEL', unread)
+else
+  for i = 3, #ARGV do
+    there = there + redis.call('HEXISTS', items, ARGV[i])
+    if redis.call('ZREM', unread, ARGV[i]) == 1 then
+      read[#read + 1] = ARGV[i]
+    end
   end
 end
-return { redis.call('ZCARD', unread), there, read }
+if #read > 0 then
+  tell(base, user, base .. ':' .. user, 'read', cjson.encode({ ids = read, sid = ARGV[2] }), now_ms())
+end
+return { redis.call('ZCARD', unread), there, untold(base, user) }

@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.stores import notifications
-from insightdesk_rt.stores.notifications import Content, NotificationStore, read_notification
+from insightdesk_rt.stores.notifications import Content, NotificationStore, ReadRecord, read_notification, read_read
 from insightdesk_rt.wire import json
 from tests.support.aio import aio
 
@@ -60,13 +60,15 @@ async def test_the_same_id_again_changes_nothing_and_is_told_only_if_it_was_not(
 async def test_reading_counts_each_once(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         for n in range(4):
-            await store.push("u1", content(f"n{n}"))
-        marked = await store.mark_read("u1", ["n1", "n1", "gone"])
-        assert (marked.unread, marked.known, marked.ids) == (3, 2, ["n1"])
-        assert (await store.mark_read("u1", ["n1"])).ids == []
+            await store.untold.told({"u1": (await store.push("u1", content(f"n{n}")))[-1].seq})
+        marked = await store.mark_read("u1", ["n1", "n1", "gone"], "sid1")
+        assert (marked.unread, marked.known) == (3, 2)
+        assert read_read(marked.untold[-1]) == ReadRecord(["n1"], "sid1")
+        again = await store.mark_read("u1", ["n1"])
+        assert again.untold == marked.untold, "what was not told yet, and nothing new"
         everything = await store.mark_all_read("u1")
-        assert (everything.unread, everything.ids) == (0, ["n0", "n2", "n3"])
-        assert (await store.mark_all_read("u1")).ids == [] and await store.unread("u1") == 0
+        assert everything.unread == 0 and read_read(everything.untold[-1]).ids == ["n0", "n2", "n3"]
+        assert (await store.mark_all_read("u1")).untold == everything.untold and await store.unread("u1") == 0
 
 
 @aio

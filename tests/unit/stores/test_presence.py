@@ -88,14 +88,20 @@ async def test_a_chosen_status_survives_absence_and_is_not_changed_by_another_de
     async with a_store(valkey_url, prefix) as store:
         anna = fakes.user("anna")
         await store.join(anna, "n1")
-        assert said(await store.choose("anna", "busy"))[-1] == ("anna", "busy")
-        assert await store.choose("anna", "busy") == [], "the same again is no change"
+        busy = await store.choose("anna", "busy")
+        assert said(busy)[-1] == ("anna", "busy")
+        assert await store.choose("anna", "busy") == busy, "the same again is no change, but still to be told"
+        await store.untold.told({"anna": busy[-1].seq})
+        assert await store.choose("anna", "busy") == []
         await store.join(anna, "n2")
         assert (await store.statuses(["anna"]))[0].status == "busy"
         await store.leave("anna", "n1")
         await store.leave("anna", "n2")
         await store.grace_ends()
         await store.sweep()
+        told = (await store.choose("anna", "busy"))[-1]
+        assert told.kind == "status" and said([told]) == [("anna", "offline")]
+        await store.untold.told({"anna": told.seq})
         assert await store.choose("anna", "away") == [], "nobody sees the choice of one who is offline"
         assert said((await store.join(anna, "n1")).untold)[-1] == ("anna", "away")
 

@@ -1,0 +1,92 @@
+"""The whole helpdesk of one node over a real Valkey: all namespaces, a log in memory, and people who call events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.config import Settings
+from insightdesk_rt.desk import build_desk
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import User
+from insightdesk_rt.namespaces import PATHS
+from insightdesk_rt.namespaces.base import EventSpec, Namespace
+from insightdesk_rt.namespaces.dispatch import first_rooms
+from insightdesk_rt.stores.untold import UntoldChanges
+from insightdesk_rt.wire.json import BadJson, decode
+from tests.support import fakes
+
+ANNA, BERT = fakes.user("anna", team="t1"), fakes.user("bert", team="t1")
+CARL, ROOT = fakes.user("carl", "customer"), fakes.user("root", "admin")
+
+
+class WholeDesk:
+    def __init__(self, valkey: Valkey) -> None:
+        self.valkey = valkey
+        self.log = fakes.OneNode()
+        self.hub = Hub(self.log, PATHS)
+        self.desk = build_desk(Settings(), valkey, self.hub, fakes.Clock(), lambda: "n1")
+        self.events: dict[str, tuple[Namespace, EventSpec]] = {
+            spec.name: (namespace, spec) for namespace in self.desk.namespaces for spec in namespace.events.values()
+        }
+        self._sockets: dict[tuple[str, str], Socket] = {}
+
+    async def socket(self, path: str, user: User) -> Socket:
+        """Return the user's socket in the namespace; the first time it connects."""
+        socket = self._sockets.get((path, user.id))
+        if socket is None:
+            socket = self._sockets[path, user.id] = fakes.socket(path, user)
+            self.hub.add(socket)
+            await self.hub.enter(socket, first_rooms(user))
+            namespace = next(one for one in self.desk.namespaces if one.path == path)
+            await namespace.joined(socket)
+        return socket
+
+    async def ask(self, user: User, name: str, **payload: Any) -> Any:
+        """Call an event as dispatch would, rate limits apart. Returns plain values; raises RtError."""
+        namespace, spec = self.events[name]
+        socket = await self.socket(namespace.path, user)
+        if user.role not in spec.allow:
+            raise RtError("FORBIDDEN")
+        try:
+            wanted = decode(msgspec.json.Decoder(spec.payload), json.dumps(payload))
+        except BadJson as bad:
+            raise RtError("BAD_REQUEST", bad.why, field=bad.field) from None
+        answer = getattr(namespace, spec.method)(socket, wanted)
+        return msgspec.to_builtins(await answer if spec.waits else answer)
+
+    async def idle(self) -> None:
+        """Wait for what runs beside."""
+        while tasks := {task for namespace in self.desk.namespaces for task in namespace._tasks}:
+            await asyncio.wait(tasks)
+
+    async def owed(self) -> list[str]:
+        """Return the kinds of all changes that are stored and not in the log yet."""
+        await self.idle()
+        found = []
+        for name in ("ticket", "chat", "notification", "presence", "chatting"):
+            found += await UntoldChanges(self.valkey, name).overdue(age_ms=-1_000)
+        return [change.kind for change in found]
+
+
+@asynccontextmanager
+async def a_whole_desk(url: str, prefix: str) -> AsyncIterator[WholeDesk]:
+    valkey = Valkey(url, prefix)
+    await valkey.start()
+    whole = WholeDesk(valkey)
+    try:
+        yield whole
+        await whole.idle()
+        whole.hub.check()
+    finally:
+        for namespace in whole.desk.namespaces:
+            await namespace.close()
+        await valkey.close()
