@@ -20,6 +20,7 @@ from insightdesk_rt.stores.access import load_access
 from insightdesk_rt.stores.chat import ChatSettings, ChatStore
 from insightdesk_rt.stores.notifications import NotificationStore
 from insightdesk_rt.stores.presence import PresenceStore
+from insightdesk_rt.stores.readers import ReaderStore
 from insightdesk_rt.stores.stats import Stats
 from insightdesk_rt.stores.tickets import TicketStore
 from insightdesk_rt.stores.viewers import ViewerStore
@@ -95,6 +96,7 @@ def build_desk(settings: Settings, valkey: Valkey, hub: Hub, timers: Timers, inc
             tickets,
             viewers,
             access,
+            ReaderStore(valkey, settings.recovery_window_s * 1000 if settings.connection_recovery else 0),
             agent_access=settings.agent_access,
             typing_ms=settings.typing_ms,
             incarnation=incarnation,

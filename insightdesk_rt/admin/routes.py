@@ -20,6 +20,7 @@ from insightdesk_rt.admin.nodes import Node, node_routes
 from insightdesk_rt.admin.notices import notice_routes
 from insightdesk_rt.admin.openapi import openapi_routes
 from insightdesk_rt.admin.push import push_routes
+from insightdesk_rt.admin.rechecks import recheck_routes
 from insightdesk_rt.admin.rooms import room_routes
 from insightdesk_rt.admin.sessions import Sessions
 from insightdesk_rt.admin.tuning import Tuning, tuning_routes
@@ -110,6 +111,7 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         *user_routes(admin, everywhere, desk.presence.store, moderation.gate),
         *room_routes(admin, node_id, hub, parts.calls, parts.backplane.logs),
         *helpdesk_routes(admin, desk),
+        *recheck_routes(admin, desk.tickets, parts.calls),
         *moderation_routes(admin, rules, moderation.gate, parts.calls),
         *notice_routes(admin, rules, moderation.notices, parts.namespaces),
         *tuning_routes(admin, tuning),

@@ -222,6 +222,7 @@ class Calls:
         doing = asyncio.get_running_loop().create_task(self._own(ask))
         try:
             if pending.missing and not self._bus.tell_all(json.encode_struct(ask)):
+                await asyncio.wait([doing], timeout=self._timeout_s)  # here at least it is done: it may take access
                 raise RtError("UNAVAILABLE")
             await self._wait(pending, doing, within_s or self._timeout_s)
             own = doing.result() if doing.done() else RtError("UNAVAILABLE")

@@ -8,6 +8,7 @@ away. Addresses are compared as the client port sees them, trusted proxies looke
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
@@ -20,6 +21,8 @@ from insightdesk_rt.moderation.rules import Rule, Rules, Table, newest_first
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost, in_turns
 from insightdesk_rt.wire import json
+
+log = logging.getLogger(__name__)
 
 MAX_REVOCATIONS = 50_000  # some 25 MB on each node
 MAX_BLOCKS = 10_000
@@ -153,9 +156,12 @@ class Gate:
             if not concerned(client, rule):
                 continue
             count += 1
-            for socket in tuple(client.sockets.values()):
-                if socket.connected:
-                    socket.emit("error", text)
+            try:
+                for socket in tuple(client.sockets.values()):
+                    if socket.connected:
+                        socket.emit("error", text)
+            except Exception:  # it is closed all the same, and so are the others
+                log.exception("a client could not be told why it is closed", extra={"why": why.value})
             if why is CloseReason.BLOCKED:
                 client.dismiss(why)
             else:

@@ -147,6 +147,9 @@ class Namespace:
         self._timers = timers
         self._tasks: set[asyncio.Task[None]] = set()
 
+    async def coming(self, user: User) -> None:
+        """A socket of the user is about to be let in. Raises RtError UNAVAILABLE."""
+
     async def keeps(self, user: User, rooms: Collection[Room]) -> Collection[Room]:
         """Return those of a returning client's rooms that its user may still be in. Raises RtError UNAVAILABLE."""
         return rooms

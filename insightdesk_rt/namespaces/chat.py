@@ -24,7 +24,7 @@ from insightdesk_rt.namespaces import chat_events as words
 from insightdesk_rt.namespaces.base import STAFF, Namespace, Rate, Timers, event, every
 from insightdesk_rt.namespaces.chat_feed import ChatFeed
 from insightdesk_rt.namespaces.roster import Living, Roster
-from insightdesk_rt.namespaces.telling import Teller
+from insightdesk_rt.namespaces.telling import Teller, tell_and_close
 from insightdesk_rt.namespaces.typists import TYPING_MS, Shown, Typists
 from insightdesk_rt.stores.chat import ChatStore
 from insightdesk_rt.stores.conversations import Change
@@ -64,13 +64,13 @@ class Chat(Namespace):
         self.store = store
         self._typists = Typists(self, typing, SHOWN, typing_ms)
         self._feed = ChatFeed(self)
-        self._teller = Teller(store.untold, self._say, self.spawn)
+        self._teller = Teller(store.untold, self._say, self.spawn, self._close)
         self._arrivals = Teller(present.untold, self._arrived, self.spawn)
         self.roster = Roster(present, incarnation, self._arrivals)
         self._incarnation = incarnation
         self._rechecked_as = incarnation()
         # How all nodes are made to `recheck`. With several of them the server puts its cluster call here.
-        self.everywhere: Callable[[str, Offset], Awaitable[None]] = self.recheck
+        self.everywhere: Callable[[str, Offset], Awaitable[object]] = self.recheck
 
     async def keeps(self, user: User, rooms: Collection[Room]) -> Collection[Room]:
         """Before anything of a conversation is replayed: may the user still see it?"""
@@ -87,8 +87,12 @@ class Chat(Namespace):
     async def joined(self, socket: Socket) -> None:
         """Say which conversations are open, and show an agent the queue. Who came back has rooms: see that they may."""
         await self.roster.came(socket)
-        for conversation_id in conversations(socket):
-            await self.recheck(conversation_id)
+        try:
+            for conversation_id in conversations(socket):
+                await self.recheck(conversation_id)
+        except RtError:  # it is not known whether it may: the client comes back and is asked for again
+            socket.client.close(CloseReason.UNAVAILABLE)
+            return
         for conversation in await self.store.mine(socket.user):
             self.tell(socket, words.Opened(words.view(conversation, socket.user.is_staff)))
         if socket.user.is_staff:
@@ -118,7 +122,7 @@ class Chat(Namespace):
         try:
             # After the join: what is said meanwhile is in both or in one. And who lost access meanwhile is refused.
             page = await self._page(socket, ask.conversationId)
-        except RtError:
+        except BaseException:
             self._take_out(socket, ask.conversationId)
             raise
         told = words.JoinedConversation(ask.conversationId, joined.offset)
@@ -242,8 +246,8 @@ class Chat(Namespace):
         conversation = await self.store.get(conversation_id)
         for socket in list(self.hub.members(self.path, room)):
             if conversation is None or not conversation.may_see(socket.user):
-                self._typists.stopped(socket, conversation_id)
                 self._take_out(socket, conversation_id)
+                self._typists.stopped(socket, conversation_id)
 
     # ── what is shown and told ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -260,10 +264,15 @@ class Chat(Namespace):
             shown = entries
 
     async def _say(self, change: Untold) -> None:
-        offset = await self._feed.say(change)
+        if change.kind != "transferred":
+            await self._feed.say(change)
+            return
         # Before the change counts as told: if this node dies now, whoever tells it again also does this.
+        await tell_and_close(self._feed.say(change), lambda offset: self.everywhere(change.subject, offset))
+
+    async def _close(self, change: Untold) -> None:
         if change.kind == "transferred":
-            await self.everywhere(change.subject, offset)
+            await self.everywhere(change.subject, NO_OFFSET)
 
     async def _arrived(self, change: Untold) -> None:
         """Somebody came into the chat or went out of it."""

@@ -147,6 +147,7 @@ class Dispatch:
 
     async def _connect(self, client: Client, socket: Socket, namespace: Namespace, auth: Auth) -> None:
         try:
+            await namespace.coming(socket.user)
             lost = await self._enter(client, socket, namespace, auth)
         except RtError as refused:
             if socket.gone:

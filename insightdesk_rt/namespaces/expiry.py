@@ -54,8 +54,10 @@ class Expiry:
         socket.emit(EXPIRING, json.dumps(fields))
 
     def _expired(self, socket: Socket) -> None:
-        socket.emit("error", json.dumps(RtError("AUTH_TOKEN_EXPIRED").as_dict()))
-        socket.client.close(CloseReason.TOKEN_EXPIRED)
+        try:
+            socket.emit("error", json.dumps(RtError("AUTH_TOKEN_EXPIRED").as_dict()))
+        finally:
+            socket.client.close(CloseReason.TOKEN_EXPIRED)
 
     def forget(self, socket: Socket) -> None:
         self._timers.cancel(_key(socket))

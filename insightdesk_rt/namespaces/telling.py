@@ -13,11 +13,13 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import NO_OFFSET, Offset
 from insightdesk_rt.stores.untold import Untold, UntoldChanges
 
 log = logging.getLogger(__name__)
 
 Say = Callable[[Untold], Awaitable[object]]
+Close = Callable[[Untold], Awaitable[object]]
 Spawn = Callable[[Coroutine[Any, Any, None], str], None]
 
 
@@ -49,12 +51,17 @@ class _Told(NamedTuple):
 
 
 class Teller:
-    """`say` makes one change known (it logs the event under `change.id`); `spawn` runs what nobody waits for."""
+    """`say` makes one change known (it logs the event under `change.id`); `spawn` runs what nobody waits for.
 
-    def __init__(self, store: UntoldChanges, say: Say, spawn: Spawn) -> None:
+    `close` takes the access that a change ends. `say` does so too: `close` is for changes that must wait, as one before
+    them cannot be told. What it cannot do now is done when the change is said.
+    """
+
+    def __init__(self, store: UntoldChanges, say: Say, spawn: Spawn, close: Close | None = None) -> None:
         self._store = store
         self._say = say
         self._spawn = spawn
+        self._close = close
         self._lines: dict[str, _Line] = {}
 
     async def tell(self, changes: Collection[Untold]) -> None:
@@ -106,9 +113,10 @@ class Teller:
         try:
             async with line.turn:
                 upto = 0
-                for change in changes:
+                for number, change in enumerate(changes):
                     new = change.seq > line.upto
                     if new and (line.failures != failures or not await self._said(line, change)):
+                        await self._close_all(changes[number:])
                         return _Told(upto, None, line.refusal, change.id)
                     upto = change.seq
                 return _Told(upto, line.said)
@@ -116,6 +124,19 @@ class Teller:
             line.tellers -= 1
             if not line.tellers:
                 del self._lines[subject]
+
+    async def _close_all(self, changes: Sequence[Untold]) -> None:
+        """Take the access that these end, although they are not told yet."""
+        for change in changes if self._close else ():
+            assert self._close is not None
+            try:
+                await self._close(change)
+            except RtError as refused:
+                log.warning("access is taken late", extra={"id": change.id, "why": refused.code})
+                return
+            except Exception:
+                log.exception("access is taken late", extra={"id": change.id})
+                return
 
     async def _said(self, line: _Line, change: Untold) -> bool:
         """Return whether the change is behind us; if not, the line says why."""
@@ -132,3 +153,32 @@ class Teller:
             log.exception("an event cannot be told", extra={"id": change.id, "kind": change.kind})
         line.upto = change.seq
         return True
+
+
+async def tell_and_close(tell: Awaitable[Offset], close: Callable[[Offset], Awaitable[object]]) -> Offset:
+    """Tell of a change that takes access from somebody, and take it: also if it cannot be told.
+
+    `close(offset)` takes out who may not be in the room any more, once they were sent the event at the offset; without
+    an event, at once. Returns what `tell` returns and raises what it raises; UNAVAILABLE if access could not be taken,
+    whatever became of the telling: then both must be done again.
+    """
+    try:
+        offset = await tell
+    except Exception:
+        await _close(close, NO_OFFSET)
+        raise
+    await _close(close, offset)
+    return offset
+
+
+async def _close(close: Callable[[Offset], Awaitable[object]], offset: Offset) -> None:
+    try:
+        await close(offset)
+    except RtError as refused:
+        if refused.code == "UNAVAILABLE":
+            raise
+        log.error("access could not be taken away; trying again", extra={"why": refused.code})
+        raise RtError("UNAVAILABLE") from None
+    except Exception:
+        log.exception("access could not be taken away; trying again")
+        raise RtError("UNAVAILABLE") from None

@@ -8,6 +8,9 @@ fields it is two events, the whole one for staff and one without them, in the pl
     ticket:assigned   who has it open, and the one it was assigned to and from
     ticket:deleted    who has it open, and who was told of its creation
     ticket:commented  who has it open; a note: staff among them
+
+With a check of the host's own, those of the connected staff who may read the ticket by it, instead of admins, teams,
+agents and assignees (ticket_audience.py).
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from msgspec import Struct
 
-from insightdesk_rt.model import Offset, Room, iso, role_room, team_room, ticket_room, ticket_staff_room, user_room
+from insightdesk_rt.model import Offset, Room, iso, role_room, ticket_room, ticket_staff_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound
-from insightdesk_rt.stores.tickets import Actor, Change, Fields, Ticket, read_change
+from insightdesk_rt.namespaces.ticket_audience import Audience, in_buckets
+from insightdesk_rt.stores.tickets import Actor, Change, Ticket
 from insightdesk_rt.stores.untold import Untold
 
 # The customer sees the version go up without them, so that nobody takes it for a gap.
@@ -83,36 +87,32 @@ class Commented(Outbound):
     comment: CommentOut
 
 
-class TicketFeed:
-    def __init__(self, namespace: Namespace, agents_see_all: bool) -> None:
-        self._namespace = namespace
-        self._agents_see_all = agents_see_all
+CUSTOMERS = (role_room("customer"),)
 
-    async def say(self, record: Untold) -> tuple[Offset, Change]:
+
+class TicketFeed:
+    def __init__(self, namespace: Namespace, audience: Audience) -> None:
+        self._namespace = namespace
+        self._audience = audience
+
+    async def say(self, record: Untold, change: Change) -> Offset:
         """Log the events of one change, under ids of its own, and return the offset of the last.
 
         Raises RtError UNAVAILABLE; said again, the log takes what it does not have yet.
         """
-        change = read_change(record)
         if record.kind == "created":
-            offset = await self._created(record.subject, record.id, change)
-        elif record.kind == "updated":
-            offset = await self._updated(record.subject, record.id, change)
-        elif record.kind == "deleted":
-            offset = await self._namespace.emit(
-                Deleted(record.subject, change.version),
-                ticket_room(record.subject),
-                *self._desk(change.ticket),
-                id=record.id,
-            )
-        else:
-            offset = await self._commented(record.subject, record.id, change)
-        return offset, change
+            return await self._created(record.subject, record.id, change)
+        if record.kind == "updated":
+            return await self._updated(record.subject, record.id, change)
+        if record.kind == "deleted":
+            return await self._deleted(record.subject, record.id, change)
+        return await self._commented(record.subject, record.id, change)
 
     async def _created(self, ticket_id: str, id: str, change: Change) -> Offset:
         created = Created(ticket_id, change.version, change.as_ticket(ticket_id))
+        desk = await self._audience.desk(ticket_id, change.ticket)
         # A customer's token may name a team too.
-        offset = await self._namespace.emit(created, *self._desk(change.ticket), skip=(role_room("customer"),), id=id)
+        offset = await self._emit(created, [], desk, skip=CUSTOMERS, id=id)
         return await self._assigned(ticket_id, id, change) or offset
 
     async def _updated(self, ticket_id: str, id: str, change: Change) -> Offset:
@@ -124,9 +124,8 @@ class TicketFeed:
             offset = await self._namespace.emit(updated(change.changes), everybody, id=id)
         else:
             shown = {field: values for field, values in change.changes.items() if field not in DESK_ONLY}
-            new_desk = self._desk(change.ticket) if "teamId" in change.changes else []
-            customers = (role_room("customer"),)
-            await self._namespace.emit(updated(change.changes), staff, *new_desk, skip=customers, id=id + ".staff")
+            new_desk = await self._audience.desk(ticket_id, change.ticket) if "teamId" in change.changes else []
+            await self._emit(updated(change.changes), [staff], new_desk, skip=CUSTOMERS, id=id + ".staff")
             offset = await self._namespace.emit(updated(shown), everybody, skip=(staff,), id=id)
         return await self._assigned(ticket_id, id, change) or offset
 
@@ -134,9 +133,13 @@ class TicketFeed:
         if "assigneeId" not in change.changes:
             return None
         before, to = change.changes["assigneeId"]
-        people = [user_room(user_id) for user_id in (before, to) if user_id]
+        people = await self._audience.people(ticket_id, [user_id for user_id in (before, to) if user_id])
         assigned = Assigned(ticketId=ticket_id, version=change.version, before=before, to=to, by=change.by)
         return await self._namespace.emit(assigned, ticket_room(ticket_id), *people, id=id + ".assigned")
+
+    async def _deleted(self, ticket_id: str, id: str, change: Change) -> Offset:
+        desk = await self._audience.desk(ticket_id, change.ticket)
+        return await self._emit(Deleted(ticket_id, change.version), [ticket_room(ticket_id)], desk, id=id)
 
     async def _commented(self, ticket_id: str, id: str, change: Change) -> Offset:
         comment = change.comment
@@ -145,11 +148,13 @@ class TicketFeed:
         shown = CommentOut(comment.id, comment.kind, comment.author, comment.excerpt, iso(change.at))
         return await self._namespace.emit(Commented(ticket_id, change.version, shown), room, id=id)
 
-    def _desk(self, ticket: Fields) -> list[Room]:
-        """Return the rooms of all who may read the ticket by their role and team."""
-        rooms = [role_room("admin")]
-        if ticket.teamId:
-            rooms.append(team_room(ticket.teamId))
-        if self._agents_see_all or not ticket.teamId:
-            rooms.append(role_room("agent"))
-        return rooms
+    async def _emit(
+        self, out: Outbound, opened: list[Room], desk: list[Room], skip: tuple[str, ...] = (), *, id: str
+    ) -> Offset:
+        """Log an event for who has the ticket open and for the desk: in several where the desk has very many rooms."""
+        first, *others = in_buckets(desk)
+        offset = await self._namespace.emit(out, *opened, *first, skip=skip, id=id)
+        for number, rooms in enumerate(others, 1):
+            part = f"{id}.{number}of{len(others)}"
+            offset = await self._namespace.emit(out, *rooms, skip=(*skip, *opened), id=part)
+        return offset

@@ -19,18 +19,20 @@ from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import NO_OFFSET, Id, Offset, Person, Room, User, offset_key, ticket_room, ticket_staff_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
-from insightdesk_rt.namespaces.telling import Teller
+from insightdesk_rt.namespaces.telling import Teller, tell_and_close
+from insightdesk_rt.namespaces.ticket_audience import Audience, ByCheck, ByRooms, may
 from insightdesk_rt.namespaces.ticket_feed import TicketFeed
 from insightdesk_rt.namespaces.ticket_watch import TicketWatch, Viewers
 from insightdesk_rt.namespaces.typists import TYPING_MS
 from insightdesk_rt.stores.access import MayRead
-from insightdesk_rt.stores.tickets import Comment, Ticket, TicketChange, TicketStore
+from insightdesk_rt.stores.readers import NOTE_EVERY_MS, ReaderStore
+from insightdesk_rt.stores.tickets import Change, Comment, Ticket, TicketChange, TicketStore, read_change
 from insightdesk_rt.stores.untold import Untold
 from insightdesk_rt.stores.viewers import Viewer, ViewerStore, ViewState
 from insightdesk_rt.wire import json
 
 CATCH_UP_S = 1.0
-DECIDE_ACCESS = frozenset({"watchers", "teamId", "requesterId"})
+DECIDE_ACCESS = frozenset({"watchers", "teamId", "requesterId", "assigneeId"})
 TICKET_ROOM = ticket_room("")
 
 
@@ -90,7 +92,11 @@ class Applied(NamedTuple):
 
 
 class Tickets(Namespace):
-    """The server calls `node_lost` and `rejoin`, as on Presence, and with several nodes sets `everywhere`."""
+    """`access` decides who may read a ticket, on every way to it: subscribe, resume, and what the desk is told.
+
+    `readers` is needed where that is the host's own check. The server calls `node_lost` and `rejoin`, as on Presence,
+    and with several nodes sets `everywhere`.
+    """
 
     path = "/tickets"
 
@@ -101,6 +107,7 @@ class Tickets(Namespace):
         tickets: TicketStore,
         viewers: ViewerStore,
         access: MayRead,
+        readers: ReaderStore,
         *,
         agent_access: str = "team",
         typing_ms: int = TYPING_MS,
@@ -112,11 +119,13 @@ class Tickets(Namespace):
         self._tickets = tickets
         self._access = access
         self.watch = TicketWatch(self, viewers, typing_ms)
-        self._feed = TicketFeed(self, agent_access == "all")
-        self._teller = Teller(tickets.untold, self._say, self.spawn)
+        self._readers = readers
+        audience: Audience = ByCheck(access, readers) if access.of_host else ByRooms(agent_access == "all")
+        self._feed = TicketFeed(self, audience)
+        self._teller = Teller(tickets.untold, self._say, self.spawn, self._close)
         self._rechecks = 0
         # How all nodes are made to `recheck`.
-        self.everywhere: Callable[[str, Offset], Awaitable[None]] = self.recheck
+        self.everywhere: Callable[[str, Offset], Awaitable[object]] = self.recheck
 
     # ── what clients ask ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -131,7 +140,7 @@ class Tickets(Namespace):
         if self._rechecks != rechecks:  # the recheck may have looked at the room just before the join
             try:
                 await self._require_access(socket, ticket_id)
-            except RtError:
+            except BaseException:
                 self._take_out(socket, ticket_id)
                 raise
         if staff:
@@ -184,12 +193,25 @@ class Tickets(Namespace):
         for ticket_id in _tickets(rooms):
             self.tell(socket, Unsubscribed(ticket_id, "access"))
 
+    async def coming(self, user: User) -> None:
+        """Before a socket is let in: from now on the host's check is asked about its user.
+
+        Raises RtError UNAVAILABLE.
+        """
+        if self._access.of_host:
+            await self._readers.note([user])
+
     async def joined(self, socket: Socket) -> None:
         """A socket that came back has its rooms: see that it still may, and that it is seen again."""
         ticket_ids = _tickets(socket.rooms)
         self.watch.back(socket, ticket_ids)
         for ticket_id in ticket_ids:
-            if not await self._may_read(socket.user, ticket_id):
+            try:
+                may_read = await self._may_read(socket.user, ticket_id)
+            except RtError:  # it is not known: the client comes back and is asked for again
+                socket.client.close(CloseReason.UNAVAILABLE)
+                return
+            if not may_read:
                 self._expel(socket, ticket_id)
             elif socket.user.is_staff:
                 await self.watch.look(socket, ticket_id)
@@ -204,6 +226,7 @@ class Tickets(Namespace):
     async def rejoin(self) -> None:
         """Put down again who looks from here: the store forgot them, or this is a new incarnation."""
         await self.watch.rejoin()
+        await self.note_readers()
         if self._rechecked_as != (incarnation := self._incarnation()):
             await self.recheck_all()  # while this node counted as dead nobody waited for it
             self._rechecked_as = incarnation
@@ -249,32 +272,69 @@ class Tickets(Namespace):
         """Tell what those who stored it could not."""
         await self._teller.tell_overdue()
 
+    @every(ms=NOTE_EVERY_MS)
+    async def note_readers(self) -> None:
+        """Keep those who are connected here among those whom the host's check is asked about."""
+        if self._access.of_host:
+            await self._readers.note({socket.user for socket in self.hub.sockets(self.path).values()})
+
     async def _say(self, record: Untold) -> Offset:
-        offset, change = await self._feed.say(record)
-        self.spawn(self._tickets.told(record.subject, record.seq, offset), "noting an offset")
+        change = read_change(record)
+
+        async def tell() -> Offset:
+            offset = await self._feed.say(record, change)
+            self.spawn(self._tickets.told(record.subject, record.seq, offset), "noting an offset")
+            return offset
+
+        if not self._decides(record.kind, change):
+            return await tell()
         # Before the record counts as told: if this node dies now, whoever tells it again also does this.
+        return await tell_and_close(tell(), lambda offset: self.everywhere(record.subject, offset))
+
+    async def _close(self, record: Untold) -> None:
+        if self._decides(record.kind, read_change(record)):
+            await self.everywhere(record.subject, NO_OFFSET)
+
+    def _decides(self, kind: str, change: Change) -> bool:
+        """May this have changed who may read the ticket? With the host's check anything may."""
+        if self._access.of_host or kind == "deleted":
+            return True
         # Nobody can be in a ticket that was not there, so a creation takes nobody out.
-        if record.kind == "deleted" or (record.kind != "created" and not DECIDE_ACCESS.isdisjoint(change.changes)):
-            await self.everywhere(record.subject, offset)
-        return offset
+        return kind != "created" and not DECIDE_ACCESS.isdisjoint(change.changes)
 
     # ── who may ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def recheck(self, ticket_id: str, offset: Offset = NO_OFFSET) -> None:
+    async def recheck(self, ticket_id: str, offset: Offset = NO_OFFSET) -> int:
         """Take out of the ticket those of this node who may not read it any more, after they saw the event at `offset`.
 
-        Raises RtError UNAVAILABLE if that cannot be known now.
+        Returns how many sockets that were. Raises RtError UNAVAILABLE if it cannot be known now.
         """
         self._rechecks += 1
         room = ticket_room(ticket_id)
         if room not in self.hub.rooms(self.path):
-            return
+            return 0
         await self._caught_up(offset)
         users = list({socket.user for socket in self.hub.members(self.path, room)})
         allowed = await asyncio.gather(*(self._may_read(user, ticket_id) for user in users))
         refused = {user for user, may in zip(users, allowed, strict=True) if not may}
-        for socket in [each for each in self.hub.members(self.path, room) if each.user in refused]:
+        sockets = [each for each in self.hub.members(self.path, room) if each.user in refused]
+        for socket in sockets:
             self._expel(socket, ticket_id)
+        return len(sockets)
+
+    async def recheck_user(self, user_id: str) -> int:
+        """Take a user's sockets of this node out of the tickets that they may not read any more, and count them.
+
+        Raises RtError UNAVAILABLE if that cannot be known now.
+        """
+        self._rechecks += 1
+        count = 0
+        for socket in [one for one in self.hub.sockets(self.path).values() if one.user.id == user_id]:
+            for ticket_id in _tickets(socket.rooms):
+                if not await self._may_read(socket.user, ticket_id):
+                    self._expel(socket, ticket_id)
+                    count += 1
+        return count
 
     async def recheck_all(self) -> None:
         """The same for every ticket that is open here: a call to `recheck` may have been missed."""
@@ -291,12 +351,7 @@ class Tickets(Namespace):
 
     async def _may_read(self, user: User, ticket_id: str) -> bool:
         """A check that fails is a no; only that the store cannot be asked is not an answer."""
-        try:
-            return await self._access.may_read(user, ticket_id)
-        except RtError as refused:
-            if refused.code == "INTERNAL":
-                return False
-            raise
+        return await may(self._access, user, ticket_id)
 
     async def _require_access(self, socket: Socket, ticket_id: str) -> None:
         if await self._access.may_read(socket.user, ticket_id):
@@ -311,9 +366,9 @@ class Tickets(Namespace):
         self.tell(socket, Unsubscribed(ticket_id, "access"))
 
     def _take_out(self, socket: Socket, ticket_id: str) -> None:
-        self.watch.leave(socket, ticket_id)
-        for room in both(ticket_id):
+        for room in both(ticket_id):  # first: whatever becomes of the rest, the socket hears no more
             self.hub.leave(socket, room)
+        self.watch.leave(socket, ticket_id)
 
 
 def both(ticket_id: str) -> list[Room]:

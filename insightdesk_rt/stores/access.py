@@ -24,6 +24,11 @@ HOST_DEADLINE_S = 5.0  # the host's check may ask its own database; a client wai
 
 
 class MayRead(Protocol):
+    @property
+    def of_host(self) -> bool:
+        """Is it the host's own check? Then it may depend on anything, and only asking it tells who may read."""
+        ...
+
     async def may_read(self, user: User, ticket_id: str) -> bool:
         """Raises RtError UNAVAILABLE if it cannot be known now, INTERNAL if the check itself failed."""
         ...
@@ -31,6 +36,8 @@ class MayRead(Protocol):
 
 class Access:
     """Our own rules, by the facts in Valkey."""
+
+    of_host = False
 
     def __init__(self, tickets: TicketStore, agent_access: str = "team") -> None:
         self._tickets = tickets
@@ -52,6 +59,8 @@ def allowed(user: User, ticket: Facts, agents_see_all: bool) -> bool:
 
 class HostAccess:
     """The host's own check, kept at arm's length: only True is a yes, and whatever goes wrong in it is a no."""
+
+    of_host = True
 
     def __init__(self, check: Callable[[User, str], bool | Awaitable[bool]]) -> None:
         self._check = check

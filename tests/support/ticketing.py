@@ -16,6 +16,7 @@ from insightdesk_rt.model import Event, User
 from insightdesk_rt.namespaces.dispatch import first_rooms
 from insightdesk_rt.namespaces.tickets import Applied, Subscribe, Tickets
 from insightdesk_rt.stores.access import Access, MayRead
+from insightdesk_rt.stores.readers import ReaderStore
 from insightdesk_rt.stores.tickets import TicketChange, TicketStore
 from insightdesk_rt.stores.viewers import ViewerStore
 from tests.support import fakes
@@ -56,12 +57,14 @@ class Node:
             self.store,
             self.viewers,
             access,
+            ReaderStore(cluster.valkey),
             agent_access=cluster.agent_access,
             incarnation=lambda: self.name,
         )
 
     async def connect(self, user: User) -> Socket:
         socket = fakes.socket(PATH, user)
+        await self.tickets.coming(user)
         self.hub.add(socket)
         await self.hub.enter(socket, first_rooms(user))
         await self.tickets.joined(socket)

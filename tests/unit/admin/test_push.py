@@ -19,6 +19,7 @@ from insightdesk_rt.namespaces.notifications import Notifications
 from insightdesk_rt.namespaces.tickets import Subscribe, Tickets
 from insightdesk_rt.stores.access import Access
 from insightdesk_rt.stores.notifications import NotificationStore
+from insightdesk_rt.stores.readers import ReaderStore
 from insightdesk_rt.stores.tickets import TicketStore
 from insightdesk_rt.stores.viewers import ViewerStore
 from tests.support import fakes
@@ -42,7 +43,8 @@ class Desk:
         self.log = fakes.OneNode()
         self.hub = Hub(self.log, PATHS)
         store = TicketStore(valkey)
-        self.tickets = Tickets(self.hub, fakes.Clock(), store, ViewerStore(valkey, lambda: "n1"), Access(store))
+        viewers, readers = ViewerStore(valkey, lambda: "n1"), ReaderStore(valkey)
+        self.tickets = Tickets(self.hub, fakes.Clock(), store, viewers, Access(store), readers)
         self.notifications = Notifications(self.hub, fakes.Clock(), NotificationStore(valkey))
         self.port: Port
 

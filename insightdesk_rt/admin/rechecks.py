@@ -1,0 +1,67 @@
+"""A host whose own facts have changed asks for access to be looked at again: `POST /api/v1/access/recheck`.
+
+A change of a ticket that is pushed does that by itself. What it cannot know is what only the host's check looks at:
+that somebody moved to another team, or lost a right. All nodes look again before the answer; who may not read a ticket
+any more is out of it then, and told so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from insightdesk_rt.admin.base import Admin, Handler, operation
+from insightdesk_rt.admin.declared import Answer, AnyUserId, Count
+from insightdesk_rt.cluster.answers import understood
+from insightdesk_rt.cluster.calls import Calls
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import Id
+from insightdesk_rt.namespaces.tickets import Tickets
+
+VERB = "access.recheck"
+
+
+class RecheckBody(Struct, forbid_unknown_fields=True):
+    ticketId: Annotated[Id | None, Meta(description="look at everybody who has this ticket open")] = None
+    userId: Annotated[AnyUserId | None, Meta(description="look at all tickets that this user has open")] = None
+
+
+class Rechecks:
+    """Asks all nodes, and answers for this one."""
+
+    def __init__(self, tickets: Tickets, calls: Calls) -> None:
+        self._tickets = tickets
+        self._calls = calls
+        calls.answer(VERB, self._here)
+
+    async def ask(self, kind: str, id: str) -> Count:
+        """Return how many sockets were taken out of a ticket, and the nodes that did not answer."""
+        counts, missing = understood(await self._calls.ask(VERB, kind, id), int)
+        return Count(sum(counts.values()), missing)
+
+    async def _here(self, words: tuple[str, ...]) -> int:
+        kind, id = words
+        return await (self._tickets.recheck(id) if kind == "ticket" else self._tickets.recheck_user(id))
+
+
+class RecheckHandler(Handler):
+    rechecks: Rechecks
+
+    @operation("operator", body=RecheckBody, answer=Count)
+    async def post(self, body: RecheckBody) -> Answer:
+        """Look again at who may read: a ticket, or whatever a user has open. Who may not any more is taken out.
+
+        `count`: sockets that were taken out of a ticket. A node in `missing` has not done it: ask again.
+        """
+        if (body.ticketId is None) == (body.userId is None):
+            raise RtError("BAD_REQUEST", "Say either ticketId or userId.", field="ticketId")
+        if body.ticketId is not None:
+            return Answer(await self.rechecks.ask("ticket", body.ticketId))
+        return Answer(await self.rechecks.ask("user", body.userId or ""))
+
+
+def recheck_routes(admin: Admin, tickets: Tickets, calls: Calls) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
+    parts = {"admin": admin, "rechecks": Rechecks(tickets, calls)}
+    return [(r"/api/v1/access/recheck", RecheckHandler, parts)]

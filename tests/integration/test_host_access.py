@@ -1,0 +1,44 @@
+"""The host's own check (`access`) on two nodes: what is told goes by it, and a recheck takes out who may not read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.aio import aio
+from tests.support.native_client import NativeDoor
+from tests.support.nodes import two_nodes
+
+
+@aio
+async def test_what_the_hosts_check_refuses_is_not_heard_and_a_recheck_ends_what_it_has_allowed(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    """Its facts are the host's: only `POST /access/recheck` says that they have changed."""
+    allowed, door = tmp_path / "may_read", NativeDoor()
+    allowed.write_text("ann 1\nbob 1\n")
+    with two_nodes(tmp_path, valkey_url, access="tests.support.host_check:make") as (one, two):
+        ann = await door.open(one.address, "/tickets", {"token": one.token("ann", "agent", "red")})
+        bob = await door.open(two.address, "/tickets", {"token": one.token("bob", "agent", "blue")})
+        eve = await door.open(two.address, "/tickets", {"token": one.token("eve", "admin")})
+        assert (await two.push("PUT", "/api/v1/tickets/1", {"subject": "seen", "teamId": "red"}))[0] == 201
+        assert (await one.push("PUT", "/api/v1/tickets/2", {"subject": "of nobody"}))[0] == 201
+        for peer in (ann, bob):
+            assert (await peer.expect("ticket:created"))["ticketId"] == "1"
+            await peer.ok("ticket:subscribe", {"ticketId": "1"})
+        assert (await eve.call("ticket:subscribe", {"ticketId": "1"}))["error"]["code"] == "FORBIDDEN"
+
+        path = "/api/v1/access/recheck"
+        allowed.write_text("bob 1\n")
+        assert await one.push("POST", path, {"userId": "bob"}) == (200, {"count": 0, "missing": []})
+        assert await two.push("POST", path, {"userId": "ann"}) == (200, {"count": 1, "missing": []})
+        assert (await ann.expect("ticket:unsubscribed"))["reason"] == "access"
+        allowed.write_text("")
+        assert await one.push("POST", path, {"ticketId": "1"}) == (200, {"count": 1, "missing": []})
+        assert (await bob.expect("ticket:unsubscribed"))["reason"] == "access"
+        for body in ({}, {"ticketId": "1", "userId": "ann"}):
+            assert (await one.push("POST", path, body))[0] == 400
+        assert (await two.push("PUT", "/api/v1/tickets/1", {"subject": "of nobody now"}))[0] == 200
+        for peer in (ann, bob, eve):
+            await peer.settled()
+            assert not peer.pending("ticket:created") and not peer.pending("ticket:updated")
+            await peer.close()
