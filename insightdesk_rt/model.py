@@ -12,6 +12,8 @@ from typing import Annotated, Literal, NewType
 
 from msgspec import Meta, Struct
 
+from insightdesk_rt.wire.texts import WORDS
+
 UserId = NewType("UserId", str)
 TeamId = NewType("TeamId", str)
 Sid = NewType("Sid", str)  # a socket: one client in one namespace; 20 characters, public
@@ -27,6 +29,7 @@ NO_OFFSET = Offset("0-0")
 # Letters and digits and what ids are usually joined with; never ':' (it separates the parts of a room name),
 # white space, glob or control characters. \Z and not $: that would let a newline through at the end.
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z"
+WORDS[ID_PATTERN] = "of 1 to 64 letters, digits or any of _.-, the first a letter or digit"
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]  # in what somebody sends us
 
 

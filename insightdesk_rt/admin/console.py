@@ -25,6 +25,7 @@ from insightdesk_rt.admin.declared import Answer
 from insightdesk_rt.admin.openapi import Route
 from insightdesk_rt.admin.sessions import COOKIE, SESSION_S, Sessions, of_our_page
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.wire.texts import WORDS
 
 FOLDER = Path(__file__).parent / "console"
 TYPES = {
@@ -37,6 +38,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
+NO_SPACE = r"^\S+\Z"
+WORDS[NO_SPACE] = "without white space"
 MAX_CREDENTIAL = 8_192  # characters; Tornado takes headers up to 64 KB, issuers make tokens of 1 or 2 KB
 
 
@@ -50,7 +53,7 @@ class Session(Struct):
 
 class SignIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     credential: Annotated[
-        str, Meta(min_length=1, max_length=MAX_CREDENTIAL, pattern=r"^\S+\Z", description="a key, or an admin's token")
+        str, Meta(min_length=1, max_length=MAX_CREDENTIAL, pattern=NO_SPACE, description="a key, or an admin's token")
     ]
 
 

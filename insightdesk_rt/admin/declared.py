@@ -19,7 +19,6 @@ from __future__ import annotations
 import codecs
 import inspect
 import re
-from ast import literal_eval
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
@@ -30,10 +29,8 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.access import Scope
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import ID_PATTERN
-from insightdesk_rt.stores.notifications import NOTIFICATION_ID_PATTERN
-from insightdesk_rt.stores.tickets import WHO_PATTERN
 from insightdesk_rt.wire import json
+from insightdesk_rt.wire.texts import VISIBLE_LINE, WORDS, in_words
 
 MAX_LIMIT = 500  # items of a page
 USUAL_LIMIT = 100
@@ -43,28 +40,19 @@ RULE_ID_PATTERN = r"^[0-9a-f]{20}\Z"
 
 T = TypeVar("T")
 NO_CONTROLS = "^[^\x00-\x1f\x7f]*\\Z"
-# What people write and read again. Linear: what comes before the first visible character is not tried again.
-NOT_BLANK = r"^[^\S\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*\Z"
 RoomName = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_CONTROLS)]
 # What a token may have as its sub, which is more than the ids that others make: "auth0|5f7c", "ann@example.com".
 AnyUserId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
 SessionId = AnyUserId  # the token's claim, under the same rule
 Reason = Annotated[
-    str, Meta(min_length=1, max_length=500, pattern=NOT_BLANK, description="why; it is kept in the audit log")
+    str, Meta(min_length=1, max_length=500, pattern=VISIBLE_LINE, description="why; it is kept in the audit log")
 ]
 
-# Patterns as a refusal names them: nobody should have to read a regex to see what is wrong.
-IN_WORDS = {
-    NO_CONTROLS: "without control characters",
-    NOT_BLANK: "that is not blank and has no control characters",
-    ID_PATTERN: "of 1 to 64 letters, digits or any of _.-, the first a letter or digit",
-    WHO_PATTERN: "of 1 to 128 characters, without control characters or line breaks",
-    NOTIFICATION_ID_PATTERN: "of 1 to 64 letters, digits or any of _.:-",
-    SID_PATTERN: "of 20 letters, digits or any of _-",
-    RULE_ID_PATTERN: "of 20 hexadecimal digits",
-}
+# Nobody should have to read a regex to see what is wrong.
+WORDS[NO_CONTROLS] = "without control characters"
+WORDS[SID_PATTERN] = "of 20 letters, digits or any of _-"
+WORDS[RULE_ID_PATTERN] = "of 20 hexadecimal digits"
 
-_PATTERN = re.compile(r"matching regex (.*)", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 
 
@@ -177,7 +165,7 @@ def read_path(operation: Operation, parts: Sequence[str]) -> list[Any]:
         try:
             found.append(msgspec.convert(text, kind, strict=False))
         except msgspec.ValidationError as why:
-            raise RtError("BAD_REQUEST", _plain(str(why)), field=name) from None
+            raise RtError("BAD_REQUEST", in_words(str(why)), field=name) from None
     return found
 
 
@@ -218,12 +206,7 @@ def read_body(kind: type[Struct], content_type: str, text: bytes) -> Any:
 def wrong(bad: json.BadJson) -> RtError:
     unknown = _UNKNOWN_FIELD.search(bad.why)
     field = ".".join(filter(None, (bad.field, unknown.group(1)))) if unknown else bad.field
-    return RtError("BAD_REQUEST", _plain(bad.why), field=field)
-
-
-def _plain(why: str) -> str:
-    """Return msgspec's sentence with words for the pattern in it, which it writes as Python would."""
-    return _PATTERN.sub(lambda found: IN_WORDS.get(literal_eval(found[1]), "of another form"), why)
+    return RtError("BAD_REQUEST", bad.why, field=field)
 
 
 def said(asked: Struct) -> Any:

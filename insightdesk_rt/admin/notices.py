@@ -14,15 +14,16 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import NOT_BLANK, Answer, Change, Page, Paged, Removal
+from insightdesk_rt.admin.declared import Answer, Change, Page, Paged, Removal
 from insightdesk_rt.admin.ruling import RuleId, Ruling, Time, end_ms, page, rule_id, time_or_none
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import Role, Severity, iso, new_id
 from insightdesk_rt.moderation.notices import Notice, Notices
 from insightdesk_rt.moderation.rules import Rules
+from insightdesk_rt.wire.texts import VISIBLE_LINE
 
 Path = Annotated[str, Meta(max_length=200)]
-Message = Annotated[str, Meta(min_length=1, max_length=2000, pattern=NOT_BLANK)]
+Message = Annotated[str, Meta(min_length=1, max_length=2000, pattern=VISIBLE_LINE)]
 
 
 class MakeNotice(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):

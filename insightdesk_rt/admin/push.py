@@ -25,6 +25,7 @@ from insightdesk_rt.namespaces.tickets import Tickets
 from insightdesk_rt.stores.notifications import Content, NotificationId
 from insightdesk_rt.stores.tickets import Actor, Comment, Ticket, TicketChange, Who
 from insightdesk_rt.wire import json
+from insightdesk_rt.wire.texts import PLAIN, VISIBLE
 
 MAX_USERS = 1000  # of one notification: one event for each
 MAX_ROOMS = 100  # of one event: each is a channel that it is published on
@@ -40,15 +41,15 @@ EventId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)
 class CommentBody(Struct, forbid_unknown_fields=True):
     kind: Literal["reply", "note"]
     author: Actor
-    excerpt: Annotated[str, Meta(max_length=MAX_EXCERPT)]
+    excerpt: Annotated[str, Meta(max_length=MAX_EXCERPT, pattern=PLAIN)]
     id: NotificationId | UnsetType = UNSET
 
 
 class NotificationBody(Struct, forbid_unknown_fields=True):
-    type: Annotated[str, Meta(min_length=1, max_length=64)]
-    title: Annotated[str, Meta(min_length=1, max_length=300)]
-    body: Annotated[str, Meta(max_length=4000)] = ""
-    url: Annotated[str, Meta(max_length=2000)] = ""
+    type: Annotated[str, Meta(min_length=1, max_length=64, pattern=NO_CONTROLS)]
+    title: Annotated[str, Meta(min_length=1, max_length=300, pattern=VISIBLE)]
+    body: Annotated[str, Meta(max_length=4000, pattern=PLAIN)] = ""
+    url: Annotated[str, Meta(max_length=2000, pattern=NO_CONTROLS)] = ""
     data: Raw | UnsetType = UNSET
     userId: Who | UnsetType = UNSET
     userIds: Annotated[list[Who], Meta(min_length=1, max_length=MAX_USERS)] | UnsetType = UNSET

@@ -12,12 +12,13 @@ from msgspec import Meta, Struct
 from insightdesk_rt.model import Id, Person, iso
 from insightdesk_rt.namespaces.base import Outbound, Payload
 from insightdesk_rt.stores.conversations import Author, Conversation, Message, State
+from insightdesk_rt.wire.texts import PLAIN, VISIBLE, OffsetText
 
 MAX_HISTORY = 100
 
-Text = Annotated[str, Meta(min_length=1, max_length=4_000, pattern=r"\S")]
-ClientId = Annotated[str, Meta(min_length=1, max_length=64)]
-Comment = Annotated[str, Meta(max_length=1_000)]
+Text = Annotated[str, Meta(min_length=1, max_length=4_000, pattern=VISIBLE)]  # at most 16,000 bytes
+ClientId = Annotated[str, Meta(min_length=1, max_length=64, pattern=PLAIN)]
+Comment = Annotated[str, Meta(max_length=1_000, pattern=PLAIN)]
 MessageId = Annotated[int, Meta(ge=1, le=2**53)]
 
 
@@ -26,7 +27,7 @@ MessageId = Annotated[int, Meta(ge=1, le=2**53)]
 
 class Start(Payload):
     clientId: ClientId
-    subject: Annotated[str, Meta(max_length=200)] = ""
+    subject: Annotated[str, Meta(max_length=200, pattern=PLAIN)] = ""
     text: Text | None = None
     teamId: Id | None = None
 
@@ -39,7 +40,7 @@ class Join(Payload):
     """`since`: an offset; what the log holds of the conversation after it is sent first."""
 
     conversationId: Id
-    since: Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")] | None = None
+    since: OffsetText | None = None
 
 
 class Say(Payload):

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import Annotated, ClassVar, NamedTuple
-
-from msgspec import Meta
+from typing import ClassVar, NamedTuple
 
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
@@ -30,6 +28,7 @@ from insightdesk_rt.stores.tickets import Change, Comment, Ticket, TicketChange,
 from insightdesk_rt.stores.untold import Untold
 from insightdesk_rt.stores.viewers import Viewer, ViewerStore, ViewState
 from insightdesk_rt.wire import json
+from insightdesk_rt.wire.texts import OffsetText
 
 CATCH_UP_S = 1.0
 DECIDE_ACCESS = frozenset({"watchers", "teamId", "requesterId", "assigneeId"})
@@ -44,7 +43,7 @@ class Subscribe(Payload):
     """`since`: an offset; what the log holds of the ticket after it is sent first."""
 
     ticketId: Id
-    since: Annotated[str, Meta(pattern=r"^[0-9]{1,20}-[0-9]{1,20}\Z")] | None = None
+    since: OffsetText | None = None
 
 
 class View(Payload):

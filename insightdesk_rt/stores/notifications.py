@@ -16,11 +16,13 @@ from insightdesk_rt.model import iso
 from insightdesk_rt.stores import untold
 from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, script
 from insightdesk_rt.wire import json
+from insightdesk_rt.wire.texts import WORDS
 
 MAX_KEPT = 500  # what a bell's list shows in months; older ones belong to the back end
 KEPT_S = 90 * 86_400
 
 NOTIFICATION_ID_PATTERN = r"^[A-Za-z0-9_.:\-]{1,64}\Z"
+WORDS[NOTIFICATION_ID_PATTERN] = "of 1 to 64 letters, digits or any of _.:-"
 NotificationId = Annotated[str, Meta(pattern=NOTIFICATION_ID_PATTERN)]
 
 PUSH = script("notification_push")

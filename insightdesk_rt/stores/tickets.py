@@ -18,6 +18,7 @@ from insightdesk_rt.model import Offset, iso
 from insightdesk_rt.stores import untold
 from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges
 from insightdesk_rt.wire import json
+from insightdesk_rt.wire.texts import PLAIN, WORDS
 
 TicketStatus = Literal["new", "open", "pending", "on_hold", "solved", "closed"]
 Priority = Literal["low", "normal", "high", "urgent"]
@@ -29,6 +30,7 @@ MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
 
 # As long as a token's `sub` and `teamId` may be, and like them without what breaks a line or a screen.
 WHO_PATTERN = "^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,128}\\Z"
+WORDS[WHO_PATTERN] = "of 1 to 128 characters, without control characters or line breaks"
 Who = Annotated[str, Meta(pattern=WHO_PATTERN)]
 
 CHANGE = Script("ticket_change", load_script(PACKAGE, "untold").source + load_script(PACKAGE, "ticket_change").source)
@@ -60,13 +62,13 @@ class Actor(Struct, frozen=True, forbid_unknown_fields=True):
     """Who did something, as a back end says it."""
 
     id: Who
-    name: Annotated[str, Meta(max_length=256)]
+    name: Annotated[str, Meta(max_length=256, pattern=PLAIN)]
 
 
 class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A partial update: what is not given stays. null takes a person or team off. `by` is who did it, for clients."""
 
-    subject: Annotated[str, Meta(max_length=MAX_SUBJECT)] | UnsetType = UNSET
+    subject: Annotated[str, Meta(max_length=MAX_SUBJECT, pattern=PLAIN)] | UnsetType = UNSET
     status: TicketStatus | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
     requesterId: Who | UnsetType | None = UNSET

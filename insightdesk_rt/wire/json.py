@@ -16,6 +16,8 @@ import msgspec
 import ujson
 from msgspec import Raw, Struct
 
+from insightdesk_rt.wire.texts import in_words
+
 T = TypeVar("T")
 
 # Where nothing else is said. msgspec alone would go on to Python's own recursion limit (about 1,000).
@@ -199,13 +201,13 @@ def _decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
 
 
 def named(why: str) -> BadJson:
-    """Turn the sentence of a msgspec.ValidationError into ours: the path at its end becomes the field."""
+    """Turn the sentence of a msgspec.ValidationError into ours: its path becomes the field, its pattern words."""
     at = _AT.search(why)
     field = at.group(1) if at else ""
     missing = _MISSING.search(why)
     if missing:
         field = f"{field}.{missing.group(1)}" if field else missing.group(1)
-    return BadJson(why[: at.start()] if at else why, field)
+    return BadJson(in_words(why[: at.start()] if at else why), field)
 
 
 def _mended(text: str | bytes) -> str:

@@ -1,0 +1,57 @@
+"""What a text that somebody sends may contain, and the words for each pattern that a field must match.
+
+A text may not have control characters other than newline and tab: one of them is six bytes of JSON (`\\u0001`), so that
+a limit in characters would be no limit in bytes, and PostgreSQL refuses NUL. Without them a text of n characters is at
+most 4 n bytes of JSON. A carriage return is accepted in front of a newline, because e-mail and Windows end lines so.
+"""
+
+from __future__ import annotations
+
+import re
+from ast import literal_eval
+from typing import Annotated
+
+from msgspec import Meta
+
+MAX_CHARACTER_BYTES = 4  # the most that one character of an accepted text takes as JSON in UTF-8
+
+# What leaves no mark on a screen: white space, controls, what Unicode calls Default_Ignorable_Code_Point (15.0), the
+# interlinear annotation characters, and three that are drawn as blanks: Braille blank, Hangul fillers, null notehead.
+INVISIBLE = (
+    "\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f"
+    "\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"
+)
+_BLANK = INVISIBLE.replace("\x00-\x20\x7f-\xa0", "\t\n \x7f-\xa0")  # those of them that an accepted text may have
+_BLANK_OF_LINE = _BLANK.replace("\t\n \x7f-\xa0", " \x80-\xa0")
+# Linear: each of them can match a text in one way only. No lookahead, so that schemas can be read by others' tools.
+_REST = r"[^\x00-\x08\x0b-\x1f]*(?:\r\n[^\x00-\x08\x0b-\x1f]*)*\Z"
+
+PLAIN = "^" + _REST
+VISIBLE = rf"^(?:\r\n|[{_BLANK}])*[^{INVISIBLE}]{_REST}"
+VISIBLE_LINE = rf"^[{_BLANK_OF_LINE}]*[^{INVISIBLE}][^\x00-\x1f\x7f]*\Z"
+OFFSET = r"^[0-9]{1,20}-[0-9]{1,20}\Z"
+
+OffsetText = Annotated[str, Meta(pattern=OFFSET)]
+
+# Pattern → how a refusal goes on after "Expected `str` ". Whoever declares a pattern adds its words.
+WORDS = {
+    PLAIN: "without control characters other than newline and tab",
+    VISIBLE: "with at least one visible character, and without control characters other than newline and tab",
+    VISIBLE_LINE: "of one line with at least one visible character, and without control characters",
+    OFFSET: 'that is an offset, as in "1795397242677-0"',
+}
+
+_PATTERN = re.compile(r"matching regex (.*)", re.DOTALL)
+
+
+def in_words(why: str) -> str:
+    """Return msgspec's sentence about a value, with words in place of the regular expression it quotes."""
+    return _PATTERN.sub(_words, why)
+
+
+def _words(found: re.Match[str]) -> str:
+    try:
+        return WORDS.get(literal_eval(found[1]), "of another form")
+    except (SyntaxError, ValueError):
+        return "of another form"
