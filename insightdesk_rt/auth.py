@@ -15,7 +15,6 @@ entries: there is none.
 from __future__ import annotations
 
 import json  # not wire/json: only here must two equal keys be an error, and msgspec has no hook for that
-import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any, NoReturn, get_args
@@ -25,6 +24,7 @@ from jwt.algorithms import get_default_algorithms
 from msgspec import Struct
 
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.ids import SESSION, TEAM, USER, Kind, is_name
 from insightdesk_rt.model import Role, TeamId, User, UserId
 
 # algorithm → family; a family is what one key may be used for
@@ -44,13 +44,10 @@ SKEW_S = 60  # an issuer's clock may be ahead of ours by this; a token from the 
 MAX_TIME_S = 1 << 53  # what JSON numbers hold exactly
 MAX_NAME = 256
 MAX_EMAIL = 320  # RFC 5321: 64 + @ + 255
-MAX_ID = 128
 ACCESS_TYPES = {"jwt", "at+jwt", "application/at+jwt", "access", "bearer"}  # RFC 9068 2.1, and what Keycloak writes
 ROLES = frozenset(get_args(Role))
 
 _ALGORITHMS = {name: algorithm for name, algorithm in get_default_algorithms().items() if name in FAMILIES}
-# What breaks a line, a log or a screen: C0, DEL, C1, line and paragraph separators, lone surrogates.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class BadToken(RtError):
@@ -234,12 +231,12 @@ def _user(claims: dict[str, Any], keys: Keys, now_s: int) -> User:
     if expires_s is None:
         raise BadToken("no exp")
     user = User(
-        UserId(_id(claims, "sub")),
+        UserId(_id(claims, "sub", USER)),
         role,  # type: ignore[arg-type]  # it is in ROLES
         _text(claims, "name", MAX_NAME),
         _text(claims, "email", MAX_EMAIL),
-        TeamId(_id(claims, "teamId", needed=False)),
-        _id(claims, "sessionId", needed=False),
+        TeamId(_id(claims, "teamId", TEAM, needed=False)),
+        _id(claims, "sessionId", SESSION, needed=False),
         min(expires_s + keys.leeway_s, now_s + MAX_LIFE_S),
         issued_s,
     )
@@ -274,17 +271,20 @@ def _text(claims: dict[str, Any], name: str, longest: int) -> str:
     value = claims.get(name)
     if value is None:
         return ""
-    if not isinstance(value, str) or len(value) > longest or _CONTROL.search(value):
-        raise BadToken(f"{name} is not a text of at most {longest} printable characters")
+    if not isinstance(value, str) or len(value) > longest or not is_name(value):
+        raise BadToken(f"{name} is not a text of at most {longest} characters without control and format characters")
     return value
 
 
-def _id(claims: dict[str, Any], name: str, *, needed: bool = True) -> str:
-    """An id becomes part of room names and log lines: nothing invisible is in it."""
-    value = _text(claims, name, MAX_ID)
-    if (needed and not value) or not value.isprintable():
-        raise BadToken(f"{name} is not an id of at most {MAX_ID} characters")
-    return value
+def _id(claims: dict[str, Any], name: str, kind: Kind, *, needed: bool = True) -> str:
+    """Return an id by the rule of its kind (ids.py), the same that events and the admin API have; "" for none."""
+    value = claims.get(name)
+    if not needed and value in (None, ""):
+        return ""
+    try:
+        return kind.check(value)
+    except ValueError as why:
+        raise BadToken(f"{name}: {why}") from None
 
 
 # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────────

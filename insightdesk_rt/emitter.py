@@ -26,6 +26,7 @@ import valkey
 import valkey.asyncio
 from msgspec import Struct
 
+from insightdesk_rt import ids
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.publisher import append_call, check_size
 from insightdesk_rt.cluster.resp import load_script
@@ -51,10 +52,15 @@ class Target(Struct, Generic[E], frozen=True):
     skip: tuple[str, ...] = ()
 
     def to(self, *rooms: str) -> Target[E]:
+        """Name rooms. Raises ValueError for a text that cannot be the name of a room."""
+        for room in rooms:
+            _check_room(room)
         return msgspec.structs.replace(self, rooms=self.rooms + tuple(map(Room, rooms)))
 
     def except_(self, *rooms_or_sids: str) -> Target[E]:
-        """Leave out who is in one of these rooms, or has one of these sids."""
+        """Leave out who is in one of these rooms, or has one of these sids. Raises ValueError as `to`."""
+        for room in rooms_or_sids:
+            _check_room(room)
         return msgspec.structs.replace(self, skip=self.skip + rooms_or_sids)
 
     def emit(self, event: str, data: Any, *, id: str = "") -> Any:
@@ -195,6 +201,13 @@ class AsyncEmitter(_Emitter):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+def _check_room(room: str) -> None:
+    try:
+        ids.ROOM.check(room)
+    except ValueError as why:
+        raise ValueError(f"room {str(room)[:40]!a}: {why}") from None
 
 
 def _options(url: str, timeout_s: float) -> dict[str, Any]:

@@ -1,18 +1,17 @@
 """The nouns: who a user is, what one publication is, how ids, rooms and offsets are written.
 
-Pure values. Room names are made here and nowhere else: a client never writes one, so nothing it sends can
-name a room of somebody else (ids that become part of a room name are checked by `check_id` or by a Payload's pattern).
+Pure values. Room names are made here and nowhere else: a client never writes one, so nothing it sends can name a
+room of somebody else. What stands before the first ':' says what kind of room it is, and all behind it is one id,
+whatever is in that: so two names are never the same. What an id may be: ids.py.
 """
 
 from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
-from typing import Annotated, Literal, NewType
+from typing import Literal, NewType
 
-from msgspec import Meta, Struct
-
-from insightdesk_rt.wire.texts import WORDS
+from msgspec import Struct
 
 UserId = NewType("UserId", str)
 TeamId = NewType("TeamId", str)
@@ -26,11 +25,6 @@ Status = Literal["online", "busy", "away", "offline"]
 Severity = Literal["info", "warning", "critical"]  # of a notice
 
 NO_OFFSET = Offset("0-0")
-# Letters and digits and what ids are usually joined with; never ':' (it separates the parts of a room name),
-# white space, glob or control characters. \Z and not $: that would let a newline through at the end.
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z"
-WORDS[ID_PATTERN] = "of 1 to 64 letters, digits or any of _.-, the first a letter or digit"
-Id = Annotated[str, Meta(pattern=ID_PATTERN)]  # in what somebody sends us
 
 
 class Person(Struct, frozen=True, gc=False):

@@ -32,7 +32,6 @@ from insightdesk_rt.admin.clients import (
     Wanted,
 )
 from insightdesk_rt.admin.declared import (
-    SID_PATTERN,
     USUAL_LIMIT,
     Answer,
     BulkChange,
@@ -50,20 +49,20 @@ from insightdesk_rt.admin.declared import (
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.ids import RoomOrEmpty, SocketId, UserIdOrEmpty
 from insightdesk_rt.model import Role
 from insightdesk_rt.wire import json
 
 Text = Annotated[str, Meta(max_length=200)]
 Reconnect = Annotated[bool, Meta(description="cut it, so that the client comes back by itself")]
-Sid = Annotated[str, Meta(pattern=SID_PATTERN)]
 
 
 class Filters(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which connections are meant; all that is given must be true of one."""
 
-    user: Text = ""
+    user: UserIdOrEmpty = ""
     ip: Text = ""
-    room: Text = ""
+    room: RoomOrEmpty = ""
     namespace: Text = ""
     node: Text = ""
     transport: Transport | Literal[""] = ""
@@ -81,7 +80,7 @@ class Find(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FindClosed(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    user: Text = ""
+    user: UserIdOrEmpty = ""
     ip: Text = ""
     node: Text = ""
     sid: Text = ""
@@ -193,7 +192,7 @@ class ConnectionHandler(Handler):
     everywhere: Everywhere
 
     @operation("operator", query=Kick, answer=Count, action="connection.kick", errors=("NOT_FOUND",))
-    async def delete(self, sid: Sid, query: Kick) -> Answer:
+    async def delete(self, sid: SocketId, query: Kick) -> Answer:
         """Send one connection away, by its own sid or that of a socket of it."""
         done = await self.everywhere.send_away(Wanted(sid=sid), query.reconnect)
         if not done.count and not done.missing:

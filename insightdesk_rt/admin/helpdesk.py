@@ -20,7 +20,6 @@ from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import (
     USUAL_LIMIT,
     Answer,
-    AnyUserId,
     Change,
     Cursor,
     Limit,
@@ -32,7 +31,8 @@ from insightdesk_rt.admin.declared import (
 )
 from insightdesk_rt.desk import Desk
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import Id, Role, Status, User, UserId, iso
+from insightdesk_rt.ids import USER, ConversationId, Refused, TeamIdText, UserIdText, sift
+from insightdesk_rt.model import Role, Status, User, UserId, iso
 from insightdesk_rt.namespaces.chat import Chat
 from insightdesk_rt.namespaces.chat_events import ConversationView, view
 from insightdesk_rt.stores.conversations import State
@@ -57,8 +57,19 @@ class Present(Struct):
 class FindPresent(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limit: Annotated[Limit | None, Meta(description="100, unless told otherwise; not with userIds")] = None
     cursor: Cursor = ""
-    userIds: Annotated[list[AnyUserId], Meta(max_length=500, description="all of these, on one page")] = []
+    userIds: Annotated[
+        list[str],
+        Meta(
+            max_length=500, description="all of these, on one page; given several times, each is one id, commas and all"
+        ),
+    ] = []
     status: Status | Literal[""] = ""
+
+
+class FoundPresent(Page[Present]):
+    """`refused`: those of `userIds` that no user can have."""
+
+    refused: list[Refused] = []
 
 
 class FindChats(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,32 +77,34 @@ class FindChats(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Requeue(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    teamId: Annotated[Id | None, Meta(description="another team's queue")] = None
+    teamId: Annotated[TeamIdText | None, Meta(description="another team's queue")] = None
 
 
 class Assign(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    agentId: Id
+    agentId: UserIdText
 
 
 class PresenceHandler(Handler):
     presence: PresenceStore
 
-    @operation("viewer", query=FindPresent, answer=Page[Present])
+    @operation("viewer", query=FindPresent, answer=FoundPresent)
     async def get(self, query: FindPresent) -> Answer:
         """Who is here: those who are asked for, or all agents and admins that were here within 30 days."""
         if query.userIds:
             for name, given in (("limit", query.limit), ("cursor", query.cursor)):
                 if given:
                     raise RtError("BAD_REQUEST", "It does not go with userIds, who are all on one page.", field=name)
-            known = await self.presence.known(query.userIds)
-            return Answer(Page([_present(one) for one in known if query.status in ("", one.seen.status)]))
+            user_ids, refused = sift(query.userIds, USER, "userIds")
+            found_now = await self.presence.known(user_ids)
+            items = [_present(one) for one in found_now if query.status in ("", one.seen.status)]
+            return Answer(FoundPresent(items, refused=refused))
         statuses = (query.status,) if query.status else STATUSES
         after, limit = read_cursor(query.cursor, Listed), query.limit or USUAL_LIMIT
         found = await self.presence.staff(statuses, limit + 1, after)
         shown = found[:limit]
         known = await self.presence.known([one.user_id for one in shown]) if shown else []
         cursor = make_cursor(*shown[-1]) if len(found) > limit else None
-        return Answer(Page([_present(one) for one in known], cursor))
+        return Answer(FoundPresent([_present(one) for one in known], cursor))
 
 
 class ChatsHandler(Handler):
@@ -112,7 +125,7 @@ class ChatHandler(Handler):
     chat: Chat
 
     @operation("viewer", answer=ConversationView, errors=("NOT_FOUND",))
-    async def get(self, conversation_id: Id) -> Answer:
+    async def get(self, conversation_id: ConversationId) -> Answer:
         """One conversation, without what was said in it."""
         conversation = await self.chat.store.get(conversation_id)
         if conversation is None:
@@ -134,7 +147,7 @@ class ActingHandler(Handler):
 
 class CloseHandler(ActingHandler):
     @operation("operator", body=Change, answer=ConversationView, action="chat.close", errors=("NOT_FOUND",))
-    async def post(self, conversation_id: Id, body: Change) -> Answer:
+    async def post(self, conversation_id: ConversationId, body: Change) -> Answer:
         """End a conversation; again is nothing."""
         user = await self.admin_of(conversation_id)
         return Answer(await self.chat.told(await self.chat.store.close(user, conversation_id)))
@@ -144,7 +157,7 @@ class RequeueHandler(ActingHandler):
     @operation(
         "operator", body=Requeue, answer=ConversationView, action="chat.requeue", errors=("NOT_FOUND", "CONFLICT")
     )
-    async def post(self, conversation_id: Id, body: Requeue) -> Answer:
+    async def post(self, conversation_id: ConversationId, body: Requeue) -> Answer:
         """Let it wait for another agent, in the place it had; CONFLICT if it is closed."""
         user = await self.admin_of(conversation_id)
         change = await self.chat.store.transfer(user, conversation_id, team_id=body.teamId or "", note=body.reason)
@@ -153,7 +166,7 @@ class RequeueHandler(ActingHandler):
 
 class AssignHandler(ActingHandler):
     @operation("operator", body=Assign, answer=ConversationView, action="chat.assign", errors=("NOT_FOUND", "CONFLICT"))
-    async def post(self, conversation_id: Id, body: Assign) -> Answer:
+    async def post(self, conversation_id: ConversationId, body: Assign) -> Answer:
         """Give it to an agent; CONFLICT if that one is not in the chat now, or the conversation is closed."""
         user = await self.admin_of(conversation_id)
         change = await self.chat.store.transfer(user, conversation_id, agent_id=body.agentId, note=body.reason)

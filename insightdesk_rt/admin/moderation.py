@@ -17,10 +17,9 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.addresses import parse_address
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer, AnyUserId, BulkChange, Page, Paged, Removal, SessionId
+from insightdesk_rt.admin.declared import Answer, BulkChange, Page, Paged, Removal
 from insightdesk_rt.admin.ruling import (
     DAY_S,
-    RuleId,
     Ruling,
     Seconds,
     Time,
@@ -33,6 +32,7 @@ from insightdesk_rt.admin.ruling import (
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.ids import RuleId, SessionIdText, UserIdText
 from insightdesk_rt.model import iso
 from insightdesk_rt.moderation.gate import Block, Gate, Revocation, Ruled, parse_network
 from insightdesk_rt.moderation.rules import Rules, Table
@@ -46,14 +46,14 @@ Network = Annotated[str, Meta(min_length=1, max_length=60)]
 
 
 class Revoke(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    sessionId: Annotated[SessionId | None, Meta(description="the token's claim of that name")] = None
-    userId: AnyUserId | None = None
+    sessionId: Annotated[SessionIdText | None, Meta(description="the token's claim of that name")] = None
+    userId: UserIdText | None = None
     issuedBefore: Annotated[Time | None, Meta(description="with userId; without it: now")] = None
     until: Annotated[Time | None, Meta(description="when its tokens have all expired; without it: in 30 days")] = None
 
 
 class MakeBlock(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    userId: AnyUserId | None = None
+    userId: UserIdText | None = None
     ip: Network | None = None
     cidr: Annotated[Network | None, Meta(description="at most a /8, of IPv6 a /16")] = None
     until: Annotated[Time | None, Meta(description="without it, and without forSeconds: until it is taken back")] = None

@@ -15,8 +15,9 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer, Change, Page, Paged, Removal
-from insightdesk_rt.admin.ruling import RuleId, Ruling, Time, end_ms, page, rule_id, time_or_none
+from insightdesk_rt.admin.ruling import Ruling, Time, end_ms, page, rule_id, time_or_none
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.ids import RuleId
 from insightdesk_rt.model import Role, Severity, iso, new_id
 from insightdesk_rt.moderation.notices import Notice, Notices
 from insightdesk_rt.moderation.rules import Rules

@@ -16,14 +16,15 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import NO_CONTROLS, Answer, RoomName
+from insightdesk_rt.admin.declared import NO_CONTROLS, Answer
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.model import Id, Room, new_id
+from insightdesk_rt.ids import USER, EventId, PushId, Refused, RoomName, TicketIdText, UserIdText, sift
+from insightdesk_rt.model import Room, new_id
 from insightdesk_rt.namespaces.notifications import Notifications
 from insightdesk_rt.namespaces.tickets import Tickets
-from insightdesk_rt.stores.notifications import Content, NotificationId
-from insightdesk_rt.stores.tickets import Actor, Comment, Ticket, TicketChange, Who
+from insightdesk_rt.stores.notifications import Content
+from insightdesk_rt.stores.tickets import Actor, Comment, Ticket, TicketChange
 from insightdesk_rt.wire import json
 from insightdesk_rt.wire.texts import PLAIN, VISIBLE
 
@@ -35,14 +36,13 @@ MAX_EXCERPT = 280  # two lines of a list
 RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"})
 
 EventName = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
-EventId = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
 
 
 class CommentBody(Struct, forbid_unknown_fields=True):
     kind: Literal["reply", "note"]
     author: Actor
     excerpt: Annotated[str, Meta(max_length=MAX_EXCERPT, pattern=PLAIN)]
-    id: NotificationId | UnsetType = UNSET
+    id: PushId | UnsetType = UNSET
 
 
 class NotificationBody(Struct, forbid_unknown_fields=True):
@@ -51,9 +51,9 @@ class NotificationBody(Struct, forbid_unknown_fields=True):
     body: Annotated[str, Meta(max_length=4000, pattern=PLAIN)] = ""
     url: Annotated[str, Meta(max_length=2000, pattern=NO_CONTROLS)] = ""
     data: Raw | UnsetType = UNSET
-    userId: Who | UnsetType = UNSET
-    userIds: Annotated[list[Who], Meta(min_length=1, max_length=MAX_USERS)] | UnsetType = UNSET
-    id: NotificationId | UnsetType = UNSET
+    userId: UserIdText | UnsetType = UNSET
+    userIds: Annotated[list[Any], Meta(min_length=1, max_length=MAX_USERS)] | UnsetType = UNSET
+    id: PushId | UnsetType = UNSET
 
 
 class EmitBody(Struct, forbid_unknown_fields=True):
@@ -69,8 +69,11 @@ class EmitBody(Struct, forbid_unknown_fields=True):
     id: EventId | UnsetType = UNSET
 
 
-class Pushed(Struct):
+class Pushed(Struct, omit_defaults=True):
+    """`refused`: those of `userIds` that no user can have, if there are any; the others are notified."""
+
     id: str
+    refused: list[Refused] = []
 
 
 class Emitted(Struct):
@@ -96,18 +99,18 @@ class TicketHandler(Handler):
     tickets: Tickets
 
     @operation("viewer", answer=Ticket, errors=("NOT_FOUND",))
-    async def get(self, ticket_id: Id) -> Answer:
+    async def get(self, ticket_id: TicketIdText) -> Answer:
         """Return the ticket as it was pushed, with its version."""
         return Answer(await self.tickets.get(ticket_id))
 
     @operation("admin", body=TicketChange, answer=TicketAnswer, statuses=(200, 201))
-    async def put(self, ticket_id: Id, change: TicketChange) -> Answer:
+    async def put(self, ticket_id: TicketIdText, change: TicketChange) -> Answer:
         """Create a ticket (201) or change the fields that are given (200). A change of nothing is no new version."""
         applied = await self.tickets.apply(ticket_id, change)
         return Answer(TicketAnswer(ticket_id, applied.version, applied.offset), 201 if applied.created else 200)
 
     @operation("admin", answer=TicketAnswer, errors=("NOT_FOUND",))
-    async def delete(self, ticket_id: Id) -> Answer:
+    async def delete(self, ticket_id: TicketIdText) -> Answer:
         """Forget a ticket and take everybody out of it."""
         removed = await self.tickets.remove(ticket_id)
         return Answer(TicketAnswer(ticket_id, removed.version, removed.offset))
@@ -117,7 +120,7 @@ class CommentsHandler(Handler):
     tickets: Tickets
 
     @operation("admin", body=CommentBody, answer=CommentAnswer, statuses=(201,), errors=("NOT_FOUND",))
-    async def post(self, ticket_id: Id, body: CommentBody) -> Answer:
+    async def post(self, ticket_id: TicketIdText, body: CommentBody) -> Answer:
         """Tell who has the ticket open of a reply, or staff of a note. The same `id` again tells nobody twice."""
         comment = Comment(new_id() if body.id is UNSET else body.id, body.kind, body.author, body.excerpt)
         told = await self.tickets.comment(ticket_id, comment, remember=body.id is not UNSET)
@@ -130,13 +133,14 @@ class NotificationsHandler(Handler):
     @operation("admin", body=NotificationBody, answer=Pushed, statuses=(201,))
     async def post(self, body: NotificationBody) -> Answer:
         """Notify a user or several. The same `id` again changes nothing for who has it."""
-        users = _one_or_more(body.userId, body.userIds, "userId")
+        listed, refused = sift([] if body.userIds is UNSET else body.userIds, USER, "userIds")
+        users = _one_or_more(body.userId, body.userIds if body.userIds is UNSET else listed, "userId")
         data = body.data if body.data is UNSET else Raw(_clean(body.data).encode())
         if data is not UNSET and len(bytes(data)) > MAX_DATA_BYTES:
             raise RtError("BAD_REQUEST", f"Expected at most {MAX_DATA_BYTES} bytes", field="data")
         id = new_id() if body.id is UNSET else body.id
         await self.notifications.push(users, Content(id, body.type, body.title, body.body, body.url, data))
-        return Answer(Pushed(id), 201)
+        return Answer(Pushed(id, refused), 201)
 
 
 class EmitHandler(Handler):

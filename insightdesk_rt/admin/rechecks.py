@@ -12,19 +12,19 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer, AnyUserId, Count
+from insightdesk_rt.admin.declared import Answer, Count
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import Id
+from insightdesk_rt.ids import TicketIdText, UserIdText
 from insightdesk_rt.namespaces.tickets import Tickets
 
 VERB = "access.recheck"
 
 
 class RecheckBody(Struct, forbid_unknown_fields=True):
-    ticketId: Annotated[Id | None, Meta(description="look at everybody who has this ticket open")] = None
-    userId: Annotated[AnyUserId | None, Meta(description="look at all tickets that this user has open")] = None
+    ticketId: Annotated[TicketIdText | None, Meta(description="look at everybody who has this ticket open")] = None
+    userId: Annotated[UserIdText | None, Meta(description="look at all tickets that this user has open")] = None
 
 
 class Rechecks:

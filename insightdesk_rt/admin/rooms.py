@@ -22,13 +22,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer, Page, Paged, Query, RoomName, make_cursor, read_cursor
+from insightdesk_rt.admin.declared import Answer, Page, Paged, Query, make_cursor, read_cursor
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.cluster.logs import Logs
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.ids import RoomName
 from insightdesk_rt.model import Event, Person, Role, Room, iso, offset_key
 from insightdesk_rt.wire import json
 

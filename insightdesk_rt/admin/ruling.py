@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta, Struct
 
-from insightdesk_rt.admin.declared import RULE_ID_PATTERN, Page, Paged, make_cursor, read_cursor
+from insightdesk_rt.admin.declared import Page, Paged, make_cursor, read_cursor
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import iso
 from insightdesk_rt.moderation.rules import Rule, Table
@@ -18,7 +18,6 @@ DAY_S = 86_400
 MAX_DAYS = 3_650
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-RuleId = Annotated[str, Meta(pattern=RULE_ID_PATTERN)]
 Time = Annotated[datetime, Meta(tz=True)]
 Seconds = Annotated[int, Meta(ge=1, le=MAX_DAYS * DAY_S)]
 

@@ -16,8 +16,9 @@ from msgspec import Struct
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.clients import MAX_ROOMS_OF_USER, Closed, Connection, Wanted
 from insightdesk_rt.admin.connections import Everywhere, Reconnect
-from insightdesk_rt.admin.declared import Answer, AnyUserId, BulkChange, Count
+from insightdesk_rt.admin.declared import Answer, BulkChange, Count
 from insightdesk_rt.admin.moderation import BlockView, RevocationView, view_block, view_revocation
+from insightdesk_rt.ids import UserIdText
 from insightdesk_rt.model import Person, Role, iso
 from insightdesk_rt.moderation.gate import Gate
 from insightdesk_rt.stores.presence import PresenceStore
@@ -64,7 +65,7 @@ class UserDisconnectHandler(Handler):
     everywhere: Everywhere
 
     @operation("operator", body=DisconnectUser, answer=Count, action="user.disconnect")
-    async def post(self, user_id: AnyUserId, body: DisconnectUser) -> Answer:
+    async def post(self, user_id: UserIdText, body: DisconnectUser) -> Answer:
         """Send away all connections of a user."""
         return Answer(await self.everywhere.send_away(Wanted(user=user_id), body.reconnect, body.dryRun))
 
@@ -75,7 +76,7 @@ class UserHandler(Handler):
     gate: Gate
 
     @operation("viewer", answer=UserView)
-    async def get(self, user_id: AnyUserId) -> Answer:
+    async def get(self, user_id: UserIdText) -> Answer:
         """What there is to know of a user: connections, rooms, presence, blocks, revocations, and what is gone."""
         (rows, count, missing), (closed, missing_too), (told, missing_as_well) = await asyncio.gather(
             self.everywhere.find(Wanted(user=user_id), SHOWN_OF_USER),

@@ -27,6 +27,7 @@ from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.cluster.tap import Tap
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.ids import RoomOrEmpty, UserIdOrEmpty
 from insightdesk_rt.model import Event, Room, iso, offset_key, user_room
 from insightdesk_rt.wire import json
 
@@ -40,8 +41,8 @@ Watched = Annotated[str, Meta(min_length=1, max_length=2_000)]
 
 
 class WatchEvents(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    user: Annotated[str, Meta(max_length=200, description="what this user's connections are sent")] = ""
-    room: Text = ""
+    user: Annotated[UserIdOrEmpty, Meta(description="what this user's connections are sent")] = ""
+    room: RoomOrEmpty = ""
     namespace: Text = ""
     event: Text = ""
     payload: Annotated[Literal["none", "full"], Meta(description="full needs the scope admin")] = "none"

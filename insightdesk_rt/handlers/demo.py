@@ -22,7 +22,7 @@ from tornado.web import RequestHandler
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.handlers.base import QuietHandler
-from insightdesk_rt.model import Id
+from insightdesk_rt.ids import TicketIdText
 from insightdesk_rt.wire import json
 
 STATIC = Path(__file__).parent / "static"
@@ -134,7 +134,7 @@ class Act(Struct):
     """What the visitor does to a ticket, as the agent or the customer of the page: comment on it, set its fields."""
 
     actor: str
-    ticketId: Id
+    ticketId: TicketIdText
     text: Annotated[str, Meta(max_length=2000)] = ""
     note: bool = False
     status: str = ""

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from insightdesk_rt.model import Id, Person, iso
+from insightdesk_rt.ids import ClientId, ConversationId, TeamIdText, UserIdText
+from insightdesk_rt.model import Person, iso
 from insightdesk_rt.namespaces.base import Outbound, Payload
 from insightdesk_rt.stores.conversations import Author, Conversation, Message, State
 from insightdesk_rt.wire.texts import PLAIN, VISIBLE, OffsetText
@@ -17,7 +18,6 @@ from insightdesk_rt.wire.texts import PLAIN, VISIBLE, OffsetText
 MAX_HISTORY = 100
 
 Text = Annotated[str, Meta(min_length=1, max_length=4_000, pattern=VISIBLE)]  # at most 16,000 bytes
-ClientId = Annotated[str, Meta(min_length=1, max_length=64, pattern=PLAIN)]
 Comment = Annotated[str, Meta(max_length=1_000, pattern=PLAIN)]
 MessageId = Annotated[int, Meta(ge=1, le=2**53)]
 
@@ -29,33 +29,33 @@ class Start(Payload):
     clientId: ClientId
     subject: Annotated[str, Meta(max_length=200, pattern=PLAIN)] = ""
     text: Text | None = None
-    teamId: Id | None = None
+    teamId: TeamIdText | None = None
 
 
 class InConversation(Payload):
-    conversationId: Id
+    conversationId: ConversationId
 
 
 class Join(Payload):
     """`since`: an offset; what the log holds of the conversation after it is sent first."""
 
-    conversationId: Id
+    conversationId: ConversationId
     since: OffsetText | None = None
 
 
 class Say(Payload):
-    conversationId: Id
+    conversationId: ConversationId
     text: Text
     clientId: ClientId
 
 
 class Read(Payload):
-    conversationId: Id
+    conversationId: ConversationId
     upTo: MessageId
 
 
 class History(Payload):
-    conversationId: Id
+    conversationId: ConversationId
     before: MessageId | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_HISTORY)] = 50
 
@@ -63,14 +63,14 @@ class History(Payload):
 class Transfer(Payload):
     """To an agent, to a team, or to an agent within another team."""
 
-    conversationId: Id
-    agentId: Id | None = None
-    teamId: Id | None = None
+    conversationId: ConversationId
+    agentId: UserIdText | None = None
+    teamId: TeamIdText | None = None
     note: Comment = ""
 
 
 class Rate(Payload):
-    conversationId: Id
+    conversationId: ConversationId
     score: Annotated[int, Meta(ge=1, le=5)]
     comment: Comment = ""
 

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.ids import PushId
 from insightdesk_rt.model import Offset, user_room
 from insightdesk_rt.namespaces.base import Namespace, Nothing, Outbound, Payload, Timers, event, every
 from insightdesk_rt.namespaces.telling import Teller
@@ -23,7 +24,6 @@ from insightdesk_rt.stores.notifications import (
     Content,
     MarkedRead,
     Notification,
-    NotificationId,
     NotificationStore,
     read_notification,
     read_read,
@@ -38,13 +38,13 @@ BATCH = 100  # users pushed to side by side
 
 
 class MarkRead(Payload):
-    id: NotificationId
+    id: PushId
 
 
 class List(Payload):
     """`before`: the id of the last one on the page before."""
 
-    before: NotificationId | None = None
+    before: PushId | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,7 +18,8 @@ from msgspec import Meta, Struct
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Id, Status, iso, presence_room, role_room, team_room
+from insightdesk_rt.ids import USER, Refused, sift
+from insightdesk_rt.model import Status, iso, presence_room, role_room, team_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
 from insightdesk_rt.namespaces.roster import Living, Roster
 from insightdesk_rt.namespaces.telling import Teller
@@ -36,7 +37,15 @@ class Choose(Payload):
 
 
 class Users(Payload):
-    userIds: Annotated[list[Id], Meta(max_length=MAX_USERS)]
+    """Each id is looked at by itself: one that no user can have is answered, and spoils none of the others."""
+
+    userIds: Annotated[list[Any], Meta(max_length=MAX_USERS)]
+
+
+class Subscribed(Struct, omit_defaults=True):
+    """`refused`: the ids that no user can have."""
+
+    refused: list[Refused] = []
 
 
 class Entry(Struct, gc=False, omit_defaults=True):
@@ -98,9 +107,9 @@ class Presence(Namespace):
         await self._teller.tell_or_raise(await self.store.choose(socket.user.id, status))
 
     @event("presence:subscribe")
-    async def subscribe(self, socket: Socket, ask: Users) -> None:
+    async def subscribe(self, socket: Socket, ask: Users) -> Subscribed:
         """Be sent the users' statuses, all in one list, and every change of them from then on."""
-        user_ids = list(dict.fromkeys(ask.userIds))
+        user_ids, refused = sift(ask.userIds, USER, "userIds")
         if not socket.user.is_staff and any(user_id != socket.user.id for user_id in user_ids):
             raise RtError("FORBIDDEN")
         if user_ids:
@@ -114,11 +123,12 @@ class Presence(Namespace):
             for seen in changed:
                 self.tell(socket, Update(seen.user_id, seen.status, when(seen) if seen.status == "offline" else ""))
             told = now
+        return Subscribed(refused)
 
     @event("presence:unsubscribe")
     def unsubscribe(self, socket: Socket, ask: Users) -> None:
         """Be sent no more changes of these users, except as their teammate."""
-        for user_id in ask.userIds:
+        for user_id in sift(ask.userIds, USER, "userIds")[0]:
             self.hub.leave(socket, presence_room(user_id))
 
     async def _say(self, change: Untold) -> None:

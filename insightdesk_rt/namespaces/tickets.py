@@ -15,7 +15,8 @@ from typing import ClassVar, NamedTuple
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import NO_OFFSET, Id, Offset, Person, Room, User, offset_key, ticket_room, ticket_staff_room
+from insightdesk_rt.ids import TicketIdText
+from insightdesk_rt.model import NO_OFFSET, Offset, Person, Room, User, offset_key, ticket_room, ticket_staff_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
 from insightdesk_rt.namespaces.telling import Teller, tell_and_close
 from insightdesk_rt.namespaces.ticket_audience import Audience, ByCheck, ByRooms, may
@@ -36,18 +37,18 @@ TICKET_ROOM = ticket_room("")
 
 
 class OnTicket(Payload):
-    ticketId: Id
+    ticketId: TicketIdText
 
 
 class Subscribe(Payload):
     """`since`: an offset; what the log holds of the ticket after it is sent first."""
 
-    ticketId: Id
+    ticketId: TicketIdText
     since: OffsetText | None = None
 
 
 class View(Payload):
-    ticketId: Id
+    ticketId: TicketIdText
     state: ViewState
 
 

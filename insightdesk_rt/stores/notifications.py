@@ -12,28 +12,26 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from insightdesk_rt.cluster.valkey import Arg, Valkey, load_script
+from insightdesk_rt.ids import PushId
 from insightdesk_rt.model import iso
 from insightdesk_rt.stores import untold
 from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, script
 from insightdesk_rt.wire import json
-from insightdesk_rt.wire.texts import WORDS
 
 MAX_KEPT = 500  # what a bell's list shows in months; older ones belong to the back end
 KEPT_S = 90 * 86_400
 
-NOTIFICATION_ID_PATTERN = r"^[A-Za-z0-9_.:\-]{1,64}\Z"
-WORDS[NOTIFICATION_ID_PATTERN] = "of 1 to 64 letters, digits or any of _.:-"
-NotificationId = Annotated[str, Meta(pattern=NOTIFICATION_ID_PATTERN)]
 
 PUSH = script("notification_push")
 READ = script("notification_read")
+
 LIST = load_script(PACKAGE, "notification_list")
 
 
 class Content(Struct, omit_defaults=True, gc=False):
     """What the back end says. `type` and `data` mean something to the front end only."""
 
-    id: NotificationId
+    id: PushId
     type: Annotated[str, Meta(min_length=1, max_length=64)]
     title: Annotated[str, Meta(min_length=1, max_length=300)]
     body: Annotated[str, Meta(max_length=4000)] = ""

@@ -14,11 +14,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.ids import TeamIdText, UserIdText
 from insightdesk_rt.model import Offset, iso
 from insightdesk_rt.stores import untold
 from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges
 from insightdesk_rt.wire import json
-from insightdesk_rt.wire.texts import PLAIN, WORDS
+from insightdesk_rt.wire.texts import PLAIN
 
 TicketStatus = Literal["new", "open", "pending", "on_hold", "solved", "closed"]
 Priority = Literal["low", "normal", "high", "urgent"]
@@ -27,11 +28,6 @@ PRIORITIES: tuple[str, ...] = Priority.__args__  # type: ignore[attr-defined]
 
 MAX_WATCHERS = 200  # twice the most a helpdesk's own form offers; a change carries the list twice
 MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
-
-# As long as a token's `sub` and `teamId` may be, and like them without what breaks a line or a screen.
-WHO_PATTERN = "^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,128}\\Z"
-WORDS[WHO_PATTERN] = "of 1 to 128 characters, without control characters or line breaks"
-Who = Annotated[str, Meta(pattern=WHO_PATTERN)]
 
 CHANGE = Script("ticket_change", load_script(PACKAGE, "untold").source + load_script(PACKAGE, "ticket_change").source)
 OFFSET = load_script(PACKAGE, "ticket_offset")
@@ -61,7 +57,7 @@ class Ticket(Fields, kw_only=True, gc=False):
 class Actor(Struct, frozen=True, forbid_unknown_fields=True):
     """Who did something, as a back end says it."""
 
-    id: Who
+    id: UserIdText
     name: Annotated[str, Meta(max_length=256, pattern=PLAIN)]
 
 
@@ -71,10 +67,10 @@ class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
     subject: Annotated[str, Meta(max_length=MAX_SUBJECT, pattern=PLAIN)] | UnsetType = UNSET
     status: TicketStatus | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
-    requesterId: Who | UnsetType | None = UNSET
-    assigneeId: Who | UnsetType | None = UNSET
-    teamId: Who | UnsetType | None = UNSET
-    watchers: Annotated[list[Who], Meta(max_length=MAX_WATCHERS)] | UnsetType = UNSET
+    requesterId: UserIdText | UnsetType | None = UNSET
+    assigneeId: UserIdText | UnsetType | None = UNSET
+    teamId: TeamIdText | UnsetType | None = UNSET
+    watchers: Annotated[list[UserIdText], Meta(max_length=MAX_WATCHERS)] | UnsetType = UNSET
     by: Actor | UnsetType = UNSET
 
 

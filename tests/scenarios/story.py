@@ -32,7 +32,7 @@ class Story:
         self.door = door
         self.server = server
         self.tag = secrets.token_hex(3)
-        self.team = self.id("team")
+        self.team = self.id("Tier 2: Köln")
         self.chats: list[str] = []  # conversations that are to be closed at the end: they count on the dashboard
         self._peers: list[Peer] = []
 
@@ -41,14 +41,18 @@ class Story:
     def id(self, kind: str) -> str:
         return f"{kind}-{self.tag}"
 
+    def user_id(self, name: str) -> str:
+        """Return an id as identity providers make them; every story is told with such."""
+        return f"CORP\\auth0|{name}: ü+{self.tag}@example.com"
+
     def agent(self, name: str = "Ada", team: str | None = None) -> Who:
-        return Who(self.id(name.lower()), "agent", self.team if team is None else team, name)
+        return Who(self.user_id(name.lower()), "agent", self.team if team is None else team, name)
 
     def customer(self, name: str = "Carl") -> Who:
-        return Who(self.id(name.lower()), "customer", "", name)
+        return Who(self.user_id(name.lower()), "customer", "", name)
 
     def admin(self, name: str = "Root") -> Who:
-        return Who(self.id(name.lower()), "admin", "", name)
+        return Who(self.user_id(name.lower()), "admin", "", name)
 
     def token(self, who: Who, ttl_s: int = 600, **claims: object) -> str:
         return self.server.token(who.id, who.role, who.team, name=who.name, ttl_s=ttl_s, **claims)

@@ -29,13 +29,13 @@ WRONG: dict[str, dict[str, dict[str, tuple[Any, ...]]]] = {
             "clientId": (MISSING, 5, "", LONG),
             "subject": (5, LONG),
             "text": (5, LONG),
-            "teamId": (5, "a:b", LONG),
+            "teamId": (5, "a\n", LONG),
         },
         "chat:join": {"conversationId": BAD_IDS, "since": (5, "yesterday", "")},
         "chat:leave": {"conversationId": BAD_IDS},
         "chat:accept": {"conversationId": BAD_IDS},
         "chat:message": {
-            "conversationId": (MISSING, 5, "a:b", LONG),
+            "conversationId": (MISSING, 5, "a\n", LONG),
             "text": (MISSING, 5, LONG, ""),
             "clientId": (MISSING, 5, "", LONG),
         },
@@ -43,7 +43,12 @@ WRONG: dict[str, dict[str, dict[str, tuple[Any, ...]]]] = {
         "chat:stopTyping": {"conversationId": BAD_IDS},
         "chat:read": {"conversationId": BAD_IDS, "upTo": (MISSING, "one", 5.5, 0, None, [])},
         "chat:history": {"conversationId": BAD_IDS, "before": ("one", 5.5, 0, []), "limit": ("ten", 0, -1, 101, 1.5)},
-        "chat:transfer": {"conversationId": BAD_IDS, "agentId": (5, "a:b"), "teamId": (5, "a:b"), "note": (5, LONG)},
+        "chat:transfer": {
+            "conversationId": BAD_IDS,
+            "agentId": (5, "a\n"),
+            "teamId": (5, "a\n", LONG),
+            "note": (5, LONG),
+        },
         "chat:close": {"conversationId": BAD_IDS},
         "chat:rate": {
             "conversationId": BAD_IDS,
@@ -58,8 +63,8 @@ WRONG: dict[str, dict[str, dict[str, tuple[Any, ...]]]] = {
     },
     "/presence": {
         "presence:status": {"status": (MISSING, 5, None, ["busy"])},
-        "presence:subscribe": {"userIds": (MISSING, 5, None, "ada", [5], ["a:b"], ["a"] * 2000)},
-        "presence:unsubscribe": {"userIds": (MISSING, 5, None, "ada", [5], ["a:b"], ["a"] * 2000)},
+        "presence:subscribe": {"userIds": (MISSING, 5, None, "ada", [5], ["a\n"], ["a"] * 2000)},
+        "presence:unsubscribe": {"userIds": (MISSING, 5, None, "ada", [5], ["a\n"], ["a"] * 2000)},
     },
     "/dashboard": {},
 }

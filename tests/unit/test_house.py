@@ -14,6 +14,7 @@ TESTS = Path(__file__).parents[1]
 
 # file or folder → floor; a file may import floors up to its own
 FLOORS = {
+    "ids": 0,
     "model": 0,
     "errors": 0,
     "addresses": 0,

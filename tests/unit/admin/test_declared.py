@@ -23,19 +23,19 @@ from insightdesk_rt.admin.declared import (
     read_query,
 )
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import Id
+from insightdesk_rt.ids import TicketIdText
 from insightdesk_rt.wire.texts import WORDS
 
 
 class Find(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    ids: Annotated[list[Id], Meta(max_length=2)] = []
+    ids: Annotated[list[TicketIdText], Meta(max_length=2)] = []
     closed: bool = False
     sort: Literal["name", "-members"] = "name"
 
 
 class Thing(Handler):
     @operation("viewer", query=Find)
-    async def get(self, thing_id: Id, part: str, find: Find) -> Answer:
+    async def get(self, thing_id: TicketIdText, part: str, find: Find) -> Answer:
         """Find it."""
         raise NotImplementedError
 

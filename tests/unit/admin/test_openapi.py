@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from insightdesk_rt.admin.base import Handler, operation
 from insightdesk_rt.admin.declared import Answer, Change, Page, Paged
 from insightdesk_rt.admin.openapi import openapi_routes, operations
-from insightdesk_rt.model import Id
+from insightdesk_rt.ids import TicketIdText
 from tests.support.admin_port import a_port, make_admin
 from tests.support.aio import aio
 
@@ -20,7 +20,7 @@ class Thing(Struct):
 
 
 class Find(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    ids: Annotated[list[Id], Meta(max_length=2, description="which")]
+    ids: Annotated[list[TicketIdText], Meta(max_length=2, description="which")]
 
 
 class Things(Handler):
@@ -32,7 +32,7 @@ class Things(Handler):
 
 class OneThing(Handler):
     @operation("operator", body=Change, answer=Thing, statuses=(201,), errors=("CONFLICT",), action="thing.make")
-    async def put(self, thing_id: Id, body: Change) -> Answer:
+    async def put(self, thing_id: TicketIdText, body: Change) -> Answer:
         """Make it.
 
         And keep it.

@@ -172,7 +172,7 @@ async def test_agents_do_not_start_and_customers_do_not_take(valkey_url: str, pr
         ("chat:start", {"clientId": "x" * 65}, "clientId"),
         ("chat:start", {"clientId": "x", "subject": "s" * 201}, "subject"),
         ("chat:start", {"clientId": "x", "text": " \n "}, "text"),
-        ("chat:start", {"clientId": "x", "teamId": "a b"}, "teamId"),
+        ("chat:start", {"clientId": "x", "teamId": "a\nb"}, "teamId"),
         ("chat:join", {}, "conversationId"),
         ("chat:join", {"conversationId": "c", "since": "now"}, "since"),
         ("chat:message", {"conversationId": "c", "text": "x" * 4001, "clientId": "1"}, "text"),

@@ -175,10 +175,23 @@ async def test_too_many_rooms_leave_none_behind(valkey_url: str, prefix: str) ->
         assert anna.rooms == {*first_rooms(ANNA), "presence:u0"}
 
 
-@pytest.mark.parametrize(
-    "user_ids", ['["a b"]', '["a:b"]', "[7]", '"anna"', json.dumps(["u"] * (MAX_USERS + 1)), "null"]
-)
-def test_ids_are_checked_before_they_name_a_room(user_ids: str) -> None:
+@aio
+async def test_an_id_that_no_user_can_have_spoils_none_of_the_others(valkey_url: str, prefix: str) -> None:
+    """The answer names its place and says what is wrong; it names no room."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        anna = await cluster.one.connect(ANNA)
+        good = ["auth0|5f7c", "bert", "CORP\\ann"]
+        asked = [good[0], "a\nb", good[1], 7, "", good[2], "x" * 129, "gnp\u202e.exe"]
+        answer = await cluster.one.presence.subscribe(anna, Users(asked))
+        assert [one.index for one in answer.refused] == [1, 3, 4, 6, 7]
+        assert all(one.message.startswith("expected text") and "regex" not in one.message for one in answer.refused)
+        assert anna.rooms == {*first_rooms(ANNA), *(f"presence:{user_id}" for user_id in good)}
+        cluster.one.presence.unsubscribe(anna, Users(asked))
+        assert anna.rooms == {*first_rooms(ANNA)}
+
+
+@pytest.mark.parametrize("user_ids", ['"anna"', json.dumps(["u"] * (MAX_USERS + 1)), "null"])
+def test_a_list_of_users_is_a_list_of_at_most_500(user_ids: str) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(f'{{"userIds":{user_ids}}}', type=Users)
 
