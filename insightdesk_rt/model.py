@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
-from typing import Literal, NewType
+from typing import Literal, NamedTuple, NewType
 
 from msgspec import Struct
 
@@ -75,6 +75,16 @@ class Event(Struct, frozen=True, gc=False):
     @property
     def logged(self) -> bool:
         return self.id != ""
+
+
+class Right(NamedTuple):
+    """From where on somebody may be sent what a room was told, and the name of that right.
+
+    `life` is another one each time the right was lost and given again; "" where the server does not know.
+    """
+
+    since: Offset = NO_OFFSET
+    life: str = ""
 
 
 def user_room(user_id: str) -> Room:

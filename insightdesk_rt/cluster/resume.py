@@ -25,7 +25,7 @@ from typing import Any
 
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.resp import Arg, load_script
-from insightdesk_rt.cluster.session import Ended, Resumed, Session, since
+from insightdesk_rt.cluster.session import Ended, Resumed, Session, read_starts, since, starts_text
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.socket import Socket
@@ -132,7 +132,7 @@ class Resume:
         if not found:
             self.refused += 1
             return None
-        sid, rooms, start, said, quiet, role, team, address, over = found
+        sid, rooms, start, said, quiet, role, team, address, over, starts = found
         if not over:
             if address == self._address:
                 self.evict(pid)
@@ -140,7 +140,8 @@ class Resume:
                 self._replaced(address, pid)
         self.claimed += 1
         has = since(offset, start, said, quiet)
-        return Resumed(Sid(sid), pid, tuple(map(Room, json.loads(rooms))), has, Offset(start), owner, role, team)
+        names = tuple(map(Room, json.loads(rooms)))
+        return Resumed(Sid(sid), pid, names, has, Offset(start), owner, role, team, read_starts(starts))
 
     def opened(self, socket: Socket, found: Resumed | None = None) -> None:
         """The socket is in its rooms, and told its pid; `found`: it goes on with what it claimed."""
@@ -155,7 +156,7 @@ class Resume:
 
     def drop(self, found: Resumed) -> None:
         """End a session that was claimed and cannot be gone on with."""
-        self._end_later(found.pid, found.owner, 0, "[]")
+        self._end_later(found.pid, found.owner, 0, "[]", "")
 
     def _new_owner(self) -> str:
         return f"{self._address}/{next(self._numbers)}"
@@ -178,11 +179,11 @@ class Resume:
         if keep_ms and session.mode == "open":  # it was not written yet
             session.mode = "again"
             self._dirty[socket.pid] = session
-        self._end_later(socket.pid, session.owner, keep_ms, _names(socket))
+        self._end_later(socket.pid, session.owner, keep_ms, _names(socket), starts_text(socket))
 
-    def _end_later(self, pid: str, owner: str, keep_ms: int, rooms: str) -> None:
+    def _end_later(self, pid: str, owner: str, keep_ms: int, rooms: str, starts: str) -> None:
         until_s = asyncio.get_running_loop().time() + keep_ms / 1000
-        self._ended[pid] = Ended(owner, self._incarnation(), keep_ms, rooms, until_s)
+        self._ended[pid] = Ended(owner, self._incarnation(), keep_ms, rooms, starts, until_s)
         self._flush_soon()
 
     # ── what others ask ───────────────────────────────────────────────────────────────────────────────────────────
@@ -273,7 +274,7 @@ class Resume:
 
     async def _save(self, pid: str, session: Session) -> None:
         socket, mode = session.socket, session.mode
-        fields: dict[str, str] = {"rooms": _names(socket)}
+        fields: dict[str, str] = {"rooms": _names(socket), "starts": starts_text(socket)}
         if mode != "keep":
             fields |= {
                 "pid": pid,
@@ -307,7 +308,7 @@ class Resume:
         keys = [self._names.session(pid), self._names.sessions(ended.holder)]
         # Valkey was away for so long that nobody may come back any more: without a word the record would stay.
         keep_ms = ended.keep_ms if asyncio.get_running_loop().time() < ended.until_s else 0
-        await self._valkey.call(self._scripts["end"], keys, [ended.owner, pid, keep_ms, ended.rooms])
+        await self._valkey.call(self._scripts["end"], keys, [ended.owner, pid, keep_ms, ended.rooms, ended.starts])
         if self._ended.get(pid) is ended:
             del self._ended[pid]
 

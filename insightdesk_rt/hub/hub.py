@@ -16,15 +16,19 @@ from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.backplane import Backplane
 from insightdesk_rt.hub.rooms import Groups, Rooms
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Event, Offset, Room, Sid, new_id, offset_key
+from insightdesk_rt.model import NO_OFFSET, Event, Offset, Right, Room, Sid, new_id, offset_key
 from insightdesk_rt.tally import EventCounts
 from insightdesk_rt.wire import json
 
+_ANY = Right(NO_OFFSET)
 HEAD_BYTES = 100  # of an event on the wire beside its payload, about
 
 
 class Joined(NamedTuple):
-    """`offset`: everything after it will be delivered. `complete` is False if the log did not reach back to `since`."""
+    """`offset`: everything after it will be delivered.
+
+    `complete` is False if the log did not reach back to `since`, or the right to the room did not.
+    """
 
     offset: Offset
     complete: bool
@@ -101,8 +105,14 @@ class Hub:
         """
         return await self.join_all(socket, (room,), since)
 
-    async def join_all(self, socket: Socket, rooms: Collection[Room], since: Offset | None = None) -> Joined:
-        """The same for several rooms at once: what their logs hold is sent in one order, as it would have come live."""
+    async def join_all(
+        self, socket: Socket, rooms: Collection[Room], since: Offset | None = None, right: Right = Right()
+    ) -> Joined:
+        """The same for several rooms at once: what their logs hold is sent in one order, as it would have come live.
+
+        `since` is what a client says: nothing from before `right` began is sent, now or when the socket comes back.
+        """
+        claimed, since = since, since and max(since, right.since, key=offset_key)
         new = [room for room in rooms if room not in socket.rooms]
         if self._max_rooms and new and len(socket.rooms) + len(new) > self._max_rooms:
             raise RtError("TOO_MANY_ROOMS")
@@ -110,15 +120,19 @@ class Hub:
             heard = await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
             missed = Missed([], True)
             if since is not None and new:
-                missed = await self._missed(socket.namespace, new, since)
+                missed = await self._missed(socket.namespace, dict.fromkeys(new, since))
             # no await between the last look at the log and the join: an event would be lost
             if not socket.gone:
                 self._send(missed.events, socket, set(rooms))
             if self._become_member(socket, rooms) and new:
                 since_in = socket.since_in = {} if socket.since_in is None else socket.since_in
-                since_in.update(dict.fromkeys(new, self.position(socket.namespace)))
+                position = self.position(socket.namespace)
+                since_in.update(dict.fromkeys(new, position))
+                starts = socket.starts = {} if socket.starts is None else socket.starts
+                starts.update(dict.fromkeys(new, Right(position if since is None else since, right.life)))
                 self.on_rooms(socket)
-            return Joined(max(*heard, self.position(socket.namespace), key=offset_key), missed.complete)
+            complete = missed.complete and since == claimed
+            return Joined(max(*heard, self.position(socket.namespace), key=offset_key), complete)
 
     async def enter(self, socket: Socket, rooms: Collection[Room]) -> None:
         """Make the socket a member of its first rooms. One round trip at most; none for rooms with members here."""
@@ -133,33 +147,44 @@ class Hub:
                 socket.since = self.position(socket.namespace)
 
     async def resume(
-        self, socket: Socket, rooms: Collection[Room], since: Offset, greet: Callable[[], None] = lambda: None
+        self,
+        socket: Socket,
+        rooms: Collection[Room],
+        since: Offset,
+        greet: Callable[[], None] = lambda: None,
+        starts: Mapping[Room, Right] = {},
     ) -> bool:
         """Make the socket a member of all rooms it had, after sending it what their log holds since its last offset.
 
         `greet` is called before the first missed event: a stock client takes an event for received (and moves its
         offset) only once it is connected. What it was sent before that it keeps over a disconnect, and hears again
-        when it comes back. Returns False, with nothing sent and nothing joined, if the log does not reach back. Raises
-        RtError UNAVAILABLE.
+        when it comes back. Of a room in `starts` it is sent nothing from before that.
+
+        Returns False, with nothing sent and nothing joined, if the log does not reach back. Raises RtError UNAVAILABLE.
         """
         with self._heard_if_joined(socket.namespace, rooms):
             await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
-            missed = await self._missed(socket.namespace, rooms, since)
+            floors = {room: max(since, starts.get(room, _ANY).since, key=offset_key) for room in rooms}
+            missed = await self._missed(socket.namespace, floors)
             # no await from here to the joins: an event would be lost
             if socket.gone or not missed.complete:
                 return False
             greet()
             self._send(missed.events, socket, set(rooms))
             socket.since = self.position(socket.namespace)  # it has been sent all up to here
+            socket.starts = {room: starts[room] for room in rooms if room in starts} or None
             return self._become_member(socket, rooms)
 
-    async def _missed(self, namespace: str, rooms: Collection[Room], since: Offset) -> Missed:
-        """Return what the log holds for the rooms after `since`, up to what this node has delivered at the return.
+    async def _missed(self, namespace: str, floors: Mapping[Room, Offset]) -> Missed:
+        """Return what the log holds for each room after its floor, up to what this node has delivered at the return.
 
         What the log holds beyond that is still on its way to this node and comes live to those who join now.
         """
         found: list[Event] = []
-        size, upto, complete = 0, since, True
+        if not floors:
+            return Missed(found, True)
+        keys, rooms = {room: offset_key(floor) for room, floor in floors.items()}, tuple(floors)
+        size, upto, complete = 0, min(floors.values(), key=offset_key), True
         while True:
             backlog = await self._backplane.read(namespace, rooms, upto)
             delivered = offset_key(self.position(namespace))
@@ -167,7 +192,8 @@ class Hub:
             for event in backlog.events:
                 if offset_key(event.offset) > delivered:
                     break
-                if not (event.was and offset_key(event.was) <= offset_key(since)):
+                first = offset_key(event.was or event.offset)  # one that was logged again is as old as it was
+                if any(room in keys and first > keys[room] for room in event.rooms):
                     found.append(event)
                     size += len(event.payload) + HEAD_BYTES
             if len(found) > self._replay.events or size > self._replay.size_bytes:
@@ -184,6 +210,8 @@ class Hub:
     def _leave(self, socket: Socket, room: Room) -> None:
         if socket.since_in:
             socket.since_in.pop(room, None)
+        if socket.starts:
+            socket.starts.pop(room, None)
         if self._rooms[socket.namespace].leave(socket, room):
             self._backplane.unlisten(socket.namespace, room)
 

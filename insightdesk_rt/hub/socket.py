@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.limits import Window
-from insightdesk_rt.model import NO_OFFSET, Offset, Room, Sid, User
+from insightdesk_rt.model import NO_OFFSET, Offset, Right, Room, Sid, User
 from insightdesk_rt.tally import EventCounts
 from insightdesk_rt.wire.codec import Call, Codec, Encoded
 
@@ -57,6 +57,7 @@ class Socket:
         "sid",
         "since",
         "since_in",
+        "starts",
         "task",
         "user",
         "waiting",
@@ -85,6 +86,8 @@ class Socket:
         self.rooms: set[Room] = set()
         self.since = NO_OFFSET  # what was logged first up to here concerns it no more; the hub's
         self.since_in: dict[Room, Offset] | None = None  # the same for rooms it joined later
+        # Of rooms it joined after its connect: from where on it may be sent their events, when it comes back too.
+        self.starts: dict[Room, Right] | None = None
         self.connected_at_s = 0.0  # Unix seconds, for people
         self.calls_in = 0
         # A handler that awaits makes later calls of its socket wait their turn: order of arrival is the rule.

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, get_type_hints
 
 from msgspec import Struct
@@ -28,7 +28,7 @@ from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.limits import Rate
-from insightdesk_rt.model import Offset, Role, Room, User
+from insightdesk_rt.model import Offset, Right, Role, Room, User
 from insightdesk_rt.wire import json
 
 log = logging.getLogger(__name__)
@@ -150,8 +150,11 @@ class Namespace:
     async def coming(self, user: User) -> None:
         """A socket of the user is about to be let in. Raises RtError UNAVAILABLE."""
 
-    async def keeps(self, user: User, rooms: Collection[Room]) -> Collection[Room]:
-        """Return those of a returning client's rooms that its user may still be in. Raises RtError UNAVAILABLE."""
+    async def keeps(self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}) -> Collection[Room]:
+        """Return those of a returning client's rooms in which its user may be, and might have been all the time.
+
+        `starts` has the right by which it joined each of them. Raises RtError UNAVAILABLE.
+        """
         return rooms
 
     def shut_out(self, socket: Socket, rooms: Collection[Room]) -> None:

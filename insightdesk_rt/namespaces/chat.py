@@ -13,13 +13,24 @@ A customer whose last connection is gone keeps the place in the queue for a minu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub import hub as hubs
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import NO_OFFSET, Offset, Role, Room, User, chat_room, chat_staff_room, offset_key, user_room
+from insightdesk_rt.model import (
+    NO_OFFSET,
+    Offset,
+    Right,
+    Role,
+    Room,
+    User,
+    chat_room,
+    chat_staff_room,
+    offset_key,
+    user_room,
+)
 from insightdesk_rt.namespaces import chat_events as words
 from insightdesk_rt.namespaces.base import STAFF, Namespace, Rate, Timers, event, every
 from insightdesk_rt.namespaces.chat_feed import ChatFeed
@@ -72,8 +83,8 @@ class Chat(Namespace):
         # How all nodes are made to `recheck`. With several of them the server puts its cluster call here.
         self.everywhere: Callable[[str, Offset], Awaitable[object]] = self.recheck
 
-    async def keeps(self, user: User, rooms: Collection[Room]) -> Collection[Room]:
-        """Before anything of a conversation is replayed: may the user still see it?"""
+    async def keeps(self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}) -> Collection[Room]:
+        """Before anything of a conversation is replayed: may the user still see it, and might all the time?"""
         kept = []
         for room in rooms:
             _, _, conversation_id = room.partition(":")
@@ -81,8 +92,15 @@ class Chat(Namespace):
                 conversation = await self.store.get(conversation_id)
                 if conversation is None or not conversation.may_see(user):
                     continue
+                began = starts.get(chat_room(conversation_id), Right())
+                if began.life not in ("", conversation.right_of(user).life):
+                    continue  # it was another's meanwhile
             kept.append(room)
         return kept
+
+    def shut_out(self, socket: Socket, rooms: Collection[Room]) -> None:
+        if rooms:
+            socket.emit("resync", json.dumps({"rooms": sorted(rooms)}))
 
     async def joined(self, socket: Socket) -> None:
         """Say which conversations are open, and show an agent the queue. Who came back has rooms: see that they may."""
@@ -116,9 +134,9 @@ class Chat(Namespace):
     @event("chat:join")
     async def join(self, socket: Socket, ask: words.Join) -> words.Joined:
         """Open a conversation: FORBIDDEN unless it is the customer's, the agent's, or one the agent might take."""
-        await self.store.view(socket.user, ask.conversationId, 0)
+        seen = await self.store.view(socket.user, ask.conversationId, 0)
         since = Offset(ask.since) if ask.since else None
-        joined = await self._enter(socket, ask.conversationId, since)
+        joined = await self._enter(socket, ask.conversationId, since, seen.conversation.right_of(socket.user))
         try:
             # After the join: what is said meanwhile is in both or in one. And who lost access meanwhile is refused.
             page = await self._page(socket, ask.conversationId)
@@ -142,7 +160,7 @@ class Chat(Namespace):
         """Take a conversation that waits. Exactly one does; the others are told CONFLICT with the `agent` who did."""
         change = await self.store.accept(socket.user, ask.conversationId)
         was_in = chat_room(ask.conversationId) in socket.rooms
-        await self._enter(socket, ask.conversationId)
+        await self._enter(socket, ask.conversationId, right=change.conversation.right_of(socket.user))
         try:
             await self._teller.tell_or_raise(change.untold)
             return await self._page(socket, ask.conversationId)
@@ -220,11 +238,13 @@ class Chat(Namespace):
 
     # ── rooms ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _enter(self, socket: Socket, conversation_id: str, since: Offset | None = None) -> hubs.Joined:
+    async def _enter(
+        self, socket: Socket, conversation_id: str, since: Offset | None = None, right: Right = Right()
+    ) -> hubs.Joined:
         rooms = [chat_room(conversation_id)]
         if socket.user.is_staff:
             rooms.append(chat_staff_room(conversation_id))
-        return await self.hub.join_all(socket, rooms, since)
+        return await self.hub.join_all(socket, rooms, since, right)
 
     def _take_out(self, socket: Socket, conversation_id: str) -> None:
         self.hub.leave(socket, chat_room(conversation_id))

@@ -214,10 +214,10 @@ class Dispatch:
         user = socket.user
         if (found.role, found.team_id) != (user.role, user.team_id):
             return False
-        rooms = await namespace.keeps(user, found.rooms)
+        rooms = await namespace.keeps(user, found.rooms, found.starts)
         fresh, socket.sid, socket.pid = socket.sid, found.sid, found.pid
         self._hub.add(socket)
-        if await self._hub.resume(socket, rooms, found.offset, greet):
+        if await self._hub.resume(socket, rooms, found.offset, greet, found.starts):
             namespace.shut_out(socket, set(found.rooms).difference(rooms))
             return True
         self._hub.forget(socket)

@@ -9,14 +9,24 @@ leads, tells what a failure left untold.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import ClassVar, NamedTuple
 
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.ids import TicketIdText
-from insightdesk_rt.model import NO_OFFSET, Offset, Person, Room, User, offset_key, ticket_room, ticket_staff_room
+from insightdesk_rt.model import (
+    NO_OFFSET,
+    Offset,
+    Person,
+    Right,
+    Room,
+    User,
+    offset_key,
+    ticket_room,
+    ticket_staff_room,
+)
 from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
 from insightdesk_rt.namespaces.telling import Teller, tell_and_close
 from insightdesk_rt.namespaces.ticket_audience import Audience, ByCheck, ByRooms, may
@@ -136,7 +146,8 @@ class Tickets(Namespace):
         rechecks = self._rechecks
         await self._require_access(socket, ticket_id)
         since = Offset(ask.since) if ask.since else None
-        joined = await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since)
+        right = await self._tickets.right(ticket_id, self._access.opened_by(socket.user))
+        joined = await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since, right)
         if self._rechecks != rechecks:  # the recheck may have looked at the room just before the join
             try:
                 await self._require_access(socket, ticket_id)
@@ -182,12 +193,24 @@ class Tickets(Namespace):
         viewers = (await self.watch.live(ask.ticketId)).viewers if socket.user.is_staff else []
         return Viewers(ask.ticketId, viewers)
 
-    async def keeps(self, user: User, rooms: Collection[Room]) -> Collection[Room]:
-        """Before anything of a ticket is replayed: may the user still read it?"""
+    async def keeps(self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}) -> Collection[Room]:
+        """Before anything of a ticket is replayed: may the user still read it, and might all the time?
+
+        A ticket that was deleted and came back, or went to another team and came back, has told things meanwhile that
+        are not for who would have been taken out of it.
+        """
         ids = _tickets(rooms)
-        allowed = await asyncio.gather(*(self._may_read(user, ticket_id) for ticket_id in ids))
+        allowed = await asyncio.gather(
+            *(self._still(user, ticket_id, starts.get(ticket_room(ticket_id), Right())) for ticket_id in ids)
+        )
         closed = {room for ticket_id, may in zip(ids, allowed, strict=True) if not may for room in both(ticket_id)}
         return [room for room in rooms if room not in closed]
+
+    async def _still(self, user: User, ticket_id: str, began: Right) -> bool:
+        may, right = await asyncio.gather(
+            self._may_read(user, ticket_id), self._tickets.right(ticket_id, self._access.opened_by(user))
+        )
+        return may and began.life in ("", right.life)
 
     def shut_out(self, socket: Socket, rooms: Collection[Room]) -> None:
         for ticket_id in _tickets(rooms):

@@ -11,12 +11,12 @@ import asyncio
 import importlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import User
-from insightdesk_rt.stores.tickets import Facts, TicketStore
+from insightdesk_rt.model import User, team_room, user_room
+from insightdesk_rt.stores.tickets import AGENTS, LIFE, Facts, TicketStore
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,10 @@ class MayRead(Protocol):
     @property
     def of_host(self) -> bool:
         """Is it the host's own check? Then it may depend on anything, and only asking it tells who may read."""
+        ...
+
+    def opened_by(self, user: User) -> Collection[str]:
+        """Return what may have opened a ticket to the user, as `TicketStore.right` names it."""
         ...
 
     async def may_read(self, user: User, ticket_id: str) -> bool:
@@ -42,6 +46,13 @@ class Access:
     def __init__(self, tickets: TicketStore, agent_access: str = "team") -> None:
         self._tickets = tickets
         self._agents_see_all = agent_access == "all"
+
+    def opened_by(self, user: User) -> Collection[str]:
+        if user.role == "admin" or (user.role == "agent" and self._agents_see_all):
+            return (LIFE,)
+        if user.role == "agent":
+            return (AGENTS, team_room(user.team_id))
+        return (user_room(user.id),)
 
     async def may_read(self, user: User, ticket_id: str) -> bool:
         facts = await self._tickets.facts(ticket_id)
@@ -64,6 +75,10 @@ class HostAccess:
 
     def __init__(self, check: Callable[[User, str], bool | Awaitable[bool]]) -> None:
         self._check = check
+
+    def opened_by(self, user: User) -> Collection[str]:
+        """Only the host knows since when; this server knows since when there is the ticket."""
+        return (LIFE,)
 
     async def may_read(self, user: User, ticket_id: str) -> bool:
         """Raises RtError INTERNAL if the check raises or takes longer than HOST_DEADLINE_S. A check that is no

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import User, new_id
@@ -89,7 +90,7 @@ class ChatStore:
         self._valkey = valkey
         self._settings = settings
         self._name = "chat"
-        self._keys = [valkey.key(self._name), present.base]
+        self._keys = [valkey.key(self._name), present.base, Names(valkey.prefix).tops]
         self.untold = UntoldChanges(valkey, self._name)
 
     # ── what a person asks; all raise RtError FORBIDDEN, CONFLICT where it says so, UNAVAILABLE ────────────────────

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from insightdesk_rt.model import Role, User
+from insightdesk_rt.model import NO_OFFSET, Offset, Right, Role, User, offset_key
 from insightdesk_rt.stores.untold import Untold
 
 State = Literal["waiting", "active", "closed"]
@@ -62,6 +62,19 @@ class Conversation(Struct, frozen=True):
     note: str  # of the last transfer, for agents
     score: int
     comment: str
+    team_offset: Offset  # the end of the log when it came to its team, and to its agent
+    agent_offset: Offset
+
+    def right_of(self, user: User) -> Right:
+        """Return from where on the user may be sent what it was told, for who may see it.
+
+        Its customer and admins from its beginning; an agent since it came to them, by its team or as theirs.
+        """
+        if user.role != "agent":
+            return Right()
+        by_team = [self.team_offset] if self.team_id in ("", user.team_id) else []
+        since = min([*by_team, *([self.agent_offset] if self.agent_id == user.id else [])], key=offset_key)
+        return Right(since, since)
 
     def may_see(self, user: User) -> bool:
         """The rule that the scripts hold (lua/chat_lib.lua), for sockets that are in the room already."""
@@ -147,4 +160,6 @@ def conversation(row: Sequence[Any]) -> Conversation:
         note=text("note"),
         score=number("score"),
         comment=text("comment"),
+        team_offset=Offset(text("teamOffset") or NO_OFFSET),
+        agent_offset=Offset(text("agentOffset") or NO_OFFSET),
     )

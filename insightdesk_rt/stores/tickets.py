@@ -7,15 +7,17 @@ change of the ticket find what was not told yet, besides the node that leads.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.ids import TeamIdText, UserIdText
-from insightdesk_rt.model import Offset, iso
+from insightdesk_rt.model import NO_OFFSET, Offset, Right, iso, offset_key
 from insightdesk_rt.stores import untold
 from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges
 from insightdesk_rt.wire import json
@@ -31,6 +33,10 @@ MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
 
 CHANGE = Script("ticket_change", load_script(PACKAGE, "untold").source + load_script(PACKAGE, "ticket_change").source)
 OFFSET = load_script(PACKAGE, "ticket_offset")
+LOG = "/tickets"  # the log that has the events of tickets
+
+# What may open a ticket to somebody, beside the names of teams and users.
+LIFE, AGENTS = "life", "agents"
 
 
 class Fields(Struct, gc=False):
@@ -130,6 +136,7 @@ _NAMES = Fields.__struct_fields__
 _DEFAULTS = {name: msgspec.json.encode(getattr(Fields(), name)).decode() for name in _NAMES}
 _read_fields = msgspec.json.Decoder(Fields)
 _read_facts = msgspec.json.Decoder(Facts)
+_read_grants = msgspec.json.Decoder(dict[str, str])
 _read_change = msgspec.json.Decoder(Change)
 
 
@@ -138,6 +145,7 @@ class TicketStore:
         self._valkey = valkey
         self.name = name
         self.base = valkey.key(name)
+        self._keys = [self.base, Names(valkey.prefix).tops]
         self.untold = UntoldChanges(valkey, name)
 
     async def put(self, ticket_id: str, change: TicketChange) -> Outcome:
@@ -180,6 +188,19 @@ class TicketStore:
             return None
         return json.decode(_read_facts, _object(dict(zip(names, values, strict=True))))
 
+    async def right(self, ticket_id: str, names: Collection[str]) -> Right:
+        """Return since when, without a break, the ticket has been open to who goes by these names.
+
+        Names are LIFE (from its creation on), AGENTS (while it is of no team), `team:<id>` and `user:<id>`; of several
+        the oldest counts. Nothing is known of a ticket that nobody pushed.
+        """
+        texts, created_ms = await self._valkey.command("HMGET", self._key(ticket_id), "grants", "createdAt")
+        if texts is None:  # of a version that did not note it
+            return Right(Offset(f"{created_ms}-0") if created_ms else NO_OFFSET)
+        grants = [text.split(" ") for name, text in json.decode(_read_grants, texts).items() if name in names]
+        rights = [Right(Offset(offset), life) for life, offset in grants]
+        return min(rights, key=lambda right: offset_key(right.since), default=Right())
+
     async def version(self, ticket_id: str) -> int:
         """Return the ticket's version, 0 if there is none."""
         version, subject = await self._valkey.command("HMGET", self._key(ticket_id), "version", "subject")
@@ -209,10 +230,10 @@ class TicketStore:
         comment: Comment | None = None,
         known_as: str = "",
     ) -> Outcome:
-        args = [op, ticket_id, json.dumps(by), json.dumps(comment), known_as]
+        args = [op, ticket_id, json.dumps(by), json.dumps(comment), known_as, LOG]
         for name in _NAMES:
             args += [name, _DEFAULTS[name], json.dumps(given[name]) if given and name in given else ""]
-        outcome, version, offset, records = await self._valkey.call(CHANGE, [self.base], args, durable=True)
+        outcome, version, offset, records = await self._valkey.call(CHANGE, self._keys, args, durable=True)
         changes = untold.read(self.name, ticket_id, records)
         return Outcome(outcome > 0, outcome == 2, version, Offset(offset), changes)
 

@@ -48,10 +48,16 @@ class Native:
 
     @classmethod
     async def to(
-        cls, target: Target, token: str, session: dict[str, Any] | None = None, path: str = "tickets"
+        cls,
+        target: Target,
+        token: str,
+        session: dict[str, Any] | None = None,
+        path: str = "tickets",
+        offset: str = "",
     ) -> Native:
         client = cls(await target.socket(f"/rt/{path}"))
         asked = {"token": token} | ({"pid": session["pid"]} if session else {})
+        asked |= {"offset": offset} if offset else {}
         client.say({"event": "connect", "data": asked})
         return client
 
@@ -169,3 +175,21 @@ async def test_who_comes_back_beyond_the_log_is_told_what_to_load_anew(server: S
         again = await Native.to(target, token, session)
         assert not (await again.greeting())["recovered"]
         assert "resync" not in await again.settled(), "the session is over"
+
+
+@aio
+async def test_a_resumed_session_is_sent_nothing_from_before_it_began(server: ServerProcess) -> None:
+    """Also not by an older offset: an agent's rooms were told of tickets then that are another team's now."""
+    async with at(server) as target:
+        _, created = await server.push("PUT", "/api/v1/tickets/secret", {"subject": "SECRET", "teamId": "green"})
+        before = f"{int(created['offset'].split('-')[0]) - 60_000}-0"
+        await put(server, "secret", teamId="legal")
+        token = server.token("curious", "agent", "green")
+        client = await Native.to(target, token)
+        session = await client.greeting()
+        assert (await client.ask("ticket:subscribe", ticketId="secret"))["error"]["code"] == "FORBIDDEN"
+        for claim in (before, "1-0", "0-0", created["offset"]):
+            await client.cut()
+            client = await Native.to(target, token, session, offset=claim)
+            assert await client.greeting() == {**session, "recovered": True}
+            assert "SECRET" not in json.dumps([await client.settled(), client.heard]), claim

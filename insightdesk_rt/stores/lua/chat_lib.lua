@@ -15,7 +15,7 @@
 --
 -- waiting → active (accept, transfer to an agent) → waiting (transfer to a team, agent gone) → … → closed, for good.
 --
--- KEYS  base · base of who is in the chat (presence_lib.lua)
+-- KEYS  base · base of who is in the chat (presence_lib.lua) · tops (hash: namespace -> last id of its log)
 -- ARGV  userId · role · teamId · name of who asks, "" for the server itself · settings in ms: longest wait, idle until
 --       warned, idle until closed, customer gone, agent gone · seconds a closed one is kept · then each script's own
 local base, present = KEYS[1], KEYS[2]
@@ -147,7 +147,15 @@ local function dequeue(c)
   report(c, 'dequeued', {})
 end
 
+-- The end of the log: what is told from now on comes after it.
+local function top()
+  return redis.call('HGET', KEYS[3], '/chat') or '0-0'
+end
+
 local function activate(c, agent, name)
+  if agent ~= c.agentId then
+    save(c, { agentOffset = top() })
+  end
   save(c, { state = 'active', agentId = agent, agentName = name, agentOnline = online(agent),
     acceptedAt = now, lastAt = now, warned = '0', moved = '' })
   redis.call('ZADD', base .. '-active', now, c.id)

@@ -33,6 +33,9 @@ if c.state == 'waiting' then
 else
   deactivate(c)
 end
+if team ~= c.teamId then
+  save(c, { teamOffset = top() })
+end
 save(c, { teamId = team, note = arg(4) })
 if agent ~= '' then
   activate(c, agent, name)

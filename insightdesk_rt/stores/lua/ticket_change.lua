@@ -2,12 +2,12 @@
 -- add up.
 --
 -- <base>:<ticketId>  hash: each field as JSON text, version, createdAt, updatedAt (ms), seq, and the offset and seq of
---                    what was told last: offset, told
+--                    what was told last: offset, told; and grants (below)
 -- <base>-counts      hash: total, unsolved, unassigned, status:<status>, priority:<priority>
 -- <base>-comment:<ticketId>:<id>  this comment is known
 --
--- KEYS  base
--- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id of the comment to know it by, or ""
+-- KEYS  base · tops (hash: namespace -> last id of its log)
+-- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id of the comment to know it by, or "" · namespace
 --       · for each field: name, default, given ("" if not)
 --       Values, `by` and `comment` are JSON texts ("null" for none); values are compared as texts.
 -- Answer {outcome, version, offset of what was told last, records still to be told}
@@ -29,7 +29,7 @@ end
 local exists = was.subject ~= nil
 
 local names, before, after, changes, fields = {}, {}, {}, {}, {}
-for i = 6, #ARGV, 3 do
+for i = 7, #ARGV, 3 do
   local name, default, given = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   names[#names + 1] = name
   before[name] = was[name] or default
@@ -66,6 +66,46 @@ local function tell_of(kind, version, created)
     version, now, created, table.concat(fields, ','), table.concat(changes, ','), by, comment), now)
 end
 
+-- Since when the ticket has been open to whom, without a break: JSON of name -> "<seq of the change> <offset>". Names are
+-- life (whoever may read all), agents (while it has no team), team:<id>, user:<id>. The offset is the log's end at the
+-- change; once the change is told, where that was logged (ticket_offset.lua): what was said before is not for them.
+local function opened_to(ticket, what)
+  local to = { life = what }
+  local team = cjson.decode(ticket.teamId)
+  to[team == cjson.null and 'agents' or 'team:' .. team] = what
+  for _, person in ipairs(cjson.decode(ticket.watchers)) do
+    to['user:' .. person] = what
+  end
+  local requester = cjson.decode(ticket.requesterId)
+  if requester ~= cjson.null then
+    to['user:' .. requester] = what
+  end
+  return to
+end
+
+local function grant()
+  local seq = redis.call('HGET', key, 'seq')
+  local now_on = opened_to(after, seq .. ' ' .. (redis.call('HGET', KEYS[2], ARGV[6]) or '0-0'))
+  local before_it = {}
+  if exists then
+    before_it = was.grants and cjson.decode(was.grants)
+      or opened_to(before, '0 ' .. string.format('%.0f-0', tonumber(was.createdAt)))
+  end
+  for name in pairs(now_on) do
+    -- A team's agents could read it while it was of no team.
+    local of_none = string.sub(name, 1, 5) == 'team:' and before_it.agents or nil
+    now_on[name] = before_it[name] or of_none or now_on[name]
+  end
+  if now_on.agents then
+    for name, since in pairs(before_it) do
+      if string.sub(name, 1, 5) == 'team:' then
+        now_on[name] = since -- and go on to
+      end
+    end
+  end
+  redis.call('HSET', key, 'grants', cjson.encode(now_on))
+end
+
 if op == 'comment' then
   if not exists then
     return answer(-1, 0)
@@ -88,6 +128,9 @@ if op == 'delete' then
   redis.call('HSET', key, 'version', version, 'seq', was.seq)
   redis.call('EXPIRE', key, KEPT_S)
   tell_of('deleted', version, was.createdAt)
+  -- Whoever may read what is not there (a host's own check decides that) is not told of its former life.
+  local over = redis.call('HGET', key, 'seq') .. ' ' .. (redis.call('HGET', KEYS[2], ARGV[6]) or '0-0')
+  redis.call('HSET', key, 'grants', cjson.encode({ life = over }))
   return answer(1, version)
 end
 
@@ -107,4 +150,8 @@ for _, name in ipairs(names) do
 end
 redis.call('PERSIST', key)
 tell_of(exists and 'updated' or 'created', version, created)
+if not exists or not was.grants or before.teamId ~= after.teamId or before.requesterId ~= after.requesterId
+  or before.watchers ~= after.watchers then
+  grant()
+end
 return answer(exists and 1 or 2, version)

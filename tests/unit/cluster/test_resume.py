@@ -14,7 +14,7 @@ from insightdesk_rt.cluster.session import Resumed
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Offset, Room, User
+from insightdesk_rt.model import Offset, Right, Room, User
 from tests.support import fakes
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
@@ -96,6 +96,23 @@ async def test_a_lost_client_finds_its_session_on_any_node(valkey_url: str, pref
         await a.ended(socket)
         assert await b.claim(socket.pid, "9-1") == (socket.sid, {"user:u1", "ticket:1"}, "9-1")
         assert a.told == b.told == [], "nobody has it any more"
+
+
+@aio
+async def test_where_a_room_was_joined_is_on_record_for_as_long_as_the_room(valkey_url: str, prefix: str) -> None:
+    """Whoever claims the session bounds by it what it is sent; saved with the rooms, and when the connection ends."""
+    async with nodes(valkey_url, prefix) as (a, b, _):
+        socket = await a.opened("ticket:1", "ticket:2")
+        socket.starts = {Room("ticket:1"): Right(Offset("7-0"), "life 1"), Room("ticket:2"): Right(Offset("8-0"))}
+        a.sessions.moved(socket)
+        await a.written()
+        found = await b.claimed(socket.pid)
+        assert found is not None and found.starts == socket.starts
+        socket = await b.back(socket.pid, "ticket:1")
+        socket.starts = {Room("ticket:1"): Right(Offset("7-0"), "life 1")}
+        await b.ended(socket)
+        found = await a.claimed(socket.pid)
+        assert found is not None and found.starts == socket.starts
 
 
 @aio

@@ -1,0 +1,211 @@
+"""What a client may be sent from the log: never more than it would have been sent live, whatever it claims.
+
+A client hands back an offset, a pid, a `since`. Each is a claim, and the server bounds it by what it knows: where the
+session began, where a room was joined, since when the user may read the ticket or the conversation.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.cluster.session import since
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import NO_OFFSET, Offset, ticket_room, ticket_staff_room
+from insightdesk_rt.namespaces.tickets import Subscribe
+from insightdesk_rt.stores.tickets import Actor, Comment
+from tests.support import chatting, fakes
+from tests.support.aio import aio
+from tests.support.ticketing import ANNA, CARL, ROOT, Cluster, a_cluster
+
+ZOE, DORA = fakes.user("zoe", team="t2"), fakes.user("dora", "customer")
+USERS = (ANNA, ZOE, CARL, DORA, ROOT)
+
+
+def logged(socket: Socket) -> list[str]:
+    """Return the logged events that the client was sent, oldest first, each by its offset and its text."""
+    return [text for text in socket.client.texts if is_logged(json.loads(text))]  # type: ignore[attr-defined]
+
+
+def is_logged(frame: dict[str, Any]) -> bool:
+    return "offset" in frame and frame["event"] != "ticket:subscribed"
+
+
+class World:
+    """One ticket and one node; `step` does something to the ticket at random."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self.cluster, self.random, self.comments = cluster, random.Random(seed), 0
+
+    async def step(self) -> None:
+        one, pick = self.cluster.one, self.random.choice
+        match self.random.randrange(8):
+            case 0 | 1:
+                await one.put(teamId=pick((None, "t1", "t2")))
+            case 2:
+                await one.put(requesterId=pick((None, "carl", "dora")))
+            case 3:
+                await one.put(watchers=pick(([], ["carl"], ["carl", "dora"])))
+            case 4:
+                await one.put(subject=f"s{self.random.random()}")
+            case 5 | 6:
+                self.comments += 1
+                kind = pick(("reply", "note"))
+                comment = Comment(f"c{self.comments}", kind, Actor("x", "X"), f"text {self.comments}")  # type: ignore[arg-type]
+                try:
+                    await one.tickets.comment("42", comment, True)
+                except RtError as refused:
+                    assert refused.code == "NOT_FOUND"
+            case 7:
+                try:
+                    await one.tickets.remove("42")
+                except RtError as refused:
+                    assert refused.code == "NOT_FOUND"
+        await one.idle()
+
+    async def tries(self, socket: Socket, claim: Offset | None = None) -> bool:
+        """The client asks for the ticket; return whether it was let in."""
+        try:
+            await self.cluster.one.tickets.subscribe(socket, Subscribe("42", claim))
+            return True
+        except RtError as refused:
+            assert refused.code in ("FORBIDDEN", "NOT_FOUND")
+            return False
+
+    def any_offset(self) -> Offset:
+        return self.random.choice([NO_OFFSET, *(event.offset for event in self.cluster.log.log)])
+
+
+@pytest.mark.parametrize("seed", range(12))
+@aio
+async def test_a_subscription_replays_nothing_that_its_user_was_not_told_live(
+    seed: int, valkey_url: str, prefix: str
+) -> None:
+    """Each user has a shadow that is always there, and has the ticket open whenever it may."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        world = World(cluster, seed)
+        shadows = {user: await cluster.one.connect(user) for user in USERS}
+        for _ in range(25):
+            await world.step()
+            for user, shadow in shadows.items():
+                if ticket_room("42") not in shadow.rooms:
+                    await world.tries(shadow)
+                late = await cluster.one.connect(user)
+                await world.tries(late, world.any_offset())
+                assert set(logged(late)) <= set(logged(shadow)), user.id
+                await cluster.one.disconnect(late)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@aio
+async def test_a_resumed_session_is_sent_nothing_that_one_that_stayed_was_not(
+    seed: int, valkey_url: str, prefix: str
+) -> None:
+    """Two sockets of a user do the same; one is cut, and comes back with any offset. With its own it gets all of it,
+    unless it is told that the ticket is closed to it.
+    """
+    async with a_cluster(valkey_url, prefix) as cluster:
+        world, one = World(cluster, seed), cluster.one
+        for _ in range(4):
+            for _ in range(world.random.randrange(4)):
+                await world.step()
+            for user in USERS:
+                stays, goes = await one.connect(user), await one.connect(user)
+                begun = one.hub.position("/tickets")
+                await world.step()
+                if await world.tries(stays):
+                    await world.tries(goes)
+                await world.step()
+                own = json.loads(logged(goes)[-1])["offset"] if logged(goes) else one.hub.position("/tickets")
+                rooms, starts, had = set(goes.rooms), dict(goes.starts or {}), logged(goes)
+                await one.disconnect(goes)
+                for _ in range(world.random.randrange(4)):
+                    await world.step()
+                for claim in (world.any_offset(), NO_OFFSET, own):
+                    back = fakes.socket("/tickets", user)
+                    one.hub.add(back)
+                    kept = await one.tickets.keeps(user, rooms, starts)
+                    has = since(claim, begun, begun, begun)
+                    assert await one.hub.resume(back, kept, has, starts=starts)
+                    assert set(logged(back)) <= set(logged(stays)), (user.id, claim)
+                    if claim == own and rooms == set(kept):
+                        assert had + logged(back) == logged(stays), user.id
+                    one.hub.remove(back)
+                await one.disconnect(stays)
+
+
+@aio
+async def test_a_deleted_ticket_that_comes_back_does_not_replay_its_former_life(valkey_url: str, prefix: str) -> None:
+    """Who asks for what it missed before is told to load anew: `complete` is false."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        one = cluster.one
+        await one.put(subject="the CEO's salary", requesterId="dora")
+        await one.tickets.remove("42")
+        await one.put(subject="a printer", requesterId="carl")
+        await one.put(subject="two printers")
+        await one.idle()
+        customer = await one.connect(CARL)
+        answer = await one.tickets.subscribe(customer, Subscribe("42", NO_OFFSET))
+        assert [json.loads(text)["data"]["changes"] for text in logged(customer)] == [
+            {"subject": ["a printer", "two printers"]}
+        ]
+        assert not answer.complete
+
+
+@aio
+async def test_a_session_is_not_sent_the_second_life_of_a_ticket_that_was_deleted_while_it_was_away(
+    valkey_url: str, prefix: str
+) -> None:
+    """Connected it would have been taken out; so it is, when it comes back."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        one = cluster.one
+        await one.put(subject="first", teamId="t1")
+        await one.idle()
+        agent = await one.open(ANNA)
+        rooms, starts = set(agent.rooms), dict(agent.starts or {})
+        await one.disconnect(agent)
+        await one.tickets.remove("42")
+        await one.put(subject="second", teamId="t1")
+        assert rooms - set(await one.tickets.keeps(ANNA, rooms, starts)) == {ticket_room("42"), ticket_staff_room("42")}
+
+
+@aio
+async def test_an_agent_who_gets_a_chat_back_is_not_sent_what_was_told_of_it_meanwhile(
+    valkey_url: str, prefix: str
+) -> None:
+    """A conversation goes to another team and returns: not by `since`, and not by coming back."""
+    async with chatting.a_cluster(valkey_url, prefix) as cluster:
+        tops = cluster.valkey.key("tops")
+
+        async def noted() -> Offset:  # the log of these tests is in memory: say what the real one would
+            await cluster.valkey.command("HSET", tops, "/chat", cluster.log.position("/chat"))
+            return cluster.log.position("/chat")
+
+        carl, anna = await cluster.one.enters(chatting.CARL), await cluster.one.enters(chatting.ANNA)
+        root = await cluster.one.enters(chatting.ROOT)
+        chat = (await carl.ask("chat:start", clientId="1", teamId="t1"))["conversationId"]
+        await anna.ask("chat:join", conversationId=chat)
+        rooms, starts = set(anna.socket.rooms), dict(anna.socket.starts or {})
+        for team in ("t2", "t1"):
+            await noted()
+            await root.ask("chat:transfer", conversationId=chat, teamId=team, note=f"secret of {team}")
+        came_back = await noted()
+        anna.heard()
+        joined = await anna.ask("chat:join", conversationId=chat, since="0-0")
+        replayed = [data.get("note") for name, data in anna.heard() if name == "chat:transferred"]
+        assert "secret of t2" not in replayed and not joined["complete"]
+        kept = await cluster.one.chat.keeps(chatting.ANNA, rooms, starts)
+        assert rooms - set(kept) == {room for room in rooms if chat in room}
+        assert came_back != NO_OFFSET
+
+
+def test_an_offset_from_before_the_session_began_is_bounded_by_its_beginning() -> None:
+    """The same for none, for nonsense, and for one that only quiet rooms make good."""
+    for claim in ("", "1-0", "0-0", "nonsense", "49-7", "99999999999999999-0"):
+        assert since(claim, "50-0", "50-0", "50-0") == "50-0", claim
+    assert since("60-0", "50-0", "50-0", "50-0") == "60-0"
+    assert since("1-0", "50-0", "50-0", "90-0") == "90-0", "nothing was said in its rooms up to there"
