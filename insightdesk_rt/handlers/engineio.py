@@ -81,7 +81,8 @@ class _Judge(QuietHandler):
         return verdict
 
     def new_client(self, *, on_websocket: bool = False) -> Client:
-        return self.port.engine_client(self.port.peer(self.request).address, self.agent(), on_websocket=on_websocket)
+        address, query = self.port.peer(self.request).address, self.request.query
+        return self.port.engine_client(address, self.agent(), query, on_websocket=on_websocket)
 
 
 class EngineSocketHandler(SocketHandler, _Judge):

@@ -36,6 +36,7 @@ class Head(Struct, frozen=True, gc=False):
     namespace: str
     transport: str
     sid: str
+    query: str  # as it was written
     headers: Mapping[str, str]  # names in lower case
     length: int
     body: int | None
@@ -62,6 +63,7 @@ def parse(data: bytes) -> Head | None:
         namespace.decode(),
         asked["transport"],
         asked.get("sid", ""),
+        query.decode(),
         headers,
         found.end(),
         None if length is None else int(length),

@@ -16,6 +16,7 @@ from tornado.httputil import HTTPServerRequest
 
 from insightdesk_rt.addresses import parse_address, parse_net, spelled
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.handlers.makers import uses_recovery
 from insightdesk_rt.limits import Windows, counted_as
 from insightdesk_rt.transport.base import Receiver
 from insightdesk_rt.transport.client import Client
@@ -120,11 +121,13 @@ class ClientPort:
         self._socketio = SocketIOCodec(settings.recovery)
         self._native = NativeCodec(settings.recovery)
 
-    def engine_client(self, address: str, agent: str, *, on_websocket: bool = False) -> Client:
-        """Return a new client of Socket.IO, not started."""
+    def engine_client(self, address: str, agent: str, query: str, *, on_websocket: bool = False) -> Client:
+        """Return a new client of Socket.IO, not started. `query` is that of its first request, as it was written."""
         sid = self.host.new_id()
         session = EngineSession(sid, SocketIOSession(self._socketio, self.settings.packets), self._engine, on_websocket)
-        return Client(session, self.receiver, self.host, id=sid, address=address, agent=agent[:MAX_AGENT])
+        client = Client(session, self.receiver, self.host, id=sid, address=address, agent=agent[:MAX_AGENT])
+        client.recovers = uses_recovery(agent, query)
+        return client
 
     def native_client(self, namespace: str, address: str, agent: str, authorization: str) -> Client:
         """Return a new client of the JSON protocol, not started. `authorization` is its request's header."""

@@ -113,7 +113,7 @@ class ShortWay:
         if head.namespace:
             client = port.native_client(head.namespace, peer.address, agent, headers.get("authorization", ""))
         else:
-            client = port.engine_client(peer.address, agent, on_websocket=True)
+            client = port.engine_client(peer.address, agent, head.query, on_websocket=True)
         transport = self._transport(visitor, head)
         client.start(transport)
         client.outbox.flush_behind(welcome(head))
@@ -153,7 +153,7 @@ class ShortWay:
         elif not head.sid and self._port.takes(peer.address):
             visitor.take(head)
             polling = PollingTransport(host)
-            client = self._port.engine_client(peer.address, head.headers.get("user-agent", ""))
+            client = self._port.engine_client(peer.address, head.headers.get("user-agent", ""), head.query)
             polling.start(client)
             client.start(polling)
         else:

@@ -30,7 +30,7 @@ from insightdesk_rt.namespaces.calls import Calls
 from insightdesk_rt.namespaces.expiry import REFRESH, Expiry
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.wire import json
-from insightdesk_rt.wire.codec import Ack, Call, Connect
+from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Auth(Struct, frozen=True):
     token: Any = None
     pid: Any = None
     offset: Any = None
+    recovery: Any = None
 
 
 class Settings(NamedTuple):
@@ -114,8 +115,8 @@ class Dispatch:
         except RtError as refused:
             self._refuse(client, ask.namespace, refused.code, refused.message)
             return
-        sent = self._hub.sent[ask.namespace]
-        socket = Socket(model.new_sid(), ask.namespace, user, client, client.outbox, client.codec, sent)
+        sent, codec = self._hub.sent[ask.namespace], _codec(client, auth)
+        socket = Socket(model.new_sid(), ask.namespace, user, client, client.outbox, codec, sent)
         socket.connected_at_s = time.time()
         socket.windows = self.calls.windows_of(user.id)
         self._users[ask.namespace][user.id] += 1
@@ -181,29 +182,30 @@ class Dispatch:
                 client.session.accept(socket.namespace)
                 socket.connected = True
                 self.connected[socket.namespace] += 1
-                socket.send(client.codec.connected(socket.namespace, socket.sid, socket.pid, recovered))
+                socket.send(socket.codec.connected(socket.namespace, socket.sid, socket.pid, recovered))
 
+        sessions = self._sessions if socket.codec.recovery else None
         lost: Collection[model.Room] = ()
-        if self._sessions is not None:
+        if sessions is not None:
             if isinstance(auth.pid, str):
                 offset = auth.offset if isinstance(auth.offset, str) else ""
-                async with self._sessions.claim(socket, auth.pid, offset) as found:
+                async with sessions.claim(socket, auth.pid, offset) as found:
                     if found is not None and await self._goes_on(socket, namespace, found, lambda: greet(True)):
-                        self._sessions.opened(socket, found)
+                        sessions.opened(socket, found)
                         self.resumed += 1
                         return None
                     if socket.gone:  # it may be back for the session in a moment
                         return ()
                     self.not_resumed += 1
                     if found is not None:
-                        self._sessions.drop(found)
+                        sessions.drop(found)
                         lost = found.rooms
-            socket.pid = self._sessions.new_pid()
+            socket.pid = sessions.new_pid()
         self._hub.add(socket)
         await self._hub.enter(socket, first_rooms(socket.user))
         greet(False)
-        if self._sessions is not None and not socket.gone:
-            self._sessions.opened(socket)
+        if sessions is not None and not socket.gone:
+            sessions.opened(socket)
         return lost
 
     async def _goes_on(self, socket: Socket, namespace: Namespace, found: Resumed, greet: Callable[[], None]) -> bool:
@@ -309,3 +311,9 @@ def first_rooms(user: User) -> list[model.Room]:
     if user.team_id:
         rooms.append(model.team_room(user.team_id))
     return rooms
+
+
+def _codec(client: Client, auth: Auth) -> Codec:
+    """Return how this client is written to: with recovery if it says so, brings a pid, or is known to use it."""
+    wanted = auth.recovery if isinstance(auth.recovery, bool) else client.recovers or isinstance(auth.pid, str)
+    return client.codec if wanted else client.codec.plain

@@ -43,6 +43,7 @@ class Client:
         "heard_ms",
         "id",
         "outbox",
+        "recovers",
         "session",
         "sockets",
         "transport",
@@ -71,6 +72,7 @@ class Client:
         self.heard_ms = 0  # monotonic
         self.connects = 0  # into namespaces, refused ones too, of the minute that began at _connects_from_ms
         self.gone = False
+        self.recovers = True  # is it sent a pid and offsets, unless its CONNECT says otherwise?
         self._receiver = receiver
         self._host = host
         self._probe: Transport | None = None

@@ -70,6 +70,12 @@ class Encoded(Struct, frozen=True, gc=False, eq=False):
 class Codec(Protocol):
     """How one protocol writes. Payloads are JSON text already; `data` is a value that may hold bytes (binary)."""
 
+    recovery: bool
+    """Does it write a pid and the offsets of logged events?"""
+
+    plain: Codec
+    """The same without recovery, for clients that have no use for it; itself if it has none."""
+
     def event(
         self,
         namespace: str,

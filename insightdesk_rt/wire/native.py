@@ -49,10 +49,11 @@ _frame = msgspec.json.Decoder(Frame)
 class NativeCodec:
     """Writes the server's frames. With `recovery`, sessions have a pid and logged events their offset."""
 
-    __slots__ = ("recovery",)
+    __slots__ = ("plain", "recovery")
 
     def __init__(self, recovery: bool = True) -> None:
         self.recovery = recovery
+        self.plain: Codec = NativeCodec(recovery=False) if recovery else self
 
     def event(
         self,

@@ -25,7 +25,7 @@ from insightdesk_rt.errors import TooBig, WireError
 from insightdesk_rt.limits import ANY
 from insightdesk_rt.wire import json
 from insightdesk_rt.wire.attachments import check_placeholders, take_out, with_attachments
-from insightdesk_rt.wire.codec import Ack, Call, Connect, Encoded, Inbound, Leave
+from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect, Encoded, Inbound, Leave
 from insightdesk_rt.wire.frames import encoded, text_frame
 from insightdesk_rt.wire.limits import PacketLimits
 from insightdesk_rt.wire.unfinished import numbers
@@ -54,10 +54,11 @@ _EVENT_HEAD = re.compile(r"2(?:(/[^,]{0,127}),)?([0-9]{1,16})?\[").match
 class SocketIOCodec:
     """Writes packets as Engine.IO messages. With `recovery`, sessions have a pid and logged events their offset."""
 
-    __slots__ = ("recovery",)
+    __slots__ = ("plain", "recovery")
 
     def __init__(self, recovery: bool = True) -> None:
         self.recovery = recovery
+        self.plain: Codec = SocketIOCodec(recovery=False) if recovery else self
 
     def event(
         self,

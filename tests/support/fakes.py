@@ -124,6 +124,7 @@ class AskingClient(Peer):
         super().__init__()
         self.bearer = bearer
         self.codec = CODEC
+        self.recovers = True
         self.session = Session()
         self.sockets: dict[str, Socket] = {}
         self.outbox = self
