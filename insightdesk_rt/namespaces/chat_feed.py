@@ -4,12 +4,13 @@ chat:message  chat:read       who has joined the conversation
 chat:presence
 chat:accepted  chat:closed    also all devices of its customer and of its agent
 chat:idleWarning  chat:rated
-chat:transferred              the same, the old and the new agent; its note goes to staff alone: they are told in an
-                              event of their own, and left out of the customer's
+chat:transferred              the same, the old and the new agent; its note goes to staff alone
 chat:queue                    the staff who may take it: the team and admins; without a team all agents. Never a
                               customer, whatever a token says of a team
 chat:queued                   all devices of its customer
 chat:conversation             the same, when it begins
+
+Agents are told in an event of their own, which leaves out customers: one of them may have an agent's id.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from insightdesk_rt.stores.untold import Untold
 from insightdesk_rt.wire import json
 
 CUSTOMERS = role_room("customer")
+STAFF = (role_room("agent"), role_room("admin"))
 
 
 class Fact(Struct, gc=False):
@@ -110,7 +112,7 @@ class ChatFeed:
 
     async def _accepted(self, fact: Fact, id: str) -> Offset:
         taken = out.Taken(fact.conversationId, Person(fact.agentId, fact.agentName), out.at(fact.at))  # type: ignore[arg-type]
-        return await self._emit(taken, *members(fact), id=id)
+        return await self._to_members(taken, fact, id)
 
     async def _transferred(self, fact: Fact, id: str) -> Offset:
         moved = out.Transferred(
@@ -123,22 +125,20 @@ class ChatFeed:
             out.person(fact.byId, fact.byName),
         )
         agents = [user_room(agent) for agent in (fact.fromId, fact.agentId) if agent]
-        staff = [chat_staff_room(fact.conversationId), *agents]
-        if not fact.note:
-            return await self._emit(moved, *members(fact), *staff, id=id)
-        await self._emit(moved, *members(fact), skip=staff, id=id)
-        return await self._emit(msgspec.structs.replace(moved, note=fact.note), *staff, id=id + ".staff")
+        whole = msgspec.structs.replace(moved, note=fact.note)
+        await self._emit(whole, chat_staff_room(fact.conversationId), *agents, skip=(CUSTOMERS,), id=id + ".staff")
+        return await self._emit(moved, *customer_rooms(fact), skip=STAFF, id=id)
 
     async def _closed(self, fact: Fact, id: str) -> Offset:
         by = out.person(fact.byId, fact.byName)
         closed = out.Closed(fact.conversationId, fact.reason, out.at(fact.at), by)
-        return await self._emit(closed, *members(fact), id=id)
+        return await self._to_members(closed, fact, id)
 
     async def _rated(self, fact: Fact, id: str) -> Offset:
-        return await self._emit(out.Rated(fact.conversationId, fact.score, fact.comment), *members(fact), id=id)
+        return await self._to_members(out.Rated(fact.conversationId, fact.score, fact.comment), fact, id)
 
     async def _warned(self, fact: Fact, id: str) -> Offset:
-        return await self._emit(out.IdleWarning(fact.conversationId, out.at(fact.closesAt)), *members(fact), id=id)
+        return await self._to_members(out.IdleWarning(fact.conversationId, out.at(fact.closesAt)), fact, id)
 
     async def _read(self, fact: Fact, id: str) -> Offset:
         read = out.ReadUpTo(fact.conversationId, fact.userId, fact.upTo)
@@ -148,14 +148,20 @@ class ChatFeed:
         room = chat_room(fact.conversationId)
         return await self._emit(out.Present(fact.conversationId, fact.userId, fact.online), room, id=id)
 
+    async def _to_members(self, event: Any, fact: Fact, id: str) -> Offset:
+        """Log an event for whoever has joined and all devices of the customer, and one for those of the agent."""
+        rooms = customer_rooms(fact)
+        if fact.agentId:
+            await self._emit(event, user_room(fact.agentId), skip=(*rooms, CUSTOMERS), id=id + ".agent")
+        return await self._emit(event, *rooms, id=id)
+
     async def _emit(self, event: Any, *rooms: Room, skip: Any = (), id: str) -> Offset:
         return await self._namespace.emit(event, *rooms, skip=skip, id=id) or NO_OFFSET
 
 
-def members(fact: Fact) -> list[Room]:
-    """Whoever has joined it, and all devices of those whose conversation it is."""
-    rooms = [chat_room(fact.conversationId), user_room(fact.customerId)]
-    return [*rooms, user_room(fact.agentId)] if fact.agentId else rooms
+def customer_rooms(fact: Fact) -> list[Room]:
+    """Return the rooms of whoever has joined it, agents too, and of all devices of its customer."""
+    return [chat_room(fact.conversationId), user_room(fact.customerId)]
 
 
 def takers(team_id: str) -> list[Room]:

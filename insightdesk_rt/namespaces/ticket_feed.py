@@ -5,9 +5,12 @@ fields it is two events, the whole one for staff and one without them, in the pl
 
     ticket:created    admins, the ticket's team; all agents where they may read it (no team yet, agent_access = "all")
     ticket:updated    who has the ticket open; on a change of team also the new team
-    ticket:assigned   who has it open, and the one it was assigned to and from
+    ticket:assigned   who has it open, and the staff it was assigned to and from
     ticket:deleted    who has it open, and who was told of its creation
     ticket:commented  who has it open; a note: staff among them
+
+What goes to people by their id or team, and not because they have the ticket open, leaves customers out: a customer may
+have the id of an agent, and a customer's token may name a team.
 
 With a check of the host's own, those of the connected staff who may read the ticket by it, instead of admins, teams,
 agents and assignees (ticket_audience.py).
@@ -111,7 +114,6 @@ class TicketFeed:
     async def _created(self, ticket_id: str, id: str, change: Change) -> Offset:
         created = Created(ticket_id, change.version, change.as_ticket(ticket_id))
         desk = await self._audience.desk(ticket_id, change.ticket)
-        # A customer's token may name a team too.
         offset = await self._emit(created, [], desk, skip=CUSTOMERS, id=id)
         return await self._assigned(ticket_id, id, change) or offset
 
@@ -135,11 +137,18 @@ class TicketFeed:
         before, to = change.changes["assigneeId"]
         people = await self._audience.people(ticket_id, [user_id for user_id in (before, to) if user_id])
         assigned = Assigned(ticketId=ticket_id, version=change.version, before=before, to=to, by=change.by)
-        return await self._namespace.emit(assigned, ticket_room(ticket_id), *people, id=id + ".assigned")
+        return await self._to_both(assigned, ticket_id, people, id=id + ".assigned")
 
     async def _deleted(self, ticket_id: str, id: str, change: Change) -> Offset:
         desk = await self._audience.desk(ticket_id, change.ticket)
-        return await self._emit(Deleted(ticket_id, change.version), [ticket_room(ticket_id)], desk, id=id)
+        return await self._to_both(Deleted(ticket_id, change.version), ticket_id, desk, id=id)
+
+    async def _to_both(self, out: Outbound, ticket_id: str, staff: list[Room], *, id: str) -> Offset:
+        """Log an event for who has the ticket open, customers too, and one for the staff in other rooms."""
+        opened = ticket_room(ticket_id)
+        if staff:
+            await self._emit(out, [], staff, skip=(opened, *CUSTOMERS), id=id + ".staff")
+        return await self._namespace.emit(out, opened, id=id)
 
     async def _commented(self, ticket_id: str, id: str, change: Change) -> Offset:
         comment = change.comment

@@ -228,3 +228,64 @@ async def test_a_refresh_in_one_namespace_changes_no_role_in_another(server: Ser
     outcome = await caller.outcome("/tickets", "ticket:subscribe", {"ticketId": "two-hats"})
     assert outcome == "FORBIDDEN", "who came into /tickets as a customer reads the desk's tickets"
     await target.close()
+
+
+@aio
+async def test_a_customer_with_an_agents_id_is_told_nothing_that_is_meant_for_staff(server: ServerProcess) -> None:
+    """Helpdesks number customers and agents apart. Whatever the setting says of ids, the role of the socket decides."""
+    target = Target(server.port)
+    spies = [
+        await Caller.to(target, server.token("77", "customer"), *DESK),
+        await Caller.to(target, server.token("77", "customer", "red77"), *DESK),  # a customer's token may name a team
+    ]
+    agent = await Caller.to(target, server.token("77", "agent", "red77"), *DESK)
+    mate = await Caller.to(target, server.token("78", "agent", "red77"), *DESK)
+    mia = await Caller.to(target, server.token("mia77", "customer"), *DESK)
+    for spy in spies:  # what is their own: statuses of presence and the like
+        spy.events.clear()
+
+    # tickets: created, assigned, changed, a note, viewers, deleted
+    path, subject = "/api/v1/tickets/secret77", {"subject": "secret", "teamId": "red77", "requesterId": "mia77"}
+    await server.push("PUT", path, {**subject, "assigneeId": "77"})
+    assert await agent.outcome("/tickets", "ticket:subscribe", {"ticketId": "secret77"}) == "ok"
+    await server.push("PUT", path, {"assigneeId": "78", "priority": "high"})
+    await server.push("PUT", path, {"assigneeId": "77", "watchers": ["w"]})
+    note = {"kind": "note", "author": {"id": "78", "name": "B"}, "excerpt": "secret note"}
+    await server.push("POST", f"{path}/comments", note)
+    await server.push("PUT", path, {"teamId": "blue77"})
+    await server.push("PUT", path, {"teamId": "red77"})
+    await server.push("DELETE", path)
+
+    # chats: queued, accepted, handed over with a note both ways, read, rated
+    start = {"clientId": "s77", "text": "secret chat", "teamId": "red77"}
+    chat = {"conversationId": (await mia.call("/chat", "chat:start", start))["conversationId"]}
+    assert await mate.outcome("/chat", "chat:accept", chat) == "ok"
+    assert await mate.outcome("/chat", "chat:transfer", {**chat, "agentId": "77", "note": "secret word"}) == "ok"
+    assert await agent.outcome("/chat", "chat:join", chat) == "ok"
+    assert await agent.outcome("/chat", "chat:transfer", {**chat, "agentId": "78", "note": "secret word"}) == "ok"
+    assert await mate.outcome("/chat", "chat:transfer", {**chat, "agentId": "77"}) == "ok"
+    assert await agent.outcome("/chat", "chat:typing", chat) == "ok"
+    assert await agent.outcome("/chat", "chat:message", {**chat, "text": "secret", "clientId": "1"}) == "ok"
+    assert await agent.outcome("/chat", "chat:close", chat) == "ok"
+    assert await mia.outcome("/chat", "chat:rate", {**chat, "score": 2, "comment": "secret"}) == "ok"
+    # presence of the team
+    assert await mate.outcome("/presence", "presence:status", {"status": "busy"}) == "ok"
+
+    await agent.until(lambda: agent.heard("chat:rated") and agent.heard("ticket:deleted"), "the agent is told of all")
+    await agent.until(lambda: any(one["userId"] == "78" for one in agent.heard("presence:update")), "presence")
+    assert {"ticket:created", "ticket:assigned", "ticket:deleted", "chat:queue", "chat:accepted", "chat:closed"} <= {
+        name for _, name, _ in mate.events
+    }, "so what the spies are not told was told to others"
+    assert [one.get("note") for one in agent.heard("chat:transferred")] == ["secret word", "secret word", None]
+    assert [(one["from"], one["to"]) for one in agent.heard("ticket:assigned")] == [
+        (None, "77"),
+        ("77", "78"),
+        ("78", "77"),
+    ]
+    assert [one.get("note") for one in mia.heard("chat:transferred")] == [None, None, None]
+    await asyncio.sleep(QUIET_S)
+    for spy in spies:
+        told = [event for event in spy.events if event[1] not in ("presence:update", "chat:conversation")]
+        assert told == []
+        assert "secret" not in json.dumps(spy.events)
+    await target.close()
