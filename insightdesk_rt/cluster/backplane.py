@@ -107,6 +107,11 @@ class ValkeyBackplane:
         return self._link.hears and not any(lane.held for lane in self._lanes.values())
 
     @property
+    def available(self) -> bool:
+        """Are commands up, and the subscription too, or lost so short a time ago that it is as good as back?"""
+        return self._valkey.available and (self._link.state is not State.AWAY or self._link.heard_lately)
+
+    @property
     def counters(self) -> dict[str, int]:
         lanes, out = self._lanes.values(), self._publisher
         return {

@@ -104,6 +104,11 @@ class Link:
         """Is the connection live, and did it prove it within the last second?"""
         return self.state is State.LIVE and asyncio.get_running_loop().time() - self._heard_s < DEAD_S + PROBE_S
 
+    @property
+    def heard_lately(self) -> bool:
+        """Did a probe come in within the last second?"""
+        return asyncio.get_running_loop().time() - self._heard_s < DEAD_S
+
     def drop(self, why: str) -> None:
         """End the connection, if there is one; the owner is told before this returns."""
         if self.connection is not None:

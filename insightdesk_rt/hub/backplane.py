@@ -1,4 +1,4 @@
-"""What the hub needs of the other nodes: six verbs, declared here, implemented in cluster/backplane.py.
+"""What the hub needs of the other nodes: seven verbs, declared here, implemented in cluster/backplane.py.
 
 The rule both sides rely on: a logged event reaches members only through `deliver`, in the order of the log, on the
 node that published it too. A volatile one is delivered here at once and comes from other nodes through `deliver`.
@@ -28,6 +28,11 @@ class Backplane(Protocol):
 
     wanted: Callable[[str, Room], bool]
     """Set by the hub: has the room members here? Asked before its channel is dropped: a join may have overtaken."""
+
+    @property
+    def available(self) -> bool:
+        """Can the other nodes be reached now? While they cannot, who comes new is better sent away than let in deaf."""
+        ...
 
     async def append(self, event: Event) -> Offset:
         """Put a logged event into its namespace's log, once per `event.id`, and return its offset.

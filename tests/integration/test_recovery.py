@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.hostile.kit import Target
-from tests.support.aio import aio
+from tests.support.aio import aio, until
 from tests.support.door import RawSocket
+from tests.support.own_valkey import OwnValkey
 from tests.support.server import ServerProcess
 
 LOG = 100  # entries; as short as it may be
@@ -193,3 +194,32 @@ async def test_a_resumed_session_is_sent_nothing_from_before_it_began(server: Se
             client = await Native.to(target, token, session, offset=claim)
             assert await client.greeting() == {**session, "recovered": True}
             assert "SECRET" not in json.dumps([await client.settled(), client.heard]), claim
+
+
+@aio
+async def test_a_new_client_that_comes_while_valkey_is_away_is_closed_and_let_in_later(tmp_path: Path) -> None:
+    """Let in it would be deaf: what it subscribes to is refused, and a client that does not look at that stays so."""
+    with OwnValkey("--appendonly", "yes") as valkey:
+        server = ServerProcess(tmp_path, valkey_url=valkey.url, drain_seconds=0)
+        server.start()
+        try:
+            async with at(server) as target:
+                first = await Native.to(target, server.token("before", "agent", "red"))
+                await first.greeting()
+                for harm, heal in ((valkey.kill, valkey.start), (valkey.freeze, valkey.thaw)):
+                    harm()
+                    for number in range(4):
+                        client = await Native.to(target, server.token(f"new{number}", "agent", "red"))
+                        opcode, said = await client.socket.receive()
+                        assert (opcode, int.from_bytes(said[:2], "big")) == (8, 4302), said
+                    heal()
+
+                    async def let_in() -> bool:
+                        client = await Native.to(target, server.token("later", "agent", "red"))
+                        opcode, said = await client.socket.receive()
+                        return opcode == 1 and json.loads(said)["event"] == "connect"
+
+                    await until(let_in, "let in again")
+                await first.settled()
+        finally:
+            server.stop()

@@ -31,6 +31,10 @@ class OneNode:
         self._ids: dict[str, Offset] = {}
         self._next = itertools.count(1)
 
+    @property
+    def available(self) -> bool:
+        return not self.away
+
     async def append(self, event: Event) -> Offset:
         if self.away:
             raise RtError("UNAVAILABLE")

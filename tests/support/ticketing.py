@@ -30,6 +30,7 @@ class Line:
     """One node's end of a log that several share. What it publishes reaches the others at once."""
 
     deliver: Callable[[Event], None]
+    available = True
 
     def __init__(self, log: fakes.OneNode, lines: list[Line]) -> None:
         self._log, self._lines = log, lines

@@ -197,3 +197,25 @@ async def test_an_event_that_was_logged_again_is_not_told_to_who_came_after_it()
         heard.clear()
     hub.deliver(Event("/tickets", "ticket:updated", "1", (T,), (), "e1", Offset("99999999999999-0"), was=lost))
     assert [len(heard) for heard in texts] == [1, 0, 0, 0, 0]
+
+
+@aio
+async def test_nobody_new_is_let_in_while_the_other_nodes_cannot_be_reached() -> None:
+    """Also if they went away while it was waited for a room."""
+    hub, log = hub_of()
+    socket, _ = added(hub)
+    log.away = True
+    with pytest.raises(RtError, match="UNAVAILABLE"):
+        await hub.enter(socket, [T])
+    assert not socket.rooms and log.heard == []
+    log.away = False
+    listen = log.listen
+
+    async def listens_for_long(namespace: str, room: Room) -> Offset:
+        log.away = True
+        return await listen(namespace, room)
+
+    log.listen = listens_for_long  # type: ignore[method-assign]
+    with pytest.raises(RtError, match="UNAVAILABLE"):
+        await hub.enter(socket, [T])
+    assert not socket.rooms and log.unheard == [("/tickets", T)], "and the room is let go"
