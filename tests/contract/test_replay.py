@@ -31,6 +31,12 @@ def logged(socket: Socket) -> list[str]:
     return [text for text in socket.client.texts if is_logged(json.loads(text))]  # type: ignore[attr-defined]
 
 
+def said(socket: Socket) -> set[str]:
+    """The same without offsets: what is told of a ticket may be logged once per group of readers."""
+    frames = map(json.loads, logged(socket))
+    return {json.dumps([frame["event"], frame["data"]], sort_keys=True) for frame in frames}
+
+
 def is_logged(frame: dict[str, Any]) -> bool:
     return "offset" in frame and frame["event"] != "ticket:subscribed"
 
@@ -96,7 +102,7 @@ async def test_a_subscription_replays_nothing_that_its_user_was_not_told_live(
                     await world.tries(shadow)
                 late = await cluster.one.connect(user)
                 await world.tries(late, world.any_offset())
-                assert set(logged(late)) <= set(logged(shadow)), user.id
+                assert said(late) <= said(shadow), user.id
                 await cluster.one.disconnect(late)
 
 
@@ -131,7 +137,7 @@ async def test_a_resumed_session_is_sent_nothing_that_one_that_stayed_was_not(
                     kept = await one.tickets.keeps(user, rooms, starts)
                     has = since(claim, begun, begun, begun)
                     assert await one.hub.resume(back, kept, has, starts=starts)
-                    assert set(logged(back)) <= set(logged(stays)), (user.id, claim)
+                    assert said(back) <= said(stays), (user.id, claim)
                     if claim == own and rooms == set(kept):
                         assert had + logged(back) == logged(stays), user.id
                     one.hub.remove(back)
