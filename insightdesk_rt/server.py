@@ -21,6 +21,7 @@ from insightdesk_rt.admin.routes import Parts, admin_port
 from insightdesk_rt.clocks import Work, every, only_if
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
+from insightdesk_rt.cluster.clock import ValkeyClock
 from insightdesk_rt.cluster.directory import Directory, new_place
 from insightdesk_rt.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.cluster.resume import Resume
@@ -109,6 +110,9 @@ class Server:
         await keys.start()
         stack.push_async_callback(keys.close)
         valkey = await self._valkey()
+        clock = ValkeyClock(valkey)
+        await _or_say(clock.look())
+        self._tick(clock.look, BEAT_MS, "Valkey's clock")
         backplane = ValkeyBackplane(
             valkey,
             PATHS,
@@ -153,7 +157,9 @@ class Server:
             stack.push_async_callback(namespace.close)
         host = client_host(settings, wheel, self.node_id)
         hub.on_delivered = host.flusher.delivered
-        moderation = Moderation(RuleStore(valkey), self.node_id, host, hub, keys.verify, lambda: leases.leads)
+        moderation = Moderation(
+            RuleStore(valkey), self.node_id, host, hub, keys.verify, lambda: leases.leads, clock.now_s
+        )
         dispatch = Dispatch(hub, desk.namespaces, moderation.admission, wheel, dispatch_settings(settings), sessions)
         stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
         calls = Calls(
@@ -211,6 +217,7 @@ class Server:
                 PATHS,
                 Access(moderation.gate.verify, admin_keys),
                 valkey,
+                clock,
                 backplane,
                 calls,
                 hub,

@@ -50,7 +50,7 @@ class Admin:
 
     `record` keeps an entry of the audit log. `hosts` are names that the port may be called by, besides localhost and
     addresses. `address` says where a request comes from, and `over_tls` whether it came so, proxies that are trusted
-    looked through. `sessions` are those of the console.
+    looked through. `sessions` are those of the console. `now_ms` is the time of what is written down, in Unix ms.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Admin:
         over_tls: Callable[[HTTPServerRequest], bool] = lambda request: request.protocol == "https",
         max_body_bytes: int = MAX_BODY_BYTES,
         sessions: Sessions | None = None,
+        now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self.access = access
         self.sessions = sessions
@@ -70,6 +71,7 @@ class Admin:
         self.over_tls = over_tls
         self.max_body_bytes = max_body_bytes
         self._record = record
+        self._now_ms = now_ms
         self._node = node
         self._hosts = frozenset(host.lower() for host in hosts) | {"localhost", ""}
 
@@ -93,7 +95,7 @@ class Admin:
         fields = said(asked)
         reason = fields.pop("reason")
         what = json.dumps(fields)[:MAX_WHAT] if fields else ""
-        now = iso(int(time.time() * 1000))
+        now = iso(self._now_ms())
         entry = Entry("", now, who.id, who.scope, action, target, what, reason, came, self._node, outcome)
         log.info(
             "an admin acted",

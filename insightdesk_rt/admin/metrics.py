@@ -24,6 +24,7 @@ from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer
 from insightdesk_rt.admin.health import Check, Checked, run_check
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.cluster.clock import ValkeyClock
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import is_loopback
 from insightdesk_rt.errors import CloseReason
@@ -77,6 +78,7 @@ class Sources(NamedTuple):
     dispatch: Dispatch
     hub: Hub
     valkey: Valkey
+    clock: ValkeyClock
     backplane: ValkeyBackplane
     presence: Presence
     lag: LoopLag
@@ -197,6 +199,8 @@ class NodeCollector(Collector):
     def _valkey(self) -> Iterator[Metric]:
         valkey, bus = self._from.valkey.counters, self._from.backplane.counters
         yield _gauge("valkey_up", "Is there a connection for commands?", {(): float(self._from.valkey.available)})
+        skew_s = self._from.clock.skew_ms / 1000
+        yield _gauge("clock_skew_seconds", "How far this machine's clock is ahead of Valkey's.", {(): skew_s})
         yield _counter("valkey_commands", "Commands sent.", {(): valkey["commands"]})
         yield _counter("valkey_commands_failed", "Commands that failed, or could not be sent.", {(): valkey["failed"]})
         yield _counter("valkey_connects", "Times the connection for commands came up.", {(): valkey["connects"]})

@@ -33,7 +33,7 @@ class NodeState(Numbers, kw_only=True):
     """`connections` by transport, `sockets` by namespace; `hears` is whether it gets the other nodes' events.
 
     `checks` are those of its /readyz, at most a second old; `maxFiles` is how many `openFiles` there may be, 0 where a
-    node's version does not say.
+    node's version does not say. `clockSkewMs`: how far the machine's clock is ahead of Valkey's.
     """
 
     node: str
@@ -48,6 +48,7 @@ class NodeState(Numbers, kw_only=True):
     incarnation: str = ""
     maxFiles: int = 0
     checks: list[Checked] = []
+    clockSkewMs: int = 0
 
 
 class DrainBody(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,6 +112,7 @@ class Node:
         leads: Callable[[], bool],
         hears: Callable[[], bool],
         checks: Lately,
+        clock_skew_ms: Callable[[], int],
     ) -> None:
         self.node_id = node_id
         self.drain = drain
@@ -122,6 +124,7 @@ class Node:
         self._leads = leads
         self._hears = hears
         self._checks = checks
+        self._clock_skew_ms = clock_skew_ms
         self._began_s = time.monotonic()
 
     async def state(self, words: tuple[str, ...] = ()) -> NodeState:
@@ -138,6 +141,7 @@ class Node:
             drain=self.drain.progress,
             maxFiles=max_files(),
             checks=await self._checks.results(),
+            clockSkewMs=self._clock_skew_ms(),
         )
 
     async def history(self, words: tuple[str, ...] = ()) -> NodeHistory:

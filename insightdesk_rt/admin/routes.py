@@ -28,6 +28,7 @@ from insightdesk_rt.admin.users import user_routes
 from insightdesk_rt.admin.watch import watch_routes
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
+from insightdesk_rt.cluster.clock import ValkeyClock
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import Loaded, is_loopback
 from insightdesk_rt.desk import Desk
@@ -50,6 +51,7 @@ class Parts(NamedTuple):
     namespaces: Collection[str]
     access: Access
     valkey: Valkey
+    clock: ValkeyClock
     backplane: ValkeyBackplane
     calls: Calls
     hub: Hub
@@ -75,6 +77,7 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         lambda request: port.peer(request).address,
         lambda request: port.peer(request).scheme == "https",
         sessions=sessions,
+        now_ms=parts.clock.now_ms,
     )
     checks = node_checks(parts.valkey, parts.backplane, port, parts.lag)
     node = Node(
@@ -88,9 +91,19 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         parts.leads,
         lambda: parts.backplane.subscribed,
         Lately(checks),
+        lambda: parts.clock.skew_ms,
     )
     sources = Sources(
-        node_id, __version__, port, parts.dispatch, hub, parts.valkey, parts.backplane, desk.presence, parts.lag
+        node_id,
+        __version__,
+        port,
+        parts.dispatch,
+        hub,
+        parts.valkey,
+        parts.clock,
+        parts.backplane,
+        desk.presence,
+        parts.lag,
     )
     everywhere = Everywhere(parts.calls)
     moderation, rules = parts.moderation, parts.moderation.rules

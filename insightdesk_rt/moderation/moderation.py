@@ -21,7 +21,10 @@ TICK_MS = 1_000
 
 
 class Moderation:
-    """Made before there are clients, as they are let in by it; `start`ed when it knows what it acts on."""
+    """Made before there are clients, as they are let in by it; `start`ed when it knows what it acts on.
+
+    `now_s`: the time that all nodes share, in Unix seconds.
+    """
 
     def __init__(
         self,
@@ -31,8 +34,9 @@ class Moderation:
         hub: Hub,
         verify: Callable[[object], User],
         leads: Callable[[], bool],
+        now_s: Callable[[], float],
     ) -> None:
-        self.rules = Rules(store)
+        self.rules = Rules(store, now_s)
         self.gate = Gate(self.rules, host, verify)
         self.notices = Notices(self.rules, hub, leads)
         self.levels = LogLevels(self.rules, node_id)

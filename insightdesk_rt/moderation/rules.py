@@ -3,8 +3,9 @@
     put/remove ──store──▶ every node is told ──▶ the kind's `changed`, here and there, before the admin is answered
                      └──▶ who was not reached sees another version within a second, and loads
 
-So what is ruled is looked up without asking anybody, and holds on while Valkey is away. A rule ends by this node's wall
-clock, a second late at most. Where Valkey has lost its memory, each node puts down again what it holds.
+So what is ruled is looked up without asking anybody, and holds on while Valkey is away. A rule begins and ends by
+Valkey's clock, which all nodes share, a second late at most. Where Valkey has lost its memory, each node puts down
+again what it holds.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def newest_first(rules: Iterable[R]) -> list[R]:
 
 
 class Rules:
-    """`add` the tables, then `start`; `tick` every second."""
+    """`add` the tables, then `start`; `tick` every second. `now_s`: Valkey's time in Unix seconds."""
 
     def __init__(self, store: RuleStore, now_s: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -94,7 +95,7 @@ class Rules:
         calls.answer(VERB, self._told)
 
     def now_ms(self) -> int:
-        """Return the wall clock that rules begin and end by, in Unix milliseconds."""
+        """Return the time that rules begin and end by, in Unix milliseconds."""
         return int(self._now_s() * 1000)
 
     async def start(self) -> None:

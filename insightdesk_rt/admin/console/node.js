@@ -5,13 +5,21 @@ import { ms, num } from "./format.js";
 
 const MAX_LAG_MS = 1000; // where /readyz says that a node is not ready
 const SOME_LAG_MS = 250;
+const MAX_SKEW_MS = 1000; // where the log says that the machine's clock is wrong
 
 /** Return {is, word, why: […]}; a node that /readyz would answer 503 for is not "ready", and `why` says why not. */
 export function nodeState(node) {
 	const why = wrong(node);
-	const is = why.length ? "bad" : node.drain || node.loopLagMs > SOME_LAG_MS ? "warn" : "good";
+	const some = worrying(node);
+	const is = why.length ? "bad" : node.drain || some.length ? "warn" : "good";
 	const word = node.drain ? (node.drain.done ? "drained" : "draining") : why.length ? "not ready" : "ready";
-	return { is, word, why: why.length || node.loopLagMs <= SOME_LAG_MS ? why : [`loop lag ${ms(node.loopLagMs)}`] };
+	return { is, word, why: [...why, ...(why.length ? some.filter((text) => text.startsWith("clock")) : some)] };
+}
+
+/** What does not keep it from taking clients, and should be looked at. */
+function worrying({ loopLagMs, clockSkewMs = 0 }) {
+	const how = clockSkewMs > 0 ? "ahead of" : "behind";
+	return [loopLagMs > SOME_LAG_MS && `loop lag ${ms(loopLagMs)}`, Math.abs(clockSkewMs) > MAX_SKEW_MS && `clock ${num(Math.round(Math.abs(clockSkewMs) / 1000))} s ${how} Valkey's`].filter(Boolean);
 }
 
 /** What is wrong with it besides that it is drained, which is meant so. */
