@@ -28,7 +28,7 @@ from msgspec import Struct
 
 from insightdesk_rt import ids
 from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.publisher import append_call, check_size
+from insightdesk_rt.cluster.publisher import append_call, appended, check_size, fingerprint
 from insightdesk_rt.cluster.resp import load_script
 from insightdesk_rt.cluster.valkey import cannot_serve
 from insightdesk_rt.errors import RtError
@@ -66,9 +66,9 @@ class Target(Struct, Generic[E], frozen=True):
     def emit(self, event: str, data: Any, *, id: str = "") -> Any:
         """Return the event's offset (`Offset`; of an AsyncEmitter: awaitable).
 
-        `data` is what JSON has, or a msgspec Struct. The same `id` again changes nothing and returns the first offset.
-        Raises RtError UNAVAILABLE (field `id`), BAD_REQUEST, PAYLOAD_TOO_LARGE, INTERNAL for what Valkey refuses;
-        ValueError without a room.
+        `data` is what JSON has, or a msgspec Struct. The same event again under the same `id` changes nothing and
+        returns the first offset. Raises RtError UNAVAILABLE (field `id`), BAD_REQUEST, PAYLOAD_TOO_LARGE; CONFLICT for
+        an `id` that another event had within two minutes; INTERNAL for what Valkey refuses; ValueError without a room.
         """
         if not self.rooms:
             raise ValueError("name the rooms first: .to(room)")
@@ -77,7 +77,9 @@ class Target(Struct, Generic[E], frozen=True):
         except json.BadJson as why:
             raise RtError("BAD_REQUEST", why.why) from None
         rooms = tuple(dict.fromkeys(self.rooms))
-        return self.emitter.append(Event(self.namespace, event, payload, rooms, self.skip, id or new_id()))
+        same = fingerprint(self.namespace, event, payload, rooms, self.skip) if id else ""
+        named = Event(self.namespace, event, payload, rooms, self.skip, id or new_id(), fingerprint=same)
+        return self.emitter.append(named)
 
 
 class _Emitter:
@@ -96,9 +98,9 @@ class _Emitter:
         return append_call(self._names, event, "emitter", self._log_max_entries, seen)
 
     def _answered(self, event: Event, answer: str) -> Offset:
-        seen = self._seen.get(event.namespace, NO_OFFSET)
-        self._seen[event.namespace] = max(seen, Offset(answer), key=offset_key)
-        return Offset(answer)
+        offset = appended(answer)
+        self._seen[event.namespace] = max(self._seen.get(event.namespace, NO_OFFSET), offset, key=offset_key)
+        return offset
 
     @staticmethod
     def _must_be_busy(event: Event, refused: valkey.ResponseError) -> None:

@@ -55,6 +55,11 @@ class RtError(Exception):
         return {"code": self.code, "message": self.message, **self.fields}
 
 
+def used_before(field: str, what: str) -> RtError:
+    """Return the refusal of a request whose id, in `field`, was given to another one of its kind before."""
+    return RtError("CONFLICT", f"{field}: another {what} has this id; use a new one.", field=field)
+
+
 class WireError(Exception):
     """The peer's bytes are wrong. `close` is the RFC 6455 7.4.1 code its websocket is closed with.
 

@@ -59,7 +59,8 @@ class Event(Struct, frozen=True, gc=False):
     """One publication: `name` with `payload` (JSON text, encoded once by its publisher) for members of `rooms`.
 
     `skip` names sids or rooms whose members are left out. A logged event has an `id` of its publisher and, once it is
-    in the log, an `offset`; `was` is the offset it had before its log was lost and it was published again.
+    in the log, an `offset`; `was` is the offset it had before its log was lost and it was published again. An event
+    whose id a caller chose has a `fingerprint`: the same id with another fingerprint is refused.
     """
 
     namespace: str
@@ -71,6 +72,7 @@ class Event(Struct, frozen=True, gc=False):
     offset: Offset = Offset("")
     origin: str = ""
     was: Offset = Offset("")
+    fingerprint: str = ""
 
     @property
     def logged(self) -> bool:

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import NO_CONTROLS, Answer
+from insightdesk_rt.cluster.publisher import fingerprint
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.ids import USER, EventId, PushId, Refused, RoomName, TicketIdText, UserIdText, sift
@@ -119,9 +120,12 @@ class TicketHandler(Handler):
 class CommentsHandler(Handler):
     tickets: Tickets
 
-    @operation("admin", body=CommentBody, answer=CommentAnswer, statuses=(201,), errors=("NOT_FOUND",))
+    @operation("admin", body=CommentBody, answer=CommentAnswer, statuses=(201,), errors=("NOT_FOUND", "CONFLICT"))
     async def post(self, ticket_id: TicketIdText, body: CommentBody) -> Answer:
-        """Tell who has the ticket open of a reply, or staff of a note. The same `id` again tells nobody twice."""
+        """Tell who has the ticket open of a reply, or staff of a note. The same again tells nobody twice.
+
+        CONFLICT if another comment of the ticket had the same `id` within a day.
+        """
         comment = Comment(new_id() if body.id is UNSET else body.id, body.kind, body.author, body.excerpt)
         told = await self.tickets.comment(ticket_id, comment, remember=body.id is not UNSET)
         return Answer(CommentAnswer(ticket_id, comment.id, told.version, told.offset), 201)
@@ -130,9 +134,12 @@ class CommentsHandler(Handler):
 class NotificationsHandler(Handler):
     notifications: Notifications
 
-    @operation("admin", body=NotificationBody, answer=Pushed, statuses=(201,))
+    @operation("admin", body=NotificationBody, answer=Pushed, statuses=(201,), errors=("CONFLICT",))
     async def post(self, body: NotificationBody) -> Answer:
-        """Notify a user or several. The same `id` again changes nothing for who has it."""
+        """Notify a user or several. The same again under the same `id` changes nothing for who has it.
+
+        CONFLICT if one of the users has another notification of that `id`, once the others have theirs.
+        """
         listed, refused = sift([] if body.userIds is UNSET else body.userIds, USER, "userIds")
         users = _one_or_more(body.userId, body.userIds if body.userIds is UNSET else listed, "userId")
         data = body.data if body.data is UNSET else Raw(_clean(body.data).encode())
@@ -148,9 +155,12 @@ class EmitHandler(Handler):
     namespaces: Collection[str]
     max_event_bytes: int
 
-    @operation("admin", body=EmitBody, answer=Emitted)
+    @operation("admin", body=EmitBody, answer=Emitted, errors=("CONFLICT",))
     async def post(self, body: EmitBody) -> Answer:
-        """Send an event of the back end's own to rooms. A volatile one is not logged and has no offset."""
+        """Send an event of the back end's own to rooms. A volatile one is not logged and has no offset.
+
+        CONFLICT if another event had the same `id` within two minutes.
+        """
         if body.namespace not in self.namespaces:
             raise RtError("BAD_REQUEST", "There is no such namespace", field="namespace")
         if body.event in RESERVED:
@@ -163,8 +173,10 @@ class EmitHandler(Handler):
         if body.volatile:
             self.hub.publish(body.namespace, rooms, body.event, payload, skip)
             return Answer(Emitted(None))
-        id = "" if body.id is UNSET else f"emit.{body.id}"
-        return Answer(Emitted(await self.hub.emit(body.namespace, rooms, body.event, payload, skip, id)))
+        id = same = ""
+        if body.id is not UNSET:
+            id, same = f"emit.{body.id}", fingerprint(body.namespace, body.event, payload, rooms, skip)
+        return Answer(Emitted(await self.hub.emit(body.namespace, rooms, body.event, payload, skip, id, same)))
 
 
 def push_routes(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,8 +21,9 @@ from insightdesk_rt.cluster import envelope
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.resp import Arg, load_script
 from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.errors import RtError
+from insightdesk_rt.errors import RtError, used_before
 from insightdesk_rt.model import Event, Offset
+from insightdesk_rt.wire import json
 
 KEEP_S = 5.0  # an AOF is on disk a second later; the rest is for a machine that was slow to notice
 AGAIN_BATCH = 500
@@ -57,7 +59,7 @@ class Publisher:
         self.appended = self.published = self.failed = self.again = 0
 
     async def append(self, event: Event) -> Offset:
-        """Log an event; return its offset. Raises RtError UNAVAILABLE, PAYLOAD_TOO_LARGE."""
+        """Log an event; return its offset. Raises RtError UNAVAILABLE, PAYLOAD_TOO_LARGE, CONFLICT as `appended`."""
         check_size(event, self._max_event_bytes)
         if self.recovery is not None:
             await asyncio.wait([self.recovery], timeout=WAIT_S)
@@ -106,7 +108,7 @@ class Publisher:
         keys, args = append_call(
             self._names, event, self._address, self._keep_entries, self._seen(event.namespace), was
         )
-        return Offset(await self._valkey.call(self._script, keys, args))
+        return appended(await self._valkey.call(self._script, keys, args))
 
     @staticmethod
     def _moved(sent: Sent) -> Event:
@@ -117,15 +119,28 @@ class Publisher:
 def append_call(
     names: Names, event: Event, origin: str, keep_entries: int, seen: str, was: str = ""
 ) -> tuple[list[str], list[Arg]]:
-    """Return keys and arguments for the append script, as lua/append.lua names them."""
+    """Return keys and arguments for the append script, as lua/append.lua names them; `appended` reads its answer."""
     namespace = event.namespace
     keys = [names.log(namespace), names.event(event.id), names.tops, names.floors]
     header = envelope.header_of(event, origin)
-    args: list[Arg] = [namespace, keep_entries, seen, event.id, header, event.payload, was]
+    args: list[Arg] = [namespace, keep_entries, seen, event.id, header, event.payload, was, event.fingerprint]
     for room in event.rooms:
         keys.append(names.ids(namespace, room))
         args += (room, names.channel(namespace, room))
     return keys, args
+
+
+def appended(answer: str) -> Offset:
+    """Return the offset that the append script answered. Raises CONFLICT: another event has this id."""
+    if not answer:
+        raise used_before("id", "event")
+    return Offset(answer)
+
+
+def fingerprint(namespace: str, name: str, payload: str, rooms: Iterable[str], skip: Iterable[str]) -> str:
+    """Return what two events have in common only if they say the same to the same people. Raises BadJson."""
+    content = [namespace, name, sorted(set(rooms)), sorted(set(skip)), json.loads(payload)]
+    return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
 def check_size(event: Event, max_event_bytes: int) -> None:

@@ -226,13 +226,22 @@ class Hub:
             self._backplane.unlisten(socket.namespace, room)
 
     async def emit(
-        self, namespace: str, rooms: Collection[Room], name: str, payload: str, skip: Collection[str] = (), id: str = ""
+        self,
+        namespace: str,
+        rooms: Collection[Room],
+        name: str,
+        payload: str,
+        skip: Collection[str] = (),
+        id: str = "",
+        fingerprint: str = "",
     ) -> Offset:
         """Log an event and have it delivered to the rooms' members on all nodes. Returns its offset.
 
-        The same `id` again changes nothing and returns the first offset. Raises RtError UNAVAILABLE.
+        The same `id` again changes nothing and returns the first offset. Raises RtError UNAVAILABLE; CONFLICT if the
+        id was that of an event with another `fingerprint`.
         """
-        return await self._backplane.append(Event(namespace, name, payload, tuple(rooms), tuple(skip), id or new_id()))
+        event = Event(namespace, name, payload, tuple(rooms), tuple(skip), id or new_id(), fingerprint=fingerprint)
+        return await self._backplane.append(event)
 
     def publish(
         self, namespace: str, rooms: Collection[Room], name: str, payload: str, skip: Collection[str] = ()

@@ -115,17 +115,23 @@ class Notifications(Namespace):
     # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
 
     async def push(self, user_ids: Collection[str], content: Content) -> None:
-        """Keep a notification for each user and tell them; who has one of that id keeps that.
+        """Keep a notification for each user and tell them; the same again is nothing for who has it.
 
-        Raises RtError UNAVAILABLE; the same again then does what is left to do.
+        Raises RtError UNAVAILABLE, and the same again then does what is left to do; CONFLICT if somebody has another
+        one of that id, once all others have theirs.
         """
         users = list(dict.fromkeys(user_ids))
+        conflict: RtError | None = None
         for start in range(0, len(users), BATCH):
             batch = users[start : start + BATCH]
             done = await asyncio.gather(*(self._push(user_id, content) for user_id in batch), return_exceptions=True)
             for failed in done:
-                if isinstance(failed, BaseException):
+                if isinstance(failed, RtError) and failed.code == "CONFLICT":
+                    conflict = failed
+                elif isinstance(failed, BaseException):
                     raise failed
+        if conflict:
+            raise conflict
 
     async def _push(self, user_id: str, content: Content) -> None:
         await self._teller.tell_or_raise(await self._store.push(user_id, content))

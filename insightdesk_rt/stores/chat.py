@@ -11,14 +11,16 @@ all must be on one server. Cost: one command per request; the figures of the que
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
 
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
-from insightdesk_rt.errors import RtError
+from insightdesk_rt.errors import RtError, used_before
 from insightdesk_rt.model import User, new_id
 from insightdesk_rt.stores import untold
 from insightdesk_rt.stores.conversations import (
@@ -34,7 +36,7 @@ from insightdesk_rt.stores.conversations import (
     conversation,
 )
 from insightdesk_rt.stores.presence import PresenceStore
-from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, script
+from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, once_of, script
 from insightdesk_rt.wire import json
 
 START = script("chat_start", "chat_lib")
@@ -96,10 +98,15 @@ class ChatStore:
     # ── what a person asks; all raise RtError FORBIDDEN, CONFLICT where it says so, UNAVAILABLE ────────────────────
 
     async def start(self, user: User, client_id: str, subject: str = "", team_id: str = "", text: str = "") -> Change:
-        """Begin to wait for an agent. The same `client_id` finds the same conversation. CONFLICT: MAX_OPEN are open."""
+        """Begin to wait for an agent. The same again under the same `client_id` finds the same conversation.
+
+        CONFLICT: MAX_OPEN are open, or something else was asked for under this `client_id`.
+        """
         body = _body(user, text, client_id) if text else ""
+        asked = sha256(json.dumps([subject, team_id, text]).encode()).hexdigest()
+        named = urlsafe_b64encode(sha256(once_of(user.id, client_id).encode()).digest()[:12]).decode()
         # "c" in front: an id that begins with a sign would not pass as one when a client sends it back.
-        new = ("c" + new_id(), client_id, subject, team_id, text[:PREVIEW], body, MAX_OPEN)
+        new = ("c" + named, client_id, subject, team_id, text[:PREVIEW], body, MAX_OPEN, asked, "c" + new_id())
         return self._change(await self._ask(START, user, *new))
 
     async def accept(self, user: User, conversation_id: str) -> Change:
@@ -107,8 +114,12 @@ class ChatStore:
         return self._change(await self._ask(ACCEPT, user, conversation_id))
 
     async def message(self, user: User, conversation_id: str, text: str, client_id: str) -> Said:
-        """Keep a message of a member. The same `client_id` is answered the same. CONFLICT: closed, or MAX_MESSAGES."""
-        own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES)
+        """Keep a message of a member. The same text under the same `client_id` is answered the same.
+
+        CONFLICT: closed, MAX_MESSAGES, or another text was said under this `client_id`.
+        """
+        once = once_of(conversation_id, "s" if user.is_staff else "c", user.id, client_id)
+        own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once)
         _, number, at, records = await self._ask(MESSAGE, user, *own)
         return Said(int(number), int(at), untold.read(self._name, conversation_id, records))
 
@@ -189,6 +200,8 @@ class ChatStore:
         if answer[0] == "FORBIDDEN":
             raise RtError("FORBIDDEN")
         _, state, agent_id, agent_name, why = answer
+        if why == "used":
+            raise used_before("clientId", "message or conversation")
         fields: dict[str, Any] = {"state": state} if state else {}
         if agent_id:
             fields["agent"] = {"id": agent_id, "name": agent_name}

@@ -12,10 +12,11 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from insightdesk_rt.cluster.valkey import Arg, Valkey, load_script
+from insightdesk_rt.errors import used_before
 from insightdesk_rt.ids import PushId
 from insightdesk_rt.model import iso
 from insightdesk_rt.stores import untold
-from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, script
+from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, once_of, script
 from insightdesk_rt.wire import json
 
 MAX_KEPT = 500  # what a bell's list shows in months; older ones belong to the back end
@@ -79,10 +80,13 @@ class NotificationStore:
     async def push(self, user_id: str, content: Content) -> list[Untold]:
         """Keep a notification, once per id, and return what the user must still hear of: this one if it is new.
 
-        Raises RtError UNAVAILABLE.
+        Raises RtError UNAVAILABLE; CONFLICT if the user has another one of that id.
         """
-        args: list[Arg] = [user_id, content.id, json.encode_struct(content), MAX_KEPT, KEPT_S]
-        records = await self._valkey.call(PUSH, [self.base], args, durable=True)
+        text = json.encode_struct(content)
+        args: list[Arg] = [user_id, content.id, text, MAX_KEPT, KEPT_S, once_of(user_id, content.id)]
+        first, records = await self._valkey.call(PUSH, [self.base], args, durable=True)
+        if first and json.loads(first) != json.loads(text):  # the order of members in `data` does not matter
+            raise used_before("id", "notification")
         return untold.read(self.name, user_id, records)
 
     async def unread(self, user_id: str) -> int:

@@ -15,11 +15,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
-from insightdesk_rt.errors import RtError
+from insightdesk_rt.errors import RtError, used_before
 from insightdesk_rt.ids import TeamIdText, UserIdText
 from insightdesk_rt.model import NO_OFFSET, Offset, Right, iso, offset_key
 from insightdesk_rt.stores import untold
-from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges
+from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, once_of
 from insightdesk_rt.wire import json
 from insightdesk_rt.wire.texts import PLAIN
 
@@ -161,9 +161,10 @@ class TicketStore:
         return await self._change("delete", ticket_id)
 
     async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Outcome:
-        """Put down that a ticket was commented. With `remember`, the same comment id within a day is nothing new.
+        """Put down that a ticket was commented. With `remember`, the same comment within a day is nothing new.
 
-        Not a version: the fields stay as they are. Raises NOT_FOUND, UNAVAILABLE.
+        Not a version: the fields stay as they are. Raises NOT_FOUND, UNAVAILABLE; CONFLICT if another comment of the
+        ticket had this id within a day.
         """
         outcome = await self._change("comment", ticket_id, comment=comment, known_as=comment.id if remember else "")
         if not outcome.done and not outcome.version:
@@ -231,9 +232,12 @@ class TicketStore:
         known_as: str = "",
     ) -> Outcome:
         args = [op, ticket_id, json.dumps(by), json.dumps(comment), known_as, LOG]
+        args.append(once_of(ticket_id, known_as) if known_as else "")
         for name in _NAMES:
             args += [name, _DEFAULTS[name], json.dumps(given[name]) if given and name in given else ""]
         outcome, version, offset, records = await self._valkey.call(CHANGE, self._keys, args, durable=True)
+        if outcome == -2:
+            raise used_before("id", "comment")
         changes = untold.read(self.name, ticket_id, records)
         return Outcome(outcome > 0, outcome == 2, version, Offset(offset), changes)
 

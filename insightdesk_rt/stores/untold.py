@@ -3,13 +3,16 @@
 A script that changes a fact leaves, in the same step, a record of what others must hear (lua/untold.lua). Its caller
 logs the event and then says so here; if it dies in between, or Valkey goes away, `overdue` gives the record to the
 node that leads. Telling is at least once, in the order of the subject's changes, each under the id `Untold.id`: the
-log takes an id once, so members hear it once. Cost: one small command per change, off the way of the answer.
+log takes an id once, so members hear it once. A change that its caller named by an id of its own is told under that:
+it stays one event also if Valkey forgot that it knew the id. Cost: one small command per change, off the way of the
+answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+from urllib.parse import quote
 
 from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
 
@@ -20,17 +23,27 @@ OVERDUE = load_script(PACKAGE, "untold_overdue")
 
 
 class Untold(NamedTuple):
-    """One change of a subject (a user, a conversation). `seq` grows with each; `data` is JSON text of a `kind`."""
+    """One change of a subject (a user, a conversation). `seq` grows with each; `data` is JSON text of a `kind`.
+
+    `once` names a change by its caller's own id (`once_of`); empty for one that has none.
+    """
 
     store: str
     subject: str
     seq: int
     kind: str
     data: str
+    once: str = ""
 
     @property
     def id(self) -> str:
-        return f"{self.store}.{self.subject}.{self.seq}"
+        """The id of its event in the log. The two forms differ in the character after the store's name."""
+        return f"{self.store}:{self.kind}:{self.once}" if self.once else f"{self.store}.{self.subject}.{self.seq}"
+
+
+def once_of(*parts: str) -> str:
+    """Return one name for several ids, whatever characters they have: different ids never give the same name."""
+    return ":".join(quote(part, safe="", errors="replace") for part in parts)
 
 
 def script(name: str, *libraries: str) -> Script:
@@ -43,8 +56,9 @@ def read(store: str, subject: str, records: Iterable[str]) -> list[Untold]:
     """Return what a script answered as the records of a subject."""
     found = []
     for record in records:
-        seq, kind, data = record.split(" ", 2)
-        found.append(Untold(store, subject, int(seq), kind, data))
+        seq, named, data = record.split(" ", 2)
+        kind, _, once = named.partition(":")
+        found.append(Untold(store, subject, int(seq), kind, data, once))
     return found
 
 

@@ -115,6 +115,8 @@ async def test_the_same_id_again_changes_nothing_and_gives_the_first_offset(valk
         await two.bus.listen(NS, A)
         first = await one.bus.append(event("1", id="same"))
         assert await two.bus.append(event("2", id="same")) == first
+        await one.bus.append(event("1", id="named", namespace=OTHER, fingerprint="f"))
+        assert await refused(two.bus.append(event("2", id="named", namespace=OTHER, fingerprint="g"))) == "CONFLICT"
         last = await one.bus.append(event("3"))
         await until(lambda: two.bus.position(NS) == last, "both")
         assert two.payloads == ["1", "3"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 
-from insightdesk_rt.errors import CloseReason, RtError
+from insightdesk_rt.errors import CloseReason, RtError, used_before
 from insightdesk_rt.hub.backplane import Backlog
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, Sid, User, UserId, new_sid, offset_key
@@ -29,6 +29,7 @@ class OneNode:
         self.published: list[Event] = []
         self.away = False
         self._ids: dict[str, Offset] = {}
+        self._prints: dict[str, str] = {}
         self._next = itertools.count(1)
 
     @property
@@ -39,7 +40,10 @@ class OneNode:
         if self.away:
             raise RtError("UNAVAILABLE")
         if event.id in self._ids:
+            if event.fingerprint != self._prints[event.id]:
+                raise used_before("id", "event")
             return self._ids[event.id]
+        self._prints[event.id] = event.fingerprint
         offset = self._ids[event.id] = Offset(f"{next(self._next)}-0")
         logged = Event(
             event.namespace,

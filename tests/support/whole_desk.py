@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import valkey
 
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import Settings
@@ -29,11 +30,11 @@ CARL, ROOT = fakes.user("carl", "customer"), fakes.user("root", "admin")
 
 
 class WholeDesk:
-    def __init__(self, valkey: Valkey) -> None:
-        self.valkey = valkey
+    def __init__(self, store: Valkey) -> None:
+        self.valkey = store
         self.log = fakes.OneNode()
         self.hub = Hub(self.log, PATHS)
-        self.desk = build_desk(Settings(), valkey, self.hub, fakes.Clock(), lambda: "n1")
+        self.desk = build_desk(Settings(), store, self.hub, fakes.Clock(), lambda: "n1")
         self.events: dict[str, tuple[Namespace, EventSpec]] = {
             spec.name: (namespace, spec) for namespace in self.desk.namespaces for spec in namespace.events.values()
         }
@@ -63,6 +64,19 @@ class WholeDesk:
         answer = getattr(namespace, spec.method)(socket, wanted)
         return msgspec.to_builtins(await answer if spec.waits else answer)
 
+    def copy(self) -> dict[bytes, bytes]:
+        """Return what Valkey has now, to be put back by `lose`: as a replica that lags, or a file of a second ago."""
+        with valkey.Valkey.from_url(self.valkey.url) as client:
+            return {key: client.dump(key) for key in client.keys(f"{self.valkey.prefix}:*")}  # type: ignore[misc]
+
+    def lose(self, copy: dict[bytes, bytes]) -> None:
+        """Have Valkey forget what it was told since the copy was made. The log, which is in memory, keeps it."""
+        with valkey.Valkey.from_url(self.valkey.url) as client:
+            for key in client.keys(f"{self.valkey.prefix}:*"):  # type: ignore[union-attr]
+                client.delete(key)
+            for key, value in copy.items():
+                client.restore(key, 0, value)
+
     async def idle(self) -> None:
         """Wait for what runs beside."""
         while tasks := {task for namespace in self.desk.namespaces for task in namespace._tasks}:
@@ -79,9 +93,9 @@ class WholeDesk:
 
 @asynccontextmanager
 async def a_whole_desk(url: str, prefix: str) -> AsyncIterator[WholeDesk]:
-    valkey = Valkey(url, prefix)
-    await valkey.start()
-    whole = WholeDesk(valkey)
+    store = Valkey(url, prefix)
+    await store.start()
+    whole = WholeDesk(store)
     try:
         yield whole
         await whole.idle()
@@ -89,4 +103,4 @@ async def a_whole_desk(url: str, prefix: str) -> AsyncIterator[WholeDesk]:
     finally:
         for namespace in whole.desk.namespaces:
             await namespace.close()
-        await valkey.close()
+        await store.close()

@@ -54,7 +54,14 @@ def test_the_same_id_again_is_the_same_event(valkey_url: str, prefix: str) -> No
         target = emitter.of(NS).to(A)
         first = target.emit("x", 1, id="mine")
         other = target.emit("x", 1)
-        assert target.emit("x", 2, id="mine") == first and offset_key(other) > offset_key(first)
+        assert target.emit("x", 1, id="mine") == first and offset_key(other) > offset_key(first)
+        for another in (
+            lambda: target.emit("x", 2, id="mine"),
+            lambda: emitter.of("/chat").to(A).emit("x", 1, id="mine"),
+        ):
+            with pytest.raises(RtError) as refused:
+                another()
+            assert (refused.value.code, refused.value.fields) == ("CONFLICT", {"field": "id"})
 
 
 def test_a_connection_that_was_lost_or_a_server_that_restarts_costs_a_try_and_no_double() -> None:

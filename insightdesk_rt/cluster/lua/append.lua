@@ -2,14 +2,19 @@
 --
 -- KEYS: log, dedupe key of the id, tops (hash: namespace -> last id), floors (hash), then per room: its ids (list)
 -- ARGV: namespace, length to keep, the greatest id its publisher has seen, event id, header, payload,
---       the offset it had before ("" unless sent again), then per room: name, channel
--- Returns the offset: the one it has already if the id is known.
-local namespace, keep, seen, event, header, payload, was = unpack(ARGV, 1, 7)
+--       the offset it had before ("" unless sent again), its fingerprint ("": not to be compared), then per room: name,
+--       channel
+-- Returns the offset: the one it has already if the id is known; "" if the id is that of another event.
+local namespace, keep, seen, event, header, payload, was, print = unpack(ARGV, 1, 8)
 local log = KEYS[1]
 
 local known = redis.call('GET', KEYS[2])
 if known then
-  return known
+  local offset, first = known:match('^(%S+) ?(.*)$')
+  if was == '' and print ~= '' and first ~= '' and print ~= first then
+    return ''
+  end
+  return offset
 end
 if was ~= '' then
   -- The dedupe key may have expired during a long outage; the log itself knows best.
@@ -20,7 +25,7 @@ if was ~= '' then
 end
 
 local fields = {'i', event, 'h', header, 'p', payload}
-for n = 8, #ARGV, 2 do
+for n = 9, #ARGV, 2 do
   fields[#fields + 1] = 'r'
   fields[#fields + 1] = ARGV[n]
 end
@@ -41,11 +46,11 @@ end
 if redis.call('HSET', KEYS[3], namespace, id) == 1 then
   redis.call('HSETNX', KEYS[4], namespace, id) -- a log that begins here knows nothing of what was before
 end
-redis.call('SET', KEYS[2], id, 'PX', 120000)
+redis.call('SET', KEYS[2], print == '' and id or id .. ' ' .. print, 'PX', 120000)
 
 local tail = '\n' .. header .. '\n' .. payload
-for n = 8, #ARGV, 2 do
-  local ids = KEYS[4 + (n - 6) / 2]
+for n = 9, #ARGV, 2 do
+  local ids = KEYS[4 + (n - 7) / 2]
   local previous = redis.call('LINDEX', ids, 0)
   if redis.call('LPUSH', ids, id) > 1100 then
     redis.call('LTRIM', ids, 0, 999)

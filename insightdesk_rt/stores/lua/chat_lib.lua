@@ -3,7 +3,7 @@
 -- <base>:<id>             hash: one conversation; "" or a missing field means none. moved: the request of the last transfer,
 --                         until something else happens to it
 -- <base>-messages:<id>    stream: its messages as JSON under the ids 1-0, 2-0, …
--- <base>-sent:<id>        hash: <userId>:<clientId> → message number
+-- <base>-sent:<id>        hash: sent_as(clientId) → message number
 -- <base>-started:<userId> hash: clientId → conversation, for a day
 -- <base>-open:<userId>    zset: conversations that are not closed of a customer, or that an agent has taken → since when
 -- <base>-queue:<teamId>   zset: those that wait → when they first did: who is sent back to wait keeps their place
@@ -105,11 +105,11 @@ end
 
 -- ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-local function report(c, kind, fields)
+local function report(c, kind, fields, once)
   fields.conversationId, fields.customerId, fields.teamId = c.id, c.customerId, c.teamId
   fields.agentId, fields.agentName = c.agentId, c.agentName
   fields.at, fields.byId, fields.byName = now, who.id, who.name
-  tell(base, c.id, c.key, kind, cjson.encode(fields), now)
+  tell(base, c.id, c.key, kind, cjson.encode(fields), now, once)
 end
 
 local function later(kind, c, at)
@@ -191,12 +191,18 @@ local function close(c, reason)
   report(c, 'closed', { reason = reason })
 end
 
+-- What a clientId of who asks is called among those of a conversation. The length tells "a" and "b:c" from "a:b" and "c",
+-- the side a customer from an agent of the same id.
+local function sent_as(client_id)
+  return string.format('%s:%d:%s:%s', staff and 's' or 'c', #who.id, who.id, client_id)
+end
+
 -- Keep a message; body is the rest of its JSON object, from the second member on. Returns number and whole text.
 local function say(c, client_id, body)
   local number = redis.call('HINCRBY', c.key, 'last', 1)
   local text = string.format('{"id":%.0f,"at":%.0f,', number, now) .. body
   redis.call('XADD', base .. '-messages:' .. c.id, string.format('%.0f-0', number), 'm', text)
-  redis.call('HSET', base .. '-sent:' .. c.id, who.id .. ':' .. client_id, string.format('%.0f', number))
+  redis.call('HSET', base .. '-sent:' .. c.id, sent_as(client_id), string.format('%.0f', number))
   save(c, { lastAt = now, warned = '0', [staff and 'readByAgent' or 'readByCustomer'] = number })
   return number, text
 end

@@ -1,6 +1,7 @@
--- A member says something. The same clientId again is answered the same and says nothing, also after the end.
+-- A member says something. The same again under the same clientId is answered the same and says nothing, also after the
+-- end; another text under it is a conflict.
 --
--- own ARGV  id · clientId · body · most messages of a conversation
+-- own ARGV  id · clientId · body · most messages of a conversation · its event's `once`
 -- Answer {ok, number, time, records}: the conversation itself is neither read nor answered, this is the hot one
 local c = { id = arg(1), key = base .. ':' .. arg(1) }
 c.state, c.customerId, c.agentId, c.agentName, c.last =
@@ -8,10 +9,13 @@ c.state, c.customerId, c.agentId, c.agentName, c.last =
 if not c.state or not is_member(c) then
   return forbidden()
 end
-local known = redis.call('HGET', base .. '-sent:' .. c.id, who.id .. ':' .. arg(2))
+local known = redis.call('HGET', base .. '-sent:' .. c.id, sent_as(arg(2)))
 if known then
-  local kept = redis.call('XRANGE', base .. '-messages:' .. c.id, known .. '-0', known .. '-0')
-  return { 'ok', tonumber(known), cjson.decode(kept[1][2][2]).at, untold(base, c.id) }
+  local kept = cjson.decode(redis.call('XRANGE', base .. '-messages:' .. c.id, known .. '-0', known .. '-0')[1][2][2])
+  if kept.text ~= cjson.decode('{' .. arg(3)).text then
+    return conflict({}, 'used')
+  end
+  return { 'ok', tonumber(known), kept.at, untold(base, c.id) }
 end
 if c.state == 'closed' then
   return conflict(c)
@@ -20,5 +24,5 @@ if tonumber(c.last) >= tonumber(arg(4)) then
   return conflict(c, 'full')
 end
 local number, text = say(c, arg(2), arg(3))
-tell(base, c.id, c.key, 'message', text, now)
+tell(base, c.id, c.key, 'message', text, now, arg(5))
 return { 'ok', number, now, untold(base, c.id) }

@@ -1,27 +1,36 @@
--- A customer starts a conversation. The same clientId again finds the first one.
+-- A customer starts a conversation. The same again under the same clientId finds the first one; something else under it
+-- is a conflict.
 --
 -- own ARGV  id · clientId · subject · teamId · preview · body of the first message or "" · most open ones of a customer
+--           · digest of what was asked for · id to use instead, if a conversation has the first one
+--
+-- The id is made of customer and clientId: also if Valkey lost what it knew of the first call, the second makes no other
+-- conversation. It is taken already if the clientId was used more than a day ago.
 local client_id, team = arg(2), arg(4)
 local started = base .. '-started:' .. who.id
 local known = redis.call('HGET', started, client_id)
 local c = known and load(known)
 if c then
+  if c.asked and c.asked ~= arg(8) then
+    return conflict({}, 'used')
+  end
   return answer(c)
 end
 if redis.call('ZCARD', base .. '-open:' .. who.id) >= tonumber(arg(7)) then
   return conflict({}, 'many')
 end
-redis.call('HSET', started, client_id, arg(1))
+local id = redis.call('EXISTS', base .. ':' .. arg(1)) == 1 and arg(9) or arg(1)
+redis.call('HSET', started, client_id, id)
 redis.call('EXPIRE', started, 86400)
-redis.call('ZADD', base .. '-open:' .. who.id, now, arg(1))
+redis.call('ZADD', base .. '-open:' .. who.id, now, id)
 -- Two in one millisecond have a first and a second too.
 local behind = redis.call('ZREVRANGE', base .. '-queue:' .. team, 0, 0, 'WITHSCORES')[2]
-c = { id = arg(1), key = base .. ':' .. arg(1) }
+c = { id = id, key = base .. ':' .. id }
 save(c, {
   customerId = who.id, customerName = who.name, customerOnline = online(who.id), teamId = team, subject = arg(3),
-  preview = arg(5), createdAt = now, queuedAt = math.max(now, (behind or 0) + 1), last = '0',
+  preview = arg(5), asked = arg(8), createdAt = now, queuedAt = math.max(now, (behind or 0) + 1), last = '0',
 })
-report(c, 'started', { customerName = who.name, subject = c.subject })
+report(c, 'started', { customerName = who.name, subject = c.subject }, id)
 enqueue(c)
 if arg(6) ~= '' then
   say(c, client_id, arg(6))

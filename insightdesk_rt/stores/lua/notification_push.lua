@@ -6,15 +6,17 @@
 -- <base>-unread:<userId>  zset: those of them that are unread
 --
 -- KEYS  base
--- ARGV  userId · id · json · how many a user may have · seconds they are kept
--- Answer: the records still to be told to the user
+-- ARGV  userId · id · json · how many a user may have · seconds they are kept · its event's `once`
+-- Answer {json of the one that has this id if it is another text, or "", records still to be told to the user}
 local base = KEYS[1]
 local user, id, item, most, kept_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local key, items = base .. ':' .. user, base .. '-items:' .. user
 local order, unread = base .. '-order:' .. user, base .. '-unread:' .. user
 
-if redis.call('HEXISTS', items, id) == 1 then
-  return untold(base, user)
+local first = redis.call('HGET', items, id)
+if first then
+  first = string.sub(first, string.find(first, ' ') + 1)
+  return { first == item and '' or first, untold(base, user) }
 end
 
 local now = now_ms()
@@ -25,7 +27,7 @@ local kept = string.format('%.0f ', now) .. item
 redis.call('HSET', items, id, kept)
 redis.call('ZADD', order, place, id)
 redis.call('ZADD', unread, place, id)
-tell(base, user, key, 'notification', kept, now)
+tell(base, user, key, 'notification', kept, now, ARGV[6])
 
 local over = redis.call('ZCARD', order) - most
 if over > 0 then
@@ -38,4 +40,4 @@ end
 for _, each in ipairs({ key, items, order, unread }) do
   redis.call('EXPIRE', each, kept_s)
 end
-return untold(base, user)
+return { '', untold(base, user) }

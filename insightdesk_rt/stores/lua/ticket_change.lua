@@ -4,18 +4,19 @@
 -- <base>:<ticketId>  hash: each field as JSON text, version, createdAt, updatedAt (ms), seq, and the offset and seq of
 --                    what was told last: offset, told; and grants (below)
 -- <base>-counts      hash: total, unsolved, unassigned, status:<status>, priority:<priority>
--- <base>-comment:<ticketId>:<id>  this comment is known
+-- <base>-comment:<ticketId>:<id>  this comment is known: a digest of what it says
 --
 -- KEYS  base · tops (hash: namespace -> last id of its log)
 -- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id of the comment to know it by, or "" · namespace
+--       · its event's `once` (untold.lua), or ""
 --       · for each field: name, default, given ("" if not)
 --       Values, `by` and `comment` are JSON texts ("null" for none); values are compared as texts.
 -- Answer {outcome, version, offset of what was told last, records still to be told}
---       outcome: 2 created · 1 done · 0 nothing to do · -1 there is no such ticket
+--       outcome: 2 created · 1 done · 0 nothing to do · -1 there is no such ticket · -2 another comment has this id
 --
 -- A deleted ticket leaves its version behind for a day, so that the versions of one that comes back go on.
 local base = KEYS[1]
-local op, id, by, comment, comment_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local op, id, by, comment, comment_id, once = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
 local KEPT_S = 86400
 local SETTLED = { ['"solved"'] = true, ['"closed"'] = true }
 local key, counts = base .. ':' .. id, base .. '-counts'
@@ -29,7 +30,7 @@ end
 local exists = was.subject ~= nil
 
 local names, before, after, changes, fields = {}, {}, {}, {}, {}
-for i = 7, #ARGV, 3 do
+for i = 8, #ARGV, 3 do
   local name, default, given = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   names[#names + 1] = name
   before[name] = was[name] or default
@@ -63,7 +64,8 @@ end
 local function tell_of(kind, version, created)
   tell(base, id, key, kind, string.format(
     '{"version":%d,"at":%.0f,"createdAt":%.0f,"ticket":{%s},"changes":{%s},"by":%s,"comment":%s}',
-    version, now, created, table.concat(fields, ','), table.concat(changes, ','), by, comment), now)
+    version, now, created, table.concat(fields, ','), table.concat(changes, ','), by, comment), now,
+    once ~= '' and once or nil)
 end
 
 -- Since when the ticket has been open to whom, without a break: JSON of name -> "<seq of the change> <offset>". Names are
@@ -111,8 +113,10 @@ if op == 'comment' then
     return answer(-1, 0)
   end
   local known = base .. '-comment:' .. id .. ':' .. comment_id
-  if comment_id ~= '' and not redis.call('SET', known, '1', 'NX', 'EX', KEPT_S) then
-    return answer(0, was.version)
+  local says = redis.sha1hex(comment)
+  if comment_id ~= '' and not redis.call('SET', known, says, 'NX', 'EX', KEPT_S) then
+    local first = redis.call('GET', known)
+    return answer((first == says or first == '1') and 0 or -2, was.version) -- '1': kept by an older version of this server
   end
   tell_of('commented', was.version, was.createdAt)
   return answer(1, was.version)

@@ -101,7 +101,7 @@ async def test_a_push_reaches_all_of_its_users_sockets_once(valkey_url: str, pre
             told(socket)
         await pair.one.bell.push(["anna", "anna"], content(title="Größe"))
         await pair.one.idle()
-        await pair.two.bell.push(["anna"], content(title="again"))
+        await pair.two.bell.push(["anna"], content(title="Größe"))
         for socket in (desk, phone):
             (name, notification), counted = told(socket)
             assert (name, notification["id"], notification["title"]) == ("notification", "n1", "Größe")

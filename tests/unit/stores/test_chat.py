@@ -165,7 +165,7 @@ async def test_the_same_client_id_is_answered_the_same_and_says_nothing(valkey_u
         await store.close(CARL, c_id)
         again = await store.message(CARL, c_id, "once", "m1")
         assert (again.id, again.at) == (said[0].id, said[0].at), "also when there is nothing to be said any more"
-        assert (await store.start(CARL, "x1")).conversation.state == "closed"
+        assert (await store.start(CARL, "x1", text="hello")).conversation.state == "closed"
         assert len((await store.view(CARL, c_id, 10)).messages) == 3
 
 

@@ -47,10 +47,11 @@ async def test_a_push_is_kept_whole_and_is_to_be_told(valkey_url: str, prefix: s
 @aio
 async def test_the_same_id_again_changes_nothing_and_is_told_only_if_it_was_not(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
-        first = await store.push("u1", content("n1", "first"))
-        assert await store.push("u1", content("n1", "second")) == first
+        first = await store.push("u1", content("n1", "first", data=Raw(b'{"a":1,"b":2}')))
+        again = content("n1", "first", data=Raw(b'{"b":2,"a":1}'))
+        assert await store.push("u1", again) == first
         await store.untold.told({"u1": first[0].seq})
-        assert await store.push("u1", content("n1", "third")) == []
+        assert await store.push("u1", again) == []
         assert (await store.page("u1", "", 10)).notifications[0].title == "first"
         assert await store.unread("u1") == 1
         assert len(await store.push("u2", content("n1"))) == 1, "ids are each user's own"

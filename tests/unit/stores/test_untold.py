@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.stores import untold
 from insightdesk_rt.stores.presence import PresenceStore
@@ -15,6 +18,19 @@ def test_a_record_says_its_order_its_kind_and_its_data() -> None:
     (change,) = untold.read("presence", "u1", ['1795397242677 status {"a": "b c"}'])
     assert change == untold.Untold("presence", "u1", 1795397242677, "status", '{"a": "b c"}')
     assert change.id == "presence.u1.1795397242677"
+    (change,) = untold.read("chat", "c1", ['1795397242677 message:c1:s:anna:m%201 {"a": "b c"}'])
+    assert (change.kind, change.data, change.id) == ("message", '{"a": "b c"}', "chat:message:c1:s:anna:m%201")
+
+
+@given(st.lists(st.text(max_size=5), min_size=3, max_size=3), st.lists(st.text(max_size=5), min_size=3, max_size=3))
+def test_different_ids_never_make_the_same_event(first: list[str], second: list[str]) -> None:
+    """The user "a" with the clientId "b:x" was taken for the user "a:b" with "x"."""
+    assert (untold.once_of(*first) == untold.once_of(*second)) is (first == second)
+    assert " " not in untold.once_of(*first), "a record is split at blanks"
+
+
+def test_ids_with_the_separator_in_them_are_told_apart() -> None:
+    assert untold.once_of("a", "b:x") != untold.once_of("a:b", "x")
 
 
 @aio
