@@ -28,6 +28,7 @@ class OneNode:
         self.unheard: list[tuple[str, Room]] = []
         self.published: list[Event] = []
         self.away = False
+        self.full = False  # it is there, and takes nothing
         self._ids: dict[str, Offset] = {}
         self._prints: dict[str, str] = {}
         self._next = itertools.count(1)
@@ -37,7 +38,7 @@ class OneNode:
         return not self.away
 
     async def append(self, event: Event) -> Offset:
-        if self.away:
+        if self.away or self.full:
             raise RtError("UNAVAILABLE")
         if event.id in self._ids:
             if event.fingerprint != self._prints[event.id]:

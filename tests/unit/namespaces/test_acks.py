@@ -127,13 +127,13 @@ async def test_who_changes_something_is_told_when_the_log_refused_and_a_repeat_d
     async with a_whole_desk(valkey_url, prefix + "b") as whole:
         scene = await prepare(whole)
         before = len(whole.log.log)
-        whole.log.away = True
+        whole.log.full = True
         for _ in range(2):
             with pytest.raises(RtError) as refused:
                 await do(scene)
             assert refused.value.code == "UNAVAILABLE"
         assert len(whole.log.log) == before
-        whole.log.away = False
+        whole.log.full = False
         answer = await do(scene)
         assert type(answer) is type(wanted)
         assert [event.name for event in whole.log.log[before:]] == names and await whole.owed() == []
@@ -154,8 +154,8 @@ async def test_what_is_answered_while_the_log_refuses_owes_nobody_an_event(
         if space == "ticket":
             await whole.ask(ANNA, "ticket:subscribe", ticketId="42")
         before = len(whole.log.log)
-        whole.log.away = True
+        whole.log.full = True
         more = {"state": "viewing"} if what == "view" else {}
         await whole.ask(ANNA, name, **payload.get(space, {}), **more)
-        whole.log.away = False
+        whole.log.full = False
         assert len(whole.log.log) == before and await whole.owed() == []
