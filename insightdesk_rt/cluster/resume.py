@@ -194,7 +194,7 @@ class Resume:
         if session is not None:
             self._dirty.pop(pid, None)
         for socket in (session.socket if session else None, entering):
-            if socket is not None:
+            if socket is not None and not socket.gone:  # else its client may be the one that comes back
                 self.evicted += 1
                 socket.client.close(CloseReason.REPLACED)
 

@@ -42,6 +42,8 @@ class Socket:
     __slots__ = (
         "_acks",
         "_next_ack",
+        "asked_with",
+        "asks",
         "busy",
         "calls_in",
         "client",
@@ -96,6 +98,8 @@ class Socket:
         self.task: asyncio.Task[None] | None = None  # the handler that awaits; owned by dispatch
         self.windows: dict[str, Window] = {}  # the user's rate windows, shared by all sockets of the user here
         self.connected = False  # its client was told that it is in
+        self.asked_with = 0  # a hash of the auth in its CONNECT
+        self.asks = 1  # CONNECTs that came before the first was answered; each is answered
         self.gone = False
         self._acks: dict[int, asyncio.Future[Raw]] | None = None
         self._next_ack = 0

@@ -107,6 +107,8 @@ class Dispatch:
         if namespace is None:
             self._refuse(client, ask.namespace, "", "Invalid namespace")
             return
+        if self._asked_before(client, ask):
+            return
         try:
             auth = self._read_auth(ask.auth)
             user = self._admission.verify(client.bearer or auth.token)
@@ -118,10 +120,34 @@ class Dispatch:
         sent, codec = self._hub.sent[ask.namespace], _codec(client, auth)
         socket = Socket(model.new_sid(), ask.namespace, user, client, client.outbox, codec, sent)
         socket.connected_at_s = time.time()
+        socket.asked_with = hash(bytes(ask.auth))
         socket.windows = self.calls.windows_of(user.id)
         self._users[ask.namespace][user.id] += 1
         client.sockets[ask.namespace] = socket
         self.calls.start(socket, self._connect(client, socket, namespace, auth))
+
+    def _asked_before(self, client: Client, ask: Connect) -> bool:
+        """Answer a second CONNECT of a client that cannot have seen the answer to the first; see wire/socketio.py.
+
+        With the same auth it gets the same answer. With another one it is a new request: the client has given up the
+        first, perhaps to sign in as somebody else, so that socket ends. Returns False where `ask` is to be done.
+        """
+        first: Socket | None = client.sockets.get(ask.namespace)
+        if first is None:
+            return False
+        if first.asked_with != hash(bytes(ask.auth)):
+            self._end(client, ask.namespace, CloseReason.CLIENT_LEFT)
+            return False
+        if first.connected:
+            self._greet(client, first, recovered=False)  # Socket.IO, which alone may ask twice, does not write it
+        else:
+            first.asks += 1
+        return True
+
+    @staticmethod
+    def _greet(client: Client, socket: Socket, *, recovered: bool) -> None:
+        client.session.accept(socket.namespace)
+        socket.send(socket.codec.connected(socket.namespace, socket.sid, socket.pid, recovered))
 
     def _read_auth(self, text: Raw) -> Auth:
         if not bytes(text):
@@ -179,10 +205,10 @@ class Dispatch:
 
         def greet(recovered: bool) -> None:
             if not socket.gone:
-                client.session.accept(socket.namespace)
                 socket.connected = True
                 self.connected[socket.namespace] += 1
-                socket.send(socket.codec.connected(socket.namespace, socket.sid, socket.pid, recovered))
+                for _ in range(socket.asks):
+                    self._greet(client, socket, recovered=recovered)
 
         sessions = self._sessions if socket.codec.recovery else None
         lost: Collection[model.Room] = ()

@@ -2,10 +2,22 @@
 
     <type>[<n>-][/namespace,][<ack id>][JSON]
 
-A namespace of a session is unknown, ASKED (its CONNECT waits for an answer), JOINED, or EXPELLED (we ended the stay).
-    CONNECT                 unknown, EXPELLED → ASKED; else a violation
-    EVENT, ACK, DISCONNECT  JOINED; in EXPELLED ignored, since they may have crossed our DISCONNECT; else a violation
+A namespace of a session is unknown, or in one of these states:
+    ASKED     its CONNECT waits for an answer
+    FRESH     joined, and nothing has come from the client in it yet
+    JOINED    the client uses it, so it has seen the answer
+    REASKED   FRESH, and another CONNECT came
+    EXPELLED  the server ended the stay
+What a client sends moves it:
+    CONNECT                 unknown, EXPELLED, ASKED → ASKED; FRESH, REASKED → REASKED; in JOINED a violation
+    EVENT, ACK, DISCONNECT  FRESH → JOINED; in JOINED, REASKED taken; in EXPELLED ignored, since they may have crossed
+                            our DISCONNECT; else a violation
 A violation is a WireError: the whole connection closes, as Node's does.
+
+A second CONNECT is no violation as long as the client may not have seen the answer to the first. A stock client on an
+open Manager sends two for connect(), disconnect(), connect() in one tick (React's StrictMode): its disconnect() says
+nothing while it is not connected. Node answers both when its middleware awaits anything; without one it cuts the
+connection, and with it all other namespaces.
 
 Payloads stay JSON text: parsed for their shape, never rebuilt, so that numbers beyond 2^53 pass as they were written.
 Measured on a 2-core VM: an event read in 1.3 µs, written in 1.0 µs.
@@ -128,7 +140,8 @@ def _with_bytes(kind: str, namespace: str, ack_id: int | None, items: list[objec
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_ASKED, _JOINED, _EXPELLED = range(3)
+_ASKED, _FRESH, _JOINED, _REASKED, _EXPELLED = range(5)
+_INSIDE = frozenset({_FRESH, _JOINED, _REASKED})
 
 
 def check_event_name(name: str, limits: PacketLimits) -> None:
@@ -160,12 +173,12 @@ class SocketIOSession:
         self._pending_bytes = 0
 
     def accept(self, namespace: str) -> None:
-        self._namespaces[namespace] = _JOINED
+        self._namespaces[namespace] = _FRESH
         self._entered = True
 
     def drop(self, namespace: str) -> None:
         """A client that was in may still have sent something; one that was refused has nothing to say there."""
-        if self._namespaces.get(namespace) == _JOINED:
+        if self._namespaces.get(namespace) in _INSIDE:
             self._namespaces[namespace] = _EXPELLED
         else:
             self._namespaces.pop(namespace, None)
@@ -223,7 +236,7 @@ class SocketIOSession:
         self._pending = None
         self._pending_bytes = 0
         packet, attachments = pending.packet, tuple(pending.attachments)
-        if self._namespaces.get(packet.namespace) != _JOINED:  # expelled while they came
+        if self._namespaces.get(packet.namespace) not in _INSIDE:  # expelled while they came
             return ()
         if isinstance(packet, Call):
             return (Call(packet.namespace, packet.event, packet.payload, packet.ack_id, attachments),)
@@ -243,10 +256,11 @@ class SocketIOSession:
             json.check_object(auth)
         except json.BadJson as bad:
             raise WireError(f"auth: {bad.why}", over=bad.over) from None
-        if self._namespaces.get(namespace, _EXPELLED) != _EXPELLED:
-            raise WireError("CONNECT to a namespace that was asked for before")
+        phase = self._namespaces.get(namespace)
+        if phase == _JOINED:
+            raise WireError("CONNECT to a namespace that the client is in")
         namespace = sys.intern(namespace)  # thousands of clients hold the same few
-        self._namespaces[namespace] = _ASKED
+        self._namespaces[namespace] = _REASKED if phase in (_FRESH, _REASKED) else _ASKED
         if len(self._namespaces) > self._limits.max_namespaces:
             raise WireError(f"more than {self._limits.max_namespaces} namespaces")
         return (Connect(namespace, Raw(auth.encode("utf-8", "replace"))),)
@@ -325,7 +339,9 @@ class SocketIOSession:
 
     def _is_joined(self, namespace: str) -> bool:
         phase = self._namespaces.get(namespace)
-        if phase == _JOINED:
+        if phase == _FRESH:
+            self._namespaces[namespace] = _JOINED
+        if phase in _INSIDE:
             return True
         if phase == _EXPELLED:
             return False

@@ -6,6 +6,7 @@
 //      {"op":"call","client":1,"namespace","event","args":[…],"call":7,"timeout":5000}
 //      {"op":"connect","client":1,"namespace"}               again, after a disconnect
 //      {"op":"disconnect","client":1,"namespace"}            goodbye to one namespace; the last one ends the connection
+//      {"op":"strict_mode","client":1,"namespace"}           connect, disconnect, connect, as React's StrictMode does
 //      {"op":"engine_close","client":1}                      what the client's transport does when it fails
 //      {"op":"close","client":1}
 // out: {"client":1,"namespace","on":"connect"|"connect_error"|"disconnect"|"event",…}   {"client":1,"on":"transport","name"}
@@ -34,6 +35,21 @@ const revive = (_, value) =>
 
 const say = (message) => process.stdout.write(JSON.stringify(plain(message)) + "\n");
 
+/** Return a new socket of an open client, which says what happens to it. */
+function listening(client, namespace) {
+  const state = clients.get(client);
+  const socket = state.manager.socket(namespace, { auth: (give) => give(state.auth) });
+  const tell = (on, fields) => say({ client, namespace, on, ...fields });
+  socket.on("connect", () => tell("connect", { sid: socket.id, recovered: socket.recovered }));
+  socket.on("connect_error", (error) =>
+    tell("connect_error", { message: error.message, data: error.data, transport: error.type === "TransportError" }),
+  );
+  socket.on("disconnect", (reason) => tell("disconnect", { reason }));
+  socket.onAny((event, ...args) => tell("event", { event, args }));
+  state.sockets.set(namespace, socket);
+  return socket;
+}
+
 const commands = {
   open({ client, url, namespaces, auth, options }) {
     const manager = new Manager(url, { ...options, autoConnect: false });
@@ -43,18 +59,7 @@ const commands = {
       say({ client, on: "transport", name: manager.engine.transport.name });
       manager.engine.on("upgrade", (transport) => say({ client, on: "transport", name: transport.name }));
     });
-    for (const namespace of namespaces) {
-      const socket = manager.socket(namespace, { auth: (give) => give(state.auth) });
-      const tell = (on, fields) => say({ client, namespace, on, ...fields });
-      socket.on("connect", () => tell("connect", { sid: socket.id, recovered: socket.recovered }));
-      socket.on("connect_error", (error) =>
-        tell("connect_error", { message: error.message, data: error.data, transport: error.type === "TransportError" }),
-      );
-      socket.on("disconnect", (reason) => tell("disconnect", { reason }));
-      socket.onAny((event, ...args) => tell("event", { event, args }));
-      state.sockets.set(namespace, socket);
-      socket.connect();
-    }
+    for (const namespace of namespaces) listening(client, namespace).connect();
   },
   auth({ client, auth }) {
     clients.get(client).auth = auth;
@@ -73,6 +78,12 @@ const commands = {
   },
   disconnect({ client, namespace }) {
     clients.get(client).sockets.get(namespace).disconnect();
+  },
+  strict_mode({ client, namespace }) {
+    const socket = listening(client, namespace);
+    socket.connect();
+    socket.disconnect();
+    socket.connect();
   },
   engine_close({ client }) {
     clients.get(client).manager.engine.close();

@@ -140,6 +140,13 @@ class NodePeer(Peer):
         """Come back into the namespace after `disconnect`."""
         self._node.tell("connect", self._client, namespace=self.namespace)
 
+    def mount_in_strict_mode(self, namespace: str) -> NodePeer:
+        """Return a socket of the same open Manager after connect(), disconnect(), connect() in one tick."""
+        peer = NodePeer(self._node, self._client, namespace, self._cable)
+        self._node.peers[self._client, namespace] = peer
+        self._node.tell("strict_mode", self._client, namespace=namespace)
+        return peer
+
     def close_engine(self) -> None:
         """Close the client's Engine.IO connection; its Manager then reconnects."""
         self._node.tell("engine_close", self._client)

@@ -330,6 +330,49 @@ async def test_a_client_that_goes_while_connecting_leaves_nothing() -> None:
 
 
 @aio
+async def test_every_connect_that_comes_before_the_answer_is_answered_with_the_same_sid() -> None:
+    house = House()
+    for _ in range(3):
+        house.ask()
+    await until(lambda: house.client.sockets["/desk"].connected, "the answer")
+    sid = house.client.sockets["/desk"].sid
+    assert [frame["data"]["sid"] for frame in house.sent() if frame["event"] == "connect"] == [sid] * 3
+    house.ask()
+    assert [frame["data"]["sid"] for frame in house.sent() if frame["event"] == "connect"] == [sid], "behind it, too"
+    assert list(house.hub.sockets("/desk")) == [sid] and house.dispatch.user_count() == 1
+    assert house.client.closed is None and house.desk.ended == []
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@aio
+async def test_a_second_connect_with_another_token_is_of_another_user(answered: bool) -> None:
+    """Sign out and in again at once: the first socket's sid, rooms and user must not be given to the second."""
+    house = House()
+    if answered:
+        await house.inside("good")
+        first = house.client.sockets["/desk"]
+    else:
+        house.ask("good")
+        first = house.client.sockets["/desk"]
+    house.ask("customer")
+    await until(lambda: house.client.sockets["/desk"].connected, "the second is in")
+    second = house.client.sockets["/desk"]
+    assert second is not first and second.sid != first.sid and second.user.id == "c1"
+    assert first.gone and list(house.hub.sockets("/desk")) == [second.sid]
+    assert [frame["data"]["sid"] for frame in house.sent() if frame["event"] == "connect"] == [second.sid]
+    await until(lambda: [why for _, why in house.desk.ended] == [CloseReason.CLIENT_LEFT] * answered, "the end told")
+
+
+@aio
+async def test_a_second_connect_with_a_bad_token_ends_the_first_and_is_refused() -> None:
+    house = House()
+    await house.inside()
+    house.ask("wrong")
+    assert house.client.refusals == [("/desk", "AUTH_TOKEN_INVALID")]
+    assert house.client.sockets == {} and list(house.hub.sockets("/desk")) == []
+
+
+@aio
 async def test_leaving_one_namespace_keeps_the_connection() -> None:
     house = House()
     await house.inside()

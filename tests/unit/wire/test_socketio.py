@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as standard
 import time
 from collections.abc import Sequence
+from copy import deepcopy as copy
 from typing import Any
 
 import pytest
@@ -79,11 +80,40 @@ def test_deep_auth_is_refused(depth: int) -> None:
     refuse('0{"a":' + "[" * depth + "]" * depth + "}", SocketIOSession(CODEC))
 
 
-def test_connecting_twice_is_a_violation_answered_or_not() -> None:
-    session = SocketIOSession(CODEC)
-    session.receive_text("0/a,")
+@pytest.mark.parametrize("packet", ['2/a,["e"]', '2/a,1["e"]', "3/a,1[]", '51-/a,["e",{"_placeholder":true,"num":0}]'])
+def test_a_second_connect_is_a_violation_once_the_client_has_used_the_namespace(packet: str) -> None:
+    session = joined("/a", "/b")
+    session.receive_text(packet)
+    if packet.startswith("5"):
+        session.receive_binary(b"x")
     refuse("0/a,", session)
-    refuse("0/a,", joined("/a"))
+
+
+def test_a_client_that_cannot_have_seen_the_answer_may_connect_again() -> None:
+    """React's StrictMode: connect(), disconnect(), connect() in one tick sends CONNECT twice on an open Manager."""
+    session = SocketIOSession(CODEC)
+    for _ in range(3):  # before the answer
+        assert one(session.receive_text("0/a,")) == Connect("/a", Raw(b"{}"))
+    refuse('2/a,["e"]', copy(session))  # nobody may speak before it was let in
+    session.accept("/a")
+    for _ in range(3):  # the answers are on their way
+        assert one(session.receive_text("0/a,")) == Connect("/a", Raw(b"{}"))
+    assert isinstance(one(session.receive_text('2/a,["e"]')), Call), "it was let in before it asked again"
+    session.accept("/a")
+    assert isinstance(one(session.receive_text('2/a,["e"]')), Call)
+    refuse("0/a,", session)
+
+
+def test_a_client_that_asked_again_may_leave_and_may_be_refused() -> None:
+    session = joined("/a")
+    session.receive_text("0/a,")
+    assert session.receive_text("1/a,") == (Leave("/a"),)
+    refuse('2/a,["e"]', copy(session))
+    session.receive_text("0/a,")
+    session.accept("/a")
+    session.receive_text("0/a,")
+    session.drop("/a")  # the second was refused, as another user perhaps
+    assert session.receive_text('2/a,["e"]') == (), "it may have crossed the refusal"
 
 
 def test_a_client_may_leave_and_come_back() -> None:
