@@ -16,10 +16,15 @@ SWEEP_AT = 1024  # keys held before windows that are over are looked for; each c
 
 
 class Rate(NamedTuple):
-    """At most `max` in `per_s` seconds."""
+    """At most `max` in `per_s` seconds. With a `burst` that is the average, and a pause allows so many at once."""
 
     max: int
     per_s: int
+    burst: int = 0
+
+    def window(self) -> Window:
+        """Return what counts by this rate."""
+        return Bucket(self) if self.burst else Window(self.max, self.per_s * 1000)
 
 
 def or_any(limit: int) -> int:
@@ -65,6 +70,16 @@ class Window:
         self._count += 1
         return 0
 
+    def take_more(self, more: int, now_ms: int) -> int:
+        """Count a call that was taken as `more` further ones, or none of them: return the milliseconds to wait.
+
+        A call that is bigger than the whole window is allowed if it is the only one in it.
+        """
+        if self._count + more > self._max and self._count > 1:
+            return max(self._reset_at_ms - now_ms, 1)
+        self._count += more
+        return 0
+
     def wait_ms(self, now_ms: int) -> int:
         """Return what `take` would, and count nothing."""
         full = self._count >= self._max and self._count and now_ms < self._reset_at_ms
@@ -73,6 +88,37 @@ class Window:
     def over(self, now_ms: int) -> bool:
         """Does nothing that was counted matter any more? Then the window may be forgotten."""
         return not self._count or now_ms >= self._reset_at_ms
+
+
+class Bucket(Window):
+    """A window for calls that come in bursts: `burst` at once after a pause, and `max` in `per_s` on average.
+
+    Kept as the moment at which the bucket is full again (GCRA), so that nothing has to run to fill it.
+    """
+
+    __slots__ = ("_each_ms", "_full_at_ms", "_spare_ms")
+
+    def __init__(self, rate: Rate) -> None:
+        super().__init__(rate.max, rate.per_s * 1000)
+        self._each_ms = rate.per_s * 1000 / rate.max
+        self._spare_ms = self._each_ms * (rate.burst - 1)
+        self._full_at_ms = 0.0
+
+    def take(self, now_ms: int) -> int:
+        wait_ms = self.wait_ms(now_ms)
+        if not wait_ms:
+            self._full_at_ms = max(self._full_at_ms, now_ms) + self._each_ms
+        return wait_ms
+
+    def take_more(self, more: int, now_ms: int) -> int:
+        self._full_at_ms += self._each_ms * more
+        return 0
+
+    def wait_ms(self, now_ms: int) -> int:
+        return max(-int(now_ms + self._spare_ms - self._full_at_ms), 0)
+
+    def over(self, now_ms: int) -> bool:
+        return now_ms >= self._full_at_ms
 
 
 class Windows:

@@ -111,7 +111,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     volatile_outbox_bytes: Annotated[Bytes, Help("unsent bytes from which volatile events are dropped; 0: never")] = (
         65_536
     )
-    max_waiting_calls_per_socket: Annotated[Count, Help("calls that wait for those before them; 0: any number")] = 256
+    max_waiting_calls_per_socket: Annotated[Count, Help("calls that wait for those before them; 0: any number")] = 1000
     max_rooms_per_socket: Annotated[Count, Help("rooms a socket may be in; 0: any number")] = 1000
     max_namespaces_per_connection: Annotated[Count, Help("namespaces a client may join; 0: any number")] = 10
     max_connects_per_connection_per_minute: Annotated[Count, Help("connects into namespaces; 0: any number")] = 60

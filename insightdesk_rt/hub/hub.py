@@ -106,13 +106,19 @@ class Hub:
         return await self.join_all(socket, (room,), since)
 
     async def join_all(
-        self, socket: Socket, rooms: Collection[Room], since: Offset | None = None, right: Right = Right()
+        self,
+        socket: Socket,
+        rooms: Collection[Room],
+        since: Offset | None = None,
+        right: Right | Mapping[Room, Right] = Right(),
     ) -> Joined:
         """The same for several rooms at once: what their logs hold is sent in one order, as it would have come live.
 
-        `since` is what a client says: nothing from before `right` began is sent, now or when the socket comes back.
+        `since` is what a client says: nothing from before `right` (to all rooms, or to each its own) began is sent, now
+        or when the socket comes back.
         """
-        claimed, since = since, since and max(since, right.since, key=offset_key)
+        rights = dict.fromkeys(rooms, right) if isinstance(right, Right) else right
+        begins = {room: max(since, rights[room].since, key=offset_key) for room in rooms} if since is not None else {}
         new = [room for room in rooms if room not in socket.rooms]
         if self._max_rooms and new and len(socket.rooms) + len(new) > self._max_rooms:
             raise RtError("TOO_MANY_ROOMS")
@@ -120,7 +126,7 @@ class Hub:
             heard = await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
             missed = Missed([], True)
             if since is not None and new:
-                missed = await self._missed(socket.namespace, dict.fromkeys(new, since))
+                missed = await self._missed(socket.namespace, {room: begins[room] for room in new})
             # no await between the last look at the log and the join: an event would be lost
             if not socket.gone:
                 self._send(missed.events, socket, set(rooms))
@@ -129,9 +135,9 @@ class Hub:
                 position = self.position(socket.namespace)
                 since_in.update(dict.fromkeys(new, position))
                 starts = socket.starts = {} if socket.starts is None else socket.starts
-                starts.update(dict.fromkeys(new, Right(position if since is None else since, right.life)))
+                starts.update({room: Right(begins.get(room, position), rights[room].life) for room in new})
                 self.on_rooms(socket)
-            complete = missed.complete and since == claimed
+            complete = missed.complete and all(begin == since for begin in begins.values())
             return Joined(max(*heard, self.position(socket.namespace), key=offset_key), complete)
 
     async def enter(self, socket: Socket, rooms: Collection[Room]) -> None:

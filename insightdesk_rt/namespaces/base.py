@@ -49,6 +49,10 @@ class Outbound(Struct, gc=False, omit_defaults=True):
     logged: ClassVar[bool] = False
 
 
+Handler = Callable[..., Any]
+Weigh = Callable[[Any], int]
+
+
 class EventSpec(NamedTuple):
     """One event a client may send: what dispatch needs to know of it."""
 
@@ -59,6 +63,7 @@ class EventSpec(NamedTuple):
     allow: frozenset[Role]
     waits: bool  # an `async def`
     binary: bool  # the payload may hold attachments; it then arrives untyped
+    weigh: Weigh | None  # how many calls one counts as for its rate, where that is not one
     doc: str
 
 
@@ -71,19 +76,29 @@ class Ticker(NamedTuple):
 
 
 EVERYBODY: frozenset[Role] = frozenset({"customer", "agent", "admin"})
+# What a page does for each thing it shows. One with 150 tickets or 100 chats may be loaded six times in a minute: a
+# person who reloads a page that hangs does that, and then must not be shut out for the rest of the minute.
+PAGE = Rate(1_000, per_s=60)
+TYPING = Rate(30, per_s=10)  # three tabs, each once a second; a client should send it every two or three
 STAFF: frozenset[Role] = frozenset({"agent", "admin"})
 ADMINS: frozenset[Role] = frozenset({"admin"})
 
-Handler = Callable[..., Any]
-
 
 def event(
-    name: str, *, limit: Rate | None = None, allow: frozenset[Role] = EVERYBODY, binary: bool = False
+    name: str,
+    *,
+    limit: Rate | None = None,
+    allow: frozenset[Role] = EVERYBODY,
+    binary: bool = False,
+    weigh: Weigh | None = None,
 ) -> Callable[[Handler], Handler]:
-    """Declare a method as the handler of a client's event. Its second parameter's type is the payload's."""
+    """Declare a method as the handler of a client's event. Its second parameter's type is the payload's.
+
+    `weigh` returns how many calls a payload counts as for the rate limit: as many as it names tickets, for example.
+    """
 
     def mark(method: Handler) -> Handler:
-        method.__rt_event__ = (name, limit, allow, binary)  # type: ignore[attr-defined]
+        method.__rt_event__ = (name, limit, allow, binary, weigh)  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -125,7 +140,7 @@ class Namespace:
         tickers = list(cls.tickers)
         for attribute, method in list(vars(cls).items()):
             if declared := getattr(method, "__rt_event__", None):
-                name, rate, allow, binary = declared
+                name, rate, allow, binary, weigh = declared
                 hints = get_type_hints(method)
                 payload = next((t for p, t in hints.items() if p not in ("socket", "return")), Nothing)
                 cls.events[name] = EventSpec(
@@ -136,6 +151,7 @@ class Namespace:
                     allow,
                     inspect.iscoroutinefunction(method),
                     binary,
+                    weigh,
                     method.__doc__ or "",
                 )
             if clock := getattr(method, "__rt_every__", None):
@@ -227,7 +243,9 @@ class Namespace:
 __all__ = [
     "ADMINS",
     "EVERYBODY",
+    "PAGE",
     "STAFF",
+    "TYPING",
     "EventSpec",
     "Namespace",
     "Nothing",

@@ -11,7 +11,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 from msgspec import Struct
@@ -63,11 +63,11 @@ class Calls:
         rates: Mapping[str, Rate],
         built_in: Mapping[str, tuple[EventSpec, Callable[..., Any]]],
         *,
-        max_waiting: int = 256,
+        max_waiting: int = 1_000,
         max_depth: int = json.MAX_DEPTH,
     ) -> None:
         self.now_ms = now_ms
-        self._max_waiting = max_waiting  # of one socket; a person's client has one or two
+        self._max_waiting = max_waiting  # of one socket; a page with 150 tickets may ask three things of each
         self._max_depth = max_depth  # of a payload's JSON
         self._default_rate = default_rate
         self._rates = rates
@@ -157,7 +157,10 @@ class Calls:
             began_s = perf_counter()
             if socket.user.role not in bound.spec.allow:
                 raise RtError("FORBIDDEN")
-            result = bound.call(socket, self._payload(bound, call))
+            payload = self._payload(bound, call)
+            if bound.spec.weigh is not None and (more := bound.spec.weigh(payload) - 1) > 0:
+                self._limit_more(socket, call.event, more)
+            result = bound.call(socket, payload)
         except RtError as refused:
             self._answer_error(socket, call, refused)
         except Exception:
@@ -173,12 +176,22 @@ class Calls:
     def _limit(self, socket: Socket, name: str, rate: Rate) -> None:
         window = socket.windows.get(name)
         if window is None:
-            window = socket.windows[name] = Window(rate.max, rate.per_s * 1000)
+            window = socket.windows[name] = rate.window()
         now_ms = self.now_ms()
         wait_ms = window.take(now_ms)
         if wait_ms:
-            self.offenders.add(socket.user.id, socket.namespace, name, now_ms)
-            raise RtError("RATE_LIMITED", f"Too many {name} events.", retryAfter=-(-wait_ms // 1000))
+            self._refuse(socket, name, now_ms, wait_ms)
+
+    def _limit_more(self, socket: Socket, name: str, more: int) -> None:
+        """Count a call that `_limit` let through as `more` further ones."""
+        now_ms = self.now_ms()
+        wait_ms = socket.windows[name].take_more(more, now_ms)
+        if wait_ms:
+            self._refuse(socket, name, now_ms, wait_ms)
+
+    def _refuse(self, socket: Socket, name: str, now_ms: int, wait_ms: int) -> NoReturn:
+        self.offenders.add(socket.user.id, socket.namespace, name, now_ms)
+        raise RtError("RATE_LIMITED", f"Too many {name} events.", retryAfter=-(-wait_ms // 1000))
 
     def _payload(self, bound: Bound, call: Call) -> Any:
         try:

@@ -32,7 +32,7 @@ from insightdesk_rt.model import (
     user_room,
 )
 from insightdesk_rt.namespaces import chat_events as words
-from insightdesk_rt.namespaces.base import STAFF, Namespace, Rate, Timers, event, every
+from insightdesk_rt.namespaces.base import PAGE, STAFF, TYPING, Namespace, Rate, Timers, event, every
 from insightdesk_rt.namespaces.chat_feed import ChatFeed
 from insightdesk_rt.namespaces.roster import Living, Roster
 from insightdesk_rt.namespaces.telling import Teller, tell_and_close
@@ -46,6 +46,8 @@ from insightdesk_rt.wire import json
 
 RECENT = 50  # messages that come with a conversation; chat:history has the rest
 CATCH_UP_S = 1.0
+# A stock client keeps what was typed while it was offline, and sends all of it in one go when it is back.
+SAY = Rate(5, per_s=1, burst=30)
 CUSTOMERS: frozenset[Role] = frozenset({"customer"})
 CHAT_ROOM = chat_room("")
 # Not on the user's other devices: they show what was said there as the user's own.
@@ -131,7 +133,7 @@ class Chat(Namespace):
         await self._teller.tell_or_raise(change.untold)
         return words.Started(change.conversation.id, change.conversation.position)
 
-    @event("chat:join")
+    @event("chat:join", limit=PAGE)
     async def join(self, socket: Socket, ask: words.Join) -> words.Joined:
         """Open a conversation: FORBIDDEN unless it is the customer's, the agent's, or one the agent might take."""
         seen = await self.store.view(socket.user, ask.conversationId, 0)
@@ -149,7 +151,7 @@ class Chat(Namespace):
             socket.emit("resync", json.dumps({"rooms": [chat_room(ask.conversationId)]}))
         return words.Joined(page.conversation, page.messages, joined.offset, joined.complete)
 
-    @event("chat:leave")
+    @event("chat:leave", limit=PAGE)
     def leave(self, socket: Socket, ask: words.InConversation) -> None:
         """Close it on this device; one that is not open too."""
         self._typists.stopped(socket, ask.conversationId)
@@ -204,7 +206,7 @@ class Chat(Namespace):
 
     # ── talk ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @event(words.MessageSaid.event, limit=Rate(5, per_s=1))
+    @event(words.MessageSaid.event, limit=SAY)
     async def message(self, socket: Socket, ask: words.Say) -> words.Said:
         """Say something, to a closed conversation CONFLICT. The same clientId again: the same answer, nothing said."""
         self._typists.stopped(socket, ask.conversationId)
@@ -212,25 +214,25 @@ class Chat(Namespace):
         await self._teller.tell_or_raise(said.untold)
         return words.Said(said.id, words.at(said.at))
 
-    @event(words.ReadUpTo.event)
+    @event(words.ReadUpTo.event, limit=PAGE)
     async def read(self, socket: Socket, ask: words.Read) -> None:
         """Everything up to a message was read; the others see it. Never less than before."""
         change = await self.store.read(socket.user, ask.conversationId, ask.upTo)
         await self._teller.tell_or_raise(change.untold)
 
-    @event("chat:history")
+    @event("chat:history", limit=PAGE)
     async def history(self, socket: Socket, ask: words.History) -> words.Page:
         """Return the messages before one, in order; `more`: there are older ones."""
         page = await self.store.view(socket.user, ask.conversationId, ask.limit, ask.before)
         return words.Page([words.message_view(message) for message in page.messages], page.more)
 
-    @event(words.Typing.event, limit=Rate(10, per_s=10))
+    @event(words.Typing.event, limit=TYPING)
     def typing(self, socket: Socket, ask: words.InConversation) -> None:
         """Show the others that the user types, until five seconds after the last call."""
         self.require_joined(socket, chat_room(ask.conversationId))
         self._typists.typed(socket, ask.conversationId, self._timers.now_ms())
 
-    @event(words.StopTyping.event)
+    @event(words.StopTyping.event, limit=PAGE)
     def stop_typing(self, socket: Socket, ask: words.InConversation) -> None:
         """Stop showing it."""
         self.require_joined(socket, chat_room(ask.conversationId))

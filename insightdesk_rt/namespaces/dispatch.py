@@ -51,7 +51,7 @@ class Settings(NamedTuple):
     rates: Mapping[str, Rate] = {}
     max_connections_per_user: int = 0
     max_namespaces_per_connection: int = 0
-    max_waiting_calls: int = 256  # of one socket
+    max_waiting_calls: int = 1_000  # of one socket
     max_json_depth: int = json.MAX_DEPTH
 
 

@@ -30,7 +30,15 @@ class Refreshed(Struct):
 
 
 REFRESH = EventSpec(
-    "session:refresh", "refresh", Refresh, None, EVERYBODY, False, False, "Go on with a newer token of the same user."
+    "session:refresh",
+    "refresh",
+    Refresh,
+    None,
+    EVERYBODY,
+    waits=False,
+    binary=False,
+    weigh=None,
+    doc="Go on with a newer token of the same user.",
 )
 
 

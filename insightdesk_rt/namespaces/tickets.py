@@ -9,11 +9,13 @@ leads, tells what a failure left untold.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from typing import ClassVar, NamedTuple
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from msgspec import Meta, Struct
 
 from insightdesk_rt.errors import CloseReason, RtError
-from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.hub import Hub, Joined
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.ids import TicketIdText
 from insightdesk_rt.model import (
@@ -27,7 +29,7 @@ from insightdesk_rt.model import (
     ticket_room,
     ticket_staff_room,
 )
-from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
+from insightdesk_rt.namespaces.base import PAGE, TYPING, Namespace, Outbound, Payload, Timers, event, every
 from insightdesk_rt.namespaces.telling import Teller, tell_and_close
 from insightdesk_rt.namespaces.ticket_audience import Audience, ByCheck, ByRooms, may
 from insightdesk_rt.namespaces.ticket_feed import TicketFeed
@@ -44,6 +46,8 @@ from insightdesk_rt.wire.texts import OffsetText
 CATCH_UP_S = 1.0
 DECIDE_ACCESS = frozenset({"watchers", "teamId", "requesterId", "assigneeId"})
 TICKET_ROOM = ticket_room("")
+MAX_AT_ONCE = 200  # tickets of one call: a page of a list has 25 to 150
+SHOWN_AT_ONCE = 25  # of them: 75 commands in Valkey's pipeline, a millisecond or two
 
 
 class OnTicket(Payload):
@@ -51,10 +55,15 @@ class OnTicket(Payload):
 
 
 class Subscribe(Payload):
-    """`since`: an offset; what the log holds of the ticket after it is sent first."""
+    """One ticket, or several at once. `since`: an offset; what the log holds of them after it is sent first."""
 
-    ticketId: TicketIdText
+    ticketId: TicketIdText | None = None
     since: OffsetText | None = None
+    ticketIds: Annotated[list[TicketIdText], Meta(min_length=1, max_length=MAX_AT_ONCE)] | None = None
+
+
+def _how_many(ask: Subscribe) -> int:
+    return len(ask.ticketIds or ()) or 1
 
 
 class View(Payload):
@@ -75,6 +84,23 @@ class Subscribed(Outbound):
     viewers: list[Viewer]
     typing: list[Person]
     complete: bool
+
+
+class Opened(Struct, omit_defaults=True):
+    """What became of one of several tickets: `ok` with `offset` and what `ticket:subscribed` says, or an `error`."""
+
+    ticketId: str
+    ok: bool
+    offset: str = ""
+    version: int | None = None
+    complete: bool | None = None
+    error: dict[str, Any] | None = None
+
+
+class OpenedAll(Struct):
+    """In the order of the ids, each once. Who looks and who types is in the `ticket:subscribed` event of each."""
+
+    tickets: list[Opened]
 
 
 class Unsubscribed(Outbound):
@@ -139,13 +165,24 @@ class Tickets(Namespace):
 
     # ── what clients ask ───────────────────────────────────────────────────────────────────────────────────────────
 
-    @event("ticket:subscribe")
-    async def subscribe(self, socket: Socket, ask: Subscribe) -> Subscribed:
-        """Open a ticket: FORBIDDEN unless the user may read it; NOT_FOUND tells admins that there is none."""
-        ticket_id, staff = ask.ticketId, socket.user.is_staff
+    @event("ticket:subscribe", limit=PAGE, weigh=_how_many)
+    async def subscribe(self, socket: Socket, ask: Subscribe) -> Subscribed | OpenedAll:
+        """Open a ticket: FORBIDDEN unless the user may read it; NOT_FOUND tells admins that there is none.
+
+        Of several, each is answered for itself.
+        """
+        since = Offset(ask.since) if ask.since else None
+        if ask.ticketIds is None:
+            if ask.ticketId is None:
+                raise RtError("BAD_REQUEST", "Expected ticketId or ticketIds", field="ticketId")
+            return await self._open(socket, ask.ticketId, since)
+        if ask.ticketId is not None:
+            raise RtError("BAD_REQUEST", "Expected ticketId or ticketIds, not both", field="ticketIds")
+        return await self._open_all(socket, list(dict.fromkeys(ask.ticketIds)), since)
+
+    async def _open(self, socket: Socket, ticket_id: str, since: Offset | None) -> Subscribed:
         rechecks = self._rechecks
         await self._require_access(socket, ticket_id)
-        since = Offset(ask.since) if ask.since else None
         right = await self._tickets.right(ticket_id, self._access.opened_by(socket.user))
         joined = await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since, right)
         if self._rechecks != rechecks:  # the recheck may have looked at the room just before the join
@@ -154,6 +191,48 @@ class Tickets(Namespace):
             except BaseException:
                 self._take_out(socket, ticket_id)
                 raise
+        return await self._show(socket, ticket_id, joined)
+
+    async def _open_all(self, socket: Socket, ticket_ids: list[str], since: Offset | None) -> OpenedAll:
+        """Open several tickets with one join, so that either all that the user may read are open or none is."""
+        rechecks = self._rechecks
+        new = [one for one in ticket_ids if ticket_room(one) not in socket.rooms]
+        refused = await self._refusals(socket, ticket_ids)
+        rights: dict[Room, Right] = {}
+        for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
+            opened_by = self._access.opened_by(socket.user)
+            found = await asyncio.gather(*(self._tickets.right(one, opened_by) for one in some))
+            for ticket_id, right in zip(some, found, strict=True):
+                rights |= dict.fromkeys(_rooms(socket.user, ticket_id), right)
+        joined = await self.hub.join_all(socket, tuple(rights), since, rights) if rights else Joined(NO_OFFSET, True)
+        try:
+            if self._rechecks != rechecks:
+                refused |= await self._refusals(socket, [one for one in ticket_ids if one not in refused])
+            shown: dict[str, Subscribed] = {}
+            for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
+                answers = await asyncio.gather(*(self._show(socket, one, joined) for one in some))
+                shown.update(zip(some, answers, strict=True))
+        except BaseException:  # the client was not told that they are open
+            for ticket_id in new:
+                self._take_out(socket, ticket_id)
+            raise
+        return OpenedAll([_opened(one, shown.get(one), refused.get(one)) for one in ticket_ids])
+
+    async def _refusals(self, socket: Socket, ticket_ids: list[str]) -> dict[str, RtError]:
+        """Return those that the user may not open, with what they are told. Raises RtError UNAVAILABLE."""
+        found: dict[str, RtError] = {}
+        for some in batched(ticket_ids, SHOWN_AT_ONCE):
+            asked = await asyncio.gather(*(self._require_access(socket, one) for one in some), return_exceptions=True)
+            for ticket_id, why in zip(some, asked, strict=True):
+                if isinstance(why, RtError) and why.code != "UNAVAILABLE":
+                    found[ticket_id] = why
+                elif isinstance(why, BaseException):
+                    raise why
+        return found
+
+    async def _show(self, socket: Socket, ticket_id: str, joined: Joined) -> Subscribed:
+        """Tell a socket that has joined the ticket who is there, and the others that it looks."""
+        staff = socket.user.is_staff
         if staff:
             await self.watch.look(socket, ticket_id)
         live, version = await asyncio.gather(self.watch.live(ticket_id), self._tickets.version(ticket_id))
@@ -165,7 +244,7 @@ class Tickets(Namespace):
             self.tell(socket, Resync([ticket_room(ticket_id)], ticket_id))
         return answer
 
-    @event("ticket:unsubscribe")
+    @event("ticket:unsubscribe", limit=PAGE)
     def unsubscribe(self, socket: Socket, ask: OnTicket) -> Unsubscribed:
         """Close a ticket; one that is not open too."""
         self._take_out(socket, ask.ticketId)
@@ -173,19 +252,19 @@ class Tickets(Namespace):
         self.tell(socket, answer)
         return answer
 
-    @event("ticket:typing", limit=Rate(10, per_s=10))
+    @event("ticket:typing", limit=TYPING)
     def typing(self, socket: Socket, ask: OnTicket) -> None:
         """Show the others that the user types, until five seconds after the last call."""
         self.require_joined(socket, ticket_room(ask.ticketId))
         self.watch.typists.typed(socket, ask.ticketId, self._timers.now_ms())
 
-    @event("ticket:stopTyping")
+    @event("ticket:stopTyping", limit=PAGE)
     def stop_typing(self, socket: Socket, ask: OnTicket) -> None:
         """Stop showing it."""
         self.require_joined(socket, ticket_room(ask.ticketId))
         self.watch.typists.stopped(socket, ask.ticketId)
 
-    @event("ticket:view")
+    @event("ticket:view", limit=PAGE)
     async def view(self, socket: Socket, ask: View) -> Viewers:
         """Say what the user does with the open ticket, so that no two people answer it. Staff learn who else does."""
         self.require_joined(socket, ticket_room(ask.ticketId))
@@ -392,6 +471,16 @@ class Tickets(Namespace):
         for room in both(ticket_id):  # first: whatever becomes of the rest, the socket hears no more
             self.hub.leave(socket, room)
         self.watch.leave(socket, ticket_id)
+
+
+def _opened(ticket_id: str, shown: Subscribed | None, refused: RtError | None) -> Opened:
+    if shown is None:
+        return Opened(ticket_id, False, error=refused.as_dict() if refused else None)
+    return Opened(ticket_id, True, shown.offset, shown.version, shown.complete)
+
+
+def batched(ids: list[str], size: int) -> Iterator[list[str]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))
 
 
 def both(ticket_id: str) -> list[Room]:

@@ -148,6 +148,8 @@ def test_every_close_code_has_its_row() -> None:
 def test_every_limit_has_its_row() -> None:
     for name, (_, spec) in requests().items():
         said = f"{spec.rate.max} in {spec.rate.per_s} s" if spec.rate else "100 in 60 s"
+        if spec.rate and spec.rate.burst:
+            said += f", {spec.rate.burst} at once after a pause"
         assert f"Limit: {said}." in section(name, "server"), name
         assert (f"| `{name}` | {said} |" in DOC) is (spec.rate is not None), name
 

@@ -124,3 +124,37 @@ def test_offenders_are_counted_the_worst_first_and_forgotten_when_they_keep_quie
     assert offenders.worst(9, 1301) == []
     offenders.add("ann", "/chat", "chat:message", 2000)
     assert [(one.refusals, one.last_ms) for one in offenders.worst(9, 2000)] == [(1, 2000)]
+
+
+def test_a_burst_is_allowed_after_a_pause_and_the_average_holds() -> None:
+    """`chat:message`: 30 at once, five a second on average. Whoever used it up waits for a place, not for all of it."""
+    window = Rate(5, 1, burst=30).window()
+    assert [window.take(0) for _ in range(30)] == [0] * 30
+    assert window.take(0) == window.wait_ms(0) == 200
+    assert window.take(200) == 0 and window.take(200) == 200
+    assert not window.over(200)
+    assert window.over(7_000)
+    assert [window.take(7_000) for _ in range(31)].count(0) == 30
+
+
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 20), st.lists(st.integers(0, 700), max_size=80))
+def test_no_bucket_allows_more_than_its_burst_and_the_average(
+    max: int, per_s: int, burst: int, steps: list[int]
+) -> None:
+    window, now, allowed = Rate(max, per_s, burst).window(), 0, 0
+    for step in steps:
+        now += step
+        wait = window.take(now)
+        allowed += not wait
+        assert allowed <= burst + now * max / (per_s * 1000) + 1e-6
+        if wait:
+            assert window.wait_ms(now + wait) == 0, "who waits as long as told is let through"
+
+
+def test_a_call_for_many_counts_as_all_or_none_of_them() -> None:
+    window = Window(10, 1_000)
+    assert window.take(0) == 0 and window.take_more(8, 0) == 0
+    assert window.take(1) == 0 and window.take_more(1, 1) == 999
+    alone = Window(10, 1_000)
+    assert alone.take(0) == 0 and alone.take_more(199, 0) == 0, "bigger than the window, and the only one in it"
+    assert alone.take(1) == 999

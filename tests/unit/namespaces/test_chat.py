@@ -209,8 +209,8 @@ async def test_a_transfer_needs_somebody_to_go_to(valkey_url: str, prefix: str) 
         assert (refused.value.code, refused.value.fields) == ("BAD_REQUEST", {"field": "agentId"})
 
 
-def test_messages_are_limited_to_five_a_second() -> None:
-    assert Chat.events["chat:message"].rate == Rate(5, 1)
+def test_messages_are_limited_to_five_a_second_and_thirty_after_a_pause() -> None:
+    assert Chat.events["chat:message"].rate == Rate(5, 1, burst=30)
 
 
 @aio

@@ -26,6 +26,10 @@ class Text(Payload):
     text: str
 
 
+class Ids(Payload):
+    ids: list[str]
+
+
 class Sum(msgspec.Struct):
     total: int
 
@@ -51,6 +55,10 @@ class Desk(Namespace):
     @event("say", limit=Rate(3, 10))
     def say(self, socket: Socket, ask: Text) -> None:
         self.heard.append(ask.text)
+
+    @event("many", limit=Rate(5, 10), weigh=lambda ask: len(ask.ids))
+    def many(self, socket: Socket, ask: Ids) -> None:
+        self.heard += ask.ids
 
     @event("sum")
     def sum(self, socket: Socket, ask: Text) -> Sum:
@@ -223,6 +231,20 @@ async def test_over_the_limit_an_event_is_dropped_and_told_when_to_retry() -> No
 
 
 @aio
+async def test_a_call_counts_as_many_times_as_it_weighs() -> None:
+    """A call for many things is no way around the limit of things."""
+    house = House()
+    await house.inside()
+    house.call("many", {"ids": ["a", "b", "c"]}, ack=1)
+    house.call("many", {"ids": ["d", "e", "g"]}, ack=2)
+    house.call("many", {"ids": ["f"]}, ack=3)
+    answers = {frame["ack"]: frame["data"] for frame in house.sent()}
+    assert [answers[ack]["ok"] for ack in (1, 2, 3)] == [True, False, True], "five in ten seconds"
+    assert answers[2]["error"]["code"] == "RATE_LIMITED" and answers[2]["error"]["retryAfter"] == 10
+    assert house.desk.heard == ["a", "b", "c", "f"]
+
+
+@aio
 async def test_a_limit_outlives_the_connection_and_is_then_forgotten() -> None:
     house = House()
     await house.inside()
@@ -259,10 +281,10 @@ async def test_calls_that_wait_are_bounded() -> None:
     house = House()
     await house.inside()
     house.call("slow", {"text": "x"})
-    for n in range(256 + 1):
+    for n in range(1_000 + 1):
         house.call("sum", {"text": ""}, ack=n)
     (refused,) = house.sent()
-    assert refused["ack"] == 256 and refused["data"]["error"]["code"] == "RATE_LIMITED"
+    assert refused["ack"] == 1_000 and refused["data"]["error"]["code"] == "RATE_LIMITED"
 
 
 @aio
