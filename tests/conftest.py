@@ -1,4 +1,4 @@
-"""Fixtures for every test: a real Valkey of our own, and a fresh key prefix in it."""
+"""For every test: a real Valkey of our own and a fresh key prefix in it; the order of files; the list of slow files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,33 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+# The folders with the longest files come first: a long file that is begun last leaves the other processes idle.
+LONGEST_FIRST = ("cluster", "console", "hostile", "integration", "scenarios", "contract", "fuzz", "unit", "benchmarks")
+TESTS = Path(__file__).parent
+SLOW_FILES = 15
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files, and mark every test that needs a Valkey."""
+    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.relative_to(TESTS).parts[0]))
+    for item in items:
+        if "valkey_url" in getattr(item, "fixturenames", ()):
+            item.add_marker("valkey")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the files that took the longest, so that a slow test is seen when it comes."""
+    took: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                took[report.nodeid.partition("::")[0]] += report.duration
+    if len(took) > 1:
+        terminalreporter.section("slowest files")
+        for path, seconds in took.most_common(SLOW_FILES):
+            terminalreporter.write_line(f"{seconds:7.1f} s  {path}")
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,7 @@ def slower(found: dict[str, Runs]) -> dict[str, float]:
     return {name: value for name, value in ratios.items() if value >= BOUNDS[name][1]}
 
 
+@pytest.mark.alone
 @needs_compiler
 @needs_node
 def test_a_short_bench_shows_that_nothing_costs_more_than_in_node(tmp_path: Path) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.neighbour import ATTACKS, SETTINGS, rows
 from tests.support.server import ServerProcess
+
+pytestmark = pytest.mark.alone
 
 
 def test_a_neighbour_is_timed_in_quiet_and_during_attacks(tmp_path: Path) -> None:

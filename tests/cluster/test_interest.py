@@ -30,6 +30,8 @@ from tests.support.native_client import NativeDoor
 from tests.support.own_valkey import OwnValkey
 from tests.support.server import ServerProcess
 
+pytestmark = pytest.mark.alone
+
 NS = "/tickets"
 NODES = 4
 ROOMS = [Room(f"ticket:{n}") for n in range(1_000)]

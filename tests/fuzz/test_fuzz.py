@@ -18,6 +18,7 @@ def test_a_reader_refuses_nonsense_in_its_one_way(name: str) -> None:
         codecs.one(name, seed)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("unit", long.UNITS)
 def test_a_megabyte_of_one_unit_costs_little_more_than_a_plain_one(unit: str) -> None:
     """For as long as one message is read, nobody else has their turn."""

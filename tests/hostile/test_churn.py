@@ -17,6 +17,8 @@ from tests.support.aio import aio, until
 from tests.support.counting_server import CountingServer
 from tests.support.door import RawSocket
 
+pytestmark = pytest.mark.alone
+
 CLIENTS = 20_000
 AT_ONCE = 50
 USERS = 40

@@ -14,6 +14,8 @@ from insightdesk_rt.wire.engineio import jsonp_payload
 from insightdesk_rt.wire.native import NativeCodec, NativeSession
 from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession
 
+pytestmark = pytest.mark.alone
+
 MOST = 15  # times a plain event; what was found here once were 50
 MOST_REPLACED = 30  # where there is nothing but what has to be replaced, 165,000 times
 LONE = r"\ud800"
