@@ -19,6 +19,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from insightdesk_rt.clocks import Clock, every
+from insightdesk_rt.transport.neighbours import refused_stranger
 from insightdesk_rt.transport.unread import unread_bytes
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,12 @@ class PatientServer(HTTPServer):
                     self._unread[connection] = taken
 
     def take(self, connection: socket.socket, address: Any, head_s: float | None = None) -> None:
-        """Serve a connection as if it had just been accepted, but for the time that is left for its first head."""
+        """Serve a connection as if it had just been accepted, but for the time that is left for its first head.
+
+        On a unix socket other nodes of this machine are served, and they run as this process's user.
+        """
+        if refused_stranger(connection):
+            return
         self._head_s = head_s
         self._handle_connection(connection, address)
         self._head_s = None

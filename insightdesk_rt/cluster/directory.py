@@ -1,7 +1,7 @@
 """Where each node can be reached by the others: a hash in Valkey, one field per living node.
 
     {prefix}:places   incarnation → {"node":"n1","since":1795397242.6,"local":"insightdesk-rt-9f…",
-                                     "address":"10.0.0.5:3005","key":"…"}
+                                     "address":"10.0.0.5:3005","key":"…","machine":"…"}
 
 What is written there is a secret among the nodes: whoever knows a node's key may speak to it in a client's name. A node
 that dies is taken out by those who clear up after it.
@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.transport.neighbours import this_machine
 from insightdesk_rt.wire import json
 
 FRESH_S = 1.0  # how long what was read counts; a node that comes back under its name is found after as long
@@ -28,6 +29,8 @@ AGAIN_EVERY = 10  # beats
 class Place(Struct, frozen=True):
     """`local` is the name of its sockets on its own machine, `address` is host:port for other machines, or "".
 
+    `machine` says which machine that is (neighbours.this_machine): a node of this one that cannot be reached has gone.
+
     `since` is when it began, Unix seconds: of two with the same name (one has just died), the younger counts.
     """
 
@@ -36,11 +39,13 @@ class Place(Struct, frozen=True):
     local: str
     address: str
     key: str
+    machine: str = ""
 
 
 def new_place(node_id: str, address: str) -> Place:
     """Return a place of this process, with names and a key nobody can guess. `address` is host:port, or ""."""
-    return Place(node_id, time.time(), f"insightdesk-rt-{secrets.token_hex(16)}", address, secrets.token_urlsafe(32))
+    local, key = f"insightdesk-rt-{secrets.token_hex(16)}", secrets.token_urlsafe(32)
+    return Place(node_id, time.time(), local, address, key, this_machine())
 
 
 _place = msgspec.json.Decoder(Place)

@@ -8,6 +8,7 @@ refused early has its body thrown away rather than its connection cut, so that t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
@@ -134,14 +135,13 @@ class SocketIOHandler(_Judge):
         self._answered = False  # before the body was read
         self._discarded = 0
 
-    def prepare(self) -> None:
+    def prepare(self) -> Awaitable[None] | None:
         # What the server allows to any path is less than this door takes, or throws away to let a client see its 413.
         most = self.port.settings.max_payload_bytes + DISCARD_BYTES
         self.request.connection.set_max_body_size(max(most, declared_bytes(self.request.headers)))  # type: ignore[union-attr]
         self._set_cors()
         self._answered = misframed(self.request.headers)  # by Tornado, in a moment
-        if self.request.method == "POST" and not self._answered:
-            self._begin_post()
+        return self._begin_post() if self.request.method == "POST" and not self._answered else None
 
     def _set_cors(self) -> None:
         for name, value in self.port.origins.headers(self.origin, self.origin_allowed()).items():
@@ -219,7 +219,7 @@ class SocketIOHandler(_Judge):
 
     # ── POST ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _begin_post(self) -> None:
+    def _begin_post(self) -> Awaitable[None] | None:
         """Judge the POST by its headers. What is refused here is answered here."""
         verdict = self.judge(upgrade=False)
         if isinstance(verdict, Refusal):
@@ -234,23 +234,25 @@ class SocketIOHandler(_Judge):
             self._refuse_body()
         elif self._polling is not None and not self._polling.begin(self):
             self.set_status(400)
-            self._finish_early("")
+            self._finish_early(b"")
+        return None
 
     def _most_bytes(self) -> int:
         """How long the body may be: of who has joined nothing, as the CONNECTs that stock clients send together."""
         most = self.port.settings.max_payload_bytes
         return most if self._client is None else min(most, CONNECTS_AT_ONCE * self._client.session.most_bytes)
 
-    def data_received(self, chunk: bytes) -> None:
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._answered or self.request.method != "POST":
             self._discarded += len(chunk)
             if self._discarded > DISCARD_BYTES:
                 self.abort()
-            return
+            return None
         self._body += chunk
         if len(self._body) > self._most_bytes():
             self._body.clear()
             self._refuse_body()
+        return None
 
     async def post(self) -> None:
         if self._answered:
@@ -291,7 +293,7 @@ class SocketIOHandler(_Judge):
         if self._polling is not None:
             self._polling.end(self)
         self.set_status(413)
-        self._finish_early("")
+        self._finish_early(b"")
 
     # ── the rest ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -315,9 +317,9 @@ class SocketIOHandler(_Judge):
     def _refuse(self, refusal: Refusal) -> None:
         self.set_status(refusal.status)
         self.set_header("Content-Type", "application/json")
-        self._finish_early(refusal.body)
+        self._finish_early(refusal.body.encode())
 
-    def _finish_early(self, body: str) -> None:
+    def _finish_early(self, body: bytes) -> None:
         """Answer, whether the body has been read or not."""
         self._polling = None
         if not has_body(self.request.headers) or self.request._body_future.done():
@@ -327,7 +329,7 @@ class SocketIOHandler(_Judge):
         if "Expect" in self.request.headers:
             self.finish(body)  # nothing was sent yet, and nothing has to be: this closes the connection
             return
-        self.set_header("Content-Length", len(body.encode()))
+        self.set_header("Content-Length", len(body))
         self.write(body)
         self.flush()
 

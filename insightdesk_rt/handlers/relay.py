@@ -7,6 +7,9 @@ its owner as a socket, if that is a process of this machine; else it is refused,
 
 The relay takes no request without the owner's key, and passes none on: no loops. Whose page it is has been judged by
 the node the client reached. A session whose owner cannot be reached is unknown, and the client begins a new one.
+
+A POST is answered at its head if no node has the name in its sid. Else its body is passed on as it comes, and its owner
+judges it by the head, as it judges its own: this node keeps a piece of it at a time and no more.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ import hmac
 import logging
 import re
 import socket
+from collections.abc import Awaitable
 from typing import Any, NamedTuple
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerRequest, RequestStartLine, ResponseStartLine
-from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
+from tornado.iostream import IOStream, SSLIOStream
 from tornado.routing import PathMatches, Rule
 from tornado.tcpclient import TCPClient
 
@@ -29,6 +33,7 @@ from insightdesk_rt.handlers.engineio import PATH, EngineSocketHandler, SocketIO
 from insightdesk_rt.handlers.framing import declared_bytes
 from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.handover import hand_over, is_here
+from insightdesk_rt.transport.neighbours import Stranger, is_ours, say_refused, this_machine
 from insightdesk_rt.transport.websocket import WebSocketTransport, take_over
 from insightdesk_rt.wire.engineio import UNKNOWN_SID, Refusal
 
@@ -61,22 +66,34 @@ class Relay:
     async def find(self, node_id: str) -> Place | None:
         return await self._directory.find(node_id)
 
-    async def ask(self, node_id: str, request: HTTPServerRequest, body: bytes, exchange: Exchange) -> Answer | None:
-        """Return the owner's answer to a poll; None if it cannot be reached, or the exchange was ended."""
+    async def begin(self, node_id: str, request: HTTPServerRequest, exchange: Exchange) -> bool:
+        """Send the head of a request to its owner. False: it cannot be reached, or the exchange was ended."""
         place = await self._directory.find(node_id)
-        answer = None
+        begun = False
         if place is not None and not exchange.ended:
             try:
-                async with asyncio.timeout(self._within_s):
-                    answer = await exchange.run(place, request, body)
-            except (TimeoutError, OSError):  # StreamClosedError is an OSError
+                begun = await exchange.begin(place, request)
+            except OSError:  # also TimeoutError and StreamClosedError
                 self._unreachable(place)
+        self.failed += not begun
+        return begun
+
+    async def answer(self, exchange: Exchange) -> Answer | None:
+        """Return the owner's answer to a request that was begun and sent whole; None if none comes."""
+        answer = None
+        try:
+            async with asyncio.timeout(self._within_s):
+                answer = await exchange.answer()
+        except TimeoutError:
+            exchange.end()
         self.passed += answer is not None
         self.failed += answer is None
         return answer
 
     def _unreachable(self, place: Place) -> None:
-        if not place.address and not is_here(place.local) and place.node not in self._complained:
+        """Say that a node's configuration lacks something; not of a node of this machine, which has just gone."""
+        elsewhere = place.machine != this_machine()
+        if elsewhere and not place.address and place.node not in self._complained:
             self._complained.add(place.node)
             log.warning(
                 "a poll could not be passed on: its node is not on this machine, and has no relay_address for others",
@@ -98,37 +115,63 @@ class Exchange(HTTPMessageDelegate):
 
     def __init__(self) -> None:
         self.ended = False
+        # The owner's answer, which may come before the body is sent; None if the connection ends without one.
+        self.answered: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         self._stream: IOStream | None = None
+        self._connection: HTTP1Connection | None = None
+        self._reading: asyncio.Task[None] | None = None
         self._status = 0
         self._headers = HTTPHeaders()
         self._body = bytearray()
-        self._complete = False
 
     def end(self) -> None:
         self.ended = True
         if self._stream is not None:
             self._stream.close()
 
-    async def run(self, place: Place, request: HTTPServerRequest, body: bytes) -> Answer | None:
-        """Raises TimeoutError, OSError."""
+    async def begin(self, place: Place, request: HTTPServerRequest) -> bool:
+        """Connect and send the head. False: the exchange was ended meanwhile. Raises OSError, TimeoutError."""
         stream = self._stream = await _connect(place)
         if self.ended:
             stream.close()
-            return None
-        headers = HTTPHeaders({"Host": request.host or "localhost", KEY: place.key, "Content-Length": str(len(body))})
-        if kind := request.headers.get("Content-Type"):
-            headers["Content-Type"] = kind
+            return False
+        headers = HTTPHeaders({"Host": request.host or "localhost", KEY: place.key})
+        for name in ("Content-Type", "Content-Length"):
+            if value := request.headers.get(name):
+                headers[name] = value
+        parameters = HTTP1ConnectionParameters(no_keep_alive=True, max_body_size=MAX_ANSWER)
+        connection = self._connection = HTTP1Connection(stream, True, parameters)
+        uri = f"{request.path}?{request.query}"
+        await connection.write_headers(RequestStartLine(request.method or "GET", uri, "HTTP/1.1"), headers)
+        self._reading = asyncio.get_running_loop().create_task(self._read(connection, stream))
+        return True
+
+    async def send(self, chunk: bytes) -> None:
+        """Send a piece of the body, and wait until the kernel has taken it: a slow owner makes the client slow."""
+        assert self._connection is not None
+        # Of Tornado 6.6: the future of a write is forgotten, and never done, once the answer has been read.
+        written: asyncio.Future[Any] = self._connection.write(chunk)
+        await asyncio.wait({written, self.answered}, return_when=asyncio.FIRST_COMPLETED)
+
+    async def answer(self) -> Answer | None:
+        """Finish the request and return its answer; None if the owner gave none."""
+        assert self._connection is not None
+        if not self.answered.done():
+            self._connection.finish()
+        return await asyncio.shield(self.answered)
+
+    async def _read(self, connection: HTTP1Connection, stream: IOStream) -> None:
         try:
-            connection = HTTP1Connection(
-                stream, True, HTTP1ConnectionParameters(no_keep_alive=True, max_body_size=MAX_ANSWER)
-            )
-            uri = f"{request.path}?{request.query}"
-            await connection.write_headers(RequestStartLine(request.method or "GET", uri, "HTTP/1.1"), headers, body)
-            connection.finish()
             await connection.read_response(self)
+        except OSError:
+            pass
         finally:
             stream.close()
-        return Answer(self._status, self._headers, bytes(self._body)) if self._complete else None
+            self._settle(None)
+
+    def _settle(self, answer: Answer | None) -> None:
+        if not self.answered.done():
+            self.answered.set_result(answer)
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> None:
         assert isinstance(start_line, ResponseStartLine)
@@ -138,15 +181,23 @@ class Exchange(HTTPMessageDelegate):
         self._body += chunk
 
     def finish(self) -> None:
-        self._complete = True
+        """The answer is whole. Of Tornado 6.6: its reading goes on until the request is sent, or the stream closed."""
+        self._settle(Answer(self._status, self._headers, bytes(self._body)))
+        if self._stream is not None:
+            self._stream.close()
 
 
 async def _connect(place: Place) -> IOStream:
+    """Return a stream to a node, on this machine if it is there. Raises OSError, TimeoutError."""
     async with asyncio.timeout(CONNECT_S):
         stream = IOStream(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
             await stream.connect("\0" + place.local)
-        except StreamClosedError:  # not of this machine, or gone
+            if not is_ours(stream.socket):
+                stream.close()
+                say_refused("a process of another user listens under the name of a node; it is sent nothing")
+                raise Stranger
+        except OSError:  # not of this machine, or gone; StreamClosedError is one
             host, _, port = place.address.rpartition(":")
             if not host:
                 raise
@@ -164,6 +215,8 @@ class RelayHandler(SocketIOHandler):
         super().initialize(port)
         self._relay = relay
         self._exchange = Exchange()
+        self._passed_bytes = 0
+        self._gone = False  # the client
 
     def transport_of(self, sid: str) -> str | None:
         return "polling"
@@ -172,26 +225,52 @@ class RelayHandler(SocketIOHandler):
         verdict = self.judge(upgrade=False)
         if isinstance(verdict, Refusal):
             self._refuse(verdict)
-        else:
-            await self._pass_on(verdict.sid, b"")
+        elif await self._begin(verdict.sid):
+            await self._pass_back()
 
-    def _begin_post(self) -> None:
+    async def _begin_post(self) -> None:
+        """Judge the POST by its head, and send that to the owner. Tornado reads the body when this has returned."""
         verdict = self.judge(upgrade=False)
         if isinstance(verdict, Refusal):
             self._refuse(verdict)
-        elif declared_bytes(self.request.headers) > self.port.settings.max_payload_bytes:
+        elif declared_bytes(self.request.headers) > self._most_bytes():
             self._refuse_body()
+        elif await self._begin(verdict.sid):
+            self._exchange.answered.add_done_callback(self._answered_early)
+
+    async def _begin(self, sid: str) -> bool:
+        begun = await self._relay.begin(sid.partition(".")[0], self.request, self._exchange)
+        if not begun and not self._gone:
+            self._refuse(UNKNOWN_SID)
+        return begun
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        if self._answered or self.request.method != "POST":
+            return super().data_received(chunk)
+        self._passed_bytes += len(chunk)
+        if self._passed_bytes > self._most_bytes():
+            self._refuse_body()
+            self._exchange.end()
+            return None
+        return self._exchange.send(chunk)
 
     async def post(self) -> None:
         if self._answered:
             self.finish()
         else:
-            await self._pass_on(self.get_query_argument("sid"), bytes(self._body))
+            await self._pass_back()
 
-    async def _pass_on(self, sid: str, body: bytes) -> None:
-        answer = await self._relay.ask(sid.partition(".")[0], self.request, body, self._exchange)
-        if self._exchange.ended:
-            return
+    def _answered_early(self, answered: asyncio.Future[Answer | None]) -> None:
+        """The owner has answered, or is gone; if the body is still coming, it is thrown away from now on."""
+        if not (self._answered or self._gone or self.request._body_future.done()):
+            self._say_answer(answered.result())
+
+    async def _pass_back(self) -> None:
+        answer = await self._relay.answer(self._exchange)
+        if not self._gone:
+            self._say_answer(answer)
+
+    def _say_answer(self, answer: Answer | None) -> None:
         if answer is None:
             self._refuse(UNKNOWN_SID)
             return
@@ -199,10 +278,11 @@ class RelayHandler(SocketIOHandler):
         for name in ("Content-Type", "Cache-Control"):
             if name in answer.headers:
                 self.set_header(name, answer.headers[name])
-        self.finish(answer.body)
+        self._finish_early(answer.body)
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
+        self._gone = True
         self._exchange.end()
 
 

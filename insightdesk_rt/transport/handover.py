@@ -1,17 +1,19 @@
 """Websockets that reached another process of this machine than the one that has their session: passed as file
-descriptors (unix(7), SCM_RIGHTS) in datagrams between abstract unix sockets, which leave nothing behind.
+descriptors (unix(7), SCM_RIGHTS) over abstract unix sockets that keep messages apart (SOCK_SEQPACKET) and leave nothing
+behind. One connection carries one message:
 
     {"key":"…","sid":"n1-2.…"}\\n and what was read ahead; with it the descriptor
 
-The handshake is done by whoever was reached; from then on the socket is the owner's, and nothing is relayed. There is
-no answer: an owner that does not want the socket closes it, which its client sees as a failed upgrade.
+Each end asks the kernel for the other's user before it sends or reads (neighbours.py); datagrams cannot do that for
+their sender. The handshake with the client is done by the node that was reached; from then on the socket is the
+owner's, and nothing is relayed. There is no answer: an owner that does not want the socket closes it, which its client
+sees as a failed upgrade.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import os
 import socket
 from collections.abc import Callable
@@ -19,11 +21,12 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
+from insightdesk_rt.transport.neighbours import is_ours, refused_stranger, say_refused
 from insightdesk_rt.wire import json
 
-log = logging.getLogger(__name__)
-
-MAX_MESSAGE = 131_072  # below what a datagram may have (net.core.wmem_default, 212,992)
+MAX_MESSAGE = 131_072  # below what a message may have (net.core.wmem_default, 212,992)
+BACKLOG = 256
+MESSAGE_S = 5.0  # a sender connects and sends in one go
 
 
 class Head(Struct):
@@ -40,28 +43,55 @@ class Handover:
     def __init__(self, name: str, key: str, take: Callable[[str, socket.socket, bytes], None]) -> None:
         self._key = key
         self._take = take
-        self._inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._inbox.bind("\0" + name)
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self._listening.bind("\0" + name)
+        self._listening.listen(BACKLOG)
+        self._senders: dict[socket.socket, asyncio.TimerHandle] = {}  # connected, and nothing sent yet
         self.taken = self.refused = 0
 
     def start(self) -> None:
-        asyncio.get_running_loop().add_reader(self._inbox.fileno(), self._readable)
+        asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._inbox.fileno())
-        self._inbox.close()
+        asyncio.get_running_loop().remove_reader(self._listening.fileno())
+        self._listening.close()
+        for sender in tuple(self._senders):
+            self._forget(sender)
 
-    def _readable(self) -> None:
+    def _accept(self) -> None:
         try:
-            message, descriptors, flags, _ = socket.recv_fds(self._inbox, MAX_MESSAGE, 4)
+            sender, _ = self._listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        if refused_stranger(sender):
+            self.refused += 1
+            return
+        sender.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self._senders[sender] = loop.call_later(MESSAGE_S, self._forget, sender)
+        loop.add_reader(sender.fileno(), self._receive, sender)
+
+    def _forget(self, sender: socket.socket) -> None:
+        self._senders.pop(sender).cancel()
+        asyncio.get_running_loop().remove_reader(sender.fileno())
+        sender.close()
+
+    def _receive(self, sender: socket.socket) -> None:
+        try:
+            message, descriptors, flags, _ = socket.recv_fds(sender, MAX_MESSAGE, 4)
         except (BlockingIOError, InterruptedError):
             return
+        except OSError:
+            message, descriptors, flags = b"", [], 0
+        self._forget(sender)
+        if not message and not descriptors:
+            return  # a node that only looked whether this one is here
         head = self._head(message.partition(b"\n")[0])
         if head is None or len(descriptors) != 1 or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             self.refused += 1
             for descriptor in descriptors:
                 os.close(descriptor)
-            log.warning("a socket was handed over by somebody who is no node, or not whole")
+            say_refused("a socket was handed over without this node's key, or not whole")
             return
         self.taken += 1
         self._take(head.sid, socket.socket(fileno=descriptors[0]), message.partition(b"\n")[2])
@@ -77,11 +107,14 @@ class Handover:
 def hand_over(name: str, key: str, sid: str, sock: socket.socket, read_ahead: bytes) -> bool:
     """Pass a socket to the process that listens under `name`, and close it here. False: it could not be passed."""
     message = json.encode_struct(Head(key, sid)).encode() + b"\n" + read_ahead
-    with sock, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as outbox:
+    with sock, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as outbox:
         if len(message) > MAX_MESSAGE:
             return False
         try:
             outbox.connect("\0" + name)
+            if not is_ours(outbox):
+                say_refused("a process of another user listens under the name of a node; it is sent nothing")
+                return False
             socket.send_fds(outbox, [message], [sock.fileno()])
         except OSError:  # nobody of that name here (any more), or it does not keep up
             return False
@@ -89,10 +122,10 @@ def hand_over(name: str, key: str, sid: str, sock: socket.socket, read_ahead: by
 
 
 def is_here(name: str) -> bool:
-    """Does a process of this machine listen under this name?"""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+    """Does a process of this user on this machine listen under this name?"""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect("\0" + name)
         except OSError:
             return False
-    return True
+        return is_ours(probe)

@@ -49,7 +49,8 @@ class Pair:
         for name, text in self.valkey.hgetall(f"{self.prefix}:places").items():  # type: ignore[union-attr]
             if name.startswith(f"{node}."):
                 place: dict[str, object] = json.loads(text)
-                self.valkey.hset(f"{self.prefix}:places", name, json.dumps({**place, "local": "elsewhere"}))
+                moved = {**place, "local": "elsewhere", "machine": "another"}
+                self.valkey.hset(f"{self.prefix}:places", name, json.dumps(moved))
                 return place
         raise AssertionError(f"{node} is not known")
 
@@ -174,6 +175,7 @@ async def test_an_owner_that_dies_makes_its_sessions_unknown(own: Pair) -> None:
     own.one.kill()
     assert json.loads((await asyncio.wait_for(waiting, 5)).body) == UNKNOWN
     assert json.loads((await poll(own.two, sid)).body) == UNKNOWN
+    assert "relay_address" not in own.two.log(), "a node that has just gone is not a wrong configuration"
     own.one.start()
     again = await opened(own.one)
     await asyncio.sleep(1.1)  # until where it is has been read anew

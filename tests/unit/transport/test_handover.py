@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
+from insightdesk_rt.transport import handover
 from insightdesk_rt.transport.handover import MAX_MESSAGE, Handover, hand_over, is_here
 from tests.support.aio import aio, until
 
@@ -67,27 +71,26 @@ async def test_nobody_of_that_name_means_the_socket_is_closed_and_the_caller_tol
 
 
 @aio
-async def test_strangers_are_refused_and_their_descriptors_closed() -> None:
+async def test_what_is_not_a_nodes_is_refused_and_its_descriptors_closed() -> None:
     async with taking() as taken:
         before = descriptors()
         good = b'{"key":"' + KEY.encode() + b'","sid":"n1.abc"}\n'
         pipe = os.pipe()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
-            stranger.connect("\0" + taken.name)
-            for message, fds in (
-                (b"", [pipe[0]]),
-                (b"{}\n", [pipe[0]]),
-                (good.replace(KEY.encode(), b"guess"), [pipe[0]]),
-                (good, []),
-                (good, [pipe[0], pipe[1]]),
-                (good, [pipe[0]] * 9),
-                (b"\xff" * 1000, [pipe[0]]),
-            ):
+        for message, fds in (
+            (b"{}\n", [pipe[0]]),
+            (good.replace(KEY.encode(), b"guess"), [pipe[0]]),
+            (good, []),
+            (good, [pipe[0], pipe[1]]),
+            (good, [pipe[0]] * 9),
+            (b"\xff" * 1000, [pipe[0]]),
+        ):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+                stranger.connect("\0" + taken.name)
                 if fds:
                     socket.send_fds(stranger, [message], fds)
                 else:
                     stranger.send(message)
-        await until(lambda: taken.handover.refused == 7, "all refused")
+        await until(lambda: taken.handover.refused == 6, "all refused")
         os.close(pipe[0])
         os.close(pipe[1])
         assert taken.sockets == [] and descriptors() == before
@@ -95,3 +98,18 @@ async def test_strangers_are_refused_and_their_descriptors_closed() -> None:
         assert hand_over(taken.name, KEY, "n1.abc", mine, b"")
         await until(lambda: taken.sockets, "taken all the same")
         peer.close()
+
+
+@aio
+async def test_who_connects_and_sends_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "MESSAGE_S", 0.1)
+    async with taking() as taken:
+        before = descriptors()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as idle:
+            idle.connect("\0" + taken.name)
+            idle.setblocking(False)
+            loop = asyncio.get_running_loop()
+            assert await asyncio.wait_for(loop.sock_recv(idle, 1), 10) == b"", "it is closed"
+        assert is_here(taken.name)
+        await until(lambda: descriptors() == before, "nothing is left of either")
+        assert (taken.handover.taken, taken.handover.refused) == (0, 0)
