@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from insightdesk_rt.folder import FolderError, private_folder
+
 LOCK, LOG, URL = "valkey.lock", "valkey.log", "valkey.url"
 # sun_path is 108 bytes with its NUL; Linux unix(7).
 MAX_SOCKET_PATH = 107
@@ -124,7 +126,7 @@ class Embedded:
         }
         command = [_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
         try:
-            with open(self._folder / LOG, "wb") as log:
+            with open(self._folder / LOG, "wb", opener=_private) as log:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -133,6 +135,7 @@ class Embedded:
                     start_new_session=True,
                     pass_fds=(self._lock,),
                     preexec_fn=dies_with_parent(signal.SIGTERM),
+                    umask=0o077,  # its files hold all that people have written
                 )
         except OSError as failed:
             raise EmbeddedError(f"cannot start {command[0]}: {failed.strerror}") from None
@@ -155,8 +158,10 @@ def start_embedded(data_dir: str | os.PathLike[str], *, durable: bool = False) -
     folder = Path(data_dir).resolve()
     _binary()  # before anything is touched
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         lock = _lock(folder)
+    except FolderError as why:
+        raise EmbeddedError(str(why)) from None
     except OSError as failed:
         raise EmbeddedError(f"cannot write to the data directory {folder}: {failed.strerror}") from None
     embedded = Embedded(folder, lock, durable)
@@ -243,7 +248,12 @@ def _answers(path: Path) -> bool:
             return False
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _write(path: Path, text: str) -> None:
     fresh = path.with_suffix(".new")
-    fresh.write_text(text + "\n", "utf-8")
+    with open(fresh, "w", encoding="utf-8", opener=_private) as file:
+        file.write(text + "\n")
     fresh.replace(path)

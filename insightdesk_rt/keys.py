@@ -27,6 +27,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from insightdesk_rt import auth
 from insightdesk_rt.auth import FAMILIES, BadKey, Key, Keys
 from insightdesk_rt.config import ConfigError, Settings
+from insightdesk_rt.folder import FolderError, private_folder
 from insightdesk_rt.model import User
 from insightdesk_rt.wire import json
 
@@ -220,7 +221,7 @@ def _make_secret(path: Path) -> None:
     if path.exists():
         return
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(path.parent)
         handle, draft = tempfile.mkstemp(prefix=f".{SECRET_FILE}.", dir=path.parent)  # mode 0600
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -231,6 +232,8 @@ def _make_secret(path: Path) -> None:
                 os.link(draft, path)
         finally:
             os.unlink(draft)
+    except FolderError as why:
+        raise ConfigError(f"data_dir = {path.parent}: {why}") from None
     except OSError as why:
         raise ConfigError(f"data_dir = {path.parent}: cannot make a secret in it: {why.strerror}") from None
 

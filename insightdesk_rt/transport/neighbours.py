@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import struct
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -56,9 +57,12 @@ def say_refused(what: str) -> None:
 
 @cache
 def this_machine() -> str:
-    """Return a name of the machine since its start, and of the network namespace: abstract sockets reach as far."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/net')}"
-    except OSError:  # without /proc nobody can tell
-        return ""
+    """Return a name of the machine and of the network namespace: abstract sockets reach as far as that."""
+    name = socket.gethostname()
+    for file in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id"):  # systemd's ProcSubset=pid hides the first
+        with suppress(OSError):
+            name = Path(file).read_text(encoding="utf-8").strip()
+            break
+    with suppress(OSError):
+        name += "/" + os.readlink("/proc/self/ns/net")
+    return name

@@ -92,6 +92,26 @@ def test_it_answers_on_a_unix_socket_only_the_owner_may_open_and_its_data_surviv
         two.stop()
 
 
+def test_its_files_are_for_its_user_alone_whatever_the_umask_and_the_folder_were(folder: Path) -> None:
+    """A folder made before, with permissions 755, and a umask of 022: the files hold all texts."""
+    folder.mkdir()
+    folder.chmod(0o755)
+    before = os.umask(0o022)
+    try:
+        server = start_embedded(folder)
+        try:
+            ask(server.url, "SET", "k", "v")
+            ask(server.url, "BGREWRITEAOF")
+            soon(lambda: ask(server.url, "INFO", "persistence")["aof_rewrite_in_progress"] == 0, "rewritten")  # type: ignore[index]
+            paths = [folder, *folder.rglob("*")]
+            assert len(paths) >= 6
+            assert [path.name for path in paths if path.lstat().st_mode & 0o077] == []
+        finally:
+            server.stop()
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
 def test_it_dies_with_a_parent_that_could_not_say_goodbye_and_loses_nothing(folder: Path, how: int) -> None:
     parent = Parent(folder)

@@ -29,6 +29,7 @@ FLOORS = {
     "stores": 3,
     "keys": 3,
     "embedded": 3,
+    "folder": 3,
     "namespaces": 4,
     "drain": 4,
     "desk": 4,

@@ -1,0 +1,58 @@
+"""The data folder, whose files (the secret, and Valkey's with all texts) are for this process's user alone.
+
+As PostgreSQL does, the server refuses a folder that others may write to: they could put a secret or a socket of their
+own in the place of ours. A folder that has only our files is closed to others instead; our files are closed anywhere.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+# What this server and its embedded Valkey put there.
+OURS = ("jwt_secret", ".jwt_secret.*", "valkey.*", "appendonlydir", "appendonly.aof*", "dump.rdb", "temp-*", "demo")
+OTHERS, OTHERS_WRITE = 0o077, 0o022
+
+
+class FolderError(Exception):
+    """Why the folder cannot be used, in one line for the terminal."""
+
+
+def private_folder(folder: Path) -> None:
+    """Make the folder if it is missing, and close it and our files in it to other users.
+
+    Raises FolderError if others may write to it and it is not ours to close; OSError.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = os.listdir(folder)
+    state = folder.stat()
+    mine = state.st_uid == os.geteuid() and not state.st_mode & stat.S_ISVTX and all(map(_is_ours, names))
+    if state.st_mode & OTHERS and mine:
+        folder.chmod(0o700)
+        log.warning("the data folder was open to other users and is closed now", extra={"folder": str(folder)})
+    elif state.st_mode & OTHERS_WRITE:
+        raise FolderError(f"other users may write to the data directory {folder}; use one of its own, or chmod 700 it")
+    for path in _files(folder, names):
+        with suppress(FileNotFoundError):  # of a Valkey that still runs there
+            kind = path.lstat()
+            if kind.st_uid == os.geteuid() and kind.st_mode & OTHERS and not stat.S_ISLNK(kind.st_mode):
+                path.chmod(stat.S_IMODE(kind.st_mode) & ~OTHERS)
+
+
+def _is_ours(name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in OURS)
+
+
+def _files(folder: Path, names: list[str]) -> Iterator[Path]:
+    for name in names:
+        if _is_ours(name):
+            yield folder / name
+            if name == "appendonlydir":
+                yield from (folder / name).iterdir()
