@@ -158,7 +158,7 @@ class RequeueHandler(ActingHandler):
         "operator", body=Requeue, answer=ConversationView, action="chat.requeue", errors=("NOT_FOUND", "CONFLICT")
     )
     async def post(self, conversation_id: ConversationId, body: Requeue) -> Answer:
-        """Let it wait for another agent, in the place it had; CONFLICT if it is closed."""
+        """Let it wait for another agent, in the place it had; CONFLICT if it is closed, or nobody of that team here."""
         user = await self.admin_of(conversation_id)
         change = await self.chat.store.transfer(user, conversation_id, team_id=body.teamId or "", note=body.reason)
         return Answer(await self.chat.told(change))

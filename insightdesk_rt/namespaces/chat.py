@@ -131,7 +131,7 @@ class Chat(Namespace):
         change = await self.store.start(socket.user, ask.clientId, ask.subject, ask.teamId or "", ask.text or "")
         await self._enter(socket, change.conversation.id)
         await self._teller.tell_or_raise(change.untold)
-        return words.Started(change.conversation.id, change.conversation.position)
+        return words.Started(change.conversation.id, change.conversation.position, change.agents_here)
 
     @event("chat:join", limit=PAGE)
     async def join(self, socket: Socket, ask: words.Join) -> words.Joined:
@@ -173,7 +173,10 @@ class Chat(Namespace):
 
     @event("chat:transfer", allow=STAFF)
     async def transfer(self, socket: Socket, ask: words.Transfer) -> words.Changed:
-        """Hand it to an agent who is here, or back to the queue of a team; it keeps its place. A note is for staff."""
+        """Hand it to an agent who is here, or to the queue of a team of which somebody is; it keeps its place.
+
+        A note is for staff. CONFLICT: the agent, or everybody of the team, is not here; it is closed.
+        """
         if not ask.agentId and not ask.teamId:
             raise RtError("BAD_REQUEST", "An agentId or a teamId is needed.", field="agentId")
         change = await self.store.transfer(
@@ -306,7 +309,8 @@ class Chat(Namespace):
     async def clocks(self) -> None:
         """Time out what waits too long, warn and close what is silent, tell new places; and what others left untold."""
         await self._teller.tell(await self.store.due())
-        await self._teller.tell(await self.store.places())
+        for place in await self.store.places():
+            self.publish(words.Queued(place.conversation_id, place.position), user_room(place.customer_id))
         await self._arrivals.tell_overdue()
         await self._teller.tell_overdue()
 

@@ -133,8 +133,11 @@ class QueueEntry(Struct, omit_defaults=True):
 
 
 class Started(Struct):
+    """`agentsHere`: how many agents are in the chat now, of the team it waits for or of all; admins apart."""
+
     conversationId: str
     position: int
+    agentsHere: int
 
 
 class Joined(Struct):
@@ -200,8 +203,9 @@ class ReadUpTo(Outbound):
 
 
 class Queued(Outbound):
+    """Not logged: one who leaves a long queue would fill the log. The place is also in `chat:conversation`."""
+
     event: ClassVar = "chat:queued"
-    logged: ClassVar = True
     conversationId: str
     position: int
 

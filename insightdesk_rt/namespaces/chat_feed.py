@@ -7,8 +7,7 @@ chat:idleWarning  chat:rated
 chat:transferred              the same, the old and the new agent; its note goes to staff alone
 chat:queue                    the staff who may take it: the team and admins; without a team all agents. Never a
                               customer, whatever a token says of a team
-chat:queued                   all devices of its customer
-chat:conversation             the same, when it begins
+chat:conversation             all devices of its customer, when it begins
 
 Agents are told in an event of their own, which leaves out customers: one of them may have an agent's id.
 """
@@ -67,7 +66,6 @@ class Fact(Struct, gc=False):
     online: bool = False
     score: int = 0
     comment: str = ""
-    position: int = 0
     closesAt: int = 0
 
 
@@ -106,9 +104,6 @@ class ChatFeed:
     async def _dequeued(self, fact: Fact, id: str) -> Offset:
         gone = out.Queue(removed=[fact.conversationId])
         return await self._emit(gone, *takers(fact.teamId), skip=(CUSTOMERS,), id=id)
-
-    async def _place(self, fact: Fact, id: str) -> Offset:
-        return await self._emit(out.Queued(fact.conversationId, fact.position), user_room(fact.customerId), id=id)
 
     async def _accepted(self, fact: Fact, id: str) -> Offset:
         taken = out.Taken(fact.conversationId, Person(fact.agentId, fact.agentName), out.at(fact.at))  # type: ignore[arg-type]

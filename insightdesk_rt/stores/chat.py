@@ -25,11 +25,13 @@ from insightdesk_rt.model import User, new_id
 from insightdesk_rt.stores import untold
 from insightdesk_rt.stores.conversations import (
     Author,
+    Begun,
     Change,
     Conversation,
     Listed,
     Message,
     Page,
+    Place,
     QueueStats,
     Said,
     State,
@@ -66,6 +68,7 @@ REFUSALS = {
     "many": "You have as many open conversations as you may have.",
     "full": "The conversation is as long as it may be; start another one.",
     "absent": "This agent is not here now.",
+    "nobody": "Nobody of this team is here now.",
     "rated": "The conversation was rated already.",
 }
 
@@ -97,7 +100,7 @@ class ChatStore:
 
     # ── what a person asks; all raise RtError FORBIDDEN, CONFLICT where it says so, UNAVAILABLE ────────────────────
 
-    async def start(self, user: User, client_id: str, subject: str = "", team_id: str = "", text: str = "") -> Change:
+    async def start(self, user: User, client_id: str, subject: str = "", team_id: str = "", text: str = "") -> Begun:
         """Begin to wait for an agent. The same again under the same `client_id` finds the same conversation.
 
         CONFLICT: MAX_OPEN are open, or something else was asked for under this `client_id`.
@@ -107,7 +110,8 @@ class ChatStore:
         named = urlsafe_b64encode(sha256(once_of(user.id, client_id).encode()).digest()[:12]).decode()
         # "c" in front: an id that begins with a sign would not pass as one when a client sends it back.
         new = ("c" + named, client_id, subject, team_id, text[:PREVIEW], body, MAX_OPEN, asked, "c" + new_id())
-        return self._change(await self._ask(START, user, *new))
+        answer = await self._ask(START, user, *new)
+        return Begun(*self._change(answer), int(answer[3]))
 
     async def accept(self, user: User, conversation_id: str) -> Change:
         """Take a conversation that waits. CONFLICT with `state` and `agent`: somebody else did, or it is closed."""
@@ -130,7 +134,10 @@ class ChatStore:
     async def transfer(
         self, user: User, conversation_id: str, agent_id: str = "", team_id: str = "", note: str = ""
     ) -> Change:
-        """Hand it to an agent (who must be here: else CONFLICT) and/or to a team. Its place in a queue is kept."""
+        """Hand it to an agent and/or to a team. Its place in a queue is kept.
+
+        CONFLICT: it is closed, the agent is not here, or nobody of another team that it shall wait for is.
+        """
         return self._change(await self._ask(TRANSFER, user, conversation_id, agent_id, team_id, note))
 
     async def close(self, user: User, conversation_id: str) -> Change:
@@ -178,13 +185,13 @@ class ChatStore:
         """Do what is due: time out, warn, close, put back. For the node that leads, every second."""
         return self._changes(await self._call(DUE, SERVER, limit))
 
-    async def places(self) -> list[Untold]:
-        """Note the places that have changed since the last call, in all queues. For the leader, every second."""
-        found: list[Untold] = []
+    async def places(self) -> list[Place]:
+        """Return the places that have changed since the last call, in all queues. For the leader, every second."""
+        found: list[Place] = []
         left = 1
         while left:
             left, changed = await self._call(PLACES, SERVER, MAX_PLACES)
-            found += self._changes(changed)
+            found += [Place(*one) for one in changed]
         return found
 
     async def queue_stats(self) -> QueueStats:

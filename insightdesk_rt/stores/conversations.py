@@ -101,6 +101,22 @@ class Change(NamedTuple):
     untold: list[Untold]
 
 
+class Begun(NamedTuple):
+    """The same of one that a customer has started. `agents_here`: how many could take it now, admins apart."""
+
+    conversation: Conversation
+    untold: list[Untold]
+    agents_here: int
+
+
+class Place(NamedTuple):
+    """A new place in a queue, from 1."""
+
+    conversation_id: str
+    customer_id: str
+    position: int
+
+
 class Said(NamedTuple):
     id: int
     at: int

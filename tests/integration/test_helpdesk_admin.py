@@ -111,7 +111,10 @@ async def test_an_admin_moves_a_chat_and_everybody_sees_it(server: ServerProcess
     status, answer = await act("requeue")
     assert status == 200 and answer["state"] == "waiting" and answer["position"] == 1 and answer["teamId"] == "red"
     assert (await act("requeue"))[0] == 200  # again is nothing
+    assert (await act("requeue", teamId="blue"))[0] == 409, "nobody of that team is here"
+    blue = await come(server, "/chat", f"zoe-{tag}", team="blue")
     status, answer = await act("requeue", teamId="blue")
+    await blue.close()
     assert status == 200 and answer["teamId"] == "blue"
 
     status, answer = await act("close")

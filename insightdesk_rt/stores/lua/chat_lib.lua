@@ -77,6 +77,18 @@ local function online(user)
   return (status and status ~= 'offline') and '1' or '0'
 end
 
+-- How many of the agents who could take what waits for a team are in the chat: those of the team, or all without one.
+local function agents_here(team)
+  if team ~= '' then
+    return redis.call('SCARD', present .. '-crew:' .. team)
+  end
+  local count = 0
+  for _, status in ipairs({ 'online', 'busy', 'away' }) do
+    count = count + redis.call('ZCARD', present .. '-agents:' .. status)
+  end
+  return count
+end
+
 -- ── what a script answers ────────────────────────────────────────────────────────────────────────────────────────
 
 local function position(c)

@@ -4,6 +4,8 @@
 -- own ARGV  id · clientId · subject · teamId · preview · body of the first message or "" · most open ones of a customer
 --           · digest of what was asked for · id to use instead, if a conversation has the first one
 --
+-- Answer's own part: how many agents are here for it
+--
 -- The id is made of customer and clientId: also if Valkey lost what it knew of the first call, the second makes no other
 -- conversation. It is taken already if the clientId was used more than a day ago.
 local client_id, team = arg(2), arg(4)
@@ -14,7 +16,7 @@ if c then
   if c.asked and c.asked ~= arg(8) then
     return conflict({}, 'used')
   end
-  return answer(c)
+  return answer(c, agents_here(c.teamId))
 end
 if redis.call('ZCARD', base .. '-open:' .. who.id) >= tonumber(arg(7)) then
   return conflict({}, 'many')
@@ -36,4 +38,4 @@ if arg(6) ~= '' then
   say(c, client_id, arg(6))
 end
 save(c, { position = position(c) })
-return answer(c)
+return answer(c, agents_here(c.teamId))

@@ -1,4 +1,5 @@
--- Hand a conversation to another agent, who has it at once, or to a team, where it waits in the place it had.
+-- Hand a conversation to another agent, who has it at once, or to a team, where it waits in the place it had. Nobody can
+-- take it back from a team that is not there, or has a name nobody knows: it is a conflict, like an agent who is not here.
 --
 -- own ARGV  id · agentId or "" · teamId or "" · note or ""
 local c = load(arg(1))
@@ -26,6 +27,9 @@ if agent ~= '' then
   if online(agent) ~= '1' or (role ~= 'agent' and role ~= 'admin') then
     return conflict(c, 'absent')
   end
+end
+if agent == '' and team ~= c.teamId and agents_here(team) == 0 then
+  return conflict(c, 'nobody')
 end
 local from, from_name = c.agentId, c.agentName
 if c.state == 'waiting' then

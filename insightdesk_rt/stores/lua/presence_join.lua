@@ -20,6 +20,7 @@ if status and status ~= 'offline' then
   if was ~= role then
     count(user, role, status, status, now)
   end
+  enlist(user)
   return { 0, {} }
 end
 turn(user, chosen or 'online', now)

@@ -7,6 +7,8 @@
 -- <base>-grace          zset: users without a connection → when they count as offline
 -- <base>-dead           zset: incarnations that were declared dead → when; they can hold nobody any more
 -- <base>-agents:<status> zset: agents and admins by status → since when
+-- <base>-crew:<teamId>  set of the agents and admins of a team who are not offline; `crew` in the user's hash is "=<teamId>"
+--                       for one who is in such a set
 --
 -- Online or not is what nodes say; busy or away is what the user chose; neither changes the other.
 local base = KEYS[1]
@@ -28,12 +30,31 @@ local function count(user, role, was, status, now)
   end
 end
 
+-- See that the user is in the set of those of their team who are here, and in no other. Again is nothing.
+local function enlist(user)
+  local key = user_key(user)
+  local status, role, team, crew = unpack(redis.call('HMGET', key, 'status', 'role', 'teamId', 'crew'))
+  local wanted = status and status ~= 'offline' and STAFF[role] and '=' .. (team or '') or nil
+  if (crew or nil) == wanted then
+    return
+  end
+  if crew then
+    redis.call('SREM', base .. '-crew:' .. string.sub(crew, 2), user)
+    redis.call('HDEL', key, 'crew')
+  end
+  if wanted then
+    redis.call('SADD', base .. '-crew:' .. team, user)
+    redis.call('HSET', key, 'crew', wanted)
+  end
+end
+
 -- The user's status is another one now: keep it, count it, have it told.
 local function turn(user, status, now)
   local key = user_key(user)
   local was, role, team, seen = unpack(redis.call('HMGET', key, 'status', 'role', 'teamId', 'lastSeen'))
   redis.call('HSET', key, 'status', status)
   count(user, role, was, status, now)
+  enlist(user)
   if status == 'offline' then
     redis.call('EXPIRE', key, STAFF[role] and STAFF_S or OTHERS_S)
   else

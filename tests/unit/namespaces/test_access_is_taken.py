@@ -76,6 +76,7 @@ async def test_who_may_not_see_a_conversation_any_more_is_out_although_the_trans
         await anna.ask("chat:accept", conversationId=chat)
         mate = await cluster.two.enters(chatting.BERT)
         await mate.ask("chat:join", conversationId=chat)
+        await cluster.two.enters(chatting.ZOE)
         for node in (cluster.one, cluster.two):
             refuse(node.hub._backplane, refusal)  # type: ignore[arg-type]
         await quietly(anna.ask("chat:transfer", conversationId=chat, teamId="t2"))

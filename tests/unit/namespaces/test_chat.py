@@ -32,7 +32,7 @@ async def test_a_conversation_from_the_first_word_to_the_stars(valkey_url: str, 
         assert anna.heard() == [("chat:queue", {"waiting": []})]
         started = await carl.ask("chat:start", clientId="x1", subject="Printer", text="It smokes", teamId="t1")
         c = started["conversationId"]
-        assert started == {"conversationId": c, "position": 1}
+        assert started == {"conversationId": c, "position": 1, "agentsHere": 1}
         ((name, queue),) = anna.heard()
         (entry,) = queue["added"]
         assert name == "chat:queue" and entry["conversationId"] == c
@@ -219,6 +219,7 @@ async def test_a_node_that_counted_as_dead_looks_again_who_may_see_what(valkey_u
         _, anna, c = await begin(cluster, teamId="t1")
         mate = await cluster.two.enters(BERT)
         await mate.ask("chat:join", conversationId=c)
+        await cluster.one.enters(ZOE)
         for node in (cluster.one, cluster.two):
             node.chat.everywhere = cluster.one.chat.recheck  # the other does not answer any more
         await anna.ask("chat:transfer", conversationId=c, teamId="t2")
@@ -485,11 +486,75 @@ async def test_an_agent_who_may_not_see_what_was_just_accepted_is_not_left_in_it
 
 
 @aio
+async def test_a_conversation_is_not_handed_to_a_team_of_which_nobody_is_here(valkey_url: str, prefix: str) -> None:
+    """A team that nobody is of, or a name that was mistyped: nobody would see it, and its agent was out of it."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        carl, anna, c = await begin(cluster, teamId="t1")
+        zoe = await cluster.one.enters(ZOE)
+        for team in ("biling", "T2"):
+            with pytest.raises(RtError) as refused:
+                await anna.ask("chat:transfer", conversationId=c, teamId=team)
+            assert refused.value.code == "CONFLICT" and "Nobody of this team" in refused.value.message
+        said = await anna.ask("chat:message", conversationId=c, text="still mine", clientId="m1")
+        assert said["id"] == 1 and "chat:message" in carl.names()
+        await zoe.leave()
+        await until(lambda: swept(cluster), "Zoe is offline")
+        with pytest.raises(RtError) as gone:
+            await anna.ask("chat:transfer", conversationId=c, teamId="t2")
+        assert gone.value.code == "CONFLICT"
+        await cluster.two.enters(ZOE)
+        assert (await anna.ask("chat:transfer", conversationId=c, teamId="t2"))["conversation"]["state"] == "waiting"
+
+
+async def swept(cluster: Cluster) -> bool:
+    await cluster.one.chat.keep()
+    return [one.status for one in await cluster.one.people.statuses(["zoe"])] == ["offline"]
+
+
+@aio
+async def test_a_customer_is_told_how_many_agents_are_here(valkey_url: str, prefix: str) -> None:
+    """So that a page can say that nobody is there instead of letting the customer wait for the timeout."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        carl = await cluster.one.enters(CARL)
+        here = {}
+        for number, team in enumerate(("suport", "t1", None)):
+            ask = {"clientId": f"x{number}"} | ({"teamId": team} if team else {})
+            here[team] = (await carl.ask("chat:start", **ask))["agentsHere"]
+        assert here == {"suport": 0, "t1": 0, None: 0}
+        for user in (ANNA, BERT, ZOE):
+            await cluster.two.enters(user)
+        for number, team in enumerate(("suport", "t1", "t2", None)):
+            ask = {"clientId": f"y{number}"} | ({"teamId": team} if team else {})
+            here[team] = (await carl.ask("chat:start", **ask))["agentsHere"]
+        assert here == {"suport": 0, "t1": 2, "t2": 1, None: 3}
+
+
+@aio
+async def test_one_who_leaves_a_long_queue_costs_the_log_a_few_entries(valkey_url: str, prefix: str) -> None:
+    """The places of all behind were entries: 200 who wait and one who leaves were 198 of them."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        people = [await cluster.one.enters(fakes.user(f"k{n}", "customer")) for n in range(60)]
+        chats = [(await one.ask("chat:start", clientId="x"))["conversationId"] for one in people]
+        await cluster.two.chat.clocks()
+        for one in people:
+            one.heard()
+        before = len(cluster.log.log)
+        await people[0].ask("chat:close", conversationId=chats[0])
+        await cluster.two.chat.clocks()
+        assert len(cluster.log.log) - before <= 3
+        told = [one.heard()[-1] for one in people[1:]]
+        assert told == [
+            ("chat:queued", {"conversationId": chat, "position": place}) for place, chat in enumerate(chats[1:], 1)
+        ]
+
+
+@aio
 async def test_a_socket_that_came_back_is_only_where_it_still_may_be(valkey_url: str, prefix: str) -> None:
     """Its session kept its rooms; meanwhile the conversation went to another team."""
     async with a_cluster(valkey_url, prefix) as cluster:
         _, anna, c = await begin(cluster, teamId="t1")
         await anna.leave()
+        await cluster.one.enters(ZOE)
         await cluster.two.store.transfer(ROOT, c, team_id="t2")
         resumed = fakes.socket("/chat", ANNA)
         cluster.two.hub.add(resumed)

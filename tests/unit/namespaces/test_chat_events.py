@@ -29,10 +29,15 @@ def test_what_does_not_apply_is_missing_and_notes_are_for_staff() -> None:
     assert words.view(conversation(ROW), is_staff=True).note == "psst"
 
 
-def test_all_but_typing_is_logged() -> None:
-    """A lost bubble is nothing; a lost message, state or place in the queue stays wrong on a screen."""
+def test_all_but_typing_and_places_is_logged() -> None:
+    """A lost bubble is nothing; a lost message or state stays wrong on a screen. Places would fill the log."""
     told = [
         each for each in vars(words).values() if isinstance(each, type) and issubclass(each, Outbound) and each.event
     ]
-    assert {each.event for each in told if not each.logged} == {"chat:typing", "chat:stopTyping", "chat:joined"}
+    assert {each.event for each in told if not each.logged} == {
+        "chat:typing",
+        "chat:stopTyping",
+        "chat:joined",
+        "chat:queued",
+    }
     assert len({each.event for each in told}) == len(told) == 14

@@ -16,7 +16,7 @@ from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import User
 from insightdesk_rt.stores import chat
 from insightdesk_rt.stores.chat import ChatSettings, ChatStore
-from insightdesk_rt.stores.conversations import QueueStats
+from insightdesk_rt.stores.conversations import Place, QueueStats
 from insightdesk_rt.stores.presence import PresenceStore
 from insightdesk_rt.stores.untold import Untold
 from tests.support import fakes
@@ -293,8 +293,7 @@ async def test_places_are_told_on_change_and_only_then(valkey_url: str, prefix: 
         elsewhere = (await store.start(CARL, "x", team_id="t2")).conversation
         assert elsewhere.position == 1
         await store.accept(ANNA, ids[1].id)
-        places = [c for c in await store.places() if c.kind == "place"]
-        assert [(c.subject, data(c)["position"]) for c in places] == [(ids[2].id, 2), (ids[3].id, 3)]
+        assert await store.places() == [Place(ids[2].id, "k2", 2), Place(ids[3].id, "k3", 3)]
         assert await store.places() == []
 
 
@@ -313,7 +312,7 @@ async def test_a_transfer_keeps_the_place_that_was_waited_for(valkey_url: str, p
         )
         assert moved.conversation.position == 1 and moved.conversation.note == "knows printers"
         assert store.kinds(moved.untold)[-2:] == ["queued", "transferred"]
-        assert [data(c)["position"] for c in await store.places() if c.subject == later.id and c.kind == "place"] == [2]
+        assert Place(later.id, "dora", 2) in await store.places()
         assert [c.id for c in await store.queue(ZOE)] == [first.id, later.id]
         async with refused("FORBIDDEN"):
             await store.view(ANNA, first.id, 1)

@@ -32,6 +32,10 @@ class Store(PresenceStore):
         for user in await self._valkey.command("ZRANGE", f"{self.base}-grace", 0, -1):
             await self._valkey.command("ZADD", f"{self.base}-grace", 1, user)
 
+    async def crew(self, team: str) -> set[str]:
+        """Those of a team who count as here, for who hands a chat to it."""
+        return set(await self._valkey.command("SMEMBERS", f"{self.base}-crew:{team}"))
+
     async def keys(self) -> set[str]:
         return {key.removeprefix(self.base) for key in await self._valkey.command("KEYS", f"{self.base}*")}
 
@@ -133,6 +137,18 @@ async def test_agents_are_counted_by_status_and_customers_are_not(valkey_url: st
 
 
 @aio
+async def test_an_agent_is_here_for_the_team_of_the_newest_token_alone(valkey_url: str, prefix: str) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        await store.join(fakes.user("anna", team="t1"), "n1")
+        await store.join(fakes.user("carl", "customer", team="t1"), "n1")
+        assert await store.crew("t1") == {"anna"}
+        await store.join(fakes.user("anna", team="t2"), "n1")
+        assert (await store.crew("t1"), await store.crew("t2")) == (set(), {"anna"})
+        await store.join(fakes.user("anna", "customer", team="t2"), "n1")
+        assert await store.crew("t2") == set()
+
+
+@aio
 async def test_a_dead_node_is_reaped_in_bounded_steps_and_refused_afterwards(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         for n in range(7):
@@ -186,7 +202,7 @@ class Cluster:
 
     def __init__(self, store: Store, seed: int) -> None:
         self.store, self.random = store, random.Random(seed)
-        self.users = [fakes.user(f"u{n}", "agent" if n % 2 else "customer") for n in range(6)]
+        self.users = [fakes.user(f"u{n}", "agent" if n % 2 else "customer", team=f"t{n % 3}") for n in range(6)]
         self.nodes = {f"n{n}": 1 for n in range(3)}  # name → boot, the incarnation is both
         self.reaping: set[str] = set()  # declared dead; leaves once a reaper saw the end
         self.declared: set[str] = set()
@@ -313,6 +329,10 @@ class Cluster:
         assert await self.store.agent_counts() == AgentCounts(
             *(agents[s] for s in ("online", "busy", "away", "offline"))
         )
+        for team in ("t0", "t1", "t2"):
+            here = {user.id for user in self.users if user.role == "agent" and user.team_id == team}
+            here -= {user.id for user in self.users if self.status.get(user.id, "offline") == "offline"}
+            assert await self.store.crew(team) == here
 
 
 def per_user(told: list[tuple[str, str]]) -> dict[str, list[str]]:
