@@ -26,6 +26,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from insightdesk_rt import auth
 from insightdesk_rt.auth import FAMILIES, BadKey, Key, Keys
+from insightdesk_rt.cluster.seal import derived_key, fingerprint
 from insightdesk_rt.config import ConfigError, Settings
 from insightdesk_rt.folder import FolderError, private_folder
 from insightdesk_rt.model import User
@@ -75,6 +76,27 @@ def configured_keys(settings: Settings, *, may_make: bool = True) -> tuple[Key, 
         except BadKey as why:
             raise ConfigError(f"jwt_public_key_file = {file}: {why}") from None
     return tuple(keys)
+
+
+def cluster_key(settings: Settings) -> bytes:
+    """Return the key under which nodes speak to each other: of cluster_secret, or else of the tokens' secret.
+
+    Where there is neither, nodes are not protected from who may write to Valkey. Raises ConfigError.
+    """
+    secret = _own_cluster_secret(settings)
+    if not secret and "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}:
+        secret = _secret(settings)
+    return derived_key(secret)
+
+
+def fingerprints(settings: Settings) -> dict[str, str]:
+    """Return what the secrets that all nodes must share are told apart by, by setting. Raises ConfigError."""
+    found = {}
+    if own := _own_cluster_secret(settings):
+        found["cluster_secret"] = fingerprint(own)
+    if "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}:
+        found["jwt_secret"] = fingerprint(_secret(settings))
+    return found
 
 
 class KeyRing:
@@ -209,6 +231,17 @@ def _secret(settings: Settings) -> bytes:
     secret = _read("jwt_secret_file", str(path)).rstrip(b"\r\n")
     if path.stat().st_mode & TOO_OPEN:
         log.warning("the secret's file is open to others; chmod 600 it", extra={"file": str(path)})
+    return secret
+
+
+def _own_cluster_secret(settings: Settings) -> bytes:
+    if settings.cluster_secret:
+        return settings.cluster_secret.reveal().encode()
+    if not settings.cluster_secret_file:
+        return b""
+    secret = _read("cluster_secret_file", settings.cluster_secret_file).strip()
+    if len(secret) < auth.MIN_SECRET_BYTES:
+        raise ConfigError(f"cluster_secret_file = {settings.cluster_secret_file}: expected 32 bytes or more")
     return secret
 
 

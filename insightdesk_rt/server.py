@@ -25,6 +25,7 @@ from insightdesk_rt.cluster.clock import ValkeyClock
 from insightdesk_rt.cluster.directory import Directory, new_place
 from insightdesk_rt.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.cluster.resume import Resume
+from insightdesk_rt.cluster.seal import Seal
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import ConfigError, Loaded
 from insightdesk_rt.config.secret import shown_url
@@ -41,7 +42,7 @@ from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.handlers.relay import Relay, bind_local, foreign_routes, relay_routes
 from insightdesk_rt.handlers.short_way import ShortWay, takes_short_way
 from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.keys import KeyRing
+from insightdesk_rt.keys import KeyRing, cluster_key
 from insightdesk_rt.limits import or_any
 from insightdesk_rt.listening import StartError, Times, bind, close_all, patient_server, port_of
 from insightdesk_rt.moderation.moderation import TICK_MS, Moderation
@@ -119,6 +120,7 @@ class Server:
             self.node_id,
             log_max_entries=settings.log_max_entries,
             max_event_bytes=or_any(settings.max_event_bytes),
+            seal=Seal(cluster_key(settings), clock.now_ms),
         )
         hub = Hub(backplane, PATHS, settings.max_rooms_per_socket, replay(settings), sent_events())
         backplane.on_resync = hub.resync
@@ -167,7 +169,6 @@ class Server:
             hub,
             lambda: leases.incarnation,
             leases.living,
-            dispatch.expel,
             sessions.evict if sessions is not None else lambda pid: None,
             desk.recheck,
         )

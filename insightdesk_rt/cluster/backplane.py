@@ -23,6 +23,7 @@ from insightdesk_rt.cluster.link import Link, State
 from insightdesk_rt.cluster.logs import Logs
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.publisher import Publisher
+from insightdesk_rt.cluster.seal import NotSealed, Seal
 from insightdesk_rt.cluster.subscription import Subscription
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
@@ -38,11 +39,15 @@ SUBSCRIBE_ALL_S = 10.0  # 50,000 channels take 0.04 s; a server in trouble more
 FORGET_IDS_S = 60.0
 REPAIRS = 3  # a real hole is filled by the first; one that is not was made up by somebody
 RETRY_S = 0.1
+SAY_EVERY_S = 60.0
 HEAD_BYTES = 65_536  # room for names of rooms beside the payload
 
 
 class ValkeyBackplane:
-    """Implements hub.backplane.Backplane. One per process; `address` is its name to the other nodes."""
+    """Implements hub.backplane.Backplane. One per process; `address` is its name to the other nodes.
+
+    `seal` marks what nodes say to each other; without one anybody who may write to Valkey is taken for a node.
+    """
 
     def __init__(
         self,
@@ -52,7 +57,9 @@ class ValkeyBackplane:
         *,
         log_max_entries: int = 100_000,
         max_event_bytes: int = 262_144,
+        seal: Seal | None = None,
     ) -> None:
+        self._seal = seal or Seal(b"")
         self.address = f"{node_id}.{secrets.token_hex(4)}"
         self.deliver: Callable[[Event], None] = lambda event: None
         self.on_resync: Callable[[str, list[Room]], None] = lambda namespace, rooms: None
@@ -68,6 +75,7 @@ class ValkeyBackplane:
         self._publisher = Publisher(valkey, self._names, self.address, log_max_entries, max_event_bytes, self.position)
         self._max_message = max_event_bytes + HEAD_BYTES
         self._owing = False
+        self._say_s = 0.0  # when the next line about a call without our seal may be written
         self._epoch = ""
         self._forget_s = 0.0
         self._copies: set[str] = set()
@@ -159,11 +167,14 @@ class ValkeyBackplane:
 
     def tell(self, address: str, text: str) -> bool:
         """Send a call to one node (its `on_call`). False: Valkey is known to be away."""
-        return self._valkey.send("PUBLISH", self._names.node(address), envelope.call(text))
+        return self._call(self._names.node(address), text)
 
     def tell_all(self, text: str) -> bool:
         """Send a call to all nodes, this one included."""
-        return self._valkey.send("PUBLISH", self._names.all_nodes, envelope.call(text))
+        return self._call(self._names.all_nodes, text)
+
+    def _call(self, channel: str, text: str) -> bool:
+        return self._valkey.send("PUBLISH", channel, envelope.call(self._seal.stamp(channel, text), text))
 
     # ── what the link asks ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -175,7 +186,7 @@ class ValkeyBackplane:
                 raise Poison("too long")
             read = envelope.read(message)
             if channel in (self._node_channel, self._all_channel):
-                self._hear_node(read)
+                self._hear_node(channel, read)
             elif (interest := self._interests.get(channel)) is None:
                 pass  # left meanwhile
             elif type(read) is Logged:
@@ -260,7 +271,7 @@ class ValkeyBackplane:
             self._copies.add(read.once)
         self._deliver(event)
 
-    def _hear_node(self, read: Logged | Volatile | Probe | Call) -> None:
+    def _hear_node(self, channel: bytes, read: Logged | Volatile | Probe | Call) -> None:
         if type(read) is Probe:
             if not self._link.sent(read.number):
                 raise Poison("a probe that was not sent")
@@ -269,9 +280,20 @@ class ValkeyBackplane:
                 lane.probed(read.number, tops.get(namespace))
             self._link.heard(read.number)
         elif type(read) is Call:
+            try:
+                self._seal.check(channel, read.stamp, read.text)
+            except NotSealed as why:
+                self._say_not_sealed(str(why))
+                raise Poison(str(why)) from None
             self.on_call(read.text)
         else:
             raise Poison("not for a node")
+
+    def _say_not_sealed(self, why: str) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._say_s:  # anybody who may write to Valkey could fill the log with it
+            self._say_s = now_s + SAY_EVERY_S
+            log.warning("a call between nodes was not taken: %s; have all nodes the same secret?", why)
 
     async def _catch_up(self, lane: Lane) -> None:
         """Deliver what the log has after the lane's position. Raises RtError UNAVAILABLE; what was read stays read."""

@@ -1,4 +1,4 @@
-"""What one node asks all others: who is in a room, and to throw out, join or take out its members.
+"""What one node asks all others: who is in a room, to look again who may be there, and what other parts `answer`.
 
 The question goes out once on the channel of all nodes; each answers on the asker's own, in several messages if it has
 much to say. The answer is complete when every living node (`Leases.living`, asked again while one is missing) has
@@ -52,11 +52,6 @@ class Found(NamedTuple):
     missing: list[str]  # incarnations of nodes that did not answer
 
 
-class Done(NamedTuple):
-    affected: int  # sockets it was done to
-    missing: list[str]
-
-
 class Said(NamedTuple):
     nodes: dict[str, Raw]  # incarnation → its answer, JSON text
     missing: list[str]
@@ -105,9 +100,9 @@ class _Pending:
 
 
 class Calls:
-    """`living` and `incarnation` come from the leases. `expel(socket)` ends a socket's stay in its namespace,
-    `evict(pid)` the connection of a session that went on elsewhere; `recheck(namespace, subject, offset)` takes out who
-    may not see a ticket or conversation any more. `answer` adds questions of other parts.
+    """`living` and `incarnation` come from the leases. `evict(pid)` ends the connection of a session that went on
+    elsewhere; `recheck(namespace, subject, offset)` takes out who may not see a ticket or conversation any more.
+    `answer` adds questions of other parts. There is no verb that nothing uses: each is a power over all nodes.
     """
 
     def __init__(
@@ -116,7 +111,6 @@ class Calls:
         hub: Hub,
         incarnation: Callable[[], str],
         living: Callable[[], Awaitable[Collection[str]]],
-        expel: Callable[[Socket], None],
         evict: Callable[[str], None],
         recheck: Callable[[str, str, Offset], Awaitable[None]],
         *,
@@ -126,7 +120,6 @@ class Calls:
         self._hub = hub
         self._incarnation = incarnation
         self._living = living
-        self._expel = expel
         self._evict = evict
         self._recheck = recheck
         self._does: dict[str, Does] = {}
@@ -147,27 +140,6 @@ class Calls:
         """Return the members of any of the rooms (all sockets of the namespace if none is named), on all nodes."""
         answers, missing = await self._ask("fetch", namespace, rooms, skip)
         return Found([one for answer in answers for one in answer.sockets], missing)
-
-    async def server_count(self) -> int:
-        """Return how many nodes live."""
-        return len(await self._living())
-
-    async def disconnect_sockets(
-        self, namespace: str, rooms: Collection[Room] = (), skip: Collection[str] = ()
-    ) -> Done:
-        """End their stay in the namespace; their clients do not come back by themselves."""
-        return _done(await self._ask("disconnect", namespace, rooms, skip))
-
-    async def sockets_join(
-        self, namespace: str, join: Collection[Room], rooms: Collection[Room] = (), skip: Collection[str] = ()
-    ) -> Done:
-        """Make the members of `rooms` members of `join` too."""
-        return _done(await self._ask("join", namespace, rooms, skip, join))
-
-    async def sockets_leave(
-        self, namespace: str, leave: Collection[Room], rooms: Collection[Room] = (), skip: Collection[str] = ()
-    ) -> Done:
-        return _done(await self._ask("leave", namespace, rooms, skip, leave))
 
     async def recheck(self, namespace: str, subject: str, offset: Offset) -> None:
         """Have every node look again who may be in a ticket or conversation, after the event at `offset`.
@@ -264,7 +236,7 @@ class Calls:
     # ── answering ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def received(self, text: bytes) -> None:
-        """Take what another node (or anybody who may write to Valkey) sent. Never raises."""
+        """Take what another node sent; the bus has seen to it that it was one. Never raises."""
         try:
             message = json.decode(_message, text)
         except json.BadJson:
@@ -288,7 +260,7 @@ class Calls:
             log.exception("a call of another node failed", extra={"verb": ask.verb[:20]})
 
     async def _do(self, ask: Ask) -> list[Answer]:
-        """Do it to this node's sockets. An unknown verb is a newer node's: it is answered, with nothing done."""
+        """Answer for this node. An unknown verb is a newer node's: it is answered, with nothing done."""
         node = self._incarnation()
         if does := self._does.get(ask.verb):
             said = await does(ask.more)
@@ -300,29 +272,9 @@ class Calls:
             subject, offset = ask.more
             await self._recheck(ask.namespace, subject, Offset(offset))
             return [Answer(ask.id, node)]
-        sockets = self._chosen(ask)
         if ask.verb == "fetch":
-            return in_parts(ask.id, node, [info_of(socket, node) for socket in sockets])
-        done = 0
-        for socket in sockets:
-            done += await self._do_one(ask, socket)
-        return [Answer(ask.id, node, done)]
-
-    async def _do_one(self, ask: Ask, socket: Socket) -> int:
-        rooms = [Room(room) for room in ask.more]
-        if ask.verb == "disconnect":
-            self._expel(socket)
-        elif ask.verb == "join":
-            try:
-                await self._hub.join_all(socket, rooms)
-            except RtError:  # its rooms are full
-                return 0
-        elif ask.verb == "leave":
-            for room in rooms:
-                self._hub.leave(socket, room)
-        else:
-            return 0
-        return 1
+            return in_parts(ask.id, node, [info_of(socket, node) for socket in self._chosen(ask)])
+        return [Answer(ask.id, node)]
 
     def _chosen(self, ask: Ask) -> list[Socket]:
         try:
@@ -338,7 +290,3 @@ class Calls:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _done(asked: tuple[list[Answer], list[str]]) -> Done:
-    return Done(sum(answer.count for answer in asked[0]), asked[1])

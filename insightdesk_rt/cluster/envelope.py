@@ -3,7 +3,7 @@ r"""What travels on the channels: a short line that says what it is, then its pa
     1L <offset> <previous offset of this room, or nothing>\n<header>\n<payload>      a logged event
     1V\n<header>\n<payload>                                                           a volatile event
     1P <number>\n<namespace> <last offset> <namespace> <last offset> …                a probe
-    1C\n<text>                                                                        a call between nodes
+    1C <time, ms> <MAC>\n<text>                                                       a call between nodes (seal.py)
 
 The header is JSON on one line; the payload is the publisher's own text, carried and never parsed. The first character
 is the version: another one is not for us, like unknown fields of the header, so that two versions can share a cluster.
@@ -83,6 +83,7 @@ class Probe(NamedTuple):
 
 
 class Call(NamedTuple):
+    stamp: bytes
     text: bytes
 
 
@@ -96,8 +97,8 @@ def volatile(event: Event, origin: str, once: str = "") -> str:
     return f"1V\n{header_of(event, origin, once)}\n{event.payload}"
 
 
-def call(text: str) -> str:
-    return f"1C\n{text}"
+def call(stamp: str, text: str) -> str:
+    return f"1C {stamp}\n{text}"
 
 
 def entry(offset: Offset, header: str | bytes, payload: str | bytes) -> Event:
@@ -130,7 +131,7 @@ def read(data: bytes) -> Logged | Volatile | Probe | Call:
             tops = [(ns, _checked(top)) for ns, top in zip(words[::2], words[1::2], strict=True)]
             return Probe(int(line[3:]), tops)
         if kind == b"C":
-            return Call(rest)
+            return Call(line[3:], rest)
     except ValueError as why:
         raise Poison(str(why)) from None
     raise Poison("no such kind")

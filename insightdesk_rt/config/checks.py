@@ -42,6 +42,9 @@ def doubts(settings: Settings) -> Iterator[str]:
     url = split_url(settings.jwks_url.reveal())
     if url and url.scheme == "http" and not is_loopback(url.hostname or ""):
         yield "jwks_url is not https: whoever is on the way to it can put in keys of his own"
+    hs = "HS" in {FAMILIES.get(name) for name in settings.jwt_algorithms}
+    if settings.valkey_url and not (hs or settings.cluster_secret or settings.cluster_secret_file):
+        yield "cluster_secret is not set: whoever may write to Valkey can speak to the nodes as one of them"
     if "*" in settings.allowed_origins:
         yield "allowed_origins has *: a page of any site may connect with a token it got hold of"
     if or_any(settings.max_payload_bytes) > or_any(settings.max_outbox_bytes):
@@ -50,7 +53,7 @@ def doubts(settings: Settings) -> Iterator[str]:
 
 def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield name and reason of each file or folder that the server could not use as this user. Writes nothing."""
-    for name in ("tls_cert_file", "tls_key_file"):
+    for name in ("tls_cert_file", "tls_key_file", "cluster_secret_file"):
         file = getattr(settings, name)
         if file and not os.access(file, os.R_OK):
             yield name, "it cannot be read" if Path(file).exists() else "no such file"
@@ -103,6 +106,10 @@ def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "jwt_secret_file", "jwt_secret is set too; which one counts?"
     if settings.jwt_secret and len(settings.jwt_secret.reveal().encode()) < MIN_SECRET_BYTES:
         yield "jwt_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
+    if settings.cluster_secret and settings.cluster_secret_file:
+        yield "cluster_secret_file", "cluster_secret is set too; which one counts?"
+    if settings.cluster_secret and len(settings.cluster_secret.reveal().encode()) < MIN_SECRET_BYTES:
+        yield "cluster_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
     if "HS" in families and not secret and not settings.on_loopback:
         yield "address", "off loopback a secret is needed: set jwt_secret_file (or take HS out of jwt_algorithms)"
     if secret and "HS" not in families:

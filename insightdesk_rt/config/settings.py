@@ -62,6 +62,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     )
     valkey_prefix: Annotated[str, Help("first part of every key and channel; one per environment")] = "insightdesk"
     node_id: Annotated[str, Help("name of this node in session ids and logs; empty makes one up")] = ""
+    cluster_secret: Annotated[Secret, Help("secret of the nodes' own, 32 bytes or more; empty: the tokens'")] = Secret()
+    cluster_secret_file: Annotated[str, Help("file that holds it")] = ""
     log_max_entries: Annotated[int, Meta(ge=100), Help("events kept per namespace for clients that return")] = 100_000
     durable: Annotated[bool, Help("acknowledge a chat message once it is on disk")] = False
 
@@ -147,7 +149,12 @@ class Settings(Struct, frozen=True, kw_only=True):
         return {event: parse_rate(text) for event, text in self.rate_limits.items()}
 
 
-SECRETS: dict[str, type[Secret]] = {"valkey_url": SecretUrl, "jwt_secret": Secret, "jwks_url": SecretUrl}
+SECRETS: dict[str, type[Secret]] = {
+    "valkey_url": SecretUrl,
+    "cluster_secret": Secret,
+    "jwt_secret": Secret,
+    "jwks_url": SecretUrl,
+}
 
 
 class Setting(NamedTuple):

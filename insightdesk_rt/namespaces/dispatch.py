@@ -284,12 +284,6 @@ class Dispatch:
     def left(self, client: Client, namespace: str) -> None:
         self._end(client, namespace, CloseReason.CLIENT_LEFT)
 
-    def expel(self, socket: Socket) -> None:
-        """Take a socket out of its namespace by our doing; a stock client does not come back by itself."""
-        client = socket.client
-        self._end(client, socket.namespace, CloseReason.SERVER_LEFT)
-        client.leave(socket.namespace)
-
     def gone(self, client: Client, why: CloseReason) -> None:
         for namespace in tuple(client.sockets):
             self._end(client, namespace, why)

@@ -14,6 +14,7 @@ import pytest
 import valkey
 
 from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.emitter import AsyncEmitter, Emitter
 from insightdesk_rt.model import new_id
 from tests.support.aio import aio
 from tests.support.certificates import certificate
@@ -53,6 +54,52 @@ def test_what_the_user_needs_is_granted_and_nothing_that_concerns_others() -> No
         with pytest.raises(valkey.exceptions.ResponseError, match="permission"):
             client.execute_command("EVAL", script, 0)
         assert client.execute_command("SET", "insightdesk:key", "x")
+
+
+NOT_AN_EMITTERS = (
+    *FORBIDDEN,
+    "PUBLISH insightdesk:nodes:all x",
+    "PUBLISH insightdesk:node:n1.1234 x",
+    "SUBSCRIBE insightdesk:room:/chat:chat:1",
+    "HGETALL insightdesk:places",
+    "HGETALL insightdesk:session:n1.x",
+    "HSET insightdesk:session:n1.x user eve",
+    "ZADD insightdesk:nodes 1 ghost",
+    "HGETALL insightdesk:ticket:42",
+    "DEL insightdesk:rules:block",
+    "XRANGE insightdesk:log:/chat - +",
+    "XREAD STREAMS insightdesk:log:/chat 0",
+    "DUMP insightdesk:log:/chat",
+)
+
+
+@aio
+async def test_an_emitters_user_publishes_events_and_can_do_nothing_else(tmp_path: Path) -> None:
+    """Else the password of a script that tells the news opens sessions, and speaks to the nodes as one of them."""
+    with OwnValkey() as valkey_server:
+        url, common = valkey_server.least("insightdesk-emitter"), {"valkey_prefix": "insightdesk"}
+        server = ServerProcess(tmp_path, valkey_url=valkey_server.least(), **common)
+        server.start()
+        door = NativeDoor()
+        bob = await door.open(server.address, "/tickets", {"token": server.token("bob", "agent", "red")})
+        with Emitter(url) as emitter:
+            offset = emitter.of("/tickets").to("team:red").emit("desk:news", {"n": 1}, id="news-1")
+            assert emitter.of("/tickets").to("team:red").emit("desk:news", {"n": 1}, id="news-1") == offset
+        async with AsyncEmitter(url) as emitter:
+            await emitter.of("/tickets").to("team:red", "user:bob").emit("desk:news", {"n": 2})
+        assert await bob.expect("desk:news") == {"n": 1}
+        assert await bob.expect("desk:news") == {"n": 2}
+        assert valkey_server("ACL", "LOG") == []
+        with valkey.Valkey.from_url(url) as client:
+            for command in NOT_AN_EMITTERS:
+                with pytest.raises(valkey.exceptions.NoPermissionError):
+                    client.execute_command(*command.split())
+            reads = "return redis.call('XRANGE', KEYS[1], '-', '+')"
+            with pytest.raises(valkey.exceptions.ResponseError, match="permission"):
+                client.execute_command("EVAL", reads, 1, "insightdesk:log:/tickets")
+        await bob.close()
+        server.stop()
+        server.assert_quiet()
 
 
 @aio

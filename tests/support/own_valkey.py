@@ -57,11 +57,11 @@ class OwnValkey:
     def client(self, **credentials: str) -> valkey.Valkey:
         return valkey.Valkey(unix_socket_path=str(self.socket), decode_responses=True, **credentials)  # type: ignore[arg-type]
 
-    def least(self) -> str:
-        """Make the user of conf/valkey.acl, who may do what the server does and nothing else; return its URL."""
-        (line,) = [line for line in ACL.read_text().splitlines() if line.startswith("user ")]
+    def least(self, user: str = "insightdesk") -> str:
+        """Make a user of conf/valkey.acl, who may do what it is for and nothing else; return its URL."""
+        (line,) = [line for line in ACL.read_text(encoding="utf-8").splitlines() if line.startswith(f"user {user} ")]
         self("ACL", "SETUSER", *line.split()[1:])
-        return f"unix://insightdesk:PASSWORD@{self.socket}"
+        return f"unix://{user}:PASSWORD@{self.socket}"
 
     def kill(self) -> None:
         assert self.process is not None

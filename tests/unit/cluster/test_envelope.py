@@ -58,7 +58,8 @@ def test_a_payload_with_line_breaks_is_carried_whole() -> None:
 def test_probes_and_calls() -> None:
     assert read(b"1P 7\n/a 1-0 /b 2-5") == Probe(7, [("/a", Offset("1-0")), ("/b", Offset("2-5"))])
     assert read(b"1P 7\n") == Probe(7, [])
-    assert read(b"1C\nany\nthing") == Call(b"any\nthing")
+    assert read(b"1C 17 ab\nany\nthing") == Call(b"17 ab", b"any\nthing")
+    assert read(b"1C\nany\nthing") == Call(b"", b"any\nthing")
 
 
 def test_unknown_fields_of_a_newer_node_are_ignored() -> None:
