@@ -6,6 +6,7 @@ be tried again, and how loud the log is. Wire errors are two: the peer broke the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple
@@ -50,6 +51,15 @@ class RtError(Exception):
         self.message = message if message is not None else self.kind.text
         self.fields = fields
         super().__init__(code, self.message)
+
+    @property
+    def log_level(self) -> int:
+        """How loud a line about one request that failed is: debug for UNAVAILABLE.
+
+        That concerns all requests alike, and is logged with a count where it is noticed (`cluster/outage.py`): a line
+        per request or client would fill the log for as long as Valkey is unreachable or full.
+        """
+        return logging.DEBUG if self.code == "UNAVAILABLE" else logging.WARNING
 
     def as_dict(self) -> dict[str, Any]:
         return {"code": self.code, "message": self.message, **self.fields}

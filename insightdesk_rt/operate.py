@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import insightdesk_rt
 from insightdesk_rt import auth
 from insightdesk_rt.admin import remote
 from insightdesk_rt.config import ConfigError, Loaded, Settings
@@ -59,7 +58,7 @@ def status(loaded: Loaded, options: argparse.Namespace) -> int:
     ready, answer = remote.call(url + "/readyz")
     rows = [("server", url), ("ready", "yes" if ready == 200 else f"no (HTTP {ready})")]
     rows += [(name, text) for name, text in _rows(answer) if name != "ready"]
-    table([*rows, ("version", insightdesk_rt.__version__)])
+    table(rows)  # its version is in the table of nodes: what answers may be another than this command's
     if options.key_file or has_secret(loaded.settings):
         _nodes(url, admin_key(loaded, options))
     else:

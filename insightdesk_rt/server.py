@@ -112,7 +112,7 @@ class Server:
         stack.push_async_callback(keys.close)
         valkey = await self._valkey()
         clock = ValkeyClock(valkey)
-        await _or_say(clock.look())
+        await _or_say(valkey, clock.look())
         self._tick(clock.look, BEAT_MS, "Valkey's clock")
         backplane = ValkeyBackplane(
             valkey,
@@ -152,7 +152,7 @@ class Server:
         place = new_place(self.node_id, f"{settings.relay_address}:{port_of(relays)}" if relays else "")
         directory = Directory(valkey, lambda: leases.incarnation, place)
         holdings += [directory, desk]  # the desk last: it gives a dead node's clients a moment
-        await _or_say(self._register(valkey, leases, desk, directory))
+        await _or_say(valkey, self._register(valkey, leases, desk, directory))
         stack.push_async_callback(directory.withdraw)
         stack.push_async_callback(leases.close)
         for namespace in desk.namespaces:
@@ -174,7 +174,7 @@ class Server:
         )
         stack.push_async_callback(calls.close)
         desk.everywhere(calls.recheck)
-        await _or_say(moderation.start(calls, dispatch.calls))
+        await _or_say(valkey, moderation.start(calls, dispatch.calls))
         self._tick(moderation.tick, TICK_MS, "what admins have ruled")
         self._start_clocks(wheel, dispatch, desk, leases, directory)
 
@@ -267,7 +267,7 @@ class Server:
         self._stack.push_async_callback(valkey.close)
         await valkey.start()
         if not valkey.available:
-            raise StartError(f"valkey_url = {shown_url(url)}: nobody answers there")
+            raise StartError(f"valkey_url = {shown_url(url)}: {valkey.trouble}")
         return valkey
 
     def _revive(self) -> None:
@@ -342,12 +342,12 @@ async def _put_down(holdings: Sequence[Holding]) -> None:
             await done
 
 
-async def _or_say(start: Awaitable[None]) -> None:
-    """Await what needs Valkey. Raises StartError when that is away."""
+async def _or_say(valkey: Valkey, start: Awaitable[None]) -> None:
+    """Await what needs Valkey. Raises StartError with the reason when that does not serve."""
     try:
         await start
     except RtError as refused:
-        raise StartError(f"valkey_url: {refused.message}") from None
+        raise StartError(f"valkey_url = {shown_url(valkey.url)}: {valkey.trouble or refused.message}") from None
 
 
 def _no_access_log(handler: RequestHandler) -> None:

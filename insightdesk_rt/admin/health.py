@@ -7,9 +7,10 @@ GET /readyz   200 if every check is well, else 503; either way each check with w
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -17,9 +18,12 @@ from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.errors import RtError
 from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.node_stats import max_files, open_files_beyond
 from insightdesk_rt.transport.lag import LoopLag
+
+log = logging.getLogger(__name__)
 
 LAG_WITHIN_S = 2.0
 MAX_LAG_S = 1.0  # as long as a command to Valkey may take: beyond, requests of clients fail
@@ -28,11 +32,15 @@ FRESH_S = 1.0  # of what nodes tell each other; /readyz is asked anew
 CHECK_WITHIN_S = 2.0  # balancers ask every few seconds and give up after about as many
 
 
-class Check(NamedTuple):
-    """`run` returns what is wrong, in a few words, or "". If it raises, that is wrong."""
+class Check:
+    """`run` returns what is wrong, in a few words, or "". If it raises, that is wrong, and logged once in a row."""
 
-    name: str
-    run: Callable[[], Awaitable[str]]
+    __slots__ = ("failed", "name", "run")
+
+    def __init__(self, name: str, run: Callable[[], Awaitable[str]]) -> None:
+        self.name = name
+        self.run = run
+        self.failed = False
 
 
 class Checked(Struct, omit_defaults=True):
@@ -55,10 +63,6 @@ class Alive(Struct):
 def node_checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort, lag: LoopLag) -> list[Check]:
     """Return what makes a node ready."""
 
-    async def answers() -> str:
-        await valkey.command("PING")
-        return ""
-
     async def hears() -> str:
         return "" if backplane.subscribed else "this node does not hear the others"
 
@@ -76,7 +80,7 @@ def node_checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort, la
         return f"{used} of {most} file descriptors are in use" if used else ""
 
     return [
-        Check("valkey", answers),
+        Check("valkey", valkey.fitness),
         Check("subscription", hears),
         Check("drain", accepts),
         Check("loop", keeps_up),
@@ -138,9 +142,15 @@ async def run_check(check: Check) -> Checked:
     try:
         async with asyncio.timeout(CHECK_WITHIN_S):
             why = await check.run()
+        check.failed = False
     except TimeoutError:
         why = f"no answer within {CHECK_WITHIN_S:.0f} s"
-    except Exception as failed:
-        # Only its kind: the text may hold a URL with a password, and nobody has shown a token.
-        why = type(failed).__name__
+    except RtError as refused:
+        why = refused.message
+    except Exception:
+        # Its text may hold a URL with a password, and who asks has shown no token: it is for the log.
+        if not check.failed:
+            log.exception("a check failed", extra={"check": check.name})
+        check.failed = True
+        why = "the check itself failed; the log says why"
     return Checked(check.name, not why, why)

@@ -198,9 +198,10 @@ class NodeCollector(Collector):
 
     def _valkey(self) -> Iterator[Metric]:
         valkey, bus = self._from.valkey.counters, self._from.backplane.counters
-        yield _gauge("valkey_up", "Is there a connection for commands?", {(): float(self._from.valkey.available)})
         skew_s = self._from.clock.skew_ms / 1000
         yield _gauge("clock_skew_seconds", "How far this machine's clock is ahead of Valkey's.", {(): skew_s})
+        up = self._from.valkey.available and not self._from.valkey.trouble
+        yield _gauge("valkey_up", "Does Valkey answer commands and take writes?", {(): float(up)})
         yield _counter("valkey_commands", "Commands sent.", {(): valkey["commands"]})
         yield _counter("valkey_commands_failed", "Commands that failed, or could not be sent.", {(): valkey["failed"]})
         yield _counter("valkey_connects", "Times the connection for commands came up.", {(): valkey["connects"]})

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from valkey.exceptions import NoScriptError, ReadOnlyError, ResponseError, ValkeyError
 
+from insightdesk_rt.cluster.outage import UNKNOWN, Refusals, in_words
 from insightdesk_rt.cluster.resp import Arg, Script, load_script, pack
 from insightdesk_rt.cluster.valkey_url import parse
 from insightdesk_rt.errors import RtError
@@ -32,6 +33,7 @@ DURABLE_EXTRA_MS = 2_000
 # valkey-py cuts the codes it knows off the message, the others still start with theirs.
 BUSY_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 BUSY_ERRORS = ("OutOfMemoryError", "ReadOnlyError", "NoPermissionError")
+PROBE_MS = 10_000  # how long the key of the write that is tried for /readyz stays
 LAST_LOOK_S = 0.05  # after a deadline that passed while this process itself was held up
 # Seconds; past the last one, the deadline, a command has failed.
 COMMAND_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -49,12 +51,35 @@ class Valkey:
         self.prefix = prefix
         self.run_id = ""
         self.on_up: list[Callable[[bool], None]] = []
-        self._pipe = _Pipe(url, deadline_ms, self._came_up)
-        self._durable_pipe = _Pipe(url, deadline_ms + DURABLE_EXTRA_MS, lambda run_id: None, True) if durable else None
+        self._refusals = Refusals()
+        self._pipe = _Pipe(url, deadline_ms, self._came_up, self._refusals)
+        self._durable_pipe = (
+            _Pipe(url, deadline_ms + DURABLE_EXTRA_MS, lambda run_id: None, self._refusals, durable=True)
+            if durable
+            else None
+        )
 
     @property
     def available(self) -> bool:
         return self._pipe.up and (self._durable_pipe is None or self._durable_pipe.up)
+
+    @property
+    def trouble(self) -> str:
+        """Why commands fail at present, in words that hold no secret; "" while they work."""
+        for pipe in (self._pipe, self._durable_pipe):
+            if pipe is not None and not pipe.up:
+                return pipe.why
+        return self._refusals.why
+
+    async def fitness(self) -> str:
+        """Return what is wrong with the server, in words, or "": it must take a write, and keep what it was given."""
+        try:
+            memory, _ = await asyncio.gather(
+                self.command("INFO", "memory"), self.command("SET", self.key("probe"), "1", "PX", PROBE_MS)
+            )
+        except RtError:
+            return self.trouble or UNKNOWN
+        return _evicts(memory)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -113,6 +138,11 @@ class Valkey:
 class _Command:
     __slots__ = ("answer", "args", "packed", "script", "until")
 
+    @property
+    def name(self) -> str:
+        """What may be said of it: keys and values may be private, the name of a command or script is not."""
+        return self.script.name if self.script else str(self.args[0])
+
     def __init__(self, args: Sequence[Arg], script: Script | None = None) -> None:
         self.args = args
         self.packed = pack(args)  # here, so that an argument that cannot be sent fails its caller and nobody else
@@ -122,18 +152,27 @@ class _Command:
 
 
 class _Greeting(NamedTuple):
+    """`unfit`: why this server cannot be ours, in words, or ""."""
+
     run_id: str
-    role: str
+    unfit: str
+    evicts: str
 
 
 class _Pipe:
     """One connection that is always either up or being redialled."""
 
-    def __init__(self, url: str, deadline_ms: int, came_up: Callable[[str], None], durable: bool = False) -> None:
+    def __init__(
+        self, url: str, deadline_ms: int, came_up: Callable[[str], None], refusals: Refusals, durable: bool = False
+    ) -> None:
         self._class, self._kwargs = parse(url)
         self._deadline_s = deadline_ms / 1000
         self._came_up = came_up
+        self._refusals = refusals
         self._durable = durable
+        self.why = "no answer in time"  # the reason, in words, while there is no connection
+        self._said = ""  # what the library or the system said, for the log: it may name hosts
+        self._failed_before = 0  # commands, when the connection was lost
         self._queue: list[_Command] = []
         self._answers: list[Any] = []  # to what is underway
         self._expected = 0
@@ -185,16 +224,17 @@ class _Pipe:
         try:
             while True:
                 why, served = await self._session()
+                self.why = why
                 misses = 1 if served else misses + 1
                 if misses == 1:  # once per outage, not once per attempt
-                    log.warning("valkey is away: %s", why)
+                    log.warning("valkey is away: %s", why, extra={"said": self._said})
                 await asyncio.sleep(min(BACKOFF_STEP_S * misses, BACKOFF_MAX_S) * random.uniform(0.5, 1))
         finally:
             self._down()
 
     async def _session(self) -> tuple[str, bool]:
         """Connect and serve until the connection is lost. Returns why it was, and whether it ever served."""
-        served = False
+        served, self._said = False, ""
         connection = self._class(
             **{**self._kwargs, "socket_timeout": None, "socket_connect_timeout": self._deadline_s},
             decode_responses=True,
@@ -204,33 +244,49 @@ class _Pipe:
             async with asyncio.timeout(self._deadline_s):
                 await connection.connect()
                 greeting = await self._greet(connection)
-            if greeting.role != "master":
-                return f"the server is a {greeting.role}", False
+            if greeting.unfit:
+                return greeting.unfit, False
             self.up = served = True
             self.connects += 1
+            self._refusals.forget()
+            if greeting.evicts:
+                log.error("valkey may drop what it was given", extra={"why": greeting.evicts})
             self._came_up(greeting.run_id)
             self._first.set()
-            log.info("valkey connected run_id=%s durable=%s", greeting.run_id[:8], self._durable)
+            failed = self.failed - self._failed_before  # commands that the outage cost
+            log.info("valkey connected run_id=%s durable=%s failed=%s", greeting.run_id[:8], self._durable, failed)
             await self._serve(connection)
             return "it closed the connection", served
         except (ValkeyError, OSError, TimeoutError) as lost:
-            return f"{type(lost).__name__} {lost}".strip(), served
+            self._said = f"{type(lost).__name__} {lost}".strip()
+            return in_words(lost), served
         except Exception:
             log.exception("the connection to valkey failed by a mistake of ours")  # and must come back all the same
             return "a mistake of ours", served
         finally:
+            if served:
+                self._failed_before = self.failed
             self._down()
             await connection.disconnect(nowait=True)
 
     async def _greet(self, connection: Any) -> _Greeting:
         """Ask who answers, and make it know our scripts: after a restart it has forgotten them."""
-        scripts = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
-        # A durable connection to a server without an AOF is refused here, in one line, and not command by command.
-        waits = [("WAITAOF", 1, 0, 1)] if self._durable else []
-        asked: list[tuple[Arg, ...]] = [("INFO", "server"), ("INFO", "replication"), *scripts, *waits]
-        await connection.send_packed_command([pack(args) for args in asked], check_health=False)
-        server, replication, *_ = [await connection.read_response() for _ in asked]
-        return _Greeting(_field(server, "run_id"), _field(replication, "role"))
+        server, replication, memory = await self._ask(
+            connection, [("INFO", "server"), ("INFO", "replication"), ("INFO", "memory")]
+        )
+        unfit = _unfit(server, replication)
+        if not unfit:
+            scripts = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
+            # A durable connection to a server without an AOF is refused here, in one line, and not command by command.
+            waits = [("WAITAOF", 1, 0, 1)] if self._durable else []
+            await self._ask(connection, [*scripts, *waits])
+        return _Greeting(_field(server, "run_id"), unfit, _evicts(memory))
+
+    @staticmethod
+    async def _ask(connection: Any, commands: Sequence[Sequence[Arg]]) -> list[Any]:
+        if commands:
+            await connection.send_packed_command([pack(args) for args in commands], check_health=False)
+        return [await connection.read_response() for _ in commands]
 
     async def _serve(self, connection: Any) -> None:
         """Send and receive until the connection is lost. Reading never pauses, so an end is noticed when idle."""
@@ -244,6 +300,9 @@ class _Pipe:
                 if self._queue and not reader.done():
                     await self._exchange(connection, reader)
             await reader  # raises why it ended
+        except (ValkeyError, OSError) as lost:
+            self.why = in_words(lost)  # no await since the commands it cost were answered: they find the reason
+            raise
         finally:
             self._down()  # before whoever was refused can ask again
             reader.cancel()
@@ -309,10 +368,19 @@ class _Pipe:
         if future is None or future.done():  # nobody waits (any more)
             return
         if not isinstance(answer, Exception):
+            if self._refusals.why:
+                self._refusals.served(command.name)
             future.set_result(answer)
             return
         self.failed += 1
-        future.set_exception(answer if isinstance(answer, RtError) else _refusal(command, answer))
+        future.set_exception(answer if isinstance(answer, RtError) else self._refusal(command, answer))
+
+    def _refusal(self, command: _Command, error: Exception) -> RtError:
+        if cannot_serve(error):
+            self._refusals.refused(command.name, error)
+            return RtError("UNAVAILABLE")
+        log.error("valkey refused %s: %s", command.name, error)
+        return RtError("INTERNAL")
 
     def _down(self) -> None:
         self.up = False
@@ -327,22 +395,32 @@ def cannot_serve(error: Exception) -> bool:
     return type(error).__name__ in BUSY_ERRORS or str(error).startswith(BUSY_CODES)
 
 
-def _refusal(command: _Command, error: Exception) -> RtError:
-    text = str(error)
-    if cannot_serve(error):
-        log.warning("valkey cannot serve: %s %s", type(error).__name__, text)
-        return RtError("UNAVAILABLE")
-    # Keys and values may be private; the name of the command or script is not.
-    log.error("valkey refused %s %s: %s", command.args[0], command.script.name if command.script else "", text)
-    return RtError("INTERNAL")
-
-
 def _on_disk(answer: Any) -> bool:
     return isinstance(answer, list) and answer[0] >= 1
 
 
 def _field(info: str, name: str) -> str:
     return next((line.partition(":")[2] for line in info.splitlines() if line.startswith(name + ":")), "")
+
+
+def _unfit(server: str, replication: str) -> str:
+    """Return why a server cannot be ours, by its INFO, or ""."""
+    mode = _field(server, "server_mode") or _field(server, "redis_mode")
+    if mode == "sentinel":
+        return "it is a Sentinel; name the port of the primary that it watches"
+    if mode == "cluster":
+        return "it is a node of a Valkey Cluster, which is not supported; cluster-enabled must be no"
+    if _field(replication, "role") != "master":
+        return "it is a read-only replica; name the primary"
+    return ""
+
+
+def _evicts(memory: str) -> str:
+    """Return what is wrong with the eviction policy, by INFO memory, or ""."""
+    policy = _field(memory, "maxmemory_policy")
+    if policy in ("", "noeviction") or _field(memory, "maxmemory") in ("", "0"):
+        return ""
+    return f"it drops data when it is full (maxmemory-policy {policy}); it must be noeviction"
 
 
 __all__ = ["Arg", "Script", "Valkey", "cannot_serve", "load_script"]

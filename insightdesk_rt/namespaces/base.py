@@ -218,7 +218,7 @@ class Namespace:
             try:
                 await work
             except RtError as refused:
-                log.warning("%s %s failed: %s", self.path, what, refused.code)
+                log.log(refused.log_level, "%s %s failed: %s", self.path, what, refused.code)
             except Exception:
                 log.exception("%s %s failed", self.path, what)
 

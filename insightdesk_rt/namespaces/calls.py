@@ -261,7 +261,7 @@ class Calls:
         try:
             await work
         except RtError as refused:  # only `joined` gets here: the socket is in, what it is told first is missing
-            log.warning("connect not finished", extra={"why": refused.code, **socket.fields()})
+            log.log(refused.log_level, "connect not finished", extra={"why": refused.code, **socket.fields()})
             socket.client.close(CloseReason.UNAVAILABLE)
         except Exception:
             log.exception("connect failed", extra=socket.fields())

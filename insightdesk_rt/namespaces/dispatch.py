@@ -307,7 +307,7 @@ class Dispatch:
         try:
             await self._namespaces[socket.namespace].left(socket, why)
         except RtError as refused:
-            log.warning("leave not finished", extra={"why": refused.code, **socket.fields()})
+            log.log(refused.log_level, "leave not finished", extra={"why": refused.code, **socket.fields()})
         except Exception:
             log.exception("leave failed", extra=socket.fields())
 

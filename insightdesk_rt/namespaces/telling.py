@@ -76,7 +76,7 @@ class Teller:
         self._forget({subject: told.upto for subject, told in zip(subjects, done, strict=True) if told.upto})
         for told in done:
             if told.refusal:
-                log.warning("an event is late", extra={"id": told.id, "why": told.refusal.code})
+                log.log(told.refusal.log_level, "an event is late", extra={"id": told.id, "why": told.refusal.code})
 
     async def tell_or_raise(self, changes: Sequence[Untold]) -> Any:
         """Make changes of one subject known, and return what `say` returned for the last one, or for a later one.

