@@ -15,8 +15,9 @@ entries: there is none.
 from __future__ import annotations
 
 import json  # not wire/json: only here must two equal keys be an error, and msgspec has no hook for that
+import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, get_args
 
 import jwt
@@ -42,6 +43,7 @@ MAX_TOKEN_CHARS = 8192  # real ones have 300 to 2,000; what is longer is not eve
 MAX_LIFE_S = 86_400  # a connection asks for its token again after a day, however long the token lives
 SKEW_S = 60  # an issuer's clock may be ahead of ours by this; a token from the near future harms nobody
 MAX_TIME_S = 1 << 53  # what JSON numbers hold exactly
+MILLISECONDS = 100_000_000_000  # as seconds the year 5138, as milliseconds 1973: no time that a token of today means
 MAX_NAME = 256
 MAX_EMAIL = 320  # RFC 5321: 64 + @ + 255
 ACCESS_TYPES = {"jwt", "at+jwt", "application/at+jwt", "access", "bearer"}  # RFC 9068 2.1, and what Keycloak writes
@@ -49,12 +51,18 @@ ROLES = frozenset(get_args(Role))
 
 _ALGORITHMS = {name: algorithm for name, algorithm in get_default_algorithms().items() if name in FAMILIES}
 
+Notice = Callable[[str], None]
+
 
 class BadToken(RtError):
-    """AUTH_TOKEN_INVALID. `why` is for our log: the client is not told, and it holds nothing of the token."""
+    """AUTH_TOKEN_INVALID. `why` is for our log and holds nothing of the token.
 
-    def __init__(self, why: str) -> None:
-        super().__init__("AUTH_TOKEN_INVALID")
+    With `tell` the client is told it, too: mistakes in how a token is written down that everybody makes once, and that
+    say nothing about keys or parties.
+    """
+
+    def __init__(self, why: str, *, tell: bool = False) -> None:
+        super().__init__("AUTH_TOKEN_INVALID", f"The token is not valid: {why}." if tell else None)
         self.why = why
 
 
@@ -123,31 +131,59 @@ def sign(claims: Mapping[str, Any], key: Key, headers: Mapping[str, Any] | None 
     return jwt.encode(dict(claims), key.material, key.algorithms[0], dict(headers or {}))
 
 
-def verify(token: object, keys: Keys, now_s: float) -> User:
+def verify(token: object, keys: Keys, now_s: float, notice: Notice = lambda what: None) -> User:
     """Return who the token speaks for. `expires_s` is when a connection that showed it must end: within a day.
 
-    Raises RtError AUTH_TOKEN_MISSING, AUTH_TOKEN_EXPIRED (all else about it is right) or AUTH_TOKEN_INVALID, whatever
-    the token is; the last as BadToken, which knows why.
+    Blanks around the token and `Bearer ` in front of it, which people copy along, are taken off. `notice` is told in
+    words what is odd about a token that is accepted. Raises RtError AUTH_TOKEN_MISSING, AUTH_TOKEN_EXPIRED (all else
+    about it is right) or AUTH_TOKEN_INVALID, whatever the token is; the last as BadToken, which knows why.
     """
-    if not isinstance(token, str) or not token:
+    if not isinstance(token, str) or not (token := _bare(token)):
         raise RtError("AUTH_TOKEN_MISSING")
     try:
-        return _user(_claims(token, keys), keys, int(now_s))
+        return _user(_claims(token, keys), keys, int(now_s), notice)
     except RtError:
         raise
     except Exception as why:  # the last net: a hostile token must not cost more than itself
         raise BadToken(f"unexpected {type(why).__name__}") from None
 
 
+def unverified(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the claims as they are written, for people to look at: nothing may be decided by them.
+
+    Raises BadToken if they cannot be read.
+    """
+    parts = _parts(_bare(token))
+    return _object(_unpacked(parts[0])), _object(_unpacked(parts[1]))
+
+
 # ── signature ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _claims(token: str, keys: Keys) -> dict[str, Any]:
+_BLANKS = " \t\r\n"
+
+
+def _bare(token: str) -> str:
+    """Return the token without what stands around it in an Authorization header, a file or a shell's output."""
+    if len(token) > MAX_TOKEN_CHARS + 64:  # it is refused for that; do not copy it
+        return token
+    token = token.strip(_BLANKS)
+    return token[6:].strip(_BLANKS) if token[:6].lower() == "bearer" and token[6:7] in _BLANKS else token
+
+
+def _parts(token: str) -> list[bytes]:
     if len(token) > MAX_TOKEN_CHARS or not token.isascii():
-        raise BadToken("too long, or not ASCII")
+        raise BadToken(f"it is longer than {MAX_TOKEN_CHARS} characters, or not ASCII")
+    if token[:1] in ("'", '"'):
+        raise BadToken("it has quotes around it", tell=True)
     parts = token.encode().split(b".")
     if len(parts) != 3:  # an encrypted token has five
-        raise BadToken("not three parts")
+        raise BadToken(f"it has {min(len(parts), 9)} parts between dots, not three", tell=True)
+    return parts
+
+
+def _claims(token: str, keys: Keys) -> dict[str, Any]:
+    parts = _parts(token)
     header = _object(_unpacked(parts[0]))
     key = _key_for(header, keys)
     algorithm = _ALGORITHMS[header["alg"]]
@@ -179,7 +215,10 @@ def _key_for(header: dict[str, Any], keys: Keys) -> Key:
 
 
 def _unpacked(part: bytes) -> bytes:
-    raw = urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    try:
+        raw = urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    except ValueError:  # binascii.Error is
+        raise BadToken("not base64url") from None
     # b64decode passes over what is not in its alphabet; written again, it shows (RFC 4648 3.3 and 3.5)
     if urlsafe_b64encode(raw).rstrip(b"=") != part:
         raise BadToken("not base64url")
@@ -215,7 +254,7 @@ _decoder = json.JSONDecoder(
 # ── claims ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _user(claims: dict[str, Any], keys: Keys, now_s: int) -> User:
+def _user(claims: dict[str, Any], keys: Keys, now_s: int, notice: Notice) -> User:
     role = claims.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise BadToken("role is none of " + ", ".join(sorted(ROLES)))
@@ -225,11 +264,16 @@ def _user(claims: dict[str, Any], keys: Keys, now_s: int) -> User:
             raise BadToken(f"not an access token by its {kind}")
     _check_parties(claims, keys)
     issued_s = _time(claims, "iat") or 0
-    if max(issued_s, _time(claims, "nbf") or 0) > now_s + SKEW_S:
-        raise BadToken("it is from the future")
+    begins_s = max(issued_s, _time(claims, "nbf") or 0)
+    if begins_s > MILLISECONDS:
+        raise BadToken("its iat or nbf is in milliseconds; it must be seconds", tell=True)
+    if begins_s > now_s + SKEW_S:
+        raise BadToken(f"its iat or nbf is more than {SKEW_S} s in the future")
     expires_s = _time(claims, "exp")
     if expires_s is None:
-        raise BadToken("no exp")
+        raise BadToken("it has no exp")
+    if expires_s > MILLISECONDS:
+        notice("its exp is after the year 5138; is it in milliseconds? It must be seconds")
     user = User(
         UserId(_id(claims, "sub", USER)),
         role,  # type: ignore[arg-type]  # it is in ROLES
@@ -258,13 +302,15 @@ def _check_parties(claims: dict[str, Any], keys: Keys) -> None:
 
 
 def _time(claims: dict[str, Any], name: str) -> int | None:
+    """Return a NumericDate in whole seconds, None if there is none. It may have a fraction (RFC 7519 2): a token then
+    ends with its last whole second, and begins with its first."""
     value = claims.get(name)
     if value is None and name not in claims:
         return None
-    # type(), not isinstance(): True is an int
-    if type(value) is not int or not 0 < value < MAX_TIME_S:
-        raise BadToken(f"{name} is not a time")
-    return value
+    # type(), not isinstance(): True is an int. 1e400 is read as infinity.
+    if not (type(value) is int or type(value) is float) or not 0 < value < MAX_TIME_S:
+        raise BadToken(f"{name} is not a time in seconds")
+    return math.floor(value) if name == "exp" else math.ceil(value)
 
 
 def _text(claims: dict[str, Any], name: str, longest: int) -> str:
@@ -281,6 +327,8 @@ def _id(claims: dict[str, Any], name: str, kind: Kind, *, needed: bool = True) -
     value = claims.get(name)
     if not needed and value in (None, ""):
         return ""
+    if type(value) in (int, float):
+        raise BadToken(f'{name} is a number; it must be text, as in "17"', tell=True)
     try:
         return kind.check(value)
     except ValueError as why:

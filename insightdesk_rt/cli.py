@@ -23,6 +23,7 @@ from insightdesk_rt import config, observe, operate
 from insightdesk_rt.admin.access import SCOPES, KeyFile, new_key
 from insightdesk_rt.admin.remote import NoAnswer
 from insightdesk_rt.commands import connections, drain, notice, tail
+from insightdesk_rt.commands.explain import explain
 from insightdesk_rt.config import ConfigError, Loaded, Settings
 from insightdesk_rt.keys import configured_keys
 from insightdesk_rt.model import Role
@@ -87,6 +88,13 @@ def _serve(loaded: Loaded, options: argparse.Namespace) -> int:
 
 
 def _token(loaded: Loaded, options: argparse.Namespace) -> int:
+    if options.explain:
+        return explain(loaded, options.explain)
+    missing = [f"--{name}" for name in ("sub", "role") if getattr(options, name) is None]
+    if missing:
+        raise ConfigError(
+            f"the following arguments are required: {', '.join(missing)}; see insightdesk-rt token --help"
+        )
     claims = {
         "sub": options.sub,
         "role": options.role,
@@ -196,9 +204,13 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         default = f" ({config.shown('', setting.default)})" if setting.default not in ("", (), {}) else ""
         group.add_argument(setting.flag, metavar=_metavar(setting), help=setting.help + default)
 
-    token = command("token", _token, "print a token signed with the server's secret", SAME_HELP)
-    token.add_argument("--sub", required=True, metavar="ID", help="the user's id")
-    token.add_argument("--role", required=True, choices=get_args(Role), help="what the user is")
+    token = command("token", _token, "print a token signed with the server's secret, or explain one", SAME_HELP)
+    token.usage = "insightdesk-rt token --sub ID --role ROLE [--team TEAM …] | --explain TOKEN"
+    token.add_argument(
+        "--explain", metavar="TOKEN", help="say why the server accepts or refuses it; - reads it from standard input"
+    )
+    token.add_argument("--sub", metavar="ID", help="the user's id")
+    token.add_argument("--role", choices=get_args(Role), help="what the user is")
     for name, help in (
         ("team", "the user's team"),
         ("name", "name"),

@@ -30,6 +30,7 @@ from insightdesk_rt.cluster.seal import derived_key, fingerprint
 from insightdesk_rt.config import ConfigError, Settings
 from insightdesk_rt.folder import FolderError, private_folder
 from insightdesk_rt.model import User
+from insightdesk_rt.seldom import Seldom
 from insightdesk_rt.wire import json
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ SECRET_FILE = "jwt_secret"
 FETCH_TIMEOUT_S = 3.0
 REFRESH_S = 300.0
 RETRY_S = 30.0  # an unknown kid costs one fetch in this time, however many tokens name one
+ODD_S = 3600.0  # between two lines about the same oddity of tokens
 MAX_JWKS_BYTES = 65_536  # Google's set has 1.5 KB, Microsoft's 13 KB
 MAX_KEYS = 64
 MAX_REDIRECTS = 3
@@ -100,7 +102,10 @@ def fingerprints(settings: Settings) -> dict[str, str]:
 
 
 class KeyRing:
-    """Verifies tokens. `start` it on the loop where it is used; `close` it there."""
+    """Verifies tokens. `start` it on the loop where it is used; `close` it there.
+
+    Without `may_make` it makes no secret where there is none.
+    """
 
     def __init__(
         self,
@@ -109,12 +114,14 @@ class KeyRing:
         now_s: Callable[[], float] = time.time,
         refresh_s: float = REFRESH_S,
         retry_s: float = RETRY_S,
+        may_make: bool = True,
     ) -> None:
         self._settings = settings
         self._now_s = now_s
         self._refresh_s = refresh_s
         self._retry_s = retry_s
-        self._configured = configured_keys(settings)
+        self._configured = configured_keys(settings, may_make=may_make)
+        self._seldom = Seldom(log, every_s=ODD_S)
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._http: SimpleAsyncHTTPClient | None = None
@@ -125,10 +132,13 @@ class KeyRing:
     def verify(self, token: object) -> User:
         """Return who the token speaks for, now. Raises RtError as `auth.verify` does."""
         try:
-            return auth.verify(token, self.keys, self._now_s())
+            return auth.verify(token, self.keys, self._now_s(), self._odd)
         except auth.UnknownKey:
             self._wanted.set()
             raise
+
+    def _odd(self, what: str) -> None:
+        self._seldom.say(logging.WARNING, "a token is accepted and looks wrong", what, why=what)
 
     async def start(self) -> None:
         """Fetch the published keys, if there are any, and keep them fresh. An issuer that is down is only logged."""

@@ -3,9 +3,9 @@
 The convention: the message is a constant phrase, what varies is in `extra`, by the names a reader would search for.
 
     log = logging.getLogger(__name__)
-    log.info("client closed", extra={"sid": socket.sid, "why": why.value, "sent": sent})
+    log.info("connect refused", extra={"code": code, "why": why, "namespace": namespace})
 
-    time=2026-11-23T04:05:06.789Z level=info logger=transport.client msg="client closed" sid=Xa3 why="ping timeout"
+    time=2026-11-23T04:05:06.789Z level=info logger=namespaces.dispatch msg="connect refused" code=FORBIDDEN why="…"
 
 An `extra` may not be called like an attribute of LogRecord (`name`, `args`, `message`, `module` …): logging raises.
 Every value is made harmless here and nowhere else: tokens and passwords taken out, long ones cut, control characters

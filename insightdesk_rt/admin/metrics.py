@@ -142,8 +142,10 @@ class NodeCollector(Collector):
         )
         connects = {(path,): dispatch.connected[path] for path in hub.sent}
         yield _counter("connects", "Connects into a namespace that were let in.", connects, ("namespace",))
-        refused = {(code,): dispatch.refused[code] for code in {*USUAL_REFUSALS, *dispatch.refused}}
-        yield _counter("connects_refused", "Connects into a namespace that were refused.", refused, ("reason",))
+        usual = {(code, "") for code in USUAL_REFUSALS}
+        refused = {key: dispatch.refused[key] for key in {*usual, *dispatch.refused}}
+        text = "Connects into a namespace that were refused; of invalid tokens with what is wrong with them."
+        yield _counter("connects_refused", text, refused, ("reason", "why"))
         resumes = {("resumed",): dispatch.resumed, ("lost",): dispatch.not_resumed}
         yield _counter("resumes", "Clients that asked for the session they had.", resumes, ("outcome",))
         yield _counter("received_bytes", "Bytes of clients: frames and polling bodies.", {(): host.bytes_in})

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from insightdesk_rt import model
+from insightdesk_rt.auth import BadToken
 from insightdesk_rt.cluster.resume import Resume
 from insightdesk_rt.cluster.session import Resumed
 from insightdesk_rt.errors import CloseReason, RtError
@@ -28,11 +29,19 @@ from insightdesk_rt.model import User, UserId
 from insightdesk_rt.namespaces.base import Namespace, Timers
 from insightdesk_rt.namespaces.calls import Calls
 from insightdesk_rt.namespaces.expiry import REFRESH, Expiry
+from insightdesk_rt.seldom import Seldom
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.wire import json
 from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect
 
 log = logging.getLogger(__name__)
+
+MAX_REASONS = 64  # of refusals, as labels of a metric
+NO_TOKEN = (
+    "No token was given. It belongs in auth.token, as in io(url, {auth: {token}}); headers, cookies and the query are"
+    " not read."
+)
+NO_TOKEN_NATIVE = "No token was given. It belongs in data.token of connect, or in the header Authorization: Bearer."
 
 
 class Auth(Struct, frozen=True):
@@ -96,7 +105,8 @@ class Dispatch:
         self._auth = msgspec.json.Decoder(Auth)
         self._users: dict[str, Counter[UserId]] = {path: Counter() for path in self._namespaces}
         self.connected: Counter[str] = Counter()  # by namespace
-        self.refused: Counter[str] = Counter()  # by code
+        self.refused: Counter[tuple[str, str]] = Counter()  # by code, and for invalid tokens by what is wrong with them
+        self._seldom = Seldom(log)
         self.resumed = 0
         self.not_resumed = 0  # asked for a session that could not be had any more, and got a new one
 
@@ -105,7 +115,8 @@ class Dispatch:
     def asked(self, client: Client, ask: Connect) -> None:
         namespace = self._namespaces.get(ask.namespace)
         if namespace is None:
-            self._refuse(client, ask.namespace, "", "Invalid namespace")
+            self._note(client, ask.namespace, "INVALID_NAMESPACE", "there is no such namespace")
+            self._turn_away(client, ask.namespace, "", "Invalid namespace")
             return
         if self._asked_before(client, ask):
             return
@@ -115,7 +126,7 @@ class Dispatch:
             self._admission.admit(client)
             self._limit(client, namespace, user)
         except RtError as refused:
-            self._refuse(client, ask.namespace, refused.code, refused.message)
+            self._refuse(client, ask.namespace, refused)
             return
         sent, codec = self._hub.sent[ask.namespace], _codec(client, auth)
         socket = Socket(model.new_sid(), ask.namespace, user, client, client.outbox, codec, sent)
@@ -155,7 +166,7 @@ class Dispatch:
         try:
             return json.decode(self._auth, text, self._settings.max_json_depth)
         except json.BadJson:
-            raise RtError("AUTH_TOKEN_INVALID") from None
+            raise BadToken("auth is not JSON of the documented form") from None
 
     def _limit(self, client: Client, namespace: Namespace, user: User) -> None:
         if user.role not in namespace.allow:
@@ -167,10 +178,27 @@ class Dispatch:
         if limit and len(client.sockets) >= limit:
             raise RtError("TOO_MANY_CONNECTIONS", "This connection has joined as many namespaces as it may.")
 
-    def _refuse(self, client: Client, namespace: str, code: str, message: str) -> None:
-        self.refused[code or "INVALID_NAMESPACE"] += 1
+    def _refuse(self, client: Client, namespace: str, refused: RtError) -> None:
+        """Tell the client that it is not let in, and leave a trace of why for whoever runs the server."""
+        message = refused.message
+        if refused.code == "AUTH_TOKEN_MISSING":
+            message = NO_TOKEN_NATIVE if client.native else NO_TOKEN
+        self._note(client, namespace, refused.code, refused.why if isinstance(refused, BadToken) else message)
+        self._turn_away(client, namespace, refused.code, message)
+
+    @staticmethod
+    def _turn_away(client: Client, namespace: str, code: str, message: str) -> None:
         client.send(client.codec.refused(namespace, code, message))
         client.refused(namespace, code)
+
+    def _note(self, client: Client, namespace: str, code: str, why: str) -> None:
+        """Count a refusal, and log one of its kind a minute. Nothing of the token is in `why`."""
+        key = (code, why if code == "AUTH_TOKEN_INVALID" else "")
+        if key not in self.refused and len(self.refused) >= MAX_REASONS:
+            key = (code, "")
+        self.refused[key] += 1
+        fields = {"code": code, "why": why, "namespace": namespace, "address": client.address, "agent": client.agent}
+        self._seldom.say(logging.INFO, "connect refused", f"{code} {key[1]}", **fields)
 
     async def _connect(self, client: Client, socket: Socket, namespace: Namespace, auth: Auth) -> None:
         try:
@@ -181,10 +209,10 @@ class Dispatch:
                 return
             self._discard(client, socket)
             if refused.kind.retry:  # a stock client comes back after a lost transport, not after a CONNECT_ERROR
-                self.refused[refused.code] += 1
+                self._note(client, socket.namespace, refused.code, refused.message)
                 client.close(CloseReason.UNAVAILABLE)
             else:
-                self._refuse(client, socket.namespace, refused.code, refused.message)
+                self._refuse(client, socket.namespace, refused)
             return
         if socket.gone:
             return

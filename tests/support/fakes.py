@@ -132,6 +132,7 @@ class AskingClient(Peer):
     def __init__(self, bearer: str = "") -> None:
         super().__init__()
         self.bearer = bearer
+        self.native = True
         self.codec = CODEC
         self.recovers = True
         self.session = Session()

@@ -102,6 +102,55 @@ def test_token_needs_a_secret(run: Any) -> None:
     assert (said.code, said.err) == (2, "insightdesk-rt: jwt_algorithms: no HS algorithm is allowed\n")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"aud": "desk"}, "it is for another audience"),
+        ({"role": "supervisor"}, "role is none of admin, agent, customer"),
+        ({"sub": 17}, 'sub is a number; it must be text, as in "17"'),
+        ({"exp": 1}, "(AUTH_TOKEN_EXPIRED)"),
+        ({"exp": None}, "exp is not a time in seconds"),
+        ({"iat": time.time() + 3600}, "in the future"),
+    ],
+)
+def test_explain_says_why_a_token_is_refused(run: Any, change: dict[str, Any], words: str) -> None:
+    key = signing_key(Settings())
+    text = auth.sign({"sub": "ann", "role": "agent", "exp": int(time.time()) + 60, **change}, key)
+    said = run("token", "--explain", text)
+    assert said.code == 1 and words in said.err and len(said.err.splitlines()) == 1
+    assert '"ann"' in said.out or "17" in said.out, "the claims are shown"
+    assert text.split(".")[2] not in said.out + said.err, "the signature is not"
+
+
+def test_explain_says_who_an_accepted_token_speaks_for(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = run("token", "--sub", "ann", "--role", "agent", "--team", "red").out
+    said = run("token", "--explain", text)
+    assert (said.code, said.err) == (0, "")
+    assert "The server accepts this token: user ann, role agent of team red" in said.out
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"Bearer {text}"))
+    assert run("token", "--explain", "-").code == 0
+
+
+def test_explain_goes_by_the_servers_settings(run: Any) -> None:
+    text = run("token", "--sub", "ann", "--role", "agent", "--jwt-audience", "desk").out.strip()
+    assert run("token", "--explain", text, "--jwt-audience", "desk").code == 0
+    assert "another audience" in run("token", "--explain", text).err
+    assert "the signature is wrong" in run("token", "--explain", text, "--jwt-secret", "x" * 40).err
+
+
+def test_explain_makes_no_secret(run: Any, tmp_path: Path) -> None:
+    """Held against a new secret, every token would be wrong."""
+    said = run("token", "--explain", "a.b.c", "--data-dir", str(tmp_path / "elsewhere"))
+    assert said.code == 2 and "no secret in data_dir" in said.err
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_explain_warns_of_an_exp_in_milliseconds(run: Any) -> None:
+    text = auth.sign({"sub": "ann", "role": "agent", "exp": int(time.time() * 1000)}, signing_key(Settings()))
+    said = run("token", "--explain", text)
+    assert said.code == 0 and "milliseconds" in said.err
+
+
 # ── emit and status, against a real HTTP server ─────────────────────────────────────────────────────────────────────
 
 

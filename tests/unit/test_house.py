@@ -23,6 +23,7 @@ FLOORS = {
     "limits": 0,
     "tally": 0,
     "wire": 0,
+    "seldom": 1,
     "transport": 1,
     "hub": 2,
     "cluster": 3,

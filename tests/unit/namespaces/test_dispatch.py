@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from typing import Any
 
@@ -11,15 +12,18 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from insightdesk_rt.auth import secret_key, sign, verify
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import User
 from insightdesk_rt.namespaces.base import ADMINS, STAFF, Namespace, Payload, Rate, event
 from insightdesk_rt.namespaces.dispatch import Admission, Dispatch, Settings, first_rooms
+from insightdesk_rt.observe import Lines
 from insightdesk_rt.wire.codec import Ack, Call, Connect
 from tests.support import fakes
 from tests.support.aio import aio, until
+from tests.support.tokens import KEYS, claims, token
 
 
 class Text(Payload):
@@ -154,7 +158,64 @@ def test_a_refusal_says_its_code_and_leaves_nothing(token: object, namespace: st
     house.ask(token, namespace)
     assert house.client.refusals == [(namespace, code)]
     assert house.sent()[0]["data"]["code"] == code
-    assert house.client.sockets == {} and house.dispatch.refused[code] == 1
+    assert house.client.sockets == {} and sum(house.dispatch.refused.values()) == 1
+
+
+NOW_S = 1_800_000_000
+FAULTS = {
+    "signed with another secret": (sign(claims(exp=NOW_S + 60), secret_key(b"x" * 32, ("HS256",))), "signature"),
+    "no exp": (token(exp=...), "no exp"),
+    "no role": (token(exp=NOW_S + 60, role=...), "role is none of"),
+    "an unknown role": (token(exp=NOW_S + 60, role="supervisor"), "role is none of"),
+    "a number for sub": (token(exp=NOW_S + 60, sub=17), "sub is a number"),
+    "an audience": (token(exp=NOW_S + 60, aud="desk"), "another audience"),
+    "iat in the future": (token(exp=NOW_S + 60, iat=NOW_S + 90), "in the future"),
+    "iat in milliseconds": (token(exp=NOW_S + 60, iat=NOW_S * 1000), "milliseconds"),
+    "quotes": (f'"{token(exp=NOW_S + 60)}"', "quotes"),
+    "a team that is a list": (token(exp=NOW_S + 60, iat=NOW_S, teamId=["a"]), "teamId"),
+    "expired": (token(exp=NOW_S - 60, iat=NOW_S - 90), "expired"),
+    "none": (None, "auth.token"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_refusal_leaves_a_line_that_says_why(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Without one, nine different faults of a token look the same: the first hour of every integration."""
+    caplog.set_level(logging.INFO)
+    text, words = FAULTS[fault]
+    house = House()
+    house.client.native = False
+    house.dispatch = Dispatch(
+        house.hub, [house.desk], Admission(lambda shown: verify(shown, KEYS, NOW_S)), house.clock, Settings()
+    )
+    for _ in range(5):
+        house.ask(text)
+    (record,) = [record for record in caplog.records if record.getMessage() == "connect refused"]
+    assert words in record.why and record.namespace == "/desk"  # type: ignore[attr-defined]
+    line = Lines("kv").format(record)
+    assert text is None or not any(part in line for part in text.strip('"').split(".")), (
+        "nothing of the token is logged"
+    )
+    ((code, why),) = house.dispatch.refused
+    assert house.dispatch.refused[code, why] == 5 and code in line
+    assert (words in why) is (code == "AUTH_TOKEN_INVALID"), "the metric says it of invalid tokens"
+
+
+def test_a_namespace_that_is_none_leaves_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    house = House()
+    for number in range(100):
+        house.ask(namespace=f"/{number}")
+    assert [record.why for record in caplog.records] == ["there is no such namespace"]  # type: ignore[attr-defined]
+    assert house.dispatch.refused == {("INVALID_NAMESPACE", ""): 100}
+
+
+@pytest.mark.parametrize(("native", "words"), [(False, "io(url, {auth: {token}})"), (True, "Authorization: Bearer")])
+def test_a_client_without_a_token_is_told_where_it_belongs(native: bool, words: str) -> None:
+    house = House()
+    house.client.native = native
+    house.ask(None)
+    assert words in house.sent()[0]["data"]["message"]
 
 
 def test_an_auth_that_is_no_object_is_refused() -> None:
@@ -439,8 +500,8 @@ async def test_session_refresh_extends_all_sockets_of_the_user() -> None:
     later = msgspec.structs.replace(fakes.user(), expires_s=4_100_000_000)
     house.users |= {"next": later, "other": fakes.user("u2"), "promoted": fakes.user("u1", "admin")}
     socket = await house.inside()
-    for ack, token in enumerate(["next", "other", "promoted", "bad", 7]):
-        house.call("session:refresh", {"token": token}, ack=ack)
+    for ack, shown in enumerate(["next", "other", "promoted", "bad", 7]):
+        house.call("session:refresh", {"token": shown}, ack=ack)
     acks = [m["data"] for m in house.sent()]
     assert acks[0] == {"ok": True, "expiresAt": 4_100_000_000} and socket.user == later
     assert [a["error"]["code"] for a in acks[1:]] == ["FORBIDDEN", "FORBIDDEN", "AUTH_TOKEN_INVALID", "BAD_REQUEST"]
