@@ -28,12 +28,13 @@ from msgspec import Struct
 
 from insightdesk_rt import ids
 from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.publisher import append_call, appended, check_size, fingerprint
+from insightdesk_rt.cluster.publisher import append_call, appended, check_event, fingerprint
 from insightdesk_rt.cluster.resp import load_script
 from insightdesk_rt.cluster.valkey import cannot_serve
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.limits import or_any
 from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
+from insightdesk_rt.namespaces import PATHS, refuse_event, refuse_namespace
 from insightdesk_rt.wire import json
 
 TRIES = 4
@@ -68,10 +69,13 @@ class Target(Struct, Generic[E], frozen=True):
 
         `data` is what JSON has, or a msgspec Struct. The same event again under the same `id` changes nothing and
         returns the first offset. Raises RtError UNAVAILABLE (field `id`), BAD_REQUEST, PAYLOAD_TOO_LARGE; CONFLICT for
-        an `id` that another event had within two minutes; INTERNAL for what Valkey refuses; ValueError without a room.
+        an `id` that another event had within two minutes; INTERNAL for what Valkey refuses; ValueError without a room,
+        or for a name that no event may have.
         """
         if not self.rooms:
             raise ValueError("name the rooms first: .to(room)")
+        if refusal := refuse_event(event):
+            raise ValueError(f"event {event[:40]!a}: {refusal}")
         try:
             payload = json.dumps(data)
         except json.BadJson as why:
@@ -93,7 +97,7 @@ class _Emitter:
         self._seen: dict[str, Offset] = {}
 
     def _call(self, event: Event) -> tuple[list[str], list[Any]]:
-        check_size(event, self._max_event_bytes)
+        check_event(event, self._max_event_bytes)
         seen = self._seen.get(event.namespace, NO_OFFSET)
         return append_call(self._names, event, "emitter", self._log_max_entries, seen)
 
@@ -126,7 +130,8 @@ class Emitter(_Emitter):
         self._script = self._client.register_script(self._source)
 
     def of(self, namespace: str) -> Target[Emitter]:
-        return Target(self, namespace)
+        """Name the namespace. Raises ValueError for one that there is not."""
+        return Target(self, _known(namespace))
 
     def append(self, event: Event) -> Offset:
         keys, args = self._call(event)
@@ -173,7 +178,8 @@ class AsyncEmitter(_Emitter):
         self._within_s = TRIES * timeout_s + sum(_pauses())
 
     def of(self, namespace: str) -> Target[AsyncEmitter]:
-        return Target(self, namespace)
+        """Name the namespace. Raises ValueError for one that there is not."""
+        return Target(self, _known(namespace))
 
     async def append(self, event: Event) -> Offset:
         keys, args = self._call(event)
@@ -203,6 +209,13 @@ class AsyncEmitter(_Emitter):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+def _known(namespace: str) -> str:
+    """Return the namespace. Raises ValueError for one that no node serves: its log would be read by nobody."""
+    if refusal := refuse_namespace(namespace, PATHS):
+        raise ValueError(f"namespace {str(namespace)[:40]!a}: {refusal}; known are {', '.join(PATHS)}")
+    return namespace
 
 
 def _check_room(room: str) -> None:

@@ -79,6 +79,12 @@ CONVERSATION = TICKET
 # The back end's ids of notifications and comments, by which it may send one again.
 PUSH = Kind(rf"^[A-Za-z0-9_.:\-]{{1,64}}{Z}", "of 1 to 64 letters, digits or any of _.:-")
 EVENT = _visible(128)  # the back end's id of an event of its own
+EVENT_NAME = Kind(f"^[^{CONTROLS}]{{1,128}}{Z}", "of 1 to 128 characters, without control characters")
+# socket.io-parser 4.2: events that client libraries emit by themselves. One from a peer is a forgery: a stock client
+# ends its connection, comes back, is sent the same from the log, and so on for ever.
+RESERVED_EVENTS = frozenset(
+    {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
+)
 SOCKET = Kind(rf"^[A-Za-z0-9_\-]{{20}}{Z}", "of 20 letters, digits or any of _-")
 RULE = Kind(rf"^[0-9a-f]{{20}}{Z}", "of 20 hexadecimal digits")
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
+from insightdesk_rt import ids
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import NO_CONTROLS, Answer
 from insightdesk_rt.cluster.publisher import fingerprint
@@ -22,6 +23,7 @@ from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.ids import USER, EventId, PushId, Refused, RoomName, TicketIdText, UserIdText, sift
 from insightdesk_rt.model import Room, new_id
+from insightdesk_rt.namespaces import refuse_event, refuse_namespace
 from insightdesk_rt.namespaces.notifications import Notifications
 from insightdesk_rt.namespaces.tickets import Tickets
 from insightdesk_rt.stores.notifications import Content
@@ -33,10 +35,8 @@ MAX_USERS = 1000  # of one notification: one event for each
 MAX_ROOMS = 100  # of one event: each is a channel that it is published on
 MAX_DATA_BYTES = 16_384  # of a notification; it is kept for months
 MAX_EXCERPT = 280  # two lines of a list
-# What a Socket.IO client keeps for itself: it would take them for its own, or throw.
-RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"})
 
-EventName = Annotated[str, Meta(min_length=1, max_length=128, pattern=NO_CONTROLS)]
+EventName = Annotated[str, Meta(pattern=ids.EVENT_NAME.pattern)]
 
 
 class CommentBody(Struct, forbid_unknown_fields=True):
@@ -161,10 +161,10 @@ class EmitHandler(Handler):
 
         CONFLICT if another event had the same `id` within two minutes.
         """
-        if body.namespace not in self.namespaces:
-            raise RtError("BAD_REQUEST", "There is no such namespace", field="namespace")
-        if body.event in RESERVED:
-            raise RtError("BAD_REQUEST", "Clients keep this name for themselves", field="event")
+        refusals = {"namespace": refuse_namespace(body.namespace, self.namespaces), "event": refuse_event(body.event)}
+        for name, refusal in refusals.items():
+            if refusal:
+                raise RtError("BAD_REQUEST", refusal, field=name)
         rooms = [Room(room) for room in _one_or_more(body.room, body.rooms, "room")]
         skip = [] if body.skip is UNSET else [body.skip] if isinstance(body.skip, str) else body.skip
         payload = "null" if body.data is UNSET else _clean(body.data)

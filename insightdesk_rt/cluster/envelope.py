@@ -17,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from insightdesk_rt.ids import RESERVED_EVENTS
 from insightdesk_rt.model import Event, Offset, Room, offset_key
 from insightdesk_rt.wire import json
 
@@ -108,6 +109,8 @@ def entry(offset: Offset, header: str | bytes, payload: str | bytes) -> Event:
         text = payload if isinstance(payload, str) else payload.decode()
     except ValueError as why:  # BadJson and Unicode errors are ValueErrors
         raise Poison(str(why)) from None
+    if head.name in RESERVED_EVENTS:  # a publisher of another version, or none of ours, put it there
+        raise Poison("a reserved event name")
     # Rooms were checked when they were published; NewType costs a call, and this is one per event and node.
     rooms: tuple[Room, ...] = head.rooms  # type: ignore[assignment]
     return Event(head.namespace, head.name, text, rooms, head.skip, head.id, offset, head.origin, Offset(head.was))

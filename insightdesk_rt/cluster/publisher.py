@@ -22,6 +22,7 @@ from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.resp import Arg, load_script
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError, used_before
+from insightdesk_rt.ids import RESERVED_EVENTS
 from insightdesk_rt.model import Event, Offset
 from insightdesk_rt.wire import json
 
@@ -60,7 +61,7 @@ class Publisher:
 
     async def append(self, event: Event) -> Offset:
         """Log an event; return its offset. Raises RtError UNAVAILABLE, PAYLOAD_TOO_LARGE, CONFLICT as `appended`."""
-        check_size(event, self._max_event_bytes)
+        check_event(event, self._max_event_bytes)
         if self.recovery is not None:
             await asyncio.wait([self.recovery], timeout=WAIT_S)
             if self.recovery is not None:
@@ -76,7 +77,7 @@ class Publisher:
 
     def publish(self, event: Event) -> None:
         """Tell the other nodes of a volatile event. Raises RtError PAYLOAD_TOO_LARGE."""
-        check_size(event, self._max_event_bytes)
+        check_event(event, self._max_event_bytes)
         # A node that listens to several of the rooms hears a copy from each.
         once = f"{self._address}/{next(self._copies)}" if len(event.rooms) > 1 else ""
         message = envelope.volatile(event, self._address, once)
@@ -143,8 +144,14 @@ def fingerprint(namespace: str, name: str, payload: str, rooms: Iterable[str], s
     return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def check_size(event: Event, max_event_bytes: int) -> None:
-    """Raise PAYLOAD_TOO_LARGE. One message beyond Valkey's output buffer limit would cut off every node at once."""
+def check_event(event: Event, max_event_bytes: int) -> None:
+    """Raise RtError for an event that must not get into the log: BAD_REQUEST, PAYLOAD_TOO_LARGE.
+
+    A reserved name would end the connection of every client that it reached. One message beyond Valkey's output buffer
+    limit would cut off every node at once.
+    """
+    if event.name in RESERVED_EVENTS:
+        raise RtError("BAD_REQUEST", "Clients keep this name for themselves", field="event")
     payload = event.payload
     if len(payload) * 4 > max_event_bytes and len(payload.encode("utf-8", "replace")) > max_event_bytes:
         raise RtError("PAYLOAD_TOO_LARGE")

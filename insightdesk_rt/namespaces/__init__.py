@@ -1,7 +1,8 @@
 """Floor 4: what InsightDesk does. A namespace is a door to the outside; it is opened by a line here."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from insightdesk_rt.ids import EVENT_NAME, RESERVED_EVENTS
 from insightdesk_rt.namespaces.base import Namespace, Outbound
 from insightdesk_rt.namespaces.chat import Chat
 from insightdesk_rt.namespaces.dashboard import Dashboard
@@ -12,6 +13,18 @@ from insightdesk_rt.namespaces.tickets import Tickets
 
 NAMESPACES: tuple[type[Namespace], ...] = (Tickets, Chat, Notifications, Presence, Dashboard)
 PATHS: tuple[str, ...] = tuple(namespace.path for namespace in NAMESPACES)
+
+
+def refuse_namespace(namespace: str, paths: Collection[str] = PATHS) -> str:
+    """Return why nobody may publish into a namespace, or "". One answer for `POST /emit` and the emitter."""
+    return "" if namespace in paths else "There is no such namespace"
+
+
+def refuse_event(name: str) -> str:
+    """Return why nobody may publish an event of this name, or ""."""
+    if name in RESERVED_EVENTS:
+        return "Clients keep this name for themselves"
+    return "" if EVENT_NAME.fits(name) else f"Expected text {EVENT_NAME.words}"
 
 
 def sent_events() -> frozenset[str]:

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 from msgspec import Raw
 
 from insightdesk_rt.errors import TooBig, WireError
+from insightdesk_rt.ids import RESERVED_EVENTS
 from insightdesk_rt.limits import ANY
 from insightdesk_rt.wire import json
 from insightdesk_rt.wire.attachments import check_placeholders, take_out, with_attachments
@@ -42,12 +43,9 @@ from insightdesk_rt.wire.frames import encoded, text_frame
 from insightdesk_rt.wire.limits import PacketLimits
 from insightdesk_rt.wire.unfinished import numbers
 
-__all__ = ["RESERVED", "SocketIOCodec", "SocketIOSession", "with_attachments"]
+__all__ = ["SocketIOCodec", "SocketIOSession", "with_attachments"]
 
 CONNECT, DISCONNECT, EVENT, ACK, CONNECT_ERROR, BINARY_EVENT, BINARY_ACK = "0123456"
-
-# socket.io-parser 4.2: names that client libraries emit by themselves; one from a peer is a forgery.
-RESERVED = frozenset({"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"})
 
 
 MAX_ACK_DIGITS = 16  # 2^53, as far as a stock client can count, has 16
@@ -146,7 +144,7 @@ _INSIDE = frozenset({_FRESH, _JOINED, _REASKED})
 
 def check_event_name(name: str, limits: PacketLimits) -> None:
     """Raise WireError for a name that no client may send. hot: once per event of a client."""
-    if name in RESERVED:
+    if name in RESERVED_EVENTS:
         raise WireError("event name that may not be sent")
     if len(name) > limits.max_event_name:
         raise WireError("event name too long", over="max_event_name_chars")

@@ -8,11 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.cluster.names import Names
+from insightdesk_rt.cluster.publisher import append_call
+from insightdesk_rt.cluster.resp import load_script
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.ids import RESERVED_EVENTS
 from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
 from tests.support.aio import aio, until
 
@@ -330,6 +335,34 @@ async def test_an_event_that_is_too_large_for_the_bus_is_refused(valkey_url: str
         with pytest.raises(RtError):
             node.bus.publish(event('"' + "x" * 1000 + '"', id=""))
         await node.bus.append(event('"' + "x" * 998 + '"'))
+
+
+@aio
+async def test_an_event_with_a_reserved_name_is_neither_logged_nor_delivered(valkey_url: str, prefix: str) -> None:
+    """A stock client that is sent "connect" ends its connection; from the log it would be sent that at each return.
+
+    On no way in: published here, volatile or logged, or put into the log and channel by somebody else.
+    """
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        await node.bus.listen(NS, A)
+        before, log = node.bus.position(NS), ("XLEN", f"{prefix}:log:{NS}")
+        length = await node.valkey.command(*log)
+        for name in RESERVED_EVENTS:
+            named = msgspec.structs.replace(event("x", A), name=name)
+            with pytest.raises(RtError) as refused:
+                await node.bus.append(named)
+            assert (refused.value.code, refused.value.fields) == ("BAD_REQUEST", {"field": "event"})
+            with pytest.raises(RtError):
+                node.bus.publish(named)
+        assert await node.valkey.command(*log) == length
+        forged = msgspec.structs.replace(event("x", A), name="connect")
+        keys, args = append_call(Names(prefix), forged, "else", 100, "0-0")
+        await node.valkey.call(load_script("insightdesk_rt.cluster", "append"), keys, args)
+        assert await node.valkey.command(*log) == length + 1
+        offset = await node.bus.append(event("fine", A))
+        await until(lambda: node.payloads, "the next event")
+        assert node.payloads == ["fine"] and node.bus.position(NS) == offset
+        assert [e.payload for e in (await node.bus.read(NS, [A], before)).events] == ["fine"], "nor is it replayed"
 
 
 @aio

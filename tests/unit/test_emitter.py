@@ -13,6 +13,7 @@ import pytest
 
 from insightdesk_rt.emitter import AsyncEmitter, Emitter
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.ids import RESERVED_EVENTS
 from insightdesk_rt.model import Offset, offset_key
 from tests.contract.test_backplane import NS, A, B, cluster
 from tests.support.aio import aio, until
@@ -36,6 +37,21 @@ async def test_an_emitted_event_reaches_the_rooms_of_every_node(valkey_url: str,
             offset,
         )
         assert (event.rooms, event.skip, event.origin) == ((A, B), ("sid1", "role:customer"), "emitter")
+
+
+@pytest.mark.parametrize("kind", [Emitter, AsyncEmitter])
+def test_an_emitter_refuses_what_no_client_could_take(kind: type[Emitter] | type[AsyncEmitter], prefix: str) -> None:
+    """Before anything is sent: a reserved name in the log ends every client that is sent it, again and again."""
+    emitter = kind("valkey://127.0.0.1:1", prefix)
+    for namespace in ("tickets", "/nope", "", "/tickets/", "/TICKETS"):
+        with pytest.raises(ValueError, match="no such namespace; known are /"):
+            emitter.of(namespace)
+    for name in RESERVED_EVENTS:
+        with pytest.raises(ValueError, match="Clients keep this name for themselves"):
+            emitter.of(NS).to(A).emit(name, {"x": 1})
+    for name in ("", "a" * 129, "a\nb"):
+        with pytest.raises(ValueError, match="of 1 to 128 characters"):
+            emitter.of(NS).to(A).emit(name, {"x": 1})
 
 
 @aio

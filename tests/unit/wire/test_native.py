@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from insightdesk_rt.errors import WireError
+from insightdesk_rt.ids import RESERVED_EVENTS as RESERVED
 from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect, Session
 from insightdesk_rt.wire.frames import ping_frame
 from insightdesk_rt.wire.native import PING, NativeCodec, NativeSession
-from insightdesk_rt.wire.socketio import RESERVED
 
 CODEC = NativeCodec()
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from insightdesk_rt.errors import TooBig, WireError
+from insightdesk_rt.ids import RESERVED_EVENTS as RESERVED
 from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect, Encoded, Inbound, Leave
 from insightdesk_rt.wire.limits import PacketLimits
-from insightdesk_rt.wire.socketio import RESERVED, SocketIOCodec, SocketIOSession, with_attachments
+from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession, with_attachments
 
 CODEC = SocketIOCodec(recovery=True)
 
