@@ -25,6 +25,7 @@ from insightdesk_rt.cluster.clock import ValkeyClock
 from insightdesk_rt.cluster.directory import Directory, new_place
 from insightdesk_rt.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.cluster.resume import Resume
+from insightdesk_rt.cluster.rivals import Rivals, this_process
 from insightdesk_rt.cluster.seal import Seal
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import ConfigError, Loaded
@@ -42,7 +43,7 @@ from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.handlers.relay import Relay, bind_local, foreign_routes, relay_routes
 from insightdesk_rt.handlers.short_way import ShortWay, takes_short_way
 from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.keys import KeyRing, cluster_key
+from insightdesk_rt.keys import KeyRing, cluster_key, fingerprints
 from insightdesk_rt.limits import or_any
 from insightdesk_rt.listening import StartError, Times, bind, close_all, patient_server, port_of
 from insightdesk_rt.moderation.moderation import TICK_MS, Moderation
@@ -149,12 +150,12 @@ class Server:
             hub.on_rooms = sessions.moved
             sessions.start()
             stack.push_async_callback(sessions.close)
-        place = new_place(self.node_id, f"{settings.relay_address}:{port_of(relays)}" if relays else "")
+        relay_at = f"{settings.relay_address}:{port_of(relays)}" if relays else ""
+        place = new_place(self.node_id, relay_at, this_process(), fingerprints(settings))
         directory = Directory(valkey, lambda: leases.incarnation, place)
         holdings += [directory, desk]  # the desk last: it gives a dead node's clients a moment
-        await _or_say(valkey, self._register(valkey, leases, desk, directory))
-        stack.push_async_callback(directory.withdraw)
-        stack.push_async_callback(leases.close)
+        rivals = Rivals(valkey, place, lambda: leases.incarnation)
+        await _or_say(valkey, self._register(valkey, leases, desk, directory, rivals))
         for namespace in desk.namespaces:
             stack.push_async_callback(namespace.close)
         host = client_host(settings, wheel, self.node_id)
@@ -242,12 +243,18 @@ class Server:
         # A stop goes up from here: no new clients, then those there are sent away while polls are still answered.
         stack.push_async_callback(self._send_away, drain)
 
-    async def _register(self, valkey: Valkey, leases: Leases, desk: Desk, directory: Directory) -> None:
+    async def _register(self, valkey: Valkey, leases: Leases, desk: Desk, directory: Directory, rivals: Rivals) -> None:
         """Be known to the other nodes, and clear up after those that died when nobody was there to see it."""
+        if why := await rivals.before():
+            raise StartError(why)
+        self._stack.push_async_callback(directory.withdraw)
+        self._stack.push_async_callback(leases.close)
         await leases.beat()
+        await directory.announce()
+        if why := await rivals.after():
+            raise StartError(why)
         await desk.only(leases.living)
         await directory.only(leases.living)
-        await directory.announce()
         desk.on_fenced(leases.fenced)
         # One that came back as another may have forgotten what this node holds.
         valkey.on_up.append(lambda replaced: leases.owe() if replaced else None)

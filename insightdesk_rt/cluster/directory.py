@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct
@@ -31,6 +32,9 @@ class Place(Struct, frozen=True):
 
     `machine` says which machine that is (neighbours.this_machine): a node of this one that cannot be reached has gone.
 
+    `process` tells it from other processes of that machine, and `secrets` the secrets apart that nodes must share:
+    fingerprints by setting (both: rivals.py).
+
     `since` is when it began, Unix seconds: of two with the same name (one has just died), the younger counts.
     """
 
@@ -40,15 +44,27 @@ class Place(Struct, frozen=True):
     address: str
     key: str
     machine: str = ""
+    process: str = ""
+    secrets: dict[str, str] = {}
 
 
-def new_place(node_id: str, address: str) -> Place:
+def new_place(
+    node_id: str, address: str, process: str = "", fingerprints: Mapping[str, str] = MappingProxyType({})
+) -> Place:
     """Return a place of this process, with names and a key nobody can guess. `address` is host:port, or ""."""
     local, key = f"insightdesk-rt-{secrets.token_hex(16)}", secrets.token_urlsafe(32)
-    return Place(node_id, time.time(), local, address, key, this_machine())
+    return Place(node_id, time.time(), local, address, key, this_machine(), process, dict(fingerprints))
 
 
 _place = msgspec.json.Decoder(Place)
+
+
+def read_place(text: str | None) -> Place | None:
+    """Return a place as it stands in Valkey; None if there is none, or a node of another version wrote it."""
+    try:
+        return None if text is None else json.decode(_place, text)
+    except json.BadJson:
+        return None
 
 
 class Directory:
@@ -114,10 +130,9 @@ class Directory:
             self._reading = None
         places: dict[str, Place] = {}
         for text in found:
-            try:
-                place = json.decode(_place, text)
-            except json.BadJson:
-                continue  # not written by a node of this version
+            place = read_place(text)
+            if place is None:
+                continue
             if place.node not in places or places[place.node].since < place.since:
                 places[place.node] = place
         self._places = places
