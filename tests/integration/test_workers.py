@@ -172,7 +172,7 @@ def test_what_cannot_work_is_said_in_one_line(tmp_path: Path, server: Workers) -
     assert f"port = {server.port}: cannot listen" in refused(*folder, *ports(port=server.port))
     assert f"admin_port = {server.admin_port}: cannot listen" in refused(*folder, *ports(admin_port=server.admin_port))
     assert "demo: " in refused(*folder, "--demo") or "demo =" in refused(*folder, "--demo")
-    assert "nobody answers" in refused(*folder, *ports(), "--valkey-url", "valkey://127.0.0.1:1")
+    assert "nothing listens there" in refused(*folder, *ports(), "--valkey-url", "valkey://127.0.0.1:1")
     assert "relay_address" in refused(*folder, *ports(), "--relay-address", "0.0.0.0")
     assert "workers" in refused(*folder, "--admin-port", "65535")
 
