@@ -9,6 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+# Headers that a proxy adds: a request that has one did not begin on this machine, wherever its connection comes from.
+FORWARDED = ("Forwarded", "Via", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
+
 
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     """Return the address without its zone, an IPv4 address that was written as IPv6 as IPv4; None for other text."""

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from insightdesk_rt.addresses import FORWARDED
 from insightdesk_rt.admin.access import Scope
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer
@@ -39,7 +40,6 @@ from insightdesk_rt.transport.lag import LoopLag
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "insightdesk_rt_"
-FORWARDED = ("Forwarded", "Via", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
 # Exported from the start, as 0: of a series that begins with its first increment Prometheus does not see the increase.
 USUAL_REFUSALS = (
     "AUTH_TOKEN_MISSING",

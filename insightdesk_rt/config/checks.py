@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from insightdesk_rt import origins
 from insightdesk_rt.auth import FAMILIES, MIN_SECRET_BYTES
 from insightdesk_rt.config.secret import options_of, split_url, url_fault
 from insightdesk_rt.config.settings import Settings, is_loopback
@@ -47,6 +48,8 @@ def doubts(settings: Settings) -> Iterator[str]:
         yield "cluster_secret is not set: whoever may write to Valkey can speak to the nodes as one of them"
     if "*" in settings.allowed_origins:
         yield "allowed_origins has *: a page of any site may connect with a token it got hold of"
+    elif "null" in settings.allowed_origins:
+        yield "allowed_origins has null: any file and any sandboxed page may connect with a token it got hold of"
     if or_any(settings.max_payload_bytes) > or_any(settings.max_outbox_bytes):
         yield "max_payload_bytes is over max_outbox_bytes: a client may send what no client could be sent"
 
@@ -85,8 +88,8 @@ def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.demo and not settings.on_loopback:
         yield "demo", f"the demo gives out tokens and is for loopback only, not for {settings.address}"
     for origin in settings.allowed_origins:
-        if origin != "*" and not _is_origin(origin):
-            yield "allowed_origins", f"{origin!r} is not an origin; write scheme://host or scheme://host:port"
+        if why := origins.misfit(origin):
+            yield "allowed_origins", f"{origin!r}: {why}"
     for network in settings.trusted_proxies:
         try:
             ipaddress.ip_network(network)
@@ -190,9 +193,3 @@ def _is_unspecified(address: str) -> bool:
         return ipaddress.ip_address(address).is_unspecified
     except ValueError:
         return False  # a name
-
-
-def _is_origin(text: str) -> bool:
-    # RFC 6454 6.2: scheme, host and port, nothing behind; as browsers send it, so without capitals
-    url = split_url(text)
-    return bool(url and url.scheme and url.hostname and text == f"{url.scheme}://{url.netloc}" and text == text.lower())

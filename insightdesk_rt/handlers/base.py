@@ -39,8 +39,7 @@ class QuietHandler(RequestHandler):
         return self.request.headers.get("Origin", "")
 
     def origin_allowed(self) -> bool:
-        scheme = self.port.peer(self.request).scheme
-        return self.port.origins.allows(self.origin, scheme, self.request.headers.get("Host", ""))
+        return self.port.allows_page(self.request)
 
     def agent(self) -> str:
         return self.request.headers.get("User-Agent", "")

@@ -77,6 +77,7 @@ class _Judge(QuietHandler):
         )
         if isinstance(verdict, Query) and not self.origin_allowed():
             verdict = FORBIDDEN
+            self.port.say_refused_page(self.request)
         if isinstance(verdict, Refusal):
             self.port.refused[verdict.message.upper().replace(" ", "_")] += 1
         return verdict

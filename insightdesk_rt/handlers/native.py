@@ -22,6 +22,7 @@ class NativeHandler(SocketHandler):
     def prepare(self) -> None:
         if not self.origin_allowed():
             self.port.refused["FORBIDDEN"] += 1
+            self.port.say_refused_page(self.request)
             self.set_status(403)
             self.finish("This page may not connect.")
         else:

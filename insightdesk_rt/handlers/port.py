@@ -7,6 +7,7 @@ from a page of ours) and is let in: nothing here is authenticated by what a brow
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,9 @@ from tornado.httputil import HTTPServerRequest
 from insightdesk_rt.addresses import parse_address, parse_net, spelled
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.handlers.makers import uses_recovery
-from insightdesk_rt.limits import Windows, counted_as
+from insightdesk_rt.limits import Window, Windows, counted_as
+from insightdesk_rt.origins import comparable, is_loopback_host, is_loopback_page
+from insightdesk_rt.tally import Seldom
 from insightdesk_rt.transport.base import Receiver
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost
@@ -27,8 +30,12 @@ from insightdesk_rt.wire.limits import PacketLimits
 from insightdesk_rt.wire.native import NativeCodec, NativeSession
 from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession
 
-_LOOPBACK = re.compile(r"https?://(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.ASCII)
+log = logging.getLogger(__name__)
+
 _WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d*)?|([^:]*):\d*", re.ASCII).fullmatch  # as some proxies write an address
+SAID_MS = 60_000
+MAX_LINES = 10  # in SAID_MS, about refused origins
+MAX_ORIGIN = 200  # characters of one that are logged
 MAX_AGENT = 256  # characters of a User-Agent that are kept
 MAX_BEARER = 16_384  # an Authorization header longer than this holds no token of ours
 RETRY_AFTER_S = 5
@@ -37,12 +44,14 @@ RETRY_AFTER_S = 5
 class OriginPolicy:
     """Which pages may connect: those of the same origin, those listed, and with `loopback` any of this machine.
 
-    Listed origins are `scheme://host[:port]`, compared letter by letter with what the browser sends (which is lower
-    case and without a default port); "*" is every page, and then no credentials are allowed.
+    Listed origins are `scheme://host[:port]`, `null` or `file://`; "*" is every page, and then no credentials are
+    allowed. With `loopback`, pages of this machine are trusted while the server is called by a name of this machine:
+    behind a proxy it is called by another.
     """
 
     def __init__(self, allowed: Iterable[str] = (), loopback: bool = False) -> None:
-        self._allowed = frozenset(origin.lower().rstrip("/") for origin in allowed)
+        self.listed = tuple(allowed)
+        self._allowed = frozenset(comparable(origin.lower()) for origin in self.listed)
         self._loopback = loopback
         self.any = "*" in self._allowed
 
@@ -50,9 +59,10 @@ class OriginPolicy:
         """`origin` is the header's value, "" if there is none; `scheme` and `host` are of the request."""
         if not origin or self.any or origin in self._allowed:
             return True
-        if origin == f"{scheme}://{host.lower()}":
+        same = comparable(origin)
+        if same in self._allowed or same == comparable(f"{scheme}://{host.lower()}"):
             return True
-        return self._loopback and _LOOPBACK.fullmatch(origin) is not None
+        return self._loopback and is_loopback_page(origin) and is_loopback_host(host)
 
     def headers(self, origin: str, allowed: bool) -> dict[str, str]:
         """Return the CORS headers of an answer, errors included. An origin is only echoed when it was found allowed."""
@@ -60,6 +70,8 @@ class OriginPolicy:
             return {"Access-Control-Allow-Origin": "*"}
         if not origin or not allowed:
             return {"Vary": "Origin"}
+        if origin == "null":  # of many pages; what a browser adds by itself is none of theirs
+            return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
         return {
             "Access-Control-Allow-Origin": origin,
             "Access-Control-Allow-Credentials": "true",
@@ -118,6 +130,8 @@ class ClientPort:
         rate = settings.connects_per_address_per_second
         self._connects = Windows(rate, 1000) if rate else None
         self.refused: Counter[str] = Counter()  # clients that were not let in, by code
+        self._said = Seldom(SAID_MS)  # refused origins
+        self._lines = Window(MAX_LINES, SAID_MS)
         self._socketio = SocketIOCodec(settings.recovery)
         self._native = NativeCodec(settings.recovery)
 
@@ -148,6 +162,31 @@ class ClientPort:
         if client.overdue() or client.transport is None:
             return None
         return client.transport.name
+
+    def allows_page(self, request: HTTPServerRequest) -> bool:
+        """May the page that sends a request connect? No page sends one without Origin."""
+        scheme = self.peer(request).scheme
+        return self.origins.allows(request.headers.get("Origin", ""), scheme, request.headers.get("Host", ""))
+
+    def say_refused_page(self, request: HTTPServerRequest) -> None:
+        """Log that a page may not connect, and what would let it: a browser tells its author nothing of it.
+
+        Once a minute for each origin, and in all MAX_LINES a minute: anybody can make up origins.
+        """
+        origin, now_ms = request.headers.get("Origin", "")[:MAX_ORIGIN], self.host.now_ms()
+        times = self._said.count(origin, now_ms)
+        if not times or self._lines.take(now_ms):
+            return
+        scheme, host = self.peer(request).scheme, request.headers.get("Host", "").lower()
+        own = f"{scheme}://{host}"
+        hint = "add it to allowed_origins if it is yours"
+        if comparable(origin) in (comparable(f"http://{host}"), comparable(f"https://{host}")):
+            proxy = spelled(request.remote_ip or "")
+            hint = f"its scheme differs: X-Forwarded-Proto is believed of trusted_proxies alone; this came from {proxy}"
+        log.info(
+            "a page may not connect: its origin is not allowed",
+            extra={"origin": origin, "allowed": ",".join((own, *self.origins.listed)), "hint": hint, "times": times},
+        )
 
     def refusal(self, address: str) -> RtError | None:
         """Return why no new client is taken from an address now: HTTP 403; 503 or 429, with when to come back."""

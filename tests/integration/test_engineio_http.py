@@ -990,7 +990,7 @@ async def test_a_foreign_page_gets_in_by_no_transport(origin: str) -> None:
 
 @aio
 async def test_an_allowed_page_gets_its_cors_headers_on_errors_too() -> None:
-    async with door(allowed_origins=(ALLOWED + "/",), loopback=False) as d:
+    async with door(allowed_origins=(ALLOWED,), loopback=False) as d:
         for target, status in ((OPEN, 200), ("/socket.io/?EIO=4", 400)):
             answer = await ask(d, "GET", target, Origin=ALLOWED)
             assert answer.status == status
@@ -1029,6 +1029,51 @@ async def test_pages_of_this_machine_get_in_while_the_server_is_on_loopback() ->
             "http://127.0.0.1@evil.example",
         ):
             assert (await ask(d, "GET", OPEN, Origin=origin)).status == 403
+
+
+@pytest.mark.parametrize("target", [OPEN, WEBSOCKET, "/rt/tickets"])
+@aio
+async def test_a_page_that_may_not_connect_leaves_one_line_that_says_what_would_let_it(
+    target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A browser tells a page's author nothing but "CORS error"; the server's log is where they look."""
+    upgrade = {} if target == OPEN else {name.replace("-", "_"): value for name, value in HANDSHAKE.items()}
+    with caplog.at_level(logging.INFO):
+        async with door(allowed_origins=(ALLOWED,), loopback=False) as d:
+            for _ in range(5):
+                await ask(d, "GET", target, Origin="https://new.example.com", **upgrade)
+            await ask(d, "GET", target, Origin="https://127.0.0.1", X_Forwarded_Proto="https", **upgrade)
+    first, second = [record for record in caplog.records if "may not connect" in record.getMessage()]
+    assert first.origin == "https://new.example.com" and first.allowed == f"http://127.0.0.1,{ALLOWED}"  # type: ignore[attr-defined]
+    assert "allowed_origins" in first.hint  # type: ignore[attr-defined]
+    assert "trusted_proxies" in second.hint and "127.0.0.1" in second.hint  # type: ignore[attr-defined]
+
+
+@aio
+async def test_refused_pages_cost_few_lines_however_many_origins_they_make_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        async with door(loopback=False) as d:
+            for number in range(40):
+                await ask(d, "GET", OPEN, Origin=f"https://{number}.example{'x' * 3000}")
+            assert len(caplog.records) == 10 and all(len(record.origin) == 200 for record in caplog.records)  # type: ignore[attr-defined]
+            d.skew_ms += 61_000
+            await ask(d, "GET", OPEN, Origin="https://another.example")
+            assert len(caplog.records) == 11
+
+
+@aio
+async def test_a_page_without_an_origin_of_its_own_gets_in_where_that_is_listed() -> None:
+    """`null` is what files and sandboxed frames send, `file://` what Electron and Cordova do."""
+    for origin in ("null", "file://"):
+        for listed, status in (((origin,), 200), ((), 403)):
+            async with door(allowed_origins=listed, loopback=False) as d:
+                answer = await ask(d, "GET", OPEN, Origin=origin)
+                assert answer.status == status
+                if listed:
+                    assert answer.headers["access-control-allow-origin"] == origin
+                    assert ("access-control-allow-credentials" in answer.headers) is (origin != "null")
 
 
 @aio

@@ -18,6 +18,7 @@ FLOORS = {
     "model": 0,
     "errors": 0,
     "addresses": 0,
+    "origins": 0,
     "config": 0,
     "auth": 0,
     "limits": 0,

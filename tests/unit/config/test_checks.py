@@ -20,7 +20,16 @@ FIT: list[dict[str, Any]] = [
     {"jwt_algorithms": ("RS256", "ES256", "EdDSA"), "jwks_url": "http://127.0.0.1:1/jwks"},
     {"port": 0, "admin_port": 0},
     {"port": 3001, "admin_port": 3001, "admin_address": "127.0.0.2"},
-    {"allowed_origins": ("https://desk.example.com", "http://localhost:5173", "capacitor://localhost", "*")},
+    {
+        "allowed_origins": (
+            "https://desk.example.com",
+            "http://localhost:5173",
+            "capacitor://localhost",
+            "null",
+            "file://",
+            "*",
+        )
+    },
     {"trusted_proxies": ("10.0.0.0/8", "::1", "192.168.0.1")},
     {"valkey_url": "unix:///run/valkey.sock"},
     {"valkey_url": "valkeys://user:pass@valkey.internal:6380/0"},
@@ -41,7 +50,7 @@ MISFIT: list[tuple[str, dict[str, Any]]] = [
     ("allowed_origins", {"allowed_origins": ("https://Desk.example.com",)}),
     ("allowed_origins", {"allowed_origins": ("https://desk.example.com:99999",)}),
     ("allowed_origins", {"allowed_origins": ("https://[::1",)}),
-    ("allowed_origins", {"allowed_origins": ("null",)}),
+    ("allowed_origins", {"allowed_origins": ("https://*.example.com",)}),
     ("trusted_proxies", {"trusted_proxies": ("10.0.0.1/8",)}),
     ("trusted_proxies", {"trusted_proxies": ("proxy.internal",)}),
     ("jwt_secret", {"jwt_secret": "short"}),
@@ -101,6 +110,7 @@ def test_what_is_allowed_but_doubtful_is_said() -> None:
     assert "jwks_url" in next(doubts(Settings(jwks_url="http://id.example.com/jwks")))
     assert list(doubts(Settings(jwks_url="http://127.0.0.1/jwks"))) == []
     assert "allowed_origins" in next(doubts(Settings(allowed_origins=("*",))))
+    assert "null" in next(doubts(Settings(allowed_origins=("null",))))
     assert "max_payload_bytes" in next(doubts(Settings(max_payload_bytes=2_000_000)))
 
 
