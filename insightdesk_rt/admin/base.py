@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 1_000_000  # a push to 1,000 users has 70 KB
 MAX_DRAINED_BYTES = 16_000_000  # of a body over the limit; past that the connection is cut
 RETRY_AFTER_S = 1
+CONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")  # RFC 9110 13.1
 MAX_WHAT = 1000  # characters of what was asked for that are kept in the audit log
 
 _CODES = {400: "BAD_REQUEST", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
@@ -236,6 +237,7 @@ class Handler(RequestHandler):
         if self.refused is not None:
             raise self.refused
         self.require(scope)
+        self.check_conditions()
 
     @property
     def asker(self) -> Principal:
@@ -252,6 +254,13 @@ class Handler(RequestHandler):
         """Raise RtError unless who asked may go on: an answer can outlive the key or token that was shown for it."""
         self.who = await self.identified()
         self.require(scope)
+
+    def check_conditions(self) -> None:
+        """Raise RtError BAD_REQUEST for a condition in a header of a change, which would be ignored."""
+        if self.request.method not in ("GET", "HEAD"):
+            for name in CONDITIONS:
+                if name in self.request.headers:
+                    raise RtError("BAD_REQUEST", f"{name} is not understood; a ticket takes ifVersion.", field=name)
 
     def check_host(self) -> None:
         """Raise RtError FORBIDDEN unless the port may be called by the name that was asked for."""

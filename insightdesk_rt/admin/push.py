@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from insightdesk_rt import ids
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import NO_CONTROLS, Answer
+from insightdesk_rt.admin.declared import NO_CONTROLS, Answer, Query
 from insightdesk_rt.cluster.publisher import fingerprint
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
@@ -27,7 +27,7 @@ from insightdesk_rt.namespaces import refuse_event, refuse_namespace
 from insightdesk_rt.namespaces.notifications import Notifications
 from insightdesk_rt.namespaces.tickets import Tickets
 from insightdesk_rt.stores.notifications import Content
-from insightdesk_rt.stores.tickets import Actor, Comment, Ticket, TicketChange
+from insightdesk_rt.stores.tickets import Actor, At, Comment, Guard, Ticket, TicketChange, Version, microseconds
 from insightdesk_rt.wire import json
 from insightdesk_rt.wire.texts import PLAIN, VISIBLE
 
@@ -83,10 +83,20 @@ class Emitted(Struct):
     offset: str | None
 
 
-class TicketAnswer(Struct):
+class TicketAnswer(Struct, omit_defaults=True):
+    """`applied` is there if it is false: all of the change is older (`at`) than what is known, and nothing was done."""
+
     ticketId: str
     version: int
     offset: str
+    applied: bool = True
+
+
+class RemoveTicket(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As of a change of the ticket."""
+
+    at: Annotated[At | None, Meta(description="when the back end did it")] = None
+    ifVersion: Annotated[Version | None, Meta(description="only if the ticket has this version")] = None
 
 
 class CommentAnswer(Struct):
@@ -104,17 +114,22 @@ class TicketHandler(Handler):
         """Return the ticket as it was pushed, with its version."""
         return Answer(await self.tickets.get(ticket_id))
 
-    @operation("admin", body=TicketChange, answer=TicketAnswer, statuses=(200, 201))
+    @operation("admin", body=TicketChange, answer=TicketAnswer, statuses=(200, 201), errors=("CONFLICT",))
     async def put(self, ticket_id: TicketIdText, change: TicketChange) -> Answer:
-        """Create a ticket (201) or change the fields that are given (200). A change of nothing is no new version."""
-        applied = await self.tickets.apply(ticket_id, change)
-        return Answer(TicketAnswer(ticket_id, applied.version, applied.offset), 201 if applied.created else 200)
+        """Create a ticket (201) or change the fields that are given (200). A change of nothing is no new version.
 
-    @operation("admin", answer=TicketAnswer, errors=("NOT_FOUND",))
-    async def delete(self, ticket_id: TicketIdText) -> Answer:
-        """Forget a ticket and take everybody out of it."""
-        removed = await self.tickets.remove(ticket_id)
-        return Answer(TicketAnswer(ticket_id, removed.version, removed.offset))
+        CONFLICT with `version` if that is not `ifVersion`.
+        """
+        done = await self.tickets.apply(ticket_id, change)
+        answer = TicketAnswer(ticket_id, done.version, done.offset, done.applied)
+        return Answer(answer, 201 if done.created else 200)
+
+    @operation("admin", query=RemoveTicket, answer=TicketAnswer, errors=("NOT_FOUND", "CONFLICT"))
+    async def delete(self, ticket_id: TicketIdText, query: RemoveTicket) -> Answer:
+        """Forget a ticket and take everybody out of it. CONFLICT with `version` if that is not `ifVersion`."""
+        guard = Guard(None if query.at is None else microseconds(query.at), query.ifVersion)
+        done = await self.tickets.remove(ticket_id, guard)
+        return Answer(TicketAnswer(ticket_id, done.version, done.offset, done.applied))
 
 
 class CommentsHandler(Handler):

@@ -37,7 +37,7 @@ from insightdesk_rt.namespaces.ticket_watch import TicketWatch, Viewers
 from insightdesk_rt.namespaces.typists import TYPING_MS
 from insightdesk_rt.stores.access import MayRead
 from insightdesk_rt.stores.readers import NOTE_EVERY_MS, ReaderStore
-from insightdesk_rt.stores.tickets import Change, Comment, Ticket, TicketChange, TicketStore, read_change
+from insightdesk_rt.stores.tickets import Change, Comment, Guard, Ticket, TicketChange, TicketStore, read_change
 from insightdesk_rt.stores.untold import Untold
 from insightdesk_rt.stores.viewers import Viewer, ViewerStore, ViewState
 from insightdesk_rt.wire import json
@@ -120,11 +120,15 @@ class Resync(Outbound):
 
 
 class Applied(NamedTuple):
-    """What the back end is answered. `offset`: where the log has the last event of the ticket."""
+    """What the back end is answered. `offset`: where the log has the last event of the ticket.
+
+    `applied` is False for a change that is older than what is known.
+    """
 
     version: int
     offset: Offset
     created: bool = False
+    applied: bool = True
 
 
 class Tickets(Namespace):
@@ -345,20 +349,20 @@ class Tickets(Namespace):
     async def apply(self, ticket_id: str, change: TicketChange) -> Applied:
         """Create or change a ticket and tell of it.
 
-        Raises RtError UNAVAILABLE; the same again then does what is left to do.
+        Raises RtError UNAVAILABLE; the same again then does what is left to do. CONFLICT as the store's `put`.
         """
         outcome = await self._tickets.put(ticket_id, change)
         created = outcome.created or (not outcome.done and any(told.kind == "created" for told in outcome.untold))
         offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
-        return Applied(outcome.version, offset, created)
+        return Applied(outcome.version, offset, created, not outcome.late)
 
-    async def remove(self, ticket_id: str) -> Applied:
-        """Forget a ticket, tell of it, and take everybody out. Raises RtError NOT_FOUND, UNAVAILABLE as `apply`."""
-        outcome = await self._tickets.delete(ticket_id)
-        if not outcome.done and not any(told.kind == "deleted" for told in outcome.untold):
+    async def remove(self, ticket_id: str, guard: Guard = Guard()) -> Applied:
+        """Forget a ticket, tell of it, and take everybody out. Raises RtError NOT_FOUND, and as `apply`."""
+        outcome = await self._tickets.delete(ticket_id, guard)
+        if not outcome.done and not outcome.late and not any(told.kind == "deleted" for told in outcome.untold):
             raise RtError("NOT_FOUND", "There is no such ticket.")
         offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
-        return Applied(outcome.version, offset)
+        return Applied(outcome.version, offset, applied=not outcome.late)
 
     async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Applied:
         """Tell of a comment; with `remember` its id is known for a day, and the same again changes nothing.

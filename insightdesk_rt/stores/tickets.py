@@ -8,13 +8,14 @@ change of the ticket find what was not told yet, besides the node that leads.
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
+from insightdesk_rt.cluster.valkey import Arg, Script, Valkey, load_script
 from insightdesk_rt.errors import RtError, used_before
 from insightdesk_rt.ids import TeamIdText, UserIdText
 from insightdesk_rt.model import NO_OFFSET, Offset, Right, iso, offset_key
@@ -27,6 +28,10 @@ TicketStatus = Literal["new", "open", "pending", "on_hold", "solved", "closed"]
 Priority = Literal["low", "normal", "high", "urgent"]
 STATUSES: tuple[str, ...] = TicketStatus.__args__  # type: ignore[attr-defined]
 PRIORITIES: tuple[str, ...] = Priority.__args__  # type: ignore[attr-defined]
+
+At = Annotated[datetime, Meta(tz=True)]
+Version = Annotated[int, Meta(ge=0, le=2**53)]
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 MAX_WATCHERS = 200  # twice the most a helpdesk's own form offers; a change carries the list twice
 MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
@@ -67,8 +72,22 @@ class Actor(Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(max_length=256, pattern=PLAIN)]
 
 
+class Guard(Struct, frozen=True):
+    """What a change must not be: older than what is known of the ticket, or made of another version than it has.
+
+    `at_us` is when the back end did it, in Unix microseconds. `version` is 0 for a ticket that must not be there yet.
+    """
+
+    at_us: int | None = None
+    version: int | None = None
+
+
 class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A partial update: what is not given stays. null takes a person or team off. `by` is who did it, for clients."""
+    """A partial update: what is not given stays. null takes a person or team off. `by` is who did it, for clients.
+
+    `at` is when the back end did it: a field that was changed later than that stays. `ifVersion`: only if the ticket
+    has this version; 0: only if there is none.
+    """
 
     subject: Annotated[str, Meta(max_length=MAX_SUBJECT, pattern=PLAIN)] | UnsetType = UNSET
     status: TicketStatus | UnsetType = UNSET
@@ -78,6 +97,14 @@ class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
     teamId: TeamIdText | UnsetType | None = UNSET
     watchers: Annotated[list[UserIdText], Meta(max_length=MAX_WATCHERS)] | UnsetType = UNSET
     by: Actor | UnsetType = UNSET
+    at: At | UnsetType = UNSET
+    ifVersion: Version | UnsetType = UNSET
+
+    @property
+    def guard(self) -> Guard:
+        return Guard(
+            None if self.at is UNSET else microseconds(self.at), None if self.ifVersion is UNSET else self.ifVersion
+        )
 
 
 class Comment(Struct, gc=False):
@@ -105,13 +132,17 @@ class Change(Struct, gc=False):
 
 
 class Outcome(Struct, frozen=True):
-    """What became of a write: `done` is False if there was nothing to do. `untold` has older changes first."""
+    """What became of a write: `done` is False if there was nothing to do. `untold` has older changes first.
+
+    `late`: nothing was done since all of it is older than what is known.
+    """
 
     done: bool
     created: bool
     version: int
     offset: Offset  # of what was told last before this
     untold: list[Untold]
+    late: bool = False
 
 
 class Facts(Struct, frozen=True):
@@ -149,16 +180,22 @@ class TicketStore:
         self.untold = UntoldChanges(valkey, name)
 
     async def put(self, ticket_id: str, change: TicketChange) -> Outcome:
-        """Create or change a ticket. Each change is one version; a change of nothing is none. Raises UNAVAILABLE."""
+        """Create or change a ticket. Each change is one version; a change of nothing is none.
+
+        Raises UNAVAILABLE; CONFLICT with `version` if the ticket has another one than the change asks for.
+        """
         given = {name: value for name in _NAMES if (value := getattr(change, name)) is not UNSET}
         if "watchers" in given:  # a set; sorted, so that equal ones are equal texts
             given["watchers"] = sorted(set(given["watchers"]))
         by = None if change.by is UNSET else change.by
-        return await self._change("put", ticket_id, given, by)
+        return await self._change("put", ticket_id, given, by, guard=change.guard)
 
-    async def delete(self, ticket_id: str) -> Outcome:
-        """Forget a ticket, all but its version for a day; `done` is False if there was none. Raises UNAVAILABLE."""
-        return await self._change("delete", ticket_id)
+    async def delete(self, ticket_id: str, guard: Guard = Guard()) -> Outcome:
+        """Forget a ticket, all but its version and time for a day; `done` is False if there was none.
+
+        Raises as `put`.
+        """
+        return await self._change("delete", ticket_id, guard=guard)
 
     async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Outcome:
         """Put down that a ticket was commented. With `remember`, the same comment within a day is nothing new.
@@ -230,19 +267,29 @@ class TicketStore:
         by: Actor | None = None,
         comment: Comment | None = None,
         known_as: str = "",
+        guard: Guard = Guard(),
     ) -> Outcome:
-        args = [op, ticket_id, json.dumps(by), json.dumps(comment), known_as, LOG]
+        args: list[Arg] = [op, ticket_id, json.dumps(by), json.dumps(comment), known_as, LOG]
         args.append(once_of(ticket_id, known_as) if known_as else "")
+        args += ["" if value is None else value for value in (guard.at_us, guard.version)]
         for name in _NAMES:
             args += [name, _DEFAULTS[name], json.dumps(given[name]) if given and name in given else ""]
         outcome, version, offset, records = await self._valkey.call(CHANGE, self._keys, args, durable=True)
         if outcome == -2:
             raise used_before("id", "comment")
+        if outcome == -4:
+            why = f"ifVersion: the ticket has version {version}." if version else "ifVersion: there is no such ticket."
+            raise RtError("CONFLICT", why, field="ifVersion", version=version)
         changes = untold.read(self.name, ticket_id, records)
-        return Outcome(outcome > 0, outcome == 2, version, Offset(offset), changes)
+        return Outcome(outcome > 0, outcome == 2, version, Offset(offset), changes, outcome == -3)
 
     def _key(self, ticket_id: str) -> str:
         return f"{self.base}:{ticket_id}"
+
+
+def microseconds(at: datetime) -> int:
+    """Return a time as Unix microseconds."""
+    return (at - EPOCH) // timedelta(microseconds=1)
 
 
 def read_change(record: Untold) -> Change:

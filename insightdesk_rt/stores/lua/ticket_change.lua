@@ -2,21 +2,25 @@
 -- add up.
 --
 -- <base>:<ticketId>  hash: each field as JSON text, version, createdAt, updatedAt (ms), seq, and the offset and seq of
---                    what was told last: offset, told; and grants (below)
+--                    what was told last: offset, told; and grants (below). at:<field> is when the back end changed a field,
+--                    in Unix microseconds, if it said so; gone the newest of these of a ticket that was deleted
 -- <base>-counts      hash: total, unsolved, unassigned, status:<status>, priority:<priority>
 -- <base>-comment:<ticketId>:<id>  this comment is known: a digest of what it says
 --
 -- KEYS  base · tops (hash: namespace -> last id of its log)
 -- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id of the comment to know it by, or "" · namespace
---       · its event's `once` (untold.lua), or ""
+--       · its event's `once` (untold.lua), or "" · when the back end did it, in Unix microseconds, or ""
+--       · the version that the ticket must have, or ""
 --       · for each field: name, default, given ("" if not)
 --       Values, `by` and `comment` are JSON texts ("null" for none); values are compared as texts.
 -- Answer {outcome, version, offset of what was told last, records still to be told}
 --       outcome: 2 created · 1 done · 0 nothing to do · -1 there is no such ticket · -2 another comment has this id
+--                · -3 older than what is known · -4 the ticket has another version
 --
 -- A deleted ticket leaves its version behind for a day, so that the versions of one that comes back go on.
 local base = KEYS[1]
 local op, id, by, comment, comment_id, once = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
+local at, expected = tonumber(ARGV[8]), tonumber(ARGV[9])
 local KEPT_S = 86400
 local SETTLED = { ['"solved"'] = true, ['"closed"'] = true }
 local key, counts = base .. ':' .. id, base .. '-counts'
@@ -29,9 +33,23 @@ for i = 1, #flat, 2 do
 end
 local exists = was.subject ~= nil
 
-local names, before, after, changes, fields = {}, {}, {}, {}, {}
-for i = 8, #ARGV, 3 do
+-- The newest time the back end gave: of all fields, or of a life that is over.
+local newest = tonumber(was.gone or 0)
+local function is_older(than)
+  return at ~= nil and at < tonumber(than or 0)
+end
+
+-- A job of the back end may come late. Each field goes by its own time: one that changes the status says nothing of an
+-- assignee that was changed before. Two with the same time: the later one to come counts.
+local names, before, after, changes, fields, taken, late = {}, {}, {}, {}, {}, {}, 0
+for i = 10, #ARGV, 3 do
   local name, default, given = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  newest = math.max(newest, tonumber(was['at:' .. name] or 0))
+  if given ~= '' and is_older(was['at:' .. name]) then
+    given, late = '', late + 1
+  elseif given ~= '' then
+    taken[#taken + 1] = name
+  end
   names[#names + 1] = name
   before[name] = was[name] or default
   after[name] = given ~= '' and given or before[name]
@@ -126,10 +144,20 @@ if op == 'delete' then
   if not exists then
     return answer(-1, was.version)
   end
+  if is_older(newest) then
+    return answer(-3, was.version)
+  end
+  if expected and expected ~= tonumber(was.version) then
+    return answer(-4, was.version)
+  end
   local version = was.version + 1
   count(before, -1)
   redis.call('DEL', key)
   redis.call('HSET', key, 'version', version, 'seq', was.seq)
+  newest = math.max(newest, at or 0)
+  if newest > 0 then
+    redis.call('HSET', key, 'gone', string.format('%.0f', newest))
+  end
   redis.call('EXPIRE', key, KEPT_S)
   tell_of('deleted', version, was.createdAt)
   -- Whoever may read what is not there (a host's own check decides that) is not told of its former life.
@@ -138,7 +166,19 @@ if op == 'delete' then
   return answer(1, version)
 end
 
-if exists and #changes == 0 then
+if is_older(was.gone) or (late > 0 and #taken == 0) then
+  return answer(-3, was.version)
+end
+local stays = exists and #changes == 0 -- also the same again, after an answer that was lost: whatever version it expects
+if expected and not stays and expected ~= (exists and tonumber(was.version) or 0) then
+  return answer(-4, exists and was.version or 0)
+end
+if at then
+  for _, name in ipairs(taken) do
+    redis.call('HSET', key, 'at:' .. name, string.format('%.0f', at))
+  end
+end
+if stays then
   return answer(0, was.version)
 end
 local version = (was.version or 0) + 1

@@ -121,6 +121,37 @@ async def test_a_change_of_nothing_and_a_retry_are_answered_alike_and_told_once(
 
 
 @aio
+async def test_a_job_that_comes_late_is_answered_that_nothing_was_applied(valkey_url: str, prefix: str) -> None:
+    async with a_desk(valkey_url, prefix) as desk:
+        await desk.ask("PUT", TICKET, {"teamId": "t1", "at": "2026-11-30T12:00:00Z", "status": "closed"}, 201)
+        anna = await desk.open(ANNA)
+        late = await desk.ask("PUT", TICKET, {"at": "2026-11-30T12:59:59.999999+01:00", "status": "open"})
+        assert late == {"ticketId": "42", "version": 1, "offset": late["offset"], "applied": False}
+        assert (await desk.ask("DELETE", f"{TICKET}?at=2026-11-30T11:00:00Z"))["applied"] is False
+        assert told(anna) == []
+        newer = await desk.ask("PUT", TICKET, {"at": "2026-11-30T12:00:01Z", "status": "open"})
+        assert newer["version"] == 2 and "applied" not in newer
+        assert (await desk.ask("PUT", TICKET, {"at": "2026-11-30T12:00:01"}, 400))["error"]["field"] == "at"
+
+
+@aio
+async def test_a_change_of_another_version_is_refused_and_a_condition_in_a_header_is_not_ignored(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_desk(valkey_url, prefix) as desk:
+        await desk.ask("PUT", TICKET, {"status": "open"}, 201)
+        refused = (await desk.ask("PUT", TICKET, {"status": "closed", "ifVersion": 3}, 409))["error"]
+        assert (refused["code"], refused["field"], refused["version"]) == ("CONFLICT", "ifVersion", 1)
+        assert (await desk.ask("PUT", TICKET, {"status": "closed", "ifVersion": 1}))["version"] == 2
+        assert (await desk.ask("DELETE", f"{TICKET}?ifVersion=1", status=409))["error"]["version"] == 2
+        for method, path in (("PUT", TICKET), ("DELETE", TICKET), ("POST", COMMENTS), ("POST", EMIT)):
+            for header in ("If-Match", "If-None-Match", "If-Unmodified-Since"):
+                reply = await desk.port.ask(method, path, {"status": "new"}, headers=f'{header}: "1"\r\n')
+                assert (reply.status, reply.error["code"], reply.error["field"]) == (400, "BAD_REQUEST", header)
+        assert (await desk.ask("GET", TICKET))["version"] == 2
+
+
+@aio
 async def test_a_note_is_told_to_staff_and_a_comment_of_the_same_id_once(valkey_url: str, prefix: str) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         assert (await desk.ask("POST", COMMENTS, REPLY, 404))["error"]["code"] == "NOT_FOUND"

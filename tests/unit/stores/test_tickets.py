@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -22,8 +24,10 @@ from insightdesk_rt.stores.tickets import (
     Actor,
     Comment,
     Facts,
+    Guard,
     TicketChange,
     TicketStore,
+    microseconds,
     read_change,
 )
 from insightdesk_rt.wire import json
@@ -186,3 +190,88 @@ def test_a_wrong_field_of_a_change_is_named(body: str, field: str) -> None:
     with pytest.raises(json.BadJson) as bad:
         json.decode(msgspec.json.Decoder(TicketChange), body)
     assert bad.value.field == field
+
+
+# ── changes that come late ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def minute(number: int) -> datetime:
+    return datetime(2026, 11, 30, 12, 0, tzinfo=UTC) + timedelta(minutes=number)
+
+
+def before(number: int) -> Guard:
+    return Guard(at_us=microseconds(minute(number)))
+
+
+@aio
+async def test_changes_with_times_leave_the_same_ticket_in_whatever_order_they_come(
+    valkey_url: str, prefix: str
+) -> None:
+    """The back end's queue is not ordered: a retried job came last and reopened a ticket that was closed after it."""
+    changes = [
+        change(at=minute(1), subject="S", status="open"),
+        change(at=minute(2), assigneeId="anna", status="pending"),
+        change(at=minute(3), status="closed"),
+        change(at=minute(4), assigneeId="bert"),
+    ]
+    async with a_store(valkey_url, prefix) as store:
+        for number, order in enumerate(itertools.permutations(changes)):
+            for one in order:
+                await store.put(f"t{number}", one)
+                await store.put(f"t{number}", one)
+            ticket = await store.get(f"t{number}")
+            assert ticket is not None
+            assert (ticket.subject, ticket.status, ticket.assigneeId) == ("S", "closed", "bert"), order
+
+
+@aio
+async def test_a_change_that_is_older_in_all_its_fields_changes_nothing_and_says_so(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        closed = await store.put("17", change(at=minute(5), status="closed"))
+        late = await store.put("17", change(at=minute(4), status="open"))
+        assert late.late and not late.done and late.version == closed.version and late.untold == closed.untold
+        part = await store.put("17", change(at=minute(4), status="open", priority="high"))
+        assert part.done and not part.late and list(read_change(part.untold[-1]).changes) == ["priority"]
+        again = await store.put("17", change(at=minute(5), status="closed"))
+        assert not again.done and not again.late, "the same again, of the same time"
+        assert (await store.put("17", change(status="open"))).done, "without a time it counts when it comes"
+        same = await store.put("17", change(at=minute(9), status="open"))
+        assert not same.done and not same.late
+        assert (await store.put("17", change(at=minute(8), status="solved"))).late, "the later one said what it is"
+        ticket = await store.get("17")
+        assert ticket is not None and ticket.status == "open"
+
+
+@aio
+async def test_a_late_change_does_not_bring_a_deleted_ticket_back(valkey_url: str, prefix: str) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        await store.put("17", change(at=minute(1), status="open"))
+        assert (await store.delete("17", before(0))).late, "it was changed after the deletion that comes now"
+        await store.delete("17", before(5))
+        assert (await store.put("17", change(at=minute(4), status="closed"))).late and await store.get("17") is None
+        assert (await store.put("17", change(at=minute(6), status="new"))).created
+        assert (await store.put("17", change(at=minute(5) - timedelta(seconds=1), subject="S"))).late
+
+
+@aio
+async def test_a_change_of_another_version_than_it_expects_is_a_conflict_that_says_which(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        created = await store.put("17", change(ifVersion=0, status="open"))
+        assert created.created
+        assert (await store.put("17", change(ifVersion=0, status="open"))).untold == created.untold, "sent again"
+        assert (await store.put("17", change(ifVersion=1, status="closed"))).version == 2
+        assert not (await store.put("17", change(ifVersion=1, status="closed"))).done, "sent again"
+        for wanted in (0, 1, 3):
+            with pytest.raises(RtError) as refused:
+                await store.put("17", change(ifVersion=wanted, status="open"))
+            assert (refused.value.code, refused.value.fields) == ("CONFLICT", {"field": "ifVersion", "version": 2})
+        with pytest.raises(RtError):
+            await store.delete("17", Guard(version=1))
+        assert (await store.delete("17", Guard(version=2))).done
+        with pytest.raises(RtError) as gone:
+            await store.put("17", change(ifVersion=3, status="open"))
+        assert gone.value.fields["version"] == 0
