@@ -77,7 +77,7 @@ class Schemas:
         if "enum" in schema:
             yield "not among those", "nonsense"
         if "maxItems" in schema:
-            yield "too many", [self.right(schema["items"])] * (schema["maxItems"] + 1)
+            yield "too many", [self.right(schema.get("items", {}))] * (schema["maxItems"] + 1)
 
     def fields(self, schema: Schema) -> dict[str, Schema]:
         found: dict[str, Schema] = self.resolved(schema).get("properties", {})
