@@ -21,6 +21,7 @@ from insightdesk_rt.tally import EventCounts
 from insightdesk_rt.wire import json
 
 _ANY = Right(NO_OFFSET)
+PAGE_BYTES = 262_144  # as one event
 HEAD_BYTES = 100  # of an event on the wire beside its payload, about
 
 
@@ -295,6 +296,11 @@ class Hub:
     def position(self, namespace: str) -> Offset:
         """Everything of this node's rooms up to here was delivered."""
         return self._backplane.position(namespace)
+
+    @property
+    def page_bytes(self) -> int:
+        """How long a list in an answer may get, as JSON: a quarter of what a client may leave unread, or less."""
+        return min(PAGE_BYTES, self._replay.size_bytes // 2)
 
     @property
     def namespaces(self) -> KeysView[str]:

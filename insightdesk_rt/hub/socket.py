@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from msgspec import Raw
@@ -22,7 +23,12 @@ MAX_ASKED = 64  # answers a client owes; one that never gives any costs no more 
 
 
 class Outbox(Protocol):
+    @property
+    def behind(self) -> bool: ...
+
     def put(self, message: Encoded) -> CloseReason | None: ...
+
+    def when_room(self, call: Callable[[], None]) -> None: ...
 
 
 class Peer(Protocol):
@@ -42,6 +48,7 @@ class Socket:
     __slots__ = (
         "_acks",
         "_next_ack",
+        "_room",
         "asked_with",
         "asks",
         "busy",
@@ -103,12 +110,24 @@ class Socket:
         self.gone = False
         self._acks: dict[int, asyncio.Future[Raw]] | None = None
         self._next_ack = 0
+        self._room: asyncio.Future[None] | None = None
 
     def send(self, message: Encoded) -> None:
         """Queue a message for this client; one that is hopelessly behind is closed instead."""
         why = self.outbox.put(message)
         if why is not None:
             self.client.close(why)
+
+    async def room(self) -> None:
+        """Wait until the client has read most of what it was sent, or is gone.
+
+        Who sends a client several big things, or answers it, waits for this in between: else the client would be closed
+        as a slow one for what others wrote. Where the client reads, it returns at once.
+        """
+        while self.outbox.behind and not self.gone:
+            room = self._room = asyncio.get_running_loop().create_future()
+            self.outbox.when_room(lambda room=room: room.done() or room.set_result(None))  # type: ignore[misc]
+            await room
 
     def emit(self, name: str, payload: str, offset: str = "") -> None:
         """Send an event to this socket alone. `payload` is JSON text."""
@@ -150,6 +169,8 @@ class Socket:
         """The client is gone: whoever waits for its answer is told."""
         self.gone = True
         self.waiting = None
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
         for answer in (self._acks or {}).values():
             if not answer.done():
                 answer.set_exception(RtError("UNAVAILABLE", "The client is gone."))

@@ -1,7 +1,9 @@
 """From a client's event to the answer it gets: limit → role → typed payload → handler → ack | error.
 
 Calls of one socket run one after the other: while an async handler of it runs, `socket.busy` is set and later calls
-wait in `socket.waiting`. A plain handler costs no Task. Every Task made here is kept here and ended by `close`.
+wait in `socket.waiting`. Calls also wait while the client does not read what it was sent: so no answer closes the
+client that asked, however long others made it. A plain handler costs no Task. Every Task made here is kept here and
+ended by `close`.
 """
 
 from __future__ import annotations
@@ -134,8 +136,10 @@ class Calls:
     def take(self, socket: Socket, call: Call) -> None:
         """Run the call now, or after those of its socket that came before. hot: once per event of a client."""
         if not socket.busy:
-            self._run(socket, call)
-            return
+            if not socket.outbox.behind:
+                self._run(socket, call)
+                return
+            self.start(socket, socket.room())
         if socket.waiting is None:
             socket.waiting = deque()
         if len(socket.waiting) < self._max_waiting:
@@ -270,6 +274,9 @@ class Calls:
             socket.busy = False
             socket.task = None
         while socket.waiting and not socket.busy:
+            if socket.outbox.behind:
+                self.start(socket, socket.room())
+                return
             self._run(socket, socket.waiting.popleft())
 
     def sweep(self, here: Callable[[UserId], bool]) -> None:

@@ -34,6 +34,7 @@ from insightdesk_rt.model import (
 from insightdesk_rt.namespaces import chat_events as words
 from insightdesk_rt.namespaces.base import PAGE, STAFF, TYPING, Namespace, Rate, Timers, event, every
 from insightdesk_rt.namespaces.chat_feed import ChatFeed
+from insightdesk_rt.namespaces.pages import parts
 from insightdesk_rt.namespaces.roster import Living, Roster
 from insightdesk_rt.namespaces.telling import Teller, tell_and_close
 from insightdesk_rt.namespaces.typists import TYPING_MS, Shown, Typists
@@ -114,6 +115,7 @@ class Chat(Namespace):
             socket.client.close(CloseReason.UNAVAILABLE)
             return
         for conversation in await self.store.mine(socket.user):
+            await socket.room()
             self.tell(socket, words.Opened(words.view(conversation, socket.user.is_staff)))
         if socket.user.is_staff:
             await self._show_queue(socket)
@@ -149,7 +151,7 @@ class Chat(Namespace):
         self.tell_joined(socket, told.event, json.encode_struct(told))
         if not joined.complete:
             socket.emit("resync", json.dumps({"rooms": [chat_room(ask.conversationId)]}))
-        return words.Joined(page.conversation, page.messages, joined.offset, joined.complete)
+        return words.Joined(page.conversation, page.messages, joined.offset, joined.complete, page.more)
 
     @event("chat:leave", limit=PAGE)
     def leave(self, socket: Socket, ask: words.InConversation) -> None:
@@ -226,7 +228,7 @@ class Chat(Namespace):
     @event("chat:history", limit=PAGE)
     async def history(self, socket: Socket, ask: words.History) -> words.Page:
         """Return the messages before one, in order; `more`: there are older ones."""
-        page = await self.store.view(socket.user, ask.conversationId, ask.limit, ask.before)
+        page = await self.store.view(socket.user, ask.conversationId, ask.limit, ask.before, self.hub.page_bytes)
         return words.Page([words.message_view(message) for message in page.messages], page.more)
 
     @event(words.Typing.event, limit=TYPING)
@@ -277,15 +279,20 @@ class Chat(Namespace):
     # ── what is shown and told ─────────────────────────────────────────────────────────────────────────────────────
 
     async def _page(self, socket: Socket, conversation_id: str) -> words.Accepted:
-        page = await self.store.view(socket.user, conversation_id, RECENT)
+        page = await self.store.view(socket.user, conversation_id, RECENT, limit_bytes=self.hub.page_bytes)
         messages = [words.message_view(message) for message in page.messages]
-        return words.Accepted(words.view(page.conversation, socket.user.is_staff), messages)
+        return words.Accepted(words.view(page.conversation, socket.user.is_staff), messages, page.more)
 
     async def _show_queue(self, socket: Socket) -> None:
-        """Send all that waits, again if it changed while it was read: an event of that may have come before it."""
+        """Send all that waits, in parts where it is long.
+
+        Send it again if it changed while it was read: an event of that may have come before it.
+        """
         shown = None
         while (entries := [words.queue_entry(waiting) for waiting in await self.store.queue(socket.user)]) != shown:
-            self.tell(socket, words.Queue(waiting=entries))
+            for number, part in enumerate(parts(entries, self.hub.page_bytes)):
+                await socket.room()
+                self.tell(socket, words.Queue(added=part) if number else words.Queue(waiting=part))
             shown = entries
 
     async def _say(self, change: Untold) -> None:

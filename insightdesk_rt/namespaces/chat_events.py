@@ -141,17 +141,19 @@ class Started(Struct):
 
 
 class Joined(Struct):
-    """All that happens after `offset` will come. `complete`: the log reached back to `since`."""
+    """All that happens after `offset` will come. `complete`: the log reached back to `since`. `more`: as in a Page."""
 
     conversation: ConversationView
     messages: list[MessageView]
     offset: str
     complete: bool
+    more: bool
 
 
 class Accepted(Struct):
     conversation: ConversationView
     messages: list[MessageView]
+    more: bool
 
 
 class Said(Struct):
@@ -160,6 +162,8 @@ class Said(Struct):
 
 
 class Page(Struct):
+    """`more`: there are older ones, which `chat:history` returns."""
+
     messages: list[MessageView]
     more: bool
 
@@ -211,7 +215,10 @@ class Queued(Outbound):
 
 
 class Queue(Outbound):
-    """Either all that waits (on connect: `waiting` replaces what was known), or what has changed."""
+    """Either all that waits (on connect: `waiting` replaces what was known), or what has changed.
+
+    A long queue comes in parts: the first as `waiting`, the others as `added`.
+    """
 
     event: ClassVar = "chat:queue"
     logged: ClassVar = True

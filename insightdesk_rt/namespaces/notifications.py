@@ -102,8 +102,8 @@ class Notifications(Namespace):
 
     @event("notification:list")
     async def page(self, socket: Socket, ask: List) -> Listed:
-        """Return a page of them, the newest first."""
-        page = await self._store.page(socket.user.id, ask.before or "", ask.limit)
+        """Return a page of them, the newest first: as many as were asked for, or as fit into `page_bytes`."""
+        page = await self._store.page(socket.user.id, ask.before or "", ask.limit, self.hub.page_bytes)
         return Listed(page.notifications, page.more, page.unread)
 
     async def _marked(self, socket: Socket, marked: MarkedRead) -> Unread:

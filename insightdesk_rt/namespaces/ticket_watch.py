@@ -19,12 +19,14 @@ from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Person, Sid, ticket_room, ticket_staff_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound
+from insightdesk_rt.namespaces.pages import fitting
 from insightdesk_rt.namespaces.typists import TYPING_MS, Shown, Typists
-from insightdesk_rt.stores.viewers import Live, Viewer, ViewerStore, ViewState
+from insightdesk_rt.stores.viewers import Viewer, ViewerStore, ViewState
 
 SETTLE_MS = 200  # many times what a message between two nodes takes, and too short to be missed
 RETRY_MS = 1_000
 BATCH = 500  # views per pipeline: some 20 ms, in which other commands wait
+PARTS = 16  # of a page, is what a list of viewers may have: some 130 with usual names
 GRACE_MS = 2_000  # a page reloads in one or two seconds; nobody should see its reader vanish and come back
 
 
@@ -45,11 +47,20 @@ SHOWN = Shown(Typing, StopTyping, ticket_room, lambda user_id, sid: (sid,) if si
 
 
 class Viewers(Outbound):
-    """All who look at the ticket; for staff."""
+    """All who look at the ticket; for staff. `more`: they are too many for one list, which has those who came first."""
 
     event: ClassVar[str] = "ticket:viewers"
     ticketId: str
     viewers: list[Viewer]
+    more: bool = False
+
+
+class Here(NamedTuple):
+    """Who looks and who types. `more`: they are not all."""
+
+    viewers: list[Viewer]
+    typing: list[Person]
+    more: bool
 
 
 class View(NamedTuple):
@@ -66,9 +77,13 @@ class TicketWatch:
         self.typists = Typists(namespace, store, SHOWN, typing_ms)
         self._settling: set[str] = set()
 
-    async def live(self, ticket_id: str) -> Live:
-        """Return who looks and types, on all nodes. Raises RtError UNAVAILABLE."""
-        return await self._store.live(ticket_id)
+    async def live(self, ticket_id: str) -> Here:
+        """Return who looks and types, on all nodes, as far as they fit into a list. Raises RtError UNAVAILABLE."""
+        live = await self._store.live(ticket_id)
+        limit_bytes = self._namespace.hub.page_bytes // PARTS
+        viewers, more_viewers = fitting(live.viewers, limit_bytes)
+        typing, more_typing = fitting(live.typing, limit_bytes)
+        return Here(viewers, typing, more_viewers or more_typing)
 
     # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -141,11 +156,11 @@ class TicketWatch:
 
     async def _read_and_tell(self, ticket_id: str) -> None:
         try:
-            live = await self._store.live(ticket_id)
+            live = await self.live(ticket_id)
         except RtError:
             self._viewers_changed(ticket_id, RETRY_MS)
         else:
-            self._namespace.publish(Viewers(ticket_id, live.viewers), ticket_staff_room(ticket_id))
+            self._namespace.publish(Viewers(ticket_id, live.viewers, live.more), ticket_staff_room(ticket_id))
 
     # ── nodes come and go ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -171,5 +186,6 @@ class TicketWatch:
 
     async def _tell_dropped(self, ticket_id: str, typists: list[str]) -> None:
         live = await self._store.live(ticket_id)
-        self._namespace.publish(Viewers(ticket_id, live.viewers), ticket_staff_room(ticket_id))
+        viewers, more = fitting(live.viewers, self._namespace.hub.page_bytes // PARTS)
+        self._namespace.publish(Viewers(ticket_id, viewers, more), ticket_staff_room(ticket_id))
         self.typists.lost(ticket_id, typists, live.typing)

@@ -47,7 +47,7 @@ CATCH_UP_S = 1.0
 DECIDE_ACCESS = frozenset({"watchers", "teamId", "requesterId", "assigneeId"})
 TICKET_ROOM = ticket_room("")
 MAX_AT_ONCE = 200  # tickets of one call: a page of a list has 25 to 150
-SHOWN_AT_ONCE = 25  # of them: 75 commands in Valkey's pipeline, a millisecond or two
+SHOWN_AT_ONCE = 10  # of them: 30 commands in Valkey's pipeline, and at most a page and a quarter of viewers
 
 
 class OnTicket(Payload):
@@ -75,6 +75,7 @@ class Subscribed(Outbound):
     """All that happens on the ticket after `offset` will come. `complete`: the log reached back to `since`.
 
     `version` is 0 for a ticket the back end has not pushed. `viewers` is empty for customers.
+    `more`: more people look or type than the lists may have.
     """
 
     event: ClassVar[str] = "ticket:subscribed"
@@ -84,6 +85,7 @@ class Subscribed(Outbound):
     viewers: list[Viewer]
     typing: list[Person]
     complete: bool
+    more: bool = False
 
 
 class Opened(Struct, omit_defaults=True):
@@ -214,6 +216,7 @@ class Tickets(Namespace):
                 refused |= await self._refusals(socket, [one for one in ticket_ids if one not in refused])
             shown: dict[str, Subscribed] = {}
             for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
+                await socket.room()
                 answers = await asyncio.gather(*(self._show(socket, one, joined) for one in some))
                 shown.update(zip(some, answers, strict=True))
         except BaseException:  # the client was not told that they are open
@@ -242,7 +245,7 @@ class Tickets(Namespace):
         live, version = await asyncio.gather(self.watch.live(ticket_id), self._tickets.version(ticket_id))
         typing = [person for person in live.typing if person.id != socket.user.id]
         viewers = live.viewers if staff else []
-        answer = Subscribed(ticket_id, joined.offset, version, viewers, typing, joined.complete)
+        answer = Subscribed(ticket_id, joined.offset, version, viewers, typing, joined.complete, live.more and staff)
         self.tell_joined(socket, answer.event, json.encode_struct(answer))
         if not joined.complete:
             self.tell(socket, Resync([ticket_room(ticket_id)], ticket_id))
@@ -273,8 +276,10 @@ class Tickets(Namespace):
         """Say what the user does with the open ticket, so that no two people answer it. Staff learn who else does."""
         self.require_joined(socket, ticket_room(ask.ticketId))
         await self.watch.look(socket, ask.ticketId, ask.state)
-        viewers = (await self.watch.live(ask.ticketId)).viewers if socket.user.is_staff else []
-        return Viewers(ask.ticketId, viewers)
+        if not socket.user.is_staff:
+            return Viewers(ask.ticketId, [])
+        live = await self.watch.live(ask.ticketId)
+        return Viewers(ask.ticketId, live.viewers, live.more)
 
     async def keeps(self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}) -> Collection[Room]:
         """Before anything of a ticket is replayed: may the user still read it, and might all the time?

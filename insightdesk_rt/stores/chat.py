@@ -59,6 +59,7 @@ STATS = load_script(PACKAGE, "chat_stats")
 
 MAX_OPEN = 10  # conversations of one customer at a time: nobody reads more, and agents are few
 MAX_MESSAGES = 10_000  # of one conversation: ~3 MB; at the limit of 5 a second half an hour of nothing else
+PAGE_BYTES = 262_144  # of JSON, of the messages in one answer
 MAX_PLACES = 500  # people further back in a queue are told their place once they get this far
 PREVIEW = 200  # characters of the first message that agents see before they accept
 SERVER = ("", "server", "", "")  # who asks, where nobody does
@@ -147,17 +148,21 @@ class ChatStore:
         """The customer's word, after the end. CONFLICT: not closed yet, or rated otherwise already."""
         return self._change(await self._ask(RATE, user, conversation_id, score, comment))
 
-    async def view(self, user: User, conversation_id: str, limit: int, before: int | None = None) -> Page:
-        """Return the newest `limit` messages, or those `before` a number, and the conversation."""
-        own = (conversation_id, "" if before is None else before, limit)
+    async def view(
+        self, user: User, conversation_id: str, limit: int, before: int | None = None, limit_bytes: int = PAGE_BYTES
+    ) -> Page:
+        """Return the newest `limit` messages, or those `before` a number, and the conversation.
+
+        They are fewer, but for the newest, if they would be more than `limit_bytes` of JSON.
+        """
+        own = (conversation_id, "" if before is None else before, limit, limit_bytes)
         answer = await self._ask(VIEW, user, *own, durable=False)
-        texts = answer[3]
-        messages = [json.decode(_message, text) for text in reversed(texts[:limit])]
-        return Page(conversation(answer[1]), messages, len(texts) > limit)
+        messages = [json.decode(_message, text) for text in reversed(answer[3])]
+        return Page(conversation(answer[1]), messages, bool(answer[4]))
 
     async def get(self, conversation_id: str) -> Conversation | None:
         """Return a conversation, whoever asks. Raises RtError UNAVAILABLE."""
-        answer = await self._call(VIEW, HOUSE, conversation_id, "", 0)
+        answer = await self._call(VIEW, HOUSE, conversation_id, "", 0, 0)
         return conversation(answer[1]) if answer[0] == "ok" else None
 
     async def mine(self, user: User, limit: int = 50) -> list[Conversation]:

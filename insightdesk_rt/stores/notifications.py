@@ -20,6 +20,7 @@ from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, once_of
 from insightdesk_rt.wire import json
 
 MAX_KEPT = 500  # what a bell's list shows in months; older ones belong to the back end
+PAGE_BYTES = 262_144  # of JSON, of those in one answer
 KEPT_S = 90 * 86_400
 
 
@@ -105,9 +106,12 @@ class NotificationStore:
         unread, known, records = await self._valkey.call(READ, [self.base], [user_id, sid, *ids])
         return MarkedRead(unread, known, untold.read(self.name, user_id, records))
 
-    async def page(self, user_id: str, before: str, limit: int) -> Page:
-        """Return the `limit` newest, or those older than the one with the id `before`. Raises UNAVAILABLE."""
-        unread, more, items = await self._valkey.call(LIST, [self.base], [user_id, before, limit])
+    async def page(self, user_id: str, before: str, limit: int, limit_bytes: int = PAGE_BYTES) -> Page:
+        """Return the `limit` newest, or those older than the one with the id `before`. Raises UNAVAILABLE.
+
+        They are fewer, but for the first, if they would be more than `limit_bytes` of JSON.
+        """
+        unread, more, items = await self._valkey.call(LIST, [self.base], [user_id, before, limit, limit_bytes])
         return Page(unread, bool(more), [_notification(item, read=not fresh) for item, fresh in items])
 
 

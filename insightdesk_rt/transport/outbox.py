@@ -4,6 +4,9 @@
 turn, so that all messages of a turn are one send. While the transport is not writable (the kernel did not take all, no
 GET is parked) messages stay here, where volatile ones can still be dropped; nothing else is ever dropped: a client that
 is hopelessly behind is closed, and resumes from the log.
+
+A client that reads is never closed for what it asked: an empty outbox takes one message of any size, and a client that
+is `behind` is asked nothing more on its behalf (`when_room`) until it has read half of what it may leave unread.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from time import monotonic_ns
 
 from msgspec import Struct
@@ -102,12 +106,13 @@ class Flusher:
 
 
 class Outbox:
-    __slots__ = ("_flusher", "_limits", "_queue", "bytes", "dropped", "transport", "written")
+    __slots__ = ("_flusher", "_limits", "_queue", "_waiting", "bytes", "dropped", "transport", "written")
 
     def __init__(self, limits: OutboxLimits, flusher: Flusher) -> None:
         self._limits = limits
         self._flusher = flusher
         self._queue: list[Encoded] | None = None
+        self._waiting: list[Callable[[], None]] | None = None  # called once there is room
         self.transport: Transport | None = None
         self.bytes = 0  # queued here, and taken by the transport but not yet by the kernel
         self.dropped = 0  # volatile messages
@@ -150,8 +155,10 @@ class Outbox:
         queue = self._queue or []
         kept = [queued for queued in queue if not queued.volatile]
         freed = sum([queued.size for queued in queue if queued.volatile])
-        held = self.bytes - freed + message.size
-        if held > self._limits.max_bytes or len(kept) >= self._limits.max_events:
+        left = self.bytes - freed
+        held = left + message.size
+        # An empty outbox takes a message of any size: it is one of ours, and who reads it is not behind.
+        if (left and held > self._limits.max_bytes) or len(kept) >= self._limits.max_events:
             flusher.queued += 1
             flusher.dropped_closed += 1
             return CloseReason.SLOW_CONSUMER
@@ -164,6 +171,23 @@ class Outbox:
         self._queue = [*kept, message]
         self.bytes = held
         return None
+
+    @property
+    def behind(self) -> bool:
+        """Is more than half of what may lie here unread? Then nothing that the client asks should add to it now."""
+        return CLOSED > self.bytes > self._limits.max_bytes >> 1
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Call once the outbox is not `behind` any more, or closed. It is called amid a write, and must not write."""
+        if self._waiting is None:
+            self._waiting = []
+        self._waiting.append(call)
+
+    def _room(self) -> None:
+        if self._waiting is not None and not self.behind:
+            waiting, self._waiting = self._waiting, None
+            for call in waiting:
+                call()
 
     @property
     def waiting(self) -> int:
@@ -183,10 +207,13 @@ class Outbox:
             self._queue = queue[most:]
             self.bytes = transport.write(queue[:most]) + sum([message.size for message in self._queue])
             self.written += most
+            self._room()
             return most
         self._queue = None
         self.bytes = transport.write(queue)
         self.written += len(queue)
+        if self._waiting is not None:
+            self._room()
         return len(queue)
 
     def flush_behind(self, head: bytes) -> None:
@@ -200,11 +227,13 @@ class Outbox:
     def sent(self, count: int) -> None:
         """The kernel took `count` of the bytes that the transport was keeping."""
         self.bytes = max(self.bytes - count, 0)
+        self._room()
 
     def drained(self) -> None:
         """The transport has nothing left and is writable again."""
         self.bytes = sum([queued.size for queued in self._queue]) if self._queue else 0
         self._flusher.written += self.flush()
+        self._room()
 
     def take(self) -> list[Encoded]:
         """Return what is queued, for its transport, and forget it."""
@@ -213,6 +242,7 @@ class Outbox:
             return []
         self._flusher.written += len(queue)
         self.bytes -= sum([message.size for message in queue])
+        self._room()
         return queue
 
     def close(self) -> None:
@@ -221,3 +251,4 @@ class Outbox:
         self._queue = None
         self.transport = None
         self.bytes = CLOSED
+        self._room()

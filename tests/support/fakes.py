@@ -92,6 +92,7 @@ class Peer:
     id = "n1.secret"
     address = "127.0.0.1"
     agent = "test"
+    behind = False
 
     def __init__(self, full: bool = False) -> None:
         self.texts: list[str] = []
@@ -104,6 +105,9 @@ class Peer:
             return CloseReason.SLOW_CONSUMER
         self.texts.append(message.text)
         return None
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        raise AssertionError("it is never behind")
 
     def close(self, why: CloseReason) -> None:
         self.closed = why

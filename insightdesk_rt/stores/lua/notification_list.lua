@@ -1,9 +1,10 @@
 -- One page of a user's notifications, the newest first.
 --
 -- KEYS  base
--- ARGV  userId · id of the last one on the page before ("" for the first page) · how many
--- Answer {unread, 1 if there are more, {item, 1 if unread}…}. Behind an id that is not kept any more there is nothing.
-local user, before, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+-- ARGV  userId · id of the last one on the page before ("" for the first page) · how many · how many bytes
+-- Answer {unread, 1 if there are more, {item, 1 if unread}…}: at least one, whatever its bytes. Behind an id that is not kept any more there is nothing.
+local user, before, limit, left = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local SHOWN = 80 -- what an item has more when it is shown: when it was made, and whether it was read
 local items = KEYS[1] .. '-items:' .. user
 local order, unread = KEYS[1] .. '-order:' .. user, KEYS[1] .. '-unread:' .. user
 local from = 0
@@ -21,6 +22,12 @@ if more == 1 then
 end
 local page = {}
 for i, id in ipairs(ids) do
-  page[i] = { redis.call('HGET', items, id), redis.call('ZSCORE', unread, id) and 1 or 0 }
+  local item = redis.call('HGET', items, id)
+  left = left - #item - SHOWN
+  if i > 1 and left < 0 then
+    more = 1
+    break
+  end
+  page[i] = { item, redis.call('ZSCORE', unread, id) and 1 or 0 }
 end
 return { redis.call('ZCARD', unread), more, page }

@@ -348,6 +348,50 @@ async def test_calls_that_wait_are_bounded() -> None:
     assert refused["ack"] == 1_000 and refused["data"]["error"]["code"] == "RATE_LIMITED"
 
 
+class Unread(fakes.AskingClient):
+    """A client that has not read what it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[Any] = []
+
+    def when_room(self, call: Any) -> None:
+        self.waits.append(call)
+
+    def reads(self) -> None:
+        self.behind = False
+        for call in self.waits:
+            call()
+
+
+@aio
+async def test_calls_of_who_has_not_read_its_answers_wait_until_it_has() -> None:
+    """So that an agent who asks for a hundred chats at once is not closed for what customers wrote there."""
+    house = House()
+    house.client = client = Unread()
+    await house.inside()
+    client.behind = True
+    for number in range(3):
+        house.call("sum", {"text": "x" * number}, ack=number)
+    await asyncio.sleep(0)
+    assert house.sent() == [] and client.waits
+    client.reads()
+    await until(lambda: len(client.texts) == 3, "the answers")
+    assert [frame["ack"] for frame in house.sent()] == [0, 1, 2]
+
+
+@aio
+async def test_a_call_that_waits_for_its_reader_ends_with_the_client() -> None:
+    house = House()
+    house.client = client = Unread()
+    socket = await house.inside()
+    client.behind = True
+    house.call("sum", {"text": ""}, ack=1)
+    house.dispatch.gone(client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    await until(lambda: house.desk.ended and socket.task is None, "left")
+    assert client.texts == []
+
+
 @aio
 async def test_calls_behind_a_connect_wait_for_it() -> None:
     """On the native protocol a client may call before it is told that it is in."""

@@ -239,3 +239,47 @@ async def test_very_many_are_written_in_several_turns_and_others_have_theirs_in_
     assert order[each] == "other" and order.count("event") == len(boxes)
     assert order[-3:] == ["event", "too", "later"]
     assert flusher.delivery.total == 1
+
+
+@aio
+async def test_an_empty_outbox_takes_one_message_of_any_size_and_a_second_one_closes() -> None:
+    """Whoever reads is not closed for how much others have written; who leaves it unread is."""
+    limits = OutboxLimits(max_bytes=1_000)
+    box, sink = outbox(limits)
+    sink.writable = False
+    assert box.put(message("volatile", 900, volatile=True)) is None
+    assert box.put(message("huge", 5_000)) is None, "the volatile one goes"
+    assert box.put(message("one more")) is CloseReason.SLOW_CONSUMER
+    sink.writable = True
+    box.drained()
+    assert sink.writes == [["huge"]] and box.put(message("again", 5_000)) is None
+
+
+@aio
+async def test_who_waits_for_room_is_called_when_half_is_read() -> None:
+    box, sink = outbox(OutboxLimits(max_bytes=1_000))
+    called: list[str] = []
+    sink.writable = False
+    box.put(message("a", 500))
+    assert not box.behind
+    box.put(message("b", 1))
+    assert box.behind
+    box.when_room(lambda: called.append("room"))
+    sink.keeps = sink.writable = True
+    box.drained()
+    assert box.behind and called == [], "the kernel has not taken it"
+    box.sent(1)
+    assert not box.behind and called == ["room"]
+    box.sent(500)
+    assert called == ["room"], "once"
+
+
+@aio
+async def test_who_waits_for_room_is_called_when_the_client_ends() -> None:
+    box, sink = outbox(OutboxLimits(max_bytes=1_000))
+    called: list[str] = []
+    sink.writable = False
+    box.put(message("a", 900))
+    box.when_room(lambda: called.append("end"))
+    box.close()
+    assert called == ["end"] and not box.behind
