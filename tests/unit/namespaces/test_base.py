@@ -1,5 +1,6 @@
 """The declarations a namespace is made of are read once, at class creation."""
 
+import logging
 from typing import ClassVar
 
 import pytest
@@ -71,6 +72,7 @@ def test_what_a_socket_is_not_in_it_may_not_touch() -> None:
 
 @aio
 async def test_spawned_work_is_owned_and_its_failure_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "insightdesk_rt.namespaces.base")
     sample = Sample(Hub(fakes.OneNode(), ["/sample"]), fakes.Clock())
 
     async def fails() -> None:
