@@ -75,6 +75,7 @@ def dispatch_settings(settings: Settings) -> dispatching.Settings:
         settings.max_namespaces_per_connection,
         or_any(settings.max_waiting_calls_per_socket),
         or_any(settings.max_json_depth),
+        settings.max_connects_per_user_per_minute,
     )
 
 

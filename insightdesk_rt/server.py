@@ -122,6 +122,7 @@ class Server:
             log_max_entries=settings.log_max_entries,
             max_event_bytes=or_any(settings.max_event_bytes),
             seal=Seal(cluster_key(settings), clock.now_ms),
+            log_reads_at_once=settings.log_reads_at_once,
         )
         hub = Hub(backplane, PATHS, settings.max_rooms_per_socket, replay(settings), sent_events())
         backplane.on_resync = hub.resync

@@ -227,6 +227,11 @@ class NodeCollector(Collector):
             ("events_logged", "appended", "Logged events this node published."),
             ("events_log_failed", "failed", "Logged events this node could not publish or deliver."),
             ("events_published", "published", "Messages of volatile events to other nodes, one for each room."),
+            (
+                "log_reads_refused",
+                "reads_refused",
+                "Clients that waited too long for their turn to ask what they missed.",
+            ),
             ("events_sent_again", "sent_again", "Logged events that Valkey had lost, and were given to it again."),
         ):
             yield _counter(name, text, {(): bus[of]})

@@ -20,7 +20,7 @@ from insightdesk_rt.cluster.envelope import Call, Logged, Poison, Probe, Volatil
 from insightdesk_rt.cluster.interests import Interests
 from insightdesk_rt.cluster.lane import Lane
 from insightdesk_rt.cluster.link import Link, State
-from insightdesk_rt.cluster.logs import Logs
+from insightdesk_rt.cluster.logs import MOST, READS_AT_ONCE, Logs
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.publisher import Publisher
 from insightdesk_rt.cluster.seal import NotSealed, Seal
@@ -58,6 +58,7 @@ class ValkeyBackplane:
         log_max_entries: int = 100_000,
         max_event_bytes: int = 262_144,
         seal: Seal | None = None,
+        log_reads_at_once: int = READS_AT_ONCE,
     ) -> None:
         self._seal = seal or Seal(b"")
         self.address = f"{node_id}.{secrets.token_hex(4)}"
@@ -69,7 +70,7 @@ class ValkeyBackplane:
         self._lanes = {namespace: Lane(namespace, self._deliver) for namespace in namespaces}
         self._node_channel = self._names.node(self.address).encode()
         self._all_channel = self._names.all_nodes.encode()
-        self.logs = Logs(valkey, self._names)
+        self.logs = Logs(valkey, self._names, log_reads_at_once)
         self._link = Link(valkey, self._names, self.address, self)
         self._interests = Interests(valkey, self._names, self._lanes, self._link)
         self._publisher = Publisher(valkey, self._names, self.address, log_max_entries, max_event_bytes, self.position)
@@ -126,6 +127,7 @@ class ValkeyBackplane:
             "received": self._received,
             "delivered": self._delivered,
             "duplicates": sum(lane.duplicates + lane.skipped for lane in lanes),
+            "reads_refused": self.logs.budget.refused,
             "poison": self._poison + sum(lane.poison for lane in lanes) + self.logs.poison,
             "gaps": sum(lane.gaps for lane in lanes),
             "repairs": self._repairs,
@@ -150,12 +152,14 @@ class ValkeyBackplane:
     def position(self, namespace: str) -> Offset:
         return self._lanes[namespace].position
 
-    async def read(self, namespace: str, rooms: Iterable[Room], since: Offset) -> Backlog:
+    async def read(
+        self, namespace: str, rooms: Iterable[Room], since: Offset, most: int = MOST, user: str = ""
+    ) -> Backlog:
         """As declared; `complete` is False also for an offset of a log that Valkey has lost. Raises BAD_REQUEST."""
         wanted = tuple(rooms)
         if not wanted:
             return Backlog([], True, self.position(namespace))
-        return await self.logs.read(namespace, wanted, since)
+        return await self.logs.read(namespace, wanted, since, most, user)
 
     async def listen(self, namespace: str, room: Room) -> Offset:
         return await self._interests.listen(namespace, room)
@@ -310,7 +314,7 @@ class ValkeyBackplane:
                 lane.go_back(since)
             cut = done = False
             while not done:
-                page = await self.logs.page(lane.namespace, (), lane.position)
+                page = await self.logs.page(lane.namespace, lane.position)
                 lane.catch_up(page.events, page.upto)
                 cut, done = cut or page.cut, page.done
             if cut:

@@ -1,9 +1,10 @@
 """Reading the logs: one stream per namespace, looked at by scripts, so that only what was asked for travels.
 
-The usual question, "what did these rooms miss?", is answered from lists of the rooms' own offsets: its cost is what
-they missed, not what all others were told meanwhile. An answer is complete unless (a) the offset lies below the log's
-floor: Valkey lost events after it; or (b) entries after it were cut off by age, and one of the rooms had an event after
-it, or is so quiet that Valkey has forgotten when its last was; or (c) a room had more than a thousand: load anew.
+"What did these rooms miss?" is answered from lists of the rooms' own offsets: its cost is what they missed, not what
+all others were told meanwhile. An answer is complete, or there is none: whoever asks must load anew if (a) the offset
+lies below the log's floor: Valkey lost events after it; (b) one of the rooms had an event after it that was cut off by
+age; (c) a room had more than a thousand, or all together more than `most`; or (d) the offset is older than an hour and
+than the list of one of the rooms. Each of these is known before any event is read.
 """
 
 from __future__ import annotations
@@ -13,39 +14,41 @@ import itertools
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
+from insightdesk_rt.cluster.budget import Budget
 from insightdesk_rt.cluster.envelope import Poison, checked_key, entry
 from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.resp import Arg, load_script
+from insightdesk_rt.cluster.resp import Arg, Script, load_script
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.backplane import Backlog
 from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, offset_key
 
-# One call looks at so many entries (~1 ms of Valkey) and returns so much payload, then the next client has its turn.
+# One call looks at so many entries (~1 ms of Valkey) and returns so much payload, then the next one has its turn.
 PAGE_ENTRIES = 500
 PAGE_BYTES = 1_000_000
-# A client that asks for the beginning of a long log is told to load anew instead: reading it all is work for Valkey
-# that everybody waits for, and costs the asker nothing. 30,000 events are four minutes of a very busy desk.
-MAX_PAGES = 60
+AT_ONCE = 100  # events that come with the first answer: the usual client has missed fewer
+MOST = 5_000  # offsets that are looked up for who asks without a limit
+READS_AT_ONCE = 16  # questions of clients: some 16 ms of Valkey, if each has a full page
 IDS_TTL_MS = 3_600_000  # how long lua/append.lua keeps a room's offsets
 KEYS_PER_CALL = 500
 
 
 class Page(NamedTuple):
-    below: bool  # the offset is below the floor
     cut: bool  # the log no longer reaches back to the offset
     upto: Offset
     done: bool
-    top: Offset  # the log's end
     events: list[Event]
 
 
 class Logs:
-    def __init__(self, valkey: Valkey, names: Names) -> None:
+    def __init__(self, valkey: Valkey, names: Names, reads_at_once: int = READS_AT_ONCE) -> None:
         self._valkey = valkey
         self._names = names
         self._open = load_script("insightdesk_rt.cluster", "open")
         self._read = load_script("insightdesk_rt.cluster", "read")
+        self._missed = load_script("insightdesk_rt.cluster", "missed")
+        self._entries = load_script("insightdesk_rt.cluster", "entries")
+        self.budget = Budget(reads_at_once)
         self.poison = 0
 
     async def open(self, namespace: str, position: Offset) -> tuple[Offset, Offset, str]:
@@ -54,29 +57,44 @@ class Logs:
         top, since, epoch = await self._valkey.call(self._open, keys, [namespace, position])
         return Offset(top), Offset(since), epoch
 
-    async def read(self, namespace: str, rooms: Collection[Room], since: Offset) -> Backlog:
-        """Return all the log holds for the rooms after `since`. Raises RtError UNAVAILABLE, BAD_REQUEST."""
+    async def read(
+        self, namespace: str, rooms: Collection[Room], since: Offset, most: int = MOST, user: str = ""
+    ) -> Backlog:
+        """Return all the log holds for the rooms after `since`, at most `most` events; a user's questions in turn.
+
+        Raises RtError UNAVAILABLE, BAD_REQUEST.
+        """
         try:
             checked_key(since)
         except ValueError:
             raise RtError("BAD_REQUEST", "This is not an offset.") from None
-        page = await self.page(namespace, rooms, since)
-        complete, events = not (page.below or page.cut), page.events
-        for _ in range(MAX_PAGES):
-            if page.done:
-                return Backlog(events, complete, page.upto)
-            page = await self.page(namespace, rooms, page.upto)
-            complete = complete and not page.cut  # cut off while we were reading
-            events += page.events
-        return Backlog([], False, page.top)
+        async with self.budget.of(user):
+            return await self._read_all(namespace, rooms, since, most)
 
-    async def page(self, namespace: str, rooms: Collection[Room], since: Offset) -> Page:
-        """Return the next part of the log after `since`; with no rooms, of everybody's events."""
+    async def _read_all(self, namespace: str, rooms: Collection[Room], since: Offset, most: int) -> Backlog:
         names = self._names
         keys = [names.log(namespace), names.tops, names.floors, *(names.ids(namespace, room) for room in rooms)]
-        args: list[Arg] = [namespace, since, PAGE_ENTRIES, PAGE_BYTES, *rooms]
-        below, cut, upto, done, top, *rest = await self._valkey.call(self._read, keys, args)
-        return Page(bool(below), bool(cut), Offset(upto), bool(done), Offset(top), self._events(namespace, rest))
+        args: list[Arg] = [namespace, since, most, AT_ONCE, PAGE_BYTES, *rooms]
+        complete, top, left, *parts = await self._ask(self._missed, keys, args)
+        events = self._events(namespace, parts)
+        left = sorted(left, key=offset_key)
+        while complete and left:
+            looked, *parts = await self._ask(self._entries, keys[:1], [PAGE_BYTES, *left[:PAGE_ENTRIES]])
+            complete = looked > 0  # else cut off while we were reading
+            events += self._events(namespace, parts)
+            left = left[looked:]
+        return Backlog(events if complete else [], bool(complete), Offset(top))
+
+    async def _ask(self, script: Script, keys: list[str], args: list[Arg]) -> Any:
+        async with self.budget.question():
+            return await self._valkey.call(script, keys, args, costly=True)
+
+    async def page(self, namespace: str, since: Offset) -> Page:
+        """Return the next part of the log after `since`, everybody's events: for a node that catches up."""
+        keys = [self._names.log(namespace), self._names.tops, self._names.floors]
+        answer = await self._valkey.call(self._read, keys, [namespace, since, PAGE_ENTRIES, PAGE_BYTES])
+        cut, upto, done, *parts = answer
+        return Page(bool(cut), Offset(upto), bool(done), self._events(namespace, parts))
 
     async def rooms_after(self, namespace: str, rooms: Iterable[Room], since: Offset) -> list[Room]:
         """Return which of the rooms had, or may have had, an event after `since`. For a log that was cut off there."""

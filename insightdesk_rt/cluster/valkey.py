@@ -42,6 +42,9 @@ COMMAND_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 class Valkey:
     """`url`: unix://, valkey://, valkeys://, redis:// or rediss://, with user, password and db as usual.
 
+    A `costly` call is one whose cost in Valkey is not a few microseconds: it has a connection of its own, so that what
+    everybody else asks does not stand behind it, nor fails with it.
+
     `on_up` is called after each connect with whether the server is another one than before (its run id changed): it may
     then lack what it had confirmed. `durable`: commands that ask for it wait until they are on disk.
     """
@@ -53,6 +56,7 @@ class Valkey:
         self.on_up: list[Callable[[bool], None]] = []
         self._refusals = Refusals()
         self._pipe = _Pipe(url, deadline_ms, self._came_up, self._refusals)
+        self._costly_pipe = _Pipe(url, deadline_ms, lambda run_id: None, self._refusals, away=self._costly_away)
         self._durable_pipe = (
             _Pipe(url, deadline_ms + DURABLE_EXTRA_MS, lambda run_id: None, self._refusals, durable=True)
             if durable
@@ -94,25 +98,32 @@ class Valkey:
 
     async def start(self) -> None:
         """Begin to connect, and wait a deadline's time for it. Does not fail: `available` says how it went."""
-        await asyncio.gather(*(pipe.start() for pipe in (self._pipe, self._durable_pipe) if pipe))
+        await asyncio.gather(*(pipe.start() for pipe in self._pipes))
 
     async def close(self) -> None:
-        await asyncio.gather(*(pipe.close() for pipe in (self._pipe, self._durable_pipe) if pipe))
+        await asyncio.gather(*(pipe.close() for pipe in self._pipes))
+
+    @property
+    def _pipes(self) -> list[_Pipe]:
+        return [pipe for pipe in (self._pipe, self._costly_pipe, self._durable_pipe) if pipe]
 
     def key(self, *parts: str) -> str:
         return ":".join((self.prefix, *parts))
 
-    async def command(self, *args: Arg, durable: bool = False) -> Any:
+    async def command(self, *args: Arg, durable: bool = False, costly: bool = False) -> Any:
         """Return the answer (text as str, lists, ints, None).
 
         Raises RtError UNAVAILABLE when Valkey is away, too late or cannot serve now (then it is not known whether the
         command was done), INTERNAL for a command it refuses. Cancelled, the command may still be done.
         """
-        return await self._for(durable).put(_Command(args))
+        pipe = await self._for_costly() if costly else self._for(durable)
+        return await pipe.put(_Command(args))
 
-    async def call(self, script: Script, keys: Sequence[str], args: Sequence[Arg], durable: bool = False) -> Any:
+    async def call(
+        self, script: Script, keys: Sequence[str], args: Sequence[Arg], durable: bool = False, costly: bool = False
+    ) -> Any:
         """Run a script; the same answers and errors as `command`."""
-        pipe = self._for(durable)
+        pipe = await self._for_costly() if costly else self._for(durable)
         pipe.learn(script)
         return await pipe.put(_Command(("EVALSHA", script.sha, len(keys), *keys, *args), script))
 
@@ -125,9 +136,19 @@ class Valkey:
     def _for(self, durable: bool) -> _Pipe:
         return self._durable_pipe if durable and self._durable_pipe else self._pipe
 
+    async def _for_costly(self) -> _Pipe:
+        if self._pipe.up:  # then that connection is soon back, too
+            await self._costly_pipe.soon_up()
+        return self._costly_pipe
+
+    def _costly_away(self, why: str, said: str) -> None:
+        if self._pipe.up:  # otherwise that has been said
+            log.warning("valkey did not answer a costly question: %s", why, extra={"said": said})
+
     def _came_up(self, run_id: str) -> None:
         changed = self.run_id not in ("", run_id)
         self.run_id = run_id
+        self._costly_pipe.retry()
         for call in self.on_up:
             try:
                 call(changed)
@@ -163,12 +184,20 @@ class _Pipe:
     """One connection that is always either up or being redialled."""
 
     def __init__(
-        self, url: str, deadline_ms: int, came_up: Callable[[str], None], refusals: Refusals, durable: bool = False
+        self,
+        url: str,
+        deadline_ms: int,
+        came_up: Callable[[str], None],
+        refusals: Refusals,
+        durable: bool = False,
+        away: Callable[[str, str], None] | None = None,
     ) -> None:
         self._class, self._kwargs = parse(url)
         self._deadline_s = deadline_ms / 1000
         self._came_up = came_up
         self._refusals = refusals
+        self._beside = away is not None  # another connection to the same server says what there is to say of it
+        self._away = away or (lambda why, said: log.warning("valkey is away: %s", why, extra={"said": said}))
         self._durable = durable
         self.why = "no answer in time"  # the reason, in words, while there is no connection
         self._said = ""  # what the library or the system said, for the log: it may name hosts
@@ -179,7 +208,8 @@ class _Pipe:
         self._complete: asyncio.Future[None]
         self._scripts: dict[str, Script] = {}
         self._wake = asyncio.Event()
-        self._first = asyncio.Event()
+        self._first = asyncio.Event()  # set while it is up
+        self._retry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.up = False
         self.seconds = Histogram(COMMAND_BOUNDS)
@@ -192,6 +222,19 @@ class _Pipe:
                 await self._first.wait()
         except TimeoutError:
             pass  # it goes on trying
+
+    def retry(self) -> None:
+        """Connect at once if it waits to try again: the server was seen to be there."""
+        self._retry.set()
+
+    async def soon_up(self) -> None:
+        """Wait a deadline's time for a connection that is being made again."""
+        if not self.up:
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    await self._first.wait()
+            except TimeoutError:
+                pass  # `put` says so
 
     async def close(self) -> None:
         if self._task is not None:
@@ -227,8 +270,13 @@ class _Pipe:
                 self.why = why
                 misses = 1 if served else misses + 1
                 if misses == 1:  # once per outage, not once per attempt
-                    log.warning("valkey is away: %s", why, extra={"said": self._said})
-                await asyncio.sleep(min(BACKOFF_STEP_S * misses, BACKOFF_MAX_S) * random.uniform(0.5, 1))
+                    self._away(why, self._said)
+                self._retry.clear()
+                try:
+                    async with asyncio.timeout(min(BACKOFF_STEP_S * misses, BACKOFF_MAX_S) * random.uniform(0.5, 1)):
+                        await self._retry.wait()
+                except TimeoutError:
+                    pass
         finally:
             self._down()
 
@@ -248,13 +296,17 @@ class _Pipe:
                 return greeting.unfit, False
             self.up = served = True
             self.connects += 1
-            self._refusals.forget()
-            if greeting.evicts:
+            if not self._beside:
+                self._refusals.forget()
+            if greeting.evicts and not self._beside:
                 log.error("valkey may drop what it was given", extra={"why": greeting.evicts})
             self._came_up(greeting.run_id)
             self._first.set()
             failed = self.failed - self._failed_before  # commands that the outage cost
-            log.info("valkey connected run_id=%s durable=%s failed=%s", greeting.run_id[:8], self._durable, failed)
+            level = logging.DEBUG if self._beside else logging.INFO
+            log.log(
+                level, "valkey connected run_id=%s durable=%s failed=%s", greeting.run_id[:8], self._durable, failed
+            )
             await self._serve(connection)
             return "it closed the connection", served
         except (ValkeyError, OSError, TimeoutError) as lost:
@@ -384,6 +436,7 @@ class _Pipe:
 
     def _down(self) -> None:
         self.up = False
+        self._first.clear()
         self._wake.clear()
         queue, self._queue = self._queue, []
         for command in queue:

@@ -103,6 +103,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_connect_bytes: Annotated[Bytes, Help("a CONNECT, and any message before one; 0: as max_payload_bytes")] = 16_384
     max_fragments_per_message: Annotated[Count, Help("websocket frames of one message; 0: any number")] = MAX_FRAGMENTS
     max_attachments_per_packet: Annotated[Count, Help("binary attachments of one packet; 0: any number")] = 10
+    log_reads_at_once: Annotated[
+        int, Meta(ge=1, le=1000), Help("questions of clients to Valkey about what they missed; others wait")
+    ] = 16
     max_json_depth: Annotated[Count, Help("brackets within brackets; 0: as deep as Python goes")] = 64
     max_event_name_chars: Annotated[Count, Help("length of an event's name; 0: any")] = 256
     max_namespace_chars: Annotated[Count, Help("length of a namespace's name; 0: any")] = 128
@@ -117,6 +120,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_rooms_per_socket: Annotated[Count, Help("rooms a socket may be in; 0: any number")] = 1000
     max_namespaces_per_connection: Annotated[Count, Help("namespaces a client may join; 0: any number")] = 10
     max_connects_per_connection_per_minute: Annotated[Count, Help("connects into namespaces; 0: any number")] = 60
+    # Ten a second: a person with ten tabs of four namespaces whose network drops every five seconds makes eight.
+    max_connects_per_user_per_minute: Annotated[Count, Help("a user's connects into namespaces; 0: any number")] = 600
     max_connections_per_user: Annotated[Count, Help("sockets of a user per namespace; 0: any number")] = 100
     max_connections_per_address: Annotated[Count, Help("clients of one address; 0: any number")] = 0
     max_connects_per_address_per_second: Annotated[Count, Help("new clients of one address; 0: any number")] = 0

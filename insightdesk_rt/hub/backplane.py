@@ -61,6 +61,11 @@ class Backplane(Protocol):
         """Everything of this node's rooms up to here was delivered: the offset a client may be told."""
         ...
 
-    async def read(self, namespace: str, rooms: Iterable[Room], since: Offset) -> Backlog:
-        """Read what the log holds for the rooms after `since`. Raises RtError UNAVAILABLE."""
+    async def read(
+        self, namespace: str, rooms: Iterable[Room], since: Offset, most: int = ..., user: str = ""
+    ) -> Backlog:
+        """Read what the log holds for the rooms after `since`; nothing, and not complete, if that is more than `most`.
+
+        One question of a `user` at a time. Raises RtError UNAVAILABLE, also if the node has more questions than it may.
+        """
         ...

@@ -127,7 +127,7 @@ class Hub:
             heard = await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
             missed = Missed([], True)
             if since is not None and new:
-                missed = await self._missed(socket.namespace, {room: begins[room] for room in new})
+                missed = await self._missed(socket, {room: begins[room] for room in new})
             # no await between the last look at the log and the join: an event would be lost
             if not socket.gone:
                 self._send(missed.events, socket, set(rooms))
@@ -182,7 +182,7 @@ class Hub:
         with self._heard_if_joined(socket.namespace, rooms):
             await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
             floors = {room: max(since, starts.get(room, _ANY).since, key=offset_key) for room in rooms}
-            missed = await self._missed(socket.namespace, floors)
+            missed = await self._missed(socket, floors)
             # no await from here to the joins: an event would be lost
             if socket.gone or not missed.complete:
                 return False
@@ -192,7 +192,7 @@ class Hub:
             socket.starts = {room: starts[room] for room in rooms if room in starts} or None
             return self._become_member(socket, rooms)
 
-    async def _missed(self, namespace: str, floors: Mapping[Room, Offset]) -> Missed:
+    async def _missed(self, socket: Socket, floors: Mapping[Room, Offset]) -> Missed:
         """Return what the log holds for each room after its floor, up to what this node has delivered at the return.
 
         What the log holds beyond that is still on its way to this node and comes live to those who join now.
@@ -201,11 +201,13 @@ class Hub:
         if not floors:
             return Missed(found, True)
         keys, rooms = {room: offset_key(floor) for room, floor in floors.items()}, tuple(floors)
-        size, upto, complete = 0, min(floors.values(), key=offset_key), True
+        namespace, most, user = socket.namespace, self._replay.events, socket.user.id
+        size, upto = 0, min(floors.values(), key=offset_key)
         while True:
-            backlog = await self._backplane.read(namespace, rooms, upto)
+            backlog = await self._backplane.read(namespace, rooms, upto, most, user)
+            if not backlog.complete:
+                return Missed([], False)
             delivered = offset_key(self.position(namespace))
-            complete = complete and backlog.complete
             for event in backlog.events:
                 if offset_key(event.offset) > delivered:
                     break
@@ -216,7 +218,7 @@ class Hub:
             if len(found) > self._replay.events or size > self._replay.size_bytes:
                 return Missed([], False)  # it would be closed as a slow reader, return, and be sent the same again
             if offset_key(backlog.upto) >= delivered:
-                return Missed(found, complete)
+                return Missed(found, True)
             upto = max(upto, backlog.upto, key=offset_key)
 
     def leave(self, socket: Socket, room: Room) -> None:

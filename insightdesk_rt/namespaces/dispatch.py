@@ -24,7 +24,7 @@ from insightdesk_rt.cluster.session import Resumed
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.limits import Rate
+from insightdesk_rt.limits import Rate, Window
 from insightdesk_rt.model import User, UserId
 from insightdesk_rt.namespaces.base import Namespace, Timers
 from insightdesk_rt.namespaces.calls import Calls
@@ -42,6 +42,10 @@ NO_TOKEN = (
     " not read."
 )
 NO_TOKEN_NATIVE = "No token was given. It belongs in data.token of connect, or in the header Authorization: Bearer."
+
+
+MINUTE_MS = 60_000
+CONNECTS = "connect"  # among a user's rate windows; no client may call an event of this name
 
 
 class Auth(Struct, frozen=True):
@@ -62,6 +66,7 @@ class Settings(NamedTuple):
     max_namespaces_per_connection: int = 0
     max_waiting_calls: int = 1_000  # of one socket
     max_json_depth: int = json.MAX_DEPTH
+    max_connects_per_user_per_minute: int = 0
 
 
 Verify = Callable[[object], User]
@@ -126,6 +131,10 @@ class Dispatch:
             self._admission.admit(client)
             self._limit(client, namespace, user)
         except RtError as refused:
+            if refused.code == "RATE_LIMITED":  # a stock client comes back after a lost transport alone
+                self._note(client, ask.namespace, refused.code, refused.message)
+                client.close(CloseReason.UNAVAILABLE)
+                return
             self._refuse(client, ask.namespace, refused)
             return
         sent, codec = self._hub.sent[ask.namespace], _codec(client, auth)
@@ -177,6 +186,13 @@ class Dispatch:
         limit = self._settings.max_namespaces_per_connection
         if limit and len(client.sockets) >= limit:
             raise RtError("TOO_MANY_CONNECTIONS", "This connection has joined as many namespaces as it may.")
+        limit = self._settings.max_connects_per_user_per_minute
+        if limit:
+            windows = self.calls.windows_of(user.id)
+            if CONNECTS not in windows:
+                windows[CONNECTS] = Window(limit, MINUTE_MS)
+            if windows[CONNECTS].take(self.calls.now_ms()):
+                raise RtError("RATE_LIMITED")
 
     def _refuse(self, client: Client, namespace: str, refused: RtError) -> None:
         """Tell the client that it is not let in, and leave a trace of why for whoever runs the server."""

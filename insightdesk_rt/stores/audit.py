@@ -64,7 +64,7 @@ class AuditLog:
         found: list[Entry] = []
         end = f"({before}" if before else "+"
         while len(found) < limit:
-            rows = await self._valkey.command("XREVRANGE", self._key, end, "-", "COUNT", SCAN)
+            rows = await self._valkey.command("XREVRANGE", self._key, end, "-", "COUNT", SCAN, costly=True)
             for id, fields in rows:
                 end = f"({id}"
                 entry = msgspec.structs.replace(json.decode(_entry, fields[1]), id=id)

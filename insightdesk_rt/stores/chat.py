@@ -38,6 +38,7 @@ from insightdesk_rt.stores.conversations import (
     conversation,
 )
 from insightdesk_rt.stores.presence import PresenceStore
+from insightdesk_rt.stores.shared import Shared
 from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, once_of, script
 from insightdesk_rt.wire import json
 
@@ -97,6 +98,7 @@ class ChatStore:
         self._settings = settings
         self._name = "chat"
         self._keys = [valkey.key(self._name), present.base, Names(valkey.prefix).tops]
+        self._queues: Shared[Any] = Shared()
         self.untold = UntoldChanges(valkey, self._name)
 
     # ── what a person asks; all raise RtError FORBIDDEN, CONFLICT where it says so, UNAVAILABLE ────────────────────
@@ -171,7 +173,9 @@ class ChatStore:
 
     async def queue(self, user: User, limit: int = 200) -> list[Conversation]:
         """Return what waits for an agent (own team and no team) or an admin (all), by place."""
-        rows = await self._call(QUEUE, (user.id, user.role, user.team_id, ""), limit)
+        who = ("", user.role, "" if user.role == "admin" else user.team_id, "")
+        # Hundreds of conversations are looked up for it, and after a restart all agents ask at once.
+        rows = await self._queues.ask((who, limit), lambda: self._call(QUEUE, who, limit, costly=True))
         return sorted(map(conversation, rows), key=lambda waiting: (waiting.queued_at, waiting.id))
 
     async def listed(self, state: State, limit: int, after: tuple[int, str] | None = None) -> list[Listed]:
@@ -195,7 +199,7 @@ class ChatStore:
         found: list[Place] = []
         left = 1
         while left:
-            left, changed = await self._call(PLACES, SERVER, MAX_PLACES)
+            left, changed = await self._call(PLACES, SERVER, MAX_PLACES, costly=True)
             found += [Place(*one) for one in changed]
         return found
 
@@ -219,7 +223,9 @@ class ChatStore:
             fields["agent"] = {"id": agent_id, "name": agent_name}
         raise RtError("CONFLICT", REFUSALS.get(why), **fields)
 
-    async def _call(self, run: Script, who: Sequence[str], *own: Any, durable: bool = False) -> Any:
+    async def _call(
+        self, run: Script, who: Sequence[str], *own: Any, durable: bool = False, costly: bool = False
+    ) -> Any:
         settings = self._settings
         clocks = (
             settings.waiting_timeout_ms,
@@ -229,7 +235,7 @@ class ChatStore:
             settings.agent_gone_ms,
             settings.kept_s,
         )
-        return await self._valkey.call(run, self._keys, (*who, *clocks, *own), durable=durable)
+        return await self._valkey.call(run, self._keys, (*who, *clocks, *own), durable=durable, costly=costly)
 
     def _change(self, answer: Any) -> Change:
         found = conversation(answer[1])

@@ -199,6 +199,7 @@ async def test_joining_while_others_publish_leaves_no_gap_between_the_log_and_wh
             while not stop:
                 sent.append(f'"{len(sent)}"')
                 await one.bus.append(event(sent[-1], A))
+                await asyncio.sleep(0.002)  # a room that has more than a thousand meanwhile is loaded anew
 
         task = asyncio.create_task(publisher())
         await until(lambda: len(sent) > 20, "some")
@@ -281,20 +282,94 @@ async def test_a_room_that_had_very_much_is_told_to_load_anew_and_one_beside_it_
 
 
 @aio
-async def test_an_old_offset_is_answered_from_the_log_itself_up_to_a_limit(
-    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+async def test_an_offset_older_than_an_hour_is_good_only_where_the_rooms_own_list_reaches_back_to_it(
+    valkey_url: str, prefix: str
 ) -> None:
-    """Older than the rooms' own lists are kept; the log still reaches back."""
+    """Nobody knows any more whether a room that was quiet for an hour was told something before that."""
     async with cluster(valkey_url, prefix, 1) as (node,):
-        await asyncio.gather(*(node.bus.append(event(str(n), (A, B)[n % 2])) for n in range(1200)))
+        await node.bus.append(event("1", A))
         old = Offset(f"{offset_key(node.bus.position(NS))[0] - 3_700_000}-0")
         await node.valkey.command("HSET", f"{prefix}:floors", NS, "1-0")
+        for rooms in ([A], [B], [A, B]):
+            assert not (await node.bus.read(NS, rooms, old)).complete, rooms
+        await node.valkey.command("RPUSH", f"{prefix}:ids:{NS}:{A}", old)
         backlog = await node.bus.read(NS, [A], old)
-        assert len(backlog.events) == 600 and backlog.complete
-        monkeypatch.setattr("insightdesk_rt.cluster.logs.MAX_PAGES", 1)
-        backlog = await node.bus.read(NS, [A], old)
+        assert [e.payload for e in backlog.events] == ["1"] and backlog.complete
+
+
+@pytest.mark.parametrize("claim", ["below the floor", "beyond the end", "too old", "too much", "too much together"])
+@aio
+async def test_a_question_that_cannot_be_answered_costs_valkey_no_reading(
+    claim: str, valkey_url: str, prefix: str
+) -> None:
+    """Whoever asks for the beginning of a long log is told to load anew before an event is looked at."""
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        start, rooms, most = node.bus.position(NS), [A], 5_000
+        for _ in range(12):
+            await asyncio.gather(*(node.bus.append(event(str(n), (A, B)[n % 2])) for n in range(200)))
+        key = offset_key(start)[0]
+        match claim:
+            case "below the floor":
+                start = Offset(f"{key - 1000}-0")
+            case "beyond the end":
+                start = Offset(f"{key + 10_000_000}-0")
+            case "too old":
+                start = Offset(f"{key - 3_700_000}-0")
+                await node.valkey.command("HSET", f"{prefix}:floors", NS, "1-0")
+            case "too much":
+                pass  # 1,200 in one room
+            case "too much together":
+                rooms, most, start = [A, B], 50, node.bus.position(NS)
+                await asyncio.gather(*(node.bus.append(event(str(n), (A, B)[n % 2])) for n in range(60)))
+        before = await calls_of(node, "xrange"), await calls_of(node, "lrange")
+        backlog = await node.bus.read(NS, rooms, start, most)
         assert (backlog.events, backlog.complete) == ([], False)
         assert offset_key(backlog.upto) >= offset_key(node.bus.position(NS)), "nobody asks on"
+        assert await calls_of(node, "xrange") == before[0]
+        assert await calls_of(node, "lrange") - before[1] <= 12, (
+            "a list is read in parts, and no further than it is used"
+        )
+
+
+async def calls_of(node: Node, command: str) -> int:
+    """Return how often Valkey has done a command so far, scripts included."""
+    stats: str = await node.valkey.command("INFO", "commandstats")
+    line = next((line for line in stats.splitlines() if line.startswith(f"cmdstat_{command}:")), "calls=0,")
+    return int(line.partition("calls=")[2].partition(",")[0])
+
+
+@aio
+async def test_a_user_asks_the_log_one_question_at_a_time_and_all_a_few(valkey_url: str, prefix: str) -> None:
+    """Whatever one user asks, from however many sockets, others are answered meanwhile."""
+    async with cluster(valkey_url, prefix, 1, log_reads_at_once=2) as (node,):
+        start = node.bus.position(NS)
+        await asyncio.gather(*(node.bus.append(event(str(n), A)) for n in range(900)))
+        answered: list[str] = []
+
+        async def ask(user: str) -> None:
+            assert len((await node.bus.read(NS, [A], start, user=user)).events) == 900
+            answered.append(user)
+
+        greedy = [asyncio.create_task(ask("greedy")) for _ in range(30)]
+        await asyncio.sleep(0)
+        await asyncio.gather(*(ask(f"u{n}") for n in range(3)))
+        assert answered.count("greedy") < 15, "thirty of one user have had no more turns than one"
+        await asyncio.gather(*greedy)
+        assert not node.bus.logs.budget._turns and node.bus.counters["reads_refused"] == 0
+
+
+@aio
+async def test_who_waits_too_long_for_the_log_is_sent_away(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("insightdesk_rt.cluster.budget.WAIT_S", 0.05)
+    async with cluster(valkey_url, prefix, 1, log_reads_at_once=1) as (node,):
+        async with node.bus.logs.budget.question():
+            assert await refused(node.bus.read(NS, [A], node.bus.position(NS), user="u")) == "UNAVAILABLE"
+        async with node.bus.logs.budget.of("u"):
+            assert await refused(node.bus.read(NS, [A], node.bus.position(NS), user="u")) == "UNAVAILABLE"
+            assert (await node.bus.read(NS, [A], node.bus.position(NS), user="another")).complete
+        assert node.bus.counters["reads_refused"] == 2
 
 
 @aio

@@ -192,7 +192,7 @@ async def test_an_agent_who_gets_a_chat_back_is_not_sent_what_was_told_of_it_mea
             return cluster.log.position("/chat")
 
         carl, anna = await cluster.one.enters(chatting.CARL), await cluster.one.enters(chatting.ANNA)
-        root = await cluster.one.enters(chatting.ROOT)
+        root, _ = await cluster.one.enters(chatting.ROOT), await cluster.one.enters(chatting.ZOE)
         chat = (await carl.ask("chat:start", clientId="1", teamId="t1"))["conversationId"]
         await anna.ask("chat:join", conversationId=chat)
         rooms, starts = set(anna.socket.rooms), dict(anna.socket.starts or {})

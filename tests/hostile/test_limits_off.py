@@ -22,6 +22,7 @@ LOW = {
     "max_rooms_per_socket": 8,
     "max_connects_per_connection_per_minute": 5,
     "max_connects_per_address_per_second": 20,
+    "max_connects_per_user_per_minute": 30,
 }
 OFF = [
     *LOW,
@@ -110,6 +111,27 @@ async def test_without_a_limit_a_connection_asks_into_namespaces_as_often_as_it_
         socket.say('40/tickets,{"token":"nonsense"}')
         assert (await socket.text()).startswith("44/tickets,")
     await socket.close()
+
+
+@aio
+async def test_a_user_connects_so_often_a_minute_from_however_many_sockets_or_any_number(
+    low: ServerProcess, off: ServerProcess
+) -> None:
+    """Whoever is over it is closed in a way that makes a client come back later (4302); others are let in."""
+    for server, limit in ((low, LOW["max_connects_per_user_per_minute"]), (off, 0)):
+        token, closed = server.token("eve", "agent", "red"), 0
+        for _ in range(40):
+            if server is low:
+                await asyncio.sleep(1 / LOW["max_connects_per_address_per_second"])
+            socket = await Target(server.port).socket("/rt/tickets")
+            socket.say(json.dumps({"event": "connect", "data": {"token": token}}))
+            opcode, said = await socket.receive()
+            closed += opcode == 8 and int.from_bytes(said[:2], "big") == 4302
+            await socket.close()
+        assert closed == (40 - limit if limit else 0)
+        caller = await Caller.to(Target(server.port), server.token("adam", "agent", "red"), "/tickets")
+        assert caller.refused == {}
+        await caller.close()
 
 
 @pytest.mark.parametrize("target", [POLL, SOCKET, "/rt/tickets"])

@@ -198,6 +198,6 @@ async def test_valkeys_certificate_is_checked(tmp_path: Path, caplog: pytest.Log
                     assert await client.command("PING") == "PONG"
                 else:
                     assert not client.available, name
-                    assert "certificate verify failed" in caplog.text, name
+                    assert "its certificate is not" in caplog.text, name
                     caplog.clear()
                 await client.close()

@@ -42,7 +42,7 @@ def count_on_signal(file: Path) -> None:
         gc.collect()
         found = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
         part = file.with_suffix(".part")
-        part.write_text(json.dumps(found))
+        part.write_text(json.dumps(found), encoding="utf-8")
         os.replace(part, file)
 
     signal.signal(signal.SIGUSR2, count)

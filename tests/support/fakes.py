@@ -74,7 +74,9 @@ class OneNode:
     def position(self, namespace: str) -> Offset:
         return self.log[-1].offset if self.log else NO_OFFSET
 
-    async def read(self, namespace: str, rooms: Iterable[Room], since: Offset) -> Backlog:
+    async def read(
+        self, namespace: str, rooms: Iterable[Room], since: Offset, most: int = 5_000, user: str = ""
+    ) -> Backlog:
         if self.away:
             raise RtError("UNAVAILABLE")
         wanted = set(rooms)

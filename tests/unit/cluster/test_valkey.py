@@ -385,3 +385,19 @@ def _quietly(server: OwnValkey, *command: object) -> None:
         server(*command)
     except Exception:
         pass  # SCRIPT KILL ends it with an error
+
+
+@aio
+async def test_a_costly_call_that_takes_too_long_costs_nobody_else_anything(valkey_url: str, prefix: str) -> None:
+    """It has a connection of its own: that one is dropped at the deadline, and made again."""
+    valkey = Valkey(valkey_url, prefix, deadline_ms=300)
+    await valkey.start()
+    slow = asyncio.create_task(said(valkey.command("BLPOP", valkey.key("nothing"), 0, costly=True)))
+    answered = 0
+    while not slow.done():
+        await valkey.command("PING")
+        answered += 1
+    assert await slow == "UNAVAILABLE" and answered > 10
+    assert valkey.available and valkey.counters["connects"] == 1
+    assert await valkey.command("PING", costly=True) == "PONG", "as soon as it is back"
+    await valkey.close()

@@ -103,7 +103,7 @@ async def test_who_was_away_too_long_is_told_to_load_anew(valkey_url: str, prefi
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1")
 
-        async def trimmed(namespace: str, rooms: Any, since: Offset) -> Backlog:
+        async def trimmed(namespace: str, rooms: Any, since: Offset, *more: Any) -> Backlog:
             return Backlog([], False, cluster.log.position(namespace))
 
         cluster.lines[0].read = trimmed

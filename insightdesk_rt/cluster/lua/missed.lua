@@ -1,0 +1,99 @@
+-- What some rooms were told after an offset: the offsets of all of it, and the first events where they are few.
+--
+-- KEYS: log, tops, floors, then per room: its ids (list, newest first, up to 1000 and for an hour after the last)
+-- ARGV: namespace, offset, most ids, ids to fetch at once, bytes to return, then the rooms' names
+-- Returns {1 if all is there, else 0; last id of the log; {ids that are left to fetch, in no order}; id, header, payload of
+-- each event}. Not all is there: nothing else is looked at, whoever asks must load anew.
+--
+-- The cost is what was missed, never what all others were told meanwhile: the log itself is not walked. So an offset of
+-- more than an hour ago is good only if the rooms' lists still reach back to it.
+local namespace, since = ARGV[1], ARGV[2]
+local most, at_once, room_for = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local log = KEYS[1]
+local PART, KEPT, KEPT_MS = 100, 1000, 3600000
+
+local function parts(id)
+  local ms, seq = id:match('^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local since_ms, since_seq = parts(since)
+
+local function later(id)
+  local ms, seq = parts(id)
+  return ms > since_ms or (ms == since_ms and seq > since_seq)
+end
+
+local top = redis.call('HGET', KEYS[2], namespace) or '0-0'
+local floor = redis.call('HGET', KEYS[3], namespace)
+local short = { 0, top, {} }
+local top_ms, top_seq = parts(top)
+-- No floor: no log. An offset beyond the log's end is one of a log that is gone.
+if (floor and later(floor)) or (not floor and since ~= '0-0')
+  or since_ms > top_ms or (since_ms == top_ms and since_seq > top_seq) then
+  return short
+end
+if not later(top) then
+  return { 1, top, {} } -- nothing was said in the whole namespace
+end
+
+local time = redis.call('TIME')
+local forgotten = tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000 - since_ms >= KEPT_MS
+local missed, known = {}, {}
+for n = 4, #KEYS do
+  local at, reached = 0, false
+  while not reached do
+    local ids = redis.call('LRANGE', KEYS[n], at, at + PART - 1)
+    for _, id in ipairs(ids) do
+      if not later(id) then
+        reached = true
+        break
+      end
+      if not known[id] then
+        known[id] = true
+        missed[#missed + 1] = id
+      end
+    end
+    if #missed > most then
+      return short
+    end
+    at = at + #ids
+    if not reached and #ids < PART then
+      if forgotten or at >= KEPT then
+        return short -- what was before the list's end is not known
+      end
+      reached = true
+    end
+  end
+end
+
+local answer = { 1, top, missed }
+if #missed > at_once then
+  return answer
+end
+table.sort(missed, function(a, b)
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  return a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq)
+end)
+local bytes, taken = 0, 0
+for _, id in ipairs(missed) do
+  local entry = redis.call('XRANGE', log, id, id)[1]
+  if not entry then
+    return short -- cut off by age
+  end
+  local fields = entry[2]
+  answer[#answer + 1] = id
+  answer[#answer + 1] = fields[4]
+  answer[#answer + 1] = fields[6]
+  bytes, taken = bytes + #fields[6], taken + 1
+  if bytes > room_for then
+    break
+  end
+end
+local left = {}
+for n = taken + 1, #missed do
+  left[#left + 1] = missed[n]
+end
+answer[3] = left
+return answer
