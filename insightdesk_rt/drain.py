@@ -92,16 +92,20 @@ class Drain:
         assert self._task is not None
         await self._task
 
+    @property
+    def _why(self) -> CloseReason:
+        return CloseReason.SHUTDOWN if self._final else CloseReason.DRAINED
+
     async def _send_away(self) -> None:
         host = self._host
         while host.clients:
             due = self._pace.due(time.monotonic(), self._sent_away, len(host.clients))
             for client in list(itertools.islice(host.clients.values(), due)):
-                client.close(CloseReason.SHUTDOWN)
+                client.close(self._why)
                 self._sent_away += 1
             if host.clients:
                 await asyncio.sleep(BATCH_EVERY_S)
-        await host.close(CloseReason.SHUTDOWN, GOODBYE_S)
+        await host.close(self._why, GOODBYE_S)
         log.info("drained", extra={"clients": self._sent_away})
 
 

@@ -117,6 +117,7 @@ class CloseReason(Enum):
     SENT_AWAY = "sent away"  # by an admin; come back
     REPLACED = "replaced"
     UNAVAILABLE = "unavailable"
+    DRAINED = "drained"  # by an admin, while the node goes on; come back
     SHUTDOWN = "server shutting down"
 
     @property
@@ -139,6 +140,7 @@ CLOSE_CODES = {
     CloseReason.REPLACED: 4303,
     CloseReason.SHUTDOWN: 1012,  # "service restart": come back
     CloseReason.SENT_AWAY: 1012,
+    CloseReason.DRAINED: 1012,
     CloseReason.CONNECT_TIMEOUT: 4408,
     CloseReason.CONNECT_FLOOD: 4429,
     CloseReason.TOKEN_EXPIRED: 4401,

@@ -55,8 +55,13 @@ class Principal(Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """What is kept of who did something: a key may be called as a user is."""
-        return f"key:{self.name}" if self.is_key else self.name
+        """What is kept of who did something: a key may be called as a user is, and no user is taken for a key.
+
+        A user whose id looks like one of these two forms is written with its kind.
+        """
+        if self.is_key:
+            return f"key:{self.name}"
+        return f"user:{self.name}" if self.name.startswith(("key:", "user:")) else self.name
 
     def may(self, scope: Scope) -> bool:
         return SCOPES.index(self.scope) >= SCOPES.index(scope)

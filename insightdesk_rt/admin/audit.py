@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer, Page, Paged, make_cursor, read_cursor
+from insightdesk_rt.admin.declared import Answer, Paged, make_cursor, read_cursor
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import offset_key
-from insightdesk_rt.stores.audit import AuditLog, Entry
+from insightdesk_rt.stores.audit import KEPT_DAYS, AuditLog, Entry
 
 
 class AuditQuery(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -18,10 +18,23 @@ class AuditQuery(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
     action: Annotated[str, Meta(max_length=64, description="`node.drain`, or `node` for all of them")] = ""
 
 
+class AuditPage(Struct):
+    """`dropped` older entries are not there any more; `droppedEarly` of them were dropped although they were younger
+    than `keptDays`, as too many came after them.
+    """
+
+    items: list[Entry]
+    next: str | None
+    missing: list[str]
+    dropped: int
+    droppedEarly: int
+    keptDays: int
+
+
 class AuditHandler(Handler):
     log: AuditLog
 
-    @operation("viewer", query=AuditQuery, answer=Page[Entry])
+    @operation("viewer", query=AuditQuery, answer=AuditPage)
     async def get(self, query: AuditQuery) -> Answer:
         """Who did what, from where, why and with what outcome; the newest first."""
         after = read_cursor(query.cursor, tuple[str])
@@ -32,7 +45,9 @@ class AuditHandler(Handler):
             raise RtError("BAD_REQUEST", "This is no cursor of ours", field="cursor") from None
         entries = await self.log.read(query.limit + 1, before, query.who, query.action)
         page = entries[: query.limit]
-        return Answer(Page(page, make_cursor(page[-1].id) if len(entries) > query.limit else None))
+        cursor = make_cursor(page[-1].id) if len(entries) > query.limit else None
+        dropped = await self.log.dropped()
+        return Answer(AuditPage(page, cursor, [], dropped.all, dropped.early, KEPT_DAYS))
 
 
 def audit_routes(admin: Admin, log: AuditLog) -> list[tuple[str, type[Handler], dict[str, Any]]]:

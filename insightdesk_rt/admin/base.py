@@ -31,8 +31,10 @@ from insightdesk_rt.admin.access import KEY_PREFIX, Access, Principal, Scope
 from insightdesk_rt.admin.declared import Answer, Operation, Query, declared, read_body, read_path, read_query, said
 from insightdesk_rt.admin.sessions import COOKIE, Sessions, of_our_page
 from insightdesk_rt.errors import ERRORS, RtError
+from insightdesk_rt.limits import Windows
 from insightdesk_rt.model import iso
 from insightdesk_rt.stores.audit import Entry
+from insightdesk_rt.tally import Seldom
 from insightdesk_rt.wire import json
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ MAX_BODY_BYTES = 1_000_000  # a push to 1,000 users has 70 KB
 MAX_DRAINED_BYTES = 16_000_000  # of a body over the limit; past that the connection is cut
 RETRY_AFTER_S = 1
 CONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")  # RFC 9110 13.1
+# Changes of one principal on one node: a person makes a few, a script that goes through a list some hundred. More would
+# push older entries out of the audit log.
+MAX_DEEDS, DEEDS_PER_S = 600, 60
 MAX_WHAT = 1000  # characters of what was asked for that are kept in the audit log
 
 _CODES = {400: "BAD_REQUEST", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
@@ -72,6 +77,8 @@ class Admin:
         self.over_tls = over_tls
         self.max_body_bytes = max_body_bytes
         self._record = record
+        self._deeds = Windows(MAX_DEEDS, DEEDS_PER_S * 1000)
+        self._said = Seldom(DEEDS_PER_S * 1000)
         self._now_ms = now_ms
         self._node = node
         self._hosts = frozenset(host.lower() for host in hosts) | {"localhost", ""}
@@ -91,10 +98,18 @@ class Admin:
             return False
         return True
 
+    def limit(self, who: Principal) -> None:
+        """Count a deed. Raises RtError RATE_LIMITED past the rate at which somebody's deeds are written down."""
+        now_ms = time.monotonic_ns() // 1_000_000
+        if wait_ms := self._deeds.take(who.id, now_ms):
+            if times := self._said.count(who.id, now_ms):
+                log.warning("somebody changes too much at once and is refused", extra={"who": who.id, "times": times})
+            raise RtError("RATE_LIMITED", "Too many changes at once.", retryAfter=-(-wait_ms // 1000))
+
     async def record(self, who: Principal, action: str, target: str, asked: Struct, came: str, outcome: str) -> None:
         """Keep what somebody did. Never raises: it is done. It is logged too, for when Valkey is away."""
         fields = said(asked)
-        reason = fields.pop("reason")
+        reason = fields.pop("reason", "")
         what = json.dumps(fields)[:MAX_WHAT] if fields else ""
         now = iso(self._now_ms())
         entry = Entry("", now, who.id, who.scope, action, target, what, reason, came, self._node, outcome)
@@ -162,6 +177,7 @@ class Handler(RequestHandler):
         self.via: Literal["key", "token", "cookie"] = "key"
         self._chunks: list[bytes] = []
         self._received = 0
+        self.done_to = ""  # what an operation found out of whom it is done to, for the audit log
         self.refused: RtError | None = None  # why the body is not kept
 
     @classmethod
@@ -287,6 +303,8 @@ class Handler(RequestHandler):
         """Do it and write down what came of it. A dry run is no deed."""
         assert self.who is not None
         asked = arguments[-1]
+        if not getattr(asked, "dryRun", False):
+            self.admin.limit(self.who)
         outcome = "INTERNAL"
         try:
             answer = await method(self, *arguments)
@@ -297,6 +315,7 @@ class Handler(RequestHandler):
         finally:
             if not getattr(asked, "dryRun", False):
                 target = about.target(asked) if about.target else "/".join(map(str, arguments[: len(about.path)]))
+                target = " ".join(filter(None, (target, self.done_to)))
                 came = self.admin.address(self.request)
                 await self.admin.record(self.who, about.action, target, asked, came, outcome)
         return answer

@@ -194,6 +194,9 @@ class ConnectionHandler(Handler):
     @operation("operator", query=Kick, answer=Count, action="connection.kick", errors=("NOT_FOUND",))
     async def delete(self, sid: SocketId, query: Kick) -> Answer:
         """Send one connection away, by its own sid or that of a socket of it."""
+        rows, _, _ = await self.everywhere.find(Wanted(sid=sid), 1)
+        if rows and (user := rows[0].shown.user) is not None:
+            self.done_to = f"user:{user.id}"
         done = await self.everywhere.send_away(Wanted(sid=sid), query.reconnect)
         if not done.count and not done.missing:
             raise RtError("NOT_FOUND", "There is no such connection.")

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote
 from msgspec import Meta, Raw, Struct, field
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
-from insightdesk_rt.admin.declared import Answer, Query, read_path, read_query
+from insightdesk_rt.admin.declared import Answer, Query, read_path, read_query, said
 from insightdesk_rt.admin.openapi import Route
 from insightdesk_rt.admin.stream import EventStream, StreamHandler, Streams
 from insightdesk_rt.cluster.calls import Calls
@@ -103,6 +103,10 @@ class EventsHandler(StreamHandler):
 
         tap = Tap(heard, lambda: stream.end("UNAVAILABLE"))
         with self.streams.place(self.asker):  # before the tap: who may not have a stream costs Valkey no connection
+            if query.payload == "full":  # all chats, as they are written: who reads along leaves a trace
+                whom = " ".join(f"{name}={text}" for name, text in said(query).items() if name != "payload")
+                came = self.admin.address(self.request)
+                await self.admin.record(self.asker, "events.read", whom, query, came, "ok")
             await tap.open(self.valkey, query.namespace, query.room)
             try:
                 await stream.run(look if query.user else None, ROOMS_S)

@@ -44,6 +44,7 @@ COMES_BACK = frozenset(
         CloseReason.TOKEN_EXPIRED,
         CloseReason.SLOW_CONSUMER,
         CloseReason.UNAVAILABLE,
+        CloseReason.DRAINED,
         CloseReason.SHUTDOWN,
         CloseReason.SENT_AWAY,
     }

@@ -353,3 +353,30 @@ WRONG = (
 async def test_what_is_wrong_is_named(servers: Pair, method: str, path: str, body: Any, field: str) -> None:
     status, answer = await servers[0].push(method, f"/api/v1/{path}", body)
     assert (status, answer["error"]["code"], answer["error"]["field"]) == (400, "BAD_REQUEST", field)
+
+
+@aio
+async def test_the_audit_log_names_the_user_who_was_kicked(servers: Pair) -> None:
+    """A public id of a connection says nothing when the connection is gone."""
+    one, two = servers
+    ann = unique("ann")
+    peer = await open_as(two, ann)
+    (found,) = (await get(one, "connections", user=ann))["items"]
+    status, _ = await one.push("DELETE", f"/api/v1/connections/{found['sid']}?reason=test")
+    assert status == 200
+    await peer.gone()
+    (entry,) = (await get(two, "audit", action="connection.kick", limit=1))["items"]
+    assert entry["target"] == f"{found['sid']} user:{ann}"
+
+
+@aio
+async def test_who_was_sent_away_by_a_drain_is_shown_so_and_not_as_of_a_server_that_ends(servers: Pair) -> None:
+    one, two = servers
+    ann = unique("ann")
+    peer = await open_as(two, ann)
+    order = {"overSeconds": 0, "reason": "test"}
+    assert (await one.push("POST", "/api/v1/nodes/n2/drain", order))[0] == 200
+    assert await peer.gone() == 1012
+    (gone,) = (await get(one, "connections/closed", user=ann))["items"]
+    assert gone["closeReason"] == "drained"
+    assert (await one.push("POST", "/api/v1/nodes/n2/undrain", {"reason": "test"}))[0] == 200

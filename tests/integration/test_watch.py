@@ -259,3 +259,16 @@ async def test_streams_are_counted_for_each_who_reads_them_and_given_back(server
             return again.status == 200
 
     await until(free, "room for another stream")
+
+
+@aio
+async def test_reading_all_events_with_what_they_say_leaves_an_entry_in_the_audit_log(servers: Pair) -> None:
+    one, two = servers
+    async with watching(one, "events?payload=full&namespace=/chat", one.token("eve", "admin")) as events:
+        assert events.status == 200
+    async with watching(one, "events", one.token("eve", "admin")) as events:
+        assert events.status == 200
+    status, page = await two.push("GET", "/api/v1/audit?who=eve")
+    (entry,) = page["items"]
+    assert (status, entry["action"], entry["target"]) == (200, "events.read", "namespace=/chat")
+    assert (page["dropped"], page["droppedEarly"]) == (0, 0)

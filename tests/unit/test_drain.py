@@ -22,7 +22,7 @@ class Client:
         self.name = name
 
     def close(self, why: CloseReason) -> None:
-        assert why is CloseReason.SHUTDOWN
+        self.host.whys.add(why)
         del self.host.clients[self.name]
         self.host.closed_s.append(time.monotonic() - self.host.began_s)
 
@@ -33,6 +33,7 @@ class Host:
     def __init__(self, clients: int, goodbyes_s: float = 0.0) -> None:
         self.clients = {str(n): Client(self, str(n)) for n in range(clients)}
         self.closed_s: list[float] = []
+        self.whys: set[CloseReason] = set()
         self.began_s = time.monotonic()
         self.goodbyes_s = goodbyes_s
 
@@ -151,3 +152,16 @@ async def test_undone_it_takes_clients_again_but_not_when_the_node_stops() -> No
     await drain.finish(0.0)
     with pytest.raises(RtError, match="DRAINING"):
         await drain.undo()
+
+
+@aio
+async def test_a_drain_and_an_end_are_told_apart_in_why_a_client_was_closed() -> None:
+    for final, why in ((False, CloseReason.DRAINED), (True, CloseReason.SHUTDOWN)):
+        host = Host(3)
+        drain, _ = drain_of(host)
+        if final:
+            await drain.finish(0.0)
+        else:
+            drain.begin(0.0)
+            await until(lambda drain=drain: progress_of(drain).done, "drained")  # type: ignore[misc]
+        assert host.whys == {why}

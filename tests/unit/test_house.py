@@ -234,7 +234,6 @@ def test_each_source_has_its_test() -> None:
         "admin/audit": "integration/test_admin.py",
         "admin/console": "console/test_sessions.py",
         "admin/routes": "integration/test_admin.py",
-        "stores/audit": "integration/test_admin.py",
         "admin/push": "unit/admin/test_push.py",
         "admin/moderation": "integration/test_moderation.py",
         "admin/rechecks": "integration/test_moderation.py",

@@ -147,3 +147,14 @@ def test_a_right_key_is_served_however_many_wrong_ones_came_from_its_address(
     assert len(caplog.records) == 1, "what is over the limit is not logged"
     clock.ms += PER_S * 1000 - 500
     assert refused("wrong").code == "AUTH_TOKEN_INVALID"
+
+
+def test_no_user_is_written_down_as_a_key_or_as_another_user() -> None:
+    """The audit log has one text for who did it: a token's `sub` may be any text, also the name of a key."""
+    names = ["ann", "backup", "key:backup", "user:ann", "user:key:backup", "key:", "user:", "user:user:ann", "KEY:x"]
+    written = [Principal(name, "admin").id for name in names] + [
+        Principal(name, "admin", is_key=True).id for name in ("ann", "backup")
+    ]
+    assert len(set(written)) == len(written)
+    assert Principal("ann", "admin").id == "ann" and Principal("backup", "viewer", is_key=True).id == "key:backup"
+    assert Principal("key:backup", "admin").id == "user:key:backup"

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from msgspec import Struct
 
+from insightdesk_rt.admin import base
 from insightdesk_rt.admin.access import Principal
 from insightdesk_rt.admin.base import MAX_DRAINED_BYTES, Handler, operation
 from insightdesk_rt.admin.declared import Answer, BulkChange, Count
@@ -297,3 +298,20 @@ async def test_connections_are_kept_and_requests_on_them_answered_in_turn() -> N
 def test_what_is_declared_of_an_operation_stays_on_its_method() -> None:
     declared = Thing.post.operation
     assert (declared.scope, declared.body, declared.doc) == ("operator", Body, "Make a thing.")
+
+
+@aio
+async def test_somebody_who_changes_too_much_at_once_is_refused_and_fills_no_audit_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a thousand harmless changes push out of the log what was done before them."""
+    monkeypatch.setattr(base, "MAX_DEEDS", 3)
+    audit = Audit()
+    admin = make_admin(audit=audit)
+    async with a_port(admin, [(r"/things/([^/]+)", Noted, {"admin": admin})]) as port:
+        for _ in range(5):  # they are no deeds
+            assert (await port.ask("POST", "/things/a", {"reason": "x", "dryRun": True})).status == 200
+        statuses = [(await port.ask("POST", "/things/a", {"reason": "x"})).status for _ in range(6)]
+        assert statuses == [200, 200, 200, 429, 429, 429]
+    assert len(audit) == 3
+    assert len([one for one in caplog.records if "changes too much" in one.message]) == 1

@@ -1,7 +1,7 @@
 // Audit: who did what through the admin port, from where, why and with what outcome.
 import { query } from "../api.js";
 import { h, put } from "../dom.js";
-import { at } from "../format.js";
+import { at, num } from "../format.js";
 import { live } from "../live.js";
 import { dot, filters, heading, remember, small, tag } from "../parts.js";
 import { pager, table } from "../table.js";
@@ -32,12 +32,14 @@ export function show(root, { query: given }) {
 			{ label: "Outcome", cell: (entry) => dot(entry.outcome === "ok" ? "good" : "bad", entry.outcome) },
 		],
 	});
+	const kept = h("p.note");
 	const pages = pager((next) => {
 		cursor = next;
 		watch();
 	});
 	put(root,
-		heading("Audit", "Who changed what, from where, why and with what outcome. The newest 10,000 or so are kept."),
+		heading("Audit", "Who changed what, from where, why and with what outcome."),
+		kept,
 		filters([
 			{ name: "who", label: "Who", value: asked.who, placeholder: "key or user id" },
 			{ name: "action", label: "Action", value: asked.action, placeholder: "node, or node.drain" },
@@ -57,6 +59,7 @@ export function show(root, { query: given }) {
 		end = live({
 			["audit" + query({ ...asked, limit: LIMIT, cursor })]: (body) => {
 				list.set(body.items);
+				put(kept, small(`Entries are kept for ${body.keptDays} days at least. ${num(body.dropped)} older ones are gone${body.droppedEarly ? `, ${num(body.droppedEarly)} of them early: there were too many` : ""}.`));
 				pages.set(body.next);
 			},
 		});
