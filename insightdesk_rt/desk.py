@@ -1,4 +1,4 @@
-"""The helpdesk of one node: the five namespaces, each with the stores it needs. Only `server` builds one."""
+"""The helpdesk of one node: its namespaces, each with the stores it needs. Only `server` builds one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from insightdesk_rt.model import Offset
 from insightdesk_rt.namespaces.base import Namespace, Timers
 from insightdesk_rt.namespaces.chat import Chat
 from insightdesk_rt.namespaces.dashboard import Dashboard
+from insightdesk_rt.namespaces.main import Main
 from insightdesk_rt.namespaces.notifications import Notifications
 from insightdesk_rt.namespaces.presence import Presence
 from insightdesk_rt.namespaces.roster import Living
@@ -32,6 +33,7 @@ class Desk(NamedTuple):
     notifications: Notifications
     presence: Presence
     dashboard: Dashboard
+    main: Main
 
     @property
     def namespaces(self) -> tuple[Namespace, ...]:
@@ -113,4 +115,5 @@ def build_desk(settings: Settings, valkey: Valkey, hub: Hub, timers: Timers, inc
         Notifications(hub, timers, NotificationStore(valkey)),
         Presence(hub, timers, presence, incarnation),
         Dashboard(hub, timers, Stats(tickets, chats, presence), settings.dashboard_interval_ms),
+        Main(hub, timers),
     )

@@ -38,10 +38,14 @@ class NativeHandler(SocketHandler):
 def native_handlers(
     port: ClientPort, namespaces: Iterable[str]
 ) -> list[tuple[str, type[NativeHandler], dict[str, Any]]]:
-    """Return the routes of the namespaces ("/tickets" → /rt/tickets, TicketsHandler) for a tornado Application."""
+    """Return the routes of the namespaces ("/tickets" → /rt/tickets, TicketsHandler) for a tornado Application.
+
+    "/" is at /rt/ and, for clients and proxies that drop a slash at the end, at /rt/main.
+    """
     routes = []
     for namespace in namespaces:
-        name = namespace.strip("/").title() + "Handler"
+        name = (namespace.strip("/") or "main").title() + "Handler"
         handler = type(name, (NativeHandler,), {"namespace": namespace, "__doc__": f"A websocket in {namespace}."})
-        routes.append((f"/rt{namespace}", handler, {"port": port}))
+        paths = ("/rt/", "/rt/main") if namespace == "/" else (f"/rt{namespace}",)
+        routes += [(path, handler, {"port": port}) for path in paths]
     return routes

@@ -7,11 +7,12 @@ from insightdesk_rt.namespaces.base import Namespace, Outbound
 from insightdesk_rt.namespaces.chat import Chat
 from insightdesk_rt.namespaces.dashboard import Dashboard
 from insightdesk_rt.namespaces.expiry import EXPIRING
+from insightdesk_rt.namespaces.main import Main
 from insightdesk_rt.namespaces.notifications import Notifications
 from insightdesk_rt.namespaces.presence import Presence
 from insightdesk_rt.namespaces.tickets import Tickets
 
-NAMESPACES: tuple[type[Namespace], ...] = (Tickets, Chat, Notifications, Presence, Dashboard)
+NAMESPACES: tuple[type[Namespace], ...] = (Tickets, Chat, Notifications, Presence, Dashboard, Main)
 PATHS: tuple[str, ...] = tuple(namespace.path for namespace in NAMESPACES)
 
 

@@ -15,7 +15,7 @@ from tests.support.clients import Refused
 from tests.support.native_client import NativeDoor, NativePeer
 from tests.support.server import SECRET, ServerProcess
 
-NAMESPACES = ("/tickets", "/chat", "/notifications", "/presence", "/dashboard")
+NAMESPACES = ("/tickets", "/chat", "/notifications", "/presence", "/dashboard", "/")
 
 
 def signed(key: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:

@@ -33,6 +33,8 @@ class Shared:
         await self.client.shutdown()
         if self.client.connected:  # a reconnect that was under way has come through meanwhile
             await self.client.shutdown()
+        if self.client.eio.state == "connected":  # refused in "/", the client forgets the connection and leaves it open
+            await self.client.eio.disconnect()
         async with asyncio.timeout(DEADLINE_S):
             await self.client.eio.wait()
         await self.http.close()

@@ -4,7 +4,7 @@ import { field, values } from "./dialog.js";
 import { h } from "./dom.js";
 import { ago, num } from "./format.js";
 
-export const NAMESPACES = ["/tickets", "/chat", "/notifications", "/presence", "/dashboard"];
+export const NAMESPACES = ["/tickets", "/chat", "/notifications", "/presence", "/dashboard", "/"];
 export const ROLES = ["customer", "agent", "admin"];
 export const choice = (all, any) => [["", any], ...all.map((one) => [one, one])];
 
