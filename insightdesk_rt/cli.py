@@ -7,6 +7,7 @@ Every command takes every setting as a flag, so that what works for `serve` work
 from __future__ import annotations
 
 import argparse
+import asyncio
 import errno
 import io
 import logging
@@ -22,12 +23,14 @@ import insightdesk_rt
 from insightdesk_rt import config, observe, operate
 from insightdesk_rt.admin.access import SCOPES, KeyFile, new_key
 from insightdesk_rt.admin.remote import NoAnswer
+from insightdesk_rt.certificates import Certificates
 from insightdesk_rt.commands import connections, drain, notice, tail
 from insightdesk_rt.commands.explain import explain
 from insightdesk_rt.config import ConfigError, Loaded, Settings
 from insightdesk_rt.keys import configured_keys
 from insightdesk_rt.model import Role
 from insightdesk_rt.operate import DONE, FAILED, Failed, table
+from insightdesk_rt.stores.access import find_factory
 
 USAGE = 2
 TOKEN_S = 86_400  # a working day with one token; the server asks connections for it again after a day anyway
@@ -114,6 +117,8 @@ def _check(loaded: Loaded, options: argparse.Namespace) -> int:
         print({"toml": config.as_toml, "markdown": config.as_markdown}[options.print](), end="")
         return DONE
     problems = list(_file_problems(loaded.settings))
+    if not options.offline and (problem := _valkey_problem(loaded.settings)):
+        problems.append(problem)
     if problems:
         raise ConfigError("\n".join(problems))
     rows = [
@@ -140,7 +145,7 @@ def _key(loaded: Loaded, options: argparse.Namespace) -> int:
 
 
 def _file_problems(settings: Settings) -> list[str]:
-    """Return what is wrong with the files that are named, a line each. Nothing is written."""
+    """Return what is wrong with the files and the module that are named, a line each. Nothing stays written."""
     problems = []
     try:
         configured_keys(settings, may_make=False)
@@ -150,9 +155,45 @@ def _file_problems(settings: Settings) -> list[str]:
         KeyFile(settings.admin_keys_file)
     except ConfigError as why:
         problems.append(str(why))
+    for look in (lambda: Certificates(settings), lambda: find_factory(settings.access) if settings.access else None):
+        try:
+            look()
+        except (ConfigError, ValueError) as why:
+            problems.append(str(why))
     for name, misfit in config.file_misfits(settings):
         problems.append(f"{name} = {config.shown(name, getattr(settings, name))}: {misfit}")
     return problems
+
+
+def _valkey_problem(settings: Settings) -> str:
+    """Return what is wrong with the Valkey that is set, in a line, or "": whether it answers and takes a write.
+
+    Where none is set, there must be one that could be started.
+    """
+    from insightdesk_rt.cluster.valkey import Valkey  # like `serve`, the only ones that need the library
+    from insightdesk_rt.embedded import EmbeddedError, find_binary
+
+    if not settings.valkey_url:
+        try:
+            find_binary()
+        except EmbeddedError as why:
+            return str(why)
+        return ""
+
+    async def fitness() -> str:
+        valkey = Valkey(settings.valkey_url.reveal(), settings.valkey_prefix, durable=settings.durable)
+        try:
+            await valkey.start()
+            return await valkey.fitness()
+        finally:
+            await valkey.close()
+
+    logging.disable()  # its lines are for a server's log; the reason comes back
+    try:
+        found = asyncio.run(fitness())
+    finally:
+        logging.disable(logging.NOTSET)
+    return f"valkey_url = {settings.valkey_url}: {found}" if found else ""
 
 
 # ── usage ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -243,6 +284,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         one.add_argument("--key-file", metavar="FILE", help="an admin key or token, where the secret is not at hand")
 
     check = command("check", _check, "validate the configuration, say what is wrong and where", SAME_HELP)
+    check.add_argument("--offline", action="store_true", help="do not connect to Valkey")
     check.add_argument("--all", action="store_true", help="show every setting, not only those that were set")
     check.add_argument("--print", choices=("toml", "markdown"), help="print all settings with their defaults instead")
     return parser, dict(adder.choices)

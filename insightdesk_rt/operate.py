@@ -62,7 +62,10 @@ def status(loaded: Loaded, options: argparse.Namespace) -> int:
     if options.key_file or has_secret(loaded.settings):
         _nodes(url, admin_key(loaded, options))
     else:
-        print("\nThe nodes are shown to who has the server's secret (--data-dir, --config) or a key (--key-file).")
+        print(
+            f"\nThe nodes are not shown: there is no secret in {loaded.settings.data_dir}. "
+            "Name the server's --config or --data-dir, or a --key-file."
+        )
     return DONE if ready == 200 else FAILED
 
 
@@ -123,7 +126,7 @@ def make_token(settings: Settings, claims: dict[str, Any], ttl_s: int) -> str:
     """Return a token that this server will believe. Raises ConfigError: no secret, or claims it would refuse."""
     now_s = int(time.time())
     parties = {"iss": settings.jwt_issuer, "aud": settings.jwt_audience}
-    key = signing_key(settings)
+    key = signing_key(settings, may_make=False)
     token = auth.sign(
         {**claims, "iat": now_s, "exp": now_s + ttl_s, **{name: value for name, value in parties.items() if value}}, key
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,14 +76,6 @@ def dispatch_settings(settings: Settings) -> dispatching.Settings:
         or_any(settings.max_json_depth),
         settings.max_connects_per_user_per_minute,
     )
-
-
-def tls(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.tls_cert_file:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file or None)
-    return context
 
 
 def signer(settings: Settings) -> Callable[[Mapping[str, Any]], str]:

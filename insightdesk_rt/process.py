@@ -30,6 +30,8 @@ def run(loaded: Loaded) -> int:
 
     SIGTERM drains. Who presses Ctrl-C sits in front of it, and does not wait for that.
     """
+    # SIGHUP loads the certificate again, and never ends the server: not before that is set up, nor after.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     node_id = loaded.settings.node_id or "n" + secrets.token_hex(3)
     loaded = structs.replace(loaded, settings=structs.replace(loaded.settings, node_id=node_id))
     try:
@@ -72,6 +74,7 @@ async def _serve(server: Server, at_once: signal.Signals, started: Callable[[Ser
 
     for number in drain_s:
         loop.add_signal_handler(number, stopping, number)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     try:
         await server.start()
         _calm_the_collector()
@@ -82,6 +85,8 @@ async def _serve(server: Server, at_once: signal.Signals, started: Callable[[Ser
         await server.stop(over_s)
         log.info("stopped")
     finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         unhandle()  # the loop's end would leave them for a moment without the pipe that they write to
 
 

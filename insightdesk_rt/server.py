@@ -18,6 +18,7 @@ from tornado.web import Application, RequestHandler
 from insightdesk_rt.admin.access import Access, KeyFile
 from insightdesk_rt.admin.base import NotFound
 from insightdesk_rt.admin.routes import Parts, admin_port
+from insightdesk_rt.certificates import Certificates
 from insightdesk_rt.clocks import Work, every, only_if
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
@@ -50,7 +51,7 @@ from insightdesk_rt.moderation.moderation import TICK_MS, Moderation
 from insightdesk_rt.namespaces import PATHS, sent_events
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.node_stats import EVERY_S, NodeStats
-from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay, signer, tls
+from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay, signer
 from insightdesk_rt.stores.rules import RuleStore
 from insightdesk_rt.transport.handover import Handover
 from insightdesk_rt.transport.lag import LoopLag
@@ -79,6 +80,7 @@ class Server:
         self.embedded: Embedded | None = None
         self.port = self.admin_port = 0
         self._drain_s = 0.0
+        self._certificates = Certificates(loaded.settings)
         self._stack = contextlib.AsyncExitStack()  # what must be ended, the last first
 
     async def start(self) -> None:
@@ -97,6 +99,10 @@ class Server:
         """Send clients away, spread over `drain_s`, in a way that makes them come back; then end everything else."""
         self._drain_s = drain_s
         await self._stack.aclose()
+
+    def reload(self) -> None:
+        """Load the certificate and key again, for connections from now on. Logs how it went."""
+        self._certificates.reload()
 
     def _bind(self, setting: str, address: str, port: int) -> list[socket.socket]:
         sockets = bind(setting, address, port) if address else []
@@ -206,7 +212,7 @@ class Server:
             ],
             **no_path,
             max_body_size=MAX_BODY_BYTES,
-            ssl_options=tls(settings),
+            ssl_options=self._certificates.context(),
             short_way=port,
         )
         if demo is not None:
@@ -239,7 +245,7 @@ class Server:
             routes,
             default_handler_class=NotFound,
             default_handler_args={"admin": admin},
-            ssl_options=tls(settings),
+            ssl_options=self._certificates.context(),
         )
         # A stop goes up from here: no new clients, then those there are sent away while polls are still answered.
         stack.push_async_callback(self._send_away, drain)

@@ -12,6 +12,7 @@ end without a drain, the supervisor says by a signal of its own.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -34,6 +35,7 @@ from insightdesk_rt.listening import StartError, bind_shared, close_all, port_of
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+RELOAD = signal.SIGHUP  # handed on to every worker
 AT_ONCE = signal.SIGUSR1  # to a worker
 START_WITHIN_S = 60.0
 END_WITHIN_S = 30.0  # beside the drain
@@ -71,11 +73,11 @@ class Worker:
         self._news, theirs = multiprocessing.Pipe(duplex=False)
         fork = multiprocessing.get_context("fork")
         self._process = fork.Process(target=self._run, args=(theirs, in_child), name=self.name)
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, RELOAD))
         try:
             self._process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, RELOAD))
             theirs.close()
         self._began_s = time.monotonic()
 
@@ -156,6 +158,7 @@ class Supervisor:
         signal.set_wakeup_fd(woken)
         for name in SIGNALS:
             signal.signal(name, self._signalled)
+        signal.signal(RELOAD, self._reload)
         try:
             url = self._valkey_url()
             for number, own in enumerate(sockets, start=1):
@@ -167,6 +170,8 @@ class Supervisor:
             started(port_of(sockets[0]), self._workers, self._embedded is not None)
             while not self._signals:
                 wait([wake, *(worker.sentinel for worker in self._workers if worker.sentinel is not None)], LOOK_S)
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake, 4096)  # what a RELOAD wrote: it would wake us again and again
                 if not self._signals:
                     self._look_after()
             log.info("stopping")
@@ -185,12 +190,17 @@ class Supervisor:
             for worker in self._workers:
                 worker.send(signal.SIGKILL)
 
+    def _reload(self, number: int, frame: Any) -> None:
+        for worker in self._workers:
+            worker.send(number)
+
     def _in_child(self, worker: Worker) -> None:
         self._die_with_me()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.signal(RELOAD, signal.SIG_IGN)  # until the worker has a certificate to load again
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, RELOAD))
         for other in self._workers:
             if other is not worker:
                 close_all(other.sockets)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -55,15 +56,17 @@ def doubts(settings: Settings) -> Iterator[str]:
 
 
 def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield name and reason of each file or folder that the server could not use as this user. Writes nothing."""
-    for name in ("tls_cert_file", "tls_key_file", "cluster_secret_file"):
-        file = getattr(settings, name)
-        if file and not os.access(file, os.R_OK):
-            yield name, "it cannot be read" if Path(file).exists() else "no such file"
+    """Yield name and reason of each file or folder that the server could not use as this user. Leaves nothing."""
+    file = settings.cluster_secret_file
+    if file and not os.access(file, os.R_OK):
+        yield "cluster_secret_file", "it cannot be read" if Path(file).exists() else "no such file"
     folder = Path(settings.data_dir).absolute()
     existing = next(one for one in (folder, *folder.parents) if one.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        yield "data_dir", f"{existing} cannot be written to"
+    try:
+        # Tried, not asked: for root os.access says yes to a file system that is read-only, and to /proc.
+        os.rmdir(tempfile.mkdtemp(prefix=".check-", dir=existing))
+    except OSError as why:
+        yield "data_dir", f"{existing} cannot be written to: {why.strerror}"
 
 
 def _listening(settings: Settings) -> Iterator[tuple[str, str]]:

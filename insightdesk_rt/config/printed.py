@@ -18,6 +18,11 @@ HEAD = f"""\
 """
 
 
+# What conf/insightdesk-rt.toml sets: the folder of conf/insightdesk-rt.service. It stands in the file and not in the
+# unit, so that `insightdesk-rt token --config` finds the secret that the service made.
+SHIPPED = {"data_dir": "/var/lib/insightdesk-rt"}
+
+
 def as_toml() -> str:
     """Return conf/insightdesk-rt.toml."""
     lines = [HEAD]
@@ -26,6 +31,8 @@ def as_toml() -> str:
         for setting in settings:
             values = f" ({_values(setting)})" if _values(setting) else ""
             lines.append(f"\n# {setting.help}{values}\n# {setting.name} = {_toml(setting.default)}\n")
+            if setting.name in SHIPPED:
+                lines.append(f"{setting.name} = {_toml(SHIPPED[setting.name])}\n")
     return "".join(lines)
 
 

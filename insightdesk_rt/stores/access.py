@@ -96,6 +96,20 @@ class HostAccess:
         return answer is True
 
 
+def find_factory(spec: str) -> Callable[[TicketStore, Any], Any]:
+    """Return what `package.module:factory` names, without calling it. Raises ValueError, one line."""
+    module_name, colon, name = spec.partition(":")
+    if not (module_name and colon and name):
+        raise ValueError(f"access: {spec!r} is not of the form package.module:factory")
+    try:
+        factory: Callable[[TicketStore, Any], Any] = getattr(importlib.import_module(module_name), name)
+    except AttributeError:
+        raise ValueError(f"access: {module_name} has no {name}") from None
+    except Exception as why:  # whatever a module of somebody else's does while it is imported
+        raise ValueError(f"access: cannot import {module_name}: {why}") from None
+    return factory
+
+
 def load_access(spec: str, tickets: TicketStore, settings: Any) -> MayRead:
     """Return what decides over tickets: ours for "", else what `factory(tickets, settings)` of the module makes.
 
@@ -104,15 +118,7 @@ def load_access(spec: str, tickets: TicketStore, settings: Any) -> MayRead:
     """
     if not spec:
         return Access(tickets, settings.agent_access)
-    module_name, colon, name = spec.partition(":")
-    if not (module_name and colon and name):
-        raise ValueError(f"access: {spec!r} is not of the form package.module:factory")
-    try:
-        factory = getattr(importlib.import_module(module_name), name)
-    except ImportError as why:
-        raise ValueError(f"access: cannot import {module_name}: {why}") from None
-    except AttributeError:
-        raise ValueError(f"access: {module_name} has no {name}") from None
+    factory = find_factory(spec)
     try:
         made = factory(tickets, settings)
     except Exception as why:

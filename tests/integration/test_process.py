@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from tests.support.aio import aio, until
+from tests.support.certificates import certificate
 from tests.support.native_client import NativeDoor
 from tests.support.own_valkey import OwnValkey
 from tests.support.server import ServerProcess, environment, free_port
@@ -468,3 +471,79 @@ def test_a_log_in_json_is_a_line_each_and_has_no_secret(server: ServerProcess) -
     assert {"started", "stopped"} <= {line["msg"] for line in lines}
     for secret in (token, token.split(".")[2], str(server.settings["jwt_secret"])):
         assert secret not in server.log()
+
+
+# ── SIGHUP ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sighup_loads_the_certificate_again_and_ends_nothing(tmp_path: Path, workers: int) -> None:
+    """Of each process. An open connection goes on; a pair that cannot be used leaves the old one; a line says so."""
+    file = certificate(tmp_path / "tls.pem")
+    server = ServerProcess(tmp_path, workers=workers, drain_seconds=0, tls_cert_file=file, tls_key_file=file)
+    server.admin_port = free_port(in_a_row=workers)
+    with server.log_file.open("ab") as log:
+        server.process = subprocess.Popen(
+            server.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(server.settings)
+        )
+
+    @aio
+    async def body() -> None:
+        ports = [server.port, *(server.admin_port + number for number in range(workers))]
+        first = await until(lambda: shown(ports), "every port speaks TLS", 30.0)
+        assert len(set(first)) == 1
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        _, writer = await asyncio.open_connection("127.0.0.1", server.admin_port, ssl=context)
+        renewed = x509.load_pem_x509_certificate(certificate(file).read_bytes()).serial_number
+        server.send(signal.SIGHUP)
+
+        async def all_new() -> bool:
+            return set(await shown(ports) or ()) == {renewed}
+
+        await until(all_new, "the new certificate on every port")
+        await until(lambda: server.log().count("certificate loaded again") == workers, "a line of each")
+        assert not writer.is_closing()
+        file.write_bytes(b"half a certific")
+        server.send(signal.SIGHUP)
+        await until(lambda: server.log().count("the old one goes on") == workers, "a line of each")
+        assert await all_new()
+        writer.close()
+
+    try:
+        body()
+        assert server.stop() == 0
+        server.assert_quiet("the old one goes on")
+    finally:
+        if server.process.poll() is None:
+            server.kill()
+
+
+async def shown(ports: list[int]) -> list[int] | None:
+    """Return the serial number of the certificate that each port shows; None while one does not answer."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    serials = []
+    for port in ports:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        except OSError:
+            return None
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        serials.append(x509.load_der_x509_certificate(der).serial_number)
+        writer.close()
+    return serials
+
+
+def test_sighup_does_not_end_a_server_without_a_certificate(server: ServerProcess) -> None:
+    server.start()
+    server.send(signal.SIGHUP)
+
+    @aio
+    async def body() -> None:
+        await until(lambda: "tls_cert_file is not set" in server.log(), "the line")
+        assert (await server.push("GET", "/readyz", token=None))[0] == 200
+
+    body()
+    assert server.stop() == 0
+    server.assert_quiet()

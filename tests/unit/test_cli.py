@@ -39,6 +39,12 @@ def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     root.setLevel(before[1])
 
 
+@pytest.fixture
+def secret() -> None:
+    """The secret that a server made in ./data when it first started."""
+    signing_key(Settings())
+
+
 class Said:
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -60,7 +66,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
 # ── token ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_token_prints_a_token_that_a_server_of_the_same_data_dir_believes(run: Any) -> None:
+def test_token_prints_a_token_that_a_server_of_the_same_data_dir_believes(run: Any, secret: None) -> None:
     words = [
         "--sub",
         "anna",
@@ -85,12 +91,12 @@ def test_token_prints_a_token_that_a_server_of_the_same_data_dir_believes(run: A
     assert said.out.count("\n") == 1
 
 
-def test_token_signs_for_the_issuer_and_audience_that_are_configured(run: Any) -> None:
+def test_token_signs_for_the_issuer_and_audience_that_are_configured(run: Any, secret: None) -> None:
     said = run("token", "--sub", "a", "--role", "admin", "--jwt-issuer", "me", "--jwt-audience", "desk")
     assert KeyRing(Settings(jwt_issuer="me", jwt_audience="desk")).verify(said.out.strip()).role == "admin"
 
 
-def test_token_does_not_make_what_the_server_would_refuse(run: Any) -> None:
+def test_token_does_not_make_what_the_server_would_refuse(run: Any, secret: None) -> None:
     for words in (["--sub", "a\nb"], ["--sub", ""], ["--sub", "a" * 129], ["--sub", "a", "--name", "n" * 300]):
         said = run("token", "--role", "agent", *words)
         assert said.code == 2 and said.out == "" and len(said.err.splitlines()) == 1
@@ -122,7 +128,7 @@ def test_explain_says_why_a_token_is_refused(run: Any, change: dict[str, Any], w
     assert text.split(".")[2] not in said.out + said.err, "the signature is not"
 
 
-def test_explain_says_who_an_accepted_token_speaks_for(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explain_says_who_an_accepted_token_speaks_for(secret: None, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = run("token", "--sub", "ann", "--role", "agent", "--team", "red").out
     said = run("token", "--explain", text)
     assert (said.code, said.err) == (0, "")
@@ -131,7 +137,7 @@ def test_explain_says_who_an_accepted_token_speaks_for(run: Any, monkeypatch: py
     assert run("token", "--explain", "-").code == 0
 
 
-def test_explain_goes_by_the_servers_settings(run: Any) -> None:
+def test_explain_goes_by_the_servers_settings(secret: None, run: Any) -> None:
     text = run("token", "--sub", "ann", "--role", "agent", "--jwt-audience", "desk").out.strip()
     assert run("token", "--explain", text, "--jwt-audience", "desk").code == 0
     assert "another audience" in run("token", "--explain", text).err
@@ -160,7 +166,9 @@ def admin() -> Iterator[Answering]:
         yield port
 
 
-def test_emit_publishes_with_a_short_admin_token_and_prints_the_offset(run: Any, admin: Answering) -> None:
+def test_emit_publishes_with_a_short_admin_token_and_prints_the_offset(
+    secret: None, run: Any, admin: Answering
+) -> None:
     admin.answer = b'{"offset":"17-0"}'
     said = run("emit", "/tickets", "ticket:42", "ticket:updated", '{"a": ["ö", 1]}', "--admin-port", admin.port)
     assert (said.code, said.out, said.err) == (0, "17-0\n", "")
@@ -184,7 +192,7 @@ def test_emit_takes_json_from_standard_input_and_an_id_and_a_key(
     assert not (tmp_path / "data").exists(), "no secret was made for nothing"
 
 
-def test_emit_can_be_volatile(run: Any, admin: Answering) -> None:
+def test_emit_can_be_volatile(secret: None, run: Any, admin: Answering) -> None:
     said = run("emit", "/tickets", "r", "e", "1", "--volatile", "--admin-port", admin.port)
     assert (said.code, said.out) == (0, "sent\n")
     body = admin.asked[0][2]
@@ -200,13 +208,15 @@ def test_emit_can_be_volatile(run: Any, admin: Answering) -> None:
         (500, b'{"error":"x"}', "HTTP 500"),
     ],
 )
-def test_a_refusal_is_said_in_one_line(run: Any, admin: Answering, status: int, answer: bytes, expected: str) -> None:
+def test_a_refusal_is_said_in_one_line(
+    secret: None, run: Any, admin: Answering, status: int, answer: bytes, expected: str
+) -> None:
     admin.status, admin.answer = status, answer
     said = run("emit", "/t", "r", "e", "1", "--admin-port", admin.port)
     assert (said.code, said.out, said.err) == (1, "", f"insightdesk-rt: the server refused: {expected}\n")
 
 
-def test_nobody_at_the_port_is_said_in_one_line(run: Any) -> None:
+def test_nobody_at_the_port_is_said_in_one_line(secret: None, run: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = str(gone.getsockname()[1])
     for words in (["status"], ["emit", "/t", "r", "e", "1"]):
@@ -229,7 +239,11 @@ def test_status_is_a_table_and_an_exit_code(run: Any, admin: Answering) -> None:
         ["valkey", "ok"],
         ["disk", "not well"],
         [],
-        ["The", "nodes are shown to who has the server's secret (--data-dir, --config) or a key (--key-file)."],
+        [
+            "The",
+            "nodes are not shown: there is no secret in ./data. "
+            "Name the server's --config or --data-dir, or a --key-file.",
+        ],
     ]
     admin.status, admin.answer = 503, b'{"ready":false,"checks":[{"name":"valkey","ok":false,"why":"away"}]}'
     said = run("status", "--admin-port", admin.port)
@@ -300,9 +314,56 @@ def test_check_names_every_problem(run: Any, tmp_path: Path) -> None:
         'insightdesk-rt: port = "x" (rt.toml:1): expected a whole number from 0 to 65535',
         "insightdesk-rt: unknown setting adres; did you mean address? (rt.toml:2)",
     ]
-    said = run("check", "--jwt-secret-file", "gone", "--tls-cert-file", "gone", "--tls-key-file", "gone")
+    said = run("check", "--jwt-secret-file", "gone", "--tls-cert-file", "gone", "--tls-key-file", "gone", "--offline")
     assert said.code == 2
-    assert [line.split()[1] for line in said.err.splitlines()] == ["jwt_secret_file", "tls_cert_file", "tls_key_file"]
+    assert [line.split()[1] for line in said.err.splitlines()] == ["jwt_secret_file", "tls_cert_file"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--access", "nope:x"], "access: cannot import nope: No module named 'nope'"),
+        (["--access", "json:nope"], "access: json has no nope"),
+        (["--valkey-url", "unix:///no/such"], "valkey_url = unix:///no/such: there is no such socket"),
+        (["--data-dir", "/proc/x/y"], "data_dir = /proc/x/y: /proc cannot be written to: No such file or directory"),
+        (["--data-dir", "file/y"], "data_dir = file/y: {}/file cannot be written to: Not a directory"),
+        (["--tls-cert-file", "file", "--tls-key-file", "file"], "tls_cert_file = file: it holds no certificate in PEM"),
+        (["--tls-cert-file", "no", "--tls-key-file", "file"], "tls_cert_file = no: No such file or directory"),
+        (["--admin-keys-file", "file"], "admin_keys_file = file: line 1: expected name, scope and hash"),
+    ],
+)
+def test_check_finds_what_serve_refuses(run: Any, tmp_path: Path, words: list[str], said: str) -> None:
+    """`serve` says the same and ends; nothing is left behind by looking."""
+    (tmp_path / "file").write_text("nothing\n", encoding="utf-8")
+    found = run("check", *words)
+    assert (found.code, found.out, found.err) == (2, "", f"insightdesk-rt: {said.format(tmp_path)}\n")
+    assert os.listdir(tmp_path) == ["file"]
+    command = [sys.executable, "-m", "insightdesk_rt", "serve", "--port", "0", "--admin-port", "0", *words]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=30, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    last = ended.stderr.splitlines()[-1]
+    assert ended.returncode != 0 and "Traceback" not in ended.stderr
+    assert last.startswith("insightdesk-rt: ") and (last == f"insightdesk-rt: {said}" or "data" in last), last
+
+
+def test_check_does_not_connect_where_it_is_told_not_to(run: Any) -> None:
+    assert run("check", "--valkey-url", "unix:///no/such", "--offline").code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["token", "--sub", "x", "--role", "admin"], ["emit", "/tickets", "r", "e", "1"], ["connections"]],
+)
+def test_only_serve_makes_a_secret(run: Any, tmp_path: Path, words: list[str]) -> None:
+    """A command that made one signed with it what no server believed, and said nothing."""
+    said = run(*words, "--data-dir", "elsewhere")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == (
+        "insightdesk-rt: there is no secret in elsewhere, where a server makes one at its first start; "
+        "name the server's --config or --data-dir\n"
+    )
+    assert os.listdir(tmp_path) == []
 
 
 def test_check_prints_every_setting(run: Any) -> None:
@@ -343,6 +404,7 @@ def test_another_shell_is_told_a_line_that_works(monkeypatch: pytest.MonkeyPatch
     line = cli.command_line(loaded, "token", "--sub", "agent 1")
     assert line == f"'{script}' token --sub 'agent 1' --data-dir '{tmp_path}/a b/data'"
     monkeypatch.setattr(sys, "argv", [str(ROOT / "insightdesk_rt" / "__main__.py"), "serve"])
+    signing_key(loaded.settings)
     line = cli.command_line(loaded, "token", "--sub", "a", "--role", "agent")
     done = subprocess.run(
         line, shell=True, capture_output=True, text=True, timeout=30, cwd="/", env={"PYTHONPATH": str(ROOT)}
@@ -395,7 +457,7 @@ def test_help_names_every_command_and_every_setting(run: Any) -> None:
 
 
 def test_ctrl_c_is_no_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*words: object) -> None:
+    def interrupted(*words: object, **more: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(operate, "signing_key", interrupted)

@@ -31,6 +31,7 @@ FLOORS = {
     "stores": 3,
     "keys": 3,
     "embedded": 3,
+    "certificates": 3,
     "folder": 3,
     "namespaces": 4,
     "drain": 4,
@@ -63,7 +64,7 @@ ONLY_IN = {
     "ujson": ("wire/json",),
     "jwt": ("auth", "keys"),
     "prometheus_client": ("admin/metrics",),
-    "cryptography": ("admin/sessions",),
+    "cryptography": ("admin/sessions", "certificates"),
     "socket": (
         "transport",
         "cluster",

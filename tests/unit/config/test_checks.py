@@ -118,10 +118,8 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.write_text("x")
     settings = Settings(
-        tls_cert_file=str(there),
-        tls_key_file=str(tmp_path / "gone"),
         data_dir=str(there / "data"),
     )
-    assert [name for name, _ in file_misfits(settings)] == ["tls_key_file", "data_dir"]
+    assert [name for name, _ in file_misfits(settings)] == ["data_dir"]
     assert list(file_misfits(Settings(data_dir=str(tmp_path / "not" / "yet")))) == []
     assert sorted(tmp_path.iterdir()) == [there], "looking changes nothing"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from insightdesk_rt.config import Settings, as_markdown, as_toml, load, table
+from insightdesk_rt.config.printed import SHIPPED
 
 TOP = Path(__file__).parents[3]
 
@@ -28,9 +29,11 @@ def test_the_documentation_is_what_the_table_says() -> None:
 def test_the_configuration_file_changes_nothing_and_with_its_comments_taken_away_sets_every_default(
     tmp_path: Path,
 ) -> None:
-    assert tomllib.loads(as_toml()) == {}
+    assert tomllib.loads(as_toml()) == SHIPPED == {"data_dir": "/var/lib/insightdesk-rt"}
     file = tmp_path / "all.toml"
-    file.write_text(re.sub(r"^# (?=[a-z0-9_]+ = )", "", as_toml(), flags=re.MULTILINE))
+    file.write_text(
+        re.sub(r"^# (?=[a-z0-9_]+ = )", "", re.sub(r"(?m)^data_dir = .*$", "", as_toml()), flags=re.MULTILINE)
+    )
     loaded = load(["--config", str(file)], {})
     assert loaded.settings == Settings()
     assert "default" not in loaded.origins.values()
@@ -45,6 +48,7 @@ def test_the_systemd_unit_gives_the_drain_its_time() -> None:
     unit = (TOP / "conf/insightdesk-rt.service").read_text()
     found = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     assert found and int(found.group(1)) >= Settings().drain_seconds + 30
+    assert f"\nStateDirectory={Path(SHIPPED['data_dir']).name}\n" in unit, "the folder that the file names"
     assert "\nKillMode=mixed\n" in unit, "the embedded Valkey must not get SIGTERM before the drain is over"
 
 
