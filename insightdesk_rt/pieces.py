@@ -11,6 +11,7 @@ from insightdesk_rt.handlers.port import PortSettings
 from insightdesk_rt.hub.hub import Replay
 from insightdesk_rt.keys import signing_key
 from insightdesk_rt.limits import Rate, or_any
+from insightdesk_rt.namespaces import NAMESPACES
 from insightdesk_rt.namespaces import dispatch as dispatching
 from insightdesk_rt.transport.host import ClientHost
 from insightdesk_rt.transport.outbox import OutboxLimits
@@ -40,6 +41,11 @@ def replay(settings: Settings) -> Replay:
     return Replay(or_any(settings.max_outbox_events) // 2, or_any(settings.max_outbox_bytes) // 2)
 
 
+def binary_events() -> frozenset[tuple[str, str]]:
+    """Return namespace and name of the events that take attachments."""
+    return frozenset((one.path, spec.name) for one in NAMESPACES for spec in one.events.values() if spec.binary)
+
+
 def port_settings(settings: Settings) -> PortSettings:
     return PortSettings(
         allowed_origins=settings.allowed_origins,
@@ -58,6 +64,7 @@ def port_settings(settings: Settings) -> PortSettings:
             max_event_name=or_any(settings.max_event_name_chars),
             max_depth=or_any(settings.max_json_depth),
             max_connect=or_any(settings.max_connect_bytes),
+            binary=binary_events(),
         ),
         recovery=settings.connection_recovery,
         deflate=settings.websocket_deflate,

@@ -162,6 +162,11 @@ class Session(Protocol):
         ...
 
     @property
+    def skips_binary(self) -> bool:
+        """Do attachments come now that nobody wants, so that nothing of them needs to be kept?"""
+        ...
+
+    @property
     def waiting(self) -> bool:
         """Has the client not joined any namespace yet? Then the connect timeout runs."""
         ...

@@ -183,3 +183,7 @@ class EngineSession:
     @property
     def most_bytes(self) -> int:
         return self._inner.most_bytes
+
+    @property
+    def skips_binary(self) -> bool:
+        return self._inner.skips_binary

@@ -49,6 +49,11 @@ class Judge(Protocol):
     @property
     def most_bytes(self) -> int: ...
 
+    @property
+    def skips_binary(self) -> bool:
+        """Is a binary message wanted by nobody, so that nothing of it needs to be kept?"""
+        ...
+
 
 class FrameReader:
     """Reads one peer's bytes. `limit_bytes` is the most one message may have, and less while its judge says so."""
@@ -223,8 +228,12 @@ class FrameReader:
         self._size += length
 
     def _take(self, payload: bytes) -> None:
-        assert self._message is not None
-        self._message.add(_unmasked(payload, self._mask))
+        message = self._message
+        assert message is not None
+        if type(message) is UnfinishedBinary and self._judge is not None and self._judge.skips_binary:
+            message.forget()  # what came together with the packet that it belongs to
+        else:
+            message.add(_unmasked(payload, self._mask))
         turn = len(payload) % 4
         self._mask = self._mask[turn:] + self._mask[:turn]
         self._left -= len(payload)

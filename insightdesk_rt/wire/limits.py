@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import NamedTuple
+
+
+class _All:
+    def __contains__(self, event: object) -> bool:
+        return True
+
+
+ALL = _All()
 
 # A ping that leaves up to this late (the wheel's step) counts from when it was due, so that deadlines are exact; after
 # a longer stall of this server it counts from when it left, so that our stall does not kill our peers.
@@ -17,3 +26,6 @@ class PacketLimits(NamedTuple):
     max_event_name: int = 256  # characters
     max_depth: int = 64  # of JSON: nobody nests by hand deeper than ten
     max_connect: int = 16_384  # bytes of a CONNECT, and of what comes before one was accepted; twice the longest token
+    # (namespace, event) of those that take attachments; the event of an ack is "". What comes with any other packet is
+    # thrown away as it comes: kept until the last of them, it would be megabytes for a call that is refused.
+    binary: Container[tuple[str, str]] = ALL

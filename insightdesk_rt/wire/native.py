@@ -135,6 +135,7 @@ class NativeSession:
         "codec",
     )
 
+    skips_binary = False  # a binary message closes the connection
     unfinished = 0  # a message is one frame, to whom it is given
 
     def __init__(

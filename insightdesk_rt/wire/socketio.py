@@ -157,6 +157,7 @@ class _Pending(NamedTuple):
     expected: int
     attachments: list[bytes]
     number: int
+    kept: bool  # does the event take attachments? Else each counts as an empty one
 
 
 class SocketIOSession:
@@ -188,6 +189,10 @@ class SocketIOSession:
     @property
     def unfinished(self) -> int:
         return self._pending.number if self._pending is not None else 0
+
+    @property
+    def skips_binary(self) -> bool:
+        return self._pending is not None and not self._pending.kept
 
     @property
     def most_bytes(self) -> int:
@@ -225,6 +230,8 @@ class SocketIOSession:
         pending = self._pending
         if pending is None:
             raise WireError("an attachment of nothing")
+        if not pending.kept:
+            data = b""
         self._pending_bytes += len(data)
         if self._pending_bytes > self._limits.max_attachments_bytes:
             raise TooBig(f"attachments over {self._limits.max_attachments_bytes} bytes", over="max_payload_bytes")
@@ -297,7 +304,10 @@ class SocketIOSession:
         return () if ack_id is None else (Ack(namespace, ack_id, Raw(arguments.encode("utf-8", "replace"))),)
 
     def _binary(self, text: str) -> Sequence[Inbound]:
-        """Remember the packet and wait for its attachments. CVE-2026-33151 and -69185: 1 ≤ n ≤ max_attachments."""
+        """Remember the packet and wait for its attachments, to keep or to skip them.
+
+        CVE-2026-33151 and -69185: 1 ≤ n ≤ max_attachments.
+        """
         dash = text.find("-", 1, 1 + len(str(self._limits.max_attachments)) + 1)
         digits = text[1:dash] if dash > 0 else ""
         count = int(digits) if digits.isascii() and digits.isdigit() else 0
@@ -317,7 +327,10 @@ class SocketIOSession:
             check_placeholders(json.loads(text[start:], self._limits.max_depth), count)
         except json.BadJson as bad:
             raise WireError(f"attachments: {bad.why}", over=bad.over) from None
-        self._pending = _Pending(packets[0], count, [], next(numbers))
+        packet = packets[0]
+        event = packet.event if isinstance(packet, Call) else ""
+        kept = (packet.namespace, event) in self._limits.binary
+        self._pending = _Pending(packet, count, [], next(numbers), kept)
         return ()
 
     # ── parts of a packet ──────────────────────────────────────────────────────────────────────────────────────────

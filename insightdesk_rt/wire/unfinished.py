@@ -46,5 +46,9 @@ class UnfinishedBinary:
     def add(self, payload: bytes) -> None:
         self._data += payload
 
+    def forget(self) -> None:
+        """Nobody wants it: keep nothing of what has come."""
+        self._data.clear()
+
     def done(self) -> bytes:
         return bytes(self._data)

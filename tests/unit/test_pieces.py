@@ -32,7 +32,7 @@ LIMITS = (
 
 def test_the_defaults_of_the_settings_are_those_of_the_parts() -> None:
     settings = Settings()
-    assert port_settings(settings) == PortSettings(loopback=True)
+    assert port_settings(settings) == PortSettings(loopback=True, packets=PacketLimits(binary=frozenset()))
     assert client_host(settings, Wheel(50, lambda: 0), "n1").limits == OutboxLimits()
     told = dispatch_settings(settings)
     assert (told.max_waiting_calls, told.max_json_depth) == (
@@ -48,6 +48,6 @@ def test_a_limit_of_0_is_none() -> None:
     assert replay(settings) == Replay(ANY // 2, ANY // 2)
     port = port_settings(settings)
     assert (port.max_payload_bytes, port.max_fragments) == (ANY, ANY)
-    assert port.packets == PacketLimits(ANY, 4 * ANY, ANY, ANY, ANY, ANY, ANY)
+    assert port.packets == PacketLimits(ANY, 4 * ANY, ANY, ANY, ANY, ANY, ANY, frozenset())
     told = dispatch_settings(settings)
     assert (told.max_waiting_calls, told.max_json_depth, told.max_namespaces_per_connection) == (ANY, ANY, 0)

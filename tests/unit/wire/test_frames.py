@@ -43,6 +43,7 @@ def whole(opcode: int, payload: bytes = b"", mask: bytes = MASK) -> bytes:
 
 class Bouncer:
     most_bytes = 20
+    skips_binary = False
 
 
 def test_a_judge_is_asked_again_when_a_message_is_longer_than_it_said() -> None:

@@ -16,6 +16,7 @@ from msgspec import Raw
 from insightdesk_rt.errors import TooBig, WireError
 from insightdesk_rt.ids import RESERVED_EVENTS as RESERVED
 from insightdesk_rt.wire.codec import Ack, Call, Codec, Connect, Encoded, Inbound, Leave
+from insightdesk_rt.wire.frames import FrameReader
 from insightdesk_rt.wire.limits import PacketLimits
 from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession, with_attachments
 
@@ -549,3 +550,57 @@ def test_bytes_make_an_event_and_an_ack_binary() -> None:
 def test_the_codec_is_what_the_hub_asks_for() -> None:
     codec: Codec = SocketIOCodec()
     assert codec.event("/", "x", "1").size == len(codec.event("/", "x", "1").frame)
+
+
+# ── attachments that nobody takes ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def masked(payload: bytes, opcode: int = 2) -> bytes:
+    """A client's frame of more than 64 KiB, unmasked for all that matters: its mask is four zeros."""
+    return bytes([0x80 | opcode, 0x80 | 127]) + len(payload).to_bytes(8, "big") + bytes(4) + payload
+
+
+def kept(reader: FrameReader) -> int:
+    return len(getattr(reader._message, "_data", b""))
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_nothing_is_kept_of_attachments_of_an_event_that_takes_none(together: bool) -> None:
+    """60 connections of one customer held 228 MB for two minutes. Also if packet and attachment come in one segment."""
+    session = joined("/a", limits=PacketLimits(binary={("/a", "file")}))
+    reader = FrameReader(1_000_000)
+    reader.heed(session)
+    head, frame = '52-/a,7["x",{"_placeholder":true,"num":0},1]', masked(b"b" * 900_000)
+    if together:
+        assert reader.feed(frame[:16_000]) == []
+        assert session.receive_text(head) == ()
+    else:
+        assert session.receive_text(head) == ()
+        reader.feed(frame[:16_000])
+    for at in range(16_000, 880_000, 16_000):
+        reader.feed(frame[at : at + 16_000])
+        assert kept(reader) == 0
+    for _, message in reader.feed(frame[880_000:]):
+        assert session.receive_binary(message) == ()  # type: ignore[arg-type]
+    assert session.unfinished
+    found = one(session.receive_binary(b"a" * 900_000))
+    assert isinstance(found, Call) and found.attachments == (b"", b""), "refused by who calls it, as it takes none"
+    assert not session.skips_binary and not session.unfinished
+
+
+def test_attachments_of_an_event_that_takes_them_are_kept() -> None:
+    session = joined("/a", limits=PacketLimits(binary={("/a", "file")}))
+    reader = FrameReader(1_000_000)
+    reader.heed(session)
+    session.receive_text('51-/a,7["file",{"_placeholder":true,"num":0}]')
+    frame = masked(b"b" * 100_000)
+    reader.feed(frame[:50_000])
+    ((_, message),) = reader.feed(frame[50_000:])
+    assert one(session.receive_binary(message)).attachments == (b"b" * 100_000,)  # type: ignore[arg-type, union-attr]
+
+
+def test_nothing_is_kept_of_attachments_of_an_ack_that_nobody_takes() -> None:
+    session = joined("/a", limits=PacketLimits(binary=frozenset()))
+    session.receive_text('61-/a,7[{"_placeholder":true,"num":0}]')
+    assert session.skips_binary
+    assert one(session.receive_binary(b"a")).attachments == (b"",)  # type: ignore[union-attr]
