@@ -68,29 +68,3 @@ class EventCounts:
     @property
     def total(self) -> int:
         return sum(self.by_name.values())
-
-
-class Seldom:
-    """Says when something that happens often is to be logged: once in `per_ms` for each key, with how often it was.
-
-    Keys may come from outside: at most `most` are kept, and the oldest gives way, which then is said again early.
-    """
-
-    __slots__ = ("_most", "_per_ms", "_seen")
-
-    def __init__(self, per_ms: int, most: int = 100) -> None:
-        self._per_ms = per_ms
-        self._most = most
-        self._seen: dict[str, tuple[int, int]] = {}  # key → not before, and how often since it was said
-
-    def count(self, key: str, now_ms: int) -> int:
-        """Count it once. Return how often it happened since it was last said if it is to be said now, else 0."""
-        quiet_until_ms, times = self._seen.get(key, (now_ms, 0))
-        if now_ms < quiet_until_ms:
-            self._seen[key] = (quiet_until_ms, times + 1)
-            return 0
-        self._seen.pop(key, None)  # to the end
-        if len(self._seen) >= self._most:
-            del self._seen[next(iter(self._seen))]
-        self._seen[key] = (now_ms + self._per_ms, 0)
-        return times + 1

@@ -18,9 +18,9 @@ from tornado.httputil import HTTPServerRequest
 from insightdesk_rt.addresses import parse_address, parse_net, spelled
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.handlers.makers import uses_recovery
-from insightdesk_rt.limits import Window, Windows, counted_as
+from insightdesk_rt.limits import Windows, counted_as
 from insightdesk_rt.origins import comparable, is_loopback_host, is_loopback_page
-from insightdesk_rt.tally import Seldom
+from insightdesk_rt.seldom import Seldom
 from insightdesk_rt.transport.base import Receiver
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.host import ClientHost
@@ -33,8 +33,7 @@ from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession
 log = logging.getLogger(__name__)
 
 _WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d*)?|([^:]*):\d*", re.ASCII).fullmatch  # as some proxies write an address
-SAID_MS = 60_000
-MAX_LINES = 10  # in SAID_MS, about refused origins
+MAX_LINES = 20  # a minute, about refused origins; a server has few that are its own by mistake
 MAX_ORIGIN = 200  # characters of one that are logged
 MAX_AGENT = 256  # characters of a User-Agent that are kept
 MAX_BEARER = 16_384  # an Authorization header longer than this holds no token of ours
@@ -130,8 +129,7 @@ class ClientPort:
         rate = settings.connects_per_address_per_second
         self._connects = Windows(rate, 1000) if rate else None
         self.refused: Counter[str] = Counter()  # clients that were not let in, by code
-        self._said = Seldom(SAID_MS)  # refused origins
-        self._lines = Window(MAX_LINES, SAID_MS)
+        self._seldom = Seldom(log, most=MAX_LINES)
         self._socketio = SocketIOCodec(settings.recovery)
         self._native = NativeCodec(settings.recovery)
 
@@ -171,22 +169,17 @@ class ClientPort:
     def say_refused_page(self, request: HTTPServerRequest) -> None:
         """Log that a page may not connect, and what would let it: a browser tells its author nothing of it.
 
-        Once a minute for each origin, and in all MAX_LINES a minute: anybody can make up origins.
+        Once a minute for each origin, and for so many of them: anybody can make up origins.
         """
-        origin, now_ms = request.headers.get("Origin", "")[:MAX_ORIGIN], self.host.now_ms()
-        times = self._said.count(origin, now_ms)
-        if not times or self._lines.take(now_ms):
-            return
+        origin = request.headers.get("Origin", "")[:MAX_ORIGIN]
         scheme, host = self.peer(request).scheme, request.headers.get("Host", "").lower()
-        own = f"{scheme}://{host}"
         hint = "add it to allowed_origins if it is yours"
         if comparable(origin) in (comparable(f"http://{host}"), comparable(f"https://{host}")):
             proxy = spelled(request.remote_ip or "")
             hint = f"its scheme differs: X-Forwarded-Proto is believed of trusted_proxies alone; this came from {proxy}"
-        log.info(
-            "a page may not connect: its origin is not allowed",
-            extra={"origin": origin, "allowed": ",".join((own, *self.origins.listed)), "hint": hint, "times": times},
-        )
+        allowed = ",".join((f"{scheme}://{host}", *self.origins.listed))
+        what = "a page may not connect: its origin is not allowed"
+        self._seldom.say(logging.INFO, what, origin, origin=origin, allowed=allowed, hint=hint)
 
     def refusal(self, address: str) -> RtError | None:
         """Return why no new client is taken from an address now: HTTP 403; 503 or 429, with when to come back."""

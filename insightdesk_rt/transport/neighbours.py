@@ -15,15 +15,13 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from insightdesk_rt.tally import Seldom
-from insightdesk_rt.transport.wheel import monotonic_ms
+from insightdesk_rt.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
-SAID_MS = 60_000
 
-_said = Seldom(SAID_MS)
+_seldom = Seldom(log)
 
 
 class Stranger(OSError):
@@ -50,9 +48,7 @@ def refused_stranger(sock: socket.socket) -> bool:
 
 def say_refused(what: str) -> None:
     """Log a warning about somebody else on this machine, at most once a minute for each text, with how many."""
-    count = _said.count(what, monotonic_ms())
-    if count:
-        log.warning(what, extra={"times": count})
+    _seldom.say(logging.WARNING, what, "")
 
 
 @cache

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insightdesk_rt.tally import OTHER, EventCounts, Histogram, Seldom, quantile
+from insightdesk_rt.tally import OTHER, EventCounts, Histogram, quantile
 
 BOUNDS = (0.1, 1.0, 10.0)
 
@@ -44,12 +44,3 @@ def test_names_that_are_not_the_servers_are_counted_as_one() -> None:
     for n in range(1000):
         counts.add(f"made:up:{n}")
     assert counts.by_name == {"ticket:updated": 3, OTHER: 1000} and counts.total == 1003
-
-
-def test_what_happens_often_is_said_once_in_a_while_with_how_often() -> None:
-    seldom = Seldom(60_000, most=2)
-    assert [seldom.count("a", now_ms) for now_ms in (0, 1, 59_999, 60_000, 60_001)] == [1, 0, 0, 3, 0]
-    assert [seldom.count("b", 60_002), seldom.count("a", 120_000), seldom.count("b", 120_003)] == [1, 2, 1]
-    for key in "cdefgh":
-        assert seldom.count(key, 120_004) == 1
-    assert len(seldom._seen) == 2, "keys come from outside"

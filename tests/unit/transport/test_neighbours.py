@@ -16,7 +16,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from insightdesk_rt.cluster.directory import Place
 from insightdesk_rt.handlers.relay import Exchange, bind_local
 from insightdesk_rt.listening import Times, patient_server
-from insightdesk_rt.tally import Seldom
+from insightdesk_rt.seldom import Seldom
 from insightdesk_rt.transport import neighbours
 from insightdesk_rt.transport.handover import Handover, hand_over, is_here
 from insightdesk_rt.transport.neighbours import is_ours, this_machine
@@ -28,7 +28,7 @@ KEY = "k" * 43
 @pytest.fixture
 def name(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A name nobody has; each test begins with a quiet log."""
-    monkeypatch.setattr(neighbours, "_said", Seldom(neighbours.SAID_MS))
+    monkeypatch.setattr(neighbours, "_seldom", Seldom(neighbours.log))
     yield "insightdesk-rt-test-" + secrets.token_hex(8)
 
 
