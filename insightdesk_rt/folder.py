@@ -17,7 +17,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 # What this server and its embedded Valkey put there.
-OURS = ("jwt_secret", ".jwt_secret.*", "valkey.*", "appendonlydir", "appendonly.aof*", "dump.rdb", "temp-*", "demo")
+OURS = ("*jwt_secret*", "demo", "demo_secret", "valkey.*", "appendonlydir", "appendonly.aof*", "dump.rdb", "temp-*")
 OTHERS, OTHERS_WRITE = 0o077, 0o022
 
 

@@ -16,7 +16,7 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -28,6 +28,7 @@ from insightdesk_rt import auth
 from insightdesk_rt.auth import FAMILIES, BadKey, Key, Keys
 from insightdesk_rt.cluster.seal import derived_key, fingerprint
 from insightdesk_rt.config import ConfigError, Settings
+from insightdesk_rt.errors import RtError
 from insightdesk_rt.folder import FolderError, private_folder
 from insightdesk_rt.model import User
 from insightdesk_rt.seldom import Seldom
@@ -36,6 +37,7 @@ from insightdesk_rt.wire import json
 log = logging.getLogger(__name__)
 
 SECRET_FILE = "jwt_secret"
+DEMO_SECRET_FILE = "demo_secret"
 FETCH_TIMEOUT_S = 3.0
 REFRESH_S = 300.0
 RETRY_S = 30.0  # an unknown kid costs one fetch in this time, however many tokens name one
@@ -70,6 +72,37 @@ def has_secret(settings: Settings) -> bool:
     """Is there a secret to sign with, without making one?"""
     hs = "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}
     return hs and bool(settings.jwt_secret or settings.jwt_secret_file or _made(settings).exists())
+
+
+class DemoKeys:
+    """Signs and verifies the demo's tokens, with a secret of their own in data_dir. Raises ConfigError.
+
+    The demo gives tokens to whoever reaches its page, an admin's among them, so they open the client port and nothing
+    else: the server's own keys do not verify them, and the admin port asks those alone.
+    """
+
+    def __init__(self, settings: Settings, now_s: Callable[[], float] = time.time) -> None:
+        path = Path(settings.data_dir) / DEMO_SECRET_FILE
+        _make_secret(path)
+        self._key = auth.secret_key(_read("data_dir", str(path)).rstrip(), ("HS256",))
+        self._now_s = now_s
+
+    def sign(self, claims: Mapping[str, Any]) -> str:
+        return auth.sign(claims, self._key)
+
+    def beside(self, verify: Callable[[object], User]) -> Callable[[object], User]:
+        """Return what verifies a token of the demo's or, if it is none, as `verify` does."""
+        keys = Keys((self._key,))
+
+        def either(token: object) -> User:
+            try:
+                return auth.verify(token, keys, self._now_s())
+            except RtError as refused:
+                if refused.code != "AUTH_TOKEN_INVALID":
+                    raise
+            return verify(token)
+
+        return either
 
 
 def configured_keys(settings: Settings, *, may_make: bool = True) -> tuple[Key, ...]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from insightdesk_rt import auth
 from insightdesk_rt.config import Settings
 from insightdesk_rt.handlers.port import PortSettings
 from insightdesk_rt.hub.hub import Replay
-from insightdesk_rt.keys import signing_key
 from insightdesk_rt.limits import Rate, or_any
 from insightdesk_rt.namespaces import NAMESPACES
 from insightdesk_rt.namespaces import dispatch as dispatching
@@ -83,9 +78,3 @@ def dispatch_settings(settings: Settings) -> dispatching.Settings:
         or_any(settings.max_json_depth),
         settings.max_connects_per_user_per_minute,
     )
-
-
-def signer(settings: Settings) -> Callable[[Mapping[str, Any]], str]:
-    """Return what makes the demo's tokens: of the server's own secret, so that they are like any other."""
-    key = signing_key(settings)
-    return lambda claims: auth.sign(claims, key)

@@ -11,12 +11,13 @@ import socket
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from msgspec import structs
 
 from insightdesk_rt import __version__
 from insightdesk_rt.cli import command_line
-from insightdesk_rt.config import ConfigError, Loaded
+from insightdesk_rt.config import ConfigError, Loaded, Settings
 from insightdesk_rt.listening import StartError
 from insightdesk_rt.namespaces import PATHS
 from insightdesk_rt.server import Server
@@ -33,7 +34,7 @@ def run(loaded: Loaded) -> int:
     # SIGHUP loads the certificate again, and never ends the server: not before that is set up, nor after.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     node_id = loaded.settings.node_id or "n" + secrets.token_hex(3)
-    loaded = structs.replace(loaded, settings=structs.replace(loaded.settings, node_id=node_id))
+    loaded = structs.replace(loaded, settings=structs.replace(apart(loaded.settings), node_id=node_id))
     try:
         if loaded.settings.workers > 1:
             Supervisor(loaded, _work).run(lambda *what: _say(_banner_of_workers(loaded, *what)))
@@ -43,6 +44,11 @@ def run(loaded: Loaded) -> int:
         sys.stderr.write(f"insightdesk-rt: {why}\n")
         return 1
     return 0
+
+
+def apart(settings: Settings) -> Settings:
+    """Return the settings with a data folder of the demo's own: its people, tickets and secret are not the desk's."""
+    return structs.replace(settings, data_dir=str(Path(settings.data_dir) / "demo")) if settings.demo else settings
 
 
 def _work(loaded: Loaded, sockets: list[socket.socket], news: Connection) -> int:

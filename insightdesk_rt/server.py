@@ -44,14 +44,14 @@ from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.handlers.relay import Relay, bind_local, foreign_routes, relay_routes
 from insightdesk_rt.handlers.short_way import ShortWay, takes_short_way
 from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.keys import KeyRing, cluster_key, fingerprints
+from insightdesk_rt.keys import DemoKeys, KeyRing, cluster_key, fingerprints
 from insightdesk_rt.limits import or_any
 from insightdesk_rt.listening import StartError, Times, bind, close_all, patient_server, port_of
 from insightdesk_rt.moderation.moderation import TICK_MS, Moderation
 from insightdesk_rt.namespaces import PATHS, sent_events
 from insightdesk_rt.namespaces.dispatch import Dispatch
 from insightdesk_rt.node_stats import EVERY_S, NodeStats
-from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay, signer
+from insightdesk_rt.pieces import client_host, dispatch_settings, port_settings, replay
 from insightdesk_rt.stores.rules import RuleStore
 from insightdesk_rt.transport.handover import Handover
 from insightdesk_rt.transport.lag import LoopLag
@@ -115,6 +115,7 @@ class Server:
         settings, stack = self.settings, self._stack
         admin_keys = KeyFile(settings.admin_keys_file)
         keys = KeyRing(settings)
+        demo_keys = DemoKeys(settings) if settings.demo else None
         await keys.start()
         stack.push_async_callback(keys.close)
         valkey = await self._valkey()
@@ -167,9 +168,8 @@ class Server:
             stack.push_async_callback(namespace.close)
         host = client_host(settings, wheel, self.node_id)
         hub.on_delivered = host.flusher.delivered
-        moderation = Moderation(
-            RuleStore(valkey), self.node_id, host, hub, keys.verify, lambda: leases.leads, clock.now_s
-        )
+        verify = demo_keys.beside(keys.verify) if demo_keys is not None else keys.verify
+        moderation = Moderation(RuleStore(valkey), self.node_id, host, hub, verify, lambda: leases.leads, clock.now_s)
         dispatch = Dispatch(hub, desk.namespaces, moderation.admission, wheel, dispatch_settings(settings), sessions)
         stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
         calls = Calls(
@@ -201,7 +201,7 @@ class Server:
         self._serve(
             [*relays, bind_local(place)], relay_routes(port, place.key), **no_path, max_body_size=MAX_BODY_BYTES
         )
-        demo = Demo(host, dispatch, desk.tickets, desk.notifications, signer(settings)) if settings.demo else None
+        demo = Demo(host, dispatch, desk.tickets, desk.notifications, demo_keys.sign) if demo_keys else None
         self._serve(
             clients,
             [
@@ -224,7 +224,7 @@ class Server:
                 self.loaded,
                 self.node_id,
                 PATHS,
-                Access(moderation.gate.verify, admin_keys),
+                Access(lambda token: moderation.gate.passed(keys.verify(token)), admin_keys),
                 valkey,
                 clock,
                 backplane,

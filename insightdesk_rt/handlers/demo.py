@@ -1,17 +1,17 @@
 """/rt/client.js for everybody; /demo, its files and its tokens only where the server was started with `--demo`.
 
 The demo hands a token to whoever asks, so that a newcomer sees everything without signing in. Therefore it answers on
-this machine only: the settings refuse it on any other address, and each request must come from a loopback address and
-name one as its Host (a page of another site, whose name was made to lead here, may not read the tokens).
+this machine only: the settings refuse it on any other address, and each request must come from a loopback address, name
+one as its Host (a page of another site, whose name was made to lead here, may not read the tokens) and have no header
+that a proxy adds. A proxy on this machine that adds none, and calls us by a loopback name, looks like this machine;
+therefore the tokens are of the demo's own secret, and open the client port of the demo and nothing else.
 The pages hold no inline script or style, and the policy lets them load nothing from anywhere else.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from functools import cache
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,10 +19,12 @@ import msgspec
 from msgspec import Meta, Struct
 from tornado.web import RequestHandler
 
+from insightdesk_rt.addresses import FORWARDED, parse_address
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.handlers.base import QuietHandler
 from insightdesk_rt.ids import TicketIdText
+from insightdesk_rt.origins import is_loopback_host
 from insightdesk_rt.wire import json
 
 STATIC = Path(__file__).parent / "static"
@@ -32,8 +34,6 @@ TYPES = {
     ".html": "text/html; charset=UTF-8",
 }
 MAX_BODY = 16_384
-
-_LOOPBACK_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.ASCII | re.IGNORECASE)
 
 Route = tuple[str, type[RequestHandler], dict[str, Any]]
 
@@ -85,8 +85,10 @@ class LoopbackOnly(RequestHandler):
     def prepare(self) -> None:
         host, origin = self.request.headers.get("Host", ""), self.request.headers.get("Origin", "")
         own = {f"http://{host}", f"https://{host}", ""}
-        local = ip_address((self.request.remote_ip or "0.0.0.0").partition("%")[0]).is_loopback
-        if not (local and _LOOPBACK_HOST.fullmatch(host) and origin in own):
+        address = parse_address(self.request.remote_ip or "")
+        local = address is not None and address.is_loopback
+        forwarded = any(name in self.request.headers for name in FORWARDED)
+        if forwarded or not (local and is_loopback_host(host) and origin in own):
             self.set_status(403)
             self.finish("The demo answers on this machine only.")
 
@@ -96,7 +98,7 @@ class DemoFileHandler(LoopbackOnly, FileHandler):
         super().set_default_headers()
         # 'self' names no websockets for older Safaris; the host is known to be a loopback name where the page is sent.
         host = self.request.headers.get("Host", "")
-        sockets = f" ws://{host} wss://{host}" if _LOOPBACK_HOST.fullmatch(host) else ""
+        sockets = f" ws://{host} wss://{host}" if is_loopback_host(host) else ""
         self.set_header(
             "Content-Security-Policy",
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "

@@ -75,7 +75,10 @@ class Gate:
 
     def verify(self, token: object) -> User:
         """Return who the token speaks for. Raises RtError AUTH_*, AUTH_SESSION_REVOKED, FORBIDDEN (blocked)."""
-        user = self._verify(token)
+        return self.passed(self._verify(token))
+
+    def passed(self, user: User) -> User:
+        """Return the user of a token that was verified. Raises RtError AUTH_SESSION_REVOKED, FORBIDDEN (blocked)."""
         why = self._why_not(user)
         if why is not None:
             raise why

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from insightdesk_rt.addresses import FORWARDED
 from tests.support.server import ServerProcess
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -225,13 +226,48 @@ def test_files_are_not_sent_again_while_they_are_the_same(server: ServerProcess)
     assert (status, body) == (304, b"")
 
 
-@pytest.mark.parametrize("headers", [{"Host": "desk.example.com"}, {"Origin": "https://desk.example.com"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "desk.example.com"},
+        {"Origin": "https://desk.example.com"},
+        *({name.replace("-", "_"): "203.0.113.7"} for name in FORWARDED),
+    ],
+)
 @pytest.mark.parametrize("path", ["/demo", "/demo/desk"])
 def test_the_demo_gives_tokens_to_its_own_page_only(server: ServerProcess, path: str, headers: dict[str, str]) -> None:
-    """A page whose name was made to lead to this machine must not read them."""
+    """A page whose name was made to lead to this machine must not read them, nor whoever comes through a proxy."""
     status, _, body = fetch(server, path, **headers)
     assert status == 403
     assert b"token" not in body
+
+
+def test_the_demos_tokens_open_the_client_port_and_nothing_else(server: ServerProcess) -> None:
+    """A proxy that calls the server by a loopback name and adds no header looks like this machine.
+
+    That they open the client port is what every story of the page shows.
+    """
+    people = json.loads(fetch(server, "/demo/desk")[2])["people"]
+
+    def asked(token: str) -> int:
+        url = f"http://127.0.0.1:{server.admin_port}/api/v1/session"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as refused:
+            refused.close()
+            return refused.code
+
+    assert asked(server.token("boss", "admin")) == 200, "the server's own tokens do"
+    assert asked(people["admin"]["token"]) == 401
+
+
+def test_the_demo_has_a_data_folder_of_its_own(server: ServerProcess) -> None:
+    """What it makes up is not found by a server that runs without it, nor its secret taken for that server's."""
+    assert [path.name for path in server.data_dir.iterdir()] == ["demo"]
+    assert {"demo_secret", "valkey.lock"} <= {path.name for path in (server.data_dir / "demo").iterdir()}
+    assert "/data/demo" in server.log(), "the banner says where"
 
 
 @pytest.mark.parametrize(
