@@ -33,8 +33,8 @@ from insightdesk_rt.admin.sessions import COOKIE, Sessions, of_our_page
 from insightdesk_rt.errors import ERRORS, RtError
 from insightdesk_rt.limits import Windows
 from insightdesk_rt.model import iso
+from insightdesk_rt.seldom import Seldom
 from insightdesk_rt.stores.audit import Entry
-from insightdesk_rt.tally import Seldom
 from insightdesk_rt.wire import json
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Admin:
         self.max_body_bytes = max_body_bytes
         self._record = record
         self._deeds = Windows(MAX_DEEDS, DEEDS_PER_S * 1000)
-        self._said = Seldom(DEEDS_PER_S * 1000)
+        self._seldom = Seldom(log, every_s=DEEDS_PER_S)
         self._now_ms = now_ms
         self._node = node
         self._hosts = frozenset(host.lower() for host in hosts) | {"localhost", ""}
@@ -102,8 +102,7 @@ class Admin:
         """Count a deed. Raises RtError RATE_LIMITED past the rate at which somebody's deeds are written down."""
         now_ms = time.monotonic_ns() // 1_000_000
         if wait_ms := self._deeds.take(who.id, now_ms):
-            if times := self._said.count(who.id, now_ms):
-                log.warning("somebody changes too much at once and is refused", extra={"who": who.id, "times": times})
+            self._seldom.say(logging.WARNING, "somebody changes too much at once and is refused", who.id, who=who.id)
             raise RtError("RATE_LIMITED", "Too many changes at once.", retryAfter=-(-wait_ms // 1000))
 
     async def record(self, who: Principal, action: str, target: str, asked: Struct, came: str, outcome: str) -> None:
