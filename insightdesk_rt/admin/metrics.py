@@ -135,6 +135,8 @@ class NodeCollector(Collector):
         yield _counter("connections_closed", "Clients that are gone, by why.", closed, ("reason",))
         turned_away = {(code,): count for code, count in port.refused.items()}
         yield _counter("requests_refused", "Requests refused before there was a client.", turned_away, ("reason",))
+        text = "Clients that broke the protocol before they joined anything, or speak another version of it."
+        yield _counter("clients_not_understood", text, {(): host.not_understood})
         over = {(name,): host.over_limit[name] for name in OVER}
         over["max_json_depth",] += dispatch.calls.too_deep
         yield _counter(

@@ -25,6 +25,7 @@ from insightdesk_rt.transport.stream import DeflateTransport, StreamTransport
 from insightdesk_rt.transport.websocket import WebSocketTransport
 from insightdesk_rt.wire.engineio import (
     BAD_REQUEST,
+    BAD_VERSION,
     FORBIDDEN,
     UNKNOWN_SID,
     Query,
@@ -78,6 +79,9 @@ class _Judge(QuietHandler):
         if isinstance(verdict, Query) and not self.origin_allowed():
             verdict = FORBIDDEN
             self.port.say_refused_page(self.request)
+        if verdict is BAD_VERSION:
+            why = "another version of Engine.IO: this server speaks 4, which is Socket.IO 3 and 4"
+            self.port.host.say_not_understood(why, self.port.peer(self.request).address, self.agent())
         if isinstance(verdict, Refusal):
             self.port.refused[verdict.message.upper().replace(" ", "_")] += 1
         return verdict

@@ -197,6 +197,8 @@ class Client:
         if wrong.over:
             self._host.over_limit[wrong.over] += 1
         why = CloseReason.TOO_BIG if isinstance(wrong, TooBig) else CloseReason.PARSE_ERROR
+        if why is CloseReason.PARSE_ERROR and self.session.waiting and transport is self.transport:
+            self._host.say_not_understood(wrong.why, self.address, self.agent)
         code = wrong.close if spoken else 0
         if transport is self._probe:
             self._end_probe()

@@ -7,6 +7,7 @@ whoever serves metrics reads them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.limits import Cap
+from insightdesk_rt.seldom import Seldom
 from insightdesk_rt.transport.outbox import Flusher, OutboxLimits
 from insightdesk_rt.transport.readiness import Readiness
 from insightdesk_rt.transport.wheel import Wheel
@@ -22,6 +24,8 @@ from insightdesk_rt.wire.codec import Encoded
 
 if TYPE_CHECKING:
     from insightdesk_rt.transport.client import Client
+
+log = logging.getLogger(__name__)
 
 FAREWELL_MS = 30_000  # engine.io's closeTimeout: how long a polling client may take to fetch its close packet
 TURN_S = 0.002  # of looking at many clients, before the loop does something else
@@ -39,6 +43,7 @@ class ClientHost:
     __slots__ = (
         "_fewer",
         "_lingering",
+        "_seldom",
         "addresses",
         "bytes_in",
         "bytes_out",
@@ -51,6 +56,7 @@ class ClientHost:
         "max_connects_per_minute",
         "message_timeout_ms",
         "node_id",
+        "not_understood",
         "now_ms",
         "on_end",
         "opened",
@@ -93,12 +99,23 @@ class ClientHost:
         self.closed: Counter[CloseReason] = Counter()
         self.over_limit: Counter[str] = Counter()  # what clients sent, by the setting it was over
         self.upgraded = 0
+        self.not_understood = 0  # clients that broke the protocol before they joined anything
+        self._seldom = Seldom(log)
         self.bytes_in = 0  # websocket bytes and polling bodies
         self.bytes_out = 0
 
     def new_id(self) -> str:
         """Return an id for a client: which node, then 128 bits nobody can guess. On Socket.IO it is a secret (sid)."""
         return f"{self.node_id}.{secrets.token_urlsafe(16)}"
+
+    def say_not_understood(self, why: str, address: str, agent: str) -> None:
+        """Count a client whose first messages are not of the protocol, and log one of its kind a minute.
+
+        Such a client (with another parser, or of another version) comes back for ever, and nobody would know why.
+        """
+        self.not_understood += 1
+        fields = {"why": why, "address": address, "agent": agent}
+        self._seldom.say(logging.INFO, "a client cannot be understood", why.partition(":")[0], **fields)
 
     def say_later(self, client_id: str, messages: list[Encoded]) -> None:
         """Keep the last words for a client that had no poll open when it was closed."""

@@ -229,6 +229,8 @@ class SocketIOSession:
         """Return the packet whose last attachment this is. Raises WireError; TooBig."""
         pending = self._pending
         if pending is None:
+            if not self._namespaces:
+                raise WireError("binary data before any CONNECT: does it use another parser, such as msgpack?")
             raise WireError("an attachment of nothing")
         if not pending.kept:
             data = b""

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import zlib
+from base64 import b64encode
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -938,6 +939,58 @@ async def test_a_websocket_that_takes_over_from_polls_is_answered_its_subprotoco
         answer = await http.ask("GET", target, headers={**HANDSHAKE, "Sec-WebSocket-Protocol": "v1.mine, v2.mine"})
         assert (answer.status, answer.headers.get("sec-websocket-protocol")) == (101, "v1.mine")
         await http.close()
+
+
+# ── clients that nobody understands ───────────────────────────────────────────────────────────────────────────────────
+
+MSGPACK_CONNECT = b"\x83\xa4type\x00\xa4data\x81\xa5token\xa1x\xa3nsp\xa8/tickets"  # socket.io-msgpack-parser's
+
+
+@pytest.mark.parametrize("transport", ["websocket", "polling"])
+@aio
+async def test_a_client_with_another_parser_leaves_one_line_and_is_counted(
+    transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It reconnects for ever and is never let in; the line says what is wrong with it."""
+    caplog.set_level(logging.INFO)
+    async with door() as d:
+        for _ in range(5):
+            if transport == "websocket":
+                socket = await RawSocket.to(d, WEBSOCKET)
+                await socket.text()
+                socket.send(frame(2, MSGPACK_CONNECT))
+                assert await socket.closed() == 1005
+            else:
+                client = await Polling.open(d, join=False)
+                await client.post("b" + b64encode(MSGPACK_CONNECT).decode())
+                await client.close()
+        assert d.host.not_understood == 5
+    (line,) = [record for record in caplog.records if record.getMessage() == "a client cannot be understood"]
+    assert "another parser, such as msgpack" in line.why  # type: ignore[attr-defined]
+
+
+@aio
+async def test_a_client_of_another_version_leaves_one_line_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with door() as d:
+        http = await Http.to(d)
+        for _ in range(5):
+            assert (await http.ask("GET", "/socket.io/?EIO=3&transport=polling")).status == 400
+        assert d.host.not_understood == 5
+    (line,) = [record for record in caplog.records if record.getMessage() == "a client cannot be understood"]
+    assert "another version of Engine.IO" in line.why  # type: ignore[attr-defined]
+
+
+@aio
+async def test_a_client_that_was_understood_before_leaves_no_such_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with door() as d:
+        socket = await RawSocket.to(d, WEBSOCKET)
+        socket.say("40/tickets,")
+        socket.say("nonsense")
+        assert await socket.closed() == 1005
+        assert d.host.not_understood == 0
+    assert not [record for record in caplog.records if record.getMessage() == "a client cannot be understood"]
 
 
 # ── whose page it is ──────────────────────────────────────────────────────────────────────────────────────────────────
