@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import Settings
 from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.model import Offset
+from insightdesk_rt.model import Event, Offset
 from insightdesk_rt.namespaces.base import Namespace, Timers
 from insightdesk_rt.namespaces.chat import Chat
 from insightdesk_rt.namespaces.dashboard import Dashboard
@@ -24,6 +24,7 @@ from insightdesk_rt.stores.presence import PresenceStore
 from insightdesk_rt.stores.readers import ReaderStore
 from insightdesk_rt.stores.stats import Stats
 from insightdesk_rt.stores.tickets import TicketStore
+from insightdesk_rt.stores.untold import Recovered, always
 from insightdesk_rt.stores.viewers import ViewerStore
 
 
@@ -51,6 +52,19 @@ class Desk(NamedTuple):
         self.tickets.everywhere = lambda ticket_id, offset: recheck(Tickets.path, ticket_id, offset)
         self.chat.everywhere = lambda conversation_id, offset: recheck(Chat.path, conversation_id, offset)
 
+    @property
+    def facts(self) -> frozenset[str]:
+        """The names of all events that `put_down_again` takes."""
+        return frozenset().union(*(namespace.facts for namespace in self))
+
+    async def put_down_again(self, events: Sequence[Event]) -> None:
+        """Keep what these acknowledged events say, in the stores of a Valkey that may have lost it.
+
+        Raises RtError UNAVAILABLE: call it again.
+        """
+        for namespace in self:
+            await namespace.put_down_again([event for event in events if event.namespace == namespace.path])
+
     def on_fenced(self, call: Callable[[str], None]) -> None:
         """From now on `call` is told of an incarnation of this node that is taken for dead."""
         self.presence.roster.on_fenced = self.chat.roster.on_fenced = call
@@ -73,8 +87,18 @@ class Desk(NamedTuple):
         await self.tickets.rejoin()
 
 
-def build_desk(settings: Settings, valkey: Valkey, hub: Hub, timers: Timers, incarnation: Callable[[], str]) -> Desk:
-    """`incarnation` names this node's present life. Raises ValueError if the setting `access` names no check."""
+def build_desk(
+    settings: Settings,
+    valkey: Valkey,
+    hub: Hub,
+    timers: Timers,
+    incarnation: Callable[[], str],
+    recovered: Recovered = always,
+) -> Desk:
+    """`incarnation` names this node's present life; `recovered` waits until Valkey has again what it may have lost.
+
+    Raises ValueError if the setting `access` names no check.
+    """
     tickets = TicketStore(valkey)
     viewers = ViewerStore(valkey, incarnation)
     presence = PresenceStore(valkey, settings.presence_grace_ms)
@@ -89,6 +113,7 @@ def build_desk(settings: Settings, valkey: Valkey, hub: Hub, timers: Timers, inc
             idle_warning_ms=idle_ms * 13 // 15,
             idle_timeout_ms=idle_ms,
         ),
+        recovered,
     )
     access = load_access(settings.access, tickets, settings)
     return Desk(
@@ -112,7 +137,7 @@ def build_desk(settings: Settings, valkey: Valkey, hub: Hub, timers: Timers, inc
             incarnation,
             typing_ms=settings.typing_ms,
         ),
-        Notifications(hub, timers, NotificationStore(valkey)),
+        Notifications(hub, timers, NotificationStore(valkey, recovered=recovered)),
         Presence(hub, timers, presence, incarnation),
         Dashboard(hub, timers, Stats(tickets, chats, presence), settings.dashboard_interval_ms),
         Main(hub, timers),

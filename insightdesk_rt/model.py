@@ -8,7 +8,7 @@ whatever is in that: so two names are never the same. What an id may be: ids.py.
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, NewType
 
 from msgspec import Struct
@@ -139,6 +139,11 @@ def new_id() -> str:
 def iso(at_ms: int) -> str:
     """Write Unix milliseconds as clients are told them: "2026-11-23T04:01:00.125Z"."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def unix_ms(text: str) -> int:
+    """Return the Unix milliseconds that `iso` was given."""
+    return (datetime.fromisoformat(text) - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
 
 
 def offset_key(offset: str) -> tuple[int, int]:

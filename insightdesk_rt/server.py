@@ -140,9 +140,10 @@ class Server:
         holdings: list[Holding] = []
         leases = Leases(valkey, self.node_id, lambda dead: _clear(holdings, dead), lambda: _put_down(holdings))
         try:
-            desk = build_desk(settings, valkey, hub, wheel, lambda: leases.incarnation)
+            desk = build_desk(settings, valkey, hub, wheel, lambda: leases.incarnation, backplane.recovered)
         except ValueError as why:
             raise ConfigError(str(why)) from None
+        backplane.facts, backplane.put_down_again = desk.facts, desk.put_down_again
         sessions = None
         if settings.connection_recovery:
             sessions = Resume(

@@ -164,7 +164,9 @@ def read_path(operation: Operation, parts: Sequence[str]) -> list[Any]:
 
 def read_query(kind: type[Struct], arguments: Mapping[str, Sequence[bytes]]) -> Any:
     """Return the query in its type. Raises RtError BAD_REQUEST naming the parameter."""
-    lists = {field.encode_name for field in msgspec.structs.fields(kind) if _is_list(field.type)}
+    fields = msgspec.structs.fields(kind)
+    lists = {field.encode_name for field in fields if _is_list(field.type)}
+    times = {field.encode_name for field in fields if _is_time(field.type)}
     values: dict[str, Any] = {}
     for name, given in arguments.items():
         if len(given) != 1 and name not in lists:
@@ -173,6 +175,8 @@ def read_query(kind: type[Struct], arguments: Mapping[str, Sequence[bytes]]) -> 
             texts = [one.decode() for one in given]
         except ValueError:
             raise RtError("BAD_REQUEST", "It is not UTF-8", field=name[:100]) from None
+        if name in times and "-" not in texts[0]:  # a number would be read as Unix seconds, which no body takes
+            raise RtError("BAD_REQUEST", "Expected a time of ISO 8601 with its zone", field=name)
         if len(texts) > 1:  # each is one item: there are ids with commas, as of LDAP ("cn=ann,ou=desk")
             values[name] = texts
         else:
@@ -244,6 +248,12 @@ def _is_list(kind: Any) -> bool:
     if isinstance(described, msgspec.inspect.Metadata):
         described = described.type
     return isinstance(described, msgspec.inspect.CollectionType)
+
+
+def _is_time(kind: Any) -> bool:
+    described = msgspec.inspect.type_info(kind)
+    kinds = described.types if isinstance(described, msgspec.inspect.UnionType) else (described,)
+    return any(isinstance(getattr(one, "type", one), msgspec.inspect.DateTimeType) for one in kinds)
 
 
 def _camel(name: str) -> str:

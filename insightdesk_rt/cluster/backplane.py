@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any
 
 from insightdesk_rt.cluster import envelope
@@ -22,7 +23,7 @@ from insightdesk_rt.cluster.lane import Lane
 from insightdesk_rt.cluster.link import Link, State
 from insightdesk_rt.cluster.logs import MOST, READS_AT_ONCE, Logs
 from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.publisher import Publisher
+from insightdesk_rt.cluster.publisher import KEEP_S, Publisher
 from insightdesk_rt.cluster.seal import NotSealed, Seal
 from insightdesk_rt.cluster.subscription import Subscription
 from insightdesk_rt.cluster.valkey import Valkey
@@ -41,6 +42,10 @@ REPAIRS = 3  # a real hole is filled by the first; one that is not was made up b
 RETRY_S = 0.1
 SAY_EVERY_S = 60.0
 HEAD_BYTES = 65_536  # room for names of rooms beside the payload
+
+
+async def _nothing(events: Sequence[Event]) -> None:
+    """Put nothing down again: there are no stores."""
 
 
 class ValkeyBackplane:
@@ -65,6 +70,11 @@ class ValkeyBackplane:
         self.deliver: Callable[[Event], None] = lambda event: None
         self.on_resync: Callable[[str, list[Room]], None] = lambda namespace, rooms: None
         self.on_call: Callable[[bytes], None] = lambda text: None
+        # What stores of this server alone keep goes by events of these names. Those of the last seconds are given to
+        # `put_down_again` when Valkey may have lost them: what this node published, and what it heard from others.
+        self.facts: Collection[str] = ()
+        self.put_down_again: Callable[[Sequence[Event]], Awaitable[None]] = _nothing
+        self._heard: deque[tuple[float, Event]] = deque()
         self._valkey = valkey
         self._names = Names(valkey.prefix)
         self._lanes = {namespace: Lane(namespace, self._deliver) for namespace in namespaces}
@@ -148,6 +158,12 @@ class ValkeyBackplane:
 
     def publish(self, event: Event) -> None:
         self._publisher.publish(event)
+
+    async def recovered(self) -> None:
+        """Wait until Valkey has again what it may have lost. For stores of facts. Raises RtError UNAVAILABLE."""
+        if not self._valkey.available:
+            raise RtError("UNAVAILABLE")
+        await self._publisher.recovered()
 
     def position(self, namespace: str) -> Offset:
         return self._lanes[namespace].position
@@ -246,6 +262,8 @@ class ValkeyBackplane:
     def beat(self, now_s: float, answered_s: float) -> None:
         if not self._owing:
             self._publisher.forget_older(answered_s)
+            while self._heard and self._heard[0][0] < answered_s - KEEP_S:
+                self._heard.popleft()
         if self._link.state is State.LIVE and now_s > self._forget_s:
             self._forget_s = now_s + FORGET_IDS_S
             for lane in self._lanes.values():
@@ -257,6 +275,8 @@ class ValkeyBackplane:
 
     def _deliver(self, event: Event) -> None:
         self._delivered += 1
+        if event.name in self.facts and event.offset:
+            self._heard.append((asyncio.get_running_loop().time(), event))
         try:
             self.deliver(event)
         except Exception:  # a mistake further up must not stop the lane: the next event is another's
@@ -361,6 +381,7 @@ class ValkeyBackplane:
                     epoch = ""
                     for lane in self._lanes.values():  # first: new ids go on beyond all that were given out
                         _, _, epoch = await self.logs.open(lane.namespace, lane.position)
+                    await self._put_down_again()  # before others can read: who is told to load anew loads all
                     await self._publisher.send_again()
                     self._epoch = epoch
                 except RtError as failed:
@@ -369,6 +390,18 @@ class ValkeyBackplane:
                         await asyncio.sleep(RETRY_S)
         finally:
             self._publisher.recovery = None
+
+    async def _put_down_again(self) -> None:
+        facts = self._publisher.confirmed(self.facts) + [(event.offset, event) for _, event in self._heard]
+        facts.sort(key=lambda fact: offset_key(fact[0]))  # what was read was there before
+        try:
+            await self.put_down_again(list({event.id: event for _, event in facts}.values()))
+        except RtError as failed:
+            if failed.code == "UNAVAILABLE":
+                raise
+            log.error("facts that Valkey may have lost could not be put down again: %s", failed.code)
+        except Exception:  # events go on all the same
+            log.exception("facts that Valkey may have lost could not be put down again")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -62,10 +62,7 @@ class Publisher:
     async def append(self, event: Event) -> Offset:
         """Log an event; return its offset. Raises RtError UNAVAILABLE, PAYLOAD_TOO_LARGE, CONFLICT as `appended`."""
         check_event(event, self._max_event_bytes)
-        if self.recovery is not None:
-            await asyncio.wait([self.recovery], timeout=WAIT_S)
-            if self.recovery is not None:
-                raise RtError("UNAVAILABLE")
+        await self.recovered()
         try:
             offset = await self._append(event)
         except RtError:
@@ -74,6 +71,13 @@ class Publisher:
         self.appended += 1
         self._tail.append(Sent(asyncio.get_running_loop().time(), event, offset))
         return offset
+
+    async def recovered(self) -> None:
+        """Wait until Valkey has again what it may have lost, a second at most. Raises RtError UNAVAILABLE."""
+        if self.recovery is not None:
+            await asyncio.wait([self.recovery], timeout=WAIT_S)
+            if self.recovery is not None:
+                raise RtError("UNAVAILABLE")
 
     def publish(self, event: Event) -> None:
         """Tell the other nodes of a volatile event. Raises RtError PAYLOAD_TOO_LARGE."""
@@ -99,6 +103,10 @@ class Publisher:
                 done.append(Sent(loop.time(), event, offset))
         done.extend(itertools.islice(self._tail, len(owed), None))  # confirmed meanwhile
         self._tail = done
+
+    def confirmed(self, names: Collection[str]) -> list[tuple[Offset, Event]]:
+        """Return the events of these names that may be lost, with the offsets they were given."""
+        return [(sent.offset, sent.event) for sent in self._tail if sent.event.name in names]
 
     def forget_older(self, answered_s: float) -> None:
         """What was confirmed long enough before Valkey last answered, with nothing lost, is safe."""

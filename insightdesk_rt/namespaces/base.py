@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, get_type_hints
 
 from msgspec import Struct
@@ -28,7 +28,7 @@ from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.limits import Rate
-from insightdesk_rt.model import Offset, Right, Role, Room, User
+from insightdesk_rt.model import Event, Offset, Right, Role, Room, User
 from insightdesk_rt.wire import json
 
 log = logging.getLogger(__name__)
@@ -133,6 +133,8 @@ class Namespace:
     allow: ClassVar[frozenset[Role]] = EVERYBODY  # others are refused with FORBIDDEN at connect
     events: ClassVar[dict[str, EventSpec]] = {}
     plain: ClassVar[tuple[str, ...]] = ()  # events it sends that have no Outbound of their own
+    # Logged events that say all of a fact which only this server keeps: for `put_down_again`.
+    facts: ClassVar[frozenset[str]] = frozenset()
     tickers: tuple[Ticker, ...] = ()
 
     def __init_subclass__(cls) -> None:
@@ -181,6 +183,12 @@ class Namespace:
 
     async def left(self, socket: Socket, why: CloseReason) -> None:
         """The socket is gone and out of all rooms (`rooms` says which they were). Not called for a refused one."""
+
+    async def put_down_again(self, events: Sequence[Event]) -> None:
+        """Keep what these events of `facts` say, if Valkey lost it after they were acknowledged; in their order.
+
+        Raises RtError UNAVAILABLE: call it again.
+        """
 
     # ── what handlers use ──────────────────────────────────────────────────────────────────────────────────────────
 

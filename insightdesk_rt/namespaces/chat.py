@@ -13,7 +13,9 @@ A customer whose last connection is gone keeps the place in the queue for a minu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+import msgspec
 
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub import hub as hubs
@@ -21,6 +23,7 @@ from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import (
     NO_OFFSET,
+    Event,
     Offset,
     Right,
     Role,
@@ -29,6 +32,7 @@ from insightdesk_rt.model import (
     chat_room,
     chat_staff_room,
     offset_key,
+    unix_ms,
     user_room,
 )
 from insightdesk_rt.namespaces import chat_events as words
@@ -39,7 +43,7 @@ from insightdesk_rt.namespaces.roster import Living, Roster
 from insightdesk_rt.namespaces.telling import Teller, tell_and_close
 from insightdesk_rt.namespaces.typists import TYPING_MS, Shown, Typists
 from insightdesk_rt.stores.chat import ChatStore
-from insightdesk_rt.stores.conversations import Change
+from insightdesk_rt.stores.conversations import Change, Message
 from insightdesk_rt.stores.presence import PresenceStore
 from insightdesk_rt.stores.untold import Untold
 from insightdesk_rt.stores.viewers import ViewerStore
@@ -47,12 +51,16 @@ from insightdesk_rt.wire import json
 
 RECENT = 50  # messages that come with a conversation; chat:history has the rest
 CATCH_UP_S = 1.0
+AGAIN_BATCH = 500  # messages put down again at once
 # A stock client keeps what was typed while it was offline, and sends all of it in one go when it is back.
 SAY = Rate(5, per_s=1, burst=30)
 CUSTOMERS: frozenset[Role] = frozenset({"customer"})
 CHAT_ROOM = chat_room("")
 # Not on the user's other devices: they show what was said there as the user's own.
 SHOWN = Shown(words.Typing, words.StopTyping, chat_room, lambda user_id, sid: (user_room(user_id),))
+
+
+_read_said = msgspec.json.Decoder(words.MessageSaid)
 
 
 class Chat(Namespace):
@@ -62,6 +70,7 @@ class Chat(Namespace):
     """
 
     path = "/chat"
+    facts = frozenset({words.MessageSaid.event})
 
     def __init__(
         self,
@@ -325,6 +334,17 @@ class Chat(Namespace):
     async def keep(self) -> None:
         await self.roster.keep()
         await self.roster.sweep()
+
+    async def put_down_again(self, events: Sequence[Event]) -> None:
+        """Messages go into their conversations again, under their numbers."""
+        for start in range(0, len(events), AGAIN_BATCH):
+            # One pipeline: they are asked in this order, and done in this order.
+            await asyncio.gather(*(self._put_down_again(one) for one in events[start : start + AGAIN_BATCH]))
+
+    async def _put_down_again(self, event: Event) -> None:
+        said = json.decode(_read_said, event.payload)
+        message = Message(said.id, unix_ms(said.at), said.author, said.text, said.clientId)
+        await self.store.put_down_again(said.conversationId, message)
 
     async def rejoin(self) -> None:
         """Valkey forgot, or this node has a new incarnation: say again who is here."""

@@ -8,16 +8,17 @@ that told one looks again a moment later, and tells what is true if that is some
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, ClassVar
 
+import msgspec
 from msgspec import Meta, Struct
 
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.ids import PushId
-from insightdesk_rt.model import Offset, user_room
+from insightdesk_rt.model import Event, Offset, unix_ms, user_room
 from insightdesk_rt.namespaces.base import Namespace, Nothing, Outbound, Payload, Timers, event, every
 from insightdesk_rt.namespaces.telling import Teller
 from insightdesk_rt.stores.notifications import (
@@ -28,13 +29,14 @@ from insightdesk_rt.stores.notifications import (
     read_notification,
     read_read,
 )
-from insightdesk_rt.stores.untold import Untold
+from insightdesk_rt.stores.untold import Untold, subject_of
 from insightdesk_rt.wire import json
 
 NOTIFICATION = "notification"  # not an Outbound: what it holds is the back end's
 SETTLE_MS = 250  # many times what a message between two nodes takes
 RETRY_MS = 1_000
 BATCH = 100  # users pushed to side by side
+AGAIN_BATCH = 500  # notifications put down again at once
 
 
 class MarkRead(Payload):
@@ -71,9 +73,14 @@ class Read(Outbound):
     ids: list[str]
 
 
+_read_notification = msgspec.json.Decoder(Notification)
+_read_read = msgspec.json.Decoder(Read)
+
+
 class Notifications(Namespace):
     path = "/notifications"
     plain = (NOTIFICATION,)
+    facts = frozenset({NOTIFICATION, Read.event})
 
     def __init__(self, hub: Hub, timers: Timers, notifications: NotificationStore) -> None:
         super().__init__(hub, timers)
@@ -150,6 +157,23 @@ class Notifications(Namespace):
         offset = await self.hub.emit(self.path, [user_room(record.subject)], NOTIFICATION, text, id=record.id)
         self._tell_count(record.subject, await self._store.unread(record.subject))
         return offset
+
+    async def put_down_again(self, events: Sequence[Event]) -> None:
+        """Notifications are kept again, those that were read as read; then the users' sockets are told the count."""
+        for start in range(0, len(events), AGAIN_BATCH):
+            # One pipeline: they are asked in this order, and done in this order.
+            await asyncio.gather(*(self._put_down_again(one) for one in events[start : start + AGAIN_BATCH]))
+        for user_id in {subject_of(one.id) for one in events}:
+            self._look_again(user_id, SETTLE_MS)
+
+    async def _put_down_again(self, event: Event) -> None:
+        user_id = subject_of(event.id)
+        if event.name == Read.event:
+            await self._store.read_again(user_id, json.decode(_read_read, event.payload).ids)
+            return
+        kept = json.decode(_read_notification, event.payload)
+        content = Content(**{name: getattr(kept, name) for name in Content.__struct_fields__})
+        await self._store.put_down_again(user_id, content, unix_ms(kept.createdAt))
 
     # ── the count ──────────────────────────────────────────────────────────────────────────────────────────────────
 

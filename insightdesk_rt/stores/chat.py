@@ -39,12 +39,13 @@ from insightdesk_rt.stores.conversations import (
 )
 from insightdesk_rt.stores.presence import PresenceStore
 from insightdesk_rt.stores.shared import Shared
-from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, once_of, script
+from insightdesk_rt.stores.untold import PACKAGE, Recovered, Untold, UntoldChanges, always, once_of, script
 from insightdesk_rt.wire import json
 
 START = script("chat_start", "chat_lib")
 ACCEPT = script("chat_accept", "chat_lib")
 MESSAGE = script("chat_message", "chat_lib")
+AGAIN = script("chat_again", "chat_lib")
 READ = script("chat_read", "chat_lib")
 TRANSFER = script("chat_transfer", "chat_lib")
 CLOSE = script("chat_close", "chat_lib")
@@ -91,10 +92,20 @@ class ChatSettings(NamedTuple):
 
 
 class ChatStore:
-    """`present` keeps who is connected to the chat: agents to whom one may transfer, customers who left the queue."""
+    """`present` keeps who is connected to the chat: agents to whom one may transfer, customers who left the queue.
 
-    def __init__(self, valkey: Valkey, present: PresenceStore, settings: ChatSettings = ChatSettings()) -> None:
+    All wait for `recovered`: after Valkey lost its last second, the numbers of messages go on from those given out.
+    """
+
+    def __init__(
+        self,
+        valkey: Valkey,
+        present: PresenceStore,
+        settings: ChatSettings = ChatSettings(),
+        recovered: Recovered = always,
+    ) -> None:
         self._valkey = valkey
+        self._recovered = recovered
         self._settings = settings
         self._name = "chat"
         self._keys = [valkey.key(self._name), present.base, Names(valkey.prefix).tops]
@@ -129,6 +140,18 @@ class ChatStore:
         own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once)
         _, number, at, records = await self._ask(MESSAGE, user, *own)
         return Said(int(number), int(at), untold.read(self._name, conversation_id, records))
+
+    async def put_down_again(self, conversation_id: str, message: Message) -> bool:
+        """Keep an acknowledged message that Valkey may have lost, under its number. Returns whether it was lost.
+
+        Nothing for a conversation that is not there. If the number was given to another message meanwhile, this one
+        gets the next. Raises RtError UNAVAILABLE.
+        """
+        author = message.author
+        who = (author.id, author.role, "", author.name)
+        body = json.dumps({"author": author, "text": message.text, "clientId": message.clientId})[1:]
+        own = (conversation_id, message.id, message.at, message.clientId, body)
+        return bool(await self._run(AGAIN, who, *own))
 
     async def read(self, user: User, conversation_id: str, upto: int) -> Change:
         """A member has read up to a message; never less than before."""
@@ -224,6 +247,12 @@ class ChatStore:
         raise RtError("CONFLICT", REFUSALS.get(why), **fields)
 
     async def _call(
+        self, run: Script, who: Sequence[str], *own: Any, durable: bool = False, costly: bool = False
+    ) -> Any:
+        await self._recovered()
+        return await self._run(run, who, *own, durable=durable, costly=costly)
+
+    async def _run(
         self, run: Script, who: Sequence[str], *own: Any, durable: bool = False, costly: bool = False
     ) -> Any:
         settings = self._settings

@@ -16,7 +16,7 @@ from insightdesk_rt.errors import used_before
 from insightdesk_rt.ids import PushId
 from insightdesk_rt.model import iso
 from insightdesk_rt.stores import untold
-from insightdesk_rt.stores.untold import PACKAGE, Untold, UntoldChanges, once_of, script
+from insightdesk_rt.stores.untold import PACKAGE, Recovered, Untold, UntoldChanges, always, once_of, script
 from insightdesk_rt.wire import json
 
 MAX_KEPT = 500  # what a bell's list shows in months; older ones belong to the back end
@@ -26,6 +26,7 @@ KEPT_S = 90 * 86_400
 
 PUSH = script("notification_push")
 READ = script("notification_read")
+AGAIN = load_script(PACKAGE, "notification_again")
 
 LIST = load_script(PACKAGE, "notification_list")
 
@@ -72,8 +73,11 @@ _read_read = msgspec.json.Decoder(ReadRecord)
 
 
 class NotificationStore:
-    def __init__(self, valkey: Valkey, name: str = "notification") -> None:
+    """All wait for `recovered`: who is told to load anew after a Valkey lost its last second loads all there was."""
+
+    def __init__(self, valkey: Valkey, name: str = "notification", recovered: Recovered = always) -> None:
         self._valkey = valkey
+        self._recovered = recovered
         self.name = name
         self.base = valkey.key(name)
         self.untold = UntoldChanges(valkey, name)
@@ -85,13 +89,28 @@ class NotificationStore:
         """
         text = json.encode_struct(content)
         args: list[Arg] = [user_id, content.id, text, MAX_KEPT, KEPT_S, once_of(user_id, content.id)]
+        await self._recovered()
         first, records = await self._valkey.call(PUSH, [self.base], args, durable=True)
         if first and json.loads(first) != json.loads(text):  # the order of members in `data` does not matter
             raise used_before("id", "notification")
         return untold.read(self.name, user_id, records)
 
+    async def put_down_again(self, user_id: str, content: Content, created_ms: int) -> bool:
+        """Keep an acknowledged notification that Valkey may have lost, unread. Returns whether it was lost.
+
+        Raises RtError UNAVAILABLE.
+        """
+        item = f"{created_ms} {json.encode_struct(content)}"
+        args: list[Arg] = [user_id, content.id, item, created_ms, MAX_KEPT, KEPT_S]
+        return bool(await self._valkey.call(AGAIN, [self.base], args))
+
+    async def read_again(self, user_id: str, ids: list[str]) -> None:
+        """Mark these as read again: Valkey may have forgotten it. Raises RtError UNAVAILABLE."""
+        await self._valkey.command("ZREM", f"{self.base}-unread:{user_id}", *ids)
+
     async def unread(self, user_id: str) -> int:
         """Return how many the user has not read. Raises UNAVAILABLE."""
+        await self._recovered()
         return int(await self._valkey.command("ZCARD", f"{self.base}-unread:{user_id}"))
 
     async def mark_read(self, user_id: str, ids: list[str], sid: str = "") -> MarkedRead:
@@ -103,6 +122,7 @@ class NotificationStore:
         return await self._mark(user_id, sid)
 
     async def _mark(self, user_id: str, sid: str, *ids: str) -> MarkedRead:
+        await self._recovered()
         unread, known, records = await self._valkey.call(READ, [self.base], [user_id, sid, *ids])
         return MarkedRead(unread, known, untold.read(self.name, user_id, records))
 
@@ -111,6 +131,7 @@ class NotificationStore:
 
         They are fewer, but for the first, if they would be more than `limit_bytes` of JSON.
         """
+        await self._recovered()
         unread, more, items = await self._valkey.call(LIST, [self.base], [user_id, before, limit, limit_bytes])
         return Page(unread, bool(more), [_notification(item, read=not fresh) for item, fresh in items])
 

@@ -10,9 +10,9 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
 
@@ -20,6 +20,14 @@ PACKAGE = "insightdesk_rt.stores"
 
 TOLD = load_script(PACKAGE, "untold_told")
 OVERDUE = load_script(PACKAGE, "untold_overdue")
+
+
+# Waits until Valkey has again what it may have lost. Raises RtError UNAVAILABLE.
+Recovered = Callable[[], Awaitable[None]]
+
+
+async def always() -> None:
+    """For a store whose Valkey is never given anything again."""
 
 
 class Untold(NamedTuple):
@@ -44,6 +52,13 @@ class Untold(NamedTuple):
 def once_of(*parts: str) -> str:
     """Return one name for several ids, whatever characters they have: different ids never give the same name."""
     return ":".join(quote(part, safe="", errors="replace") for part in parts)
+
+
+def subject_of(event_id: str) -> str:
+    """Return the subject of the change that was told under this id of an event (`Untold.id`)."""
+    end = min(at for at in (event_id.find("."), event_id.find(":")) if at >= 0)  # of the store's name
+    rest = event_id[end + 1 :]
+    return rest.rpartition(".")[0] if event_id[end] == "." else unquote(rest.split(":")[1])
 
 
 def script(name: str, *libraries: str) -> Script:

@@ -16,7 +16,7 @@ from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import User
 from insightdesk_rt.stores import chat
 from insightdesk_rt.stores.chat import ChatSettings, ChatStore
-from insightdesk_rt.stores.conversations import Place, QueueStats
+from insightdesk_rt.stores.conversations import Author, Message, Place, QueueStats
 from insightdesk_rt.stores.presence import PresenceStore
 from insightdesk_rt.stores.untold import Untold
 from tests.support import fakes
@@ -556,3 +556,59 @@ async def check(store: Store, ids: list[str]) -> None:
     assert (stats.waiting, stats.active) == (len(waiting), len(active))
     total = sum(c.waiting_since for c in found if c.state == "waiting")
     assert int(await store._valkey.command("GET", store._valkey.key("chat-waited")) or 0) == total
+
+
+# ── what Valkey lost after it was acknowledged ──────────────────────────────────────────────────────────────────────
+
+
+def lost(number: int, author: User = CARL) -> Message:
+    return Message(number, 1_000 + number, Author(author.id, author.name, author.role), f"text {number}", f"m{number}")
+
+
+@pytest.mark.parametrize("seed", range(6))
+@aio
+async def test_messages_are_put_down_again_in_whatever_order_nodes_bring_them(
+    valkey_url: str, prefix: str, seed: int
+) -> None:
+    """Some are still there, some are brought twice; each ends under its number, and the next one goes on from there."""
+    rng = random.Random(seed)
+    async with a_chat(valkey_url, prefix) as store:
+        c = (await store.start(CARL, "x1")).conversation.id
+        kept = rng.randrange(3)
+        for number in range(1, kept + 1):
+            await store.message(CARL, c, f"text {number}", f"m{number}")
+        brought = [lost(number) for number in range(1, 9)] * 2
+        rng.shuffle(brought)
+        found = [message.id for message in brought if await store.put_down_again(c, message)]
+        assert sorted(found) == list(range(kept + 1, 9)), "each once"
+        page = await store.view(CARL, c, 50)
+        assert [(m.id, m.text) for m in page.messages] == [(n, f"text {n}") for n in range(1, 9)]
+        assert page.conversation.last == page.conversation.read_by_customer == 8
+        assert (await store.message(CARL, c, "text 3", "m3")).id == 3, "its author may send it again"
+        assert (await store.message(CARL, c, "new", "m9")).id == 9
+
+
+@aio
+async def test_a_number_that_was_given_to_another_message_meanwhile_stays_with_that(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_chat(valkey_url, prefix) as store:
+        c = (await store.start(CARL, "x1")).conversation.id
+        await store.accept(ANNA, c)
+        assert (await store.message(ANNA, c, "given out anew", "a1")).id == 1
+        for _ in range(2):
+            await store.put_down_again(c, lost(1))
+        messages = (await store.view(CARL, c, 50)).messages
+        assert [(m.id, m.text) for m in messages] == [(1, "given out anew"), (2, "text 1")]
+        assert not await store.put_down_again("cnothing", lost(1)), "a conversation that is gone stays gone"
+
+
+@aio
+async def test_what_is_put_down_into_a_closed_conversation_is_forgotten_with_it(valkey_url: str, prefix: str) -> None:
+    async with a_chat(valkey_url, prefix, kept_s=100) as store:
+        c = (await store.start(CARL, "x1")).conversation.id
+        await store.message(CARL, c, "text 2", "m2")
+        await store.close(CARL, c)
+        assert await store.put_down_again(c, lost(5)) and await store.put_down_again(c, lost(4))
+        for key in ("chat-messages", "chat-sent"):
+            assert 0 < await store._valkey.command("TTL", store._valkey.key(f"{key}:{c}")) <= 100

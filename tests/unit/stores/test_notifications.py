@@ -124,6 +124,19 @@ async def test_the_count_is_what_a_count_would_say_after_anything(
 
 
 @aio
+async def test_what_valkey_lost_is_put_down_again_once_and_unread(valkey_url: str, prefix: str) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        await store.push("u1", content("n1"))
+        await store.mark_read("u1", ["n1"])
+        found = [await store.put_down_again("u1", content(id), at) for id, at in (("n1", 5), ("n0", 4), ("n0", 4))]
+        assert found == [False, True, False]
+        page = await store.page("u1", "", 10)
+        assert [(n.id, n.read) for n in page.notifications] == [("n1", True), ("n0", False)] and page.unread == 1
+        await store.read_again("u1", ["n0", "gone"])
+        assert await store.unread("u1") == 0
+
+
+@aio
 async def test_no_key_outlives_its_use(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         (record,) = await store.push("u1", content("n1"))

@@ -29,6 +29,13 @@ def test_different_ids_never_make_the_same_event(first: list[str], second: list[
     assert " " not in untold.once_of(*first), "a record is split at blanks"
 
 
+@given(st.text(min_size=1, max_size=8), st.text(max_size=8))
+def test_whose_change_an_event_tells_of_is_read_from_its_id(subject: str, id: str) -> None:
+    by_number = untold.Untold("notification", subject, 1795397242677, "read", "")
+    by_name = untold.Untold("notification", subject, 1, "notification", "", untold.once_of(subject, id))
+    assert untold.subject_of(by_number.id) == untold.subject_of(by_name.id) == subject
+
+
 def test_ids_with_the_separator_in_them_are_told_apart() -> None:
     assert untold.once_of("a", "b:x") != untold.once_of("a:b", "x")
 

@@ -1,0 +1,213 @@
+"""What only this server keeps, after Valkey lost its last second: two nodes, real stores, and a copy that is put back.
+
+The copy is made before what is lost, and is what the next Valkey has when the nodes find it. So it is a replica that
+lagged, or a file of a second ago.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import valkey
+
+from insightdesk_rt.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.cluster.valkey import Valkey
+from insightdesk_rt.config import Settings
+from insightdesk_rt.desk import build_desk
+from insightdesk_rt.errors import RtError
+from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.socket import Socket
+from insightdesk_rt.model import User
+from insightdesk_rt.namespaces import PATHS
+from insightdesk_rt.namespaces.dispatch import first_rooms
+from insightdesk_rt.stores.notifications import Content
+from tests.support import fakes
+from tests.support.aio import aio, until
+from tests.support.own_valkey import OwnValkey
+
+ANNA, CARL = fakes.user("anna", team="t1"), fakes.user("carl", "customer")
+
+
+class Node:
+    """One node of a cluster, without its doors: what `server` introduces to each other is introduced here."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.valkey = Valkey(url, "t")
+        self.bus = ValkeyBackplane(self.valkey, PATHS, name)
+        self.hub = Hub(self.bus, PATHS)
+        self.desk = build_desk(Settings(), self.valkey, self.hub, fakes.Clock(), lambda: name, self.bus.recovered)
+        self.bus.facts, self.bus.put_down_again = self.desk.facts, self.desk.put_down_again
+        self.sockets: dict[tuple[str, str], Socket] = {}
+
+    async def socket(self, path: str, user: User) -> Socket:
+        if (path, user.id) not in self.sockets:
+            socket = self.sockets[path, user.id] = fakes.socket(path, user)
+            self.hub.add(socket)
+            await self.hub.enter(socket, first_rooms(user))
+            await next(one for one in self.desk.namespaces if one.path == path).joined(socket)
+        return self.sockets[path, user.id]
+
+    async def ask(self, user: User, name: str, **payload: Any) -> Any:
+        """Call an event, again under the same ids while it is refused with UNAVAILABLE, as clients are told to."""
+        namespace = next(one for one in self.desk.namespaces if name in one.events)
+        spec = namespace.events[name]
+        socket = await self.socket(namespace.path, user)
+        asked = msgspec.convert(payload, spec.payload)
+        return msgspec.to_builtins(await persist(lambda: getattr(namespace, spec.method)(socket, asked)))
+
+    async def notify(self, id: str) -> None:
+        await persist(lambda: self.desk.notifications.push(["anna"], Content(id, "mention", id)))
+
+    def heard(self, path: str, user: User, name: str) -> list[Any]:
+        texts = self.sockets[path, user.id].client.texts  # type: ignore[attr-defined]
+        return [m["data"] for m in map(json.loads, texts) if m["event"] == name]
+
+    async def close(self) -> None:
+        for namespace in self.desk.namespaces:
+            await namespace.close()
+        await self.bus.close()
+        await self.valkey.close()
+
+
+async def persist(ask: Callable[[], Awaitable[Any]]) -> Any:
+    for _ in range(400):
+        try:
+            return await ask()
+        except RtError as refused:
+            assert refused.code == "UNAVAILABLE", refused
+            await asyncio.sleep(0.02)
+    raise AssertionError("refused for eight seconds")
+
+
+class Cluster:
+    """Two nodes, and a Valkey that can be replaced by a copy of what it was."""
+
+    def __init__(self, server: OwnValkey, link: Path) -> None:
+        self.server, self.link = server, link
+        self.one, self.two = (Node(f"unix://{link}", name) for name in ("n1", "n2"))
+
+    def copy(self) -> dict[bytes, bytes]:
+        with valkey.Valkey(unix_socket_path=str(self.server.socket)) as client:
+            return {key: client.dump(key) for key in client.keys("*")}  # type: ignore[misc]
+
+    def replace(self, copy: dict[bytes, bytes]) -> None:
+        """The server dies; the one that takes its place has the copy."""
+        self.server.kill()
+        self.link.unlink()
+        self.server.start()
+        with valkey.Valkey(unix_socket_path=str(self.server.socket)) as client:
+            for key, value in copy.items():
+                client.restore(key, 0, value)
+        os.symlink(self.server.socket, self.link)
+
+
+@asynccontextmanager
+async def a_cluster(folder: Path) -> AsyncIterator[Cluster]:
+    with OwnValkey() as server:
+        os.symlink(server.socket, folder / "s")
+        cluster = Cluster(server, folder / "s")
+        nodes = (cluster.one, cluster.two)
+        try:
+            for node in nodes:
+                await node.valkey.start()
+                await node.bus.start()
+            await until(lambda: all(node.bus.subscribed for node in nodes), "ready")
+            yield cluster
+        finally:
+            for node in nodes:
+                await node.close()
+
+
+async def talking(cluster: Cluster) -> str:
+    """Return a conversation of Carl at one node and Anna at the other."""
+    await cluster.two.socket("/chat", ANNA)
+    await cluster.two.socket("/notifications", ANNA)
+    chat: str = (await cluster.one.ask(CARL, "chat:start", clientId="s1", text="number 1"))["conversationId"]
+    await cluster.two.ask(ANNA, "chat:accept", conversationId=chat)
+    return chat
+
+
+async def history(node: Node, chat: str) -> dict[int, str]:
+    page = await node.ask(ANNA, "chat:history", conversationId=chat, limit=100)
+    assert [m["id"] for m in page["messages"]] == sorted({m["id"] for m in page["messages"]})
+    return {m["id"]: m["text"] for m in page["messages"]}
+
+
+@aio
+async def test_acknowledged_messages_and_notifications_are_there_after_a_failover_and_numbers_go_on(
+    tmp_path: Path,
+) -> None:
+    async with a_cluster(tmp_path) as cluster:
+        one, two = cluster.one, cluster.two
+        chat = await talking(cluster)
+        await two.notify("n0")
+        copy = cluster.copy()
+
+        said = {1: "number 1"}
+
+        async def say(node: Node, user: User, text: str) -> None:
+            number = (await node.ask(user, "chat:message", conversationId=chat, text=text, clientId=text))["id"]
+            assert number not in said, f"{number} was given to {said[number]!r} and to {text!r}"
+            said[number] = text
+
+        for n in range(5):
+            await say(one, CARL, f"carl {n}")
+            await say(two, ANNA, f"anna {n}")
+            await one.notify(f"n{n + 1}")
+        await two.ask(ANNA, "notification:markRead", id="n2")
+        await until(lambda: len(two.heard("/chat", ANNA, "chat:message")) == 10, "Anna heard all")
+
+        cluster.replace(copy)
+        await asyncio.gather(
+            *(say(one, CARL, f"carl after {n}") for n in range(3)),
+            *(say(two, ANNA, f"anna after {n}") for n in range(3)),
+        )
+        assert await history(two, chat) == said and sorted(said) == list(range(1, 18))
+        bell = await two.ask(ANNA, "notification:list", limit=50)
+        assert {n["id"] for n in bell["notifications"] if n["read"]} == {"n2"} and bell["unread"] == 5
+        assert sorted(n["id"] for n in bell["notifications"]) == [f"n{n}" for n in range(6)]
+        await until(lambda: len(two.heard("/chat", ANNA, "chat:message")) == 16, "what came after")
+        texts = [m["text"] for m in two.heard("/chat", ANNA, "chat:message")]
+        assert sorted(texts) == sorted(set(texts)) == sorted(text for text in said.values() if text != "number 1")
+
+        before = dict(said)
+        for number, text in before.items():
+            if text.startswith("carl"):
+                again = await one.ask(CARL, "chat:message", conversationId=chat, text=text, clientId=text)
+                assert again["id"] == number, "a repeat is answered as the first"
+        assert await history(two, chat) == before
+
+
+@aio
+async def test_what_a_node_heard_of_another_is_there_although_that_one_died_with_valkey(tmp_path: Path) -> None:
+    """The node that acknowledged the messages is gone; the one that sent them to its client is not."""
+    async with a_cluster(tmp_path) as cluster:
+        chat = await talking(cluster)
+        copy = cluster.copy()
+        for n in range(3):
+            await cluster.one.ask(CARL, "chat:message", conversationId=chat, text=f"m{n}", clientId=f"m{n}")
+        await until(lambda: len(cluster.two.heard("/chat", ANNA, "chat:message")) == 3, "Anna heard all")
+        await cluster.one.close()
+        cluster.replace(copy)
+        answer = await cluster.two.ask(ANNA, "chat:message", conversationId=chat, text="anna", clientId="a")
+        assert answer["id"] == 5
+        assert await history(cluster.two, chat) == {1: "number 1", 2: "m0", 3: "m1", 4: "m2", 5: "anna"}
+
+
+@aio
+async def test_what_is_older_than_a_few_seconds_is_not_kept_for_ever(tmp_path: Path) -> None:
+    async with a_cluster(tmp_path) as cluster:
+        chat = await talking(cluster)
+        await cluster.one.ask(CARL, "chat:message", conversationId=chat, text="m", clientId="m")
+        await until(lambda: cluster.two.bus._heard, "heard")
+        now = asyncio.get_running_loop().time()
+        for node in (cluster.one, cluster.two):
+            node.bus.beat(now, now + 60)  # Valkey answered long after
+            assert not node.bus._heard and not node.bus._publisher.confirmed(node.bus.facts)
