@@ -90,6 +90,7 @@ class Keys(Struct, frozen=True):
     audience: str = ""
     leeway_s: int = 0
     published: tuple[str, ...] = ()
+    separate_ids: bool = False  # customers and staff are numbered apart
 
 
 def secret_key(secret: bytes, allowed: tuple[str, ...]) -> Key:
@@ -283,6 +284,7 @@ def _user(claims: dict[str, Any], keys: Keys, now_s: int, notice: Notice) -> Use
         _id(claims, "sessionId", SESSION, needed=False),
         min(expires_s + keys.leeway_s, now_s + MAX_LIFE_S),
         issued_s,
+        keys.separate_ids,
     )
     if user.expires_s <= now_s:
         raise RtError("AUTH_TOKEN_EXPIRED")

@@ -112,6 +112,7 @@ def build_desk(
             waiting_timeout_ms=settings.chat_waiting_timeout_s * 1000,
             idle_warning_ms=idle_ms * 13 // 15,
             idle_timeout_ms=idle_ms,
+            customer_mark=settings.user_keys.mark,
         ),
         recovered,
     )
@@ -136,9 +137,10 @@ def build_desk(
             ViewerStore(valkey, incarnation, "chat"),
             incarnation,
             typing_ms=settings.typing_ms,
+            keys=settings.user_keys,
         ),
         Notifications(hub, timers, NotificationStore(valkey, recovered=recovered)),
-        Presence(hub, timers, presence, incarnation),
+        Presence(hub, timers, presence, incarnation, settings.user_keys),
         Dashboard(hub, timers, Stats(tickets, chats, presence), settings.dashboard_interval_ms),
         Main(hub, timers),
     )

@@ -255,7 +255,12 @@ class KeyRing:
         settings = self._settings
         open_to = tuple(name for name in settings.jwt_algorithms if settings.jwks_url and FAMILIES[name] != "HS")
         return Keys(
-            self._configured + published, settings.jwt_issuer, settings.jwt_audience, settings.jwt_leeway_s, open_to
+            self._configured + published,
+            settings.jwt_issuer,
+            settings.jwt_audience,
+            settings.jwt_leeway_s,
+            open_to,
+            settings.user_ids == "separate",
         )
 
 

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, NewType
 from msgspec import Struct
 
 UserId = NewType("UserId", str)
+UserKey = NewType("UserKey", str)  # what a user is told apart by inside the server; see UserKeys
 TeamId = NewType("TeamId", str)
 Sid = NewType("Sid", str)  # a socket: one client in one namespace; 20 characters, public
 Room = NewType("Room", str)
@@ -27,15 +28,77 @@ Severity = Literal["info", "warning", "critical"]  # of a notice
 NO_OFFSET = Offset("0-0")
 
 
-class Person(Struct, frozen=True, gc=False):
-    """What others may know of a user."""
+# In front of a customer's id in a UserKey. No id holds a control character, so no id is the key of another.
+CUSTOMER_MARK = "customer\t"
+
+
+# The refusal of a `customerId` where ids are shared.
+ONE_KIND = 'Here one id is one person (user_ids = "shared"): name a customer as userId, too.'
+
+
+class Named(NamedTuple):
+    """A user as the API names one: with `customerId` instead of `userId` if `customer`."""
+
+    id: str
+    customer: bool = False
+
+    @property
+    def user_id(self) -> str:
+        """What stands in `userId`; "" for a customer, whose id stands in `customer_id`."""
+        return "" if self.customer else self.id
+
+    @property
+    def customer_id(self) -> str:
+        return self.id if self.customer else ""
+
+
+class UserKeys(NamedTuple):
+    """How ids become the keys that rooms, stores, limits and rules go by: the only place that decides it.
+
+    `user_ids = "shared"`: one id is one person, whatever the role, and the key is the id. "separate": customers and
+    staff are numbered apart, so a customer's key has a mark. A key never leaves the server; `named`
+    reads it.
+    """
+
+    separate: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What a customer's key has in front of the id."""
+        return CUSTOMER_MARK if self.separate else ""
+
+    def staff(self, id: str) -> UserKey:
+        return UserKey(id)
+
+    def customer(self, id: str) -> UserKey:
+        return UserKey(self.mark + id)
+
+    def of(self, id: str, role: str) -> UserKey:
+        return self.customer(id) if role == "customer" else self.staff(id)
+
+
+def named(key: str) -> Named:
+    """Return whom a UserKey is of."""
+    return Named(key.removeprefix(CUSTOMER_MARK), key.startswith(CUSTOMER_MARK))
+
+
+class Person(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What others may know of a user. `role` is said of customers only, and only where ids are separate."""
 
     id: UserId
     name: str
+    role: Literal["", "customer"] = ""
+
+    @property
+    def key(self) -> UserKey:
+        return UserKeys(self.role == "customer").of(self.id, self.role)
 
 
 class User(Struct, frozen=True, gc=False):
-    """Who a verified token speaks for. `expires_s` and `issued_s` are Unix seconds; empty strings mean 'none'."""
+    """Who a verified token speaks for. `expires_s` and `issued_s` are Unix seconds; empty strings mean 'none'.
+
+    `separate_ids`: the setting `user_ids` is "separate".
+    """
 
     id: UserId
     role: Role
@@ -45,10 +108,16 @@ class User(Struct, frozen=True, gc=False):
     session_id: str = ""
     expires_s: int = 0
     issued_s: int = 0
+    separate_ids: bool = False
+
+    @property
+    def key(self) -> UserKey:
+        """What rooms, stores, limits and rules tell the user apart by."""
+        return UserKeys(self.separate_ids).of(self.id, self.role)
 
     @property
     def person(self) -> Person:
-        return Person(self.id, self.name)
+        return Person(self.id, self.name, "customer" if self.separate_ids and self.role == "customer" else "")
 
     @property
     def is_staff(self) -> bool:
@@ -89,8 +158,11 @@ class Right(NamedTuple):
     life: str = ""
 
 
-def user_room(user_id: str) -> Room:
-    return Room("user:" + user_id)
+def user_room(key: UserKey | str) -> Room:
+    """All sockets of a user: `user:<id>`, of a customer where ids are separate `customer:<id>`."""
+    if key.startswith(CUSTOMER_MARK):
+        return Room("customer:" + key.removeprefix(CUSTOMER_MARK))
+    return Room("user:" + key)
 
 
 def role_room(role: str) -> Room:
@@ -119,8 +191,11 @@ def chat_staff_room(conversation_id: str) -> Room:
     return Room("chat-staff:" + conversation_id)
 
 
-def presence_room(user_id: str) -> Room:
-    return Room("presence:" + user_id)
+def presence_room(key: UserKey | str) -> Room:
+    """Whoever watches the user: `presence:<id>`, of a customer where ids are separate `presence-customer:<id>`."""
+    if key.startswith(CUSTOMER_MARK):
+        return Room("presence-customer:" + key.removeprefix(CUSTOMER_MARK))
+    return Room("presence:" + key)
 
 
 DASHBOARD_ROOM = Room("dashboard")

@@ -93,7 +93,7 @@ class Closed(Struct):
 
 
 class Wanted(Struct, frozen=True, omit_defaults=True):
-    """Which connections are meant: all that is said must be true of one. Empty: not said."""
+    """Which connections are meant: all that is said must be true of one. Empty: not said. `user` is a UserKey."""
 
     user: str = ""
     ip: str = ""
@@ -195,7 +195,7 @@ class Connections:
         return [msgspec.to_builtins(one) for one in islice(found, ask.limit)]
 
     async def of_user(self, words: tuple[str, ...]) -> OfUser:
-        """Return the rooms of a user's sockets, and how many connections of theirs are gone. `words`: the user's id."""
+        """Return the rooms of a user's sockets, and how many connections of theirs are gone. `words`: the UserKey."""
         wanted = Wanted(user=words[0])
         rooms: set[str] = set()
         async for client in self._wanted(wanted):
@@ -307,7 +307,7 @@ def _is(client: Client, wanted: Wanted) -> bool:
     sockets: dict[str, Socket] = client.sockets
     if wanted.namespace and wanted.namespace not in sockets:
         return False
-    if wanted.user and not any(socket.user.id == wanted.user for socket in sockets.values()):
+    if wanted.user and not any(socket.user.key == wanted.user for socket in sockets.values()):
         return False
     if wanted.role and not any(socket.user.role == wanted.role for socket in sockets.values()):
         return False
@@ -318,7 +318,7 @@ def _is(client: Client, wanted: Wanted) -> bool:
 
 def _was(closed: Closed, wanted: Wanted) -> bool:
     return (
-        wanted.user in ("", closed.user.id if closed.user else "")
+        wanted.user in ("", closed.user.key if closed.user else "")
         and (not wanted.ip or spelled(closed.ip) == spelled(wanted.ip))
         and wanted.node in ("", closed.node)
         and wanted.transport in ("", closed.transport)

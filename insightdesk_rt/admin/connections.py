@@ -46,14 +46,16 @@ from insightdesk_rt.admin.declared import (
     read_cursor,
     said,
 )
+from insightdesk_rt.admin.whom import key_of
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.ids import RoomOrEmpty, SocketId, UserIdOrEmpty
-from insightdesk_rt.model import Role
+from insightdesk_rt.model import Role, UserKeys
 from insightdesk_rt.wire import json
 
 Text = Annotated[str, Meta(max_length=200)]
+Customer = Annotated[UserIdOrEmpty, Meta(description='a customer, with user_ids = "separate", where user is staff')]
 Reconnect = Annotated[bool, Meta(description="cut it, so that the client comes back by itself")]
 
 
@@ -61,6 +63,7 @@ class Filters(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which connections are meant; all that is given must be true of one."""
 
     user: UserIdOrEmpty = ""
+    customer: Customer = ""
     ip: Text = ""
     room: RoomOrEmpty = ""
     namespace: Text = ""
@@ -69,8 +72,9 @@ class Filters(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     role: Role | Literal[""] = ""
     sid: Text = ""
 
-    def wanted(self) -> Wanted:
-        return Wanted(self.user, self.ip, self.room, self.namespace, self.node, self.transport, self.role, self.sid)
+    def wanted(self, keys: UserKeys) -> Wanted:
+        user = key_of(keys, self.user, self.customer, ("user", "customer"))
+        return Wanted(user, self.ip, self.room, self.namespace, self.node, self.transport, self.role, self.sid)
 
 
 class Find(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,6 +85,7 @@ class Find(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class FindClosed(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
     user: UserIdOrEmpty = ""
+    customer: Customer = ""
     ip: Text = ""
     node: Text = ""
     sid: Text = ""
@@ -144,13 +149,14 @@ def _place(row: Row) -> tuple[Any, str]:
 
 class ConnectionsHandler(Handler):
     everywhere: Everywhere
+    keys: UserKeys
 
     @operation("viewer", query=Find, answer=Found)
     async def get(self, query: Find) -> Answer:
         """Find connections, on all nodes."""
         kind = tuple[str, str] if query.sort.endswith("user") else tuple[float, str]
         after: Any = read_cursor(query.cursor, kind)
-        rows, total, missing = await self.everywhere.find(query.wanted(), query.limit + 1, query.sort, after)
+        rows, total, missing = await self.everywhere.find(query.wanted(self.keys), query.limit + 1, query.sort, after)
         shown = rows[: query.limit]
         cursor = make_cursor(*_place(shown[-1])) if len(rows) > query.limit else None
         return Answer(Found([row.shown for row in shown], cursor, missing, total))
@@ -158,12 +164,14 @@ class ConnectionsHandler(Handler):
 
 class ClosedHandler(Handler):
     everywhere: Everywhere
+    keys: UserKeys
 
     @operation("viewer", query=FindClosed, answer=Page[Closed])
     async def get(self, query: FindClosed) -> Answer:
         """Find connections that are gone, the newest first: of the last 1,000 of each node."""
         before = read_cursor(query.cursor, tuple[str, str])
-        wanted = Wanted(query.user, query.ip, node=query.node, sid=query.sid)
+        user = key_of(self.keys, query.user, query.customer, ("user", "customer"))
+        wanted = Wanted(user, query.ip, node=query.node, sid=query.sid)
         found, missing = await self.everywhere.closed(wanted, query.limit + 1, before)
         shown = found[: query.limit]
         cursor = make_cursor(shown[-1].closedAt, shown[-1].sid) if len(found) > query.limit else None
@@ -172,6 +180,7 @@ class ClosedHandler(Handler):
 
 class DisconnectHandler(Handler):
     everywhere: Everywhere
+    keys: UserKeys
 
     @operation(
         "operator",
@@ -182,7 +191,7 @@ class DisconnectHandler(Handler):
     )
     async def post(self, body: Disconnect) -> Answer:
         """Send away all connections that are meant; at least one filter must say which."""
-        wanted = body.where.wanted()
+        wanted = body.where.wanted(self.keys)
         if wanted == Wanted():
             raise RtError("BAD_REQUEST", "Say which connections: all of them are never meant.", field="where")
         return Answer(await self.everywhere.send_away(wanted, body.reconnect, body.dryRun))
@@ -196,7 +205,7 @@ class ConnectionHandler(Handler):
         """Send one connection away, by its own sid or that of a socket of it."""
         rows, _, _ = await self.everywhere.find(Wanted(sid=sid), 1)
         if rows and (user := rows[0].shown.user) is not None:
-            self.done_to = f"user:{user.id}"
+            self.done_to = f"{user.role or 'user'}:{user.id}"  # a role only of a customer where ids are separate
         done = await self.everywhere.send_away(Wanted(sid=sid), query.reconnect)
         if not done.count and not done.missing:
             raise RtError("NOT_FOUND", "There is no such connection.")
@@ -204,7 +213,7 @@ class ConnectionHandler(Handler):
 
 
 def connection_routes(
-    admin: Admin, here: Connections, everywhere: Everywhere, calls: Calls
+    admin: Admin, here: Connections, everywhere: Everywhere, calls: Calls, keys: UserKeys = UserKeys()
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
     calls.answer("connections.find", here.find)
@@ -212,9 +221,10 @@ def connection_routes(
     calls.answer("connections.close", here.send_away)
     calls.answer("connections.of_user", here.of_user)
     parts = {"admin": admin, "everywhere": everywhere}
+    finding = {**parts, "keys": keys}
     return [
-        (r"/api/v1/connections", ConnectionsHandler, parts),
-        (r"/api/v1/connections/closed", ClosedHandler, parts),
-        (r"/api/v1/connections/disconnect", DisconnectHandler, parts),
+        (r"/api/v1/connections", ConnectionsHandler, finding),
+        (r"/api/v1/connections/closed", ClosedHandler, finding),
+        (r"/api/v1/connections/disconnect", DisconnectHandler, finding),
         (r"/api/v1/connections/([^/]+)", ConnectionHandler, parts),
     ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from insightdesk_rt.admin.access import Principal
 from insightdesk_rt.admin.base import Admin, Handler, operation
@@ -29,10 +29,11 @@ from insightdesk_rt.admin.declared import (
     make_cursor,
     read_cursor,
 )
+from insightdesk_rt.admin.whom import customer_of, keys_of, user_of
 from insightdesk_rt.desk import Desk
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.ids import USER, ConversationId, Refused, TeamIdText, UserIdText, sift
-from insightdesk_rt.model import Role, Status, User, UserId, iso
+from insightdesk_rt.ids import ConversationId, Refused, TeamIdText, UserIdText
+from insightdesk_rt.model import Role, Status, User, UserId, UserKeys, iso
 from insightdesk_rt.namespaces.chat import Chat
 from insightdesk_rt.namespaces.chat_events import ConversationView, view
 from insightdesk_rt.stores.conversations import State
@@ -44,14 +45,16 @@ STATUSES: tuple[Status, ...] = ("online", "busy", "away", "offline")
 
 
 class Present(Struct):
-    """`lastSeen` is null for one who is unknown; so are name, role and team."""
+    """`lastSeen` is null for one who is unknown; so are name, role and team. A customer where ids are separate has
+    `customerId`, and null for `userId`."""
 
-    userId: str
+    userId: str | None
     name: str | None
     role: Role | None
     teamId: str | None
     status: Status
     lastSeen: str | None
+    customerId: str | UnsetType = UNSET
 
 
 class FindPresent(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,13 +66,17 @@ class FindPresent(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
             max_length=500, description="all of these, on one page; given several times, each is one id, commas and all"
         ),
     ] = []
+    customerIds: Annotated[
+        list[str], Meta(max_length=500, description='the same of customers, with user_ids = "separate"')
+    ] = []
     status: Status | Literal[""] = ""
 
 
 class FoundPresent(Page[Present]):
-    """`refused`: those of `userIds` that no user can have."""
+    """Those of `userIds` and of `customerIds` that no user can have."""
 
     refused: list[Refused] = []
+    refusedCustomers: list[Refused] = []
 
 
 class FindChats(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,23 +93,28 @@ class Assign(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class PresenceHandler(Handler):
     presence: PresenceStore
+    keys: UserKeys
 
     @operation("viewer", query=FindPresent, answer=FoundPresent)
     async def get(self, query: FindPresent) -> Answer:
         """Who is here: those who are asked for, or all agents and admins that were here within 30 days."""
-        if query.userIds:
+        if query.userIds or query.customerIds:
             for name, given in (("limit", query.limit), ("cursor", query.cursor)):
                 if given:
-                    raise RtError("BAD_REQUEST", "It does not go with userIds, who are all on one page.", field=name)
-            user_ids, refused = sift(query.userIds, USER, "userIds")
-            found_now = await self.presence.known(user_ids)
+                    raise RtError(
+                        "BAD_REQUEST",
+                        "It does not go with userIds or customerIds, who are all on one page.",
+                        field=name,
+                    )
+            asked, refused, refused_customers = keys_of(self.keys, query.userIds, query.customerIds)
+            found_now = await self.presence.known(asked)
             items = [_present(one) for one in found_now if query.status in ("", one.seen.status)]
-            return Answer(FoundPresent(items, refused=refused))
+            return Answer(FoundPresent(items, refused=refused, refusedCustomers=refused_customers))
         statuses = (query.status,) if query.status else STATUSES
         after, limit = read_cursor(query.cursor, Listed), query.limit or USUAL_LIMIT
         found = await self.presence.staff(statuses, limit + 1, after)
         shown = found[:limit]
-        known = await self.presence.known([one.user_id for one in shown]) if shown else []
+        known = await self.presence.known([one.key for one in shown]) if shown else []
         cursor = make_cursor(*shown[-1]) if len(found) > limit else None
         return Answer(FoundPresent([_present(one) for one in known], cursor))
 
@@ -200,12 +212,14 @@ class AgentMetricsHandler(Handler):
         return Answer((await self.stats.read()).agents)
 
 
-def helpdesk_routes(admin: Admin, desk: Desk) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+def helpdesk_routes(
+    admin: Admin, desk: Desk, keys: UserKeys = UserKeys()
+) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application."""
     chat = {"admin": admin, "chat": desk.chat}
     numbers = {"admin": admin, "stats": desk.dashboard.stats}
     return [
-        (r"/api/v1/presence", PresenceHandler, {"admin": admin, "presence": desk.presence.store}),
+        (r"/api/v1/presence", PresenceHandler, {"admin": admin, "presence": desk.presence.store, "keys": keys}),
         (r"/api/v1/chats", ChatsHandler, chat),
         (r"/api/v1/chats/([^/]+)", ChatHandler, chat),
         (r"/api/v1/chats/([^/]+)/close", CloseHandler, chat),
@@ -220,7 +234,15 @@ def helpdesk_routes(admin: Admin, desk: Desk) -> list[tuple[str, type[Handler], 
 def _present(known: Known) -> Present:
     seen = known.seen
     last = iso(seen.last_seen_ms) if seen.last_seen_ms else None
-    return Present(seen.user_id, known.name or None, known.role, known.team_id or None, seen.status, last)
+    return Present(
+        user_of(seen.key),
+        known.name or None,
+        known.role,
+        known.team_id or None,
+        seen.status,
+        last,
+        customer_of(seen.key),
+    )
 
 
 def _as_user(who: Principal) -> User:

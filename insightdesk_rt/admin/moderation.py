@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from insightdesk_rt.addresses import parse_address
 from insightdesk_rt.admin.base import Admin, Handler, operation
@@ -29,11 +29,12 @@ from insightdesk_rt.admin.ruling import (
     time_or_none,
     unix_ms,
 )
+from insightdesk_rt.admin.whom import customer_of, key_of, user_of
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.ids import RuleId, SessionIdText, UserIdText
-from insightdesk_rt.model import iso
+from insightdesk_rt.model import UserKeys, iso
 from insightdesk_rt.moderation.gate import Block, Gate, Revocation, Ruled, parse_network
 from insightdesk_rt.moderation.rules import Rules, Table
 from insightdesk_rt.wire import json
@@ -42,18 +43,21 @@ COUNT = "gate.count"
 KEPT_DAYS = 30  # a revocation, unless told otherwise: a token lives for a day, in few places for longer
 SKEW_MS = 60_000
 
+Customer = Annotated[UserIdText, Meta(description='a customer, with user_ids = "separate", where userId is staff')]
 Network = Annotated[str, Meta(min_length=1, max_length=60)]
 
 
 class Revoke(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sessionId: Annotated[SessionIdText | None, Meta(description="the token's claim of that name")] = None
     userId: UserIdText | None = None
-    issuedBefore: Annotated[Time | None, Meta(description="with userId; without it: now")] = None
+    customerId: Customer | None = None
+    issuedBefore: Annotated[Time | None, Meta(description="with userId or customerId; without it: now")] = None
     until: Annotated[Time | None, Meta(description="when its tokens have all expired; without it: in 30 days")] = None
 
 
 class MakeBlock(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
     userId: UserIdText | None = None
+    customerId: Customer | None = None
     ip: Network | None = None
     cidr: Annotated[Network | None, Meta(description="at most a /8, of IPv6 a /16")] = None
     until: Annotated[Time | None, Meta(description="without it, and without forSeconds: until it is taken back")] = None
@@ -69,6 +73,7 @@ class RevocationView(Struct):
     at: str
     reason: str
     until: str | None
+    customerId: str | UnsetType = UNSET
 
 
 class BlockView(Struct):
@@ -80,13 +85,15 @@ class BlockView(Struct):
     at: str
     reason: str
     until: str | None
+    customerId: str | UnsetType = UNSET
 
 
 class Moderate:
     """What the handlers share: the rules, and how to ask all nodes how many connections one would close."""
 
-    def __init__(self, rules: Rules, gate: Gate, calls: Calls) -> None:
+    def __init__(self, rules: Rules, gate: Gate, calls: Calls, keys: UserKeys) -> None:
         self.rules = rules
+        self.keys = keys
         self.gate = gate
         self._calls = calls
         calls.answer(COUNT, self._count_here)
@@ -121,7 +128,7 @@ class RevocationsHandler(Handler):
         statuses=(200, 201),
         errors=("CONFLICT",),
         action="session.revoke",
-        target=lambda body: _named(user=body.userId, session=body.sessionId),
+        target=lambda body: _named(user=body.userId, customer=body.customerId, session=body.sessionId),
     )
     async def post(self, body: Revoke) -> Answer:
         """Revoke a session, or a user's tokens that were issued before a time.
@@ -129,9 +136,10 @@ class RevocationsHandler(Handler):
         Connections of it are closed on every node, new ones are refused with AUTH_SESSION_REVOKED.
         """
         rules, gate = self.moderate.rules, self.moderate.gate
-        if (body.sessionId is None) == (body.userId is None):
+        user = key_of(self.moderate.keys, body.userId, body.customerId)
+        if (body.sessionId is None) == (not user):
             raise RtError("BAD_REQUEST", "Say either sessionId or userId.", field="sessionId")
-        if body.issuedBefore is not None and body.userId is None:
+        if body.issuedBefore is not None and not user:
             raise RtError("BAD_REQUEST", "It goes with userId.", field="issuedBefore")
         now_ms = rules.now_ms()
         before_ms = unix_ms(body.issuedBefore) if body.issuedBefore is not None else now_ms
@@ -140,7 +148,7 @@ class RevocationsHandler(Handler):
         if before_ms <= 0:  # no token is that old: whoever says so has left something out, and would revoke nothing
             raise RtError("BAD_REQUEST", "It is before 1970.", field="issuedBefore")
         until_ms = end_ms(now_ms, body.until, KEPT_DAYS * DAY_S)
-        id = rule_id("session", body.sessionId) if body.sessionId is not None else rule_id("user", body.userId or "")
+        id = rule_id("session", body.sessionId) if body.sessionId is not None else rule_id("user", user)
         old = gate.revocations.rules.get(id)
         rule = Revocation(
             id=id,
@@ -149,8 +157,8 @@ class RevocationsHandler(Handler):
             reason=body.reason,
             until_ms=max(until_ms, old.until_ms) if old is not None else until_ms,
             session_id=body.sessionId or "",
-            user_id=body.userId or "",
-            issued_before_ms=max(before_ms, old.issued_before_ms if old is not None else 0) if body.userId else 0,
+            user_id=user,
+            issued_before_ms=max(before_ms, old.issued_before_ms if old is not None else 0) if user else 0,
         )
         return await self.moderate.do(gate.revocations, rule, body.dryRun)
 
@@ -170,16 +178,17 @@ class BlocksHandler(Handler):
         statuses=(200, 201),
         errors=("CONFLICT",),
         action="block.add",
-        target=lambda body: _named(user=body.userId) or body.ip or body.cidr or "",
+        target=lambda body: _named(user=body.userId, customer=body.customerId) or body.ip or body.cidr or "",
     )
     async def post(self, body: MakeBlock) -> Answer:
         """Block a user, an address or a network. The admin port itself stays open to blocked addresses."""
         rules, gate = self.moderate.rules, self.moderate.gate
-        if sum(one is not None for one in (body.userId, body.ip, body.cidr)) != 1:
+        user = key_of(self.moderate.keys, body.userId, body.customerId)
+        if sum(bool(one) for one in (user, body.ip, body.cidr)) != 1:
             raise RtError("BAD_REQUEST", "Say one of userId, ip and cidr.", field="userId")
         if body.until is not None and body.forSeconds is not None:
             raise RtError("BAD_REQUEST", "Say until or forSeconds.", field="forSeconds")
-        user_id, ip, cidr = body.userId or "", "", ""
+        ip, cidr = "", ""
         if body.ip is not None:
             address = parse_address(body.ip)
             if address is None:
@@ -192,12 +201,12 @@ class BlocksHandler(Handler):
                 raise RtError("BAD_REQUEST", str(why), field="cidr") from None
         now_ms = rules.now_ms()
         rule = Block(
-            id=rule_id("block", user_id, ip, cidr),
+            id=rule_id("block", user, ip, cidr),
             by=self.asker.id,
             at_ms=now_ms,
             reason=body.reason,
             until_ms=end_ms(now_ms, body.until, body.forSeconds or 0),
-            user_id=user_id,
+            user_id=user,
             ip=ip,
             cidr=cidr,
         )
@@ -233,33 +242,35 @@ def view_revocation(rule: Revocation) -> RevocationView:
     return RevocationView(
         rule.id,
         rule.session_id or None,
-        rule.user_id or None,
+        user_of(rule.user_id),
         time_or_none(rule.issued_before_ms),
         rule.by,
         iso(rule.at_ms),
         rule.reason,
         time_or_none(rule.until_ms),
+        customer_of(rule.user_id),
     )
 
 
 def view_block(rule: Block) -> BlockView:
     return BlockView(
         rule.id,
-        rule.user_id or None,
+        user_of(rule.user_id),
         rule.ip or None,
         rule.cidr or None,
         rule.by,
         iso(rule.at_ms),
         rule.reason,
         time_or_none(rule.until_ms),
+        customer_of(rule.user_id),
     )
 
 
 def moderation_routes(
-    admin: Admin, rules: Rules, gate: Gate, calls: Calls
+    admin: Admin, rules: Rules, gate: Gate, calls: Calls, keys: UserKeys = UserKeys()
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
-    parts = {"admin": admin, "moderate": Moderate(rules, gate, calls)}
+    parts = {"admin": admin, "moderate": Moderate(rules, gate, calls, keys)}
     return [
         (r"/api/v1/revocations", RevocationsHandler, parts),
         (r"/api/v1/revocations/([^/]+)", RevocationHandler, parts),

@@ -18,11 +18,12 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 from insightdesk_rt import ids
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import NO_CONTROLS, Answer, Query
+from insightdesk_rt.admin.whom import customer, keys_of
 from insightdesk_rt.cluster.publisher import fingerprint
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.ids import USER, EventId, PushId, Refused, RoomName, TicketIdText, UserIdText, sift
-from insightdesk_rt.model import Room, new_id
+from insightdesk_rt.ids import EventId, PushId, Refused, RoomName, TicketIdText, UserIdText
+from insightdesk_rt.model import ONE_KIND, Room, UserKeys, new_id
 from insightdesk_rt.namespaces import refuse_event, refuse_namespace
 from insightdesk_rt.namespaces.notifications import Notifications
 from insightdesk_rt.namespaces.tickets import Tickets
@@ -54,6 +55,8 @@ class NotificationBody(Struct, forbid_unknown_fields=True):
     data: Raw | UnsetType = UNSET
     userId: UserIdText | UnsetType = UNSET
     userIds: Annotated[list[Any], Meta(min_length=1, max_length=MAX_USERS)] | UnsetType = UNSET
+    customerId: UserIdText | UnsetType = UNSET
+    customerIds: Annotated[list[Any], Meta(min_length=1, max_length=MAX_USERS)] | UnsetType = UNSET
     id: PushId | UnsetType = UNSET
 
 
@@ -71,10 +74,11 @@ class EmitBody(Struct, forbid_unknown_fields=True):
 
 
 class Pushed(Struct, omit_defaults=True):
-    """`refused`: those of `userIds` that no user can have, if there are any; the others are notified."""
+    """Those of `userIds` and of `customerIds` that no user can have, if there are any; the others are notified."""
 
     id: str
     refused: list[Refused] = []
+    refusedCustomers: list[Refused] = []
 
 
 class Emitted(Struct):
@@ -108,6 +112,7 @@ class CommentAnswer(Struct):
 
 class TicketHandler(Handler):
     tickets: Tickets
+    keys: UserKeys
 
     @operation("viewer", answer=Ticket, errors=("NOT_FOUND",))
     async def get(self, ticket_id: TicketIdText) -> Answer:
@@ -120,6 +125,8 @@ class TicketHandler(Handler):
 
         CONFLICT with `version` if that is not `ifVersion`.
         """
+        if change.customerWatchers is not UNSET and not self.keys.separate:
+            raise RtError("BAD_REQUEST", ONE_KIND, field="customerWatchers")
         done = await self.tickets.apply(ticket_id, change)
         answer = TicketAnswer(ticket_id, done.version, done.offset, done.applied)
         return Answer(answer, 201 if done.created else 200)
@@ -148,6 +155,7 @@ class CommentsHandler(Handler):
 
 class NotificationsHandler(Handler):
     notifications: Notifications
+    keys: UserKeys
 
     @operation("admin", body=NotificationBody, answer=Pushed, statuses=(201,), errors=("CONFLICT",))
     async def post(self, body: NotificationBody) -> Answer:
@@ -155,14 +163,22 @@ class NotificationsHandler(Handler):
 
         CONFLICT if one of the users has another notification of that `id`, once the others have theirs.
         """
-        listed, refused = sift([] if body.userIds is UNSET else body.userIds, USER, "userIds")
-        users = _one_or_more(body.userId, body.userIds if body.userIds is UNSET else listed, "userId")
+        many, customers = body.userIds or [], body.customerIds or []
+        keys, refused, refused_customers = keys_of(self.keys, many, customers)
+        if body.userId is not UNSET:
+            keys.append(self.keys.staff(body.userId))
+        if body.customerId is not UNSET:
+            keys.append(customer(self.keys, body.customerId))
+        if not keys:
+            raise RtError("BAD_REQUEST", "Object missing required field `userId`", field="userId")
+        if len(keys) > MAX_USERS:
+            raise RtError("BAD_REQUEST", f"Expected at most {MAX_USERS} users", field="userIds")
         data = body.data if body.data is UNSET else Raw(_clean(body.data).encode())
         if data is not UNSET and len(bytes(data)) > MAX_DATA_BYTES:
             raise RtError("BAD_REQUEST", f"Expected at most {MAX_DATA_BYTES} bytes", field="data")
         id = new_id() if body.id is UNSET else body.id
-        await self.notifications.push(users, Content(id, body.type, body.title, body.body, body.url, data))
-        return Answer(Pushed(id, refused), 201)
+        await self.notifications.push(keys, Content(id, body.type, body.title, body.body, body.url, data))
+        return Answer(Pushed(id, refused, refused_customers), 201)
 
 
 class EmitHandler(Handler):
@@ -201,13 +217,18 @@ def push_routes(
     hub: Hub,
     namespaces: Collection[str],
     max_event_bytes: int = 262_144,
+    keys: UserKeys = UserKeys(),
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application. `namespaces`: paths that `emit` may name."""
     emit = {"admin": admin, "hub": hub, "namespaces": namespaces, "max_event_bytes": max_event_bytes}
     return [
-        (r"/api/v1/tickets/([^/]+)", TicketHandler, {"admin": admin, "tickets": tickets}),
+        (r"/api/v1/tickets/([^/]+)", TicketHandler, {"admin": admin, "tickets": tickets, "keys": keys}),
         (r"/api/v1/tickets/([^/]+)/comments", CommentsHandler, {"admin": admin, "tickets": tickets}),
-        (r"/api/v1/notifications", NotificationsHandler, {"admin": admin, "notifications": notifications}),
+        (
+            r"/api/v1/notifications",
+            NotificationsHandler,
+            {"admin": admin, "notifications": notifications, "keys": keys},
+        ),
         (r"/api/v1/emit", EmitHandler, emit),
     ]
 

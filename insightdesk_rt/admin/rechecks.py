@@ -13,10 +13,12 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer, Count
+from insightdesk_rt.admin.whom import key_of
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.ids import TicketIdText, UserIdText
+from insightdesk_rt.model import UserKeys
 from insightdesk_rt.namespaces.tickets import Tickets
 
 VERB = "access.recheck"
@@ -24,13 +26,17 @@ VERB = "access.recheck"
 
 class RecheckBody(Struct, forbid_unknown_fields=True):
     ticketId: Annotated[TicketIdText | None, Meta(description="look at everybody who has this ticket open")] = None
+    customerId: Annotated[UserIdText | None, Meta(description='the same of a customer, with user_ids = "separate"')] = (
+        None
+    )
     userId: Annotated[UserIdText | None, Meta(description="look at all tickets that this user has open")] = None
 
 
 class Rechecks:
     """Asks all nodes, and answers for this one."""
 
-    def __init__(self, tickets: Tickets, calls: Calls) -> None:
+    def __init__(self, tickets: Tickets, calls: Calls, keys: UserKeys) -> None:
+        self.keys = keys
         self._tickets = tickets
         self._calls = calls
         calls.answer(VERB, self._here)
@@ -54,14 +60,17 @@ class RecheckHandler(Handler):
 
         `count`: sockets that were taken out of a ticket. A node in `missing` has not done it: ask again.
         """
-        if (body.ticketId is None) == (body.userId is None):
+        user = key_of(self.rechecks.keys, body.userId, body.customerId)
+        if (body.ticketId is None) == (not user):
             raise RtError("BAD_REQUEST", "Say either ticketId or userId.", field="ticketId")
         if body.ticketId is not None:
             return Answer(await self.rechecks.ask("ticket", body.ticketId))
-        return Answer(await self.rechecks.ask("user", body.userId or ""))
+        return Answer(await self.rechecks.ask("user", user))
 
 
-def recheck_routes(admin: Admin, tickets: Tickets, calls: Calls) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+def recheck_routes(
+    admin: Admin, tickets: Tickets, calls: Calls, keys: UserKeys = UserKeys()
+) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
-    parts = {"admin": admin, "rechecks": Rechecks(tickets, calls)}
+    parts = {"admin": admin, "rechecks": Rechecks(tickets, calls, keys)}
     return [(r"/api/v1/access/recheck", RecheckHandler, parts)]

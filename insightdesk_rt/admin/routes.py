@@ -68,6 +68,7 @@ class Parts(NamedTuple):
 def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict[str, Any]]]]:
     """Return the routes of the port for a Tornado Application, and answer for this node what they ask of all."""
     settings, node_id, port, hub, desk = parts.loaded.settings, parts.node_id, parts.port, parts.hub, parts.desk
+    keys = settings.user_keys
     audit, sessions = AuditLog(parts.valkey), Sessions(parts.valkey)
     admin = Admin(
         parts.access,
@@ -120,18 +121,20 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
     routes = [
         *health_routes(admin, checks),
         *node_routes(admin, node, parts.calls),
-        *connection_routes(admin, Connections(node_id, port.host, hub), everywhere, parts.calls),
-        *user_routes(admin, everywhere, desk.presence.store, moderation.gate),
+        *connection_routes(admin, Connections(node_id, port.host, hub), everywhere, parts.calls, keys),
+        *user_routes(admin, everywhere, desk.presence.store, moderation.gate, keys),
         *room_routes(admin, node_id, hub, parts.calls, parts.backplane.logs),
-        *helpdesk_routes(admin, desk),
-        *recheck_routes(admin, desk.tickets, parts.calls),
-        *moderation_routes(admin, rules, moderation.gate, parts.calls),
+        *helpdesk_routes(admin, desk, keys),
+        *recheck_routes(admin, desk.tickets, parts.calls, keys),
+        *moderation_routes(admin, rules, moderation.gate, parts.calls, keys),
         *notice_routes(admin, rules, moderation.notices, parts.namespaces),
         *tuning_routes(admin, tuning),
         *audit_routes(admin, audit),
-        *push_routes(admin, desk.tickets, desk.notifications, hub, parts.namespaces, or_any(settings.max_event_bytes)),
+        *push_routes(
+            admin, desk.tickets, desk.notifications, hub, parts.namespaces, or_any(settings.max_event_bytes), keys
+        ),
     ]
-    watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes)
+    watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes, keys)
     described = [*routes, *watch, *session_routes(admin, sessions)]
     metrics = metrics_routes(admin, sources, checks, open=is_loopback(settings.admin_address))
     return admin, [*described, *metrics, *openapi_routes(admin, described), *console_routes(admin)]

@@ -14,11 +14,12 @@ import time
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer, Change, Query, Removal
 from insightdesk_rt.admin.ruling import DAY_S, Ruling, Seconds, rule_id, time_or_none
+from insightdesk_rt.admin.whom import customer_of, user_of
 from insightdesk_rt.cluster.answers import understood
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.config import Loaded
@@ -56,14 +57,18 @@ class Limit(Struct):
 
 
 class OffenderView(Struct):
-    """`count` calls of a user were refused on a node, the last one at `lastAt`."""
+    """`count` calls of a user were refused on a node, the last one at `lastAt`.
 
-    userId: str
+    A customer where ids are separate has `customerId`, and null for `userId`.
+    """
+
+    userId: str | None
     namespace: str
     event: str
     count: int
     lastAt: str
     node: str
+    customerId: str | UnsetType = UNSET
 
 
 class Limits(Struct):
@@ -172,7 +177,15 @@ class Tuning:
         now_ms = self.client_calls.now_ms()
         behind_ms = int(time.time() * 1000) - now_ms
         offenders = [
-            OffenderView(one.user, one.namespace, one.event, one.refusals, iso(one.last_ms + behind_ms), self.node_id)
+            OffenderView(
+                user_of(one.user),
+                one.namespace,
+                one.event,
+                one.refusals,
+                iso(one.last_ms + behind_ms),
+                self.node_id,
+                customer_of(one.user),
+            )
             for one in self.client_calls.offenders.worst(MAX_OFFENDERS, now_ms)
         ]
         return Limits(limits, offenders, [])
@@ -220,7 +233,9 @@ class LimitsHandler(Handler):
                 if known is not one:
                     known.limited += one.limited
         offenders = [one for answer in answers.values() for one in answer.offenders]
-        offenders.sort(key=lambda one: (-one.count, one.userId, one.namespace, one.event, one.node))
+        offenders.sort(
+            key=lambda one: (-one.count, one.userId or "", one.customerId or "", one.namespace, one.event, one.node)
+        )
         return Answer(Limits(list(limits.values()), offenders[:MAX_OFFENDERS], missing))
 
 

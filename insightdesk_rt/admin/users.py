@@ -2,6 +2,7 @@
 
     GET    /api/v1/users/{userId}              what there is to know of one
     POST   /api/v1/users/{userId}/disconnect   send away all of a user
+    …      /api/v1/customers/{customerId}      the same of a customer, where user_ids = "separate"
 
 Lists end somewhere; what they leave out is counted beside them.
 """
@@ -18,8 +19,9 @@ from insightdesk_rt.admin.clients import MAX_ROOMS_OF_USER, Closed, Connection, 
 from insightdesk_rt.admin.connections import Everywhere, Reconnect
 from insightdesk_rt.admin.declared import Answer, BulkChange, Count
 from insightdesk_rt.admin.moderation import BlockView, RevocationView, view_block, view_revocation
+from insightdesk_rt.admin.whom import customer
 from insightdesk_rt.ids import UserIdText
-from insightdesk_rt.model import Person, Role, iso
+from insightdesk_rt.model import Person, Role, UserKey, UserKeys, iso, named
 from insightdesk_rt.moderation.gate import Gate
 from insightdesk_rt.stores.presence import PresenceStore
 
@@ -63,21 +65,33 @@ class UserView(Struct):
 
 class UserDisconnectHandler(Handler):
     everywhere: Everywhere
+    keys: UserKeys
 
     @operation("operator", body=DisconnectUser, answer=Count, action="user.disconnect")
     async def post(self, user_id: UserIdText, body: DisconnectUser) -> Answer:
         """Send away all connections of a user."""
-        return Answer(await self.everywhere.send_away(Wanted(user=user_id), body.reconnect, body.dryRun))
+        wanted = Wanted(user=self.keys.staff(user_id))
+        return Answer(await self.everywhere.send_away(wanted, body.reconnect, body.dryRun))
 
 
-class UserHandler(Handler):
+class CustomerDisconnectHandler(Handler):
+    everywhere: Everywhere
+    keys: UserKeys
+
+    @operation("operator", body=DisconnectUser, answer=Count, action="customer.disconnect")
+    async def post(self, customer_id: UserIdText, body: DisconnectUser) -> Answer:
+        """Send away all connections of a customer, where customers and staff are numbered apart."""
+        wanted = Wanted(user=customer(self.keys, customer_id))
+        return Answer(await self.everywhere.send_away(wanted, body.reconnect, body.dryRun))
+
+
+class OneUserHandler(Handler):
     everywhere: Everywhere
     presence: PresenceStore
     gate: Gate
+    keys: UserKeys
 
-    @operation("viewer", answer=UserView)
-    async def get(self, user_id: UserIdText) -> Answer:
-        """What there is to know of a user: connections, rooms, presence, blocks, revocations, and what is gone."""
+    async def view(self, user_id: UserKey) -> Answer:
         (rows, count, missing), (closed, missing_too), (told, missing_as_well) = await asyncio.gather(
             self.everywhere.find(Wanted(user=user_id), SHOWN_OF_USER),
             self.everywhere.closed(Wanted(user=user_id), SHOWN_OF_USER),
@@ -92,7 +106,7 @@ class UserHandler(Handler):
         rooms = sorted({room for one in told for room in one.rooms})
         return Answer(
             UserView(
-                user_id,
+                named(user_id).id,
                 person.name if person is not None else None,
                 newest.role if newest is not None else None,
                 newest.teamId if newest is not None else None,
@@ -111,12 +125,29 @@ class UserHandler(Handler):
         )
 
 
+class UserHandler(OneUserHandler):
+    @operation("viewer", answer=UserView)
+    async def get(self, user_id: UserIdText) -> Answer:
+        """What there is to know of a user: connections, rooms, presence, blocks, revocations, and what is gone."""
+        return await self.view(self.keys.staff(user_id))
+
+
+class CustomerHandler(OneUserHandler):
+    @operation("viewer", answer=UserView)
+    async def get(self, customer_id: UserIdText) -> Answer:
+        """The same of a customer, where customers and staff are numbered apart."""
+        return await self.view(customer(self.keys, customer_id))
+
+
 def user_routes(
-    admin: Admin, everywhere: Everywhere, presence: PresenceStore, gate: Gate
+    admin: Admin, everywhere: Everywhere, presence: PresenceStore, gate: Gate, keys: UserKeys = UserKeys()
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application."""
-    parts = {"admin": admin, "everywhere": everywhere}
+    parts = {"admin": admin, "everywhere": everywhere, "keys": keys}
+    more = {**parts, "presence": presence, "gate": gate}
     return [
-        (r"/api/v1/users/([^/]+)", UserHandler, {**parts, "presence": presence, "gate": gate}),
+        (r"/api/v1/users/([^/]+)", UserHandler, more),
         (r"/api/v1/users/([^/]+)/disconnect", UserDisconnectHandler, parts),
+        (r"/api/v1/customers/([^/]+)", CustomerHandler, more),
+        (r"/api/v1/customers/([^/]+)/disconnect", CustomerDisconnectHandler, parts),
     ]

@@ -23,12 +23,13 @@ from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer, Query, read_path, read_query, said
 from insightdesk_rt.admin.openapi import Route
 from insightdesk_rt.admin.stream import EventStream, StreamHandler, Streams
+from insightdesk_rt.admin.whom import key_of
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.cluster.tap import Tap
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.ids import RoomOrEmpty, UserIdOrEmpty
-from insightdesk_rt.model import Event, Room, iso, offset_key, user_room
+from insightdesk_rt.model import Event, Room, UserKey, UserKeys, iso, offset_key, user_room
 from insightdesk_rt.wire import json
 
 LOOK_S = 2.0  # between two looks at what is watched
@@ -42,6 +43,7 @@ Watched = Annotated[str, Meta(min_length=1, max_length=2_000)]
 
 class WatchEvents(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     user: Annotated[UserIdOrEmpty, Meta(description="what this user's connections are sent")] = ""
+    customer: Annotated[UserIdOrEmpty, Meta(description='the same of a customer, with user_ids = "separate"')] = ""
     room: RoomOrEmpty = ""
     namespace: Text = ""
     event: Text = ""
@@ -77,19 +79,21 @@ class EventsHandler(StreamHandler):
     valkey: Valkey
     calls: Calls
     namespaces: Collection[str]
+    keys: UserKeys
 
     @operation("viewer", query=WatchEvents, stream=True)
     async def get(self, query: WatchEvents) -> None:
         """Watch what is published, on all nodes, as it happens."""
         if query.payload == "full":
             self.require("admin")
+        user = key_of(self.keys, query.user, query.customer, ("user", "customer"))
         stream = EventStream(self, "admin" if query.payload == "full" else "viewer")
         theirs: set[tuple[str, str]] = set()
 
         def heard(event: Event) -> None:
             if (query.event and event.name != query.event) or (query.room and Room(query.room) not in event.rooms):
                 return
-            if query.user:
+            if user:
                 reached = {(event.namespace, room) for room in event.rooms} & theirs
                 left_out = {(event.namespace, room) for room in event.skip} & theirs
                 if not reached or left_out:
@@ -97,7 +101,7 @@ class EventsHandler(StreamHandler):
             stream.put("event", _shown(event, query.payload == "full"))
 
         async def look() -> None:
-            found = await self._rooms_of(query.user, [query.namespace] if query.namespace else self.namespaces)
+            found = await self._rooms_of(user, [query.namespace] if query.namespace else self.namespaces)
             theirs.clear()
             theirs.update(found)
 
@@ -109,12 +113,12 @@ class EventsHandler(StreamHandler):
                 await self.admin.record(self.asker, "events.read", whom, query, came, "ok")
             await tap.open(self.valkey, query.namespace, query.room)
             try:
-                await stream.run(look if query.user else None, ROOMS_S)
+                await stream.run(look if user else None, ROOMS_S)
             finally:
                 tap.close()
 
-    async def _rooms_of(self, user_id: str, namespaces: Collection[str]) -> set[tuple[str, str]]:
-        room = user_room(user_id)
+    async def _rooms_of(self, key: UserKey, namespaces: Collection[str]) -> set[tuple[str, str]]:
+        room = user_room(key)
         asked = await asyncio.gather(*(self.calls.fetch_sockets(namespace, [room]) for namespace in namespaces))
         found = {(one.namespace, name) for said in asked for one in said.sockets for name in one.rooms}
         return found | {(namespace, room) for namespace in namespaces}
@@ -191,11 +195,16 @@ class Inner:
 
 
 def watch_routes(
-    admin: Admin, valkey: Valkey, calls: Calls, namespaces: Collection[str], routes: Sequence[Route]
+    admin: Admin,
+    valkey: Valkey,
+    calls: Calls,
+    namespaces: Collection[str],
+    routes: Sequence[Route],
+    keys: UserKeys = UserKeys(),
 ) -> list[Route]:
     """Return the routes of this file. `routes`: what may be watched."""
     both = {"admin": admin, "streams": Streams()}
-    events = {"valkey": valkey, "calls": calls, "namespaces": namespaces}
+    events = {"valkey": valkey, "calls": calls, "namespaces": namespaces, "keys": keys}
     return [
         (r"/api/v1/events", EventsHandler, {**both, **events}),
         (r"/api/v1/live", LiveHandler, {**both, "routes": routes}),

@@ -127,7 +127,7 @@ class Resume:
         if pid in self._dirty or pid in self._ended:
             await self._flush()  # back before it was written: what is on its way to the record goes first
         owner = self._new_owner()
-        args: list[Arg] = [socket.namespace, socket.user.id, owner, self._address, self._window_ms]
+        args: list[Arg] = [socket.namespace, socket.user.key, owner, self._address, self._window_ms]
         found = await self._valkey.call(self._scripts["claim"], [self._names.session(pid)], args)
         if not found:
             self.refused += 1
@@ -279,7 +279,7 @@ class Resume:
             fields |= {
                 "pid": pid,
                 "namespace": socket.namespace,
-                "user": socket.user.id,
+                "user": socket.user.key,
                 "role": socket.user.role,
                 "team": socket.user.team_id,
                 "sid": socket.sid,

@@ -15,7 +15,8 @@ from insightdesk_rt.config import ConfigError, Loaded
 from insightdesk_rt.operate import DONE, FAILED, Failed, span, table
 
 FILTERS = {
-    "user": "id of a user",
+    "user": "id of a user; of an agent or admin, where ids are separate",
+    "customer": "id of a customer, where ids are separate",
     "ip": "an address",
     "room": "a room they are in, as ticket:42",
     "namespace": "as /tickets",
@@ -24,7 +25,7 @@ FILTERS = {
     "role": "customer, agent or admin",
     "sid": "of a connection or of one of its sockets",
 }
-OF_CLOSED = ("user", "ip", "node", "sid")
+OF_CLOSED = ("user", "customer", "ip", "node", "sid")
 WIDTH = 160  # where there is no terminal to ask
 
 

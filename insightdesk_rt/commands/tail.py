@@ -22,6 +22,7 @@ MAX_CELL = 2_000  # characters of a payload
 def add(command: Adder, epilog: str) -> None:
     parser = command("tail", tail, "show events as they are published, until Ctrl-C", epilog)
     parser.add_argument("--user", help="what is sent to this user's connections")
+    parser.add_argument("--customer", help="the same of a customer, where ids are separate")
     parser.add_argument("--room", help="as ticket:42")
     parser.add_argument("--namespace", help="as /tickets")
     parser.add_argument("--event", help="name of an event")
@@ -32,7 +33,7 @@ def add(command: Adder, epilog: str) -> None:
 def tail(loaded: Loaded, options: argparse.Namespace) -> int:
     """Runs until Ctrl-C. A server that goes away is waited for, one that refuses is not."""
     port = AdminPort(loaded, options)
-    query = {name: getattr(options, name) for name in ("user", "room", "namespace", "event")}
+    query = {name: getattr(options, name) for name in ("user", "customer", "room", "namespace", "event")}
     tries, seen = 0, False
     while True:
         why = "it ended the stream"

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.config.secret import Secret, SecretUrl
 from insightdesk_rt.limits import Rate, parse_rate
+from insightdesk_rt.model import UserKeys
 from insightdesk_rt.wire.frames import MAX_FRAGMENTS
 
 WHEEL_STEP_MS = 50  # heartbeats are no more exact than this; a timeout must be several of them
@@ -75,6 +76,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     jwt_issuer: Annotated[str, Help("the iss a token must have; empty: any or none")] = ""
     jwt_audience: Annotated[str, Help("the aud a token must have; empty: none")] = ""
     jwt_leeway_s: Annotated[int, Meta(ge=0, le=30), Help("how long after its exp a token still counts")] = 0
+    user_ids: Annotated[
+        Literal["shared", "separate"], Help("separate: a customer and an agent with one id are two people")
+    ] = "shared"
     admin_keys_file: Annotated[str, Help("file of the admin port's static keys; `key` makes its lines")] = ""
     agent_access: Annotated[Literal["team", "all"], Help("tickets an agent may read")] = "team"
     access: Annotated[str, Help("package.module:factory of your own check of who may read a ticket")] = ""
@@ -142,6 +146,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if isinstance(value, str):
                 msgspec.structs.force_setattr(self, name, kind(value))
+
+    @property
+    def user_keys(self) -> UserKeys:
+        return UserKeys(self.user_ids == "separate")
 
     @property
     def on_loopback(self) -> bool:

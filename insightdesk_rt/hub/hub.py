@@ -201,7 +201,7 @@ class Hub:
         if not floors:
             return Missed(found, True)
         keys, rooms = {room: offset_key(floor) for room, floor in floors.items()}, tuple(floors)
-        namespace, most, user = socket.namespace, self._replay.events, socket.user.id
+        namespace, most, user = socket.namespace, self._replay.events, socket.user.key
         size, upto = 0, min(floors.values(), key=offset_key)
         while True:
             backlog = await self._backplane.read(namespace, rooms, upto, most, user)

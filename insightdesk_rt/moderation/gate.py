@@ -30,7 +30,10 @@ MIN_PREFIX = {4: 8, 6: 16}  # a wider network is a slip of the pen that locks ev
 
 
 class Revocation(Rule, frozen=True, kw_only=True, omit_defaults=True):
-    """Of one session, or of a user's tokens that were issued before a time (Unix ms; one without `iat` always was)."""
+    """Of one session, or of a user's tokens that were issued before a time (Unix ms; one without `iat` always was).
+
+    `user_id` is a UserKey, here and of a block.
+    """
 
     session_id: str = ""
     user_id: str = ""
@@ -39,7 +42,7 @@ class Revocation(Rule, frozen=True, kw_only=True, omit_defaults=True):
     def concerns(self, user: User) -> bool:
         if self.session_id:
             return user.session_id == self.session_id
-        return user.id == self.user_id and user.issued_s * 1000 < self.issued_before_ms
+        return user.key == self.user_id and user.issued_s * 1000 < self.issued_before_ms
 
 
 class Block(Rule, frozen=True, kw_only=True, omit_defaults=True):
@@ -50,7 +53,7 @@ class Block(Rule, frozen=True, kw_only=True, omit_defaults=True):
     cidr: str = ""
 
     def concerns(self, user: User) -> bool:
-        return bool(self.user_id) and user.id == self.user_id
+        return bool(self.user_id) and user.key == self.user_id
 
 
 Ruled = Revocation | Block
@@ -174,10 +177,10 @@ class Gate:
     # ── who is concerned ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _why_not(self, user: User) -> RtError | None:
-        for revocation in (self._sessions.get(user.session_id), self._users.get(user.id)):
+        for revocation in (self._sessions.get(user.session_id), self._users.get(user.key)):
             if revocation is not None and revocation.concerns(user):
                 return RtError("AUTH_SESSION_REVOKED")
-        return _blocked() if user.id in self._blocked else None
+        return _blocked() if user.key in self._blocked else None
 
     def _keys(self, address: str) -> Iterator[NetKey]:
         """Yield the blocked networks that an address is of; none for text that is no address."""

@@ -21,7 +21,7 @@ from msgspec import Struct
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.limits import Offenders, Rate, Window
-from insightdesk_rt.model import UserId
+from insightdesk_rt.model import UserKey
 from insightdesk_rt.namespaces.base import EventSpec, Namespace
 from insightdesk_rt.tally import OTHER, Histogram
 from insightdesk_rt.wire import json
@@ -75,7 +75,7 @@ class Calls:
         self._rates = rates
         self._overruled: dict[str, Rate] = {}  # by an admin, for a while
         self._tables = {namespace.path: self._bind(namespace, built_in) for namespace in namespaces}
-        self._windows: dict[UserId, dict[str, Window]] = {}
+        self._windows: dict[UserKey, dict[str, Window]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         # By namespace and declared event; all others are OTHER.
         self.tallies = {
@@ -129,7 +129,7 @@ class Calls:
 
     # ── a call ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def windows_of(self, user: UserId) -> dict[str, Window]:
+    def windows_of(self, user: UserKey) -> dict[str, Window]:
         """Return the user's rate windows: one set for all the user's sockets here, kept beyond their end."""
         return self._windows.setdefault(user, {})
 
@@ -194,7 +194,7 @@ class Calls:
             self._refuse(socket, name, now_ms, wait_ms)
 
     def _refuse(self, socket: Socket, name: str, now_ms: int, wait_ms: int) -> NoReturn:
-        self.offenders.add(socket.user.id, socket.namespace, name, now_ms)
+        self.offenders.add(socket.user.key, socket.namespace, name, now_ms)
         raise RtError("RATE_LIMITED", f"Too many {name} events.", retryAfter=-(-wait_ms // 1000))
 
     def _payload(self, bound: Bound, call: Call) -> Any:
@@ -279,7 +279,7 @@ class Calls:
                 return
             self._run(socket, socket.waiting.popleft())
 
-    def sweep(self, here: Callable[[UserId], bool]) -> None:
+    def sweep(self, here: Callable[[UserKey], bool]) -> None:
         """Forget the rate windows of users who are not here and have none that still counts. Called every minute."""
         now_ms = self.now_ms()
         for user, windows in tuple(self._windows.items()):

@@ -29,6 +29,7 @@ from insightdesk_rt.model import (
     Role,
     Room,
     User,
+    UserKeys,
     chat_room,
     chat_staff_room,
     offset_key,
@@ -57,7 +58,12 @@ SAY = Rate(5, per_s=1, burst=30)
 CUSTOMERS: frozenset[Role] = frozenset({"customer"})
 CHAT_ROOM = chat_room("")
 # Not on the user's other devices: they show what was said there as the user's own.
-SHOWN = Shown(words.Typing, words.StopTyping, chat_room, lambda user_id, sid: (user_room(user_id),))
+SHOWN = Shown(
+    words.Typing,
+    lambda conversation_id, who: words.StopTyping(conversation_id, who.user_id, who.customer_id),
+    chat_room,
+    lambda key, sid: (user_room(key),),
+)
 
 
 _read_said = msgspec.json.Decoder(words.MessageSaid)
@@ -82,11 +88,13 @@ class Chat(Namespace):
         incarnation: Callable[[], str],
         *,
         typing_ms: int = TYPING_MS,
+        keys: UserKeys = UserKeys(),
     ) -> None:
         super().__init__(hub, timers)
         self.store = store
         self._typists = Typists(self, typing, SHOWN, typing_ms)
-        self._feed = ChatFeed(self)
+        self._keys = keys
+        self._feed = ChatFeed(self, keys)
         self._teller = Teller(store.untold, self._say, self.spawn, self._close)
         self._arrivals = Teller(present.untold, self._arrived, self.spawn)
         self.roster = Roster(present, incarnation, self._arrivals)
@@ -326,7 +334,9 @@ class Chat(Namespace):
         """Time out what waits too long, warn and close what is silent, tell new places; and what others left untold."""
         await self._teller.tell(await self.store.due())
         for place in await self.store.places():
-            self.publish(words.Queued(place.conversation_id, place.position), user_room(place.customer_id))
+            self.publish(
+                words.Queued(place.conversation_id, place.position), user_room(self._keys.customer(place.customer_id))
+            )
         await self._arrivals.tell_overdue()
         await self._teller.tell_overdue()
 

@@ -193,16 +193,20 @@ class Typing(Outbound):
 
 
 class StopTyping(Outbound):
+    """A customer is named by `customerId` where ids are separate; so in the other events here."""
+
     event: ClassVar = "chat:stopTyping"
     conversationId: str
-    userId: str
+    userId: str = ""
+    customerId: str = ""
 
 
-class ReadUpTo(Outbound):
+class ReadUpTo(Outbound, kw_only=True):
     event: ClassVar = "chat:read"
     logged: ClassVar = True
     conversationId: str
-    userId: str
+    userId: str = ""
+    customerId: str = ""
     upTo: int
 
 
@@ -292,13 +296,14 @@ class IdleWarning(Outbound):
     closesAt: str
 
 
-class Present(Outbound):
+class Present(Outbound, kw_only=True):
     """A member came (back) or went; `online` after the grace of presence."""
 
     event: ClassVar = "chat:presence"
     logged: ClassVar = True
     conversationId: str
-    userId: str
+    userId: str = ""
+    customerId: str = ""
     online: bool
 
 

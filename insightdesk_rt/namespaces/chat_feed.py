@@ -14,16 +14,18 @@ Agents are told in an event of their own, which leaves out customers: one of the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from insightdesk_rt.model import (
     NO_OFFSET,
+    Named,
     Offset,
     Person,
     Room,
+    UserKeys,
     chat_room,
     chat_staff_room,
     role_room,
@@ -62,6 +64,7 @@ class Fact(Struct, gc=False):
     state: State = "waiting"
     reason: Reason = "agent"
     userId: str = ""
+    side: Literal["", "customer", "agent"] = ""  # whose id that is
     upTo: int = 0
     online: bool = False
     score: int = 0
@@ -74,8 +77,9 @@ _message = msgspec.json.Decoder(Message)
 
 
 class ChatFeed:
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Namespace, keys: UserKeys = UserKeys()) -> None:
         self._namespace = namespace
+        self._keys = keys
 
     async def say(self, change: Untold) -> Offset:
         """Log the events of one change, under ids of its own. Returns the last one's offset. Raises RtError."""
@@ -91,7 +95,7 @@ class ChatFeed:
         customer, read = out.Member(fact.customerId, fact.customerName, True), {"customer": 0, "agent": 0}
         seen = out.ConversationView(fact.conversationId, "waiting", customer, out.at(fact.at), 0, read)
         seen.subject, seen.teamId = fact.subject, fact.teamId
-        return await self._emit(out.Opened(seen), user_room(fact.customerId), id=id)
+        return await self._emit(out.Opened(seen), self._customer_room(fact), id=id)
 
     async def _queued(self, fact: Fact, id: str) -> Offset:
         since = out.at(fact.waitingSince)
@@ -119,10 +123,10 @@ class ChatFeed:
             out.person(fact.fromId, fact.fromName),
             out.person(fact.byId, fact.byName),
         )
-        agents = [user_room(agent) for agent in (fact.fromId, fact.agentId) if agent]
+        agents = [user_room(self._keys.staff(agent)) for agent in (fact.fromId, fact.agentId) if agent]
         whole = msgspec.structs.replace(moved, note=fact.note)
         await self._emit(whole, chat_staff_room(fact.conversationId), *agents, skip=(CUSTOMERS,), id=id + ".staff")
-        return await self._emit(moved, *customer_rooms(fact), skip=STAFF, id=id)
+        return await self._emit(moved, *self._customer_rooms(fact), skip=STAFF, id=id)
 
     async def _closed(self, fact: Fact, id: str) -> Offset:
         by = out.person(fact.byId, fact.byName)
@@ -136,27 +140,41 @@ class ChatFeed:
         return await self._to_members(out.IdleWarning(fact.conversationId, out.at(fact.closesAt)), fact, id)
 
     async def _read(self, fact: Fact, id: str) -> Offset:
-        read = out.ReadUpTo(fact.conversationId, fact.userId, fact.upTo)
+        who = self._named(fact)
+        read = out.ReadUpTo(
+            conversationId=fact.conversationId, userId=who.user_id, customerId=who.customer_id, upTo=fact.upTo
+        )
         return await self._emit(read, chat_room(fact.conversationId), id=id)
 
     async def _present(self, fact: Fact, id: str) -> Offset:
         room = chat_room(fact.conversationId)
-        return await self._emit(out.Present(fact.conversationId, fact.userId, fact.online), room, id=id)
+        who = self._named(fact)
+        present = out.Present(
+            conversationId=fact.conversationId, userId=who.user_id, customerId=who.customer_id, online=fact.online
+        )
+        return await self._emit(present, room, id=id)
+
+    def _named(self, fact: Fact) -> Named:
+        return Named(fact.userId, self._keys.separate and fact.side == "customer")
+
+    def _customer_room(self, fact: Fact) -> Room:
+        return user_room(self._keys.customer(fact.customerId))
+
+    def _customer_rooms(self, fact: Fact) -> list[Room]:
+        """Return the rooms of whoever has joined it, agents too, and of all devices of its customer."""
+        return [chat_room(fact.conversationId), self._customer_room(fact)]
 
     async def _to_members(self, event: Any, fact: Fact, id: str) -> Offset:
         """Log an event for whoever has joined and all devices of the customer, and one for those of the agent."""
-        rooms = customer_rooms(fact)
+        rooms = self._customer_rooms(fact)
         if fact.agentId:
-            await self._emit(event, user_room(fact.agentId), skip=(*rooms, CUSTOMERS), id=id + ".agent")
+            await self._emit(
+                event, user_room(self._keys.staff(fact.agentId)), skip=(*rooms, CUSTOMERS), id=id + ".agent"
+            )
         return await self._emit(event, *rooms, id=id)
 
     async def _emit(self, event: Any, *rooms: Room, skip: Any = (), id: str) -> Offset:
         return await self._namespace.emit(event, *rooms, skip=skip, id=id) or NO_OFFSET
-
-
-def customer_rooms(fact: Fact) -> list[Room]:
-    """Return the rooms of whoever has joined it, agents too, and of all devices of its customer."""
-    return [chat_room(fact.conversationId), user_room(fact.customerId)]
 
 
 def takers(team_id: str) -> list[Room]:

@@ -25,7 +25,7 @@ from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.limits import Rate, Window
-from insightdesk_rt.model import User, UserId
+from insightdesk_rt.model import User, UserKey
 from insightdesk_rt.namespaces.base import Namespace, Timers
 from insightdesk_rt.namespaces.calls import Calls
 from insightdesk_rt.namespaces.expiry import REFRESH, Expiry
@@ -108,7 +108,7 @@ class Dispatch:
             max_depth=settings.max_json_depth,
         )
         self._auth = msgspec.json.Decoder(Auth)
-        self._users: dict[str, Counter[UserId]] = {path: Counter() for path in self._namespaces}
+        self._users: dict[str, Counter[UserKey]] = {path: Counter() for path in self._namespaces}
         self.connected: Counter[str] = Counter()  # by namespace
         self.refused: Counter[tuple[str, str]] = Counter()  # by code, and for invalid tokens by what is wrong with them
         self._seldom = Seldom(log)
@@ -141,8 +141,8 @@ class Dispatch:
         socket = Socket(model.new_sid(), ask.namespace, user, client, client.outbox, codec, sent)
         socket.connected_at_s = time.time()
         socket.asked_with = hash(bytes(ask.auth))
-        socket.windows = self.calls.windows_of(user.id)
-        self._users[ask.namespace][user.id] += 1
+        socket.windows = self.calls.windows_of(user.key)
+        self._users[ask.namespace][user.key] += 1
         client.sockets[ask.namespace] = socket
         self.calls.start(socket, self._connect(client, socket, namespace, auth))
 
@@ -181,14 +181,14 @@ class Dispatch:
         if user.role not in namespace.allow:
             raise RtError("FORBIDDEN")
         limit = self._settings.max_connections_per_user
-        if limit and self._users[namespace.path][user.id] >= limit:
+        if limit and self._users[namespace.path][user.key] >= limit:
             raise RtError("TOO_MANY_CONNECTIONS")
         limit = self._settings.max_namespaces_per_connection
         if limit and len(client.sockets) >= limit:
             raise RtError("TOO_MANY_CONNECTIONS", "This connection has joined as many namespaces as it may.")
         limit = self._settings.max_connects_per_user_per_minute
         if limit:
-            windows = self.calls.windows_of(user.id)
+            windows = self.calls.windows_of(user.key)
             if CONNECTS not in windows:
                 windows[CONNECTS] = Window(limit, MINUTE_MS)
             if windows[CONNECTS].take(self.calls.now_ms()):
@@ -306,9 +306,10 @@ class Dispatch:
         self._hub.remove(socket)
         socket.gone = True
         users = self._users[socket.namespace]
-        users[socket.user.id] -= 1
-        if not users[socket.user.id]:
-            del users[socket.user.id]
+        key = socket.user.key
+        users[key] -= 1
+        if not users[key]:
+            del users[key]
         self._expiry.forget(socket)
 
     # ── a client calls ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -371,7 +372,7 @@ class Dispatch:
 
 
 def first_rooms(user: User) -> list[model.Room]:
-    rooms = [model.user_room(user.id), model.role_room(user.role)]
+    rooms = [model.user_room(user.key), model.role_room(user.role)]
     if user.team_id:
         rooms.append(model.team_room(user.team_id))
     return rooms

@@ -79,18 +79,14 @@ class Expiry:
         if not _same(user, old):
             raise RtError("FORBIDDEN", "A refreshed token must be of the same user, role and team.")
         for other in socket.client.sockets.values():
-            if other.connected and (other.user.id, other.user.role, other.user.team_id) == (
-                old.id,
-                old.role,
-                old.team_id,
-            ):
+            if other.connected and _same(other.user, old):
                 other.user = user
                 self.watch(other)
         return Refreshed(user.expires_s)
 
 
 def _same(one: User, other: User) -> bool:
-    return (one.id, one.role, one.team_id) == (other.id, other.role, other.team_id)
+    return (one.key, one.role, one.team_id) == (other.key, other.role, other.team_id)
 
 
 def _key(socket: Socket) -> tuple[str, Socket]:

@@ -90,14 +90,14 @@ class Notifications(Namespace):
 
     async def joined(self, socket: Socket) -> None:
         try:
-            self.tell(socket, Count(await self._store.unread(socket.user.id)))
+            self.tell(socket, Count(await self._store.unread(socket.user.key)))
         except RtError:  # the connection is good for what comes; the count follows when it can be known
-            self._look_again(socket.user.id, RETRY_MS)
+            self._look_again(socket.user.key, RETRY_MS)
 
     @event("notification:markRead")
     async def mark_read(self, socket: Socket, ask: MarkRead) -> Unread:
         """Mark one as read. NOT_FOUND for one that is not kept."""
-        marked = await self._store.mark_read(socket.user.id, [ask.id], socket.sid)
+        marked = await self._store.mark_read(socket.user.key, [ask.id], socket.sid)
         if not marked.known:
             raise RtError("NOT_FOUND", "There is no such notification.", id=ask.id)
         return await self._marked(socket, marked)
@@ -105,33 +105,33 @@ class Notifications(Namespace):
     @event("notification:markAllRead")
     async def mark_all_read(self, socket: Socket, ask: Nothing) -> Unread:
         """Mark all as read."""
-        return await self._marked(socket, await self._store.mark_all_read(socket.user.id, socket.sid))
+        return await self._marked(socket, await self._store.mark_all_read(socket.user.key, socket.sid))
 
     @event("notification:list")
     async def page(self, socket: Socket, ask: List) -> Listed:
         """Return a page of them, the newest first: as many as were asked for, or as fit into `page_bytes`."""
-        page = await self._store.page(socket.user.id, ask.before or "", ask.limit, self.hub.page_bytes)
+        page = await self._store.page(socket.user.key, ask.before or "", ask.limit, self.hub.page_bytes)
         return Listed(page.notifications, page.more, page.unread)
 
     async def _marked(self, socket: Socket, marked: MarkedRead) -> Unread:
         """Tell all of the user's sockets the count, also if it is what it was: it is the answer to who asked no ack."""
-        self._tell_count(socket.user.id, marked.unread)
+        self._tell_count(socket.user.key, marked.unread)
         await self._teller.tell_or_raise(marked.untold)
         return Unread(marked.unread)
 
     # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def push(self, user_ids: Collection[str], content: Content) -> None:
-        """Keep a notification for each user and tell them; the same again is nothing for who has it.
+    async def push(self, keys: Collection[str], content: Content) -> None:
+        """Keep a notification for each user (UserKey) and tell them; the same again is nothing for who has it.
 
         Raises RtError UNAVAILABLE, and the same again then does what is left to do; CONFLICT if somebody has another
         one of that id, once all others have theirs.
         """
-        users = list(dict.fromkeys(user_ids))
+        users = list(dict.fromkeys(keys))
         conflict: RtError | None = None
         for start in range(0, len(users), BATCH):
             batch = users[start : start + BATCH]
-            done = await asyncio.gather(*(self._push(user_id, content) for user_id in batch), return_exceptions=True)
+            done = await asyncio.gather(*(self._push(key, content) for key in batch), return_exceptions=True)
             for failed in done:
                 if isinstance(failed, RtError) and failed.code == "CONFLICT":
                     conflict = failed
@@ -140,8 +140,8 @@ class Notifications(Namespace):
         if conflict:
             raise conflict
 
-    async def _push(self, user_id: str, content: Content) -> None:
-        await self._teller.tell_or_raise(await self._store.push(user_id, content))
+    async def _push(self, key: str, content: Content) -> None:
+        await self._teller.tell_or_raise(await self._store.push(key, content))
 
     @every(ms=1_000, on="leader")
     async def tell_overdue(self) -> None:
@@ -163,36 +163,36 @@ class Notifications(Namespace):
         for start in range(0, len(events), AGAIN_BATCH):
             # One pipeline: they are asked in this order, and done in this order.
             await asyncio.gather(*(self._put_down_again(one) for one in events[start : start + AGAIN_BATCH]))
-        for user_id in {subject_of(one.id) for one in events}:
-            self._look_again(user_id, SETTLE_MS)
+        for key in {subject_of(one.id) for one in events}:
+            self._look_again(key, SETTLE_MS)
 
     async def _put_down_again(self, event: Event) -> None:
-        user_id = subject_of(event.id)
+        key = subject_of(event.id)
         if event.name == Read.event:
-            await self._store.read_again(user_id, json.decode(_read_read, event.payload).ids)
+            await self._store.read_again(key, json.decode(_read_read, event.payload).ids)
             return
         kept = json.decode(_read_notification, event.payload)
         content = Content(**{name: getattr(kept, name) for name in Content.__struct_fields__})
-        await self._store.put_down_again(user_id, content, unix_ms(kept.createdAt))
+        await self._store.put_down_again(key, content, unix_ms(kept.createdAt))
 
     # ── the count ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _tell_count(self, user_id: str, unread: int) -> None:
-        self.publish(Count(unread), user_room(user_id))
-        self._told[user_id] = unread
-        self._look_again(user_id, SETTLE_MS)
+    def _tell_count(self, key: str, unread: int) -> None:
+        self.publish(Count(unread), user_room(key))
+        self._told[key] = unread
+        self._look_again(key, SETTLE_MS)
 
-    def _look_again(self, user_id: str, delay_ms: int) -> None:
-        self.later(("count", user_id), delay_ms, self._compare, user_id)
+    def _look_again(self, key: str, delay_ms: int) -> None:
+        self.later(("count", key), delay_ms, self._compare, key)
 
-    def _compare(self, user_id: str) -> None:
-        self.spawn(self._settle(user_id), "settling a count")
+    def _compare(self, key: str) -> None:
+        self.spawn(self._settle(key), "settling a count")
 
-    async def _settle(self, user_id: str) -> None:
+    async def _settle(self, key: str) -> None:
         try:
-            unread = await self._store.unread(user_id)
+            unread = await self._store.unread(key)
         except RtError:
-            self._look_again(user_id, RETRY_MS)
+            self._look_again(key, RETRY_MS)
             return
-        if unread != self._told.pop(user_id, None):
-            self._tell_count(user_id, unread)
+        if unread != self._told.pop(key, None):
+            self._tell_count(key, unread)

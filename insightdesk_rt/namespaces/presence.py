@@ -19,7 +19,7 @@ from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.ids import USER, Refused, sift
-from insightdesk_rt.model import Status, iso, presence_room, role_room, team_room
+from insightdesk_rt.model import ONE_KIND, Status, UserKey, UserKeys, iso, named, presence_room, role_room, team_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound, Payload, Rate, Timers, event, every
 from insightdesk_rt.namespaces.roster import Living, Roster
 from insightdesk_rt.namespaces.telling import Teller
@@ -40,35 +40,42 @@ class Users(Payload):
     """Each id is looked at by itself: one that no user can have is answered, and spoils none of the others."""
 
     userIds: Annotated[list[Any], Meta(max_length=MAX_USERS)]
+    customerIds: Annotated[list[Any], Meta(max_length=MAX_USERS)] = []
 
 
 class Subscribed(Struct, omit_defaults=True):
-    """`refused`: the ids that no user can have."""
+    """The ids that no user can have, of `userIds` and of `customerIds`."""
 
     refused: list[Refused] = []
+    refusedCustomers: list[Refused] = []
 
 
-class Entry(Struct, gc=False, omit_defaults=True):
-    """One user of the list. `lastSeen` is missing for one who was never here, or too long ago."""
+class Entry(Struct, gc=False, omit_defaults=True, kw_only=True):
+    """One user of the list. `lastSeen` is missing for one who was never here, or too long ago.
 
-    userId: str
+    A customer is named by `customerId` where ids are separate.
+    """
+
+    userId: str = ""
+    customerId: str = ""
     status: Status
     lastSeen: str = ""
 
 
-class Update(Outbound):
-    """`lastSeen` is when an absent user was last here."""
+class Update(Outbound, kw_only=True):
+    """`lastSeen` is when an absent user was last here. Named as in Entry."""
 
     event: ClassVar = "presence:update"
     logged: ClassVar = True
 
-    userId: str
+    userId: str = ""
+    customerId: str = ""
     status: Status
     lastSeen: str = ""
 
 
 class _Transition(Struct, gc=False):
-    """What the store recorded of one."""
+    """What the store recorded of one. `userId` is a UserKey."""
 
     userId: str
     status: Status
@@ -85,8 +92,16 @@ class Presence(Namespace):
     path = "/presence"
     plain = (LIST,)
 
-    def __init__(self, hub: Hub, timers: Timers, store: PresenceStore, incarnation: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        timers: Timers,
+        store: PresenceStore,
+        incarnation: Callable[[], str],
+        keys: UserKeys = UserKeys(),
+    ) -> None:
         super().__init__(hub, timers)
+        self._keys = keys
         self.store = store
         self._teller = Teller(store.untold, self._say, self.spawn)
         self.roster = Roster(store, incarnation, self._teller)
@@ -104,42 +119,51 @@ class Presence(Namespace):
         status = CHOICES.get(ask.status)
         if status is None:
             raise RtError("INVALID_STATUS")
-        await self._teller.tell_or_raise(await self.store.choose(socket.user.id, status))
+        await self._teller.tell_or_raise(await self.store.choose(socket.user.key, status))
 
     @event("presence:subscribe")
     async def subscribe(self, socket: Socket, ask: Users) -> Subscribed:
         """Be sent the users' statuses, all in one list, and every change of them from then on."""
-        user_ids, refused = sift(ask.userIds, USER, "userIds")
-        if not socket.user.is_staff and any(user_id != socket.user.id for user_id in user_ids):
+        asked, refused, refused_customers = self._sifted(ask)
+        if not socket.user.is_staff and any(key != socket.user.key for key in asked):
             raise RtError("FORBIDDEN")
-        if user_ids:
-            await self.hub.join_all(socket, [presence_room(user_id) for user_id in user_ids])
-        told = await self.store.statuses(user_ids)
-        listed = [Entry(seen.user_id, seen.status, when(seen)) for seen in told]
+        if asked:
+            await self.hub.join_all(socket, [presence_room(key) for key in asked])
+        told = await self.store.statuses(asked)
+        listed = [_entry(seen) for seen in told]
         self.tell_joined(socket, LIST, json.dumps(listed))
         # A change may have reached the socket after the reading and before the list, which then undid it. Look again,
         # and correct, until nothing has changed since what was told last.
-        while changed := changes(told, now := await self.store.statuses(user_ids)):
+        while changed := changes(told, now := await self.store.statuses(asked)):
             for seen in changed:
-                self.tell(socket, Update(seen.user_id, seen.status, when(seen) if seen.status == "offline" else ""))
+                self.tell(socket, update(seen.key, seen.status, when(seen) if seen.status == "offline" else ""))
             told = now
-        return Subscribed(refused)
+        return Subscribed(refused, refused_customers)
 
     @event("presence:unsubscribe")
     def unsubscribe(self, socket: Socket, ask: Users) -> None:
         """Be sent no more changes of these users, except as their teammate."""
-        for user_id in sift(ask.userIds, USER, "userIds")[0]:
-            self.hub.leave(socket, presence_room(user_id))
+        for key in self._sifted(ask)[0]:
+            self.hub.leave(socket, presence_room(key))
+
+    def _sifted(self, ask: Users) -> tuple[list[UserKey], list[Refused], list[Refused]]:
+        """Return the keys of all who are named rightly, and who is not. Raises RtError BAD_REQUEST."""
+        if ask.customerIds and not self._keys.separate:
+            raise RtError("BAD_REQUEST", ONE_KIND, field="customerIds")
+        staff, refused = sift(ask.userIds, USER, "userIds")
+        customers, refused_customers = sift(ask.customerIds, USER, "customerIds")
+        keys = [*map(self._keys.staff, staff), *map(self._keys.customer, customers)]
+        return keys, refused, refused_customers
 
     async def _say(self, change: Untold) -> None:
         to = json.decode(_transition, change.data)
-        update = Update(to.userId, to.status, iso(to.lastSeen) if to.status == "offline" else "")
+        told = update(to.userId, to.status, iso(to.lastSeen) if to.status == "offline" else "")
         asked = presence_room(to.userId)
-        await self.emit(update, asked, id=change.id)
+        await self.emit(told, asked, id=change.id)
         self.transitions[to.status] += 1
         if to.teamId:  # but not its customers, and nobody twice
             skip = (asked, role_room("customer"))
-            await self.emit(update, team_room(to.teamId), skip=skip, id=change.id + ".team")
+            await self.emit(told, team_room(to.teamId), skip=skip, id=change.id + ".team")
 
     # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
 
@@ -170,6 +194,16 @@ class Presence(Namespace):
     async def only(self, living: Living) -> None:
         """The same for all that are not among the living: after a start."""
         await self.roster.only(living)
+
+
+def update(key: str, status: Status, last_seen: str) -> Update:
+    who = named(key)
+    return Update(userId=who.user_id, customerId=who.customer_id, status=status, lastSeen=last_seen)
+
+
+def _entry(seen: Seen) -> Entry:
+    who = named(seen.key)
+    return Entry(userId=who.user_id, customerId=who.customer_id, status=seen.status, lastSeen=when(seen))
 
 
 def when(seen: Seen) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import User, UserId
+from insightdesk_rt.model import User, UserKey
 from insightdesk_rt.namespaces.telling import Teller
 from insightdesk_rt.stores.presence import Held, PresenceStore
 
@@ -38,10 +38,10 @@ class Roster:
         self._store = store
         self._incarnation = incarnation
         self._teller = teller
-        self._here: dict[UserId, _Here] = {}
+        self._here: dict[UserKey, _Here] = {}
         # Not by sid: a session that came back has the sid it had, and may be here before its old socket's end is told.
         self._sockets: set[Socket] = set()
-        self._unsettled: set[UserId] = set()  # users of whom the store may not know what is true
+        self._unsettled: set[UserKey] = set()  # users of whom the store may not know what is true
         self._turn = 0
         # Told of an incarnation that the store takes for dead. The server has the node live on under another one.
         self.on_fenced: Callable[[str], None] = lambda incarnation: None
@@ -50,26 +50,26 @@ class Roster:
         """A socket is here now."""
         user = socket.user
         self._sockets.add(socket)
-        here = self._here.get(user.id)
+        here = self._here.get(user.key)
         if here is None:
-            self._here[user.id] = _Here(user)
-            await self._settle(user.id)
+            self._here[user.key] = _Here(user)
+            await self._settle(user.key)
             return
         here.sockets += 1
         if (user.role, user.team_id, user.name) != (here.user.role, here.user.team_id, here.user.name):
             here.user = user
-            await self._settle(user.id)
+            await self._settle(user.key)
 
     async def went(self, socket: Socket) -> None:
         """It is gone. One that never came (it was lost while it was being let in) is nothing."""
         if socket not in self._sockets:
             return
         self._sockets.discard(socket)
-        here = self._here[socket.user.id]
+        here = self._here[socket.user.key]
         here.sockets -= 1
         if here.sockets == 0:
-            del self._here[socket.user.id]
-            await self._settle(socket.user.id)
+            del self._here[socket.user.key]
+            await self._settle(socket.user.key)
 
     async def keep(self) -> None:
         """Say again what may not have come through, and now and then compare. Call it every second."""
@@ -105,21 +105,21 @@ class Roster:
         for incarnation in holders.difference(await living()):
             await self.node_lost(incarnation)
 
-    async def _settle_all(self, user_ids: Collection[UserId]) -> None:
-        todo = list(user_ids)
+    async def _settle_all(self, keys: Collection[UserKey]) -> None:
+        todo = list(keys)
         self._unsettled.update(todo)  # what a failed batch leaves is done by the next `keep`
         for start in range(0, len(todo), BATCH):
             batch = todo[start : start + BATCH]
-            if not all(await asyncio.gather(*(self._settle(user_id) for user_id in batch))):
+            if not all(await asyncio.gather(*(self._settle(key) for key in batch))):
                 return
 
-    async def _settle(self, user_id: UserId) -> bool:
+    async def _settle(self, key: UserKey) -> bool:
         """Tell the store what is true of the user here. Returns whether that came through."""
-        here, incarnation = self._here.get(user_id), self._incarnation()
-        self._unsettled.add(user_id)
+        here, incarnation = self._here.get(key), self._incarnation()
+        self._unsettled.add(key)
         try:
             if here is None:
-                await self._store.leave(user_id, incarnation)
+                await self._store.leave(key, incarnation)
             else:
                 joined = await self._store.join(here.user, incarnation)
                 if joined.held is Held.FENCED:
@@ -128,8 +128,8 @@ class Roster:
                 await self._teller.tell(joined.untold)
         except RtError:  # Valkey is away, which its own connection says once; `keep` comes back to this user
             return False
-        if self._here.get(user_id) is here and self._incarnation() == incarnation:
-            self._unsettled.discard(user_id)
+        if self._here.get(key) is here and self._incarnation() == incarnation:
+            self._unsettled.discard(key)
         return True
 
     async def _compare(self) -> None:

@@ -47,7 +47,7 @@ class ByRooms:
         return rooms
 
     async def people(self, ticket_id: str, user_ids: Iterable[str]) -> list[Room]:
-        return [user_room(user_id) for user_id in user_ids]
+        return [user_room(user_id) for user_id in user_ids]  # an assignee is staff, whose key is the id
 
 
 class ByCheck:
@@ -77,12 +77,12 @@ class ByCheck:
             return []
         try:
             done, late = await asyncio.wait(asked, timeout=HOST_DEADLINE_S)
-            refused = {asked[task].id for task in done if not task.result()} | {asked[task].id for task in late}
+            refused = {asked[task].key for task in done if not task.result()} | {asked[task].key for task in late}
         finally:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        return [user_room(user_id) for user_id in sorted({user.id for user in users} - refused)]
+        return [user_room(key) for key in sorted({user.key for user in users} - refused)]
 
 
 async def may(access: MayRead, user: User, ticket_id: str) -> bool:

@@ -30,7 +30,7 @@ from insightdesk_rt.stores.tickets import Actor, Change, Ticket
 from insightdesk_rt.stores.untold import Untold
 
 # The customer sees the version go up without them, so that nobody takes it for a gap.
-DESK_ONLY = frozenset({"watchers", "teamId"})
+DESK_ONLY = frozenset({"watchers", "customerWatchers", "teamId"})
 
 
 class Created(Outbound):

@@ -17,7 +17,7 @@ from typing import ClassVar, NamedTuple
 
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Person, Sid, ticket_room, ticket_staff_room
+from insightdesk_rt.model import Named, Person, Sid, ticket_room, ticket_staff_room
 from insightdesk_rt.namespaces.base import Namespace, Outbound
 from insightdesk_rt.namespaces.pages import fitting
 from insightdesk_rt.namespaces.typists import TYPING_MS, Shown, Typists
@@ -37,13 +37,20 @@ class Typing(Outbound):
 
 
 class StopTyping(Outbound):
+    """A customer is named by `customerId` where ids are separate."""
+
     event: ClassVar[str] = "ticket:stopTyping"
     ticketId: str
-    userId: str
+    userId: str = ""
+    customerId: str = ""
+
+
+def stop_typing(ticket_id: str, who: Named) -> StopTyping:
+    return StopTyping(ticket_id, who.user_id, who.customer_id)
 
 
 # In another tab of the same user it is shown.
-SHOWN = Shown(Typing, StopTyping, ticket_room, lambda user_id, sid: (sid,) if sid else ())
+SHOWN = Shown(Typing, stop_typing, ticket_room, lambda key, sid: (sid,) if sid else ())
 
 
 class Viewers(Outbound):

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub, Joined
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.ids import TicketIdText
+from insightdesk_rt.ids import TICKET, TicketIdText, sift
 from insightdesk_rt.model import (
     NO_OFFSET,
     Offset,
@@ -44,7 +44,7 @@ from insightdesk_rt.wire import json
 from insightdesk_rt.wire.texts import OffsetText
 
 CATCH_UP_S = 1.0
-DECIDE_ACCESS = frozenset({"watchers", "teamId", "requesterId", "assigneeId"})
+DECIDE_ACCESS = frozenset({"watchers", "customerWatchers", "teamId", "requesterId", "assigneeId"})
 TICKET_ROOM = ticket_room("")
 MAX_AT_ONCE = 200  # tickets of one call: a page of a list has 25 to 150
 SHOWN_AT_ONCE = 10  # of them: 30 commands in Valkey's pipeline, and at most a page and a quarter of viewers
@@ -59,7 +59,7 @@ class Subscribe(Payload):
 
     ticketId: TicketIdText | None = None
     since: OffsetText | None = None
-    ticketIds: Annotated[list[TicketIdText], Meta(min_length=1, max_length=MAX_AT_ONCE)] | None = None
+    ticketIds: Annotated[list[Any], Meta(min_length=1, max_length=MAX_AT_ONCE)] | None = None  # each is answered
 
 
 def _how_many(ask: Subscribe) -> int:
@@ -184,7 +184,14 @@ class Tickets(Namespace):
             return await self._open(socket, ask.ticketId, since)
         if ask.ticketId is not None:
             raise RtError("BAD_REQUEST", "Expected ticketId or ticketIds, not both", field="ticketIds")
-        return await self._open_all(socket, list(dict.fromkeys(ask.ticketIds)), since)
+        ticket_ids, refused = sift(ask.ticketIds, TICKET, "ticketIds")
+        opened = {one.ticketId: one for one in (await self._open_all(socket, ticket_ids, since)).tickets}
+        wrong = {one.index: RtError("BAD_REQUEST", one.message, field=f"ticketIds[{one.index}]") for one in refused}
+        answers = [
+            _opened(str(asked)[:64], None, wrong[at]) if at in wrong else opened.pop(asked, None)
+            for at, asked in enumerate(ask.ticketIds)
+        ]
+        return OpenedAll([one for one in answers if one is not None])
 
     async def _open(self, socket: Socket, ticket_id: str, since: Offset | None) -> Subscribed:
         rechecks = self._rechecks
@@ -243,7 +250,7 @@ class Tickets(Namespace):
         if staff:
             await self.watch.look(socket, ticket_id)
         live, version = await asyncio.gather(self.watch.live(ticket_id), self._tickets.version(ticket_id))
-        typing = [person for person in live.typing if person.id != socket.user.id]
+        typing = [person for person in live.typing if person.key != socket.user.person.key]
         viewers = live.viewers if staff else []
         answer = Subscribed(ticket_id, joined.offset, version, viewers, typing, joined.complete, live.more and staff)
         self.tell_joined(socket, answer.event, json.encode_struct(answer))
@@ -433,14 +440,16 @@ class Tickets(Namespace):
             self._expel(socket, ticket_id)
         return len(sockets)
 
-    async def recheck_user(self, user_id: str) -> int:
+    async def recheck_user(self, key: str) -> int:
         """Take a user's sockets of this node out of the tickets that they may not read any more, and count them.
+
+        `key` is a UserKey.
 
         Raises RtError UNAVAILABLE if that cannot be known now.
         """
         self._rechecks += 1
         count = 0
-        for socket in [one for one in self.hub.sockets(self.path).values() if one.user.id == user_id]:
+        for socket in [one for one in self.hub.sockets(self.path).values() if one.user.key == key]:
             for ticket_id in _tickets(socket.rooms):
                 if not await self._may_read(socket.user, ticket_id):
                     self._expel(socket, ticket_id)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Person, Room
+from insightdesk_rt.model import Named, Person, Room, named
 from insightdesk_rt.namespaces.base import Namespace, Outbound
 from insightdesk_rt.stores.viewers import ViewerStore
 
@@ -24,10 +24,10 @@ TYPING_MS = 5_000  # after the last keystroke
 
 
 class Shown(NamedTuple):
-    """How a namespace tells it. `skip(user id, sid)`: who is left out; the sid is "" when the socket is not known."""
+    """How a namespace tells it. `skip(UserKey, sid)`: who is left out; the sid is "" when the socket is not known."""
 
     started: Callable[[str, Person], Outbound]
-    stopped: Callable[[str, str], Outbound]
+    stopped: Callable[[str, Named], Outbound]
     room: Callable[[str], Room]
     skip: Callable[[str, str], Collection[str]]
 
@@ -55,7 +55,7 @@ class Typists:
 
     def typed(self, socket: Socket, subject: str, now_ms: int) -> None:
         """Tell the others, and forget it `typing_ms` after the last call."""
-        typist = self._typists.setdefault((subject, socket.user.id), Typist())
+        typist = self._typists.setdefault((subject, socket.user.key), Typist())
         typist.sockets.add(socket)
         if typist.noted_ms is None or now_ms - typist.noted_ms >= self._typing_ms:
             typist.noted_ms = now_ms
@@ -68,18 +68,18 @@ class Typists:
         with suppress(RtError):  # Valkey is away: the next keystroke is noted again
             # Counts for two rounds: noted again after one, while it goes on.
             await self._store.typing(subject, socket.user.person, 2 * self._typing_ms)
-        if self._typists.get((subject, socket.user.id)) is typist:  # else it has stopped meanwhile, which was told
+        if self._typists.get((subject, socket.user.key)) is typist:  # else it has stopped meanwhile, which was told
             self._tell(socket, subject)
 
     def _tell(self, socket: Socket, subject: str) -> None:
         user, shown = socket.user, self._shown
-        skip = shown.skip(user.id, socket.sid)
+        skip = shown.skip(user.key, socket.sid)
         self._namespace.publish(shown.started(subject, user.person), shown.room(subject), skip=skip)
 
     def stopped(self, socket: Socket, subject: str) -> None:
         """The socket types no more; tell the others, if it did, unless its user does in another tab."""
         self._namespace.cancel(_key(socket, subject))
-        whose = (subject, socket.user.id)
+        whose = (subject, socket.user.key)
         typist = self._typists.get(whose)
         if typist is None:
             return
@@ -87,29 +87,29 @@ class Typists:
         if typist.sockets:
             return
         del self._typists[whose]
-        self._namespace.spawn(self._forget(subject, socket.user.id), "noting who stopped typing")
-        self._tell_stopped(subject, socket.user.id, socket.sid)
+        self._namespace.spawn(self._forget(subject, socket.user.key), "noting who stopped typing")
+        self._tell_stopped(subject, socket.user.key, socket.sid)
 
-    async def _forget(self, subject: str, user_id: str) -> None:
+    async def _forget(self, subject: str, key: str) -> None:
         with suppress(RtError):  # then it runs out
-            await self._store.stopped(subject, user_id)
+            await self._store.stopped(subject, key)
 
-    def _tell_stopped(self, subject: str, user_id: str, sid: str = "") -> None:
+    def _tell_stopped(self, subject: str, key: str, sid: str = "") -> None:
         shown = self._shown
-        self._namespace.publish(shown.stopped(subject, user_id), shown.room(subject), skip=shown.skip(user_id, sid))
+        self._namespace.publish(shown.stopped(subject, named(key)), shown.room(subject), skip=shown.skip(key, sid))
 
     async def node_lost(self, node: str) -> None:
         """Take back what a dead node's users typed. Raises RtError UNAVAILABLE: call it again."""
         async for batch in self._store.drop_node(node):
             await asyncio.gather(*(self._look_and_tell(subject, users) for subject, users in batch.items() if users))
 
-    async def _look_and_tell(self, subject: str, user_ids: Iterable[str]) -> None:
-        self.lost(subject, user_ids, (await self._store.live(subject)).typing)
+    async def _look_and_tell(self, subject: str, keys: Iterable[str]) -> None:
+        self.lost(subject, keys, (await self._store.live(subject)).typing)
 
-    def lost(self, subject: str, user_ids: Iterable[str], typing: Iterable[Person]) -> None:
+    def lost(self, subject: str, keys: Iterable[str], typing: Iterable[Person]) -> None:
         """Tell that these, of a dead node, type no more, but for those who are `typing` all the same: at another."""
-        for user_id in set(user_ids) - {person.id for person in typing}:
-            self._tell_stopped(subject, user_id)
+        for key in set(keys) - {person.key for person in typing}:
+            self._tell_stopped(subject, key)
 
 
 def _key(socket: Socket, subject: str) -> tuple[str, str, Socket]:

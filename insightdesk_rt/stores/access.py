@@ -2,7 +2,8 @@
 
 Ours: an admin every ticket; an agent those of their team and those of no team yet (somebody must take them), or all of
 them with `agent_access = "all"`; a customer those they requested or watch. Nobody a ticket that does not exist. Being
-assignee or watcher opens nothing to an agent of another team: giving the ticket to a team does.
+assignee or watcher opens nothing to an agent of another team: giving the ticket to a team does. Where the ids of
+customers and staff are separate, `requesterId` and `customerWatchers` are customers, `watchers` are staff.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Access:
             return (LIFE,)
         if user.role == "agent":
             return (AGENTS, team_room(user.team_id))
-        return (user_room(user.id),)
+        return (user_room(user.key),)  # the name of a grant, which is that of the room
 
     async def may_read(self, user: User, ticket_id: str) -> bool:
         facts = await self._tickets.facts(ticket_id)
@@ -65,7 +66,8 @@ def allowed(user: User, ticket: Facts, agents_see_all: bool) -> bool:
         return True
     if user.role == "agent":
         return agents_see_all or ticket.teamId is None or ticket.teamId == user.team_id
-    return user.role == "customer" and (user.id == ticket.requesterId or user.id in ticket.watchers)
+    watchers = ticket.customerWatchers if user.separate_ids else ticket.watchers
+    return user.role == "customer" and (user.id == ticket.requesterId or user.id in watchers)
 
 
 class HostAccess:

@@ -89,6 +89,7 @@ class ChatSettings(NamedTuple):
     customer_gone_ms: int = 60_000
     agent_gone_ms: int = 120_000
     kept_s: int = 30 * 86_400
+    customer_mark: str = ""  # UserKeys.mark
 
 
 class ChatStore:
@@ -209,9 +210,9 @@ class ChatStore:
 
     # ── what time, and the coming and going of people, does ────────────────────────────────────────────────────────
 
-    async def present(self, user_id: str) -> list[Untold]:
+    async def present(self, key: str) -> list[Untold]:
         """Look whether the user is here now, and let their conversations know."""
-        return self._changes(await self._call(PRESENT, SERVER, user_id))
+        return self._changes(await self._call(PRESENT, SERVER, key))
 
     async def due(self, limit: int = 100) -> list[Untold]:
         """Do what is due: time out, warn, close, put back. For the node that leads, every second."""
@@ -263,6 +264,7 @@ class ChatStore:
             settings.customer_gone_ms,
             settings.agent_gone_ms,
             settings.kept_s,
+            settings.customer_mark,
         )
         return await self._valkey.call(run, self._keys, (*who, *clocks, *own), durable=durable, costly=costly)
 

@@ -82,57 +82,57 @@ class NotificationStore:
         self.base = valkey.key(name)
         self.untold = UntoldChanges(valkey, name)
 
-    async def push(self, user_id: str, content: Content) -> list[Untold]:
+    async def push(self, key: str, content: Content) -> list[Untold]:
         """Keep a notification, once per id, and return what the user must still hear of: this one if it is new.
 
         Raises RtError UNAVAILABLE; CONFLICT if the user has another one of that id.
         """
         text = json.encode_struct(content)
-        args: list[Arg] = [user_id, content.id, text, MAX_KEPT, KEPT_S, once_of(user_id, content.id)]
+        args: list[Arg] = [key, content.id, text, MAX_KEPT, KEPT_S, once_of(key, content.id)]
         await self._recovered()
         first, records = await self._valkey.call(PUSH, [self.base], args, durable=True)
         if first and json.loads(first) != json.loads(text):  # the order of members in `data` does not matter
             raise used_before("id", "notification")
-        return untold.read(self.name, user_id, records)
+        return untold.read(self.name, key, records)
 
-    async def put_down_again(self, user_id: str, content: Content, created_ms: int) -> bool:
+    async def put_down_again(self, key: str, content: Content, created_ms: int) -> bool:
         """Keep an acknowledged notification that Valkey may have lost, unread. Returns whether it was lost.
 
         Raises RtError UNAVAILABLE.
         """
         item = f"{created_ms} {json.encode_struct(content)}"
-        args: list[Arg] = [user_id, content.id, item, created_ms, MAX_KEPT, KEPT_S]
+        args: list[Arg] = [key, content.id, item, created_ms, MAX_KEPT, KEPT_S]
         return bool(await self._valkey.call(AGAIN, [self.base], args))
 
-    async def read_again(self, user_id: str, ids: list[str]) -> None:
+    async def read_again(self, key: str, ids: list[str]) -> None:
         """Mark these as read again: Valkey may have forgotten it. Raises RtError UNAVAILABLE."""
-        await self._valkey.command("ZREM", f"{self.base}-unread:{user_id}", *ids)
+        await self._valkey.command("ZREM", f"{self.base}-unread:{key}", *ids)
 
-    async def unread(self, user_id: str) -> int:
+    async def unread(self, key: str) -> int:
         """Return how many the user has not read. Raises UNAVAILABLE."""
         await self._recovered()
-        return int(await self._valkey.command("ZCARD", f"{self.base}-unread:{user_id}"))
+        return int(await self._valkey.command("ZCARD", f"{self.base}-unread:{key}"))
 
-    async def mark_read(self, user_id: str, ids: list[str], sid: str = "") -> MarkedRead:
+    async def mark_read(self, key: str, ids: list[str], sid: str = "") -> MarkedRead:
         """Mark these (at least one) as read, for the socket `sid`. Raises UNAVAILABLE."""
-        return await self._mark(user_id, sid, *ids)
+        return await self._mark(key, sid, *ids)
 
-    async def mark_all_read(self, user_id: str, sid: str = "") -> MarkedRead:
+    async def mark_all_read(self, key: str, sid: str = "") -> MarkedRead:
         """Mark all of the user's as read. Raises UNAVAILABLE."""
-        return await self._mark(user_id, sid)
+        return await self._mark(key, sid)
 
-    async def _mark(self, user_id: str, sid: str, *ids: str) -> MarkedRead:
+    async def _mark(self, key: str, sid: str, *ids: str) -> MarkedRead:
         await self._recovered()
-        unread, known, records = await self._valkey.call(READ, [self.base], [user_id, sid, *ids])
-        return MarkedRead(unread, known, untold.read(self.name, user_id, records))
+        unread, known, records = await self._valkey.call(READ, [self.base], [key, sid, *ids])
+        return MarkedRead(unread, known, untold.read(self.name, key, records))
 
-    async def page(self, user_id: str, before: str, limit: int, limit_bytes: int = PAGE_BYTES) -> Page:
+    async def page(self, key: str, before: str, limit: int, limit_bytes: int = PAGE_BYTES) -> Page:
         """Return the `limit` newest, or those older than the one with the id `before`. Raises UNAVAILABLE.
 
         They are fewer, but for the first, if they would be more than `limit_bytes` of JSON.
         """
         await self._recovered()
-        unread, more, items = await self._valkey.call(LIST, [self.base], [user_id, before, limit, limit_bytes])
+        unread, more, items = await self._valkey.call(LIST, [self.base], [key, before, limit, limit_bytes])
         return Page(unread, bool(more), [_notification(item, read=not fresh) for item, fresh in items])
 
 

@@ -52,7 +52,7 @@ class Joined(NamedTuple):
 class Seen(NamedTuple):
     """A user as others see them; `last_seen_ms` (Unix) is 0 for one who was never here, or too long ago."""
 
-    user_id: str
+    key: str
     status: Status
     last_seen_ms: int
 
@@ -71,7 +71,7 @@ class Listed(NamedTuple):
 
     status: Status
     since_ms: int
-    user_id: str
+    key: str
 
 
 class AgentCounts(Struct, frozen=True):
@@ -93,46 +93,46 @@ class PresenceStore:
 
     async def join(self, user: User, node: str) -> Joined:
         """The incarnation `node` holds connections of the user. Again is nothing. Raises RtError UNAVAILABLE."""
-        held, records = await self._call(JOIN, user.id, node, user.role, user.team_id, user.name)
-        return Joined(Held(held), untold.read(self.name, user.id, records))
+        held, records = await self._call(JOIN, user.key, node, user.role, user.team_id, user.name)
+        return Joined(Held(held), untold.read(self.name, user.key, records))
 
-    async def leave(self, user_id: str, node: str) -> bool:
+    async def leave(self, key: str, node: str) -> bool:
         """It holds none any more. Returns whether it was the last node, so that the grace has begun."""
-        return bool(await self._call(LEAVE, user_id, node, self._grace_ms))
+        return bool(await self._call(LEAVE, key, node, self._grace_ms))
 
-    async def choose(self, user_id: str, status: Status) -> list[Untold]:
+    async def choose(self, key: str, status: Status) -> list[Untold]:
         """The user chooses online, busy or away. Returns what to tell: nothing if nobody sees a change."""
-        _, records = await self._call(CHOOSE, user_id, status)
-        return untold.read(self.name, user_id, records)
+        _, records = await self._call(CHOOSE, key, status)
+        return untold.read(self.name, key, records)
 
     async def sweep(self, limit: int = 200) -> list[Untold]:
         """Take at most `limit` users offline whose grace is over. Returns what to tell of them."""
         swept = await self._call(SWEEP, limit)
-        return [change for user_id, records in swept for change in untold.read(self.name, user_id, records)]
+        return [change for key, records in swept for change in untold.read(self.name, key, records)]
 
     async def reap(self, node: str, limit: int = 200) -> int:
         """Declare an incarnation dead and take at most `limit` users from it. Returns how many are left to take."""
         return int(await self._call(REAP, node, limit, self._grace_ms))
 
-    async def statuses(self, user_ids: Sequence[str]) -> list[Seen]:
+    async def statuses(self, keys: Sequence[str]) -> list[Seen]:
         """Return how others see each of the users, in that order."""
-        rows = await self._valkey.call(READ, [self.base], user_ids)
-        pairs = zip(user_ids, rows, strict=True)
-        return [Seen(user_id, status or "offline", int(seen or 0)) for user_id, (status, seen) in pairs]
+        rows = await self._valkey.call(READ, [self.base], keys)
+        pairs = zip(keys, rows, strict=True)
+        return [Seen(key, status or "offline", int(seen or 0)) for key, (status, seen) in pairs]
 
-    async def known(self, user_ids: Sequence[str]) -> list[Known]:
+    async def known(self, keys: Sequence[str]) -> list[Known]:
         """Return the users, in that order."""
-        rows = await self._valkey.call(WHO, [self.base], user_ids)
+        rows = await self._valkey.call(WHO, [self.base], keys)
         return [
-            Known(Seen(user_id, status or "offline", int(seen or 0)), name or "", role or None, team_id or "")
-            for user_id, (status, seen, role, team_id, name) in zip(user_ids, rows, strict=True)
+            Known(Seen(key, status or "offline", int(seen or 0)), name or "", role or None, team_id or "")
+            for key, (status, seen, role, team_id, name) in zip(keys, rows, strict=True)
         ]
 
     async def staff(self, statuses: Sequence[Status], limit: int, after: Listed | None = None) -> list[Listed]:
         """Return agents and admins of these statuses: one status after the other, each from the longest on."""
         place = after or ("", "", "")
         rows = await self._valkey.call(STAFF, [self.base], [limit, *place, *statuses])
-        return [Listed(status, int(since), user_id) for status, since, user_id in rows]
+        return [Listed(status, int(since), key) for status, since, key in rows]
 
     async def agent_counts(self) -> AgentCounts:
         return AgentCounts(*await self._valkey.call(COUNTS, [self.base], []))

@@ -34,6 +34,8 @@ Version = Annotated[int, Meta(ge=0, le=2**53)]
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 MAX_WATCHERS = 200  # twice the most a helpdesk's own form offers; a change carries the list twice
+# An event with both lists before and after a change must stay within max_event_bytes.
+MAX_CUSTOMER_WATCHERS = 40
 MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
 
 CHANGE = Script("ticket_change", load_script(PACKAGE, "untold").source + load_script(PACKAGE, "ticket_change").source)
@@ -54,11 +56,20 @@ class Fields(Struct, gc=False):
     assigneeId: str | None = None
     teamId: str | None = None
     watchers: list[str] = []
+    customerWatchers: list[str] = []  # where ids are separate: then `watchers` are staff
 
 
-class Ticket(Fields, kw_only=True, gc=False):
-    """A ticket as clients and back ends are shown it; times are ISO 8601."""
+class Ticket(Struct, kw_only=True, gc=False):
+    """A ticket as clients and back ends are shown it; times are ISO 8601. No customer watches it: no such field."""
 
+    subject: str
+    status: TicketStatus
+    priority: Priority
+    requesterId: str | None
+    assigneeId: str | None
+    teamId: str | None
+    watchers: list[str]
+    customerWatchers: list[str] | UnsetType = UNSET
     ticketId: str
     version: int
     createdAt: str
@@ -96,6 +107,13 @@ class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
     assigneeId: UserIdText | UnsetType | None = UNSET
     teamId: TeamIdText | UnsetType | None = UNSET
     watchers: Annotated[list[UserIdText], Meta(max_length=MAX_WATCHERS)] | UnsetType = UNSET
+    customerWatchers: (
+        Annotated[
+            list[UserIdText],
+            Meta(max_length=MAX_CUSTOMER_WATCHERS, description='with user_ids = "separate", where watchers are staff'),
+        ]
+        | UnsetType
+    ) = UNSET
     by: Actor | UnsetType = UNSET
     at: At | UnsetType = UNSET
     ifVersion: Version | UnsetType = UNSET
@@ -151,6 +169,7 @@ class Facts(Struct, frozen=True):
     teamId: str | None
     requesterId: str | None
     watchers: list[str]
+    customerWatchers: list[str] = []
 
 
 class TicketCounts(Struct, frozen=True):
@@ -185,8 +204,9 @@ class TicketStore:
         Raises UNAVAILABLE; CONFLICT with `version` if the ticket has another one than the change asks for.
         """
         given = {name: value for name in _NAMES if (value := getattr(change, name)) is not UNSET}
-        if "watchers" in given:  # a set; sorted, so that equal ones are equal texts
-            given["watchers"] = sorted(set(given["watchers"]))
+        for people in ("watchers", "customerWatchers"):  # sets; sorted, so that equal ones are equal texts
+            if people in given:
+                given[people] = sorted(set(given[people]))
         by = None if change.by is UNSET else change.by
         return await self._change("put", ticket_id, given, by, guard=change.guard)
 
@@ -216,15 +236,16 @@ class TicketStore:
         row = _pairs(await self._valkey.command("HGETALL", self._key(ticket_id)))
         if "subject" not in row:  # none, or what a deleted one left behind
             return None
-        fields = json.decode(_read_fields, _object({name: row[name] for name in _NAMES}))
+        fields = json.decode(_read_fields, _object({name: row[name] for name in _NAMES if name in row}))
         return _ticket(ticket_id, int(row["version"]), int(row["createdAt"]), int(row["updatedAt"]), fields)
 
     async def facts(self, ticket_id: str) -> Facts | None:
         names = Facts.__struct_fields__
         values = await self._valkey.command("HMGET", self._key(ticket_id), *names)
-        if None in values:
+        known = {name: text for name, text in zip(names, values, strict=True) if text is not None}
+        if "watchers" not in known:
             return None
-        return json.decode(_read_facts, _object(dict(zip(names, values, strict=True))))
+        return json.decode(_read_facts, _object(known))  # a version before had no customerWatchers
 
     async def right(self, ticket_id: str, names: Collection[str]) -> Right:
         """Return since when, without a break, the ticket has been open to who goes by these names.
@@ -299,6 +320,7 @@ def read_change(record: Untold) -> Change:
 
 def _ticket(ticket_id: str, version: int, created_ms: int, updated_ms: int, fields: Fields) -> Ticket:
     values = {name: getattr(fields, name) for name in _NAMES}
+    values["customerWatchers"] = fields.customerWatchers or UNSET
     return Ticket(ticketId=ticket_id, version=version, createdAt=iso(created_ms), updatedAt=iso(updated_ms), **values)
 
 

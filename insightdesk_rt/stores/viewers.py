@@ -1,6 +1,6 @@
 """Who looks at a ticket and who types on it, on all nodes: so that two people do not answer the same customer.
 
-One hash per ticket, a field per socket that views (`<node>/v/<sid>`) and per user who types (`<node>/t/<userId>`),
+One hash per ticket, a field per socket that views (`<node>/v/<sid>`) and per user who types (`<node>/t/<UserKey>`),
 and per node the set of tickets where it has somebody. A node takes its own off; `drop_node` those of one that is gone.
 What was typed counts only for a while, so that a lost "stopped" heals by itself; keys nobody touches end after a day.
 
@@ -68,11 +68,11 @@ class ViewerStore:
 
     async def typing(self, ticket_id: str, person: Person, valid_ms: int) -> bool:
         """A user types on the ticket, from some socket of this node. Raises UNAVAILABLE."""
-        return await self._put(ticket_id, f"t/{person.id}", "typing", person, valid_ms)
+        return await self._put(ticket_id, f"t/{person.key}", "typing", person, valid_ms)
 
-    async def stopped(self, ticket_id: str, user_id: str) -> bool:
+    async def stopped(self, ticket_id: str, key: str) -> bool:
         """The user types from no socket of this node any more; twice is nothing. Raises UNAVAILABLE."""
-        return await self._put(ticket_id, f"t/{user_id}", "", None)
+        return await self._put(ticket_id, f"t/{key}", "", None)
 
     async def live(self, ticket_id: str) -> Live:
         """Return who views and types. Raises UNAVAILABLE."""
@@ -87,19 +87,20 @@ class ViewerStore:
             person = json.decode(_read_person, text)
             if doing == "typing":
                 if int(until) > now_ms:
-                    typing[person.id] = min(
-                        typing.get(person.id, (int(since), person)), (int(since), person), key=_first
+                    typing[person.key] = min(
+                        typing.get(person.key, (int(since), person)), (int(since), person), key=_first
                     )
             else:
                 mine = (BUSIEST.index(doing), int(since), person)
-                views[person.id] = min(views.get(person.id, mine), mine, key=_busiest)
+                views[person.key] = min(views.get(person.key, mine), mine, key=_busiest)
         return Live(
-            [Viewer(p, BUSIEST[n], iso(at)) for n, at, p in sorted(views.values(), key=lambda v: (v[1], v[2].id))],
-            [p for _, p in sorted(typing.values(), key=lambda t: (t[0], t[1].id))],
+            [Viewer(p, BUSIEST[n], iso(at)) for n, at, p in sorted(views.values(), key=lambda v: (v[1], v[2].key))],
+            [p for _, p in sorted(typing.values(), key=lambda t: (t[0], t[1].key))],
         )
 
     async def drop_node(self, node: str) -> AsyncGenerator[dict[str, list[str]]]:
-        """Take off what a node that is gone has put down, yielding the tickets and who typed there, some at a time.
+        """Take off what a node that is gone has put down, yielding the tickets and the UserKeys of who typed there, a
+        batch at a time.
 
         One caller does it, so that watchers are told once; others are refused meanwhile. A batch is forgotten when the
         next one is asked for: if the caller dies before telling the tickets' watchers, the next to call starts with

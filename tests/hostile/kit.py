@@ -73,6 +73,8 @@ class Caller:
         self.events: list[tuple[str, str, Any]] = []  # namespace, event, payload
         self.refused: dict[str, str] = {}  # namespace → code
         self.code: int | None = None  # of the close frame, 1006 without one
+        self.pids: dict[str, str] = {}  # namespace → secret of its session
+        self.left: set[str] = set()  # namespaces that the server took it out of
         self._joined: set[str] = set()
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._change = asyncio.Event()
@@ -85,8 +87,8 @@ class Caller:
             await caller.join(namespace, token)
         return caller
 
-    async def join(self, namespace: str, token: Any) -> bool:
-        self.socket.say(f"40{namespace},{json.dumps({'token': token})}")
+    async def join(self, namespace: str, token: Any, **auth: Any) -> bool:
+        self.socket.say(f"40{namespace},{json.dumps({'token': token, **auth})}")
         await self.until(lambda: {namespace} & (self._joined | self.refused.keys()), f"an answer of {namespace}")
         return namespace in self._joined
 
@@ -143,6 +145,9 @@ class Caller:
             namespace, _, rest = text[2:].partition(",")
             if text[1] == "0":
                 self._joined.add(namespace)
+                self.pids[namespace] = json.loads(rest).get("pid", "")
+            elif text[1] == "1":
+                self.left.add(namespace)
             elif text[1] == "4":
                 self.refused[namespace] = json.loads(rest)["message"]
             elif text[1] == "3":

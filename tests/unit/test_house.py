@@ -236,6 +236,7 @@ def test_each_source_has_its_test() -> None:
         "admin/console": "console/test_sessions.py",
         "admin/routes": "integration/test_admin.py",
         "admin/push": "unit/admin/test_push.py",
+        "admin/whom": "hostile/test_separate_ids.py",
         "admin/moderation": "integration/test_moderation.py",
         "admin/rechecks": "integration/test_moderation.py",
         "stores/readers": "unit/namespaces/test_host_access.py",

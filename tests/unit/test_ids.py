@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -84,6 +86,10 @@ KIND_OF = {
     "userIds": "user",
     "user": "user",
     "agentId": "user",
+    "customerId": "user",
+    "customerIds": "user",
+    "customer": "user",
+    "customerWatchers": "user",
     "requesterId": "user",
     "assigneeId": "user",
     "watchers": "user",
@@ -93,6 +99,7 @@ KIND_OF = {
     "sessionId": "session",
     "clientId": "client",
     "ticketId": "ticket",
+    "ticketIds": "ticket",
     "conversationId": "conversation",
     "room": "room",
     "rooms": "room",
@@ -109,7 +116,13 @@ KIND_OF = {
 }
 # Filters: "" is "not said", and they hold texts of many kinds.
 EMPTY_IS_FINE = {"Find", "FindClosed", "Filters", "WatchEvents"}
-PER_ITEM = {("Users", "userIds"), ("FindPresent", "userIds"), ("NotificationBody", "userIds")}
+PER_ITEM = {
+    ("Users", "userIds"),
+    ("FindPresent", "userIds"),
+    ("NotificationBody", "userIds"),
+    ("Subscribe", "ticketIds"),
+}
+PER_ITEM |= {(struct, "customerIds") for struct, _ in PER_ITEM}
 NOT_IDS = {("Find", "sid"), ("Filters", "sid"), ("FindClosed", "sid")}  # of a connection, or a socket
 
 
@@ -282,3 +295,30 @@ def test_control_and_format_characters_are_those_of_unicode() -> None:
         if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
             assert not ids.USER.fits(chr(code)), hex(code)
             assert ids.is_name(chr(code)) is (code in (0x200C, 0x200D)), hex(code)
+
+
+# Where a user's bare id is right: what is shown, what is said of one side of a chat or ticket, which the role decides.
+BY_ID = {
+    "model.py": "makes the key, and the Person who is shown",
+    "hub/socket.py": "a line of the log, which has the role's rooms beside it",
+    "stores/access.py": "requester and watchers of a ticket: of customers only",
+    "stores/chat.py": "who.id and who.role go to the scripts, which make the key; authors of messages",
+    "stores/conversations.py": "customer_id or agent_id, by the role",
+    "namespaces/ticket_audience.py": "assignees, among staff only",
+    "admin/access.py": "an admin of the port",
+    "admin/clients.py": "the order of a list",
+    "admin/connections.py": "a line of the audit log",
+    "commands/explain.py": "what a token says, with the role",
+    "cluster/questions.py": "what a node tells of a socket",
+}
+
+
+def test_users_are_told_apart_by_their_key() -> None:
+    """A room, store, limit or rule that goes by `user.id` would be shared by a customer and an agent of that id."""
+    package = Path(ids.__file__).parent
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"\buser\.id\b|\bself\.user\.id\b", path.read_text("utf-8"))
+    }
+    assert found - {"demo/helpdesk.py"} <= set(BY_ID), "use user.key, or say here why the id is right"

@@ -14,7 +14,7 @@ local due = {
     end
   end,
   gone = function(c)
-    if c.state == 'waiting' and online(c.customerId) ~= '1' then
+    if c.state == 'waiting' and online(CUSTOMER .. c.customerId) ~= '1' then
       close(c, 'abandoned')
     end
   end,

@@ -5,7 +5,7 @@
 -- <base>-messages:<id>    stream: its messages as JSON under the ids 1-0, 2-0, …
 -- <base>-sent:<id>        hash: sent_as(clientId) → message number
 -- <base>-started:<userId> hash: clientId → conversation, for a day
--- <base>-open:<userId>    zset: conversations that are not closed of a customer, or that an agent has taken → since when
+-- <base>-open:<UserKey>   zset: conversations that are not closed of a customer, or that an agent has taken → since when
 -- <base>-queue:<teamId>   zset: those that wait → when they first did: who is sent back to wait keeps their place
 -- <base>-waiting          zset: all of those → since when they wait this time; <base>-waited is the sum of these times
 -- <base>-moved            set: queues in which places have changed and nobody was told yet
@@ -17,17 +17,19 @@
 --
 -- KEYS  base · base of who is in the chat (presence_lib.lua) · tops (hash: namespace -> last id of its log)
 -- ARGV  userId · role · teamId · name of who asks, "" for the server itself · settings in ms: longest wait, idle until
---       warned, idle until closed, customer gone, agent gone · seconds a closed one is kept · then each script's own
+--       warned, idle until closed, customer gone, agent gone · seconds a closed one is kept · what a customer's UserKey has
+--       in front of the id (an agent's is the id) · then each script's own
 local base, present = KEYS[1], KEYS[2]
 local who = { id = ARGV[1], role = ARGV[2], team = ARGV[3], name = ARGV[4] }
 local WAIT, WARN, IDLE, GONE, LOST = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]),
   tonumber(ARGV[9])
-local KEPT_S = ARGV[10]
+local KEPT_S, CUSTOMER = ARGV[10], ARGV[11]
 local now = now_ms()
 local staff = who.role == 'agent' or who.role == 'admin'
+who.key = who.role == 'customer' and CUSTOMER .. who.id or who.id
 
 local function arg(i)
-  return ARGV[10 + i]
+  return ARGV[11 + i]
 end
 
 local function load(id)
@@ -72,8 +74,8 @@ local function is_member(c)
   return c.customerId == who.id
 end
 
-local function online(user)
-  local status = redis.call('HGET', present .. ':' .. user, 'status')
+local function online(key)
+  local status = redis.call('HGET', present .. ':' .. key, 'status')
   return (status and status ~= 'offline') and '1' or '0'
 end
 
@@ -193,7 +195,7 @@ local function close(c, reason)
   end
   save(c, { state = 'closed', closedAt = now, closedReason = reason, closedById = who.id, closedByName = who.name,
     moved = '' })
-  redis.call('ZREM', base .. '-open:' .. c.customerId, c.id)
+  redis.call('ZREM', base .. '-open:' .. CUSTOMER .. c.customerId, c.id)
   redis.call('ZADD', base .. '-closed', now, c.id)
   redis.call('ZREMRANGEBYSCORE', base .. '-closed', '-inf', now - tonumber(KEPT_S) * 1000)
   redis.call('EXPIRE', base .. '-closed', KEPT_S)

@@ -2,7 +2,7 @@
 --
 -- own ARGV  at most so many
 local found = {}
-for _, id in ipairs(redis.call('ZRANGE', base .. '-open:' .. who.id, 0, arg(1) - 1)) do
+for _, id in ipairs(redis.call('ZRANGE', base .. '-open:' .. who.key, 0, arg(1) - 1)) do
   local c = load(id)
   if c and is_member(c) then
     found[#found + 1] = row(c)

@@ -1,13 +1,13 @@
 -- A user came into the chat or went out of it: their conversations show it, and clocks start or stop.
 --
 -- What is true is read here, not given: of two who bring news of it, the later may have the older news.
--- own ARGV  userId
+-- own ARGV  UserKey
 -- Answer {id, records}…
 local user, found = arg(1), {}
 local here = online(user)
 for _, id in ipairs(redis.call('ZRANGE', base .. '-open:' .. user, 0, -1)) do
   local c = load(id)
-  local side = c and ((c.customerId == user and 'customer') or (c.agentId == user and 'agent'))
+  local side = c and ((CUSTOMER .. c.customerId == user and 'customer') or (c.agentId == user and 'agent'))
   if side and c[side .. 'Online'] ~= here then
     save(c, { [side .. 'Online'] = here })
     local clock, patience, runs = 'lost', LOST, c.state == 'active'
@@ -19,7 +19,7 @@ for _, id in ipairs(redis.call('ZRANGE', base .. '-open:' .. user, 0, -1)) do
     elseif runs then
       later(clock, c, now + patience)
     end
-    report(c, 'present', { userId = user, online = here == '1' })
+    report(c, 'present', { userId = c[side .. 'Id'], side = side, online = here == '1' })
     found[#found + 1] = { id, untold(base, id) }
   end
 end

@@ -9,6 +9,6 @@ local field = staff and 'readByAgent' or 'readByCustomer'
 local upto = math.min(tonumber(arg(2)), tonumber(c.last))
 if upto > tonumber(c[field] or 0) then
   save(c, { [field] = upto })
-  report(c, 'read', { userId = who.id, upTo = upto })
+  report(c, 'read', { userId = who.id, side = staff and 'agent' or 'customer', upTo = upto })
 end
 return answer(c)

@@ -9,7 +9,7 @@
 -- The id is made of customer and clientId: also if Valkey lost what it knew of the first call, the second makes no other
 -- conversation. It is taken already if the clientId was used more than a day ago.
 local client_id, team = arg(2), arg(4)
-local started = base .. '-started:' .. who.id
+local started = base .. '-started:' .. who.id -- only customers start one
 local known = redis.call('HGET', started, client_id)
 local c = known and load(known)
 if c then
@@ -18,18 +18,18 @@ if c then
   end
   return answer(c, agents_here(c.teamId))
 end
-if redis.call('ZCARD', base .. '-open:' .. who.id) >= tonumber(arg(7)) then
+if redis.call('ZCARD', base .. '-open:' .. who.key) >= tonumber(arg(7)) then
   return conflict({}, 'many')
 end
 local id = redis.call('EXISTS', base .. ':' .. arg(1)) == 1 and arg(9) or arg(1)
 redis.call('HSET', started, client_id, id)
 redis.call('EXPIRE', started, 86400)
-redis.call('ZADD', base .. '-open:' .. who.id, now, id)
+redis.call('ZADD', base .. '-open:' .. who.key, now, id)
 -- Two in one millisecond have a first and a second too.
 local behind = redis.call('ZREVRANGE', base .. '-queue:' .. team, 0, 0, 'WITHSCORES')[2]
 c = { id = id, key = base .. ':' .. id }
 save(c, {
-  customerId = who.id, customerName = who.name, customerOnline = online(who.id), teamId = team, subject = arg(3),
+  customerId = who.id, customerName = who.name, customerOnline = online(who.key), teamId = team, subject = arg(3),
   preview = arg(5), asked = arg(8), createdAt = now, queuedAt = math.max(now, (behind or 0) + 1), last = '0',
 })
 report(c, 'started', { customerName = who.name, subject = c.subject }, id)

@@ -87,7 +87,8 @@ local function tell_of(kind, version, created)
 end
 
 -- Since when the ticket has been open to whom, without a break: JSON of name -> "<seq of the change> <offset>". Names are
--- life (whoever may read all), agents (while it has no team), team:<id>, user:<id>. The offset is the log's end at the
+-- life (whoever may read all), agents (while it has no team), team:<id>; of customers user:<id> where ids are shared,
+-- customer:<id> where they are separate. The offset is the log's end at the
 -- change; once the change is told, where that was logged (ticket_offset.lua): what was said before is not for them.
 local function opened_to(ticket, what)
   local to = { life = what }
@@ -96,9 +97,12 @@ local function opened_to(ticket, what)
   for _, person in ipairs(cjson.decode(ticket.watchers)) do
     to['user:' .. person] = what
   end
+  for _, person in ipairs(cjson.decode(ticket.customerWatchers)) do
+    to['customer:' .. person] = what
+  end
   local requester = cjson.decode(ticket.requesterId)
   if requester ~= cjson.null then
-    to['user:' .. requester] = what
+    to['user:' .. requester], to['customer:' .. requester] = what, what
   end
   return to
 end
@@ -195,7 +199,7 @@ end
 redis.call('PERSIST', key)
 tell_of(exists and 'updated' or 'created', version, created)
 if not exists or not was.grants or before.teamId ~= after.teamId or before.requesterId ~= after.requesterId
-  or before.watchers ~= after.watchers then
+  or before.watchers ~= after.watchers or before.customerWatchers ~= after.customerWatchers then
   grant()
 end
 return answer(exists and 1 or 2, version)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from insightdesk_rt.namespaces.chat_feed import CUSTOMERS, ChatFeed, Fact, customer_rooms, takers
+from insightdesk_rt.namespaces.chat_feed import CUSTOMERS, ChatFeed, takers
 
 LUA = Path(__file__).parents[3] / "insightdesk_rt" / "stores" / "lua"
 KINDS = sorted(
@@ -25,7 +25,5 @@ def test_there_are_kinds() -> None:
 
 
 def test_who_is_told() -> None:
-    fact = Fact("c1", "carl", "t1", 0, "", "")
-    assert customer_rooms(fact) == ["chat:c1", "user:carl"]
     assert takers("t1") == ["team:t1", "role:admin"] and takers("") == ["role:agent", "role:admin"]
     assert CUSTOMERS == "role:customer"

@@ -23,7 +23,7 @@ from insightdesk_rt.namespaces.base import Outbound
 from insightdesk_rt.namespaces.pages import fitting, parts
 from insightdesk_rt.namespaces.tickets import Subscribe, View
 from insightdesk_rt.stores.notifications import Content, NotificationStore
-from insightdesk_rt.stores.tickets import MAX_SUBJECT, MAX_WATCHERS
+from insightdesk_rt.stores.tickets import MAX_CUSTOMER_WATCHERS, MAX_SUBJECT, MAX_WATCHERS
 from insightdesk_rt.tally import EventCounts
 from insightdesk_rt.transport.outbox import Flusher, Outbox, OutboxLimits
 from insightdesk_rt.wire.codec import Encoded
@@ -217,7 +217,9 @@ async def test_a_crowd_that_looks_at_a_ticket_closes_nobody_who_opens_it(valkey_
 # The most characters that a field of this name may have: by the pattern or length of what comes in, or by the token.
 LENGTHS = {
     **dict.fromkeys(("ticketId", "conversationId", "clientId", "id"), 64),
-    **dict.fromkeys(("userId", "teamId", "requesterId", "assigneeId", "from", "to"), 128),
+    **dict.fromkeys(
+        ("userId", "customerId", "customerWatchers", "teamId", "requesterId", "assigneeId", "from", "to"), 128
+    ),
     **dict.fromkeys(("at", "since", "createdAt", "updatedAt", "lastSeen", "queuedAt", "waitingSince", "closesAt"), 24),
     **dict.fromkeys(("acceptedAt", "closedAt", "startsAt", "endsAt", "asOf"), 24),
     **dict.fromkeys(("offset",), 42),
@@ -243,7 +245,14 @@ LENGTHS = {
     "ids": 64,
     "removed": 64,
 }
-COUNTS = {"watchers": MAX_WATCHERS, "ids": 500, "removed": 1, "added": 1, "rooms": 1}
+COUNTS = {
+    "watchers": MAX_WATCHERS,
+    "customerWatchers": MAX_CUSTOMER_WATCHERS,
+    "ids": 500,
+    "removed": 1,
+    "added": 1,
+    "rooms": 1,
+}
 # Bounded where they are built, and tested above.
 IN_PARTS = {"waiting": 1, "viewers": 1, "typing": 1}
 
@@ -268,7 +277,9 @@ def largest(kind: Any, name: str = "", holder: str = "") -> Any:
         assert name == "changes", name
         watchers = [LETTER * 128] * MAX_WATCHERS
         short = {field: [LETTER * 128] * 2 for field in ("requesterId", "assigneeId", "teamId", "status", "priority")}
-        return {"watchers": [watchers, watchers], "subject": [LETTER * MAX_SUBJECT] * 2, **short}
+        customers = [LETTER * 128] * MAX_CUSTOMER_WATCHERS
+        lists = {"watchers": [watchers, watchers], "customerWatchers": [customers, customers]}
+        return {**lists, "subject": [LETTER * MAX_SUBJECT] * 2, **short}
     if isinstance(kind, inspect.StrType):
         return LETTER * LENGTHS.get(f"{holder}.{name}", LENGTHS.get(name, -1)) if name in LENGTHS else missing(name)
     if isinstance(kind, inspect.LiteralType):

@@ -319,7 +319,7 @@ class Cluster:
         await self.sweep(set(self.grace))
 
     async def check(self) -> None:
-        seen = {s.user_id: s.status for s in await self.store.statuses([user.id for user in self.users])}
+        seen = {s.key: s.status for s in await self.store.statuses([user.id for user in self.users])}
         assert seen == {user.id: self.status.get(user.id, "offline") for user in self.users}
         assert per_user(self.told) == per_user(self.expected), "each transition once, in order"
         agents: Any = defaultdict(int)
