@@ -26,7 +26,7 @@ from insightdesk_rt.cluster.clock import ValkeyClock
 from insightdesk_rt.cluster.directory import Directory, new_place
 from insightdesk_rt.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.cluster.resume import Resume
-from insightdesk_rt.cluster.rivals import Rivals, this_process
+from insightdesk_rt.cluster.rivals import Rivals, has_ended, this_process
 from insightdesk_rt.cluster.seal import Seal
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.config import ConfigError, Loaded
@@ -41,7 +41,7 @@ from insightdesk_rt.handlers.demo import demo_routes
 from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
 from insightdesk_rt.handlers.port import ClientPort
-from insightdesk_rt.handlers.relay import Relay, bind_local, foreign_routes, relay_routes
+from insightdesk_rt.handlers.relay import Relay, answers, bind_local, foreign_routes, relay_routes
 from insightdesk_rt.handlers.short_way import ShortWay, takes_short_way
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.keys import DemoKeys, KeyRing, cluster_key, fingerprints
@@ -138,7 +138,12 @@ class Server:
 
         wheel = Wheel(WHEEL_STEP_MS, monotonic_ms)
         holdings: list[Holding] = []
-        leases = Leases(valkey, self.node_id, lambda dead: _clear(holdings, dead), lambda: _put_down(holdings))
+        leases = Leases(
+            valkey,
+            self.node_id,
+            lambda dead: _clear(holdings, leases, directory, dead),
+            lambda: _put_down(holdings),
+        )
         try:
             desk = build_desk(settings, valkey, hub, wheel, lambda: leases.incarnation, backplane.recovered)
         except ValueError as why:
@@ -170,7 +175,9 @@ class Server:
         host = client_host(settings, wheel, self.node_id)
         hub.on_delivered = host.flusher.delivered
         verify = demo_keys.beside(keys.verify) if demo_keys is not None else keys.verify
-        moderation = Moderation(RuleStore(valkey), self.node_id, host, hub, verify, lambda: leases.leads, clock.now_s)
+        moderation = Moderation(
+            RuleStore(valkey), self.node_id, host, hub, verify, lambda: leases.leads, clock.now_s, leases.lost
+        )
         dispatch = Dispatch(hub, desk.namespaces, moderation.admission, wheel, dispatch_settings(settings), sessions)
         stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
         calls = Calls(
@@ -261,8 +268,9 @@ class Server:
         await directory.announce()
         if why := await rivals.after():
             raise StartError(why)
-        await desk.only(leases.living)
-        await directory.only(leases.living)
+        await leases.takes_over()
+        await desk.only(leases.registered)
+        await directory.only(leases.registered)
         desk.on_fenced(leases.fenced)
         # One that came back as another may have forgotten what this node holds.
         valkey.on_up.append(lambda replaced: leases.owe() if replaced else None)
@@ -345,7 +353,17 @@ class Holding(Protocol):
     def rejoin(self) -> Awaitable[None] | None: ...
 
 
-async def _clear(holdings: Sequence[Holding], dead: str) -> None:
+async def _clear(holdings: Sequence[Holding], leases: Leases, directory: Directory, dead: str) -> None:
+    """Clear what a node held that was declared dead, unless it answers: then it is only cut off from Valkey.
+
+    Its users are here, and it comes back or dies. Raises RtError UNAVAILABLE: to be called again.
+    """
+    place = await directory.place_of(dead)
+    if place is not None and not directory.is_own(place):
+        if has_ended(place):
+            await leases.has_ended(dead)
+        elif await answers(place):
+            raise RtError("UNAVAILABLE", "It answers, and is only cut off from Valkey.")
     for holding in holdings:
         await holding.node_lost(dead)
 

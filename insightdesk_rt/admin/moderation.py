@@ -104,7 +104,7 @@ class Moderate:
             return Answer(Ruling(rule.id, done.count, done.missing), 201)
         said = await self._calls.ask(COUNT, table.kind, json.encode_struct(rule))
         counts, missing = understood(said, int)
-        return Answer(Ruling(None, sum(counts.values()), missing))
+        return Answer(Ruling(None, sum(counts.values()), await self.rules.not_reached(missing)))
 
     async def _count_here(self, words: tuple[str, ...]) -> int:
         kind, text = words

@@ -106,6 +106,17 @@ class Directory:
         except RtError:
             pass  # those who clear up after it do it
 
+    async def place_of(self, incarnation: str) -> Place | None:
+        """Return where a node is, or was, as it wrote itself; None for one that has been cleared up after.
+
+        Raises RtError UNAVAILABLE.
+        """
+        return read_place(await self._valkey.command("HGET", self._key, incarnation))
+
+    def is_own(self, place: Place) -> bool:
+        """Is it this node's, perhaps under another incarnation?"""
+        return place.key == self._place.key
+
     async def node_lost(self, incarnation: str) -> None:
         await self._valkey.command("HDEL", self._key, incarnation)
 

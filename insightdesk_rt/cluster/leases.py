@@ -8,7 +8,11 @@ so two at it, or one that dies half-way, do no harm. A node that was only stoppe
 (`incarnation`) and registers everything it holds anew, beside its beats: that may take longer than a lease. One of the
 living leads, for what must happen once per cluster.
 
-Valkey's clock decides, never a node's; and after Valkey itself was away nobody is declared dead for two leases.
+Valkey's clock decides, never a node's; and after Valkey itself was away nobody is declared dead for a lease and a
+quarter.
+
+A lease says nothing of a node that is only cut off from Valkey: that goes on serving its clients. So who was declared
+dead is `lost` until it is known to have ended, is back, or a day is over.
 """
 
 from __future__ import annotations
@@ -56,7 +60,7 @@ class Leases:
         self._past: list[str] = []  # this node's own incarnations that were declared dead
         self._putting: asyncio.Task[None] | None = None
         self._lease_ms = lease_ms
-        self._keys = [valkey.key(name) for name in ("nodes", "reaping", "leader", "server", "calm")]
+        self._keys = [valkey.key(name) for name in ("nodes", "reaping", "leader", "server", "calm", "lost")]
         self._first = True
         self._leads_until_ms = 0.0
         self._clearing: dict[str, asyncio.Task[None]] = {}
@@ -103,6 +107,25 @@ class Leases:
     async def living(self) -> set[str]:
         """Return the incarnations whose leases run. Raises RtError UNAVAILABLE."""
         return set(await self._valkey.command("ZRANGE", self._keys[0], 0, -1))
+
+    async def registered(self) -> set[str]:
+        """Return the living, and those that are being cleared up after. Raises RtError UNAVAILABLE."""
+        cleared = await self._valkey.command("ZRANGE", self._keys[1], 0, -1)
+        return await self.living() | set(cleared)
+
+    async def lost(self) -> list[str]:
+        """Return the incarnations that were declared dead and may still serve clients. Raises RtError UNAVAILABLE."""
+        return sorted(await self._valkey.command("ZRANGE", self._keys[5], 0, -1))
+
+    async def has_ended(self, *incarnations: str) -> None:
+        """It is known that these serve nobody any more. Raises RtError UNAVAILABLE."""
+        if incarnations:
+            await self._valkey.command("ZREM", self._keys[5], *incarnations)
+
+    async def takes_over(self) -> None:
+        """This node has its name now: whoever had it before has ended. Raises RtError UNAVAILABLE."""
+        named = [one for one in await self.lost() if one.rpartition(".")[0] == self._node_id]
+        await self.has_ended(*(one for one in named if one != self.incarnation))
 
     async def claims(self, what: str, every_ms: float) -> bool:
         """May this node do now what is done once per cluster every `every_ms`? Raises RtError UNAVAILABLE.
@@ -153,6 +176,7 @@ class Leases:
                         raise
                 else:
                     await self._clear(self._past[0])
+                    await self.has_ended(self._past[0])
                     del self._past[0]
         except RtError as refused:
             log.debug("putting down goes on later", extra={"why": refused.code})

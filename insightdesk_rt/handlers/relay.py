@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerRequest, RequestStartLine, ResponseStartLine
-from tornado.iostream import IOStream, SSLIOStream
+from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
 from tornado.routing import PathMatches, Rule
 from tornado.tcpclient import TCPClient
+from tornado.web import RequestHandler
 
 from insightdesk_rt.cluster.directory import Directory, Place
 from insightdesk_rt.handlers.engineio import PATH, EngineSocketHandler, SocketIOHandler, probe, wants_websocket
@@ -40,6 +41,8 @@ from insightdesk_rt.wire.engineio import UNKNOWN_SID, Refusal
 log = logging.getLogger(__name__)
 
 CONNECT_S = 2.0  # to a node of the same network
+ALIVE = "/alive"
+ALIVE_S = 1.0  # a node whose loop is held up for longer serves nobody either
 SLACK_S = 10.0  # an owner answers a poll within a heartbeat; past this it does not live
 MAX_ANSWER = 64_000_000  # bytes; an outbox holds less
 KEY = "X-Insightdesk-Key"
@@ -185,6 +188,25 @@ class Exchange(HTTPMessageDelegate):
         self._settle(Answer(self._status, self._headers, bytes(self._body)))
         if self._stream is not None:
             self._stream.close()
+
+
+async def answers(place: Place) -> bool:
+    """Does the node of a place answer others, whatever Valkey says of it? Known within ALIVE_S; no if it is not known.
+
+    One on another machine answers at its `relay_address` alone.
+    """
+    ask = f"GET {ALIVE} HTTP/1.1\r\nHost: localhost\r\n{KEY}: {place.key}\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(ALIVE_S):
+            stream = await _connect(place)
+            try:
+                await stream.write(ask.encode())
+                line = await stream.read_until(b"\r\n", max_bytes=200)
+            finally:
+                stream.close()
+    except (OSError, UnsatisfiableReadError):  # also TimeoutError and StreamClosedError
+        return False
+    return b" 204 " in line
 
 
 async def _connect(place: Place) -> IOStream:
@@ -353,8 +375,8 @@ def foreign_routes(port: ClientPort, relay: Relay, node_id: str) -> list[Rule]:
 class _Keyed(PathMatches):
     """Matches what shows this node's key."""
 
-    def __init__(self, key: str) -> None:
-        super().__init__(PATH)
+    def __init__(self, key: str, path: Any = PATH) -> None:
+        super().__init__(path)
         self._key = key.encode()
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
@@ -364,7 +386,14 @@ class _Keyed(PathMatches):
 
 def relay_routes(port: ClientPort, key: str) -> list[Rule]:
     """Return the routes of the relay: polls that other nodes pass on."""
-    return [Rule(_Keyed(key), SocketIOHandler, {"port": port})]
+    return [Rule(_Keyed(key), SocketIOHandler, {"port": port}), Rule(_Keyed(key, ALIVE), AliveHandler)]
+
+
+class AliveHandler(RequestHandler):
+    """Another node asks whether this one runs: Valkey has not heard of it for a while."""
+
+    def get(self) -> None:
+        self.set_status(204)
 
 
 def bind_local(place: Place) -> socket.socket:

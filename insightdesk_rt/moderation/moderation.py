@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.hub.hub import Hub
@@ -23,7 +23,7 @@ TICK_MS = 1_000
 class Moderation:
     """Made before there are clients, as they are let in by it; `start`ed when it knows what it acts on.
 
-    `now_s`: the time that all nodes share, in Unix seconds.
+    `now_s`: the time that all nodes share, in Unix seconds. `lost` asks for nodes that count as dead and may run on.
     """
 
     def __init__(
@@ -35,8 +35,9 @@ class Moderation:
         verify: Callable[[object], User],
         leads: Callable[[], bool],
         now_s: Callable[[], float],
+        lost: Callable[[], Awaitable[list[str]]],
     ) -> None:
-        self.rules = Rules(store, now_s)
+        self.rules = Rules(store, now_s, lost)
         self.gate = Gate(self.rules, host, verify)
         self.notices = Notices(self.rules, hub, leads)
         self.levels = LogLevels(self.rules, node_id)

@@ -75,10 +75,20 @@ def newest_first(rules: Iterable[R]) -> list[R]:
     return sorted(rules, key=lambda rule: (rule.at_ms, rule.id), reverse=True)
 
 
-class Rules:
-    """`add` the tables, then `start`; `tick` every second. `now_s`: Valkey's time in Unix seconds."""
+async def _none() -> list[str]:
+    return []
 
-    def __init__(self, store: RuleStore, now_s: Callable[[], float] = time.time) -> None:
+
+class Rules:
+    """`add` the tables, then `start`; `tick` every second. `now_s`: Valkey's time in Unix seconds.
+
+    `lost` asks for nodes that count as dead and may still serve clients: they are missing from every change.
+    """
+
+    def __init__(
+        self, store: RuleStore, now_s: Callable[[], float] = time.time, lost: Callable[[], Awaitable[list[str]]] = _none
+    ) -> None:
+        self._lost = lost
         self._store = store
         self._now_s = now_s
         self._tables: dict[str, Table[Any]] = {}
@@ -143,7 +153,11 @@ class Rules:
         assert self._calls is not None
         said = await self._calls.ask(VERB, table.kind, str(version.number), version.memory, id, text)
         counts, missing = understood(said, int)
-        return Done(sum(counts.values()), missing)
+        return Done(sum(counts.values()), await self.not_reached(missing))
+
+    async def not_reached(self, missing: Iterable[str]) -> list[str]:
+        """Return the nodes that did not answer, with those that nobody has asked, as they count as dead."""
+        return sorted({*missing, *await self._lost()})
 
     async def _told(self, words: tuple[str, ...]) -> int:
         """A rule has changed; an empty text: it was taken back. Returns what that has counted here."""

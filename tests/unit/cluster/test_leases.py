@@ -273,3 +273,37 @@ async def test_a_node_that_valkey_forgot_puts_down_again_what_it_holds(valkey_ur
         assert (a.puts, a.leases.incarnation, a.leases.fences) == (1, name, 0), (
             "again until it came through, then no more"
         )
+
+
+@aio
+async def test_after_valkeys_return_nobody_is_declared_dead_for_a_moment_and_no_longer(
+    valkey_url: str, prefix: str
+) -> None:
+    """Its users are shown for that much longer: with a node's own lease and their grace it must stay below 15 s."""
+    async with valkey_at(valkey_url, prefix) as valkey:
+        await valkey.command("SET", valkey.key("server"), "another run")
+        await Node(valkey, "a").leases.beat()
+        assert LEASE_MS < await valkey.command("PTTL", valkey.key("calm")) + 50 <= 1.25 * LEASE_MS + 50
+
+
+@aio
+async def test_a_node_that_was_declared_dead_is_lost_until_it_is_back_or_known_to_have_ended(
+    valkey_url: str, prefix: str
+) -> None:
+    async with valkey_at(valkey_url, prefix) as valkey:
+        a, b, c = (Node(valkey, name) for name in "abc")
+        for node in (a, b, c):
+            await node.leases.beat()
+        was_b, was_c = b.leases.incarnation, c.leases.incarnation
+        assert await a.leases.lost() == []
+        await beating([a], lambda: {was_b, was_c} <= set(a.cleared), "both are cleared")
+        assert await a.leases.lost() == [was_b, was_c]
+        await beating([a, b], lambda: was_b in b.cleared, "b is back")
+        again = Node(valkey, "c")  # started again: under its name nobody else runs
+        await again.leases.beat()
+        await again.leases.takes_over()
+        await until(lambda: not b.leases._past, "b has taken off what it held before")
+        assert await a.leases.lost() == []
+        await again.leases.close()
+        await beating([a, b], lambda: again.leases.incarnation in a.cleared, "it left by itself")
+        assert await a.leases.lost() == []
