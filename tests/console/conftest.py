@@ -11,13 +11,13 @@ from tests.console.browser import CHROMIUM, FLAGS, Console
 from tests.console.stage import Stage, a_stage
 
 EXPECTED = (  # a browser, two servers and these people share two cores: a command's deadline of a second may be missed
+    "too many wrong keys",
     "valkey is away",
     "subscription lost",
     "an event is late",
     "failed: UNAVAILABLE",
     "a call was not answered",
     "the loop was held up",
-    "guesses at the admin port",
 )
 
 
