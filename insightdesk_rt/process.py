@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from insightdesk_rt import __version__
+from insightdesk_rt import __version__, private_parts
 from insightdesk_rt.cli import command_line
 from insightdesk_rt.config import ConfigError, Loaded, Settings
 from insightdesk_rt.listening import StartError
@@ -36,6 +36,8 @@ def run(loaded: Loaded) -> int:
     node_id = loaded.settings.node_id or "n" + secrets.token_hex(3)
     loaded = structs.replace(loaded, settings=structs.replace(apart(loaded.settings), node_id=node_id))
     try:
+        if gone := private_parts.lacking(private_parts.PARTS):
+            raise StartError(gone)
         if loaded.settings.workers > 1:
             Supervisor(loaded, _work).run(lambda *what: _say(_banner_of_workers(loaded, *what)))
         else:

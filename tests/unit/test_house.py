@@ -32,6 +32,7 @@ FLOORS = {
     "keys": 3,
     "embedded": 3,
     "certificates": 3,
+    "private_parts": 6,
     "folder": 3,
     "namespaces": 4,
     "drain": 4,

