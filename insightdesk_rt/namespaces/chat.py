@@ -346,7 +346,8 @@ class Chat(Namespace):
         await self.roster.sweep()
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
-        """Messages go into their conversations again, under their numbers."""
+        """Conversations are again as this node left them, and messages in them, under their numbers."""
+        await self.store.put_states_again()
         for start in range(0, len(events), AGAIN_BATCH):
             # One pipeline: they are asked in this order, and done in this order.
             await asyncio.gather(*(self._put_down_again(one) for one in events[start : start + AGAIN_BATCH]))

@@ -11,6 +11,7 @@ all must be on one server. Cost: one command per request; the figures of the que
 
 from __future__ import annotations
 
+import asyncio
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from hashlib import sha256
@@ -46,6 +47,7 @@ START = script("chat_start", "chat_lib")
 ACCEPT = script("chat_accept", "chat_lib")
 MESSAGE = script("chat_message", "chat_lib")
 AGAIN = script("chat_again", "chat_lib")
+STATE_AGAIN = script("chat_state_again", "chat_lib")
 READ = script("chat_read", "chat_lib")
 TRANSFER = script("chat_transfer", "chat_lib")
 CLOSE = script("chat_close", "chat_lib")
@@ -59,6 +61,9 @@ PLACES = script("chat_places", "chat_lib")
 LIST = script("chat_list", "chat_lib", "page")
 STATS = load_script(PACKAGE, "chat_stats")
 
+MAX_RECENT = (
+    1_000  # conversations whose last change is kept here, some 2 KB each: more than change in the seconds that count
+)
 MAX_OPEN = 10  # conversations of one customer at a time: nobody reads more, and agents are few
 MAX_MESSAGES = 10_000  # of one conversation: ~3 MB; at the limit of 5 a second half an hour of nothing else
 PAGE_BYTES = 262_144  # of JSON, of the messages in one answer
@@ -112,6 +117,9 @@ class ChatStore:
         self._keys = [valkey.key(self._name), present.base, Names(valkey.prefix).tops]
         self._queues: Shared[Any] = Shared()
         self.untold = UntoldChanges(valkey, self._name)
+        # As the last acknowledged change of this node left them, the oldest first; and what they began with.
+        self._recent: dict[str, Sequence[str]] = {}
+        self._first: dict[str, Message] = {}
 
     # ── what a person asks; all raise RtError FORBIDDEN, CONFLICT where it says so, UNAVAILABLE ────────────────────
 
@@ -126,7 +134,12 @@ class ChatStore:
         # "c" in front: an id that begins with a sign would not pass as one when a client sends it back.
         new = ("c" + named, client_id, subject, team_id, text[:PREVIEW], body, MAX_OPEN, asked, "c" + new_id())
         answer = await self._ask(START, user, *new)
-        return Begun(*self._change(answer), int(answer[3]))
+        change = self._change(answer)
+        if text and change.conversation.last == 1:
+            author = Author(user.id, user.name, user.role)
+            began = Message(1, change.conversation.created_at, author, text, client_id)
+            self._first[change.conversation.id] = began
+        return Begun(*change, int(answer[3]))
 
     async def accept(self, user: User, conversation_id: str) -> Change:
         """Take a conversation that waits. CONFLICT with `state` and `agent`: somebody else did, or it is closed."""
@@ -141,6 +154,18 @@ class ChatStore:
         own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once)
         _, number, at, records = await self._ask(MESSAGE, user, *own)
         return Said(int(number), int(at), untold.read(self._name, conversation_id, records))
+
+    async def put_states_again(self) -> int:
+        """Keep conversations as this node changed them last, where Valkey has them older or not at all, and what they
+        began with. Returns how many were lost. Raises RtError UNAVAILABLE.
+        """
+        return sum(await asyncio.gather(*(self._put_state_again(*one) for one in list(self._recent.items()))))
+
+    async def _put_state_again(self, conversation_id: str, fields: Sequence[str]) -> int:
+        lost = int(await self._run(STATE_AGAIN, SERVER, conversation_id, *fields))
+        if first := self._first.get(conversation_id):
+            await self.put_down_again(conversation_id, first)
+        return lost
 
     async def put_down_again(self, conversation_id: str, message: Message) -> bool:
         """Keep an acknowledged message that Valkey may have lost, under its number. Returns whether it was lost.
@@ -270,7 +295,16 @@ class ChatStore:
 
     def _change(self, answer: Any) -> Change:
         found = conversation(answer[1])
+        self._keep(found.id, answer[1][2])
         return Change(found, untold.read(self._name, found.id, answer[2]))
+
+    def _keep(self, conversation_id: str, fields: Sequence[str]) -> None:
+        self._recent.pop(conversation_id, None)
+        self._recent[conversation_id] = fields
+        while len(self._recent) > MAX_RECENT:
+            oldest = next(iter(self._recent))
+            del self._recent[oldest]
+            self._first.pop(oldest, None)
 
     def _changes(self, found: Any) -> list[Untold]:
         """One conversation may be found twice: what is told twice is heard once."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import valkey
 
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
@@ -32,7 +33,8 @@ from tests.support import fakes
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
 
-ANNA, CARL = fakes.user("anna", team="t1"), fakes.user("carl", "customer")
+ANNA, BERT = fakes.user("anna", team="t1"), fakes.user("bert", team="t1")
+CARL, ROOT = fakes.user("carl", "customer"), fakes.user("root", "admin")
 
 
 class Node:
@@ -96,6 +98,12 @@ class Cluster:
     def copy(self) -> dict[bytes, bytes]:
         with valkey.Valkey(unix_socket_path=str(self.server.socket)) as client:
             return {key: client.dump(key) for key in client.keys("*")}  # type: ignore[misc]
+
+    def back(self) -> bool:
+        """Are both nodes at the server that runs now, and done with what it may lack?"""
+        run_id = self.server("INFO", "server")["run_id"]
+        nodes = (self.one, self.two)
+        return all(node.valkey.run_id == run_id and node.bus._publisher.recovery is None for node in nodes)
 
     def replace(self, copy: dict[bytes, bytes]) -> None:
         """The server dies; the one that takes its place has the copy."""
@@ -199,6 +207,68 @@ async def test_what_a_node_heard_of_another_is_there_although_that_one_died_with
         answer = await cluster.two.ask(ANNA, "chat:message", conversationId=chat, text="anna", clientId="a")
         assert answer["id"] == 5
         assert await history(cluster.two, chat) == {1: "number 1", 2: "m0", 3: "m1", 4: "m2", 5: "anna"}
+
+
+CHANGES: dict[str, tuple[str, Callable[[Cluster, str], Awaitable[Any]]]] = {
+    "start": ("nothing", lambda on, chat: on.one.ask(CARL, "chat:start", clientId="s2", text="Again")),
+    "accept": ("waiting", lambda on, chat: on.two.ask(ANNA, "chat:accept", conversationId=chat)),
+    "read": ("active", lambda on, chat: on.two.ask(ANNA, "chat:read", conversationId=chat, upTo=1)),
+    "transfer": (
+        "active",
+        lambda on, chat: on.two.ask(ANNA, "chat:transfer", conversationId=chat, agentId="bert", note="VIP"),
+    ),
+    "back to the queue": (
+        "active",
+        lambda on, chat: on.two.ask(ANNA, "chat:transfer", conversationId=chat, teamId="t1"),
+    ),
+    "close": ("active", lambda on, chat: on.one.ask(CARL, "chat:close", conversationId=chat)),
+    "close of one that waits": ("waiting", lambda on, chat: on.one.ask(CARL, "chat:close", conversationId=chat)),
+    "rate": ("closed", lambda on, chat: on.one.ask(CARL, "chat:rate", conversationId=chat, score=5)),
+}
+
+
+async def known(cluster: Cluster) -> dict[str, Any]:
+    """Return all that the chat knows, as an admin, the customer and the agent would see it."""
+    store = cluster.one.desk.chat.store
+    states = ("waiting", "active", "closed")
+    listed = [one for state in states for one in await persist(lambda state=state: store.listed(state, 50))]  # type: ignore[misc]
+    stats = await store.queue_stats()
+    return {
+        "listed": {one.conversation.id: one for one in listed},
+        "messages": {c: await history(cluster.two, c) for c in (one.conversation.id for one in listed)},
+        "queue": [one.id for one in await store.queue(ROOT)],
+        "mine": {user.id: {one.id for one in await store.mine(user)} for user in (CARL, ANNA, BERT)},
+        "counts": (stats.waiting, stats.active),
+    }
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@aio
+async def test_what_was_acknowledged_of_a_conversation_holds_after_a_failover(tmp_path: Path, name: str) -> None:
+    before, do = CHANGES[name]
+    async with a_cluster(tmp_path) as cluster:
+        for user in (ANNA, BERT):
+            await cluster.two.socket("/chat", user)
+        await cluster.one.socket("/chat", CARL)
+        chat = ""
+        if before != "nothing":
+            chat = (await cluster.one.ask(CARL, "chat:start", clientId="s1", text="Hello?"))["conversationId"]
+        if before in ("active", "closed"):
+            await cluster.two.ask(ANNA, "chat:accept", conversationId=chat)
+        if before == "closed":
+            await cluster.one.ask(CARL, "chat:close", conversationId=chat)
+        copy = cluster.copy()
+        answer = await do(cluster, chat)
+        wanted = await known(cluster)
+        cluster.replace(copy)
+        await until(cluster.back, "the nodes have put down what they know")
+        found = await known(cluster)
+        for what, value in wanted.items():
+            assert found[what] == value, what
+        assert msgspec.to_builtins(await do(cluster, chat)) == answer, "a repeat is answered as the first"
+        cluster.replace(cluster.copy())
+        await until(cluster.back, "the same")
+        assert await known(cluster) == wanted, "again changes nothing"
 
 
 @aio

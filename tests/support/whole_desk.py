@@ -29,6 +29,21 @@ ANNA, BERT = fakes.user("anna", team="t1"), fakes.user("bert", team="t1")
 CARL, ROOT = fakes.user("carl", "customer"), fakes.user("root", "admin")
 
 
+def copied(store: Valkey) -> dict[bytes, bytes]:
+    """Return what Valkey has now, to be put back by `lose`: as a replica that lags, or a file of a second ago."""
+    with valkey.Valkey.from_url(store.url) as client:
+        return {key: client.dump(key) for key in client.keys(f"{store.prefix}:*")}  # type: ignore[misc]
+
+
+def lose(store: Valkey, copy: dict[bytes, bytes]) -> None:
+    """Have Valkey forget what it was told since the copy was made."""
+    with valkey.Valkey.from_url(store.url) as client:
+        for key in client.keys(f"{store.prefix}:*"):  # type: ignore[union-attr]
+            client.delete(key)
+        for key, value in copy.items():
+            client.restore(key, 0, value)
+
+
 class WholeDesk:
     def __init__(self, store: Valkey) -> None:
         self.valkey = store
@@ -65,17 +80,11 @@ class WholeDesk:
         return msgspec.to_builtins(await answer if spec.waits else answer)
 
     def copy(self) -> dict[bytes, bytes]:
-        """Return what Valkey has now, to be put back by `lose`: as a replica that lags, or a file of a second ago."""
-        with valkey.Valkey.from_url(self.valkey.url) as client:
-            return {key: client.dump(key) for key in client.keys(f"{self.valkey.prefix}:*")}  # type: ignore[misc]
+        return copied(self.valkey)
 
     def lose(self, copy: dict[bytes, bytes]) -> None:
         """Have Valkey forget what it was told since the copy was made. The log, which is in memory, keeps it."""
-        with valkey.Valkey.from_url(self.valkey.url) as client:
-            for key in client.keys(f"{self.valkey.prefix}:*"):  # type: ignore[union-attr]
-                client.delete(key)
-            for key, value in copy.items():
-                client.restore(key, 0, value)
+        lose(self.valkey, copy)
 
     async def idle(self) -> None:
         """Wait for what runs beside."""

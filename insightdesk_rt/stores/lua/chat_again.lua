@@ -18,7 +18,8 @@ if number <= last and #redis.call('XRANGE', messages, place(number), place(numbe
   number = last + 1
 end
 local entry = string.format('{"id":%.0f,"at":%s,', number, arg(3)) .. arg(5)
-if number > last then
+local newest = redis.call('XREVRANGE', messages, '+', '-', 'COUNT', 1)[1]
+if not newest or number > tonumber(string.match(newest[1], '^%d+')) then
   redis.call('XADD', messages, place(number), 'm', entry)
 else
   local all = redis.call('XRANGE', messages, '-', '+')

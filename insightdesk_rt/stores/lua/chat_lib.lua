@@ -187,6 +187,10 @@ local function deactivate(c)
   never('lost', c)
 end
 
+local function open_of_customer(c)
+  return base .. '-open:' .. CUSTOMER .. c.customerId
+end
+
 local function close(c, reason)
   if c.state == 'waiting' then
     dequeue(c)
@@ -195,7 +199,7 @@ local function close(c, reason)
   end
   save(c, { state = 'closed', closedAt = now, closedReason = reason, closedById = who.id, closedByName = who.name,
     moved = '' })
-  redis.call('ZREM', base .. '-open:' .. CUSTOMER .. c.customerId, c.id)
+  redis.call('ZREM', open_of_customer(c), c.id)
   redis.call('ZADD', base .. '-closed', now, c.id)
   redis.call('ZREMRANGEBYSCORE', base .. '-closed', '-inf', now - tonumber(KEPT_S) * 1000)
   redis.call('EXPIRE', base .. '-closed', KEPT_S)

@@ -30,7 +30,7 @@ local behind = redis.call('ZREVRANGE', base .. '-queue:' .. team, 0, 0, 'WITHSCO
 c = { id = id, key = base .. ':' .. id }
 save(c, {
   customerId = who.id, customerName = who.name, customerOnline = online(who.key), teamId = team, subject = arg(3),
-  preview = arg(5), asked = arg(8), createdAt = now, queuedAt = math.max(now, (behind or 0) + 1), last = '0',
+  preview = arg(5), asked = arg(8), startedAs = client_id, createdAt = now, queuedAt = math.max(now, (behind or 0) + 1), last = '0',
 })
 report(c, 'started', { customerName = who.name, subject = c.subject }, id)
 enqueue(c)

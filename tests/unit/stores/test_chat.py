@@ -21,6 +21,7 @@ from insightdesk_rt.stores.presence import PresenceStore
 from insightdesk_rt.stores.untold import Untold
 from tests.support import fakes
 from tests.support.aio import aio
+from tests.support.whole_desk import copied, lose
 
 CARL, DORA = fakes.user("carl", "customer"), fakes.user("dora", "customer")
 ANNA, BERT, ZOE = fakes.user("anna", team="t1"), fakes.user("bert", team="t1"), fakes.user("zoe", team="t2")
@@ -473,6 +474,7 @@ def test_whatever_people_do_queue_clocks_and_figures_agree(valkey_url: str, pref
         pick = random.Random(seed)
         async with a_chat(valkey_url, prefix) as store:
             ids: list[str] = []
+            copy: dict[bytes, bytes] = {}
             for n in range(150):
                 who = pick.choice([CARL, DORA, ANNA, BERT, ZOE, ROOT])
                 try:
@@ -489,6 +491,8 @@ def test_whatever_people_do_queue_clocks_and_figures_agree(valkey_url: str, pref
                             "return",
                             "ring",
                             "places",
+                            "copy",
+                            "lose",
                         ]
                     ):
                         case "start":
@@ -518,6 +522,12 @@ def test_whatever_people_do_queue_clocks_and_figures_agree(valkey_url: str, pref
                             await store.ring(pick.choice(["wait", "gone", "lost"]))
                         case "places":
                             await store.places()
+                        case "copy":
+                            copy = copied(store._valkey)
+                        case "lose" if copy:
+                            lose(store._valkey, copy)
+                            await store.put_states_again()
+                            assert await store.put_states_again() == 0
                 except RtError as error:
                     assert error.code in ("FORBIDDEN", "CONFLICT")
                 if n % 5 == 0:

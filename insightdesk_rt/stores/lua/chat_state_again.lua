@@ -1,0 +1,70 @@
+-- Put a conversation down again as an acknowledged change left it, if Valkey has it older than that, or not at all.
+--
+-- own ARGV  id · its fields and values in turn, as `row` answers them
+-- Answer 1 if it was lost
+local given = { id = arg(1), key = base .. ':' .. arg(1) }
+local fields, i = {}, 2
+while arg(i) do
+  given[arg(i)] = arg(i + 1)
+  fields[#fields + 1] = arg(i)
+  fields[#fields + 1] = arg(i + 1)
+  i = i + 2
+end
+local c = load(arg(1))
+if c and tonumber(c.seq or 0) >= tonumber(given.seq) then
+  return 0
+end
+
+local function unqueue(was)
+  redis.call('ZREM', base .. '-queue:' .. was.teamId, was.id)
+  redis.call('ZREM', base .. '-waiting', was.id)
+  redis.call('DECRBY', base .. '-waited', was.waitingSince)
+  redis.call('SADD', base .. '-moved', was.teamId)
+  never('wait', was)
+  never('gone', was)
+end
+
+if c and c.state == 'waiting' then
+  unqueue(c)
+elseif c and c.state == 'active' then
+  deactivate(c)
+end
+redis.call('DEL', given.key)
+redis.call('HSET', given.key, unpack(fields))
+save(given, { last = math.max(tonumber(given.last), tonumber(c and c.last or 0)),
+  customerOnline = online(CUSTOMER .. given.customerId) })
+if (given.agentId or '') ~= '' then
+  save(given, { agentOnline = online(given.agentId) })
+end
+
+if given.state == 'closed' then
+  redis.call('ZREM', open_of_customer(given), given.id)
+  redis.call('ZADD', base .. '-closed', given.closedAt, given.id)
+  for _, kind in ipairs({ ':', '-messages:', '-sent:' }) do
+    redis.call('EXPIRE', base .. kind .. given.id, KEPT_S)
+  end
+  return 1
+end
+redis.call('ZADD', open_of_customer(given), given.createdAt, given.id)
+if given.startedAs then
+  redis.call('HSET', base .. '-started:' .. given.customerId, given.startedAs, given.id)
+  redis.call('EXPIRE', base .. '-started:' .. given.customerId, 86400)
+end
+if given.state == 'waiting' then
+  redis.call('ZADD', base .. '-queue:' .. given.teamId, given.queuedAt, given.id)
+  redis.call('ZADD', base .. '-waiting', given.waitingSince, given.id)
+  redis.call('INCRBY', base .. '-waited', given.waitingSince)
+  redis.call('SADD', base .. '-moved', given.teamId)
+  later('wait', given, tonumber(given.waitingSince) + WAIT)
+  if given.customerOnline ~= '1' then
+    later('gone', given, now + GONE)
+  end
+else
+  redis.call('ZADD', base .. '-active', given.acceptedAt, given.id)
+  redis.call('ZADD', base .. '-open:' .. given.agentId, given.acceptedAt, given.id)
+  later('idle', given, math.max(tonumber(given.lastAt) + WARN, now))
+  if given.agentOnline ~= '1' then
+    later('lost', given, now + LOST)
+  end
+end
+return 1
