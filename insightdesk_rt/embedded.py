@@ -42,12 +42,13 @@ class EmbeddedError(Exception):
 class Embedded:
     """A running private Valkey: where it is, and how it ends."""
 
-    def __init__(self, folder: Path, lock: int, durable: bool) -> None:
+    def __init__(self, folder: Path, lock: int, durable: bool, memory_bytes: int) -> None:
         self.pid = 0
         self.url = ""
         self._folder = folder
         self._lock = lock
         self._durable = durable
+        self._memory_bytes = memory_bytes
         self._socket = folder / "valkey.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -121,6 +122,8 @@ class Embedded:
             # Once a second, and what that second loses is published again by its publishers; with `durable`, nothing.
             "appendfsync": "always" if self._durable else "everysec",
             "save": "",
+            # Writes are refused before the machine has no memory left: then nothing is lost, and what can be read is.
+            "maxmemory": str(self._memory_bytes or half_of_memory()),
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
         }
@@ -147,11 +150,12 @@ class Embedded:
         return said[-1] if said else "it said nothing"
 
 
-def start_embedded(data_dir: str | os.PathLike[str], *, durable: bool = False) -> Embedded:
+def start_embedded(data_dir: str | os.PathLike[str], *, durable: bool = False, memory_bytes: int = 0) -> Embedded:
     """Start a private valkey-server with its files in `data_dir` (made if missing) and return it once it answers.
 
     From the main thread only: the kernel ties a child's death signal to the thread that made it. `durable`: every write
-    is on disk before it is confirmed. Raises EmbeddedError: folder in use or not writable, no valkey-server.
+    is on disk before it is confirmed. `memory_bytes`: the most it may use; 0: half of what there is. Raises
+    EmbeddedError: folder in use or not writable, no valkey-server.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("start_embedded must be called from the main thread")
@@ -164,13 +168,21 @@ def start_embedded(data_dir: str | os.PathLike[str], *, durable: bool = False) -
         raise EmbeddedError(str(why)) from None
     except OSError as failed:
         raise EmbeddedError(f"cannot write to the data directory {folder}: {failed.strerror}") from None
-    embedded = Embedded(folder, lock, durable)
+    embedded = Embedded(folder, lock, durable, memory_bytes)
     try:
         embedded.start()
     except BaseException:
         embedded.stop()
         raise
     return embedded
+
+
+def half_of_memory() -> int:
+    """Return half of the memory that this process may use, in bytes: of the machine, or of its container if less."""
+    bytes_ = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # cgroup v2; "max" means no limit
+        bytes_ = min(bytes_, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return bytes_ // 2
 
 
 def embedded_url(data_dir: str | os.PathLike[str]) -> str | None:

@@ -28,7 +28,7 @@ from msgspec import Struct
 
 from insightdesk_rt import ids
 from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.publisher import append_call, appended, check_event, fingerprint
+from insightdesk_rt.cluster.publisher import Keep, append_call, appended, check_event, fingerprint
 from insightdesk_rt.cluster.resp import load_script
 from insightdesk_rt.cluster.valkey import cannot_serve
 from insightdesk_rt.errors import RtError
@@ -89,9 +89,9 @@ class Target(Struct, Generic[E], frozen=True):
 class _Emitter:
     """What both kinds share: how an event becomes a call, and what an answer says."""
 
-    def __init__(self, prefix: str, log_max_entries: int, max_event_bytes: int) -> None:
+    def __init__(self, prefix: str, keep: Keep, max_event_bytes: int) -> None:
         self._names = Names(prefix)
-        self._log_max_entries = log_max_entries
+        self._keep = keep
         self._max_event_bytes = or_any(max_event_bytes)
         self._source = load_script("insightdesk_rt.cluster", "append").source
         self._seen: dict[str, Offset] = {}
@@ -99,7 +99,7 @@ class _Emitter:
     def _call(self, event: Event) -> tuple[list[str], list[Any]]:
         check_event(event, self._max_event_bytes)
         seen = self._seen.get(event.namespace, NO_OFFSET)
-        return append_call(self._names, event, "emitter", self._log_max_entries, seen)
+        return append_call(self._names, event, "emitter", self._keep, seen)
 
     def _answered(self, event: Event, answer: str) -> Offset:
         offset = appended(answer)
@@ -114,7 +114,7 @@ class _Emitter:
 
 
 class Emitter(_Emitter):
-    """Blocking; threads may share it. `prefix`, `log_max_entries` and `max_event_bytes` as the server's settings."""
+    """Blocking; threads may share it. `prefix`, `log_max_…` and `max_event_bytes` as the server's settings."""
 
     def __init__(
         self,
@@ -122,10 +122,11 @@ class Emitter(_Emitter):
         prefix: str = "insightdesk",
         *,
         timeout_s: float = 1.0,
-        log_max_entries: int = 100_000,
+        log_max_entries: int = Keep().entries,
+        log_max_bytes: int = Keep().bytes,
         max_event_bytes: int = 262_144,
     ) -> None:
-        super().__init__(prefix, log_max_entries, max_event_bytes)
+        super().__init__(prefix, Keep(log_max_entries, log_max_bytes), max_event_bytes)
         self._client = valkey.Valkey.from_url(url, **_options(url, timeout_s))
         self._script = self._client.register_script(self._source)
 
@@ -167,10 +168,11 @@ class AsyncEmitter(_Emitter):
         prefix: str = "insightdesk",
         *,
         timeout_s: float = 1.0,
-        log_max_entries: int = 100_000,
+        log_max_entries: int = Keep().entries,
+        log_max_bytes: int = Keep().bytes,
         max_event_bytes: int = 262_144,
     ) -> None:
-        super().__init__(prefix, log_max_entries, max_event_bytes)
+        super().__init__(prefix, Keep(log_max_entries, log_max_bytes), max_event_bytes)
         self._client = valkey.asyncio.Valkey.from_url(url, **_options(url, timeout_s))
         self._script = self._client.register_script(self._source)
         # One at a time: events of one emitter stay in their order, and 200 of them do not open 200 connections.

@@ -127,6 +127,7 @@ class Server:
             PATHS,
             self.node_id,
             log_max_entries=settings.log_max_entries,
+            log_max_bytes=settings.log_max_bytes,
             max_event_bytes=or_any(settings.max_event_bytes),
             seal=Seal(cluster_key(settings), clock.now_ms),
             log_reads_at_once=settings.log_reads_at_once,
@@ -280,7 +281,9 @@ class Server:
         url = settings.valkey_url.reveal()
         if not url:
             try:
-                self.embedded = start_embedded(settings.data_dir, durable=settings.durable)
+                self.embedded = start_embedded(
+                    settings.data_dir, durable=settings.durable, memory_bytes=settings.embedded_memory_bytes
+                )
             except EmbeddedError as why:
                 raise StartError(str(why)) from None
             self._stack.callback(self.embedded.stop)

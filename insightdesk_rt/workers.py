@@ -227,7 +227,9 @@ class Supervisor:
         if settings.valkey_url:
             return settings.valkey_url.reveal()
         try:
-            self._embedded = start_embedded(settings.data_dir, durable=settings.durable)
+            self._embedded = start_embedded(
+                settings.data_dir, durable=settings.durable, memory_bytes=settings.embedded_memory_bytes
+            )
         except EmbeddedError as why:
             raise StartError(str(why)) from None
         return self._embedded.url

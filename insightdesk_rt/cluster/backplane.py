@@ -23,7 +23,7 @@ from insightdesk_rt.cluster.lane import Lane
 from insightdesk_rt.cluster.link import Link, State
 from insightdesk_rt.cluster.logs import MOST, READS_AT_ONCE, Logs
 from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.publisher import KEEP_S, Publisher
+from insightdesk_rt.cluster.publisher import KEEP_S, Keep, Publisher
 from insightdesk_rt.cluster.seal import NotSealed, Seal
 from insightdesk_rt.cluster.subscription import Subscription
 from insightdesk_rt.cluster.valkey import Valkey
@@ -60,7 +60,8 @@ class ValkeyBackplane:
         namespaces: Iterable[str],
         node_id: str,
         *,
-        log_max_entries: int = 100_000,
+        log_max_entries: int = Keep().entries,
+        log_max_bytes: int = Keep().bytes,
         max_event_bytes: int = 262_144,
         seal: Seal | None = None,
         log_reads_at_once: int = READS_AT_ONCE,
@@ -83,7 +84,9 @@ class ValkeyBackplane:
         self.logs = Logs(valkey, self._names, log_reads_at_once)
         self._link = Link(valkey, self._names, self.address, self)
         self._interests = Interests(valkey, self._names, self._lanes, self._link)
-        self._publisher = Publisher(valkey, self._names, self.address, log_max_entries, max_event_bytes, self.position)
+        self._publisher = Publisher(
+            valkey, self._names, self.address, Keep(log_max_entries, log_max_bytes), max_event_bytes, self.position
+        )
         self._max_message = max_event_bytes + HEAD_BYTES
         self._owing = False
         self._say_s = 0.0  # when the next line about a call without our seal may be written

@@ -31,6 +31,13 @@ AGAIN_BATCH = 500
 WAIT_S = 1.0  # a command's deadline
 
 
+class Keep(NamedTuple):
+    """How much of a namespace's log is kept: whichever is less. 0 bytes: any number of them."""
+
+    entries: int = 100_000
+    bytes: int = 134_217_728  # of payloads and heads; the log takes about as many of Valkey's memory
+
+
 class Sent(NamedTuple):
     at_s: float
     event: Event
@@ -43,7 +50,7 @@ class Publisher:
         valkey: Valkey,
         names: Names,
         address: str,
-        keep_entries: int,
+        keep: Keep,
         max_event_bytes: int,
         seen: Callable[[str], Offset],
     ) -> None:
@@ -51,7 +58,7 @@ class Publisher:
         self._script = load_script("insightdesk_rt.cluster", "append")
         self._names = names
         self._address = address
-        self._keep_entries = keep_entries
+        self._keep = keep
         self._max_event_bytes = max_event_bytes
         self._seen = seen  # the greatest offset this node has seen in a namespace
         self._tail: deque[Sent] = deque()
@@ -114,9 +121,7 @@ class Publisher:
             self._tail.popleft()
 
     async def _append(self, event: Event, was: str = "") -> Offset:
-        keys, args = append_call(
-            self._names, event, self._address, self._keep_entries, self._seen(event.namespace), was
-        )
+        keys, args = append_call(self._names, event, self._address, self._keep, self._seen(event.namespace), was)
         return appended(await self._valkey.call(self._script, keys, args))
 
     @staticmethod
@@ -126,13 +131,23 @@ class Publisher:
 
 
 def append_call(
-    names: Names, event: Event, origin: str, keep_entries: int, seen: str, was: str = ""
+    names: Names, event: Event, origin: str, keep: Keep, seen: str, was: str = ""
 ) -> tuple[list[str], list[Arg]]:
     """Return keys and arguments for the append script, as lua/append.lua names them; `appended` reads its answer."""
     namespace = event.namespace
     keys = [names.log(namespace), names.event(event.id), names.tops, names.floors]
     header = envelope.header_of(event, origin)
-    args: list[Arg] = [namespace, keep_entries, seen, event.id, header, event.payload, was, event.fingerprint]
+    args: list[Arg] = [
+        namespace,
+        keep.entries,
+        seen,
+        event.id,
+        header,
+        event.payload,
+        was,
+        event.fingerprint,
+        keep.bytes,
+    ]
     for room in event.rooms:
         keys.append(names.ids(namespace, room))
         args += (room, names.channel(namespace, room))

@@ -66,6 +66,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     cluster_secret: Annotated[Secret, Help("secret of the nodes' own, 32 bytes or more; empty: the tokens'")] = Secret()
     cluster_secret_file: Annotated[str, Help("file that holds it")] = ""
     log_max_entries: Annotated[int, Meta(ge=100), Help("events kept per namespace for clients that return")] = 100_000
+    # The log of a busy chat in Chinese or emoji has 16 KB an event: 100,000 of them would be 1.6 GB.
+    log_max_bytes: Annotated[
+        int, Meta(ge=0, le=100_000_000_000), Help("bytes kept per namespace for them; 0: any number")
+    ] = 134_217_728
+    embedded_memory_bytes: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000_000_000),
+        Help("memory the embedded Valkey may use; 0: half of the machine's or container's"),
+    ] = 0
     durable: Annotated[bool, Help("acknowledge a chat message once it is on disk")] = False
 
     jwt_secret: Annotated[Secret, Help("secret of HS tokens, 32 bytes or more", "Who may come in")] = Secret()

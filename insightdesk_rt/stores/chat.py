@@ -66,6 +66,10 @@ MAX_RECENT = (
 )
 MAX_OPEN = 10  # conversations of one customer at a time: nobody reads more, and agents are few
 MAX_MESSAGES = 10_000  # of one conversation: ~3 MB; at the limit of 5 a second half an hour of nothing else
+MAX_BYTES = 2_000_000  # of one conversation's messages, as JSON
+# Of one customer within a day, texts and what keeps them. A person types some 20 KB an hour; at the allowed rate one
+# account would fill 0.6 GB an hour. It counts for all nodes together, as rate limits do not.
+DAY_BYTES = 4_000_000
 PAGE_BYTES = 262_144  # of JSON, of the messages in one answer
 MAX_PLACES = 500  # people further back in a queue are told their place once they get this far
 PREVIEW = 200  # characters of the first message that agents see before they accept
@@ -126,13 +130,24 @@ class ChatStore:
     async def start(self, user: User, client_id: str, subject: str = "", team_id: str = "", text: str = "") -> Begun:
         """Begin to wait for an agent. The same again under the same `client_id` finds the same conversation.
 
-        CONFLICT: MAX_OPEN are open, or something else was asked for under this `client_id`.
+        CONFLICT: MAX_OPEN are open, or something else was asked for under this `client_id`. RATE_LIMITED: DAY_BYTES.
         """
         body = _body(user, text, client_id) if text else ""
         asked = sha256(json.dumps([subject, team_id, text]).encode()).hexdigest()
         named = urlsafe_b64encode(sha256(once_of(user.id, client_id).encode()).digest()[:12]).decode()
         # "c" in front: an id that begins with a sign would not pass as one when a client sends it back.
-        new = ("c" + named, client_id, subject, team_id, text[:PREVIEW], body, MAX_OPEN, asked, "c" + new_id())
+        new = (
+            "c" + named,
+            client_id,
+            subject,
+            team_id,
+            text[:PREVIEW],
+            body,
+            MAX_OPEN,
+            asked,
+            "c" + new_id(),
+            DAY_BYTES,
+        )
         answer = await self._ask(START, user, *new)
         change = self._change(answer)
         if text and change.conversation.last == 1:
@@ -148,10 +163,11 @@ class ChatStore:
     async def message(self, user: User, conversation_id: str, text: str, client_id: str) -> Said:
         """Keep a message of a member. The same text under the same `client_id` is answered the same.
 
-        CONFLICT: closed, MAX_MESSAGES, or another text was said under this `client_id`.
+        CONFLICT: closed, MAX_MESSAGES or MAX_BYTES, or another text was said under this `client_id`. RATE_LIMITED: a
+        customer has had DAY_BYTES kept.
         """
         once = once_of(conversation_id, "s" if user.is_staff else "c", user.id, client_id)
-        own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once)
+        own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once, MAX_BYTES, DAY_BYTES)
         _, number, at, records = await self._ask(MESSAGE, user, *own)
         return Said(int(number), int(at), untold.read(self._name, conversation_id, records))
 
@@ -264,6 +280,8 @@ class ChatStore:
             return answer
         if answer[0] == "FORBIDDEN":
             raise RtError("FORBIDDEN")
+        if answer[0] == "RATE_LIMITED":
+            raise RtError("RATE_LIMITED", "You have written as much as you may in a day.", retryAfter=int(answer[1]))
         _, state, agent_id, agent_name, why = answer
         if why == "used":
             raise used_before("clientId", "message or conversation")

@@ -13,7 +13,7 @@ import pytest
 
 from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.publisher import append_call
+from insightdesk_rt.cluster.publisher import Keep, append_call
 from insightdesk_rt.cluster.resp import load_script
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError
@@ -404,6 +404,30 @@ async def test_a_trimmed_log_is_said_to_be_short_only_for_rooms_that_had_somethi
 
 
 @aio
+async def test_a_log_is_trimmed_by_the_bytes_of_its_events(valkey_url: str, prefix: str) -> None:
+    """100,000 entries of 16 KB would be 1.6 GB. What was logged last is kept, and reading knows what is gone."""
+    most = 1_000_000
+    async with cluster(valkey_url, prefix, 1, log_max_bytes=most) as (node,):
+        early = await node.bus.append(event("early", A))
+        used: list[int] = []
+        for _ in range(12):
+            payload = '"' + "x" * 5_000 + '"'
+            await asyncio.gather(*(node.bus.append(event(payload, B)) for _ in range(40)))
+            used.append(await node.valkey.command("MEMORY", "USAGE", f"{prefix}:log:{NS}", "SAMPLES", 0))
+        assert most * 0.7 < used[-1] < most * 1.5, used
+        assert max(used[6:]) < most * 1.5, used
+        last = await node.bus.append(event("last", A))
+        assert not (await node.bus.read(NS, [B], early)).complete
+        assert (await node.bus.read(NS, [A], last)).complete
+        assert await node.valkey.command("LLEN", f"{prefix}:log:{NS}:marks") <= 64
+    async with cluster(valkey_url, prefix, 1, log_max_bytes=0) as (node,):
+        before = await node.valkey.command("XLEN", f"{prefix}:log:{NS}")
+        for _ in range(10):
+            await node.bus.append(event('"' + "x" * 200_000 + '"', B))
+        assert await node.valkey.command("XLEN", f"{prefix}:log:{NS}") == before + 10, "0: no limit"
+
+
+@aio
 async def test_an_event_that_is_too_large_for_the_bus_is_refused(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix, 1, max_event_bytes=1000) as (node,):
         assert await refused(node.bus.append(event('"' + "ü" * 500 + '"'))) == "PAYLOAD_TOO_LARGE"
@@ -431,7 +455,7 @@ async def test_an_event_with_a_reserved_name_is_neither_logged_nor_delivered(val
                 node.bus.publish(named)
         assert await node.valkey.command(*log) == length
         forged = msgspec.structs.replace(event("x", A), name="connect")
-        keys, args = append_call(Names(prefix), forged, "else", 100, "0-0")
+        keys, args = append_call(Names(prefix), forged, "else", Keep(100), "0-0")
         await node.valkey.call(load_script("insightdesk_rt.cluster", "append"), keys, args)
         assert await node.valkey.command(*log) == length + 1
         offset = await node.bus.append(event("fine", A))

@@ -15,11 +15,11 @@ import pytest
 import valkey
 
 from insightdesk_rt import embedded
-from insightdesk_rt.embedded import EmbeddedError, embedded_url, start_embedded
+from insightdesk_rt.embedded import EmbeddedError, embedded_url, half_of_memory, start_embedded
 
 PARENT = """
 import signal, sys, time
-from insightdesk_rt.embedded import start_embedded
+from insightdesk_rt.embedded import start_embedded, half_of_memory
 e = start_embedded(sys.argv[1])
 try:
     print(e.pid, e.url, flush=True)
@@ -90,6 +90,25 @@ def test_it_answers_on_a_unix_socket_only_the_owner_may_open_and_its_data_surviv
         assert ask(two.url, "GET", "k") == "v"
     finally:
         two.stop()
+
+
+@pytest.mark.parametrize(("given", "most"), [(0, half_of_memory()), (50_000_000, 50_000_000)])
+def test_its_memory_is_bounded_and_a_full_one_refuses_writes_and_answers_reads(
+    folder: Path, given: int, most: int
+) -> None:
+    """Without a bound the kernel ends it, or the server, when the machine's memory is used up."""
+    server = start_embedded(folder, memory_bytes=given)
+    try:
+        ask(server.url, "SET", "k", "v")
+        assert ask(server.url, "CONFIG", "GET", "maxmemory") == ["maxmemory", str(most)]
+        assert ask(server.url, "CONFIG", "GET", "maxmemory-policy") == ["maxmemory-policy", "noeviction"]
+        ask(server.url, "CONFIG", "SET", "maxmemory", "1000000")
+        with pytest.raises(valkey.OutOfMemoryError):
+            for number in range(100):
+                ask(server.url, "SET", f"k{number}", "x" * 100_000)
+        assert ask(server.url, "GET", "k") == "v"
+    finally:
+        server.stop()
 
 
 def test_its_files_are_for_its_user_alone_whatever_the_umask_and_the_folder_were(folder: Path) -> None:

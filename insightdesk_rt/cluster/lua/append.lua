@@ -2,10 +2,11 @@
 --
 -- KEYS: log, dedupe key of the id, tops (hash: namespace -> last id), floors (hash), then per room: its ids (list)
 -- ARGV: namespace, length to keep, the greatest id its publisher has seen, event id, header, payload,
---       the offset it had before ("" unless sent again), its fingerprint ("": not to be compared), then per room: name,
---       channel
+--       the offset it had before ("" unless sent again), its fingerprint ("": not to be compared), bytes to keep (0: any),
+--       then per room: name, channel
 -- Returns the offset: the one it has already if the id is known; "" if the id is that of another event.
 local namespace, keep, seen, event, header, payload, was, print = unpack(ARGV, 1, 8)
+local keep_bytes, ROOMS_AT = tonumber(ARGV[9]), 10
 local log = KEYS[1]
 
 local known = redis.call('GET', KEYS[2])
@@ -25,7 +26,7 @@ if was ~= '' then
 end
 
 local fields = {'i', event, 'h', header, 'p', payload}
-for n = 9, #ARGV, 2 do
+for n = ROOMS_AT, #ARGV, 2 do
   fields[#fields + 1] = 'r'
   fields[#fields + 1] = ARGV[n]
 end
@@ -43,14 +44,25 @@ if id:sub(1, 14) <= seen:sub(1, 14) then
     redis.call('XADD', log, 'MAXLEN', '~', keep, id, unpack(fields))
   end
 end
+-- The log is trimmed by bytes too: each 64th part of them is marked by the id of its last event, and with more than 64
+-- parts the oldest goes. So it costs one addition per event, and needs no look at the log's own size.
+if keep_bytes > 0 then
+  local bytes, marks, ENTRY = log .. ':bytes', log .. ':marks', 200
+  if redis.call('INCRBY', bytes, #header + #payload + ENTRY) * 64 > keep_bytes then
+    redis.call('SET', bytes, 0)
+    if redis.call('RPUSH', marks, id) > 63 then
+      redis.call('XTRIM', log, 'MINID', '~', redis.call('LPOP', marks))
+    end
+  end
+end
 if redis.call('HSET', KEYS[3], namespace, id) == 1 then
   redis.call('HSETNX', KEYS[4], namespace, id) -- a log that begins here knows nothing of what was before
 end
 redis.call('SET', KEYS[2], print == '' and id or id .. ' ' .. print, 'PX', 120000)
 
 local tail = '\n' .. header .. '\n' .. payload
-for n = 9, #ARGV, 2 do
-  local ids = KEYS[4 + (n - 7) / 2]
+for n = ROOMS_AT, #ARGV, 2 do
+  local ids = KEYS[4 + (n - ROOMS_AT + 2) / 2]
   local previous = redis.call('LINDEX', ids, 0)
   if redis.call('LPUSH', ids, id) > 1100 then
     redis.call('LTRIM', ids, 0, 999)

@@ -4,7 +4,8 @@
 --                         until something else happens to it
 -- <base>-messages:<id>    stream: its messages as JSON under the ids 1-0, 2-0, …
 -- <base>-sent:<id>        hash: sent_as(clientId) → message number
--- <base>-started:<userId> hash: clientId → conversation, for a day
+-- <base>-started:<userId>:<day>  hash: clientId → conversation, for two days
+-- <base>-day:<userId>     bytes that a customer has had kept, for a day from the first on
 -- <base>-open:<UserKey>   zset: conversations that are not closed of a customer, or that an agent has taken → since when
 -- <base>-queue:<teamId>   zset: those that wait → when they first did: who is sent back to wait keeps their place
 -- <base>-waiting          zset: all of those → since when they wait this time; <base>-waited is the sum of these times
@@ -215,11 +216,27 @@ local function sent_as(client_id)
   return string.format('%s:%d:%s:%s', staff and 's' or 'c', #who.id, who.id, client_id)
 end
 
+-- Count bytes that who asks has kept. Answer nil, or the refusal of a customer who has had as many kept within a day as
+-- they may: one account would else fill the memory of all, as fast as its rate allows.
+local function spend(bytes, most)
+  if staff then
+    return nil
+  end
+  local key = base .. '-day:' .. who.id
+  if tonumber(redis.call('GET', key) or 0) + bytes > most then
+    return { 'RATE_LIMITED', math.max(redis.call('TTL', key), 1) }
+  end
+  if redis.call('INCRBY', key, bytes) == bytes then
+    redis.call('EXPIRE', key, 86400)
+  end
+end
+
 -- Keep a message; body is the rest of its JSON object, from the second member on. Returns number and whole text.
 local function say(c, client_id, body)
   local number = redis.call('HINCRBY', c.key, 'last', 1)
   local text = string.format('{"id":%.0f,"at":%.0f,', number, now) .. body
   redis.call('XADD', base .. '-messages:' .. c.id, string.format('%.0f-0', number), 'm', text)
+  redis.call('HINCRBY', c.key, 'bytes', #text)
   redis.call('HSET', base .. '-sent:' .. c.id, sent_as(client_id), string.format('%.0f', number))
   save(c, { lastAt = now, warned = '0', [staff and 'readByAgent' or 'readByCustomer'] = number })
   return number, text

@@ -1,11 +1,12 @@
 -- A member says something. The same again under the same clientId is answered the same and says nothing, also after the
 -- end; another text under it is a conflict.
 --
--- own ARGV  id · clientId · body · most messages of a conversation · its event's `once`
+-- own ARGV  id · clientId · body · most messages of a conversation · its event's `once` · most bytes of a conversation
+--           · most bytes of a customer in a day
 -- Answer {ok, number, time, records}: the conversation itself is neither read nor answered, this is the hot one
 local c = { id = arg(1), key = base .. ':' .. arg(1) }
-c.state, c.customerId, c.agentId, c.agentName, c.last =
-  unpack(redis.call('HMGET', c.key, 'state', 'customerId', 'agentId', 'agentName', 'last'))
+c.state, c.customerId, c.agentId, c.agentName, c.last, c.bytes =
+  unpack(redis.call('HMGET', c.key, 'state', 'customerId', 'agentId', 'agentName', 'last', 'bytes'))
 if not c.state or not is_member(c) then
   return forbidden()
 end
@@ -20,8 +21,13 @@ end
 if c.state == 'closed' then
   return conflict(c)
 end
-if tonumber(c.last) >= tonumber(arg(4)) then
+if tonumber(c.last) >= tonumber(arg(4)) or tonumber(c.bytes or 0) + #arg(3) > tonumber(arg(6)) then
   return conflict(c, 'full')
+end
+local MESSAGE = 300 -- bytes, what one has besides its body, with its clientId
+local refused = spend(MESSAGE + #arg(3), tonumber(arg(7)))
+if refused then
+  return refused
 end
 local number, text = say(c, arg(2), arg(3))
 tell(base, c.id, c.key, 'message', text, now, arg(5))

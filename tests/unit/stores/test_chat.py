@@ -459,9 +459,10 @@ async def test_no_key_outlives_its_use(valkey_url: str, prefix: str) -> None:
         keys = {key.removeprefix(prefix) for key in await store._valkey.command("KEYS", f"{prefix}:chat*")}
         ours = {key for key in keys if not key.startswith(":chat-present")}
         of_it = {f":chat:{c}", f":chat-messages:{c}", f":chat-sent:{c}"}
-        assert ours == {*of_it, ":chat-started:carl", ":chat-waited", ":chat-closed"}
+        (started,) = (key for key in ours if key.startswith(":chat-started:carl:"))
+        assert ours == {*of_it, started, ":chat-day:carl", ":chat-waited", ":chat-closed"}
         for key in ours - {":chat-waited"}:
-            assert 0 < await store._valkey.command("TTL", prefix + key) <= 86_400, key
+            assert 0 < await store._valkey.command("TTL", prefix + key) <= 2 * 86_400, key
         assert await store._valkey.command("GET", f"{prefix}:chat-waited") == "0"
 
 
@@ -622,3 +623,65 @@ async def test_what_is_put_down_into_a_closed_conversation_is_forgotten_with_it(
         assert await store.put_down_again(c, lost(5)) and await store.put_down_again(c, lost(4))
         for key in ("chat-messages", "chat-sent"):
             assert 0 < await store._valkey.command("TTL", store._valkey.key(f"{key}:{c}")) <= 100
+
+
+LETTER = "\U0001f525"  # four bytes
+
+
+@aio
+async def test_a_conversation_is_full_by_the_bytes_of_its_messages(valkey_url: str, prefix: str) -> None:
+    """10,000 messages are 3 MB of usual lines and 160 MB of the longest; 2 MB is what one may have."""
+    async with a_chat(valkey_url, prefix) as store:
+        c = (await store.start(CARL, "0")).conversation.id
+        await store.accept(ANNA, c)
+        with pytest.raises(RtError) as refused:
+            for number in range(200):
+                await store.message(ANNA, c, LETTER * 4_000, f"{number}")
+        assert refused.value.code == "CONFLICT" and "long" in refused.value.message
+        assert 120 < number < 126
+        key = store._valkey.key("chat-messages", c)
+        assert await store._valkey.command("MEMORY", "USAGE", key, "SAMPLES", 0) < 2_500_000
+        assert (await store.message(ANNA, c, LETTER * 4_000, "0")).id == 1, (
+            "what was said under an id is still answered"
+        )
+
+
+@aio
+async def test_a_customer_has_so_many_bytes_kept_in_a_day(valkey_url: str, prefix: str) -> None:
+    """Over all conversations, closed ones too: closing one and starting another is no way around it."""
+    async with a_chat(valkey_url, prefix) as store:
+        said = 0
+        with pytest.raises(RtError) as refused:
+            for conversation in range(10):
+                c = (await store.start(CARL, f"{conversation}", LETTER * 200)).conversation.id
+                for number in range(60):
+                    await store.message(CARL, c, LETTER * 4_000, f"{number}")
+                    said += 1
+                await store.close(CARL, c)
+        assert refused.value.code == "RATE_LIMITED" and 86_000 < refused.value.fields["retryAfter"] <= 86_400
+        assert 230 < said * 16_000 / chat.DAY_BYTES * 250 < 250
+        dora = (await store.start(DORA, "0")).conversation.id
+        await store.message(DORA, dora, "others may", "1")
+        assert 86_000 < await store._valkey.command("TTL", store._valkey.key("chat-day", "carl")) <= 86_400
+
+
+@aio
+async def test_what_a_customer_started_is_forgotten_after_two_days_however_often_they_start_one(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_chat(valkey_url, prefix) as store:
+        first = (await store.start(CARL, "a")).conversation.id
+        assert (await store.start(CARL, "a")).conversation.id == first
+        keys = [key async for key in _keys(store, "chat-started:*")]
+        assert len(keys) == 1
+        day = int(keys[0].rpartition(":")[2])
+        await store._valkey.command("RENAME", keys[0], f"{keys[0].rpartition(':')[0]}:{day - 1}")
+        assert (await store.start(CARL, "a")).conversation.id == first, "yesterday's is known"
+        await store.start(CARL, "b")
+        for key in [key async for key in _keys(store, "chat-started:*")]:
+            assert 0 < await store._valkey.command("TTL", key) <= 2 * 86_400
+
+
+async def _keys(store: Store, pattern: str) -> AsyncIterator[str]:
+    for key in await store._valkey.command("KEYS", store._valkey.key(pattern)):
+        yield key
