@@ -81,13 +81,17 @@ class Hub:
         self._take_out(socket)
 
     def remove(self, socket: Socket) -> None:
-        """Take the socket out of everything. Twice is nothing. Its `rooms` still say afterwards where it was."""
+        """Take the socket out of everything. Idempotent. `rooms` and `starts` still say afterwards where it was.
+
+        The record of its session is written of both: without `starts` a client that comes back could not be held to
+        when, and by which right, it joined a room.
+        """
         if not self._take_out(socket):
             return
-        rooms = set(socket.rooms)
+        rooms, starts = set(socket.rooms), dict(socket.starts or {})
         for room in rooms:
             self._leave(socket, room)
-        socket.rooms = rooms
+        socket.rooms, socket.starts = rooms, starts or None
         socket.ended()
 
     def _take_out(self, socket: Socket) -> bool:

@@ -130,6 +130,27 @@ async def test_a_client_that_is_cut_again_and_again_while_it_is_sent_what_it_mis
 
 
 @resuming_clients
+async def test_a_ticket_deleted_and_restored_while_away_is_told_to_be_closed(story: Story) -> None:
+    """It has a new life that the client has not subscribed to: a page that shows the old one would stay silent."""
+    ticket = await story.ticket()
+    ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
+    await subscribe(ada, ticket)
+    await changed(story, ticket, 2)
+    await versions(ada, ticket, 2)
+    await ada.drop()
+    await story.push("DELETE", f"/tickets/{ticket}")
+    await story.push("PUT", f"/tickets/{ticket}", {"subject": "restored", "status": "open", "teamId": story.team})
+    ada.mend()
+    await ada.again(deadline_s=15)
+    assert ada.recovered
+    await ada.expect("ticket:deleted", {"ticketId": ticket})
+    await ada.expect("ticket:unsubscribed", {"ticketId": ticket})
+    await ada.ok("ticket:subscribe", {"ticketId": ticket})
+    await story.push("PUT", f"/tickets/{ticket}", {"subject": "new"})
+    assert (await ada.expect("ticket:updated", {"ticketId": ticket}))["changes"] == {"subject": ["restored", "new"]}
+
+
+@resuming_clients
 async def test_what_was_told_before_a_room_was_joined_was_not_missed(story: Story) -> None:
     one, two = await story.ticket("one"), await story.ticket("two")
     ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)

@@ -7,7 +7,7 @@ import pytest
 from insightdesk_rt.errors import CloseReason, RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Event, Offset, Room
+from insightdesk_rt.model import Event, Offset, Right, Room
 from tests.support import fakes
 from tests.support.aio import aio
 
@@ -72,6 +72,18 @@ async def test_a_removed_socket_still_says_where_it_was() -> None:
     hub.remove(one)
     assert one.rooms == {T} and one.gone
     assert list(hub.members("/tickets", T)) == []
+
+
+@aio
+async def test_a_removed_socket_still_says_by_which_right_it_joined() -> None:
+    """The record of its session is written at its end. Without this, a client that comes back was held to no bound."""
+    hub, _ = hub_of()
+    one, _ = added(hub)
+    await hub.join_all(one, [T], None, Right(Offset("5-0"), "first life"))
+    before = dict(one.starts or {})
+    assert before[T].life == "first life"
+    hub.remove(one)
+    assert one.starts == before
 
 
 @aio
