@@ -10,6 +10,7 @@ Any node may be asked. A drained node goes on running, for what other nodes and 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Collection
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from insightdesk_rt.admin import distinct
 from insightdesk_rt.admin.base import Admin, Handler, operation
 from insightdesk_rt.admin.declared import Answer, BulkChange, Change
 from insightdesk_rt.admin.health import Checked, Lately
@@ -82,8 +84,21 @@ class Sample(Struct):
 
 
 class Nodes(Struct):
+    """`users`: how many different ones are connected to the nodes that answered, each counted once.
+
+    Exact up to 512 on each node, beyond that within a few percent.
+    """
+
     nodes: list[NodeState]
+    users: int
     missing: list[str]
+
+
+class Users(Struct):
+    """The users of one node: how many, and the marks by which those of several are counted once (distinct.py)."""
+
+    count: int
+    marks: list[int]
 
 
 class NodeHistory(Struct):
@@ -144,6 +159,10 @@ class Node:
             clockSkewMs=self._clock_skew_ms(),
         )
 
+    async def users(self, words: tuple[str, ...] = ()) -> Users:
+        found = self._dispatch.users()
+        return Users(len(found), distinct.marks(found))
+
     async def history(self, words: tuple[str, ...] = ()) -> NodeHistory:
         samples = [Sample(*point) for point in self._stats.history]
         return NodeHistory(self.node_id, POINT_S, samples)
@@ -173,11 +192,13 @@ class NodesHandler(Handler):
     @operation("viewer", answer=Nodes)
     async def get(self) -> Answer:
         """What every living node says of itself."""
-        said = await self.calls.ask("node.state")
+        said, also_said = await asyncio.gather(self.calls.ask("node.state"), self.calls.ask("node.users"))
         nodes, missing = understood(said, NodeState)
+        users, _ = understood(also_said, Users)  # who is missing there is missing above, or of an older version
         for incarnation, node in nodes.items():
             node.incarnation = incarnation
-        return Answer(Nodes(sorted(nodes.values(), key=lambda node: node.node), missing))
+        different = distinct.count([(one.count, one.marks) for one in users.values()])
+        return Answer(Nodes(sorted(nodes.values(), key=lambda node: node.node), different, missing))
 
 
 class HistoryHandler(Handler):
@@ -230,6 +251,7 @@ class UndrainHandler(OneNodeHandler):
 def node_routes(admin: Admin, node: Node, calls: Calls) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
     calls.answer("node.state", node.state)
+    calls.answer("node.users", node.users)
     calls.answer("node.history", node.history)
     calls.answer("node.clients", node.clients)
     calls.answer("node.drain", node.begin_drain)

@@ -358,9 +358,13 @@ class Dispatch:
 
     # ── housekeeping ───────────────────────────────────────────────────────────────────────────────────────────────
 
+    def users(self) -> set[str]:
+        """Return the different users that are connected here. O(users), for who asks now and then."""
+        return set().union(*self._users.values())
+
     def user_count(self) -> int:
-        """How many different users are connected here. O(users), for who asks now and then."""
-        return len(set().union(*self._users.values()))
+        """Return how many different users are connected here. O(users)."""
+        return len(self.users())
 
     def sweep(self) -> None:
         """Forget what is known of users who are gone for good. Called every minute."""

@@ -46,7 +46,7 @@ class Stage:
         self.write_keys(*SCOPES)
         common = {"admin_keys_file": str(self.keys_file), "drain_seconds": 0, "trusted_proxies": "127.0.0.1"}
         self.n1 = ServerProcess(folder / "n1", node_id="n1", demo="true", **common)
-        socket = self.n1.data_dir / "valkey.sock"
+        socket = self.n1.data_dir / "demo" / "valkey.sock"  # the demo has a folder of its own
         self.n2 = ServerProcess(folder / "n2", node_id="n2", valkey_url=f"unix://{socket}", **common)
         self.peers: dict[tuple[str, str], NativePeer] = {}
         self._loop = asyncio.new_event_loop()

@@ -341,3 +341,14 @@ def test_a_viewer_sees_every_page_and_no_action(browser: Any, stage: Stage) -> N
         assert words <= harmless, (page, words)
     assert console.complaints == []
     console.close()
+
+
+def test_back_closes_an_open_dialog(console: Console) -> None:
+    """It stayed over the page that came, about something that is not there."""
+    console.go("nodes")
+    console.go("overview")
+    console.page.get_by_role("button", name="New notice").click()
+    console.page.locator("dialog[open]").wait_for()
+    console.page.go_back()
+    console.page.locator("#page .page[data-page=nodes]").wait_for()
+    console.page.locator("dialog").wait_for(state="detached")

@@ -31,6 +31,28 @@ def test_connections_are_counted_alike_on_all_pages(console: Console) -> None:
     assert "demo" in console.page.locator("#page tbody tr").first.inner_text()
 
 
+def test_a_user_who_is_on_two_nodes_is_one_user(console: Console, stage: Stage) -> None:
+    """The tile added the nodes' numbers up, and said in small print that it did."""
+    stage.come("zoe", "/presence", node=stage.n1)
+    stage.come("zoe", "/tickets", node=stage.n2)
+
+    def counts() -> tuple[int, int, int]:
+        answer = stage.push("GET", "nodes", scope="viewer")
+        people = {one["user"]["id"] for one in stage.push("GET", "connections?limit=500", scope="viewer")["items"]}
+        console.go("overview")
+        tile = console.page.locator(".tile", has_text="Users").inner_text()
+        assert "once per node" not in tile
+        return answer["users"], len(people), int(tile.split("\n")[1])
+
+    for _ in range(10):  # robots come and go meanwhile
+        if len(set(found := counts())) == 1:
+            break
+    else:
+        raise AssertionError(f"API, list and page count differently: {found}")
+    answer = stage.push("GET", "nodes", scope="viewer")
+    assert answer["users"] < sum(node["users"] for node in answer["nodes"])
+
+
 def test_blocks_of_more_than_a_page_are_all_there(console: Console, stage: Stage) -> None:
     """The page showed the first 500 and said nothing of the rest."""
     made = [stage.push("POST", "blocks", {"ip": f"192.0.2.{n}", "reason": "many"})["id"] for n in range(1, 53)]

@@ -86,6 +86,7 @@ def test_every_page_says_since_when_valkey_does_not_answer(console: Console, sta
     for page in PAGES:  # their files, and what stands there as long as all is well
         console.go(page)
     console.go("nodes")
+    since: set[str] = set()
     with stopped(*valkey_of(stage)):
         for page in ("nodes", *PAGES):
             # what the page before has said goes with it here: each has to say it
@@ -98,9 +99,12 @@ def test_every_page_says_since_when_valkey_does_not_answer(console: Console, sta
                 states = console.page.locator("#page .state").all()
                 assert {one.evaluate(looks) for one in states} <= {"rgba(0, 0, 0, 0)"}
             assert dot(console) == ("warn" if page != "events" else "bad"), page
+            text = console.page.locator("#banner").inner_text()
+            since |= set(re.findall(r"(?:since|newer than) (\d[\d:]*\d)", text))
             assert "same id" not in console.page.locator("body").inner_text(), page
     console.page.locator("#banner").wait_for(state="hidden")
     console.go("nodes")
+    assert len(since) == 1, f"an outage began once, whatever page was looked at since: {since}"
 
 
 def test_a_filter_that_is_wrong_is_named_and_is_no_outage(console: Console) -> None:

@@ -26,14 +26,19 @@ export function onStream(listener) {
 export function live(watched, refused = () => {}) {
 	const paths = Object.keys(watched);
 	const failing = new Map(); // path → {since, error, is}
+	const heard = new Set(); // paths: before all have said something, it is not known that all is well
 	return stream("/api/v1/live?watch=" + part(paths.map(part).join(",")), {
-		open: () => failing.clear(),
+		open: () => {
+			failing.clear();
+			heard.clear();
+		},
 		state({ watch, status, body }) {
 			const error = status === 200 ? null : new Refused({ status, ...body.error });
 			if (!error) failing.delete(watch);
 			else failing.set(watch, { since: failing.get(watch)?.since ?? Date.now(), why: error.text, is: status < 500 ? "wrong" : "partly" });
 			const worst = [...failing.values()].sort((a, b) => (a.is === b.is ? a.since - b.since : a.is === "partly" ? -1 : 1))[0];
-			tell(worst ?? { is: "up" });
+			heard.add(watch);
+			tell(worst ?? { is: heard.size === paths.length ? "up" : "wait" });
 			if (error) refused(watch, error);
 			else watched[watch]?.(body);
 		},

@@ -40,6 +40,8 @@ async function show() {
 	leave();
 	leave = () => {};
 	menu(false);
+	// Back and Forward work behind an open dialog: it is about the page that is left.
+	for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
 	for (const link of id("nav").querySelectorAll("a")) {
 		if (link.dataset.page === route.name) link.setAttribute("aria-current", "page");
 		else link.removeAttribute("aria-current");
@@ -81,7 +83,8 @@ const DOTS = { up: ["good", "live"], down: ["bad", "stream lost"], wait: ["wait"
 function state({ is, since, why, over = false }) {
 	// What is lost is lost until a stream says otherwise, whatever page is gone to meanwhile.
 	if (is === "wait" && ["down", "partly"].includes(now.is)) return;
-	if (is === now.is && is === "down") since = Math.min(since, now.since);
+	// An outage began when the first page heard of it, whichever page is looked at since: a new page's stream knows only itself.
+	if (["down", "partly"].includes(is) && ["down", "partly"].includes(now.is)) since = Math.min(since, now.since);
 	now = { is, since };
 	for (const dot of [id("stream"), id("bar-state")]) [dot.dataset.is, dot.textContent] = DOTS[is];
 	const text = {

@@ -53,13 +53,13 @@ export function show(root) {
 	});
 }
 
-function totals(tiles, { nodes, missing: lost }) {
+function totals(tiles, { nodes, users, missing: lost }) {
 	const sum = (of) => nodes.reduce((total, node) => total + of(node), 0);
 	const { total, kinds } = connectionsOf(...nodes);
 	const worst = Math.max(...nodes.map((node) => node.deliveryP99Ms ?? -1));
 	const usual = Math.max(...nodes.map((node) => node.deliveryP50Ms ?? -1));
 	tiles.connections.set(num(total), kinds || "all by websocket");
-	tiles.users.set(num(sum((node) => node.users)), nodes.length > 1 ? "each once per node" : "");
+	tiles.users.set(num(users), nodes.length > 1 ? `on ${nodes.length} nodes` : "");
 	tiles.events.set(rate(sum((node) => node.eventsOutPerSecond)), `${rate(sum((node) => node.eventsInPerSecond))} in`);
 	tiles.delivery.set(ms(worst < 0 ? null : worst), usual < 0 ? "nothing delivered" : `p50 ${ms(usual)}`);
 	tiles.nodes.set(num(nodes.length), lost.length ? `${lost.length} missing` : `v${nodes[0]?.version ?? ""}`);
