@@ -134,8 +134,11 @@ def cluster_key(settings: Settings) -> bytes:
 
 
 def fingerprints(settings: Settings) -> dict[str, str]:
-    """Return what the secrets that all nodes must share are told apart by, by setting. Raises ConfigError."""
-    found = {}
+    """Return what the secrets that all nodes must share are told apart by, by setting. Raises ConfigError.
+
+    And `user_ids` as it is: nodes that name users otherwise would let one read what is another's.
+    """
+    found: dict[str, str] = {"user_ids": settings.user_ids}
     if own := _own_cluster_secret(settings):
         found["cluster_secret"] = fingerprint(own)
     if "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}:

@@ -33,7 +33,7 @@ class Place(Struct, frozen=True):
     `machine` says which machine that is (neighbours.this_machine): a node of this one that cannot be reached has gone.
 
     `process` tells it from other processes of that machine, and `secrets` the secrets apart that nodes must share:
-    fingerprints by setting (both: rivals.py).
+    fingerprints by setting, beside settings that are no secret and must be the same (all: rivals.py).
 
     `since` is when it began, Unix seconds: of two with the same name (one has just died), the younger counts.
     """

@@ -1,9 +1,10 @@
-"""Nodes that may not run beside this one: of the same name, or with other secrets. This node does not start then.
+"""Nodes that may not run beside this one: of the same name, with other secrets, or other `user_ids`. It does not start.
 
 Two nodes of one name answer for each other's sessions by chance; nodes with different secrets let in different clients,
-and do not hear each other. Which nodes live is in Valkey, for the length of a lease also those that have just been
-killed, and a node that was killed must start again under its name. So a rival is believed to live only once it has
-renewed its lease, which each does every second, and to be dead at once if its process was on this machine and is gone.
+and do not hear each other; nodes with different `user_ids` take different people for one. Which nodes live is in
+Valkey, for the length of a lease also those that have just been killed, and a node that was killed must start again
+under its name. So a rival is believed to live only once it has renewed its lease, which each does every second, and to
+be dead at once if its process was on this machine and is gone.
 
 Of two that start at the same moment, and see each other only when both are registered, the one that began later ends.
 """

@@ -157,7 +157,9 @@ async def test_tail_shows_events_until_ctrl_c_and_waits_for_a_server_that_restar
         count = itertools.count()
         while not seen.done():  # until it listens
             for ticket in ("t1", "t2"):
-                await server.push("PUT", f"/api/v1/tickets/{ticket}", {"subject": f"\x1b[2J\u202ehi {next(count)}"})
+                data = {"subject": f"\x1b[2J\u202ehi {next(count)}"}
+                event = {"namespace": "/tickets", "room": f"ticket:{ticket}", "event": "ticket:updated", "data": data}
+                await server.push("POST", "/api/v1/emit", event)
             await asyncio.wait([seen], timeout=0.5)
         shown = seen.result().decode()
         assert re.match(r"\d\d:\d\d:\d\d\.\d{3} /tickets ticket:updated → ticket:t1.* B\) \{", shown), shown

@@ -16,7 +16,7 @@ from insightdesk_rt.cluster.valkey import Valkey
 from tests.support.aio import aio
 
 LEASE_MS = 600
-SECRETS = {"jwt_secret": "aa", "cluster_secret": "bb"}
+SECRETS = {"user_ids": "shared", "jwt_secret": "aa", "cluster_secret": "bb"}
 
 
 class Node:
@@ -83,6 +83,7 @@ async def a_cluster(url: str, prefix: str) -> AsyncIterator[tuple[Valkey, list[N
         ("n1", SECRETS, "node_id = n1: a node of this name runs already at 10.0.0.5:3005"),
         ("n2", {**SECRETS, "jwt_secret": "other"}, "jwt_secret: node n1, which runs, has another"),
         ("n2", {**SECRETS, "cluster_secret": "other"}, "cluster_secret: node n1, which runs, has another"),
+        ("n2", {**SECRETS, "user_ids": "separate"}, "user_ids: node n1, which runs, has another"),
         ("n2", {"jwt_secret": "aa"}, "cluster_secret: node n1, which runs, has another"),
         ("n2", SECRETS, ""),
         ("n1-2", SECRETS, ""),
