@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from math import inf
 from time import monotonic
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPMessageDelegate
 from tornado.ioloop import IOLoop
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from insightdesk_rt.clocks import Clock, every
@@ -24,6 +23,10 @@ from insightdesk_rt.transport.unread import unread_bytes
 
 log = logging.getLogger(__name__)
 
+EVERY = {"::": ("0.0.0.0", "::")}  # a socket for IPv6 alone beside one for IPv4: addresses then come in their own form
+MAY_BE_MISSING = ("::", "::1")
+NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+PORT_ATTEMPTS = 10
 BACKLOG = 1024  # connections the kernel holds for us: a storm of reconnects comes at once
 
 
@@ -39,24 +42,74 @@ class StartError(Exception):
     """Why the server did not start, in one line for the terminal."""
 
 
-def bind(setting: str, address: str, port: int, *, shared: bool = False) -> list[socket.socket]:
-    """Return listening sockets, one per address of the name. Raises StartError naming the setting.
+def bind(setting: str, addresses: Sequence[str], port: int, *, shared: bool = False) -> list[socket.socket]:
+    """Return listening sockets, one per address, all of one port. Raises StartError naming the setting.
 
-    `shared`: others of this user may bind the same port, and the kernel spreads connections over them.
+    `::` is every address of both families. An IPv6 address of those below may be missing on a machine that has no IPv6,
+    if there is another to listen on. `shared`: others of this user may bind the same port, and the kernel spreads
+    connections over them.
     """
+    wanted = list(dict.fromkeys(one for address in addresses for one in EVERY.get(address, (address,))))
+    for attempts_left in reversed(range(PORT_ATTEMPTS)):
+        try:
+            return _bind_each(setting, wanted, port, shared)
+        except _Taken as why:
+            if port or not attempts_left:  # a free port of one address need not be free on the next
+                raise StartError(str(why)) from None
+    raise AssertionError
+
+
+class _Taken(StartError):
+    """A port is in use."""
+
+
+def _bind_each(setting: str, addresses: list[str], port: int, shared: bool) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
     try:
-        return bind_sockets(port, address, backlog=BACKLOG, reuse_port=shared)
-    except (OSError, OverflowError) as why:
+        for address in addresses:
+            found = socket.getaddrinfo(address, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+            for family, _, _, _, where in sorted(dict.fromkeys(found)):  # IPv4 first
+                at = (where[0], port_of(sockets) if sockets else port, *where[2:])
+                try:
+                    sockets.append(_listen(family, at, shared))
+                except OSError as why:
+                    several = len(addresses) + len(found) > 2
+                    if not (several and why.errno in NO_IPV6 and where[0] in MAY_BE_MISSING):
+                        raise
+                    log.info("there is no such address here; others are served", extra={"address": where[0]})
+    except (OSError, OverflowError) as why:  # gaierror is an OSError
+        close_all(sockets)
         reason = getattr(why, "strerror", None) or str(why)
-        raise StartError(f"{setting} = {port}: cannot listen on {address}: {reason}") from None
+        kind = _Taken if getattr(why, "errno", 0) == errno.EADDRINUSE else StartError
+        raise kind(f"{setting} = {port}: cannot listen on {address}: {reason}") from None
+    if not sockets:
+        raise StartError(f"{setting} = {port}: cannot listen on {', '.join(addresses)}: there is no such address here")
+    return sockets
 
 
-def bind_shared(setting: str, address: str, port: int, count: int) -> list[list[socket.socket]]:
+def _listen(family: int, where: tuple[Any, ...], shared: bool) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(where)
+        listening.listen(BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def bind_shared(setting: str, addresses: Sequence[str], port: int, count: int) -> list[list[socket.socket]]:
     """Return `count` times the sockets of one port, which nobody else had. Raises StartError."""
-    alone = bind(setting, address, port)  # two servers that share a port by mistake would be hard to find
+    alone = bind(setting, addresses, port)  # two servers that share a port by mistake would be hard to find
     port = port_of(alone)
     close_all(alone)
-    return [bind(setting, address, port, shared=True) for _ in range(count)]
+    return [bind(setting, addresses, port, shared=True) for _ in range(count)]
 
 
 def port_of(sockets: list[socket.socket]) -> int:

@@ -107,7 +107,7 @@ def admin_url(loaded: Loaded, options: argparse.Namespace) -> str:
     settings = loaded.settings
     if not settings.admin_port:
         raise ConfigError("admin_port = 0: which port did the server take? say so with --admin-port or --url")
-    host = LOOPBACKS.get(settings.admin_address, settings.admin_address)
+    host = LOOPBACKS.get(settings.admin_address[0], settings.admin_address[0])
     scheme = "https" if settings.tls_cert_file else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.admin_port}"
 

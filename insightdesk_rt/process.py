@@ -125,8 +125,8 @@ def _banner_of_workers(loaded: Loaded, port: int, workers: list[Worker], embedde
 
 def _banner(loaded: Loaded, nodes: str, port: int, admin_ports: str, embedded: bool) -> str:
     settings, scheme = loaded.settings, "s" if loaded.settings.tls_cert_file else ""
-    host = f"{_host(settings.address)}:{port}"
-    admin = f"{_host(settings.admin_address)}:{admin_ports}"
+    host = f"{_host(settings.address[0])}:{port}"
+    admin = f"{_host(settings.admin_address[0])}:{admin_ports}"
     where = "its own Valkey in " + settings.data_dir if embedded else str(settings.valkey_url)
     token = command_line(loaded, "token", "--sub", "ann", "--role", "agent", "--team", "support", "--name", "Ann")
     rows = [
@@ -134,6 +134,7 @@ def _banner(loaded: Loaded, nodes: str, port: int, admin_ports: str, embedded: b
         ("", f"ws{scheme}://{host}/rt/tickets     JSON websockets: {', '.join('/rt' + path for path in PATHS)}"),
         *([("demo", f"http://{host}/demo")] if settings.demo else []),
         ("admin", f"http{scheme}://{admin}/   the console; the API at /api/v1/, health at /readyz"),
+        *([("on", ", ".join(map(_written, settings.address)))] if len(settings.address) > 1 else []),
         ("a token", token),
         ("stop", "Ctrl-C"),
     ]
@@ -147,4 +148,9 @@ def _say(text: str) -> None:
 
 
 def _host(address: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)
+    """Return an address that can be called: of those that stand for all, this machine's own."""
+    return {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(address, _written(address))
+
+
+def _written(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -88,7 +88,7 @@ class Server:
         try:
             clients = self._clients or self._bind("port", settings.address, settings.port)
             admins = self._bind("admin_port", settings.admin_address, settings.admin_port)
-            relays = self._bind("relay_port", settings.relay_address, settings.relay_port)
+            relays = self._bind("relay_port", (settings.relay_address,), settings.relay_port)
             self.port, self.admin_port = port_of(clients), port_of(admins)
             await self._build(clients, admins, relays)
         except BaseException:
@@ -104,8 +104,8 @@ class Server:
         """Load the certificate and key again, for connections from now on. Logs how it went."""
         self._certificates.reload()
 
-    def _bind(self, setting: str, address: str, port: int) -> list[socket.socket]:
-        sockets = bind(setting, address, port) if address else []
+    def _bind(self, setting: str, addresses: Sequence[str], port: int) -> list[socket.socket]:
+        sockets = bind(setting, addresses, port) if any(addresses) else []
         self._stack.callback(close_all, sockets)
         return sockets
 

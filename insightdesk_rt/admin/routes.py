@@ -30,7 +30,7 @@ from insightdesk_rt.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.cluster.calls import Calls
 from insightdesk_rt.cluster.clock import ValkeyClock
 from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.config import Loaded, is_loopback
+from insightdesk_rt.config import Loaded
 from insightdesk_rt.desk import Desk
 from insightdesk_rt.drain import Drain
 from insightdesk_rt.handlers.port import ClientPort
@@ -74,7 +74,7 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         parts.access,
         audit.add,
         node_id,
-        (*settings.admin_hosts, settings.admin_address),
+        (*settings.admin_hosts, *settings.admin_address),
         lambda request: port.peer(request).address,
         lambda request: port.peer(request).scheme == "https",
         sessions=sessions,
@@ -136,5 +136,5 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
     ]
     watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes, keys)
     described = [*routes, *watch, *session_routes(admin, sessions)]
-    metrics = metrics_routes(admin, sources, checks, open=is_loopback(settings.admin_address))
+    metrics = metrics_routes(admin, sources, checks, open=settings.admin_on_loopback)
     return admin, [*described, *metrics, *openapi_routes(admin, described), *console_routes(admin)]

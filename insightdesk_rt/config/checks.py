@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from insightdesk_rt import origins
+from insightdesk_rt.addresses import parse_address
 from insightdesk_rt.auth import FAMILIES, MIN_SECRET_BYTES
 from insightdesk_rt.config.secret import options_of, split_url, url_fault
 from insightdesk_rt.config.settings import Settings, is_loopback
@@ -71,12 +72,20 @@ def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
     admin_ports = range(settings.admin_port, settings.admin_port + settings.workers)
-    if settings.admin_port and settings.port in admin_ports and settings.address == settings.admin_address:
+    for name in ("address", "admin_address"):
+        addresses = getattr(settings, name)
+        if not addresses:
+            yield name, "expected an address of this machine, like 127.0.0.1, or :: for every one"
+        for address in addresses:
+            if why := _address_misfit(address):
+                yield name, f"{address!r}: {why}"
+    same = set(settings.address) & set(settings.admin_address)
+    if settings.admin_port and settings.port in admin_ports and same:
         yield "admin_port", "the client port is the same" if settings.workers == 1 else "a worker's is the client port"
     if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
         yield "tls_key_file", "tls_cert_file and tls_key_file are needed together"
     plain = not (settings.tls_cert_file or settings.admin_allow_plaintext)
-    if plain and not is_loopback(settings.admin_address):
+    if plain and not settings.admin_on_loopback:
         yield (
             "admin_address",
             "off loopback the admin port needs TLS, or admin_allow_plaintext where the network is safe",
@@ -89,7 +98,7 @@ def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.relay_address and _is_unspecified(settings.relay_address):
         yield "relay_address", "expected the address at which others reach this machine"
     if settings.demo and not settings.on_loopback:
-        yield "demo", f"the demo gives out tokens and is for loopback only, not for {settings.address}"
+        yield "demo", f"the demo gives out tokens and is for loopback only, not for {','.join(settings.address)}"
     for origin in settings.allowed_origins:
         if why := origins.misfit(origin):
             yield "allowed_origins", f"{origin!r}: {why}"
@@ -189,6 +198,19 @@ def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
             parse_rate(text)
         except ValueError as why:
             yield "rate_limits", f"{event}: {why}"
+
+
+def _address_misfit(text: str) -> str:
+    """Return why nothing can listen on what is written, "" if something may."""
+    if text == "*":
+        return "write :: for every address, of IPv4 and IPv6"
+    if "[" in text or "]" in text:
+        return "write an IPv6 address without brackets"
+    if re.fullmatch(r"[^:]*:\d*", text):
+        return "the port is a setting of its own"
+    if parse_address(text) is None and not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", text):
+        return "it is neither an address nor a name"
+    return ""
 
 
 def _is_unspecified(address: str) -> bool:

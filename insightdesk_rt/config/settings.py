@@ -40,9 +40,12 @@ def Help(text: str, group: str | None = None) -> Meta:
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    address: Annotated[str, Help("address of the client port", "Where it listens")] = "127.0.0.1"
+    # Both families of loopback: `localhost` is ::1 first for Node 18 and others.
+    address: Annotated[
+        Names, Help("addresses of the client port; :: is every one, of IPv4 and IPv6", "Where it listens")
+    ] = ("127.0.0.1", "::1")
     port: Annotated[Port, Help("client port; 0 takes a free one")] = 3001
-    admin_address: Annotated[str, Help("address of the admin port")] = "127.0.0.1"
+    admin_address: Annotated[Names, Help("addresses of the admin port")] = ("127.0.0.1", "::1")
     admin_port: Annotated[Port, Help("admin port, of the first worker; 0 takes free ones")] = 3002
     admin_allow_plaintext: Annotated[bool, Help("the admin port may be off loopback without TLS")] = False
     workers: Annotated[int, Meta(ge=1, le=256), Help("processes that share the client port, one per core")] = 1
@@ -163,7 +166,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def on_loopback(self) -> bool:
         """Can only this machine reach the client port?"""
-        return is_loopback(self.address)
+        return all(map(is_loopback, self.address))
+
+    @property
+    def admin_on_loopback(self) -> bool:
+        """Can only this machine reach the admin port?"""
+        return all(map(is_loopback, self.admin_address))
 
     @property
     def rates(self) -> dict[str, Rate]:

@@ -28,6 +28,7 @@ OTHER_ENV = {ENV_PREFIX + "CONFIG", ENV_PREFIX + "REQUIRE"}
 COMMAND_LINE = "command line"
 # What another command must know to reach a server and to be believed by it; data_dir too, if the secret is in it.
 OF_A_SERVER = ("admin_address", "admin_port", "jwt_secret_file", "jwt_algorithms", "jwt_issuer", "jwt_audience")
+ONE_OR_MORE = ("address", "admin_address")  # lists that may be written as one text in a file, too
 BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -202,6 +203,8 @@ def _convert(setting: Setting, given: Given) -> Any:
             value = parts
         elif setting.kind is dict:
             value = {key.strip(): rate.strip() for key, _, rate in (part.partition("=") for part in parts)}
+    elif setting.name in ONE_OR_MORE and isinstance(value, str):
+        value = [value]
     return msgspec.convert(value, setting.type, dec_hook=_secret)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from typing import Any
 
 import pytest
 from tornado.web import Application, RequestHandler
 
 from insightdesk_rt import listening
-from insightdesk_rt.listening import PatientServer, accept_few
+from insightdesk_rt.config import Settings
+from insightdesk_rt.listening import PatientServer, StartError, accept_few, bind, bind_shared, close_all, port_of
 from tests.support.aio import aio, until
 
 
@@ -101,3 +103,81 @@ async def test_an_answer_that_nobody_reads_ends_its_connection_and_a_slow_reader
     writer.close()
     server.stop()
     await server.close_all_connections()
+
+
+# ── addresses and families ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def peer_of(sockets: list[socket.socket], host: str) -> str:
+    """Connect to a host and return the address that the server sees."""
+    caller = socket.create_connection((host, port_of(sockets)), timeout=10)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    [listening] = [one for one in sockets if one.family == family]
+    listening.setblocking(True)
+    listening.settimeout(10)
+    connection, address = listening.accept()
+    connection.close()
+    caller.close()
+    return str(address[0])
+
+
+@pytest.mark.parametrize(
+    ("addresses", "served"),
+    [
+        (Settings().address, {"127.0.0.1", "::1"}),
+        (Settings().admin_address, {"127.0.0.1", "::1"}),
+        (("::",), {"127.0.0.1", "::1"}),
+        (("0.0.0.0", "::"), {"127.0.0.1", "::1"}),
+        (("0.0.0.0",), {"127.0.0.1"}),
+        (("::1",), {"::1"}),
+        (("localhost",), {"127.0.0.1"}),
+    ],
+)
+def test_each_address_is_served_on_one_port_and_a_peer_has_its_own_form(
+    addresses: tuple[str, ...], served: set[str]
+) -> None:
+    """A client of IPv4 is never `::ffff:127.0.0.1`, as it would be on one socket for both families."""
+    sockets = bind("port", addresses, 0)
+    try:
+        assert len({one.getsockname()[1] for one in sockets}) == 1
+        for host in served:
+            assert peer_of(sockets, host) == host
+        if "localhost" not in addresses:
+            assert len(sockets) == len(served)
+    finally:
+        close_all(sockets)
+
+
+def test_workers_share_every_address() -> None:
+    several = bind_shared("port", ("127.0.0.1", "::1"), 0, 2)
+    assert [len(sockets) for sockets in several] == [2, 2]
+    assert len({one.getsockname()[1] for sockets in several for one in sockets}) == 1
+    for sockets in several:
+        close_all(sockets)
+
+
+def test_without_ipv6_the_default_is_served_on_ipv4_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Containers often have none. An address that was asked for alone must be there."""
+    real = listening._listen
+
+    def listen(family: int, where: tuple[Any, ...], shared: bool) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return real(family, where, shared)
+
+    monkeypatch.setattr(listening, "_listen", listen)
+    for addresses in (("127.0.0.1", "::1"), ("::",), ("localhost",)):
+        sockets = bind("port", addresses, 0)
+        assert [one.family for one in sockets] == [socket.AF_INET]
+        close_all(sockets)
+    for addresses in (("::1",), ("127.0.0.1", "2001:db8::1")):
+        with pytest.raises(StartError, match=f"port = 0: cannot listen on {addresses[-1]}: Cannot assign"):
+            bind("port", addresses, 0)
+
+
+def test_a_port_that_is_taken_on_one_address_is_taken() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        with pytest.raises(StartError, match="cannot listen on ::1: Address already in use"):
+            bind("port", ("127.0.0.1", "::1"), taken.getsockname()[1])

@@ -53,4 +53,6 @@ def test_rates_are_read() -> None:
 )
 def test_loopback_is_what_only_this_machine_reaches(address: str, loopback: bool) -> None:
     assert is_loopback(address) is loopback
-    assert Settings(address=address).on_loopback is loopback
+    assert Settings(address=(address,)).on_loopback is loopback
+    assert Settings(address=("127.0.0.1", address)).on_loopback is loopback
+    assert Settings(admin_address=("::1", address)).admin_on_loopback is loopback

@@ -222,3 +222,18 @@ def _value(name: str, argv: list[str], environ: dict[str, str]) -> Any:
     loaded = load(argv, environ)
     assert loaded.origins[name] != "default"
     return getattr(loaded.settings, name)
+
+
+def test_an_address_is_one_text_or_a_list(tmp_path: Path) -> None:
+    """Files of before have one text."""
+    file = tmp_path / "settings.toml"
+    for written, addresses in (('"::1"', ("::1",)), ('["127.0.0.1", "::1"]', ("127.0.0.1", "::1"))):
+        file.write_text(f"address = {written}\nadmin_address = {written}\n", encoding="utf-8")
+        settings = load(["--config", str(file)], {}).settings
+        assert (settings.address, settings.admin_address) == (addresses, addresses)
+    assert load(["--address", "127.0.0.1,::1"], {}).settings.address == ("127.0.0.1", "::1")
+    with pytest.raises(ConfigError, match=r"address = .*expected an address"):
+        load(["--address", ""], {})
+    file.write_text('allowed_origins = "https://a.example"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected a list of texts"):
+        load(["--config", str(file)], {})
