@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from insightdesk_rt.cluster import envelope
@@ -21,7 +21,7 @@ from insightdesk_rt.cluster.envelope import Call, Logged, Poison, Probe, Volatil
 from insightdesk_rt.cluster.interests import Interests
 from insightdesk_rt.cluster.lane import Lane
 from insightdesk_rt.cluster.link import Link, State
-from insightdesk_rt.cluster.logs import MOST, READS_AT_ONCE, Logs
+from insightdesk_rt.cluster.logs import MOST, READS_AT_ONCE, Logs, Opened
 from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.publisher import KEEP_S, Keep, Publisher
 from insightdesk_rt.cluster.seal import NotSealed, Seal
@@ -90,7 +90,7 @@ class ValkeyBackplane:
         self._max_message = max_event_bytes + HEAD_BYTES
         self._owing = False
         self._say_s = 0.0  # when the next line about a call without our seal may be written
-        self._epoch = ""
+        self._epoch = self._fork = ""
         self._forget_s = 0.0
         self._copies: set[str] = set()
         self._older_copies: set[str] = set()
@@ -252,9 +252,12 @@ class ValkeyBackplane:
 
     def told(self, before: dict[str, Offset], tops: dict[str, Offset]) -> None:
         shorter = any(offset_key(tops.get(ns, NO_OFFSET)) < offset_key(at) for ns, at in before.items())
+        if (fork := tops.get("#", "")) and fork != self._fork:
+            self._told_of_fork(fork)
         if not shorter:
+            now_s = asyncio.get_running_loop().time()
             for namespace, position in before.items():
-                self._lanes[namespace].verified = position
+                self._lanes[namespace].verify(position, now_s)
         if (shorter or tops.get("@") != self._epoch) and self._publisher.recovery is None:
             log.warning("Valkey has lost what it had: reading the logs again, and sending again what was sent last")
             self._recover()
@@ -325,13 +328,24 @@ class ValkeyBackplane:
     async def _catch_up(self, lane: Lane) -> None:
         """Deliver what the log has after the lane's position. Raises RtError UNAVAILABLE; what was read stays read."""
         async with self._mending[lane.namespace]:
-            top, since, epoch = await self.logs.open(lane.namespace, lane.position)
-            if not self._epoch:
-                self._epoch = epoch  # another one than the known is seen to by the next probe, which brings back too
+            top, since, epoch, fork = await self._open(lane)
+            if not self._epoch:  # another one than the known is seen to by the next probe, which brings back too
+                self._epoch, self._fork = epoch, fork
             if not lane.started:
                 lane.start(top)
+                lane.epoch = epoch
                 if lane.rooms:  # whoever joined while Valkey was not there yet may have missed anything
                     self._resync(lane, list(lane.rooms))
+                return
+            emptied = lane.epoch not in ("", epoch)
+            lane.epoch = epoch
+            if emptied and since != lane.position:
+                since = NO_OFFSET  # all there is was put there since then
+                self._tell_if_cut_off(lane)
+            if since is None:
+                # Another primary, which took writes beside this node's for longer than anybody remembers.
+                lane.begin_anew(top)
+                self._told_of_fork(await self.logs.tell_fork())
                 return
             if since != lane.position:
                 lane.go_back(since)
@@ -342,6 +356,27 @@ class ValkeyBackplane:
                 cut, done = cut or page.cut, page.done
             if cut:
                 self._resync(lane, await self.logs.rooms_after(lane.namespace, lane.rooms, since))
+
+    async def _open(self, lane: Lane) -> Opened:
+        opened = await self.logs.open(lane.namespace, lane.known_ends())
+        if opened.since is None and not lane.forgot:
+            return opened._replace(since=lane.known_ends()[0][0])  # all since this node's start is known
+        return opened
+
+    def _tell_if_cut_off(self, lane: Lane) -> None:
+        """Valkey was emptied, and is given by all nodes what they published last: enough for who heard until then.
+
+        What was published while this node was cut off before that may be lost for good.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if lane.ends and now_s - lane.ends[-1].seen_s > KEEP_S - 1:
+            self._resync(lane, list(lane.rooms))
+
+    def _told_of_fork(self, fork: str) -> None:
+        self._fork = fork
+        log.error("two Valkeys took writes beside each other for over a minute: all clients are told to load anew")
+        for lane in self._lanes.values():
+            self._resync(lane, list(lane.rooms))
 
     async def _repair(self, lane: Lane) -> None:
         """Fill a hole while the connection lives; what cannot be read makes it a lost connection."""
@@ -363,7 +398,7 @@ class ValkeyBackplane:
         if not rooms:
             return
         self._resyncs += 1
-        log.warning("the log of %s was cut off before it was read: %d rooms are told", lane.namespace, len(rooms))
+        log.warning("events of %s cannot be had any more: %d rooms are told", lane.namespace, len(rooms))
         self.on_resync(lane.namespace, rooms)
 
     def _valkey_up(self, changed: bool) -> None:
@@ -381,11 +416,15 @@ class ValkeyBackplane:
             while self._owing and self._valkey.available:
                 self._owing = False
                 try:
-                    epoch = ""
+                    epoch, common = "", dict[str, Offset]()
                     for lane in self._lanes.values():  # first: new ids go on beyond all that were given out
-                        _, _, epoch = await self.logs.open(lane.namespace, lane.position)
-                    await self._put_down_again()  # before others can read: who is told to load anew loads all
-                    await self._publisher.send_again()
+                        _, since, epoch, _ = await self._open(lane)
+                        common[lane.namespace] = since or NO_OFFSET
+                    if epoch != self._epoch:
+                        common.clear()  # it was emptied, and whoever was here has had what is older
+                    await self._put_down_again(common)  # before others can read: who is told to load anew loads all
+                    if not await self._publisher.send_again(common):
+                        self._told_of_fork(await self.logs.tell_fork())
                     self._epoch = epoch
                 except RtError as failed:
                     if failed.code == "UNAVAILABLE":
@@ -394,8 +433,8 @@ class ValkeyBackplane:
         finally:
             self._publisher.recovery = None
 
-    async def _put_down_again(self) -> None:
-        facts = self._publisher.confirmed(self.facts) + [(event.offset, event) for _, event in self._heard]
+    async def _put_down_again(self, common: Mapping[str, Offset]) -> None:
+        facts = self._publisher.confirmed(self.facts, common) + [(event.offset, event) for _, event in self._heard]
         facts.sort(key=lambda fact: offset_key(fact[0]))  # what was read was there before
         try:
             await self.put_down_again(list({event.id: event for _, event in facts}.values()))

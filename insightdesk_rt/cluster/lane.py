@@ -13,10 +13,23 @@ room holds up its namespace for the milliseconds of a repair.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from insightdesk_rt.cluster.envelope import Logged, Poison
 from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, offset_key
+
+KNOWN_S = 60.0  # ids of what was delivered are remembered for at least so long
+END_EVERY_S = 1.0  # so many doubles are read again at most, and fall out by their ids
+
+
+class End(NamedTuple):
+    """A position that the log has reached. `seen_s`: when that was so last; `event_id`: "" if it is not known."""
+
+    offset: Offset
+    seen_s: float
+    event_id: str
 
 
 class Interest:
@@ -53,9 +66,13 @@ class Lane:
         "_at",
         "_buffer",
         "_deliver",
+        "_event_id",
         "_older",
         "_recent",
         "duplicates",
+        "ends",
+        "epoch",
+        "forgot",
         "gaps",
         "held",
         "namespace",
@@ -75,6 +92,12 @@ class Lane:
         self.position: Offset = NO_OFFSET
         self._at = (0, 0)
         self.verified: Offset = NO_OFFSET  # a position that the log is known to have reached
+        # Such positions of the last minute, the newest last: where the log turns out to be another one, it is read on
+        # from the newest of them that it has.
+        self.ends: deque[End] = deque()
+        self.forgot = False  # were there older ones?
+        self._event_id = ""  # of the event at the position, if it is known
+        self.epoch = ""  # of the Valkey whose log this is; another one was emptied meanwhile
         self.started = False
         self.held = True  # until its log was read for the first time
         self.rooms: dict[Room, Interest] = {}
@@ -91,6 +114,28 @@ class Lane:
         self.started = True
         self.advance(top)
         self.verified = self.position
+
+    def verify(self, position: Offset, now_s: float) -> None:
+        """The log is known to have reached a position up to which everything was delivered."""
+        self.verified = position
+        event_id = self._event_id if position == self.position else ""
+        if self.ends and self.ends[-1].offset == position:
+            self.ends[-1] = End(position, now_s, event_id or self.ends[-1].event_id)
+        elif not self.ends or now_s - self.ends[-1].seen_s >= END_EVERY_S:
+            self.ends.append(End(position, now_s, event_id))
+        while len(self.ends) > 1 and self.ends[0].seen_s < now_s - KNOWN_S:
+            self.ends.popleft()
+            self.forgot = True
+
+    def known_ends(self) -> list[tuple[Offset, str]]:
+        """Return the ends, from the oldest to the position, each with the id of its event, "" if it is not known."""
+        return [*((end.offset, end.event_id) for end in self.ends), (self.position, self._event_id)]
+
+    def begin_anew(self, top: Offset) -> None:
+        """Go on at the log's end: what is before it cannot be told from what was delivered."""
+        self.position, self._at, self._event_id = top, offset_key(top), ""
+        self.ends.clear()
+        self.forgot = False
 
     def hear(self, message: Logged, interest: Interest) -> bool:
         """Take a logged event off a channel. Returns False if one before it is missing: the lane must be repaired.
@@ -115,7 +160,7 @@ class Lane:
         except Poison:
             self.poison += 1
             return True
-        self._at, self.position = message.at, message.offset
+        self._at, self.position, self._event_id = message.at, message.offset, event.id
         self._once(event)
         return True
 
@@ -137,7 +182,7 @@ class Lane:
         for event in events:
             key = offset_key(event.offset)
             if key > self._at:
-                self._at, self.position = key, event.offset
+                self._at, self.position, self._event_id = key, event.offset, event.id
                 if not self.rooms.keys().isdisjoint(event.rooms):
                     self.repaired += self._once(event)
         self.advance(upto)
@@ -165,7 +210,7 @@ class Lane:
     def advance(self, offset: Offset) -> None:
         key = offset_key(offset)
         if key > self._at:
-            self._at, self.position = key, offset
+            self._at, self.position, self._event_id = key, offset, ""
 
     def go_back(self, offset: Offset) -> None:
         """Read on from an earlier offset: the log was found to be another one after it.
@@ -174,7 +219,7 @@ class Lane:
         was delivered since is known by its ids.
         """
         self.position = min(offset, self.verified, key=offset_key)
-        self._at = offset_key(self.position)
+        self._at, self._event_id = offset_key(self.position), ""
 
     def forget_older(self) -> None:
         """Called every minute while the connection lives: ids are remembered for one to two, as in the log."""

@@ -33,6 +33,15 @@ IDS_TTL_MS = 3_600_000  # how long lua/append.lua keeps a room's offsets
 KEYS_PER_CALL = 500
 
 
+class Opened(NamedTuple):
+    """`since`: read on from there; None: nobody knows from where. `fork`: when all were told to load anew last."""
+
+    top: Offset
+    since: Offset | None
+    epoch: str
+    fork: str
+
+
 class Page(NamedTuple):
     cut: bool  # the log no longer reaches back to the offset
     upto: Offset
@@ -45,17 +54,28 @@ class Logs:
         self._valkey = valkey
         self._names = names
         self._open = load_script("insightdesk_rt.cluster", "open")
+        self._fork = load_script("insightdesk_rt.cluster", "fork")
         self._read = load_script("insightdesk_rt.cluster", "read")
         self._missed = load_script("insightdesk_rt.cluster", "missed")
         self._entries = load_script("insightdesk_rt.cluster", "entries")
         self.budget = Budget(reads_at_once)
         self.poison = 0
 
-    async def open(self, namespace: str, position: Offset) -> tuple[Offset, Offset, str]:
-        """Make sure the log goes on beyond `position`; return its last offset, from where to read on, and the epoch."""
+    async def open(self, namespace: str, ends: Iterable[tuple[Offset, str]]) -> Opened:
+        """Make sure the log goes on beyond the node's position; return what lua/open.lua found.
+
+        `ends` are those that the node has seen the log have, from the oldest to its position, each with the id of its
+        event ("": not known). Raises RtError UNAVAILABLE.
+        """
         keys = [self._names.log(namespace), self._names.tops, self._names.floors]
-        top, since, epoch = await self._valkey.call(self._open, keys, [namespace, position])
-        return Offset(top), Offset(since), epoch
+        top, since, epoch, fork = await self._valkey.call(
+            self._open, keys, [namespace, *itertools.chain.from_iterable(ends)]
+        )
+        return Opened(Offset(top), Offset(since) if since else None, epoch, fork)
+
+    async def tell_fork(self) -> str:
+        """Have all nodes tell all rooms to load anew, this one too. Raises RtError UNAVAILABLE."""
+        return str(await self._valkey.call(self._fork, [self._names.tops], []))
 
     async def read(
         self, namespace: str, rooms: Collection[Room], since: Offset, most: int = MOST, user: str = ""
@@ -75,7 +95,7 @@ class Logs:
         names = self._names
         keys = [names.log(namespace), names.tops, names.floors, *(names.ids(namespace, room) for room in rooms)]
         args: list[Arg] = [namespace, since, most, AT_ONCE, PAGE_BYTES, *rooms]
-        complete, top, left, *parts = await self._ask(self._missed, keys, args)
+        complete, top, floor, left, *parts = await self._ask(self._missed, keys, args)
         events = self._events(namespace, parts)
         left = sorted(left, key=offset_key)
         while complete and left:
@@ -83,7 +103,7 @@ class Logs:
             complete = looked > 0  # else cut off while we were reading
             events += self._events(namespace, parts)
             left = left[looked:]
-        return Backlog(events if complete else [], bool(complete), Offset(top))
+        return Backlog(events if complete else [], bool(complete), Offset(top), Offset(floor))
 
     async def _ask(self, script: Script, keys: list[str], args: list[Arg]) -> Any:
         async with self.budget.question():

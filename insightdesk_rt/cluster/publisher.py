@@ -4,6 +4,9 @@ What was confirmed in the last five seconds is kept. A Valkey that comes back wi
 shorter than it was, may have lost its last second: it is then given these again under the same ids, and takes what it
 does not have. So an acknowledged event survives unless its publisher and Valkey are lost together. Until that is done,
 new events wait: a publisher's events stay in order.
+
+What is older is kept for a minute: this node may have written to a primary that was none any more. A Valkey whose log
+parts from what this node knows is given all that came after that point.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -23,9 +26,12 @@ from insightdesk_rt.cluster.resp import Arg, load_script
 from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.errors import RtError, used_before
 from insightdesk_rt.ids import RESERVED_EVENTS
-from insightdesk_rt.model import Event, Offset
+from insightdesk_rt.model import Event, Offset, offset_key
 from insightdesk_rt.wire import json
 
+FORK_S = 60.0  # as long as nodes remember the ids of what they have delivered
+FORK_BYTES = 16_000_000  # of what is kept for so long; what is dropped before has to be told as lost, if it is
+HEAD_BYTES = 500  # of an event beside its payload, about
 KEEP_S = 5.0  # an AOF is on disk a second later; the rest is for a machine that was slow to notice
 AGAIN_BATCH = 500
 WAIT_S = 1.0  # a command's deadline
@@ -62,6 +68,9 @@ class Publisher:
         self._max_event_bytes = max_event_bytes
         self._seen = seen  # the greatest offset this node has seen in a namespace
         self._tail: deque[Sent] = deque()
+        self._tail_bytes = 0
+        self._answered_s = 0.0
+        self._dropped: dict[str, Offset] = {}  # by namespace, the last one that was not kept for want of room
         self._copies = itertools.count()
         self.recovery: asyncio.Task[Any] | None = None  # set while what was lost is being brought back
         self.appended = self.published = self.failed = self.again = 0
@@ -77,6 +86,7 @@ class Publisher:
             raise
         self.appended += 1
         self._tail.append(Sent(asyncio.get_running_loop().time(), event, offset))
+        self._tail_bytes += len(event.payload) + HEAD_BYTES
         return offset
 
     async def recovered(self) -> None:
@@ -96,10 +106,19 @@ class Publisher:
             if self._valkey.send("PUBLISH", self._names.channel(event.namespace, room), message):
                 self.published += 1
 
-    async def send_again(self) -> None:
-        """Bring back what Valkey may have lost, in order. Raises RtError UNAVAILABLE; then it is still owed."""
+    async def send_again(self, common: Mapping[str, Offset] = {}) -> bool:
+        """Bring back what Valkey may have lost, in order. Raises RtError UNAVAILABLE; then it is still owed.
+
+        `common`: by namespace, up to where the log is the one this node knows; all after that is brought, and of others
+        what was confirmed last. Returns whether all of it was still kept.
+        """
         loop = asyncio.get_running_loop()
-        owed, done = list(self._tail), deque[Sent]()
+        dropped = [(offset_key(at), common.get(namespace)) for namespace, at in self._dropped.items()]
+        all_kept = all(since is None or at <= offset_key(since) for at, since in dropped)
+        kept, owed, done = deque[Sent](), list[Sent](), deque[Sent]()
+        for sent in self._tail:
+            (owed if self._owed(sent, common) else kept).append(sent)
+        known = len(self._tail)
         for start in range(0, len(owed), AGAIN_BATCH):
             batch = owed[start : start + AGAIN_BATCH]
             # One pipeline: the calls are queued in this order, and Valkey does them in this order.
@@ -108,17 +127,32 @@ class Publisher:
                 event = sent.event if offset == sent.offset else self._moved(sent)
                 self.again += offset != sent.offset
                 done.append(Sent(loop.time(), event, offset))
-        done.extend(itertools.islice(self._tail, len(owed), None))  # confirmed meanwhile
-        self._tail = done
+        done.extend(itertools.islice(self._tail, known, None))  # confirmed meanwhile
+        self._tail = kept + done
+        return all_kept
 
-    def confirmed(self, names: Collection[str]) -> list[tuple[Offset, Event]]:
-        """Return the events of these names that may be lost, with the offsets they were given."""
-        return [(sent.offset, sent.event) for sent in self._tail if sent.event.name in names]
+    def confirmed(self, names: Collection[str], common: Mapping[str, Offset] = {}) -> list[tuple[Offset, Event]]:
+        """Return the events of these names that may be lost, with the offsets they were given. `common`: as above."""
+        return [
+            (sent.offset, sent.event) for sent in self._tail if sent.event.name in names and self._owed(sent, common)
+        ]
+
+    def _owed(self, sent: Sent, common: Mapping[str, Offset]) -> bool:
+        since = common.get(sent.event.namespace)
+        parted = since is not None and offset_key(sent.offset) > offset_key(since)
+        return parted or sent.at_s >= self._answered_s - KEEP_S
 
     def forget_older(self, answered_s: float) -> None:
         """What was confirmed long enough before Valkey last answered, with nothing lost, is safe."""
-        while self.recovery is None and self._tail and self._tail[0].at_s < answered_s - KEEP_S:
+        self._answered_s = answered_s
+        while self.recovery is None and self._tail:
+            oldest = self._tail[0]
+            if oldest.at_s >= answered_s - FORK_S:
+                if self._tail_bytes <= FORK_BYTES or oldest.at_s >= answered_s - KEEP_S:
+                    break
+                self._dropped[oldest.event.namespace] = oldest.offset
             self._tail.popleft()
+            self._tail_bytes -= len(oldest.event.payload) + HEAD_BYTES
 
     async def _append(self, event: Event, was: str = "") -> Offset:
         keys, args = append_call(self._names, event, self._address, self._keep, self._seen(event.namespace), was)

@@ -11,15 +11,19 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from insightdesk_rt.model import Event, Offset, Room
+from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room
 
 
 class Backlog(Struct, frozen=True):
-    """What a log holds for some rooms after an offset; not `complete` if it no longer reaches back that far."""
+    """What a log holds for some rooms after an offset; not `complete` if it no longer reaches back that far.
+
+    Offsets below `floor` are of a log that was lost; what was lost with it and sent again lies behind the floor.
+    """
 
     events: list[Event]  # in order
     complete: bool
     upto: Offset  # everything up to here was looked at
+    floor: Offset = NO_OFFSET
 
 
 class Backplane(Protocol):

@@ -211,13 +211,16 @@ class Hub:
             backlog = await self._backplane.read(namespace, rooms, upto, most, user)
             if not backlog.complete:
                 return Missed([], False)
-            delivered = offset_key(self.position(namespace))
+            delivered, floor = offset_key(self.position(namespace)), offset_key(backlog.floor)
             for event in backlog.events:
                 if offset_key(event.offset) > delivered:
                     break
                 first = offset_key(event.was or event.offset)  # one that was logged again is as old as it was
                 if any(room in keys and first > keys[room] for room in event.rooms):
                     found.append(event)
+                elif event.was and first < floor <= max(keys.get(room, floor) for room in event.rooms):
+                    # Lost with a log, and its reader's offset is of the one after it: nobody knows whether it had it.
+                    return Missed([], False)
                     size += len(event.payload) + HEAD_BYTES
             if len(found) > self._replay.events or size > self._replay.size_bytes:
                 return Missed([], False)  # it would be closed as a slow reader, return, and be sent the same again

@@ -28,6 +28,7 @@ class OneNode:
         self.unheard: list[tuple[str, Room]] = []
         self.published: list[Event] = []
         self.away = False
+        self.floor = NO_OFFSET
         self.full = False  # it is there, and takes nothing
         self._ids: dict[str, Offset] = {}
         self._prints: dict[str, str] = {}
@@ -85,7 +86,7 @@ class OneNode:
             for e in self.log
             if e.namespace == namespace and wanted & set(e.rooms) and offset_key(e.offset) > offset_key(since)
         ]
-        return Backlog(events, True, self.position(namespace))
+        return Backlog(events, True, self.position(namespace), self.floor)
 
 
 class Peer:

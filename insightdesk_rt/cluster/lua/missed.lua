@@ -2,7 +2,7 @@
 --
 -- KEYS: log, tops, floors, then per room: its ids (list, newest first, up to 1000 and for an hour after the last)
 -- ARGV: namespace, offset, most ids, ids to fetch at once, bytes to return, then the rooms' names
--- Returns {1 if all is there, else 0; last id of the log; {ids that are left to fetch, in no order}; id, header, payload of
+-- Returns {1 if all is there, else 0; last id of the log; its floor; {ids that are left to fetch, in no order}; id, header, payload of
 -- each event}. Not all is there: nothing else is looked at, whoever asks must load anew.
 --
 -- The cost is what was missed, never what all others were told meanwhile: the log itself is not walked. So an offset of
@@ -26,7 +26,7 @@ end
 
 local top = redis.call('HGET', KEYS[2], namespace) or '0-0'
 local floor = redis.call('HGET', KEYS[3], namespace)
-local short = { 0, top, {} }
+local short = { 0, top, floor or '0-0', {} }
 local top_ms, top_seq = parts(top)
 -- No floor: no log. An offset beyond the log's end is one of a log that is gone.
 if (floor and later(floor)) or (not floor and since ~= '0-0')
@@ -34,7 +34,7 @@ if (floor and later(floor)) or (not floor and since ~= '0-0')
   return short
 end
 if not later(top) then
-  return { 1, top, {} } -- nothing was said in the whole namespace
+  return { 1, top, floor or '0-0', {} } -- nothing was said in the whole namespace
 end
 
 local time = redis.call('TIME')
@@ -67,7 +67,7 @@ for n = 4, #KEYS do
   end
 end
 
-local answer = { 1, top, missed }
+local answer = { 1, top, floor or '0-0', missed }
 if #missed > at_once then
   return answer
 end
@@ -95,5 +95,5 @@ local left = {}
 for n = taken + 1, #missed do
   left[#left + 1] = missed[n]
 end
-answer[3] = left
+answer[4] = left
 return answer

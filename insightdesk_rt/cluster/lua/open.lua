@@ -1,14 +1,19 @@
 -- Make sure that a namespace's log exists and goes on beyond every id this node has seen; find out what it lost.
 --
 -- KEYS: log, tops (hash: namespace -> last id, and '@' -> epoch), floors (hash: namespace -> id)
--- ARGV: namespace, the node's position ('0-0': none yet)
--- Returns {last id, where the node must read on from, epoch}.
+-- ARGV: namespace, then ends that the node has seen the log have, from the oldest to its position ('0-0': none yet), each
+--       with the id of the event there, or '' if the node does not know it
+-- Returns {last id, where the node must read on from ('': nobody knows), epoch, fork (see fork.lua) or ''}.
+--
+-- Where the log has not got the node's position, it is another one from some point on: a server came back without its
+-- last second, or the node comes from another primary, which took writes beside this one. That point is the newest end
+-- that both have had. What lies behind it here the node may not have; what lies behind it there this log has not.
 --
 -- The epoch is lost when Valkey is emptied: a node that finds another one knows of it, even if others have filled the
 -- logs again by then. A floor says: who holds an offset below it may miss something for good. A log begins with a marker
 -- (an entry with an empty id), or, if an append came first, with the entry that is its floor; a log that begins with
 -- anything else was cut off by age.
-local namespace, position = ARGV[1], ARGV[2]
+local namespace, position = ARGV[1], ARGV[#ARGV - 1]
 local log = KEYS[1]
 
 local time = redis.call('TIME')
@@ -42,6 +47,7 @@ local function now()
   return string.format('%.0f-0', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 end
 
+local fork = redis.call('HGET', KEYS[2], '#') or ''
 local position_ms = parts(position)
 if redis.call('EXISTS', log) == 0 then
   local id = now()
@@ -50,7 +56,7 @@ if redis.call('EXISTS', log) == 0 then
   end
   mark(id)
   raise_floor(position == '0-0' and id or position)
-  return {id, id, epoch}
+  return {id, id, epoch, fork}
 end
 
 local top = redis.call('HGET', KEYS[2], namespace)
@@ -59,22 +65,31 @@ if not top then
   redis.call('HSET', KEYS[2], namespace, top)
 end
 if position == '0-0' then
-  return {top, top, epoch}
-end
-if #redis.call('XRANGE', log, position, position) == 1 then
-  return {top, position, epoch}
+  return {top, top, epoch, fork}
 end
 local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
 local floor = redis.call('HGET', KEYS[3], namespace)
-if first and first[2][2] ~= '' and after(first[1], position) and not (floor and not after(first[1], floor)) then
-  return {top, position, epoch} -- cut off by age, not lost
+local cut_off = first and first[2][2] ~= '' and not (floor and not after(first[1], floor)) and first[1]
+-- Two primaries may give out the same id for two events. So an end is the log's only if the event is the one that the
+-- node knows there, if it knows it, and if the log has all older ends too.
+local common, parted = '', false
+for n = 2, #ARGV, 2 do
+  local entry = redis.call('XRANGE', log, ARGV[n], ARGV[n])[1]
+  if entry and (ARGV[n + 1] == '' or ARGV[n + 1] == entry[2][2]) then
+    common = ARGV[n]
+  elseif not (cut_off and after(cut_off, ARGV[n])) then -- by age, that would be, and not lost
+    parted = true
+    break
+  end
+end
+if not parted then
+  return {top, position, epoch, fork}
 end
 
--- The log has not got what this node has: it came back older than it was.
-raise_floor(position)
-local older = redis.call('XREVRANGE', log, position, '-', 'COUNT', 1)[1]
+-- The log has not got what this node has. From now on offsets of before say nothing: of two logs they cannot be compared.
 if not after(top, position) then
   top = string.format('%.0f-0', position_ms + 1)
   mark(top)
 end
-return {top, older and older[1] or '0-0', epoch}
+raise_floor(top)
+return {top, common, epoch, fork}

@@ -231,3 +231,18 @@ async def test_nobody_new_is_let_in_while_the_other_nodes_cannot_be_reached() ->
     with pytest.raises(RtError, match="UNAVAILABLE"):
         await hub.enter(socket, [T])
     assert not socket.rooms and log.unheard == [("/tickets", T)], "and the room is let go"
+
+
+@aio
+async def test_a_replay_that_may_hold_what_its_reader_had_from_a_lost_log_is_not_called_complete() -> None:
+    """The reader's offset is of the log that was mended since; what is logged again behind it, it had or had not."""
+    hub, log = hub_of()
+    socket, texts = added(hub)
+    for offset, was in (("50-0", ""), ("51-0", "10-0")):
+        log.log.append(Event("/tickets", "e", "1", (T,), id=offset, offset=Offset(offset), was=Offset(was)))
+    log.floor = Offset("40-0")
+    assert not await hub.resume(socket, [T], Offset("50-0")) and texts == []
+    assert await hub.resume(socket, [T], Offset("51-0")), "all of it is behind the reader"
+    log.floor = Offset("5-0")
+    other, texts = added(hub)
+    assert await hub.resume(other, [T], Offset("50-0")) and texts == [], "the reader had it when it was logged first"
