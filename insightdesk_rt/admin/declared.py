@@ -251,9 +251,14 @@ def _is_list(kind: Any) -> bool:
 
 
 def _is_time(kind: Any) -> bool:
-    described = msgspec.inspect.type_info(kind)
-    kinds = described.types if isinstance(described, msgspec.inspect.UnionType) else (described,)
-    return any(isinstance(getattr(one, "type", one), msgspec.inspect.DateTimeType) for one in kinds)
+    def holds(described: msgspec.inspect.Type) -> bool:
+        if isinstance(described, msgspec.inspect.Metadata):
+            return holds(described.type)
+        if isinstance(described, msgspec.inspect.UnionType):
+            return any(map(holds, described.types))
+        return isinstance(described, msgspec.inspect.DateTimeType)
+
+    return holds(msgspec.inspect.type_info(kind))
 
 
 def _camel(name: str) -> str:

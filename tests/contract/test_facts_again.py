@@ -25,10 +25,11 @@ from insightdesk_rt.desk import build_desk
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.hub.hub import Hub
 from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import User
+from insightdesk_rt.model import User, user_room
 from insightdesk_rt.namespaces import PATHS
 from insightdesk_rt.namespaces.dispatch import first_rooms
 from insightdesk_rt.stores.notifications import Content
+from insightdesk_rt.stores.tickets import Actor, Comment, TicketChange
 from tests.support import fakes
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
@@ -269,6 +270,42 @@ async def test_what_was_acknowledged_of_a_conversation_holds_after_a_failover(tm
         cluster.replace(cluster.copy())
         await until(cluster.back, "the same")
         assert await known(cluster) == wanted, "again changes nothing"
+
+
+@aio
+async def test_what_is_sent_again_under_its_id_is_heard_once_by_who_heard_it_before(tmp_path: Path) -> None:
+    """The answers were lost with the connection, and what Valkey knew of the ids with its last second."""
+    async with a_cluster(tmp_path) as cluster:
+        one, two = cluster.one, cluster.two
+        chat = await talking(cluster)
+        await persist(lambda: one.desk.tickets.apply("42", TicketChange(teamId="t1")))
+        await two.socket("/tickets", ANNA)
+        await two.ask(ANNA, "ticket:subscribe", ticketId="42")
+        reply = Comment("c1", "reply", Actor("bert", "Bert"), "on it")  # type: ignore[arg-type]
+
+        async def all_of_them() -> None:
+            await persist(lambda: one.desk.tickets.comment("42", reply, remember=True))
+            await one.notify("n1")
+            await one.ask(CARL, "chat:message", conversationId=chat, text="m", clientId="m")
+            await persist(lambda: one.hub.emit("/tickets", [user_room("anna")], "desk:news", "1", id="emit.e1"))
+
+        def heard() -> dict[str, int]:
+            names = {"/tickets": ("ticket:commented", "desk:news"), "/notifications": ("notification",)}
+            names["/chat"] = ("chat:message",)
+            return {name: len(two.heard(path, ANNA, name)) for path in names for name in names[path]}
+
+        once = {"ticket:commented": 1, "desk:news": 1, "notification": 1, "chat:message": 1}
+        copy = cluster.copy()
+        await all_of_them()
+        await until(lambda: heard() == once, "heard")
+        cluster.replace(copy)
+        await all_of_them()
+        offset = await persist(lambda: one.hub.emit("/tickets", [user_room("anna")], "desk:end", "1"))
+        await until(lambda: two.heard("/tickets", ANNA, "desk:end"), f"what came last, {offset}")
+        last = await one.ask(CARL, "chat:message", conversationId=chat, text="last", clientId="last")
+        await one.notify("last")
+        await until(lambda: heard()["chat:message"] == 2 and heard()["notification"] == 2, "the last of each")
+        assert heard() == {**once, "chat:message": 2, "notification": 2} and last["id"] == 3
 
 
 @aio

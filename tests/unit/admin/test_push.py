@@ -128,6 +128,8 @@ async def test_a_job_that_comes_late_is_answered_that_nothing_was_applied(valkey
         late = await desk.ask("PUT", TICKET, {"at": "2026-11-30T12:59:59.999999+01:00", "status": "open"})
         assert late == {"ticketId": "42", "version": 1, "offset": late["offset"], "applied": False}
         assert (await desk.ask("DELETE", f"{TICKET}?at=2026-11-30T11:00:00Z"))["applied"] is False
+        for wrong in ("0.5", "1796063000", "yesterday", ""):
+            assert (await desk.ask("DELETE", f"{TICKET}?at={wrong}", status=400))["error"]["field"] == "at", wrong
         assert told(anna) == []
         newer = await desk.ask("PUT", TICKET, {"at": "2026-11-30T12:00:01Z", "status": "open"})
         assert newer["version"] == 2 and "applied" not in newer
