@@ -36,6 +36,7 @@ else
     redis.call('XADD', messages, place(number), 'm', entry)
   end
 end
+redis.call('HINCRBY', c.key, 'bytes', #entry)
 redis.call('HSET', sent, sent_as(arg(4)), string.format('%.0f', number))
 local side = staff and 'readByAgent' or 'readByCustomer'
 save(c, {

@@ -188,6 +188,12 @@ local function deactivate(c)
   never('lost', c)
 end
 
+-- The clientIds a customer used on a day. By day, so that each day's ends: of one who starts a conversation a day all would
+-- be remembered for ever.
+local function started_on(customer, day)
+  return string.format('%s-started:%s:%.0f', base, customer, day)
+end
+
 local function open_of_customer(c)
   return base .. '-open:' .. CUSTOMER .. c.customerId
 end

@@ -10,10 +10,9 @@
 -- The id is made of customer and clientId: also if Valkey lost what it knew of the first call, the second makes no other
 -- conversation. It is taken already if the clientId was used more than a day ago.
 local client_id, team = arg(2), arg(4)
--- By day, so that each day's ends: a customer who starts one a day would else have all of them remembered for ever.
 local day = math.floor(now / 86400000)
-local started = base .. '-started:' .. who.id .. ':' -- only customers start one
-local known = redis.call('HGET', started .. day, client_id) or redis.call('HGET', started .. (day - 1), client_id)
+local today = started_on(who.id, day) -- only customers start one
+local known = redis.call('HGET', today, client_id) or redis.call('HGET', started_on(who.id, day - 1), client_id)
 local c = known and load(known)
 if c then
   if c.asked and c.asked ~= arg(8) then
@@ -30,8 +29,8 @@ if refused then
   return refused
 end
 local id = redis.call('EXISTS', base .. ':' .. arg(1)) == 1 and arg(9) or arg(1)
-redis.call('HSET', started .. day, client_id, id)
-redis.call('EXPIRE', started .. day, 2 * 86400)
+redis.call('HSET', today, client_id, id)
+redis.call('EXPIRE', today, 2 * 86400)
 redis.call('ZADD', base .. '-open:' .. who.key, now, id)
 -- Two in one millisecond have a first and a second too.
 local behind = redis.call('ZREVRANGE', base .. '-queue:' .. team, 0, 0, 'WITHSCORES')[2]

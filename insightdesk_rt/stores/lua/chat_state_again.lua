@@ -31,7 +31,8 @@ elseif c and c.state == 'active' then
 end
 redis.call('DEL', given.key)
 redis.call('HSET', given.key, unpack(fields))
-save(given, { last = math.max(tonumber(given.last), tonumber(c and c.last or 0)),
+-- `last` may not go back, a number is given out once; each message that is put down again counts its own bytes.
+save(given, { last = math.max(tonumber(given.last), tonumber(c and c.last or 0)), bytes = c and c.bytes or '0',
   customerOnline = online(CUSTOMER .. given.customerId) })
 if (given.agentId or '') ~= '' then
   save(given, { agentOnline = online(given.agentId) })
@@ -47,8 +48,9 @@ if given.state == 'closed' then
 end
 redis.call('ZADD', open_of_customer(given), given.createdAt, given.id)
 if given.startedAs then
-  redis.call('HSET', base .. '-started:' .. given.customerId, given.startedAs, given.id)
-  redis.call('EXPIRE', base .. '-started:' .. given.customerId, 86400)
+  local started = started_on(given.customerId, math.floor(given.createdAt / 86400000))
+  redis.call('HSET', started, given.startedAs, given.id)
+  redis.call('EXPIRE', started, 2 * 86400)
 end
 if given.state == 'waiting' then
   redis.call('ZADD', base .. '-queue:' .. given.teamId, given.queuedAt, given.id)
