@@ -21,6 +21,8 @@ from insightdesk_rt.wire import json
 
 TOKEN_S = 3600
 KEPT_COMMENTS = 30
+KEPT_PUSHED = 100
+OWN_IDS = frozenset({*FRESH_IDS, *(opening.id for opening in TICKETS)})
 VISITOR = {"agent": NORA, "customer": MIA}
 
 Sign = Callable[[Mapping[str, Any]], str]
@@ -32,6 +34,8 @@ class Helpdesk:
         self._notifications = notifications
         self._sign = sign
         self.rows: dict[str, dict[str, Any]] = {}  # what the page is shown of each ticket
+        # The same of tickets that somebody pushed through the admin port, the newest last: the robots leave them alone.
+        self._pushed: dict[str, dict[str, Any]] = {}
 
     def token(self, who: Who) -> str:
         claims = {"sub": who.id, "name": who.name, "role": who.role, "exp": int(time.time()) + TOKEN_S}
@@ -45,7 +49,7 @@ class Helpdesk:
             "names": [{"id": who.id, "name": who.name} for who in EVERYBODY],
             "agents": [{"id": who.id, "name": who.name} for who in AGENTS],
             "mine": MINE,
-            "tickets": list(self.rows.values()),
+            "tickets": [*self.rows.values(), *self._pushed.values()],
         }
 
     async def seed(self) -> None:
@@ -91,6 +95,8 @@ class Helpdesk:
         kind = "note" if note else "reply"
         comment = Comment(new_id(), cast(Any, kind), Actor(who.id, who.name), text)
         await self._tickets.comment(ticket_id, comment, False)
+        if ticket_id in self._pushed:
+            return  # it is heard of like everybody's
         at = iso(int(time.time() * 1000))
         author = {"id": who.id, "name": who.name}
         shown = {"id": comment.id, "kind": kind, "author": author, "excerpt": text, "createdAt": at}
@@ -108,15 +114,47 @@ class Helpdesk:
             by=Actor(who.id, who.name),
         )
         await self._tickets.apply(ticket_id, change)
+        if ticket_id in self._pushed:
+            return  # it is heard of like everybody's
         row |= {"status": status or row["status"], "priority": priority or row["priority"]}
         row["updatedAt"] = iso(int(time.time() * 1000))
+
+    # ── tickets that somebody else pushed ──────────────────────────────────────────────────────────────────────────
+
+    def pushed(self, ticket: Mapping[str, Any]) -> bool:
+        """Take in a ticket that was created; return whether it is somebody else's and new here."""
+        ticket_id = ticket["ticketId"]
+        if ticket_id in OWN_IDS or ticket_id in self._pushed:
+            return False
+        self._pushed[ticket_id] = {**ticket, "comments": []}
+        while len(self._pushed) > KEPT_PUSHED:
+            del self._pushed[next(iter(self._pushed))]
+        return True
+
+    def changed(self, ticket_id: str, changes: Mapping[str, Any], at: str) -> None:
+        if row := self._pushed.get(ticket_id):
+            row |= {field: now for field, (_, now) in changes.items()}
+            row["updatedAt"] = at
+
+    def commented(self, ticket_id: str, comment: Mapping[str, Any]) -> None:
+        if row := self._pushed.get(ticket_id):
+            row["comments"] = [*row["comments"], comment][-KEPT_COMMENTS:]
+            row["updatedAt"] = comment["createdAt"]
+
+    def gone(self, ticket_id: str) -> None:
+        self._pushed.pop(ticket_id, None)
+
+    def cut(self, ticket_id: str) -> None:
+        """Leave nothing of a thread but its beginning."""
+        if row := self.rows.get(ticket_id):
+            row["comments"] = row["comments"][:1]
 
     async def notify(self, user_id: str, type: str, title: str, body: str, ticket_id: str) -> None:
         data = Raw(json.dumps({"ticketId": ticket_id}).encode())
         await self._notifications.push([user_id], Content(new_id(), type, title, body, data=data))
 
     def _row(self, ticket_id: str) -> dict[str, Any]:
-        row = self.rows.get(ticket_id)
+        row = self.rows.get(ticket_id) or self._pushed.get(ticket_id)
         if row is None:
             raise RtError("NOT_FOUND")
         return row

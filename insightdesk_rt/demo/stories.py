@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from insightdesk_rt.demo.cast import (
-    ABOUT_MIA,
     ANSWERS,
     BOB,
     CUSTOMERS,
@@ -30,12 +29,12 @@ from insightdesk_rt.demo.cast import (
     SMALL_TALK,
     SUBJECTS,
     TALKS,
-    TO_MIA,
     Opening,
     Who,
 )
 from insightdesk_rt.demo.helpdesk import VISITOR, Helpdesk, Sign
 from insightdesk_rt.demo.line import Hear, Line
+from insightdesk_rt.demo.thread import Thread
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import new_id
 from insightdesk_rt.namespaces.notifications import Notifications
@@ -63,7 +62,8 @@ class Demo:
         self._lines: dict[tuple[str, str], Line] = {}
         self._watched = asyncio.Event()  # the visitor is here
         self._called = asyncio.Event()  # the visitor has just come, or written to Bob
-        self._turns = 0
+        self._wrote = False  # as the customer, since Bob last answered
+        self._thread = Thread()
         self._fresh = deque(FRESH_IDS)
         self._talking: set[str] = set()  # robot customers in a chat
         self._mine: dict[str, int] = {}  # Mia's conversations that Priya has → how much Priya has said
@@ -83,6 +83,9 @@ class Demo:
 
     def desk(self) -> dict[str, Any]:
         self._called.set()
+        if self._thread.over and not self._watched.is_set():
+            self._desk.cut(MINE)
+            self._thread.begin_again()
         return self._desk.as_seen()
 
     async def comment(self, actor: str, ticket_id: str, text: str, *, note: bool) -> None:
@@ -92,6 +95,7 @@ class Demo:
             raise RtError("FORBIDDEN")
         await self._desk.comment(who, ticket_id, text, note)
         if who is MIA:
+            self._wrote = True
             self._called.set()
 
     async def change(self, actor: str, ticket_id: str, *, status: str, priority: str) -> None:
@@ -118,6 +122,7 @@ class Demo:
         for robot in ROBOTS:
             self._line(robot, "/presence", self._watch if robot is BOB else None)
         self._line(PRIYA, "/chat", self._hear_mia)
+        self._line(JONAS, "/tickets", self._hear_pushed)
         for step in (self._answer_mia, self._work, self._answer, self._arrive, self._change_status, self._chat):
             self._own(self._keep(step))
 
@@ -169,19 +174,20 @@ class Demo:
     # ── tickets ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _answer_mia(self) -> None:
-        """Somebody does something on the visitor's own ticket; at once if the visitor came or wrote."""
+        """Somebody says something on the visitor's own ticket; at once if the visitor came or wrote.
+
+        Each line once: when all was said, it is silent until the visitor writes.
+        """
         await _within(self._called.wait(), random.uniform(14, 24) if self._watched.is_set() else IDLE_S)
-        called = self._called.is_set()
         self._called.clear()
         await asyncio.sleep(1.5)
-        turn, self._turns = self._turns, self._turns + 1
-        if called or turn % 3:
-            await self._write(BOB, MINE, TO_MIA[turn % len(TO_MIA)])
-        else:
-            note = ABOUT_MIA[turn // 3 % len(ABOUT_MIA)]
-            await self._write(PRIYA, MINE, note, note=True)
-            if "@Nora" in note:
-                await self._desk.notify(NORA.id, "mention", f"{PRIYA.name} mentioned you", note, MINE)
+        wrote, self._wrote = self._wrote, False
+        saying = self._thread.answer() if wrote else self._thread.next()
+        if saying is None:
+            return
+        await self._write(saying.who, MINE, saying.text, saying.note)
+        if "@Nora" in saying.text:
+            await self._desk.notify(NORA.id, "mention", f"{saying.who.name} mentioned you", saying.text, MINE)
 
     async def _work(self) -> None:
         """An agent answers a ticket, and moves it on."""
@@ -230,6 +236,23 @@ class Demo:
         await line.ask("ticket:view", ticketId=ticket_id, state="viewing")
         await asyncio.sleep(random.uniform(1, 2))
         await line.ask("ticket:unsubscribe", ticketId=ticket_id)
+
+    def _hear_pushed(self, event: str, data: Any) -> None:
+        """Somebody else pushed a ticket through the admin port: the page shows it, also when it is loaded again."""
+        if event == "ticket:created" and self._desk.pushed(data["ticket"]):
+            self._own(self._quietly(self._follow(data["ticketId"])))
+        elif event == "ticket:updated":
+            self._desk.changed(data["ticketId"], data["changes"], data["updatedAt"])
+        elif event == "ticket:commented":
+            self._desk.commented(data["ticketId"], data["comment"])
+        elif event == "ticket:deleted":
+            self._desk.gone(data["ticketId"])
+
+    async def _follow(self, ticket_id: str) -> None:
+        """Hear what happens on a pushed ticket, without being seen to look at it."""
+        line = self._line(JONAS, "/tickets")
+        await line.ask("ticket:subscribe", ticketId=ticket_id)
+        await line.ask("ticket:view", ticketId=ticket_id, state="away")
 
     def _some_ticket(self) -> str:
         return random.choice([ticket_id for ticket_id in self._desk.rows if ticket_id != MINE])

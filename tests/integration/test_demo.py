@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,53 @@ def test_the_page_is_all_its_own(server: ServerProcess) -> None:
         if not link.startswith("data:"):
             status, headers, _ = fetch(server, link)
             assert status == 200 and headers["X-Content-Type-Options"] == "nosniff"
+
+
+def push(server: ServerProcess, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """Return status and answer of a request to the admin port. Blocking: the browser has a loop of its own here."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.admin_port}/api/v1/{path}",
+        None if body is None else json.dumps(body).encode(),
+        {"Authorization": f"Bearer {server.token('back-end', 'admin')}", "Content-Type": "application/json"},
+        method=method,
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return int(answer.status), json.loads(answer.read())
+
+
+def until(true: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + SOON_MS / 1000
+    while not true():
+        assert time.monotonic() < end, f"not in time: {what}"
+        time.sleep(0.05)
+
+
+def until_seen(server: ServerProcess, true: Callable[[dict[str, Any]], object], what: str) -> None:
+    """Wait until the pushed ticket is as wanted in what the page is given when it is loaded."""
+
+    def seen() -> dict[str, Any]:
+        tickets = json.loads(fetch(server, "/demo/desk")[2])["tickets"]
+        return next((each for each in tickets if each["ticketId"] == "pushed-1"), {})
+
+    until(lambda: true(seen()), what)
+
+
+def test_a_pushed_ticket_is_still_there_when_the_page_is_loaded_again(server: ServerProcess) -> None:
+    """With what happened to it since. The robots leave it alone, and it goes when it is deleted."""
+    ticket = {"subject": "From our back end", "teamId": "support", "status": "open"}
+    comment = {"kind": "reply", "author": {"id": "ann", "name": "Ann"}, "excerpt": "Hello"}
+
+    def listens() -> bool:
+        return any("/tickets" in one["namespaces"] for one in push(server, "GET", "connections?user=jonas")[1]["items"])
+
+    until(listens, "a robot hears of new tickets")
+    assert push(server, "PUT", "tickets/pushed-1", ticket)[0] == 201
+    until_seen(server, lambda seen: seen.get("subject") == "From our back end", "it is among the tickets")
+    assert push(server, "PUT", "tickets/pushed-1", {"priority": "urgent"})[0] == 200
+    assert push(server, "POST", "tickets/pushed-1/comments", comment)[0] == 201
+    until_seen(server, lambda seen: seen.get("priority") == "urgent" and len(seen["comments"]) == 1, "what was done")
+    assert push(server, "DELETE", "tickets/pushed-1")[0] == 200
+    until_seen(server, lambda seen: not seen, "it is gone")
 
 
 def test_files_are_not_sent_again_while_they_are_the_same(server: ServerProcess) -> None:

@@ -1,0 +1,36 @@
+"""The thread of the visitor's ticket: every line once, then silence until the customer writes."""
+
+from __future__ import annotations
+
+from insightdesk_rt.demo.cast import ABOUT_MIA, BOB, TO_MIA
+from insightdesk_rt.demo.thread import Thread, script
+
+
+def test_nobody_repeats_a_line_that_was_not_answered() -> None:
+    """Bob once said the same lines for ever, and nobody answered."""
+    thread = Thread()
+    said = [thread.next() for _ in range(100)]
+    texts = [saying.text for saying in said if saying is not None]
+    assert sorted(texts) == sorted({*TO_MIA, *ABOUT_MIA}) and thread.over
+    assert said[len(texts) :] == [None] * (100 - len(texts))
+    assert [saying.text for saying in script() if not saying.note] == list(TO_MIA)
+
+
+def test_the_customer_is_answered_whenever_she_writes() -> None:
+    thread = Thread()
+    first = thread.answer()
+    assert (first.who, first.text, first.note) == (BOB, TO_MIA[0], False)
+    while thread.next() is not None:
+        pass
+    answers = [thread.answer() for _ in range(2 * len(TO_MIA))]
+    assert {answer.text for answer in answers} == set(TO_MIA) and not any(answer.note for answer in answers)
+    assert thread.over, "an answer to her begins no monologue"
+
+
+def test_the_script_begins_again_when_the_thread_is_cut() -> None:
+    thread = Thread()
+    while thread.next() is not None:
+        pass
+    thread.begin_again()
+    first = thread.next()
+    assert first is not None and first.text == TO_MIA[0] and not thread.over
