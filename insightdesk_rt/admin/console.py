@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from insightdesk_rt.admin.access import Principal, Scope
 from insightdesk_rt.admin.base import Admin, Handler, operation
@@ -25,6 +25,7 @@ from insightdesk_rt.admin.declared import Answer
 from insightdesk_rt.admin.openapi import Route
 from insightdesk_rt.admin.sessions import COOKIE, SESSION_S, Sessions, of_our_page
 from insightdesk_rt.errors import RtError
+from insightdesk_rt.model import UserKeys
 from insightdesk_rt.wire.texts import WORDS
 
 FOLDER = Path(__file__).parent / "console"
@@ -44,11 +45,12 @@ MAX_CREDENTIAL = 8_192  # characters; Tornado takes headers up to 64 KB, issuers
 
 
 class Session(Struct):
-    """`via`: what was shown, in the Authorization header or as a cookie."""
+    """`via`: what was shown, in the Authorization header or as a cookie. `separateIds`, where `user_ids` says so."""
 
     name: str
     scope: Scope
     via: Literal["key", "token", "cookie"]
+    separateIds: bool | UnsetType = UNSET
 
 
 class SignIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +61,7 @@ class SignIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class SessionHandler(Handler):
     sessions: Sessions
+    keys: UserKeys
 
     async def identified(self) -> Principal | None:
         """Whoever signs in is known by nothing yet but what the body says."""
@@ -77,7 +80,7 @@ class SessionHandler(Handler):
     async def get(self) -> Answer:
         """Who asks, and what they may."""
         assert self.who is not None
-        return Answer(Session(self.who.name, self.who.scope, self.via))
+        return Answer(Session(self.who.name, self.who.scope, self.via, self.keys.separate or UNSET))
 
     @operation(
         None,
@@ -173,9 +176,9 @@ def files() -> dict[str, tuple[bytes, str]]:
     return found
 
 
-def session_routes(admin: Admin, sessions: Sessions) -> list[Route]:
+def session_routes(admin: Admin, sessions: Sessions, keys: UserKeys = UserKeys()) -> list[Route]:
     """Return the routes of the API that the console signs in with."""
-    return [(r"/api/v1/session", SessionHandler, {"admin": admin, "sessions": sessions})]
+    return [(r"/api/v1/session", SessionHandler, {"admin": admin, "sessions": sessions, "keys": keys})]
 
 
 def console_routes(admin: Admin) -> list[tuple[str, type[Handler], dict[str, Any]]]:

@@ -135,6 +135,6 @@ def admin_port(parts: Parts) -> tuple[Admin, list[tuple[str, type[Handler], dict
         ),
     ]
     watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes, keys)
-    described = [*routes, *watch, *session_routes(admin, sessions)]
+    described = [*routes, *watch, *session_routes(admin, sessions, keys)]
     metrics = metrics_routes(admin, sources, checks, open=settings.admin_on_loopback)
     return admin, [*described, *metrics, *openapi_routes(admin, described), *console_routes(admin)]

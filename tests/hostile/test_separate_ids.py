@@ -396,3 +396,19 @@ async def test_where_ids_are_shared_one_id_is_one_person(server: ServerProcess) 
         await two.api("POST", "/notifications", {"userId": "60", "type": "x", "title": "for both"})
         for caller in (two.customer, two.agent):
             await caller.until(lambda caller=caller: caller.heard("notification"), "the bell")
+
+
+@aio
+async def test_the_console_is_told_that_ids_are_separate(apart: ServerProcess, server: ServerProcess) -> None:
+    """Or a click on a customer's name would show, and block, the agent of that id."""
+    _, session = await apart.push("GET", "/api/v1/session")
+    assert session["separateIds"] is True
+    _, session = await server.push("GET", "/api/v1/session")
+    assert "separateIds" not in session
+    async with Two(apart, "54") as two:
+        shown = {
+            one["role"]: one["user"]
+            for one in (await two.api("GET", "/connections"))["items"]
+            if one["user"]["id"] == "54"
+        }
+        assert (shown["customer"].get("role"), shown["agent"].get("role")) == ("customer", None)

@@ -122,8 +122,8 @@ export function disconnectAll(where) {
 	});
 }
 
-export function disconnectUser(id) {
-	const path = `users/${part(id)}/disconnect`;
+export function disconnectUser(id, customer) {
+	const path = `${customer ? "customers" : "users"}/${part(id)}/disconnect`;
 	act({
 		title: `Disconnect ${id}`,
 		text: "All connections of this user, on all nodes. The token stays good: to end it, revoke it.",
@@ -131,7 +131,7 @@ export function disconnectUser(id) {
 		danger: true,
 		fields: [RECONNECT],
 		count: async ({ reconnect }) => counted(await api("POST", path, { reconnect, reason: "count", dryRun: true })),
-		command: ({ reason, reconnect }) => tool("kick", { "--user": id, "--reason": reason, "--reconnect": reconnect }),
+		command: ({ reason, reconnect }) => tool("kick", { [customer ? "--customer" : "--user"]: id, "--reason": reason, "--reconnect": reconnect }),
 		async run({ reason, reconnect }) {
 			const { count } = await api("POST", path, { reconnect, reason });
 			return `${people(count)} closed.`;

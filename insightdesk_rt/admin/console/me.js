@@ -5,6 +5,7 @@ const SCOPES = ["viewer", "operator", "admin"];
 export const me = {
 	name: "",
 	scope: "viewer",
+	separateIds: false, // customers and staff are numbered apart
 	may(scope) {
 		return SCOPES.indexOf(this.scope) >= SCOPES.indexOf(scope);
 	},

@@ -34,14 +34,15 @@ export function tile(name) {
 	};
 }
 
-export const userUrl = (id) => `#/users/${part(id)}`;
+/** The page of a user; `customer`: of a customer, where customers and staff are numbered apart. */
+export const userUrl = (id, customer = false) => `#/users/${part(id)}${customer ? "?kind=customer" : ""}`;
 const roomUrl = (room, namespace = "") => `#/rooms/${part(room)}${query({ namespace })}`;
 export const connectionsUrl = (filters) => `#/connections${query(filters)}`;
 
 /** A user's name with the id below, leading to the user's page. */
 export function person(user, role = "") {
 	if (!user) return h("span.soft", "not yet known");
-	return [h("a", { href: userUrl(user.id) }, user.name || user.id), small(user.name ? user.id : "", role && ` · ${role}`)];
+	return [h("a", { href: userUrl(user.id, user.role === "customer") }, user.name || user.id), small(user.name ? user.id : "", role && ` · ${role}`)];
 }
 
 export const room = (name, namespace) => h("a.room", { href: roomUrl(name, namespace) }, name);

@@ -8,7 +8,9 @@ import { operator } from "./me.js";
 import { button, counted, people, small, userUrl } from "./parts.js";
 import { table } from "./table.js";
 
-const user = (id) => h("a", { href: userUrl(id) }, id);
+// Whom a rule names: where customers and staff are numbered apart, a customer by `customerId`.
+const idOf = (one) => one.userId ?? one.customerId;
+const user = (one) => h("a", { href: userUrl(idOf(one), Boolean(one.customerId)) }, idOf(one));
 const by = (one) => [one.by, small(ago(one.at))];
 
 export function blockTable(empty) {
@@ -17,11 +19,11 @@ export function blockTable(empty) {
 		key: (block) => block.id,
 		empty,
 		columns: [
-			{ label: "Who", cell: (block) => (block.userId ? [user(block.userId), small("user")] : [block.ip ?? block.cidr, small(block.ip ? "address" : "network")]) },
+			{ label: "Who", cell: (block) => (idOf(block) ? [user(block), small(block.customerId ? "customer" : "user")] : [block.ip ?? block.cidr, small(block.ip ? "address" : "network")]) },
 			{ label: "Reason", cell: (block) => block.reason },
 			{ label: "By", cell: by },
 			{ label: "Ends", cell: (block) => (block.until ? ago(block.until) : "never") },
-			operator(() => ({ label: "", cell: (block) => button("Unblock", () => unblock(block), { label: `Unblock ${block.userId ?? block.ip ?? block.cidr}` }) })),
+			operator(() => ({ label: "", cell: (block) => button("Unblock", () => unblock(block), { label: `Unblock ${idOf(block) ?? block.ip ?? block.cidr}` }) })),
 		].filter(Boolean),
 	});
 }
@@ -32,34 +34,34 @@ export function revocationTable(empty) {
 		key: (one) => one.id,
 		empty,
 		columns: [
-			{ label: "What", cell: (one) => (one.userId ? [user(one.userId), small("tokens issued before ", at(one.issuedBefore))] : [h("code", one.sessionId), small("session")]) },
+			{ label: "What", cell: (one) => (idOf(one) ? [user(one), small("tokens issued before ", at(one.issuedBefore))] : [h("code", one.sessionId), small("session")]) },
 			{ label: "Reason", cell: (one) => one.reason },
 			{ label: "By", cell: by },
 			{ label: "Kept until", cell: (one) => (one.until ? at(one.until) : "–"), wide: true },
-			operator(() => ({ label: "", cell: (one) => button("Take back", () => takeBack(one), { label: `Take back the revocation of ${one.userId ?? one.sessionId}` }) })),
+			operator(() => ({ label: "", cell: (one) => button("Take back", () => takeBack(one), { label: `Take back the revocation of ${idOf(one) ?? one.sessionId}` }) })),
 		].filter(Boolean),
 	});
 }
 
 /** Ask for a block; `given` names whom, or the dialog asks. */
 export function newBlock(given = {}) {
-	const what = ({ kind, whom }) => (given.userId ? given : { [kind]: whom });
+	const what = ({ kind, whom }) => (idOf(given) ? given : { [kind]: whom });
 	const body = (asked, dryRun) => ({
 		...what(asked), reason: asked.reason || "count",
 		...(asked.forHours === "" ? {} : { forSeconds: Math.round(asked.forHours * 3600) }),
 		...(dryRun ? { dryRun } : {}),
 	});
-	const whom = given.userId ? [] : [
+	const whom = idOf(given) ? [] : [
 		{ name: "kind", label: "What", value: "ip", options: [["ip", "an address"], ["cidr", "a network"], ["userId", "a user"]] },
 		{ name: "whom", label: "Which", required: true, maxlength: 128, placeholder: "203.0.113.9, 203.0.113.0/24 or a user id" },
 	];
 	act({
-		title: given.userId ? `Block ${given.userId}` : "New block",
+		title: idOf(given) ? `Block ${idOf(given)}` : "New block",
 		text: "Connections are closed now on all nodes, and new ones are refused while it lasts.",
 		button: "Block",
 		danger: true,
 		fields: [...whom, { name: "forHours", label: "Hours it lasts", type: "number", min: 0.1, max: 87_600, step: "any", help: "Empty: until somebody ends it." }],
-		count: async (asked) => (given.userId || asked.whom ? counted(await api("POST", "blocks", body(asked, true))) : "Say whom."),
+		count: async (asked) => (idOf(given) || asked.whom ? counted(await api("POST", "blocks", body(asked, true))) : "Say whom."),
 		command: (asked) => curl("POST", "blocks", { ...body(asked), reason: asked.reason }),
 		async run(asked) {
 			return `Blocked. ${done(await api("POST", "blocks", body(asked)))}`;
@@ -69,11 +71,11 @@ export function newBlock(given = {}) {
 
 /** Ask for a revocation; `given` names the user or the session, or the dialog asks for one. */
 export function newRevocation(given = {}) {
-	const named = given.userId ?? given.sessionId;
+	const named = idOf(given) ?? given.sessionId;
 	const what = ({ kind, whom }) => (named ? given : { [kind]: whom });
 	const body = (asked, dryRun) => ({ ...what(asked), reason: asked.reason || "count", ...(dryRun ? { dryRun } : {}) });
 	act({
-		title: given.userId ? `Revoke the tokens of ${given.userId}` : given.sessionId ? `Revoke the session ${given.sessionId}` : "New revocation",
+		title: idOf(given) ? `Revoke the tokens of ${idOf(given)}` : given.sessionId ? `Revoke the session ${given.sessionId}` : "New revocation",
 		text: given.sessionId
 			? "No token of this session counts any more: connections are closed on all nodes, new ones are refused. Other sessions of the user go on."
 			: "Every token issued until now counts no more: connections are closed on all nodes, new ones are refused. Tokens issued later are good.",
@@ -94,7 +96,7 @@ export function newRevocation(given = {}) {
 function unblock(block) {
 	const path = `blocks/${part(block.id)}`;
 	act({
-		title: `Unblock ${block.userId ?? block.ip ?? block.cidr}`,
+		title: `Unblock ${idOf(block) ?? block.ip ?? block.cidr}`,
 		text: `Blocked by ${block.by}: ${block.reason}`,
 		button: "Unblock",
 		command: ({ reason }) => removal(path, { reason }),
@@ -108,7 +110,7 @@ function unblock(block) {
 function takeBack(one) {
 	const path = `revocations/${part(one.id)}`;
 	act({
-		title: `Take back the revocation of ${one.userId ?? one.sessionId}`,
+		title: `Take back the revocation of ${idOf(one) ?? one.sessionId}`,
 		text: `Revoked by ${one.by}: ${one.reason}. Tokens that have not expired are good again.`,
 		button: "Take back",
 		command: ({ reason }) => removal(path, { reason }),

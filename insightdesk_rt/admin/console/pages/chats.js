@@ -5,7 +5,7 @@ import { act } from "../dialog.js";
 import { h, put } from "../dom.js";
 import { ago, at, duration, num } from "../format.js";
 import { live } from "../live.js";
-import { operator } from "../me.js";
+import { me, operator } from "../me.js";
 import { among, button, heading, person, remember, small, tag, tile } from "../parts.js";
 import { pager, table } from "../table.js";
 
@@ -83,7 +83,7 @@ function conversations(state, agents) {
 		empty: EMPTY[state],
 		columns: [
 			state === "waiting" && { label: "Place", cell: (one) => num(one.position), num: true },
-			{ label: "Customer", cell: (one) => person(one.customer), name: true },
+			{ label: "Customer", cell: (one) => person({ ...one.customer, role: me.separateIds ? "customer" : "" }), name: true },
 			{ label: "Subject", cell: (one) => [one.subject || h("span.soft", "none"), small(h("code", one.conversationId))] },
 			{ label: "Agent", cell: (one) => (one.agent ? person(one.agent) : h("span.soft", "none")) },
 			{ label: "Team", cell: (one) => (one.teamId ? tag(one.teamId) : "–"), wide: true },

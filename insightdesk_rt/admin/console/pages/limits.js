@@ -73,10 +73,10 @@ function limitTable() {
 function offenderTable() {
 	return table({
 		label: "Who was limited",
-		key: (one) => `${one.node} ${one.namespace} ${one.event} ${one.userId}`,
+		key: (one) => `${one.node} ${one.namespace} ${one.event} ${one.userId} ${one.customerId ?? ""}`,
 		empty: "Nobody. Users whose calls were refused as RATE_LIMITED stand here, with the event they called too often.",
 		columns: [
-			{ label: "User", cell: (one) => h("a", { href: userUrl(one.userId) }, one.userId) },
+			{ label: "User", cell: (one) => h("a", { href: userUrl(one.userId ?? one.customerId, Boolean(one.customerId)) }, one.userId ?? one.customerId) },
 			{ label: "Event", cell: (one) => h("code", one.event) },
 			{ label: "Namespace", cell: (one) => tag(one.namespace) },
 			{ label: "Refused", cell: (one) => num(one.count), num: true },

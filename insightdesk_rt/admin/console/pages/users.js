@@ -10,8 +10,8 @@ import { field } from "../dialog.js";
 import { button, heading, missing, person, presence, room, section, tag } from "../parts.js";
 import { table } from "../table.js";
 
-export function show(root, { rest }) {
-	return rest[0] ? one(root, rest[0]) : search(root);
+export function show(root, { rest, query }) {
+	return rest[0] ? one(root, rest[0], query.kind === "customer") : search(root);
 }
 
 function search(root) {
@@ -44,7 +44,8 @@ function search(root) {
 /** Return what is said below a list of which there is more. */
 const of = (shown, count) => (count > shown.length ? `${num(shown.length)} of ${num(count)} are shown.` : "");
 
-function one(root, id) {
+function one(root, id, customer) {
+	const whom = customer ? { customerId: id } : { userId: id };
 	const title = h("h1", id);
 	const facts = h("div.row", h("span.skeleton", "looking"));
 	const lost = h("div");
@@ -57,9 +58,9 @@ function one(root, id) {
 	const totals = [open, closed].map(() => h("span.soft"));
 	put(root,
 		h("header.heading", h("div", title, facts), h("div.row", operator(() => [
-			button("Disconnect", () => disconnectUser(id), { danger: true }),
-			button("Revoke", () => newRevocation({ userId: id }), { danger: true }),
-			button("Block", () => newBlock({ userId: id }), { danger: true }),
+			button("Disconnect", () => disconnectUser(id, customer), { danger: true }),
+			button("Revoke", () => newRevocation(whom), { danger: true }),
+			button("Block", () => newBlock(whom), { danger: true }),
 		]))),
 		lost,
 		section("Connections", open.element, totals[0]),
@@ -68,7 +69,7 @@ function one(root, id) {
 		ruled,
 	);
 	return live({
-		[`users/${part(id)}`]: (user) => {
+		[`${customer ? "customers" : "users"}/${part(id)}`]: (user) => {
 			title.textContent = user.name || id;
 			put(facts, presence(user.presence.status, user.presence.lastSeen), h("code", id), user.role && tag(user.role), user.teamId && tag(`team ${user.teamId}`));
 			put(lost, missing(user.missing));
