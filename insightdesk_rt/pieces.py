@@ -47,6 +47,7 @@ def port_settings(settings: Settings) -> PortSettings:
         loopback=settings.on_loopback,
         trusted_proxies=settings.trusted_proxies,
         transports=settings.transports,
+        trailing_slash=settings.add_trailing_slash,
         ping_interval_ms=settings.ping_interval_ms,
         ping_timeout_ms=settings.ping_timeout_ms,
         max_payload_bytes=or_any(settings.max_payload_bytes),

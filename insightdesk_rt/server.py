@@ -36,7 +36,7 @@ from insightdesk_rt.desk import Desk, build_desk
 from insightdesk_rt.drain import Drain
 from insightdesk_rt.embedded import Embedded, EmbeddedError, start_embedded
 from insightdesk_rt.errors import RtError
-from insightdesk_rt.handlers.base import NoHandler
+from insightdesk_rt.handlers.base import HealthHandler, NoHandler
 from insightdesk_rt.handlers.demo import demo_routes
 from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
@@ -218,6 +218,7 @@ class Server:
                 *socketio_handlers(port),
                 *native_handlers(port, PATHS),
                 *demo_routes(demo),
+                ("/healthz", HealthHandler, {"port": port}),
             ],
             **no_path,
             max_body_size=MAX_BODY_BYTES,

@@ -96,6 +96,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     access: Annotated[str, Help("package.module:factory of your own check of who may read a ticket")] = ""
 
     transports: Annotated[Names, Help("what Engine.IO clients may use", "Connections")] = ("polling", "websocket")
+    # of the name that Socket.IO's own server and clients give it
+    add_trailing_slash: Annotated[bool, Help("Socket.IO is at /socket.io/ alone; false: also at /socket.io")] = True
     websocket_deflate: Annotated[bool, Help("compress websocket messages; costs memory and CPU")] = False
     ping_interval_ms: Annotated[Ms, Help("time between heartbeats")] = 25_000
     ping_timeout_ms: Annotated[Ms, Help("how long a client may take to answer one")] = 30_000

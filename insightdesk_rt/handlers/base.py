@@ -69,6 +69,26 @@ class NoHandler(QuietHandler):
         self.finish("There is no such path.")
 
 
+class HealthHandler(QuietHandler):
+    """/healthz: whether this node takes new clients, for a balancer that reaches no other port.
+
+    What Valkey does is not asked: while it is unreachable that is so for every node, and clients that are connected
+    stay. /readyz of the admin port says more.
+    """
+
+    def initialize(self, port: ClientPort) -> None:
+        self.port = port
+
+    def get(self) -> None:
+        accepting = self.port.accepting
+        self.set_status(200 if accepting else 503)
+        self.set_header("Content-Type", "text/plain; charset=UTF-8")
+        self.set_header("Cache-Control", "no-store")
+        self.finish("ok" if accepting else "draining")
+
+    head = get
+
+
 class _Handshake(WebSocketProtocol13):
     """Tornado's handshake. What comes after it is ours, unless deflate was agreed on.
 

@@ -40,6 +40,7 @@ from insightdesk_rt.wire.engineio import (
 Socket = WebSocketTransport | StreamTransport | DeflateTransport
 
 PATH = r"/socket\.io/.*"  # Node matches by prefix; without the slash it is another path
+BARE_PATH = r"/socket\.io(?:/.*)?"  # Node's addTrailingSlash: false
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"  # as Node's cors; what is not served is refused by its own code
 CONNECTS_AT_ONCE = 10  # as many namespaces as a connection may have by default
 DISCARD_BYTES = 8_000_000  # of a body nobody wants; past it the connection is cut
@@ -47,10 +48,16 @@ DISCARD_BYTES = 8_000_000  # of a body nobody wants; past it the connection is c
 
 def socketio_handlers(port: ClientPort) -> list[Rule]:
     """Return the routes of /socket.io/ for a tornado Application."""
+    path = path_of(port)
     return [
-        Rule(_WebSocketRequest(PATH), EngineSocketHandler, {"port": port}),
-        Rule(PathMatches(PATH), SocketIOHandler, {"port": port}),
+        Rule(_WebSocketRequest(path), EngineSocketHandler, {"port": port}),
+        Rule(PathMatches(path), SocketIOHandler, {"port": port}),
     ]
+
+
+def path_of(port: ClientPort) -> str:
+    """Return the pattern of the paths at which Engine.IO is served."""
+    return PATH if port.settings.trailing_slash else BARE_PATH
 
 
 class _WebSocketRequest(PathMatches):

@@ -85,6 +85,7 @@ class PortSettings(Struct, frozen=True):
     loopback: bool = False  # the server listens on a loopback address only
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-* headers are believed
     transports: tuple[str, ...] = ("polling", "websocket")
+    trailing_slash: bool = True  # False: /socket.io is served beside /socket.io/
     ping_interval_ms: int = 25_000
     ping_timeout_ms: int = 30_000
     max_payload_bytes: int = 1_000_000  # ws default 100 MiB, Node socket.io 1 MB

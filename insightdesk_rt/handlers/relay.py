@@ -30,7 +30,14 @@ from tornado.tcpclient import TCPClient
 from tornado.web import RequestHandler
 
 from insightdesk_rt.cluster.directory import Directory, Place
-from insightdesk_rt.handlers.engineio import PATH, EngineSocketHandler, SocketIOHandler, probe, wants_websocket
+from insightdesk_rt.handlers.engineio import (
+    BARE_PATH,
+    EngineSocketHandler,
+    SocketIOHandler,
+    path_of,
+    probe,
+    wants_websocket,
+)
 from insightdesk_rt.handlers.framing import declared_bytes
 from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.handover import hand_over, is_here
@@ -347,8 +354,8 @@ class HandOverHandler(EngineSocketHandler):
 class _OfAnother(PathMatches):
     """Matches what names a session of another node."""
 
-    def __init__(self, node_id: str, *, upgrade: bool) -> None:
-        super().__init__(PATH)
+    def __init__(self, path: str, node_id: str, *, upgrade: bool) -> None:
+        super().__init__(path)
         self._node_id = node_id
         self._upgrade = upgrade
 
@@ -362,10 +369,10 @@ class _OfAnother(PathMatches):
 
 def foreign_routes(port: ClientPort, relay: Relay, node_id: str) -> list[Rule]:
     """Return the routes of the client port for sessions of other nodes; they come before those of its own."""
-    parts = {"port": port, "relay": relay}
+    parts, path = {"port": port, "relay": relay}, path_of(port)
     return [
-        Rule(_OfAnother(node_id, upgrade=True), HandOverHandler, parts),
-        Rule(_OfAnother(node_id, upgrade=False), RelayHandler, parts),
+        Rule(_OfAnother(path, node_id, upgrade=True), HandOverHandler, parts),
+        Rule(_OfAnother(path, node_id, upgrade=False), RelayHandler, parts),
     ]
 
 
@@ -375,7 +382,7 @@ def foreign_routes(port: ClientPort, relay: Relay, node_id: str) -> list[Rule]:
 class _Keyed(PathMatches):
     """Matches what shows this node's key."""
 
-    def __init__(self, key: str, path: Any = PATH) -> None:
+    def __init__(self, key: str, path: Any = BARE_PATH) -> None:
         super().__init__(path)
         self._key = key.encode()
 

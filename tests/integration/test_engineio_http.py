@@ -175,6 +175,33 @@ async def test_the_path_is_a_prefix_with_a_slash() -> None:
 
 
 @aio
+async def test_a_path_without_a_slash_is_served_where_the_setting_says_so() -> None:
+    """As Node with `addTrailingSlash: false`; its clients with that option ask for nothing else."""
+    async with door(trailing_slash=False) as d:
+        answer = await ask(d, "GET", "/socket.io?EIO=4&transport=polling")
+        assert answer.status == 200
+        sid = json.loads(answer.body[1:])["sid"]
+        assert (await ask(d, "POST", f"/socket.io?EIO=4&transport=polling&sid={sid}", b"40/tickets,")).body == "ok"
+        socket = await RawSocket.to(d, "/socket.io?EIO=4&transport=websocket")
+        assert (await socket.text()).startswith("0{")
+        await socket.close()
+        assert (await ask(d, "GET", OPEN)).status == 200, "the usual path stays"
+        for other in ("/socket.iox?EIO=4&transport=polling", "/socket"):
+            assert (await ask(d, "GET", other)).status == 404
+
+
+@aio
+async def test_a_balancer_may_ask_the_client_port_whether_it_takes_clients() -> None:
+    async with door() as d:
+        for accepting, status, body in ((True, 200, "ok"), (False, 503, "draining")):
+            d.client_port.accepting = accepting
+            answer = await ask(d, "GET", "/healthz")
+            assert (answer.status, answer.body, answer.headers["cache-control"]) == (status, body, "no-store")
+            assert (await ask(d, "HEAD", "/healthz")).status == status
+        assert d.host.clients == {} and not d.client_port.refused
+
+
+@aio
 async def test_a_draining_node_takes_no_new_clients_and_serves_the_old() -> None:
     async with door() as d:
         client = await Polling.open(d)

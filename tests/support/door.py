@@ -17,7 +17,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.handlers.base import NoHandler
+from insightdesk_rt.handlers.base import HealthHandler, NoHandler
 from insightdesk_rt.handlers.engineio import socketio_handlers
 from insightdesk_rt.handlers.native import native_handlers
 from insightdesk_rt.handlers.port import ClientPort, PortSettings
@@ -130,6 +130,7 @@ async def door(
     port = opened.client_port
     namespaces = ["/tickets", "/chat"]
     routes: list[Any] = [*socketio_handlers(port), *native_handlers(port, namespaces)]
+    routes.append(("/healthz", HealthHandler, {"port": port}))
     application = Application(routes, default_handler_class=NoHandler, default_handler_args={"port": port})
     times, over_limit = Times(head_ms / 1000, body_timeout_s, 10), opened.host.over_limit
     server = patient_server(application, times, lambda setting: over_limit.update([setting]), ssl_options=tls)
