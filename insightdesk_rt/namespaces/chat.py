@@ -344,6 +344,7 @@ class Chat(Namespace):
     async def keep(self) -> None:
         await self.roster.keep()
         await self.roster.sweep()
+        await self.store.forget_older(asyncio.get_running_loop().time())
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
         """Conversations are again as this node left them, and messages in them, under their numbers."""

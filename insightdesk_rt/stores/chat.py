@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from insightdesk_rt.cluster.names import Names
+from insightdesk_rt.cluster.publisher import KEEP_S
 from insightdesk_rt.cluster.valkey import Script, Valkey, load_script
 from insightdesk_rt.errors import RtError, used_before
 from insightdesk_rt.model import User, new_id
@@ -122,7 +123,7 @@ class ChatStore:
         self._queues: Shared[Any] = Shared()
         self.untold = UntoldChanges(valkey, self._name)
         # As the last acknowledged change of this node left them, the oldest first; and what they began with.
-        self._recent: dict[str, Sequence[str]] = {}
+        self._recent: dict[str, tuple[float, Sequence[str]]] = {}  # when, on the loop's clock, and the fields
         self._first: dict[str, Message] = {}
 
     # ── what a person asks; all raise RtError FORBIDDEN, CONFLICT where it says so, UNAVAILABLE ────────────────────
@@ -171,11 +172,28 @@ class ChatStore:
         _, number, at, records = await self._ask(MESSAGE, user, *own)
         return Said(int(number), int(at), untold.read(self._name, conversation_id, records))
 
+    async def forget_older(self, now_s: float) -> None:
+        """Let go of what Valkey has had for seconds. Call it every second. Raises RtError UNAVAILABLE."""
+        await self._recovered()
+        while self._recent:
+            oldest = next(iter(self._recent))
+            if self._recent[oldest][0] >= now_s - KEEP_S:
+                break
+            self._forget(oldest)
+
+    def _forget(self, conversation_id: str) -> None:
+        del self._recent[conversation_id]
+        self._first.pop(conversation_id, None)
+
     async def put_states_again(self) -> int:
         """Keep conversations as this node changed them last, where Valkey has them older or not at all, and what they
         began with. Returns how many were lost. Raises RtError UNAVAILABLE.
         """
-        return sum(await asyncio.gather(*(self._put_state_again(*one) for one in list(self._recent.items()))))
+        return sum(
+            await asyncio.gather(
+                *(self._put_state_again(*one) for one in [(chat, fields) for chat, (_, fields) in self._recent.items()])
+            )
+        )
 
     async def _put_state_again(self, conversation_id: str, fields: Sequence[str]) -> int:
         lost = int(await self._run(STATE_AGAIN, SERVER, conversation_id, *fields))
@@ -318,11 +336,9 @@ class ChatStore:
 
     def _keep(self, conversation_id: str, fields: Sequence[str]) -> None:
         self._recent.pop(conversation_id, None)
-        self._recent[conversation_id] = fields
-        while len(self._recent) > MAX_RECENT:
-            oldest = next(iter(self._recent))
-            del self._recent[oldest]
-            self._first.pop(oldest, None)
+        self._recent[conversation_id] = asyncio.get_running_loop().time(), fields
+        if len(self._recent) > MAX_RECENT:
+            self._forget(next(iter(self._recent)))
 
     def _changes(self, found: Any) -> list[Untold]:
         """One conversation may be found twice: what is told twice is heard once."""

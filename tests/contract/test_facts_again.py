@@ -324,3 +324,8 @@ async def test_what_is_older_than_a_few_seconds_is_not_kept_for_ever(tmp_path: P
         for node in (cluster.one, cluster.two):
             node.bus.beat(now, now + 60)  # Valkey answered long after
             assert not node.bus._heard and not node.bus._publisher.confirmed(node.bus.facts)
+            store = node.desk.chat.store
+            await store.forget_older(now)
+            assert store._recent and len(store._first) == (node is cluster.one)
+            await store.forget_older(now + 60)
+            assert not store._recent and not store._first
