@@ -91,3 +91,7 @@ def test_a_client_comes_back_with_its_session(
 def test_clients_that_are_cut_again_and_again(torture: Torture) -> None:
     row = torture.play("clients-cut", 1)
     assert row.verdict.recovered > 10
+
+
+def test_clients_that_are_cut_while_they_are_sent_what_they_missed(torture: Torture) -> None:
+    torture.play("clients-cut-in-replay", seed=1)

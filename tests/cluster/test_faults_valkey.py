@@ -99,3 +99,16 @@ def test_a_failover_to_a_replica_that_lags_behind(torture: Torture) -> None:
 
 def test_a_failover_to_a_replica_that_lags_behind_while_clients_are_away(torture: Torture) -> None:
     torture.play("failover-clients-cut", 13)
+
+
+def test_two_primaries_that_both_take_writes(torture: Torture) -> None:
+    """Nodes that come together hear what either took, or are told."""
+    torture.play("two-primaries", seed=1)
+
+
+def test_a_power_loss_that_takes_the_last_second(torture: Torture) -> None:
+    torture.play("power-loss", seed=1)
+
+
+def test_clients_that_come_while_valkey_is_away_are_not_deaf_afterwards(torture: Torture) -> None:
+    torture.play("new-clients-in-outage", seed=1)

@@ -7,6 +7,7 @@ any will do).
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from tests.cluster.torture.cluster import Cluster, Node, listening
 from tests.cluster.torture.publishers import NAMESPACE
 from tests.cluster.torture.subscribers import Subscribers
 from tests.support.aio import until
+from tests.support.cable import Cable
 from tests.support.own_valkey import OwnValkey
 
 
@@ -303,13 +305,73 @@ async def failover_clients_cut(scene: Scene) -> None:
         await scene.cluster.healed()
 
 
-async def _fail_over(scene: Scene, lag_s: float) -> None:
-    cluster, primary = scene.cluster, scene.cluster.valkey
-    replica = cluster.new_valkey()
+@fault("two-primaries", log_kept=False)
+async def two_primaries(scene: Scene) -> None:
+    """Some nodes are led to a promoted replica, the others write on to the old primary for 3 to 9 s. Then it dies."""
+    cluster, old = scene.cluster, scene.cluster.valkey
+    new = await _replica(scene)
+    new("REPLICAOF", "NO", "ONE")
+    moved = scene.random.sample(cluster.cables, scene.random.randint(1, len(cluster.cables) - 1))
+    with _led(cluster, moved, new):
+        await asyncio.sleep(scene.random.uniform(3, 9 if scene.long else 6))
+        await asyncio.to_thread(old.kill)
+        cluster.valkey = new
+    await cluster.drop_valkey(old)
+
+
+@contextmanager
+def _led(cluster: Cluster, cables: list[Cable], server: OwnValkey) -> Iterator[None]:
+    """Lead these cables to another server for a while."""
+    routes = [(cable, cable.route) for cable in cables]
+    for cable in cables:
+        cable.route = lambda: ("127.0.0.1", cluster.ports[server])
+        cable.reset()
+    yield
+    for cable, route in routes:
+        cable.route = route
+
+
+@fault("power-loss", log_kept=False)
+async def power_loss(scene: Scene) -> None:
+    """Valkey's machine loses its power: it comes back with a file that ends a second before."""
+    valkey = scene.cluster.valkey
+    valkey("CONFIG", "SET", "appendfsync", "everysec")
+    await asyncio.sleep(1.5)
+    files = {file: file.stat().st_size for file in valkey.folder.glob("appendonlydir/*.incr.aof")}
+    await asyncio.sleep(1)
+    await asyncio.to_thread(valkey.kill)
+    for file, size in files.items():
+        os.truncate(file, size)
+    await asyncio.sleep(scene.random.uniform(0.1, 1))
+    await asyncio.to_thread(valkey.start)
+    valkey("CONFIG", "SET", "appendfsync", "always")
+
+
+@fault("new-clients-in-outage")
+async def new_clients_in_outage(scene: Scene) -> None:
+    """Valkey is away for 4 s, and clients come meanwhile that subscribe once and look at no refusal."""
+    valkey = scene.cluster.valkey
+    await asyncio.to_thread(valkey.kill)
+    coming = [asyncio.create_task(one.open()) for one in scene.subscribers.come()]
+    await asyncio.sleep(4)
+    assert not any(task.done() for task in coming), "nobody is in while Valkey is away"
+    await asyncio.to_thread(valkey.start)
+    await asyncio.gather(*coming)
+
+
+async def _replica(scene: Scene) -> OwnValkey:
+    """Return a replica of the primary that has all it had a moment ago."""
+    replica = scene.cluster.new_valkey()
     await asyncio.to_thread(replica.start)
-    replica("REPLICAOF", "127.0.0.1", str(cluster.ports[primary]))
+    replica("REPLICAOF", "127.0.0.1", str(scene.cluster.ports[scene.cluster.valkey]))
     await until(lambda: replica("ROLE")[3] == "connected", "replication", 10)
     await asyncio.sleep(1)
+    return replica
+
+
+async def _fail_over(scene: Scene, lag_s: float) -> None:
+    cluster, primary = scene.cluster, scene.cluster.valkey
+    replica = await _replica(scene)
     if lag_s:
         replica("REPLICAOF", "NO", "ONE")
         await asyncio.sleep(lag_s)
@@ -372,6 +434,22 @@ async def clients_cut(scene: Scene) -> None:
             else:
                 subscriber.cable.reset()
         await asyncio.sleep(scene.random.choice((0.01, 0.15, 0.6)))
+
+
+@fault("clients-cut-in-replay")
+async def clients_cut_in_replay(scene: Scene) -> None:
+    """Clients are away for a second, and cut again and again while they are sent what they missed."""
+    cut = scene.random.sample(scene.subscribers.all, 6)
+    for subscriber in cut:
+        subscriber.cable.hush()
+        subscriber.cable.reset()
+    await asyncio.sleep(1)
+    for subscriber in cut:
+        subscriber.cable.rations = iter([scene.random.randrange(200, 6_000) for _ in range(8)])
+        subscriber.cable.mend()
+    await asyncio.sleep(3)
+    for subscriber in cut:
+        subscriber.cable.rations = None
 
 
 @fault("poison")

@@ -61,6 +61,7 @@ class Run:
             await asyncio.sleep(AFTER_S)
             await self.publishers.stop()
             verdict = await self._quiet(fault.log_kept)
+            await self.subscribers.see_off()
         return Row(
             name,
             time.monotonic() - began,

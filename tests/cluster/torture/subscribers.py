@@ -50,6 +50,7 @@ class Subscriber:
         self._team = team
         self._cluster = cluster
         self._random = random.Random(seed)
+        self.asks_once = False  # it does not look whether it may subscribe, and asks again when it comes back
         self._joins: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -138,6 +139,8 @@ class Subscriber:
                 answer = {}
             if answer.get("ok") and self.record.begun_anew == session:
                 self.record.joined(f"ticket:{ticket}", time.monotonic())
+                return
+            if self.asks_once:
                 return
             await asyncio.sleep(TRY_AGAIN_S)
 
@@ -298,6 +301,9 @@ class Subscribers:
         self._process = NodeProcess()
         kinds: list[type[Subscriber]] = [Native] * 6 + [Stock] * 4 + [Python]
         self.all: list[Subscriber] = []
+        self._tickets = tickets
+        self._guests: list[Subscriber] = []  # of this round
+        self._guests_seen = 0
         for index, kind in enumerate(kinds):
             red = index % 4 != 3
             mine = tickets[: 1 + index % len(tickets)] if red else []
@@ -318,23 +324,41 @@ class Subscribers:
     def __iter__(self) -> Iterator[Subscriber]:
         return iter(self.all)
 
+    def come(self) -> list[Subscriber]:
+        """Return new clients for this round, not opened, which subscribe once at each connect."""
+        kinds: list[type[Subscriber]] = [Native, Native, Stock, Stock]
+        self._guests_seen += 1
+        for index, kind in enumerate(kinds):
+            name = f"guest{self._guests_seen}-{index}"
+            guest = self.new(kind, name, "red", self._tickets, self._guests_seen * 1000 + index)
+            guest.asks_once = True
+            self._guests.append(guest)
+        return self._guests[-len(kinds) :]
+
+    async def see_off(self) -> None:
+        """End the clients of `come`."""
+        guests, self._guests = self._guests, []
+        for guest in guests:
+            await guest.close()
+
     async def open(self) -> None:
         await self._process.start()
         for subscriber in self.all:
             await subscriber.open()
 
     async def close(self) -> None:
+        await self.see_off()
         for subscriber in self.all:
             await subscriber.close()
         await self._process.stop()
 
     @property
     def records(self) -> list[Record]:
-        return [subscriber.record for subscriber in self.all]
+        return [subscriber.record for subscriber in (*self.all, *self._guests)]
 
     @property
     def created(self) -> set[tuple[str, int]]:
-        return set().union(*(subscriber.created for subscriber in self.all))
+        return set().union(*(subscriber.created for subscriber in (*self.all, *self._guests)))
 
     @contextmanager
     def counting_volatile(self) -> Iterator[list[int]]:
