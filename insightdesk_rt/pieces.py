@@ -28,6 +28,8 @@ def client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientHost:
         message_timeout_ms=settings.message_timeout_s * 1000,
         max_clients_per_address=settings.max_connections_per_address,
         max_connects_per_minute=settings.max_connects_per_connection_per_minute,
+        max_unfinished_per_user=or_any(settings.max_unfinished_bytes_per_user),
+        max_unfinished=or_any(settings.max_unfinished_bytes),
     )
 
 

@@ -134,6 +134,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     volatile_outbox_bytes: Annotated[Bytes, Help("unsent bytes from which volatile events are dropped; 0: never")] = (
         65_536
     )
+    # eight messages of the usual 1 MB at a time; a connection for each would be 400 MB of one user
+    max_unfinished_bytes_per_user: Annotated[
+        Count, Help("bytes of a user's messages that have begun to come in, at a time; 0: any number")
+    ] = 8_000_000
+    max_unfinished_bytes: Annotated[Count, Help("the same of all clients of a node; 0: any number")] = 268_435_456
     max_waiting_calls_per_socket: Annotated[Count, Help("calls that wait for those before them; 0: any number")] = 1000
     max_rooms_per_socket: Annotated[Count, Help("rooms a socket may be in; 0: any number")] = 1000
     max_namespaces_per_connection: Annotated[Count, Help("namespaces a client may join; 0: any number")] = 10

@@ -264,6 +264,11 @@ class SocketIOHandler(_Judge):
         if len(self._body) > self._most_bytes():
             self._body.clear()
             self._refuse_body()
+        if self._client is not None and not self._client.gone:
+            self._client.holds(len(self._body))
+            if self._client.gone:  # it holds too much
+                self._body.clear()
+                self._refuse(UNKNOWN_SID)
         return None
 
     async def post(self) -> None:
@@ -272,6 +277,7 @@ class SocketIOHandler(_Judge):
             return
         client, polling = self._client, self._polling
         assert client is not None and polling is not None
+        client.holds(0)
         if client.transport is polling and not client.overdue():
             body = self._text()
             if body is not None:

@@ -31,9 +31,15 @@ from insightdesk_rt.wire.socketio import with_attachments
 log = logging.getLogger(__name__)
 
 UNKNOWN = "?"  # one rate for all events that do not exist
+MAX_WAITING_BYTES = 8_000_000  # of one user; eight messages of the usual most
 DEFAULT = "default"  # the rate of events that have none of their own
 # Seconds. A handler that does not wait takes 10 µs, one that asks Valkey about a millisecond.
 HANDLER_BOUNDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+def call_bytes(call: Call) -> int:
+    """Return about how many bytes a call has that waits."""
+    return len(bytes(call.payload)) + sum(map(len, call.attachments)) + 200
 
 
 class Tally:
@@ -77,6 +83,7 @@ class Calls:
         self._tables = {namespace.path: self._bind(namespace, built_in) for namespace in namespaces}
         self._windows: dict[UserKey, dict[str, Window]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting_bytes: Counter[UserKey] = Counter()  # of calls that wait, of all sockets of a user here
         # By namespace and declared event; all others are OTHER.
         self.tallies = {
             path: {**{name: bound.tally for name, bound in table.items()}, OTHER: Tally()}
@@ -142,7 +149,9 @@ class Calls:
             self.start(socket, socket.room())
         if socket.waiting is None:
             socket.waiting = deque()
-        if len(socket.waiting) < self._max_waiting:
+        size, user = call_bytes(call), socket.user.key
+        if len(socket.waiting) < self._max_waiting and self._waiting_bytes[user] + size <= MAX_WAITING_BYTES:
+            self._waiting_bytes[user] += size
             socket.waiting.append(call)
         else:
             self._answer_error(socket, call, RtError("RATE_LIMITED", "Too many calls are waiting.", retryAfter=1))
@@ -277,7 +286,19 @@ class Calls:
             if socket.outbox.behind:
                 self.start(socket, socket.room())
                 return
-            self._run(socket, socket.waiting.popleft())
+            call = socket.waiting.popleft()
+            self._waits_no_more(socket, (call,))
+            self._run(socket, call)
+
+    def forget_waiting(self, socket: Socket) -> None:
+        """The socket is about to end, and the calls that wait in it with it."""
+        self._waits_no_more(socket, socket.waiting or ())
+
+    def _waits_no_more(self, socket: Socket, calls: Iterable[Call]) -> None:
+        user = socket.user.key
+        self._waiting_bytes[user] -= sum(map(call_bytes, calls))
+        if not self._waiting_bytes[user]:
+            del self._waiting_bytes[user]
 
     def sweep(self, here: Callable[[UserKey], bool]) -> None:
         """Forget the rate windows of users who are not here and have none that still counts. Called every minute."""

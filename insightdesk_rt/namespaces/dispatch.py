@@ -303,6 +303,7 @@ class Dispatch:
         self._forget(socket)
 
     def _forget(self, socket: Socket) -> None:
+        self.calls.forget_waiting(socket)
         self._hub.remove(socket)
         socket.gone = True
         users = self._users[socket.namespace]

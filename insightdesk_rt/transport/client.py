@@ -139,6 +139,7 @@ class Client:
             host.addresses.leave(counted_as(self.address))
         host.closed[why] += 1
         host.on_end(self, why)
+        host.intake.forget(self)
         host.wheel.cancel(self)
         host.wheel.cancel(("connect", self))
         if self._probe is not None:
@@ -191,6 +192,13 @@ class Client:
             return False
         self.close(CloseReason.CONNECT_FLOOD)
         return True
+
+    def holds(self, held_bytes: int) -> None:
+        """So many bytes of a message that is not whole are kept for this client. Too many close it, or another one."""
+        over = self._host.intake.hold(self, held_bytes)
+        if over is not None and over.client.transport is not None:
+            wrong = WireError("too much that is not finished", 1008, over=over.setting)
+            over.client.violated(over.client.transport, wrong, spoken=over.client.native)
 
     def violated(self, transport: Transport, wrong: WireError, *, spoken: bool = True) -> None:
         """The peer broke the protocol on this transport. `spoken`: it is told the close code of the error."""

@@ -15,8 +15,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.limits import Cap
+from insightdesk_rt.limits import ANY, Cap
 from insightdesk_rt.seldom import Seldom
+from insightdesk_rt.transport.intake import Intake
 from insightdesk_rt.transport.outbox import Flusher, OutboxLimits
 from insightdesk_rt.transport.readiness import Readiness
 from insightdesk_rt.transport.wheel import Wheel
@@ -52,6 +53,7 @@ class ClientHost:
         "connect_timeout_ms",
         "farewells",
         "flusher",
+        "intake",
         "limits",
         "max_connects_per_minute",
         "message_timeout_ms",
@@ -78,6 +80,8 @@ class ClientHost:
         message_timeout_ms: int = 120_000,
         max_clients_per_address: int = 0,
         max_connects_per_minute: int = 0,
+        max_unfinished_per_user: int = ANY,
+        max_unfinished: int = ANY,
     ) -> None:
         self.wheel = wheel
         self.now_ms: Callable[[], int] = wheel.now_ms  # monotonic; one clock for deadlines and for who sets them
@@ -88,6 +92,7 @@ class ClientHost:
         self.message_timeout_ms = message_timeout_ms
         self.max_connects_per_minute = max_connects_per_minute  # of one client into namespaces; 0: any number
         self.flusher = Flusher()
+        self.intake = Intake(max_unfinished_per_user, max_unfinished)
         self.readiness = Readiness()
         self.addresses = Cap(max_clients_per_address)
         self.clients: dict[str, Client] = {}

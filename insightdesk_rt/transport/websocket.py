@@ -78,6 +78,7 @@ class WebSocketTransport:
         "_client",
         "_coded",
         "_discarded",
+        "_held",
         "_host",
         "_pong",
         "_reader",
@@ -103,6 +104,7 @@ class WebSocketTransport:
         self._unsent: memoryview | None = None  # what the kernel did not take
         self._pong: bytes | None = None  # the answer to the last ping, while `_unsent` is in its way
         self._discarded = 0
+        self._held = 0  # bytes of an unfinished message, as the host knows
         self.writable = True
 
     def start(self, client: Client, leftover: bytes = b"") -> None:
@@ -147,6 +149,11 @@ class WebSocketTransport:
         wrong: WireError | None = None
         try:
             messages = self._reader.feed(data)
+            if self._reader.kept != self._held:
+                self._held = self._reader.kept
+                client.holds(self._held)
+                if self._client is None:  # it holds too much
+                    return
         except WireError as error:
             messages, wrong = list(error.messages), error
         else:

@@ -74,6 +74,7 @@ class FrameReader:
         "_require_mask",
         "_size",
         "_small",
+        "kept",
     )
 
     def __init__(self, limit_bytes: int, max_fragments: int = MAX_FRAGMENTS, require_mask: bool = True) -> None:
@@ -91,6 +92,7 @@ class FrameReader:
         self._message: UnfinishedText | UnfinishedBinary | None = None  # the unfinished one
         self._size = 0  # bytes of it, as far as its headers say
         self._fragments = 0
+        self.kept = 0  # bytes of an unfinished message that lie here
 
     def heed(self, judge: Judge) -> None:
         """Take no bigger message than the judge says. It is asked again only when one comes that would be too big."""
@@ -231,8 +233,10 @@ class FrameReader:
         message = self._message
         assert message is not None
         if type(message) is UnfinishedBinary and self._judge is not None and self._judge.skips_binary:
+            self.kept = 0
             message.forget()  # what came together with the packet that it belongs to
         else:
+            self.kept += len(payload)
             message.add(_unmasked(payload, self._mask))
         turn = len(payload) % 4
         self._mask = self._mask[turn:] + self._mask[:turn]
@@ -246,7 +250,7 @@ class FrameReader:
 
     def _forget(self) -> None:
         self._message = None
-        self._size = self._fragments = self._left = 0
+        self._size = self._fragments = self._left = self.kept = 0
         self._head = b""
 
     def _end(self) -> None:

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 
 from insightdesk_rt.errors import CloseReason
 from insightdesk_rt.transport.client import Client
+from insightdesk_rt.transport.intake import Intake
 from insightdesk_rt.transport.outbox import OutboxLimits
 from insightdesk_rt.wire.codec import Call
 from tests.support.aio import aio, until
@@ -437,6 +438,37 @@ async def test_bytes_of_an_unfinished_message_are_a_sign_of_life(kind: type[Peer
             await until(lambda before=before: client.heard_ms > before, "the byte came")  # type: ignore[misc]
         await until(lambda: d.recorder.calls, "the message")
         assert d.recorder.ends == []
+
+
+@pytest.mark.parametrize("kind", [SocketPeer, NativePeer], ids=lambda kind: kind.name)
+@aio
+async def test_connections_of_one_user_hold_no_more_unfinished_bytes_than_the_user_may(kind: type[Peer]) -> None:
+    """A megabyte that is begun and not finished is kept on each of a user's hundreds of connections."""
+    async with open_door(kind) as d:
+        d.host.intake = Intake(100_000, 1_000_000)
+        one, two = [await joined(kind, d) for _ in range(2)]
+        half = frame(1, b"x" * 70_000)[:60_000]
+        one.socket.send(half)
+        await until(lambda: d.host.intake.total > 55_000, "the first half")
+        two.socket.send(half)
+        assert await two.socket.closed() == (1008 if kind is NativePeer else 1005)
+        await until(lambda: len(d.host.clients) == 1, "the second is closed")
+        assert d.host.over_limit["max_unfinished_bytes_per_user"] == 1
+        one.socket.send(frame(1, b"x" * 70_000)[60_000:])
+        await until(lambda: d.host.intake.total == 0, "what is finished or closed is not held")
+
+
+@aio
+async def test_bodies_of_posts_count_as_unfinished_too() -> None:
+    async with door() as d:
+        d.host.intake = Intake(100_000, 1_000_000)
+        peers = [await joined(PollingPeer, d) for _ in range(2)]
+        for peer in peers:
+            head = f"POST {peer.target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 70000\r\n\r\n"
+            peer.posts.writer.write(head.encode() + b"4" * 60_000)
+        await until(lambda: len(d.host.clients) == 1, "one is closed")
+        assert d.host.over_limit["max_unfinished_bytes_per_user"] == 1
+        assert d.host.intake.total <= 60_000
 
 
 # ── the reader stops reading ──────────────────────────────────────────────────────────────────────────────────────────

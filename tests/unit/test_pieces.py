@@ -26,6 +26,8 @@ LIMITS = (
     "max_outbox_events",
     "volatile_outbox_bytes",
     "max_waiting_calls_per_socket",
+    "max_unfinished_bytes_per_user",
+    "max_unfinished_bytes",
     "max_namespaces_per_connection",
 )
 

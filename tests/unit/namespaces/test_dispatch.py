@@ -348,6 +348,30 @@ async def test_calls_that_wait_are_bounded() -> None:
     assert refused["ack"] == 1_000 and refused["data"]["error"]["code"] == "RATE_LIMITED"
 
 
+@aio
+async def test_the_bytes_of_a_users_calls_that_wait_are_bounded_over_all_sockets() -> None:
+    """A thousand calls of a megabyte behind a slow one would be a gigabyte for each socket."""
+    house = House()
+    other = fakes.AskingClient()
+    await house.inside()
+    await house.inside(client=other)
+    big = {"text": "x" * 1_000_000}
+    for client in (house.client, other):
+        house.call("slow", {"text": "x"}, client=client)
+        for _ in range(4):
+            house.call("sum", big, ack=1, client=client)
+    assert len(house.client.texts) == 0
+    refused = [json.loads(text)["data"]["error"]["code"] for text in other.texts]
+    assert refused == ["RATE_LIMITED"], "seven wait"
+    house.dispatch.gone(other, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    for _ in range(3):
+        house.call("sum", big, ack=2)
+    assert house.client.texts == [], "what waited in the other is not held any more"
+    house.desk.gate.set()
+    await until(lambda: len(house.client.texts) == 7, "all are answered")
+    assert house.dispatch.calls._waiting_bytes == {}
+
+
 class Unread(fakes.AskingClient):
     """A client that has not read what it was sent."""
 
