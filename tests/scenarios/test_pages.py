@@ -63,6 +63,15 @@ async def test_a_list_of_150_tickets_is_opened_by_one_call(story: Story) -> None
         assert opened[-1]["error"]["code"] == "FORBIDDEN" and "offset" in opened[0]
         await ada.close()
     ada = await story.join(story.agent(), "/tickets")
+    mixed = await ada.call("ticket:subscribe", {"ticketIds": [tickets[0], "no id", tickets[1], 7]})
+    assert [one["ok"] for one in mixed["tickets"]] == [True, False, True, False]
+    wrong = mixed["tickets"][1]
+    assert (wrong["ticketId"], wrong["error"]["code"], wrong["error"]["field"]) == (
+        "no id",
+        "BAD_REQUEST",
+        "ticketIds[1]",
+    )
+    ada = await story.join(story.agent(), "/tickets")
     await ada.ok("ticket:subscribe", {"ticketIds": tickets[:3]})
     for ticket in tickets[:3]:
         await ada.expect("ticket:subscribed", {"ticketId": ticket})

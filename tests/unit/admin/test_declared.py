@@ -135,3 +135,10 @@ def test_no_cursor_of_somebody_elses_is_more_than_a_bad_request(text: str) -> No
         read_cursor(text, tuple[str, int])
     assert refused.value.fields == {"field": "cursor"}
     assert read_cursor("", tuple[str, int]) is None
+
+
+def test_a_list_is_written_with_commas_or_item_by_item() -> None:
+    """Ids may have commas in them ("cn=ann,ou=desk" of LDAP): given item by item, each is taken as it is."""
+    listed = defstruct("Listed", [("ids", list[str])])
+    assert read_query(listed, {"ids": [b"a,b"]}).ids == ["a", "b"]
+    assert read_query(listed, {"ids": [b"cn=ann,ou=desk", b"b"]}).ids == ["cn=ann,ou=desk", "b"]

@@ -233,6 +233,18 @@ async def test_a_notification_is_kept_and_told_once_per_id(valkey_url: str, pref
         assert made["id"] != "n1" and [name for name, _ in told(anna)] == ["notification", "notification:count"]
 
 
+@aio
+async def test_an_id_that_no_user_can_have_keeps_nobody_else_from_being_notified(valkey_url: str, prefix: str) -> None:
+    async with a_desk(valkey_url, prefix) as desk:
+        anna = await desk.connect("/notifications", ANNA)
+        body = {"userIds": ["a\nb", "anna", 7], "type": "t", "title": "T"}
+        made = await desk.ask("POST", NOTIFICATIONS, body, 201)
+        assert [one["index"] for one in made["refused"]] == [0, 2]
+        assert [name for name, _ in told(anna)] == ["notification", "notification:count"]
+        none = await desk.ask("POST", NOTIFICATIONS, {**body, "userIds": ["a\nb"]}, status=400)
+        assert none["error"]["field"] == "userIds[0]"
+
+
 # ── emit ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
