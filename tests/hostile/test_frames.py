@@ -47,7 +47,6 @@ ENDS: dict[str, tuple[bytes, int]] = {
     "superscript digits as an ack id": (text('42/tickets,²["x",{}]'), 1005),
     "superscript digits as a count": (text('45²-/tickets,["x"]'), 1005),
     "a control character in a namespace": (text("40/tick\x00ets,{}"), 1005),
-    "a second CONNECT": (text("40/tickets,{}"), 1005),
     "a CONNECT_ERROR": (text("44/tickets,{}"), 1005),
     "auth that is a list": (text("40/chat,[]"), 1005),
     "a ping": (text("2"), 1005),
