@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import valkey
 
 from insightdesk_rt.admin.stream import MAX_OF_ONE
 from tests.console.browser import PAGES, Console, needs_chromium
@@ -105,6 +106,19 @@ def test_every_page_says_since_when_valkey_does_not_answer(console: Console, sta
     console.page.locator("#banner").wait_for(state="hidden")
     console.go("nodes")
     assert len(since) == 1, f"an outage began once, whatever page was looked at since: {since}"
+
+
+def test_a_valkey_that_takes_no_writes_is_named_on_the_overview(console: Console, stage: Stage) -> None:
+    """It answered, so the page said that it was well."""
+    console.go("overview")
+    with valkey.Valkey(unix_socket_path=str(stage.n1.data_dir / "demo" / "valkey.sock")) as client:
+        before = client.config_get("maxmemory")
+        try:
+            client.config_set("maxmemory", "1")
+            console.page.locator("#page .checks li").first.get_by_text("it is full").wait_for()
+        finally:
+            client.config_set("maxmemory", str(before["maxmemory"]))
+    console.page.locator("#page .checks li").first.get_by_text("answers").wait_for()
 
 
 def test_a_filter_that_is_wrong_is_named_and_is_no_outage(console: Console) -> None:

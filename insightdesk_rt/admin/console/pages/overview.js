@@ -66,8 +66,10 @@ function totals(tiles, { nodes, users, missing: lost }) {
 }
 
 function checks({ nodes, missing: lost }) {
+	// It answers reads, also when it is full or a replica: whether it takes writes the nodes have tried.
+	const trouble = nodes.flatMap((node) => node.checks ?? []).find((check) => check.name === "valkey" && !check.ok);
 	return [
-		h("li", h("span.dot.state", { data: { is: "good" } }, "Valkey"), small("answers")),
+		h("li", h("span.dot.state", { data: { is: trouble ? "bad" : "good" } }, "Valkey"), small(trouble?.why ?? "answers")),
 		...nodes.map((node) => {
 			const { is, word, why } = nodeState(node);
 			return h("li", h("span.dot.state", { data: { is } }, node.node), small([word, ...(why.length ? why : [`loop lag ${ms(node.loopLagMs)}`])].join(" · ")));
