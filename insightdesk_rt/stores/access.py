@@ -12,11 +12,13 @@ import asyncio
 import importlib
 import inspect
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.model import User, team_room, user_room
+from insightdesk_rt.seldom import Seldom
 from insightdesk_rt.stores.tickets import AGENTS, LIFE, Facts, TicketStore
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class HostAccess:
 
     def __init__(self, check: Callable[[User, str], bool | Awaitable[bool]]) -> None:
         self._check = check
+        self._seldom = Seldom(log)
 
     def opened_by(self, user: User) -> Collection[str]:
         """Only the host knows since when; this server knows since when there is the ticket."""
@@ -92,8 +95,11 @@ class HostAccess:
                     answer = await answer
         except RtError:
             raise
-        except Exception:
-            log.exception("the host's access check failed")
+        except Exception as failed:
+            # It is asked about each of the staff for each event: one that is broken would fill the log.
+            place = traceback.extract_tb(failed.__traceback__)[-1]
+            why, at = f"{type(failed).__name__}: {failed}", f"{place.filename}:{place.lineno}"
+            self._seldom.say(logging.ERROR, "the host's access check failed", at, why=why, at=at)
             raise RtError("INTERNAL") from None
         return answer is True
 

@@ -175,7 +175,7 @@ async def test_a_check_that_does_not_answer_is_a_no_and_holds_nothing_up(
     async def check(user: User, ticket_id: str) -> bool:
         if user.id == "anna":
             await asyncio.Event().wait()
-        if user.id == "bert":
+        if user.id in ("bert", "carl"):
             raise ValueError("the host's database is away")
         return True
 
@@ -184,6 +184,20 @@ async def test_a_check_that_does_not_answer_is_a_no_and_holds_nothing_up(
         await cluster.one.put(subject="x")
         heard = {user_id for user_id, socket in sockets.items() if "ticket:created" in names(socket)}
         assert heard == {"otto", "dora", "root"}
+
+
+@aio
+async def test_a_check_that_is_broken_writes_one_line_and_not_one_for_each_user(
+    valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check(user: User, ticket_id: str) -> bool:
+        raise ValueError("the host's database is away")
+
+    async with a_cluster(valkey_url, prefix, access=HostAccess(check)) as cluster:
+        await enter(cluster)
+        for number in range(3):
+            await cluster.one.put(f"4{number}", subject="x")
+        assert [record.getMessage() for record in caplog.records] == ["the host's access check failed"]
 
 
 @aio
