@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 from tornado.httputil import HTTPHeaders
@@ -10,7 +9,7 @@ from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13, _WebSocketParams
 
-from insightdesk_rt.handlers.deflate import NAME, agreed
+from insightdesk_rt.handlers.deflate import NAME, Parameters, agreed
 from insightdesk_rt.handlers.heads import KEY, subprotocol
 from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.stream import DeflateTransport, StreamTransport
@@ -90,11 +89,13 @@ class HealthHandler(QuietHandler):
 
 
 class _Handshake(WebSocketProtocol13):
-    """Tornado's handshake. What comes after it is ours, unless deflate was agreed on.
+    """Tornado's handshake. What comes after it is ours. `agreed` are the parameters of compression, if there is any.
 
     Of Tornado 6.6: a ValueError in `_handle_websocket_headers` is answered with 400, one that comes later with 500 and
     a traceback. So whatever is read of the request is judged here, before Tornado uses it.
     """
+
+    agreed: Parameters | None = None
 
     def _handle_websocket_headers(self, handler: WebSocketHandler) -> None:
         super()._handle_websocket_headers(handler)
@@ -102,19 +103,16 @@ class _Handshake(WebSocketProtocol13):
             raise ValueError("Sec-WebSocket-Key is not 16 bytes in base64")  # RFC 6455 4.2.1
 
     def _parse_extensions_header(self, headers: HTTPHeaders) -> list[tuple[str, Any]]:
-        """Return the one extension that is agreed on, with the parameters that Tornado answers and obeys."""
+        """Return the one extension that is agreed on, with the parameters that Tornado answers."""
         if self._compression_options is None:
             return []
-        parameters = agreed(headers.get("Sec-WebSocket-Extensions", ""))
-        return [] if parameters is None else [(NAME, parameters)]
+        self.agreed = agreed(headers.get("Sec-WebSocket-Extensions", ""))
+        return [] if self.agreed is None else [(NAME, dict(self.agreed))]
+
+    def _create_compressors(self, *args: Any, **kwargs: Any) -> None:
+        """Tornado's are not used."""
 
     async def _receive_frame_loop(self) -> None:
-        if self._compressor is not None:
-            try:
-                await super()._receive_frame_loop()
-            except zlib.error:  # the peer's stream is broken; Tornado would log it as a bug of ours
-                self._abort()
-            return
         handler = self.handler
         assert isinstance(handler, SocketHandler)
         handler.hand_over(self.stream)
@@ -126,13 +124,12 @@ class SocketHandler(QuietHandler, WebSocketHandler):
     Of Tornado 6.6: `_receive_frame_loop` is awaited once, when 101 is written and the stream is detached.
     """
 
-    _deflate: DeflateTransport | None = None
     coded = False  # do close frames carry our codes?
 
     def initialize(self, port: ClientPort) -> None:
         self.port = port
 
-    def opened(self, transport: WebSocketTransport | StreamTransport | DeflateTransport, leftover: bytes) -> None:
+    def opened(self, transport: WebSocketTransport, leftover: bytes) -> None:
         """Put a client on the transport, and start it. `leftover` was read with the handshake."""
         raise NotImplementedError
 
@@ -152,15 +149,22 @@ class SocketHandler(QuietHandler, WebSocketHandler):
         return _Handshake(self, False, _WebSocketParams(max_message_size=limit, compression_options=deflate))
 
     def open(self, *args: str, **kwargs: str) -> None:
-        protocol = self.ws_connection
-        if isinstance(protocol, _Handshake) and protocol._compressor is not None:
-            self._deflate = DeflateTransport(protocol, self.port.host, coded=self.coded)
-            self.opened(self._deflate, b"")
+        """Tornado's, of whose frames none is read."""
+
+    def on_message(self, message: str | bytes) -> None:
+        """Tornado's, of whose frames none is read."""
 
     def hand_over(self, stream: IOStream) -> None:
-        host, settings = self.port.host, self.port.settings
+        host, settings, protocol = self.port.host, self.port.settings, self.ws_connection
+        parameters = protocol.agreed if isinstance(protocol, _Handshake) else None
         limit, max_fragments = settings.max_payload_bytes, settings.max_fragments
         self.let_go()
+        if parameters is not None:
+            transport = DeflateTransport(
+                stream, host, limit, coded=self.coded, max_fragments=max_fragments, parameters=parameters
+            )
+            self.opened(transport, b"")
+            return
         if isinstance(stream, SSLIOStream):
             self.opened(StreamTransport(stream, host, limit, coded=self.coded, max_fragments=max_fragments), b"")
             return
@@ -175,17 +179,3 @@ class SocketHandler(QuietHandler, WebSocketHandler):
         self.ws_connection = None
         self._on_close_called = True  # else `_break_cycles` waits for it
         self._break_cycles()
-
-    def on_message(self, message: str | bytes) -> None:
-        if self._deflate is not None:
-            self._deflate.received(message)
-
-    def on_ping(self, data: bytes) -> None:
-        if self._deflate is not None:
-            self._deflate.heard()
-
-    on_pong = on_ping
-
-    def on_close(self) -> None:
-        if self._deflate is not None:
-            self._deflate.closed()

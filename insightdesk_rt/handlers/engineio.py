@@ -21,7 +21,6 @@ from insightdesk_rt.handlers.framing import declared_bytes, has_body, misframed
 from insightdesk_rt.handlers.port import ClientPort
 from insightdesk_rt.transport.client import Client
 from insightdesk_rt.transport.polling import PollingTransport
-from insightdesk_rt.transport.stream import DeflateTransport, StreamTransport
 from insightdesk_rt.transport.websocket import WebSocketTransport
 from insightdesk_rt.wire.engineio import (
     BAD_REQUEST,
@@ -36,8 +35,6 @@ from insightdesk_rt.wire.engineio import (
     jsonp_index,
     jsonp_payload,
 )
-
-Socket = WebSocketTransport | StreamTransport | DeflateTransport
 
 PATH = r"/socket\.io/.*"  # Node matches by prefix; without the slash it is another path
 BARE_PATH = r"/socket\.io(?:/.*)?"  # Node's addTrailingSlash: false
@@ -114,7 +111,7 @@ class EngineSocketHandler(SocketHandler, _Judge):
         self.set_header("Content-Type", "text/html")
         self.finish(refusal.message)
 
-    def opened(self, transport: Socket, leftover: bytes) -> None:
+    def opened(self, transport: WebSocketTransport, leftover: bytes) -> None:
         if self._sid:
             probe(self.port, self._sid, transport, leftover)
             return
@@ -123,7 +120,7 @@ class EngineSocketHandler(SocketHandler, _Judge):
         transport.start(client, leftover)
 
 
-def probe(port: ClientPort, sid: str, transport: Socket, leftover: bytes) -> None:
+def probe(port: ClientPort, sid: str, transport: WebSocketTransport, leftover: bytes) -> None:
     """Let a websocket try to take over from the polls of a session."""
     client = port.host.clients.get(sid)
     if client is None:

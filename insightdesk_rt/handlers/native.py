@@ -11,7 +11,6 @@ from typing import Any
 
 from insightdesk_rt.handlers.base import SocketHandler
 from insightdesk_rt.handlers.port import ClientPort
-from insightdesk_rt.transport.stream import DeflateTransport, StreamTransport
 from insightdesk_rt.transport.websocket import WebSocketTransport
 
 
@@ -28,7 +27,7 @@ class NativeHandler(SocketHandler):
         else:
             self.turned_away()
 
-    def opened(self, transport: WebSocketTransport | StreamTransport | DeflateTransport, leftover: bytes) -> None:
+    def opened(self, transport: WebSocketTransport, leftover: bytes) -> None:
         address, authorization = self.port.peer(self.request).address, self.request.headers.get("Authorization", "")
         client = self.port.native_client(self.namespace, address, self.agent(), authorization)
         client.start(transport)

@@ -1,30 +1,30 @@
-"""The same surface over what stays on Tornado: TLS on our own port, and permessage-deflate.
+"""Websockets that stay on Tornado's stream: with TLS on our own port, or with permessage-deflate.
 
-TLS: our frames over Tornado's stream, so the rules and the close codes are those of websocket.py. Deflate: Tornado's
-protocol class, which owns the two zlib contexts; it is laxer about broken frames (unmasked ones pass, most errors end
-without a code), and a connection of it keeps its handler and some 300 KB of contexts alive. Neither is the fast way:
-where many clients are served, a proxy in front ends TLS and deflate is off.
+The frames are ours, so the rules, limits and close codes are those of websocket.py. Neither is the fast way: where many
+clients are served, a proxy in front ends TLS and deflate is off.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from tornado.iostream import IOStream, StreamClosedError
-from tornado.websocket import WebSocketProtocol13
 
-from insightdesk_rt.errors import CloseReason, TooBig
+from insightdesk_rt.errors import CloseReason, TooBig, WireError
 from insightdesk_rt.transport.websocket import DISCARD_BYTES, READ_BYTES, WebSocketTransport
 from insightdesk_rt.wire.codec import Encoded
-from insightdesk_rt.wire.frames import MAX_FRAGMENTS, Opcode
+from insightdesk_rt.wire.frames import MAX_FRAGMENTS, FrameReader, Opcode, packed_frame
 
 if TYPE_CHECKING:
     from insightdesk_rt.transport.client import Client
     from insightdesk_rt.transport.host import ClientHost
 
+LEVEL = 6  # zlib's own, and ws's
+TAIL = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: of each message, left out on the wire
 DEFLATE_FROM_BYTES = 1024  # below, deflate costs more than it saves; ws has the same threshold
 
 
@@ -111,90 +111,63 @@ class StreamTransport(WebSocketTransport):
         self._stream.close()  # ends the reading Task
 
 
-class DeflateTransport:
-    """Tornado's own protocol, with permessage-deflate. Its handler passes on what it is called for."""
+class Packer:
+    """The two zlib contexts of a connection, as its handshake agreed (RFC 7692 7.1): some 300 KB."""
 
-    name = "websocket"
-    most = 0
-    unfinished = 0  # Tornado does not say
-    __slots__ = ("_client", "_coded", "_host", "_kept", "_protocol", "writable")
+    def __init__(self, parameters: Mapping[str, str | None]) -> None:
+        self._own_bits = -int(parameters.get("server_max_window_bits") or zlib.MAX_WBITS)
+        self._peer_bits = -int(parameters.get("client_max_window_bits") or zlib.MAX_WBITS)
+        self._pack = self._new_pack() if "server_no_context_takeover" not in parameters else None
+        self._unpack = self._new_unpack() if "client_no_context_takeover" not in parameters else None
 
-    def __init__(self, protocol: WebSocketProtocol13, host: ClientHost, *, coded: bool) -> None:
-        self._protocol = protocol
-        self._host = host
-        self._coded = coded
-        self._client: Client | None = None
-        self._kept = 0
-        self.writable = True
+    def _new_pack(self) -> zlib._Compress:
+        return zlib.compressobj(LEVEL, zlib.DEFLATED, self._own_bits)
 
-    def start(self, client: Client, leftover: bytes = b"") -> None:
-        """`leftover` is Tornado's business here."""
-        self._client = client
+    def _new_unpack(self) -> zlib._Decompress:
+        return zlib.decompressobj(self._peer_bits)
 
-    def received(self, message: str | bytes) -> None:
-        client = self._client
-        if client is not None:
-            self._host.bytes_in += len(message)
-            client.heard()
-            if len(message) > client.session.most_bytes:  # Tornado has read it, by then
-                client.violated(self, TooBig("a message before CONNECT", over="max_connect_bytes"))
-                return
-            client.received(self, message)
+    def pack(self, data: bytes) -> bytes:
+        pack = self._pack or self._new_pack()
+        return (pack.compress(data) + pack.flush(zlib.Z_SYNC_FLUSH))[: -len(TAIL)]
 
-    def heard(self) -> None:
-        """A control frame came."""
-        if self._client is not None:
-            self._client.heard()
+    def unpack(self, data: bytes, most_bytes: int) -> bytes:
+        """Raises TooBig before there is more than `most_bytes`; WireError (1007) for what is not deflate's."""
+        unpack = self._unpack or self._new_unpack()
+        try:
+            unpacked = unpack.decompress(data + TAIL, most_bytes + 1)
+        except zlib.error:
+            raise WireError("a compressed message is broken", 1007) from None
+        if unpack.eof and self._unpack is not None:
+            self._unpack = self._new_unpack()  # RFC 7692 7.2.3.4: a message may end its stream
+        if len(unpacked) > most_bytes:
+            raise TooBig(f"message over {most_bytes} bytes when unpacked")
+        return unpacked
 
-    def closed(self) -> None:
-        """The connection has ended, by whoever's doing."""
-        client, self._client = self._client, None
-        self._host.lingered(self)
-        if client is not None:
-            client.lost(self, CloseReason.TRANSPORT_CLOSE)
+
+class DeflateTransport(StreamTransport):
+    """Messages compressed, over plain TCP or TLS: the same frames, rules and limits as without."""
+
+    __slots__ = ("_packer",)
+
+    def __init__(
+        self,
+        stream: IOStream,
+        host: ClientHost,
+        limit_bytes: int,
+        *,
+        coded: bool,
+        max_fragments: int,
+        parameters: Mapping[str, str | None],
+    ) -> None:
+        super().__init__(stream, host, limit_bytes, coded=coded, max_fragments=max_fragments)
+        self._packer = Packer(parameters)
+        self._reader = FrameReader(limit_bytes, max_fragments, unpack=self._packer.unpack)
 
     def write(self, messages: list[Encoded]) -> int:
-        for message in messages:
-            if message.size < DEFLATE_FROM_BYTES or not message.text:
-                self._watch(message.size, self._protocol.stream.write, message.frame)
-                continue
-            self._deflate(Opcode.TEXT, message.text.encode())
-            for attachment in message.attachments:
-                self._deflate(Opcode.BINARY, attachment)
-        return self._kept
+        return self._send(b"".join(map(self._framed, messages)))
 
-    def _deflate(self, opcode: Opcode, payload: bytes) -> None:
-        # Of Tornado 6.6: write_message would make a Task for each message, whose failure somebody has to fetch.
-        assert self._protocol._compressor is not None
-        data = self._protocol._compressor.compress(payload)
-        self._watch(len(data), self._protocol._write_frame, True, int(opcode), data, WebSocketProtocol13.RSV1)
-
-    def _watch(self, size: int, write: Callable[..., asyncio.Future[None]], *args: Any) -> None:
-        self._host.bytes_out += size
-        try:
-            future = write(*args)
-        except StreamClosedError:
-            return  # `closed` follows
-        if not future.done():
-            self._kept += size
-            self.writable = False
-            future.add_done_callback(lambda _: self._taken(size))
-
-    def _taken(self, size: int) -> None:
-        self._kept -= size
-        if self._client is not None:
-            self._client.outbox.sent(size)
-            if not self._kept:
-                self.writable = True
-                self._client.outbox.drained()
-
-    def close(self, why: CloseReason, code: int = 0) -> None:
-        if self._client is not None:
-            self._client = None
-            self._host.linger(self)
-            self._protocol.close(code or (why.close_code if self._coded else None))
-
-    def abort(self) -> None:
-        self._client = None
-        self._host.lingered(self)
-        self._protocol._abort()
+    def _framed(self, message: Encoded) -> bytes:
+        if message.size < DEFLATE_FROM_BYTES or not message.text:
+            return message.frame
+        text = packed_frame(Opcode.TEXT, self._packer.pack(message.text.encode()))
+        return text + b"".join(packed_frame(Opcode.BINARY, self._packer.pack(one)) for one in message.attachments)

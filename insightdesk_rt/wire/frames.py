@@ -1,4 +1,4 @@
-"""RFC 6455, the server's side: bytes in, messages out; payload in, frame out. No extensions.
+"""RFC 6455, the server's side: bytes in, messages out; payload in, frame out. permessage-deflate where it is agreed on.
 
     between frames ──header──▶ in a frame ──its last byte──▶ between frames; with FIN the message is complete,
                                                              without it goes on in the next fragment
@@ -14,6 +14,7 @@ Nearly every frame of a stock client is small and whole: `feed` knows it by two 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -33,7 +34,7 @@ class Opcode(IntEnum):
 
 Message = tuple[Opcode, str | bytes]
 
-FIN, RSV, OPCODE = 0x80, 0x70, 0x0F
+FIN, RSV, RSV1, OPCODE = 0x80, 0x70, 0x40, 0x0F
 MASKED, LENGTH = 0x80, 0x7F
 MAX_CONTROL = 125  # RFC 6455 5.5
 MAX_FRAGMENTS = 16_384  # per message, empty ones too; ws 8.23 has the same number (CVE-2026-48779)
@@ -55,8 +56,15 @@ class Judge(Protocol):
         ...
 
 
+Unpack = Callable[[bytes, int], bytes]
+
+
 class FrameReader:
-    """Reads one peer's bytes. `limit_bytes` is the most one message may have, and less while its judge says so."""
+    """Reads one peer's bytes. `limit_bytes` is the most one message may have, and less while its judge says so.
+
+    `unpack(payload, most_bytes)` unpacks a compressed message where compression was agreed on (RFC 7692); it raises
+    WireError (1007), and TooBig before it has more than `most_bytes`. Limits are of both forms of a message.
+    """
 
     __slots__ = (
         "_between",
@@ -71,13 +79,22 @@ class FrameReader:
         "_mask",
         "_max_fragments",
         "_message",
+        "_packed",
         "_require_mask",
         "_size",
         "_small",
+        "_text",
+        "_unpack",
         "kept",
     )
 
-    def __init__(self, limit_bytes: int, max_fragments: int = MAX_FRAGMENTS, require_mask: bool = True) -> None:
+    def __init__(
+        self,
+        limit_bytes: int,
+        max_fragments: int = MAX_FRAGMENTS,
+        require_mask: bool = True,
+        unpack: Unpack | None = None,
+    ) -> None:
         self._limit = self._limit_now = limit_bytes
         self._judge: Judge | None = None
         self._max_fragments = max_fragments
@@ -93,6 +110,8 @@ class FrameReader:
         self._size = 0  # bytes of it, as far as its headers say
         self._fragments = 0
         self.kept = 0  # bytes of an unfinished message that lie here
+        self._unpack = unpack
+        self._packed = self._text = False  # of the last message that began: is it compressed, is it text
 
     def heed(self, judge: Judge) -> None:
         """Take no bigger message than the judge says. It is asked again only when one comes that would be too big."""
@@ -162,6 +181,8 @@ class FrameReader:
                     continue
                 if fin and self._message is None and end - at >= length:  # all of it is here
                     payload = _unmasked(data[at : at + length], mask)
+                    if self._packed:
+                        payload = self._unpacked(payload)
                     messages.append((opcode, _text(payload) if opcode is _TEXT else payload))
                     at += length
                     continue
@@ -178,7 +199,8 @@ class FrameReader:
         have = len(data) - at
         first = data[at]
         opcode = _OPCODES.get(first & OPCODE)
-        if first & RSV:
+        packed = first & RSV == RSV1 and self._unpack is not None and opcode in (_TEXT, Opcode.BINARY)
+        if first & RSV and not packed:  # RFC 7692 6.1: RSV1 on the first frame of a message
             raise WireError("reserved bits are set")  # RFC 6455 5.2: no extension was agreed on
         if opcode is None:
             raise WireError("reserved opcode")
@@ -187,6 +209,8 @@ class FrameReader:
             raise WireError("fragmented control frame")
         if (opcode is Opcode.CONTINUATION) is (self._message is None) and opcode < Opcode.CLOSE:
             raise WireError("a fragment without a beginning" if self._message is None else "a message within a message")
+        if opcode < Opcode.CLOSE and opcode is not Opcode.CONTINUATION:
+            self._packed, self._text = packed, opcode is _TEXT
         if have < 2:
             return None
         masked, length = data[at + 1] >= MASKED, data[at + 1] & LENGTH
@@ -220,7 +244,7 @@ class FrameReader:
 
     def _begin(self, opcode: Opcode, fin: bool, length: int, mask: bytes) -> None:
         if self._message is None:
-            self._message = UnfinishedText() if opcode is _TEXT else UnfinishedBinary()
+            self._message = UnfinishedText() if opcode is _TEXT and not self._packed else UnfinishedBinary()
         self._fragments += 1
         if self._fragments > self._max_fragments:
             raise TooBig(f"message in more than {self._max_fragments} fragments", over="max_fragments_per_message")
@@ -232,7 +256,9 @@ class FrameReader:
     def _take(self, payload: bytes) -> None:
         message = self._message
         assert message is not None
-        if type(message) is UnfinishedBinary and self._judge is not None and self._judge.skips_binary:
+        binary = type(message) is UnfinishedBinary and not self._packed  # what is packed, later messages may refer to
+        if binary and self._judge is not None and self._judge.skips_binary:
+            assert type(message) is UnfinishedBinary
             self.kept = 0
             message.forget()  # what came together with the packet that it belongs to
         else:
@@ -246,7 +272,20 @@ class FrameReader:
         assert self._message is not None
         message = self._message.done()
         self._forget()
+        if self._packed and type(message) is bytes:
+            message = self._unpacked(message)
+            return (_TEXT, _text(message)) if self._text else (Opcode.BINARY, message)
         return (_TEXT if type(message) is str else Opcode.BINARY), message
+
+    def _unpacked(self, payload: bytes) -> bytes:
+        assert self._unpack is not None
+        most = self._judge.most_bytes if self._judge is not None else self._limit
+        most = self._limit_now = min(self._limit, most)
+        try:
+            return self._unpack(payload, most)
+        except TooBig as wrong:
+            wrong.over = "max_payload_bytes" if most == self._limit else "max_connect_bytes"
+            raise
 
     def _forget(self) -> None:
         self._message = None
@@ -314,6 +353,12 @@ def text_frame(text: str) -> bytes:
 
 def binary_frame(data: bytes) -> bytes:
     return _frame(Opcode.BINARY, data)
+
+
+def packed_frame(opcode: Opcode, data: bytes) -> bytes:
+    """Return a frame whose payload is compressed (RFC 7692 6.1)."""
+    frame = _frame(opcode, data)
+    return bytes((frame[0] | RSV1,)) + frame[1:]
 
 
 def ping_frame(payload: bytes = b"") -> bytes:

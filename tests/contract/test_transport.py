@@ -234,7 +234,7 @@ class DeflatePeer(Peer):
 PEERS = [PollingPeer, SocketPeer, TlsPeer, DeflatePeer, NativePeer, NativeTlsPeer]
 SOCKETS = PEERS[1:]
 each = pytest.mark.parametrize("kind", PEERS, ids=lambda kind: kind.name)
-FRAMED = [kind for kind in SOCKETS if kind is not DeflatePeer]  # the others are Tornado's frames, and Tornado's tests
+FRAMED = [kind for kind in SOCKETS if kind is not DeflatePeer]  # those whose frames the tests write by hand
 each_socket = pytest.mark.parametrize("kind", SOCKETS, ids=lambda kind: kind.name)
 each_framed = pytest.mark.parametrize("kind", FRAMED, ids=lambda kind: kind.name)
 
@@ -572,8 +572,7 @@ async def test_a_message_over_the_limit_is_1009(kind: type[Peer]) -> None:
             await peer.next()
         assert peer.closed_with == 1009
         await until(lambda: d.recorder.ends, "the receiver is told")
-        if kind is not DeflatePeer:  # Tornado's protocol class does not say why it ended
-            assert d.recorder.ends == [CloseReason.TOO_BIG]
+        assert d.recorder.ends == [CloseReason.TOO_BIG]
 
 
 # ── namespaces of the native protocol ─────────────────────────────────────────────────────────────────────────────────

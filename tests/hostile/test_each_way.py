@@ -118,18 +118,35 @@ async def too_long_before_joining(socket: RawSocket) -> None:
     socket.say('40/tickets,{"token":"' + "t" * 16_384 + '"}')
 
 
+async def in_many_frames(socket: RawSocket) -> None:
+    socket.say("40/tickets,")
+    assert (await socket.text()).startswith("40/tickets,")
+    socket.send(frame(1, b"4", fin=False) + frame(0, b"", fin=False) * 20)
+
+
+async def unmasked(socket: RawSocket) -> None:
+    socket.send(frame(1, b"40/tickets,", mask=False))
+
+
+async def not_utf8(socket: RawSocket) -> None:
+    socket.send(frame(1, b"\xff\xfe"))
+
+
 SENT: dict[str, tuple[Sends, int, dict[str, int]]] = {
     "a message over max_payload_bytes": (too_long, 1009, {"max_payload_bytes": 1}),
     "a message over max_connect_bytes": (too_long_before_joining, 1009, {"max_connect_bytes": 1}),
+    "more frames than max_fragments_per_message": (in_many_frames, 1009, {"max_fragments_per_message": 1}),
+    "an unmasked frame": (unmasked, 1002, {}),
+    "text that is not UTF-8": (not_utf8, 1007, {}),
 }
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "deflate"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", SENT)
 @aio
 async def test_a_websocket_over_a_limit_is_closed_and_counted(name: str, way: str) -> None:
     sends, code, counted = SENT[name]
-    async with door_by(way) as by:
+    async with door_by(way, max_fragments=16) as by:
         socket = await by.socket()
         await sends(socket)
         async with asyncio.timeout(10):
@@ -160,3 +177,14 @@ async def test_an_upgrade_that_is_not_finished_is_closed(way: str) -> None:
             await socket.closed()
         await until(lambda: by.over_limit == {"upgrade_timeout_s": 1}, f"it is counted: {by.over_limit}")
         assert sid in by.door.host.clients, "the client stays on polling"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@aio
+async def test_a_message_that_is_not_finished_is_closed(way: str) -> None:
+    async with door_by(way, message_timeout_ms=200, ping_interval_ms=100, ping_timeout_ms=60_000) as by:
+        socket = await by.socket()
+        socket.send(frame(1, b"40/tickets,", fin=False))
+        async with asyncio.timeout(10):
+            assert await socket.closed() == 1005, "a code is said on /rt alone"
+        await until(lambda: by.over_limit == {"message_timeout_s": 1}, f"it is counted: {by.over_limit}")
