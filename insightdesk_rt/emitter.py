@@ -31,6 +31,7 @@ from insightdesk_rt.cluster.names import Names
 from insightdesk_rt.cluster.publisher import Keep, append_call, appended, check_event, fingerprint
 from insightdesk_rt.cluster.resp import load_script
 from insightdesk_rt.cluster.valkey import cannot_serve
+from insightdesk_rt.config.secret import shown_url, url_fault
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.limits import or_any
 from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
@@ -228,6 +229,12 @@ def _check_room(room: str) -> None:
 
 
 def _options(url: str, timeout_s: float) -> dict[str, Any]:
+    """Return what connections are made with. Raises ValueError for a URL whose password is not percent-encoded.
+
+    The library would take a part of the password for the host or port, and name it in its error.
+    """
+    if fault := url_fault(url):
+        raise ValueError(f"{shown_url(url)}: {fault}")
     options: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": timeout_s,

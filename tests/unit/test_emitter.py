@@ -54,6 +54,16 @@ def test_an_emitter_refuses_what_no_client_could_take(kind: type[Emitter] | type
             emitter.of(NS).to(A).emit(name, {"x": 1})
 
 
+@pytest.mark.parametrize("kind", [Emitter, AsyncEmitter])
+@pytest.mark.parametrize("password", ["p/hunter2", "p@hunter2", "p#hunter2", "p?hunter2", "hunter2/"])
+def test_an_emitter_shows_no_part_of_a_password_that_is_not_encoded(
+    kind: type[Emitter] | type[AsyncEmitter], password: str
+) -> None:
+    with pytest.raises(ValueError, match="percent-encode the password") as refused:
+        kind(f"valkey://:{password}@127.0.0.1:1")
+    assert "hunter2" not in str(refused.value)
+
+
 @aio
 async def test_the_asynchronous_one_keeps_its_order(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix, 1) as (node,):
