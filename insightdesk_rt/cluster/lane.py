@@ -220,6 +220,10 @@ class Lane:
         """
         self.position = min(offset, self.verified, key=offset_key)
         self._at, self._event_id = offset_key(self.position), ""
+        while self.ends and offset_key(self.ends[-1].offset) > self._at:
+            self.ends.pop()  # of the log that was lost
+        if not self.ends:
+            self.forgot = False
 
     def forget_older(self) -> None:
         """Called every minute while the connection lives: ids are remembered for one to two, as in the log."""

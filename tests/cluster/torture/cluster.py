@@ -68,7 +68,13 @@ class Cluster:
         self.publishing = Cable("127.0.0.1", 0)
         self.publishing_url = ""
         self.nodes: list[Node] = []
-        self._settings = {"valkey_prefix": "t", "drain_seconds": 1, "log_level": "info", **settings}
+        self._settings = {
+            "chat_waiting_timeout_s": 86_400,
+            "valkey_prefix": "t",
+            "drain_seconds": 1,
+            "log_level": "info",
+            **settings,
+        }
 
     def new_valkey(self) -> OwnValkey:
         """Return one more Valkey, not started."""

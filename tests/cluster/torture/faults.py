@@ -1,7 +1,6 @@
 """What can go wrong, one function each: it does the harm for a while, heals it, and returns.
 
-`log_kept` says whether Valkey may have lost what it had confirmed. `appendfsync`: which file it needs (None: none; "":
-any will do).
+`log_kept` says whether Valkey may have lost what it had confirmed, `facts_kept` whether it has lost all.
 """
 
 from __future__ import annotations
@@ -42,14 +41,17 @@ class Fault(NamedTuple):
     harm: Callable[[Scene], Awaitable[None]]
     says: str
     log_kept: bool = True
+    facts_kept: bool = True  # False: Valkey loses all chats and notifications, as documented
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, *, log_kept: bool = True) -> Callable[[Callable[[Scene], Awaitable[None]]], object]:
+def fault(
+    name: str, *, log_kept: bool = True, facts_kept: bool = True
+) -> Callable[[Callable[[Scene], Awaitable[None]]], object]:
     def known(harm: Callable[[Scene], Awaitable[None]]) -> Callable[[Scene], Awaitable[None]]:
-        FAULTS[name] = Fault(name, harm, (harm.__doc__ or "").strip(), log_kept)
+        FAULTS[name] = Fault(name, harm, (harm.__doc__ or "").strip(), log_kept, facts_kept)
         return harm
 
     return known
@@ -149,7 +151,7 @@ async def valkey_restart_everysec(scene: Scene) -> None:
     await _restart(scene, "everysec")
 
 
-@fault("valkey-restart-empty", log_kept=False)
+@fault("valkey-restart-empty", log_kept=False, facts_kept=False)
 async def valkey_restart_empty(scene: Scene) -> None:
     """kill -9 of Valkey; it comes back with nothing."""
     valkey = scene.cluster.valkey
@@ -198,7 +200,7 @@ async def valkey_paused(scene: Scene) -> None:
         await asyncio.sleep(2.2)
 
 
-@fault("flushall", log_kept=False)
+@fault("flushall", log_kept=False, facts_kept=False)
 async def flushall(scene: Scene) -> None:
     """FLUSHALL under load, twice."""
     for _ in range(2):
@@ -206,7 +208,7 @@ async def flushall(scene: Scene) -> None:
         await asyncio.sleep(scene.random.uniform(1, 2))
 
 
-@fault("flushall-cut-off", log_kept=False)
+@fault("flushall-cut-off", log_kept=False, facts_kept=False)
 async def flushall_cut_off(scene: Scene) -> None:
     """Valkey is emptied while one node is cut off from it."""
     cable = scene.victim().cable
@@ -217,7 +219,7 @@ async def flushall_cut_off(scene: Scene) -> None:
     cable.mend()
 
 
-@fault("flushall-clients-cut", log_kept=False)
+@fault("flushall-clients-cut", log_kept=False, facts_kept=False)
 async def flushall_clients_cut(scene: Scene) -> None:
     """The same, and clients are cut off meanwhile: what they missed is read from the log that was filled again."""
     cable = scene.victim().cable

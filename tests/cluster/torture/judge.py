@@ -126,10 +126,12 @@ class Verdict:
     begun_anew: int = 0
     retried: int = 0
     longest_gap_s: float = 0.0
+    facts: int = 0  # chat messages and notifications that were acknowledged
+    lost_facts: list[str] = field(default_factory=list)  # those that the history or the bell has not, or otherwise
 
     @property
     def clean(self) -> bool:
-        return not (self.missing or self.doubled or self.disordered or self.forgotten)
+        return not (self.missing or self.doubled or self.disordered or self.forgotten or self.lost_facts)
 
     def __str__(self) -> str:
         parts = (
@@ -137,6 +139,7 @@ class Verdict:
             ("doubled", self.doubled),
             ("out of order", self.disordered),
             ("forgotten", self.forgotten),
+            ("facts wrong", self.lost_facts),
         )
         return "\n".join(f"{len(found)} {name}: {found[:12]}" for name, found in parts if found) or "clean"
 

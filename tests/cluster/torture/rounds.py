@@ -15,6 +15,7 @@ from tests.cluster.torture.faults import FAULTS, Scene
 from tests.cluster.torture.judge import Verdict, judge
 from tests.cluster.torture.publishers import Publishers
 from tests.cluster.torture.subscribers import Subscribers
+from tests.cluster.torture.talkers import Talkers
 
 BEFORE_S = 0.8  # under load before the fault
 AFTER_S = 1.2  # and after it was healed
@@ -45,6 +46,7 @@ class Run:
         self.random = random.Random(seed)
         self.subscribers = Subscribers(cluster, TICKETS, seed)
         self.publishers = Publishers(cluster, self.subscribers.rooms, TICKETS, seed)
+        self.talkers = Talkers(cluster, seed)
         self.scene = Scene(cluster, self.subscribers, self.random, long)
 
     async def play(self, name: str) -> Row:
@@ -53,6 +55,8 @@ class Run:
         for record in self.subscribers.records:
             record.begin_round()
         given_up, refused = self.publishers.given_up, self.publishers.refused
+        if fault.facts_kept:
+            await self.talkers.start()
         self.publishers.start()
         with self.subscribers.counting_volatile() as volatile:
             await asyncio.sleep(BEFORE_S)
@@ -60,8 +64,13 @@ class Run:
             ready_s = await self.cluster.healed()
             await asyncio.sleep(AFTER_S)
             await self.publishers.stop()
+            if fault.facts_kept:
+                await self.talkers.stop()
             verdict = await self._quiet(fault.log_kept)
             await self.subscribers.see_off()
+            if fault.facts_kept:
+                verdict.facts = self.talkers.acknowledged
+                verdict.lost_facts = await self.talkers.judge()
         return Row(
             name,
             time.monotonic() - began,
@@ -98,5 +107,6 @@ async def running(folder: Path, seed: int, *, long: bool = False, **settings: ob
             await run.subscribers.open()
             yield run
         finally:
+            await run.talkers.close()
             await run.publishers.close()
             await run.subscribers.close()

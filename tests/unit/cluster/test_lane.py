@@ -167,3 +167,30 @@ def test_an_event_that_is_sent_again_and_again_is_remembered_from_the_last_time(
         rig.lane.forget_older()
         rig.hear(n, n - 1, id="same")
     assert rig.got == ["11"] and rig.lane.skipped == 3
+
+
+def test_ends_of_a_log_that_was_lost_are_forgotten_with_it(rig: Rig) -> None:
+    """Kept, they would be missing in every later log, and each later loss would be read back beyond what is known."""
+    rig.lane.verify(Offset("10-0"), 0.0)
+    rig.hear(11, None)
+    rig.lane.verify(Offset("11-0"), 1.0)
+    rig.hear(12, 11)
+    assert rig.lane.known_ends() == [("10-0", ""), ("11-0", "e11"), ("12-0", "e12")]
+    rig.lane.go_back(Offset("10-0"))
+    assert rig.lane.known_ends() == [("10-0", ""), ("10-0", "")]
+    rig.lane.catch_up([event(13)], Offset("13-0"))
+    rig.lane.verify(Offset("13-0"), 5.0)
+    assert [end.offset for end in rig.lane.ends] == ["10-0", "13-0"]
+
+
+def test_ends_are_kept_for_as_long_as_delivered_ids_are_and_one_at_least(rig: Rig) -> None:
+    """In a quiet log the last one stays good: it is seen again and again."""
+    for at_s in range(200):
+        if at_s < 100:
+            rig.lane.advance(Offset(f"{100 + at_s}-0"))
+        rig.lane.verify(rig.lane.position, float(at_s))
+    assert [end.offset for end in rig.lane.ends] == ["199-0"] and rig.lane.forgot
+    rig.lane.advance(Offset("500-0"))
+    rig.lane.verify(Offset("500-0"), 201.0)
+    rig.lane.verify(Offset("500-0"), 1000.0)
+    assert [end.offset for end in rig.lane.ends] == ["500-0"]
