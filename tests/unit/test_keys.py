@@ -22,9 +22,20 @@ from insightdesk_rt.config import ConfigError, Settings
 from insightdesk_rt.errors import RtError
 from insightdesk_rt.keys import KeyRing, configured_keys, signing_key
 from tests.support.aio import aio, until
-from tests.support.tokens import jwk, pem, private, private_key, token
+from tests.support.tokens import SECRET, jwk, pem, private, private_key, token
 
 ROUND = 0.05  # seconds; stands for the half minute between two fetches
+
+
+def test_tokens_that_end_in_milliseconds_leave_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """They are accepted, as nothing forbids the year 58,000; their issuer should know."""
+    ring = KeyRing(Settings(jwt_secret=SECRET.decode()))
+    for number in range(5):
+        text = token(exp=int(time.time() * 1000), sub=f"user{number}")
+        assert ring.verify(text).id == f"user{number}"
+        assert text not in caplog.text
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "milliseconds" in record.why  # type: ignore[attr-defined]
 
 
 # ── the secret ──────────────────────────────────────────────────────────────────────────────────────────────────────
