@@ -67,6 +67,7 @@ WRONG: dict[str, dict[str, dict[str, tuple[Any, ...]]]] = {
         "presence:unsubscribe": {"userIds": (MISSING, 5, None, "ada", [5], ["a\n"], ["a"] * 2000)},
     },
     "/dashboard": {},
+    "/": {},
 }
 
 GOOD: dict[str, Any] = {
