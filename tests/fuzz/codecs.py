@@ -60,7 +60,7 @@ def polling(random: Random) -> None:
 
 def bus(random: Random) -> None:
     """What somebody who may write to Valkey could send to all nodes."""
-    valid = (b'1-1\x00{"o":"n1"}\x00x', envelope.call('{"t":"ask"}').encode(), mutate.text(random))
+    valid = (b'1-1\x00{"o":"n1"}\x00x', envelope.call("1 mac", '{"t":"ask"}').encode(), mutate.text(random))
     data = bytearray(random.choice(valid))
     for _ in range(random.randrange(4)):
         data = mutate.broken(random, data)
