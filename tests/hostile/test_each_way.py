@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from insightdesk_rt.transport.intake import Intake
 from tests.support.aio import aio, until
 from tests.support.door import RawSocket, frame
 from tests.support.ways import POLL, WAYS, ByWay, door_by
@@ -188,3 +189,20 @@ async def test_a_message_that_is_not_finished_is_closed(way: str) -> None:
         async with asyncio.timeout(10):
             assert await socket.closed() == 1005, "a code is said on /rt alone"
         await until(lambda: by.over_limit == {"message_timeout_s": 1}, f"it is counted: {by.over_limit}")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@aio
+async def test_unfinished_input_is_bounded_per_user(way: str) -> None:
+    """A frame that goes on, and a POST's body that does, count for whoever brings them."""
+    async with door_by(way) as by:
+        by.door.host.intake = Intake(10_000, 1_000_000)
+        socket = await by.socket()
+        socket.send(frame(1, b"4" * 12_000, fin=False))
+        async with asyncio.timeout(10):
+            assert await socket.closed() == 1005
+        sid = await by.session()
+        http = await by.http()
+        http.send("POST", f"{POLL}&sid={sid}", b"4" * 12_000, {"Content-Length": "15000"})
+        await until(lambda: by.over_limit == {"max_unfinished_bytes_per_user": 2}, f"it is counted: {by.over_limit}")
+        await until(lambda: not by.door.host.clients, "both sessions have ended")
