@@ -218,10 +218,10 @@ class Hub:
                 first = offset_key(event.was or event.offset)  # one that was logged again is as old as it was
                 if any(room in keys and first > keys[room] for room in event.rooms):
                     found.append(event)
+                    size += len(event.payload) + HEAD_BYTES
                 elif event.was and first < floor <= max(keys.get(room, floor) for room in event.rooms):
                     # Lost with a log, and its reader's offset is of the one after it: nobody knows whether it had it.
                     return Missed([], False)
-                    size += len(event.payload) + HEAD_BYTES
             if len(found) > self._replay.events or size > self._replay.size_bytes:
                 return Missed([], False)  # it would be closed as a slow reader, return, and be sent the same again
             if offset_key(backlog.upto) >= delivered:
