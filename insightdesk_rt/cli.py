@@ -91,7 +91,7 @@ def _serve(loaded: Loaded, options: argparse.Namespace) -> int:
 
 
 def _token(loaded: Loaded, options: argparse.Namespace) -> int:
-    if options.explain:
+    if options.explain is not None:
         return explain(loaded, options.explain)
     missing = [f"--{name}" for name in ("sub", "role") if getattr(options, name) is None]
     if missing:
