@@ -5,7 +5,7 @@ import json
 import pytest
 
 from insightdesk_rt.errors import CloseReason, RtError
-from insightdesk_rt.hub.hub import Hub
+from insightdesk_rt.hub.hub import Hub, Replay
 from insightdesk_rt.hub.socket import Socket
 from insightdesk_rt.model import Event, Offset, Right, Room
 from tests.support import fakes
@@ -246,3 +246,18 @@ async def test_a_replay_that_may_hold_what_its_reader_had_from_a_lost_log_is_not
     log.floor = Offset("5-0")
     other, texts = added(hub)
     assert await hub.resume(other, [T], Offset("50-0")) and texts == [], "the reader had it when it was logged first"
+
+
+@aio
+async def test_who_missed_more_bytes_than_a_replay_may_have_is_sent_none_of_them() -> None:
+    """Else it would be closed as a slow reader, come back, and be sent the same again."""
+    node = fakes.OneNode()
+    hub = Hub(node, ["/tickets"], replay=Replay(events=1_000, size_bytes=2_000))
+    for number in range(20):
+        await hub.emit("/tickets", [Room("ticket:1")], "x", f'"{number:0100}"')
+    for since, complete in (("12-0", True), ("1-0", False)):
+        socket = fakes.socket("/tickets")
+        hub.add(socket)
+        joined = await hub.join(socket, Room("ticket:1"), Offset(since))
+        assert joined.complete is complete
+        assert len(socket.client.texts) == (8 if complete else 0)  # type: ignore[attr-defined]
