@@ -125,7 +125,8 @@ import socket, sys
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 sock.connect("\\0" + sys.argv[1])
 try:
-    sock.send(b"hello")
+    message = '{"key":"' + sys.argv[2] + '","sid":"n1.x"}\\n'
+    socket.send_fds(sock, [message.encode()], [sock.fileno()])
     print(sock.recv(1))
 except ConnectionError:
     print(b"")
@@ -137,7 +138,7 @@ except ConnectionError:
 async def test_a_real_process_of_another_user_is_refused(name: str) -> None:
     handover = Handover(name, KEY, lambda *what: None)
     handover.start()
-    command = ["/usr/bin/env", "python3", "-c", STRANGER, name]
+    command = ["/usr/bin/env", "python3", "-c", STRANGER, name, KEY]  # it has even the key
     how = {"user": 65_534, "cwd": "/", "env": {"PATH": "/usr/bin:/bin"}}
     nobody = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, **how)  # type: ignore[arg-type]
     await until(lambda: handover.refused == 1, "it is refused")
