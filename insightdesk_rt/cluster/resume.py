@@ -326,7 +326,7 @@ class Resume:
 
 
 def _names(socket: Socket) -> str:
-    return json.dumps(sorted(socket.rooms))
+    return json.dumps(sorted(socket.rooms | socket.shut if socket.shut else socket.rooms))
 
 
 def _raise_first(results: list[Any]) -> None:

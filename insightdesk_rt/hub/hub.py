@@ -140,6 +140,8 @@ class Hub:
                 position = self.position(socket.namespace)
                 since_in.update(dict.fromkeys(new, position))
                 starts = socket.starts = {} if socket.starts is None else socket.starts
+                if socket.shut:
+                    socket.shut.difference_update(new)
                 starts.update({room: Right(begins.get(room, position), rights[room].life) for room in new})
                 self.on_rooms(socket)
             complete = missed.complete and all(begin == since for begin in begins.values())
@@ -193,7 +195,7 @@ class Hub:
             greet()
             self._send(missed.events, socket, set(rooms))
             socket.since = self.position(socket.namespace)  # it has been sent all up to here
-            socket.starts = {room: starts[room] for room in rooms if room in starts} or None
+            socket.starts = dict(starts) or None
             return self._become_member(socket, rooms)
 
     async def _missed(self, socket: Socket, floors: Mapping[Room, Offset]) -> Missed:
@@ -231,6 +233,9 @@ class Hub:
     def leave(self, socket: Socket, room: Room) -> None:
         if room in socket.rooms:
             self._leave(socket, room)
+            self.on_rooms(socket)
+        elif socket.shut and room in socket.shut:
+            socket.shut.discard(room)
             self.on_rooms(socket)
 
     def _leave(self, socket: Socket, room: Room) -> None:

@@ -63,6 +63,7 @@ class Socket:
         "pid",
         "rooms",
         "sent",
+        "shut",
         "sid",
         "since",
         "since_in",
@@ -97,6 +98,8 @@ class Socket:
         self.since_in: dict[Room, Offset] | None = None  # the same for rooms it joined later
         # Of rooms it joined after its connect: from where on it may be sent their events, when it comes back too.
         self.starts: dict[Room, Right] | None = None
+        # Rooms it had and was kept out of when it came back; told again if it goes again, as it may not have heard it.
+        self.shut: set[Room] | None = None
         self.connected_at_s = 0.0  # Unix seconds, for people
         self.calls_in = 0
         # A handler that awaits makes later calls of its socket wait their turn: order of arrival is the rule.

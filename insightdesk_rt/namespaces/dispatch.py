@@ -290,7 +290,8 @@ class Dispatch:
         fresh, socket.sid, socket.pid = socket.sid, found.sid, found.pid
         self._hub.add(socket)
         if await self._hub.resume(socket, rooms, found.offset, greet, found.starts):
-            namespace.shut_out(socket, set(found.rooms).difference(rooms))
+            socket.shut = set(found.rooms).difference(rooms) or None
+            namespace.shut_out(socket, socket.shut or ())
             return True
         self._hub.forget(socket)
         socket.sid = fresh

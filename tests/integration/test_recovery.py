@@ -223,3 +223,33 @@ async def test_a_new_client_that_comes_while_valkey_is_away_is_closed_and_let_in
                 await first.settled()
         finally:
             server.stop()
+
+
+@aio
+async def test_who_is_cut_before_it_hears_that_a_ticket_is_closed_to_it_is_told_again(server: ServerProcess) -> None:
+    """Until it subscribes anew or lets go of the ticket: without that it would wait for its events for ever."""
+    async with at(server) as target:
+        token = server.token("deaf", "agent", "red")
+        await put(server, "twice", teamId="red", subject="1")
+        client = await Native.to(target, token)
+        session = await client.greeting()
+        assert (await client.ask("ticket:subscribe", ticketId="twice"))["ok"]
+        await client.cut()
+        await put(server, "twice", teamId="legal")
+        await put(server, "twice", teamId="red")
+        for _ in range(3):
+            client = await Native.to(target, token, session)
+            assert (await client.greeting())["recovered"]
+            told = await client.until(event="ticket:unsubscribed")
+            assert told["data"] == {"ticketId": "twice", "reason": "access"}
+            await client.cut()
+        client = await Native.to(target, token, session)
+        await client.until(event="ticket:unsubscribed")
+        assert (await client.ask("ticket:subscribe", ticketId="twice"))["ok"]
+        await client.cut()
+        client = await Native.to(target, token, session)
+        await client.greeting()
+        await put(server, "twice", subject="2")
+        while (await client.until(event="ticket:updated"))["data"]["changes"] != {"subject": ["1", "2"]}:
+            pass  # its team was told that the ticket came back to it
+        assert "ticket:unsubscribed" not in [frame.get("event") for frame in client.heard]
