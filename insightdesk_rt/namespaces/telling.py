@@ -155,9 +155,19 @@ class Teller:
         return True
 
 
+async def close_and_tell(close: Callable[[], Awaitable[object]], tell: Callable[[], Awaitable[Offset]]) -> Offset:
+    """Take the access that a change ends, then tell of the change: it may hold what is not for those who lost access.
+
+    Returns what `tell` returns and raises what it raises; UNAVAILABLE, with nothing told, if access could not be taken.
+    """
+    await _close(lambda _: close(), NO_OFFSET)
+    return await tell()
+
+
 async def tell_and_close(tell: Awaitable[Offset], close: Callable[[Offset], Awaitable[object]]) -> Offset:
     """Tell of a change that takes access from somebody, and take it: also if it cannot be told.
 
+    For events that those who lose access may hear; see `close_and_tell` for all others.
     `close(offset)` takes out who may not be in the room any more, once they were sent the event at the offset; without
     an event, at once. Returns what `tell` returns and raises what it raises; UNAVAILABLE if access could not be taken,
     whatever became of the telling: then both must be done again.

@@ -30,7 +30,7 @@ from insightdesk_rt.model import (
     ticket_staff_room,
 )
 from insightdesk_rt.namespaces.base import PAGE, TYPING, Namespace, Outbound, Payload, Timers, event, every
-from insightdesk_rt.namespaces.telling import Teller, tell_and_close
+from insightdesk_rt.namespaces.telling import Teller, close_and_tell, tell_and_close
 from insightdesk_rt.namespaces.ticket_audience import Audience, ByCheck, ByRooms, may
 from insightdesk_rt.namespaces.ticket_feed import TicketFeed
 from insightdesk_rt.namespaces.ticket_watch import TicketWatch, Viewers
@@ -406,8 +406,10 @@ class Tickets(Namespace):
 
         if not self._decides(record.kind, change):
             return await tell()
-        # Before the record counts as told: if this node dies now, whoever tells it again also does this.
-        return await tell_and_close(tell(), lambda offset: self.everywhere(record.subject, offset))
+        # Both before the record counts as told: if this node dies now, whoever tells it again also takes access.
+        if record.kind == "deleted":  # an id and a version: those who had it open may know that it is gone
+            return await tell_and_close(tell(), lambda offset: self.everywhere(record.subject, offset))
+        return await close_and_tell(lambda: self.everywhere(record.subject, NO_OFFSET), tell)
 
     async def _close(self, record: Untold) -> None:
         if self._decides(record.kind, read_change(record)):
@@ -423,9 +425,10 @@ class Tickets(Namespace):
     # ── who may ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def recheck(self, ticket_id: str, offset: Offset = NO_OFFSET) -> int:
-        """Take out of the ticket those of this node who may not read it any more, after they saw the event at `offset`.
+        """Take out of the ticket those of this node who may not read it any more.
 
-        Returns how many sockets that were. Raises RtError UNAVAILABLE if it cannot be known now.
+        With `offset` they are sent the event at it first. Returns how many sockets that were. Raises RtError
+        UNAVAILABLE if it cannot be known now.
         """
         self._rechecks += 1
         room = ticket_room(ticket_id)

@@ -14,7 +14,7 @@ from insightdesk_rt.model import Event, Offset, ticket_room, ticket_staff_room
 from insightdesk_rt.moderation.gate import Block, Gate, Revocation
 from insightdesk_rt.moderation.rules import Rules
 from insightdesk_rt.namespaces.expiry import Expiry
-from insightdesk_rt.namespaces.telling import tell_and_close
+from insightdesk_rt.namespaces.telling import close_and_tell, tell_and_close
 from tests.support import chatting, fakes
 from tests.support.aio import aio
 from tests.support.ticketing import ANNA, CARL, Cluster, a_cluster
@@ -163,6 +163,31 @@ async def test_telling_and_taking_access_is_not_done_before_access_is_taken(
         if closed is not None:
             assert isinstance(refused.value, RtError) and refused.value.code == "UNAVAILABLE"
     assert asked == ["7-0" if told is None else "0-0"]
+
+
+@pytest.mark.parametrize("closed", [None, *REFUSALS])
+@aio
+async def test_nothing_is_told_of_a_change_until_the_access_that_it_ends_is_taken(
+    closed: str | None, caplog: Any
+) -> None:
+    done: list[str] = []
+
+    async def close() -> None:
+        done.append("closed")
+        if closed is not None:
+            raise ValueError(closed) if closed == "a bug" else RtError(closed)
+
+    async def tell() -> Offset:
+        done.append("told")
+        return Offset("7-0")
+
+    if closed is None:
+        assert await close_and_tell(close, tell) == "7-0"
+        assert done == ["closed", "told"]
+        return
+    with pytest.raises(RtError, match="UNAVAILABLE"):
+        await close_and_tell(close, tell)
+    assert done == ["closed"]
 
 
 @aio
