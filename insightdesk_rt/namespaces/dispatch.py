@@ -289,9 +289,13 @@ class Dispatch:
         rooms = await namespace.keeps(user, found.rooms, found.starts)
         fresh, socket.sid, socket.pid = socket.sid, found.sid, found.pid
         self._hub.add(socket)
-        if await self._hub.resume(socket, rooms, found.offset, greet, found.starts):
+
+        def greet_and_shut_out() -> None:
+            greet()
             socket.shut = set(found.rooms).difference(rooms) or None
-            namespace.shut_out(socket, socket.shut or ())
+            namespace.shut_out(socket, socket.shut or ())  # first: what it missed of these rooms is not sent
+
+        if await self._hub.resume(socket, rooms, found.offset, greet_and_shut_out, found.starts):
             return True
         self._hub.forget(socket)
         socket.sid = fresh
