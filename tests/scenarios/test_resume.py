@@ -103,7 +103,7 @@ async def test_before_the_first_event_and_again_and_again(story: Story) -> None:
         await versions(ada, ticket, turn + 1)
 
 
-@pytest.mark.parametrize("door", ["js-websocket", "js-upgrade"], indirect=True)
+@resuming_clients
 async def test_a_client_that_is_cut_again_and_again_while_it_is_sent_what_it_missed_hears_all_of_it_once(
     story: Story,
 ) -> None:
