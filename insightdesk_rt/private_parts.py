@@ -49,6 +49,7 @@ PARTS = (
             "_abort",
             "_compression_options",
             "_compressor",
+            "_create_compressors",
             "_handle_websocket_headers",
             "_parse_extensions_header",
             "_receive_frame_loop",

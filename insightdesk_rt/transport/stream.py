@@ -10,6 +10,7 @@ import asyncio
 import socket
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tornado.iostream import IOStream, StreamClosedError
@@ -115,16 +116,12 @@ class Packer:
     """The two zlib contexts of a connection, as its handshake agreed (RFC 7692 7.1): some 300 KB."""
 
     def __init__(self, parameters: Mapping[str, str | None]) -> None:
-        self._own_bits = -int(parameters.get("server_max_window_bits") or zlib.MAX_WBITS)
-        self._peer_bits = -int(parameters.get("client_max_window_bits") or zlib.MAX_WBITS)
+        own_bits = -int(parameters.get("server_max_window_bits") or zlib.MAX_WBITS)
+        peer_bits = -int(parameters.get("client_max_window_bits") or zlib.MAX_WBITS)
+        self._new_pack = partial(zlib.compressobj, LEVEL, zlib.DEFLATED, own_bits)
+        self._new_unpack = partial(zlib.decompressobj, peer_bits)
         self._pack = self._new_pack() if "server_no_context_takeover" not in parameters else None
         self._unpack = self._new_unpack() if "client_no_context_takeover" not in parameters else None
-
-    def _new_pack(self) -> zlib._Compress:
-        return zlib.compressobj(LEVEL, zlib.DEFLATED, self._own_bits)
-
-    def _new_unpack(self) -> zlib._Decompress:
-        return zlib.decompressobj(self._peer_bits)
 
     def pack(self, data: bytes) -> bytes:
         pack = self._pack or self._new_pack()
