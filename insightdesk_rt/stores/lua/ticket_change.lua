@@ -3,7 +3,7 @@
 --
 -- <base>:<ticketId>  hash: each field as JSON text, version, createdAt, updatedAt (ms), seq, and the offset and seq of
 --                    what was told last: offset, told; and grants (below). at:<field> is when the back end changed a field,
---                    in Unix microseconds, if it said so; gone the newest of these of a ticket that was deleted
+--                    in Unix microseconds, if it ever said so; gone the newest of these of a ticket that was deleted
 -- <base>-counts      hash: total, unsolved, unassigned, status:<status>, priority:<priority>
 -- <base>-comment:<ticketId>:<id>  this comment is known: a digest of what it says
 --
@@ -33,23 +33,28 @@ for i = 1, #flat, 2 do
 end
 local exists = was.subject ~= nil
 
--- The newest time the back end gave: of all fields, or of a life that is over.
-local newest = tonumber(was.gone or 0)
+-- A time that has not come yet counts as now: one job with a wrong clock would else make every later change too old.
+local now_us = now * 1000 + 999
+at = at and math.min(at, now_us)
 local function is_older(than)
-  return at ~= nil and at < tonumber(than or 0)
+  return at ~= nil and than ~= nil and at < tonumber(than)
 end
+-- The newest time of all fields, or of a life that is over; nil if the back end never gave one.
+local newest = tonumber(was.gone)
 
 -- A job of the back end may come late. Each field goes by its own time: one that changes the status says nothing of an
 -- assignee that was changed before. Two with the same time: the later one to come counts.
-local names, before, after, changes, fields, taken, late = {}, {}, {}, {}, {}, {}, 0
+local names, before, after, changes, fields, stamped, taken, late = {}, {}, {}, {}, {}, {}, 0, 0
 for i = 10, #ARGV, 3 do
   local name, default, given = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  newest = math.max(newest, tonumber(was['at:' .. name] or 0))
-  if given ~= '' and is_older(was['at:' .. name]) then
+  local changed = tonumber(was['at:' .. name])
+  newest = changed and math.max(newest or changed, changed) or newest
+  if given ~= '' and is_older(changed) then
     given, late = '', late + 1
-  elseif given ~= '' then
-    taken[#taken + 1] = name
+  elseif given ~= '' and (at or changed) then
+    stamped[#stamped + 1] = name -- a change without a time counts as one of now, for a job that comes late after it
   end
+  taken = taken + (given ~= '' and 1 or 0)
   names[#names + 1] = name
   before[name] = was[name] or default
   after[name] = given ~= '' and given or before[name]
@@ -158,9 +163,8 @@ if op == 'delete' then
   count(before, -1)
   redis.call('DEL', key)
   redis.call('HSET', key, 'version', version, 'seq', was.seq)
-  newest = math.max(newest, at or 0)
-  if newest > 0 then
-    redis.call('HSET', key, 'gone', string.format('%.0f', newest))
+  if at or newest then
+    redis.call('HSET', key, 'gone', string.format('%.0f', math.max(newest or at, at or now_us)))
   end
   redis.call('EXPIRE', key, KEPT_S)
   tell_of('deleted', version, was.createdAt)
@@ -170,17 +174,15 @@ if op == 'delete' then
   return answer(1, version)
 end
 
-if is_older(was.gone) or (late > 0 and #taken == 0) then
+if is_older(was.gone) or (late > 0 and taken == 0) then
   return answer(-3, was.version)
 end
 local stays = exists and #changes == 0 -- also the same again, after an answer that was lost: whatever version it expects
 if expected and not stays and expected ~= (exists and tonumber(was.version) or 0) then
   return answer(-4, exists and was.version or 0)
 end
-if at then
-  for _, name in ipairs(taken) do
-    redis.call('HSET', key, 'at:' .. name, string.format('%.0f', at))
-  end
+for _, name in ipairs(stamped) do
+  redis.call('HSET', key, 'at:' .. name, string.format('%.0f', at or now_us))
 end
 if stays then
   return answer(0, was.version)

@@ -195,8 +195,11 @@ def test_a_wrong_field_of_a_change_is_named(body: str, field: str) -> None:
 # ── changes that come late ──────────────────────────────────────────────────────────────────────────────────────────
 
 
+AN_HOUR_AGO = datetime.now(UTC) - timedelta(hours=1)
+
+
 def minute(number: int) -> datetime:
-    return datetime(2026, 11, 30, 12, 0, tzinfo=UTC) + timedelta(minutes=number)
+    return AN_HOUR_AGO + timedelta(minutes=number)
 
 
 def before(number: int) -> Guard:
@@ -236,12 +239,45 @@ async def test_a_change_that_is_older_in_all_its_fields_changes_nothing_and_says
         assert part.done and not part.late and list(read_change(part.untold[-1]).changes) == ["priority"]
         again = await store.put("17", change(at=minute(5), status="closed"))
         assert not again.done and not again.late, "the same again, of the same time"
-        assert (await store.put("17", change(status="open"))).done, "without a time it counts when it comes"
-        same = await store.put("17", change(at=minute(9), status="open"))
+        same = await store.put("17", change(at=minute(9), status="closed"))
         assert not same.done and not same.late
         assert (await store.put("17", change(at=minute(8), status="solved"))).late, "the later one said what it is"
         ticket = await store.get("17")
-        assert ticket is not None and ticket.status == "open"
+        assert ticket is not None and ticket.status == "closed"
+
+
+@aio
+async def test_a_job_of_before_a_change_without_a_time_is_late(valkey_url: str, prefix: str) -> None:
+    """A change without a time counts as one of when it arrives, as the page says, where others have times."""
+    async with a_store(valkey_url, prefix) as store:
+        await store.put("17", change(at=minute(1), subject="S", status="open"))
+        assert (await store.put("17", change(status="closed"))).done
+        assert (await store.put("17", change(at=minute(2), status="open"))).late
+        assert (await store.put("17", change(at=minute(2), subject="T"))).done, "that field has no change of now"
+        await store.delete("17")
+        assert (await store.put("17", change(at=minute(3), status="open"))).late and await store.get("17") is None
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=5), timedelta(days=3650)])
+@aio
+async def test_a_time_that_has_not_come_yet_does_not_hold_back_later_changes(
+    valkey_url: str, prefix: str, ahead: timedelta
+) -> None:
+    """One job with a wrong clock or zone froze the ticket until its time had come, with 200 to all others."""
+    async with a_store(valkey_url, prefix) as store:
+        assert (await store.put("17", change(at=datetime.now(UTC) + ahead, subject="S", status="open"))).created
+        later = await store.put("17", change(at=datetime.now(UTC) + timedelta(seconds=1), status="closed"))
+        assert later.done and not later.late
+        assert (await store.delete("17", Guard(at_us=microseconds(datetime.now(UTC) + ahead)))).done
+        assert (await store.put("17", change(at=datetime.now(UTC) + timedelta(seconds=1), status="new"))).created
+
+
+@aio
+async def test_a_time_long_ago_is_taken_where_there_is_no_later_one(valkey_url: str, prefix: str) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        assert (await store.put("17", change(at=datetime(1, 1, 1, tzinfo=UTC), subject="S"))).created
+        assert (await store.put("17", change(at=datetime(1969, 1, 1, tzinfo=UTC), subject="T"))).done
+        assert (await store.put("17", change(at=datetime(1968, 1, 1, tzinfo=UTC), subject="U"))).late
 
 
 @aio
