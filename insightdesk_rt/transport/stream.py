@@ -11,7 +11,7 @@ import socket
 import zlib
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tornado.iostream import IOStream, StreamClosedError
 
@@ -113,29 +113,38 @@ class StreamTransport(WebSocketTransport):
 
 
 class Packer:
-    """The two zlib contexts of a connection, as its handshake agreed (RFC 7692 7.1): some 300 KB."""
+    """The two zlib contexts of a connection, as its handshake agreed (RFC 7692 7.1): some 300 KB.
+
+    Each is made when it is first needed: whoever has joined nothing yet is sent nothing long, so costs none.
+    """
 
     def __init__(self, parameters: Mapping[str, str | None]) -> None:
         own_bits = -int(parameters.get("server_max_window_bits") or zlib.MAX_WBITS)
         peer_bits = -int(parameters.get("client_max_window_bits") or zlib.MAX_WBITS)
         self._new_pack = partial(zlib.compressobj, LEVEL, zlib.DEFLATED, own_bits)
         self._new_unpack = partial(zlib.decompressobj, peer_bits)
-        self._pack = self._new_pack() if "server_no_context_takeover" not in parameters else None
-        self._unpack = self._new_unpack() if "client_no_context_takeover" not in parameters else None
+        self._keeps_pack = "server_no_context_takeover" not in parameters
+        self._keeps_unpack = "client_no_context_takeover" not in parameters
+        self._pack: Any = None
+        self._unpack: Any = None
 
     def pack(self, data: bytes) -> bytes:
         pack = self._pack or self._new_pack()
+        if self._keeps_pack:
+            self._pack = pack
         return (pack.compress(data) + pack.flush(zlib.Z_SYNC_FLUSH))[: -len(TAIL)]
 
     def unpack(self, data: bytes, most_bytes: int) -> bytes:
         """Raises TooBig before there is more than `most_bytes`; WireError (1007) for what is not deflate's."""
         unpack = self._unpack or self._new_unpack()
+        if self._keeps_unpack:
+            self._unpack = unpack
         try:
             unpacked = unpack.decompress(data + TAIL, most_bytes + 1)
         except zlib.error:
             raise WireError("a compressed message is broken", 1007) from None
-        if unpack.eof and self._unpack is not None:
-            self._unpack = self._new_unpack()  # RFC 7692 7.2.3.4: a message may end its stream
+        if unpack.eof:
+            self._unpack = None  # RFC 7692 7.2.3.4: a message may end its stream
         if len(unpacked) > most_bytes:
             raise TooBig(f"message over {most_bytes} bytes when unpacked")
         return unpacked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 
 import pytest
@@ -87,3 +88,13 @@ def test_a_message_that_ends_its_stream_does_not_end_the_next() -> None:
     packer = Packer({})
     assert packer.unpack(data, 100) == b"one"
     assert packer.unpack(Packer({}).pack(b"two"), 100) == b"two"
+
+
+def test_a_connection_that_has_sent_and_been_sent_nothing_long_costs_no_context() -> None:
+    """A compressor takes 250 KB, and a handshake with an offer of compression needs no token."""
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    packers = [Packer({}) for _ in range(20)]
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (after - before) / len(packers) < 2_000
