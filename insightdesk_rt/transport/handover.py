@@ -27,6 +27,7 @@ from insightdesk_rt.wire import json
 MAX_MESSAGE = 131_072  # below what a message may have (net.core.wmem_default, 212,992)
 BACKLOG = 256
 MESSAGE_S = 5.0  # a sender connects and sends in one go
+PAUSE_S = 1.0  # without files left; each try would fail at once and be logged
 
 
 class Head(Struct):
@@ -47,12 +48,16 @@ class Handover:
         self._listening.bind("\0" + name)
         self._listening.listen(BACKLOG)
         self._senders: dict[socket.socket, asyncio.TimerHandle] = {}  # connected, and nothing sent yet
+        self._pause: asyncio.TimerHandle | None = None
         self.taken = self.refused = 0
 
     def start(self) -> None:
+        self._pause = None
         asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
 
     def close(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
         asyncio.get_running_loop().remove_reader(self._listening.fileno())
         self._listening.close()
         for sender in tuple(self._senders):
@@ -62,6 +67,11 @@ class Handover:
         try:
             sender, _ = self._listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:  # accept(2): no files left; whoever waits is taken after the pause
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listening.fileno())
+            self._pause = loop.call_later(PAUSE_S, self.start)
             return
         if refused_stranger(sender):
             self.refused += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import socket
@@ -113,3 +114,28 @@ async def test_who_connects_and_sends_nothing_is_let_go(monkeypatch: pytest.Monk
         assert is_here(taken.name)
         await until(lambda: descriptors() == before, "nothing is left of either")
         assert (taken.handover.taken, taken.handover.refused) == (0, 0)
+
+
+@aio
+async def test_without_files_left_it_waits_a_little_and_then_takes_who_waited(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each wake-up of the loop would fail again, and leave a traceback in the log."""
+    monkeypatch.setattr(handover, "PAUSE_S", 0.05)
+    tries = 0
+
+    class Short(socket.socket):
+        def accept(self) -> tuple[socket.socket, str]:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().accept()
+
+    monkeypatch.setattr(handover.socket, "socket", Short)
+    async with taking() as taken:
+        mine, peer = socket.socketpair()
+        assert hand_over(taken.name, KEY, "n1.abc", mine, b"")
+        await until(lambda: taken.sockets, "taken after the pause")
+        peer.close()
+    assert tries == 2 and not caplog.records
