@@ -10,7 +10,11 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 # Headers that a proxy adds: a request that has one did not begin on this machine, wherever its connection comes from.
-FORWARDED = ("Forwarded", "Via", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto")
+FORWARDED = (
+    "Forwarded", "Via", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
+    "X-Forwarded-Server", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Original-Forwarded-For", "True-Client-Ip",
+    "Cf-Connecting-Ip", "Fastly-Client-Ip", "X-Amzn-Trace-Id", "X-Envoy-External-Address",
+)  # fmt: skip
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address | None:

@@ -80,14 +80,20 @@ class ClientScriptHandler(FileHandler):
 
 
 class LoopbackOnly(RequestHandler):
-    """Mixed into what gives tokens away or acts without one."""
+    """Mixed into what gives tokens away or acts without one.
+
+    A proxy need not say that it is one: nginx, configured by `proxy_pass` alone, adds no header and calls the server by
+    the loopback address that it was given. But it asks for each request on a connection of its own (HTTP/1.0, or
+    `Connection: close`), as no browser does.
+    """
 
     def prepare(self) -> None:
         host, origin = self.request.headers.get("Host", ""), self.request.headers.get("Origin", "")
         own = {f"http://{host}", f"https://{host}", ""}
         address = parse_address(self.request.remote_ip or "")
         local = address is not None and address.is_loopback
-        forwarded = any(name in self.request.headers for name in FORWARDED)
+        once = self.request.version == "HTTP/1.0" or "close" in self.request.headers.get("Connection", "").lower()
+        forwarded = once or any(name in self.request.headers for name in FORWARDED)
         if forwarded or not (local and is_loopback_host(host) and origin in own):
             self.set_status(403)
             self.finish("The demo answers on this machine only.")
