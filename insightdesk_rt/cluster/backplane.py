@@ -133,6 +133,11 @@ class ValkeyBackplane:
         """Are commands up, and the subscription too, or lost so short a time ago that it is as good as back?"""
         return self._valkey.available and (self._link.state is not State.AWAY or self._link.heard_lately)
 
+    async def reach(self) -> None:
+        if not self.available:
+            raise RtError("UNAVAILABLE")
+        await self._valkey.command("PING")  # one that froze a moment ago is noticed by its silence alone
+
     @property
     def counters(self) -> dict[str, int]:
         lanes, out = self._lanes.values(), self._publisher

@@ -35,7 +35,11 @@ class Backplane(Protocol):
 
     @property
     def available(self) -> bool:
-        """Can the other nodes be reached now? While they cannot, who comes new is better sent away than let in deaf."""
+        """Can the other nodes be reached, as far as is known? If not, who comes new is sent away, not let in deaf."""
+        ...
+
+    async def reach(self) -> None:
+        """Return once the store has answered: then it can be reached now. Raises RtError UNAVAILABLE."""
         ...
 
     async def append(self, event: Event) -> Offset:

@@ -148,12 +148,12 @@ class Hub:
             return Joined(max(*heard, self.position(socket.namespace), key=offset_key), complete)
 
     async def enter(self, socket: Socket, rooms: Collection[Room]) -> None:
-        """Make the socket a member of its first rooms. One round trip at most; none for rooms with members here.
+        """Make the socket a member of its first rooms. One round trip, or two where no room of them has members here.
 
         Raises RtError UNAVAILABLE while the store cannot be reached: it could subscribe to nothing, and a client that
         does not look at that refusal would stay connected and hear nothing ever after.
         """
-        self._require_backplane()
+        await self._backplane.reach()
         known = self._rooms[socket.namespace]
         new = [room for room in rooms if room not in known]
         with self._heard_if_joined(socket.namespace, rooms):
@@ -161,13 +161,10 @@ class Hub:
                 await self._backplane.listen(socket.namespace, new[0])
             elif new:
                 await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
-            self._require_backplane()  # it may have gone while this waited for it
+            if not self._backplane.available:  # it may have gone while this waited for it
+                raise RtError("UNAVAILABLE")
             if self._become_member(socket, rooms):
                 socket.since = self.position(socket.namespace)
-
-    def _require_backplane(self) -> None:
-        if not self._backplane.available:
-            raise RtError("UNAVAILABLE")
 
     async def resume(
         self,

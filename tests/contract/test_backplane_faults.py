@@ -454,6 +454,20 @@ async def test_while_valkey_is_away_listen_returns_at_once_appends_are_refused_a
 
 
 @aio
+async def test_a_valkey_that_froze_a_moment_ago_is_not_called_reachable() -> None:
+    """Who comes in the second before its silence is noticed was let in, and deaf if its subscribe was refused."""
+    with OwnValkey() as server:
+        async with cluster(server.url, "t", 1) as (one,):
+            await one.bus.reach()
+            server.freeze()
+            assert one.bus.available, "nothing has been noticed yet"
+            assert await refused(one.bus.reach()) == "UNAVAILABLE"
+            server.thaw()
+            await until(lambda: one.bus.available, "thawed")
+            await one.bus.reach()
+
+
+@aio
 async def test_listen_does_not_wait_for_a_frozen_valkey_longer_than_a_second() -> None:
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2) as (one, two):

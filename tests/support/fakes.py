@@ -38,6 +38,10 @@ class OneNode:
     def available(self) -> bool:
         return not self.away
 
+    async def reach(self) -> None:
+        if self.away:
+            raise RtError("UNAVAILABLE")
+
     async def append(self, event: Event) -> Offset:
         if self.away or self.full:
             raise RtError("UNAVAILABLE")

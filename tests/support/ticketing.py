@@ -35,7 +35,7 @@ class Line:
     def __init__(self, log: fakes.OneNode, lines: list[Line]) -> None:
         self._log, self._lines = log, lines
         self.append, self.listen, self.unlisten = log.append, log.listen, log.unlisten
-        self.position, self.read = log.position, log.read
+        self.position, self.read, self.reach = log.position, log.read, log.reach
         lines.append(self)
 
     def publish(self, event: Event) -> None:
