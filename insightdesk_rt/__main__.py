@@ -2,7 +2,7 @@
 
 import sys
 
-from insightdesk_rt.cli import main
+from insightdesk_rt.app.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

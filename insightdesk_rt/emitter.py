@@ -26,17 +26,17 @@ import valkey
 import valkey.asyncio
 from msgspec import Struct
 
-from insightdesk_rt import ids
-from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.publisher import Keep, append_call, appended, check_event, fingerprint
-from insightdesk_rt.cluster.resp import load_script
-from insightdesk_rt.cluster.valkey import cannot_serve
-from insightdesk_rt.config.secret import shown_url, url_fault
-from insightdesk_rt.errors import RtError
-from insightdesk_rt.limits import or_any
-from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
-from insightdesk_rt.namespaces import PATHS, refuse_event, refuse_namespace
-from insightdesk_rt.wire import json
+from insightdesk_rt.engine import ids
+from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.publisher import Keep, append_call, appended, check_event, fingerprint
+from insightdesk_rt.engine.cluster.resp import load_script
+from insightdesk_rt.engine.cluster.valkey import cannot_serve
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
+from insightdesk_rt.engine.rate_limits import or_any
+from insightdesk_rt.engine.secret import shown_url, url_fault
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.features import PATHS, refuse_event, refuse_namespace
 
 TRIES = 4
 PAUSE_S = 0.1  # doubled after each try; with a second for each try, about five until it is given up
@@ -94,7 +94,7 @@ class _Emitter:
         self._names = Names(prefix)
         self._keep = keep
         self._max_event_bytes = or_any(max_event_bytes)
-        self._source = load_script("insightdesk_rt.cluster", "append").source
+        self._source = load_script("insightdesk_rt.engine.cluster", "append").source
         self._seen: dict[str, Offset] = {}
 
     def _call(self, event: Event) -> tuple[list[str], list[Any]]:

@@ -27,7 +27,10 @@ if os.environ.get("CI"):
 
 
 # The folders with the longest files come first: a long file that is begun last leaves the other processes idle.
-LONGEST_FIRST = ("cluster", "console", "hostile", "integration", "scenarios", "contract", "fuzz", "unit", "benchmarks")
+LONGEST_FIRST = (
+    *("cluster", "console", "hostile", "integration", "scenarios"),
+    *("contract", "fuzz", "unit", "house", "benchmarks"),
+)
 TESTS = Path(__file__).parent
 SLOW_FILES = 15
 

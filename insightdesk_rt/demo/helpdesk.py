@@ -11,13 +11,21 @@ from typing import Any, cast
 from msgspec import UNSET, Raw
 
 from insightdesk_rt.demo.cast import ADA, AGENTS, EVERYBODY, FRESH_IDS, MIA, MINE, NORA, TEAM, TICKETS, Opening, Who
-from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import iso, new_id
-from insightdesk_rt.namespaces.notifications import Notifications
-from insightdesk_rt.namespaces.tickets import Tickets
-from insightdesk_rt.stores.notifications import Content
-from insightdesk_rt.stores.tickets import PRIORITIES, STATUSES, Actor, Comment, Priority, TicketChange, TicketStatus
-from insightdesk_rt.wire import json
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import iso, new_id
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.notifications.namespace import Notifications
+from insightdesk_rt.helpdesk.notifications.store import Content
+from insightdesk_rt.helpdesk.tickets.namespace import Tickets
+from insightdesk_rt.helpdesk.tickets.store import (
+    PRIORITIES,
+    STATUSES,
+    Actor,
+    Comment,
+    Priority,
+    TicketChange,
+    TicketStatus,
+)
 
 TOKEN_S = 3600
 KEPT_COMMENTS = 30

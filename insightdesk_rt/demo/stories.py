@@ -33,14 +33,14 @@ from insightdesk_rt.demo.cast import (
     Who,
 )
 from insightdesk_rt.demo.helpdesk import VISITOR, Helpdesk, Sign
-from insightdesk_rt.demo.line import Hear, Line
+from insightdesk_rt.demo.in_process_client import Hear, InProcessClient
 from insightdesk_rt.demo.thread import Thread
-from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import new_id
-from insightdesk_rt.namespaces.notifications import Notifications
-from insightdesk_rt.namespaces.tickets import Tickets
-from insightdesk_rt.transport.base import Receiver
-from insightdesk_rt.transport.host import ClientHost
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import new_id
+from insightdesk_rt.engine.transport.base import Receiver
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.helpdesk.notifications.namespace import Notifications
+from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,13 @@ class Demo:
     """`host` and `receiver` are what the client port's handlers get; `sign` makes a token of claims."""
 
     def __init__(
-        self, host: ClientHost, receiver: Receiver, tickets: Tickets, notifications: Notifications, sign: Sign
+        self, host: ClientRegistry, receiver: Receiver, tickets: Tickets, notifications: Notifications, sign: Sign
     ) -> None:
         self._host = host
         self._receiver = receiver
         self._desk = Helpdesk(tickets, notifications, sign)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lines: dict[tuple[str, str], Line] = {}
+        self._lines: dict[tuple[str, str], InProcessClient] = {}
         self._watched = asyncio.Event()  # the visitor is here
         self._called = asyncio.Event()  # the visitor has just come, or written to Bob
         self._wrote = False  # as the customer, since Bob last answered
@@ -148,10 +148,10 @@ class Demo:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _line(self, who: Who, namespace: str, hear: Hear | None = None) -> Line:
+    def _line(self, who: Who, namespace: str, hear: Hear | None = None) -> InProcessClient:
         key = (who.id, namespace)
         if key not in self._lines:
-            made = Line(self._host, self._receiver, namespace, lambda: self._desk.token(who), hear)
+            made = InProcessClient(self._host, self._receiver, namespace, lambda: self._desk.token(who), hear)
             self._lines[key] = made
         return self._lines[key]
 
@@ -289,7 +289,7 @@ class Demo:
             self._talking.discard(customer.id)
             self._lines.pop((customer.id, "/chat")).hang_up()
 
-    async def _talk_with_visitor(self, line: Line, conversation_id: str, lines: tuple[str, ...]) -> None:
+    async def _talk_with_visitor(self, line: InProcessClient, conversation_id: str, lines: tuple[str, ...]) -> None:
         """Answer what the visitor's agent says, for a while."""
         for text in (*lines, "That was all, thank you."):
             while True:
@@ -328,7 +328,7 @@ class Demo:
         await self._say(self._line(PRIYA, "/chat"), conversation_id, SMALL_TALK[said % len(SMALL_TALK)])
 
     @staticmethod
-    async def _say(line: Line, conversation_id: str, text: str) -> None:
+    async def _say(line: InProcessClient, conversation_id: str, text: str) -> None:
         await asyncio.sleep(random.uniform(0.8, 1.8))
         await line.ask("chat:typing", conversationId=conversation_id)
         await asyncio.sleep(random.uniform(1.5, 3))

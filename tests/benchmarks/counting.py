@@ -15,21 +15,21 @@ import time
 import timeit
 from typing import Any
 
-from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.limits import Rate
-from insightdesk_rt.model import Event, Offset, Room, Sid, user_room
-from insightdesk_rt.namespaces import calls as calling
-from insightdesk_rt.namespaces.base import Namespace, Payload, event
-from insightdesk_rt.node_stats import clients_of
-from insightdesk_rt.tally import Histogram
-from insightdesk_rt.transport.client import Client
-from insightdesk_rt.transport.host import ClientHost
-from insightdesk_rt.transport.websocket import WebSocketTransport
-from insightdesk_rt.transport.wheel import Wheel, monotonic_ms
-from insightdesk_rt.wire.codec import Call
-from insightdesk_rt.wire.native import NativeCodec, NativeSession
+from insightdesk_rt.engine.counters import Histogram
+from insightdesk_rt.engine.dispatch import calls as calling
+from insightdesk_rt.engine.dispatch.namespace import Namespace, Payload, event
+from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import Event, Offset, Room, Sid, user_room
+from insightdesk_rt.engine.rate_limits import Rate
+from insightdesk_rt.engine.transport.client import Client
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.transport.websocket import WebSocketTransport
+from insightdesk_rt.engine.transport.wheel import Wheel, monotonic_ms
+from insightdesk_rt.engine.wire.codec import Call
+from insightdesk_rt.engine.wire.native import NativeCodec, NativeSession
+from insightdesk_rt.operations.views.node_stats import clients_of
 from tests.support import fakes
 
 CLIENTS, TURNS = 200, 300
@@ -73,7 +73,7 @@ def tcp_pair(listening: socket.socket) -> tuple[socket.socket, socket.socket]:
 
 class Bench:
     def __init__(self) -> None:
-        self.host = ClientHost(Wheel(50, monotonic_ms))
+        self.host = ClientRegistry(Wheel(50, monotonic_ms))
         self.hub = Hub(fakes.OneNode(), ["/desk"], events=(NAME,))
         self.hub.on_delivered = self.host.flusher.delivered
         self._listening = socket.create_server(("127.0.0.1", 0))

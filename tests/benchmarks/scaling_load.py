@@ -20,17 +20,17 @@ from typing import Any, NamedTuple
 
 import libvalkey
 
-from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.publisher import Keep, append_call
-from insightdesk_rt.cluster.resp import Arg, Script, load_script, pack
-from insightdesk_rt.model import Event, Room, new_id
+from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.publisher import Keep, append_call
+from insightdesk_rt.engine.cluster.resp import Arg, Script, load_script, pack
+from insightdesk_rt.engine.model import Event, Room, new_id
 from tests.support.own_valkey import OwnValkey
 from tests.support.server import free_port
 
 PREFIX = "bench"
 NS = "/tickets"
 NAMES = Names(PREFIX)
-APPEND = load_script("insightdesk_rt.cluster", "append")
+APPEND = load_script("insightdesk_rt.engine.cluster", "append")
 # 300 bytes, as a change of a ticket has
 PAYLOAD = '{"ticketId":"123456","version":12,"changes":{"status":["open","pending"]},"text":"' + "x" * 216 + '"}'
 RUNS = 5

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from insightdesk_rt.cluster.backplane import ValkeyBackplane
-from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, offset_key
+from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, offset_key
 from tests.benchmarks.scaling_load import (
     APPEND,
     NS,

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from insightdesk_rt.cluster.leases import BEAT, BEAT_MS, LEASE_MS
-from insightdesk_rt.cluster.resp import load_script, pack
-from insightdesk_rt.stores.presence import JOIN, LEAVE, SWEEP
+from insightdesk_rt.engine.cluster.leases import BEAT, BEAT_MS, LEASE_MS
+from insightdesk_rt.engine.cluster.resp import load_script, pack
+from insightdesk_rt.helpdesk.presence.store import JOIN, LEAVE, SWEEP
 from tests.benchmarks.scaling_load import (
     APPEND,
     NAMES,
@@ -33,9 +33,9 @@ CPU, BYTES = "µs of Valkey", "bytes of Valkey"
 SUBSCRIBERS = 256  # connections; a channel's are drawn from them, so that few messages share a write
 ROOMS = 1_000
 LISTENING = 64  # nodes whose probes are heard
-PROBE = load_script("insightdesk_rt.cluster", "probe")
-SAVE = load_script("insightdesk_rt.cluster", "session_save")
-END = load_script("insightdesk_rt.cluster", "session_end")
+PROBE = load_script("insightdesk_rt.engine.cluster", "probe")
+SAVE = load_script("insightdesk_rt.engine.cluster", "session_save")
+END = load_script("insightdesk_rt.engine.cluster", "session_end")
 
 
 def appends(bench: Bench, of: str = "") -> Iterator[Result]:

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.cluster.backplane import ValkeyBackplane
-from insightdesk_rt.cluster.interests import UNLISTEN_S
-from insightdesk_rt.cluster.link import PROBE_S
-from insightdesk_rt.cluster.subscription import BATCH
-from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.emitter import AsyncEmitter
-from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Room
+from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.engine.cluster.channel_subscriptions import UNLISTEN_S
+from insightdesk_rt.engine.cluster.subscription import BATCH
+from insightdesk_rt.engine.cluster.subscription_link import PROBE_S
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import Room
 from tests.support import fakes
 from tests.support.aio import aio, until
 from tests.support.native_client import NativeDoor

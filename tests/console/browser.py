@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from insightdesk_rt.cli import _parser
+from insightdesk_rt.app.cli.main import _parser
 from tests.console.stage import Stage
 
 CHROMIUM = Path("/usr/bin/chromium")

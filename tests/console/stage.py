@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from insightdesk_rt.admin.access import SCOPES, new_key
+from insightdesk_rt.api.keys_and_scopes import SCOPES, new_key
 from tests.support.native_client import NativePeer
 from tests.support.server import ServerProcess
 

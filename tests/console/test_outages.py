@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import valkey
 
-from insightdesk_rt.admin.stream import MAX_OF_ONE
+from insightdesk_rt.api.sse import MAX_OF_ONE
 from tests.console.browser import PAGES, Console, needs_chromium
 from tests.console.stage import Stage, a_stage
 

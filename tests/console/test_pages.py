@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.cli import _parser
+from insightdesk_rt.app.cli.main import _parser
 from tests.console.browser import Console, needs_chromium
 
 pytestmark = needs_chromium

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from insightdesk_rt.admin.access import MAX_FAILURES
-from insightdesk_rt.admin.console import FOLDER, MAX_CREDENTIAL, POLICY, files
+from insightdesk_rt.api.keys_and_scopes import MAX_FAILURES
+from insightdesk_rt.operations.console.console import FOLDER, MAX_CREDENTIAL, POLICY, files
 from tests.console.stage import Stage
 from tests.support.server import ServerProcess
 

@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from insightdesk_rt.cluster.backplane import ValkeyBackplane
-from insightdesk_rt.cluster.names import Names
-from insightdesk_rt.cluster.publisher import Keep, append_call
-from insightdesk_rt.cluster.resp import load_script
-from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.errors import RtError
-from insightdesk_rt.ids import RESERVED_EVENTS
-from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
+from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.publisher import Keep, append_call
+from insightdesk_rt.engine.cluster.resp import load_script
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.ids import RESERVED_EVENTS
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
 from tests.support.aio import aio, until
 
 NS, OTHER = "/tickets", "/chat"
@@ -222,7 +222,7 @@ async def test_joining_while_others_publish_leaves_no_gap_between_the_log_and_wh
 async def test_a_room_is_unsubscribed_a_little_after_it_was_left_and_not_if_it_is_wanted_again(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("insightdesk_rt.cluster.interests.UNLISTEN_S", 0.3)
+    monkeypatch.setattr("insightdesk_rt.engine.cluster.channel_subscriptions.UNLISTEN_S", 0.3)
     async with cluster(valkey_url, prefix, 1) as (node,):
         subscribers: Callable[[Room], Any] = lambda room: node.valkey.command(  # noqa: E731
             "PUBSUB", "NUMSUB", f"{prefix}:room:{NS}:{room}"
@@ -362,7 +362,7 @@ async def test_a_user_asks_the_log_one_question_at_a_time_and_all_a_few(valkey_u
 async def test_who_waits_too_long_for_the_log_is_sent_away(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("insightdesk_rt.cluster.budget.WAIT_S", 0.05)
+    monkeypatch.setattr("insightdesk_rt.engine.cluster.budget.WAIT_S", 0.05)
     async with cluster(valkey_url, prefix, 1, log_reads_at_once=1) as (node,):
         async with node.bus.logs.budget.question():
             assert await refused(node.bus.read(NS, [A], node.bus.position(NS), user="u")) == "UNAVAILABLE"
@@ -456,7 +456,7 @@ async def test_an_event_with_a_reserved_name_is_neither_logged_nor_delivered(val
         assert await node.valkey.command(*log) == length
         forged = msgspec.structs.replace(event("x", A), name="connect")
         keys, args = append_call(Names(prefix), forged, "else", Keep(100), "0-0")
-        await node.valkey.call(load_script("insightdesk_rt.cluster", "append"), keys, args)
+        await node.valkey.call(load_script("insightdesk_rt.engine.cluster", "append"), keys, args)
         assert await node.valkey.command(*log) == length + 1
         offset = await node.bus.append(event("fine", A))
         await until(lambda: node.payloads, "the next event")

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.cluster.valkey_url import endpoint
-from insightdesk_rt.errors import RtError
-from insightdesk_rt.model import Offset, new_id, offset_key
+from insightdesk_rt.engine.cluster.valkey_url import endpoint
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import Offset, new_id, offset_key
 from tests.contract.test_backplane import NS, OTHER, A, B, C, Node, cluster, event, refused
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
@@ -217,7 +217,7 @@ async def test_an_emptied_valkey_is_noticed_and_loses_nothing() -> None:
 @aio
 async def test_what_was_confirmed_long_ago_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes forget after minutes what they have delivered: it would come twice, and all of it be kept for ever."""
-    monkeypatch.setattr("insightdesk_rt.cluster.publisher.KEEP_S", 0.5)
+    monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.KEEP_S", 0.5)
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2) as (one, _two):
             await one.bus.append(event("1"))
@@ -232,12 +232,12 @@ async def test_what_was_confirmed_long_ago_is_not_sent_again(monkeypatch: pytest
 @aio
 async def test_a_slow_way_to_valkey_does_not_keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A round trip longer than the time between two probes: there is always one that was not answered yet."""
-    monkeypatch.setattr("insightdesk_rt.cluster.publisher.KEEP_S", 0.5)
+    monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.KEEP_S", 0.5)
     with OwnValkey() as server:
         async with Proxy(server.socket) as proxy, cluster(proxy.url, "t", 1) as (one,):
             proxy.delay_s = 0.14
             await asyncio.gather(*(one.bus.append(event(str(n))) for n in range(5)))
-            monkeypatch.setattr("insightdesk_rt.cluster.publisher.FORK_S", 0.5)
+            monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.FORK_S", 0.5)
             await until(lambda: not one.bus._publisher._tail, "forgotten", 5)
             assert one.bus._publisher._tail_bytes == 0
             assert one.bus.subscribed and one.bus.counters["connects"] == 1
@@ -342,7 +342,7 @@ async def test_nodes_that_wrote_to_two_primaries_all_hear_what_either_took(
     """Also what is older than the seconds for which a publisher would send it again to any Valkey. Nothing comes twice,
     and whoever comes back with an offset from before is told to load anew.
     """
-    monkeypatch.setattr("insightdesk_rt.cluster.publisher.KEEP_S", kept_s)
+    monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.KEEP_S", kept_s)
     async with two_primaries(tmp_path) as (one, two, old, new, leads):
         leads(two)
         await on(two, new)
@@ -375,8 +375,8 @@ async def test_what_two_primaries_took_for_longer_than_nodes_remember_is_told_to
 ) -> None:
     """Either nobody knows any more where the logs parted, or a publisher has not kept what the other log lacks."""
     if what == "the publisher":
-        monkeypatch.setattr("insightdesk_rt.cluster.publisher.KEEP_S", 0.0)
-        monkeypatch.setattr("insightdesk_rt.cluster.publisher.FORK_BYTES", 0)
+        monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.KEEP_S", 0.0)
+        monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.FORK_BYTES", 0)
     async with two_primaries(tmp_path) as (one, two, old, new, leads):
         leads(two)
         await on(two, new)
@@ -385,8 +385,8 @@ async def test_what_two_primaries_took_for_longer_than_nodes_remember_is_told_to
         await one.bus.append(event("y"))
         await until(lambda: one.payloads[-1] == "y" and two.payloads[-1] == "x", "each its own")
         if what == "the reader":
-            monkeypatch.setattr("insightdesk_rt.cluster.lane.KNOWN_S", 0.0)
-            monkeypatch.setattr("insightdesk_rt.cluster.lane.END_EVERY_S", 0.0)
+            monkeypatch.setattr("insightdesk_rt.engine.cluster.sequencer.KNOWN_S", 0.0)
+            monkeypatch.setattr("insightdesk_rt.engine.cluster.sequencer.END_EVERY_S", 0.0)
             ends = one.bus._lanes[NS].ends
             await until(lambda: len(ends) == 1 and ends[0].offset == one.bus.position(NS), "no older one is known")
         else:
@@ -484,7 +484,7 @@ async def test_listen_does_not_wait_for_a_frozen_valkey_longer_than_a_second() -
 @aio
 async def test_listen_does_not_wait_for_a_long_catch_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connects hung until all of the log was read, and were then served for clients that had given up."""
-    monkeypatch.setattr("insightdesk_rt.cluster.interests.RISE_S", 0.3)
+    monkeypatch.setattr("insightdesk_rt.engine.cluster.channel_subscriptions.RISE_S", 0.3)
     with OwnValkey() as server:
         async with cluster(server.url, "t", 1) as (one,):
             await one.bus.listen(NS, A)

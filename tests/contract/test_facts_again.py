@@ -18,18 +18,18 @@ import msgspec
 import pytest
 import valkey
 
-from insightdesk_rt.cluster.backplane import ValkeyBackplane
-from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.config import Settings
-from insightdesk_rt.desk import build_desk
-from insightdesk_rt.errors import RtError
-from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import User, user_room
-from insightdesk_rt.namespaces import PATHS
-from insightdesk_rt.namespaces.dispatch import first_rooms
-from insightdesk_rt.stores.notifications import Content
-from insightdesk_rt.stores.tickets import Actor, Comment, TicketChange
+from insightdesk_rt.app.config import Settings
+from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.dispatch.dispatch import first_rooms
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import User, user_room
+from insightdesk_rt.helpdesk.desk import build_desk
+from insightdesk_rt.helpdesk.features import PATHS
+from insightdesk_rt.helpdesk.notifications.store import Content
+from insightdesk_rt.helpdesk.tickets.store import Actor, Comment, TicketChange
 from tests.support import fakes
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.cluster.session import since
-from insightdesk_rt.errors import RtError
-from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import NO_OFFSET, Offset, ticket_room, ticket_staff_room
-from insightdesk_rt.namespaces.tickets import Subscribe
-from insightdesk_rt.stores.tickets import Actor, Comment
+from insightdesk_rt.engine.cluster.session_record import since
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import NO_OFFSET, Offset, ticket_room, ticket_staff_room
+from insightdesk_rt.helpdesk.tickets.namespace import SubscribeTicket
+from insightdesk_rt.helpdesk.tickets.store import Actor, Comment
 from tests.support import chatting, fakes
 from tests.support.aio import aio
 from tests.support.ticketing import ANNA, CARL, ROOT, Cluster, a_cluster
@@ -76,7 +76,7 @@ class World:
     async def tries(self, socket: Socket, claim: Offset | None = None) -> bool:
         """The client asks for the ticket; return whether it was let in."""
         try:
-            await self.cluster.one.tickets.subscribe(socket, Subscribe("42", claim))
+            await self.cluster.one.tickets.subscribe(socket, SubscribeTicket("42", claim))
             return True
         except RtError as refused:
             assert refused.code in ("FORBIDDEN", "NOT_FOUND")
@@ -155,7 +155,7 @@ async def test_a_deleted_ticket_that_comes_back_does_not_replay_its_former_life(
         await one.put(subject="two printers")
         await one.idle()
         customer = await one.connect(CARL)
-        answer = await one.tickets.subscribe(customer, Subscribe("42", NO_OFFSET))
+        answer = await one.tickets.subscribe(customer, SubscribeTicket("42", NO_OFFSET))
         assert [json.loads(text)["data"]["changes"] for text in logged(customer)] == [
             {"subject": ["a printer", "two printers"]}
         ]

@@ -17,11 +17,11 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.transport.client import Client
-from insightdesk_rt.transport.intake import Intake
-from insightdesk_rt.transport.outbox import OutboxLimits
-from insightdesk_rt.wire.codec import Call
+from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.transport.client import Client
+from insightdesk_rt.engine.transport.intake import Intake
+from insightdesk_rt.engine.transport.outbox import OutboxLimits
+from insightdesk_rt.engine.wire.codec import Call
 from tests.support.aio import aio, until
 from tests.support.certificates import contexts
 from tests.support.door import Door, Http, RawSocket, door, frame

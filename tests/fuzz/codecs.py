@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from random import Random
 
-from insightdesk_rt import auth
-from insightdesk_rt.cluster import envelope
-from insightdesk_rt.errors import RtError, WireError
-from insightdesk_rt.model import offset_key
-from insightdesk_rt.wire.engine import EngineSession, EngineSettings, Goodbye
-from insightdesk_rt.wire.engineio import decode_payload, jsonp_payload
-from insightdesk_rt.wire.frames import FrameReader
-from insightdesk_rt.wire.native import NativeCodec, NativeSession
-from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession
+from insightdesk_rt.engine import tokens as auth
+from insightdesk_rt.engine.cluster import envelope
+from insightdesk_rt.engine.errors import RtError, WireError
+from insightdesk_rt.engine.model import offset_key
+from insightdesk_rt.engine.wire.engine import EngineSession, EngineSettings, Goodbye
+from insightdesk_rt.engine.wire.engineio import decode_payload, jsonp_payload
+from insightdesk_rt.engine.wire.frames import FrameReader
+from insightdesk_rt.engine.wire.native import NativeCodec, NativeSession
+from insightdesk_rt.engine.wire.socketio import SocketIOCodec, SocketIOSession
 from tests.fuzz import mutate
 from tests.fuzz.heads import heads
 
@@ -72,7 +72,7 @@ def tokens(random: Random) -> None:
     for _ in range(random.randrange(1, 4)):
         data = mutate.broken(random, data)
     token = bytes(data).decode("utf-8", "replace")
-    if token != TOKEN.decode() and auth.verify(token, auth.Keys((KEY,)), 1_800_000_000.0):
+    if token != TOKEN.decode() and auth.verify(token, auth.VerificationKeys((KEY,)), 1_800_000_000.0):
         raise Found(f"a token that was broken is believed: {token[:200]!r}")
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, parse_request_start_line
 
-from insightdesk_rt.handlers.heads import Head, parse
+from insightdesk_rt.engine.doors.fast_path.request_head import RequestHead, parse
 from tests.fuzz import mutate
 from tests.support.door import UPGRADE
 
@@ -66,7 +66,7 @@ def head(random: Random) -> bytes:
     return text.encode("latin-1")
 
 
-def ours(found: Head) -> Read:
+def ours(found: RequestHead) -> Read:
     """Return what `parse` made of it."""
     asked = {"EIO": ["4"], "transport": [found.transport]} | ({"sid": [found.sid]} if found.sid else {})
     said = {} if found.namespace else asked

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from random import Random
 
-from insightdesk_rt.errors import WireError
-from insightdesk_rt.wire import json
-from insightdesk_rt.wire.codec import Call
-from insightdesk_rt.wire.engine import EngineSession, EngineSettings, Goodbye
-from insightdesk_rt.wire.engineio import decode_payload
-from insightdesk_rt.wire.native import NativeCodec, NativeSession
-from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession
+from insightdesk_rt.engine.errors import WireError
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.engine.wire.codec import Call
+from insightdesk_rt.engine.wire.engine import EngineSession, EngineSettings, Goodbye
+from insightdesk_rt.engine.wire.engineio import decode_payload
+from insightdesk_rt.engine.wire.native import NativeCodec, NativeSession
+from insightdesk_rt.engine.wire.socketio import SocketIOCodec, SocketIOSession
 from tests.fuzz.codecs import Found
 
 SIZE = 990_000  # bytes; a message may have 1 MB

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from insightdesk_rt import ids
+from insightdesk_rt.engine import ids
 from tests.hostile.kit import QUIET_S, Caller, Target
 from tests.support.aio import aio
 from tests.support.server import ServerProcess

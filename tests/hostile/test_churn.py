@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from insightdesk_rt.cluster.interests import UNLISTEN_S
+from insightdesk_rt.engine.cluster.channel_subscriptions import UNLISTEN_S
 from tests.hostile.kit import POLL, SOCKET, Caller, Target, descriptors, memory_mb
 from tests.support.aio import aio, until
 from tests.support.counting_server import CountingServer

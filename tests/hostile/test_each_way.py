@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from insightdesk_rt.transport.intake import Intake
+from insightdesk_rt.engine.transport.intake import Intake
 from tests.support.aio import aio, until
 from tests.support.door import RawSocket, frame
 from tests.support.ways import POLL, WAYS, ByWay, door_by

@@ -1,4 +1,4 @@
-// Drives handlers/static/client.js against a real server and prints one JSON line per step.
+// Drives engine/doors/static/client.js against a real server and prints one JSON line per step.
 // Usage: node client_js_story.js CLIENT_JS BASE_URL TOKENS_JSON
 "use strict";
 const [, , file, url, tokensJson] = process.argv;

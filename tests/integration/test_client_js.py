@@ -17,7 +17,7 @@ import pytest
 from tests.support.server import ServerProcess
 
 HERE = Path(__file__).parent
-CLIENT_JS = HERE.parents[1] / "insightdesk_rt" / "handlers" / "static" / "client.js"
+CLIENT_JS = HERE.parents[1] / "insightdesk_rt" / "engine" / "doors" / "static" / "client.js"
 NODE = shutil.which("node")
 REQUIRED = "node" in os.environ.get("INSIGHTDESK_RT_REQUIRE", "")
 SHORT_S = 6

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.addresses import FORWARDED
+from insightdesk_rt.engine.addresses import FORWARDED
 from tests.support.server import ServerProcess
 
 CHROMIUM = Path("/usr/bin/chromium")

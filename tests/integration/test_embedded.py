@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import valkey
 
-from insightdesk_rt import embedded
-from insightdesk_rt.embedded import EmbeddedError, embedded_url, half_of_memory, start_embedded
+from insightdesk_rt.app import embedded_valkey as embedded
+from insightdesk_rt.app.embedded_valkey import EmbeddedError, embedded_url, half_of_memory, start_embedded
 
 PARENT = """
 import signal, sys, time

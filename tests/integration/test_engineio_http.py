@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import pytest
 
-from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.transport.outbox import OutboxLimits
+from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.transport.outbox import OutboxLimits
 from tests.support.aio import aio, until
 from tests.support.door import UPGRADE as HANDSHAKE
 from tests.support.door import Answer, Door, Http, RawSocket, door, frame

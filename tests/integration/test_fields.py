@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
-from insightdesk_rt.admin.access import new_key
+from insightdesk_rt.api.keys_and_scopes import new_key
 from tests.support.aio import aio
 from tests.support.server import ServerProcess
 from tests.support.wrong import Schemas

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from insightdesk_rt.admin.access import new_key
+from insightdesk_rt.api.keys_and_scopes import new_key
 from tests.support.aio import aio, until
 from tests.support.clients import Peer
 from tests.support.native_client import NativeDoor

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.errors import CloseReason
+from insightdesk_rt.engine.errors import CloseReason
 from tests.support.aio import aio, until
 from tests.support.door import Door, RawSocket, door, frame
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import valkey
 
-from insightdesk_rt.cluster.valkey import Valkey
 from insightdesk_rt.emitter import AsyncEmitter, Emitter
-from insightdesk_rt.model import new_id
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.model import new_id
 from tests.support.aio import aio
 from tests.support.certificates import certificate
 from tests.support.native_client import NativeDoor

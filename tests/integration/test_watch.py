@@ -12,8 +12,8 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from insightdesk_rt.admin.access import new_key
-from insightdesk_rt.admin.stream import ALIVE_S, MAX_OF_ONE, MAX_STREAMS
+from insightdesk_rt.api.keys_and_scopes import new_key
+from insightdesk_rt.api.sse import ALIVE_S, MAX_OF_ONE, MAX_STREAMS
 from insightdesk_rt.emitter import AsyncEmitter
 from tests.support.aio import aio, until
 from tests.support.native_client import NativeDoor

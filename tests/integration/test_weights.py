@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from insightdesk_rt.namespaces import NAMESPACES
-from insightdesk_rt.namespaces.base import EventSpec
+from insightdesk_rt.engine.dispatch.namespace import EventSpec
+from insightdesk_rt.helpdesk.features import NAMESPACES
 from tests.support.aio import aio
 from tests.support.clients import Peer
 from tests.support.native_client import NativeDoor

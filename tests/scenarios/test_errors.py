@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.namespaces import NAMESPACES
+from insightdesk_rt.helpdesk.features import NAMESPACES
 from tests.scenarios.conftest import stock_clients
 from tests.scenarios.story import Story
 from tests.support.clients import Peer

@@ -13,13 +13,13 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from insightdesk_rt import auth
-from insightdesk_rt.admin.access import Access, KeyFile
-from insightdesk_rt.admin.base import Admin, NotFound
-from insightdesk_rt.stores.audit import Entry
+from insightdesk_rt.api.audit_store import Entry
+from insightdesk_rt.api.handler import Admin, NotFound
+from insightdesk_rt.api.keys_and_scopes import AdminAccess, KeyFile
+from insightdesk_rt.engine import tokens as auth
 
 SECRET = b"s" * 32
-KEYS = auth.Keys((auth.secret_key(SECRET, ("HS256",)),))
+KEYS = auth.VerificationKeys((auth.secret_key(SECRET, ("HS256",)),))
 
 
 def token(role: str = "admin", ttl_s: int = 600) -> str:
@@ -34,7 +34,7 @@ class Audit(list[Entry]):
 
 
 def make_admin(max_body_bytes: int = 10_000, keys_file: str = "", audit: Audit | None = None) -> Admin:
-    access = Access(lambda shown: auth.verify(shown, KEYS, time.time()), KeyFile(keys_file))
+    access = AdminAccess(lambda shown: auth.verify(shown, KEYS, time.time()), KeyFile(keys_file))
     record = (Audit() if audit is None else audit).add
     return Admin(access, record, "n1", ["rt.example"], max_body_bytes=max_body_bytes)
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import msgspec
 
-from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.errors import CloseReason, RtError
-from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Event, Offset, User
-from insightdesk_rt.namespaces.chat import Chat
-from insightdesk_rt.namespaces.dispatch import first_rooms
-from insightdesk_rt.stores.chat import ChatSettings, ChatStore
-from insightdesk_rt.stores.presence import PresenceStore
-from insightdesk_rt.stores.viewers import ViewerStore
-from insightdesk_rt.wire.json import BadJson, decode
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.dispatch.dispatch import first_rooms
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import Event, Offset, User
+from insightdesk_rt.engine.wire.json import BadJson, decode
+from insightdesk_rt.helpdesk.chat.namespace import Chat
+from insightdesk_rt.helpdesk.chat.store import ChatSettings, ChatStore
+from insightdesk_rt.helpdesk.presence.store import PresenceStore
+from insightdesk_rt.helpdesk.viewer_store import ViewerStore
 from tests.support import fakes
 from tests.support.ticketing import Line
 

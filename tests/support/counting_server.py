@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from insightdesk_rt import cli
+from insightdesk_rt.app.cli import main as cli
 from tests.support.server import ServerProcess
 
 COUNTED_S = 20.0

@@ -16,18 +16,18 @@ from typing import Any
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.handlers.base import HealthHandler, NoHandler
-from insightdesk_rt.handlers.engineio import socketio_handlers
-from insightdesk_rt.handlers.native import native_handlers
-from insightdesk_rt.handlers.port import ClientPort, PortSettings
-from insightdesk_rt.handlers.short_way import ShortWay, takes_short_way
-from insightdesk_rt.listening import Times, patient_server
-from insightdesk_rt.transport.client import Client
-from insightdesk_rt.transport.host import ClientHost
-from insightdesk_rt.transport.outbox import OutboxLimits
-from insightdesk_rt.transport.wheel import Wheel
-from insightdesk_rt.wire.codec import Ack, Call, Connect
+from insightdesk_rt.engine.doors.admission import ClientPort, PortSettings
+from insightdesk_rt.engine.doors.engineio import socketio_handlers
+from insightdesk_rt.engine.doors.fast_path.fast_path import FastPath, takes_short_way
+from insightdesk_rt.engine.doors.handlers import ClientHealthHandler, NoHandler
+from insightdesk_rt.engine.doors.listener import Times, patient_server
+from insightdesk_rt.engine.doors.native import native_handlers
+from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.transport.client import Client
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.transport.outbox import OutboxLimits
+from insightdesk_rt.engine.transport.wheel import Wheel
+from insightdesk_rt.engine.wire.codec import Ack, Call, Connect
 
 
 class Recorder:
@@ -79,7 +79,7 @@ class Door:
         self.skew_ms = 0
         self.recorder = Recorder()
         self.wheel = Wheel(20, lambda: int(loop.time() * 1000) + self.skew_ms)
-        self.host = ClientHost(self.wheel, limits=limits, **timeouts)
+        self.host = ClientRegistry(self.wheel, limits=limits, **timeouts)
         self.client_port = ClientPort(self.host, self.recorder, settings)
         self.number = 0  # of the TCP port
         self.connections: list[Http] = []
@@ -130,7 +130,7 @@ async def door(
     port = opened.client_port
     namespaces = ["/tickets", "/chat"]
     routes: list[Any] = [*socketio_handlers(port), *native_handlers(port, namespaces)]
-    routes.append(("/healthz", HealthHandler, {"port": port}))
+    routes.append(("/healthz", ClientHealthHandler, {"port": port}))
     application = Application(routes, default_handler_class=NoHandler, default_handler_args={"port": port})
     times, over_limit = Times(head_ms / 1000, body_timeout_s, 10), opened.host.over_limit
     server = patient_server(application, times, lambda setting: over_limit.update([setting]), ssl_options=tls)
@@ -139,7 +139,7 @@ async def door(
         opened.long_way += 1
         server.take(connection, address, head_s)
 
-    way = ShortWay(port, take, namespaces, head_ms=head_ms, unread_ms=10_000)
+    way = FastPath(port, take, namespaces, head_ms=head_ms, unread_ms=10_000)
     if takes_short_way(port, tls=tls is not None):
         server.first = way.take
     sockets = bind_sockets(0, "127.0.0.1")

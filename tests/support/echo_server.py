@@ -14,16 +14,16 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.handlers.native import native_handlers
-from insightdesk_rt.handlers.port import ClientPort, PortSettings
-from insightdesk_rt.transport.client import Client
-from insightdesk_rt.transport.host import ClientHost
-from insightdesk_rt.transport.outbox import OutboxLimits
-from insightdesk_rt.transport.wheel import Wheel
-from insightdesk_rt.wire.codec import Ack, Call, Connect, Encoded, Inbound
-from insightdesk_rt.wire.frames import binary_frame, encoded
-from insightdesk_rt.wire.native import NativeSession
+from insightdesk_rt.engine.doors.admission import ClientPort, PortSettings
+from insightdesk_rt.engine.doors.native import native_handlers
+from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.transport.client import Client
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.transport.outbox import OutboxLimits
+from insightdesk_rt.engine.transport.wheel import Wheel
+from insightdesk_rt.engine.wire.codec import Ack, Call, Connect, Encoded, Inbound
+from insightdesk_rt.engine.wire.frames import binary_frame, encoded
+from insightdesk_rt.engine.wire.native import NativeSession
 
 LIMIT_BYTES = 32 * 1024 * 1024  # the cases of group 9 send 16 MB, and 4 MB in 65,536 fragments
 
@@ -64,7 +64,9 @@ class EchoPort(ClientPort):
 async def main() -> None:
     loop = asyncio.get_running_loop()
     wheel = Wheel(50, lambda: int(loop.time() * 1000))
-    host = ClientHost(wheel, limits=OutboxLimits(LIMIT_BYTES * 4, 1_000_000, LIMIT_BYTES), connect_timeout_ms=600_000)
+    host = ClientRegistry(
+        wheel, limits=OutboxLimits(LIMIT_BYTES * 4, 1_000_000, LIMIT_BYTES), connect_timeout_ms=600_000
+    )
     port = EchoPort(host, Echo(), PortSettings(max_payload_bytes=LIMIT_BYTES, max_fragments=100_000))
     routes = native_handlers(port, ["/echo"])
     # The cases are run against the root of an address.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 
-from insightdesk_rt.errors import CloseReason, RtError, used_before
-from insightdesk_rt.hub.backplane import Backlog
-from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import NO_OFFSET, Event, Offset, Room, Sid, User, UserId, new_sid, offset_key
-from insightdesk_rt.tally import EventCounts
-from insightdesk_rt.wire.codec import Codec, Encoded
-from insightdesk_rt.wire.native import NativeCodec
+from insightdesk_rt.engine.counters import EventCounts
+from insightdesk_rt.engine.errors import CloseReason, RtError, used_before
+from insightdesk_rt.engine.hub.backplane import Backlog
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, Sid, User, UserId, new_sid, offset_key
+from insightdesk_rt.engine.wire.codec import Codec, Encoded
+from insightdesk_rt.engine.wire.native import NativeCodec
 
 CODEC: Codec = NativeCodec()
 

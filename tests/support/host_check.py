@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from insightdesk_rt.model import User
+from insightdesk_rt.engine.model import User
 
 
 class FileCheck:

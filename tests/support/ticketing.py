@@ -8,17 +8,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.errors import CloseReason
-from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import Event, User
-from insightdesk_rt.namespaces.dispatch import first_rooms
-from insightdesk_rt.namespaces.tickets import Applied, Subscribe, Tickets
-from insightdesk_rt.stores.access import Access, MayRead
-from insightdesk_rt.stores.readers import ReaderStore
-from insightdesk_rt.stores.tickets import TicketChange, TicketStore
-from insightdesk_rt.stores.viewers import ViewerStore
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.dispatch.dispatch import first_rooms
+from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import Event, User
+from insightdesk_rt.helpdesk.tickets.access import MayRead, TicketAccess
+from insightdesk_rt.helpdesk.tickets.namespace import Applied, SubscribeTicket, Tickets
+from insightdesk_rt.helpdesk.tickets.readers import ReaderStore
+from insightdesk_rt.helpdesk.tickets.store import TicketChange, TicketStore
+from insightdesk_rt.helpdesk.viewer_store import ViewerStore
 from tests.support import fakes
 
 PATH = "/tickets"
@@ -51,7 +51,7 @@ class Node:
         self.hub = Hub(Line(cluster.log, cluster.lines), [PATH], cluster.max_rooms)
         self.store = TicketStore(cluster.valkey)
         self.viewers = ViewerStore(cluster.valkey, lambda: self.name)
-        access = cluster.access or Access(self.store, cluster.agent_access)
+        access = cluster.access or TicketAccess(self.store, cluster.agent_access)
         self.tickets = Tickets(
             self.hub,
             self.clock,
@@ -78,7 +78,7 @@ class Node:
     async def open(self, user: User, ticket_id: str = "42") -> Socket:
         """Return a socket of the user that has the ticket open and has been told nothing since."""
         socket = await self.connect(user)
-        await self.tickets.subscribe(socket, Subscribe(ticket_id))
+        await self.tickets.subscribe(socket, SubscribeTicket(ticket_id))
         told(socket)
         return socket
 

@@ -13,11 +13,11 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from insightdesk_rt.auth import Key, Keys, secret_key, sign
+from insightdesk_rt.engine.tokens import VerificationKey, VerificationKeys, secret_key, sign
 
 SECRET = b"a secret of more than 32 bytes, for tests"
 HS = secret_key(SECRET, ("HS256",))
-KEYS = Keys((HS,))
+KEYS = VerificationKeys((HS,))
 
 
 def claims(**changed: Any) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def claims(**changed: Any) -> dict[str, Any]:
     return {name: value for name, value in all_claims.items() if value is not ...}
 
 
-def token(key: Key = HS, headers: dict[str, Any] | None = None, **changed: Any) -> str:
+def token(key: VerificationKey = HS, headers: dict[str, Any] | None = None, **changed: Any) -> str:
     return sign(claims(**changed), key, headers)
 
 
@@ -58,8 +58,8 @@ def private_key(algorithm: str) -> Any:
     return ed25519.Ed25519PrivateKey.generate()
 
 
-def private(algorithm: str, kid: str = "") -> Key:
-    return Key((algorithm,), private_key(algorithm), kid)
+def private(algorithm: str, kid: str = "") -> VerificationKey:
+    return VerificationKey((algorithm,), private_key(algorithm), kid)
 
 
 def pem(key: Any) -> bytes:

@@ -13,13 +13,13 @@ from unittest import mock
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from insightdesk_rt.cluster.directory import Place, new_place
-from insightdesk_rt.handlers.base import NoHandler
-from insightdesk_rt.handlers.engineio import socketio_handlers
-from insightdesk_rt.handlers.port import ClientPort, PortSettings
-from insightdesk_rt.handlers.relay import Relay, bind_local, foreign_routes, relay_routes
-from insightdesk_rt.listening import Times, patient_server
-from insightdesk_rt.transport.handover import Handover
+from insightdesk_rt.engine.cluster.directory import NodePlace, new_place
+from insightdesk_rt.engine.doors.admission import ClientPort, PortSettings
+from insightdesk_rt.engine.doors.engineio import socketio_handlers
+from insightdesk_rt.engine.doors.handlers import NoHandler
+from insightdesk_rt.engine.doors.listener import Times, patient_server
+from insightdesk_rt.engine.doors.relay import Relay, bind_local, foreign_routes, relay_routes
+from insightdesk_rt.engine.transport.handover import Handover
 from tests.support.certificates import contexts
 from tests.support.door import Door, Http, RawSocket, door
 
@@ -32,10 +32,10 @@ OTHER = "n2"  # the node that is reached on the way "relay"; the door is n1
 class OnePlace:
     """A directory of one node."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: NodePlace) -> None:
         self.place = place
 
-    async def find(self, node_id: str) -> Place | None:
+    async def find(self, node_id: str) -> NodePlace | None:
         return self.place if node_id == self.place.node else None
 
 

@@ -11,18 +11,18 @@ from typing import Any
 import msgspec
 import valkey
 
-from insightdesk_rt.cluster.valkey import Valkey
-from insightdesk_rt.config import Settings
-from insightdesk_rt.desk import build_desk
-from insightdesk_rt.errors import RtError
-from insightdesk_rt.hub.hub import Hub
-from insightdesk_rt.hub.socket import Socket
-from insightdesk_rt.model import User
-from insightdesk_rt.namespaces import PATHS
-from insightdesk_rt.namespaces.base import EventSpec, Namespace
-from insightdesk_rt.namespaces.dispatch import first_rooms
-from insightdesk_rt.stores.untold import UntoldChanges
-from insightdesk_rt.wire.json import BadJson, decode
+from insightdesk_rt.app.config import Settings
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.dispatch.dispatch import first_rooms
+from insightdesk_rt.engine.dispatch.namespace import EventSpec, Namespace
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import User
+from insightdesk_rt.engine.wire.json import BadJson, decode
+from insightdesk_rt.helpdesk.desk import build_desk
+from insightdesk_rt.helpdesk.features import PATHS
+from insightdesk_rt.helpdesk.pending_events import PendingEvents
 from tests.support import fakes
 
 ANNA, BERT = fakes.user("anna", team="t1"), fakes.user("bert", team="t1")
@@ -96,7 +96,7 @@ class WholeDesk:
         await self.idle()
         found = []
         for name in ("ticket", "chat", "notification", "presence", "chatting"):
-            found += await UntoldChanges(self.valkey, name).overdue(age_ms=-1_000)
+            found += await PendingEvents(self.valkey, name).overdue(age_ms=-1_000)
         return [change.kind for change in found]
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from insightdesk_rt.errors import CLOSE_CODES, ERRORS
-from insightdesk_rt.moderation import notices  # noqa: F401  (its events are sent in every namespace)
-from insightdesk_rt.namespaces import NAMESPACES, PATHS
-from insightdesk_rt.namespaces.base import EventSpec, Outbound
-from insightdesk_rt.namespaces.expiry import REFRESH
-from insightdesk_rt.wire.native import NativeCodec, NativeSession
-from insightdesk_rt.wire.socketio import SocketIOCodec, SocketIOSession
+from insightdesk_rt.engine.dispatch.expiry import REFRESH
+from insightdesk_rt.engine.dispatch.namespace import EventSpec, Outbound
+from insightdesk_rt.engine.errors import CLOSE_CODES, ERRORS
+from insightdesk_rt.engine.wire.native import NativeCodec, NativeSession
+from insightdesk_rt.engine.wire.socketio import SocketIOCodec, SocketIOSession
+from insightdesk_rt.helpdesk.features import NAMESPACES, PATHS
+from insightdesk_rt.operations.moderation import notices  # noqa: F401  its events are documented, too
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "protocol.md").read_text()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from valkey.exceptions import ResponseError
 
-from insightdesk_rt.cluster.names import Names
+from insightdesk_rt.engine.cluster.names import Names
 from tests.cluster.torture.cluster import Cluster, Node, listening
 from tests.cluster.torture.publishers import NAMESPACE
 from tests.cluster.torture.subscribers import Subscribers

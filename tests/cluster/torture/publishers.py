@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 
 from insightdesk_rt.emitter import AsyncEmitter
-from insightdesk_rt.errors import RtError
+from insightdesk_rt.engine.errors import RtError
 from tests.cluster.torture.cluster import TEAM, Cluster
 from tests.cluster.torture.judge import Key, Sent
 

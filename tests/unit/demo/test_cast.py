@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from insightdesk_rt.demo.cast import FRESH_IDS, TICKETS
-from insightdesk_rt.namespaces.tickets import Tickets
+from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 
 LOADS = 20  # within a minute, by somebody who shows it around
 

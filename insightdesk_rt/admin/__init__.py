@@ -1,1 +1,0 @@
-"""Floor 5: the admin port's door, as Tornado handlers."""

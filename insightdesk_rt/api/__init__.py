@@ -1,0 +1,1 @@
+"""The kit that every HTTP API on the admin port is built with."""

@@ -1,0 +1,55 @@
+"""Who did what through the admin API: GET /api/v1/audit, newest first."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from insightdesk_rt.api.audit_store import KEPT_DAYS, AuditLog, Entry
+from insightdesk_rt.api.handler import Admin, Handler, operation
+from insightdesk_rt.api.operation import Answer, Paged, make_cursor, read_cursor
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import offset_key
+
+
+class AuditQuery(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    who: Annotated[str, Meta(max_length=128, description="id of a user, or `key:` and the name of a key")] = ""
+    action: Annotated[str, Meta(max_length=64, description="`node.drain`, or `node` for all of them")] = ""
+
+
+class AuditPage(Struct):
+    """`dropped` older entries are not there any more; `droppedEarly` of them were dropped although they were younger
+    than `keptDays`, as too many came after them.
+    """
+
+    items: list[Entry]
+    next: str | None
+    missing: list[str]
+    dropped: int
+    droppedEarly: int
+    keptDays: int
+
+
+class AuditHandler(Handler):
+    log: AuditLog
+
+    @operation("viewer", query=AuditQuery, answer=AuditPage)
+    async def get(self, query: AuditQuery) -> Answer:
+        """Who did what, from where, why and with what outcome; the newest first."""
+        after = read_cursor(query.cursor, tuple[str])
+        before = after[0] if after else ""
+        try:
+            offset_key(before or "0-0")
+        except ValueError:
+            raise RtError("BAD_REQUEST", "This is no cursor of ours", field="cursor") from None
+        entries = await self.log.read(query.limit + 1, before, query.who, query.action)
+        page = entries[: query.limit]
+        cursor = make_cursor(page[-1].id) if len(entries) > query.limit else None
+        dropped = await self.log.dropped()
+        return Answer(AuditPage(page, cursor, [], dropped.all, dropped.early, KEPT_DAYS))
+
+
+def audit_routes(admin: Admin, log: AuditLog) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return the routes of this file for a Tornado Application."""
+    return [(r"/api/v1/audit", AuditHandler, {"admin": admin, "log": log})]

@@ -1,0 +1,362 @@
+"""The admin port's one way through a request: body within its limit → host → who asks → what they may → path, query
+and body in their types → answer, and a line in the audit log if it changed something.
+
+    class TicketHandler(Handler):
+        tickets: Tickets                                  # a part, given with the route
+
+        @operation("admin", body=TicketChange)
+        async def put(self, ticket_id: Id, change: TicketChange) -> Answer: ...
+
+An operation raises RtError to refuse and returns its answer; this file alone writes responses, so every outcome is
+JSON: also of unknown paths (`NotFound`), wrong methods, too large bodies and bugs. declared.py has what is declared.
+
+Bodies are taken in as they come and thrown away past the limit: a client is answered when it has sent its request, not
+cut off in the middle of it, which it would see as a broken connection instead of a 413.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from ipaddress import ip_address
+from typing import Any, ClassVar, Literal, Self
+
+from msgspec import Struct
+from tornado.httputil import HTTPServerRequest
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from insightdesk_rt.api.audit_store import Entry
+from insightdesk_rt.api.keys_and_scopes import KEY_PREFIX, AdminAccess, Principal, Scope
+from insightdesk_rt.api.operation import Answer, Operation, Query, declared, read_body, read_path, read_query, said
+from insightdesk_rt.api.sessions import COOKIE, Sessions, of_our_page
+from insightdesk_rt.engine.errors import ERRORS, RtError
+from insightdesk_rt.engine.model import iso
+from insightdesk_rt.engine.rate_limits import Windows
+from insightdesk_rt.engine.seldom import Seldom
+from insightdesk_rt.engine.wire import json
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1_000_000  # a push to 1,000 users has 70 KB
+MAX_DRAINED_BYTES = 16_000_000  # of a body over the limit; past that the connection is cut
+RETRY_AFTER_S = 1
+CONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")  # RFC 9110 13.1
+# Changes of one principal on one node: a person makes a few, a script that goes through a list some hundred. More would
+# push older entries out of the audit log.
+MAX_DEEDS, DEEDS_PER_S = 600, 60
+MAX_WHAT = 1000  # characters of what was asked for that are kept in the audit log
+
+_CODES = {400: "BAD_REQUEST", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
+
+
+class Admin:
+    """What all handlers of the port share.
+
+    `record` keeps an entry of the audit log. `hosts` are names that the port may be called by, besides localhost and
+    addresses. `address` says where a request comes from, and `over_tls` whether it came so, proxies that are trusted
+    looked through. `sessions` are those of the console. `now_ms` is the time of what is written down, in Unix ms.
+    """
+
+    def __init__(
+        self,
+        access: AdminAccess,
+        record: Callable[[Entry], Awaitable[None]],
+        node: str = "",
+        hosts: Collection[str] = (),
+        address: Callable[[HTTPServerRequest], str] = lambda request: request.remote_ip or "",
+        over_tls: Callable[[HTTPServerRequest], bool] = lambda request: request.protocol == "https",
+        max_body_bytes: int = MAX_BODY_BYTES,
+        sessions: Sessions | None = None,
+        now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+    ) -> None:
+        self.access = access
+        self.sessions = sessions
+        self.address = address
+        self.over_tls = over_tls
+        self.max_body_bytes = max_body_bytes
+        self._record = record
+        self._deeds = Windows(MAX_DEEDS, DEEDS_PER_S * 1000)
+        self._seldom = Seldom(log, every_s=DEEDS_PER_S)
+        self._now_ms = now_ms
+        self._node = node
+        self._hosts = frozenset(host.lower() for host in hosts) | {"localhost", ""}
+
+    def known_host(self, host: str) -> bool:
+        """May the port be called so? Another name may be of somebody who makes it mean this address (DNS rebinding)."""
+        name = host.lower()
+        if name.startswith("["):
+            name = name[1:].partition("]")[0]
+        elif name.count(":") == 1:
+            name = name.partition(":")[0]
+        if name in self._hosts:
+            return True
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def limit(self, who: Principal) -> None:
+        """Count a deed. Raises RtError RATE_LIMITED past the rate at which somebody's deeds are written down."""
+        now_ms = time.monotonic_ns() // 1_000_000
+        if wait_ms := self._deeds.take(who.id, now_ms):
+            self._seldom.say(logging.WARNING, "somebody changes too much at once and is refused", who.id, who=who.id)
+            raise RtError("RATE_LIMITED", "Too many changes at once.", retryAfter=-(-wait_ms // 1000))
+
+    async def record(self, who: Principal, action: str, target: str, asked: Struct, came: str, outcome: str) -> None:
+        """Keep what somebody did. Never raises: it is done. It is logged too, for when Valkey is away."""
+        fields = said(asked)
+        reason = fields.pop("reason", "")
+        what = json.dumps(fields)[:MAX_WHAT] if fields else ""
+        now = iso(self._now_ms())
+        entry = Entry("", now, who.id, who.scope, action, target, what, reason, came, self._node, outcome)
+        log.info(
+            "an admin acted",
+            extra={"who": who.id, "action": action, "target": target, "reason": reason, "outcome": outcome},
+        )
+        try:
+            await self._record(entry)
+        except RtError as refused:
+            log.warning("the audit log misses an entry", extra={"action": action, "why": refused.code})
+
+
+def operation(
+    scope: Scope | None,
+    *,
+    query: type[Struct] | None = None,
+    body: type[Struct] | None = None,
+    answer: Any = Any,
+    statuses: tuple[int, ...] = (200,),
+    errors: tuple[str, ...] = (),
+    action: str = "",
+    target: Callable[[Any], str] | None = None,
+    stream: bool = False,
+) -> Callable[[Any], Any]:
+    """Declare a method of a Handler as an operation of the API: `async def (self, *path, query, body) -> Answer`.
+
+    With an `action` it is written to the audit log; the query or body then has a `reason`, and what it was done to
+    is the path's parts, or what `target` makes of the body. With `stream` it answers server-sent events, by itself
+    (stream.py).
+    """
+
+    def declare(method: Callable[..., Awaitable[Answer | None]]) -> Callable[..., Awaitable[None]]:
+        about = declared(method, scope, query, body, answer, statuses, errors, action, target, stream)
+
+        @functools.wraps(method)
+        async def run(self: Handler, *path: str) -> None:
+            try:
+                self.check(scope)
+                arguments = self.arguments_of(about, path)
+                done = await (self.audited(about, method, arguments) if action else method(self, *arguments))
+            except RtError as refused:
+                self.refuse(refused)
+            else:
+                if done is not None:
+                    self.reply(done)
+
+        run.operation = about  # type: ignore[attr-defined]
+        return run
+
+    return declare
+
+
+@stream_request_body
+class Handler(RequestHandler):
+    """The base of every handler of the port. A subclass names its parts as attributes; its route brings them."""
+
+    SUPPORTED_METHODS: ClassVar[tuple[str, ...]] = ("GET", "POST", "PUT", "PATCH", "DELETE")  # type: ignore[misc]
+
+    def initialize(self, admin: Admin, **parts: Any) -> None:
+        self.admin = admin
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.who: Principal | None = None
+        self.via: Literal["key", "token", "cookie"] = "key"
+        self._chunks: list[bytes] = []
+        self._received = 0
+        self.done_to = ""  # what an operation found out of whom it is done to, for the audit log
+        self.refused: RtError | None = None  # why the body is not kept
+
+    @classmethod
+    def within(cls, who: Principal | None, parts: Mapping[str, Any]) -> Self:
+        """Return one without a request: its operations can be done from within, as far as they answer and no more."""
+        made = cls.__new__(cls)
+        made.who = who
+        for name, part in parts.items():
+            setattr(made, name, part)
+        return made
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    async def prepare(self) -> None:  # Tornado awaits it before it takes the body
+        """See who asks before the body comes; whoever may not is answered when it is there, and it is not kept."""
+        self.request.connection.set_max_body_size(MAX_DRAINED_BYTES)  # type: ignore[union-attr]
+        said = self.request.headers.get("Content-Length", "")
+        length = int(said) if said.isascii() and said.isdigit() and len(said) < 20 else 0  # Tornado refuses the rest
+        if length > self.admin.max_body_bytes:
+            self.refused = RtError("PAYLOAD_TOO_LARGE")
+        if length > MAX_DRAINED_BYTES:
+            self.request.connection.set_max_body_size(length)  # type: ignore[union-attr]
+            self.set_header("Connection", "close")
+            self.refuse(RtError("PAYLOAD_TOO_LARGE"))
+            return
+        try:
+            self.who = await self.identified()
+        except RtError as refused:
+            self.refused = refused
+
+    def data_received(self, chunk: bytes) -> None:
+        self._received += len(chunk)
+        if self._received > self.admin.max_body_bytes and self.refused is None:
+            self.refused = RtError("PAYLOAD_TOO_LARGE")
+        if self.refused is None:
+            self._chunks.append(chunk)
+        else:
+            self._chunks.clear()
+
+    async def identified(self) -> Principal | None:
+        """Return who asks. Raises RtError AUTH_*, FORBIDDEN, RATE_LIMITED, UNAVAILABLE."""
+        access, address = self.admin.access, self.admin.address(self.request)
+        authorization = self.request.headers.get_list("Authorization")
+        if len(authorization) > 1:
+            raise RtError("AUTH_TOKEN_INVALID")
+        cookie, sessions = self.get_cookie(COOKIE), self.admin.sessions
+        if authorization or not cookie or sessions is None:
+            shown = authorization[0] if authorization else ""
+            self.via = "key" if shown.rpartition(" ")[2].startswith(KEY_PREFIX) else "token"
+            return access.principal(shown, address)
+        if not of_our_page(self.request.method, self.request.headers):
+            raise RtError("FORBIDDEN", "The console's cookie counts for its own pages only.")
+        self.via = "cookie"
+        credential = await sessions.credential(cookie)
+        try:
+            return access.holder(credential, address)
+        except RtError as refused:
+            if refused.kind.http == 401:  # it will not come back; and must not count as a guess time and again
+                await sessions.close(cookie)
+            raise
+
+    # ── for operations ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def check(self, scope: Scope | None) -> None:
+        """Raise what the request is refused with: who asks is not known, may not, or sent too much."""
+        if scope is None:
+            return
+        self.check_host()
+        if self.refused is not None:
+            raise self.refused
+        self.require(scope)
+        self.check_conditions()
+
+    @property
+    def asker(self) -> Principal:
+        """Who asks, of an operation that has a scope."""
+        assert self.who is not None
+        return self.who
+
+    def require(self, scope: Scope) -> None:
+        """Raise RtError FORBIDDEN unless who asks may as much as that."""
+        if self.who is None or not self.who.may(scope):
+            raise RtError("FORBIDDEN", f"This needs the scope {scope}.")
+
+    async def still_may(self, scope: Scope) -> None:
+        """Raise RtError unless who asked may go on: an answer can outlive the key or token that was shown for it."""
+        self.who = await self.identified()
+        self.require(scope)
+
+    def check_conditions(self) -> None:
+        """Raise RtError BAD_REQUEST for a condition in a header of a change, which would be ignored."""
+        if self.request.method not in ("GET", "HEAD"):
+            for name in CONDITIONS:
+                if name in self.request.headers:
+                    raise RtError("BAD_REQUEST", f"{name} is not understood; a ticket takes ifVersion.", field=name)
+
+    def check_host(self) -> None:
+        """Raise RtError FORBIDDEN unless the port may be called by the name that was asked for."""
+        if not self.admin.known_host(self.request.headers.get("Host", "")):
+            raise RtError("FORBIDDEN", "The admin port has no such name; admin_hosts says which it has.")
+
+    def arguments_of(self, about: Operation, path: tuple[str, ...]) -> list[Any]:
+        """Return path, query and body in their types. Raises RtError BAD_REQUEST, UNSUPPORTED_MEDIA_TYPE."""
+        found = read_path(about, path)
+        if about.query is not None or about.scope is not None:
+            query = read_query(about.query or Query, self.request.query_arguments)
+            found += [query] if about.query is not None else []
+        if about.body is not None:
+            if self.request.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
+                self.set_header("Accept-Encoding", "identity")  # RFC 9110 15.5.16
+                raise RtError("UNSUPPORTED_MEDIA_TYPE", "The body must not be compressed: leave out Content-Encoding.")
+            content_type = self.request.headers.get("Content-Type", "")
+            found.append(read_body(about.body, content_type, b"".join(self._chunks)))
+        return found
+
+    async def audited(
+        self, about: Operation, method: Callable[..., Awaitable[Answer | None]], arguments: list[Any]
+    ) -> Answer | None:
+        """Do it and write down what came of it. A dry run is no deed."""
+        assert self.who is not None
+        asked = arguments[-1]
+        if not getattr(asked, "dryRun", False):
+            self.admin.limit(self.who)
+        outcome = "INTERNAL"
+        try:
+            answer = await method(self, *arguments)
+            outcome = "ok"
+        except RtError as refused:
+            outcome = refused.code
+            raise
+        finally:
+            if not getattr(asked, "dryRun", False):
+                target = about.target(asked) if about.target else "/".join(map(str, arguments[: len(about.path)]))
+                target = " ".join(filter(None, (target, self.done_to)))
+                came = self.admin.address(self.request)
+                await self.admin.record(self.who, about.action, target, asked, came, outcome)
+        return answer
+
+    # ── the one place that answers ─────────────────────────────────────────────────────────────────────────────────
+
+    def reply(self, answer: Answer) -> None:
+        body = answer.body
+        self.set_status(answer.status)
+        self.finish(json.encode_struct(body) if isinstance(body, Struct) else json.dumps(body))
+
+    def refuse(self, refused: RtError) -> None:
+        self.set_status(refused.kind.http)
+        if refused.kind.http == 401:
+            self.set_header("WWW-Authenticate", "Bearer")
+        if refused.kind.http in (429, 503):
+            self.set_header("Retry-After", str(refused.fields.get("retryAfter", RETRY_AFTER_S)))
+        self.finish(json.dumps({"error": refused.as_dict()}))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Tornado's own refusals, and what an operation did not expect; the latter is in the log already."""
+        code = _CODES.get(status_code, "INTERNAL" if status_code >= 500 else "BAD_REQUEST")
+        if status_code == 405:
+            allowed = [name for name in self.SUPPORTED_METHODS if hasattr(getattr(self, name.lower()), "operation")]
+            self.set_header("Allow", ", ".join(allowed))
+        self.finish(json.dumps({"error": {"code": code, "message": ERRORS[code].text}}))
+
+    def compute_etag(self) -> str | None:
+        return None
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
+        """A refusal of Tornado's is the client's business; anything else is a bug of ours, logged once."""
+        if not isinstance(value, HTTPError):
+            log.error("request failed", exc_info=(typ, value, tb), extra={"method": self.request.method})  # type: ignore[arg-type]
+
+
+class NotFound(Handler):
+    """Whatever has no route."""
+
+    @operation(None)
+    async def get(self, *path: str) -> Answer:
+        """There is nothing here."""
+        raise RtError("NOT_FOUND", "There is no such path.")
+
+    post = put = patch = delete = get

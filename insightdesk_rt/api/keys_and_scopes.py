@@ -1,0 +1,211 @@
+"""Who may use the admin API: tokens of admins, static keys from a file, and a limit on wrong ones.
+
+A key is `irt_` and 256 random bits; the file holds its SHA-256, which is enough for what cannot be guessed. A line is
+
+    grafana   viewer   sha256:6f1c…        # name, scope, hash
+
+The file is looked at before each request that brings a key, so a line that was taken out ends its key at once. While it
+is wrong (which is logged, with the line) the keys of its last good state go on; when it is gone there are none.
+
+A right key or token is always served. Whoever sends wrong ones from the same address (the back end, Prometheus and the
+shell may all come from 127.0.0.1, or from one proxy) must not be able to silence it; and what has 256 random bits, or a
+signature, is not found by guessing at any rate. The limit keeps a loop with an old key out of the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+from msgspec import Struct
+
+from insightdesk_rt.app.config import ConfigError
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import User
+from insightdesk_rt.engine.rate_limits import Windows, counted_as
+
+log = logging.getLogger(__name__)
+
+Scope = Literal["viewer", "operator", "admin"]  # each may what those before it may
+SCOPES: tuple[str, ...] = get_args(Scope)
+
+KEY_PREFIX = "irt_"
+KEY_BYTES = 32
+MAX_FAILURES = 10  # wrong keys or tokens of one address in PER_S; further wrong ones are answered 429
+PER_S = 60
+
+_BEARER = re.compile(r"Bearer +([^\s]+)", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@\-]{0,63}")
+_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class Principal(Struct, frozen=True):
+    """Who asks, and how much they may. `name` is a user's id or, of a key, what its line calls it."""
+
+    name: str
+    scope: Scope
+    is_key: bool = False
+
+    @property
+    def id(self) -> str:
+        """What is kept of who did something: a key may be called as a user is, and no user is taken for a key.
+
+        A user whose id looks like one of these two forms is written with its kind.
+        """
+        if self.is_key:
+            return f"key:{self.name}"
+        return f"user:{self.name}" if self.name.startswith(("key:", "user:")) else self.name
+
+    def may(self, scope: Scope) -> bool:
+        return SCOPES.index(self.scope) >= SCOPES.index(scope)
+
+
+class AdminKey(NamedTuple):
+    principal: Principal
+    hash: str
+
+
+def new_key(name: str, scope: str) -> tuple[str, str]:
+    """Return a new key and the line that makes it count. Raises ValueError for a name that cannot stand in the file."""
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name has 1 to 64 letters, digits or any of _.@-")
+    key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+    return key, f"{name} {scope} {_hashed(key)}"
+
+
+def parse_keys(text: str) -> list[AdminKey]:
+    """Return the keys of a file's text. Raises ValueError naming the line."""
+    keys: dict[str, AdminKey] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 3:
+            raise ValueError(f"line {number}: expected name, scope and hash")
+        name, scope, hash = words
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"line {number}: a name has 1 to 64 letters, digits or any of _.@-")
+        if scope not in SCOPES:
+            raise ValueError(f"line {number}: the scope is one of {', '.join(SCOPES)}")
+        if not _HASH.fullmatch(hash):
+            raise ValueError(f"line {number}: expected sha256: and 64 hexadecimal digits, as `key` prints them")
+        if name in keys:
+            raise ValueError(f"line {number}: the name {name} stands there twice")
+        keys[name] = AdminKey(Principal(name, scope, is_key=True), hash)  # type: ignore[arg-type]  # it is in SCOPES
+    return list(keys.values())
+
+
+class KeyFile:
+    """The keys of a file, as it is now. Raises ConfigError if it cannot be used when the server starts."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seen: tuple[int, ...] = ()
+        self._keys: list[AdminKey] = []
+        if path:
+            try:
+                self._read()
+            except (OSError, ValueError) as why:
+                raise ConfigError(f"admin_keys_file = {path}: {_reason(why)}") from None
+
+    def find(self, key: str) -> Principal | None:
+        """Return whose key it is. Takes as long for every key: all are compared, to their ends."""
+        self._refresh()
+        hashed, found = _hashed(key), None
+        for one in self._keys:
+            if hmac.compare_digest(one.hash, hashed):
+                found = one.principal
+        return found
+
+    def _refresh(self) -> None:
+        if not self._path:
+            return
+        try:
+            if _state(os.stat(self._path)) != self._seen:
+                self._read()
+        except FileNotFoundError:
+            if self._seen:
+                log.error("the file of admin keys is gone, and with it the keys", extra={"file": self._path})
+            self._seen, self._keys = (), []
+        except (OSError, ValueError) as why:
+            log.error("the file of admin keys is wrong; the old keys go on", extra={"why": _reason(why)})
+
+    def _read(self) -> None:
+        with open(self._path, encoding="utf-8") as file:
+            state = os.fstat(file.fileno())
+            self._seen = _state(state)  # also of a wrong file: it is complained about once
+            self._keys = parse_keys(file.read())
+        if state.st_mode & 0o077:
+            log.warning("others may read the file of admin keys; chmod 600 it", extra={"file": self._path})
+
+
+class AdminAccess:
+    """Turns what a request shows into a Principal. `verify` takes a token apart, as on the client port."""
+
+    def __init__(
+        self,
+        verify: Callable[[object], User],
+        keys: KeyFile,
+        now_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000,
+    ) -> None:
+        self._verify = verify
+        self._keys = keys
+        self._now_ms = now_ms
+        self._failures = Windows(MAX_FAILURES, PER_S * 1000)
+
+    def principal(self, authorization: str, address: str) -> Principal:
+        """Return who an Authorization header speaks for.
+
+        Raises RtError AUTH_*; FORBIDDEN for tokens of other roles; RATE_LIMITED for a wrong key or token from an
+        address that has sent too many of them.
+        """
+        bearer = _BEARER.fullmatch(authorization.strip())
+        return self.holder(bearer.group(1) if bearer else "", address)
+
+    def holder(self, shown: str, address: str) -> Principal:
+        """The same for a key or token alone, wherever it stood."""
+        try:
+            return self._holder(shown)
+        except RtError as refused:
+            if refused.code == "AUTH_TOKEN_INVALID":  # a token that is missing or has expired is no guess
+                self._count_wrong(address)
+            raise
+
+    def _count_wrong(self, address: str) -> None:
+        """Count a wrong key or token, and log it. Raises RtError RATE_LIMITED when there were too many."""
+        place, now_ms = counted_as(address), self._now_ms()
+        if wait_ms := self._failures.take(place, now_ms):
+            raise RtError("RATE_LIMITED", "Too many wrong keys from this address.", retryAfter=-(-wait_ms // 1000))
+        log.info("a wrong key or token on the admin port", extra={"address": address})
+        if self._failures.wait_ms(place, now_ms):
+            log.warning("too many wrong keys on the admin port; more are answered 429", extra={"address": address})
+
+    def _holder(self, shown: str) -> Principal:
+        if shown.startswith(KEY_PREFIX):
+            found = self._keys.find(shown)
+            if found is None:
+                raise RtError("AUTH_TOKEN_INVALID")
+            return found
+        user = self._verify(shown)
+        if user.role != "admin":
+            raise RtError("FORBIDDEN", "The admin API is for admins.")
+        return Principal(user.id, "admin")
+
+
+def _hashed(key: str) -> str:
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def _state(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _reason(why: Exception) -> str:
+    return getattr(why, "strerror", None) or str(why)

@@ -1,0 +1,84 @@
+"""`token --explain TOKEN`: says whether this server accepts a token, and if not, why; by the server's own settings."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from insightdesk_rt.app.cli.operate import DONE, Failed, table
+from insightdesk_rt.app.config import ConfigError, LoadedSettings
+from insightdesk_rt.engine import tokens as auth
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import User
+from insightdesk_rt.engine.signing_keys import KeyRing
+from insightdesk_rt.engine.wire import json
+
+TIMES = ("iat", "nbf", "exp")
+MAX_SHOWN = 200  # characters of a claim
+
+
+def explain(loaded: LoadedSettings, text: str) -> int:
+    """Print what the token says and who it speaks for. Raises Failed with the reason if the server refuses it.
+
+    `-` reads the token from standard input, so that it stays out of the shell's history.
+    """
+    token = sys.stdin.read() if text == "-" else text
+    odd: list[str] = []
+    try:
+        keys = asyncio.run(_keys(loaded))
+        if not keys.keys:
+            raise ConfigError(
+                "there is no key to hold the token against: no secret in data_dir ="
+                f" {loaded.settings.data_dir}; name the server's --config or --data-dir"
+            )
+        _show(token)
+        user = auth.verify(token, keys, time.time(), odd.append)
+    except auth.BadToken as refused:
+        raise Failed(f"the server refuses this token ({refused.code}): {refused.why}") from None
+    except RtError as refused:
+        raise Failed(f"the server refuses this token ({refused.code}): {refused.message}") from None
+    print(f"\nThe server accepts this token: {_who(user)}, connected until {_at(user.expires_s)} at most.")
+    print("Whether it is revoked, or its user blocked, only the running server knows.")
+    for what in odd:
+        print(f"warning: {what}", file=sys.stderr)
+    return DONE
+
+
+async def _keys(loaded: LoadedSettings) -> auth.VerificationKeys:
+    """Return the keys that the server would use; published ones are fetched, and no secret is made."""
+    ring = KeyRing(loaded.settings, may_make=False)
+    await ring.start()
+    await ring.close()
+    return ring.keys
+
+
+def _show(token: str) -> None:
+    """Print the header and the claims as they are written, if there are any to be read."""
+    try:
+        header, claims = auth.unverified(token)
+    except auth.BadToken:
+        return
+    rows = [(f"header {name}", _shown(name, value)) for name, value in header.items()]
+    table([*rows, *((name, _shown(name, value)) for name, value in claims.items())])
+
+
+def _shown(name: str, value: Any) -> str:
+    text = json.dumps(value)
+    text = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
+    number = type(value) in (int, float) and 0 < value < auth.MILLISECONDS
+    return f"{text}  {_at(value)}" if name in TIMES and number else text
+
+
+def _at(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError):
+        return "a time beyond any calendar"
+
+
+def _who(user: User) -> str:
+    team = f" of team {user.team_id}" if user.team_id else ""
+    return f"user {user.id}, role {user.role}{team}"

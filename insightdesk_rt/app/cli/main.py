@@ -1,0 +1,318 @@
+"""The `insightdesk-rt` command. What goes wrong is one line on stderr.
+
+Exit codes, for scripts: 0 done; 1 it failed (nobody answers, refused); 2 asked wrongly (usage, configuration).
+Every command takes every setting as a flag, so that what works for `serve` works for `token` and `emit`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import io
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import insightdesk_rt
+from insightdesk_rt.api.keys_and_scopes import SCOPES, KeyFile, new_key
+from insightdesk_rt.app import config
+from insightdesk_rt.app import logs as observe
+from insightdesk_rt.app.certificates import Certificates
+from insightdesk_rt.app.cli import connections, drain, notice, operate, tail
+from insightdesk_rt.app.cli.explain import explain
+from insightdesk_rt.app.cli.operate import DONE, FAILED, Failed, table
+from insightdesk_rt.app.config import ConfigError, LoadedSettings, Settings
+from insightdesk_rt.engine.model import Role
+from insightdesk_rt.engine.signing_keys import configured_keys
+from insightdesk_rt.helpdesk.tickets.access import find_factory
+from insightdesk_rt.operations.views.remote import NoAnswer
+
+USAGE = 2
+TOKEN_S = 86_400  # a working day with one token; the server asks connections for it again after a day anyway
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line (without the program's name) and return its exit code."""
+    _write_whatever_the_terminal_takes()
+    try:
+        flags, words = config.take_flags(sys.argv[1:] if argv is None else argv)
+        options = _options(words)
+        run: Callable[[LoadedSettings, argparse.Namespace], int] = options.run
+        code = run(config.load_flags(flags, os.environ), options)
+        sys.stdout.flush()
+        return code
+    except ConfigError as why:
+        return _say(why, USAGE)
+    except (Failed, NoAnswer) as why:
+        return _say(why, FAILED)
+    except KeyboardInterrupt:
+        return 130
+    except OSError as why:
+        if why.errno not in (errno.EPIPE, errno.ENOSPC):  # `… | head`, `… > /a/full/disk`
+            raise
+        # without this Python complains once more while it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED if why.errno == errno.EPIPE else _say(Failed(f"cannot write: {why.strerror}"), FAILED)
+
+
+def _write_whatever_the_terminal_takes() -> None:
+    """Escape characters that the terminal's encoding lacks: a name with an umlaut must not end a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def command_line(loaded: LoadedSettings, *words: str) -> str:
+    """Return a line for the shell that runs this program with the same secret and server as `loaded`, from anywhere."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = [sys.executable, "-m", insightdesk_rt.__name__]
+    else:
+        program = [str(Path(shutil.which(sys.argv[0]) or "insightdesk-rt").absolute())]
+    return shlex.join([*program, *words, *loaded.same_server()])
+
+
+# ── the commands ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _serve(loaded: LoadedSettings, options: argparse.Namespace) -> int:
+    from insightdesk_rt.app import process
+
+    observe.setup_logging(loaded.settings.log_level, loaded.settings.log_format)
+    for warning in loaded.warnings:
+        log.warning(warning)
+    return process.run(loaded)
+
+
+def _token(loaded: LoadedSettings, options: argparse.Namespace) -> int:
+    if options.explain is not None:
+        return explain(loaded, options.explain)
+    missing = [f"--{name}" for name in ("sub", "role") if getattr(options, name) is None]
+    if missing:
+        raise ConfigError(
+            f"the following arguments are required: {', '.join(missing)}; see insightdesk-rt token --help"
+        )
+    claims = {
+        "sub": options.sub,
+        "role": options.role,
+        "name": options.name,
+        "email": options.email,
+        "teamId": options.team,
+        "sessionId": options.session,
+    }
+    print(operate.make_token(loaded.settings, {name: value for name, value in claims.items() if value}, options.ttl))
+    return DONE
+
+
+def _check(loaded: LoadedSettings, options: argparse.Namespace) -> int:
+    if options.print:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # it is for a file, and TOML is UTF-8 wherever it is written
+        print({"toml": config.as_toml, "markdown": config.as_markdown}[options.print](), end="")
+        return DONE
+    problems = list(_file_problems(loaded.settings))
+    if not options.offline and (problem := _valkey_problem(loaded.settings)):
+        problems.append(problem)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    rows = [
+        (name, config.shown(name, getattr(loaded.settings, name)), loaded.origins[name])
+        for name in config.table()
+        if options.all or loaded.origins[name] != "default"
+    ]
+    table(rows)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print("The configuration is right." + ("" if rows else " Every setting has its default."))
+    return DONE
+
+
+def _key(loaded: LoadedSettings, options: argparse.Namespace) -> int:
+    try:
+        key, line = new_key(options.name, options.scope)
+    except ValueError as why:
+        raise ConfigError(f"--name {options.name}: {why}") from None
+    print(f"key   {key}\nline  {line}")
+    file = loaded.settings.admin_keys_file
+    print(f"\nThe key is shown once. Add the line to {file or 'the file that admin_keys_file names'} (mode 600).")
+    return DONE
+
+
+def _file_problems(settings: Settings) -> list[str]:
+    """Return what is wrong with the files and the module that are named, a line each. Nothing stays written."""
+    problems = []
+    try:
+        configured_keys(settings, may_make=False)
+    except ConfigError as why:
+        problems.append(str(why))
+    try:
+        KeyFile(settings.admin_keys_file)
+    except ConfigError as why:
+        problems.append(str(why))
+    for look in (lambda: Certificates(settings), lambda: find_factory(settings.access) if settings.access else None):
+        try:
+            look()
+        except (ConfigError, ValueError) as why:
+            problems.append(str(why))
+    for name, misfit in config.file_misfits(settings):
+        problems.append(f"{name} = {config.shown(name, getattr(settings, name))}: {misfit}")
+    return problems
+
+
+def _valkey_problem(settings: Settings) -> str:
+    """Return what is wrong with the Valkey that is set, in a line, or "": whether it answers and takes a write.
+
+    Where none is set, there must be one that could be started.
+    """
+    from insightdesk_rt.app.embedded_valkey import EmbeddedError, find_binary
+    from insightdesk_rt.engine.cluster.valkey import Valkey
+
+    if not settings.valkey_url:
+        try:
+            find_binary()
+        except EmbeddedError as why:
+            return str(why)
+        return ""
+
+    async def fitness() -> str:
+        valkey = Valkey(settings.valkey_url.reveal(), settings.valkey_prefix, durable=settings.durable)
+        try:
+            await valkey.start()
+            return await valkey.fitness()
+        finally:
+            await valkey.close()
+
+    logging.disable()  # its lines are for a server's log; the reason comes back
+    try:
+        found = asyncio.run(fitness())
+    finally:
+        logging.disable(logging.NOTSET)
+    return f"valkey_url = {settings.valkey_url}: {found}" if found else ""
+
+
+# ── usage ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with errors of one line, and without guessing: `--por` is not `--port`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    """Return what a command line without its settings asks for. Raises ConfigError."""
+    parser, commands = _parser()
+    command = commands.get(words[0]) if words else None
+    if command:
+        own = {name for action in command._actions for name in action.option_strings}
+        for word in words[1:]:
+            if word.startswith("--") and word.partition("=")[0] not in own:
+                raise ConfigError(f"{config.unknown(word, [name[2:] for name in own])} (command line)")
+    return parser.parse_args(words)
+
+
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser(
+        prog="insightdesk-rt",
+        description="The realtime server of the InsightDesk helpdesk.",
+        epilog="insightdesk-rt COMMAND --help says more. Exit codes: 0 done, 1 failed, 2 asked wrongly.",
+    )
+    parser.add_argument("--version", action="version", version=f"insightdesk-rt {insightdesk_rt.__version__}")
+    adder = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+
+    def command(name: str, run: Callable[[LoadedSettings, argparse.Namespace], int], help: str, epilog: str) -> _Parser:
+        one: _Parser = adder.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=epilog)
+        one.set_defaults(run=run)
+        return one
+
+    serve = command("serve", _serve, "run the server until Ctrl-C or SIGTERM", SETTINGS_HELP)
+    serve.usage = "insightdesk-rt serve [--config FILE] [--demo] [--port N] [--any-setting VALUE]"
+    serve.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    group: argparse._ArgumentGroup | None = None
+    for setting in config.table().values():  # only for --help: they are off the line before argparse sees it
+        if group is None or group.title != setting.group:
+            group = serve.add_argument_group(setting.group)
+        default = f" ({config.shown('', setting.default)})" if setting.default not in ("", (), {}) else ""
+        group.add_argument(setting.flag, metavar=_metavar(setting), help=setting.help + default)
+
+    token = command("token", _token, "print a token signed with the server's secret, or explain one", SAME_HELP)
+    token.usage = "insightdesk-rt token --sub ID --role ROLE [--team TEAM …] | --explain TOKEN"
+    token.add_argument(
+        "--explain", metavar="TOKEN", help="say why the server accepts or refuses it; - reads it from standard input"
+    )
+    token.add_argument("--sub", metavar="ID", help="the user's id")
+    token.add_argument("--role", choices=get_args(Role), help="what the user is")
+    for name, help in (
+        ("team", "the user's team"),
+        ("name", "name"),
+        ("email", "address"),
+        ("session", "session's id"),
+    ):
+        token.add_argument(f"--{name}", metavar=name.upper(), help=help)
+    token.add_argument(
+        "--ttl", type=_seconds, default=TOKEN_S, metavar="SECONDS", help=f"how long it lives ({TOKEN_S})"
+    )
+
+    key = command("key", _key, "print a new key for the admin port, and the line that makes it count", SAME_HELP)
+    key.add_argument("--name", required=True, help="whose it is, for the audit log")
+    key.add_argument("--scope", required=True, choices=SCOPES, help="what it may: read, act, all")
+
+    emit = command("emit", operate.emit, "publish an event to a room and print its offset", SAME_HELP)
+    emit.add_argument("namespace", metavar="NAMESPACE", help="/tickets, /chat, /notifications …")
+    emit.add_argument("room", metavar="ROOM", help="ticket:42, user:anna, team:berlin …")
+    emit.add_argument("event", metavar="EVENT", help="name of the event")
+    emit.add_argument("json", metavar="JSON", help="its payload; - reads it from standard input")
+    emit.add_argument("--volatile", action="store_true", help="may be lost, is not logged")
+    emit.add_argument("--id", help="the same id again publishes nothing new")
+
+    command("status", operate.status, "say how the server and its nodes are", SAME_HELP)
+    for add in (connections.add, tail.add, drain.add, notice.add):
+        add(command, SAME_HELP)
+    asking = ("emit", "status", "connections", "kick", "tail", "drain", "notice")
+    for one in (adder.choices[name] for name in asking):
+        one.add_argument("--url", help="of the admin port, if it is not what the settings say")
+        one.add_argument("--key-file", metavar="FILE", help="an admin key or token, where the secret is not at hand")
+
+    check = command("check", _check, "validate the configuration, say what is wrong and where", SAME_HELP)
+    check.add_argument("--offline", action="store_true", help="do not connect to Valkey")
+    check.add_argument("--all", action="store_true", help="show every setting, not only those that were set")
+    check.add_argument("--print", choices=("toml", "markdown"), help="print all settings with their defaults instead")
+    return parser, dict(adder.choices)
+
+
+SETTINGS_HELP = """Each setting may also stand in the environment (INSIGHTDESK_RT_PORT=3001) or in
+the file (port = 3001); the command line counts first, then the environment.
+Lists are written a,b,c.
+"""
+SAME_HELP = """Every setting of `serve` may be given too, to say which server is meant:
+--config FILE, --data-dir DIR, --admin-port N …
+"""
+
+
+def _metavar(setting: config.Setting) -> str:
+    by_ending = {"file": "FILE", "dir": "DIR", "url": "URL"}
+    by_kind = {bool: "YES|NO", int: "N", tuple: "A,B", dict: "EVENT=MAX/SECONDS"}
+    return by_kind.get(setting.kind) or by_ending.get(setting.name.rpartition("_")[2], "TEXT")
+
+
+def _seconds(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, not {text[:40]!r}")
+    return int(text)
+
+
+def _say(why: Exception, code: int) -> int:
+    for line in str(why).splitlines():
+        print(f"insightdesk-rt: {line}", file=sys.stderr)
+    return code

@@ -1,0 +1,85 @@
+"""`notice`: tell everybody something, see what they are told, and end it."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+from insightdesk_rt.app.cli.admin_client import Adder, AdminPort, add_json, add_reason, print_json
+from insightdesk_rt.app.cli.operate import DONE, table
+from insightdesk_rt.app.config import ConfigError, LoadedSettings
+from insightdesk_rt.engine.model import Role, Severity
+from insightdesk_rt.operations.views.remote import plain
+
+
+def add(command: Adder, epilog: str) -> None:
+    parser = command("notice", notice, "tell everybody something, now or at a time; --list, --end", epilog)
+    parser.add_argument("message", nargs="?", metavar="MESSAGE", help="for people; up to 2,000 characters")
+    parser.add_argument("--severity", choices=get_args(Severity), default="info", help="how loud (info)")
+    add_reason(parser, required=False)
+    parser.add_argument("--starts", metavar="TIME", help="as 2026-11-23T22:00:00+01:00; without it: now")
+    parser.add_argument("--ends", metavar="TIME", help="without it: until it is ended")
+    parser.add_argument("--for", type=int, dest="seconds", metavar="SECONDS", help="how long, instead of --ends")
+    parser.add_argument("--namespace", help="to this one only, as /chat")
+    parser.add_argument("--role", choices=get_args(Role), help="to these only")
+    parser.add_argument("--list", action="store_true", help="show the notices that hold or will")
+    parser.add_argument("--end", metavar="ID", help="end this one")
+    add_json(parser)
+
+
+def notice(loaded: LoadedSettings, options: argparse.Namespace) -> int:
+    if (options.message is not None) + options.list + (options.end is not None) != 1:
+        raise ConfigError("say one of MESSAGE, --list and --end ID")
+    if not options.list and not options.reason:
+        raise ConfigError("--reason: say why")
+    port = AdminPort(loaded, options)
+    if options.list:
+        answer = port.get("notices", limit=500)
+        if not options.json:
+            _print(answer["items"])
+    elif options.end is not None:
+        answer = port.send("DELETE", "notices", options.end, reason=options.reason)
+        if not options.json:
+            print(f"{plain(options.end)} has ended")
+    else:
+        answer = port.send("POST", "notices", body=_order(options))
+        if not options.json:
+            when = "everybody is told" if answer["told"] else f"everybody will be told at {answer['startsAt']}"
+            print(f"{answer['id']}  {when}")
+    if options.json:
+        print_json(answer)
+    return DONE
+
+
+def _order(options: argparse.Namespace) -> dict[str, object]:
+    if options.seconds is not None and options.ends:
+        raise ConfigError("--for and --ends are two ways to say the same")
+    ends = options.ends
+    if options.seconds is not None:
+        try:
+            starts = datetime.fromisoformat(options.starts) if options.starts else datetime.now(UTC)
+            ends = (starts + timedelta(seconds=options.seconds)).isoformat()
+        except (ValueError, OverflowError) as why:
+            raise ConfigError(f"--starts, --for: {why}") from None
+    return {
+        "message": options.message,
+        "severity": options.severity,
+        "startsAt": options.starts,
+        "endsAt": ends,
+        "namespace": options.namespace,
+        "role": options.role,
+        "reason": options.reason,
+    }
+
+
+def _print(items: list[dict[str, object]]) -> None:
+    if not items:
+        print("There are no notices.")
+        return
+    rows = [("id", "severity", "from", "until", "for", "message")]
+    for one in items:
+        whom = " ".join(str(one[name]) for name in ("namespace", "role") if one[name]) or "everybody"
+        cells = (one["id"], one["severity"], one["startsAt"], one["endsAt"] or "-", whom, one["message"])
+        rows.append(tuple(plain(str(cell)) for cell in cells))  # type: ignore[arg-type]
+    table(rows)

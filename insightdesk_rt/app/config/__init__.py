@@ -1,0 +1,29 @@
+"""Every setting, typed, with default and help (settings), where its value comes from (sources), what must fit
+(checks), the pages made of it (printed).
+
+loaded = config.load(sys.argv[1:], os.environ)      # or ConfigError: a line per problem
+loaded.settings.port, loaded.origins["port"]        # 3001, "default"
+"""
+
+from insightdesk_rt.app.config.checks import file_misfits
+from insightdesk_rt.app.config.printed import as_markdown, as_toml
+from insightdesk_rt.app.config.settings import ConfigError, Setting, Settings, is_loopback, table
+from insightdesk_rt.app.config.sources import LoadedSettings, load, load_flags, printable, shown, take_flags, unknown
+
+__all__ = [
+    "ConfigError",
+    "LoadedSettings",
+    "Setting",
+    "Settings",
+    "as_markdown",
+    "as_toml",
+    "file_misfits",
+    "is_loopback",
+    "load",
+    "load_flags",
+    "printable",
+    "shown",
+    "table",
+    "take_flags",
+    "unknown",
+]

@@ -1,0 +1,220 @@
+"""What must fit together before anything is started: one finding per problem, named by the setting to change.
+
+`misfits` and `doubts` are pure: they look at what is said, not at files or addresses. `file_misfits` looks at files.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from insightdesk_rt.app.config.settings import Settings, is_loopback
+from insightdesk_rt.engine import origins
+from insightdesk_rt.engine.addresses import parse_address
+from insightdesk_rt.engine.rate_limits import or_any, parse_rate
+from insightdesk_rt.engine.secret import options_of, split_url, url_fault
+from insightdesk_rt.engine.tokens import FAMILIES, MIN_SECRET_BYTES
+
+VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
+VALKEY_URL = "expected valkey://host:6379, valkeys:// (TLS) or unix:///path/to/socket"
+# Of what valkey-py takes behind the ?, what means something for this server's connections.
+PLAIN_OPTIONS = frozenset({"client_name", "db", "password", "username"})
+TLS_OPTIONS = frozenset(
+    {"ssl_ca_certs", "ssl_ca_data", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers", "ssl_keyfile"}
+)
+LEAST_BYTES = 1024  # what a small event has; below, nothing works
+LEAST_EVENTS = 10
+TRANSPORTS = {"polling", "websocket"}
+
+
+def misfits(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield name and reason of each setting that cannot stay as it is."""
+    yield from _listening(settings)
+    yield from _keys(settings)
+    yield from _store(settings)
+    yield from _limits(settings)
+
+
+def doubts(settings: Settings) -> Iterator[str]:
+    """Yield what an admin should know and may want."""
+    url = split_url(settings.jwks_url.reveal())
+    if url and url.scheme == "http" and not is_loopback(url.hostname or ""):
+        yield "jwks_url is not https: whoever is on the way to it can put in keys of his own"
+    hs = "HS" in {FAMILIES.get(name) for name in settings.jwt_algorithms}
+    if settings.valkey_url and not (hs or settings.cluster_secret or settings.cluster_secret_file):
+        yield "cluster_secret is not set: whoever may write to Valkey can speak to the nodes as one of them"
+    if "*" in settings.allowed_origins:
+        yield "allowed_origins has *: a page of any site may connect with a token it got hold of"
+    elif "null" in settings.allowed_origins:
+        yield "allowed_origins has null: any file and any sandboxed page may connect with a token it got hold of"
+    if or_any(settings.max_payload_bytes) > or_any(settings.max_outbox_bytes):
+        yield "max_payload_bytes is over max_outbox_bytes: a client may send what no client could be sent"
+
+
+def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield name and reason of each file or folder that the server could not use as this user. Leaves nothing."""
+    file = settings.cluster_secret_file
+    if file and not os.access(file, os.R_OK):
+        yield "cluster_secret_file", "it cannot be read" if Path(file).exists() else "no such file"
+    folder = Path(settings.data_dir).absolute()
+    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    try:
+        # Tried, not asked: for root os.access says yes to a file system that is read-only, and to /proc.
+        os.rmdir(tempfile.mkdtemp(prefix=".check-", dir=existing))
+    except OSError as why:
+        yield "data_dir", f"{existing} cannot be written to: {why.strerror}"
+
+
+def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
+    admin_ports = range(settings.admin_port, settings.admin_port + settings.workers)
+    for name in ("address", "admin_address"):
+        addresses = getattr(settings, name)
+        if not addresses:
+            yield name, "expected an address of this machine, like 127.0.0.1, or :: for every one"
+        for address in addresses:
+            if why := _address_misfit(address):
+                yield name, f"{address!r}: {why}"
+    same = set(settings.address) & set(settings.admin_address)
+    if settings.admin_port and settings.port in admin_ports and same:
+        yield "admin_port", "the client port is the same" if settings.workers == 1 else "a worker's is the client port"
+    if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
+        yield "tls_key_file", "tls_cert_file and tls_key_file are needed together"
+    plain = not (settings.tls_cert_file or settings.admin_allow_plaintext)
+    if plain and not settings.admin_on_loopback:
+        yield (
+            "admin_address",
+            "off loopback the admin port needs TLS, or admin_allow_plaintext where the network is safe",
+        )
+    most = max(port + settings.workers - 1 for port in (settings.admin_port, settings.relay_port))
+    if most > 65_535:
+        yield "workers", f"each has an admin port and a relay port of its own, and there is no port {most}"
+    if settings.demo and settings.workers > 1:
+        yield "demo", "the demo's robots live in one process; leave workers out"
+    if settings.relay_address and _is_unspecified(settings.relay_address):
+        yield "relay_address", "expected the address at which others reach this machine"
+    if settings.demo and not settings.on_loopback:
+        yield "demo", f"the demo gives out tokens and is for loopback only, not for {','.join(settings.address)}"
+    for origin in settings.allowed_origins:
+        if why := origins.misfit(origin):
+            yield "allowed_origins", f"{origin!r}: {why}"
+    for network in settings.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            yield "trusted_proxies", f"{network!r} is neither an address nor a network like 10.0.0.0/8"
+
+
+def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
+    unknown = [name for name in settings.jwt_algorithms if name not in FAMILIES]
+    families = {FAMILIES[name] for name in settings.jwt_algorithms if name in FAMILIES}
+    secret = settings.jwt_secret or settings.jwt_secret_file
+    public = settings.jwt_public_key_file or settings.jwks_url
+    if unknown or not families:
+        yield "jwt_algorithms", "expected some of " + ", ".join(FAMILIES)
+        return
+    if settings.jwt_secret and settings.jwt_secret_file:
+        yield "jwt_secret_file", "jwt_secret is set too; which one counts?"
+    if settings.jwt_secret and len(settings.jwt_secret.reveal().encode()) < MIN_SECRET_BYTES:
+        yield "jwt_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
+    if settings.cluster_secret and settings.cluster_secret_file:
+        yield "cluster_secret_file", "cluster_secret is set too; which one counts?"
+    if settings.cluster_secret and len(settings.cluster_secret.reveal().encode()) < MIN_SECRET_BYTES:
+        yield "cluster_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
+    if "HS" in families and not secret and not settings.on_loopback:
+        yield "address", "off loopback a secret is needed: set jwt_secret_file (or take HS out of jwt_algorithms)"
+    if secret and "HS" not in families:
+        yield "jwt_algorithms", "a secret is set, but no HS algorithm that would use it"
+    if public and families == {"HS"}:
+        yield "jwt_algorithms", "a public key is set, but no RS, PS, ES or EdDSA algorithm that would use it"
+    if families - {"HS"} and not public:
+        yield "jwt_algorithms", "RS, PS, ES and EdDSA need jwt_public_key_file or jwks_url"
+    if {"RS", "PS"} <= families:
+        # RFC 8725 3.1: one key, one use; an RSA key does not say for which of the two it is.
+        yield "jwt_algorithms", "RS and PS use the same kind of key; choose one of them"
+    if settings.jwt_public_key_file and len(families - {"HS"}) > 1:
+        yield "jwt_algorithms", "one public key has one kind of algorithm; several kinds need jwks_url"
+    url = split_url(settings.jwks_url.reveal())
+    if settings.jwks_url and not (url and url.scheme in ("http", "https") and url.hostname and not url.username):
+        yield "jwks_url", "expected http(s)://host/path, without a password"
+
+
+def _store(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.valkey_url and (why := _valkey_url_fault(settings.valkey_url.reveal())):
+        yield "valkey_url", why
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", settings.valkey_prefix):
+        yield "valkey_prefix", "expected 1 to 64 letters, digits, dots, dashes, underscores"
+    if settings.node_id and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", settings.node_id):
+        yield "node_id", "expected 1 to 32 letters, digits, dashes, underscores; a dot ends it in session ids"
+    if not settings.data_dir:
+        yield "data_dir", "expected a folder"
+    if settings.access and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", settings.access):
+        yield "access", "expected package.module:factory"
+    if not settings.transports or set(settings.transports) - TRANSPORTS:
+        yield "transports", "expected polling, websocket or both"
+
+
+def _valkey_url_fault(text: str) -> str:
+    """Return why a text is no URL of a Valkey, or ""."""
+    if "://" not in text and not text.startswith("unix:"):
+        return VALKEY_URL
+    if fault := url_fault(text):
+        return fault if "percent" in fault else VALKEY_URL
+    url = split_url(text)
+    if url is None or url.scheme not in VALKEY_SCHEMES or not (url.path if url.scheme == "unix" else url.hostname):
+        return VALKEY_URL
+    if url.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", url.path):
+        return "expected nothing behind the host but the number of a database, as in valkey://host:6379/0"
+    known = PLAIN_OPTIONS | (TLS_OPTIONS if url.scheme in ("valkeys", "rediss") else frozenset())
+    if set(options_of(url)) - known:
+        return f"expected no other options behind the ? than {', '.join(sorted(known))}"
+    if not all(value.isascii() and value.isdigit() for name, value in parse_qsl(url.query) if name == "db"):
+        return "expected a number for the option db"
+    return ""
+
+
+def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name in (
+        "max_payload_bytes",
+        "max_connect_bytes",
+        "max_event_bytes",
+        "max_outbox_bytes",
+        "volatile_outbox_bytes",
+    ):
+        if 0 < getattr(settings, name) < LEAST_BYTES:
+            yield name, f"expected {LEAST_BYTES} or more, or 0"
+    if 0 < settings.max_outbox_events < LEAST_EVENTS:
+        yield "max_outbox_events", f"expected {LEAST_EVENTS} or more, or 0"
+    if or_any(settings.max_event_bytes) > or_any(settings.max_outbox_bytes):
+        yield "max_event_bytes", "it is over max_outbox_bytes: one event would close whoever gets it"
+    if settings.volatile_outbox_bytes > or_any(settings.max_outbox_bytes):
+        yield "volatile_outbox_bytes", "it is over max_outbox_bytes: volatile events would close clients"
+    for event, text in settings.rate_limits.items():
+        try:
+            parse_rate(text)
+        except ValueError as why:
+            yield "rate_limits", f"{event}: {why}"
+
+
+def _address_misfit(text: str) -> str:
+    """Return why nothing can listen on what is written, "" if something may."""
+    if text == "*":
+        return "write :: for every address, of IPv4 and IPv6"
+    if "[" in text or "]" in text:
+        return "write an IPv6 address without brackets"
+    if re.fullmatch(r"[^:]*:\d*", text):
+        return "the port is a setting of its own"
+    if parse_address(text) is None and not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", text):
+        return "it is neither an address nor a name"
+    return ""
+
+
+def _is_unspecified(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_unspecified
+    except ValueError:
+        return False  # a name

@@ -1,0 +1,252 @@
+"""Several processes behind one client port: starts them, starts again what dies, and ends them together.
+
+    supervisor ── fork ──▶ worker 1 (n1-1, admin port 3002), worker 2 (n1-2, 3003) …
+
+Each worker is a node like any other, in the cluster of the one Valkey; the kernel spreads new connections over them
+(SO_REUSEPORT). The supervisor holds every worker's listening socket, so connections that come while one is started
+again wait instead of being refused. It owns the embedded Valkey, if there is one, and does nothing else.
+
+A worker obeys the supervisor alone: Ctrl-C in a terminal reaches all processes, and must count once. What it means, to
+end without a drain, the supervisor says by a signal of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from msgspec import structs
+
+from insightdesk_rt.app import logs as observe
+from insightdesk_rt.app.config import LoadedSettings
+from insightdesk_rt.app.embedded_valkey import Embedded, EmbeddedError, dies_with_parent, start_embedded
+from insightdesk_rt.engine.doors.listener import StartError, bind_shared, close_all, port_of
+from insightdesk_rt.engine.secret import SecretUrl
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+RELOAD = signal.SIGHUP  # handed on to every worker
+AT_ONCE = signal.SIGUSR1  # to a worker
+START_WITHIN_S = 60.0
+END_WITHIN_S = 30.0  # beside the drain
+AGAIN_S = 0.2  # after a worker's death, doubled with each within CALM_S …
+AGAIN_MOST_S = 5.0  # … up to this
+CALM_S = 60.0
+LOOK_S = 0.5  # how often the embedded Valkey is looked after
+
+Serve = Callable[[LoadedSettings, list[socket.socket], Connection], int]
+
+
+class Worker:
+    """One process of several, started as often as it dies. `admin_port` is known once it is ready."""
+
+    def __init__(self, loaded: LoadedSettings, sockets: list[socket.socket], serve: Serve) -> None:
+        self.loaded = loaded
+        self.sockets = sockets
+        self.admin_port = 0
+        self._serve = serve
+        self._process: BaseProcess | None = None
+        self._news: Connection | None = None
+        self._began_s = self._again_s = 0.0
+        self._deaths = 0
+
+    @property
+    def name(self) -> str:
+        return self.loaded.settings.node_id
+
+    @property
+    def sentinel(self) -> int | None:
+        return self._process.sentinel if self._process is not None else None
+
+    def start(self, in_child: Callable[[Worker], None]) -> None:
+        """Fork. Signals wait until the child has its own mind about them."""
+        self._news, theirs = multiprocessing.Pipe(duplex=False)
+        fork = multiprocessing.get_context("fork")
+        self._process = fork.Process(target=self._run, args=(theirs, in_child), name=self.name)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, RELOAD))
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, RELOAD))
+            theirs.close()
+        self._began_s = time.monotonic()
+
+    def wait_ready(self, within_s: float) -> None:
+        """Raises StartError with what the worker said."""
+        said = self._heard(within_s) or "a worker did not get ready in time"
+        if isinstance(said, str):
+            raise StartError(said)
+        self.admin_port = said
+
+    def look_after(self, in_child: Callable[[Worker], None]) -> None:
+        """Start the process again if it has died, not at once if that happens again and again."""
+        now_s = time.monotonic()
+        if self._process is not None and not self._process.is_alive():
+            self._deaths = self._deaths + 1 if now_s - self._began_s < CALM_S else 0
+            self._again_s = now_s + min(AGAIN_S * 2**self._deaths, AGAIN_MOST_S)
+            said = self._heard(0)
+            why = said if isinstance(said, str) else ""
+            log.error("a worker died", extra={"worker": self.name, "code": self._process.exitcode, "why": why})
+            self._bury()
+        if self._process is None and now_s >= self._again_s:
+            self.start(in_child)
+
+    def send(self, number: int) -> None:
+        if self._process is not None and self._process.pid is not None and self._process.is_alive():
+            os.kill(self._process.pid, number)
+
+    def join(self, end_s: float) -> None:
+        """Wait for its end, until `end_s` (monotonic); then end it."""
+        if self._process is not None:
+            self._process.join(max(end_s - time.monotonic(), 0))
+            if self._process.is_alive():
+                log.error("a worker did not end in time and was killed", extra={"worker": self.name})
+                self._process.kill()
+                self._process.join()
+            self._bury()
+
+    def _heard(self, within_s: float) -> str | int | None:
+        """Return what the worker said last: its admin port, or why it does not start."""
+        assert self._news is not None
+        try:
+            said: str | int | None = self._news.recv() if self._news.poll(within_s) else None
+        except EOFError:
+            said = f"worker {self.name} died while starting"
+        return said
+
+    def _bury(self) -> None:
+        assert self._process is not None and self._news is not None
+        self._process.close()
+        self._news.close()
+        self._process = None
+
+    def _run(self, news: Connection, in_child: Callable[[Worker], None]) -> None:
+        """The process's main function."""
+        in_child(self)
+        settings = self.loaded.settings
+        observe.setup_logging(settings.log_level, settings.log_format, settings.node_id)
+        raise SystemExit(self._serve(self.loaded, self.sockets, news))
+
+
+class Supervisor:
+    """`serve(loaded, client_sockets, news)` runs one worker; it sends its admin port, or why it cannot start."""
+
+    def __init__(self, loaded: LoadedSettings, serve: Serve) -> None:
+        self._loaded = loaded
+        self._serve = serve
+        self._workers: list[Worker] = []
+        self._embedded: Embedded | None = None
+        self._die_with_me = dies_with_parent(signal.SIGKILL)
+        self._signals = 0
+        self._how: int = signal.SIGTERM  # workers are to end
+
+    def run(self, started: Callable[[int, list[Worker], bool], None]) -> None:
+        """Run until a signal. `started(port, workers, embedded)` is called once all are ready. Raises StartError."""
+        settings = self._loaded.settings
+        sockets = bind_shared("port", settings.address, settings.port, settings.workers)
+        wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(woken)
+        for name in SIGNALS:
+            signal.signal(name, self._signalled)
+        signal.signal(RELOAD, self._reload)
+        try:
+            url = self._valkey_url()
+            for number, own in enumerate(sockets, start=1):
+                self._workers.append(Worker(_of_worker(self._loaded, number, url), own, self._serve))
+            for worker in self._workers:
+                worker.start(self._in_child)
+            for worker in self._workers:
+                worker.wait_ready(START_WITHIN_S)
+            started(port_of(sockets[0]), self._workers, self._embedded is not None)
+            while not self._signals:
+                wait([wake, *(worker.sentinel for worker in self._workers if worker.sentinel is not None)], LOOK_S)
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake, 4096)  # what a RELOAD wrote: it would wake us again and again
+                if not self._signals:
+                    self._look_after()
+            log.info("stopping")
+        finally:
+            for own in sockets:
+                close_all(own)  # ours: what a worker leaves is nobody's then
+            self._end()
+        log.info("stopped")
+
+    def _signalled(self, number: int, frame: Any) -> None:
+        """The first lets the workers end; the second kills them, as it does a server without workers."""
+        self._signals += 1
+        if number == signal.SIGINT:
+            self._how = AT_ONCE
+        if self._signals > 1:
+            for worker in self._workers:
+                worker.send(signal.SIGKILL)
+
+    def _reload(self, number: int, frame: Any) -> None:
+        for worker in self._workers:
+            worker.send(number)
+
+    def _in_child(self, worker: Worker) -> None:
+        self._die_with_me()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(RELOAD, signal.SIG_IGN)  # until the worker has a certificate to load again
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, RELOAD))
+        for other in self._workers:
+            if other is not worker:
+                close_all(other.sockets)
+        if self._embedded is not None:
+            self._embedded.disown()
+
+    def _look_after(self) -> None:
+        if self._embedded is not None and self._embedded.restart_if_dead():
+            log.error("the embedded Valkey had died and was started again")
+        for worker in self._workers:
+            worker.look_after(self._in_child)
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.send(self._how)
+        end_s = time.monotonic() + self._loaded.settings.drain_seconds + END_WITHIN_S
+        for worker in self._workers:
+            worker.join(end_s)
+        if self._embedded is not None:
+            self._embedded.stop()
+
+    def _valkey_url(self) -> str:
+        settings = self._loaded.settings
+        if settings.valkey_url:
+            return settings.valkey_url.reveal()
+        try:
+            self._embedded = start_embedded(
+                settings.data_dir, durable=settings.durable, memory_bytes=settings.embedded_memory_bytes
+            )
+        except EmbeddedError as why:
+            raise StartError(str(why)) from None
+        return self._embedded.url
+
+
+def _of_worker(loaded: LoadedSettings, number: int, valkey_url: str) -> LoadedSettings:
+    """Return the settings of one worker: a name and ports of its own."""
+    settings = loaded.settings
+
+    def own(port: int) -> int:
+        return port + number - 1 if port else 0
+
+    of_worker = structs.replace(
+        settings,
+        node_id=f"{settings.node_id}-{number}",
+        valkey_url=SecretUrl(valkey_url),
+        admin_port=own(settings.admin_port),
+        relay_port=own(settings.relay_port),
+    )
+    return structs.replace(loaded, settings=of_worker)

@@ -1,0 +1,1 @@
+"""The helpdesk's back end: what it pushes."""

@@ -1,0 +1,1 @@
+"""What the back end pushes over HTTP."""

@@ -1,0 +1,135 @@
+"""Line: one robot's client in one namespace. It speaks the native protocol to the server it runs in, over no wire.
+
+It stands where a websocket stands: a transport whose other end is this object. So a robot's token, limits and rules
+are those of everybody, and what it does not get, a browser would not get.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.transport.base import Receiver
+from insightdesk_rt.engine.transport.client import Client
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.engine.wire.codec import Encoded
+from insightdesk_rt.engine.wire.native import NativeCodec, NativeSession
+
+PING_MS = 25_000
+ANSWER_S = 10.0
+
+Hear = Callable[[str, Any], None]
+
+
+class InProcessClient:
+    """`hear` is called with every event, `connect` too: rooms are to be joined again then. Comes back when closed."""
+
+    name = "demo"  # as a transport
+    most = 0
+    unfinished = 0
+    writable = True
+
+    def __init__(
+        self,
+        host: ClientRegistry,
+        receiver: Receiver,
+        namespace: str,
+        token: Callable[[], str],
+        hear: Hear | None = None,
+    ) -> None:
+        self._host = host
+        self._receiver = receiver
+        self._namespace = namespace
+        self._token = token
+        self._hear = hear
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._awaited: dict[str, list[asyncio.Future[Any]]] = {}
+        self._ids = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._over = False
+        self._connect()
+
+    def _connect(self) -> None:
+        session = NativeSession(self._namespace, NativeCodec(), PING_MS, PING_MS)
+        self._client = Client(session, self._receiver, self._host, address="127.0.0.1", agent="demo")
+        self._client.start(self)
+        self._say({"event": "connect", "data": {"token": self._token()}})
+
+    def hang_up(self) -> None:
+        self._over = True
+        if self._retry is not None:
+            self._retry.cancel()
+        self._client.close(CloseReason.CLIENT_LEFT)
+
+    async def ask(self, event: str, **data: Any) -> Any:
+        """Return the ack. Raises RtError: what the server refused with, UNAVAILABLE if no answer came in time."""
+        self._ids += 1
+        ack_id, answer = self._ids, self._loop.create_future()
+        self._answers[ack_id] = answer
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._ready.wait()
+                self._say({"event": event, "data": data, "id": ack_id})
+                ack = await answer
+        except TimeoutError:
+            raise RtError("UNAVAILABLE", f"No answer to {event}.") from None
+        finally:
+            del self._answers[ack_id]
+        if not ack["ok"]:
+            raise RtError(ack["error"]["code"], ack["error"]["message"])
+        return ack
+
+    async def heard(self, event: str, within_s: float) -> Any:
+        """Return the payload of the next such event, None if there is none in time."""
+        found = self._loop.create_future()
+        waiting = self._awaited.setdefault(event, [])
+        waiting.append(found)
+        try:
+            async with asyncio.timeout(within_s):
+                return await found
+        except TimeoutError:
+            return None
+        finally:
+            waiting.remove(found)
+
+    def _say(self, frame: dict[str, Any]) -> None:
+        if not self._client.gone:
+            self._client.heard()
+            self._client.received(self, json.dumps(frame))
+
+    # ── what the server does with its transport ────────────────────────────────────────────────────────────────────
+
+    def write(self, messages: list[Encoded]) -> int:
+        for message in messages:
+            self._loop.call_soon(self._read, message.text)
+        return 0
+
+    def close(self, why: CloseReason, code: int = 0) -> None:
+        self._ready.clear()
+        if not self._over:
+            self._retry = self._loop.call_later(random.uniform(1, 3), self._connect)
+
+    def _read(self, text: str) -> None:
+        if not text:  # a ping: any sign of life answers it
+            self._client.heard()
+            return
+        frame = json.loads(text)
+        if "ack" in frame:
+            answer = self._answers.get(frame["ack"])
+            if answer is not None and not answer.done():
+                answer.set_result(frame["data"])
+            return
+        event, data = frame["event"], frame.get("data")
+        if event == "connect":
+            self._ready.set()
+        for found in self._awaited.get(event, ()):
+            if not found.done():
+                found.set_result(data)
+        if self._hear is not None:
+            self._hear(event, data)

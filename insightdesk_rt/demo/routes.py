@@ -1,0 +1,191 @@
+"""/rt/client.js for everybody; /demo, its files and its tokens only where the server was started with `--demo`.
+
+The demo hands a token to whoever asks, so that a newcomer sees everything without signing in. Therefore it answers on
+this machine only: the settings refuse it on any other address, and each request must come from a loopback address, name
+one as its Host (a page of another site, whose name was made to lead here, may not read the tokens) and have no header
+that a proxy adds. A proxy on this machine that adds none, and calls us by a loopback name, looks like this machine;
+therefore the tokens are of the demo's own secret, and open the client port of the demo and nothing else.
+The pages hold no inline script or style, and the policy lets them load nothing from anywhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from tornado.web import RequestHandler
+
+from insightdesk_rt.demo import Demo
+from insightdesk_rt.engine.addresses import FORWARDED, parse_address
+from insightdesk_rt.engine.doors.handlers import QuietHandler
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.ids import TicketIdText
+from insightdesk_rt.engine.origins import is_loopback_host
+from insightdesk_rt.engine.wire import json
+
+STATIC = Path(__file__).parent / "static"
+TYPES = {
+    ".js": "text/javascript; charset=UTF-8",
+    ".css": "text/css; charset=UTF-8",
+    ".html": "text/html; charset=UTF-8",
+}
+MAX_BODY = 16_384
+
+Route = tuple[str, type[RequestHandler], dict[str, Any]]
+
+
+@cache
+def _file(name: str) -> tuple[bytes, str]:
+    content = (STATIC / name).read_bytes()
+    return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
+class StaticFileHandler(QuietHandler):
+    """One file of ours, asked for anew each time and answered with 304 while it is the same."""
+
+    name = ""
+
+    def initialize(self, name: str) -> None:
+        self.name = name
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-cache")
+
+    def get(self) -> None:
+        content, tag = _file(self.name)
+        self.set_header("Content-Type", TYPES[Path(self.name).suffix])
+        self.set_header("Etag", tag)
+        if self.check_etag_header():
+            self.set_status(304)
+            self.finish()
+        else:
+            self.finish(content)
+
+    head = get
+
+
+class ClientScriptHandler(StaticFileHandler):
+    """The browser client: front ends on any origin may load it; it holds nothing of anybody."""
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Access-Control-Allow-Origin", "*")
+        self.set_header("Cross-Origin-Resource-Policy", "cross-origin")
+
+
+class LoopbackOnly(RequestHandler):
+    """Mixed into what gives tokens away or acts without one.
+
+    A proxy need not say that it is one: nginx, configured by `proxy_pass` alone, adds no header and calls the server by
+    the loopback address that it was given. But it asks for each request on a connection of its own (HTTP/1.0, or
+    `Connection: close`), as no browser does.
+    """
+
+    def prepare(self) -> None:
+        host, origin = self.request.headers.get("Host", ""), self.request.headers.get("Origin", "")
+        own = {f"http://{host}", f"https://{host}", ""}
+        address = parse_address(self.request.remote_ip or "")
+        local = address is not None and address.is_loopback
+        once = self.request.version == "HTTP/1.0" or "close" in self.request.headers.get("Connection", "").lower()
+        forwarded = once or any(name in self.request.headers for name in FORWARDED)
+        if forwarded or not (local and is_loopback_host(host) and origin in own):
+            self.set_status(403)
+            self.finish("The demo answers on this machine only.")
+
+
+class DemoFileHandler(LoopbackOnly, StaticFileHandler):
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        # 'self' names no websockets for older Safaris; the host is known to be a loopback name where the page is sent.
+        host = self.request.headers.get("Host", "")
+        sockets = f" ws://{host} wss://{host}" if is_loopback_host(host) else ""
+        self.set_header(
+            "Content-Security-Policy",
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+            f"connect-src 'self'{sockets}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        )
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("Cross-Origin-Opener-Policy", "same-origin")
+
+
+class DemoHandler(LoopbackOnly, QuietHandler):
+    """JSON of the demo's own small back end."""
+
+    def initialize(self, demo: Demo) -> None:
+        self.demo = demo
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    def answer(self, value: object, status: int = 200) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json; charset=UTF-8")
+        self.finish(json.dumps(value))
+
+
+class DeskHandler(DemoHandler):
+    """GET: who the visitor is, with tokens, and the tickets as they stand."""
+
+    def get(self) -> None:
+        self.answer(self.demo.desk())
+
+
+class Act(Struct):
+    """What the visitor does to a ticket, as the agent or the customer of the page: comment on it, set its fields."""
+
+    actor: str
+    ticketId: TicketIdText
+    text: Annotated[str, Meta(max_length=2000)] = ""
+    note: bool = False
+    status: str = ""
+    priority: str = ""
+
+
+_act = msgspec.json.Decoder(Act)
+
+
+class ActHandler(DemoHandler):
+    """POST: the same calls that a helpdesk's back end makes."""
+
+    async def post(self) -> None:
+        # A form of another site can send text/plain here without asking; it cannot send this type.
+        if self.request.headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
+            self.answer({"error": {"code": "BAD_REQUEST", "message": "The body must be application/json."}}, 400)
+            return
+        try:
+            if len(self.request.body) > MAX_BODY:
+                raise RtError("PAYLOAD_TOO_LARGE")
+            await self._do(json.decode(_act, self.request.body))
+        except json.BadJson as bad:
+            self.answer({"error": {"code": "BAD_REQUEST", "message": bad.why, "field": bad.field}}, 400)
+        except RtError as refused:
+            self.answer({"error": refused.as_dict()}, refused.kind.http)
+
+    async def _do(self, act: Act) -> None:
+        if act.text.strip():
+            await self.demo.comment(act.actor, act.ticketId, act.text.strip(), note=act.note)
+        if act.status or act.priority:
+            await self.demo.change(act.actor, act.ticketId, status=act.status, priority=act.priority)
+        self.answer({"ok": True})
+
+
+def demo_routes(demo: Demo | None) -> list[Route]:
+    """Return the routes of the browser client and, with a demo, of its page."""
+    routes: list[Route] = [("/rt/client.js", ClientScriptHandler, {"name": "client.js"})]
+    if demo is not None:
+        routes += [
+            ("/demo/?", DemoFileHandler, {"name": "demo.html"}),
+            ("/demo/demo.js", DemoFileHandler, {"name": "demo.js"}),
+            ("/demo/demo.css", DemoFileHandler, {"name": "demo.css"}),
+            ("/demo/desk", DeskHandler, {"demo": demo}),
+            ("/demo/act", ActHandler, {"demo": demo}),
+        ]
+    return routes

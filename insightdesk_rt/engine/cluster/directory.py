@@ -1,0 +1,149 @@
+"""Where each node can be reached by the others: a hash in Valkey, one field per living node.
+
+    {prefix}:places   incarnation → {"node":"n1","since":1795397242.6,"local":"insightdesk-rt-9f…",
+                                     "address":"10.0.0.5:3005","key":"…","machine":"…"}
+
+What is written there is a secret among the nodes: whoever knows a node's key may speak to it in a client's name. A node
+that dies is taken out by those who clear up after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from types import MappingProxyType
+
+import msgspec
+from msgspec import Struct
+
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.transport.neighbours import this_machine
+from insightdesk_rt.engine.wire import json
+
+FRESH_S = 1.0  # how long what was read counts; a node that comes back under its name is found after as long
+AGAIN_EVERY = 10  # beats
+
+
+class NodePlace(Struct, frozen=True):
+    """`local` is the name of its sockets on its own machine, `address` is host:port for other machines, or "".
+
+    `machine` says which machine that is (neighbours.this_machine): a node of this one that cannot be reached has gone.
+
+    `process` tells it from other processes of that machine, and `secrets` the secrets apart that nodes must share:
+    fingerprints by setting, beside settings that are no secret and must be the same (all: rivals.py).
+
+    `since` is when it began, Unix seconds: of two with the same name (one has just died), the younger counts.
+    """
+
+    node: str
+    since: float
+    local: str
+    address: str
+    key: str
+    machine: str = ""
+    process: str = ""
+    secrets: dict[str, str] = {}
+
+
+def new_place(
+    node_id: str, address: str, process: str = "", fingerprints: Mapping[str, str] = MappingProxyType({})
+) -> NodePlace:
+    """Return a place of this process, with names and a key nobody can guess. `address` is host:port, or ""."""
+    local, key = f"insightdesk-rt-{secrets.token_hex(16)}", secrets.token_urlsafe(32)
+    return NodePlace(node_id, time.time(), local, address, key, this_machine(), process, dict(fingerprints))
+
+
+_place = msgspec.json.Decoder(NodePlace)
+
+
+def read_place(text: str | None) -> NodePlace | None:
+    """Return a place as it stands in Valkey; None if there is none, or a node of another version wrote it."""
+    try:
+        return None if text is None else json.decode(_place, text)
+    except json.BadJson:
+        return None
+
+
+class Directory:
+    """`place` is this node's own. `find` asks Valkey at most once in FRESH_S, and does without while it is away."""
+
+    def __init__(self, valkey: Valkey, incarnation: Callable[[], str], place: NodePlace) -> None:
+        self._valkey = valkey
+        self._key = valkey.key("places")
+        self._incarnation = incarnation
+        self._place = place
+        self._announced = ""
+        self._turn = 0
+        self._places: dict[str, NodePlace] = {}
+        self._read_s = -FRESH_S
+        self._reading: asyncio.Task[None] | None = None
+
+    async def announce(self) -> None:
+        """Write this node's place. Raises RtError UNAVAILABLE."""
+        self._announced = self._incarnation()
+        await self._valkey.command("HSET", self._key, self._announced, json.encode_struct(self._place))
+
+    async def keep(self) -> None:
+        """Write it again now and then, whatever took it out. Call it with each beat. Raises as `announce`."""
+        self._turn += 1
+        if self._turn % AGAIN_EVERY == 0:
+            await self.announce()
+
+    async def only(self, living: Callable[[], Awaitable[Collection[str]]]) -> None:
+        """Take out all but the incarnations that `living` then says. Raises RtError UNAVAILABLE."""
+        # First the places, then who lives: a node that starts between the two lives before it has a place.
+        placed = set(await self._valkey.command("HKEYS", self._key))
+        if dead := placed.difference(await living()):
+            await self._valkey.command("HDEL", self._key, *dead)
+
+    async def withdraw(self) -> None:
+        """Nobody shall look for this node any more."""
+        try:
+            await self._valkey.command("HDEL", self._key, self._announced)
+        except RtError:
+            pass  # those who clear up after it do it
+
+    async def place_of(self, incarnation: str) -> NodePlace | None:
+        """Return where a node is, or was, as it wrote itself; None for one that has been cleared up after.
+
+        Raises RtError UNAVAILABLE.
+        """
+        return read_place(await self._valkey.command("HGET", self._key, incarnation))
+
+    def is_own(self, place: NodePlace) -> bool:
+        """Is it this node's, perhaps under another incarnation?"""
+        return place.key == self._place.key
+
+    async def node_lost(self, incarnation: str) -> None:
+        await self._valkey.command("HDEL", self._key, incarnation)
+
+    async def rejoin(self) -> None:
+        await self.announce()
+
+    async def find(self, node_id: str) -> NodePlace | None:
+        """Return where a node is, None if nobody knows one of that name. Never raises."""
+        if time.monotonic() - self._read_s >= FRESH_S:
+            if self._reading is None:
+                self._reading = asyncio.get_running_loop().create_task(self._read())
+            await asyncio.wait([self._reading])
+        return self._places.get(node_id)
+
+    async def _read(self) -> None:
+        try:
+            found = await self._valkey.command("HVALS", self._key)
+        except RtError:
+            return  # what is known still counts
+        finally:
+            self._read_s = time.monotonic()
+            self._reading = None
+        places: dict[str, NodePlace] = {}
+        for text in found:
+            place = read_place(text)
+            if place is None:
+                continue
+            if place.node not in places or places[place.node].since < place.since:
+                places[place.node] = place
+        self._places = places

@@ -1,0 +1,161 @@
+r"""What travels on the channels: a short line that says what it is, then its parts. Pure.
+
+    1L <offset> <previous offset of this room, or nothing>\n<header>\n<payload>      a logged event
+    1V\n<header>\n<payload>                                                           a volatile event
+    1P <number>\n<namespace> <last offset> <namespace> <last offset> …                a probe
+    1C <time, ms> <MAC>\n<text>                                                       a call between nodes (seal.py)
+
+The header is JSON on one line; the payload is the publisher's own text, carried and never parsed. The first character
+is the version: another one is not for us, like unknown fields of the header, so that two versions can share a cluster.
+Anybody who may write to Valkey may publish anything: what cannot be read is `Poison`, to be counted and dropped.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from insightdesk_rt.engine.ids import RESERVED_EVENTS
+from insightdesk_rt.engine.model import Event, Offset, Room, offset_key
+from insightdesk_rt.engine.wire import json
+
+VERSION = b"1"
+MAX_NUMBER = 2**53  # what Lua's numbers hold exactly
+
+
+class Poison(ValueError):
+    """These bytes are not from a node of ours."""
+
+
+class Header(
+    Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    rename={
+        "namespace": "n",
+        "name": "e",
+        "rooms": "r",
+        "skip": "s",
+        "id": "i",
+        "origin": "o",
+        "was": "w",
+        "once": "v",
+    },
+):
+    """All of an event but its payload and offset. `once` tells copies of a volatile event for several rooms apart."""
+
+    namespace: str
+    name: str
+    rooms: tuple[str, ...]
+    skip: tuple[str, ...] = ()
+    id: str = ""
+    origin: str = ""
+    was: str = ""
+    once: str = ""
+
+
+_header = msgspec.json.Decoder(Header)
+
+
+class Logged(NamedTuple):
+    """A logged event as it came: `at` is its offset's key, `previous` that of the room's event before it, if known."""
+
+    at: tuple[int, int]
+    offset: Offset
+    previous: tuple[int, int] | None
+    header: bytes
+    payload: bytes
+
+    def event(self) -> Event:
+        return entry(self.offset, self.header, self.payload)
+
+
+class Volatile(NamedTuple):
+    event: Event
+    once: str
+
+
+class Probe(NamedTuple):
+    number: int
+    tops: list[tuple[str, Offset]]
+
+
+class BusCall(NamedTuple):
+    stamp: bytes
+    text: bytes
+
+
+def header_of(event: Event, origin: str, once: str = "") -> str:
+    return json.encode_struct(
+        Header(event.namespace, event.name, event.rooms, event.skip, event.id, origin, event.was, once)
+    )
+
+
+def volatile(event: Event, origin: str, once: str = "") -> str:
+    return f"1V\n{header_of(event, origin, once)}\n{event.payload}"
+
+
+def call(stamp: str, text: str) -> str:
+    return f"1C {stamp}\n{text}"
+
+
+def entry(offset: Offset, header: str | bytes, payload: str | bytes) -> Event:
+    """Return the event of a log entry. Raises Poison."""
+    try:
+        head = json.decode(_header, header)
+        text = payload if isinstance(payload, str) else payload.decode()
+    except ValueError as why:  # BadJson and Unicode errors are ValueErrors
+        raise Poison(str(why)) from None
+    if head.name in RESERVED_EVENTS:  # a publisher of another version, or none of ours, put it there
+        raise Poison("a reserved event name")
+    # Rooms were checked when they were published; NewType costs a call, and this is one per event and node.
+    rooms: tuple[Room, ...] = head.rooms  # type: ignore[assignment]
+    return Event(head.namespace, head.name, text, rooms, head.skip, head.id, offset, head.origin, Offset(head.was))
+
+
+def read(data: bytes) -> Logged | Volatile | Probe | BusCall:
+    """hot: return what a message of a channel is. Raises Poison."""
+    line, _, rest = data.partition(b"\n")
+    if line[:1] != VERSION or len(line) > 200:
+        raise Poison("not this version")
+    kind = line[1:2]
+    try:
+        if kind == b"L":
+            return _logged(line.decode("ascii"), rest)
+        if kind == b"V":
+            header, _, payload = rest.partition(b"\n")
+            event = entry(Offset(""), header, payload)
+            return Volatile(event, json.decode(_header, header).once if len(event.rooms) > 1 else "")
+        if kind == b"P":
+            words = rest.decode().split(" ") if rest else []
+            tops = [(ns, _checked(top)) for ns, top in zip(words[::2], words[1::2], strict=True)]
+            return Probe(int(line[3:]), tops)
+        if kind == b"C":
+            return BusCall(line[3:], rest)
+    except ValueError as why:
+        raise Poison(str(why)) from None
+    raise Poison("no such kind")
+
+
+def checked_key(offset: str) -> tuple[int, int]:
+    """Return what an offset from outside is compared by. Raises ValueError for what Valkey could not compare."""
+    key = offset_key(offset)
+    if max(key) >= MAX_NUMBER:
+        raise ValueError("not an offset")
+    return key
+
+
+def _checked(offset: str) -> Offset:
+    checked_key(offset)
+    return Offset(offset)
+
+
+def _logged(line: str, rest: bytes) -> Logged:
+    _, offset, previous = line.split(" ")
+    header, newline, payload = rest.partition(b"\n")
+    if not newline:
+        raise Poison("no payload")
+    return Logged(checked_key(offset), Offset(offset), checked_key(previous) if previous else None, header, payload)

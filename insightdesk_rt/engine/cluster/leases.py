@@ -1,0 +1,202 @@
+"""Who lives, who leads, and who clears up after the dead: one lease per node, renewed by one command a second.
+
+    nodes ──lease over──▶ reaping ──all it held is cleared──▶ forgotten
+
+A node that dies stops renewing. Whoever beats next moves it to `reaping` (from there it cannot come back under that
+name: the fence), and every node sees that list with each beat and works on it until it is done; the work is idempotent,
+so two at it, or one that dies half-way, do no harm. A node that was only stopped finds itself fenced, takes a new name
+(`incarnation`) and registers everything it holds anew, beside its beats: that may take longer than a lease. One of the
+living leads, for what must happen once per cluster.
+
+Valkey's clock decides, never a node's; and after Valkey itself was away nobody is declared dead for a lease and a
+quarter.
+
+A lease says nothing of a node that is only cut off from Valkey: that goes on serving its clients. So who was declared
+dead is `lost` until it is known to have ended, is back, or a day is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
+from insightdesk_rt.engine.errors import RtError
+
+log = logging.getLogger(__name__)
+
+LEASE_MS = 4_000  # beyond the longest stall of a loop; seen by others within a second more
+BEAT_MS = 1_000
+LEAD_MARGIN_MS = 1_000  # a leader stops this long before its lease ends: its clock and Valkey's may drift
+
+BEAT = load_script("insightdesk_rt.engine.cluster", "lease_beat")
+FORGOTTEN = 2  # the beat script's answer
+END = load_script("insightdesk_rt.engine.cluster", "lease_end")
+TICK = load_script("insightdesk_rt.engine.cluster", "lease_tick")
+
+
+class Leases:
+    """`clear(incarnation)` clears what a dead one held. `put()` registers all that this node holds: it has a new
+    incarnation, or Valkey was emptied. Both raise RtError to be called again, with the next beat."""
+
+    def __init__(
+        self,
+        valkey: Valkey,
+        node_id: str,
+        clear: Callable[[str], Awaitable[None]],
+        put: Callable[[], Awaitable[None]],
+        *,
+        lease_ms: int = LEASE_MS,
+    ) -> None:
+        self._valkey = valkey
+        self._node_id = node_id
+        self._clear = clear
+        self._put = put
+        self._owes = False
+        self._refused = ""
+        self._past: list[str] = []  # this node's own incarnations that were declared dead
+        self._putting: asyncio.Task[None] | None = None
+        self._lease_ms = lease_ms
+        self._keys = [valkey.key(name) for name in ("nodes", "reaping", "leader", "server", "calm", "lost")]
+        self._first = True
+        self._leads_until_ms = 0.0
+        self._clearing: dict[str, asyncio.Task[None]] = {}
+        self.incarnation = self._new_incarnation()
+        self.fences = 0
+        self.cleared = 0
+
+    @property
+    def leads(self) -> bool:
+        """Is this the node that does what must happen once? Never two at a time, by what each can know."""
+        return time.monotonic() * 1000 < self._leads_until_ms
+
+    async def beat(self) -> None:
+        """Renew the lease. Call it every BEAT_MS, and once before clients come. Raises RtError UNAVAILABLE."""
+        asked_ms = time.monotonic() * 1000  # the lease counts from before the question was sent
+        first, self._first = self._first, False
+        try:
+            args = (self.incarnation, self._lease_ms, "1" if first else "0", self._valkey.run_id)
+            alive, leads, *dead = await self._valkey.call(BEAT, self._keys, args)
+        except BaseException:
+            self._first = first
+            raise
+        if not alive or self._refused == self.incarnation:
+            await self._start_anew("stopped" if not alive else "alive")
+            return
+        self._owes = self._owes or alive == FORGOTTEN
+        if leads:
+            self._leads_until_ms = asked_ms + self._lease_ms - LEAD_MARGIN_MS
+        for incarnation in dead:
+            if incarnation not in self._clearing:
+                task = asyncio.get_running_loop().create_task(self._clear_one(incarnation))
+                self._clearing[incarnation] = task
+        if self._putting is None and (self._owes or self._past):
+            self._putting = asyncio.get_running_loop().create_task(self._put_down())
+
+    def owe(self) -> None:
+        """Valkey may lack what this node holds: put it down again, after the next beat."""
+        self._owes = True
+
+    def fenced(self, incarnation: str) -> None:
+        """That name is taken for a dead node's, whatever its lease says: if it is ours, go on under another."""
+        self._refused = incarnation
+
+    async def living(self) -> set[str]:
+        """Return the incarnations whose leases run. Raises RtError UNAVAILABLE."""
+        return set(await self._valkey.command("ZRANGE", self._keys[0], 0, -1))
+
+    async def registered(self) -> set[str]:
+        """Return the living, and those that are being cleared up after. Raises RtError UNAVAILABLE."""
+        cleared = await self._valkey.command("ZRANGE", self._keys[1], 0, -1)
+        return await self.living() | set(cleared)
+
+    async def lost(self) -> list[str]:
+        """Return the incarnations that were declared dead and may still serve clients. Raises RtError UNAVAILABLE."""
+        return sorted(await self._valkey.command("ZRANGE", self._keys[5], 0, -1))
+
+    async def has_ended(self, *incarnations: str) -> None:
+        """It is known that these serve nobody any more. Raises RtError UNAVAILABLE."""
+        if incarnations:
+            await self._valkey.command("ZREM", self._keys[5], *incarnations)
+
+    async def takes_over(self) -> None:
+        """This node has its name now: whoever had it before has ended. Raises RtError UNAVAILABLE."""
+        named = [one for one in await self.lost() if one.rpartition(".")[0] == self._node_id]
+        await self.has_ended(*(one for one in named if one != self.incarnation))
+
+    async def claims(self, what: str, every_ms: float) -> bool:
+        """May this node do now what is done once per cluster every `every_ms`? Raises RtError UNAVAILABLE.
+
+        Valkey says so to one node, however late another that led before finds out that it does not any more.
+        """
+        if not self.leads:
+            return False
+        keys = [self._keys[2], self._valkey.key("ticks")]
+        claimed = await self._valkey.call(TICK, keys, (self.incarnation, what, int(every_ms)))
+        return bool(claimed) and self.leads  # the answer may have come after a long sleep
+
+    async def close(self) -> None:
+        """Give the lease back, so that nobody has to wait for its end."""
+        self._leads_until_ms = 0.0
+        tasks = [*self._clearing.values(), *([self._putting] if self._putting else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await self._valkey.call(END, self._keys[:3], (self.incarnation,))
+        except RtError:
+            pass  # then it ends by itself
+
+    async def _start_anew(self, what: str) -> None:
+        old, self.incarnation = self.incarnation, self._new_incarnation()
+        self._first = True
+        self._leads_until_ms = 0.0
+        self.fences += 1
+        self._owes = True
+        self._past.append(old)
+        log.warning("declared dead while %s; coming back", what, extra={"was": old, "is": self.incarnation})
+        await self.beat()
+
+    async def _put_down(self) -> None:
+        """Put down what this node holds, again if it came to owe it meanwhile; then take off what it held before.
+
+        The others have cleared that too, but perhaps before this node knew, and wrote some more of it.
+        """
+        try:
+            while self._owes or self._past:
+                if self._owes:
+                    self._owes = False  # first: who sets it during the put wants another one
+                    try:
+                        await self._put()
+                    except BaseException:
+                        self._owes = True
+                        raise
+                else:
+                    await self._clear(self._past[0])
+                    await self.has_ended(self._past[0])
+                    del self._past[0]
+        except RtError as refused:
+            log.debug("putting down goes on later", extra={"why": refused.code})
+        except Exception:
+            log.exception("putting down failed")
+        finally:
+            self._putting = None
+
+    async def _clear_one(self, incarnation: str) -> None:
+        try:
+            await self._clear(incarnation)
+            await self._valkey.command("ZREM", self._keys[1], incarnation)
+            self.cleared += 1
+            log.info("cleared up after a node", extra={"node": incarnation})
+        except RtError as refused:
+            log.debug("clearing goes on later", extra={"node": incarnation, "why": refused.code})
+        except Exception:
+            log.exception("clearing up failed", extra={"node": incarnation})
+        finally:
+            self._clearing.pop(incarnation, None)
+
+    def _new_incarnation(self) -> str:
+        return f"{self._node_id}.{secrets.token_hex(4)}"

@@ -1,0 +1,153 @@
+"""Reading the logs: one stream per namespace, looked at by scripts, so that only what was asked for travels.
+
+"What did these rooms miss?" is answered from lists of the rooms' own offsets: its cost is what they missed, not what
+all others were told meanwhile. An answer is complete, or there is none: whoever asks must load anew if (a) the offset
+lies below the log's floor: Valkey lost events after it; (b) one of the rooms had an event after it that was cut off by
+age; (c) a room had more than a thousand, or all together more than `most`; or (d) the offset is older than an hour and
+than the list of one of the rooms. Each of these is known before any event is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
+
+from insightdesk_rt.engine.cluster.budget import Budget
+from insightdesk_rt.engine.cluster.envelope import Poison, checked_key, entry
+from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.resp import Arg, Script, load_script
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.hub.backplane import Backlog
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, offset_key
+
+# One call looks at so many entries (~1 ms of Valkey) and returns so much payload, then the next one has its turn.
+PAGE_ENTRIES = 500
+PAGE_BYTES = 1_000_000
+AT_ONCE = 100  # events that come with the first answer: the usual client has missed fewer
+MOST = 5_000  # offsets that are looked up for who asks without a limit
+READS_AT_ONCE = 16  # questions of clients: some 16 ms of Valkey, if each has a full page
+IDS_TTL_MS = 3_600_000  # how long lua/append.lua keeps a room's offsets
+KEYS_PER_CALL = 500
+
+
+class Opened(NamedTuple):
+    """`since`: read on from there; None: nobody knows from where. `fork`: when all were told to load anew last."""
+
+    top: Offset
+    since: Offset | None
+    epoch: str
+    fork: str
+
+
+class LogPage(NamedTuple):
+    cut: bool  # the log no longer reaches back to the offset
+    upto: Offset
+    done: bool
+    events: list[Event]
+
+
+class Logs:
+    def __init__(self, valkey: Valkey, names: Names, reads_at_once: int = READS_AT_ONCE) -> None:
+        self._valkey = valkey
+        self._names = names
+        self._open = load_script("insightdesk_rt.engine.cluster", "open")
+        self._fork = load_script("insightdesk_rt.engine.cluster", "fork")
+        self._read = load_script("insightdesk_rt.engine.cluster", "read")
+        self._missed = load_script("insightdesk_rt.engine.cluster", "missed")
+        self._entries = load_script("insightdesk_rt.engine.cluster", "entries")
+        self.budget = Budget(reads_at_once)
+        self.poison = 0
+
+    async def open(self, namespace: str, ends: Iterable[tuple[Offset, str]]) -> Opened:
+        """Make sure the log goes on beyond the node's position; return what lua/open.lua found.
+
+        `ends` are those that the node has seen the log have, from the oldest to its position, each with the id of its
+        event ("": not known). Raises RtError UNAVAILABLE.
+        """
+        keys = [self._names.log(namespace), self._names.tops, self._names.floors]
+        top, since, epoch, fork = await self._valkey.call(
+            self._open, keys, [namespace, *itertools.chain.from_iterable(ends)]
+        )
+        return Opened(Offset(top), Offset(since) if since else None, epoch, fork)
+
+    async def tell_fork(self) -> str:
+        """Have all nodes tell all rooms to load anew, this one too. Raises RtError UNAVAILABLE."""
+        return str(await self._valkey.call(self._fork, [self._names.tops], []))
+
+    async def read(
+        self, namespace: str, rooms: Collection[Room], since: Offset, most: int = MOST, user: str = ""
+    ) -> Backlog:
+        """Return all the log holds for the rooms after `since`, at most `most` events; a user's questions in turn.
+
+        Raises RtError UNAVAILABLE, BAD_REQUEST.
+        """
+        try:
+            checked_key(since)
+        except ValueError:
+            raise RtError("BAD_REQUEST", "This is not an offset.") from None
+        async with self.budget.of(user):
+            return await self._read_all(namespace, rooms, since, most)
+
+    async def _read_all(self, namespace: str, rooms: Collection[Room], since: Offset, most: int) -> Backlog:
+        names = self._names
+        keys = [names.log(namespace), names.tops, names.floors, *(names.ids(namespace, room) for room in rooms)]
+        args: list[Arg] = [namespace, since, most, AT_ONCE, PAGE_BYTES, *rooms]
+        complete, top, floor, left, *parts = await self._ask(self._missed, keys, args)
+        events = self._events(namespace, parts)
+        left = sorted(left, key=offset_key)
+        while complete and left:
+            looked, *parts = await self._ask(self._entries, keys[:1], [PAGE_BYTES, *left[:PAGE_ENTRIES]])
+            complete = looked > 0  # else cut off while we were reading
+            events += self._events(namespace, parts)
+            left = left[looked:]
+        return Backlog(events if complete else [], bool(complete), Offset(top), Offset(floor))
+
+    async def _ask(self, script: Script, keys: list[str], args: list[Arg]) -> Any:
+        async with self.budget.question():
+            return await self._valkey.call(script, keys, args, costly=True)
+
+    async def page(self, namespace: str, since: Offset) -> LogPage:
+        """Return the next part of the log after `since`, everybody's events: for a node that catches up."""
+        keys = [self._names.log(namespace), self._names.tops, self._names.floors]
+        answer = await self._valkey.call(self._read, keys, [namespace, since, PAGE_ENTRIES, PAGE_BYTES])
+        cut, upto, done, *parts = answer
+        return LogPage(bool(cut), Offset(upto), bool(done), self._events(namespace, parts))
+
+    async def rooms_after(self, namespace: str, rooms: Iterable[Room], since: Offset) -> list[Room]:
+        """Return which of the rooms had, or may have had, an event after `since`. For a log that was cut off there."""
+        asked, found = list(rooms), []
+        top = await self._valkey.command("HGET", self._names.tops, namespace) or NO_OFFSET
+        forgotten = offset_key(top)[0] - offset_key(since)[0] >= IDS_TTL_MS
+        for start in range(0, len(asked), KEYS_PER_CALL):
+            part = asked[start : start + KEYS_PER_CALL]
+            keys = [self._names.ids(namespace, room) for room in part]
+            lasts = await asyncio.gather(*(self._valkey.command("LINDEX", key, 0) for key in keys))
+            for room, last in zip(part, lasts, strict=True):
+                if forgotten if last is None else offset_key(last) > offset_key(since):
+                    found.append(room)
+        return found
+
+    async def recent(self, namespace: str, room: Room, limit: int) -> list[Event]:
+        """Return a room's last events of the last hour that the log still has, the newest first."""
+        log, ids = self._names.log(namespace), self._names.ids(namespace, room)
+        offsets = await self._valkey.command("LRANGE", ids, 0, limit - 1)
+        found = await asyncio.gather(*(self._valkey.command("XRANGE", log, at, at) for at in offsets))
+        parts: list[Any] = []
+        for offset, fields in itertools.chain.from_iterable(found):
+            parts += [offset, fields[3], fields[5]]  # i, its id, h, its header, p, its payload, r, a room, …
+        return self._events(namespace, parts)
+
+    def _events(self, namespace: str, parts: list[Any]) -> list[Event]:
+        events = []
+        for offset, header, payload in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+            try:
+                event = entry(Offset(offset), header, payload)
+                if event.namespace != namespace:
+                    raise Poison("another namespace's event")
+                events.append(event)
+            except Poison:
+                self.poison += 1  # somebody else wrote into our stream
+        return events

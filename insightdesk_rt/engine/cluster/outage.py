@@ -1,0 +1,133 @@
+"""Why Valkey does not serve: in words for people, and in two log lines per outage instead of one per failed command.
+
+`in_words` turns errors of the client library and of the system into a few words that hold no secret, so that they may
+be shown on `/readyz` and as the last line of a start that failed. `Refusals` follows a server that is there and refuses
+commands (full, read-only, disk full): it logs when that begins, and how many commands it cost when it is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+QUIET_S = 5.0  # an outage is over when nothing was refused for this long: at a limit, refusals come and go
+UNKNOWN = "it answered with an error; the log says which"
+
+
+class ValkeyRefusal(NamedTuple):
+    """An error answer of the server: how its text begins, valkey-py's class for it, and what it means."""
+
+    code: str
+    kind: str
+    words: str
+
+
+# valkey-py cuts the codes it knows off the text and gives these errors a class; the others still begin with theirs.
+ANSWERS = (
+    ValkeyRefusal("OOM", "OutOfMemoryError", "it is full: its memory has reached maxmemory"),
+    ValkeyRefusal("MISCONF", "", "it takes no writes because it cannot save them to its disk (MISCONF)"),
+    ValkeyRefusal("READONLY", "ReadOnlyError", "it is a read-only replica"),
+    ValkeyRefusal("NOREPLICAS", "", "it takes no writes because too few replicas are in step (min-replicas-to-write)"),
+    ValkeyRefusal("MASTERDOWN", "", "it is a replica that has lost its primary"),
+    ValkeyRefusal("CLUSTERDOWN", "", "its cluster is down"),
+    ValkeyRefusal("MOVED", "", "it is a node of a Valkey Cluster, which is not supported"),
+    ValkeyRefusal("LOADING", "BusyLoadingError", "it is loading its data"),
+    ValkeyRefusal("BUSY", "", "a script that runs for too long keeps it busy"),
+    ValkeyRefusal("NOAUTH", "", "it wants a password"),
+    ValkeyRefusal("Authentication required", "", "it wants a password"),
+    ValkeyRefusal("WRONGPASS", "AuthenticationError", "the user or password is wrong"),
+    ValkeyRefusal("invalid username-password", "", "the user or password is wrong"),
+    ValkeyRefusal("invalid password", "", "the user or password is wrong"),
+    ValkeyRefusal("NOPERM", "NoPermissionError", "its user lacks a permission (see conf/valkey.acl)"),
+    ValkeyRefusal("WAITAOF", "", "durable = true needs appendonly yes there (WAITAOF was refused)"),
+    ValkeyRefusal("ERR WAITAOF", "", "durable = true needs appendonly yes there (WAITAOF was refused)"),
+    ValkeyRefusal("max number of clients", "", "it has as many clients as it takes (maxclients)"),
+    ValkeyRefusal("DB index is out of range", "", "it has no database of this number"),
+    ValkeyRefusal("Connection closed by server", "", "it closed the connection"),
+    ValkeyRefusal("Protocol Error", "InvalidResponse", "what answers there is not a Valkey"),
+)
+
+
+def in_words(error: BaseException) -> str:
+    """Return why a command or connection failed, in a few words without names, keys or passwords."""
+    text = str(error)
+    for answer in ANSWERS:
+        if text.startswith(answer.code):
+            return answer.words
+    for answer in ANSWERS:
+        if answer.kind and type(error).__name__.startswith(answer.kind):
+            return answer.words
+    cause: BaseException | None = error
+    while cause is not None:
+        if words := _of_system(cause):
+            return words
+        cause = cause.__cause__ or cause.__context__
+    return UNKNOWN
+
+
+def _of_system(error: BaseException) -> str:
+    match error:
+        case socket.gaierror():
+            return "its host name is not known"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted: {error.verify_message}"
+        case ssl.SSLError():
+            return "TLS failed; does it speak TLS on this port?"
+        case ConnectionRefusedError():
+            return "nothing listens there"
+        case FileNotFoundError():
+            return "there is no such socket"
+        case PermissionError():
+            return "this user may not open its socket"
+        case TimeoutError():
+            return "no answer in time"
+        case ConnectionResetError() | BrokenPipeError() | EOFError():
+            return "it closed the connection"
+        case OSError() if error.strerror:
+            return error.strerror[0].lower() + error.strerror[1:]
+    return "no answer in time" if type(error).__name__ == "TimeoutError" else ""
+
+
+class Refusals:
+    """The commands that a server has refused since it last served. `why`: the reason in words, "" while all is well."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self.why = ""
+        self._now_s = now_s
+        self._names: set[str] = set()
+        self._count = 0
+        self._began_s = self._last_s = 0.0
+
+    def refused(self, name: str, error: Exception) -> None:
+        """Note that a command was refused. The first, and each with another reason than before, is logged."""
+        self._last_s = self._now_s()
+        why = in_words(error)
+        if not self.why:
+            self._count, self._began_s = 0, self._last_s
+        if why != self.why:
+            log.warning("valkey cannot serve", extra={"why": why, "command": name, "said": str(error)})
+            self.why = why
+        self._count += 1
+        self._names.add(name)
+
+    def served(self, name: str) -> None:
+        """Note that a command was done. One of those that were refused ends the outage, once it was quiet for a while.
+
+        A command that only reads says nothing: a full server answers those.
+        """
+        now_s = self._now_s()
+        if name in self._names and now_s - self._last_s >= QUIET_S:
+            seconds = round(self._last_s - self._began_s, 1)
+            log.warning("valkey serves again", extra={"was": self.why, "refused": self._count, "seconds": seconds})
+            self.forget()
+
+    def forget(self) -> None:
+        """It is over, or the connection is another one: what is refused from now on begins anew."""
+        self.why = ""
+        self._names.clear()

@@ -1,0 +1,214 @@
+"""The way out to the other nodes: logged events through one script, volatile ones as plain messages.
+
+What was confirmed in the last five seconds is kept. A Valkey that comes back with another run id, or with a log that is
+shorter than it was, may have lost its last second: it is then given these again under the same ids, and takes what it
+does not have. So an acknowledged event survives unless its publisher and Valkey are lost together. Until that is done,
+new events wait: a publisher's events stay in order.
+
+What is older is kept for a minute: this node may have written to a primary that was none any more. A Valkey whose log
+parts from what this node knows is given all that came after that point.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import msgspec
+
+from insightdesk_rt.engine.cluster import envelope
+from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.resp import Arg, load_script
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.errors import RtError, used_before
+from insightdesk_rt.engine.ids import RESERVED_EVENTS
+from insightdesk_rt.engine.model import Event, Offset, offset_key
+from insightdesk_rt.engine.wire import json
+
+FORK_S = 60.0  # as long as nodes remember the ids of what they have delivered
+FORK_BYTES = 16_000_000  # of what is kept for so long; what is dropped before has to be told as lost, if it is
+HEAD_BYTES = 500  # of an event beside its payload, about
+KEEP_S = 5.0  # an AOF is on disk a second later; the rest is for a machine that was slow to notice
+AGAIN_BATCH = 500
+WAIT_S = 1.0  # a command's deadline
+
+
+class Keep(NamedTuple):
+    """How much of a namespace's log is kept: whichever is less. 0 bytes: any number of them."""
+
+    entries: int = 100_000
+    bytes: int = 134_217_728  # of payloads and heads; the log takes about as many of Valkey's memory
+
+
+class Sent(NamedTuple):
+    at_s: float
+    event: Event
+    offset: Offset
+
+
+class Publisher:
+    def __init__(
+        self,
+        valkey: Valkey,
+        names: Names,
+        address: str,
+        keep: Keep,
+        max_event_bytes: int,
+        seen: Callable[[str], Offset],
+    ) -> None:
+        self._valkey = valkey
+        self._script = load_script("insightdesk_rt.engine.cluster", "append")
+        self._names = names
+        self._address = address
+        self._keep = keep
+        self._max_event_bytes = max_event_bytes
+        self._seen = seen  # the greatest offset this node has seen in a namespace
+        self._tail: deque[Sent] = deque()
+        self._tail_bytes = 0
+        self._answered_s = 0.0
+        self._dropped: dict[str, Offset] = {}  # by namespace, the last one that was not kept for want of room
+        self._copies = itertools.count()
+        self.recovery: asyncio.Task[Any] | None = None  # set while what was lost is being brought back
+        self.appended = self.published = self.failed = self.again = 0
+
+    async def append(self, event: Event) -> Offset:
+        """Log an event; return its offset. Raises RtError UNAVAILABLE, PAYLOAD_TOO_LARGE, CONFLICT as `appended`."""
+        check_event(event, self._max_event_bytes)
+        await self.recovered()
+        try:
+            offset = await self._append(event)
+        except RtError:
+            self.failed += 1
+            raise
+        self.appended += 1
+        self._tail.append(Sent(asyncio.get_running_loop().time(), event, offset))
+        self._tail_bytes += len(event.payload) + HEAD_BYTES
+        return offset
+
+    async def recovered(self) -> None:
+        """Wait until Valkey has again what it may have lost, a second at most. Raises RtError UNAVAILABLE."""
+        if self.recovery is not None:
+            await asyncio.wait([self.recovery], timeout=WAIT_S)
+            if self.recovery is not None:
+                raise RtError("UNAVAILABLE")
+
+    def publish(self, event: Event) -> None:
+        """Tell the other nodes of a volatile event. Raises RtError PAYLOAD_TOO_LARGE."""
+        check_event(event, self._max_event_bytes)
+        # A node that listens to several of the rooms hears a copy from each.
+        once = f"{self._address}/{next(self._copies)}" if len(event.rooms) > 1 else ""
+        message = envelope.volatile(event, self._address, once)
+        for room in event.rooms:
+            if self._valkey.send("PUBLISH", self._names.channel(event.namespace, room), message):
+                self.published += 1
+
+    async def send_again(self, common: Mapping[str, Offset] = {}) -> bool:
+        """Bring back what Valkey may have lost, in order. Raises RtError UNAVAILABLE; then it is still owed.
+
+        `common`: by namespace, up to where the log is the one this node knows; all after that is brought, and of others
+        what was confirmed last. Returns whether all of it was still kept.
+        """
+        loop = asyncio.get_running_loop()
+        dropped = [(offset_key(at), common.get(namespace)) for namespace, at in self._dropped.items()]
+        all_kept = all(since is None or at <= offset_key(since) for at, since in dropped)
+        kept, owed, done = deque[Sent](), list[Sent](), deque[Sent]()
+        for sent in self._tail:
+            (owed if self._owed(sent, common) else kept).append(sent)
+        known = len(self._tail)
+        for start in range(0, len(owed), AGAIN_BATCH):
+            batch = owed[start : start + AGAIN_BATCH]
+            # One pipeline: the calls are queued in this order, and Valkey does them in this order.
+            offsets = await asyncio.gather(*(self._append(self._moved(sent), sent.offset) for sent in batch))
+            for sent, offset in zip(batch, offsets, strict=True):
+                event = sent.event if offset == sent.offset else self._moved(sent)
+                self.again += offset != sent.offset
+                done.append(Sent(loop.time(), event, offset))
+        done.extend(itertools.islice(self._tail, known, None))  # confirmed meanwhile
+        self._tail = kept + done
+        return all_kept
+
+    def confirmed(self, names: Collection[str], common: Mapping[str, Offset] = {}) -> list[tuple[Offset, Event]]:
+        """Return the events of these names that may be lost, with the offsets they were given. `common`: as above."""
+        return [
+            (sent.offset, sent.event) for sent in self._tail if sent.event.name in names and self._owed(sent, common)
+        ]
+
+    def _owed(self, sent: Sent, common: Mapping[str, Offset]) -> bool:
+        since = common.get(sent.event.namespace)
+        parted = since is not None and offset_key(sent.offset) > offset_key(since)
+        return parted or sent.at_s >= self._answered_s - KEEP_S
+
+    def forget_older(self, answered_s: float) -> None:
+        """What was confirmed long enough before Valkey last answered, with nothing lost, is safe."""
+        self._answered_s = answered_s
+        while self.recovery is None and self._tail:
+            oldest = self._tail[0]
+            if oldest.at_s >= answered_s - FORK_S:
+                if self._tail_bytes <= FORK_BYTES or oldest.at_s >= answered_s - KEEP_S:
+                    break
+                self._dropped[oldest.event.namespace] = oldest.offset
+            self._tail.popleft()
+            self._tail_bytes -= len(oldest.event.payload) + HEAD_BYTES
+
+    async def _append(self, event: Event, was: str = "") -> Offset:
+        keys, args = append_call(self._names, event, self._address, self._keep, self._seen(event.namespace), was)
+        return appended(await self._valkey.call(self._script, keys, args))
+
+    @staticmethod
+    def _moved(sent: Sent) -> Event:
+        """The event with the first offset it ever had: that is the one clients may have been told."""
+        return sent.event if sent.event.was else msgspec.structs.replace(sent.event, was=sent.offset)
+
+
+def append_call(
+    names: Names, event: Event, origin: str, keep: Keep, seen: str, was: str = ""
+) -> tuple[list[str], list[Arg]]:
+    """Return keys and arguments for the append script, as lua/append.lua names them; `appended` reads its answer."""
+    namespace = event.namespace
+    keys = [names.log(namespace), names.event(event.id), names.tops, names.floors]
+    header = envelope.header_of(event, origin)
+    args: list[Arg] = [
+        namespace,
+        keep.entries,
+        seen,
+        event.id,
+        header,
+        event.payload,
+        was,
+        event.fingerprint,
+        keep.bytes,
+    ]
+    for room in event.rooms:
+        keys.append(names.ids(namespace, room))
+        args += (room, names.channel(namespace, room))
+    return keys, args
+
+
+def appended(answer: str) -> Offset:
+    """Return the offset that the append script answered. Raises CONFLICT: another event has this id."""
+    if not answer:
+        raise used_before("id", "event")
+    return Offset(answer)
+
+
+def fingerprint(namespace: str, name: str, payload: str, rooms: Iterable[str], skip: Iterable[str]) -> str:
+    """Return what two events have in common only if they say the same to the same people. Raises BadJson."""
+    content = [namespace, name, sorted(set(rooms)), sorted(set(skip)), json.loads(payload)]
+    return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+
+
+def check_event(event: Event, max_event_bytes: int) -> None:
+    """Raise RtError for an event that must not get into the log: BAD_REQUEST, PAYLOAD_TOO_LARGE.
+
+    A reserved name would end the connection of every client that it reached. One message beyond Valkey's output buffer
+    limit would cut off every node at once.
+    """
+    if event.name in RESERVED_EVENTS:
+        raise RtError("BAD_REQUEST", "Clients keep this name for themselves", field="event")
+    payload = event.payload
+    if len(payload) * 4 > max_event_bytes and len(payload.encode("utf-8", "replace")) > max_event_bytes:
+        raise RtError("PAYLOAD_TOO_LARGE")

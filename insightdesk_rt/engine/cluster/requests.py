@@ -1,0 +1,77 @@
+"""What nodes say to each other in a call (calls.py): the question, the answers, and how a long one is cut."""
+
+from __future__ import annotations
+
+from msgspec import Raw, Struct
+
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import Person, Role
+
+SOCKETS_PER_ANSWER = 200  # far below what a message of the bus may have
+INFO_PER_ANSWER = 100_000  # characters; the same
+
+
+class SocketInfo(Struct, frozen=True, omit_defaults=True):
+    """What nodes tell each other of a socket. Never its pid or its client's id: they are secrets."""
+
+    sid: str
+    namespace: str
+    user: Person
+    role: Role
+    rooms: list[str]
+    node: str
+    teamId: str = ""
+    address: str = ""
+    agent: str = ""
+    connectedAt: float = 0.0  # Unix seconds
+
+
+class NodeRequest(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="ask"):
+    id: str
+    to: str  # address of the asker
+    verb: str
+    namespace: str = ""
+    rooms: tuple[str, ...] = ()  # members of any of them; of none named: all sockets
+    skip: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()  # rooms to join or leave; what else the verb needs
+
+
+class NodeReply(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="answer"):
+    id: str
+    node: str  # incarnation
+    count: int = 0
+    sockets: tuple[SocketInfo, ...] = ()
+    info: Raw = Raw()
+    part: str = ""  # of an `info` that is too long for one message
+    more: bool = False  # another message follows
+
+
+class Replaced(Struct, frozen=True, tag_field="t", tag="replaced"):
+    pid: str
+
+
+def info_of(socket: Socket, node: str) -> SocketInfo:
+    user, client = socket.user, socket.client
+    return SocketInfo(
+        socket.sid,
+        socket.namespace,
+        user.person,
+        user.role,
+        sorted(socket.rooms),
+        node,
+        user.team_id,
+        client.address,
+        client.agent,
+        socket.connected_at_s,
+    )
+
+
+def in_parts(id: str, node: str, infos: list[SocketInfo]) -> list[NodeReply]:
+    parts = [infos[start : start + SOCKETS_PER_ANSWER] for start in range(0, len(infos), SOCKETS_PER_ANSWER)] or [[]]
+    return [NodeReply(id, node, len(part), tuple(part), more=part is not parts[-1]) for part in parts]
+
+
+def in_pieces(id: str, node: str, text: str) -> list[NodeReply]:
+    starts = range(0, len(text), INFO_PER_ANSWER)
+    more = starts[-1]
+    return [NodeReply(id, node, part=text[at : at + INFO_PER_ANSWER], more=at != more) for at in starts]

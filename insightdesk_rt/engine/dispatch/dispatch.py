@@ -1,0 +1,395 @@
+"""The Receiver: what a client asks becomes a call of a namespace's method, and its result an ack or an error.
+
+asked   verify the token, make the Socket, join its first rooms, answer CONNECT, `joined`
+called  calls.py
+gone    out of all rooms, `left`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Raw, Struct
+
+from insightdesk_rt.engine import model
+from insightdesk_rt.engine.cluster.session_record import Resumed
+from insightdesk_rt.engine.cluster.sessions import ClusterSessions
+from insightdesk_rt.engine.dispatch.calls import Calls
+from insightdesk_rt.engine.dispatch.expiry import REFRESH, Expiry
+from insightdesk_rt.engine.dispatch.namespace import Namespace, Timers
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import User, UserKey
+from insightdesk_rt.engine.rate_limits import Rate, Window
+from insightdesk_rt.engine.seldom import Seldom
+from insightdesk_rt.engine.tokens import BadToken
+from insightdesk_rt.engine.transport.client import Client
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.engine.wire.codec import Ack, Call, Codec, Connect
+
+log = logging.getLogger(__name__)
+
+MAX_REASONS = 64  # of refusals, as labels of a metric
+NO_TOKEN = (
+    "No token was given. It belongs in auth.token, as in io(url, {auth: {token}}); headers, cookies and the query are"
+    " not read."
+)
+NO_TOKEN_NATIVE = "No token was given. It belongs in data.token of connect, or in the header Authorization: Bearer."
+
+
+MINUTE_MS = 60_000
+CONNECTS = "connect"  # among a user's rate windows; no client may call an event of this name
+
+
+class Auth(Struct, frozen=True):
+    """What a client sends with CONNECT. The token's type is its verifier's business."""
+
+    token: Any = None
+    pid: Any = None
+    offset: Any = None
+    recovery: Any = None
+
+
+class DispatchSettings(NamedTuple):
+    """What dispatch needs of the configuration. 0 switches the first two limits off."""
+
+    default_rate: Rate = Rate(100, 60)
+    rates: Mapping[str, Rate] = {}
+    max_connections_per_user: int = 0
+    max_namespaces_per_connection: int = 0
+    max_waiting_calls: int = 1_000  # of one socket
+    max_json_depth: int = json.MAX_DEPTH
+    max_connects_per_user_per_minute: int = 0
+
+
+Verify = Callable[[object], User]
+
+
+class Admission(NamedTuple):
+    """`verify` tells who a token speaks for, `admit` raises RtError for who may not come in from where they come.
+    `on_new` is called with each socket that has no session it went on with, before its namespace hears of it.
+    """
+
+    verify: Verify
+    admit: Callable[[Client], None] = lambda client: None
+    on_new: Callable[[Socket], None] = lambda socket: None
+
+
+class Dispatch:
+    def __init__(
+        self,
+        hub: Hub,
+        namespaces: Iterable[Namespace],
+        admission: Admission,
+        timers: Timers,
+        settings: DispatchSettings = DispatchSettings(),
+        sessions: ClusterSessions | None = None,
+    ) -> None:
+        self._hub = hub
+        self._namespaces = {namespace.path: namespace for namespace in namespaces}
+        self._admission = admission
+        self._settings = settings
+        self._sessions = sessions
+        self._expiry = Expiry(admission.verify, timers)
+        self.calls = Calls(
+            self._namespaces.values(),
+            timers.now_ms,
+            settings.default_rate,
+            settings.rates,
+            {REFRESH.name: (REFRESH, self._expiry.refresh)},
+            max_waiting=settings.max_waiting_calls,
+            max_depth=settings.max_json_depth,
+        )
+        self._auth = msgspec.json.Decoder(Auth)
+        self._users: dict[str, Counter[UserKey]] = {path: Counter() for path in self._namespaces}
+        self.connected: Counter[str] = Counter()  # by namespace
+        self.refused: Counter[tuple[str, str]] = Counter()  # by code, and for invalid tokens by what is wrong with them
+        self._seldom = Seldom(log)
+        self.resumed = 0
+        self.not_resumed = 0  # asked for a session that could not be had any more, and got a new one
+
+    # ── a client asks into a namespace ─────────────────────────────────────────────────────────────────────────────
+
+    def asked(self, client: Client, ask: Connect) -> None:
+        namespace = self._namespaces.get(ask.namespace)
+        if namespace is None:
+            self._note(client, ask.namespace, "INVALID_NAMESPACE", "there is no such namespace")
+            self._turn_away(client, ask.namespace, "", "Invalid namespace")
+            return
+        if self._asked_before(client, ask):
+            return
+        try:
+            auth = self._read_auth(ask.auth)
+            user = self._admission.verify(client.bearer or auth.token)
+            self._admission.admit(client)
+            self._limit(client, namespace, user)
+        except RtError as refused:
+            if refused.code == "RATE_LIMITED":  # a stock client comes back after a lost transport alone
+                self._note(client, ask.namespace, refused.code, refused.message)
+                client.close(CloseReason.UNAVAILABLE)
+                return
+            self._refuse(client, ask.namespace, refused)
+            return
+        sent, codec = self._hub.sent[ask.namespace], _codec(client, auth)
+        socket = Socket(model.new_sid(), ask.namespace, user, client, client.outbox, codec, sent)
+        socket.connected_at_s = time.time()
+        socket.asked_with = hash(bytes(ask.auth))
+        socket.windows = self.calls.windows_of(user.key)
+        self._users[ask.namespace][user.key] += 1
+        client.sockets[ask.namespace] = socket
+        self.calls.start(socket, self._connect(client, socket, namespace, auth))
+
+    def _asked_before(self, client: Client, ask: Connect) -> bool:
+        """Answer a second CONNECT of a client that cannot have seen the answer to the first; see
+        engine/wire/socketio.py.
+
+        With the same auth it gets the same answer. With another one it is a new request: the client has given up the
+        first, perhaps to sign in as somebody else, so that socket ends. Returns False where `ask` is to be done.
+        """
+        first: Socket | None = client.sockets.get(ask.namespace)
+        if first is None:
+            return False
+        if first.asked_with != hash(bytes(ask.auth)):
+            self._end(client, ask.namespace, CloseReason.CLIENT_LEFT)
+            return False
+        if first.connected:
+            self._greet(client, first, recovered=False)  # Socket.IO, which alone may ask twice, does not write it
+        else:
+            first.asks += 1
+        return True
+
+    @staticmethod
+    def _greet(client: Client, socket: Socket, *, recovered: bool) -> None:
+        client.session.accept(socket.namespace)
+        socket.send(socket.codec.connected(socket.namespace, socket.sid, socket.pid, recovered))
+
+    def _read_auth(self, text: Raw) -> Auth:
+        if not bytes(text):
+            return Auth()
+        try:
+            return json.decode(self._auth, text, self._settings.max_json_depth)
+        except json.BadJson:
+            raise BadToken("auth is not JSON of the documented form") from None
+
+    def _limit(self, client: Client, namespace: Namespace, user: User) -> None:
+        if user.role not in namespace.allow:
+            raise RtError("FORBIDDEN")
+        limit = self._settings.max_connections_per_user
+        if limit and self._users[namespace.path][user.key] >= limit:
+            raise RtError("TOO_MANY_CONNECTIONS")
+        limit = self._settings.max_namespaces_per_connection
+        if limit and len(client.sockets) >= limit:
+            raise RtError("TOO_MANY_CONNECTIONS", "This connection has joined as many namespaces as it may.")
+        limit = self._settings.max_connects_per_user_per_minute
+        if limit:
+            windows = self.calls.windows_of(user.key)
+            if CONNECTS not in windows:
+                windows[CONNECTS] = Window(limit, MINUTE_MS)
+            if windows[CONNECTS].take(self.calls.now_ms()):
+                raise RtError("RATE_LIMITED")
+
+    def _refuse(self, client: Client, namespace: str, refused: RtError) -> None:
+        """Tell the client that it is not let in, and leave a trace of why for whoever runs the server."""
+        message = refused.message
+        if refused.code == "AUTH_TOKEN_MISSING":
+            message = NO_TOKEN_NATIVE if client.native else NO_TOKEN
+        self._note(client, namespace, refused.code, refused.why if isinstance(refused, BadToken) else message)
+        self._turn_away(client, namespace, refused.code, message)
+
+    @staticmethod
+    def _turn_away(client: Client, namespace: str, code: str, message: str) -> None:
+        client.send(client.codec.refused(namespace, code, message))
+        client.refused(namespace, code)
+
+    def _note(self, client: Client, namespace: str, code: str, why: str) -> None:
+        """Count a refusal, and log one of its kind a minute. Nothing of the token is in `why`."""
+        key = (code, why if code == "AUTH_TOKEN_INVALID" else "")
+        if key not in self.refused and len(self.refused) >= MAX_REASONS:
+            key = (code, "")
+        self.refused[key] += 1
+        fields = {"code": code, "why": why, "namespace": namespace, "address": client.address, "agent": client.agent}
+        self._seldom.say(logging.INFO, "connect refused", f"{code} {key[1]}", **fields)
+
+    async def _connect(self, client: Client, socket: Socket, namespace: Namespace, auth: Auth) -> None:
+        try:
+            await namespace.coming(socket.user)
+            lost = await self._enter(client, socket, namespace, auth)
+        except RtError as refused:
+            if socket.gone:
+                return
+            self._discard(client, socket)
+            if refused.kind.retry:  # a stock client comes back after a lost transport, not after a CONNECT_ERROR
+                self._note(client, socket.namespace, refused.code, refused.message)
+                client.close(CloseReason.UNAVAILABLE)
+            else:
+                self._refuse(client, socket.namespace, refused)
+            return
+        if socket.gone:
+            return
+        if lost:
+            socket.emit("resync", json.dumps({"rooms": lost}))
+        if lost is not None:
+            self._admission.on_new(socket)
+        self._expiry.watch(socket)
+        await namespace.joined(socket)
+
+    async def _enter(
+        self, client: Client, socket: Socket, namespace: Namespace, auth: Auth
+    ) -> Collection[model.Room] | None:
+        """Give the socket the session it had, with what it missed, or a new one, and answer the CONNECT.
+
+        Returns None if it goes on with the one it had, else the rooms whose missed events cannot be had any more.
+        """
+
+        def greet(recovered: bool) -> None:
+            if not socket.gone:
+                socket.connected = True
+                self.connected[socket.namespace] += 1
+                for _ in range(socket.asks):
+                    self._greet(client, socket, recovered=recovered)
+
+        sessions = self._sessions if socket.codec.recovery else None
+        lost: Collection[model.Room] = ()
+        if sessions is not None:
+            if isinstance(auth.pid, str):
+                offset = auth.offset if isinstance(auth.offset, str) else ""
+                async with sessions.claim(socket, auth.pid, offset) as found:
+                    if found is not None and await self._goes_on(socket, namespace, found, lambda: greet(True)):
+                        sessions.opened(socket, found)
+                        self.resumed += 1
+                        return None
+                    if socket.gone:  # it may be back for the session in a moment
+                        return ()
+                    self.not_resumed += 1
+                    if found is not None:
+                        sessions.drop(found)
+                        lost = found.rooms
+            socket.pid = sessions.new_pid()
+        self._hub.add(socket)
+        await self._hub.enter(socket, first_rooms(socket.user))
+        greet(False)
+        if sessions is not None and not socket.gone:
+            sessions.opened(socket)
+        return lost
+
+    async def _goes_on(self, socket: Socket, namespace: Namespace, found: Resumed, greet: Callable[[], None]) -> bool:
+        """Give the socket the session it claimed. False: it cannot have it, and is as it was.
+
+        Not with another role or team: its rooms, and what was told there, are of what the user could see with the old.
+        """
+        user = socket.user
+        if (found.role, found.team_id) != (user.role, user.team_id):
+            return False
+        rooms = await namespace.keeps(user, found.rooms, found.starts)
+        fresh, socket.sid, socket.pid = socket.sid, found.sid, found.pid
+        self._hub.add(socket)
+
+        def greet_and_shut_out() -> None:
+            greet()
+            socket.shut = set(found.rooms).difference(rooms) or None
+            namespace.shut_out(socket, socket.shut or ())  # first: what it missed of these rooms is not sent
+
+        if await self._hub.resume(socket, rooms, found.offset, greet_and_shut_out, found.starts):
+            return True
+        self._hub.forget(socket)
+        socket.sid = fresh
+        return False
+
+    def _discard(self, client: Client, socket: Socket) -> None:
+        """Undo what `asked` did for a socket that does not come to be."""
+        if client.sockets.get(socket.namespace) is socket:
+            del client.sockets[socket.namespace]
+        self._forget(socket)
+
+    def _forget(self, socket: Socket) -> None:
+        self.calls.forget_waiting(socket)
+        self._hub.remove(socket)
+        socket.gone = True
+        users = self._users[socket.namespace]
+        key = socket.user.key
+        users[key] -= 1
+        if not users[key]:
+            del users[key]
+        self._expiry.forget(socket)
+
+    # ── a client calls ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def called(self, client: Client, call: Call) -> None:
+        socket: Socket | None = client.sockets.get(call.namespace)
+        if socket is not None:  # the native protocol may call right behind a connect that was refused
+            self.calls.take(socket, call)
+
+    # ── acks, leaving, ends ────────────────────────────────────────────────────────────────────────────────────────
+
+    def acked(self, client: Client, ack: Ack) -> None:
+        socket: Socket | None = client.sockets.get(ack.namespace)
+        if socket is not None:
+            socket.acked(ack.ack_id, ack.payload)
+
+    def left(self, client: Client, namespace: str) -> None:
+        self._end(client, namespace, CloseReason.CLIENT_LEFT)
+
+    def gone(self, client: Client, why: CloseReason) -> None:
+        for namespace in tuple(client.sockets):
+            self._end(client, namespace, why)
+
+    def _end(self, client: Any, namespace: str, why: CloseReason) -> None:
+        socket: Socket | None = client.sockets.pop(namespace, None)
+        if socket is None:
+            return
+        started, running = self._hub.sockets(namespace).get(socket.sid) is socket, socket.task
+        self._forget(socket)
+        if not started:
+            return
+        if self._sessions is not None:
+            self._sessions.ended(socket, why)
+        self.calls.own(self._leave(socket, running, why))
+
+    async def _leave(self, socket: Socket, running: asyncio.Task[None] | None, why: CloseReason) -> None:
+        """Tell the namespace, once the handler that was running is done: it must not find itself after the end."""
+        if running is not None:
+            await asyncio.wait([running])
+        try:
+            await self._namespaces[socket.namespace].left(socket, why)
+        except RtError as refused:
+            log.log(refused.log_level, "leave not finished", extra={"why": refused.code, **socket.fields()})
+        except Exception:
+            log.exception("leave failed", extra=socket.fields())
+
+    # ── housekeeping ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def users(self) -> set[str]:
+        """Return the different users that are connected here. O(users), for who asks now and then."""
+        return set().union(*self._users.values())
+
+    def user_count(self) -> int:
+        """Return how many different users are connected here. O(users)."""
+        return len(self.users())
+
+    def sweep(self) -> None:
+        """Forget what is known of users who are gone for good. Called every minute."""
+        self.calls.sweep(lambda user: any(user in users for users in self._users.values()))
+
+    async def close(self, within_s: float) -> None:
+        """Wait for handlers that still run, and for the leaves they owe; past the deadline they are cancelled."""
+        await self.calls.close(within_s)
+
+
+def first_rooms(user: User) -> list[model.Room]:
+    rooms = [model.user_room(user.key), model.role_room(user.role)]
+    if user.team_id:
+        rooms.append(model.team_room(user.team_id))
+    return rooms
+
+
+def _codec(client: Client, auth: Auth) -> Codec:
+    """Return how this client is written to: with recovery if it says so, brings a pid, or is known to use it."""
+    wanted = auth.recovery if isinstance(auth.recovery, bool) else client.recovers or isinstance(auth.pid, str)
+    return client.codec if wanted else client.codec.plain

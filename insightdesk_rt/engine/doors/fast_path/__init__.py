@@ -1,0 +1,1 @@
+"""Answers plain websocket handshakes, polls and short POSTs from their first bytes, before Tornado parses them."""

@@ -1,0 +1,411 @@
+"""Requests of Engine.IO sessions that another node has, as a balancer without sticky sessions sends them.
+
+A poll is passed on to its owner and the answer passed back. A websocket that wants to take over from polls is handed to
+its owner as a socket, if that is a process of this machine; else it is refused, and the client stays on polling.
+
+    sid=n2.…  ─▶  Directory.find("n2")  ─▶  its relay: HTTP on a unix socket of this machine, or on `relay_address`
+
+The relay takes no request without the owner's key, and passes none on: no loops. Whose page it is has been judged by
+the node the client reached. A session whose owner cannot be reached is unknown, and the client begins a new one.
+
+A POST is answered at its head if no node has the name in its sid. Else its body is passed on as it comes, and its owner
+judges it by the head, as it judges its own: this node keeps a piece of it at a time and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import socket
+from collections.abc import Awaitable
+from typing import Any, NamedTuple
+
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerRequest, RequestStartLine, ResponseStartLine
+from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
+from tornado.routing import PathMatches, Rule
+from tornado.tcpclient import TCPClient
+from tornado.web import RequestHandler
+
+from insightdesk_rt.engine.cluster.directory import Directory, NodePlace
+from insightdesk_rt.engine.doors.admission import ClientPort
+from insightdesk_rt.engine.doors.engineio import (
+    BARE_PATH,
+    EngineSocketHandler,
+    SocketIOHandler,
+    path_of,
+    probe,
+    wants_websocket,
+)
+from insightdesk_rt.engine.doors.framing import declared_bytes
+from insightdesk_rt.engine.transport.handover import hand_over, is_here
+from insightdesk_rt.engine.transport.neighbours import Stranger, is_ours, say_refused, this_machine
+from insightdesk_rt.engine.transport.websocket import WebSocketTransport, take_over
+from insightdesk_rt.engine.wire.engineio import UNKNOWN_SID, Refusal
+
+log = logging.getLogger(__name__)
+
+CONNECT_S = 2.0  # to a node of the same network
+ALIVE = "/alive"
+ALIVE_S = 1.0  # a node whose loop is held up for longer serves nobody either
+SLACK_S = 10.0  # an owner answers a poll within a heartbeat; past this it does not live
+MAX_ANSWER = 64_000_000  # bytes; an outbox holds less
+KEY = "X-Insightdesk-Key"
+_NODE = re.compile(r"([A-Za-z0-9_-]{1,40})\.")
+
+
+class RelayedAnswer(NamedTuple):
+    status: int
+    headers: HTTPHeaders
+    body: bytes
+
+
+class Relay:
+    """The way to the other nodes, and what comes from them."""
+
+    def __init__(self, port: ClientPort, directory: Directory) -> None:
+        self._port = port
+        self._directory = directory
+        settings = port.settings
+        self._complained: set[str] = set()  # nodes
+        self._within_s = (settings.ping_interval_ms + settings.ping_timeout_ms) / 1000 + SLACK_S
+        self.passed = self.failed = self.handed_over = 0
+
+    async def find(self, node_id: str) -> NodePlace | None:
+        return await self._directory.find(node_id)
+
+    async def begin(self, node_id: str, request: HTTPServerRequest, exchange: Exchange) -> bool:
+        """Send the head of a request to its owner. False: it cannot be reached, or the exchange was ended."""
+        place = await self._directory.find(node_id)
+        begun = False
+        if place is not None and not exchange.ended:
+            try:
+                begun = await exchange.begin(place, request)
+            except OSError:  # also TimeoutError and StreamClosedError
+                self._unreachable(place)
+        self.failed += not begun
+        return begun
+
+    async def answer(self, exchange: Exchange) -> RelayedAnswer | None:
+        """Return the owner's answer to a request that was begun and sent whole; None if none comes."""
+        answer = None
+        try:
+            async with asyncio.timeout(self._within_s):
+                answer = await exchange.answer()
+        except TimeoutError:
+            exchange.end()
+        self.passed += answer is not None
+        self.failed += answer is None
+        return answer
+
+    def _unreachable(self, place: NodePlace) -> None:
+        """Say that a node's configuration lacks something; not of a node of this machine, which has just gone."""
+        elsewhere = place.machine != this_machine()
+        if elsewhere and not place.address and place.node not in self._complained:
+            self._complained.add(place.node)
+            log.warning(
+                "a poll could not be passed on: its node is not on this machine, and has no relay_address for others",
+                extra={"owner": place.node},
+            )
+
+    def hand_over(self, place: NodePlace, sid: str, sock: socket.socket, read_ahead: bytes) -> None:
+        self.handed_over += hand_over(place.local, place.key, sid, sock, read_ahead)
+
+    def take(self, sid: str, sock: socket.socket, read_ahead: bytes) -> None:
+        """Let a socket that was handed to this node try to take over from the polls of its session."""
+        sock.setblocking(False)
+        host, limit, most = self._port.host, self._port.settings.max_payload_bytes, self._port.settings.max_fragments
+        probe(self._port, sid, WebSocketTransport(sock, host, limit, coded=False, max_fragments=most), read_ahead)
+
+
+class Exchange(HTTPMessageDelegate):
+    """One request to another node. `end` gives it up; the owner then sees the poll's connection close, as it should."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        # The owner's answer, which may come before the body is sent; None if the connection ends without one.
+        self.answered: asyncio.Future[RelayedAnswer | None] = asyncio.get_running_loop().create_future()
+        self._stream: IOStream | None = None
+        self._connection: HTTP1Connection | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._status = 0
+        self._headers = HTTPHeaders()
+        self._body = bytearray()
+
+    def end(self) -> None:
+        self.ended = True
+        if self._stream is not None:
+            self._stream.close()
+
+    async def begin(self, place: NodePlace, request: HTTPServerRequest) -> bool:
+        """Connect and send the head. False: the exchange was ended meanwhile. Raises OSError, TimeoutError."""
+        stream = self._stream = await _connect(place)
+        if self.ended:
+            stream.close()
+            return False
+        headers = HTTPHeaders({"Host": request.host or "localhost", KEY: place.key})
+        for name in ("Content-Type", "Content-Length"):
+            if value := request.headers.get(name):
+                headers[name] = value
+        parameters = HTTP1ConnectionParameters(no_keep_alive=True, max_body_size=MAX_ANSWER)
+        connection = self._connection = HTTP1Connection(stream, True, parameters)
+        uri = f"{request.path}?{request.query}"
+        await connection.write_headers(RequestStartLine(request.method or "GET", uri, "HTTP/1.1"), headers)
+        self._reading = asyncio.get_running_loop().create_task(self._read(connection, stream))
+        return True
+
+    async def send(self, chunk: bytes) -> None:
+        """Send a piece of the body, and wait until the kernel has taken it: a slow owner makes the client slow."""
+        assert self._connection is not None
+        # Of Tornado 6.6: the future of a write is forgotten, and never done, once the answer has been read.
+        written: asyncio.Future[Any] = self._connection.write(chunk)
+        await asyncio.wait({written, self.answered}, return_when=asyncio.FIRST_COMPLETED)
+
+    async def answer(self) -> RelayedAnswer | None:
+        """Finish the request and return its answer; None if the owner gave none."""
+        assert self._connection is not None
+        if not self.answered.done():
+            self._connection.finish()
+        return await asyncio.shield(self.answered)
+
+    async def _read(self, connection: HTTP1Connection, stream: IOStream) -> None:
+        try:
+            await connection.read_response(self)
+        except OSError:
+            pass
+        finally:
+            stream.close()
+            self._settle(None)
+
+    def _settle(self, answer: RelayedAnswer | None) -> None:
+        if not self.answered.done():
+            self.answered.set_result(answer)
+
+    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> None:
+        assert isinstance(start_line, ResponseStartLine)
+        self._status, self._headers = start_line.code, headers
+
+    def data_received(self, chunk: bytes) -> None:
+        self._body += chunk
+
+    def finish(self) -> None:
+        """The answer is whole. Of Tornado 6.6: its reading goes on until the request is sent, or the stream closed."""
+        self._settle(RelayedAnswer(self._status, self._headers, bytes(self._body)))
+        if self._stream is not None:
+            self._stream.close()
+
+
+async def answers(place: NodePlace) -> bool:
+    """Does the node of a place answer others, whatever Valkey says of it? Known within ALIVE_S; no if it is not known.
+
+    One on another machine answers at its `relay_address` alone.
+    """
+    ask = f"GET {ALIVE} HTTP/1.1\r\nHost: localhost\r\n{KEY}: {place.key}\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(ALIVE_S):
+            stream = await _connect(place)
+            try:
+                await stream.write(ask.encode())
+                line = await stream.read_until(b"\r\n", max_bytes=200)
+            finally:
+                stream.close()
+    except (OSError, UnsatisfiableReadError):  # also TimeoutError and StreamClosedError
+        return False
+    return b" 204 " in line
+
+
+async def _connect(place: NodePlace) -> IOStream:
+    """Return a stream to a node, on this machine if it is there. Raises OSError, TimeoutError."""
+    async with asyncio.timeout(CONNECT_S):
+        stream = IOStream(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        try:
+            await stream.connect("\0" + place.local)
+            if not is_ours(stream.socket):
+                stream.close()
+                say_refused("a process of another user listens under the name of a node; it is sent nothing")
+                raise Stranger
+        except OSError:  # not of this machine, or gone; StreamClosedError is one
+            host, _, port = place.address.rpartition(":")
+            if not host:
+                raise
+            return await TCPClient().connect(host.strip("[]"), int(port))
+        return stream
+
+
+# ── requests of clients ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RelayHandler(SocketIOHandler):
+    """A poll of another node's session. What is judged here is judged there too, but for the page's origin."""
+
+    def initialize(self, port: ClientPort, relay: Relay) -> None:  # type: ignore[override]
+        super().initialize(port)
+        self._relay = relay
+        self._exchange = Exchange()
+        self._passed_bytes = 0
+        self._gone = False  # the client
+
+    def transport_of(self, sid: str) -> str | None:
+        return "polling"
+
+    async def get(self) -> None:  # type: ignore[override]
+        verdict = self.judge(upgrade=False)
+        if isinstance(verdict, Refusal):
+            self._refuse(verdict)
+        elif await self._begin(verdict.sid):
+            await self._pass_back()
+
+    async def _begin_post(self) -> None:
+        """Judge the POST by its head, and send that to the owner. Tornado reads the body when this has returned."""
+        verdict = self.judge(upgrade=False)
+        if isinstance(verdict, Refusal):
+            self._refuse(verdict)
+        elif declared_bytes(self.request.headers) > self._most_bytes():
+            self._refuse_body()
+        elif await self._begin(verdict.sid):
+            self._exchange.answered.add_done_callback(self._answered_early)
+
+    async def _begin(self, sid: str) -> bool:
+        begun = await self._relay.begin(sid.partition(".")[0], self.request, self._exchange)
+        if not begun and not self._gone:
+            self._refuse(UNKNOWN_SID)
+        return begun
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        if self._answered or self.request.method != "POST":
+            return super().data_received(chunk)
+        self._passed_bytes += len(chunk)
+        if self._passed_bytes > self._most_bytes():
+            self._refuse_body()
+            self._exchange.end()
+            return None
+        return self._exchange.send(chunk)
+
+    async def post(self) -> None:
+        if self._answered:
+            self.finish()
+        else:
+            await self._pass_back()
+
+    def _answered_early(self, answered: asyncio.Future[RelayedAnswer | None]) -> None:
+        """The owner has answered, or is gone; if the body is still coming, it is thrown away from now on."""
+        if not (self._answered or self._gone or self.request._body_future.done()):
+            self._say_answer(answered.result())
+
+    async def _pass_back(self) -> None:
+        answer = await self._relay.answer(self._exchange)
+        if not self._gone:
+            self._say_answer(answer)
+
+    def _say_answer(self, answer: RelayedAnswer | None) -> None:
+        if answer is None:
+            self._refuse(UNKNOWN_SID)
+            return
+        self.set_status(answer.status)
+        for name in ("Content-Type", "Cache-Control"):
+            if name in answer.headers:
+                self.set_header(name, answer.headers[name])
+        self._finish_early(answer.body)
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._gone = True
+        self._exchange.end()
+
+
+class HandOverHandler(EngineSocketHandler):
+    """A websocket for another node's session."""
+
+    def initialize(self, port: ClientPort, relay: Relay) -> None:  # type: ignore[override]
+        super().initialize(port)
+        self._relay = relay
+        self._place: NodePlace | None = None
+
+    def transport_of(self, sid: str) -> str | None:
+        return "polling"
+
+    def get_compression_options(self) -> None:
+        return None  # it would be a state of the connection that cannot be handed over
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        verdict = self.judge(upgrade=True)
+        if not isinstance(verdict, Refusal):
+            self._sid = verdict.sid
+            place = await self._relay.find(verdict.sid.partition(".")[0])
+            plain = not isinstance(self.request.connection.stream, SSLIOStream)  # type: ignore[union-attr]
+            if place is not None and plain and is_here(place.local):
+                self._place = place
+                return
+            verdict = UNKNOWN_SID
+        self.refuse(verdict)
+
+    def hand_over(self, stream: IOStream) -> None:
+        assert self._place is not None
+        self.let_go()
+        try:
+            sock, read_ahead = take_over(stream)
+        except OSError:
+            return  # the peer is gone already
+        self._relay.hand_over(self._place, self._sid, sock, read_ahead)
+
+
+class _OfAnother(PathMatches):
+    """Matches what names a session of another node."""
+
+    def __init__(self, path: str, node_id: str, *, upgrade: bool) -> None:
+        super().__init__(path)
+        self._node_id = node_id
+        self._upgrade = upgrade
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        sid = request.query_arguments.get("sid")
+        named = _NODE.match(sid[0].decode("latin-1")) if sid else None
+        if named is None or named.group(1) == self._node_id:
+            return None
+        return super().match(request) if wants_websocket(request) is self._upgrade else None
+
+
+def foreign_routes(port: ClientPort, relay: Relay, node_id: str) -> list[Rule]:
+    """Return the routes of the client port for sessions of other nodes; they come before those of its own."""
+    parts, path = {"port": port, "relay": relay}, path_of(port)
+    return [
+        Rule(_OfAnother(path, node_id, upgrade=True), HandOverHandler, parts),
+        Rule(_OfAnother(path, node_id, upgrade=False), RelayHandler, parts),
+    ]
+
+
+# ── requests of other nodes ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Keyed(PathMatches):
+    """Matches what shows this node's key."""
+
+    def __init__(self, key: str, path: Any = BARE_PATH) -> None:
+        super().__init__(path)
+        self._key = key.encode()
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        shown = request.headers.get(KEY, "").encode()
+        return super().match(request) if hmac.compare_digest(shown, self._key) else None
+
+
+def relay_routes(port: ClientPort, key: str) -> list[Rule]:
+    """Return the routes of the relay: polls that other nodes pass on."""
+    return [Rule(_Keyed(key), SocketIOHandler, {"port": port}), Rule(_Keyed(key, ALIVE), AliveHandler)]
+
+
+class AliveHandler(RequestHandler):
+    """Another node asks whether this one runs: Valkey has not heard of it for a while."""
+
+    def get(self) -> None:
+        self.set_status(204)
+
+
+def bind_local(place: NodePlace) -> socket.socket:
+    """Return a listening socket for nodes of this machine."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    listener.bind("\0" + place.local)
+    listener.listen(1024)
+    return listener

@@ -1,0 +1,379 @@
+"""The hub of this node: sockets, their rooms, and the one way out to them.
+
+`emit` is for the cluster (through the backplane), `deliver` is for this node, and nothing but `deliver` walks members.
+A logged event goes down to the backplane and comes back up before anybody sees it, so that all members of a room see
+one order; a volatile one is delivered here at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from insightdesk_rt.engine.counters import EventCounts
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.backplane import Backplane
+from insightdesk_rt.engine.hub.rooms import Groups, Rooms
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Right, Room, Sid, new_id, offset_key
+from insightdesk_rt.engine.wire import json
+
+_ANY = Right(NO_OFFSET)
+PAGE_BYTES = 262_144  # as one event
+HEAD_BYTES = 100  # of an event on the wire beside its payload, about
+
+
+class JoinResult(NamedTuple):
+    """`offset`: everything after it will be delivered.
+
+    `complete` is False if the log did not reach back to `since`, or the right to the room did not.
+    """
+
+    offset: Offset
+    complete: bool
+
+
+class Missed(NamedTuple):
+    events: list[Event]
+    complete: bool
+
+
+class Replay(NamedTuple):
+    """How much of the log one client is sent at a time; who missed more is told to load anew."""
+
+    events: int = 5_000
+    size_bytes: int = 524_288
+
+
+class Hub:
+    """`events` are the names the server itself sends; events of others are counted together."""
+
+    def __init__(
+        self,
+        backplane: Backplane,
+        namespaces: Iterable[str],
+        max_rooms_per_socket: int = 0,
+        replay: Replay = Replay(),
+        events: Iterable[str] = (),
+    ) -> None:
+        self._backplane = backplane
+        self._replay = replay
+        self._rooms = {namespace: Rooms() for namespace in namespaces}
+        self._sockets: dict[str, dict[Sid, Socket]] = {namespace: {} for namespace in self._rooms}
+        self._max_rooms = max_rooms_per_socket
+        self.on_rooms: Callable[[Socket], None] = lambda socket: None  # told when a living socket's rooms change
+        names = tuple(events)
+        self.sent = {namespace: EventCounts(names) for namespace in self._rooms}  # events put into outboxes
+        self.on_delivered: Callable[[str], None] = lambda offset: None  # told of a logged event in outboxes
+        backplane.deliver = self.deliver
+        backplane.wanted = lambda namespace, room: room in self._rooms[namespace]
+
+    def add(self, socket: Socket) -> None:
+        """Take the socket in, unless its client went away while it was asked who it is."""
+        if socket.gone:
+            return
+        self._sockets[socket.namespace][socket.sid] = socket
+
+    def forget(self, socket: Socket) -> None:
+        """Take back an `add`: the socket will be added anew, under another sid."""
+        self._take_out(socket)
+
+    def remove(self, socket: Socket) -> None:
+        """Take the socket out of everything. Idempotent. `rooms` and `starts` still say afterwards where it was.
+
+        The record of its session is written of both: without `starts` a client that comes back could not be held to
+        when, and by which right, it joined a room.
+        """
+        if not self._take_out(socket):
+            return
+        rooms, starts = set(socket.rooms), dict(socket.starts or {})
+        for room in rooms:
+            self._leave(socket, room)
+        socket.rooms, socket.starts = rooms, starts or None
+        socket.ended()
+
+    def _take_out(self, socket: Socket) -> bool:
+        """Return whether it was there. Another socket that goes on with its session has the same sid."""
+        sockets = self._sockets[socket.namespace]
+        if sockets.get(socket.sid) is not socket:
+            return False
+        del sockets[socket.sid]
+        return True
+
+    async def join(self, socket: Socket, room: Room, since: Offset | None = None) -> JoinResult:
+        """Make the socket a member; with `since`, first send it what the room's log holds after that offset.
+
+        No gap and no double between the two. Joining twice is nothing. Raises RtError TOO_MANY_ROOMS; UNAVAILABLE (only
+        with `since`). A socket that went away meanwhile joins nothing.
+        """
+        return await self.join_all(socket, (room,), since)
+
+    async def join_all(
+        self,
+        socket: Socket,
+        rooms: Collection[Room],
+        since: Offset | None = None,
+        right: Right | Mapping[Room, Right] = Right(),
+    ) -> JoinResult:
+        """The same for several rooms at once: what their logs hold is sent in one order, as it would have come live.
+
+        `since` is what a client says: nothing from before `right` (to all rooms, or to each its own) began is sent, now
+        or when the socket comes back.
+        """
+        rights = dict.fromkeys(rooms, right) if isinstance(right, Right) else right
+        begins = {room: max(since, rights[room].since, key=offset_key) for room in rooms} if since is not None else {}
+        new = [room for room in rooms if room not in socket.rooms]
+        if self._max_rooms and new and len(socket.rooms) + len(new) > self._max_rooms:
+            raise RtError("TOO_MANY_ROOMS")
+        with self._heard_if_joined(socket.namespace, rooms):
+            heard = await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
+            missed = Missed([], True)
+            if since is not None and new:
+                missed = await self._missed(socket, {room: begins[room] for room in new})
+            # no await between the last look at the log and the join: an event would be lost
+            if not socket.gone:
+                self._send(missed.events, socket, set(rooms))
+            if self._become_member(socket, rooms) and new:
+                since_in = socket.since_in = {} if socket.since_in is None else socket.since_in
+                position = self.position(socket.namespace)
+                since_in.update(dict.fromkeys(new, position))
+                starts = socket.starts = {} if socket.starts is None else socket.starts
+                if socket.shut:
+                    socket.shut.difference_update(new)
+                starts.update({room: Right(begins.get(room, position), rights[room].life) for room in new})
+                self.on_rooms(socket)
+            complete = missed.complete and all(begin == since for begin in begins.values())
+            return JoinResult(max(*heard, self.position(socket.namespace), key=offset_key), complete)
+
+    async def enter(self, socket: Socket, rooms: Collection[Room]) -> None:
+        """Make the socket a member of its first rooms. One round trip, or two where no room of them has members here.
+
+        Raises RtError UNAVAILABLE while the store cannot be reached: it could subscribe to nothing, and a client that
+        does not look at that refusal would stay connected and hear nothing ever after.
+        """
+        await self._backplane.reach()
+        known = self._rooms[socket.namespace]
+        new = [room for room in rooms if room not in known]
+        with self._heard_if_joined(socket.namespace, rooms):
+            if len(new) == 1:  # the user's own, nearly always; a gather would be two Tasks
+                await self._backplane.listen(socket.namespace, new[0])
+            elif new:
+                await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
+            if not self._backplane.available:  # it may have gone while this waited for it
+                raise RtError("UNAVAILABLE")
+            if self._become_member(socket, rooms):
+                socket.since = self.position(socket.namespace)
+
+    async def resume(
+        self,
+        socket: Socket,
+        rooms: Collection[Room],
+        since: Offset,
+        greet: Callable[[], None] = lambda: None,
+        starts: Mapping[Room, Right] = {},
+    ) -> bool:
+        """Make the socket a member of all rooms it had, after sending it what their log holds since its last offset.
+
+        `greet` is called before the first missed event: a stock client takes an event for received (and moves its
+        offset) only once it is connected. What it was sent before that it keeps over a disconnect, and hears again
+        when it comes back. Of a room in `starts` it is sent nothing from before that.
+
+        Returns False, with nothing sent and nothing joined, if the log does not reach back. Raises RtError UNAVAILABLE.
+        """
+        with self._heard_if_joined(socket.namespace, rooms):
+            await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
+            floors = {room: max(since, starts.get(room, _ANY).since, key=offset_key) for room in rooms}
+            missed = await self._missed(socket, floors)
+            # no await from here to the joins: an event would be lost
+            if socket.gone or not missed.complete:
+                return False
+            greet()
+            self._send(missed.events, socket, set(rooms))
+            socket.since = self.position(socket.namespace)  # it has been sent all up to here
+            socket.starts = dict(starts) or None
+            return self._become_member(socket, rooms)
+
+    async def _missed(self, socket: Socket, floors: Mapping[Room, Offset]) -> Missed:
+        """Return what the log holds for each room after its floor, up to what this node has delivered at the return.
+
+        What the log holds beyond that is still on its way to this node and comes live to those who join now.
+        """
+        found: list[Event] = []
+        if not floors:
+            return Missed(found, True)
+        keys, rooms = {room: offset_key(floor) for room, floor in floors.items()}, tuple(floors)
+        namespace, most, user = socket.namespace, self._replay.events, socket.user.key
+        size, upto = 0, min(floors.values(), key=offset_key)
+        while True:
+            backlog = await self._backplane.read(namespace, rooms, upto, most, user)
+            if not backlog.complete:
+                return Missed([], False)
+            delivered, floor = offset_key(self.position(namespace)), offset_key(backlog.floor)
+            for event in backlog.events:
+                if offset_key(event.offset) > delivered:
+                    break
+                first = offset_key(event.was or event.offset)  # one that was logged again is as old as it was
+                if any(room in keys and first > keys[room] for room in event.rooms):
+                    found.append(event)
+                    size += len(event.payload) + HEAD_BYTES
+                elif event.was and first < floor <= max(keys.get(room, floor) for room in event.rooms):
+                    # Lost with a log, and its reader's offset is of the one after it: nobody knows whether it had it.
+                    return Missed([], False)
+            if len(found) > self._replay.events or size > self._replay.size_bytes:
+                return Missed([], False)  # it would be closed as a slow reader, return, and be sent the same again
+            if offset_key(backlog.upto) >= delivered:
+                return Missed(found, True)
+            upto = max(upto, backlog.upto, key=offset_key)
+
+    def leave(self, socket: Socket, room: Room) -> None:
+        if room in socket.rooms:
+            self._leave(socket, room)
+            self.on_rooms(socket)
+        elif socket.shut and room in socket.shut:
+            socket.shut.discard(room)
+            self.on_rooms(socket)
+
+    def _leave(self, socket: Socket, room: Room) -> None:
+        if socket.since_in:
+            socket.since_in.pop(room, None)
+        if socket.starts:
+            socket.starts.pop(room, None)
+        if self._rooms[socket.namespace].leave(socket, room):
+            self._backplane.unlisten(socket.namespace, room)
+
+    async def emit(
+        self,
+        namespace: str,
+        rooms: Collection[Room],
+        name: str,
+        payload: str,
+        skip: Collection[str] = (),
+        id: str = "",
+        fingerprint: str = "",
+    ) -> Offset:
+        """Log an event and have it delivered to the rooms' members on all nodes. Returns its offset.
+
+        The same `id` again changes nothing and returns the first offset. Raises RtError UNAVAILABLE; CONFLICT if the
+        id was that of an event with another `fingerprint`.
+        """
+        event = Event(namespace, name, payload, tuple(rooms), tuple(skip), id or new_id(), fingerprint=fingerprint)
+        return await self._backplane.append(event)
+
+    def publish(
+        self, namespace: str, rooms: Collection[Room], name: str, payload: str, skip: Collection[str] = ()
+    ) -> None:
+        """Deliver a volatile event to members here, and tell the other nodes; it may be lost on the way."""
+        event = Event(namespace, name, payload, tuple(rooms), tuple(skip))
+        self.deliver(event)
+        self._backplane.publish(event)
+
+    def deliver(self, event: Event) -> None:
+        """Put the event into the outboxes of the members on this node.
+
+        hot: one codec call per codec, one put per member; no await, no JSON, no formatting per client.
+        """
+        groups = self._rooms[event.namespace].groups(event.rooms, event.skip)
+        if event.was:
+            groups = _concerned(groups, event.rooms, event.was)
+        lost: list[tuple[Socket, CloseReason]] = []
+        count = 0
+        for codec, sockets in groups.items():
+            message = codec.event(
+                event.namespace,
+                event.name,
+                event.payload,
+                event.offset or self._stamp(event),
+                volatile=not event.logged,
+            )
+            for socket in sockets:
+                why = socket.outbox.put(message)
+                if why is not None:
+                    lost.append((socket, why))
+            count += len(sockets)
+        if count:
+            self.sent[event.namespace].add(event.name, count)
+            if event.offset:
+                self.on_delivered(event.offset)
+        for socket, why in lost:  # closing changes the sets that were just walked
+            socket.client.close(why)
+
+    def resync(self, namespace: str, rooms: Collection[Room]) -> None:
+        """Tell the rooms' members here that events of theirs are lost for good, and they must load anew."""
+        for room in rooms:
+            self.deliver(Event(namespace, "resync", json.dumps({"rooms": [room]}), (room,)))
+
+    def position(self, namespace: str) -> Offset:
+        """Everything of this node's rooms up to here was delivered."""
+        return self._backplane.position(namespace)
+
+    @property
+    def page_bytes(self) -> int:
+        """How long a list in an answer may get, as JSON: a quarter of what a client may leave unread, or less."""
+        return min(PAGE_BYTES, self._replay.size_bytes // 2)
+
+    @property
+    def namespaces(self) -> KeysView[str]:
+        return self._sockets.keys()
+
+    def sockets(self, namespace: str) -> Mapping[Sid, Socket]:
+        return self._sockets[namespace]
+
+    def members(self, namespace: str, room: Room) -> Iterator[Socket]:
+        return self._rooms[namespace].members(room)
+
+    def rooms(self, namespace: str) -> Rooms:
+        return self._rooms[namespace]
+
+    def check(self) -> None:
+        """Raise AssertionError if sockets and rooms disagree. For tests."""
+        for namespace, rooms in self._rooms.items():
+            rooms.check(self._sockets[namespace].values())
+
+    @staticmethod
+    def _send(events: list[Event], socket: Socket, joining: set[Room]) -> None:
+        if not events:  # the usual; a socket may be in very many rooms
+            return
+        rooms = joining | socket.rooms
+        for event in events:
+            if socket.sid not in event.skip and rooms.isdisjoint(event.skip):
+                socket.emit(event.name, event.payload, event.offset)
+
+    def _stamp(self, event: Event) -> str:
+        # A stock client takes any event's last argument, if it is a string, for its offset (its socket.ts):
+        # a string payload without one behind it would poison the client's resume.
+        return self.position(event.namespace) if event.payload[:1] == '"' else ""
+
+    def _become_member(self, socket: Socket, rooms: Collection[Room]) -> bool:
+        """Put the socket into rooms that are listened to; False: it is gone (it may not have read what it was sent)."""
+        if socket.gone:
+            return False
+        for room in rooms:
+            self._rooms[socket.namespace].join(socket, room)
+        return True
+
+    @contextmanager
+    def _heard_if_joined(self, namespace: str, rooms: Collection[Room]) -> Iterator[None]:
+        """Let go of the rooms that nobody is in afterwards: the log could not be read, or who asked has gone."""
+        try:
+            yield
+        finally:
+            for room in rooms:
+                if room not in self._rooms[namespace]:
+                    self._backplane.unlisten(namespace, room)
+
+
+def _concerned(groups: Groups, rooms: Collection[Room], was: Offset) -> Groups:
+    """Return who is to be told of an event that was logged again: not who came, or was sent it, after its first time.
+
+    A node that begins to listen to a room does not know its older events, and would tell newcomers of them, after
+    later ones of the same publisher.
+    """
+    at = offset_key(was)
+
+    def concerns(socket: Socket) -> bool:
+        own, rooms_here = socket.since_in or {}, socket.rooms.intersection(rooms)
+        return any(at > offset_key(own.get(room, socket.since)) for room in rooms_here)
+
+    return {codec: set(filter(concerns, sockets)) for codec, sockets in groups.items()}

@@ -1,0 +1,385 @@
+"""Token text, keys and the time in; a User or one of three errors out. Nothing else ever comes out.
+
+PyJWT computes the signatures; what is around them is read here, because PyJWT takes `exp` as text or as a number of 400
+digits, the last of two equal JSON keys, keys of 5 bytes, and lets errors through that are not its own. The order:
+
+    size → three parts → header (no duplicate keys, nothing critical) → a key whose family the algorithm is of
+         → signature → claims (types, lengths, times)
+
+A key is good for the algorithms of one family only, so a token cannot choose how a key is used (RFC 8725 3.1).
+An HS256 token costs 0.45 of what `jwt.decode` takes (keys are prepared once), a twentieth of a connect. A cache of
+verified tokens would save that for a client's second namespace only, and each revocation would have to find its
+entries: there is none.
+"""
+
+from __future__ import annotations
+
+import json  # not wire/json: only here must two equal keys be an error, and msgspec has no hook for that
+import math
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, get_args
+
+import jwt
+from jwt.algorithms import get_default_algorithms
+from msgspec import Struct
+
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.ids import SESSION, TEAM, USER, IdKind, is_name
+from insightdesk_rt.engine.model import Role, TeamId, User, UserId
+
+# algorithm → family; a family is what one key may be used for
+FAMILIES = {
+    "HS256": "HS", "HS384": "HS", "HS512": "HS",
+    "RS256": "RS", "RS384": "RS", "RS512": "RS",
+    "PS256": "PS", "PS384": "PS", "PS512": "PS",
+    "ES256": "ES", "ES384": "ES", "ES512": "ES",
+    "EdDSA": "Ed",
+}  # fmt: skip
+CURVES = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}  # RFC 7518 3.4
+MIN_SECRET_BYTES = 32  # RFC 7518 3.2: as long as the hash
+MIN_RSA_BITS = 2048  # RFC 7518 3.3
+MAX_TOKEN_CHARS = 8192  # real ones have 300 to 2,000; what is longer is not even split
+MAX_LIFE_S = 86_400  # a connection asks for its token again after a day, however long the token lives
+SKEW_S = 60  # an issuer's clock may be ahead of ours by this; a token from the near future harms nobody
+MAX_TIME_S = 1 << 53  # what JSON numbers hold exactly
+MILLISECONDS = 100_000_000_000  # as seconds the year 5138, as milliseconds 1973: no time that a token of today means
+MAX_NAME = 256
+MAX_EMAIL = 320  # RFC 5321: 64 + @ + 255
+ACCESS_TYPES = {"jwt", "at+jwt", "application/at+jwt", "access", "bearer"}  # RFC 9068 2.1, and what Keycloak writes
+ROLES = frozenset(get_args(Role))
+
+_ALGORITHMS = {name: algorithm for name, algorithm in get_default_algorithms().items() if name in FAMILIES}
+
+Notice = Callable[[str], None]
+
+
+class BadToken(RtError):
+    """AUTH_TOKEN_INVALID. `why` is for our log and holds nothing of the token.
+
+    With `tell` the client is told it, too: mistakes in how a token is written down that everybody makes once, and that
+    say nothing about keys or parties.
+    """
+
+    def __init__(self, why: str, *, tell: bool = False) -> None:
+        super().__init__("AUTH_TOKEN_INVALID", f"The token is not valid: {why}." if tell else None)
+        self.why = why
+
+
+class UnknownKey(BadToken):
+    """Signed with a key we do not have: perhaps one that its issuer began to use a moment ago."""
+
+
+class BadKey(ValueError):
+    """A key that cannot be used, in one line."""
+
+
+class VerificationKey(Struct, frozen=True):
+    """A key made ready for PyJWT, and the algorithms of one family it is for. No `kid`: it fits tokens of any kid."""
+
+    algorithms: tuple[str, ...]
+    material: Any
+    kid: str = ""
+
+
+class VerificationKeys(Struct, frozen=True):
+    """All that a token is held against. `published`: algorithms of which an issuer may show new keys at any time."""
+
+    keys: tuple[VerificationKey, ...]
+    issuer: str = ""
+    audience: str = ""
+    leeway_s: int = 0
+    published: tuple[str, ...] = ()
+    separate_ids: bool = False  # customers and staff are numbered apart
+
+
+def secret_key(secret: bytes, allowed: tuple[str, ...]) -> VerificationKey:
+    """Return the key of HS tokens. Raises BadKey if it is short, or if somebody gave a public key for a secret."""
+    algorithms = _of_family("HS", allowed)
+    if len(secret) < MIN_SECRET_BYTES:
+        raise BadKey(f"the secret is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32")
+    return VerificationKey(algorithms, _prepared(algorithms[0], secret))
+
+
+def public_key(pem: bytes, allowed: tuple[str, ...]) -> VerificationKey:
+    """Return the key in a PEM file, for those of the allowed algorithms that it can serve. Raises BadKey."""
+    asymmetric = [name for name in allowed if FAMILIES[name] != "HS"]
+    fitting = [(name, material) for name in asymmetric if (material := _try_pem(name, pem)) is not None]
+    if not fitting:
+        raise BadKey("it is not a public key (PEM) for " + " or ".join(asymmetric))
+    return _public(fitting)
+
+
+def jwk_key(jwk: Mapping[str, Any], allowed: tuple[str, ...]) -> VerificationKey | None:
+    """Return the key that a member of a JWKS describes; None if it is for something else, or cannot be used.
+
+    Symmetric and private keys have no business in a published set; they are passed over as if they were not there.
+    """
+    kid, use, ops = jwk.get("kid", ""), jwk.get("use", "sig"), jwk.get("key_ops", ["verify"])
+    if not isinstance(kid, str) or use != "sig" or not isinstance(ops, list) or "verify" not in ops or "d" in jwk:
+        return None
+    families = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("Ed",)}.get(str(jwk.get("kty")), ())
+    names = [name for name in allowed if FAMILIES[name] in families and jwk.get("alg", name) == name]
+    try:
+        fitting = [(name, material) for name in names if (material := _try_jwk(name, jwk)) is not None]
+        return _public(fitting, kid)
+    except BadKey:
+        return None
+
+
+def sign(claims: Mapping[str, Any], key: VerificationKey, headers: Mapping[str, Any] | None = None) -> str:
+    """Return a token of these claims, signed with the key's first algorithm."""
+    return jwt.encode(dict(claims), key.material, key.algorithms[0], dict(headers or {}))
+
+
+def verify(token: object, keys: VerificationKeys, now_s: float, notice: Notice = lambda what: None) -> User:
+    """Return who the token speaks for. `expires_s` is when a connection that showed it must end: within a day.
+
+    Blanks around the token and `Bearer ` in front of it, which people copy along, are taken off. `notice` is told in
+    words what is odd about a token that is accepted. Raises RtError AUTH_TOKEN_MISSING, AUTH_TOKEN_EXPIRED (all else
+    about it is right) or AUTH_TOKEN_INVALID, whatever the token is; the last as BadToken, which knows why.
+    """
+    if not isinstance(token, str) or not (token := _bare(token)):
+        raise RtError("AUTH_TOKEN_MISSING")
+    try:
+        return _user(_claims(token, keys), keys, int(now_s), notice)
+    except RtError:
+        raise
+    except Exception as why:  # the last net: a hostile token must not cost more than itself
+        raise BadToken(f"unexpected {type(why).__name__}") from None
+
+
+def unverified(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the claims as they are written, for people to look at: nothing may be decided by them.
+
+    Raises BadToken if they cannot be read.
+    """
+    parts = _parts(_bare(token))
+    return _object(_unpacked(parts[0])), _object(_unpacked(parts[1]))
+
+
+# ── signature ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+_BLANKS = " \t\r\n"
+
+
+def _bare(token: str) -> str:
+    """Return the token without what stands around it in an Authorization header, a file or a shell's output."""
+    if len(token) > MAX_TOKEN_CHARS + 64:  # it is refused for that; do not copy it
+        return token
+    token = token.strip(_BLANKS)
+    return token[6:].strip(_BLANKS) if token[:6].lower() == "bearer" and token[6:7] in _BLANKS else token
+
+
+def _parts(token: str) -> list[bytes]:
+    if len(token) > MAX_TOKEN_CHARS or not token.isascii():
+        raise BadToken(f"it is longer than {MAX_TOKEN_CHARS} characters, or not ASCII")
+    if token[:1] in ("'", '"'):
+        raise BadToken("it has quotes around it", tell=True)
+    parts = token.encode().split(b".")
+    if len(parts) != 3:  # an encrypted token has five
+        raise BadToken(f"it has {min(len(parts), 9)} parts between dots, not three", tell=True)
+    return parts
+
+
+def _claims(token: str, keys: VerificationKeys) -> dict[str, Any]:
+    parts = _parts(token)
+    header = _object(_unpacked(parts[0]))
+    key = _key_for(header, keys)
+    algorithm = _ALGORITHMS[header["alg"]]
+    if not algorithm.verify(parts[0] + b"." + parts[1], key.material, _unpacked(parts[2])):
+        raise BadToken("the signature is wrong")
+    return _object(_unpacked(parts[1]))
+
+
+def _key_for(header: dict[str, Any], keys: VerificationKeys) -> VerificationKey:
+    """Return the one key the header asks for. Where keys come from (jku, x5u, jwk, x5c) is not the token's to say."""
+    kind, alg, kid = header.get("typ", "JWT"), header.get("alg"), header.get("kid")
+    if not isinstance(alg, str):
+        raise BadToken("no algorithm")
+    if {"crit", "b64", "zip", "enc"} & header.keys():  # RFC 7515 4.1.11: understand it or refuse; we understand none
+        raise BadToken("the header asks for an extension")
+    if not (isinstance(kind, str) and kind.lower() in ACCESS_TYPES) or "cty" in header:
+        raise BadToken("not an access token by its header")
+    if kid is not None and not (isinstance(kid, str) and len(kid) <= MAX_NAME):
+        raise BadToken("kid is not a short text")
+    fitting = [key for key in keys.keys if alg in key.algorithms]
+    if not fitting and alg not in keys.published:
+        raise BadToken("the algorithm is not allowed")
+    named = [key for key in fitting if kid and key.kid == kid] or [key for key in fitting if not (kid and key.kid)]
+    if not named:
+        raise UnknownKey("no key has its kid")
+    if len(named) > 1:
+        raise BadToken("several keys fit and the token names none")
+    return named[0]
+
+
+def _unpacked(part: bytes) -> bytes:
+    try:
+        raw = urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    except ValueError:  # binascii.Error is
+        raise BadToken("not base64url") from None
+    # b64decode passes over what is not in its alphabet; written again, it shows (RFC 4648 3.3 and 3.5)
+    if urlsafe_b64encode(raw).rstrip(b"=") != part:
+        raise BadToken("not base64url")
+    return raw
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        value = _decoder.decode(text.decode())
+    except (ValueError, RecursionError):
+        raise BadToken("not JSON") from None
+    if not isinstance(value, dict):
+        raise BadToken("not a JSON object")
+    return value
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):  # RFC 8725 2.4: another reader would take the first where we take the last
+        raise BadToken("a key stands twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise BadToken(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_without_doubles, parse_constant=_no_constant
+)  # loads makes one each time
+
+
+# ── claims ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _user(claims: dict[str, Any], keys: VerificationKeys, now_s: int, notice: Notice) -> User:
+    role = claims.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise BadToken("role is none of " + ", ".join(sorted(ROLES)))
+    for kind in ("typ", "use", "token_use"):
+        said = claims.get(kind, "access")
+        if not isinstance(said, str) or said.lower() not in ACCESS_TYPES:
+            raise BadToken(f"not an access token by its {kind}")
+    _check_parties(claims, keys)
+    issued_s = _time(claims, "iat") or 0
+    begins_s = max(issued_s, _time(claims, "nbf") or 0)
+    if begins_s > MILLISECONDS:
+        raise BadToken("its iat or nbf is in milliseconds; it must be seconds", tell=True)
+    if begins_s > now_s + SKEW_S:
+        raise BadToken(f"its iat or nbf is more than {SKEW_S} s in the future")
+    expires_s = _time(claims, "exp")
+    if expires_s is None:
+        raise BadToken("it has no exp")
+    if expires_s > MILLISECONDS:
+        notice("its exp is after the year 5138; is it in milliseconds? It must be seconds")
+    user = User(
+        UserId(_id(claims, "sub", USER)),
+        role,  # type: ignore[arg-type]  # it is in ROLES
+        _text(claims, "name", MAX_NAME),
+        _text(claims, "email", MAX_EMAIL),
+        TeamId(_id(claims, "teamId", TEAM, needed=False)),
+        _id(claims, "sessionId", SESSION, needed=False),
+        min(expires_s + keys.leeway_s, now_s + MAX_LIFE_S),
+        issued_s,
+        keys.separate_ids,
+    )
+    if user.expires_s <= now_s:
+        raise RtError("AUTH_TOKEN_EXPIRED")
+    return user
+
+
+def _check_parties(claims: dict[str, Any], keys: VerificationKeys) -> None:
+    if keys.issuer and claims.get("iss") != keys.issuer:
+        raise BadToken("it is of another issuer")
+    audience = claims.get("aud")
+    if audience is None and not keys.audience:
+        return
+    named = audience if isinstance(audience, list) else [audience]
+    # RFC 7519 4.1.3: who is not named must refuse, so without an audience of our own every aud is somebody else's.
+    if not all(isinstance(one, str) for one in named) or not keys.audience or keys.audience not in named:
+        raise BadToken("it is for another audience")
+
+
+def _time(claims: dict[str, Any], name: str) -> int | None:
+    """Return a NumericDate in whole seconds, None if there is none. It may have a fraction (RFC 7519 2): a token then
+    ends with its last whole second, and begins with its first."""
+    value = claims.get(name)
+    if value is None and name not in claims:
+        return None
+    # type(), not isinstance(): True is an int. 1e400 is read as infinity.
+    if not (type(value) is int or type(value) is float) or not 0 < value < MAX_TIME_S:
+        raise BadToken(f"{name} is not a time in seconds")
+    return math.floor(value) if name == "exp" else math.ceil(value)
+
+
+def _text(claims: dict[str, Any], name: str, longest: int) -> str:
+    value = claims.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > longest or not is_name(value):
+        raise BadToken(f"{name} is not a text of at most {longest} characters without control and format characters")
+    return value
+
+
+def _id(claims: dict[str, Any], name: str, kind: IdKind, *, needed: bool = True) -> str:
+    """Return an id by the rule of its kind (ids.py), the same that events and the admin API have; "" for none."""
+    value = claims.get(name)
+    if not needed and value in (None, ""):
+        return ""
+    if type(value) in (int, float):
+        raise BadToken(f'{name} is a number; it must be text, as in "17"', tell=True)
+    try:
+        return kind.check(value)
+    except ValueError as why:
+        raise BadToken(f"{name}: {why}") from None
+
+
+# ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _of_family(family: str, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    algorithms = tuple(name for name in allowed if FAMILIES[name] == family)
+    if not algorithms:
+        raise BadKey(f"no {family} algorithm is allowed")
+    return algorithms
+
+
+def _prepared(name: str, text: bytes) -> Any:
+    try:
+        return _ALGORITHMS[name].prepare_key(text)
+    except Exception as why:
+        raise BadKey(str(why).splitlines()[0]) from None
+
+
+def _try_pem(name: str, pem: bytes) -> Any:
+    try:
+        material = _ALGORITHMS[name].prepare_key(pem)
+    except Exception:  # PyJWT raises ValueError, TypeError, UnicodeDecodeError and its own
+        return None
+    return material if _fits(name, material) else None
+
+
+def _try_jwk(name: str, jwk: Mapping[str, Any]) -> Any:
+    try:
+        material = _ALGORITHMS[name].from_jwk(dict(jwk))
+    except Exception:  # as above, and binascii.Error
+        return None
+    return material if _fits(name, material) else None
+
+
+def _fits(name: str, material: Any) -> bool:
+    return name not in CURVES or material.curve.name == CURVES[name]
+
+
+def _public(fitting: list[tuple[str, Any]], kid: str = "") -> VerificationKey:
+    if not fitting:
+        raise BadKey("it fits no algorithm that is allowed")
+    material = fitting[0][1]
+    if hasattr(material, "private_bytes"):
+        raise BadKey("it is a private key; the server needs the public one only")
+    if hasattr(material, "public_numbers") and not hasattr(material, "curve") and material.key_size < MIN_RSA_BITS:
+        raise BadKey(f"it is an RSA key of less than {MIN_RSA_BITS} bits")
+    return VerificationKey(tuple(name for name, _ in fitting), material, kid)

@@ -1,0 +1,339 @@
+"""Client: one peer across its transports. Joins a session (what bytes mean), an outbox (what it is still to be sent)
+and the transport it is on now; times it out; ends it once.
+
+    polling ──probe()──▶ polling + probing websocket ──"5"──▶ websocket
+
+During a probe polling stays the transport: what is queued leaves by it, what it brings is processed, and every GET is
+answered at once, because stock clients wait for their last GET before they say "5". The outbox holds what is not
+written, so that the swap is one assignment and the order is kept. A probe that fails ends alone.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from insightdesk_rt.engine.errors import ERRORS, CloseReason, TooBig, WireError
+from insightdesk_rt.engine.rate_limits import counted_as
+from insightdesk_rt.engine.transport.base import Receiver, Transport
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.transport.outbox import Outbox
+from insightdesk_rt.engine.transport.polling import PollingTransport
+from insightdesk_rt.engine.wire.codec import Ack, Call, Codec, Connect, Encoded, Leave, WireSession
+from insightdesk_rt.engine.wire.engine import PROBE_PONG, EngineSession, Goodbye, ProbeStep
+from insightdesk_rt.engine.wire.native import NativeSession
+
+LOOK_MS = 1_000  # between looks at a peer whose pong is later than the next ping was due
+
+
+class Client:
+    __slots__ = (
+        "_connects_from_ms",
+        "_host",
+        "_probe",
+        "_receiver",
+        "_unfinished",
+        "_unfinished_ms",
+        "address",
+        "agent",
+        "bearer",
+        "connected_at_s",
+        "connects",
+        "gone",
+        "heard_ms",
+        "id",
+        "outbox",
+        "recovers",
+        "session",
+        "sockets",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        session: WireSession,
+        receiver: Receiver,
+        host: ClientRegistry,
+        *,
+        id: str = "",
+        address: str = "",
+        agent: str = "",
+        bearer: str = "",
+    ) -> None:
+        self.id = id or host.new_id()
+        self.address = address
+        self.agent = agent
+        self.bearer = bearer  # token of the upgrade request's Authorization header; native protocol only
+        self.session = session
+        self.outbox = Outbox(host.limits, host.flusher)
+        self.transport: Transport | None = None
+        self.sockets: dict[str, Any] = {}  # namespace → hub Socket; owned by dispatch
+        self.connected_at_s = 0.0  # Unix seconds, for people
+        self.heard_ms = 0  # monotonic
+        self.connects = 0  # into namespaces, refused ones too, of the minute that began at _connects_from_ms
+        self.gone = False
+        self.recovers = True  # is it sent a pid and offsets, unless its CONNECT says otherwise?
+        self._receiver = receiver
+        self._host = host
+        self._probe: Transport | None = None
+        self._connects_from_ms = 0
+        self._unfinished = 0  # the message that was coming in at the last look, and since when
+        self._unfinished_ms = 0
+
+    @property
+    def codec(self) -> Codec:
+        return self.session.codec
+
+    @property
+    def native(self) -> bool:
+        """Is this connection one namespace, which it ends with, and are its close codes spoken out?"""
+        return isinstance(self.session, NativeSession)
+
+    @property
+    def last_seen(self) -> float:
+        """Unix seconds of the last byte the client sent, not before it connected: the two clocks differ by a moment."""
+        return max(self.connected_at_s, time.time() - (self._host.now_ms() - self.heard_ms) / 1000)
+
+    # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, transport: Transport) -> None:
+        """Put the client on the table and queue what its session says first. The transport starts reading after it."""
+        host = self._host
+        now_ms = self.heard_ms = host.now_ms()
+        self.connected_at_s = time.time()
+        self.transport = self.outbox.transport = transport
+        host.clients[self.id] = self
+        host.addresses.enter(counted_as(self.address))
+        host.opened[transport.name] += 1
+        for message in self.session.opened(now_ms):
+            self.outbox.put(message)
+        self._arm(now_ms)
+        if host.connect_timeout_ms:
+            host.wheel.later(("connect", self), host.connect_timeout_ms, self._connect_late)
+
+    def close(self, why: CloseReason, code: int = 0) -> None:
+        """End the client: what is queued is sent, the transport says goodbye, the receiver is told. Once."""
+        if self.gone:
+            return
+        transport = self.transport
+        last = [] if why is CloseReason.SLOW_CONSUMER else self.outbox.take()
+        self._end(why)
+        if transport is not None:
+            if last:
+                transport.write(last)
+            transport.close(why, code)
+        self._receiver.gone(self, why)
+
+    def lost(self, transport: Transport, why: CloseReason) -> None:
+        """The transport ended by its peer's doing. A probing one ends alone, any other takes the client with it."""
+        if transport is self._probe:
+            self._end_probe()
+        elif transport is self.transport and not self.gone:
+            self._end(why)
+            self._receiver.gone(self, why)
+
+    def _end(self, why: CloseReason) -> None:
+        self.gone = True
+        host = self._host
+        if host.clients.pop(self.id, None) is not None:
+            host.addresses.leave(counted_as(self.address))
+        host.closed[why] += 1
+        host.on_end(self, why)
+        host.intake.forget(self)
+        host.wheel.cancel(self)
+        host.wheel.cancel(("connect", self))
+        if self._probe is not None:
+            probe = self._probe
+            self._end_probe()
+            probe.close(why)
+        self.outbox.close()
+
+    # ── what comes ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def heard(self) -> None:
+        """Bytes came, whole messages or not. hot: once per wake-up of a transport."""
+        now_ms = self.heard_ms = self._host.now_ms()
+        self.session.heard(now_ms)
+
+    def received(self, transport: Transport, message: str | bytes) -> None:
+        """Take one message of a transport, after `heard`. hot: once per message."""
+        if transport is not self.transport:
+            self._probed(transport, message)
+            return
+        try:
+            said = self.session.receive(message, self.heard_ms)
+        except Goodbye:
+            self.close(CloseReason.CLIENT_CLOSE)
+            return
+        except WireError as wrong:
+            self.violated(transport, wrong, spoken=self.native or isinstance(wrong, TooBig))
+            return
+        for each in said:
+            if self.gone:
+                return
+            kind = type(each)
+            if kind is Call:
+                self._receiver.called(self, each)  # type: ignore[arg-type]
+            elif kind is Ack:
+                self._receiver.acked(self, each)  # type: ignore[arg-type]
+            elif kind is Connect:
+                if not self._floods():
+                    self._receiver.asked(self, each)  # type: ignore[arg-type]
+            elif kind is Leave:
+                self._receiver.left(self, each.namespace)
+
+    def _floods(self) -> bool:
+        """Has it asked into namespaces more often than it may in a minute? Then it is closed."""
+        limit, now_ms = self._host.max_connects_per_minute, self._host.now_ms()
+        if now_ms - self._connects_from_ms >= 60_000:
+            self._connects_from_ms, self.connects = now_ms, 0
+        self.connects += 1
+        if not limit or self.connects <= limit:
+            return False
+        self.close(CloseReason.CONNECT_FLOOD)
+        return True
+
+    def holds(self, held_bytes: int) -> None:
+        """So many bytes of a message that is not whole are kept for this client. Too many close it, or another one."""
+        over = self._host.intake.hold(self, held_bytes)
+        if over is not None and over.client.transport is not None:
+            wrong = WireError("too much that is not finished", 1008, over=over.setting)
+            over.client.violated(over.client.transport, wrong, spoken=over.client.native)
+
+    def violated(self, transport: Transport, wrong: WireError, *, spoken: bool = True) -> None:
+        """The peer broke the protocol on this transport. `spoken`: it is told the close code of the error."""
+        if wrong.over:
+            self._host.over_limit[wrong.over] += 1
+        why = CloseReason.TOO_BIG if isinstance(wrong, TooBig) else CloseReason.PARSE_ERROR
+        if why is CloseReason.PARSE_ERROR and self.session.waiting and transport is self.transport:
+            self._host.say_not_understood(wrong.why, self.address, self.agent)
+        code = wrong.close if spoken else 0
+        if transport is self._probe:
+            self._end_probe()
+            transport.close(why, code)
+        elif transport is self.transport:
+            self.close(why, code)
+
+    # ── what goes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def send(self, message: Encoded) -> None:
+        """Queue a message; a client that is hopelessly behind is closed instead."""
+        why = self.outbox.put(message)
+        if why is not None:
+            self.close(why)
+
+    def leave(self, namespace: str) -> None:
+        """Tell the client that it is out of the namespace. On the native protocol that is its whole connection."""
+        if self.gone:
+            return
+        self.session.drop(namespace)
+        self.send(self.session.codec.left(namespace))
+        if self.native:
+            self.close(CloseReason.SERVER_LEFT)
+
+    def dismiss(self, why: CloseReason) -> None:
+        """End the client so that a stock one does not come back by itself."""
+        if not self.native:
+            for namespace in tuple(self.sockets):
+                self.leave(namespace)
+        self.close(why)
+
+    def refused(self, namespace: str, code: str) -> None:
+        """The client was not let into the namespace, and has been told so with this error code ("" for no such one)."""
+        if self.gone:
+            return
+        self.session.drop(namespace)
+        if self.native:
+            self.close(CloseReason.SERVER_LEFT, ERRORS[code].close if code in ERRORS else 0)
+
+    # ── time ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def overdue(self) -> bool:
+        """Is the client past its ping timeout? Then it is closed, whether the wheel has come to it or not."""
+        if not self.gone and self.session.dead(self._host.now_ms()):
+            self.close(CloseReason.PING_TIMEOUT)
+        return self.gone
+
+    def _arm(self, now_ms: int) -> None:
+        # With a ping out the deadline is far, but once it is answered the next ping is due earlier. To look again then
+        # is cheaper than to ask for the deadline whenever something comes.
+        next_ms = self.session.due_ms() - now_ms
+        wait_ms = min(self.session.deadline_ms() - now_ms, next_ms if next_ms > 0 else LOOK_MS)
+        if self._unfinished:
+            wait_ms = min(wait_ms, self._unfinished_ms + self._host.message_timeout_ms - now_ms)
+        self._host.wheel.later(self, max(wait_ms, 0), self._tick)
+
+    def _tick(self) -> None:
+        if self.overdue():
+            return
+        now_ms = self._host.now_ms()
+        self._look_at_unfinished(now_ms)
+        if self.gone:
+            return
+        ping = self.session.heartbeat(now_ms)
+        if ping is not None:
+            self.send(ping)
+        if not self.gone:
+            self._arm(now_ms)
+
+    def _look_at_unfinished(self, now_ms: int) -> None:
+        """Close who has not finished the message that was coming in so long ago. To look at the heartbeat costs no
+        timer per message, and gives one up to an interval more."""
+        transport = self.transport
+        if transport is None or not self._host.message_timeout_ms:
+            return
+        unfinished = self.session.unfinished or transport.unfinished
+        if not unfinished or unfinished != self._unfinished:
+            self._unfinished, self._unfinished_ms = unfinished, now_ms
+        elif now_ms - self._unfinished_ms >= self._host.message_timeout_ms:
+            wrong = WireError("a message that is not finished", 1008, over="message_timeout_s")
+            self.violated(transport, wrong, spoken=self.native)
+
+    def _connect_late(self) -> None:
+        if self.session.waiting:
+            self.close(CloseReason.CONNECT_TIMEOUT)
+
+    # ── upgrade ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def probe(self, transport: Transport) -> bool:
+        """Let a second transport try to take over. False: one has done so or is trying; close the new one."""
+        if self.gone or self._probe is not None or not isinstance(self.transport, PollingTransport):
+            return False
+        self._probe = transport
+        if self._host.upgrade_timeout_ms:
+            self._host.wheel.later(("probe", self), self._host.upgrade_timeout_ms, self._probe_late)
+        return True
+
+    def _probed(self, transport: Transport, message: str | bytes) -> None:
+        polling, session = self.transport, self.session
+        if transport is not self._probe or not isinstance(polling, PollingTransport):
+            return  # said by a transport that is out already
+        assert isinstance(session, EngineSession)
+        match session.probe(message):
+            case ProbeStep.PONG:
+                transport.write([PROBE_PONG])
+                polling.hurry(True)
+            case ProbeStep.UPGRADE:
+                self._end_probe()
+                self._host.upgraded += 1
+                self.transport = self.outbox.transport = transport
+                polling.retire()
+                self.outbox.drained()
+            case ProbeStep.REFUSE:
+                self._end_probe()
+                transport.close(CloseReason.PARSE_ERROR)
+
+    def _probe_late(self) -> None:
+        probe = self._probe
+        self._end_probe()
+        if probe is not None:
+            self._host.over_limit["upgrade_timeout_s"] += 1
+            probe.close(CloseReason.TRANSPORT_ERROR)
+
+    def _end_probe(self) -> None:
+        self._probe = None
+        self._host.wheel.cancel(("probe", self))
+        if isinstance(self.session, EngineSession):
+            self.session.probe_lost()
+        if isinstance(self.transport, PollingTransport):
+            self.transport.hurry(False)

@@ -1,0 +1,220 @@
+"""Long polling: parks one GET, takes the packets of one POST at a time.
+
+A Poll is the handler of a GET; it is parked here until there is something to say, and busy until its answer has left.
+Between polls the transport is not writable, and messages wait in the outbox. While a websocket probes (`hurry`) no GET
+is parked: each is answered at once, with a noop if there is nothing else, since one noop is not enough; a stock client
+may poll again before it has seen `3probe`. Rules: Node's engine.io 6.6, transports/polling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Protocol
+
+from insightdesk_rt.engine.errors import CloseReason, WireError
+from insightdesk_rt.engine.wire.codec import Encoded
+from insightdesk_rt.engine.wire.engine import CLOSE, NOOP
+from insightdesk_rt.engine.wire.engineio import decode_payload, encode_payload
+
+if TYPE_CHECKING:
+    from insightdesk_rt.engine.transport.client import Client
+    from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+
+# A payload of a megabyte can hold 500,000 packets (CVE-2020-36048); others have their turn in between.
+TURN_NS = 2_000_000
+
+# The client's own doing, or it is not there any more: its next poll finds an unknown session, not a goodbye.
+UNSAID = frozenset(
+    {
+        CloseReason.TRANSPORT_CLOSE,
+        CloseReason.TRANSPORT_ERROR,
+        CloseReason.PING_TIMEOUT,
+        CloseReason.PARSE_ERROR,
+        CloseReason.TOO_BIG,
+        CloseReason.CLIENT_CLOSE,
+    }
+)
+
+# The client shall come back by itself. After a close packet on a poll python-socketio's client does not (Node's does);
+# both do when they have their last messages and then find the session unknown.
+COMES_BACK = frozenset(
+    {
+        CloseReason.TOKEN_EXPIRED,
+        CloseReason.SLOW_CONSUMER,
+        CloseReason.UNAVAILABLE,
+        CloseReason.DRAINED,
+        CloseReason.SHUTDOWN,
+        CloseReason.SENT_AWAY,
+    }
+)
+
+
+class Poll(Protocol):
+    """A GET that can be answered once. It calls `answered` when the answer has left, and `aborted` if it cannot."""
+
+    def answer(self, payload: str) -> None: ...
+
+
+class Post(Protocol):
+    """A POST whose body is being read."""
+
+    def abort(self) -> None: ...
+
+
+class PollingTransport:
+    name = "polling"
+    unfinished = 0  # a POST has its own time
+    most = 15  # python-engineio's client gives up on a payload of more than 16 packets; one is left for CLOSE
+    __slots__ = ("_client", "_host", "_hurry", "_last", "_poll", "_post", "writable")
+
+    def __init__(self, host: ClientRegistry) -> None:
+        self._host = host
+        self._client: Client | None = None  # None before `start` and after the end
+        self._poll: Poll | None = None
+        self._post: Post | None = None
+        self._last: list[Encoded] = []  # last words that found no poll
+        self._hurry = False
+        self.writable = False
+
+    def start(self, client: Client) -> None:
+        self._client = client
+
+    # ── GET ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def parked(self) -> bool:
+        """Is there a GET, or an answer that has not left?"""
+        return self._poll is not None
+
+    def poll(self, poll: Poll) -> bool:
+        """Answer the GET with what there is, or park it. False: there is another one, and the session is closed."""
+        client = self._client
+        if client is None:
+            return False
+        if self._poll is not None:
+            client.close(CloseReason.TRANSPORT_ERROR)
+            return False
+        self._poll = poll
+        self.writable = True
+        client.outbox.drained()
+        if self.writable and self._hurry:
+            self._answer([NOOP])
+        return True
+
+    def answered(self, poll: Poll) -> None:
+        """The answer has left; the next GET may come."""
+        if self._poll is poll:
+            self._poll = None
+
+    def aborted(self, poll: Poll) -> None:
+        """The client took its GET back, or did not read the answer: what was in it may be lost, so the session ends."""
+        if self._poll is not poll:
+            return
+        self._poll = None
+        self.writable = False
+        client, self._client = self._client, None
+        if client is not None:
+            client.lost(self, CloseReason.TRANSPORT_ERROR)
+
+    def hurry(self, on: bool) -> None:
+        """A websocket probes: park no GET, let go of the one that is parked. Off: as before."""
+        self._hurry = on
+        if on and self.writable:
+            self._answer([NOOP])
+
+    def _answer(self, messages: list[Encoded]) -> None:
+        assert self._poll is not None
+        self.writable = False
+        payload = encode_payload(messages)
+        self._host.bytes_out += len(payload)
+        self._poll.answer(payload)
+
+    # ── POST ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, post: Post) -> bool:
+        """A POST begins. False: another one is being read; it is aborted, and the session is closed."""
+        client, first = self._client, self._post
+        if client is None:
+            return False
+        if first is not None:
+            self._post = None
+            client.close(CloseReason.TRANSPORT_ERROR)
+            first.abort()
+            return False
+        self._post = post
+        return True
+
+    @property
+    def posting(self) -> bool:
+        return self._post is not None
+
+    async def receive(self, body: str, limit_bytes: int) -> None:
+        """Take the packets of a POST, and let others have their turn in between. Cancelled, it has taken some."""
+        end_ns = monotonic_ns() + TURN_NS
+        for _ in self.take(body, limit_bytes):
+            if monotonic_ns() > end_ns:
+                await asyncio.sleep(0)
+                end_ns = monotonic_ns() + TURN_NS
+
+    def take(self, body: str, limit_bytes: int) -> Iterator[None]:
+        """Take the packets of a POST, in order; a bad one closes the session, after those before it were processed.
+
+        Yields after each. A session that ends or moves to a websocket in between takes no more.
+        """
+        client = self._client
+        if client is None:
+            return
+        self._host.bytes_in += len(body)
+        client.heard()
+        try:
+            for packet in decode_payload(body, limit_bytes):
+                client.received(self, packet)
+                if self._client is None:
+                    return
+                yield
+        except WireError as wrong:
+            client.violated(self, wrong)
+
+    def end(self, post: Post) -> None:
+        """The POST is answered, or refused in a way that the session survives."""
+        if self._post is post:
+            self._post = None
+
+    def broken(self, post: Post) -> None:
+        """The connection of a POST was lost before its body was complete."""
+        if self._post is post:
+            self._post = None
+            if self._client is not None:
+                self._client.close(CloseReason.TRANSPORT_ERROR)
+
+    # ── the transport's interface ──────────────────────────────────────────────────────────────────────────────────
+
+    def write(self, messages: list[Encoded]) -> int:
+        if self.writable:
+            self._answer(messages)
+            return 0
+        self._last += messages
+        return sum([message.size for message in messages])
+
+    def close(self, why: CloseReason, code: int = 0) -> None:
+        """Put the last messages and the close packet into the parked GET, or into the next one where it makes sense."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        last, self._last = self._last, []
+        if why is CloseReason.CLIENT_CLOSE:  # it said goodbye itself: its poll is released by a noop
+            last.append(NOOP)
+        elif why not in COMES_BACK:
+            last.append(CLOSE)
+        if self.writable:
+            self._answer(last or [NOOP])
+        elif why not in UNSAID and last:
+            self._host.say_later(client.id, last)
+
+    def retire(self) -> None:
+        """The websocket has taken over: end without a word to the session."""
+        self._client = None
+        if self.writable:
+            self._answer([NOOP])

@@ -1,0 +1,179 @@
+"""Websockets that stay on Tornado's stream: with TLS on our own port, or with permessage-deflate.
+
+The frames are ours, so the rules, limits and close codes are those of websocket.py. Neither is the fast way: where many
+clients are served, a proxy in front ends TLS and deflate is off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import zlib
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tornado.iostream import IOStream, StreamClosedError
+
+from insightdesk_rt.engine.errors import CloseReason, TooBig, WireError
+from insightdesk_rt.engine.transport.websocket import DISCARD_BYTES, READ_BYTES, WebSocketTransport
+from insightdesk_rt.engine.wire.codec import Encoded
+from insightdesk_rt.engine.wire.frames import MAX_FRAGMENTS, FrameReader, Opcode, packed_frame
+
+if TYPE_CHECKING:
+    from insightdesk_rt.engine.transport.client import Client
+    from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+
+LEVEL = 6  # zlib's own, and ws's
+TAIL = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: of each message, left out on the wire
+DEFLATE_FROM_BYTES = 1024  # below, deflate costs more than it saves; ws has the same threshold
+
+
+class StreamTransport(WebSocketTransport):
+    """Our frames over a Tornado stream. A Task reads it; it ends with the stream."""
+
+    __slots__ = ("_kept", "_reading", "_stream")
+
+    def __init__(
+        self,
+        stream: IOStream,
+        host: ClientRegistry,
+        limit_bytes: int,
+        *,
+        coded: bool,
+        max_fragments: int = MAX_FRAGMENTS,
+    ) -> None:
+        super().__init__(stream.socket, host, limit_bytes, coded=coded, max_fragments=max_fragments)
+        self._stream = stream
+        self._kept = 0  # bytes that the stream was given and the kernel has not taken
+        self._reading: asyncio.Task[None] | None = None
+
+    def start(self, client: Client, leftover: bytes = b"") -> None:
+        self._client = client
+        self._reader.heed(client.session)
+        self._reading = asyncio.get_running_loop().create_task(self._read(leftover))
+
+    async def _read(self, data: bytes) -> None:
+        try:
+            while True:
+                client = self._client
+                if client is None:
+                    self._discarded += len(data)
+                    if self._discarded > DISCARD_BYTES:
+                        self.abort()
+                elif data:
+                    self._received(client, data)
+                data = await self._stream.read_bytes(READ_BYTES, partial=True)
+        except StreamClosedError as closed:
+            lost = CloseReason.TRANSPORT_ERROR if closed.real_error else CloseReason.TRANSPORT_CLOSE
+            self._ended(lost)
+
+    def _send(self, data: bytes) -> int:
+        self._host.bytes_out += len(data)
+        if self._stream.closed():
+            return 0  # the reading Task sees it too
+        future = self._stream.write(data)
+        if not future.done():
+            self._kept += len(data)
+            self._unsent = memoryview(data)  # something is in the way of pongs and of FIN
+            self.writable = False
+            future.add_done_callback(lambda _: self._taken(len(data)))
+        return self._kept
+
+    def _taken(self, count: int) -> None:
+        self._kept -= count
+        client = self._client
+        if client is not None:
+            client.outbox.sent(count)
+        if self._kept:
+            return
+        self._unsent = None
+        if client is None:
+            self._shut()
+            return
+        pong, self._pong = self._pong, None
+        if pong is not None:
+            self._send(pong)
+        if self._unsent is None:
+            self.writable = True
+            client.outbox.drained()
+
+    def _shut(self) -> None:
+        if self._stream.closed():
+            return
+        try:
+            self._stream.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.abort()
+
+    def abort(self) -> None:
+        self._client = None
+        self._host.lingered(self)
+        self._stream.close()  # ends the reading Task
+
+
+class Packer:
+    """The two zlib contexts of a connection, as its handshake agreed (RFC 7692 7.1): some 300 KB.
+
+    Each is made when it is first needed: whoever has joined nothing yet is sent nothing long, so costs none.
+    """
+
+    def __init__(self, parameters: Mapping[str, str | None]) -> None:
+        own_bits = -int(parameters.get("server_max_window_bits") or zlib.MAX_WBITS)
+        peer_bits = -int(parameters.get("client_max_window_bits") or zlib.MAX_WBITS)
+        self._new_pack = partial(zlib.compressobj, LEVEL, zlib.DEFLATED, own_bits)
+        self._new_unpack = partial(zlib.decompressobj, peer_bits)
+        self._keeps_pack = "server_no_context_takeover" not in parameters
+        self._keeps_unpack = "client_no_context_takeover" not in parameters
+        self._pack: Any = None
+        self._unpack: Any = None
+
+    def pack(self, data: bytes) -> bytes:
+        pack = self._pack or self._new_pack()
+        if self._keeps_pack:
+            self._pack = pack
+        return (pack.compress(data) + pack.flush(zlib.Z_SYNC_FLUSH))[: -len(TAIL)]
+
+    def unpack(self, data: bytes, most_bytes: int) -> bytes:
+        """Raises TooBig before there is more than `most_bytes`; WireError (1007) for what is not deflate's."""
+        unpack = self._unpack or self._new_unpack()
+        if self._keeps_unpack:
+            self._unpack = unpack
+        try:
+            unpacked = unpack.decompress(data + TAIL, most_bytes + 1)
+        except zlib.error:
+            raise WireError("a compressed message is broken", 1007) from None
+        if unpack.eof:
+            self._unpack = None  # RFC 7692 7.2.3.4: a message may end its stream
+        if len(unpacked) > most_bytes:
+            raise TooBig(f"message over {most_bytes} bytes when unpacked")
+        return unpacked
+
+
+class DeflateTransport(StreamTransport):
+    """Messages compressed, over plain TCP or TLS: the same frames, rules and limits as without."""
+
+    __slots__ = ("_packer",)
+
+    def __init__(
+        self,
+        stream: IOStream,
+        host: ClientRegistry,
+        limit_bytes: int,
+        *,
+        coded: bool,
+        max_fragments: int,
+        parameters: Mapping[str, str | None],
+    ) -> None:
+        super().__init__(stream, host, limit_bytes, coded=coded, max_fragments=max_fragments)
+        self._packer = Packer(parameters)
+        self._reader = FrameReader(limit_bytes, max_fragments, unpack=self._packer.unpack)
+
+    def write(self, messages: list[Encoded]) -> int:
+        return self._send(b"".join(map(self._framed, messages)))
+
+    def _framed(self, message: Encoded) -> bytes:
+        if message.size < DEFLATE_FROM_BYTES or not message.text:
+            return message.frame
+        text = packed_frame(Opcode.TEXT, self._packer.pack(message.text.encode()))
+        return text + b"".join(packed_frame(Opcode.BINARY, self._packer.pack(one)) for one in message.attachments)

@@ -1,0 +1,289 @@
+"""A websocket on a plain TCP socket after its handshake, which the short way did, or Tornado, from whom it was taken.
+
+    OPEN ──close(), peer's CLOSE, an error of the peer──▶ CLOSING ──peer's FIN, or the deadline──▶ ENDED
+    OPEN ──peer's FIN or RST──▶ ENDED
+
+One recv per wake-up, all frames of it; one send per flush; writability is watched for only after a partial send.
+Slots only: an idle one costs a socket, a reader and this. In CLOSING our close frame is out (or queued behind what was
+unsent), the writing side is shut, and what still comes is thrown away: closing a socket with unread bytes sends RST,
+and the peer would lose the close frame.
+
+Measured side by side, server's CPU: a Socket.IO call and its ack cost a sixth of a bare echo on Tornado's frame loop;
+client, session and this take 1.6 (native) to 1.7 KB of Python's memory; with a joined socket and all else the process
+takes 5 KB for each (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from tornado.iostream import IOStream
+
+from insightdesk_rt.engine.errors import CloseReason, WireError
+from insightdesk_rt.engine.transport.poller import READ, WRITE
+from insightdesk_rt.engine.wire.codec import Encoded
+from insightdesk_rt.engine.wire.frames import (
+    MAX_FRAGMENTS,
+    NO_CODE,
+    FrameReader,
+    Opcode,
+    close_frame,
+    parse_close,
+    pong_frame,
+)
+
+if TYPE_CHECKING:
+    from insightdesk_rt.engine.transport.client import Client
+    from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+
+READ_BYTES = 16_384  # of 7-byte frames these are 2,300, some 5 ms of work, then others have their turn
+TEXT, BINARY, PING, CLOSE = Opcode.TEXT, Opcode.BINARY, Opcode.PING, Opcode.CLOSE
+# After a close frame of ours: enough for what a peer had on its way, not for one who goes on sending.
+DISCARD_BYTES = 4 * 1024 * 1024
+
+
+def take_over(stream: IOStream) -> tuple[socket.socket, bytes]:
+    """Return the socket of a Tornado stream, and what Tornado had read ahead. The stream is closed, the socket is not.
+
+    Of Tornado 6.6: `_state` is not None while the loop watches the socket, `_read_buffer` is a bytearray.
+    Raises ConnectionError if the stream is closed, or the handshake's answer is still not sent: then the peer is not
+    reading at all.
+    """
+    if stream.closed() or stream.writing():
+        stream.close()
+        raise ConnectionError("the peer went away during the handshake")
+    if stream._state is not None:
+        stream.io_loop.remove_handler(stream.socket)
+        stream._state = None
+    leftover = bytes(stream._read_buffer)
+    old = stream.socket
+    sock = socket.socket(old.family, old.type, old.proto, fileno=old.detach())
+    sock.setblocking(False)
+    stream.close()  # of a socket that is none any more
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # we join what belongs together ourselves
+    return sock, leftover
+
+
+class WebSocketTransport:
+    """Owned by its client, until it is closed. `coded`: close frames carry `CloseReason.close_code`.
+
+    Socket.IO's do not (its clients expect 1005), except for errors of the frames themselves (1002, 1007, 1009).
+    """
+
+    name = "websocket"
+    most = 0
+    __slots__ = (
+        "_client",
+        "_coded",
+        "_discarded",
+        "_held",
+        "_host",
+        "_pong",
+        "_reader",
+        "_sock",
+        "_unsent",
+        "writable",
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        host: ClientRegistry,
+        limit_bytes: int,
+        *,
+        coded: bool,
+        max_fragments: int = MAX_FRAGMENTS,
+    ) -> None:
+        self._sock = sock
+        self._host = host
+        self._reader = FrameReader(limit_bytes, max_fragments)
+        self._coded = coded
+        self._client: Client | None = None  # None before `start`, and from CLOSING on
+        self._unsent: memoryview | None = None  # what the kernel did not take
+        self._pong: bytes | None = None  # the answer to the last ping, while `_unsent` is in its way
+        self._discarded = 0
+        self._held = 0  # bytes of an unfinished message, as the host knows
+        self.writable = True
+
+    def start(self, client: Client, leftover: bytes = b"") -> None:
+        """Read from now on; `leftover` was read before."""
+        self._client = client
+        self._reader.heed(client.session)
+        self._host.readiness.watch(self._sock.fileno(), self)
+        if leftover:
+            self._received(client, leftover)
+
+    @property
+    def unfinished(self) -> int:
+        return self._reader.unfinished
+
+    # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def readable(self) -> None:
+        """hot: once per wake-up."""
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._ended(CloseReason.TRANSPORT_ERROR)
+            return
+        client = self._client
+        if not data:
+            self._ended(CloseReason.TRANSPORT_CLOSE)
+        elif client is not None:
+            self._received(client, data)
+        else:
+            self._discarded += len(data)
+            if self._discarded > DISCARD_BYTES:
+                self.abort()
+
+    def failed(self) -> None:
+        self.readable()
+
+    def _received(self, client: Client, data: bytes) -> None:
+        self._host.bytes_in += len(data)
+        client.heard()
+        wrong: WireError | None = None
+        try:
+            messages = self._reader.feed(data)
+            if self._reader.kept != self._held:
+                self._held = self._reader.kept
+                client.holds(self._held)
+                if self._client is None:  # it holds too much
+                    return
+        except WireError as error:
+            messages, wrong = list(error.messages), error
+        else:
+            if len(messages) == 1 and messages[0][0] is TEXT:  # nearly always
+                client.received(self, messages[0][1])
+                return
+        pongs: list[bytes] = []
+        goodbye: bytes | None = None
+        for opcode, message in messages:
+            if opcode is TEXT or opcode is BINARY:
+                client.received(self, message)
+                if self._client is None:
+                    return
+            elif opcode is PING:
+                pongs.append(pong_frame(message))  # type: ignore[arg-type]
+            elif opcode is CLOSE:
+                goodbye = message  # type: ignore[assignment]
+        if pongs:
+            self._answer_pings(pongs)
+        if goodbye is not None:
+            wrong = self._answer_close(client, goodbye)
+        if wrong is not None:
+            client.violated(self, wrong)
+
+    def _answer_pings(self, pongs: list[bytes]) -> None:
+        """Every ping of a peer that reads is answered; of one that does not, the last (RFC 6455 5.5.3 allows it).
+
+        So a flood of pings queues one frame, not one each (the ws 8.23 advisory).
+        """
+        if self._unsent is None:
+            self._send(b"".join(pongs))
+        else:
+            self._pong = pongs[-1]
+
+    def _answer_close(self, client: Client, payload: bytes) -> WireError | None:
+        try:
+            code = parse_close(payload)
+        except WireError as wrong:
+            return wrong
+        self._goodbye(close_frame(None if code == NO_CODE else code))
+        client.lost(self, CloseReason.TRANSPORT_CLOSE)
+        return None
+
+    # ── writing ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def write(self, messages: list[Encoded]) -> int:
+        """hot: once per client per loop turn."""
+        if len(messages) == 1:
+            return self._send(messages[0].frame)
+        return self._send(b"".join([message.frame for message in messages]))
+
+    def _send(self, data: bytes) -> int:
+        self._host.bytes_out += len(data)
+        if self._unsent is not None:
+            self._unsent = memoryview(bytes(self._unsent) + data)
+            return len(self._unsent)
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            return 0  # a broken pipe is readable too: `readable` ends the client, from a place where it may
+        if sent == len(data):
+            return 0
+        self._unsent = memoryview(data)[sent:]
+        self.writable = False
+        self._host.readiness.wait_for(self._sock.fileno(), READ | WRITE)
+        return len(self._unsent)
+
+    def writable_again(self) -> None:
+        unsent = self._unsent
+        if unsent is None:
+            return
+        try:
+            sent = self._sock.send(unsent)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._ended(CloseReason.TRANSPORT_ERROR)
+            return
+        client = self._client
+        if client is not None:
+            client.outbox.sent(sent)
+        if sent < len(unsent):
+            self._unsent = unsent[sent:]
+            return
+        self._unsent = None
+        self._host.readiness.wait_for(self._sock.fileno(), READ)
+        if client is None:
+            self._shut()
+            return
+        pong, self._pong = self._pong, None
+        if pong is not None:
+            self._send(pong)
+        if self._unsent is None:
+            self.writable = True
+            client.outbox.drained()
+
+    # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def close(self, why: CloseReason, code: int = 0) -> None:
+        if self._client is not None:
+            number = code or (why.close_code if self._coded else 0)
+            self._goodbye(close_frame(number or None))
+
+    def _goodbye(self, frame: bytes) -> None:
+        self._client = None
+        self._host.linger(self)
+        self._send(frame)
+        if self._unsent is None:
+            self._shut()
+
+    def _shut(self) -> None:
+        """All is said. The peer answers with its close frame and, seeing our FIN, with its own."""
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.abort()
+
+    def _ended(self, why: CloseReason) -> None:
+        client = self._client
+        self.abort()
+        if client is not None:
+            client.lost(self, why)
+
+    def abort(self) -> None:
+        """End without another word. Twice is nothing."""
+        self._client = None
+        if self._sock.fileno() < 0:
+            return
+        self._host.lingered(self)
+        self._host.readiness.forget(self._sock.fileno())
+        self._sock.close()

@@ -1,1 +1,0 @@
-"""Floor 5: the client port's door, as Tornado handlers."""

@@ -1,0 +1,1 @@
+"""Chats between customers and agents."""

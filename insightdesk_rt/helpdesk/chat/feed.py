@@ -1,0 +1,183 @@
+"""What has changed in the chat, made known: which event goes to whom.
+
+chat:message  chat:read       who has joined the conversation
+chat:presence
+chat:accepted  chat:closed    also all devices of its customer and of its agent
+chat:idleWarning  chat:rated
+chat:transferred              the same, the old and the new agent; its note goes to staff alone
+chat:queue                    the staff who may take it: the team and admins; without a team all agents. Never a
+                              customer, whatever a token says of a team
+chat:conversation             all devices of its customer, when it begins
+
+Agents are told in an event of their own, which leaves out customers: one of them may have an agent's id.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from insightdesk_rt.engine.dispatch.namespace import Namespace
+from insightdesk_rt.engine.model import (
+    NO_OFFSET,
+    Named,
+    Offset,
+    Person,
+    Room,
+    UserKeys,
+    chat_room,
+    chat_staff_room,
+    role_room,
+    team_room,
+    user_room,
+)
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.chat import events as out
+from insightdesk_rt.helpdesk.chat.conversation import Message, Reason, State
+from insightdesk_rt.helpdesk.pending_events import PendingEvent
+
+CUSTOMERS = role_room("customer")
+STAFF = (role_room("agent"), role_room("admin"))
+
+
+class ChatFact(Struct, gc=False):
+    """What the scripts record of a change (`report` in chat_lib.lua): the conversation then, who did it, and more."""
+
+    conversationId: str
+    customerId: str
+    teamId: str
+    at: int
+    byId: str
+    byName: str
+    agentId: str = ""
+    agentName: str = ""
+    customerName: str = ""
+    subject: str = ""
+    preview: str = ""
+    queuedAt: int = 0
+    waitingSince: int = 0
+    fromId: str = ""
+    fromName: str = ""
+    note: str = ""
+    state: State = "waiting"
+    reason: Reason = "agent"
+    userId: str = ""
+    side: Literal["", "customer", "agent"] = ""  # whose id that is
+    upTo: int = 0
+    online: bool = False
+    score: int = 0
+    comment: str = ""
+    closesAt: int = 0
+
+
+_fact = msgspec.json.Decoder(ChatFact)
+_message = msgspec.json.Decoder(Message)
+
+
+class ChatFeed:
+    def __init__(self, namespace: Namespace, keys: UserKeys = UserKeys()) -> None:
+        self._namespace = namespace
+        self._keys = keys
+
+    async def say(self, change: PendingEvent) -> Offset:
+        """Log the events of one change, under ids of its own. Returns the last one's offset. Raises RtError."""
+        if change.kind == "message":
+            m = json.decode(_message, change.data)
+            said = out.ChatMessage(change.subject, m.id, out.at(m.at), m.author, m.text, m.clientId)
+            return await self._emit(said, chat_room(change.subject), id=change.id)
+        if change.kind == "place":  # of an older version of this server, which logged it
+            return NO_OFFSET
+        tell: Any = getattr(self, "_" + change.kind)
+        offset: Offset = await tell(json.decode(_fact, change.data), change.id)
+        return offset
+
+    async def _started(self, fact: ChatFact, id: str) -> Offset:
+        customer, read = out.ChatMember(fact.customerId, fact.customerName, True), {"customer": 0, "agent": 0}
+        seen = out.ConversationView(fact.conversationId, "waiting", customer, out.at(fact.at), 0, read)
+        seen.subject, seen.teamId = fact.subject, fact.teamId
+        return await self._emit(out.ChatOpened(seen), self._customer_room(fact), id=id)
+
+    async def _queued(self, fact: ChatFact, id: str) -> Offset:
+        since = out.at(fact.waitingSince)
+        customer = Person(fact.customerId, fact.customerName)  # type: ignore[arg-type]
+        entry = out.QueueEntry(
+            fact.conversationId, customer, out.at(fact.queuedAt), since, fact.teamId, fact.subject, fact.preview
+        )
+        return await self._emit(out.ChatQueue(added=[entry]), *takers(fact.teamId), skip=(CUSTOMERS,), id=id)
+
+    async def _dequeued(self, fact: ChatFact, id: str) -> Offset:
+        gone = out.ChatQueue(removed=[fact.conversationId])
+        return await self._emit(gone, *takers(fact.teamId), skip=(CUSTOMERS,), id=id)
+
+    async def _accepted(self, fact: ChatFact, id: str) -> Offset:
+        taken = out.ChatTaken(fact.conversationId, Person(fact.agentId, fact.agentName), out.at(fact.at))  # type: ignore[arg-type]
+        return await self._to_members(taken, fact, id)
+
+    async def _transferred(self, fact: ChatFact, id: str) -> Offset:
+        moved = out.ChatTransferred(
+            fact.conversationId,
+            fact.state,
+            out.at(fact.at),
+            out.person(fact.agentId, fact.agentName),
+            fact.teamId,
+            out.person(fact.fromId, fact.fromName),
+            out.person(fact.byId, fact.byName),
+        )
+        agents = [user_room(self._keys.staff(agent)) for agent in (fact.fromId, fact.agentId) if agent]
+        whole = msgspec.structs.replace(moved, note=fact.note)
+        await self._emit(whole, chat_staff_room(fact.conversationId), *agents, skip=(CUSTOMERS,), id=id + ".staff")
+        return await self._emit(moved, *self._customer_rooms(fact), skip=STAFF, id=id)
+
+    async def _closed(self, fact: ChatFact, id: str) -> Offset:
+        by = out.person(fact.byId, fact.byName)
+        closed = out.ChatClosed(fact.conversationId, fact.reason, out.at(fact.at), by)
+        return await self._to_members(closed, fact, id)
+
+    async def _rated(self, fact: ChatFact, id: str) -> Offset:
+        return await self._to_members(out.ChatRated(fact.conversationId, fact.score, fact.comment), fact, id)
+
+    async def _warned(self, fact: ChatFact, id: str) -> Offset:
+        return await self._to_members(out.IdleWarning(fact.conversationId, out.at(fact.closesAt)), fact, id)
+
+    async def _read(self, fact: ChatFact, id: str) -> Offset:
+        who = self._named(fact)
+        read = out.ReadUpTo(
+            conversationId=fact.conversationId, userId=who.user_id, customerId=who.customer_id, upTo=fact.upTo
+        )
+        return await self._emit(read, chat_room(fact.conversationId), id=id)
+
+    async def _present(self, fact: ChatFact, id: str) -> Offset:
+        room = chat_room(fact.conversationId)
+        who = self._named(fact)
+        present = out.PresentAgents(
+            conversationId=fact.conversationId, userId=who.user_id, customerId=who.customer_id, online=fact.online
+        )
+        return await self._emit(present, room, id=id)
+
+    def _named(self, fact: ChatFact) -> Named:
+        return Named(fact.userId, self._keys.separate and fact.side == "customer")
+
+    def _customer_room(self, fact: ChatFact) -> Room:
+        return user_room(self._keys.customer(fact.customerId))
+
+    def _customer_rooms(self, fact: ChatFact) -> list[Room]:
+        """Return the rooms of whoever has joined it, agents too, and of all devices of its customer."""
+        return [chat_room(fact.conversationId), self._customer_room(fact)]
+
+    async def _to_members(self, event: Any, fact: ChatFact, id: str) -> Offset:
+        """Log an event for whoever has joined and all devices of the customer, and one for those of the agent."""
+        rooms = self._customer_rooms(fact)
+        if fact.agentId:
+            await self._emit(
+                event, user_room(self._keys.staff(fact.agentId)), skip=(*rooms, CUSTOMERS), id=id + ".agent"
+            )
+        return await self._emit(event, *rooms, id=id)
+
+    async def _emit(self, event: Any, *rooms: Room, skip: Any = (), id: str) -> Offset:
+        return await self._namespace.emit(event, *rooms, skip=skip, id=id) or NO_OFFSET
+
+
+def takers(team_id: str) -> list[Room]:
+    return [team_room(team_id) if team_id else role_room("agent"), role_room("admin")]

@@ -1,0 +1,384 @@
+"""Chat: a customer asks, waits, and talks with an agent; the server owns every step and its clocks.
+
+waiting → active → (waiting →) … → closed. Rooms: chat:<id> for all who have a conversation open, chat-staff:<id> for
+the agents among them. Facts: helpdesk/chat/store.py, which also holds who may do what. chat_events.py has the words,
+chat_feed.py what is told to whom. A change is stored before it is told (telling.py). An answer "ok" means that the log
+has its events. After UNAVAILABLE the same request again, or the node that leads, logs what is missing; nothing is done
+twice.
+
+A customer whose last connection is gone keeps the place in the queue for a minute, then the conversation is closed as
+"abandoned"; an agent who is gone for two loses the conversation to the queue, where it has the place it had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+import msgspec
+
+from insightdesk_rt.engine.dispatch.namespace import PAGE, STAFF, TYPING, Namespace, Rate, Timers, event, every
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub import hub as hubs
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import (
+    NO_OFFSET,
+    Event,
+    Offset,
+    Right,
+    Role,
+    Room,
+    User,
+    UserKeys,
+    chat_room,
+    chat_staff_room,
+    offset_key,
+    unix_ms,
+    user_room,
+)
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.chat import events as words
+from insightdesk_rt.helpdesk.chat.conversation import ConversationChange, Message
+from insightdesk_rt.helpdesk.chat.feed import ChatFeed
+from insightdesk_rt.helpdesk.chat.store import ChatStore
+from insightdesk_rt.helpdesk.event_relay import EventRelay, tell_and_close
+from insightdesk_rt.helpdesk.pages import parts
+from insightdesk_rt.helpdesk.pending_events import PendingEvent
+from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers, Living
+from insightdesk_rt.helpdesk.presence.store import PresenceStore
+from insightdesk_rt.helpdesk.typing_indicators import TYPING_MS, ShownTyping, TypingIndicators
+from insightdesk_rt.helpdesk.viewer_store import ViewerStore
+
+RECENT = 50  # messages that come with a conversation; chat:history has the rest
+CATCH_UP_S = 1.0
+AGAIN_BATCH = 500  # messages put down again at once
+# A stock client keeps what was typed while it was offline, and sends all of it in one go when it is back.
+SAY = Rate(5, per_s=1, burst=30)
+CUSTOMERS: frozenset[Role] = frozenset({"customer"})
+CHAT_ROOM = chat_room("")
+# Not on the user's other devices: they show what was said there as the user's own.
+SHOWN = ShownTyping(
+    words.ChatTyping,
+    lambda conversation_id, who: words.ChatStopTyping(conversation_id, who.user_id, who.customer_id),
+    chat_room,
+    lambda key, sid: (user_room(key),),
+)
+
+
+_read_said = msgspec.json.Decoder(words.ChatMessage)
+
+
+class Chat(Namespace):
+    """`present`: who is connected to the chat; `typing`: who types; `incarnation`: this node's present life.
+
+    The server calls `node_lost` and `rejoin`, as on Presence, and with several nodes sets `everywhere`.
+    """
+
+    path = "/chat"
+    facts = frozenset({words.ChatMessage.event})
+
+    def __init__(
+        self,
+        hub: Hub,
+        timers: Timers,
+        store: ChatStore,
+        present: PresenceStore,
+        typing: ViewerStore,
+        incarnation: Callable[[], str],
+        *,
+        typing_ms: int = TYPING_MS,
+        keys: UserKeys = UserKeys(),
+    ) -> None:
+        super().__init__(hub, timers)
+        self.store = store
+        self._typists = TypingIndicators(self, typing, SHOWN, typing_ms)
+        self._keys = keys
+        self._feed = ChatFeed(self, keys)
+        self._teller = EventRelay(store.untold, self._say, self.spawn, self._close)
+        self._arrivals = EventRelay(present.untold, self._arrived, self.spawn)
+        self.roster = ConnectedUsers(present, incarnation, self._arrivals)
+        self._incarnation = incarnation
+        self._rechecked_as = incarnation()
+        # How all nodes are made to `recheck`. With several of them the server puts its cluster call here.
+        self.everywhere: Callable[[str, Offset], Awaitable[object]] = self.recheck
+
+    async def keeps(self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}) -> Collection[Room]:
+        """Before anything of a conversation is replayed: may the user still see it, and might all the time?"""
+        kept = []
+        for room in rooms:
+            _, _, conversation_id = room.partition(":")
+            if room in (chat_room(conversation_id), chat_staff_room(conversation_id)):
+                conversation = await self.store.get(conversation_id)
+                if conversation is None or not conversation.may_see(user):
+                    continue
+                began = starts.get(chat_room(conversation_id), Right())
+                if began.life not in ("", conversation.right_of(user).life):
+                    continue  # it was another's meanwhile
+            kept.append(room)
+        return kept
+
+    def shut_out(self, socket: Socket, rooms: Collection[Room]) -> None:
+        if rooms:
+            socket.emit("resync", json.dumps({"rooms": sorted(rooms)}))
+
+    async def joined(self, socket: Socket) -> None:
+        """Say which conversations are open, and show an agent the queue. Who came back has rooms: see that they may."""
+        await self.roster.came(socket)
+        try:
+            for conversation_id in conversations(socket):
+                await self.recheck(conversation_id)
+        except RtError:  # it is not known whether it may: the client comes back and is asked for again
+            socket.client.close(CloseReason.UNAVAILABLE)
+            return
+        for conversation in await self.store.mine(socket.user):
+            await socket.room()
+            self.tell(socket, words.ChatOpened(words.view(conversation, socket.user.is_staff)))
+        if socket.user.is_staff:
+            await self._show_queue(socket)
+
+    async def left(self, socket: Socket, why: CloseReason) -> None:
+        for conversation_id in conversations(socket):
+            self._typists.stopped(socket, conversation_id)
+        await self.roster.went(socket)
+
+    # ── the life of a conversation ─────────────────────────────────────────────────────────────────────────────────
+
+    @event("chat:start", allow=CUSTOMERS, limit=Rate(20, per_s=60))
+    async def start(self, socket: Socket, ask: words.StartChat) -> words.ChatStarted:
+        """Begin to wait for an agent, of a team or of any. CONFLICT: too many of the customer's are open."""
+        change = await self.store.start(socket.user, ask.clientId, ask.subject, ask.teamId or "", ask.text or "")
+        await self._enter(socket, change.conversation.id)
+        await self._teller.tell_or_raise(change.untold)
+        return words.ChatStarted(change.conversation.id, change.conversation.position, change.agents_here)
+
+    @event("chat:join", limit=PAGE)
+    async def join(self, socket: Socket, ask: words.JoinChat) -> words.ChatJoined:
+        """Open a conversation: FORBIDDEN unless it is the customer's, the agent's, or one the agent might take."""
+        seen = await self.store.view(socket.user, ask.conversationId, 0)
+        since = Offset(ask.since) if ask.since else None
+        joined = await self._enter(socket, ask.conversationId, since, seen.conversation.right_of(socket.user))
+        try:
+            # After the join: what is said meanwhile is in both or in one. And who lost access meanwhile is refused.
+            page = await self._page(socket, ask.conversationId)
+        except BaseException:
+            self._take_out(socket, ask.conversationId)
+            raise
+        told = words.JoinedConversation(ask.conversationId, joined.offset)
+        self.tell_joined(socket, told.event, json.encode_struct(told))
+        if not joined.complete:
+            socket.emit("resync", json.dumps({"rooms": [chat_room(ask.conversationId)]}))
+        return words.ChatJoined(page.conversation, page.messages, joined.offset, joined.complete, page.more)
+
+    @event("chat:leave", limit=PAGE)
+    def leave(self, socket: Socket, ask: words.InConversation) -> None:
+        """Close it on this device; one that is not open too."""
+        self._typists.stopped(socket, ask.conversationId)
+        self._take_out(socket, ask.conversationId)
+
+    @event("chat:accept", allow=STAFF)
+    async def accept(self, socket: Socket, ask: words.InConversation) -> words.ChatAccepted:
+        """Take a conversation that waits. Exactly one does; the others are told CONFLICT with the `agent` who did."""
+        change = await self.store.accept(socket.user, ask.conversationId)
+        was_in = chat_room(ask.conversationId) in socket.rooms
+        await self._enter(socket, ask.conversationId, right=change.conversation.right_of(socket.user))
+        try:
+            await self._teller.tell_or_raise(change.untold)
+            return await self._page(socket, ask.conversationId)
+        except RtError as refused:  # somebody took it away meanwhile, or the client was not told that it is in
+            if not was_in or refused.code == "FORBIDDEN":
+                self._take_out(socket, ask.conversationId)
+            raise
+
+    @event("chat:transfer", allow=STAFF)
+    async def transfer(self, socket: Socket, ask: words.TransferChat) -> words.ChatChanged:
+        """Hand it to an agent who is here, or to the queue of a team of which somebody is; it keeps its place.
+
+        A note is for staff. CONFLICT: the agent, or everybody of the team, is not here; it is closed.
+        """
+        if not ask.agentId and not ask.teamId:
+            raise RtError("BAD_REQUEST", "An agentId or a teamId is needed.", field="agentId")
+        change = await self.store.transfer(
+            socket.user, ask.conversationId, ask.agentId or "", ask.teamId or "", ask.note
+        )
+        await self._teller.tell_or_raise(change.untold)
+        return words.ChatChanged(words.view(change.conversation, True))
+
+    @event("chat:close")
+    async def end(self, socket: Socket, ask: words.InConversation) -> words.ChatChanged:
+        """End it: its customer or agent, an admin; while it waits also whoever may take it. Again is nothing."""
+        self._typists.stopped(socket, ask.conversationId)
+        change = await self.store.close(socket.user, ask.conversationId)
+        await self._teller.tell_or_raise(change.untold)
+        return words.ChatChanged(words.view(change.conversation, socket.user.is_staff))
+
+    @event("chat:rate", allow=CUSTOMERS)
+    async def rate(self, socket: Socket, ask: words.RateChat) -> None:
+        """Say how it was, once, after the end: before, and otherwise again, CONFLICT."""
+        change = await self.store.rate(socket.user, ask.conversationId, ask.score, ask.comment)
+        await self._teller.tell_or_raise(change.untold)
+
+    async def told(self, change: ConversationChange) -> words.ConversationView:
+        """Log the events of a change that somebody made through `store`; return the conversation as staff see it.
+
+        Raises RtError UNAVAILABLE; the same change again then logs what is missing.
+        """
+        await self._teller.tell_or_raise(change.untold)
+        return words.view(change.conversation, True)
+
+    # ── talk ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @event(words.ChatMessage.event, limit=SAY)
+    async def message(self, socket: Socket, ask: words.SendMessage) -> words.MessageAccepted:
+        """Say something, to a closed conversation CONFLICT. The same clientId again: the same answer, nothing said."""
+        self._typists.stopped(socket, ask.conversationId)
+        said = await self.store.message(socket.user, ask.conversationId, ask.text, ask.clientId)
+        await self._teller.tell_or_raise(said.untold)
+        return words.MessageAccepted(said.id, words.at(said.at))
+
+    @event(words.ReadUpTo.event, limit=PAGE)
+    async def read(self, socket: Socket, ask: words.MarkChatRead) -> None:
+        """Everything up to a message was read; the others see it. Never less than before."""
+        change = await self.store.read(socket.user, ask.conversationId, ask.upTo)
+        await self._teller.tell_or_raise(change.untold)
+
+    @event("chat:history", limit=PAGE)
+    async def history(self, socket: Socket, ask: words.ReadHistory) -> words.MessagePage:
+        """Return the messages before one, in order; `more`: there are older ones."""
+        page = await self.store.view(socket.user, ask.conversationId, ask.limit, ask.before, self.hub.page_bytes)
+        return words.MessagePage([words.message_view(message) for message in page.messages], page.more)
+
+    @event(words.ChatTyping.event, limit=TYPING)
+    def typing(self, socket: Socket, ask: words.InConversation) -> None:
+        """Show the others that the user types, until five seconds after the last call."""
+        self.require_joined(socket, chat_room(ask.conversationId))
+        self._typists.typed(socket, ask.conversationId, self._timers.now_ms())
+
+    @event(words.ChatStopTyping.event, limit=PAGE)
+    def stop_typing(self, socket: Socket, ask: words.InConversation) -> None:
+        """Stop showing it."""
+        self.require_joined(socket, chat_room(ask.conversationId))
+        self._typists.stopped(socket, ask.conversationId)
+
+    # ── rooms ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _enter(
+        self, socket: Socket, conversation_id: str, since: Offset | None = None, right: Right = Right()
+    ) -> hubs.JoinResult:
+        rooms = [chat_room(conversation_id)]
+        if socket.user.is_staff:
+            rooms.append(chat_staff_room(conversation_id))
+        return await self.hub.join_all(socket, rooms, since, right)
+
+    def _take_out(self, socket: Socket, conversation_id: str) -> None:
+        self.hub.leave(socket, chat_room(conversation_id))
+        self.hub.leave(socket, chat_staff_room(conversation_id))
+
+    async def recheck(self, conversation_id: str, offset: Offset = NO_OFFSET) -> None:
+        """Take out of a conversation those of this node who may not see it any more, after the event at `offset`.
+
+        Raises RtError UNAVAILABLE if that cannot be known now.
+        """
+        room = chat_room(conversation_id)
+        if room not in self.hub.rooms(self.path):
+            return
+        now = asyncio.get_running_loop().time
+        end = now() + CATCH_UP_S  # access goes before completeness
+        # The hub announces no positions, and this is waited for once per transfer.
+        while offset_key(self.hub.position(self.path)) < offset_key(offset) and now() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        conversation = await self.store.get(conversation_id)
+        for socket in list(self.hub.members(self.path, room)):
+            if conversation is None or not conversation.may_see(socket.user):
+                self._take_out(socket, conversation_id)
+                self._typists.stopped(socket, conversation_id)
+
+    # ── what is shown and told ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def _page(self, socket: Socket, conversation_id: str) -> words.ChatAccepted:
+        page = await self.store.view(socket.user, conversation_id, RECENT, limit_bytes=self.hub.page_bytes)
+        messages = [words.message_view(message) for message in page.messages]
+        return words.ChatAccepted(words.view(page.conversation, socket.user.is_staff), messages, page.more)
+
+    async def _show_queue(self, socket: Socket) -> None:
+        """Send all that waits, in parts where it is long.
+
+        Send it again if it changed while it was read: an event of that may have come before it.
+        """
+        shown = None
+        while (entries := [words.queue_entry(waiting) for waiting in await self.store.queue(socket.user)]) != shown:
+            for number, part in enumerate(parts(entries, self.hub.page_bytes)):
+                await socket.room()
+                self.tell(socket, words.ChatQueue(added=part) if number else words.ChatQueue(waiting=part))
+            shown = entries
+
+    async def _say(self, change: PendingEvent) -> None:
+        if change.kind != "transferred":
+            await self._feed.say(change)
+            return
+        # Before the change counts as told: if this node dies now, whoever tells it again also does this.
+        await tell_and_close(self._feed.say(change), lambda offset: self.everywhere(change.subject, offset))
+
+    async def _close(self, change: PendingEvent) -> None:
+        if change.kind == "transferred":
+            await self.everywhere(change.subject, NO_OFFSET)
+
+    async def _arrived(self, change: PendingEvent) -> None:
+        """Somebody came into the chat or went out of it."""
+        await self._teller.tell(await self.store.present(change.subject))
+
+    # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
+
+    @every(1_000, on="leader")
+    async def clocks(self) -> None:
+        """Time out what waits too long, warn and close what is silent, tell new places; and what others left untold."""
+        await self._teller.tell(await self.store.due())
+        for place in await self.store.places():
+            self.publish(
+                words.ChatQueued(place.conversation_id, place.position),
+                user_room(self._keys.customer(place.customer_id)),
+            )
+        await self._arrivals.tell_overdue()
+        await self._teller.tell_overdue()
+
+    @every(1_000)
+    async def keep(self) -> None:
+        await self.roster.keep()
+        await self.roster.sweep()
+        await self.store.forget_older(asyncio.get_running_loop().time())
+
+    async def put_down_again(self, events: Sequence[Event]) -> None:
+        """Conversations are again as this node left them, and messages in them, under their numbers."""
+        await self.store.put_states_again()
+        for start in range(0, len(events), AGAIN_BATCH):
+            # One pipeline: they are asked in this order, and done in this order.
+            await asyncio.gather(*(self._put_down_again(one) for one in events[start : start + AGAIN_BATCH]))
+
+    async def _put_down_again(self, event: Event) -> None:
+        said = json.decode(_read_said, event.payload)
+        message = Message(said.id, unix_ms(said.at), said.author, said.text, said.clientId)
+        await self.store.put_down_again(said.conversationId, message)
+
+    async def rejoin(self) -> None:
+        """Valkey forgot, or this node has a new incarnation: say again who is here."""
+        await self.roster.rejoin()
+        if self._rechecked_as != (incarnation := self._incarnation()):
+            # While this node counted as dead nobody waited for it with a transfer.
+            for room in list(self.hub.rooms(self.path).names()):
+                if room.startswith(CHAT_ROOM):
+                    await self.recheck(room.removeprefix(CHAT_ROOM))
+            self._rechecked_as = incarnation
+
+    async def node_lost(self, incarnation: str) -> None:
+        """A node is dead; see Presence.node_lost. Raises RtError UNAVAILABLE: not finished, call it again."""
+        await self.roster.node_lost(incarnation)
+        await self._typists.node_lost(incarnation)
+
+    async def only(self, living: Living) -> None:
+        """See Presence.only."""
+        await self.roster.only(living)
+
+
+def conversations(socket: Socket) -> list[str]:
+    """Return the ids of those the socket is (or was) in."""
+    return [room.removeprefix(CHAT_ROOM) for room in socket.rooms if room.startswith(CHAT_ROOM)]

@@ -1,0 +1,355 @@
+"""Chat: conversations, their messages, the queue they wait in, and the clocks that the server runs for them.
+
+waiting → active → (waiting →) … → closed. Each change is one script that checks who asks, keeps author and time, sets
+the clocks, and leaves a record of what must be told (untold.py); Valkey's clock is the only one. So of several agents
+who accept at once exactly one does, and a client that repeats a request under the same `clientId` gets the same answer.
+
+Who asks for what is not theirs, or is not there, is told FORBIDDEN either way. Closed conversations are kept for
+`kept_s`, open ones end by their clocks. The keys are listed in lua/chat_lib.lua; they are made from ids in there, so
+all must be on one server. Cost: one command per request; the figures of the queue are O(1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import msgspec
+
+from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.publisher import KEEP_S
+from insightdesk_rt.engine.cluster.valkey import Script, Valkey, load_script
+from insightdesk_rt.engine.errors import RtError, used_before
+from insightdesk_rt.engine.model import User, new_id
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk import pending_events as untold
+from insightdesk_rt.helpdesk.chat.conversation import (
+    Author,
+    BegunConversation,
+    ChatQueueStats,
+    Conversation,
+    ConversationChange,
+    ConversationList,
+    Message,
+    QueuePlace,
+    State,
+    StoredMessage,
+    StoredMessagePage,
+    conversation,
+)
+from insightdesk_rt.helpdesk.pending_events import PendingEvent, PendingEvents, Recovered, always, once_of, script
+from insightdesk_rt.helpdesk.presence.store import PresenceStore
+from insightdesk_rt.helpdesk.shared import Shared
+
+PACKAGE = "insightdesk_rt.helpdesk.chat"
+
+START = script(PACKAGE, "chat_start", "chat_lib")
+ACCEPT = script(PACKAGE, "chat_accept", "chat_lib")
+MESSAGE = script(PACKAGE, "chat_message", "chat_lib")
+AGAIN = script(PACKAGE, "chat_again", "chat_lib")
+STATE_AGAIN = script(PACKAGE, "chat_state_again", "chat_lib")
+READ = script(PACKAGE, "chat_read", "chat_lib")
+TRANSFER = script(PACKAGE, "chat_transfer", "chat_lib")
+CLOSE = script(PACKAGE, "chat_close", "chat_lib")
+RATE = script(PACKAGE, "chat_rate", "chat_lib")
+VIEW = script(PACKAGE, "chat_view", "chat_lib")
+MINE = script(PACKAGE, "chat_mine", "chat_lib")
+QUEUE = script(PACKAGE, "chat_queue", "chat_lib")
+PRESENT = script(PACKAGE, "chat_present", "chat_lib")
+DUE = script(PACKAGE, "chat_due", "chat_lib")
+PLACES = script(PACKAGE, "chat_places", "chat_lib")
+LIST = script(PACKAGE, "chat_list", "chat_lib", "page")
+STATS = load_script(PACKAGE, "chat_stats")
+
+MAX_RECENT = (
+    1_000  # conversations whose last change is kept here, some 2 KB each: more than change in the seconds that count
+)
+MAX_OPEN = 10  # conversations of one customer at a time: nobody reads more, and agents are few
+MAX_MESSAGES = 10_000  # of one conversation: ~3 MB; at the limit of 5 a second half an hour of nothing else
+MAX_BYTES = 2_000_000  # of one conversation's messages, as JSON
+# Of one customer within a day, texts and what keeps them. A person types some 20 KB an hour; at the allowed rate one
+# account would fill 0.6 GB an hour. It counts for all nodes together, as rate limits do not.
+DAY_BYTES = 4_000_000
+PAGE_BYTES = 262_144  # of JSON, of the messages in one answer
+MAX_PLACES = 500  # people further back in a queue are told their place once they get this far
+PREVIEW = 200  # characters of the first message that agents see before they accept
+SERVER = ("", "server", "", "")  # who asks, where nobody does
+HOUSE = ("", "admin", "", "")  # the same, to look at anything
+
+REFUSALS = {
+    "many": "You have as many open conversations as you may have.",
+    "full": "The conversation is as long as it may be; start another one.",
+    "absent": "This agent is not here now.",
+    "nobody": "Nobody of this team is here now.",
+    "rated": "The conversation was rated already.",
+}
+
+_message = msgspec.json.Decoder(Message)
+
+
+class ChatSettings(NamedTuple):
+    """`waiting_timeout_ms`: nobody took it. `idle_*`: nobody said anything in an active one. `customer_gone_ms`: the
+    customer left the queue, `agent_gone_ms`: the agent left the conversation; both beyond the roster's own grace.
+    """
+
+    waiting_timeout_ms: int = 600_000
+    idle_warning_ms: int = 780_000
+    idle_timeout_ms: int = 900_000
+    customer_gone_ms: int = 60_000
+    agent_gone_ms: int = 120_000
+    kept_s: int = 30 * 86_400
+    customer_mark: str = ""  # UserKeys.mark
+
+
+class ChatStore:
+    """`present` keeps who is connected to the chat: agents to whom one may transfer, customers who left the queue.
+
+    All wait for `recovered`: after Valkey lost its last second, the numbers of messages go on from those given out.
+    """
+
+    def __init__(
+        self,
+        valkey: Valkey,
+        present: PresenceStore,
+        settings: ChatSettings = ChatSettings(),
+        recovered: Recovered = always,
+    ) -> None:
+        self._valkey = valkey
+        self._recovered = recovered
+        self._settings = settings
+        self._name = "chat"
+        self._keys = [valkey.key(self._name), present.base, Names(valkey.prefix).tops]
+        self._queues: Shared[Any] = Shared()
+        self.untold = PendingEvents(valkey, self._name)
+        # As the last acknowledged change of this node left them, the oldest first; and what they began with.
+        self._recent: dict[str, tuple[float, Sequence[str]]] = {}  # when, on the loop's clock, and the fields
+        self._first: dict[str, Message] = {}
+
+    # ── what a person asks; all raise RtError FORBIDDEN, CONFLICT where it says so, UNAVAILABLE ────────────────────
+
+    async def start(
+        self, user: User, client_id: str, subject: str = "", team_id: str = "", text: str = ""
+    ) -> BegunConversation:
+        """Begin to wait for an agent. The same again under the same `client_id` finds the same conversation.
+
+        CONFLICT: MAX_OPEN are open, or something else was asked for under this `client_id`. RATE_LIMITED: DAY_BYTES.
+        """
+        body = _body(user, text, client_id) if text else ""
+        asked = sha256(json.dumps([subject, team_id, text]).encode()).hexdigest()
+        named = urlsafe_b64encode(sha256(once_of(user.id, client_id).encode()).digest()[:12]).decode()
+        # "c" in front: an id that begins with a sign would not pass as one when a client sends it back.
+        new = (
+            "c" + named,
+            client_id,
+            subject,
+            team_id,
+            text[:PREVIEW],
+            body,
+            MAX_OPEN,
+            asked,
+            "c" + new_id(),
+            DAY_BYTES,
+        )
+        answer = await self._ask(START, user, *new)
+        change = self._change(answer)
+        if text and change.conversation.last == 1:
+            author = Author(user.id, user.name, user.role)
+            began = Message(1, change.conversation.created_at, author, text, client_id)
+            self._first[change.conversation.id] = began
+        return BegunConversation(*change, int(answer[3]))
+
+    async def accept(self, user: User, conversation_id: str) -> ConversationChange:
+        """Take a conversation that waits. CONFLICT with `state` and `agent`: somebody else did, or it is closed."""
+        return self._change(await self._ask(ACCEPT, user, conversation_id))
+
+    async def message(self, user: User, conversation_id: str, text: str, client_id: str) -> StoredMessage:
+        """Keep a message of a member. The same text under the same `client_id` is answered the same.
+
+        CONFLICT: closed, MAX_MESSAGES or MAX_BYTES, or another text was said under this `client_id`. RATE_LIMITED: a
+        customer has had DAY_BYTES kept.
+        """
+        once = once_of(conversation_id, "s" if user.is_staff else "c", user.id, client_id)
+        own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once, MAX_BYTES, DAY_BYTES)
+        _, number, at, records = await self._ask(MESSAGE, user, *own)
+        return StoredMessage(int(number), int(at), untold.read(self._name, conversation_id, records))
+
+    async def forget_older(self, now_s: float) -> None:
+        """Let go of what Valkey has had for seconds. Call it every second. Raises RtError UNAVAILABLE."""
+        await self._recovered()
+        while self._recent:
+            oldest = next(iter(self._recent))
+            if self._recent[oldest][0] >= now_s - KEEP_S:
+                break
+            self._forget(oldest)
+
+    def _forget(self, conversation_id: str) -> None:
+        del self._recent[conversation_id]
+        self._first.pop(conversation_id, None)
+
+    async def put_states_again(self) -> int:
+        """Keep conversations as this node changed them last, where Valkey has them older or not at all, and what they
+        began with. Returns how many were lost. Raises RtError UNAVAILABLE.
+        """
+        return sum(
+            await asyncio.gather(
+                *(self._put_state_again(*one) for one in [(chat, fields) for chat, (_, fields) in self._recent.items()])
+            )
+        )
+
+    async def _put_state_again(self, conversation_id: str, fields: Sequence[str]) -> int:
+        lost = int(await self._run(STATE_AGAIN, SERVER, conversation_id, *fields))
+        if first := self._first.get(conversation_id):
+            await self.put_down_again(conversation_id, first)
+        return lost
+
+    async def put_down_again(self, conversation_id: str, message: Message) -> bool:
+        """Keep an acknowledged message that Valkey may have lost, under its number. Returns whether it was lost.
+
+        Nothing for a conversation that is not there. If the number was given to another message meanwhile, this one
+        gets the next. Raises RtError UNAVAILABLE.
+        """
+        author = message.author
+        who = (author.id, author.role, "", author.name)
+        body = json.dumps({"author": author, "text": message.text, "clientId": message.clientId})[1:]
+        own = (conversation_id, message.id, message.at, message.clientId, body)
+        return bool(await self._run(AGAIN, who, *own))
+
+    async def read(self, user: User, conversation_id: str, upto: int) -> ConversationChange:
+        """A member has read up to a message; never less than before."""
+        return self._change(await self._ask(READ, user, conversation_id, upto, durable=False))
+
+    async def transfer(
+        self, user: User, conversation_id: str, agent_id: str = "", team_id: str = "", note: str = ""
+    ) -> ConversationChange:
+        """Hand it to an agent and/or to a team. Its place in a queue is kept.
+
+        CONFLICT: it is closed, the agent is not here, or nobody of another team that it shall wait for is.
+        """
+        return self._change(await self._ask(TRANSFER, user, conversation_id, agent_id, team_id, note))
+
+    async def close(self, user: User, conversation_id: str) -> ConversationChange:
+        return self._change(await self._ask(CLOSE, user, conversation_id))
+
+    async def rate(self, user: User, conversation_id: str, score: int, comment: str = "") -> ConversationChange:
+        """The customer's word, after the end. CONFLICT: not closed yet, or rated otherwise already."""
+        return self._change(await self._ask(RATE, user, conversation_id, score, comment))
+
+    async def view(
+        self, user: User, conversation_id: str, limit: int, before: int | None = None, limit_bytes: int = PAGE_BYTES
+    ) -> StoredMessagePage:
+        """Return the newest `limit` messages, or those `before` a number, and the conversation.
+
+        They are fewer, but for the newest, if they would be more than `limit_bytes` of JSON.
+        """
+        own = (conversation_id, "" if before is None else before, limit, limit_bytes)
+        answer = await self._ask(VIEW, user, *own, durable=False)
+        messages = [json.decode(_message, text) for text in reversed(answer[3])]
+        return StoredMessagePage(conversation(answer[1]), messages, bool(answer[4]))
+
+    async def get(self, conversation_id: str) -> Conversation | None:
+        """Return a conversation, whoever asks. Raises RtError UNAVAILABLE."""
+        answer = await self._call(VIEW, HOUSE, conversation_id, "", 0, 0)
+        return conversation(answer[1]) if answer[0] == "ok" else None
+
+    async def mine(self, user: User, limit: int = 50) -> list[Conversation]:
+        """Return a customer's open conversations, or those an agent has taken, oldest first."""
+        return [conversation(row) for row in await self._call(MINE, (user.id, user.role, user.team_id, ""), limit)]
+
+    async def queue(self, user: User, limit: int = 200) -> list[Conversation]:
+        """Return what waits for an agent (own team and no team) or an admin (all), by place."""
+        who = ("", user.role, "" if user.role == "admin" else user.team_id, "")
+        # Hundreds of conversations are looked up for it, and after a restart all agents ask at once.
+        rows = await self._queues.ask((who, limit), lambda: self._call(QUEUE, who, limit, costly=True))
+        return sorted(map(conversation, rows), key=lambda waiting: (waiting.queued_at, waiting.id))
+
+    async def listed(self, state: State, limit: int, after: tuple[int, str] | None = None) -> list[ConversationList]:
+        """Return conversations of a state, open ones from the oldest and closed ones from the newest."""
+        at, conversation_id = after or ("", "")
+        rows = await self._call(LIST, HOUSE, state, limit, at, conversation_id)
+        return [ConversationList(int(at), conversation(row)) for at, row in rows]
+
+    # ── what time, and the coming and going of people, does ────────────────────────────────────────────────────────
+
+    async def present(self, key: str) -> list[PendingEvent]:
+        """Look whether the user is here now, and let their conversations know."""
+        return self._changes(await self._call(PRESENT, SERVER, key))
+
+    async def due(self, limit: int = 100) -> list[PendingEvent]:
+        """Do what is due: time out, warn, close, put back. For the node that leads, every second."""
+        return self._changes(await self._call(DUE, SERVER, limit))
+
+    async def places(self) -> list[QueuePlace]:
+        """Return the places that have changed since the last call, in all queues. For the leader, every second."""
+        found: list[QueuePlace] = []
+        left = 1
+        while left:
+            left, changed = await self._call(PLACES, SERVER, MAX_PLACES, costly=True)
+            found += [QueuePlace(*one) for one in changed]
+        return found
+
+    async def queue_stats(self) -> ChatQueueStats:
+        return ChatQueueStats(*await self._valkey.call(STATS, self._keys[:1], []))
+
+    # ── the scripts ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _ask(self, run: Script, user: User, *own: Any, durable: bool = True) -> Any:
+        who = (user.id, user.role, user.team_id, user.name)
+        answer = await self._call(run, who, *own, durable=durable)
+        if answer[0] == "ok":
+            return answer
+        if answer[0] == "FORBIDDEN":
+            raise RtError("FORBIDDEN")
+        if answer[0] == "RATE_LIMITED":
+            raise RtError("RATE_LIMITED", "You have written as much as you may in a day.", retryAfter=int(answer[1]))
+        _, state, agent_id, agent_name, why = answer
+        if why == "used":
+            raise used_before("clientId", "message or conversation")
+        fields: dict[str, Any] = {"state": state} if state else {}
+        if agent_id:
+            fields["agent"] = {"id": agent_id, "name": agent_name}
+        raise RtError("CONFLICT", REFUSALS.get(why), **fields)
+
+    async def _call(
+        self, run: Script, who: Sequence[str], *own: Any, durable: bool = False, costly: bool = False
+    ) -> Any:
+        await self._recovered()
+        return await self._run(run, who, *own, durable=durable, costly=costly)
+
+    async def _run(
+        self, run: Script, who: Sequence[str], *own: Any, durable: bool = False, costly: bool = False
+    ) -> Any:
+        settings = self._settings
+        clocks = (
+            settings.waiting_timeout_ms,
+            settings.idle_warning_ms,
+            settings.idle_timeout_ms,
+            settings.customer_gone_ms,
+            settings.agent_gone_ms,
+            settings.kept_s,
+            settings.customer_mark,
+        )
+        return await self._valkey.call(run, self._keys, (*who, *clocks, *own), durable=durable, costly=costly)
+
+    def _change(self, answer: Any) -> ConversationChange:
+        found = conversation(answer[1])
+        self._keep(found.id, answer[1][2])
+        return ConversationChange(found, untold.read(self._name, found.id, answer[2]))
+
+    def _keep(self, conversation_id: str, fields: Sequence[str]) -> None:
+        self._recent.pop(conversation_id, None)
+        self._recent[conversation_id] = asyncio.get_running_loop().time(), fields
+        if len(self._recent) > MAX_RECENT:
+            self._forget(next(iter(self._recent)))
+
+    def _changes(self, found: Any) -> list[PendingEvent]:
+        """One conversation may be found twice: what is told twice is heard once."""
+        return [change for subject, records in found for change in untold.read(self._name, subject, records)]
+
+
+def _body(user: User, text: str, client_id: str) -> str:
+    """Return a message's JSON without its number and time, which the script puts in front."""
+    author = Author(user.id, user.name, user.role)
+    return json.dumps({"author": author, "text": text, "clientId": client_id})[1:]

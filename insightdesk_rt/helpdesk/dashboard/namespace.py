@@ -1,0 +1,62 @@
+"""Dashboard: live numbers for admins, at connect and then every few seconds.
+
+    metrics:tickets  {total, unsolved, unassigned, byStatus: {…}, byPriority: {…}, asOf}
+    metrics:queue    {waiting, longestWaitMs, averageWaitMs, active, asOf}
+    metrics:agents   {online, busy, away, offline, asOf}
+
+The fields are explained in helpdesk/dashboard/stats.py. The node that leads reads them and publishes them to all:
+once per cluster, however many nodes and dashboards there are, and whether or not somebody looks: to know that would
+cost as much as the few small reads themselves. They are volatile; the next ones are always on their way.
+"""
+
+from __future__ import annotations
+
+from insightdesk_rt.engine.dispatch.namespace import ADMINS, Namespace, Timers, every
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import DASHBOARD_ROOM
+from insightdesk_rt.engine.transport.wheel import monotonic_ms
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.dashboard.stats import Metrics, Stats
+
+INTERVAL_MS = 5_000
+STALE_MS = 2_000  # Valkey's deadline and some: who reads longer was stopped meanwhile, and another may lead
+TICKETS, QUEUE, AGENTS = "metrics:tickets", "metrics:queue", "metrics:agents"
+
+
+class Dashboard(Namespace):
+    path = "/dashboard"
+    allow = ADMINS
+    plain = (TICKETS, QUEUE, AGENTS)
+
+    def __init__(self, hub: Hub, timers: Timers, stats: Stats, interval_ms: int = INTERVAL_MS) -> None:
+        super().__init__(hub, timers)
+        self.stats = stats
+        self.tickers = tuple(ticker._replace(every_ms=interval_ms) for ticker in type(self).tickers)
+
+    async def joined(self, socket: Socket) -> None:
+        await self.hub.join(socket, DASHBOARD_ROOM)
+        try:
+            metrics = await self.stats.read()
+        except RtError:  # while Valkey is away there are none; the next turn brings them
+            return
+        for name, payload in _events(metrics):
+            socket.emit(name, payload)
+
+    @every(ms=INTERVAL_MS, on="leader")
+    async def publish_metrics(self) -> None:
+        """Read the numbers and send them to every dashboard of the cluster. Raises RtError UNAVAILABLE."""
+        began_ms = monotonic_ms()
+        events = _events(await self.stats.read())
+        if monotonic_ms() - began_ms < STALE_MS:
+            for name, payload in events:
+                self.hub.publish(self.path, [DASHBOARD_ROOM], name, payload)
+
+
+def _events(metrics: Metrics) -> list[tuple[str, str]]:
+    return [
+        (TICKETS, json.encode_struct(metrics.tickets)),
+        (QUEUE, json.encode_struct(metrics.queue)),
+        (AGENTS, json.encode_struct(metrics.agents)),
+    ]

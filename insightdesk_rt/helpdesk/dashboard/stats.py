@@ -1,0 +1,108 @@
+"""The numbers of the dashboard and of the admin API: tickets, the chat queue, the agents. Read, never counted through.
+
+Each part is a small hash or set that its store keeps true as things change, so a reading costs the same at ten tickets
+and at ten million.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+from msgspec import Struct
+
+from insightdesk_rt.engine.model import iso
+from insightdesk_rt.helpdesk.tickets.store import TicketStore
+
+
+class TeamQueueStats(Protocol):
+    """Of helpdesk/chat/store.py: chats waiting, how long they have been, chats with an agent."""
+
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def longestWaitMs(self) -> int: ...
+    @property
+    def averageWaitMs(self) -> int: ...
+    @property
+    def active(self) -> int: ...
+
+
+class TeamAgentCounts(Protocol):
+    """Of helpdesk/presence/store.py: agents by status."""
+
+    @property
+    def online(self) -> int: ...
+    @property
+    def busy(self) -> int: ...
+    @property
+    def away(self) -> int: ...
+    @property
+    def offline(self) -> int: ...
+
+
+class QueueNumbers(Protocol):
+    async def queue_stats(self) -> TeamQueueStats: ...
+
+
+class AgentNumbers(Protocol):
+    async def agent_counts(self) -> TeamAgentCounts: ...
+
+
+class TicketMetrics(Struct, frozen=True):
+    """`byPriority` and `unassigned` count open work: tickets neither solved nor closed. `asOf`: ISO 8601."""
+
+    total: int
+    unsolved: int
+    unassigned: int
+    byStatus: dict[str, int]
+    byPriority: dict[str, int]
+    asOf: str
+
+
+class QueueMetrics(Struct, frozen=True):
+    """Chats that wait, the longest and the mean wait of those, and chats that an agent has taken."""
+
+    waiting: int
+    longestWaitMs: int
+    averageWaitMs: int
+    active: int
+    asOf: str
+
+
+class AgentMetrics(Struct, frozen=True):
+    """Agents by what they show; `offline` are those seen before who are not here."""
+
+    online: int
+    busy: int
+    away: int
+    offline: int
+    asOf: str
+
+
+class Metrics(Struct, frozen=True):
+    tickets: TicketMetrics
+    queue: QueueMetrics
+    agents: AgentMetrics
+
+
+class Stats:
+    def __init__(self, tickets: TicketStore, queue: QueueNumbers, agents: AgentNumbers) -> None:
+        self._tickets = tickets
+        self._queue = queue
+        self._agents = agents
+
+    async def read(self) -> Metrics:
+        """Return all three, read together. Raises RtError UNAVAILABLE."""
+        tickets, queue, agents = await asyncio.gather(
+            self._tickets.counts(), self._queue.queue_stats(), self._agents.agent_counts()
+        )
+        now = iso(int(time.time() * 1000))
+        return Metrics(
+            TicketMetrics(
+                tickets.total, tickets.unsolved, tickets.unassigned, tickets.byStatus, tickets.byPriority, now
+            ),
+            QueueMetrics(queue.waiting, queue.longestWaitMs, queue.averageWaitMs, queue.active, now),
+            AgentMetrics(agents.online, agents.busy, agents.away, agents.offline, now),
+        )

@@ -1,0 +1,1 @@
+"""The main namespace: what every stock client may connect to first."""

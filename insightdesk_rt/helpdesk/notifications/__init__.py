@@ -1,0 +1,1 @@
+"""The bell: notifications of one user."""

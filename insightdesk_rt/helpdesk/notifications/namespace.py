@@ -1,0 +1,200 @@
+"""Notifications: what a user's bell shows, the same on all of the user's sockets.
+
+Every socket of a user is in `user:<id>` from its connect on. A push is stored before it is told (telling.py). The count
+is always the whole one, never a step. Of two changes at once on two nodes the older count may arrive last: so a node
+that told one looks again a moment later, and tells what is true if that is something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from insightdesk_rt.engine.dispatch.namespace import Namespace, Nothing, Outbound, Payload, Timers, event, every
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.ids import PushId
+from insightdesk_rt.engine.model import Event, Offset, unix_ms, user_room
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.event_relay import EventRelay
+from insightdesk_rt.helpdesk.notifications.store import (
+    Content,
+    MarkedRead,
+    Notification,
+    NotificationStore,
+    read_notification,
+    read_read,
+)
+from insightdesk_rt.helpdesk.pending_events import PendingEvent, subject_of
+
+NOTIFICATION = "notification"  # not an Outbound: what it holds is the back end's
+SETTLE_MS = 250  # many times what a message between two nodes takes
+RETRY_MS = 1_000
+BATCH = 100  # users pushed to side by side
+AGAIN_BATCH = 500  # notifications put down again at once
+
+
+class MarkRead(Payload):
+    id: PushId
+
+
+class ListNotifications(Payload):
+    """`before`: the id of the last one on the page before."""
+
+    before: PushId | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+class Unread(Struct):
+    unread: int
+
+
+class NotificationList(Struct):
+    notifications: list[Notification]
+    more: bool
+    unread: int
+
+
+class UnreadCount(Outbound):
+    event: ClassVar[str] = "notification:count"
+    unread: int
+
+
+class NotificationRead(Outbound):
+    """These were read on another of the user's sockets."""
+
+    event: ClassVar[str] = "notification:read"
+    logged: ClassVar[bool] = True
+    ids: list[str]
+
+
+_read_notification = msgspec.json.Decoder(Notification)
+_read_read = msgspec.json.Decoder(NotificationRead)
+
+
+class Notifications(Namespace):
+    path = "/notifications"
+    plain = (NOTIFICATION,)
+    facts = frozenset({NOTIFICATION, NotificationRead.event})
+
+    def __init__(self, hub: Hub, timers: Timers, notifications: NotificationStore) -> None:
+        super().__init__(hub, timers)
+        self._store = notifications
+        self._teller = EventRelay(notifications.untold, self._say, self.spawn)
+        self._told: dict[str, int] = {}  # the count that was told last, of users it is to be looked at again
+
+    async def joined(self, socket: Socket) -> None:
+        try:
+            self.tell(socket, UnreadCount(await self._store.unread(socket.user.key)))
+        except RtError:  # the connection is good for what comes; the count follows when it can be known
+            self._look_again(socket.user.key, RETRY_MS)
+
+    @event("notification:markRead")
+    async def mark_read(self, socket: Socket, ask: MarkRead) -> Unread:
+        """Mark one as read. NOT_FOUND for one that is not kept."""
+        marked = await self._store.mark_read(socket.user.key, [ask.id], socket.sid)
+        if not marked.known:
+            raise RtError("NOT_FOUND", "There is no such notification.", id=ask.id)
+        return await self._marked(socket, marked)
+
+    @event("notification:markAllRead")
+    async def mark_all_read(self, socket: Socket, ask: Nothing) -> Unread:
+        """Mark all as read."""
+        return await self._marked(socket, await self._store.mark_all_read(socket.user.key, socket.sid))
+
+    @event("notification:list")
+    async def page(self, socket: Socket, ask: ListNotifications) -> NotificationList:
+        """Return a page of them, the newest first: as many as were asked for, or as fit into `page_bytes`."""
+        page = await self._store.page(socket.user.key, ask.before or "", ask.limit, self.hub.page_bytes)
+        return NotificationList(page.notifications, page.more, page.unread)
+
+    async def _marked(self, socket: Socket, marked: MarkedRead) -> Unread:
+        """Tell all of the user's sockets the count, also if it is what it was: it is the answer to who asked no ack."""
+        self._tell_count(socket.user.key, marked.unread)
+        await self._teller.tell_or_raise(marked.untold)
+        return Unread(marked.unread)
+
+    # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def push(self, keys: Collection[str], content: Content) -> None:
+        """Keep a notification for each user (UserKey) and tell them; the same again is nothing for who has it.
+
+        Raises RtError UNAVAILABLE, and the same again then does what is left to do; CONFLICT if somebody has another
+        one of that id, once all others have theirs.
+        """
+        users = list(dict.fromkeys(keys))
+        conflict: RtError | None = None
+        for start in range(0, len(users), BATCH):
+            batch = users[start : start + BATCH]
+            done = await asyncio.gather(*(self._push(key, content) for key in batch), return_exceptions=True)
+            for failed in done:
+                if isinstance(failed, RtError) and failed.code == "CONFLICT":
+                    conflict = failed
+                elif isinstance(failed, BaseException):
+                    raise failed
+        if conflict:
+            raise conflict
+
+    async def _push(self, key: str, content: Content) -> None:
+        await self._teller.tell_or_raise(await self._store.push(key, content))
+
+    @every(ms=1_000, on="leader")
+    async def tell_overdue(self) -> None:
+        """Tell what those who stored it could not."""
+        await self._teller.tell_overdue()
+
+    async def _say(self, record: PendingEvent) -> Offset:
+        if record.kind == "read":
+            read = read_read(record)
+            self._look_again(record.subject, SETTLE_MS)  # who told the count may have died before it was sent
+            return await self.emit(
+                NotificationRead(read.ids), user_room(record.subject), skip=(read.sid,), id=record.id
+            )
+        text = json.encode_struct(read_notification(record))
+        offset = await self.hub.emit(self.path, [user_room(record.subject)], NOTIFICATION, text, id=record.id)
+        self._tell_count(record.subject, await self._store.unread(record.subject))
+        return offset
+
+    async def put_down_again(self, events: Sequence[Event]) -> None:
+        """Notifications are kept again, those that were read as read; then the users' sockets are told the count."""
+        for start in range(0, len(events), AGAIN_BATCH):
+            # One pipeline: they are asked in this order, and done in this order.
+            await asyncio.gather(*(self._put_down_again(one) for one in events[start : start + AGAIN_BATCH]))
+        for key in {subject_of(one.id) for one in events}:
+            self._look_again(key, SETTLE_MS)
+
+    async def _put_down_again(self, event: Event) -> None:
+        key = subject_of(event.id)
+        if event.name == NotificationRead.event:
+            await self._store.read_again(key, json.decode(_read_read, event.payload).ids)
+            return
+        kept = json.decode(_read_notification, event.payload)
+        content = Content(**{name: getattr(kept, name) for name in Content.__struct_fields__})
+        await self._store.put_down_again(key, content, unix_ms(kept.createdAt))
+
+    # ── the count ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tell_count(self, key: str, unread: int) -> None:
+        self.publish(UnreadCount(unread), user_room(key))
+        self._told[key] = unread
+        self._look_again(key, SETTLE_MS)
+
+    def _look_again(self, key: str, delay_ms: int) -> None:
+        self.later(("count", key), delay_ms, self._compare, key)
+
+    def _compare(self, key: str) -> None:
+        self.spawn(self._settle(key), "settling a count")
+
+    async def _settle(self, key: str) -> None:
+        try:
+            unread = await self._store.unread(key)
+        except RtError:
+            self._look_again(key, RETRY_MS)
+            return
+        if unread != self._told.pop(key, None):
+            self._tell_count(key, unread)

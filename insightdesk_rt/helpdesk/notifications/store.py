@@ -1,0 +1,155 @@
+"""A user's notifications: the newest MAX_KEPT of them for KEPT_S, and which of them are unread.
+
+The unread count is the size of the set of unread ones, never a number of its own that could drift. Each push leaves
+the record that the user must hear of it (untold.py). The keys are listed in lua/notification_push.lua.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
+from insightdesk_rt.engine.errors import used_before
+from insightdesk_rt.engine.ids import PushId
+from insightdesk_rt.engine.model import iso
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk import pending_events as untold
+from insightdesk_rt.helpdesk.pending_events import PendingEvent, PendingEvents, Recovered, always, once_of, script
+
+PACKAGE = "insightdesk_rt.helpdesk.notifications"
+
+MAX_KEPT = 500  # what a bell's list shows in months; older ones belong to the back end
+PAGE_BYTES = 262_144  # of JSON, of those in one answer
+KEPT_S = 90 * 86_400
+
+
+PUSH = script(PACKAGE, "notification_push")
+READ = script(PACKAGE, "notification_read")
+AGAIN = load_script(PACKAGE, "notification_again")
+
+LIST = load_script(PACKAGE, "notification_list")
+
+
+class Content(Struct, omit_defaults=True, gc=False):
+    """What the back end says. `type` and `data` mean something to the front end only."""
+
+    id: PushId
+    type: Annotated[str, Meta(min_length=1, max_length=64)]
+    title: Annotated[str, Meta(min_length=1, max_length=300)]
+    body: Annotated[str, Meta(max_length=4000)] = ""
+    url: Annotated[str, Meta(max_length=2000)] = ""
+    data: Raw | UnsetType = UNSET
+
+
+class Notification(Content, kw_only=True, gc=False):
+    createdAt: str
+    read: bool
+
+
+class MarkedRead(Struct, frozen=True):
+    """`known`: how many of the ids there are. `untold`: what the user's other sockets must still hear."""
+
+    unread: int
+    known: int
+    untold: list[PendingEvent]
+
+
+class ReadRecord(Struct, frozen=True):
+    """The record of notifications that were read: by the socket `sid`, which knows."""
+
+    ids: list[str]
+    sid: str
+
+
+class NotificationPage(Struct, frozen=True):
+    unread: int
+    more: bool
+    notifications: list[Notification]
+
+
+_read_content = msgspec.json.Decoder(Content)
+_read_read = msgspec.json.Decoder(ReadRecord)
+
+
+class NotificationStore:
+    """All wait for `recovered`: who is told to load anew after a Valkey lost its last second loads all there was."""
+
+    def __init__(self, valkey: Valkey, name: str = "notification", recovered: Recovered = always) -> None:
+        self._valkey = valkey
+        self._recovered = recovered
+        self.name = name
+        self.base = valkey.key(name)
+        self.untold = PendingEvents(valkey, name)
+
+    async def push(self, key: str, content: Content) -> list[PendingEvent]:
+        """Keep a notification, once per id, and return what the user must still hear of: this one if it is new.
+
+        Raises RtError UNAVAILABLE; CONFLICT if the user has another one of that id.
+        """
+        text = json.encode_struct(content)
+        args: list[Arg] = [key, content.id, text, MAX_KEPT, KEPT_S, once_of(key, content.id)]
+        await self._recovered()
+        first, records = await self._valkey.call(PUSH, [self.base], args, durable=True)
+        if first and json.loads(first) != json.loads(text):  # the order of members in `data` does not matter
+            raise used_before("id", "notification")
+        return untold.read(self.name, key, records)
+
+    async def put_down_again(self, key: str, content: Content, created_ms: int) -> bool:
+        """Keep an acknowledged notification that Valkey may have lost, unread. Returns whether it was lost.
+
+        Raises RtError UNAVAILABLE.
+        """
+        item = f"{created_ms} {json.encode_struct(content)}"
+        args: list[Arg] = [key, content.id, item, created_ms, MAX_KEPT, KEPT_S]
+        return bool(await self._valkey.call(AGAIN, [self.base], args))
+
+    async def read_again(self, key: str, ids: list[str]) -> None:
+        """Mark these as read again: Valkey may have forgotten it. Raises RtError UNAVAILABLE."""
+        await self._valkey.command("ZREM", f"{self.base}-unread:{key}", *ids)
+
+    async def unread(self, key: str) -> int:
+        """Return how many the user has not read. Raises UNAVAILABLE."""
+        await self._recovered()
+        return int(await self._valkey.command("ZCARD", f"{self.base}-unread:{key}"))
+
+    async def mark_read(self, key: str, ids: list[str], sid: str = "") -> MarkedRead:
+        """Mark these (at least one) as read, for the socket `sid`. Raises UNAVAILABLE."""
+        return await self._mark(key, sid, *ids)
+
+    async def mark_all_read(self, key: str, sid: str = "") -> MarkedRead:
+        """Mark all of the user's as read. Raises UNAVAILABLE."""
+        return await self._mark(key, sid)
+
+    async def _mark(self, key: str, sid: str, *ids: str) -> MarkedRead:
+        await self._recovered()
+        unread, known, records = await self._valkey.call(READ, [self.base], [key, sid, *ids])
+        return MarkedRead(unread, known, untold.read(self.name, key, records))
+
+    async def page(self, key: str, before: str, limit: int, limit_bytes: int = PAGE_BYTES) -> NotificationPage:
+        """Return the `limit` newest, or those older than the one with the id `before`. Raises UNAVAILABLE.
+
+        They are fewer, but for the first, if they would be more than `limit_bytes` of JSON.
+        """
+        await self._recovered()
+        unread, more, items = await self._valkey.call(LIST, [self.base], [key, before, limit, limit_bytes])
+        return NotificationPage(unread, bool(more), [_notification(item, read=not fresh) for item, fresh in items])
+
+
+def read_notification(record: PendingEvent) -> Notification:
+    """Return what the record of a push says."""
+    return _notification(record.data, read=False)
+
+
+def read_read(record: PendingEvent) -> ReadRecord:
+    """Return what the record of a reading says."""
+    return json.decode(_read_read, record.data)
+
+
+def _notification(item: str, read: bool) -> Notification:
+    at_ms, _, text = item.partition(" ")
+    content = json.decode(_read_content, text)
+    values = {name: getattr(content, name) for name in content.__struct_fields__}
+    return Notification(createdAt=iso(int(at_ms)), read=read, **values)

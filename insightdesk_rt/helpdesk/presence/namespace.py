@@ -1,0 +1,226 @@
+"""Presence: who is online, busy, away or offline, told to the team and to whoever subscribed.
+
+Rooms: team:<teamId>, presence:<userId>. Facts: helpdesk/presence/store.py. A user is online while any node has a
+socket of theirs in this namespace; a reload, or a move to another node, within the grace is seen by nobody. Updates
+are logged: one that is lost would stay wrong on a screen until the next one. Agents and admins may subscribe to
+anybody; a customer to nobody but themselves, since who works when is not theirs to know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from insightdesk_rt.engine.dispatch.namespace import Namespace, Outbound, Payload, Rate, Timers, event, every
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.ids import USER, Refused, sift
+from insightdesk_rt.engine.model import (
+    ONE_KIND,
+    Status,
+    UserKey,
+    UserKeys,
+    iso,
+    named,
+    presence_room,
+    role_room,
+    team_room,
+)
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.event_relay import EventRelay
+from insightdesk_rt.helpdesk.pending_events import PendingEvent
+from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers, Living
+from insightdesk_rt.helpdesk.presence.store import PresenceStore, SeenPresence
+
+MAX_USERS = 500  # per request: half of the rooms a socket may be in, and 4 ms of Valkey
+CHOICES: dict[str, Status] = {"online": "online", "busy": "busy", "away": "away"}
+LIST = "presence:list"  # an array of Entry
+
+
+class Choose(Payload):
+    status: str
+
+
+class WatchUsers(Payload):
+    """Each id is looked at by itself: one that no user can have is answered, and spoils none of the others."""
+
+    userIds: Annotated[list[Any], Meta(max_length=MAX_USERS)]
+    customerIds: Annotated[list[Any], Meta(max_length=MAX_USERS)] = []
+
+
+class PresenceSubscribed(Struct, omit_defaults=True):
+    """The ids that no user can have, of `userIds` and of `customerIds`."""
+
+    refused: list[Refused] = []
+    refusedCustomers: list[Refused] = []
+
+
+class PresenceEntry(Struct, gc=False, omit_defaults=True, kw_only=True):
+    """One user of the list. `lastSeen` is missing for one who was never here, or too long ago.
+
+    A customer is named by `customerId` where ids are separate.
+    """
+
+    userId: str = ""
+    customerId: str = ""
+    status: Status
+    lastSeen: str = ""
+
+
+class PresenceUpdate(Outbound, kw_only=True):
+    """`lastSeen` is when an absent user was last here. Named as in Entry."""
+
+    event: ClassVar = "presence:update"
+    logged: ClassVar = True
+
+    userId: str = ""
+    customerId: str = ""
+    status: Status
+    lastSeen: str = ""
+
+
+class _Transition(Struct, gc=False):
+    """What the store recorded of one. `userId` is a UserKey."""
+
+    userId: str
+    status: Status
+    teamId: str
+    lastSeen: int
+
+
+_transition = msgspec.json.Decoder(_Transition)
+
+
+class Presence(Namespace):
+    """`incarnation` names this node's present life (see Roster). The server calls `node_lost` and `rejoin`."""
+
+    path = "/presence"
+    plain = (LIST,)
+
+    def __init__(
+        self,
+        hub: Hub,
+        timers: Timers,
+        store: PresenceStore,
+        incarnation: Callable[[], str],
+        keys: UserKeys = UserKeys(),
+    ) -> None:
+        super().__init__(hub, timers)
+        self._keys = keys
+        self.store = store
+        self._teller = EventRelay(store.untold, self._say, self.spawn)
+        self.roster = ConnectedUsers(store, incarnation, self._teller)
+        self.transitions: Counter[str] = Counter()  # by new status: those that this node told
+
+    async def joined(self, socket: Socket) -> None:
+        await self.roster.came(socket)
+
+    async def left(self, socket: Socket, why: CloseReason) -> None:
+        await self.roster.went(socket)
+
+    @event("presence:status", limit=Rate(5, per_s=60))
+    async def choose(self, socket: Socket, ask: Choose) -> None:
+        """Choose online, busy or away: for all devices, until the next choice, also across absences."""
+        status = CHOICES.get(ask.status)
+        if status is None:
+            raise RtError("INVALID_STATUS")
+        await self._teller.tell_or_raise(await self.store.choose(socket.user.key, status))
+
+    @event("presence:subscribe")
+    async def subscribe(self, socket: Socket, ask: WatchUsers) -> PresenceSubscribed:
+        """Be sent the users' statuses, all in one list, and every change of them from then on."""
+        asked, refused, refused_customers = self._sifted(ask)
+        if not socket.user.is_staff and any(key != socket.user.key for key in asked):
+            raise RtError("FORBIDDEN")
+        if asked:
+            await self.hub.join_all(socket, [presence_room(key) for key in asked])
+        told = await self.store.statuses(asked)
+        listed = [_entry(seen) for seen in told]
+        self.tell_joined(socket, LIST, json.dumps(listed))
+        # A change may have reached the socket after the reading and before the list, which then undid it. Look again,
+        # and correct, until nothing has changed since what was told last.
+        while changed := changes(told, now := await self.store.statuses(asked)):
+            for seen in changed:
+                self.tell(socket, update(seen.key, seen.status, when(seen) if seen.status == "offline" else ""))
+            told = now
+        return PresenceSubscribed(refused, refused_customers)
+
+    @event("presence:unsubscribe")
+    def unsubscribe(self, socket: Socket, ask: WatchUsers) -> None:
+        """Be sent no more changes of these users, except as their teammate."""
+        for key in self._sifted(ask)[0]:
+            self.hub.leave(socket, presence_room(key))
+
+    def _sifted(self, ask: WatchUsers) -> tuple[list[UserKey], list[Refused], list[Refused]]:
+        """Return the keys of all who are named rightly, and who is not. Raises RtError BAD_REQUEST."""
+        if ask.customerIds and not self._keys.separate:
+            raise RtError("BAD_REQUEST", ONE_KIND, field="customerIds")
+        staff, refused = sift(ask.userIds, USER, "userIds")
+        customers, refused_customers = sift(ask.customerIds, USER, "customerIds")
+        keys = [*map(self._keys.staff, staff), *map(self._keys.customer, customers)]
+        return keys, refused, refused_customers
+
+    async def _say(self, change: PendingEvent) -> None:
+        to = json.decode(_transition, change.data)
+        told = update(to.userId, to.status, iso(to.lastSeen) if to.status == "offline" else "")
+        asked = presence_room(to.userId)
+        await self.emit(told, asked, id=change.id)
+        self.transitions[to.status] += 1
+        if to.teamId:  # but not its customers, and nobody twice
+            skip = (asked, role_room("customer"))
+            await self.emit(told, team_room(to.teamId), skip=skip, id=change.id + ".team")
+
+    # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
+
+    @every(500)
+    async def sweep(self) -> None:
+        """On every node: an agent's absence must not wait for a new leader."""
+        await self.roster.sweep()
+
+    @every(1_000)
+    async def keep(self) -> None:
+        await self.roster.keep()
+
+    @every(1_000, on="leader")
+    async def tell_overdue(self) -> None:
+        await self._teller.tell_overdue()
+
+    async def rejoin(self) -> None:
+        """Valkey forgot, or this node has a new incarnation: say again who is here."""
+        await self.roster.rejoin()
+
+    async def node_lost(self, incarnation: str) -> None:
+        """A node is dead: its users go offline after the grace, unless another node has them.
+
+        Any node may call it, also after another died doing so. Raises RtError UNAVAILABLE: not finished, call it again.
+        """
+        await self.roster.node_lost(incarnation)
+
+    async def only(self, living: Living) -> None:
+        """The same for all that are not among the living: after a start."""
+        await self.roster.only(living)
+
+
+def update(key: str, status: Status, last_seen: str) -> PresenceUpdate:
+    who = named(key)
+    return PresenceUpdate(userId=who.user_id, customerId=who.customer_id, status=status, lastSeen=last_seen)
+
+
+def _entry(seen: SeenPresence) -> PresenceEntry:
+    who = named(seen.key)
+    return PresenceEntry(userId=who.user_id, customerId=who.customer_id, status=seen.status, lastSeen=when(seen))
+
+
+def when(seen: SeenPresence) -> str:
+    return iso(seen.last_seen_ms) if seen.last_seen_ms else ""
+
+
+def changes(told: Iterable[SeenPresence], now: Iterable[SeenPresence]) -> list[SeenPresence]:
+    """Return those whom others see otherwise than told. When somebody present was last here is no change."""
+    pairs = zip(told, now, strict=True)
+    return [new for old, new in pairs if new.status != old.status or (new.status == "offline" and new != old)]

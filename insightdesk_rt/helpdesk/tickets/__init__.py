@@ -1,0 +1,1 @@
+"""Tickets: live changes, comments, viewers, and who may read them."""

@@ -1,0 +1,137 @@
+"""Who may read a ticket, by our own rules or by the host's.
+
+Ours: an admin every ticket; an agent those of their team and those of no team yet (somebody must take them), or all of
+them with `agent_access = "all"`; a customer those they requested or watch. Nobody a ticket that does not exist. Being
+assignee or watcher opens nothing to an agent of another team: giving the ticket to a team does. Where the ids of
+customers and staff are separate, `requesterId` and `customerWatchers` are customers, `watchers` are staff.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Protocol
+
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import User, team_room, user_room
+from insightdesk_rt.engine.seldom import Seldom
+from insightdesk_rt.helpdesk.tickets.store import AGENTS, LIFE, Facts, TicketStore
+
+log = logging.getLogger(__name__)
+
+HOST_DEADLINE_S = 5.0  # the host's check may ask its own database; a client waits, so not for long
+
+
+class MayRead(Protocol):
+    @property
+    def of_host(self) -> bool:
+        """Is it the host's own check? Then it may depend on anything, and only asking it tells who may read."""
+        ...
+
+    def opened_by(self, user: User) -> Collection[str]:
+        """Return what may have opened a ticket to the user, as `TicketStore.right` names it."""
+        ...
+
+    async def may_read(self, user: User, ticket_id: str) -> bool:
+        """Raises RtError UNAVAILABLE if it cannot be known now, INTERNAL if the check itself failed."""
+        ...
+
+
+class TicketAccess:
+    """Our own rules, by the facts in Valkey."""
+
+    of_host = False
+
+    def __init__(self, tickets: TicketStore, agent_access: str = "team") -> None:
+        self._tickets = tickets
+        self._agents_see_all = agent_access == "all"
+
+    def opened_by(self, user: User) -> Collection[str]:
+        if user.role == "admin" or (user.role == "agent" and self._agents_see_all):
+            return (LIFE,)
+        if user.role == "agent":
+            return (AGENTS, team_room(user.team_id))
+        return (user_room(user.key),)  # the name of a grant, which is that of the room
+
+    async def may_read(self, user: User, ticket_id: str) -> bool:
+        facts = await self._tickets.facts(ticket_id)
+        return facts is not None and allowed(user, facts, self._agents_see_all)
+
+
+def allowed(user: User, ticket: Facts, agents_see_all: bool) -> bool:
+    """Return whether the user may read the ticket. A role nobody has heard of may not."""
+    if user.role == "admin":
+        return True
+    if user.role == "agent":
+        return agents_see_all or ticket.teamId is None or ticket.teamId == user.team_id
+    watchers = ticket.customerWatchers if user.separate_ids else ticket.watchers
+    return user.role == "customer" and (user.id == ticket.requesterId or user.id in watchers)
+
+
+class HostAccess:
+    """The host's own check, kept at arm's length: only True is a yes, and whatever goes wrong in it is a no."""
+
+    of_host = True
+
+    def __init__(self, check: Callable[[User, str], bool | Awaitable[bool]]) -> None:
+        self._check = check
+        self._seldom = Seldom(log)
+
+    def opened_by(self, user: User) -> Collection[str]:
+        """Only the host knows since when; this server knows since when there is the ticket."""
+        return (LIFE,)
+
+    async def may_read(self, user: User, ticket_id: str) -> bool:
+        """Raises RtError INTERNAL if the check raises or takes longer than HOST_DEADLINE_S. A check that is no
+        coroutine runs on the loop: it must not wait for anything."""
+        try:
+            async with asyncio.timeout(HOST_DEADLINE_S):
+                answer = self._check(user, ticket_id)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+        except RtError:
+            raise
+        except Exception as failed:
+            # It is asked about each of the staff for each event: one that is broken would fill the log.
+            place = traceback.extract_tb(failed.__traceback__)[-1]
+            why, at = f"{type(failed).__name__}: {failed}", f"{place.filename}:{place.lineno}"
+            self._seldom.say(logging.ERROR, "the host's access check failed", at, why=why, at=at)
+            raise RtError("INTERNAL") from None
+        return answer is True
+
+
+def find_factory(spec: str) -> Callable[[TicketStore, Any], Any]:
+    """Return what `package.module:factory` names, without calling it. Raises ValueError, one line."""
+    module_name, colon, name = spec.partition(":")
+    if not (module_name and colon and name):
+        raise ValueError(f"access: {spec!r} is not of the form package.module:factory")
+    try:
+        factory: Callable[[TicketStore, Any], Any] = getattr(importlib.import_module(module_name), name)
+    except AttributeError:
+        raise ValueError(f"access: {module_name} has no {name}") from None
+    except Exception as why:  # whatever a module of somebody else's does while it is imported
+        raise ValueError(f"access: cannot import {module_name}: {why}") from None
+    return factory
+
+
+def load_access(spec: str, tickets: TicketStore, settings: Any) -> MayRead:
+    """Return what decides over tickets: ours for "", else what `factory(tickets, settings)` of the module makes.
+
+    That is an object with `may_read(user, ticket_id)`, plain or async. Raises ValueError saying in one line what is
+    wrong with the setting.
+    """
+    if not spec:
+        return TicketAccess(tickets, settings.agent_access)
+    factory = find_factory(spec)
+    try:
+        made = factory(tickets, settings)
+    except Exception as why:
+        raise ValueError(f"access: {spec} failed: {type(why).__name__}: {why}") from why
+    check = getattr(made, "may_read", None)
+    if not callable(check):
+        raise ValueError(f"access: what {spec} returned has no may_read(user, ticket_id)")
+    return HostAccess(check)

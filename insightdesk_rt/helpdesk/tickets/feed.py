@@ -1,0 +1,169 @@
+"""What the back end changes of tickets, made known: which event goes to whom.
+
+A customer is never told the desk's own business: internal notes, a ticket's watchers and team. Where a change has such
+fields it is two events, the whole one for staff and one without them, in the place of the same version.
+
+    ticket:created    admins, the ticket's team; all agents where they may read it (no team yet, agent_access = "all")
+    ticket:updated    who has the ticket open; on a change of team also the new team
+    ticket:assigned   who has it open, and the staff it was assigned to and from
+    ticket:deleted    who has it open, and who was told of its creation
+    ticket:commented  who has it open; a note: staff among them
+
+What goes to people by their id or team, and not because they have the ticket open, leaves customers out: a customer may
+have the id of an agent, and a customer's token may name a team.
+
+With a check of the host's own, those of the connected staff who may read the ticket by it, instead of admins, teams,
+agents and assignees (ticket_audience.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Struct
+
+from insightdesk_rt.engine.dispatch.namespace import Namespace, Outbound
+from insightdesk_rt.engine.model import Offset, Room, iso, role_room, ticket_room, ticket_staff_room
+from insightdesk_rt.helpdesk.pending_events import PendingEvent
+from insightdesk_rt.helpdesk.tickets.audience import Audience, in_buckets
+from insightdesk_rt.helpdesk.tickets.store import Actor, StoredChange, Ticket
+
+# The customer sees the version go up without them, so that nobody takes it for a gap.
+DESK_ONLY = frozenset({"watchers", "customerWatchers", "teamId"})
+
+
+class TicketCreated(Outbound):
+    event: ClassVar[str] = "ticket:created"
+    logged: ClassVar[bool] = True
+    ticketId: str
+    version: int
+    ticket: Ticket
+
+
+class TicketUpdated(Outbound):
+    """`changes`: field → [old, new]."""
+
+    event: ClassVar[str] = "ticket:updated"
+    logged: ClassVar[bool] = True
+    ticketId: str
+    version: int
+    changes: dict[str, tuple[Any, Any]]
+    updatedAt: str
+    by: Actor | None = None
+
+
+class TicketAssigned(Outbound, kw_only=True):
+    """User ids, null for nobody."""
+
+    event: ClassVar[str] = "ticket:assigned"
+    logged: ClassVar[bool] = True
+    ticketId: str
+    version: int
+    before: str | None = msgspec.field(name="from")
+    to: str | None
+    by: Actor | None = None
+
+
+class TicketDeleted(Outbound):
+    event: ClassVar[str] = "ticket:deleted"
+    logged: ClassVar[bool] = True
+    ticketId: str
+    version: int
+
+
+class CommentOut(Struct):
+    id: str
+    kind: Literal["reply", "note"]
+    author: Actor
+    excerpt: str
+    createdAt: str
+
+
+class TicketCommented(Outbound):
+    """`version` is the ticket's as it stands: a comment is no change of its fields."""
+
+    event: ClassVar[str] = "ticket:commented"
+    logged: ClassVar[bool] = True
+    ticketId: str
+    version: int
+    comment: CommentOut
+
+
+CUSTOMERS = (role_room("customer"),)
+
+
+class TicketFeed:
+    def __init__(self, namespace: Namespace, audience: Audience) -> None:
+        self._namespace = namespace
+        self._audience = audience
+
+    async def say(self, record: PendingEvent, change: StoredChange) -> Offset:
+        """Log the events of one change, under ids of its own, and return the offset of the last.
+
+        Raises RtError UNAVAILABLE; said again, the log takes what it does not have yet.
+        """
+        if record.kind == "created":
+            return await self._created(record.subject, record.id, change)
+        if record.kind == "updated":
+            return await self._updated(record.subject, record.id, change)
+        if record.kind == "deleted":
+            return await self._deleted(record.subject, record.id, change)
+        return await self._commented(record.subject, record.id, change)
+
+    async def _created(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
+        created = TicketCreated(ticket_id, change.version, change.as_ticket(ticket_id))
+        desk = await self._audience.desk(ticket_id, change.ticket)
+        offset = await self._emit(created, [], desk, skip=CUSTOMERS, id=id)
+        return await self._assigned(ticket_id, id, change) or offset
+
+    async def _updated(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
+        def updated(changes: dict[str, tuple[Any, Any]]) -> TicketUpdated:
+            return TicketUpdated(ticket_id, change.version, changes, iso(change.at), change.by)
+
+        staff, everybody = ticket_staff_room(ticket_id), ticket_room(ticket_id)
+        if DESK_ONLY.isdisjoint(change.changes):
+            offset = await self._namespace.emit(updated(change.changes), everybody, id=id)
+        else:
+            shown = {field: values for field, values in change.changes.items() if field not in DESK_ONLY}
+            new_desk = await self._audience.desk(ticket_id, change.ticket) if "teamId" in change.changes else []
+            await self._emit(updated(change.changes), [staff], new_desk, skip=CUSTOMERS, id=id + ".staff")
+            offset = await self._namespace.emit(updated(shown), everybody, skip=(staff,), id=id)
+        return await self._assigned(ticket_id, id, change) or offset
+
+    async def _assigned(self, ticket_id: str, id: str, change: StoredChange) -> Offset | None:
+        if "assigneeId" not in change.changes:
+            return None
+        before, to = change.changes["assigneeId"]
+        people = await self._audience.people(ticket_id, [user_id for user_id in (before, to) if user_id])
+        assigned = TicketAssigned(ticketId=ticket_id, version=change.version, before=before, to=to, by=change.by)
+        return await self._to_both(assigned, ticket_id, people, id=id + ".assigned")
+
+    async def _deleted(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
+        desk = await self._audience.desk(ticket_id, change.ticket)
+        return await self._to_both(TicketDeleted(ticket_id, change.version), ticket_id, desk, id=id)
+
+    async def _to_both(self, out: Outbound, ticket_id: str, staff: list[Room], *, id: str) -> Offset:
+        """Log an event for who has the ticket open, customers too, and one for the staff in other rooms."""
+        opened = ticket_room(ticket_id)
+        if staff:
+            await self._emit(out, [], staff, skip=(opened, *CUSTOMERS), id=id + ".staff")
+        return await self._namespace.emit(out, opened, id=id)
+
+    async def _commented(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
+        comment = change.comment
+        assert comment is not None
+        room = ticket_room(ticket_id) if comment.kind == "reply" else ticket_staff_room(ticket_id)
+        shown = CommentOut(comment.id, comment.kind, comment.author, comment.excerpt, iso(change.at))
+        return await self._namespace.emit(TicketCommented(ticket_id, change.version, shown), room, id=id)
+
+    async def _emit(
+        self, out: Outbound, opened: list[Room], desk: list[Room], skip: tuple[str, ...] = (), *, id: str
+    ) -> Offset:
+        """Log an event for who has the ticket open and for the desk: in several where the desk has very many rooms."""
+        first, *others = in_buckets(desk)
+        offset = await self._namespace.emit(out, *opened, *first, skip=skip, id=id)
+        for number, rooms in enumerate(others, 1):
+            part = f"{id}.{number}of{len(others)}"
+            offset = await self._namespace.emit(out, *rooms, skip=(*skip, *opened), id=part)
+        return offset

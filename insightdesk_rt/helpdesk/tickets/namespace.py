@@ -1,0 +1,528 @@
+"""Tickets: who may open one, and the back end's door to change it.
+
+Rooms: everybody who has a ticket open is in `ticket:<id>`, agents and admins in `ticket-staff:<id>` too.
+ticket_watch.py knows who looks and types, ticket_feed.py what is told of a change. A change is stored before it is told
+(telling.py); `apply`, `remove` and `comment` answer once the log has it, and the same request again, or the node that
+leads, tells what a failure left untold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from msgspec import Meta, Struct
+
+from insightdesk_rt.engine.dispatch.namespace import PAGE, TYPING, Namespace, Outbound, Payload, Timers, event, every
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.hub import Hub, JoinResult
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.ids import TICKET, TicketIdText, sift
+from insightdesk_rt.engine.model import (
+    NO_OFFSET,
+    Offset,
+    Person,
+    Right,
+    Room,
+    User,
+    offset_key,
+    ticket_room,
+    ticket_staff_room,
+)
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.engine.wire.texts import OffsetText
+from insightdesk_rt.helpdesk.event_relay import EventRelay, close_and_tell, tell_and_close
+from insightdesk_rt.helpdesk.pending_events import PendingEvent
+from insightdesk_rt.helpdesk.tickets.access import MayRead
+from insightdesk_rt.helpdesk.tickets.audience import Audience, ByCheck, ByRooms, may
+from insightdesk_rt.helpdesk.tickets.feed import TicketFeed
+from insightdesk_rt.helpdesk.tickets.readers import NOTE_EVERY_MS, ReaderStore
+from insightdesk_rt.helpdesk.tickets.store import (
+    Comment,
+    Guard,
+    StoredChange,
+    Ticket,
+    TicketChange,
+    TicketStore,
+    read_change,
+)
+from insightdesk_rt.helpdesk.tickets.viewers import TicketViewers, ViewerTracker
+from insightdesk_rt.helpdesk.typing_indicators import TYPING_MS
+from insightdesk_rt.helpdesk.viewer_store import Viewer, ViewerStore, ViewState
+
+CATCH_UP_S = 1.0
+DECIDE_ACCESS = frozenset({"watchers", "customerWatchers", "teamId", "requesterId", "assigneeId"})
+TICKET_ROOM = ticket_room("")
+MAX_AT_ONCE = 200  # tickets of one call: a page of a list has 25 to 150
+SHOWN_AT_ONCE = 10  # of them: 30 commands in Valkey's pipeline, and at most a page and a quarter of viewers
+
+
+class OnTicket(Payload):
+    ticketId: TicketIdText
+
+
+class SubscribeTicket(Payload):
+    """One ticket, or several at once. `since`: an offset; what the log holds of them after it is sent first."""
+
+    ticketId: TicketIdText | None = None
+    since: OffsetText | None = None
+    ticketIds: Annotated[list[Any], Meta(min_length=1, max_length=MAX_AT_ONCE)] | None = None  # each is answered
+
+
+def _how_many(ask: SubscribeTicket) -> int:
+    return len(ask.ticketIds or ()) or 1
+
+
+class ViewTicket(Payload):
+    ticketId: TicketIdText
+    state: ViewState
+
+
+class TicketSubscribed(Outbound):
+    """All that happens on the ticket after `offset` will come. `complete`: the log reached back to `since`.
+
+    `version` is 0 for a ticket the back end has not pushed. `viewers` is empty for customers.
+    `more`: more people look or type than the lists may have.
+    """
+
+    event: ClassVar[str] = "ticket:subscribed"
+    ticketId: str
+    offset: str
+    version: int
+    viewers: list[Viewer]
+    typing: list[Person]
+    complete: bool
+    more: bool = False
+
+
+class TicketOpened(Struct, omit_defaults=True):
+    """What became of one of several tickets: `ok` with `offset` and what `ticket:subscribed` says, or an `error`."""
+
+    ticketId: str
+    ok: bool
+    offset: str = ""
+    version: int | None = None
+    complete: bool | None = None
+    error: dict[str, Any] | None = None
+
+
+class TicketsOpened(Struct):
+    """In the order of the ids, each once. Who looks and who types is in the `ticket:subscribed` event of each."""
+
+    tickets: list[TicketOpened]
+
+
+class TicketUnsubscribed(Outbound):
+    """`reason` is "access" for one who may not read the ticket any more."""
+
+    event: ClassVar[str] = "ticket:unsubscribed"
+    ticketId: str
+    reason: str | None = None
+
+
+class TicketResync(Outbound):
+    """Events of these rooms are lost for this client: load anew."""
+
+    event: ClassVar[str] = "resync"
+    rooms: list[str]
+    ticketId: str
+
+
+class Applied(NamedTuple):
+    """What the back end is answered. `offset`: where the log has the last event of the ticket.
+
+    `applied` is False for a change that is older than what is known.
+    """
+
+    version: int
+    offset: Offset
+    created: bool = False
+    applied: bool = True
+
+
+class Tickets(Namespace):
+    """`access` decides who may read a ticket, on every way to it: subscribe, resume, and what the desk is told.
+
+    `readers` is needed where that is the host's own check. The server calls `node_lost` and `rejoin`, as on Presence,
+    and with several nodes sets `everywhere`.
+    """
+
+    path = "/tickets"
+
+    def __init__(
+        self,
+        hub: Hub,
+        timers: Timers,
+        tickets: TicketStore,
+        viewers: ViewerStore,
+        access: MayRead,
+        readers: ReaderStore,
+        *,
+        agent_access: str = "team",
+        typing_ms: int = TYPING_MS,
+        incarnation: Callable[[], str] = lambda: "",
+    ) -> None:
+        super().__init__(hub, timers)
+        self._incarnation = incarnation
+        self._rechecked_as = incarnation()
+        self._tickets = tickets
+        self._access = access
+        self.watch = ViewerTracker(self, viewers, typing_ms)
+        self._readers = readers
+        audience: Audience = ByCheck(access, readers) if access.of_host else ByRooms(agent_access == "all")
+        self._feed = TicketFeed(self, audience)
+        self._teller = EventRelay(tickets.untold, self._say, self.spawn, self._close)
+        self._rechecks = 0
+        # How all nodes are made to `recheck`.
+        self.everywhere: Callable[[str, Offset], Awaitable[object]] = self.recheck
+
+    # ── what clients ask ───────────────────────────────────────────────────────────────────────────────────────────
+
+    @event("ticket:subscribe", limit=PAGE, weigh=_how_many)
+    async def subscribe(self, socket: Socket, ask: SubscribeTicket) -> TicketSubscribed | TicketsOpened:
+        """Open a ticket: FORBIDDEN unless the user may read it; NOT_FOUND tells admins that there is none.
+
+        Of several, each is answered for itself.
+        """
+        since = Offset(ask.since) if ask.since else None
+        if ask.ticketIds is None:
+            if ask.ticketId is None:
+                raise RtError("BAD_REQUEST", "Expected ticketId or ticketIds", field="ticketId")
+            return await self._open(socket, ask.ticketId, since)
+        if ask.ticketId is not None:
+            raise RtError("BAD_REQUEST", "Expected ticketId or ticketIds, not both", field="ticketIds")
+        ticket_ids, refused = sift(ask.ticketIds, TICKET, "ticketIds")
+        opened = {one.ticketId: one for one in (await self._open_all(socket, ticket_ids, since)).tickets}
+        wrong = {one.index: RtError("BAD_REQUEST", one.message, field=f"ticketIds[{one.index}]") for one in refused}
+        answers = [
+            _opened(str(asked)[:64], None, wrong[at]) if at in wrong else opened.pop(asked, None)
+            for at, asked in enumerate(ask.ticketIds)
+        ]
+        return TicketsOpened([one for one in answers if one is not None])
+
+    async def _open(self, socket: Socket, ticket_id: str, since: Offset | None) -> TicketSubscribed:
+        rechecks = self._rechecks
+        await self._require_access(socket, ticket_id)
+        right = await self._tickets.right(ticket_id, self._access.opened_by(socket.user))
+        joined = await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since, right)
+        if self._rechecks != rechecks:  # the recheck may have looked at the room just before the join
+            try:
+                await self._require_access(socket, ticket_id)
+            except BaseException:
+                self._take_out(socket, ticket_id)
+                raise
+        return await self._show(socket, ticket_id, joined)
+
+    async def _open_all(self, socket: Socket, ticket_ids: list[str], since: Offset | None) -> TicketsOpened:
+        """Open several tickets with one join, so that either all that the user may read are open or none is."""
+        rechecks = self._rechecks
+        new = [one for one in ticket_ids if ticket_room(one) not in socket.rooms]
+        refused = await self._refusals(socket, ticket_ids)
+        rights: dict[Room, Right] = {}
+        for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
+            opened_by = self._access.opened_by(socket.user)
+            found = await asyncio.gather(*(self._tickets.right(one, opened_by) for one in some))
+            for ticket_id, right in zip(some, found, strict=True):
+                rights |= dict.fromkeys(_rooms(socket.user, ticket_id), right)
+        joined = (
+            await self.hub.join_all(socket, tuple(rights), since, rights) if rights else JoinResult(NO_OFFSET, True)
+        )
+        try:
+            if self._rechecks != rechecks:
+                refused |= await self._refusals(socket, [one for one in ticket_ids if one not in refused])
+            shown: dict[str, TicketSubscribed] = {}
+            for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
+                await socket.room()
+                answers = await asyncio.gather(*(self._show(socket, one, joined) for one in some))
+                shown.update(zip(some, answers, strict=True))
+        except BaseException:  # the client was not told that they are open
+            for ticket_id in new:
+                self._take_out(socket, ticket_id)
+            raise
+        return TicketsOpened([_opened(one, shown.get(one), refused.get(one)) for one in ticket_ids])
+
+    async def _refusals(self, socket: Socket, ticket_ids: list[str]) -> dict[str, RtError]:
+        """Return those that the user may not open, with what they are told. Raises RtError UNAVAILABLE."""
+        found: dict[str, RtError] = {}
+        for some in batched(ticket_ids, SHOWN_AT_ONCE):
+            asked = await asyncio.gather(*(self._require_access(socket, one) for one in some), return_exceptions=True)
+            for ticket_id, why in zip(some, asked, strict=True):
+                if isinstance(why, RtError) and why.code != "UNAVAILABLE":
+                    found[ticket_id] = why
+                elif isinstance(why, BaseException):
+                    raise why
+        return found
+
+    async def _show(self, socket: Socket, ticket_id: str, joined: JoinResult) -> TicketSubscribed:
+        """Tell a socket that has joined the ticket who is there, and the others that it looks."""
+        staff = socket.user.is_staff
+        if staff:
+            await self.watch.look(socket, ticket_id)
+        live, version = await asyncio.gather(self.watch.live(ticket_id), self._tickets.version(ticket_id))
+        typing = [person for person in live.typing if person.key != socket.user.person.key]
+        viewers = live.viewers if staff else []
+        answer = TicketSubscribed(
+            ticket_id, joined.offset, version, viewers, typing, joined.complete, live.more and staff
+        )
+        self.tell_joined(socket, answer.event, json.encode_struct(answer))
+        if not joined.complete:
+            self.tell(socket, TicketResync([ticket_room(ticket_id)], ticket_id))
+        return answer
+
+    @event("ticket:unsubscribe", limit=PAGE)
+    def unsubscribe(self, socket: Socket, ask: OnTicket) -> TicketUnsubscribed:
+        """Close a ticket; one that is not open too."""
+        self._take_out(socket, ask.ticketId)
+        answer = TicketUnsubscribed(ask.ticketId)
+        self.tell(socket, answer)
+        return answer
+
+    @event("ticket:typing", limit=TYPING)
+    def typing(self, socket: Socket, ask: OnTicket) -> None:
+        """Show the others that the user types, until five seconds after the last call."""
+        self.require_joined(socket, ticket_room(ask.ticketId))
+        self.watch.typists.typed(socket, ask.ticketId, self._timers.now_ms())
+
+    @event("ticket:stopTyping", limit=PAGE)
+    def stop_typing(self, socket: Socket, ask: OnTicket) -> None:
+        """Stop showing it."""
+        self.require_joined(socket, ticket_room(ask.ticketId))
+        self.watch.typists.stopped(socket, ask.ticketId)
+
+    @event("ticket:view", limit=PAGE)
+    async def view(self, socket: Socket, ask: ViewTicket) -> TicketViewers:
+        """Say what the user does with the open ticket, so that no two people answer it. Staff learn who else does."""
+        self.require_joined(socket, ticket_room(ask.ticketId))
+        await self.watch.look(socket, ask.ticketId, ask.state)
+        if not socket.user.is_staff:
+            return TicketViewers(ask.ticketId, [])
+        live = await self.watch.live(ask.ticketId)
+        return TicketViewers(ask.ticketId, live.viewers, live.more)
+
+    async def keeps(self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}) -> Collection[Room]:
+        """Before anything of a ticket is replayed: may the user still read it, and might all the time?
+
+        A ticket that was deleted and came back, or went to another team and came back, has told things meanwhile that
+        are not for who would have been taken out of it.
+        """
+        ids = _tickets(rooms)
+        allowed = await asyncio.gather(
+            *(self._still(user, ticket_id, starts.get(ticket_room(ticket_id), Right())) for ticket_id in ids)
+        )
+        closed = {room for ticket_id, may in zip(ids, allowed, strict=True) if not may for room in both(ticket_id)}
+        return [room for room in rooms if room not in closed]
+
+    async def _still(self, user: User, ticket_id: str, began: Right) -> bool:
+        may, right = await asyncio.gather(
+            self._may_read(user, ticket_id), self._tickets.right(ticket_id, self._access.opened_by(user))
+        )
+        return may and began.life in ("", right.life)
+
+    def shut_out(self, socket: Socket, rooms: Collection[Room]) -> None:
+        for ticket_id in _tickets(rooms):
+            self.tell(socket, TicketUnsubscribed(ticket_id, "access"))
+
+    async def coming(self, user: User) -> None:
+        """Before a socket is let in: from now on the host's check is asked about its user.
+
+        Raises RtError UNAVAILABLE.
+        """
+        if self._access.of_host:
+            await self._readers.note([user])
+
+    async def joined(self, socket: Socket) -> None:
+        """A socket that came back has its rooms: see that it still may, and that it is seen again."""
+        ticket_ids = _tickets(socket.rooms)
+        self.watch.back(socket, ticket_ids)
+        for ticket_id in ticket_ids:
+            try:
+                may_read = await self._may_read(socket.user, ticket_id)
+            except RtError:  # it is not known: the client comes back and is asked for again
+                socket.client.close(CloseReason.UNAVAILABLE)
+                return
+            if not may_read:
+                self._expel(socket, ticket_id)
+            elif socket.user.is_staff:
+                await self.watch.look(socket, ticket_id)
+
+    async def left(self, socket: Socket, why: CloseReason) -> None:
+        self.watch.gone(socket, _tickets(socket.rooms), why.may_resume)
+
+    async def node_lost(self, incarnation: str) -> None:
+        """Tell that those of a node that is gone look and type no more. Raises RtError UNAVAILABLE: call it again."""
+        await self.watch.node_lost(incarnation)
+
+    async def rejoin(self) -> None:
+        """Put down again who looks from here: the store forgot them, or this is a new incarnation."""
+        await self.watch.rejoin()
+        await self.note_readers()
+        if self._rechecked_as != (incarnation := self._incarnation()):
+            await self.recheck_all()  # while this node counted as dead nobody waited for it
+            self._rechecked_as = incarnation
+
+    # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def get(self, ticket_id: str) -> Ticket:
+        """Return the ticket. Raises RtError NOT_FOUND, UNAVAILABLE."""
+        ticket = await self._tickets.get(ticket_id)
+        if ticket is None:
+            raise RtError("NOT_FOUND", "There is no such ticket.")
+        return ticket
+
+    async def apply(self, ticket_id: str, change: TicketChange) -> Applied:
+        """Create or change a ticket and tell of it.
+
+        Raises RtError UNAVAILABLE; the same again then does what is left to do. CONFLICT as the store's `put`.
+        """
+        outcome = await self._tickets.put(ticket_id, change)
+        created = outcome.created or (not outcome.done and any(told.kind == "created" for told in outcome.untold))
+        offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
+        return Applied(outcome.version, offset, created, not outcome.late)
+
+    async def remove(self, ticket_id: str, guard: Guard = Guard()) -> Applied:
+        """Forget a ticket, tell of it, and take everybody out. Raises RtError NOT_FOUND, and as `apply`."""
+        outcome = await self._tickets.delete(ticket_id, guard)
+        if not outcome.done and not outcome.late and not any(told.kind == "deleted" for told in outcome.untold):
+            raise RtError("NOT_FOUND", "There is no such ticket.")
+        offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
+        return Applied(outcome.version, offset, applied=not outcome.late)
+
+    async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Applied:
+        """Tell of a comment; with `remember` its id is known for a day, and the same again changes nothing.
+
+        Raises RtError NOT_FOUND, UNAVAILABLE as `apply`.
+        """
+        outcome = await self._tickets.comment(ticket_id, comment, remember)
+        offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
+        return Applied(outcome.version, offset)
+
+    @every(ms=1_000, on="leader")
+    async def tell_overdue(self) -> None:
+        """Tell what those who stored it could not."""
+        await self._teller.tell_overdue()
+
+    @every(ms=NOTE_EVERY_MS)
+    async def note_readers(self) -> None:
+        """Keep those who are connected here among those whom the host's check is asked about."""
+        if self._access.of_host:
+            await self._readers.note({socket.user for socket in self.hub.sockets(self.path).values()})
+
+    async def _say(self, record: PendingEvent) -> Offset:
+        change = read_change(record)
+
+        async def tell() -> Offset:
+            offset = await self._feed.say(record, change)
+            self.spawn(self._tickets.told(record.subject, record.seq, offset), "noting an offset")
+            return offset
+
+        if not self._decides(record.kind, change):
+            return await tell()
+        # Both before the record counts as told: if this node dies now, whoever tells it again also takes access.
+        if record.kind == "deleted":  # an id and a version: those who had it open may know that it is gone
+            return await tell_and_close(tell(), lambda offset: self.everywhere(record.subject, offset))
+        return await close_and_tell(lambda: self.everywhere(record.subject, NO_OFFSET), tell)
+
+    async def _close(self, record: PendingEvent) -> None:
+        if self._decides(record.kind, read_change(record)):
+            await self.everywhere(record.subject, NO_OFFSET)
+
+    def _decides(self, kind: str, change: StoredChange) -> bool:
+        """May this have changed who may read the ticket? With the host's check anything may."""
+        if self._access.of_host or kind == "deleted":
+            return True
+        # Nobody can be in a ticket that was not there, so a creation takes nobody out.
+        return kind != "created" and not DECIDE_ACCESS.isdisjoint(change.changes)
+
+    # ── who may ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def recheck(self, ticket_id: str, offset: Offset = NO_OFFSET) -> int:
+        """Take out of the ticket those of this node who may not read it any more.
+
+        With `offset` they are sent the event at it first. Returns how many sockets that were. Raises RtError
+        UNAVAILABLE if it cannot be known now.
+        """
+        self._rechecks += 1
+        room = ticket_room(ticket_id)
+        if room not in self.hub.rooms(self.path):
+            return 0
+        await self._caught_up(offset)
+        users = list({socket.user for socket in self.hub.members(self.path, room)})
+        allowed = await asyncio.gather(*(self._may_read(user, ticket_id) for user in users))
+        refused = {user for user, may in zip(users, allowed, strict=True) if not may}
+        sockets = [each for each in self.hub.members(self.path, room) if each.user in refused]
+        for socket in sockets:
+            self._expel(socket, ticket_id)
+        return len(sockets)
+
+    async def recheck_user(self, key: str) -> int:
+        """Take a user's sockets of this node out of the tickets that they may not read any more, and count them.
+
+        `key` is a UserKey.
+
+        Raises RtError UNAVAILABLE if that cannot be known now.
+        """
+        self._rechecks += 1
+        count = 0
+        for socket in [one for one in self.hub.sockets(self.path).values() if one.user.key == key]:
+            for ticket_id in _tickets(socket.rooms):
+                if not await self._may_read(socket.user, ticket_id):
+                    self._expel(socket, ticket_id)
+                    count += 1
+        return count
+
+    async def recheck_all(self) -> None:
+        """The same for every ticket that is open here: a call to `recheck` may have been missed."""
+        for ticket_id in _tickets(list(self.hub.rooms(self.path).names())):
+            await self.recheck(ticket_id)
+
+    async def _caught_up(self, offset: Offset) -> None:
+        """Wait until the log was delivered here up to the offset, but not for ever: access goes before completeness."""
+        now = asyncio.get_running_loop().time
+        end = now() + CATCH_UP_S
+        # the hub announces no positions, and this is waited for once per change of access
+        while offset_key(self.hub.position(self.path)) < offset_key(offset) and now() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    async def _may_read(self, user: User, ticket_id: str) -> bool:
+        """A check that fails is a no; only that the store cannot be asked is not an answer."""
+        return await may(self._access, user, ticket_id)
+
+    async def _require_access(self, socket: Socket, ticket_id: str) -> None:
+        if await self._access.may_read(socket.user, ticket_id):
+            return
+        self._take_out(socket, ticket_id)
+        if socket.user.role == "admin" and not await self._tickets.version(ticket_id):
+            raise RtError("NOT_FOUND", "There is no such ticket.", ticketId=ticket_id)
+        raise RtError("FORBIDDEN", ticketId=ticket_id)
+
+    def _expel(self, socket: Socket, ticket_id: str) -> None:
+        self._take_out(socket, ticket_id)
+        self.tell(socket, TicketUnsubscribed(ticket_id, "access"))
+
+    def _take_out(self, socket: Socket, ticket_id: str) -> None:
+        for room in both(ticket_id):  # first: whatever becomes of the rest, the socket hears no more
+            self.hub.leave(socket, room)
+        self.watch.leave(socket, ticket_id)
+
+
+def _opened(ticket_id: str, shown: TicketSubscribed | None, refused: RtError | None) -> TicketOpened:
+    if shown is None:
+        return TicketOpened(ticket_id, False, error=refused.as_dict() if refused else None)
+    return TicketOpened(ticket_id, True, shown.offset, shown.version, shown.complete)
+
+
+def batched(ids: list[str], size: int) -> Iterator[list[str]]:
+    return (ids[start : start + size] for start in range(0, len(ids), size))
+
+
+def both(ticket_id: str) -> list[Room]:
+    return [ticket_room(ticket_id), ticket_staff_room(ticket_id)]
+
+
+def _rooms(user: User, ticket_id: str) -> list[Room]:
+    return both(ticket_id) if user.is_staff else both(ticket_id)[:1]
+
+
+def _tickets(rooms: Iterable[Room]) -> list[str]:
+    return [room.removeprefix(TICKET_ROOM) for room in rooms if room.startswith(TICKET_ROOM)]

@@ -1,0 +1,46 @@
+"""Which staff is on /tickets, on any node: whom the host's own check is asked about before a ticket's event is told.
+
+Only used where a host brings its check (`access`): our own rules are written in the rooms that a user is in. A user
+who is gone counts for as long as a session may be resumed, so that what is told meanwhile is replayed to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
+from insightdesk_rt.engine.model import User
+from insightdesk_rt.engine.wire import json
+
+PACKAGE = "insightdesk_rt.helpdesk.tickets"
+
+NOTE_EVERY_MS = 60_000
+NOTE, LIST = load_script(PACKAGE, "readers_note"), load_script(PACKAGE, "readers_list")
+
+_read_user = msgspec.json.Decoder(User)
+
+
+class ReaderStore:
+    """`window_ms`: how long after its end a session may be resumed. All methods raise RtError UNAVAILABLE."""
+
+    def __init__(self, valkey: Valkey, window_ms: int = 120_000) -> None:
+        self._valkey = valkey
+        self._key = valkey.key("ticket-readers")
+        self._keep_ms = window_ms + 2 * NOTE_EVERY_MS  # the last note of somebody may be a turn old, and a turn late
+
+    async def note(self, users: Iterable[User]) -> None:
+        """These users are connected now. Call it before each is let in, and every NOTE_EVERY_MS for all."""
+        texts = {json.encode_struct(_without_token(user)) for user in users if user.is_staff}
+        if texts:
+            await self._valkey.call(NOTE, [self._key], [self._keep_ms, *sorted(texts)])
+
+    async def all(self) -> Collection[User]:
+        """Return who is connected, or may resume a session. One user has several entries if tokens say so."""
+        return [json.decode(_read_user, text) for text in await self._valkey.call(LIST, [self._key], [self._keep_ms])]
+
+
+def _without_token(user: User) -> User:
+    """Return the user without what differs from token to token: the check is asked once per user, not per token."""
+    return msgspec.structs.replace(user, session_id="", expires_s=0, issued_s=0)

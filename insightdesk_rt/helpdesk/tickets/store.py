@@ -1,0 +1,337 @@
+"""What this server knows of tickets: the fields that access and dashboards need, and what is still to be told of them.
+
+The helpdesk's own database has the tickets; this is the copy its back end pushes. Each change is one step in Valkey:
+fields, version, counts, and the record that clients must hear of it (untold.py). The back end's retry and the next
+change of the ticket find what was not told yet, besides the node that leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
+from insightdesk_rt.engine.errors import RtError, used_before
+from insightdesk_rt.engine.ids import TeamIdText, UserIdText
+from insightdesk_rt.engine.model import NO_OFFSET, Offset, Right, iso, offset_key
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.engine.wire.texts import PLAIN
+from insightdesk_rt.helpdesk import pending_events as untold
+from insightdesk_rt.helpdesk.pending_events import PendingEvent, PendingEvents, once_of, script
+
+PACKAGE = "insightdesk_rt.helpdesk.tickets"
+
+TicketStatus = Literal["new", "open", "pending", "on_hold", "solved", "closed"]
+Priority = Literal["low", "normal", "high", "urgent"]
+STATUSES: tuple[str, ...] = TicketStatus.__args__  # type: ignore[attr-defined]
+PRIORITIES: tuple[str, ...] = Priority.__args__  # type: ignore[attr-defined]
+
+At = Annotated[datetime, Meta(tz=True)]
+Version = Annotated[int, Meta(ge=0, le=2**53)]
+EPOCH = datetime.fromtimestamp(0, UTC)
+
+MAX_WATCHERS = 200  # twice the most a helpdesk's own form offers; a change carries the list twice
+# An event with both lists before and after a change must stay within max_event_bytes.
+MAX_CUSTOMER_WATCHERS = 40
+MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
+
+CHANGE = script(PACKAGE, "ticket_change")
+OFFSET = load_script(PACKAGE, "ticket_offset")
+LOG = "/tickets"  # the log that has the events of tickets
+
+# What may open a ticket to somebody, beside the names of teams and users.
+LIFE, AGENTS = "life", "agents"
+
+
+class Fields(Struct, gc=False):
+    """What the back end may set, with what a ticket has before anybody did."""
+
+    subject: str = ""
+    status: TicketStatus = "new"
+    priority: Priority = "normal"
+    requesterId: str | None = None
+    assigneeId: str | None = None
+    teamId: str | None = None
+    watchers: list[str] = []
+    customerWatchers: list[str] = []  # where ids are separate: then `watchers` are staff
+
+
+class Ticket(Struct, kw_only=True, gc=False):
+    """A ticket as clients and back ends are shown it; times are ISO 8601. No customer watches it: no such field."""
+
+    subject: str
+    status: TicketStatus
+    priority: Priority
+    requesterId: str | None
+    assigneeId: str | None
+    teamId: str | None
+    watchers: list[str]
+    customerWatchers: list[str] | UnsetType = UNSET
+    ticketId: str
+    version: int
+    createdAt: str
+    updatedAt: str
+
+
+class Actor(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who did something, as a back end says it."""
+
+    id: UserIdText
+    name: Annotated[str, Meta(max_length=256, pattern=PLAIN)]
+
+
+class Guard(Struct, frozen=True):
+    """What a change must not be: older than what is known of the ticket, or made of another version than it has.
+
+    `at_us` is when the back end did it, in Unix microseconds. `version` is 0 for a ticket that must not be there yet.
+    """
+
+    at_us: int | None = None
+    version: int | None = None
+
+
+class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A partial update: what is not given stays. null takes a person or team off. `by` is who did it, for clients.
+
+    `at` is when the back end did it: a field that was changed later than that stays. `ifVersion`: only if the ticket
+    has this version; 0: only if there is none.
+    """
+
+    subject: Annotated[str, Meta(max_length=MAX_SUBJECT, pattern=PLAIN)] | UnsetType = UNSET
+    status: TicketStatus | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+    requesterId: UserIdText | UnsetType | None = UNSET
+    assigneeId: UserIdText | UnsetType | None = UNSET
+    teamId: TeamIdText | UnsetType | None = UNSET
+    watchers: Annotated[list[UserIdText], Meta(max_length=MAX_WATCHERS)] | UnsetType = UNSET
+    customerWatchers: (
+        Annotated[
+            list[UserIdText],
+            Meta(max_length=MAX_CUSTOMER_WATCHERS, description='with user_ids = "separate", where watchers are staff'),
+        ]
+        | UnsetType
+    ) = UNSET
+    by: Actor | UnsetType = UNSET
+    at: At | UnsetType = UNSET
+    ifVersion: Version | UnsetType = UNSET
+
+    @property
+    def guard(self) -> Guard:
+        return Guard(
+            None if self.at is UNSET else microseconds(self.at), None if self.ifVersion is UNSET else self.ifVersion
+        )
+
+
+class Comment(Struct, gc=False):
+    """What the desk is told of a comment; the text itself stays with the back end."""
+
+    id: str
+    kind: Literal["reply", "note"]
+    author: Actor
+    excerpt: str
+
+
+class StoredChange(Struct, gc=False):
+    """One change clients have to be told of: `changes` is field → [old, new]; `at` and `createdAt` are Unix ms."""
+
+    version: int
+    at: int
+    createdAt: int
+    ticket: Fields  # as the change left it
+    changes: dict[str, tuple[Any, Any]]
+    by: Actor | None = None
+    comment: Comment | None = None
+
+    def as_ticket(self, ticket_id: str) -> Ticket:
+        return _ticket(ticket_id, self.version, self.createdAt, self.at, self.ticket)
+
+
+class Outcome(Struct, frozen=True):
+    """What became of a write: `done` is False if there was nothing to do. `untold` has older changes first.
+
+    `late`: nothing was done since all of it is older than what is known.
+    """
+
+    done: bool
+    created: bool
+    version: int
+    offset: Offset  # of what was told last before this
+    untold: list[PendingEvent]
+    late: bool = False
+
+
+class Facts(Struct, frozen=True):
+    """What decides who may read a ticket."""
+
+    teamId: str | None
+    requesterId: str | None
+    watchers: list[str]
+    customerWatchers: list[str] = []
+
+
+class TicketCounts(Struct, frozen=True):
+    """`byPriority` and `unassigned` count open work: what is neither solved nor closed."""
+
+    total: int
+    unsolved: int
+    unassigned: int
+    byStatus: dict[str, int]
+    byPriority: dict[str, int]
+
+
+_NAMES = Fields.__struct_fields__
+_DEFAULTS = {name: msgspec.json.encode(getattr(Fields(), name)).decode() for name in _NAMES}
+_read_fields = msgspec.json.Decoder(Fields)
+_read_facts = msgspec.json.Decoder(Facts)
+_read_grants = msgspec.json.Decoder(dict[str, str])
+_read_change = msgspec.json.Decoder(StoredChange)
+
+
+class TicketStore:
+    def __init__(self, valkey: Valkey, name: str = "ticket") -> None:
+        self._valkey = valkey
+        self.name = name
+        self.base = valkey.key(name)
+        self._keys = [self.base, Names(valkey.prefix).tops]
+        self.untold = PendingEvents(valkey, name)
+
+    async def put(self, ticket_id: str, change: TicketChange) -> Outcome:
+        """Create or change a ticket. Each change is one version; a change of nothing is none.
+
+        Raises UNAVAILABLE; CONFLICT with `version` if the ticket has another one than the change asks for.
+        """
+        given = {name: value for name in _NAMES if (value := getattr(change, name)) is not UNSET}
+        for people in ("watchers", "customerWatchers"):  # sets; sorted, so that equal ones are equal texts
+            if people in given:
+                given[people] = sorted(set(given[people]))
+        by = None if change.by is UNSET else change.by
+        return await self._change("put", ticket_id, given, by, guard=change.guard)
+
+    async def delete(self, ticket_id: str, guard: Guard = Guard()) -> Outcome:
+        """Forget a ticket, all but its version and time for a day; `done` is False if there was none.
+
+        Raises as `put`.
+        """
+        return await self._change("delete", ticket_id, guard=guard)
+
+    async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Outcome:
+        """Put down that a ticket was commented. With `remember`, the same comment within a day is nothing new.
+
+        Not a version: the fields stay as they are. Raises NOT_FOUND, UNAVAILABLE; CONFLICT if another comment of the
+        ticket had this id within a day.
+        """
+        outcome = await self._change("comment", ticket_id, comment=comment, known_as=comment.id if remember else "")
+        if not outcome.done and not outcome.version:
+            raise RtError("NOT_FOUND")
+        return outcome
+
+    async def told(self, ticket_id: str, seq: int, offset: Offset) -> None:
+        """The log has everything up to `seq`, the last of it at `offset`. Raises UNAVAILABLE."""
+        await self._valkey.call(OFFSET, [self.base], [ticket_id, seq, offset])
+
+    async def get(self, ticket_id: str) -> Ticket | None:
+        row = _pairs(await self._valkey.command("HGETALL", self._key(ticket_id)))
+        if "subject" not in row:  # none, or what a deleted one left behind
+            return None
+        fields = json.decode(_read_fields, _object({name: row[name] for name in _NAMES if name in row}))
+        return _ticket(ticket_id, int(row["version"]), int(row["createdAt"]), int(row["updatedAt"]), fields)
+
+    async def facts(self, ticket_id: str) -> Facts | None:
+        names = Facts.__struct_fields__
+        values = await self._valkey.command("HMGET", self._key(ticket_id), *names)
+        known = {name: text for name, text in zip(names, values, strict=True) if text is not None}
+        if "watchers" not in known:
+            return None
+        return json.decode(_read_facts, _object(known))  # a version before had no customerWatchers
+
+    async def right(self, ticket_id: str, names: Collection[str]) -> Right:
+        """Return since when, without a break, the ticket has been open to who goes by these names.
+
+        Names are LIFE (from its creation on), AGENTS (while it is of no team), `team:<id>` and `user:<id>`; of several
+        the oldest counts. Nothing is known of a ticket that nobody pushed.
+        """
+        texts, created_ms = await self._valkey.command("HMGET", self._key(ticket_id), "grants", "createdAt")
+        if texts is None:  # of a version that did not note it
+            return Right(Offset(f"{created_ms}-0") if created_ms else NO_OFFSET)
+        grants = [text.split(" ") for name, text in json.decode(_read_grants, texts).items() if name in names]
+        rights = [Right(Offset(offset), life) for life, offset in grants]
+        return min(rights, key=lambda right: offset_key(right.since), default=Right())
+
+    async def version(self, ticket_id: str) -> int:
+        """Return the ticket's version, 0 if there is none."""
+        version, subject = await self._valkey.command("HMGET", self._key(ticket_id), "version", "subject")
+        return 0 if subject is None else int(version)
+
+    async def counts(self) -> TicketCounts:
+        """Return how many tickets there are of each kind: one small hash, however many there are."""
+        row = _pairs(await self._valkey.command("HGETALL", f"{self.base}-counts"))
+
+        def count(name: str) -> int:
+            return int(row.get(name, 0))
+
+        return TicketCounts(
+            count("total"),
+            count("unsolved"),
+            count("unassigned"),
+            {status: count(f"status:{status}") for status in STATUSES},
+            {priority: count(f"priority:{priority}") for priority in PRIORITIES},
+        )
+
+    async def _change(
+        self,
+        op: str,
+        ticket_id: str,
+        given: dict[str, Any] | None = None,
+        by: Actor | None = None,
+        comment: Comment | None = None,
+        known_as: str = "",
+        guard: Guard = Guard(),
+    ) -> Outcome:
+        args: list[Arg] = [op, ticket_id, json.dumps(by), json.dumps(comment), known_as, LOG]
+        args.append(once_of(ticket_id, known_as) if known_as else "")
+        args += ["" if value is None else value for value in (guard.at_us, guard.version)]
+        for name in _NAMES:
+            args += [name, _DEFAULTS[name], json.dumps(given[name]) if given and name in given else ""]
+        outcome, version, offset, records = await self._valkey.call(CHANGE, self._keys, args, durable=True)
+        if outcome == -2:
+            raise used_before("id", "comment")
+        if outcome == -4:
+            why = f"ifVersion: the ticket has version {version}." if version else "ifVersion: there is no such ticket."
+            raise RtError("CONFLICT", why, field="ifVersion", version=version)
+        changes = untold.read(self.name, ticket_id, records)
+        return Outcome(outcome > 0, outcome == 2, version, Offset(offset), changes, outcome == -3)
+
+    def _key(self, ticket_id: str) -> str:
+        return f"{self.base}:{ticket_id}"
+
+
+def microseconds(at: datetime) -> int:
+    """Return a time as Unix microseconds."""
+    return (at - EPOCH) // timedelta(microseconds=1)
+
+
+def read_change(record: PendingEvent) -> StoredChange:
+    """Return what the record of a ticket's change says."""
+    return json.decode(_read_change, record.data)
+
+
+def _ticket(ticket_id: str, version: int, created_ms: int, updated_ms: int, fields: Fields) -> Ticket:
+    values = {name: getattr(fields, name) for name in _NAMES}
+    values["customerWatchers"] = fields.customerWatchers or UNSET
+    return Ticket(ticketId=ticket_id, version=version, createdAt=iso(created_ms), updatedAt=iso(updated_ms), **values)
+
+
+def _object(texts: dict[str, str]) -> str:
+    return "{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}"
+
+
+def _pairs(flat: Any) -> dict[str, str]:
+    """Return HGETALL's answer as a dict: RESP2 gives a flat list, RESP3 a map."""
+    if isinstance(flat, dict):
+        return flat
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,1 @@
+"""The admin console: its files and its sessions."""

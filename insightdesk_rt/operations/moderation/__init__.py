@@ -1,0 +1,1 @@
+"""What admins rule: blocks, revocations, notices, rates, log levels."""

@@ -1,0 +1,65 @@
+"""What the calls about rules have in common: ids, times, pages and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Annotated, Any, TypeVar
+
+from msgspec import Meta, Struct
+
+from insightdesk_rt.api.operation import Page, Paged, make_cursor, read_cursor
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import iso
+from insightdesk_rt.operations.moderation.rules import Rule, RuleTable
+
+DAY_S = 86_400
+MAX_DAYS = 3_650
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Time = Annotated[datetime, Meta(tz=True)]
+Seconds = Annotated[int, Meta(ge=1, le=MAX_DAYS * DAY_S)]
+
+R = TypeVar("R", bound=Rule)
+
+
+class RuleHandler(Struct):
+    """`id` is null of a dry run. `count` connections were closed, or would be. `missing`: nodes that did not answer."""
+
+    id: str | None
+    count: int
+    missing: list[str]
+
+
+def rule_id(*meant: str) -> str:
+    """Return the id of a rule about something: the same for the same."""
+    return blake2b("\0".join(meant).encode(), digest_size=10).hexdigest()
+
+
+def unix_ms(time: datetime) -> int:
+    """Return a time with a zone as Unix milliseconds, before 1970 below 0."""
+    return (time - EPOCH) // timedelta(milliseconds=1)
+
+
+def end_ms(now_ms: int, until: datetime | None, for_s: int = 0, field: str = "until") -> int:
+    """Return when a rule ends, 0 for never. Raises RtError BAD_REQUEST for a time that is over, or far off."""
+    if until is None:
+        return now_ms + for_s * 1000 if for_s else 0
+    if not now_ms < unix_ms(until) <= now_ms + MAX_DAYS * DAY_S * 1000:
+        raise RtError("BAD_REQUEST", "It must be in the future, within ten years.", field=field)
+    return unix_ms(until)
+
+
+def page(table: RuleTable[R], query: Paged, view: Callable[[R], Any]) -> Page[Any]:
+    """Return a page of a table, the newest first."""
+    after = read_cursor(query.cursor, tuple[int, str])
+    rules = [rule for rule in table.newest_first() if after is None or (rule.at_ms, rule.id) < after]
+    shown = rules[: query.limit]
+    cursor = make_cursor(shown[-1].at_ms, shown[-1].id) if len(rules) > query.limit else None
+    return Page([view(rule) for rule in shown], cursor)
+
+
+def time_or_none(at_ms: int) -> str | None:
+    """Return Unix milliseconds as ISO text; 0 is none."""
+    return iso(at_ms) if at_ms else None

@@ -1,0 +1,236 @@
+"""This node's copy of what admins have ruled, in step with Valkey and with every other node's.
+
+    put/remove ──store──▶ every node is told ──▶ the kind's `changed`, here and there, before the admin is answered
+                     └──▶ who was not reached sees another version within a second, and loads
+
+So what is ruled is looked up without asking anybody, and holds on while Valkey is away. A rule begins and ends by
+Valkey's clock, which all nodes share, a second late at most. Where Valkey has lost its memory, each node puts down
+again what it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from insightdesk_rt.engine.cluster.node_calls import NodeCalls
+from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.operations.moderation.rule_store import RuleStore, RulesVersion
+
+log = logging.getLogger(__name__)
+
+VERB = "rules.changed"
+TURN = 100  # rules taken in, or put down, before others have the loop
+
+
+class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What all kinds have: who ruled it, when and why. Times are Unix milliseconds; `until_ms` 0: until taken back."""
+
+    id: str
+    by: str
+    at_ms: int
+    reason: str
+    until_ms: int = 0
+
+
+R = TypeVar("R", bound=Rule)
+
+
+class RuleChange(Struct, frozen=True):
+    """What a change has done: `count` as its kind counts (connections closed), and the nodes that did not answer."""
+
+    count: int
+    missing: list[str]
+
+
+class RuleTable(Generic[R]):
+    """The rules of one kind that hold now, by id, in order of their making.
+
+    `changed(old, new)` is called after each change with what was and is there (None: nothing); it returns a count.
+    """
+
+    def __init__(self, kind: str, type: type[R], most: int, changed: Callable[[R | None, R | None], Awaitable[int]]):
+        self.kind = kind
+        self.type = type
+        self.most = most
+        self.changed = changed
+        self.rules: dict[str, R] = {}
+        self.version = 0
+        self.counts: dict[str, int] = {}  # id → what its last change has counted here
+        self.decoder = msgspec.json.Decoder(type)
+
+    def newest_first(self) -> list[R]:
+        return newest_first(self.rules.values())
+
+
+def newest_first(rules: Iterable[R]) -> list[R]:
+    return sorted(rules, key=lambda rule: (rule.at_ms, rule.id), reverse=True)
+
+
+async def _none() -> list[str]:
+    return []
+
+
+class Rules:
+    """`add` the tables, then `start`; `tick` every second. `now_s`: Valkey's time in Unix seconds.
+
+    `lost` asks for nodes that count as dead and may still serve clients: they are missing from every change.
+    """
+
+    def __init__(
+        self, store: RuleStore, now_s: Callable[[], float] = time.time, lost: Callable[[], Awaitable[list[str]]] = _none
+    ) -> None:
+        self._lost = lost
+        self._store = store
+        self._now_s = now_s
+        self._tables: dict[str, RuleTable[Any]] = {}
+        self._calls: NodeCalls | None = None
+        self._memory = ""
+        self._lock = asyncio.Lock()
+
+    def add(self, table: RuleTable[Any]) -> None:
+        self._tables[table.kind] = table
+
+    def connect(self, calls: NodeCalls) -> None:
+        """From now on changes are told to all nodes through these, and theirs are taken."""
+        self._calls = calls
+        calls.answer(VERB, self._told)
+
+    def now_ms(self) -> int:
+        """Return the time that rules begin and end by, in Unix milliseconds."""
+        return int(self._now_s() * 1000)
+
+    async def start(self) -> None:
+        """Load all that holds. Raises RtError UNAVAILABLE."""
+        async with self._lock:
+            await self._catch_up()
+
+    async def put(self, table: RuleTable[R], rule: R) -> RuleChange:
+        """Rule something, or replace the rule of that id. Raises RtError UNAVAILABLE (ask again: twice is once) and
+        CONFLICT: there are too many of the kind."""
+        text = json.encode_struct(rule)
+        version = await self._store.put(table.kind, rule.id, text, rule.until_ms, table.most)
+        if not version.number:
+            raise RtError("CONFLICT", f"There are {table.most} of them, more are not kept; take some back first.")
+        return await self._tell(table, version, rule.id, text)
+
+    async def replace(self, table: RuleTable[R], rule: R) -> bool:
+        """Replace the rule of that id; return False if it is not there any more. Raises RtError UNAVAILABLE."""
+        text = json.encode_struct(rule)
+        version = await self._store.put(table.kind, rule.id, text, rule.until_ms, table.most, "there")
+        if version.number:
+            await self._tell(table, version, rule.id, text)
+        return bool(version.number)
+
+    async def remove(self, table: RuleTable[R], id: str) -> RuleChange:
+        """Take a rule back. Raises RtError UNAVAILABLE, NOT_FOUND."""
+        version = await self._store.remove(table.kind, id)
+        if not version.number:
+            raise RtError("NOT_FOUND")
+        return await self._tell(table, version, id, "")
+
+    async def tick(self) -> None:
+        """End what has ended, then see whether a change was missed. Raises RtError UNAVAILABLE."""
+        async with self._lock:
+            now_ms = self.now_ms()
+            for table in self._tables.values():
+                ended = [rule for rule in table.rules.values() if 0 < rule.until_ms <= now_ms]
+                for rule in ended:
+                    await self._apply(table, rule.id, None)
+            await self._catch_up()
+
+    # ── in step ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _tell(self, table: RuleTable[R], version: RulesVersion, id: str, text: str) -> RuleChange:
+        assert self._calls is not None
+        said = await self._calls.ask(VERB, table.kind, str(version.number), version.memory, id, text)
+        counts, missing = understood(said, int)
+        return RuleChange(sum(counts.values()), await self.not_reached(missing))
+
+    async def not_reached(self, missing: Iterable[str]) -> list[str]:
+        """Return the nodes that did not answer, with those that nobody has asked, as they count as dead."""
+        return sorted({*missing, *await self._lost()})
+
+    async def _told(self, words: tuple[str, ...]) -> int:
+        """A rule has changed; an empty text: it was taken back. Returns what that has counted here."""
+        kind, number, memory, id, text = words
+        table = self._tables.get(kind)
+        if table is None:
+            raise RtError("INTERNAL", "A kind that this version does not know.")
+        new = json.decode(table.decoder, text) if text else None
+        async with self._lock:
+            if memory == self._memory and int(number) == table.version + 1:
+                table.version += 1
+                await self._apply(table, id, new)
+            else:
+                # a Valkey that has lost its last changes gives the number of one of them anew
+                lost = memory == self._memory and int(number) == table.version and table.rules.get(id) != new
+                await self._catch_up(table if lost else None)
+            return table.counts.get(id, 0)
+
+    async def _catch_up(self, lost_some: RuleTable[Any] | None = None) -> None:
+        """Load what has changed; put down first what Valkey has lost, where it tells, or is told to have, lost some."""
+        memory, versions = await self._store.versions()
+        if not memory and not self._memory:
+            return
+        another = memory != self._memory
+        for table in self._tables.values():
+            number = versions.get(table.kind, 0)
+            if number < table.version or (another and self._memory) or table is lost_some:
+                await self._put_back(table)
+            elif number == table.version and not another:
+                continue
+            await self._load(table)
+        if another:
+            memory, _ = await self._store.versions()  # it has got one just now, if there was anything to put down
+            self._memory = memory
+
+    async def _put_back(self, table: RuleTable[Any]) -> None:
+        log.warning("putting down again what was ruled", extra={"kind": table.kind, "rules": len(table.rules)})
+        rules = list(table.rules.values())
+        for at in range(0, len(rules), TURN):
+            puts: Iterable[Awaitable[RulesVersion]] = (
+                self._store.put(table.kind, rule.id, json.encode_struct(rule), rule.until_ms, table.most, "new")
+                for rule in rules[at : at + TURN]
+            )
+            await asyncio.gather(*puts)
+
+    async def _load(self, table: RuleTable[Any]) -> None:
+        loaded = await self._store.load(table.kind)
+        now_ms = self.now_ms()
+        found: dict[str, Rule] = {}
+        for id, text in loaded.texts.items():
+            try:
+                rule = json.decode(table.decoder, text)
+            except json.BadJson as bad:  # a newer node's
+                log.warning("a rule cannot be read", extra={"kind": table.kind, "id": id, "why": bad.why})
+                continue
+            if not 0 < rule.until_ms <= now_ms:
+                found[id] = rule
+        changed = [id for id in table.rules.keys() | found.keys() if table.rules.get(id) != found.get(id)]
+        for at, id in enumerate(changed, 1):
+            await self._apply(table, id, found.get(id))
+            if at % TURN == 0:
+                await asyncio.sleep(0)
+        table.version = loaded.version.number
+
+    async def _apply(self, table: RuleTable[Any], id: str, new: Rule | None) -> None:
+        old = table.rules.pop(id, None)
+        table.counts.pop(id, None)
+        if new is not None:
+            table.rules[id] = new
+        try:
+            count = await table.changed(old, new)
+        except Exception:
+            log.exception("a rule could not be applied", extra={"kind": table.kind, "id": id})
+            return
+        if new is not None:
+            table.counts[id] = count

@@ -1,0 +1,230 @@
+"""The connections of all nodes: find them, see them, send them away.
+
+    GET    /api/v1/connections                 those there are
+    GET    /api/v1/connections/closed          those that are gone, and why: the newest 1,000 of each node
+    POST   /api/v1/connections/disconnect      send away all that are meant; `dryRun` counts them
+    DELETE /api/v1/connections/{sid}           send away one
+
+Whoever is sent away without `reconnect` is told so, and a stock client stays away until its page is loaded anew; with
+it the connection is cut, and the client comes back at once. Neither ends the user's token: that is a revocation.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from insightdesk_rt.api.handler import Admin, Handler, operation
+from insightdesk_rt.api.operation import (
+    USUAL_LIMIT,
+    Answer,
+    BulkChange,
+    Count,
+    Cursor,
+    Limit,
+    Page,
+    Paged,
+    Query,
+    Removal,
+    make_cursor,
+    read_cursor,
+    said,
+)
+from insightdesk_rt.api.whom import key_of
+from insightdesk_rt.engine.cluster.node_calls import NodeCalls
+from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.ids import RoomOrEmpty, SocketId, UserIdOrEmpty
+from insightdesk_rt.engine.model import Role, UserKeys
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.operations.views.clients import (
+    AskClients,
+    AskClosed,
+    Closed,
+    Connection,
+    Connections,
+    OfUser,
+    Row,
+    Rows,
+    SendAway,
+    Sort,
+    Transport,
+    Wanted,
+)
+
+Text = Annotated[str, Meta(max_length=200)]
+Customer = Annotated[UserIdOrEmpty, Meta(description='a customer, with user_ids = "separate", where user is staff')]
+Reconnect = Annotated[bool, Meta(description="cut it, so that the client comes back by itself")]
+
+
+class Filters(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which connections are meant; all that is given must be true of one."""
+
+    user: UserIdOrEmpty = ""
+    customer: Customer = ""
+    ip: Text = ""
+    room: RoomOrEmpty = ""
+    namespace: Text = ""
+    node: Text = ""
+    transport: Transport | Literal[""] = ""
+    role: Role | Literal[""] = ""
+    sid: Text = ""
+
+    def wanted(self, keys: UserKeys) -> Wanted:
+        user = key_of(keys, self.user, self.customer, ("user", "customer"))
+        return Wanted(user, self.ip, self.room, self.namespace, self.node, self.transport, self.role, self.sid)
+
+
+class Find(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    limit: Limit = USUAL_LIMIT
+    cursor: Cursor = ""
+    sort: Annotated[Sort, Meta(description="with - in front the other way round")] = "-connected"
+
+
+class FindClosed(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    user: UserIdOrEmpty = ""
+    customer: Customer = ""
+    ip: Text = ""
+    node: Text = ""
+    sid: Text = ""
+
+
+class Found(Page[Connection]):
+    """`total` is how many there are on all pages."""
+
+    total: int = 0
+
+
+class Kick(Removal, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    reconnect: Reconnect = False
+
+
+class Disconnect(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    where: Filters
+    reconnect: Reconnect = False
+
+
+class Everywhere:
+    """The connections of all nodes."""
+
+    def __init__(self, calls: NodeCalls) -> None:
+        self._calls = calls
+
+    async def find(
+        self, wanted: Wanted, limit: int, sort: Sort = "-connected", after: tuple[float | str, str] | None = None
+    ) -> tuple[list[Row], int, list[str]]:
+        """Return the first `limit` after a place, how many there are in all, and the nodes that did not answer."""
+        asked = json.encode_struct(AskClients(wanted, limit, sort, after))
+        answers, missing = understood(await self._calls.ask("connections.find", asked), Rows)
+        pick = heapq.nlargest if sort.startswith("-") else heapq.nsmallest
+        rows = pick(limit, (row for answer in answers.values() for row in answer.rows), key=_place)
+        return rows, sum(answer.total for answer in answers.values()), missing
+
+    async def closed(
+        self, wanted: Wanted, limit: int, before: tuple[str, str] | None = None
+    ) -> tuple[list[Closed], list[str]]:
+        """Return the newest `limit` of those that are gone."""
+        asked = json.encode_struct(AskClosed(wanted, limit, before))
+        answers, missing = understood(await self._calls.ask("connections.closed", asked), list[Closed])
+        every = (one for answer in answers.values() for one in answer)
+        return heapq.nlargest(limit, every, key=lambda one: (one.closedAt, one.sid)), missing
+
+    async def of_user(self, user_id: str) -> tuple[list[OfUser], list[str]]:
+        """Return what else each node knows of a user."""
+        answers, missing = understood(await self._calls.ask("connections.of_user", user_id), OfUser)
+        return list(answers.values()), missing
+
+    async def send_away(self, wanted: Wanted, reconnect: bool = False, dry: bool = False) -> Count:
+        """Close all that are meant."""
+        asked = json.encode_struct(SendAway(wanted, reconnect, dry))
+        answers, missing = understood(await self._calls.ask("connections.close", asked), int)
+        return Count(sum(answers.values()), missing)
+
+
+def _place(row: Row) -> tuple[Any, str]:
+    return row.key, row.shown.sid
+
+
+class ConnectionsHandler(Handler):
+    everywhere: Everywhere
+    keys: UserKeys
+
+    @operation("viewer", query=Find, answer=Found)
+    async def get(self, query: Find) -> Answer:
+        """Find connections, on all nodes."""
+        kind = tuple[str, str] if query.sort.endswith("user") else tuple[float, str]
+        after: Any = read_cursor(query.cursor, kind)
+        rows, total, missing = await self.everywhere.find(query.wanted(self.keys), query.limit + 1, query.sort, after)
+        shown = rows[: query.limit]
+        cursor = make_cursor(*_place(shown[-1])) if len(rows) > query.limit else None
+        return Answer(Found([row.shown for row in shown], cursor, missing, total))
+
+
+class ClosedHandler(Handler):
+    everywhere: Everywhere
+    keys: UserKeys
+
+    @operation("viewer", query=FindClosed, answer=Page[Closed])
+    async def get(self, query: FindClosed) -> Answer:
+        """Find connections that are gone, the newest first: of the last 1,000 of each node."""
+        before = read_cursor(query.cursor, tuple[str, str])
+        user = key_of(self.keys, query.user, query.customer, ("user", "customer"))
+        wanted = Wanted(user, query.ip, node=query.node, sid=query.sid)
+        found, missing = await self.everywhere.closed(wanted, query.limit + 1, before)
+        shown = found[: query.limit]
+        cursor = make_cursor(shown[-1].closedAt, shown[-1].sid) if len(found) > query.limit else None
+        return Answer(Page(shown, cursor, missing))
+
+
+class DisconnectHandler(Handler):
+    everywhere: Everywhere
+    keys: UserKeys
+
+    @operation(
+        "operator",
+        body=Disconnect,
+        answer=Count,
+        action="connection.disconnect",
+        target=lambda body: " ".join(f"{name}={value}" for name, value in said(body.where).items()),
+    )
+    async def post(self, body: Disconnect) -> Answer:
+        """Send away all connections that are meant; at least one filter must say which."""
+        wanted = body.where.wanted(self.keys)
+        if wanted == Wanted():
+            raise RtError("BAD_REQUEST", "Say which connections: all of them are never meant.", field="where")
+        return Answer(await self.everywhere.send_away(wanted, body.reconnect, body.dryRun))
+
+
+class ConnectionHandler(Handler):
+    everywhere: Everywhere
+
+    @operation("operator", query=Kick, answer=Count, action="connection.kick", errors=("NOT_FOUND",))
+    async def delete(self, sid: SocketId, query: Kick) -> Answer:
+        """Send one connection away, by its own sid or that of a socket of it."""
+        rows, _, _ = await self.everywhere.find(Wanted(sid=sid), 1)
+        if rows and (user := rows[0].shown.user) is not None:
+            self.done_to = f"{user.role or 'user'}:{user.id}"  # a role only of a customer where ids are separate
+        done = await self.everywhere.send_away(Wanted(sid=sid), query.reconnect)
+        if not done.count and not done.missing:
+            raise RtError("NOT_FOUND", "There is no such connection.")
+        return Answer(done)
+
+
+def connection_routes(
+    admin: Admin, here: Connections, everywhere: Everywhere, calls: NodeCalls, keys: UserKeys = UserKeys()
+) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
+    calls.answer("connections.find", here.find)
+    calls.answer("connections.closed", here.closed)
+    calls.answer("connections.close", here.send_away)
+    calls.answer("connections.of_user", here.of_user)
+    parts = {"admin": admin, "everywhere": everywhere}
+    finding = {**parts, "keys": keys}
+    return [
+        (r"/api/v1/connections", ConnectionsHandler, finding),
+        (r"/api/v1/connections/closed", ClosedHandler, finding),
+        (r"/api/v1/connections/disconnect", DisconnectHandler, finding),
+        (r"/api/v1/connections/([^/]+)", ConnectionHandler, parts),
+    ]

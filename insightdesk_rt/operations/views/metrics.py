@@ -1,0 +1,324 @@
+"""GET /metrics: this node's counters as Prometheus text. The only file that knows prometheus_client.
+
+The parts count in plain integers; a scrape reads them and names them here. There is no registry of the process's and no
+work at import. Labels are bounded: namespaces, the server's own event names ("other" for all else), codes and reasons
+of our tables; never a user, a room, an address. docs/operations.md says of each what it means; a test compares.
+
+On a loopback address it is open, like /readyz: Prometheus on the same machine is the usual case. Elsewhere it needs a
+bearer with scope viewer, and so does what a proxy on the same machine passes on: that comes from anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from insightdesk_rt.api.handler import Admin, Handler, operation
+from insightdesk_rt.api.keys_and_scopes import Scope
+from insightdesk_rt.api.operation import Answer
+from insightdesk_rt.app.config import is_loopback
+from insightdesk_rt.engine.addresses import FORWARDED
+from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.engine.cluster.clock import ValkeyClock
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.counters import Histogram
+from insightdesk_rt.engine.dispatch.dispatch import Dispatch
+from insightdesk_rt.engine.doors.admission import ClientPort
+from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.model import Status
+from insightdesk_rt.engine.transport.lag import LoopLag
+from insightdesk_rt.helpdesk.presence.namespace import Presence
+from insightdesk_rt.operations.views.health import Check, Checked, run_check
+from insightdesk_rt.operations.views.node_stats import Clients, clients_of, this_process
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PREFIX = "insightdesk_rt_"
+# Exported from the start, as 0: of a series that begins with its first increment Prometheus does not see the increase.
+USUAL_REFUSALS = (
+    "AUTH_TOKEN_MISSING",
+    "AUTH_TOKEN_EXPIRED",
+    "AUTH_TOKEN_INVALID",
+    "AUTH_SESSION_REVOKED",
+    "FORBIDDEN",
+    "TOO_MANY_CONNECTIONS",
+    "UNAVAILABLE",
+    "INVALID_NAMESPACE",
+)
+OVER = (
+    "max_payload_bytes",
+    "max_connect_bytes",
+    "max_fragments_per_message",
+    "max_attachments_per_packet",
+    "max_json_depth",
+    "max_event_name_chars",
+    "max_namespace_chars",
+    "handshake_timeout_s",
+    "body_timeout_s",
+    "message_timeout_s",
+    "upgrade_timeout_s",
+    "unread_timeout_s",
+)
+
+Values = Mapping[Any, float]  # by the labels' values, a tuple
+
+
+class Sources(NamedTuple):
+    """The parts that count."""
+
+    node_id: str
+    version: str
+    port: ClientPort
+    dispatch: Dispatch
+    hub: Hub
+    valkey: Valkey
+    clock: ValkeyClock
+    backplane: ValkeyBackplane
+    presence: Presence
+    lag: LoopLag
+
+
+class NodeCollector(Collector):
+    """One look at one node. `checks` are the readiness checks, done just before."""
+
+    def __init__(self, sources: Sources, checks: Sequence[Checked]) -> None:
+        self._from = sources
+        self._checks = checks
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._node()
+        clients = clients_of(self._from.port.host)
+        yield from self._clients(clients)
+        yield from self._calls()
+        yield from self._events()
+        yield from self._outboxes(clients)
+        yield from self._valkey()
+        yield from _process()
+
+    def _node(self) -> Iterator[Metric]:
+        sources = self._from
+        python = platform.python_version()
+        yield _gauge(
+            "build_info",
+            "Always 1; which version this is.",
+            {(sources.version, python, sources.node_id): 1},
+            ("version", "python", "node"),
+        )
+        ready = {(check.name,): float(check.ok) for check in self._checks}
+        yield _gauge("ready", "Is a readiness check well (1), as /readyz says?", ready, ("check",))
+        yield _gauge("loop_lag_max_seconds", "Greatest loop lag of the last 10 s.", {(): sources.lag.worst_s()})
+        yield _histogram(
+            "loop_lag_seconds",
+            "How much later than asked the loop ran something, looked at ten times a second.",
+            {(): sources.lag.seconds},
+        )
+
+    def _clients(self, clients: Clients) -> Iterator[Metric]:
+        port, dispatch, hub = self._from.port, self._from.dispatch, self._from.hub
+        host = port.host
+        open_now = {(name,): clients.by_transport.get(name, 0) for name in ("polling", "websocket")}
+        yield _gauge("connections", "Clients that are connected now.", open_now, ("transport",))
+        sockets = {(path,): len(hub.sockets(path)) for path in hub.sent}
+        yield _gauge("sockets", "Clients that are in a namespace now.", sockets, ("namespace",))
+        rooms = {(path,): len(hub.rooms(path).names()) for path in hub.sent}
+        yield _gauge("rooms", "Rooms that have members on this node.", rooms, ("namespace",))
+        opened = {(name,): host.opened[name] for name in ("polling", "websocket")}
+        yield _counter("connections_opened", "Clients, by the transport they began with.", opened, ("transport",))
+        yield _counter("upgrades", "Clients that went on from polling to a websocket.", {(): host.upgraded})
+        closed = {(why.value.replace(" ", "_"),): host.closed[why] for why in CloseReason}
+        yield _counter("connections_closed", "Clients that are gone, by why.", closed, ("reason",))
+        turned_away = {(code,): count for code, count in port.refused.items()}
+        yield _counter("requests_refused", "Requests refused before there was a client.", turned_away, ("reason",))
+        text = "Clients that broke the protocol before they joined anything, or speak another version of it."
+        yield _counter("clients_not_understood", text, {(): host.not_understood})
+        over = {(name,): host.over_limit[name] for name in OVER}
+        over["max_json_depth",] += dispatch.calls.too_deep
+        yield _counter(
+            "over_limit", "What clients sent, or how long they took, over a limit, by its setting.", over, ("setting",)
+        )
+        connects = {(path,): dispatch.connected[path] for path in hub.sent}
+        yield _counter("connects", "Connects into a namespace that were let in.", connects, ("namespace",))
+        usual = {(code, "") for code in USUAL_REFUSALS}
+        refused = {key: dispatch.refused[key] for key in {*usual, *dispatch.refused}}
+        text = "Connects into a namespace that were refused; of invalid tokens with what is wrong with them."
+        yield _counter("connects_refused", text, refused, ("reason", "why"))
+        resumes = {("resumed",): dispatch.resumed, ("lost",): dispatch.not_resumed}
+        yield _counter("resumes", "Clients that asked for the session they had.", resumes, ("outcome",))
+        yield _counter("received_bytes", "Bytes of clients: frames and polling bodies.", {(): host.bytes_in})
+        yield _counter("sent_bytes", "Bytes to clients: frames and polling bodies.", {(): host.bytes_out})
+
+    def _calls(self) -> Iterator[Metric]:
+        calls = self._from.dispatch.calls
+        by_event = ("namespace", "event")
+        tallies = {(path, name): tally for path, table in calls.tallies.items() for name, tally in table.items()}
+        taken = {key: tally.taken for key, tally in tallies.items()}
+        yield _counter("events_in", "Events that clients sent, refused ones too.", taken, by_event)
+        yield _histogram(
+            "handler_seconds",
+            "From an event's turn to its answer; without those that were over a rate limit.",
+            {key: tally.seconds for key, tally in tallies.items() if tally.seconds.total},
+            by_event,
+        )
+        limited = {key: calls.errors[*key, "RATE_LIMITED"] for key in tallies}
+        yield _counter("rate_limited", "Events that were dropped for their rate.", limited, by_event)
+        errors = {(*key, "INTERNAL"): 0 for key in tallies} | calls.errors
+        yield _counter("call_errors", "Events that were answered with an error.", errors, (*by_event, "code"))
+
+    def _events(self) -> Iterator[Metric]:
+        hub, presence = self._from.hub, self._from.presence
+        sent = {(path, name): n for path, counts in hub.sent.items() for name, n in counts.by_name.items() if n}
+        yield _counter(
+            "events_out", "Events for clients of this node, once for each client.", sent, ("namespace", "event")
+        )
+        yield _histogram(
+            "delivery_seconds",
+            "From a logged event's publication to its last write to clients of this node, once for each event; "
+            "events of one loop turn count as the oldest of them. Valkey's clock against this machine's, "
+            "and the publication is known to the millisecond. Volatile events carry no time.",
+            {(): self._from.port.host.flusher.delivery},
+        )
+        changes = {(status,): presence.transitions[status] for status in get_args(Status)}
+        yield _counter("presence_transitions", "Changes of presence this node told.", changes, ("status",))
+
+    def _outboxes(self, clients: Clients) -> Iterator[Metric]:
+        flusher = self._from.port.host.flusher
+        yield _counter("messages_queued", "Messages for clients, answers and pings too.", {(): flusher.queued})
+        yield _counter("messages_written", "Messages that a transport took.", {(): flusher.written})
+        dropped = {("behind",): flusher.dropped_behind, ("closed",): flusher.dropped_closed}
+        yield _counter(
+            "messages_dropped",
+            "Messages that were not written: volatile ones of clients that are behind, and what closed clients left.",
+            dropped,
+            ("reason",),
+        )
+        yield _gauge("outbox_messages", "Messages that wait for their clients.", {(): clients.outbox_messages})
+        yield _gauge("outbox_bytes", "Bytes that wait for their clients.", {(): clients.outbox_bytes})
+
+    def _valkey(self) -> Iterator[Metric]:
+        valkey, bus = self._from.valkey.counters, self._from.backplane.counters
+        skew_s = self._from.clock.skew_ms / 1000
+        yield _gauge("clock_skew_seconds", "How far this machine's clock is ahead of Valkey's.", {(): skew_s})
+        up = self._from.valkey.available and not self._from.valkey.trouble
+        yield _gauge("valkey_up", "Does Valkey answer commands and take writes?", {(): float(up)})
+        yield _counter("valkey_commands", "Commands sent.", {(): valkey["commands"]})
+        yield _counter("valkey_commands_failed", "Commands that failed, or could not be sent.", {(): valkey["failed"]})
+        yield _counter("valkey_connects", "Times the connection for commands came up.", {(): valkey["connects"]})
+        yield _histogram(
+            "valkey_pipeline_seconds",
+            "From a pipeline's first command to all answers, the wait for the one before it included.",
+            {(): self._from.valkey.seconds},
+        )
+        hears = float(self._from.backplane.subscribed)
+        yield _gauge("subscription_up", "Does this node hear all it should?", {(): hears})
+        yield _gauge("subscription_channels", "Channels this node listens to.", {(): bus["channels"]})
+        for name, of, text in (
+            ("subscription_connects", "connects", "Times the subscription came up."),
+            ("subscription_messages", "received", "Messages that came through the subscription."),
+            ("subscription_poison", "poison", "Messages that no node of ours could have sent; they were dropped."),
+            ("subscription_duplicates", "duplicates", "Events that came again and were left out."),
+            ("subscription_gaps", "gaps", "Events that named one before them which had not come."),
+            ("subscription_repairs", "repairs", "Times a log was read to fill a gap."),
+            ("events_repaired", "repaired", "Logged events that were delivered by reading the log."),
+            ("resyncs", "resyncs", "Times rooms had to be told to load anew: events of theirs cannot be had."),
+            ("events_logged", "appended", "Logged events this node published."),
+            ("events_log_failed", "failed", "Logged events this node could not publish or deliver."),
+            ("events_published", "published", "Messages of volatile events to other nodes, one for each room."),
+            (
+                "log_reads_refused",
+                "reads_refused",
+                "Clients that waited too long for their turn to ask what they missed.",
+            ),
+            ("events_sent_again", "sent_again", "Logged events that Valkey had lost, and were given to it again."),
+        ):
+            yield _counter(name, text, {(): bus[of]})
+
+
+class MetricsHandler(Handler):
+    def initialize(  # type: ignore[override]
+        self, admin: Admin, sources: Sources, checks: Sequence[Check], open: bool
+    ) -> None:
+        super().initialize(admin)
+        self.sources = sources
+        self.checks = checks
+        self.open = open
+
+    def check(self, scope: Scope | None) -> None:
+        # the socket's peer, whatever a trusted proxy says of others
+        here = is_loopback(self.request.remote_ip or "") and not any(name in self.request.headers for name in FORWARDED)
+        if self.open and here:
+            self.check_host()  # a page in a browser on this machine could read it by a name of its own
+        else:
+            super().check(scope)
+
+    @operation("viewer")
+    async def get(self) -> Answer:
+        """What this node has counted since its start, as Prometheus text."""
+        checked = await asyncio.gather(*(run_check(check) for check in self.checks))
+        registry = CollectorRegistry()
+        registry.register(NodeCollector(self.sources, checked))
+        return Answer(generate_latest(registry))
+
+    def reply(self, answer: Answer) -> None:
+        self.set_header("Content-Type", CONTENT_TYPE)
+        self.finish(answer.body)
+
+
+def metrics_routes(
+    admin: Admin, sources: Sources, checks: Sequence[Check], *, open: bool
+) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return the route of this file for a Tornado Application. `open`: no token is asked of this machine."""
+    return [(r"/metrics", MetricsHandler, {"admin": admin, "sources": sources, "checks": checks, "open": open})]
+
+
+# ── families ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _counter(name: str, text: str, values: Values, labels: Iterable[str] = ()) -> CounterMetricFamily:
+    family = CounterMetricFamily(PREFIX + name, text, labels=tuple(labels))
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _gauge(name: str, text: str, values: Values, labels: Iterable[str] = ()) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(PREFIX + name, text, labels=tuple(labels))
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _histogram(
+    name: str, text: str, values: Mapping[Any, Histogram], labels: Iterable[str] = ()
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(PREFIX + name, text, labels=tuple(labels))
+    for key, histogram in values.items():
+        below, buckets = 0, []
+        for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+            below += count
+            buckets.append((bound, below))
+        family.add_metric(key, buckets, histogram.sum)
+    return family
+
+
+def _process() -> Iterator[Metric]:
+    """What prometheus_client's own collector says. That one needs /proc/stat, which our systemd unit hides."""
+    here = this_process()
+    cpu = CounterMetricFamily("process_cpu_seconds", "User and system CPU time.")
+    cpu.add_metric((), here.cpu_s)
+    yield cpu
+    for name, text, value in (
+        ("process_resident_memory_bytes", "Resident memory.", here.rss_bytes),
+        ("process_virtual_memory_bytes", "Virtual memory.", here.virtual_bytes),
+        ("process_start_time_seconds", "When the process was started, in Unix time.", here.started_s),
+        ("process_open_fds", "Open file descriptors; every connection is one.", here.open_files),
+        ("process_max_fds", "How many it may have.", here.max_files),
+    ):
+        gauge = GaugeMetricFamily(name, text)
+        gauge.add_metric((), value)
+        yield gauge

@@ -1,0 +1,205 @@
+"""What this node says of itself in numbers: NodeStats, for `GET /api/v1/nodes` and for readiness.
+
+`turn` is called every second and keeps what rates and quantiles need of the last minute; everything else is read when
+somebody asks. Nothing here is counted: the counters belong to the parts that do the work.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections import Counter, deque
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from insightdesk_rt.engine.counters import quantile
+from insightdesk_rt.engine.dispatch.calls import Calls
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.transport.lag import LoopLag
+
+RATE_S = 10
+QUANTILE_S = 60
+EVERY_S = 1
+POINT_S = 5  # between the points of a chart
+HISTORY_S = 900
+
+
+class Numbers(Struct):
+    """Rates are of the last 10 s, quantiles of the last 60 s (None: no logged event was delivered here).
+
+    `deliveryP50Ms` and `deliveryP99Ms` run from an event's publication (Valkey's clock) to its last write on this node;
+    `loopLagMs` is the greatest of the last 10 s; `connections` are by transport; `outboxBytes` wait for slow readers.
+    """
+
+    connections: dict[str, int]
+    eventsInPerSecond: float
+    eventsOutPerSecond: float
+    deliveryP50Ms: float | None
+    deliveryP99Ms: float | None
+    loopLagMs: float
+    rssBytes: int
+    openFiles: int
+    outboxBytes: int
+
+
+class Point(NamedTuple):
+    """One of a chart, of the POINT_S before `at` (Unix seconds). Rates per second; None: nothing was delivered.
+
+    `loopLagMs` is the greatest of the last 10 s, so that a stall is seen in two of them.
+    """
+
+    at: float
+    connections: int
+    eventsIn: float
+    eventsOut: float
+    deliveryP50Ms: float | None
+    deliveryP99Ms: float | None
+    loopLagMs: float
+
+
+class Clients(NamedTuple):
+    """All clients in one look: by transport, and what is queued for them."""
+
+    by_transport: dict[str, int]
+    outbox_bytes: int
+    outbox_messages: int
+
+
+class Process(NamedTuple):
+    """This process, as the kernel sees it. Seconds, bytes, counts; `started_s` is Unix time."""
+
+    cpu_s: float
+    rss_bytes: int
+    virtual_bytes: int
+    started_s: float
+    open_files: int
+    max_files: int
+
+
+class _Sample(NamedTuple):
+    at_s: float
+    events_in: int
+    events_out: int
+    deliveries: tuple[int, ...]
+
+
+class NodeStats:
+    """The numbers of one node. `turn` once before anything is asked, then every EVERY_S."""
+
+    def __init__(self, host: ClientRegistry, hub: Hub, calls: Calls, lag: LoopLag) -> None:
+        self._host = host
+        self._hub = hub
+        self._calls = calls
+        self._lag = lag
+        self._samples: deque[_Sample] = deque(maxlen=QUANTILE_S // EVERY_S + 1)
+        self._turns = 0
+        self.history: deque[Point] = deque(maxlen=HISTORY_S // POINT_S)  # the newest last
+
+    def turn(self) -> None:
+        now = self._sample()
+        self._samples.append(now)
+        if self._turns % (POINT_S // EVERY_S) == 0 and self._turns:
+            self.history.append(self._point(now))
+        self._turns += 1
+
+    def numbers(self) -> Numbers:
+        now = self._sample()
+        before = self._before(now, RATE_S)
+        past_s = now.at_s - before.at_s or 1.0
+        oldest = self._before(now, QUANTILE_S).deliveries
+        recent = [new - old for new, old in zip(now.deliveries, oldest, strict=True)]
+        bounds = self._host.flusher.delivery.bounds
+        clients = clients_of(self._host)
+        here = this_process()
+        return Numbers(
+            clients.by_transport,
+            round((now.events_in - before.events_in) / past_s, 1),
+            round((now.events_out - before.events_out) / past_s, 1),
+            _ms(quantile(bounds, recent, 0.5)),
+            _ms(quantile(bounds, recent, 0.99)),
+            round(self._lag.worst_s() * 1000, 1),
+            here.rss_bytes,
+            here.open_files,
+            clients.outbox_bytes,
+        )
+
+    def _point(self, now: _Sample) -> Point:
+        before = self._before(now, POINT_S)
+        past_s = now.at_s - before.at_s or 1.0
+        recent = [new - old for new, old in zip(now.deliveries, before.deliveries, strict=True)]
+        bounds = self._host.flusher.delivery.bounds
+        return Point(
+            round(time.time(), 1),
+            len(self._host.clients),
+            round((now.events_in - before.events_in) / past_s, 1),
+            round((now.events_out - before.events_out) / past_s, 1),
+            _ms(quantile(bounds, recent, 0.5)),
+            _ms(quantile(bounds, recent, 0.99)),
+            round(self._lag.worst_s() * 1000, 1),
+        )
+
+    def _sample(self) -> _Sample:
+        taken = sum(tally.taken for table in self._calls.tallies.values() for tally in table.values())
+        sent = sum(counts.total for counts in self._hub.sent.values())
+        return _Sample(time.monotonic(), taken, sent, tuple(self._host.flusher.delivery.counts))
+
+    def _before(self, now: _Sample, past_s: float) -> _Sample:
+        """Return the oldest sample that is at most that old."""
+        return next((sample for sample in self._samples if sample.at_s >= now.at_s - past_s - EVERY_S / 2), now)
+
+
+def clients_of(host: ClientRegistry) -> Clients:
+    """Look at every client: 0.4 ms per thousand."""
+    transports: Counter[str] = Counter()
+    size = messages = 0
+    for client in host.clients.values():
+        outbox = client.outbox
+        size += outbox.bytes
+        messages += outbox.waiting
+        if client.transport is not None:
+            transports[client.transport.name] += 1
+    return Clients(dict(transports), size, messages)
+
+
+def this_process() -> Process:
+    """Read /proc/self, and nothing else of /proc: under systemd's ProcSubset=pid there is nothing else."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()  # proc(5), from field 3 on: a name may hold anything
+    ticks = os.sysconf("SC_CLK_TCK")
+    booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return Process(
+        cpu_s=(int(fields[11]) + int(fields[12])) / ticks,
+        rss_bytes=int(fields[21]) * resource.getpagesize(),
+        virtual_bytes=int(fields[20]),
+        started_s=booted_s + int(fields[19]) / ticks,
+        open_files=open_files(),
+        max_files=max_files(),
+    )
+
+
+def open_files() -> int:
+    """How many file descriptors this process has.
+
+    Linux 6.2 and newer tells at once; before, they are listed, 3 ms per thousand.
+    """
+    return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1
+
+
+def open_files_beyond(count: int) -> int:
+    """Return how many file descriptors there are if that is more than `count`, else 0: cheap while it is far less."""
+    with open("/proc/self/status", "rb") as file:
+        room = next(int(line.split()[1]) for line in file if line.startswith(b"FDSize:"))  # the kernel's table of them
+    used = open_files() if room > count else 0
+    return used if used > count else 0
+
+
+def max_files() -> int:
+    """How many it may have; beyond, no connection is taken."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)

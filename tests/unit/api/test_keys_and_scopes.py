@@ -1,0 +1,160 @@
+"""Keys of the admin port: what the file may say, that it is read again, and that guessing is slowed down."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from insightdesk_rt.api.keys_and_scopes import MAX_FAILURES, PER_S, AdminAccess, KeyFile, Principal, new_key, parse_keys
+from insightdesk_rt.app.config import ConfigError
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import User, UserId
+
+HASH = "sha256:" + "0f" * 32
+
+
+def verify(token: object) -> User:
+    if token not in ("admin", "agent"):
+        raise RtError({"": "AUTH_TOKEN_MISSING", "old": "AUTH_TOKEN_EXPIRED"}.get(str(token), "AUTH_TOKEN_INVALID"))
+    return User(UserId("ann"), token)  # type: ignore[arg-type]
+
+
+class Clock:
+    ms = 1_000_000
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+def keys_file(folder: Path, text: str) -> Path:
+    path = folder / "keys"
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def test_a_new_key_is_found_by_its_line(tmp_path: Path) -> None:
+    key, line = new_key("grafana", "viewer")
+    other, _ = new_key("other", "admin")
+    assert len(key) >= 40 and key not in line
+    file = KeyFile(str(keys_file(tmp_path, f"# ours\n\n{line}   # dashboards\n")))
+    found = file.find(key)
+    assert found == Principal("grafana", "viewer", is_key=True) and found.id == "key:grafana"
+    assert file.find(other) is None and file.find(key + "x") is None and file.find("irt_é") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("x", "expected name, scope and hash"),
+        (f"x viewer {HASH} more", "expected name, scope and hash"),
+        (f"-x viewer {HASH}", "a name has"),
+        (f"x root {HASH}", "the scope is one of viewer, operator, admin"),
+        ("x viewer 0f0f", "expected sha256:"),
+        (f"x viewer {HASH.upper()}", "expected sha256:"),
+        (f"a viewer {HASH}", "the name a stands there twice"),
+    ],
+)
+def test_a_wrong_line_is_named(line: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"line 3: .*{why}"):
+        parse_keys(f"# keys\na viewer {HASH}\n{line}\n")
+
+
+def test_a_name_that_cannot_stand_in_the_file_gets_no_key() -> None:
+    for name in ("", "two words", "a#b", "x" * 65, "é", "a\n"):
+        with pytest.raises(ValueError, match="a name has"):
+            new_key(name, "viewer")
+
+
+def test_a_file_that_cannot_be_used_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"admin_keys_file = .*/none: No such file"):
+        KeyFile(str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"admin_keys_file = .*/keys: line 1: expected name"):
+        KeyFile(str(keys_file(tmp_path, "nonsense\n")))
+
+
+def test_the_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (one, first), (two, second) = new_key("one", "viewer"), new_key("two", "admin")
+    path = keys_file(tmp_path, first)
+    file = KeyFile(str(path))
+    assert file.find(one) and not file.find(two)
+    path.write_text(f"{first}\n{second}")
+    assert file.find(one) and file.find(two)
+    path.write_text(f"{first}\nwrong\n")
+    assert file.find(one) and file.find(two), "the last good state goes on"
+    assert file.find(one), "and is complained about once"
+    assert [record.why for record in caplog.records] == ["line 2: expected name, scope and hash"]  # type: ignore[attr-defined]
+    path.write_text(second)
+    assert not file.find(one) and file.find(two)
+    path.unlink()
+    assert not file.find(two)
+    keys_file(tmp_path, first)
+    assert file.find(one)
+
+
+def test_a_file_that_others_may_read_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = keys_file(tmp_path, "")
+    KeyFile(str(path))
+    assert not caplog.records
+    path.chmod(0o640)
+    KeyFile(str(path))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert os.fspath(path) == caplog.records[0].file  # type: ignore[attr-defined]
+
+
+def test_a_token_of_an_admin_may_all_and_other_tokens_nothing() -> None:
+    access = AdminAccess(verify, KeyFile(""))
+    found = access.principal("Bearer admin", "::1")
+    assert found == Principal("ann", "admin") and found.id == "ann"
+    for shown, code in (
+        ("Bearer agent", "FORBIDDEN"),
+        ("", "AUTH_TOKEN_MISSING"),
+        ("Bearer old", "AUTH_TOKEN_EXPIRED"),
+    ):
+        for _ in range(MAX_FAILURES + 1):  # none of it is a guess
+            with pytest.raises(RtError) as refused:
+                access.principal(shown, "::1")
+            assert refused.value.code == code
+
+
+def test_a_right_key_is_served_however_many_wrong_ones_came_from_its_address(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wrong keys get 429 after the tenth in a minute; a right key or token from the same address never does."""
+    clock = Clock()
+    key, line = new_key("ops", "operator")
+    access = AdminAccess(verify, KeyFile(str(keys_file(tmp_path, line))), clock)
+
+    def refused(guess: str, address: str = "10.0.0.1") -> RtError:
+        with pytest.raises(RtError) as why:
+            access.principal(f"Bearer {guess}", address)
+        return why.value
+
+    for guess in range(MAX_FAILURES):
+        assert refused(f"{'irt_' if guess % 2 else ''}{guess}").code == "AUTH_TOKEN_INVALID"
+        assert access.principal(f"Bearer {key}", "10.0.0.1").name == "ops"
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "once, when the limit is reached"
+    clock.ms += 500
+    for guess in ("irt_wrong", "wrong"):
+        why = refused(guess)
+        assert (why.code, why.fields) == ("RATE_LIMITED", {"retryAfter": PER_S})
+        assert access.principal(f"Bearer {key}", "10.0.0.1").name == "ops"
+        assert access.principal("Bearer admin", "10.0.0.1").name == "ann"
+    assert (refused("agent").code, refused("old").code) == ("FORBIDDEN", "AUTH_TOKEN_EXPIRED")
+    assert refused("wrong", "10.0.0.2").code == "AUTH_TOKEN_INVALID"
+    assert len(caplog.records) == 1, "what is over the limit is not logged"
+    clock.ms += PER_S * 1000 - 500
+    assert refused("wrong").code == "AUTH_TOKEN_INVALID"
+
+
+def test_no_user_is_written_down_as_a_key_or_as_another_user() -> None:
+    """The audit log has one text for who did it: a token's `sub` may be any text, also the name of a key."""
+    names = ["ann", "backup", "key:backup", "user:ann", "user:key:backup", "key:", "user:", "user:user:ann", "KEY:x"]
+    written = [Principal(name, "admin").id for name in names] + [
+        Principal(name, "admin", is_key=True).id for name in ("ann", "backup")
+    ]
+    assert len(set(written)) == len(written)
+    assert Principal("ann", "admin").id == "ann" and Principal("backup", "viewer", is_key=True).id == "key:backup"
+    assert Principal("key:backup", "admin").id == "user:key:backup"

@@ -1,0 +1,144 @@
+"""What is declared is what is read: queries, path parts and cursors in their types; a wrong field is named."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Meta, defstruct
+
+from insightdesk_rt.api.handler import Handler, operation
+from insightdesk_rt.api.operation import (
+    Answer,
+    Change,
+    Paged,
+    Query,
+    Removal,
+    make_cursor,
+    read_body,
+    read_cursor,
+    read_path,
+    read_query,
+)
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.ids import TicketIdText
+from insightdesk_rt.engine.wire.texts import WORDS
+
+
+class Find(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    ids: Annotated[list[TicketIdText], Meta(max_length=2)] = []
+    closed: bool = False
+    sort: Literal["name", "-members"] = "name"
+
+
+class Thing(Handler):
+    @operation("viewer", query=Find)
+    async def get(self, thing_id: TicketIdText, part: str, find: Find) -> Answer:
+        """Find it."""
+        raise NotImplementedError
+
+
+def test_a_query_is_read_in_its_types() -> None:
+    assert read_query(Find, {}) == Find()
+    found = read_query(Find, {"ids": [b"a,b"], "closed": [b"true"], "sort": [b"-members"], "limit": [b"500"]})
+    assert found == Find(ids=["a", "b"], closed=True, sort="-members", limit=500)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"limit": [b"501"]}, "limit"),
+        ({"limit": [b"x"]}, "limit"),
+        ({"limit": [b""]}, "limit"),
+        ({"limit": [b"1", b"2"]}, "limit"),
+        ({"cursor": [b"\xff"]}, "cursor"),
+        ({"ids": [b"a,b,c"]}, "ids"),
+        ({"ids": [b"a,:"]}, "ids[1]"),
+        ({"closed": [b"maybe"]}, "closed"),
+        ({"sort": [b"members"]}, "sort"),
+        ({"more": [b"1"]}, "more"),
+    ],
+)
+def test_a_wrong_parameter_is_named(arguments: Any, field: str) -> None:
+    with pytest.raises(RtError) as refused:
+        read_query(Find, arguments)
+    assert (refused.value.code, refused.value.fields) == ("BAD_REQUEST", {"field": field})
+
+
+def test_nothing_is_allowed_where_nothing_is_declared() -> None:
+    with pytest.raises(RtError):
+        read_query(Query, {"a": [b""]})
+
+
+def test_path_parts_have_the_names_of_the_methods_arguments() -> None:
+    about = Thing.get.operation
+    assert list(about.path) == ["thingId", "part"]
+    assert read_path(about, ["t.1", "x y"]) == ["t.1", "x y"]
+    with pytest.raises(RtError) as refused:
+        read_path(about, ["t:1", "x"])
+    assert refused.value.fields == {"field": "thingId"}
+
+
+@pytest.mark.parametrize("pattern", sorted(WORDS))
+def test_a_refusal_says_in_words_what_is_wrong_and_shows_no_regex(pattern: str) -> None:
+    shaped = Annotated[str, Meta(pattern=pattern)]
+    named, about = defstruct("Named", [("name", shaped)]), Thing.get.operation._replace(path={"name": shaped})
+    for read in (
+        lambda: read_path(about, ["\x00 "]),
+        lambda: read_query(named, {"name": [b"\x00 "]}),
+        lambda: read_body(named, "application/json", b'{"name": "\\u0000 "}'),
+    ):
+        with pytest.raises(RtError) as refused:
+            read()
+        assert refused.value.message == f"Expected `str` {WORDS[pattern]}"
+        assert refused.value.fields == {"field": "name"}
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        *((text, True) for text in ("a", "  a b ", "ä", " " * 499 + "x")),
+        *((text, False) for text in ("", " ", "\u00a0\u2003", "a\n", "a\x7f", " " * 499 + "\x01")),
+    ],
+)
+def test_a_reason_has_something_to_read_and_no_control_characters(text: str, fits: bool) -> None:
+    try:
+        read_query(Removal, {"reason": [text.encode()]})
+    except RtError as refused:
+        assert not fits and refused.fields == {"field": "reason"}
+    else:
+        assert fits
+
+
+def test_a_change_that_is_recorded_must_take_a_reason() -> None:
+    with pytest.raises(AssertionError, match=r"thing\.find takes no reason"):
+
+        @operation("operator", query=Find, action="thing.find")
+        async def post(self: Handler, find: Find) -> Answer:
+            raise NotImplementedError
+
+    assert "reason" in Change.__struct_fields__
+
+
+@given(st.text(max_size=50), st.integers(-(2**53), 2**53))
+def test_a_cursor_comes_back_as_it_was_made(text: str, number: int) -> None:
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    assert read_cursor(make_cursor(text, number), tuple[str, int]) == (text, number)
+
+
+@given(st.text(max_size=50).filter(bool))
+def test_no_cursor_of_somebody_elses_is_more_than_a_bad_request(text: str) -> None:
+    with pytest.raises(RtError) as refused:
+        read_cursor(text, tuple[str, int])
+    assert refused.value.fields == {"field": "cursor"}
+    assert read_cursor("", tuple[str, int]) is None
+
+
+def test_a_list_is_written_with_commas_or_item_by_item() -> None:
+    """Ids may have commas in them ("cn=ann,ou=desk" of LDAP): given item by item, each is taken as it is."""
+    listed = defstruct("Listed", [("ids", list[str])])
+    assert read_query(listed, {"ids": [b"a,b"]}).ids == ["a", "b"]
+    assert read_query(listed, {"ids": [b"cn=ann,ou=desk", b"b"]}).ids == ["cn=ann,ou=desk", "b"]

@@ -1,0 +1,603 @@
+"""Dispatch: who gets in, in which order calls run, what is answered, and what happens when a client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from insightdesk_rt.app.logs import Lines
+from insightdesk_rt.engine.dispatch.dispatch import Admission, Dispatch, DispatchSettings, first_rooms
+from insightdesk_rt.engine.dispatch.namespace import ADMINS, STAFF, Namespace, Payload, Rate, event
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import User
+from insightdesk_rt.engine.tokens import secret_key, sign, verify
+from insightdesk_rt.engine.wire.codec import Ack, Call, Connect
+from tests.support import fakes
+from tests.support.aio import aio, until
+from tests.support.tokens import KEYS, claims, token
+
+
+class Text(Payload):
+    text: str
+
+
+class Ids(Payload):
+    ids: list[str]
+
+
+class Sum(msgspec.Struct):
+    total: int
+
+
+class Desk(Namespace):
+    """A namespace with one handler of each kind."""
+
+    path = "/desk"
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.gate = asyncio.Event()
+        self.heard: list[str] = []
+        self.ended: list[tuple[set[str], CloseReason]] = []
+        self.first = True
+
+    async def joined(self, socket: Socket) -> None:
+        socket.emit("welcome", "{}")
+
+    async def left(self, socket: Socket, why: CloseReason) -> None:
+        self.ended.append((set(socket.rooms), why))
+
+    @event("say", limit=Rate(3, 10))
+    def say(self, socket: Socket, ask: Text) -> None:
+        self.heard.append(ask.text)
+
+    @event("many", limit=Rate(5, 10), weigh=lambda ask: len(ask.ids))
+    def many(self, socket: Socket, ask: Ids) -> None:
+        self.heard += ask.ids
+
+    @event("sum")
+    def sum(self, socket: Socket, ask: Text) -> Sum:
+        return Sum(len(ask.text))
+
+    @event("slow")
+    async def slow(self, socket: Socket, ask: Text) -> dict[str, str]:
+        await self.gate.wait()
+        self.heard.append(ask.text)
+        return {"text": ask.text}
+
+    @event("staff", allow=STAFF)
+    def staff(self, socket: Socket) -> None: ...
+
+    @event("broken")
+    def broken(self, socket: Socket) -> None:
+        raise ZeroDivisionError
+
+    @event("file", binary=True)
+    def file(self, socket: Socket, ask: Any) -> dict[str, int]:
+        return {"size": len(ask["file"])}
+
+
+class Admins(Namespace):
+    path = "/admins"
+    allow = ADMINS
+
+
+class House:
+    """A dispatch with its hub, and one client."""
+
+    def __init__(self, settings: DispatchSettings = DispatchSettings(), **verified: User) -> None:
+        self.node, self.clock = fakes.OneNode(), fakes.Clock()
+        self.hub = Hub(self.node, ["/desk", "/admins"])
+        self.desk = Desk(self.hub, self.clock)
+        self.users = {"good": fakes.user(), "customer": fakes.user("c1", "customer"), **verified}
+        self.dispatch = Dispatch(
+            self.hub, [self.desk, Admins(self.hub, self.clock)], Admission(self.verify), self.clock, settings
+        )
+        self.client = fakes.AskingClient()
+
+    def verify(self, token: object) -> User:
+        if not token:
+            raise RtError("AUTH_TOKEN_MISSING")
+        if token not in self.users:
+            raise RtError("AUTH_TOKEN_INVALID")
+        return self.users[token]  # type: ignore[index]
+
+    def ask(self, token: object = "good", namespace: str = "/desk", client: Any = None) -> None:
+        auth = Raw(json.dumps({"token": token}).encode()) if token is not None else Raw(b"")
+        self.dispatch.asked(client or self.client, Connect(namespace, auth))
+
+    async def inside(self, token: object = "good", client: Any = None) -> Socket:
+        client = client or self.client
+        self.ask(token, client=client)
+        await until(lambda: client.session.accepted and not client.sockets["/desk"].busy, "connected")
+        client.texts.clear()
+        return client.sockets["/desk"]  # type: ignore[no-any-return]
+
+    def call(self, name: str, data: object = None, ack: int | None = None, client: Any = None) -> None:
+        payload = Raw(b"" if data is None else json.dumps(data).encode())
+        self.dispatch.called(client or self.client, Call("/desk", name, payload, ack))
+
+    def sent(self) -> list[Any]:
+        found = [json.loads(text) for text in self.client.texts]
+        self.client.texts.clear()
+        return found
+
+
+@aio
+async def test_a_client_with_a_good_token_gets_in_and_is_in_its_first_rooms() -> None:
+    house = House(good=fakes.user("u1", team="t1"))
+    house.ask()
+    await until(lambda: len(house.client.texts) == 2, "connect and welcome")
+    connect, welcome = house.sent()
+    assert connect["event"] == "connect" and len(connect["data"]["sid"]) == 20
+    assert welcome["event"] == "welcome"
+    socket = house.client.sockets["/desk"]
+    assert socket.rooms == {"user:u1", "role:agent", "team:t1"} == set(first_rooms(socket.user))
+
+
+@pytest.mark.parametrize(
+    ("token", "namespace", "code"),
+    [
+        (None, "/desk", "AUTH_TOKEN_MISSING"),
+        ("", "/desk", "AUTH_TOKEN_MISSING"),
+        ("bad", "/desk", "AUTH_TOKEN_INVALID"),
+        ("good", "/admins", "FORBIDDEN"),
+    ],
+)
+def test_a_refusal_says_its_code_and_leaves_nothing(token: object, namespace: str, code: str) -> None:
+    house = House()
+    house.ask(token, namespace)
+    assert house.client.refusals == [(namespace, code)]
+    assert house.sent()[0]["data"]["code"] == code
+    assert house.client.sockets == {} and sum(house.dispatch.refused.values()) == 1
+
+
+NOW_S = 1_800_000_000
+FAULTS = {
+    "signed with another secret": (sign(claims(exp=NOW_S + 60), secret_key(b"x" * 32, ("HS256",))), "signature"),
+    "no exp": (token(exp=...), "no exp"),
+    "no role": (token(exp=NOW_S + 60, role=...), "role is none of"),
+    "an unknown role": (token(exp=NOW_S + 60, role="supervisor"), "role is none of"),
+    "a number for sub": (token(exp=NOW_S + 60, sub=17), "sub is a number"),
+    "an audience": (token(exp=NOW_S + 60, aud="desk"), "another audience"),
+    "iat in the future": (token(exp=NOW_S + 60, iat=NOW_S + 90), "in the future"),
+    "iat in milliseconds": (token(exp=NOW_S + 60, iat=NOW_S * 1000), "milliseconds"),
+    "quotes": (f'"{token(exp=NOW_S + 60)}"', "quotes"),
+    "a team that is a list": (token(exp=NOW_S + 60, iat=NOW_S, teamId=["a"]), "teamId"),
+    "expired": (token(exp=NOW_S - 60, iat=NOW_S - 90), "expired"),
+    "none": (None, "auth.token"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_refusal_leaves_a_line_that_says_why(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Without one, nine different faults of a token look the same: the first hour of every integration."""
+    caplog.set_level(logging.INFO)
+    text, words = FAULTS[fault]
+    house = House()
+    house.client.native = False
+    house.dispatch = Dispatch(
+        house.hub, [house.desk], Admission(lambda shown: verify(shown, KEYS, NOW_S)), house.clock, DispatchSettings()
+    )
+    for _ in range(5):
+        house.ask(text)
+    (record,) = [record for record in caplog.records if record.getMessage() == "connect refused"]
+    assert words in record.why and record.namespace == "/desk"  # type: ignore[attr-defined]
+    line = Lines("kv").format(record)
+    assert text is None or not any(part in line for part in text.strip('"').split(".")), (
+        "nothing of the token is logged"
+    )
+    ((code, why),) = house.dispatch.refused
+    assert house.dispatch.refused[code, why] == 5 and code in line
+    assert (words in why) is (code == "AUTH_TOKEN_INVALID"), "the metric says it of invalid tokens"
+
+
+def test_a_namespace_that_is_none_leaves_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    house = House()
+    for number in range(100):
+        house.ask(namespace=f"/{number}")
+    assert [record.why for record in caplog.records] == ["there is no such namespace"]  # type: ignore[attr-defined]
+    assert house.dispatch.refused == {("INVALID_NAMESPACE", ""): 100}
+
+
+@pytest.mark.parametrize(("native", "words"), [(False, "io(url, {auth: {token}})"), (True, "Authorization: Bearer")])
+def test_a_client_without_a_token_is_told_where_it_belongs(native: bool, words: str) -> None:
+    house = House()
+    house.client.native = native
+    house.ask(None)
+    assert words in house.sent()[0]["data"]["message"]
+
+
+def test_an_auth_that_is_no_object_is_refused() -> None:
+    house = House()
+    house.dispatch.asked(house.client, Connect("/desk", Raw(b"[1]")))  # type: ignore[arg-type]
+    assert house.client.refusals == [("/desk", "AUTH_TOKEN_INVALID")]
+
+
+def test_an_unknown_namespace_is_named_invalid() -> None:
+    house = House()
+    house.ask(namespace="/random")
+    assert "Invalid namespace" in house.client.texts[0] and house.client.refusals == [("/random", "")]
+
+
+@aio
+async def test_a_bearer_header_replaces_the_token() -> None:
+    house = House()
+    house.client.bearer = "good"
+    house.ask(None)
+    await until(lambda: house.client.session.accepted, "connected")
+
+
+@aio
+async def test_connections_of_a_user_are_limited() -> None:
+    house = House(DispatchSettings(max_connections_per_user=1))
+    await house.inside()
+    second = fakes.AskingClient()
+    house.ask(client=second)
+    assert second.refusals == [("/desk", "TOO_MANY_CONNECTIONS")]
+    house.dispatch.gone(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    await house.inside(client=second)
+
+
+@aio
+async def test_results_are_acked_and_errors_too() -> None:
+    house = House()
+    await house.inside()
+    house.call("say", {"text": "hello"}, ack=0)
+    house.call("sum", {"text": "hello"}, ack=1)
+    house.call("say", {"text": 5}, ack=2)
+    house.call("say", {}, ack=3)
+    house.call("nothing", {}, ack=4)
+    acks = {m["ack"]: m["data"] for m in house.sent()}
+    assert acks[0] == {"ok": True} and acks[1] == {"ok": True, "total": 5}
+    assert [acks[i]["error"]["code"] for i in (2, 3, 4)] == ["BAD_REQUEST", "BAD_REQUEST", "UNKNOWN_EVENT"]
+    assert acks[2]["error"]["field"] == "text" == acks[3]["error"]["field"]
+    assert house.desk.heard == ["hello"]
+
+
+@aio
+async def test_without_an_ack_the_same_error_is_an_event() -> None:
+    house = House()
+    await house.inside()
+    house.call("say", {"text": None})
+    (error,) = house.sent()
+    assert error["event"] == "error" and error["data"]["code"] == "BAD_REQUEST" and error["data"]["event"] == "say"
+
+
+@aio
+async def test_over_the_limit_an_event_is_dropped_and_told_when_to_retry() -> None:
+    house = House()
+    await house.inside()
+    other = fakes.AskingClient()
+    await house.inside(client=other)
+    for n in range(3):
+        house.call("say", {"text": str(n)}, client=house.client if n else other)
+    house.call("say", {"text": "too many"})
+    (error,) = house.sent()
+    assert error["data"]["code"] == "RATE_LIMITED" and error["data"]["retryAfter"] == 10
+    assert house.desk.heard == ["0", "1", "2"], "ten sockets of a user do not buy ten limits"
+    house.clock.advance(10_001)
+    house.call("say", {"text": "again"})
+    assert house.desk.heard[-1] == "again"
+
+
+@aio
+async def test_a_call_counts_as_many_times_as_it_weighs() -> None:
+    """A call for many things is no way around the limit of things."""
+    house = House()
+    await house.inside()
+    house.call("many", {"ids": ["a", "b", "c"]}, ack=1)
+    house.call("many", {"ids": ["d", "e", "g"]}, ack=2)
+    house.call("many", {"ids": ["f"]}, ack=3)
+    answers = {frame["ack"]: frame["data"] for frame in house.sent()}
+    assert [answers[ack]["ok"] for ack in (1, 2, 3)] == [True, False, True], "five in ten seconds"
+    assert answers[2]["error"]["code"] == "RATE_LIMITED" and answers[2]["error"]["retryAfter"] == 10
+    assert house.desk.heard == ["a", "b", "c", "f"]
+
+
+@aio
+async def test_a_limit_outlives_the_connection_and_is_then_forgotten() -> None:
+    house = House()
+    await house.inside()
+    for _ in range(3):
+        house.call("say", {"text": "x"})
+    house.dispatch.gone(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    house.dispatch.sweep()
+    house.client = fakes.AskingClient()
+    await house.inside()
+    house.call("say", {"text": "x"})
+    assert house.sent()[0]["data"]["code"] == "RATE_LIMITED"
+    house.dispatch.gone(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    house.clock.advance(60_001)
+    house.dispatch.sweep()
+    assert house.dispatch.calls._windows == {}
+
+
+@aio
+async def test_calls_of_a_socket_run_in_order_of_arrival() -> None:
+    house = House()
+    await house.inside()
+    house.call("slow", {"text": "first"}, ack=1)
+    house.call("say", {"text": "second"}, ack=2)
+    house.call("slow", {"text": "third"}, ack=3)
+    assert house.desk.heard == []
+    house.desk.gate.set()
+    await until(lambda: len(house.client.texts) == 3, "three acks")
+    assert house.desk.heard == ["first", "second", "third"]
+    assert [m["ack"] for m in house.sent()] == [1, 2, 3]
+
+
+@aio
+async def test_calls_that_wait_are_bounded() -> None:
+    house = House()
+    await house.inside()
+    house.call("slow", {"text": "x"})
+    for n in range(1_000 + 1):
+        house.call("sum", {"text": ""}, ack=n)
+    (refused,) = house.sent()
+    assert refused["ack"] == 1_000 and refused["data"]["error"]["code"] == "RATE_LIMITED"
+
+
+@aio
+async def test_the_bytes_of_a_users_calls_that_wait_are_bounded_over_all_sockets() -> None:
+    """A thousand calls of a megabyte behind a slow one would be a gigabyte for each socket."""
+    house = House()
+    other = fakes.AskingClient()
+    await house.inside()
+    await house.inside(client=other)
+    big = {"text": "x" * 1_000_000}
+    for client in (house.client, other):
+        house.call("slow", {"text": "x"}, client=client)
+        for _ in range(4):
+            house.call("sum", big, ack=1, client=client)
+    assert len(house.client.texts) == 0
+    refused = [json.loads(text)["data"]["error"]["code"] for text in other.texts]
+    assert refused == ["RATE_LIMITED"], "seven wait"
+    house.dispatch.gone(other, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    for _ in range(3):
+        house.call("sum", big, ack=2)
+    assert house.client.texts == [], "what waited in the other is not held any more"
+    house.desk.gate.set()
+    await until(lambda: len(house.client.texts) == 7, "all are answered")
+    assert house.dispatch.calls._waiting_bytes == {}
+
+
+class Unread(fakes.AskingClient):
+    """A client that has not read what it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[Any] = []
+
+    def when_room(self, call: Any) -> None:
+        self.waits.append(call)
+
+    def reads(self) -> None:
+        self.behind = False
+        for call in self.waits:
+            call()
+
+
+@aio
+async def test_calls_of_who_has_not_read_its_answers_wait_until_it_has() -> None:
+    """So that an agent who asks for a hundred chats at once is not closed for what customers wrote there."""
+    house = House()
+    house.client = client = Unread()
+    await house.inside()
+    client.behind = True
+    for number in range(3):
+        house.call("sum", {"text": "x" * number}, ack=number)
+    await asyncio.sleep(0)
+    assert house.sent() == [] and client.waits
+    client.reads()
+    await until(lambda: len(client.texts) == 3, "the answers")
+    assert [frame["ack"] for frame in house.sent()] == [0, 1, 2]
+
+
+@aio
+async def test_a_call_that_waits_for_its_reader_ends_with_the_client() -> None:
+    house = House()
+    house.client = client = Unread()
+    socket = await house.inside()
+    client.behind = True
+    house.call("sum", {"text": ""}, ack=1)
+    house.dispatch.gone(client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    await until(lambda: house.desk.ended and socket.task is None, "left")
+    assert client.texts == []
+
+
+@aio
+async def test_calls_behind_a_connect_wait_for_it() -> None:
+    """On the native protocol a client may call before it is told that it is in."""
+    house = House()
+    house.ask()
+    house.call("sum", {"text": "ab"}, ack=1)
+    await until(lambda: len(house.client.texts) == 3, "connect, welcome and ack")
+    assert house.sent()[2] == {"ack": 1, "data": {"ok": True, "total": 2}}
+
+
+@aio
+async def test_roles_are_checked_per_event() -> None:
+    house = House()
+    await house.inside("customer")
+    house.call("staff", ack=1)
+    assert house.sent()[0]["data"]["error"]["code"] == "FORBIDDEN"
+
+
+@aio
+async def test_a_handler_that_breaks_is_logged_once_and_answered_internal(caplog: pytest.LogCaptureFixture) -> None:
+    house = House()
+    await house.inside()
+    house.call("broken", ack=1)
+    assert house.sent()[0]["data"]["error"]["code"] == "INTERNAL"
+    assert [record.message for record in caplog.records] == ["handler failed"]
+
+
+@aio
+async def test_binary_reaches_only_handlers_that_take_it() -> None:
+    house = House()
+    await house.inside()
+    holder = Raw(b'{"file":{"_placeholder":true,"num":0}}')
+    house.dispatch.called(house.client, Call("/desk", "file", holder, 1, (b"abc",)))  # type: ignore[arg-type]
+    house.dispatch.called(house.client, Call("/desk", "say", holder, 2, (b"abc",)))  # type: ignore[arg-type]
+    first, second = house.sent()
+    assert first["data"] == {"ok": True, "size": 3} and second["data"]["error"]["code"] == "BAD_REQUEST"
+
+
+@aio
+async def test_the_end_is_told_after_the_running_handler_with_the_rooms_it_had() -> None:
+    house = House()
+    socket = await house.inside()
+    house.call("slow", {"text": "late"}, ack=1)
+    await asyncio.sleep(0)
+    house.dispatch.gone(house.client, CloseReason.PING_TIMEOUT)  # type: ignore[arg-type]
+    assert list(house.hub.sockets("/desk")) == [] and house.desk.ended == []
+    house.desk.gate.set()
+    await until(lambda: house.desk.ended, "left")
+    assert house.desk.heard == ["late"] and house.sent() == []
+    assert house.desk.ended == [({"user:u1", "role:agent"}, CloseReason.PING_TIMEOUT)]
+    assert socket.gone
+    house.hub.check()
+
+
+@aio
+async def test_a_client_that_goes_while_connecting_leaves_nothing() -> None:
+    house = House()
+    house.ask()
+    house.dispatch.gone(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    await house.dispatch.close(1)
+    assert house.client.texts == [] and house.desk.ended == []
+    assert list(house.hub.sockets("/desk")) == [] and list(house.hub.rooms("/desk").names()) == []
+
+
+@aio
+async def test_every_connect_that_comes_before_the_answer_is_answered_with_the_same_sid() -> None:
+    house = House()
+    for _ in range(3):
+        house.ask()
+    await until(lambda: house.client.sockets["/desk"].connected, "the answer")
+    sid = house.client.sockets["/desk"].sid
+    assert [frame["data"]["sid"] for frame in house.sent() if frame["event"] == "connect"] == [sid] * 3
+    house.ask()
+    assert [frame["data"]["sid"] for frame in house.sent() if frame["event"] == "connect"] == [sid], "behind it, too"
+    assert list(house.hub.sockets("/desk")) == [sid] and house.dispatch.user_count() == 1
+    assert house.client.closed is None and house.desk.ended == []
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@aio
+async def test_a_second_connect_with_another_token_is_of_another_user(answered: bool) -> None:
+    """Sign out and in again at once: the first socket's sid, rooms and user must not be given to the second."""
+    house = House()
+    if answered:
+        await house.inside("good")
+        first = house.client.sockets["/desk"]
+    else:
+        house.ask("good")
+        first = house.client.sockets["/desk"]
+    house.ask("customer")
+    await until(lambda: house.client.sockets["/desk"].connected, "the second is in")
+    second = house.client.sockets["/desk"]
+    assert second is not first and second.sid != first.sid and second.user.id == "c1"
+    assert first.gone and list(house.hub.sockets("/desk")) == [second.sid]
+    assert [frame["data"]["sid"] for frame in house.sent() if frame["event"] == "connect"] == [second.sid]
+    await until(lambda: [why for _, why in house.desk.ended] == [CloseReason.CLIENT_LEFT] * answered, "the end told")
+
+
+@aio
+async def test_a_second_connect_with_a_bad_token_ends_the_first_and_is_refused() -> None:
+    house = House()
+    await house.inside()
+    house.ask("wrong")
+    assert house.client.refusals == [("/desk", "AUTH_TOKEN_INVALID")]
+    assert house.client.sockets == {} and list(house.hub.sockets("/desk")) == []
+
+
+@aio
+async def test_leaving_one_namespace_keeps_the_connection() -> None:
+    house = House()
+    await house.inside()
+    house.dispatch.left(house.client, "/desk")  # type: ignore[arg-type]
+    await until(lambda: house.desk.ended, "left")
+    assert house.desk.ended[0][1] is CloseReason.CLIENT_LEFT and house.client.closed is None
+    await house.inside()
+
+
+@aio
+async def test_an_ack_of_the_client_reaches_who_asked() -> None:
+    house = House()
+    socket = await house.inside()
+    asked = asyncio.ensure_future(socket.request("ask", "{}", 1))
+    await asyncio.sleep(0)
+    house.dispatch.acked(house.client, Ack("/desk", 0, Raw(b"[1]")))  # type: ignore[arg-type]
+    assert bytes(await asked) == b"[1]"
+
+
+@aio
+async def test_a_connection_does_not_outlive_its_token() -> None:
+    now = int(time.time())
+    house = House(good=msgspec.structs.replace(fakes.user(), expires_s=now + 100))
+    await house.inside()
+    house.clock.advance(41_000)
+    house.users["good"] = house.client.sockets["/desk"].user
+    house.clock.advance(1)
+    assert house.client.closed is None
+    # the wheel says a minute is left; the wall clock of this test still says 100 s, so it is asked again later
+    house.client.sockets["/desk"].user = msgspec.structs.replace(house.users["good"], expires_s=now + 30)
+    house.clock.advance(100_000)
+    (expiring,) = [m for m in house.sent() if m["event"] == "session:expiring"]
+    assert expiring["data"]["expiresAt"] == now + 30
+    house.clock.advance(31_000)
+    assert house.sent()[-1]["data"]["code"] == "AUTH_TOKEN_EXPIRED"
+    assert house.client.closed is CloseReason.TOKEN_EXPIRED
+
+
+@aio
+async def test_session_refresh_extends_all_sockets_of_the_user() -> None:
+    house = House()
+    later = msgspec.structs.replace(fakes.user(), expires_s=4_100_000_000)
+    house.users |= {"next": later, "other": fakes.user("u2"), "promoted": fakes.user("u1", "admin")}
+    socket = await house.inside()
+    for ack, shown in enumerate(["next", "other", "promoted", "bad", 7]):
+        house.call("session:refresh", {"token": shown}, ack=ack)
+    acks = [m["data"] for m in house.sent()]
+    assert acks[0] == {"ok": True, "expiresAt": 4_100_000_000} and socket.user == later
+    assert [a["error"]["code"] for a in acks[1:]] == ["FORBIDDEN", "FORBIDDEN", "AUTH_TOKEN_INVALID", "BAD_REQUEST"]
+
+
+@aio
+async def test_when_the_store_is_away_the_transport_is_closed_so_that_the_client_comes_back() -> None:
+    """A stock client does not retry after a CONNECT_ERROR; it does after a lost transport."""
+    house = House()
+
+    async def away(socket: Socket, rooms: object) -> None:
+        raise RtError("UNAVAILABLE")
+
+    house.hub.enter = away  # type: ignore[assignment, method-assign]
+    house.ask()
+    await until(lambda: house.client.closed, "closed")
+    assert house.client.closed is CloseReason.UNAVAILABLE and house.client.texts == []
+    assert house.client.sockets == {}
+
+
+@aio
+async def test_a_client_may_be_kept_out_for_where_it_comes_from() -> None:
+    house = House()
+
+    def shut(client: Any) -> None:
+        assert client is house.client
+        raise RtError("FORBIDDEN")
+
+    house.dispatch._admission = house.dispatch._admission._replace(admit=shut)
+    house.ask()
+    assert house.client.refusals == [("/desk", "FORBIDDEN")] and house.client.sockets == {}

@@ -1,0 +1,427 @@
+"""engine/doors/fast_path/fast_path.py: who takes the short way, and that all others find what they found before."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.engine.doors.admission import ClientPort, PortSettings
+from insightdesk_rt.engine.doors.fast_path.fast_path import takes_short_way
+from insightdesk_rt.engine.doors.fast_path.http_connection import HttpConnection
+from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.transport import polling
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.transport.wheel import Wheel, monotonic_ms
+from tests.support.aio import aio, until
+from tests.support.door import UPGRADE, Door, Http, RawSocket, door, frame
+
+FRESH = "/socket.io/?EIO=4&transport=websocket"
+NATIVE = "/rt/tickets"
+POLL = "/socket.io/?EIO=4&transport=polling"
+ELSEWHERE = {"Origin": "https://elsewhere.example.com"}
+
+
+def test_with_tls_or_compression_there_is_no_short_way() -> None:
+    def port(**settings: Any) -> ClientPort:
+        return ClientPort(ClientRegistry(Wheel(50, monotonic_ms)), None, PortSettings(**settings))  # type: ignore[arg-type]
+
+    assert takes_short_way(port(), tls=False)
+    assert not takes_short_way(port(), tls=True)
+    assert not takes_short_way(port(deflate=True), tls=False)
+
+
+# ── who takes it ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def status(d: Door, target: str, headers: dict[str, str] | None = None) -> tuple[int, int]:
+    """Return the answer's status, and how many connections Tornado was given for it."""
+    before = d.long_way
+    http = await Http.to(d)
+    asks = {**UPGRADE, **(headers or {})} if target in (FRESH, NATIVE) else headers
+    http.send("GET", target, headers=asks)
+    return (await http.receive()).status, d.long_way - before
+
+
+@pytest.mark.parametrize(("target", "good", "refused"), [(FRESH, 101, 400), (NATIVE, 101, 403), (POLL, 200, 403)])
+@aio
+async def test_who_may_not_come_in_is_refused_by_the_application(target: str, good: int, refused: int) -> None:
+    async with door(loopback=False) as d:
+        assert await status(d, target) == (good, 0)
+        assert await status(d, target, ELSEWHERE) == (refused, 1)
+        assert await status(d, target, {"Origin": f"http://127.0.0.1:{d.number}"}) == (refused, 1), "another origin"
+        assert await status(d, target, {"Origin": "http://127.0.0.1"}) == (good, 0), "the same as Host"
+        d.client_port.accepting = False
+        assert await status(d, target) == (503, 1)
+    async with door(allowed_origins=("*",)) as d:
+        assert await status(d, target, ELSEWHERE) == (good, 0)
+        assert (await status(d, target, {"Origin": "https://b\xf6se.example.com"}))[1] == 1
+    async with door(connects_per_address_per_second=2, turning=False) as d:
+        assert await status(d, target) == (good, 0)
+        assert await status(d, target) == (good, 0)
+        assert await status(d, target) == (429, 1), "each that is let in counts once, here too"
+        d.skew_ms = 1_001
+        assert await status(d, target) == (good, 0)
+    async with door(max_clients_per_address=1) as d:
+        assert await status(d, target) == (good, 0)
+        assert await status(d, target) == (429, 1)
+
+
+@aio
+async def test_a_transport_that_is_not_offered_is_refused_by_the_application() -> None:
+    async with door(transports=("polling",)) as d:
+        assert await status(d, FRESH) == (400, 1)
+        assert await status(d, POLL) == (200, 0)
+        assert await status(d, NATIVE) == (101, 0)
+    async with door(transports=("websocket",)) as d:
+        assert await status(d, FRESH) == (101, 0)
+        assert await status(d, POLL) == (400, 1)
+
+
+@aio
+async def test_the_address_is_the_one_a_trusted_proxy_names() -> None:
+    named = {"X-Forwarded-For": "198.51.100.9"}
+    async with door(trusted_proxies=("127.0.0.0/8",)) as d:
+        await status(d, POLL, named)
+        assert d.client().address == "198.51.100.9"
+    async with door() as d:
+        await status(d, POLL, named)
+        assert d.client().address == "127.0.0.1"
+
+
+@aio
+async def test_what_is_not_there_is_the_applications() -> None:
+    async with door() as d:
+        assert await status(d, "/rt/nowhere") == (404, 1)
+        assert await status(d, f"{POLL}&sid=nobody") == (400, 1)
+        http = await Http.to(d)
+        http.send("GET", f"{FRESH}&sid=nobody", headers=UPGRADE)
+        assert (await http.receive()).status == 400
+        assert not d.host.clients and len(d.host.readiness) == 0
+
+
+@aio
+async def test_a_head_in_pieces_and_any_other_request_are_tornados() -> None:
+    async with door() as d:
+        for line in (f"GET {FRESH}", f"GET {POLL}"):
+            http = await Http.to(d)
+            fields = UPGRADE if line.endswith("websocket") else {}
+            head = "\r\n".join([f"{line} HTTP/1.1", "Host: x", *(f"{n}: {v}" for n, v in fields.items())]) + "\r\n\r\n"
+            for piece in (head[:30], head[30:]):
+                http.writer.write(piece.encode())
+                await asyncio.sleep(0.05)
+            assert (await http.receive()).status in (101, 200)
+        assert d.long_way == 2 and len(d.host.clients) == 2
+        assert await status(d, "/socket.io/?EIO=3&transport=websocket") == (400, 1)
+
+
+@aio
+async def test_who_says_nothing_is_let_go() -> None:
+    async with door(head_ms=10_000) as d:
+        gone, silent = await Http.to(d), await Http.to(d)
+        await until(lambda: len(d.host.readiness) == 2, "both are waited for")
+        await gone.close()
+        await until(lambda: len(d.host.readiness) == 1, "one has ended")
+        d.skew_ms = 11_000
+        assert await silent.eof()
+        assert len(d.host.readiness) == 0 and len(d.host.wheel) == 0 and not d.host.clients
+        assert d.host.over_limit["handshake_timeout_s"] == 1
+
+
+# ── websockets ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@aio
+async def test_answer_and_first_packet_leave_in_one_write_and_what_came_early_is_read() -> None:
+    async with door() as d:
+        http = await Http.to(d)
+        http.send("GET", FRESH, headers=UPGRADE)
+        http.writer.write(frame(1, b"40/tickets,{}"))
+        first = await http.reader.read(65_536)
+        head, _, rest = first.partition(b"\r\n\r\n")
+        assert head.splitlines() == [
+            b"HTTP/1.1 101 Switching Protocols",
+            b"Upgrade: websocket",
+            b"Connection: Upgrade",
+            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=",  # RFC 6455 1.3
+        ]
+        assert rest[2:4] == b"0{" or rest[4:6] == b"0{"
+        assert b"40/tickets," in rest or b"40/tickets," in await http.reader.read(65_536)
+        assert d.recorder.clients and d.long_way == 0
+
+
+async def comes_in(d: Door) -> tuple[Any, ...]:
+    socket = await RawSocket.to(d, FRESH, headers={"User-Agent": "x" * 300})
+    opened = await socket.text()
+    client = d.client()
+    assert d.host.flusher.written == d.host.flusher.queued == 1
+    assert client.outbox.bytes == 0
+    await socket.close()
+    phase = client.session.phase  # type: ignore[attr-defined]
+    return client.address, client.agent, opened[:2], len(opened), phase, client.outbox.written
+
+
+async def comes_in_at_rt(d: Door) -> tuple[Any, ...]:
+    headers = {"User-Agent": "x" * 300, "Authorization": "Bearer t.o.k"}
+    socket = await RawSocket.to(d, NATIVE, headers=headers, behind=frame(1, b'{"event":"connect","data":{}}'))
+    said = await socket.text()
+    client = d.client()
+    assert (client.bearer, client.native) == ("t.o.k", True)
+    socket.send(frame(2, b"not text"))
+    return client.address, client.agent, said, await socket.closed(), d.recorder.ends
+
+
+async def moves_over(d: Door) -> tuple[Any, ...]:
+    """A stock client's first second: polls, and then a websocket that takes over while a poll is parked."""
+    gets, posts = await Http.to(d), await Http.to(d)
+    headers = {"User-Agent": "x" * 300}
+    opened = await gets.ask("GET", POLL, headers=headers)
+    sid = json.loads(opened.body[1:])["sid"]
+    target = f"{POLL}&t=a&sid={sid}"
+    posted = await posts.ask("POST", target, b"40/tickets,", {"Content-Type": "text/plain;charset=UTF-8"})
+    answered = await gets.ask("GET", target, headers={"Origin": f"http://127.0.0.1:{d.number}"})
+    gets.send("GET", target)
+    probing = await RawSocket.to(d, f"{FRESH}&sid={sid}", behind=frame(1, b"2probe"))
+    assert await probing.text() == "3probe"
+    noop = await gets.receive()
+    probing.send(frame(1, b"5"))
+    await until(lambda: d.host.upgraded, "it has taken over")
+    d.emit(1)
+    said = await probing.text()
+    client = d.client()
+    seen = [(a.status, sorted(a.headers), a.body) for a in (posted, answered, noop)]
+    kinds = [(a.headers["content-type"], a.headers.get("access-control-allow-origin", "")) for a in (posted, noop)]
+    return client.address, client.agent, len(opened.body), sorted(opened.headers), seen, kinds, said
+
+
+@pytest.mark.parametrize(("come", "connections"), [(comes_in, 1), (comes_in_at_rt, 1), (moves_over, 3)])
+@aio
+async def test_both_ways_lead_to_the_same_client(
+    come: Callable[[Door], Awaitable[Any]], connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with door() as d:
+        short = await come(d)
+        assert d.long_way == 0
+    monkeypatch.setattr("insightdesk_rt.engine.doors.fast_path.fast_path.parse", lambda data: None)
+    async with door() as d:
+        assert await come(d) == short
+        assert d.long_way == connections
+
+
+# ── polls ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def opened(d: Door) -> tuple[Http, str]:
+    """Return a connection that a session was opened on, and the target of its polls."""
+    http = await Http.to(d)
+    answer = await http.ask("GET", POLL)
+    return http, f"{POLL}&sid={json.loads(answer.body[1:])['sid']}"
+
+
+async def joined(d: Door) -> tuple[Http, str]:
+    """The same, with the session in /tickets."""
+    http, target = await opened(d)
+    assert (await http.ask("POST", target, b"40/tickets,")).body == "ok"
+    assert (await http.ask("GET", target)).body.startswith("40/tickets,")
+    return http, target
+
+
+@aio
+async def test_one_connection_may_carry_polls_of_many_sessions_and_posts_between_them() -> None:
+    """A proxy's does."""
+    async with door() as d:
+        http, one = await opened(d)
+        two = f"{POLL}&sid={json.loads((await http.ask('GET', POLL)).body[1:])['sid']}"
+        for target in (one, two):
+            assert (await http.ask("POST", target, b"40/tickets,")).body == "ok"
+            assert (await http.ask("GET", target)).body.startswith("40/tickets,")
+        assert len(d.host.clients) == 2 and d.long_way == 0
+
+
+@aio
+async def test_requests_that_are_pipelined_are_answered_in_order_and_cost_no_turns_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with door() as d:
+        http, target = await opened(d)
+        for body in (b"40/tickets,", b"3"):
+            http.send("POST", target, body)
+        http.send("GET", target)  # 40/tickets,…
+        http.send("GET", target)  # parked
+        http.send("POST", target, b'42/tickets,["n",1]')
+        assert [(await http.receive()).body[:11] for _ in range(3)] == ["ok", "ok", "40/tickets,"]
+        await until(lambda: d.client().transport.writable, "the second GET is parked")  # type: ignore[union-attr]
+        await asyncio.sleep(0.05)
+        looks = []
+        monkeypatch.setattr(HttpConnection, "readable", lambda visitor: looks.append(visitor))
+        await asyncio.sleep(0.1)
+        monkeypatch.undo()
+        assert len(looks) == 0 and d.recorder.payloads() == [], "what is behind a poll waits for it"
+        d.emit(7)
+        assert (await http.receive()).body == '42/tickets,["n","7"]'
+        assert (await http.receive()).body == "ok"
+        assert d.recorder.payloads() == ["1"]
+        assert d.long_way == 0
+
+
+@aio
+async def test_a_connection_that_is_not_to_be_kept_ends_with_its_answer() -> None:
+    """A proxy's without keep-alive: nginx, as it is mostly copied."""
+    async with door() as d:
+        _, target = await opened(d)
+        close = {"Connection": "close"}
+        posting, polling = await Http.to(d), await Http.to(d)
+        posted = await posting.ask("POST", target, b"40/tickets,", close)
+        assert (posted.body, posted.headers["connection"]) == ("ok", "close") and await posting.eof()
+        polled = await polling.ask("GET", target, headers=close)
+        assert polled.body.startswith("40/tickets,") and await polling.eof()
+        parked = await Http.to(d)
+        parked.send("GET", target, headers=close)
+        await until(lambda: d.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
+        d.emit(1)
+        assert (await parked.receive()).body.startswith("42/tickets") and await parked.eof()
+        assert d.long_way == 0 and d.recorder.ends == []
+        assert len(d.host.readiness) == 1, "the first connection"
+
+
+@aio
+async def test_a_peer_that_goes_while_its_poll_is_parked_takes_its_session_with_it() -> None:
+    for pipelined in (False, True):
+        async with door() as d:
+            http, target = await opened(d)
+            http.send("GET", target)
+            await until(lambda: d.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
+            if pipelined:
+                http.send("GET", target)
+                await asyncio.sleep(0.05)
+                linger = (socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                http.writer.get_extra_info("socket").setsockopt(*linger)  # RST: a FIN is behind what is not read
+                http.writer.transport.abort()
+            else:
+                await http.close()
+            await until(lambda: d.recorder.ends, "the session has ended")
+            assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
+            assert len(d.host.readiness) == 0 and len(d.host.wheel) == 0
+
+
+@aio
+async def test_an_answer_to_a_peer_that_is_gone_ends_the_session_and_leaves_nothing() -> None:
+    async with door() as d:
+        http, target = await opened(d)
+        http.send("GET", target)
+        await until(lambda: d.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
+        sock = http.writer.get_extra_info("socket").dup()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        http.writer.transport.abort()
+        await asyncio.sleep(0)
+        sock.close()  # RST
+        d.emit(1)  # before the loop can see it
+        await until(lambda: d.recorder.ends, "the session has ended")
+        assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
+        assert len(d.host.readiness) == 0 and len(d.host.wheel) == 0
+
+
+@aio
+async def test_an_answer_leaves_in_parts_as_its_peer_reads_and_the_next_request_is_served() -> None:
+    async with door(send_buffer=4_096) as d:
+        http, target = await joined(d)
+        http.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        d.emit(*range(9), size=100_000)
+        http.send("GET", target)
+        http.send("POST", target, b"3")
+        await until(lambda: d.client().outbox.bytes == 0, "the answer is on its way")
+        await asyncio.sleep(0.05)
+        http.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len((await http.receive()).body) > 900_000
+        assert (await http.receive()).body == "ok"
+        assert d.recorder.ends == [] and d.long_way == 0
+
+
+@aio
+async def test_one_that_was_named_before_it_waited_for_something_else_goes_on() -> None:
+    """The answer to its poll left between the kernel's word that it can be read and its turn."""
+    async with door(send_buffer=4_096) as d:
+        http, target = await joined(d)
+        http.send("GET", target)
+        await until(lambda: d.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
+        (visitor,) = (each for each in d.host.readiness._watched.values() if isinstance(each, HttpConnection))
+        http.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        http.send("POST", target, b"3")
+        visitor.readable()
+        visitor.readable()
+        d.emit(*range(9), size=100_000)
+        await until(lambda: d.client().outbox.bytes == 0, "the answer is on its way")
+        visitor.readable()
+        http.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert len((await http.receive()).body) > 900_000
+        assert (await http.receive()).body == "ok"
+        assert d.recorder.ends == [] and d.long_way == 0
+
+
+@aio
+async def test_an_answer_that_nobody_reads_is_given_up_and_one_that_is_read_slowly_is_not() -> None:
+    async with door(send_buffer=4_096, connect_timeout_ms=0, ping_interval_ms=86_400_000) as d:
+        http, target = await opened(d)
+        d.emit(*range(9), size=100_000)
+        http.send("GET", target)
+        await until(lambda: d.client().outbox.bytes == 0, "the answer is on its way")
+        for _ in range(5):
+            d.skew_ms += 10_001
+            await asyncio.sleep(0.05)
+            await http.reader.readexactly(120_000)
+        assert d.recorder.ends == []
+        http.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+        def looked() -> bool:
+            d.skew_ms += 10_001
+            return bool(d.recorder.ends)
+
+        await until(looked, "it is given up")
+        assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
+        assert d.host.over_limit["unread_timeout_s"] == 1
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"x" * 9_000, b"4" * 2_000])
+@aio
+async def test_a_post_that_is_odd_or_long_is_the_applications(body: bytes) -> None:
+    async with door(max_payload_bytes=1_000 if len(body) == 2_000 else 1_000_000) as d:
+        http, target = await opened(d)
+        http.send("POST", target, body)
+        expected = 413 if len(body) == 2_000 else 200
+        assert (await http.receive()).status == expected
+        assert d.long_way == 1
+
+
+@aio
+async def test_a_second_poll_of_a_session_is_the_applications_and_ends_it() -> None:
+    async with door() as d:
+        http, target = await opened(d)
+        http.send("GET", target)
+        await until(lambda: d.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
+        assert (await (await Http.to(d)).ask("GET", target)).status == 400
+        assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR] and d.long_way == 1
+        assert (await http.receive()).body == "1"
+
+
+@pytest.mark.parametrize(("packets", "long_way"), [(32, 0), (33, 1), (400, 1)])
+@aio
+async def test_a_post_of_many_packets_is_the_applications_which_lets_others_have_their_turn(
+    packets: int, long_way: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(polling, "TURN_NS", 0)
+    async with door() as d:
+        http, target = await joined(d)
+        turns: list[int] = []  # how many were taken when something else had its turn
+        d.recorder.on_call = lambda client, call: asyncio.get_running_loop().call_soon(
+            lambda: turns.append(len(d.recorder.calls))
+        )
+        http.send("POST", target, "\x1e".join(f'42/tickets,["n",{n}]' for n in range(packets)).encode())
+        http.send("POST", target, b'42/tickets,["n","last"]')
+        assert [(await http.receive()).body for _ in range(2)] == ["ok", "ok"]
+        assert d.recorder.payloads() == [*map(str, range(packets)), '"last"']
+        assert d.long_way == long_way
+        assert (len(set(turns)) > packets // 2) == bool(long_way), "others had their turn in between"

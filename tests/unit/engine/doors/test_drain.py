@@ -1,0 +1,167 @@
+"""A drain: when each client is sent away, and who may change or end it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+import pytest
+
+from insightdesk_rt.engine.doors.drain import BATCH_EVERY_S, Drain
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from tests.support.aio import aio, until
+
+LATE_S = 0.3  # beyond a tick, on a busy machine
+
+
+class Client:
+    def __init__(self, host: Host, name: str) -> None:
+        self.host = host
+        self.name = name
+
+    def close(self, why: CloseReason) -> None:
+        self.host.whys.add(why)
+        del self.host.clients[self.name]
+        self.host.closed_s.append(time.monotonic() - self.host.began_s)
+
+
+class Host:
+    """`goodbyes_s`: how long clients take to answer theirs."""
+
+    def __init__(self, clients: int, goodbyes_s: float = 0.0) -> None:
+        self.clients = {str(n): Client(self, str(n)) for n in range(clients)}
+        self.closed_s: list[float] = []
+        self.whys: set[CloseReason] = set()
+        self.began_s = time.monotonic()
+        self.goodbyes_s = goodbyes_s
+
+    async def close(self, why: CloseReason, within_s: float) -> None:
+        await asyncio.sleep(min(self.goodbyes_s, within_s))
+
+
+def drain_of(host: Host) -> tuple[Drain, list[bool]]:
+    said: list[bool] = []
+    return Drain(cast(ClientRegistry, host), said.append), said
+
+
+def progress_of(drain: Drain) -> Any:
+    assert drain.progress is not None
+    return drain.progress
+
+
+@aio
+async def test_few_clients_are_spread_over_the_whole_time() -> None:
+    """One per tick at least sent six clients away in half a second, whatever the time was."""
+    host = Host(6)
+    drain, said = drain_of(host)
+    await drain.finish(1.8)
+    assert said == [False]
+    for n, at_s in enumerate(host.closed_s):
+        assert 0.3 * n <= at_s < 0.3 * n + BATCH_EVERY_S + LATE_S, host.closed_s
+    assert len(host.closed_s) == 6 and progress_of(drain).sentAway == 6
+
+
+@aio
+async def test_many_go_in_equal_batches_and_the_last_by_the_end() -> None:
+    host = Host(1_000)
+    drain, _ = drain_of(host)
+    await drain.finish(1.0)
+    assert host.closed_s[-1] < 1.0 + BATCH_EVERY_S + LATE_S
+    assert 350 < sum(at_s < 0.5 for at_s in host.closed_s) < 650
+
+
+@aio
+async def test_a_node_without_clients_or_with_one_or_without_time_ends_at_once() -> None:
+    for clients, over_s in ((0, 60.0), (1, 60.0), (50, 0.0)):
+        host = Host(clients)
+        drain, _ = drain_of(host)
+        await drain.finish(over_s)
+        assert time.monotonic() - host.began_s < BATCH_EVERY_S + LATE_S and not host.clients
+
+
+@aio
+async def test_who_leaves_meanwhile_is_not_replaced_by_somebody_who_need_not_go_yet() -> None:
+    host = Host(10)
+    drain, _ = drain_of(host)
+    drain.begin(60.0)
+    await until(lambda: len(host.clients) == 9, "the first is gone")
+    for name in list(host.clients)[:5]:
+        del host.clients[name]
+    await asyncio.sleep(3 * BATCH_EVERY_S)
+    assert len(host.clients) == 4
+    await drain.undo()
+
+
+@aio
+async def test_begun_again_the_rest_goes_at_the_new_pace() -> None:
+    host = Host(4)
+    drain, _ = drain_of(host)
+    drain.begin(3600.0)
+    await until(lambda: len(host.clients) == 3, "the first is gone")
+    drain.begin(0.2)
+    await until(lambda: progress_of(drain).done, "drained", 0.2 + BATCH_EVERY_S + LATE_S)
+    assert (progress_of(drain).sentAway, progress_of(drain).overSeconds) == (4, 0.2)
+
+
+@aio
+async def test_an_admin_who_drains_a_node_that_stops_makes_it_faster_and_breaks_nothing() -> None:
+    """The drain of the stop was cancelled, and with it the whole stop."""
+    host = Host(40)
+    drain, _ = drain_of(host)
+    stop = asyncio.create_task(drain.finish(3600.0))
+    await until(lambda: len(host.clients) < 40, "the first is gone")
+    drain.begin(0.2)
+    await asyncio.wait_for(stop, 0.2 + BATCH_EVERY_S + LATE_S)
+    assert not host.clients and progress_of(drain).sentAway == 40
+    drain.begin(10.0)  # too late to matter
+    assert progress_of(drain).done
+
+
+@aio
+async def test_an_admin_who_drains_a_node_that_stops_does_not_make_it_slower() -> None:
+    """Who supervises it would kill it, and whoever is left."""
+    host = Host(40)
+    drain, _ = drain_of(host)
+    stop = asyncio.create_task(drain.finish(0.5))
+    await until(lambda: len(host.clients) < 40, "the first are gone")
+    drain.begin(3600.0)
+    await asyncio.wait_for(stop, 0.5 + BATCH_EVERY_S + LATE_S)
+
+
+@aio
+async def test_a_drain_that_waits_for_goodbyes_is_not_cut_short_by_the_stop() -> None:
+    host = Host(3, goodbyes_s=0.3)
+    drain, _ = drain_of(host)
+    drain.begin(0.0)
+    await until(lambda: not host.clients, "all closed")
+    began_s = time.monotonic()
+    await drain.finish(0.0)
+    assert time.monotonic() - began_s > 0.2
+
+
+@aio
+async def test_undone_it_takes_clients_again_but_not_when_the_node_stops() -> None:
+    host = Host(3)
+    drain, said = drain_of(host)
+    drain.begin(3600.0)
+    await until(lambda: len(host.clients) == 2, "the first is gone")
+    await drain.undo()
+    assert drain.progress is None and said == [False, True] and len(host.clients) == 2
+    await drain.finish(0.0)
+    with pytest.raises(RtError, match="DRAINING"):
+        await drain.undo()
+
+
+@aio
+async def test_a_drain_and_an_end_are_told_apart_in_why_a_client_was_closed() -> None:
+    for final, why in ((False, CloseReason.DRAINED), (True, CloseReason.SHUTDOWN)):
+        host = Host(3)
+        drain, _ = drain_of(host)
+        if final:
+            await drain.finish(0.0)
+        else:
+            drain.begin(0.0)
+            await until(lambda drain=drain: progress_of(drain).done, "drained")  # type: ignore[misc]
+        assert host.whys == {why}

@@ -1,0 +1,263 @@
+"""The hub of one node: what is delivered to whom, in which order, and what a latecomer is sent."""
+
+import json
+
+import pytest
+
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.hub import Hub, Replay
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import Event, Offset, Right, Room
+from tests.support import fakes
+from tests.support.aio import aio
+
+T = Room("ticket:1")
+
+
+def hub_of(max_rooms: int = 0) -> tuple[Hub, fakes.OneNode]:
+    node = fakes.OneNode()
+    return Hub(node, ["/tickets", "/chat"], max_rooms), node
+
+
+def added(hub: Hub, peer: fakes.Peer | None = None) -> tuple[Socket, list[str]]:
+    peer = peer or fakes.Peer()
+    socket = fakes.socket("/tickets", peer=peer)
+    hub.add(socket)
+    return socket, peer.texts
+
+
+@aio
+async def test_a_logged_event_reaches_members_with_its_offset() -> None:
+    hub, _ = hub_of()
+    one, texts = added(hub)
+    other, silent = added(hub)
+    await hub.join(one, T)
+    offset = await hub.emit("/tickets", [T], "ticket:updated", '{"a":1}')
+    assert [json.loads(t) for t in texts] == [{"event": "ticket:updated", "data": {"a": 1}, "offset": offset}]
+    assert silent == [] and other.rooms == set()
+
+
+@aio
+async def test_a_volatile_event_is_delivered_here_and_published_for_others() -> None:
+    hub, node = hub_of()
+    one, texts = added(hub)
+    two, texts_two = added(hub)
+    await hub.join(one, T)
+    await hub.join(two, T)
+    hub.publish("/tickets", [T], "ticket:typing", "{}", skip=[one.sid])
+    assert texts == [] and len(texts_two) == 1
+    assert [e.name for e in node.published] == ["ticket:typing"] and not node.published[0].logged
+
+
+@aio
+async def test_the_channel_follows_the_members() -> None:
+    hub, node = hub_of()
+    one, _ = added(hub)
+    two, _ = added(hub)
+    await hub.join(one, T)
+    await hub.join(two, T)
+    hub.remove(one)
+    assert node.unheard == []
+    hub.remove(two)
+    hub.remove(two)
+    assert node.unheard == [("/tickets", T)]
+    hub.check()
+
+
+@aio
+async def test_a_removed_socket_still_says_where_it_was() -> None:
+    hub, _ = hub_of()
+    one, _ = added(hub)
+    await hub.join(one, T)
+    hub.remove(one)
+    assert one.rooms == {T} and one.gone
+    assert list(hub.members("/tickets", T)) == []
+
+
+@aio
+async def test_a_removed_socket_still_says_by_which_right_it_joined() -> None:
+    """The record of its session is written at its end. Without this, a client that comes back was held to no bound."""
+    hub, _ = hub_of()
+    one, _ = added(hub)
+    await hub.join_all(one, [T], None, Right(Offset("5-0"), "first life"))
+    before = dict(one.starts or {})
+    assert before[T].life == "first life"
+    hub.remove(one)
+    assert one.starts == before
+
+
+@aio
+async def test_a_socket_that_went_away_while_joining_joins_nothing() -> None:
+    hub, node = hub_of()
+    one, _ = added(hub)
+    hub.remove(one)
+    await hub.join(one, T)
+    await hub.enter(one, [T])
+    assert T not in hub.rooms("/tickets") and ("/tickets", T) in node.unheard
+
+
+@aio
+async def test_a_room_that_could_not_be_joined_is_heard_no_longer() -> None:
+    hub, node = hub_of()
+    socket, _ = added(hub)
+    node.away = True
+    for attempt in (hub.join(socket, T, Offset("1-0")), hub.resume(socket, {T}, Offset("1-0"))):
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await attempt
+        assert node.unheard.pop() == ("/tickets", T) and not node.unheard and socket.rooms == set()
+
+
+@aio
+async def test_join_with_since_sends_what_was_missed_and_nothing_twice() -> None:
+    hub, _ = hub_of()
+    writer, _ = added(hub)
+    await hub.join(writer, T)
+    offsets = [await hub.emit("/tickets", [T], "e", str(n)) for n in range(5)]
+    late, texts = added(hub)
+    joined = await hub.join(late, T, since=offsets[1])
+    assert joined == (offsets[4], True)
+    await hub.emit("/tickets", [T], "e", "5")
+    assert [json.loads(t)["data"] for t in texts] == [2, 3, 4, 5]
+    assert (await hub.join(late, T, since=offsets[0])).complete
+    assert len(texts) == 4, "joined already: nothing is sent again"
+
+
+@aio
+async def test_resume_sends_missed_events_in_order_without_those_it_was_left_out_of() -> None:
+    hub, _ = hub_of()
+    writer, _ = added(hub)
+    a, b = Room("a"), Room("b")
+    await hub.enter(writer, [a, b])
+    await hub.emit("/tickets", [a], "e", "0")
+    late, texts = added(hub)
+    await hub.emit("/tickets", [a], "e", "1")
+    await hub.emit("/tickets", [b], "e", "2")
+    await hub.emit("/tickets", [a, b], "e", "3")
+    await hub.emit("/tickets", [a], "e", "4", skip=[late.sid])
+    await hub.emit("/tickets", [a], "e", "5", skip=["b"])
+    assert await hub.resume(late, [a, b], Offset("1-0"))
+    await hub.emit("/tickets", [b], "e", "6")
+    assert [json.loads(t)["data"] for t in texts] == [1, 2, 3, 6]
+
+
+@aio
+async def test_an_event_that_was_logged_again_is_not_replayed_to_who_has_it() -> None:
+    hub, node = hub_of()
+    late, texts = added(hub)
+    node.log.append(Event("/tickets", "e", "1", (T,), (), "x", Offset("9-0"), "", Offset("3-0")))
+    node.log.append(Event("/tickets", "e", "2", (T,), (), "y", Offset("10-0"), "", Offset("5-0")))
+    assert await hub.resume(late, [T], Offset("4-0"))
+    assert [json.loads(t)["data"] for t in texts] == [2]
+
+
+@aio
+async def test_rooms_per_socket_are_limited() -> None:
+    hub, _ = hub_of(max_rooms=2)
+    one, _ = added(hub)
+    await hub.join(one, Room("a"))
+    await hub.join(one, Room("b"))
+    await hub.join(one, Room("b"))
+    with pytest.raises(RtError, match="TOO_MANY_ROOMS"):
+        await hub.join(one, Room("c"))
+
+
+@aio
+async def test_a_reader_that_is_too_far_behind_is_closed_and_the_others_are_served() -> None:
+    hub, _ = hub_of()
+    slow = fakes.Peer(full=True)
+    one, _ = added(hub, slow)
+    two, texts = added(hub)
+    await hub.join(one, T)
+    await hub.join(two, T)
+    await hub.emit("/tickets", [T], "e", "1")
+    assert slow.closed is CloseReason.SLOW_CONSUMER and len(texts) == 1
+
+
+@aio
+async def test_a_string_payload_is_followed_by_an_offset_even_when_volatile() -> None:
+    """A stock client takes a last argument that is a string for its offset; ours must come behind it."""
+    hub, _ = hub_of()
+    one, texts = added(hub)
+    await hub.join(one, T)
+    first = await hub.emit("/tickets", [T], "e", "1")
+    hub.publish("/tickets", [T], "v", '"text"')
+    hub.publish("/tickets", [T], "v", "{}")
+    assert json.loads(texts[1])["offset"] == first
+    assert "offset" not in json.loads(texts[2])
+
+
+@aio
+async def test_an_event_that_was_logged_again_is_not_told_to_who_came_after_it() -> None:
+    """It would come after later ones of its publisher, or twice to who was sent it from the log at its return."""
+    hub, _ = hub_of()
+    early, texts_early = added(hub)
+    await hub.enter(early, [T])
+    since = hub.position("/tickets")
+    lost = await hub.emit("/tickets", [T], "ticket:updated", "1")
+    late, texts_late = added(hub)
+    await hub.enter(late, [T])
+    back, texts_back = added(hub)
+    assert await hub.resume(back, [T], since)
+    asked, texts_asked = added(hub)
+    await hub.enter(asked, [Room("ticket:2")])
+    await hub.join(asked, T, since)
+    joined, texts_joined = added(hub)
+    joined.since = since
+    await hub.join(joined, T)
+    texts = (texts_early, texts_late, texts_back, texts_asked, texts_joined)
+    for heard in texts:
+        heard.clear()
+    hub.deliver(Event("/tickets", "ticket:updated", "1", (T,), (), "e1", Offset("99999999999999-0"), was=lost))
+    assert [len(heard) for heard in texts] == [1, 0, 0, 0, 0]
+
+
+@aio
+async def test_nobody_new_is_let_in_while_the_other_nodes_cannot_be_reached() -> None:
+    """Also if they went away while it was waited for a room."""
+    hub, log = hub_of()
+    socket, _ = added(hub)
+    log.away = True
+    with pytest.raises(RtError, match="UNAVAILABLE"):
+        await hub.enter(socket, [T])
+    assert not socket.rooms and log.heard == []
+    log.away = False
+    listen = log.listen
+
+    async def listens_for_long(namespace: str, room: Room) -> Offset:
+        log.away = True
+        return await listen(namespace, room)
+
+    log.listen = listens_for_long  # type: ignore[method-assign]
+    with pytest.raises(RtError, match="UNAVAILABLE"):
+        await hub.enter(socket, [T])
+    assert not socket.rooms and log.unheard == [("/tickets", T)], "and the room is let go"
+
+
+@aio
+async def test_a_replay_that_may_hold_what_its_reader_had_from_a_lost_log_is_not_called_complete() -> None:
+    """The reader's offset is of the log that was mended since; what is logged again behind it, it had or had not."""
+    hub, log = hub_of()
+    socket, texts = added(hub)
+    for offset, was in (("50-0", ""), ("51-0", "10-0")):
+        log.log.append(Event("/tickets", "e", "1", (T,), id=offset, offset=Offset(offset), was=Offset(was)))
+    log.floor = Offset("40-0")
+    assert not await hub.resume(socket, [T], Offset("50-0")) and texts == []
+    assert await hub.resume(socket, [T], Offset("51-0")), "all of it is behind the reader"
+    log.floor = Offset("5-0")
+    other, texts = added(hub)
+    assert await hub.resume(other, [T], Offset("50-0")) and texts == [], "the reader had it when it was logged first"
+
+
+@aio
+async def test_who_missed_more_bytes_than_a_replay_may_have_is_sent_none_of_them() -> None:
+    """Else it would be closed as a slow reader, come back, and be sent the same again."""
+    node = fakes.OneNode()
+    hub = Hub(node, ["/tickets"], replay=Replay(events=1_000, size_bytes=2_000))
+    for number in range(20):
+        await hub.emit("/tickets", [Room("ticket:1")], "x", f'"{number:0100}"')
+    for since, complete in (("12-0", True), ("1-0", False)):
+        socket = fakes.socket("/tickets")
+        hub.add(socket)
+        joined = await hub.join(socket, Room("ticket:1"), Offset(since))
+        assert joined.complete is complete
+        assert len(socket.client.texts) == (8 if complete else 0)  # type: ignore[attr-defined]

@@ -1,0 +1,63 @@
+"""Acks of a client: each answered once, forgotten when late, told when the client is gone."""
+
+import asyncio
+
+import pytest
+from msgspec import Raw
+
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.hub.socket import MAX_ASKED
+from tests.support import fakes
+from tests.support.aio import aio
+
+
+@aio
+async def test_a_request_returns_the_clients_answer() -> None:
+    socket = fakes.socket("/t")
+    asked = asyncio.ensure_future(socket.request("ask", "{}", timeout_s=1))
+    await asyncio.sleep(0)
+    socket.acked(0, Raw(b'["yes"]'))
+    socket.acked(0, Raw(b'["twice"]'))
+    socket.acked(7, Raw(b'["never asked"]'))
+    assert bytes(await asked) == b'["yes"]'
+
+
+@aio
+async def test_an_answer_that_does_not_come_is_unavailable_and_forgotten() -> None:
+    socket = fakes.socket("/t")
+    with pytest.raises(RtError, match="UNAVAILABLE"):
+        await socket.request("ask", "{}", timeout_s=0.01)
+    socket.acked(0, Raw(b"[]"))
+
+
+@aio
+async def test_who_waits_is_told_when_the_client_goes() -> None:
+    socket = fakes.socket("/t")
+    asked = asyncio.ensure_future(socket.request("ask", "{}", timeout_s=5))
+    await asyncio.sleep(0)
+    socket.ended()
+    with pytest.raises(RtError, match="UNAVAILABLE"):
+        await asked
+
+
+def test_a_value_with_bytes_goes_out_as_the_codec_can() -> None:
+    peer = fakes.Peer()
+    fakes.socket("/t", peer=peer).emit_binary("file", {"name": "a", "content": b"\x00\xff"})
+    assert peer.texts == ['{"event":"file","data":{"name":"a","content":"AP8="}}']
+
+
+@aio
+async def test_who_owes_many_answers_is_asked_nothing_more() -> None:
+    socket = fakes.socket("/t")
+    asked = [asyncio.ensure_future(socket.request("ask", "{}", timeout_s=5)) for _ in range(MAX_ASKED)]
+    await asyncio.sleep(0)
+    for _ in range(2):
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await socket.request("ask", "{}", timeout_s=5)
+    socket.acked(0, Raw(b"[]"))
+    await asked.pop(0)
+    asked.append(asyncio.ensure_future(socket.request("ask", "{}", timeout_s=5)))
+    await asyncio.sleep(0)
+    assert not asked[-1].done()
+    socket.ended()
+    await asyncio.gather(*asked, return_exceptions=True)

@@ -1,0 +1,326 @@
+"""One rule for each kind of id, in every place where one of the kind is named: events, admin API, tokens, emitter."""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Struct
+
+import insightdesk_rt
+from insightdesk_rt.api.handler import Handler
+from insightdesk_rt.api.openapi import METHODS
+from insightdesk_rt.emitter import Target
+from insightdesk_rt.engine import ids
+from insightdesk_rt.engine import tokens as auth
+from insightdesk_rt.engine.dispatch.namespace import Payload
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.features import NAMESPACES
+from insightdesk_rt.operations import routes  # noqa: F401  all routes of the admin port
+from tests.support.tokens import KEYS, token
+
+ODD_USERS = [
+    "42",
+    "auth0|5f7c",
+    "ann@example.com",
+    "CORP\\ann",
+    "google-oauth2|1+2/3=",
+    "cn=ann,ou=desk,dc=example",
+    "urn:uuid:0:1",
+    "a b",
+    "ann?*[x]",
+    "Ünal",
+    "安娜",
+    "анна",
+    "{}'\"`$%",
+    "customer:42",
+    "x" * 128,
+]
+BAD_TEXTS = [
+    "",
+    "a\nb",
+    "a\x00",
+    "a\x7f",
+    "a\x9f",
+    "a\u2028b",
+    "gnp\u202e.exe",
+    "a\u200bb",
+    "\ufeffa",
+    "a\u00adb",
+    "a\n",
+]
+ACCEPTED = {
+    "user": ODD_USERS,
+    "team": [*ODD_USERS, "Tier 2", "2. Stufe: Köln", "サポート　一課"],
+    "session": ODD_USERS,
+    "client": ["1", "0b7c-…", "a:b|c", "x y", "x" * 64],
+    "ticket": ["42", "INC-2026.1_b", "x" * 64],
+    "conversation": ["cAb-_9", "x" * 64],
+    "push": ["n:1.2-3_4", "x" * 64],
+    "event": ["job 7/3|é", "x" * 128],
+    "room": ["ticket:42", "user:auth0|5f7c", "team:Tier 2: Köln", "x" * 200],
+    "socket": ["A" * 18 + "-_"],
+    "rule": ["0123456789abcdef0123"],
+}
+REFUSED = {
+    "user": [*BAD_TEXTS, "x" * 129],
+    "team": [*BAD_TEXTS, "x" * 129],
+    "session": [*BAD_TEXTS, "x" * 129],
+    "client": [*BAD_TEXTS, "x" * 65],
+    "ticket": ["", "a b", "-a", "a:b", "a|b", "ä", "a\n", "x" * 65],
+    "conversation": ["", "a b", "a:b", "a\n", "x" * 65],
+    "push": ["", "a b", "a|b", "ä", "a\n", "x" * 65],
+    "event": [*BAD_TEXTS, "x" * 129],
+    "room": ["", "a\nb", "a\x00", "x" * 201],
+    "socket": ["", "A" * 19, "A" * 21, "A" * 19 + "."],
+    "rule": ["", "0" * 19, "g" * 20],
+}
+# What a field or path part of a name holds, wherever it stands. A new name that looks like an id is to be put here.
+KIND_OF = {
+    "userId": "user",
+    "userIds": "user",
+    "user": "user",
+    "agentId": "user",
+    "customerId": "user",
+    "customerIds": "user",
+    "customer": "user",
+    "customerWatchers": "user",
+    "requesterId": "user",
+    "assigneeId": "user",
+    "watchers": "user",
+    "author.id": "user",
+    "by.id": "user",
+    "teamId": "team",
+    "sessionId": "session",
+    "clientId": "client",
+    "ticketId": "ticket",
+    "ticketIds": "ticket",
+    "conversationId": "conversation",
+    "room": "room",
+    "rooms": "room",
+    "except": "room",
+    "sid": "socket",
+    "NotificationBody.id": "push",
+    "CommentBody.id": "push",
+    "EmitBody.id": "event",
+    "MarkRead.id": "push",
+    "ListNotifications.before": "push",
+    "RevocationHandler.id": "rule",
+    "BlockHandler.id": "rule",
+    "NoticeHandler.id": "rule",
+}
+# Filters: "" is "not said", and they hold texts of many kinds.
+EMPTY_IS_FINE = {"Find", "FindClosed", "Filters", "WatchEvents"}
+PER_ITEM = {
+    ("WatchUsers", "userIds"),
+    ("FindPresent", "userIds"),
+    ("NotificationBody", "userIds"),
+    ("SubscribeTicket", "ticketIds"),
+}
+PER_ITEM |= {(struct, "customerIds") for struct, _ in PER_ITEM}
+NOT_IDS = {("Find", "sid"), ("Filters", "sid"), ("FindClosed", "sid")}  # of a connection, or a socket
+
+
+def kind(name: str) -> ids.IdKind:
+    found: ids.IdKind = getattr(ids, name.upper())
+    return found
+
+
+def fields_of(struct: type[Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in msgspec.structs.fields(struct):
+        yield prefix + field.encode_name, field.type
+        inner = next((one for one in parts(field.type) if isinstance(one, type) and issubclass(one, Struct)), None)
+        if inner is not None:
+            yield from fields_of(inner, f"{prefix}{field.encode_name}.")
+
+
+def parts(kind: Any) -> list[Any]:
+    return [kind, *(inner for one in getattr(kind, "__args__", ()) for inner in parts(one))]
+
+
+def everything(of: type) -> Iterator[type]:
+    for each in of.__subclasses__():
+        yield each
+        yield from everything(each)
+
+
+def places() -> Iterator[tuple[str, str, Any]]:
+    """Yield the struct's or handler's name, the field's, and its type: all that clients and back ends send."""
+    payloads = {spec.payload for namespace in NAMESPACES for spec in namespace.events.values()}
+    structs = [each for each in payloads if issubclass(each, Payload)]
+    for handler in set(everything(Handler)):
+        if not handler.__module__.startswith("insightdesk_rt."):
+            continue
+        for method in METHODS:
+            about = getattr(getattr(handler, method), "operation", None)
+            if about is None:
+                continue
+            structs += [each for each in (about.query, about.body) if each is not None]
+            for name, part in about.path.items():
+                yield handler.__name__, name, part
+    for struct in dict.fromkeys(structs):
+        for name, type_ in fields_of(struct):
+            yield struct.__name__, name, type_
+
+
+PLACES = sorted({(struct, name): type_ for struct, name, type_ in places()}.items(), key=lambda one: one[0])
+
+
+def kind_at(struct: str, name: str) -> str | None:
+    if (struct, name) in NOT_IDS:
+        return None
+    last = name.rpartition(".")[2]
+    return KIND_OF.get(f"{struct}.{name}") or KIND_OF.get(name) or KIND_OF.get(last if "." not in name else "")
+
+
+NAMED = [(struct, name, type_, found) for (struct, name), type_ in PLACES if (found := kind_at(struct, name))]
+
+
+def is_list(type_: Any) -> bool:
+    return any(getattr(one, "__origin__", None) is list for one in parts(type_))
+
+
+def read(type_: Any, text: str) -> Any:
+    value = [text] if is_list(type_) else text
+    holder = msgspec.defstruct("Holder", [("it", type_)])
+    return json.decode(msgspec.json.Decoder(holder), json.dumps({"it": value}))
+
+
+def test_the_walk_finds_the_places_that_matter() -> None:
+    found = {(struct, name) for struct, name, _, _ in NAMED}
+    assert {
+        ("WatchUsers", "userIds"),
+        ("TransferChat", "agentId"),
+        ("StartChat", "teamId"),
+        ("TicketChange", "watchers"),
+        ("CommentBody", "author.id"),
+        ("Revoke", "sessionId"),
+        ("MakeBlock", "userId"),
+        ("Assign", "agentId"),
+        ("UserHandler", "userId"),
+        ("Disconnect", "where.user"),
+    } <= {*found, *((struct, name) for (struct, name), _ in PLACES)}
+    assert len(found) > 40
+
+
+def test_every_field_that_is_named_as_an_id_has_a_kind() -> None:
+    named = [
+        (struct, name)
+        for (struct, name), _ in PLACES
+        if name.rpartition(".")[2].endswith(("Id", "Ids")) or name in ("user", "room", "rooms", "sid")
+    ]
+    assert [one for one in named if one not in NOT_IDS and kind_at(*one) is None and "nodeId" not in one[1]] == []
+
+
+@pytest.mark.parametrize(("struct", "name", "type_", "of"), NAMED, ids=lambda one: one if isinstance(one, str) else "")
+def test_each_place_takes_and_refuses_what_its_kind_says(struct: str, name: str, type_: Any, of: str) -> None:
+    """A refusal is in words, and is the same wherever the kind is named."""
+    for text in ACCEPTED[of]:
+        read(type_, text)
+    if (struct, name) in PER_ITEM:
+        return  # each item is answered by itself: test_a_list_is_sifted…
+    for text in REFUSED[of]:
+        if text == "" and struct in EMPTY_IS_FINE:
+            continue
+        with pytest.raises(json.BadJson) as refused:
+            read(type_, text)
+        assert "regex" not in refused.value.why and kind(of).words in refused.value.why, refused.value.why
+
+
+@pytest.mark.parametrize("of", ACCEPTED)
+def test_a_kind_is_checked_outside_of_messages_as_in_them(of: str) -> None:
+    for text in ACCEPTED[of]:
+        assert kind(of).check(text) == text and kind(of).fits(text)
+    for text in [*REFUSED[of], 7, None, ["a"]]:
+        assert not kind(of).fits(text)
+        with pytest.raises(ValueError, match="expected text"):
+            kind(of).check(text)
+
+
+@pytest.mark.parametrize(("claim", "of"), [("sub", "user"), ("teamId", "team"), ("sessionId", "session")])
+def test_a_token_may_hold_what_events_may_name(claim: str, of: str) -> None:
+    for text in ACCEPTED[of]:
+        auth.verify(token(**{claim: text}), KEYS, time.time())
+    for text in REFUSED[of]:
+        if text == "" and claim != "sub":
+            continue
+        with pytest.raises(auth.BadToken) as refused:
+            auth.verify(token(**{claim: text}), KEYS, time.time())
+        assert kind(of).words in refused.value.why
+
+
+@pytest.mark.parametrize(
+    "name", ["Ann \u202egnp", "a\u2066b", "a\ufeff", "a\u200eb", "a\nb", "soft\u00adhyphen", "a\u200bb"]
+)
+def test_a_name_that_turns_or_hides_what_stands_beside_it_is_refused(name: str) -> None:
+    with pytest.raises(auth.BadToken):
+        auth.verify(token(name=name), KEYS, time.time())
+
+
+@pytest.mark.parametrize("name", ["علی\u200cرضا", "👩\u200d💻 Ann", "Zoë O'Neil", "株式会社　安娜"])
+def test_a_name_may_be_written_as_its_script_is(name: str) -> None:
+    assert auth.verify(token(name=name), KEYS, time.time()).name == name
+
+
+def test_an_emitter_names_any_room_and_none_that_cannot_be() -> None:
+    target: Target[Any] = Target(None, "/tickets")
+    for room in ACCEPTED["room"]:
+        assert target.to(room).except_(room).rooms == (room,)
+    for room in REFUSED["room"]:
+        for name in (target.to, target.except_):
+            with pytest.raises(ValueError, match="of 1 to 200 characters"):
+                name(room)
+
+
+def test_a_list_is_sifted_item_by_item() -> None:
+    """One id that cannot be costs the others nothing, and is named by its place."""
+    good = [f"u{n}" for n in range(499)]
+    kept, refused = ids.sift([*good[:100], "a\nb", *good[100:], "u0"], ids.USER, "userIds")
+    assert kept == good
+    assert [(one.index, "control" in one.message) for one in refused] == [(100, True)]
+    assert ids.sift([], ids.USER, "userIds") == ([], [])
+    with pytest.raises(RtError) as none:
+        ids.sift([7, ""], ids.USER, "userIds")
+    assert (none.value.code, none.value.fields) == ("BAD_REQUEST", {"field": "userIds[0]"})
+
+
+def test_control_and_format_characters_are_those_of_unicode() -> None:
+    """Read from Python's tables, so that a character that is missing in ours shows."""
+    for code in range(0x110000):
+        if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            assert not ids.USER.fits(chr(code)), hex(code)
+            assert ids.is_name(chr(code)) is (code in (0x200C, 0x200D)), hex(code)
+
+
+# Where a user's bare id is right: what is shown, what is said of one side of a chat or ticket, which the role decides.
+BY_ID = {
+    "engine/model.py": "makes the key, and the Person who is shown",
+    "engine/hub/socket.py": "a line of the log, which has the role's rooms beside it",
+    "helpdesk/tickets/access.py": "requester and watchers of a ticket: of customers only",
+    "helpdesk/chat/store.py": "who.id and who.role go to the scripts, which make the key; authors of messages",
+    "helpdesk/chat/conversation.py": "customer_id or agent_id, by the role",
+    "helpdesk/tickets/audience.py": "assignees, among staff only",
+    "api/keys_and_scopes.py": "an admin of the port",
+    "operations/views/clients.py": "the order of a list",
+    "operations/views/connections.py": "a line of the audit log",
+    "app/cli/explain.py": "what a token says, with the role",
+    "engine/cluster/requests.py": "what a node tells of a socket",
+}
+
+
+def test_users_are_told_apart_by_their_key() -> None:
+    """A room, store, limit or rule that goes by `user.id` would be shared by a customer and an agent of that id."""
+    package = Path(insightdesk_rt.__file__).parent
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(r"\buser\.id\b|\bself\.user\.id\b", path.read_text("utf-8"))
+    }
+    assert found - {"demo/helpdesk.py"} <= set(BY_ID), "use user.key, or say here why the id is right"

@@ -1,0 +1,103 @@
+"""Clocks go on: through failures, turns that take too long, and a wall clock that jumps."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.periodic import every, only_if
+from tests.support.aio import aio, until
+
+
+@aio
+async def test_turns_come_until_it_is_stopped_at_multiples_of_their_time() -> None:
+    loop, turns = asyncio.get_running_loop(), list[float]()
+    began = loop.time()
+    clock = every(20, lambda: turns.append(loop.time() - began), "test")
+    await until(lambda: len(turns) >= 3, "three turns")
+    clock.stop()
+    clock.stop()
+    seen = len(turns)
+    await asyncio.sleep(0.06)
+    assert len(turns) == seen and turns[0] >= 0.019
+
+
+@aio
+async def test_a_turn_that_takes_long_is_alone_and_those_it_overslept_are_left_out() -> None:
+    running, most, turns = 0, 0, 0
+
+    async def work() -> None:
+        nonlocal running, most, turns
+        running, turns = running + 1, turns + 1
+        most = max(most, running)
+        await asyncio.sleep(0.05)
+        running -= 1
+
+    began = time.monotonic()
+    clock = every(10, work, "test")
+    await until(lambda: turns >= 4, "four turns")
+    clock.stop()
+    assert most == 1 and time.monotonic() - began > 0.15
+    await until(lambda: not running, "the last goes on to its end")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_failure_is_logged_a_refusal_is_not_and_both_end_nothing(
+    caplog: pytest.LogCaptureFixture, at_once: bool
+) -> None:
+    turns = 0
+
+    def fail() -> None:
+        nonlocal turns
+        turns += 1
+        raise RtError("UNAVAILABLE") if turns % 2 else ValueError("broken")
+
+    async def fail_later() -> None:
+        fail()
+
+    @aio
+    async def story() -> None:
+        clock = every(5, fail if at_once else fail_later, "test")
+        await until(lambda: turns >= 3, "it goes on")
+        clock.stop()
+
+    story()
+    assert {record.getMessage() for record in caplog.records if record.levelname == "ERROR"} == {"a turn failed"}
+
+
+@aio
+async def test_a_wall_clock_that_is_put_back_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+
+    def work() -> None:
+        nonlocal turns
+        turns += 1
+
+    clock = every(5, work, "test")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 3600)
+    await until(lambda: turns >= 3, "it goes on")
+    clock.stop()
+
+
+@aio
+async def test_work_is_left_out_when_something_is_not_so() -> None:
+    done = []
+
+    async def work() -> None:
+        done.append(1)
+
+    async def yes() -> bool:
+        return True
+
+    async def no() -> bool:
+        return False
+
+    for true in (yes, no):
+        turn = only_if(true, work)()
+        assert turn is not None
+        await turn
+    assert done == [1]

@@ -1,0 +1,378 @@
+"""Keys from settings, files and a real HTTP server: one secret however many processes make it, last good keys kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.app.config import ConfigError, Settings
+from insightdesk_rt.engine import signing_keys as keys_module
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.signing_keys import KeyRing, configured_keys, signing_key
+from tests.support.aio import aio, until
+from tests.support.tokens import SECRET, jwk, pem, private, private_key, token
+
+ROUND = 0.05  # seconds; stands for the half minute between two fetches
+
+
+def test_tokens_that_end_in_milliseconds_leave_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """They are accepted, as nothing forbids the year 58,000; their issuer should know."""
+    ring = KeyRing(Settings(jwt_secret=SECRET.decode()))
+    for number in range(5):
+        text = token(exp=int(time.time() * 1000), sub=f"user{number}")
+        assert ring.verify(text).id == f"user{number}"
+        assert text not in caplog.text
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "milliseconds" in record.why  # type: ignore[attr-defined]
+
+
+# ── the secret ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_secret_is_made_once_and_is_for_its_owner_alone(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path / "data"))
+    one = signing_key(settings)
+    file = tmp_path / "data" / "jwt_secret"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert len(file.read_text().strip()) == 64
+    assert signing_key(settings) == one
+    assert os.listdir(file.parent) == ["jwt_secret"]
+
+
+def test_processes_that_start_together_take_the_same_secret(tmp_path: Path) -> None:
+    code = (
+        "import sys; from insightdesk_rt.config import Settings; from insightdesk_rt.keys import signing_key;"
+        "sys.stdin.read(1); print(signing_key(Settings(data_dir=sys.argv[1])).material.decode())"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "data")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in started:  # all have imported, or soon will; then all make it at once
+        assert process.stdin
+        process.stdin.write("x")
+        process.stdin.flush()
+    secrets = {process.communicate(timeout=30)[0] for process in started}
+    assert len(secrets) == 1 and len(secrets.pop().strip()) == 64
+    assert os.listdir(tmp_path / "data") == ["jwt_secret"]
+
+
+def test_the_first_secret_stays_when_two_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The race itself: the other process is done between our look and our link."""
+    file = tmp_path / "jwt_secret"
+    link = os.link
+
+    def second(draft: str, path: Path) -> None:
+        file.write_text("the other one was first" * 3)
+        link(draft, path)
+
+    monkeypatch.setattr(os, "link", second)
+    assert signing_key(Settings(data_dir=str(tmp_path))).material == b"the other one was first" * 3
+
+
+def test_a_secret_is_taken_from_a_file_without_its_newline(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(b"x" * 40 + b"\r\n")
+    file.chmod(0o600)
+    assert signing_key(Settings(jwt_secret_file=str(file))).material == b"x" * 40
+    assert signing_key(Settings(jwt_secret="y" * 40)).material == b"y" * 40
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, 0), (0o640, 0), (0o400, 0), (0o644, 1), (0o660, 1), (0o666, 1)])
+def test_a_secret_that_others_may_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: int
+) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(b"x" * 40)
+    file.chmod(mode)
+    signing_key(Settings(jwt_secret_file=str(file)))
+    assert len(caplog.records) == warned
+    assert b"x" * 40 not in caplog.text.encode()
+
+
+def test_what_is_wrong_with_a_key_is_one_line_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "short").write_text("short\n")
+    (tmp_path / "key.pem").write_text("no key")
+    (tmp_path / "file").write_text("")
+    rs = {"jwt_algorithms": ("RS256",)}
+    for settings, named in [
+        (Settings(jwt_secret_file=str(tmp_path / "short")), "jwt_secret_file: the secret is shorter"),
+        (Settings(jwt_secret_file=str(tmp_path / "gone")), f"jwt_secret_file = {tmp_path / 'gone'}: No such file"),
+        (
+            Settings(data_dir=str(tmp_path / "file" / "x")),
+            f"data_dir = {tmp_path / 'file' / 'x'}: cannot make a secret",
+        ),
+        (Settings(jwt_public_key_file=str(tmp_path / "key.pem"), **rs), "jwt_public_key_file"),  # type: ignore[arg-type]
+        (Settings(jwt_public_key_file=str(tmp_path / "gone"), **rs), "jwt_public_key_file"),  # type: ignore[arg-type]
+    ]:
+        with pytest.raises(ConfigError, match=named.partition(" = ")[0]) as caught:
+            configured_keys(settings)
+        assert str(caught.value).startswith(named) and "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="jwt_algorithms: no HS algorithm"):
+        signing_key(Settings(data_dir=str(tmp_path), **rs))  # type: ignore[arg-type]
+
+
+def test_looking_makes_no_secret(tmp_path: Path) -> None:
+    assert configured_keys(Settings(data_dir=str(tmp_path)), may_make=False) == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_secret_and_a_public_key_serve_side_by_side(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_bytes(pem(private_key("RS256")))
+    settings = Settings(
+        data_dir=str(tmp_path), jwt_algorithms=("RS256", "HS256"), jwt_public_key_file=str(tmp_path / "key.pem")
+    )
+    ring = KeyRing(settings)
+    assert ring.verify(token(private("RS256"))).id == "anna"
+    assert ring.verify(token(signing_key(settings))).id == "anna"
+
+
+def test_time_and_settings_reach_the_check(tmp_path: Path) -> None:
+    settings = Settings(jwt_secret="x" * 32, jwt_issuer="me", jwt_audience="desk", jwt_leeway_s=5)
+    ring = KeyRing(settings, now_s=lambda: 1_800_000_004.0)
+    key = signing_key(settings)
+    good = {"iss": "me", "aud": "desk", "iat": ..., "exp": 1_800_000_000}
+    assert ring.verify(token(key, **good)).expires_s == 1_800_000_005
+    for wrong, code in [({"exp": 1_799_999_999}, "EXPIRED"), ({"iss": "you"}, "INVALID"), ({"aud": "x"}, "INVALID")]:
+        with pytest.raises(RtError, match=f"AUTH_TOKEN_{code}"):
+            ring.verify(token(key, **good | wrong))
+
+
+# ── published keys ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Issuer:
+    """An HTTP server whose `answer` can be changed: bytes, a JSON value, (status, headers, body), None (never).
+
+    Or a function that takes the path and returns one of these.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Any = {"keys": [jwk("RS256", kid="k1")]}
+        self.paths: list[str] = []
+        self.url = ""
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._handle, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}/jwks"
+
+    async def down(self) -> None:
+        assert self._server
+        self._server.close()
+        for writer in self._open:
+            writer.close()
+        await until(lambda: not self._open, "all connections are closed")
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+            self.paths.append(path)
+            answer = self.answer(path) if callable(self.answer) else self.answer
+            if answer is not None:
+                status, headers, body = answer if isinstance(answer, tuple) else (200, {}, answer)
+                body = body if isinstance(body, bytes) else json.dumps(body).encode()
+                headers = {"Content-Length": len(body), "Connection": "close"} | headers
+                head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+                writer.write(f"HTTP/1.1 {status} OK\r\n{head}\r\n".encode() + body)
+            await reader.read()  # until the client is done with it
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+
+@asynccontextmanager
+async def issuer() -> AsyncIterator[Issuer]:
+    one = Issuer()
+    await one.listen()
+    try:
+        yield one
+    finally:
+        await one.down()
+
+
+@asynccontextmanager
+async def ring(url: str, refresh_s: float = 60.0, retry_s: float = ROUND, **changed: Any) -> AsyncIterator[KeyRing]:
+    settings = Settings(jwks_url=url, **{"jwt_algorithms": ("RS256", "ES256")} | changed)
+    one = KeyRing(settings, refresh_s=refresh_s, retry_s=retry_s)
+    await one.start()
+    try:
+        yield one
+    finally:
+        await one.close()
+
+
+def believes(ring: KeyRing, algorithm: str, kid: str) -> bool:
+    try:
+        ring.verify(token(private(algorithm), {"kid": kid}))
+    except RtError as why:
+        assert why.code == "AUTH_TOKEN_INVALID"
+        return False
+    return True
+
+
+@aio
+async def test_published_keys_count_from_the_start() -> None:
+    async with issuer() as server, ring(server.url) as keys:
+        assert believes(keys, "RS256", "k1")
+        assert not believes(keys, "ES256", "k1")
+        assert server.paths == ["/jwks"]
+
+
+@aio
+async def test_a_new_key_is_fetched_when_a_token_names_it() -> None:
+    async with issuer() as server, ring(server.url) as keys:
+        server.answer = {"keys": [jwk("RS256", kid="k1"), jwk("ES256", kid="k2")]}
+        assert not believes(keys, "ES256", "k2"), "a token never waits for a fetch"
+        await until(lambda: believes(keys, "ES256", "k2"), "the new key was fetched")
+        assert believes(keys, "RS256", "k1")
+
+
+@aio
+async def test_a_key_that_was_taken_back_is_refused_after_the_next_refresh() -> None:
+    async with issuer() as server, ring(server.url, refresh_s=2 * ROUND) as keys:
+        server.answer = {"keys": [jwk("ES256", kid="k2")]}
+        await until(lambda: not believes(keys, "RS256", "k1"), "the old key is gone")
+
+
+@aio
+async def test_unknown_kids_cost_one_fetch_in_a_while_however_many() -> None:
+    async with issuer() as server, ring(server.url, retry_s=0.5) as keys:
+        text = [token(private("RS256"), {"kid": f"unknown-{n}"}) for n in range(20)]
+        end = time.monotonic() + 0.8
+        while time.monotonic() < end:
+            for one in text:
+                with pytest.raises(RtError):
+                    keys.verify(one)
+            await asyncio.sleep(0.01)
+        assert len(server.paths) == 2, "one at the start, one for all of them"
+
+
+@aio
+async def test_an_issuer_that_is_down_at_the_start_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    server = Issuer()
+    await server.listen()
+    await server.down()
+    async with ring(server.url) as keys:
+        assert keys.failures == 1 and not believes(keys, "RS256", "k1")
+        await server.listen()
+        await until(lambda: believes(keys, "RS256", "k1"), "the keys came once the issuer was up")
+        await server.down()
+    assert {record.message for record in caplog.records if record.levelno >= logging.WARNING} == {
+        "fetching keys failed"
+    }
+
+
+BAD_ANSWERS: list[Any] = [
+    (500, {}, b"oops"),
+    (404, {}, b""),
+    (204, {}, b""),
+    b"",
+    b"<html>sign in</html>",
+    b"[]",
+    b"{}",
+    b'{"keys":{}}',
+    b'{"keys":[]}',
+    b'{"keys":[1,null,"x",{"kty":"RSA"}]}',
+    {"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "k1"}]},
+    b'{"keys":[' * 5000,
+    b"\xff\xfe\x00",
+    b" " * 10_000_000,
+    (200, {"Content-Encoding": "gzip"}, b"not gzip"),
+    (200, {"Content-Length": "99999999999"}, b"{}"),
+    (301, {}, b""),
+    (302, {"Location": "http://169.254.169.254/latest/meta-data"}, b""),
+    (302, {"Location": "//localhost/jwks"}, b""),
+    (302, {"Location": "https://127.0.0.1/jwks"}, b""),
+    (302, {"Location": "file:///etc/passwd"}, b""),
+    (302, {"Location": "/jwks"}, b""),
+]
+
+
+@pytest.mark.parametrize("answer", BAD_ANSWERS, ids=lambda one: str(one)[:60])
+def test_whatever_the_issuer_answers_the_last_good_keys_stay(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    @aio
+    async def body() -> None:
+        async with issuer() as server, ring(server.url) as keys:
+            server.answer = answer
+            believes(keys, "RS256", "unknown")
+            await until(lambda: keys.failures, "it was fetched and refused")
+            assert believes(keys, "RS256", "k1")
+            assert all(path == "/jwks" for path in server.paths)
+            server.answer = {"keys": [jwk("ES256", kid="k2")]}
+            await until(lambda: believes(keys, "ES256", "k2"), "a good answer counts again")
+
+    body()
+    assert all(
+        record.message in ("fetching keys failed", "keys fetched")
+        for record in caplog.records
+        if record.name.startswith("insightdesk")
+    )
+
+
+@aio
+async def test_a_redirect_on_the_same_host_is_followed() -> None:
+    def answer(path: str) -> Any:
+        return {"keys": [jwk("RS256", kid="k1")]} if path == "/v2/keys" else (302, {"Location": "/v2/keys"}, b"")
+
+    async with issuer() as server:
+        server.answer = answer
+        async with ring(server.url) as keys:
+            assert believes(keys, "RS256", "k1")
+            assert server.paths == ["/jwks", "/v2/keys"]
+
+
+@aio
+async def test_an_issuer_that_never_answers_is_given_up_and_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys_module, "FETCH_TIMEOUT_S", 0.3)
+    async with issuer() as server, ring(server.url) as keys:
+        server.answer = None
+        believes(keys, "RS256", "unknown")
+        await until(lambda: len(server.paths) == 2, "it was asked")
+        assert believes(keys, "RS256", "k1") and not keys.failures, "nobody waits for it"
+        await until(lambda: keys.failures, "it was given up")
+
+
+@aio
+async def test_closing_in_the_middle_of_a_fetch_leaves_nothing() -> None:
+    async with issuer() as server:
+        async with ring(server.url) as keys:
+            server.answer = None
+            believes(keys, "RS256", "unknown")
+            await until(lambda: len(server.paths) == 2, "it was asked")
+        assert [task for task in asyncio.all_tasks() if "_stay_fresh" in repr(task)] == []
+        await keys.close()
+
+
+@aio
+async def test_without_an_address_nothing_is_fetched(tmp_path: Path) -> None:
+    keys = KeyRing(Settings(data_dir=str(tmp_path)))
+    await keys.start()
+    with pytest.raises(RtError, match="AUTH_TOKEN_MISSING"):
+        keys.verify(None)
+    await keys.close()
+    assert keys.fetches == 0

@@ -1,0 +1,587 @@
+"""A token is right in every respect, or it is refused with one of three codes; nothing else comes out."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from insightdesk_rt.engine import tokens as auth
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import User
+from insightdesk_rt.engine.tokens import (
+    BadKey,
+    BadToken,
+    UnknownKey,
+    VerificationKey,
+    VerificationKeys,
+    jwk_key,
+    public_key,
+    secret_key,
+    sign,
+    unverified,
+    verify,
+)
+from tests.support.tokens import HS, KEYS, SECRET, claims, handmade, jwk, part, pem, private, private_key, token
+
+HEADER = {"alg": "HS256", "typ": "JWT"}
+
+
+def code(text: object, keys: VerificationKeys = KEYS, now_s: float | None = None) -> str:
+    """Return the code the token is refused with."""
+    with pytest.raises(RtError) as caught:
+        verify(text, keys, time.time() if now_s is None else now_s)
+    return caught.value.code
+
+
+def refused(text: object, keys: VerificationKeys = KEYS) -> bool:
+    return code(text, keys) == "AUTH_TOKEN_INVALID"
+
+
+def test_a_user_is_made_of_the_claims() -> None:
+    now_s = int(time.time())
+    text = token(
+        name="Anna Ö. 🙂", email="a@example.com", teamId="t1", sessionId="s1", iat=now_s, exp=now_s + 60, x=[1]
+    )
+    assert verify(text, KEYS, now_s) == User(
+        "anna",
+        "agent",
+        "Anna Ö. 🙂",
+        "a@example.com",
+        "t1",
+        "s1",
+        now_s + 60,
+        now_s,  # type: ignore[arg-type]
+    )
+    assert verify(token(iat=..., name=None, teamId=None), KEYS, now_s).issued_s == 0
+
+
+@pytest.mark.parametrize("missing", [None, "", 0, 1, b"bytes", ["a"], {"token": "a"}, True])
+def test_without_a_token_it_is_missing(missing: object) -> None:
+    assert code(missing) == "AUTH_TOKEN_MISSING"
+
+
+# ── times ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_token_ends_with_its_last_second() -> None:
+    text = token(exp=1_800_000_000, iat=...)
+    assert verify(text, KEYS, 1_799_999_999.9).expires_s == 1_800_000_000
+    assert code(text, now_s=1_800_000_000) == "AUTH_TOKEN_EXPIRED"
+
+
+def test_leeway_makes_it_last_longer_and_its_connection_too() -> None:
+    keys = VerificationKeys((HS,), leeway_s=30)
+    text = token(exp=1_800_000_000, iat=...)
+    assert verify(text, keys, 1_800_000_029).expires_s == 1_800_000_030
+    assert code(text, keys, 1_800_000_030) == "AUTH_TOKEN_EXPIRED"
+
+
+def test_a_connection_lasts_a_day_at_most() -> None:
+    now_s = int(time.time())
+    assert verify(token(exp=now_s + 30 * 86_400), KEYS, now_s).expires_s == now_s + 86_400
+
+
+@pytest.mark.parametrize(
+    "exp",
+    [
+        "...",
+        '"1900000000"',
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "1e400",
+        "9" * 400,
+        "9" * 5000,
+        "-1",
+        "0",
+        "true",
+        "null",
+        "[1900000000]",
+        '{"a":1}',
+        str(1 << 53),
+        "0x10",
+        "01900000000",
+    ],
+)
+def test_exp_is_a_finite_number_of_seconds(exp: str) -> None:
+    """PyJWT takes a text and a number of 400 digits, which overflows a timer."""
+    more = "" if exp == "..." else f',"exp":{exp}'
+    assert refused(handmade(HEADER, f'{{"sub":"anna","role":"agent"{more}}}'))
+
+
+def test_what_is_wrong_otherwise_is_invalid_even_when_it_has_expired() -> None:
+    assert code(token(exp=int(time.time()) - 9)) == "AUTH_TOKEN_EXPIRED"
+    assert refused(token(exp=int(time.time()) - 9, role="root"))
+    assert refused(sign(claims(exp=int(time.time()) - 9), secret_key(b"x" * 32, ("HS256",))))
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_a_token_from_the_future_is_refused_but_clocks_may_differ_by_a_minute(claim: str) -> None:
+    now_s = int(time.time())
+    assert verify(token(**{claim: now_s + 60}), KEYS, now_s)
+    assert refused(token(**{claim: now_s + 3600}))
+    for wrong in ("1", "1.5", True, -1, [], 1 << 60, 1e300):
+        assert refused(token(**{claim: wrong}))
+
+
+@pytest.mark.parametrize(
+    ("claim", "written", "now_s", "accepted"),
+    [
+        ("exp", "1800000000.9", 1_799_999_999, True),
+        ("exp", "1800000000.9", 1_800_000_000, False),  # it ends with its last whole second
+        ("exp", "1.8e9", 1_799_999_999, True),
+        ("iat", "1800000000.1", 1_800_000_001 - 60, True),
+        ("iat", "1800000000.1", 1_800_000_000 - 60, False),  # it begins with its first
+        ("nbf", "1800000000.1", 1_800_000_001 - 60, True),
+        ("nbf", "1800000000.1", 1_800_000_000 - 60, False),
+    ],
+)
+def test_times_may_have_a_fraction(claim: str, written: str, now_s: int, accepted: bool) -> None:
+    """RFC 7519 2: a NumericDate may be non-integer, as Python's time.time() and others write it."""
+    exp = "" if claim == "exp" else ',"exp":1900000000'
+    text = handmade(HEADER, f'{{"sub":"anna","role":"agent","{claim}":{written}{exp}}}')
+    if accepted:
+        assert verify(text, KEYS, now_s).id == "anna"
+    else:
+        assert code(text, now_s=now_s) == ("AUTH_TOKEN_EXPIRED" if claim == "exp" else "AUTH_TOKEN_INVALID")
+
+
+def test_an_exp_in_milliseconds_is_accepted_and_noticed() -> None:
+    """It is the year 58,000 in seconds. The connection lasts a day, as with any token."""
+    notices: list[str] = []
+    user = verify(token(exp=1_800_000_000_000), KEYS, 1_799_999_000, notices.append)
+    assert user.expires_s == 1_799_999_000 + 86_400
+    assert len(notices) == 1 and "milliseconds" in notices[0]
+    verify(token(exp=4_000_000_000), KEYS, 1_799_999_000, notices.append)
+    assert len(notices) == 1
+
+
+@pytest.mark.parametrize("claim", ["iat", "nbf"])
+def test_a_beginning_in_milliseconds_is_refused_and_said_to_be_that(claim: str) -> None:
+    with pytest.raises(BadToken, match="milliseconds"):
+        verify(token(**{claim: 1_800_000_000_000}), KEYS, 1_800_000_000)
+
+
+# ── how it is written down ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {} ", "\t{}\r\n", "Bearer {}", "bearer  {}\n", " BEARER {}"])
+def test_what_people_copy_around_a_token_is_taken_off(around: str) -> None:
+    """A line break of a file or a shell, and the scheme of an Authorization header."""
+    assert verify(around.format(token()), KEYS, time.time()).id == "anna"
+
+
+@pytest.mark.parametrize("nothing", [" ", "\n", "Bearer ", "bearer \n"])
+def test_with_nothing_in_it_the_token_is_missing(nothing: str) -> None:
+    assert code(nothing) == "AUTH_TOKEN_MISSING"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (f'"{token()}"', "quotes around it"),
+        (f"'{token()}'", "quotes around it"),
+        (token().rpartition(".")[0], "2 parts"),
+        (token(sub=17), 'sub is a number; it must be text, as in "17"'),
+        (token(sub=17.5), "sub is a number"),
+        (token(teamId=4), "teamId is a number"),
+        (token(sessionId=4), "sessionId is a number"),
+    ],
+)
+def test_mistakes_of_writing_are_said_to_the_client(wrong: str, words: str) -> None:
+    with pytest.raises(BadToken) as caught:
+        verify(wrong, KEYS, time.time())
+    assert words in caught.value.message and words in caught.value.why
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        sign(claims(), secret_key(b"x" * 32, ("HS256",))),
+        token(aud="desk"),
+        token(role="root"),
+        token(iat=int(time.time()) + 3600),
+        token(exp=...),
+    ],
+)
+def test_other_reasons_are_for_the_log_alone(wrong: str) -> None:
+    with pytest.raises(BadToken) as caught:
+        verify(wrong, KEYS, time.time())
+    assert caught.value.message == "The token is not valid."
+    assert caught.value.why
+
+
+def test_unverified_claims_are_for_people_to_look_at() -> None:
+    header, body = unverified("Bearer " + sign(claims(sub="bob"), secret_key(b"x" * 32, ("HS256",))))
+    assert header["alg"] == "HS256" and body["sub"] == "bob"
+    for nonsense in ("", "x", "a.b.c", "\u20ac.b.c", '"a.b.c"'):
+        with pytest.raises(BadToken):
+            unverified(nonsense)
+
+
+# ── claims ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "sub",
+    [..., None, "", 1, True, ["anna"], "u1\n", "u\x00", "\x1b[31m", "a\u2028b", "a\u202eb", "a\u200bb", "x" * 129],
+)
+def test_sub_is_a_visible_text_of_1_to_128(sub: object) -> None:
+    assert refused(token(sub=sub))
+    assert verify(token(sub="x" * 128), KEYS, time.time()).id == "x" * 128
+    assert verify(token(sub="auth0|Größe 1"), KEYS, time.time()).id == "auth0|Größe 1"
+
+
+@pytest.mark.parametrize("role", [..., None, "", "root", "Admin", "admin ", 1, ["admin"], {"admin": 1}])
+def test_role_is_one_of_three(role: object) -> None:
+    assert refused(token(role=role))
+
+
+@pytest.mark.parametrize("role", ["customer", "agent", "admin"])
+def test_these_are_the_three(role: str) -> None:
+    assert verify(token(role=role), KEYS, time.time()).role == role
+
+
+@pytest.mark.parametrize(("claim", "longest"), [("name", 256), ("email", 320), ("teamId", 128), ("sessionId", 128)])
+def test_other_texts_have_a_limit_and_no_control_characters(claim: str, longest: int) -> None:
+    assert verify(token(**{claim: "x" * longest}), KEYS, time.time())
+    for wrong in ("x" * (longest + 1), 7, False, ["x"], "a\nb", "a\x7f", "a\x85b", "a\u2029b"):
+        assert refused(token(**{claim: wrong})), wrong
+
+
+def test_a_lone_surrogate_in_a_claim_is_refused() -> None:
+    """Python's json reads it, and the first who writes it to a socket or a log fails."""
+    assert refused(handmade(HEADER, '{"sub":"a\\ud800","role":"agent","exp":1900000000}'))
+    assert refused(handmade(HEADER, '{"sub":"a","name":"\\udfff","role":"agent","exp":1900000000}'))
+
+
+def test_issuer_and_audience_count_when_they_are_configured() -> None:
+    keys = VerificationKeys((HS,), issuer="https://id", audience="desk")
+    good = {"iss": "https://id", "aud": "desk"}
+    assert verify(token(**good), keys, time.time())
+    assert verify(token(**good | {"aud": ["other", "desk"]}), keys, time.time())
+    for wrong in ({"iss": ...}, {"iss": "https://id/"}, {"iss": ["https://id"]}, {"iss": 1}):
+        assert refused(handmade(HEADER, claims(**good | wrong)), keys), wrong
+    for other in ({"aud": ...}, {"aud": "other"}, {"aud": []}, {"aud": 1}, {"aud": ["desk", 1]}, {"aud": {"desk": 1}}):
+        assert refused(token(**good | other), keys), other
+
+
+def test_without_an_audience_of_our_own_a_token_for_somebody_is_for_somebody_else() -> None:
+    """RFC 7519 4.1.3."""
+    assert refused(token(aud="other"))
+    assert verify(token(iss="anybody"), KEYS, time.time())
+
+
+@pytest.mark.parametrize("claim", ["typ", "use", "token_use"])
+def test_a_token_for_another_use_is_refused(claim: str) -> None:
+    for wrong in ("refresh", "ID", "id", "reset", 1, None):
+        assert refused(token(**{claim: wrong}))
+    for right in ("access", "Bearer", "at+jwt"):
+        assert verify(token(**{claim: right}), KEYS, time.time())
+
+
+# ── header and signature ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "alg", ["none", "None", "nOnE", "", None, 1, ["HS256"], {"HS256": 1}, "HS384", "RS256", "hs256", "A" * 999]
+)
+def test_the_algorithm_is_on_the_list_or_the_token_is_refused(alg: object) -> None:
+    assert refused(handmade({"alg": alg}, claims()))
+    assert refused(f"{part({'alg': alg})}.{part(claims())}.")
+
+
+def test_a_token_without_an_algorithm_or_signature_is_refused() -> None:
+    assert refused(handmade({}, claims()))
+    assert refused(token().rpartition(".")[0] + ".")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"crit": ["exp"]},
+        {"crit": []},
+        {"b64": False},
+        {"b64": True},
+        {"zip": "DEF"},
+        {"enc": "A256GCM"},
+        {"cty": "JWT"},
+        {"typ": "refresh+jwt"},
+        {"typ": "dpop+jwt"},
+        {"typ": None},
+        {"typ": 1},
+        {"typ": "logout+jwt"},
+        {"kid": 1},
+        {"kid": ["a"]},
+        {"kid": "k" * 10_000},
+        {"kid": "k" * 257},
+    ],
+    ids=str,
+)
+def test_a_header_that_asks_for_more_is_refused(more: dict[str, Any]) -> None:
+    assert refused(handmade(HEADER | more, claims()))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"jku": "http://evil/"},
+        {"x5u": "http://evil/"},
+        {"jwk": {"kty": "oct"}},
+        {"x5c": ["x"]},
+        {"typ": "at+jwt"},
+        {"kid": "../../dev/null"},
+        {"kid": "' OR 1=1 --"},
+        {"kid": ""},
+    ],
+    ids=str,
+)
+def test_a_header_does_not_say_where_keys_come_from(more: dict[str, Any]) -> None:
+    """A key of our own without a kid fits tokens of any kid; where a stranger's key might be is not looked at."""
+    assert verify(handmade(HEADER | more, claims()), KEYS, time.time()).id == "anna"
+    assert refused(handmade(HEADER | more, claims(), b"x" * 32))
+
+
+def test_a_public_key_is_no_secret() -> None:
+    """The oldest trick: sign HS256 with the text of the RSA public key."""
+    text = pem(private_key("RS256"))
+    keys = VerificationKeys((public_key(text, ("RS256",)),))
+    both = VerificationKeys((public_key(text, ("RS256", "HS256")), HS))
+    der = (
+        private_key("RS256")
+        .public_key()
+        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    for secret in (text, text.strip(), der):
+        assert refused(handmade(HEADER, claims(), secret), keys)
+        assert refused(handmade(HEADER, claims(), secret), both)
+    with pytest.raises(BadKey):
+        secret_key(text, ("HS256",))
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS512", "PS256", "ES256", "ES384", "ES512", "EdDSA"])
+def test_public_keys_verify_what_their_private_half_signed(algorithm: str) -> None:
+    text = token(private(algorithm))
+    by_file = public_key(pem(private_key(algorithm)), (algorithm, "HS256"))
+    by_jwks = jwk_key(jwk(algorithm, kid="k1"), (algorithm, "HS256"))
+    assert by_jwks is not None
+    assert by_file.algorithms == by_jwks.algorithms == (algorithm,)
+    for key in (by_file, by_jwks):
+        assert verify(text, VerificationKeys((key,)), time.time()).id == "anna"
+        assert refused(text[:-8] + "AAAAAAAA", VerificationKeys((key,)))
+        assert refused(token(), VerificationKeys((key,)))
+
+
+def test_an_algorithm_of_another_family_is_not_taken_for_the_same_key() -> None:
+    rs = VerificationKeys((public_key(pem(private_key("RS256")), ("RS256",)),))
+    assert refused(sign(claims(), VerificationKey(("PS256",), private_key("RS256"))), rs)
+    assert refused(sign(claims(), VerificationKey(("RS512",), private_key("RS256"))), rs)
+
+
+def test_a_kid_chooses_among_keys() -> None:
+    one, two = secret_key(b"1" * 32, ("HS256",)), secret_key(b"2" * 32, ("HS256",))
+    keys = VerificationKeys(
+        (VerificationKey(one.algorithms, one.material, "k1"), VerificationKey(two.algorithms, two.material, "k2"))
+    )
+    assert verify(token(two, {"kid": "k2"}), keys, time.time())
+    assert refused(token(two, {"kid": "k1"}), keys)
+    assert refused(token(two), keys), "two keys fit, none is named"
+    with pytest.raises(UnknownKey):
+        verify(token(two, {"kid": "k3"}), keys, time.time())
+    assert verify(token(one), VerificationKeys(keys.keys[:1]), time.time()), "one key fits"
+    assert verify(token(two, {"kid": "k9"}), VerificationKeys((keys.keys[0], two)), time.time()), (
+        "a key without kid fits every kid"
+    )
+
+
+def test_equal_keys_in_json_are_refused() -> None:
+    """Python takes the last, others the first: two readers, two users."""
+    body = f'"role":"agent","exp":{int(time.time()) + 60}'
+    assert verify(handmade(HEADER, '{"sub":"a",' + body + "}"), KEYS, time.time()).id == "a"
+    assert refused(handmade(HEADER, '{"sub":"a","sub":"b",' + body + "}"))
+    assert refused(handmade(HEADER, '{"sub":"a","s\\u0075b":"b",' + body + "}"))
+    assert refused(handmade(HEADER, '{"sub":"a","x":{"y":1,"y":2},' + body + "}"))
+    assert refused(handmade('{"alg":"none","alg":"HS256"}', claims()))
+
+
+@pytest.mark.parametrize("payload", ["[]", "1", "null", '"x"', "", "{", "{}x", b"\xff\xfe{}", "\ufeff{}", '{"a":\x01}'])
+def test_claims_are_a_json_object(payload: Any) -> None:
+    assert refused(handmade(HEADER, payload))
+    assert refused(handmade(payload, claims()))
+
+
+def test_deep_json_is_refused() -> None:
+    assert refused(handmade(HEADER, "[" * 3000 + "]" * 3000))
+    assert refused(handmade(HEADER, '{"a":' * 900 + "1" + "}" * 900))
+
+
+def test_a_long_token_is_not_even_read() -> None:
+    assert verify(token(x="y" * 4000), KEYS, time.time())
+    assert refused(token(x="y" * 8000))
+    assert refused("a" * 1_000_000)
+    assert refused("." * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ud800.a.b",
+        "é.a.b",
+        "a",
+        "a.b",
+        "a.b.c",
+        "a.b.c.d",
+        "a.b.c.d.e",
+        "...",
+        "..",
+        "\x00",
+        "Bearer x.y.z",
+        "=.=.=",
+    ],
+)
+def test_what_is_no_token_is_refused(text: str) -> None:
+    assert refused(text)
+
+
+def test_base64_is_taken_by_the_letter() -> None:
+    """Other spellings of the same bytes would be the same token under another text."""
+    head, body, signature = token().split(".")
+    last = signature[-1]
+    other = {"A": "B", "Q": "R", "g": "h", "w": "x"}.get(last, chr(ord(last) + 1))
+    for text in (
+        f"{head}.{body}.{signature}=",
+        f"{head}.{body[:4]} {body[4:]}.{signature}",
+        f"{head}.{body}.{signature[:-1]}{other}",
+        f"{head}!.{body}.{signature}",
+    ):
+        assert refused(text), text
+
+
+@given(st.text(), st.text(), st.text())
+def test_nothing_but_a_refusal_comes_out_of_any_text(one: str, two: str, three: str) -> None:
+    for text in (one, f"{one}.{two}.{three}", f"{part(HEADER)}.{part(two.encode('utf-8', 'surrogatepass'))}.{three}"):
+        with pytest.raises(RtError):
+            verify(text, KEYS, time.time())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda one: st.lists(one) | st.dictionaries(st.text(), one),
+    max_leaves=5,
+)
+CLAIMS = st.dictionaries(
+    st.sampled_from(["sub", "role", "exp", "iat", "nbf", "aud", "iss", "name", "email", "teamId", "sessionId", "typ"]),
+    JSON,
+)
+
+
+@settings(max_examples=60)
+@given(CLAIMS, st.dictionaries(st.sampled_from(["alg", "typ", "kid", "crit", "b64", "jwk"]), JSON))
+def test_nothing_but_a_user_or_a_refusal_comes_out_of_any_claims(some: dict[str, Any], header: dict[str, Any]) -> None:
+    """They are signed rightly: what a broken issuer could write."""
+    for head in (HEADER, {**header, "alg": "HS256"}, header):
+        try:
+            user = verify(handmade(json.dumps(head), json.dumps({**claims(), **some})), KEYS, time.time())
+        except RtError as why:
+            assert why.code in ("AUTH_TOKEN_INVALID", "AUTH_TOKEN_EXPIRED")
+        else:
+            assert user.id.isprintable() and time.time() - 1 < user.expires_s <= time.time() + 86_400
+
+
+@given(st.data())
+def test_a_token_with_a_character_changed_is_refused(data: st.DataObject) -> None:
+    text = token()
+    at = data.draw(st.integers(0, len(text) - 1))
+    new = data.draw(st.characters(codec="ascii").filter(lambda c: c != text[at]))
+    assert refused(text[:at] + new + text[at + 1 :])
+
+
+def test_an_error_that_is_not_ours_becomes_a_refusal() -> None:
+    """PyJWT raises TypeError when an algorithm meets a key of another kind; our key table does not let that happen."""
+    assert refused(token(), VerificationKeys((VerificationKey(("HS256",), private_key("RS256").public_key()),)))
+
+
+def test_a_refusal_says_why_to_us_and_not_to_the_client() -> None:
+    with pytest.raises(BadToken) as caught:
+        verify(token(role="root"), KEYS, time.time())
+    assert "role" in caught.value.why
+    assert caught.value.as_dict() == {"code": "AUTH_TOKEN_INVALID", "message": "The token is not valid."}
+
+
+# ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_secret_has_32_bytes() -> None:
+    with pytest.raises(BadKey, match="shorter than 32 bytes"):
+        secret_key(b"x" * 31, ("HS256",))
+    with pytest.raises(BadKey, match="no HS algorithm"):
+        secret_key(SECRET, ("RS256",))
+    assert secret_key(b"x" * 32, ("RS256", "HS512")).algorithms == ("HS512",)
+
+
+def test_a_public_key_is_public_fits_and_is_long_enough() -> None:
+    key = private_key("RS256")
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    with pytest.raises(BadKey, match="private key"):
+        public_key(secret, ("RS256",))
+    with pytest.raises(BadKey, match="for ES256 or EdDSA"):
+        public_key(pem(key), ("HS256", "ES256", "EdDSA"))
+    with pytest.raises(BadKey, match="for ES256"):
+        public_key(pem(private_key("ES384")), ("ES256",))
+    with pytest.raises(BadKey, match="less than 2048"):
+        public_key(pem(rsa.generate_private_key(65537, 1024)), ("RS256",))
+    for junk in (b"", b"junk", b"\xff\xfe", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"):
+        with pytest.raises(BadKey):
+            public_key(junk, ("RS256", "ES256", "EdDSA"))
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {},
+        {"kty": "oct", "k": "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"},
+        {"kty": "RSA"},
+        {"kty": "RSA", "n": 1, "e": "AQAB"},
+        {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"},
+        {"kty": "OKP", "crv": "X25519", "x": "AA"},
+        {"kty": ["RSA"]},
+        {"kty": None, "kid": "a"},
+    ],
+    ids=str,
+)
+def test_a_member_of_a_jwks_that_is_no_key_of_ours_is_passed_over(member: dict[str, Any]) -> None:
+    assert jwk_key(member, tuple(auth.FAMILIES)) is None
+
+
+def test_a_key_for_something_else_is_passed_over() -> None:
+    good = jwk("RS256", kid="a")
+    assert jwk_key(good, ("RS256",))
+    for more in (
+        {"use": "enc"},
+        {"alg": "RS512"},
+        {"alg": "none"},
+        {"kid": 1},
+        {"key_ops": ["encrypt"]},
+        {"d": "x"},
+        {"key_ops": 1},
+    ):
+        assert jwk_key(good | more, ("RS256",)) is None, more
+    assert jwk_key(good, ("ES256", "HS256")) is None
+
+
+def test_a_key_serves_the_algorithms_of_its_curve_alone() -> None:
+    key = jwk_key(jwk("ES384"), ("ES256", "ES384", "ES512"))
+    assert key is not None and key.algorithms == ("ES384",)
+    key = jwk_key(jwk("RS256"), ("RS256", "RS512"))
+    assert key is not None and key.algorithms == ("RS256", "RS512")
+    key = jwk_key(jwk("RS256", alg="RS512"), ("RS256", "RS512"))
+    assert key is not None and key.algorithms == ("RS512",)

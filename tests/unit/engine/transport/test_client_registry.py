@@ -1,0 +1,88 @@
+"""What the clients of a node share: ids, last words, and the end of them all."""
+
+from __future__ import annotations
+
+import asyncio
+
+from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.transport.client_registry import FAREWELL_MS, FETCH_S, LINGER_MS, ClientRegistry
+from insightdesk_rt.engine.transport.wheel import Wheel
+from insightdesk_rt.engine.wire.engine import CLOSE
+from tests.support.aio import aio
+
+
+class Clock:
+    now_ms = 0
+
+
+def host() -> tuple[ClientRegistry, Clock]:
+    clock = Clock()
+    return ClientRegistry(Wheel(50, lambda: clock.now_ms), node_id="n7"), clock
+
+
+class Closing:
+    """A transport that waits for its peer's goodbye."""
+
+    def __init__(self, host: ClientRegistry) -> None:
+        self.host = host
+        self.aborted = 0
+
+    def abort(self) -> None:
+        self.aborted += 1
+        self.host.lingered(self)
+
+
+def test_an_id_names_its_node_and_cannot_be_guessed() -> None:
+    """A balancer routes on the part before the dot; CVE-2017-16031 is what a guessable rest costs."""
+    node, _ = host()
+    ids = {node.new_id() for _ in range(1_000)}
+    assert len(ids) == 1_000
+    assert all(id.startswith("n7.") and len(id) >= 23 for id in ids)
+
+
+def test_last_words_are_said_once_and_kept_thirty_seconds() -> None:
+    node, clock = host()
+    node.say_later("n7.a", [CLOSE])
+    node.say_later("n7.b", [CLOSE])
+    assert node.farewell("n7.a") == [CLOSE]
+    assert node.farewell("n7.a") == []
+    clock.now_ms = FAREWELL_MS + 100
+    node.wheel.turn()
+    assert node.farewells == {} and len(node.wheel) == 0
+
+
+def test_a_transport_that_lingers_is_ended_at_its_deadline() -> None:
+    node, clock = host()
+    one, two = Closing(node), Closing(node)
+    node.linger(one)
+    node.linger(two)
+    node.lingered(two)
+    node.lingered(two)
+    clock.now_ms = LINGER_MS + 100
+    node.wheel.turn()
+    assert (one.aborted, two.aborted) == (1, 0)
+    assert len(node.wheel) == 0
+
+
+@aio
+async def test_close_waits_for_goodbyes_until_its_deadline_and_leaves_nothing_open() -> None:
+    node, _ = host()
+    await node.close(CloseReason.SHUTDOWN, 5)
+    closing = Closing(node)
+    node.linger(closing)
+    await node.close(CloseReason.SHUTDOWN, 0.02)
+    assert closing.aborted == 1
+
+
+@aio
+async def test_the_end_waits_a_moment_for_who_has_last_words_to_fetch() -> None:
+    node, _ = host()
+    loop = asyncio.get_running_loop()
+    node.say_later("n7.a", [CLOSE])
+    loop.call_later(0.1, node.farewell, "n7.a")
+    began = loop.time()
+    await node.close(CloseReason.SHUTDOWN, 5)
+    assert 0.09 < loop.time() - began < 0.9
+    node.say_later("n7.gone", [CLOSE])
+    await node.close(CloseReason.SHUTDOWN, 5)
+    assert FETCH_S <= loop.time() - began - 0.1 < 4

@@ -1,0 +1,64 @@
+"""Intake: what is unfinished is bounded per user and for the node; whoever has most is closed for the node's sake."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from insightdesk_rt.engine.transport.intake import NODE, USER, Intake, Over
+
+
+def client(user: str = "", address: str = "192.0.2.1") -> Any:
+    """What `Intake` looks at of a client. Each is another one, whoever its user is."""
+    sockets = {"/tickets": SimpleNamespace(user=SimpleNamespace(key=user))} if user else {}
+    return _Client(sockets, address)
+
+
+class _Client:
+    def __init__(self, sockets: dict[str, Any], address: str) -> None:
+        self.sockets, self.address = sockets, address
+
+
+def test_all_connections_of_a_user_share_one_limit() -> None:
+    intake = Intake(100, 1_000)
+    one, two, other = client("ann"), client("ann"), client("bob")
+    assert intake.hold(one, 60) is None and intake.hold(other, 100) is None
+    assert intake.hold(two, 41) == Over(two, USER)
+    assert intake.hold(two, 40) is None, "what it held before is not counted twice"
+    intake.forget(one)
+    assert intake.hold(two, 100) is None and intake.total == 200
+
+
+def test_who_has_joined_nothing_is_counted_by_address() -> None:
+    intake = Intake(100, 1_000)
+    assert intake.hold(client(), 60) is None
+    assert intake.hold(client(address="192.0.2.2"), 60) is None
+    late = client()
+    assert intake.hold(late, 41) == Over(late, USER)
+
+
+def test_a_full_node_closes_who_holds_most_and_not_who_came_last() -> None:
+    """Or a few could have everybody else closed."""
+    intake = Intake(100, 150)
+    big, bigger, last = client("greedy"), client("greedy"), client("last")
+    intake.hold(big, 40)
+    intake.hold(bigger, 60)
+    assert intake.hold(last, 51) == Over(bigger, NODE)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), max_size=60))
+def test_the_sums_are_those_of_what_is_held(steps: list[tuple[int, int]]) -> None:
+    intake = Intake(10_000, 10_000)
+    clients = [client("ab"[number % 2]) for number in range(6)]
+    held: dict[int, int] = {}
+    for number, size in steps:
+        intake.hold(clients[number], size)
+        held[number] = size
+    assert intake.total == sum(held.values()) == sum(intake._of_user.values())
+    for each in clients:
+        intake.forget(each)
+        intake.forget(each)
+    assert intake.total == 0 and not intake._of_user and not intake._held

@@ -1,0 +1,271 @@
+"""The one door to JSON: what JSON forbids stays outside, and nothing but BadJson comes out."""
+
+from __future__ import annotations
+
+import json as standard
+import re
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Raw, Struct
+
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.engine.wire.json import BadJson
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+class Person(Struct):
+    name: str
+
+
+class Ask(Struct):
+    ticketId: str
+    userIds: list[int] = []
+    person: Person | None = None
+
+
+ask = msgspec.json.Decoder(Ask)
+
+
+@settings(max_examples=200)
+@given(plain)
+def test_what_was_written_is_read_back(value: Any) -> None:
+    assert json.loads(json.dumps(value)) == value
+    assert standard.loads(json.dumps(value)) == value
+
+
+@settings(max_examples=200)
+@given(st.text() | st.text(st.sampled_from('[]{}",:\\ud8e0-1.eEtrufalsn \t\x00')) | st.binary())
+def test_any_text_is_read_or_raises_bad_json(text: str | bytes) -> None:
+    for read in (
+        json.loads,
+        json.split_array,
+        lambda t: json.split_event(t if isinstance(t, str) else ""),
+        lambda t: json.decode(ask, t),
+    ):
+        try:
+            read(text)
+        except BadJson:
+            pass
+
+
+@settings(max_examples=200)
+@given(st.text(st.sampled_from('[]{}",:\\u8-1.eE0trufalsn ')))
+def test_what_we_read_is_what_the_standard_reads(text: str) -> None:
+    """Differences that are meant: lone surrogates, and numbers with an exponent, which may be out of range."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    readers: list[Callable[[str], Any]] = [json.loads, lambda text: standard.loads(text, parse_constant=refuse)]
+    values = []
+    for read in readers:
+        try:
+            values.append([read(text)])
+        except ValueError:
+            values.append([])
+    assert values[0] == values[1] or "\\u" in text or re.search("[0-9][eE]", text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "NaN", "[Infinity]", "-Infinity", "01", '"\x01"', "[1,]", "{1:2}", "1e400", "[1]x", "'a'"]
+)
+def test_what_json_forbids_is_refused(text: str) -> None:
+    with pytest.raises(BadJson):
+        json.loads(text)
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], b"bytes", {"a": bytearray()}, object(), {1, 2}])
+def test_what_json_does_not_have_is_not_written(value: Any) -> None:
+    with pytest.raises(BadJson):
+        json.dumps(value)
+
+
+def test_a_value_that_holds_itself_is_refused() -> None:
+    value: list[Any] = []
+    value.append(value)
+    with pytest.raises(BadJson):
+        json.dumps(value)
+
+
+def test_text_is_compact_and_utf_8() -> None:
+    assert json.dumps({"a": ["é/<€😀", 1.5, None]}) == '{"a":["é/<€😀",1.5,null]}'
+    assert json.encode_struct(Ask("é")) == '{"ticketId":"é","userIds":[],"person":null}'
+
+
+def test_structs_and_raw_within_plain_values_are_written() -> None:
+    value = {"ok": True, "ask": Ask("1", person=Person("é")), "raw": Raw(b'{"n":9007199254740993}')}
+    assert json.dumps(value) == (
+        '{"ok":true,"ask":{"ticketId":"1","userIds":[],"person":{"name":"é"}},"raw":{"n":9007199254740993}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (r'"\ud800"', "�"),
+        (r'"a\uDFFFb"', "a�b"),
+        (r'"\ud800\ud800\udc00"', "�\U00010000"),
+        (r'"\ud83d\ude00"', "😀"),
+        (r'"\\ud800 \ud800"', r"\ud800 " + "�"),
+        ('"raw \ud800"', "raw �"),
+    ],
+)
+def test_a_lone_surrogate_becomes_the_replacement_character(text: str, read: str) -> None:
+    assert json.loads(text) == read
+    assert json.loads(Raw(json.split_array(f"[{text}]")[0])) == read
+    assert json.decode(ask, '{"ticketId":' + text + "}").ticketId == read
+
+
+def test_a_lone_surrogate_of_ours_is_not_written() -> None:
+    assert json.dumps(["\ud800é"]) == '["�é"]'
+    assert json.encode_struct(Person("\ud800")) == '{"name":"�"}'
+
+
+def test_64_levels_are_read_and_65_are_not() -> None:
+    assert json.loads("[" * 64 + "]" * 64)
+    with pytest.raises(BadJson, match="64"):
+        json.loads("[" * 65 + "]" * 65)
+    with pytest.raises(BadJson, match="64"):
+        json.decode(ask, '{"ticketId":"1","x":' + '{"a":' * 64 + "1" + "}" * 65)
+
+
+def test_brackets_in_strings_are_not_depth() -> None:
+    for inner in ("[" * 100, '\\"' + "[" * 100, "\\\\" + "{" * 100, '[\\\\\\"[' * 50):
+        assert json.loads(f'{{"{inner}":"{inner}"}}')
+    assert len(json.loads("[" + "[]," * 999 + "[]]")) == 1000
+
+
+@pytest.mark.parametrize("depth", [100, 900, 6_000, 100_000])
+def test_deep_json_is_refused_by_every_reader_that_looks_inside(depth: int) -> None:
+    """The open hole of socket.io 4.8.4 (6,000 levels kill the process), and 100,000 levels."""
+    text = "[" * depth + "]" * depth
+    with pytest.raises(BadJson):
+        json.loads(text)
+    with pytest.raises(BadJson):
+        json.decode(ask, f'{{"ticketId":"1","x":{text}}}')
+
+
+def test_a_megabyte_of_brackets_is_judged_in_linear_time() -> None:
+    start = time.process_time()
+    for text in ("[]," * 333_333, "[" * 1_000_000, '["' * 500_000, '\\"' * 500_000):
+        with pytest.raises(BadJson):
+            json.loads(text)
+    assert time.process_time() - start < 4
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "why"),
+    [
+        ("{}", "ticketId", "missing"),
+        ('{"ticketId":1}', "ticketId", "Expected `str`"),
+        ('{"ticketId":"1","userIds":[1,"2"]}', "userIds[1]", "Expected `int`"),
+        ('{"ticketId":"1","person":{}}', "person.name", "missing"),
+        ('{"ticketId":"1","person":{"name":2}}', "person.name", "Expected `str`"),
+        ("[]", "", "Expected `object`"),
+        ("{", "", "truncated"),
+    ],
+)
+def test_the_field_at_fault_is_named(text: str, field: str, why: str) -> None:
+    with pytest.raises(BadJson) as bad:
+        json.decode(ask, text)
+    assert bad.value.field == field
+    assert why in bad.value.why
+    assert "$" not in bad.value.why
+
+
+def test_numbers_beyond_2_to_the_53_pass_as_they_were_written() -> None:
+    for number in (b"9007199254740993", b"1" * 400, b"1.00", b"1e400", b"-0"):
+        assert bytes(json.split_array(b"[" + number + b"]")[0]) == number
+
+
+def test_shapes_are_checked_to_the_last_letter() -> None:
+    for text in ("{}", '{"a":[1,"\\ud800"]}', ' {"a" : 1e400} '):
+        json.check_object(text)
+    for text in ("[]", '[1,{"a":"\\ud800"}]', " [ 1 , 2 ] "):
+        json.check_array(text)
+    for text in ("", "1", '"a"', "{", "[", '{"a":01}', "[NaN]", "{}x", "[1]]", "[1,]", '{"a"}'):
+        with pytest.raises(BadJson):
+            json.check_object(text)
+        with pytest.raises(BadJson):
+            json.check_array(text)
+
+
+def test_an_event_with_half_a_million_arguments_costs_no_memory_for_them() -> None:
+    text = '["a",{"b":1}' + ",1" * 500_000 + "]"
+    tracemalloc.start()
+    try:
+        name, argument = json.split_event(text)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert (name, bytes(argument)) == ("a", b'{"b":1}')
+
+
+def test_an_event_is_split_into_its_name_and_first_argument() -> None:
+    for text, name, payload in (
+        ('["a",{"b":1}]', "a", b'{"b":1}'),
+        ('["a"]', "a", b""),
+        ('["a",1,2]', "a", b"1"),
+        (' [ "a" , [ 1 ] ] ', "a", b"[ 1 ]"),
+        ("[12,1]", "12", b"1"),
+        ('["\\ud800","\\ud800"]', "�", b'"\\ufffd"'),
+        ('["\\u0061"]', "a", b""),
+    ):
+        found = json.split_event(text)
+        assert (found[0], bytes(found[1])) == (name, payload), text
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", "[null]", "[true,1]", "[[]]", '[{"toString":"foo"}]', '["a"', '["a",]', "1", ""]
+)
+def test_what_is_no_event_is_refused(text: str) -> None:
+    """CVE-2023-32695: an event's name that is not a string."""
+    with pytest.raises(BadJson):
+        json.split_event(text)
+
+
+values = st.recursive(
+    st.integers(0, 9) | st.text(st.sampled_from('a[]{}"\\'), max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('a[}"\\', max_size=3), inner, max_size=3),
+    max_leaves=40,
+)
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
+
+
+@settings(max_examples=300)
+@given(values, st.booleans())
+def test_depth_is_counted_exactly(value: Any, spaced: bool) -> None:
+    text = standard.dumps(value, indent=1 if spaced else None)
+    json.check_depth(text, _depth(value))
+    if _depth(value):
+        with pytest.raises(json.TooDeep):
+            json.check_depth(text, _depth(value) - 1)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.sampled_from(["\\\\", "\\n", "\\ud800", "\\uDBFF", "\\udc00", "\\uDFFF", "u", "ud800", "\\u0041"])))
+def test_surrogates_are_mended_as_by_who_reads_letter_by_letter(escapes: list[str]) -> None:
+    text = f'"{"".join(escapes)}"'
+    read = standard.loads(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert json.loads(text) == read

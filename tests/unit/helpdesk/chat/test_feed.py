@@ -1,0 +1,29 @@
+"""Every kind of change the scripts record has its words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from insightdesk_rt.helpdesk.chat.feed import CUSTOMERS, ChatFeed, takers
+
+LUA = Path(__file__).parents[4] / "insightdesk_rt" / "helpdesk" / "chat" / "lua"
+KINDS = sorted(
+    {kind for path in LUA.glob("chat_*.lua") for kind in re.findall(r"report\(c, '(\w+)'", path.read_text())}
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_change_is_told(kind: str) -> None:
+    assert hasattr(ChatFeed, "_" + kind)
+
+
+def test_there_are_kinds() -> None:
+    assert {"queued", "dequeued", "accepted", "closed", "transferred"} <= set(KINDS)
+
+
+def test_who_is_told() -> None:
+    assert takers("t1") == ["team:t1", "role:admin"] and takers("") == ["role:agent", "role:admin"]
+    assert CUSTOMERS == "role:customer"

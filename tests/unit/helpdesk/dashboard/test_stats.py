@@ -1,0 +1,34 @@
+"""The dashboard's numbers are what the stores hold."""
+
+from __future__ import annotations
+
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.helpdesk.chat.conversation import ChatQueueStats
+from insightdesk_rt.helpdesk.dashboard.stats import Stats
+from insightdesk_rt.helpdesk.presence.store import PresenceStore
+from insightdesk_rt.helpdesk.tickets.store import TicketChange, TicketStore
+from tests.support import fakes
+from tests.support.aio import aio
+
+
+class Queue:
+    async def queue_stats(self) -> ChatQueueStats:
+        return ChatQueueStats(waiting=2, longestWaitMs=900, averageWaitMs=700, active=1)
+
+
+@aio
+async def test_the_three_boards_are_read_from_their_stores(valkey_url: str, prefix: str) -> None:
+    valkey = Valkey(valkey_url, prefix)
+    await valkey.start()
+    tickets, presence = TicketStore(valkey), PresenceStore(valkey)
+    await tickets.put("1", TicketChange(status="open", priority="high"))
+    await tickets.put("2", TicketChange(status="solved"))
+    await presence.join(fakes.user("anna"), "n1")
+    metrics = await Stats(tickets, Queue(), presence).read()
+    assert (metrics.tickets.total, metrics.tickets.unsolved, metrics.tickets.unassigned) == (2, 1, 1)
+    assert metrics.tickets.byStatus["solved"] == metrics.tickets.byPriority["high"] == 1
+    assert metrics.tickets.byPriority["normal"] == 0, "of open work"
+    assert (metrics.queue.waiting, metrics.queue.longestWaitMs, metrics.queue.active) == (2, 900, 1)
+    assert (metrics.agents.online, metrics.agents.offline) == (1, 0)
+    assert metrics.tickets.asOf == metrics.queue.asOf == metrics.agents.asOf
+    await valkey.close()

@@ -1,0 +1,12 @@
+"""The main namespace is as empty as it says; tests/scenarios/test_main_namespace.py shows it over every door."""
+
+from __future__ import annotations
+
+from insightdesk_rt.engine.dispatch.namespace import EVERYBODY
+from insightdesk_rt.helpdesk.main.namespace import Main
+
+
+def test_the_main_namespace_has_no_events_and_lets_every_role_in() -> None:
+    assert Main.path == "/"
+    assert Main.events == {} and Main.plain == () and Main.tickers == ()
+    assert Main.allow == EVERYBODY

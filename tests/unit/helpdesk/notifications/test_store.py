@@ -1,0 +1,152 @@
+"""The notification store: once per id, never more than it may keep, and a count that cannot be wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from msgspec import Raw
+
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.notifications import store as notifications
+from insightdesk_rt.helpdesk.notifications.store import (
+    Content,
+    NotificationStore,
+    ReadRecord,
+    read_notification,
+    read_read,
+)
+from tests.support.aio import aio
+
+
+@asynccontextmanager
+async def a_store(url: str, prefix: str) -> AsyncIterator[NotificationStore]:
+    valkey = Valkey(url, prefix)
+    await valkey.start()
+    yield NotificationStore(valkey)
+    await valkey.close()
+
+
+def content(id: str, title: str = "T", **more: object) -> Content:
+    return Content(id, "mention", title, **more)  # type: ignore[arg-type]
+
+
+@aio
+async def test_a_push_is_kept_whole_and_is_to_be_told(valkey_url: str, prefix: str) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        (record,) = await store.push("u 1", content("n1", "Größe", body="b", data=Raw(b'{"a":[1,null]}')))
+        told = json.loads(json.encode_struct(read_notification(record)))
+        assert told.pop("createdAt").endswith("Z")
+        assert told == {
+            "id": "n1", "type": "mention", "title": "Größe", "body": "b", "data": {"a": [1, None]}, "read": False
+        }  # fmt: skip
+        assert (record.subject, record.kind) == ("u 1", "notification")
+        page = await store.page("u 1", "", 10)
+        assert (page.unread, page.more) == (1, False)
+        assert page.notifications[0].title == "Größe"
+
+
+@aio
+async def test_the_same_id_again_changes_nothing_and_is_told_only_if_it_was_not(valkey_url: str, prefix: str) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        first = await store.push("u1", content("n1", "first", data=Raw(b'{"a":1,"b":2}')))
+        again = content("n1", "first", data=Raw(b'{"b":2,"a":1}'))
+        assert await store.push("u1", again) == first
+        await store.untold.told({"u1": first[0].seq})
+        assert await store.push("u1", again) == []
+        assert (await store.page("u1", "", 10)).notifications[0].title == "first"
+        assert await store.unread("u1") == 1
+        assert len(await store.push("u2", content("n1"))) == 1, "ids are each user's own"
+
+
+@aio
+async def test_reading_counts_each_once(valkey_url: str, prefix: str) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        for n in range(4):
+            await store.untold.told({"u1": (await store.push("u1", content(f"n{n}")))[-1].seq})
+        marked = await store.mark_read("u1", ["n1", "n1", "gone"], "sid1")
+        assert (marked.unread, marked.known) == (3, 2)
+        assert read_read(marked.untold[-1]) == ReadRecord(["n1"], "sid1")
+        again = await store.mark_read("u1", ["n1"])
+        assert again.untold == marked.untold, "what was not told yet, and nothing new"
+        everything = await store.mark_all_read("u1")
+        assert everything.unread == 0 and read_read(everything.untold[-1]).ids == ["n0", "n2", "n3"]
+        assert (await store.mark_all_read("u1")).untold == everything.untold and await store.unread("u1") == 0
+
+
+@aio
+async def test_pages_follow_each_other_without_gap_or_double(valkey_url: str, prefix: str) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        # at once: many share a millisecond, and still have an order
+        await asyncio.gather(*(store.push("u1", content(f"n{n}")) for n in range(25)))
+        seen: list[str] = []
+        before, more = "", True
+        while more:
+            page = await store.page("u1", before, 10)
+            seen += [notification.id for notification in page.notifications]
+            before, more = seen[-1], page.more
+        assert seen == [f"n{n}" for n in reversed(range(25))]
+        beyond = await store.page("u1", "never-was", 10)
+        assert (beyond.notifications, beyond.more, beyond.unread) == ([], False, 25)
+
+
+@aio
+async def test_the_oldest_make_room_and_the_count_follows(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "MAX_KEPT", 5)
+    async with a_store(valkey_url, prefix) as store:
+        for n in range(8):
+            await store.push("u1", content(f"n{n}"))
+        await store.mark_read("u1", ["n7"])
+        page = await store.page("u1", "", 100)
+        assert [notification.id for notification in page.notifications] == ["n7", "n6", "n5", "n4", "n3"]
+        assert page.unread == await store.unread("u1") == 4
+        assert (await store.mark_read("u1", ["n0"])).known == 0
+
+
+@aio
+async def test_the_count_is_what_a_count_would_say_after_anything(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "MAX_KEPT", 10)
+    rng = random.Random(3)
+    async with a_store(valkey_url, prefix) as store:
+        for _ in range(300):
+            what = rng.random()
+            if what < 0.6:
+                await store.push("u1", content(f"n{rng.randrange(40)}"))
+            elif what < 0.97:
+                await store.mark_read("u1", [f"n{rng.randrange(40)}"])
+            else:
+                await store.mark_all_read("u1")
+        page = await store.page("u1", "", 100)
+        assert page.unread == sum(not notification.read for notification in page.notifications)
+        assert len(page.notifications) == 10
+
+
+@aio
+async def test_what_valkey_lost_is_put_down_again_once_and_unread(valkey_url: str, prefix: str) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        await store.push("u1", content("n1"))
+        await store.mark_read("u1", ["n1"])
+        found = [await store.put_down_again("u1", content(id), at) for id, at in (("n1", 5), ("n0", 4), ("n0", 4))]
+        assert found == [False, True, False]
+        page = await store.page("u1", "", 10)
+        assert [(n.id, n.read) for n in page.notifications] == [("n1", True), ("n0", False)] and page.unread == 1
+        await store.read_again("u1", ["n0", "gone"])
+        assert await store.unread("u1") == 0
+
+
+@aio
+async def test_no_key_outlives_its_use(valkey_url: str, prefix: str) -> None:
+    async with a_store(valkey_url, prefix) as store:
+        (record,) = await store.push("u1", content("n1"))
+        await store.untold.told({"u1": record.seq})
+        keys = await store._valkey.command("KEYS", f"{store.base}*")
+        assert len(keys) == 4
+        assert all([0 < await store._valkey.command("TTL", key) <= notifications.KEPT_S for key in keys])

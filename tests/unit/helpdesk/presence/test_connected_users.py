@@ -1,0 +1,243 @@
+"""The roster says what is true of this node's users, and says it again until it came through."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import User
+from insightdesk_rt.helpdesk.event_relay import EventRelay
+from insightdesk_rt.helpdesk.pending_events import PendingEvent
+from insightdesk_rt.helpdesk.presence.connected_users import COMPARE_EVERY, ConnectedUsers, Living
+from insightdesk_rt.helpdesk.presence.store import PresenceJoin, PresenceStore
+from tests.support import fakes
+from tests.support.aio import aio
+
+
+class Store(PresenceStore):
+    """A store that Valkey may be away from, and that counts what it is asked."""
+
+    away = False
+    asked = 0
+
+    async def join(self, user: User, node: str) -> PresenceJoin:
+        self._ask()
+        return await super().join(user, node)
+
+    async def leave(self, user_id: str, node: str) -> bool:
+        self._ask()
+        return await super().leave(user_id, node)
+
+    def _ask(self) -> None:
+        self.asked += 1
+        if self.away:
+            raise RtError("UNAVAILABLE")
+
+
+class Node:
+    def __init__(self, valkey: Valkey) -> None:
+        self.store = Store(valkey, grace_ms=0)
+        self.incarnation = "n1.a"
+        self.told: list[PendingEvent] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self.roster = ConnectedUsers(
+            self.store, lambda: self.incarnation, EventRelay(self.store.untold, self.say, self.spawn)
+        )
+
+    async def say(self, change: PendingEvent) -> None:
+        self.told.append(change)
+
+    def spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        self.tasks.append(asyncio.ensure_future(work))
+
+    async def status(self, user_id: str) -> str:
+        await self.roster.sweep()
+        return (await self.store.statuses([user_id]))[0].status
+
+
+@asynccontextmanager
+async def a_node(url: str, prefix: str) -> AsyncIterator[Node]:
+    valkey = Valkey(url, prefix)
+    await valkey.start()
+    node = Node(valkey)
+    yield node
+    await asyncio.gather(*node.tasks)
+    await valkey.close()
+
+
+def living(*incarnations: str) -> Living:
+    async def asked() -> set[str]:
+        return set(incarnations)
+
+    return asked
+
+
+def sockets(*user_ids: str, role: str = "agent") -> list[Socket]:
+    return [fakes.socket("/presence", fakes.user(user_id, role)) for user_id in user_ids]
+
+
+@aio
+async def test_a_user_costs_one_command_for_the_first_socket_and_one_for_the_last(valkey_url: str, prefix: str) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        three = sockets("anna", "anna", "anna")
+        for socket in three:
+            await node.roster.came(socket)
+        assert node.store.asked == 1 and await node.status("anna") == "online"
+        for socket in three[:2]:
+            await node.roster.went(socket)
+        assert node.store.asked == 1 and await node.status("anna") == "online"
+        await node.roster.went(three[2])
+        assert node.store.asked == 2 and await node.status("anna") == "offline"
+
+
+@aio
+async def test_a_socket_that_never_came_does_not_count_when_it_goes(valkey_url: str, prefix: str) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        here, never = sockets("anna", "anna")
+        await node.roster.came(here)
+        await node.roster.went(never)
+        await node.roster.went(never)
+        assert await node.status("anna") == "online"
+        await node.roster.went(here)
+        await node.roster.went(here)
+        assert await node.status("anna") == "offline"
+
+
+@aio
+async def test_a_session_that_came_back_before_its_old_sockets_end_was_told_counts_once(
+    valkey_url: str, prefix: str
+) -> None:
+    """Both have the same sid: the end of the old one took the new one's place, and the user was online for good."""
+    async with a_node(valkey_url, prefix) as node:
+        (old,) = sockets("anna")
+        new = fakes.socket("/presence", old.user, sid=old.sid)
+        await node.roster.came(old)
+        await node.roster.came(new)
+        await node.roster.went(old)
+        assert await node.status("anna") == "online"
+        await node.roster.went(new)
+        assert await node.status("anna") == "offline"
+
+
+@aio
+async def test_a_user_with_another_role_is_stored_anew(valkey_url: str, prefix: str) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        for socket in sockets("anna") + sockets("anna", role="customer"):
+            await node.roster.came(socket)
+        assert (await node.store.agent_counts()).online == 0
+
+
+@aio
+async def test_what_did_not_come_through_is_said_again(valkey_url: str, prefix: str) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        anna, bert = sockets("anna", "bert")
+        await node.roster.came(bert)
+        node.store.away = True
+        await node.roster.came(anna)
+        await node.roster.went(bert)
+        await node.roster.keep()
+        node.store.away = False
+        assert [await node.status(name) for name in ("anna", "bert")] == ["offline", "online"]
+        await node.roster.keep()
+        assert [await node.status(name) for name in ("anna", "bert")] == ["online", "offline"]
+        asked = node.store.asked
+        await node.roster.keep()
+        assert node.store.asked == asked, "and then no more"
+
+
+@aio
+async def test_a_node_that_was_declared_dead_is_back_once_it_has_another_incarnation(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        anna, bert = sockets("anna", "bert")
+        await node.roster.came(anna)
+        await node.roster.node_lost("n1.a")
+        await node.roster.node_lost("n1.a")
+        await node.roster.came(bert)
+        await node.roster.keep()
+        assert [await node.status(name) for name in ("anna", "bert")] == ["offline", "offline"]
+        node.incarnation = "n1.b"
+        await node.roster.rejoin()
+        assert [await node.status(name) for name in ("anna", "bert")] == ["online", "online"]
+        assert await node.store.held_by("n1.b") == {"anna", "bert"}
+
+
+@aio
+async def test_after_a_start_those_of_dead_incarnations_are_gone(valkey_url: str, prefix: str) -> None:
+    """The whole server was killed, and Valkey kept what it had said."""
+    async with a_node(valkey_url, prefix) as node:
+        await node.store.join(fakes.user("ghost"), "n1.before")
+        await node.store.join(fakes.user("bert"), "n2.a")
+        (anna,) = sockets("anna")
+        await node.roster.came(anna)
+        await node.roster.only(living("n1.a", "n2.a"))
+        assert [await node.status(name) for name in ("ghost", "bert", "anna")] == ["offline", "online", "online"]
+
+
+@aio
+async def test_a_node_that_starts_beside_another_is_not_taken_for_dead(valkey_url: str, prefix: str) -> None:
+    """It came between the two questions, who lives and who holds somebody, and was fenced for good."""
+    async with a_node(valkey_url, prefix) as node:
+
+        async def and_then_one_starts() -> set[str]:
+            await node.store.join(fakes.user("bert"), "n2.a")
+            return {"n1.a"}
+
+        await node.store.join(fakes.user("ghost"), "n1.before")
+        await node.roster.only(and_then_one_starts)
+        assert [await node.status(name) for name in ("ghost", "bert")] == ["offline", "online"]
+
+
+@aio
+async def test_the_node_is_told_that_it_is_taken_for_dead(valkey_url: str, prefix: str) -> None:
+    """Its lease may run: without this nobody would be seen to come to it any more."""
+    async with a_node(valkey_url, prefix) as node:
+        fenced: list[str] = []
+        node.roster.on_fenced = fenced.append
+        anna, bert = sockets("anna", "bert")
+        await node.roster.came(anna)
+        assert fenced == []
+        await node.roster.node_lost("n1.a")
+        for _ in range(COMPARE_EVERY):
+            await node.roster.keep()
+        assert set(fenced) == {"n1.a"}, "without anybody coming, too"
+        node.incarnation = "n1.b"
+        await node.roster.rejoin()
+        await node.roster.came(bert)
+        assert set(fenced) == {"n1.a"} and await node.store.held_by("n1.b") == {"anna", "bert"}
+
+
+@aio
+async def test_a_difference_between_node_and_store_is_found_and_mended(valkey_url: str, prefix: str) -> None:
+    """Valkey was emptied; or a command of a lost connection was executed after the one that followed it."""
+    async with a_node(valkey_url, prefix) as node:
+        (anna,) = sockets("anna")
+        await node.roster.came(anna)
+        await node.store.leave("anna", "n1.a")
+        await node.store.join(fakes.user("ghost"), "n1.a")
+        await node.store.join(fakes.user("ghost2"), "n1.a")
+        for _ in range(COMPARE_EVERY):
+            await node.roster.keep()
+        assert [await node.status(name) for name in ("anna", "ghost", "ghost2")] == ["online", "offline", "offline"]
+
+
+@aio
+async def test_many_users_are_said_in_bounded_batches(valkey_url: str, prefix: str) -> None:
+    async with a_node(valkey_url, prefix) as node:
+        everybody = sockets(*(f"u{n}" for n in range(1_200)))
+        node.store.away = True
+        for socket in everybody:
+            await node.roster.came(socket)
+        await node.roster.keep()
+        assert node.store.asked == 1_200 + 500, "a batch that fails is the last one for now"
+        node.store.away = False
+        await node.roster.keep()
+        assert await node.store.held_count("n1.a") == 1_200
+        await node.roster.node_lost("n1.a")
+        assert await node.store.held_count("n1.a") == 0

@@ -1,0 +1,230 @@
+"""The host's own check of who may read a ticket: it is asked on every way that something of a ticket can take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.hub.socket import Socket
+from insightdesk_rt.engine.model import User, ticket_room, ticket_staff_room
+from insightdesk_rt.helpdesk.tickets import audience as ticket_audience
+from insightdesk_rt.helpdesk.tickets.access import HostAccess
+from insightdesk_rt.helpdesk.tickets.audience import in_buckets
+from insightdesk_rt.helpdesk.tickets.namespace import SubscribeTicket
+from insightdesk_rt.helpdesk.tickets.readers import ReaderStore
+from insightdesk_rt.helpdesk.tickets.store import Actor, Comment
+from tests.support import fakes
+from tests.support.aio import aio
+from tests.support.ticketing import ANNA, BERT, CARL, ROOT, Cluster, a_cluster, names, told
+
+DORA, OTTO = fakes.user("dora"), fakes.user("otto", team="t2")
+MALLORY = fakes.user("mallory", "customer", team="t1")
+EVERYBODY = (ANNA, BERT, OTTO, DORA, ROOT, CARL, MALLORY)
+
+
+async def story(cluster: Cluster) -> None:
+    """Everything that a ticket can go through."""
+    one, two = cluster.one, cluster.two
+    await one.put(subject="CEO's salary is wrong", teamId="t1", requesterId="carl", assigneeId="anna")
+    await two.put("43", subject="no team yet: data breach", requesterId="carl", watchers=["mallory"])
+    await one.put(teamId="t2", subject="moved")
+    await two.put(assigneeId="bert", status="open")
+    for kind in ("note", "reply"):
+        await one.tickets.comment("42", Comment(kind, kind, Actor("bert", "Bert"), f"a {kind}"), True)  # type: ignore[arg-type]
+    await two.tickets.remove("42")
+
+
+async def enter(cluster: Cluster) -> dict[str, Socket]:
+    sockets = {u.id: await (cluster.one if n % 2 else cluster.two).connect(u) for n, u in enumerate(EVERYBODY)}
+    for socket in sockets.values():
+        told(socket)
+    return sockets
+
+
+@aio
+async def test_a_check_that_says_no_to_all_lets_nobody_hear_anything_of_any_ticket(
+    valkey_url: str, prefix: str
+) -> None:
+    """Whatever rooms a user is in by role, team and name."""
+    async with a_cluster(valkey_url, prefix, access=HostAccess(lambda user, ticket_id: False)) as cluster:
+        sockets = await enter(cluster)
+        await story(cluster)
+        assert {user_id: names(socket) for user_id, socket in sockets.items() if socket.client.texts} == {}  # type: ignore[attr-defined]
+        for socket in sockets.values():
+            with pytest.raises(RtError, match=r"FORBIDDEN|NOT_FOUND"):
+                await cluster.one.tickets.subscribe(socket, SubscribeTicket("43", "0-1"))
+            assert await cluster.one.tickets.keeps(socket.user, [ticket_room("43")]) == []
+        assert not any(socket.client.texts for socket in sockets.values())  # type: ignore[attr-defined]
+
+
+@aio
+async def test_a_check_that_says_yes_to_one_lets_that_one_alone_hear(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix, access=HostAccess(lambda user, ticket_id: user.id == "dora")) as cluster:
+        sockets = await enter(cluster)
+        await story(cluster)
+        heard = {user_id: names(socket) for user_id, socket in sockets.items() if socket.client.texts}  # type: ignore[attr-defined]
+        assert heard == {"dora": ["ticket:created", "ticket:created", "ticket:updated", "ticket:deleted"]}
+
+
+@aio
+async def test_a_changed_assignee_is_out_at_once_where_the_check_goes_by_assignee(valkey_url: str, prefix: str) -> None:
+    async def check(user: User, ticket_id: str) -> bool:
+        ticket = await cluster.one.store.get(ticket_id)
+        return ticket is not None and ticket.assigneeId == user.id
+
+    async with a_cluster(valkey_url, prefix, access=HostAccess(check)) as cluster:
+        await cluster.one.put(assigneeId="anna")
+        anna, bert = await cluster.two.open(ANNA), await cluster.one.connect(BERT)
+        told(bert)
+        await cluster.one.put(assigneeId="bert")
+        assert names(anna) == ["ticket:unsubscribed"]
+        assert not {ticket_room("42"), ticket_staff_room("42")} & anna.rooms
+        assert names(bert) == ["ticket:assigned"]
+        await cluster.one.tickets.comment("42", Comment("c", "note", Actor("bert", "Bert"), "for bert only"), True)
+        assert names(anna) == []
+
+
+@pytest.mark.parametrize("kind", ["subject", "status", "comment", "creation"])
+@aio
+async def test_the_hosts_check_is_asked_again_before_each_change_of_a_ticket_is_told(
+    valkey_url: str, prefix: str, kind: str
+) -> None:
+    """It may go by anything: the status, a word in the subject, the host's own tables. Who may not read the ticket any
+    more hears nothing of the change."""
+    may = True
+    async with a_cluster(valkey_url, prefix, access=HostAccess(lambda user, ticket_id: may)) as cluster:
+        if kind != "creation":
+            await cluster.one.put(subject="x")
+        carl = await cluster.two.open(CARL)
+        may = False
+        if kind == "comment":
+            await cluster.one.tickets.comment("42", Comment("c", "reply", Actor("b", "B"), "x"), True)
+        else:
+            await cluster.one.put(**({"status": "open"} if kind == "status" else {"subject": "secret"}))
+        assert ticket_room("42") not in carl.rooms and names(carl) == ["ticket:unsubscribed"]
+
+
+@aio
+async def test_our_own_rules_cost_no_question_about_users_and_no_recheck_for_what_decides_nothing(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ReaderStore, "all", lambda self: pytest.fail("nobody need be asked about"))
+    monkeypatch.setattr(ReaderStore, "note", lambda self, users: pytest.fail("nobody need be noted"))
+    async with a_cluster(valkey_url, prefix) as cluster:
+        await enter(cluster)
+        await cluster.one.put(teamId="t1")
+        await cluster.one.put(subject="another", status="open", priority="high")
+        await cluster.one.tickets.comment("42", Comment("c", "reply", Actor("b", "B"), "x"), True)
+        await cluster.one.tickets.note_readers()
+        assert cluster.rechecks == 0
+
+
+@aio
+async def test_the_check_is_asked_once_for_each_user_however_many_tabs_and_tokens_they_have(
+    valkey_url: str, prefix: str
+) -> None:
+    asked: list[str] = []
+
+    def check(user: User, ticket_id: str) -> bool:
+        asked.append(user.id)
+        return True
+
+    async with a_cluster(valkey_url, prefix, access=HostAccess(check)) as cluster:
+        for number in range(5):
+            user = fakes.user("anna", team="t1", session_id=f"s{number}", issued_s=number)
+            told(await (cluster.one if number % 2 else cluster.two).connect(user))
+        await cluster.one.put(subject="x")
+        assert asked == ["anna"]
+
+
+@aio
+async def test_a_user_of_two_teams_in_two_tabs_is_told_what_both_may_read(valkey_url: str, prefix: str) -> None:
+    """Both tabs are in one room: the user's."""
+    async with a_cluster(valkey_url, prefix, access=HostAccess(lambda user, _: user.team_id == "t1")) as cluster:
+        red, blue = await cluster.one.connect(ANNA), await cluster.two.connect(fakes.user("anna", team="t2"))
+        told(red), told(blue)
+        await cluster.one.put(subject="x")
+        assert names(red) == names(blue) == []
+
+
+@aio
+async def test_who_has_just_gone_is_told_when_they_come_back_and_who_is_long_gone_is_not_asked_about(
+    valkey_url: str, prefix: str
+) -> None:
+    """The event is in the log for the user's room: a session that is resumed is sent it."""
+    async with a_cluster(valkey_url, prefix, access=HostAccess(lambda user, ticket_id: True)) as cluster:
+        anna = await cluster.one.connect(ANNA)
+        await cluster.one.disconnect(anna)
+        await cluster.two.put(subject="x")
+        (event,) = [one for one in cluster.log.log if one.name == "ticket:created"]
+        assert event.rooms == ("user:anna",)
+        short = ReaderStore(cluster.valkey, window_ms=-119_999)  # a millisecond is left
+        await asyncio.sleep(0.005)
+        assert await short.all() == []
+
+
+@aio
+async def test_a_check_that_does_not_answer_is_a_no_and_holds_nothing_up(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ticket_audience, "HOST_DEADLINE_S", 0.05)
+
+    async def check(user: User, ticket_id: str) -> bool:
+        if user.id == "anna":
+            await asyncio.Event().wait()
+        if user.id in ("bert", "carl"):
+            raise ValueError("the host's database is away")
+        return True
+
+    async with a_cluster(valkey_url, prefix, access=HostAccess(check)) as cluster:
+        sockets = await enter(cluster)
+        await cluster.one.put(subject="x")
+        heard = {user_id for user_id, socket in sockets.items() if "ticket:created" in names(socket)}
+        assert heard == {"otto", "dora", "root"}
+
+
+@aio
+async def test_a_check_that_is_broken_writes_one_line_and_not_one_for_each_user(
+    valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check(user: User, ticket_id: str) -> bool:
+        raise ValueError("the host's database is away")
+
+    async with a_cluster(valkey_url, prefix, access=HostAccess(check)) as cluster:
+        await enter(cluster)
+        for number in range(3):
+            await cluster.one.put(f"4{number}", subject="x")
+        assert [record.getMessage() for record in caplog.records] == ["the host's access check failed"]
+
+
+@aio
+async def test_a_recheck_of_a_user_or_ticket_takes_out_who_may_not_read_any_more(valkey_url: str, prefix: str) -> None:
+    """The host's own facts changed: no push of ours says so."""
+    open_to: Callable[[User, str], bool]
+    open_to = lambda user, ticket_id: True  # noqa: E731
+    async with a_cluster(valkey_url, prefix, access=HostAccess(lambda u, t: open_to(u, t))) as cluster:
+        for ticket_id in ("42", "43"):
+            await cluster.one.put(ticket_id, subject="x")
+        anna, bert = await cluster.one.open(ANNA), await cluster.one.open(BERT)
+        await cluster.one.tickets.subscribe(anna, SubscribeTicket("43"))
+        open_to = lambda user, ticket_id: user.id != "anna" or ticket_id == "43"  # noqa: E731
+        assert await cluster.one.tickets.recheck_user("bert") == 0
+        assert await cluster.one.tickets.recheck_user("anna") == 1
+        assert ticket_room("42") not in anna.rooms and ticket_room("43") in anna.rooms
+        open_to = lambda user, ticket_id: False  # noqa: E731
+        assert await cluster.one.tickets.recheck("42") == 1
+        assert ticket_room("42") not in bert.rooms
+
+
+def test_a_very_large_desk_is_told_in_several_events_and_each_user_in_the_same_one_when_told_again() -> None:
+    rooms: list[Any] = [f"user:{number:0>100}" for number in range(5_000)]
+    buckets = in_buckets(rooms)
+    assert sorted(room for bucket in buckets for room in bucket) == rooms
+    assert all(sum(len(room) for room in bucket) < 2 * ticket_audience.ROOMS_BYTES for bucket in buckets)
+    again = in_buckets(rooms[::-1])
+    assert [set(bucket) for bucket in again] == [set(bucket) for bucket in buckets]
+    assert in_buckets([]) == [[]]

@@ -1,0 +1,139 @@
+"""Who may read a ticket: the table of our own rules, and the host's check at arm's length."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import User
+from insightdesk_rt.helpdesk.tickets import access
+from insightdesk_rt.helpdesk.tickets.access import HostAccess, TicketAccess, allowed, load_access
+from insightdesk_rt.helpdesk.tickets.store import Facts, TicketChange, TicketStore
+from tests.support import fakes
+from tests.support.aio import aio
+
+TICKET = Facts(teamId="t1", requesterId="carl", watchers=["wanda"])
+NO_TEAM = Facts(teamId=None, requesterId=None, watchers=[])
+
+
+@pytest.mark.parametrize(
+    ("user", "ticket", "all_agents", "may"),
+    [
+        (fakes.user("root", "admin"), TICKET, False, True),
+        (fakes.user("anna", "agent", "t1"), TICKET, False, True),
+        (fakes.user("otto", "agent", "t2"), TICKET, False, False),
+        (fakes.user("otto", "agent", "t2"), TICKET, True, True),
+        (fakes.user("otto", "agent"), TICKET, False, False),
+        (fakes.user("wanda", "agent", "t2"), TICKET, False, False),  # a watcher of another team
+        (fakes.user("otto", "agent", "t2"), NO_TEAM, False, True),
+        (fakes.user("otto", "agent"), NO_TEAM, False, True),
+        (fakes.user("carl", "customer"), TICKET, False, True),
+        (fakes.user("wanda", "customer"), TICKET, False, True),
+        (fakes.user("mallory", "customer"), TICKET, True, False),
+        (fakes.user("mallory", "customer", "t1"), TICKET, True, False),  # a customer's team opens nothing
+        (fakes.user("mallory", "customer"), NO_TEAM, False, False),
+        (fakes.user("carl", "robot"), TICKET, True, False),
+    ],
+)
+def test_the_rules(user: User, ticket: Facts, all_agents: bool, may: bool) -> None:
+    assert allowed(user, ticket, all_agents) is may
+
+
+@aio
+async def test_a_ticket_that_does_not_exist_is_read_by_nobody(valkey_url: str, prefix: str) -> None:
+    valkey = Valkey(valkey_url, prefix)
+    await valkey.start()
+    store = TicketStore(valkey)
+    check = TicketAccess(store, "all")
+    assert not await check.may_read(fakes.user("root", "admin"), "42")
+    await store.put("42", TicketChange())
+    assert await check.may_read(fakes.user("root", "admin"), "42")
+    await valkey.close()
+    with pytest.raises(RtError) as refused:
+        await check.may_read(fakes.user("root", "admin"), "42")
+    assert refused.value.code == "UNAVAILABLE", "not to be known is no answer"
+
+
+@aio
+async def test_only_true_from_the_hosts_check_is_a_yes() -> None:
+    async def later(user: User, ticket_id: str) -> bool:
+        return user.id == ticket_id
+
+    assert await HostAccess(lambda user, ticket_id: True).may_read(fakes.user(), "42")
+    assert await HostAccess(later).may_read(fakes.user("42"), "42")
+    assert not await HostAccess(later).may_read(fakes.user("43"), "42")
+    for answer in (1, "yes", None, object()):
+        assert not await HostAccess(lambda user, ticket_id, answer=answer: answer).may_read(fakes.user(), "42")  # type: ignore[misc]
+
+
+@aio
+async def test_whatever_goes_wrong_in_the_hosts_check_is_a_no_and_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "HOST_DEADLINE_S", 0.02)
+
+    async def slow(user: User, ticket_id: str) -> bool:
+        await asyncio.sleep(5)
+        return True
+
+    def broken(user: User, ticket_id: str) -> bool:
+        raise LookupError("no such table")
+
+    for check in (slow, broken):
+        with pytest.raises(RtError) as refused:
+            await HostAccess(check).may_read(fakes.user(), "42")
+        assert refused.value.code == "INTERNAL"
+    assert [record.message for record in caplog.records] == ["the host's access check failed"] * 2
+
+
+@pytest.fixture
+def host_module() -> Iterator[types.ModuleType]:
+    module = types.ModuleType("host_of_the_tests")
+    sys.modules[module.__name__] = module
+    yield module
+    del sys.modules[module.__name__]
+
+
+class Settings:
+    agent_access = "all"
+
+
+def load(spec: str) -> Any:
+    return load_access(spec, None, Settings())  # type: ignore[arg-type]
+
+
+@aio
+async def test_the_setting_puts_the_hosts_check_in_our_place(host_module: Any) -> None:
+    class Check:
+        def may_read(self, user: User, ticket_id: str) -> bool:
+            return ticket_id == "7"
+
+    host_module.factory = lambda tickets, settings: Check()
+    check = load("host_of_the_tests:factory")
+    assert await check.may_read(fakes.user(), "7") and not await check.may_read(fakes.user(), "8")
+    assert isinstance(load(""), TicketAccess)
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("nonsense", "'nonsense' is not of the form package.module:factory"),
+        ("no_such_module_at_all:x", "cannot import no_such_module_at_all: No module named 'no_such_module_at_all'"),
+        ("host_of_the_tests:nothing", "host_of_the_tests has no nothing"),
+        ("host_of_the_tests:fails", "host_of_the_tests:fails failed: ZeroDivisionError: division by zero"),
+        ("host_of_the_tests:dull", "what host_of_the_tests:dull returned has no may_read(user, ticket_id)"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_says_what_is_wrong(host_module: Any, spec: str, why: str) -> None:
+    host_module.fails = lambda tickets, settings: 1 / 0
+    host_module.dull = lambda tickets, settings: object()
+    with pytest.raises(ValueError) as wrong:
+        load(spec)
+    assert str(wrong.value) == f"access: {why}"
