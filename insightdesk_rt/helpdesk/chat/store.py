@@ -234,8 +234,11 @@ class ChatStore:
         return self._change(await self._ask(CLOSE, user, conversation_id))
 
     async def rate(self, user: User, conversation_id: str, score: int, comment: str = "") -> ConversationChange:
-        """The customer's word, after the end. CONFLICT: not closed yet, or rated otherwise already."""
-        return self._change(await self._ask(RATE, user, conversation_id, score, comment))
+        """The customer's word, after the end. CONFLICT: not closed yet, or rated otherwise already.
+
+        RATE_LIMITED: there is a comment, and the customer has had DAY_BYTES kept.
+        """
+        return self._change(await self._ask(RATE, user, conversation_id, score, comment, DAY_BYTES))
 
     async def view(
         self, user: User, conversation_id: str, limit: int, before: int | None = None, limit_bytes: int = PAGE_BYTES

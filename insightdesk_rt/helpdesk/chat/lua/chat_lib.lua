@@ -225,7 +225,7 @@ end
 -- Count bytes that who asks has kept. Answer nil, or the refusal of a customer who has had as many kept within a day as
 -- they may: one account would else fill the memory of all, as fast as its rate allows.
 local function spend(bytes, most)
-  if staff then
+  if staff or bytes == 0 then
     return nil
   end
   local key = base .. '-day:' .. who.id

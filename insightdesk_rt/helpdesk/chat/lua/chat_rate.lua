@@ -1,6 +1,6 @@
 -- The customer says how it was, once, after the end. The same again is nothing.
 --
--- own ARGV  id · score · comment
+-- own ARGV  id · score · comment · most bytes of a customer in a day
 local c = load(arg(1))
 if not c or staff or not is_member(c) then
   return forbidden()
@@ -13,6 +13,10 @@ if c.score then
     return conflict(c, 'rated')
   end
   return answer(c)
+end
+local refused = spend(#arg(3), tonumber(arg(4)))
+if refused then
+  return refused
 end
 save(c, { score = arg(2), comment = arg(3) })
 report(c, 'rated', { score = tonumber(arg(2)), comment = arg(3) })

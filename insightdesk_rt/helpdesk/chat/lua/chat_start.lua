@@ -24,7 +24,8 @@ if redis.call('ZCARD', base .. '-open:' .. who.key) >= tonumber(arg(7)) then
   return conflict({}, 'many')
 end
 local CONVERSATION = 1000 -- bytes, what one has besides its texts, with its places in lists
-local refused = spend(CONVERSATION + #arg(3) + #arg(5) + #arg(6), tonumber(arg(10)))
+local texts = #arg(3) + #arg(5) + #arg(6) + #who.name + 2 * #client_id
+local refused = spend(CONVERSATION + texts, tonumber(arg(10)))
 if refused then
   return refused
 end

@@ -6,9 +6,10 @@ import asyncio
 import json
 import random
 import string
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from insightdesk_rt.engine.cluster.valkey import Valkey
@@ -665,6 +666,37 @@ async def test_a_customer_has_so_many_bytes_kept_in_a_day(valkey_url: str, prefi
         dora = (await store.start(DORA, "0")).conversation.id
         await store.message(DORA, dora, "others may", "1")
         assert 86_000 < await store._valkey.command("TTL", store._valkey.key("chat-day", "carl")) <= 86_400
+
+
+@aio
+async def test_each_text_that_a_customer_has_kept_counts_among_the_bytes_of_the_day(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kind of text: one that did not count would be the way to fill the memory of all."""
+    wide = msgspec.structs.replace(CARL, name=LETTER * 60)
+    async with a_chat(valkey_url, prefix) as store:
+
+        async def counted(doing: Awaitable[object]) -> int:
+            key = store._valkey.key("chat-day", "carl")
+            before = int(await store._valkey.command("GET", key) or 0)
+            await doing
+            return int(await store._valkey.command("GET", key)) - before
+
+        base = await counted(store.start(CARL, "a"))
+        name = len(CARL.name.encode())
+        assert await counted(store.start(wide, "b")) == base + len(wide.name.encode()) - name
+        assert await counted(store.start(CARL, "c" * 41)) == base + 2 * 40
+        assert await counted(store.start(CARL, "d", subject=LETTER * 9)) == base + len((LETTER * 9).encode())
+        conversation = (await store.start(CARL, "e")).conversation.id
+        assert await counted(store.message(CARL, conversation, "x" * 500, "f")) > 500
+        await store.close(CARL, conversation)
+        comment = LETTER * 1_000
+        monkeypatch.setattr(chat, "DAY_BYTES", 10_000)
+        with pytest.raises(RtError, match="RATE_LIMITED"):
+            await store.rate(CARL, conversation, 5, comment)
+        monkeypatch.undo()
+        assert await counted(store.rate(CARL, conversation, 5, comment)) == len(comment.encode())
+        assert await counted(store.rate(CARL, conversation, 5, comment)) == 0, "the same again is nothing"
 
 
 @aio
