@@ -428,6 +428,19 @@ async def test_a_log_is_trimmed_by_the_bytes_of_its_events(valkey_url: str, pref
 
 
 @aio
+async def test_the_names_of_an_events_rooms_count_among_the_bytes_of_the_log(valkey_url: str, prefix: str) -> None:
+    """An event for a whole desk, user by user, has little payload and up to 32 KB of names, which are kept twice."""
+    most = 3_000_000
+    async with cluster(valkey_url, prefix, 1, log_max_bytes=most) as (node,):
+        rooms = tuple(Room(f"user:{number:0>60}") for number in range(200))
+        for _ in range(13):
+            many = [msgspec.structs.replace(event('"x"', A), rooms=rooms) for _ in range(20)]
+            await asyncio.gather(*(node.bus.append(one) for one in many))
+        used = await node.valkey.command("MEMORY", "USAGE", f"{prefix}:log:{NS}", "SAMPLES", 0)
+        assert most * 0.5 < used < most * 1.5
+
+
+@aio
 async def test_an_event_that_is_too_large_for_the_bus_is_refused(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix, 1, max_event_bytes=1000) as (node,):
         assert await refused(node.bus.append(event('"' + "ü" * 500 + '"'))) == "PAYLOAD_TOO_LARGE"

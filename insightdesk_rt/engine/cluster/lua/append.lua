@@ -26,9 +26,11 @@ if was ~= '' then
 end
 
 local fields = {'i', event, 'h', header, 'p', payload}
+local size, ENTRY, ROOM = #header + #payload, 200, 10 -- the last two: what an entry, and a field of it, take besides
 for n = ROOMS_AT, #ARGV, 2 do
   fields[#fields + 1] = 'r'
   fields[#fields + 1] = ARGV[n]
+  size = size + #ARGV[n] + ROOM
 end
 
 local id = redis.call('XADD', log, 'MAXLEN', '~', keep, '*', unpack(fields))
@@ -47,8 +49,8 @@ end
 -- The log is trimmed by bytes too: each 64th part of them is marked by the id of its last event, and with more than 64
 -- parts the oldest goes. So it costs one addition per event, and needs no look at the log's own size.
 if keep_bytes > 0 then
-  local bytes, marks, ENTRY = log .. ':bytes', log .. ':marks', 200
-  if redis.call('INCRBY', bytes, #header + #payload + ENTRY) * 64 > keep_bytes then
+  local bytes, marks = log .. ':bytes', log .. ':marks'
+  if redis.call('INCRBY', bytes, size + ENTRY) * 64 > keep_bytes then
     redis.call('SET', bytes, 0)
     if redis.call('RPUSH', marks, id) > 63 then
       redis.call('XTRIM', log, 'MINID', '~', redis.call('LPOP', marks))
