@@ -117,7 +117,7 @@ def _check(loaded: LoadedSettings, options: argparse.Namespace) -> int:
             sys.stdout.reconfigure(encoding="utf-8")  # it is for a file, and TOML is UTF-8 wherever it is written
         print({"toml": config.as_toml, "markdown": config.as_markdown}[options.print](), end="")
         return DONE
-    problems = list(_file_problems(loaded.settings))
+    problems = _file_problems(loaded.settings) + _address_problems(loaded.settings)
     if not options.offline and (problem := _valkey_problem(loaded.settings)):
         problems.append(problem)
     if problems:
@@ -163,6 +163,20 @@ def _file_problems(settings: Settings) -> list[str]:
             problems.append(str(why))
     for name, misfit in config.file_misfits(settings):
         problems.append(f"{name} = {config.shown(name, getattr(settings, name))}: {misfit}")
+    return problems
+
+
+def _address_problems(settings: Settings) -> list[str]:
+    """Return a line for each setting that names an address this machine cannot listen on, at whatever port."""
+    from insightdesk_rt.engine.doors.listener import StartError, bind, close_all
+
+    problems = []
+    named = {"address": settings.address, "admin_address": settings.admin_address}
+    for name, addresses in (named | {"relay_address": (settings.relay_address,)}).items():
+        try:
+            close_all(bind(name, addresses, 0) if any(addresses) else [])
+        except StartError as why:
+            problems.append(f"{name}: {str(why).partition(': ')[2]}")
     return problems
 
 

@@ -351,6 +351,19 @@ def test_check_finds_what_serve_refuses(run: Any, tmp_path: Path, words: list[st
     assert last.startswith("insightdesk-rt: ") and (last == f"insightdesk-rt: {said}" or "data" in last), last
 
 
+@pytest.mark.parametrize("setting", ["address", "admin_address", "relay_address"])
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("192.0.2.7", "Cannot assign requested address"), ("no.such.host.invalid", "Name or service not known")],
+)
+def test_check_tries_to_listen_on_each_address(run: Any, setting: str, address: str, why: str) -> None:
+    """At a free port: the server's own may be in use, by the server."""
+    options = ["--jwt-secret", "s" * 32, "--admin-allow-plaintext", "yes", "--offline"]
+    found = run("check", *options, f"--{setting.replace('_', '-')}", address)
+    line = f"insightdesk-rt: {setting}: cannot listen on {address}: {why}\n"
+    assert (found.code, found.out, found.err) == (2, "", line)
+
+
 def test_check_does_not_connect_where_it_is_told_not_to(run: Any) -> None:
     assert run("check", "--valkey-url", "unix:///no/such", "--offline").code == 0
 
