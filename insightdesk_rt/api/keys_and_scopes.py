@@ -26,8 +26,7 @@ from typing import Literal, NamedTuple, get_args
 
 from msgspec import Struct
 
-from insightdesk_rt.app.config import ConfigError
-from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.rate_limits import Windows, counted_as
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from insightdesk_rt.app.config import ConfigError, Settings
+from insightdesk_rt.app.config import Settings
+from insightdesk_rt.engine.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from insightdesk_rt.app.config import Settings
+from insightdesk_rt.app.config import LoadedSettings, Settings, shown, table
 from insightdesk_rt.engine.dispatch import dispatch as dispatching
 from insightdesk_rt.engine.doors.admission import PortSettings
 from insightdesk_rt.engine.hub.hub import Replay
@@ -12,6 +12,8 @@ from insightdesk_rt.engine.transport.outbox import OutboxLimits
 from insightdesk_rt.engine.transport.wheel import Wheel
 from insightdesk_rt.engine.wire.limits import PacketLimits
 from insightdesk_rt.helpdesk.features import NAMESPACES
+from insightdesk_rt.operations.moderation.rates_routes import SettingView
+from insightdesk_rt.operations.routes import AdminPortSettings
 
 
 def client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientRegistry:
@@ -30,6 +32,20 @@ def client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientRegistr
         max_connects_per_minute=settings.max_connects_per_connection_per_minute,
         max_unfinished_per_user=or_any(settings.max_unfinished_bytes_per_user),
         max_unfinished=or_any(settings.max_unfinished_bytes),
+    )
+
+
+def admin_port_settings(loaded: LoadedSettings) -> AdminPortSettings:
+    settings = loaded.settings
+    return AdminPortSettings(
+        settings.user_keys,
+        (*settings.admin_hosts, *settings.admin_address),
+        settings.admin_on_loopback,
+        or_any(settings.max_event_bytes),
+        [
+            SettingView(name, shown(name, getattr(settings, name)), loaded.origins[name], one.group, one.help)
+            for name, one in table().items()
+        ],
     )
 
 

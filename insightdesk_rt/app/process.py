@@ -6,6 +6,8 @@ import asyncio
 import gc
 import logging
 import secrets
+import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -17,11 +19,11 @@ from msgspec import structs
 
 from insightdesk_rt import __version__
 from insightdesk_rt.app import private_parts
-from insightdesk_rt.app.cli.main import command_line
-from insightdesk_rt.app.config import ConfigError, LoadedSettings, Settings
+from insightdesk_rt.app.config import LoadedSettings, Settings
 from insightdesk_rt.app.server import Server
 from insightdesk_rt.app.workers import AT_ONCE, Supervisor, Worker
 from insightdesk_rt.engine.doors.listener import StartError
+from insightdesk_rt.engine.errors import ConfigError
 from insightdesk_rt.helpdesk.features import PATHS
 
 log = logging.getLogger(__name__)
@@ -111,6 +113,15 @@ def _calm_the_collector() -> None:
 
 
 # ── what a newcomer needs next: where it listens, a token to connect with, how it ends ──────────────────────────────
+
+
+def command_line(loaded: LoadedSettings, *words: str) -> str:
+    """Return a line for the shell that runs this program with the same secret and server as `loaded`, from anywhere."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        program = [sys.executable, "-m", "insightdesk_rt"]
+    else:
+        program = [str(Path(shutil.which(sys.argv[0]) or "insightdesk-rt").absolute())]
+    return shlex.join([*program, *words, *loaded.same_server()])
 
 
 def _banner_of(server: Server, loaded: LoadedSettings) -> str:

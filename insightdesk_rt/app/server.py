@@ -18,9 +18,9 @@ from tornado.web import Application, RequestHandler
 from insightdesk_rt.api.handler import NotFound
 from insightdesk_rt.api.keys_and_scopes import AdminAccess, KeyFile
 from insightdesk_rt.app.certificates import Certificates
-from insightdesk_rt.app.config import ConfigError, LoadedSettings
+from insightdesk_rt.app.config import LoadedSettings
 from insightdesk_rt.app.embedded_valkey import Embedded, EmbeddedError, start_embedded
-from insightdesk_rt.app.pieces import client_host, dispatch_settings, port_settings, replay
+from insightdesk_rt.app.pieces import admin_port_settings, client_host, dispatch_settings, port_settings, replay
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.demo.routes import demo_routes
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
@@ -41,7 +41,7 @@ from insightdesk_rt.engine.doors.handlers import ClientHealthHandler, NoHandler
 from insightdesk_rt.engine.doors.listener import StartError, Times, bind, close_all, patient_server, port_of
 from insightdesk_rt.engine.doors.native import native_handlers
 from insightdesk_rt.engine.doors.relay import Relay, answers, bind_local, foreign_routes, relay_routes
-from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.periodic import Work, every, only_if
 from insightdesk_rt.engine.rate_limits import or_any
@@ -231,7 +231,7 @@ class Server:
         drain = Drain(host, lambda yes: setattr(port, "accepting", yes))
         admin, routes = admin_port(
             ServerParts(
-                self.loaded,
+                admin_port_settings(self.loaded),
                 self.node_id,
                 PATHS,
                 AdminAccess(lambda token: moderation.gate.passed(keys.verify(token)), admin_keys),

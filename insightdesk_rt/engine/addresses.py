@@ -28,6 +28,14 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     return parsed
 
 
+def is_loopback(text: str) -> bool:
+    """Return whether only this machine can reach the address or name."""
+    try:
+        return ip_address(text).is_loopback
+    except ValueError:
+        return text == "localhost"
+
+
 @lru_cache(maxsize=4096)
 def spelled(text: str) -> str:
     """Return an address in its one spelling, other text unchanged."""

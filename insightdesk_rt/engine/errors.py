@@ -71,6 +71,10 @@ def used_before(field: str, what: str) -> RtError:
     return RtError("CONFLICT", f"{field}: another {what} has this id; use a new one.", field=field)
 
 
+class ConfigError(Exception):
+    """The configuration is wrong. The text has one line per problem and can be shown as it is."""
+
+
 class WireError(Exception):
     """The peer's bytes are wrong. `close` is the RFC 6455 7.4.1 code its websocket is closed with.
 

@@ -114,6 +114,11 @@ def shown_text(text: str) -> str:
     return _URL_IN_TEXT.sub(lambda found: shown_url(found.group()), text)
 
 
+def printable(text: str, longest: int = 200) -> str:
+    """Return the text, cut to `longest` characters, with the characters that a terminal would obey escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:longest])
+
+
 def options_of(url: SplitResult) -> list[str]:
     """Return the names in a URL's query."""
     return [name for name, _ in parse_qsl(url.query, keep_blank_values=True)]

@@ -24,10 +24,10 @@ from urllib.parse import urljoin, urlsplit
 from tornado.httpclient import HTTPRequest
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from insightdesk_rt.app.config import ConfigError, Settings
+from insightdesk_rt.app.config import Settings
 from insightdesk_rt.engine import tokens as auth
 from insightdesk_rt.engine.cluster.seal import derived_key, fingerprint
-from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.folder import FolderError, private_folder
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.seldom import Seldom

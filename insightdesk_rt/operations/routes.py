@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from insightdesk_rt import __version__
@@ -12,7 +12,6 @@ from insightdesk_rt.api.handler import Admin, Handler
 from insightdesk_rt.api.keys_and_scopes import AdminAccess
 from insightdesk_rt.api.openapi import openapi_routes
 from insightdesk_rt.api.sessions import Sessions
-from insightdesk_rt.app.config import LoadedSettings
 from insightdesk_rt.backend.push.push import push_routes
 from insightdesk_rt.backend.push.rechecks import recheck_routes
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
@@ -23,14 +22,14 @@ from insightdesk_rt.engine.dispatch.dispatch import Dispatch
 from insightdesk_rt.engine.doors.admission import ClientPort
 from insightdesk_rt.engine.doors.drain import Drain
 from insightdesk_rt.engine.hub.hub import Hub
-from insightdesk_rt.engine.rate_limits import or_any
+from insightdesk_rt.engine.model import UserKeys
 from insightdesk_rt.engine.transport.lag import LoopLag
 from insightdesk_rt.helpdesk.desk import Desk
 from insightdesk_rt.operations.console.console import console_routes, session_routes
 from insightdesk_rt.operations.moderation.moderation import Moderation
 from insightdesk_rt.operations.moderation.moderation_routes import moderation_routes
 from insightdesk_rt.operations.moderation.notice_routes import notice_routes
-from insightdesk_rt.operations.moderation.rates_routes import RatesHandler, tuning_routes
+from insightdesk_rt.operations.moderation.rates_routes import RatesHandler, SettingView, tuning_routes
 from insightdesk_rt.operations.views.clients import Connections
 from insightdesk_rt.operations.views.connections import Everywhere, connection_routes
 from insightdesk_rt.operations.views.health import Lately, health_routes, node_checks
@@ -43,10 +42,20 @@ from insightdesk_rt.operations.views.rooms import room_routes
 from insightdesk_rt.operations.views.users import user_routes
 
 
+class AdminPortSettings(NamedTuple):
+    """What the admin port is told of the configuration."""
+
+    user_keys: UserKeys
+    hosts: Collection[str]  # names and addresses by which it may be called
+    on_loopback: bool  # only this machine can reach it
+    max_event_bytes: int
+    shown: Sequence[SettingView]  # every setting, for GET /api/v1/config
+
+
 class ServerParts(NamedTuple):
     """What the port is about: this node's parts, and `calls` for those of the others. `leads`: is it the leader?"""
 
-    loaded: LoadedSettings
+    settings: AdminPortSettings
     node_id: str
     namespaces: Collection[str]
     access: AdminAccess
@@ -67,14 +76,14 @@ class ServerParts(NamedTuple):
 
 def admin_port(parts: ServerParts) -> tuple[Admin, list[tuple[str, type[Handler], dict[str, Any]]]]:
     """Return the routes of the port for a Tornado Application, and answer for this node what they ask of all."""
-    settings, node_id, port, hub, desk = parts.loaded.settings, parts.node_id, parts.port, parts.hub, parts.desk
+    settings, node_id, port, hub, desk = parts.settings, parts.node_id, parts.port, parts.hub, parts.desk
     keys = settings.user_keys
     audit, sessions = AuditLog(parts.valkey), Sessions(parts.valkey)
     admin = Admin(
         parts.access,
         audit.add,
         node_id,
-        (*settings.admin_hosts, *settings.admin_address),
+        settings.hosts,
         lambda request: port.peer(request).address,
         lambda request: port.peer(request).scheme == "https",
         sessions=sessions,
@@ -111,7 +120,7 @@ def admin_port(parts: ServerParts) -> tuple[Admin, list[tuple[str, type[Handler]
     tuning = RatesHandler(
         node_id,
         __version__,
-        parts.loaded,
+        settings.shown,
         rules,
         moderation.rates,
         moderation.levels,
@@ -130,11 +139,9 @@ def admin_port(parts: ServerParts) -> tuple[Admin, list[tuple[str, type[Handler]
         *notice_routes(admin, rules, moderation.notices, parts.namespaces),
         *tuning_routes(admin, tuning),
         *audit_routes(admin, audit),
-        *push_routes(
-            admin, desk.tickets, desk.notifications, hub, parts.namespaces, or_any(settings.max_event_bytes), keys
-        ),
+        *push_routes(admin, desk.tickets, desk.notifications, hub, parts.namespaces, settings.max_event_bytes, keys),
     ]
     watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes, keys)
     described = [*routes, *watch, *session_routes(admin, sessions, keys)]
-    metrics = metrics_routes(admin, sources, checks, open=settings.admin_on_loopback)
+    metrics = metrics_routes(admin, sources, checks, open=settings.on_loopback)
     return admin, [*described, *metrics, *openapi_routes(admin, described), *console_routes(admin)]

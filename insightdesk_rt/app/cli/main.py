@@ -12,11 +12,8 @@ import errno
 import io
 import logging
 import os
-import shlex
-import shutil
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import insightdesk_rt
@@ -68,15 +65,6 @@ def _write_whatever_the_terminal_takes() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def command_line(loaded: LoadedSettings, *words: str) -> str:
-    """Return a line for the shell that runs this program with the same secret and server as `loaded`, from anywhere."""
-    if Path(sys.argv[0]).name == "__main__.py":
-        program = [sys.executable, "-m", insightdesk_rt.__name__]
-    else:
-        program = [str(Path(shutil.which(sys.argv[0]) or "insightdesk-rt").absolute())]
-    return shlex.join([*program, *words, *loaded.same_server()])
 
 
 # ── the commands ────────────────────────────────────────────────────────────────────────────────────────────────────

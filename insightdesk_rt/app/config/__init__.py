@@ -7,8 +7,10 @@ loaded.settings.port, loaded.origins["port"]        # 3001, "default"
 
 from insightdesk_rt.app.config.checks import file_misfits
 from insightdesk_rt.app.config.printed import as_markdown, as_toml
-from insightdesk_rt.app.config.settings import ConfigError, Setting, Settings, is_loopback, table
-from insightdesk_rt.app.config.sources import LoadedSettings, load, load_flags, printable, shown, take_flags, unknown
+from insightdesk_rt.app.config.settings import Setting, Settings, table
+from insightdesk_rt.app.config.sources import LoadedSettings, load, load_flags, shown, take_flags, unknown
+from insightdesk_rt.engine.errors import ConfigError
+from insightdesk_rt.engine.secret import printable
 
 __all__ = [
     "ConfigError",
@@ -18,7 +20,6 @@ __all__ = [
     "as_markdown",
     "as_toml",
     "file_misfits",
-    "is_loopback",
     "load",
     "load_flags",
     "printable",

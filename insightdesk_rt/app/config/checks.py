@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from insightdesk_rt.app.config.settings import Settings, is_loopback
+from insightdesk_rt.app.config.settings import Settings
 from insightdesk_rt.engine import origins
-from insightdesk_rt.engine.addresses import parse_address
+from insightdesk_rt.engine.addresses import is_loopback, parse_address
 from insightdesk_rt.engine.rate_limits import or_any, parse_rate
 from insightdesk_rt.engine.secret import options_of, split_url, url_fault
 from insightdesk_rt.engine.tokens import FAMILIES, MIN_SECRET_BYTES

@@ -6,13 +6,13 @@ and compared by a test. A default is a decision: its reason stands beside it whe
 
 from __future__ import annotations
 
-import ipaddress
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
+from insightdesk_rt.engine.addresses import is_loopback
 from insightdesk_rt.engine.model import UserKeys
 from insightdesk_rt.engine.rate_limits import Rate, parse_rate
 from insightdesk_rt.engine.secret import Secret, SecretUrl
@@ -28,10 +28,6 @@ Seconds = Annotated[int, Meta(ge=1, le=86_400)]
 Within = Annotated[int, Meta(ge=0, le=86_400)]
 Names = tuple[str, ...]
 Level = Literal["debug", "info", "warning", "error"]
-
-
-class ConfigError(Exception):
-    """The configuration is wrong: a line per problem, ready to be shown."""
 
 
 def Help(text: str, group: str | None = None) -> Meta:
@@ -229,13 +225,6 @@ def table() -> dict[str, Setting]:
             expected = _expected(field.type.type)
         rows[field.name] = Setting(field.name, types[field.name], kind, default, words["description"], group, expected)
     return rows
-
-
-def is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
 
 
 def _expected(kind: msgspec.inspect.Type) -> str:

@@ -19,8 +19,9 @@ import msgspec
 from msgspec import Struct
 
 from insightdesk_rt.app.config.checks import doubts, misfits
-from insightdesk_rt.app.config.settings import SECRETS, ConfigError, Setting, Settings, table
-from insightdesk_rt.engine.secret import Secret, shown_text
+from insightdesk_rt.app.config.settings import SECRETS, Setting, Settings, table
+from insightdesk_rt.engine.errors import ConfigError
+from insightdesk_rt.engine.secret import Secret, printable, shown_text
 
 ENV_PREFIX = "INSIGHTDESK_RT_"
 # Variables that begin like a setting and are none: the file's name, and what the tests must not skip.
@@ -154,11 +155,6 @@ def shown(name: str, value: Any) -> str:
         value = ",".join(shown_text(str(one)) for one in value)
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return printable(text if isinstance(value, Secret) else shown_text(text))
-
-
-def printable(text: str, longest: int = 200) -> str:
-    """Return the text, cut to `longest` characters, with what a terminal would obey made visible."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:longest])
 
 
 def _given(flags: Mapping[str, str], environ: Mapping[str, str], file: str) -> Iterator[Given]:

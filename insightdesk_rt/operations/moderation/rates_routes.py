@@ -11,6 +11,7 @@ GET    /api/v1/config                  the settings of a node, and where each va
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -19,9 +20,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.operation import Answer, Change, Query, Removal
 from insightdesk_rt.api.whom import customer_of, user_of
-from insightdesk_rt.app.config import LoadedSettings
-from insightdesk_rt.app.config.settings import table
-from insightdesk_rt.app.config.sources import shown
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
 from insightdesk_rt.engine.cluster.replies import understood
 from insightdesk_rt.engine.counters import OTHER
@@ -137,7 +135,7 @@ class RatesHandler:
         self,
         node_id: str,
         version: str,
-        loaded: LoadedSettings,
+        settings: Sequence[SettingView],
         rules: Rules,
         rates: Rates,
         levels: LogLevels,
@@ -151,7 +149,7 @@ class RatesHandler:
         self.client_calls = client_calls
         self.calls = calls
         self._version = version
-        self._loaded = loaded
+        self._settings = list(settings)
         calls.answer(RATES, self.rates_here)
         calls.answer(LEVELS, self.levels_here)
         calls.answer(CONFIG, self.config_here)
@@ -201,17 +199,7 @@ class RatesHandler:
         """Answer only if it is this node that is meant."""
         if words[0] != self.node_id:
             return None
-        settings = [
-            SettingView(
-                name,
-                shown(name, getattr(self._loaded.settings, name)),
-                self._loaded.origins[name],
-                setting.group,
-                setting.help,
-            )
-            for name, setting in table().items()
-        ]
-        return Config(self.node_id, self._version, settings)
+        return Config(self.node_id, self._version, self._settings)
 
     def check_event(self, event: str) -> None:
         """Raise RtError NOT_FOUND for an event that no client may send."""

@@ -22,8 +22,7 @@ from prometheus_client.registry import Collector
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.keys_and_scopes import Scope
 from insightdesk_rt.api.operation import Answer
-from insightdesk_rt.app.config import is_loopback
-from insightdesk_rt.engine.addresses import FORWARDED
+from insightdesk_rt.engine.addresses import FORWARDED, is_loopback
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.clock import ValkeyClock
 from insightdesk_rt.engine.cluster.valkey import Valkey

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from insightdesk_rt.app.config import shown
+from insightdesk_rt.engine.secret import printable, shown_text
 from insightdesk_rt.engine.wire import json
 
 TIMEOUT_S = 10.0
@@ -104,4 +104,4 @@ def _object(text: bytes) -> dict[str, Any]:
 
 def plain(text: str) -> str:
     """Whatever answered, it does not get to write to the terminal what it likes."""
-    return shown("", text.strip())
+    return printable(shown_text(text.strip()))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from insightdesk_rt import __version__
-from insightdesk_rt.app import config
+from insightdesk_rt.app import config, process
 from insightdesk_rt.app.cli import main as cli
 from insightdesk_rt.app.cli import operate
 from insightdesk_rt.app.config import LoadedSettings, Settings
@@ -418,11 +418,11 @@ def test_another_shell_is_told_a_line_that_works(monkeypatch: pytest.MonkeyPatch
     script.chmod(0o755)
     loaded = config.load(["--data-dir", "a b/data"], {})
     monkeypatch.setattr(sys, "argv", [str(script), "serve"])
-    line = cli.command_line(loaded, "token", "--sub", "agent 1")
+    line = process.command_line(loaded, "token", "--sub", "agent 1")
     assert line == f"'{script}' token --sub 'agent 1' --data-dir '{tmp_path}/a b/data'"
     monkeypatch.setattr(sys, "argv", [str(ROOT / "insightdesk_rt" / "__main__.py"), "serve"])
     signing_key(loaded.settings)
-    line = cli.command_line(loaded, "token", "--sub", "a", "--role", "agent")
+    line = process.command_line(loaded, "token", "--sub", "a", "--role", "agent")
     done = subprocess.run(
         line, shell=True, capture_output=True, text=True, timeout=30, cwd="/", env={"PYTHONPATH": str(ROOT)}
     )

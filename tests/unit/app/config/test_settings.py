@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from insightdesk_rt.app.config import Settings, is_loopback, table
+from insightdesk_rt.app.config import Settings, table
+from insightdesk_rt.engine.addresses import is_loopback
 from insightdesk_rt.engine.rate_limits import Rate
 
 

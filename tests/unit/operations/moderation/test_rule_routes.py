@@ -62,7 +62,7 @@ async def ruling(url: str, prefix: str) -> AsyncIterator[tuple[Port, dict[str, A
     rules.connect(calls)
     await rules.start()
     admin = make_admin()
-    tuning = RatesHandler("n1", "0", None, rules, rates, levels, client_calls, calls)  # type: ignore[arg-type]
+    tuning = RatesHandler("n1", "0", (), rules, rates, levels, client_calls, calls)  # type: ignore[arg-type]
     routes = [
         *moderation_routes(admin, rules, gate, calls),
         *notice_routes(admin, rules, notices, ["/chat"]),
