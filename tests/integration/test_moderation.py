@@ -528,26 +528,27 @@ async def test_a_logger_says_more_for_a_while_on_one_node_or_all(servers: Pair) 
         assert found["missing"] == [] and [node["node"] for node in found["nodes"]] == ["n1", "n2"]
         return [logger["level"] for node in found["nodes"] for logger in node["loggers"] if logger["logger"] == name]
 
-    assert await levels("namespaces.dispatch") == ["info", "info"]
-    await call(two, "PUT", "logging", {"logger": "namespaces", "level": "debug", "forSeconds": 60, "node": "n1"})
-    assert await levels("namespaces.dispatch") == ["debug", "info"]
+    assert await levels("engine.dispatch.dispatch") == ["info", "info"]
+    await call(two, "PUT", "logging", {"logger": "engine.dispatch", "level": "debug", "forSeconds": 60, "node": "n1"})
+    assert await levels("engine.dispatch.dispatch") == ["debug", "info"]
     first, second = (await call(one, "GET", "logging"))["nodes"]
     ends = {logger["logger"]: logger["until"] for logger in first["loggers"]}
     assert (
-        ends["namespaces.dispatch"] == ends["namespaces"] is not None and ends["moderation.rules"] is ends[""] is None
+        ends["engine.dispatch.dispatch"] == ends["engine.dispatch"] is not None
+        and ends["operations.moderation.rules"] is ends[""] is None
     )
     assert {logger["until"] for logger in second["loggers"]} == {None}
-    await call(two, "PUT", "logging", {"logger": "namespaces", "level": "error", "forSeconds": 1})
-    assert await levels("namespaces.dispatch") == ["debug", "error"]  # what is said of one node counts there
+    await call(two, "PUT", "logging", {"logger": "engine.dispatch", "level": "error", "forSeconds": 1})
+    assert await levels("engine.dispatch.dispatch") == ["debug", "error"]  # what is said of one node counts there
 
     async def over() -> bool:
-        return await levels("namespaces.dispatch") == ["debug", "info"]
+        return await levels("engine.dispatch.dispatch") == ["debug", "info"]
 
     await until(over, "the configured level", 20)
-    await call(two, "PUT", "logging", {"logger": "namespaces", "level": "debug", "forSeconds": 1, "node": "n1"})
+    await call(two, "PUT", "logging", {"logger": "engine.dispatch", "level": "debug", "forSeconds": 1, "node": "n1"})
 
     async def all_over() -> bool:
-        return await levels("namespaces.dispatch") == ["info", "info"]
+        return await levels("engine.dispatch.dispatch") == ["info", "info"]
 
     await until(all_over, "the configured level", 20)
     answer = await call(one, "PUT", "logging", {"logger": "namespac", "level": "debug", "forSeconds": 1}, 400)
@@ -595,7 +596,14 @@ async def test_what_was_ruled_stands_in_the_audit_log(servers: Pair) -> None:
         ("POST", "blocks", {"cidr": "192.0.2.96/28"}, 201, "block.add", "192.0.2.96/28"),
         ("POST", "notices", {"message": "x", "startsAt": "2035-01-01T00:00:00Z"}, 201, "notice.add", "everybody"),
         ("POST", "notices", {"message": "x", "namespace": "/chat", "role": "agent"}, 201, "notice.add", "/chat agent"),
-        ("PUT", "logging", {"logger": "cluster", "level": "info", "forSeconds": 1}, 200, "logging.set", "cluster"),
+        (
+            "PUT",
+            "logging",
+            {"logger": "engine.cluster", "level": "info", "forSeconds": 1},
+            200,
+            "logging.set",
+            "engine.cluster",
+        ),
         ("PUT", "logging", {"logger": "", "level": "info", "forSeconds": 1}, 200, "logging.set", "all"),
     ],
 )

@@ -71,10 +71,10 @@ def named_in_code() -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
         yield from re.findall(r"\.key\(\s*f?\"([a-z-]+)\"", text)
         yield from re.findall(r"f\"\{self\.base\}(-[a-z]+)", text)
-    for path in sorted((ROOT / "insightdesk_rt" / "stores" / "lua").glob("*.lua")):
+    for path in sorted((ROOT / "insightdesk_rt").rglob("*.lua")):
         text = path.read_text(encoding="utf-8")
         yield from re.findall(r"(?:base|present|KEYS\[1\]) \.\. '(-[a-z]+)", text)
-    names = (ROOT / "insightdesk_rt" / "cluster" / "names.py").read_text(encoding="utf-8")
+    names = (ROOT / "insightdesk_rt" / "engine" / "cluster" / "names.py").read_text(encoding="utf-8")
     yield from re.findall(r"return f\"\{self\.prefix\}:([a-z]+)(?!.*room)", names)
 
 
