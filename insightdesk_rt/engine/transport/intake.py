@@ -1,14 +1,17 @@
 """Intake: bytes of messages that have begun to come in and are not whole yet, per user and of the whole node.
 
-Each message has limits of its own, but a user may have hundreds of connections, and begin a message on each. A user
-who holds more than their part is closed there. If all together hold more than the node may, whoever holds most is
-closed, not whoever came last: a limit of the node must not be reached by one at the cost of another.
+Each message has limits of its own, but a user may have hundreds of connections, and begin a message on each. Of a user
+who holds more than their part, the connection that holds most is closed. If all together hold more than the node may,
+it is one of whoever holds most. Never is it who came last: a limit must not be reached by one at the cost of another,
+and behind one address, or a proxy that is not trusted, are many people who have shown no token yet.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
+
+from insightdesk_rt.engine.rate_limits import counted_as
 
 if TYPE_CHECKING:
     from insightdesk_rt.engine.transport.client import Client
@@ -43,12 +46,16 @@ class Intake:
         self._of_user[owner] += held_bytes
         self.total += held_bytes
         if self._of_user[owner] > self._max_user:
-            return Over(client, USER)
+            return Over(self._largest(owner), USER)
         if self.total > self._max_node:
             (most, _), *_ = self._of_user.most_common(1)
-            theirs = [(size, one) for one, (whose, size) in self._held.items() if whose == most]
-            return Over(max(theirs, key=lambda each: each[0])[1], NODE)
+            return Over(self._largest(most), NODE)
         return None
+
+    def _largest(self, owner: str) -> Client:
+        """Return the client that holds most of what its owner holds; of several, the one that came first."""
+        theirs = [(held_bytes, client) for client, (whose, held_bytes) in self._held.items() if whose == owner]
+        return max(theirs, key=lambda each: each[0])[1]
 
     def forget(self, client: Client) -> None:
         """The client has nothing unfinished here any more. Idempotent."""
@@ -61,7 +68,7 @@ class Intake:
 
 
 def owner_of(client: Client) -> str:
-    """Return the user of a client, or, where it has joined nothing yet, its address."""
+    """Return the user of a client, or, where it has joined nothing yet, what its address counts as."""
     for socket in client.sockets.values():
         return f"user {socket.user.key}"
-    return f"address {client.address}"
+    return f"address {counted_as(client.address)}"
