@@ -54,7 +54,8 @@ def test_a_secret_is_made_once_and_is_for_its_owner_alone(tmp_path: Path) -> Non
 
 def test_processes_that_start_together_take_the_same_secret(tmp_path: Path) -> None:
     code = (
-        "import sys; from insightdesk_rt.config import Settings; from insightdesk_rt.keys import signing_key;"
+        "import sys; from insightdesk_rt.app.config import Settings;"
+        "from insightdesk_rt.engine.signing_keys import signing_key;"
         "sys.stdin.read(1); print(signing_key(Settings(data_dir=sys.argv[1])).material.decode())"
     )
     started = [

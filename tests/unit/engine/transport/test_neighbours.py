@@ -150,7 +150,7 @@ async def test_a_real_process_of_another_user_is_refused(name: str) -> None:
 def test_a_machine_is_the_same_until_it_starts_again() -> None:
     assert this_machine() == this_machine() and "/net:[" in this_machine()
     told = subprocess.run(
-        [sys.executable, "-c", "from insightdesk_rt.transport.neighbours import this_machine as m; print(m())"],
+        [sys.executable, "-c", "from insightdesk_rt.engine.transport.neighbours import this_machine as m; print(m())"],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert told.stdout.strip() == this_machine()
