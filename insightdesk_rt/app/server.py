@@ -187,10 +187,10 @@ class Server:
             lambda: leases.incarnation,
             leases.living,
             sessions.evict if sessions is not None else lambda pid: None,
-            desk.recheck,
+            desk.recheck_access,
         )
         stack.push_async_callback(calls.close)
-        desk.everywhere(calls.recheck)
+        desk.recheck_on_all_nodes(calls.recheck_on_all_nodes)
         await _or_say(valkey, moderation.start(calls, dispatch.calls))
         self._tick(moderation.tick, TICK_MS, "what admins have ruled")
         self._start_clocks(wheel, dispatch, desk, leases, directory)
@@ -271,8 +271,8 @@ class Server:
         if why := await rivals.after():
             raise StartError(why)
         await leases.takes_over()
-        await desk.only(leases.registered)
-        await directory.only(leases.registered)
+        await desk.reap_all_except(leases.registered)
+        await directory.reap_all_except(leases.registered)
         desk.on_fenced(leases.fenced)
         # One that came back as another may have forgotten what this node holds.
         valkey.on_up.append(lambda replaced: leases.owe() if replaced else None)
@@ -304,7 +304,7 @@ class Server:
     def _start_clocks(self, wheel: Wheel, dispatch: Dispatch, desk: Desk, leases: Leases, directory: Directory) -> None:
         async def beat() -> None:
             await leases.beat()
-            await directory.keep()
+            await directory.reconcile()
 
         self._tick(beat, BEAT_MS, "the lease")
         self._tick(wheel.turn, WHEEL_STEP_MS, "the wheel")
@@ -354,7 +354,7 @@ class Holding(Protocol):
 
     async def node_lost(self, incarnation: str) -> None: ...
 
-    def rejoin(self) -> Awaitable[None] | None: ...
+    def re_register(self) -> Awaitable[None] | None: ...
 
 
 async def _clear(holdings: Sequence[Holding], leases: Leases, directory: Directory, dead: str) -> None:
@@ -374,7 +374,7 @@ async def _clear(holdings: Sequence[Holding], leases: Leases, directory: Directo
 
 async def _put_down(holdings: Sequence[Holding]) -> None:
     for holding in holdings:
-        done = holding.rejoin()
+        done = holding.re_register()
         if done is not None:
             await done
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from insightdesk_rt.app.config import Settings
 from insightdesk_rt.engine.cluster.valkey import Valkey
-from insightdesk_rt.engine.dispatch.namespace import Namespace, Timers
+from insightdesk_rt.engine.dispatch.namespace import Living, Namespace, Timers
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.model import Event, Offset
 from insightdesk_rt.helpdesk.chat.namespace import Chat
@@ -18,7 +18,6 @@ from insightdesk_rt.helpdesk.main.namespace import Main
 from insightdesk_rt.helpdesk.notifications.namespace import Notifications
 from insightdesk_rt.helpdesk.notifications.store import NotificationStore
 from insightdesk_rt.helpdesk.pending_events import Recovered, always
-from insightdesk_rt.helpdesk.presence.connected_users import Living
 from insightdesk_rt.helpdesk.presence.namespace import Presence
 from insightdesk_rt.helpdesk.presence.store import PresenceStore
 from insightdesk_rt.helpdesk.tickets.access import load_access
@@ -40,17 +39,17 @@ class Desk(NamedTuple):
     def namespaces(self) -> tuple[Namespace, ...]:
         return tuple(self)
 
-    async def recheck(self, namespace: str, subject: str, offset: Offset) -> None:
+    async def recheck_access(self, namespace: str, subject: str, offset: Offset) -> None:
         """Take out who on this node may not see the ticket or conversation any more. Raises RtError UNAVAILABLE."""
         if namespace == Tickets.path:
-            await self.tickets.recheck(subject, offset)
+            await self.tickets.recheck_access(subject, offset)
         elif namespace == Chat.path:
-            await self.chat.recheck(subject, offset)
+            await self.chat.recheck_access(subject, offset)
 
-    def everywhere(self, recheck: Callable[[str, str, Offset], Awaitable[None]]) -> None:
+    def recheck_on_all_nodes(self, recheck: Callable[[str, str, Offset], Awaitable[None]]) -> None:
         """From now on access is looked at again on all nodes, when it changes."""
-        self.tickets.everywhere = lambda ticket_id, offset: recheck(Tickets.path, ticket_id, offset)
-        self.chat.everywhere = lambda conversation_id, offset: recheck(Chat.path, conversation_id, offset)
+        self.tickets.recheck_on_all_nodes = lambda ticket_id, offset: recheck(Tickets.path, ticket_id, offset)
+        self.chat.recheck_on_all_nodes = lambda conversation_id, offset: recheck(Chat.path, conversation_id, offset)
 
     @property
     def facts(self) -> frozenset[str]:
@@ -75,16 +74,16 @@ class Desk(NamedTuple):
         await self.chat.node_lost(incarnation)
         await self.tickets.node_lost(incarnation)
 
-    async def only(self, living: Living) -> None:
+    async def reap_all_except(self, living: Living) -> None:
         """Clear what all nodes but the living hold. Raises as `node_lost`."""
-        await self.presence.only(living)
-        await self.chat.only(living)
+        await self.presence.reap_all_except(living)
+        await self.chat.reap_all_except(living)
 
-    async def rejoin(self) -> None:
+    async def re_register(self) -> None:
         """Put down again what this node holds: Valkey forgot it, or it is held under a new incarnation now."""
-        await self.presence.rejoin()
-        await self.chat.rejoin()
-        await self.tickets.rejoin()
+        await self.presence.re_register()
+        await self.chat.re_register()
+        await self.tickets.re_register()
 
 
 def build_desk(

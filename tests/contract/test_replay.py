@@ -134,7 +134,7 @@ async def test_a_resumed_session_is_sent_nothing_that_one_that_stayed_was_not(
                 for claim in (world.any_offset(), NO_OFFSET, own):
                     back = fakes.socket("/tickets", user)
                     one.hub.add(back)
-                    kept = await one.tickets.keeps(user, rooms, starts)
+                    kept = await one.tickets.still_allowed(user, rooms, starts)
                     has = since(claim, begun, begun, begun)
                     assert await one.hub.resume(back, kept, has, starts=starts)
                     assert said(back) <= said(stays), (user.id, claim)
@@ -176,7 +176,10 @@ async def test_a_session_is_not_sent_the_second_life_of_a_ticket_that_was_delete
         await one.disconnect(agent)
         await one.tickets.remove("42")
         await one.put(subject="second", teamId="t1")
-        assert rooms - set(await one.tickets.keeps(ANNA, rooms, starts)) == {ticket_room("42"), ticket_staff_room("42")}
+        assert rooms - set(await one.tickets.still_allowed(ANNA, rooms, starts)) == {
+            ticket_room("42"),
+            ticket_staff_room("42"),
+        }
 
 
 @aio
@@ -204,7 +207,7 @@ async def test_an_agent_who_gets_a_chat_back_is_not_sent_what_was_told_of_it_mea
         joined = await anna.ask("chat:join", conversationId=chat, since="0-0")
         replayed = [data.get("note") for name, data in anna.heard() if name == "chat:transferred"]
         assert "secret of t2" not in replayed and not joined["complete"]
-        kept = await cluster.one.chat.keeps(chatting.ANNA, rooms, starts)
+        kept = await cluster.one.chat.still_allowed(chatting.ANNA, rooms, starts)
         assert rooms - set(kept) == {room for room in rooms if chat in room}
         assert came_back != NO_OFFSET
 

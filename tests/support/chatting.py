@@ -94,15 +94,15 @@ class Cluster:
         self.one, self.two = (Node(valkey, Line(self.log, lines), name) for name in ("n1", "n2"))
         self.log.deliver = self.deliver
         for node in (self.one, self.two):
-            node.chat.everywhere = self.everywhere
+            node.chat.recheck_on_all_nodes = self.recheck_on_all_nodes
 
     def deliver(self, event: Event) -> None:
         self.one.hub.deliver(event)
         self.two.hub.deliver(event)
 
-    async def everywhere(self, conversation_id: str, offset: Offset) -> None:
+    async def recheck_on_all_nodes(self, conversation_id: str, offset: Offset) -> None:
         for node in (self.one, self.two):
-            await node.chat.recheck(conversation_id, offset)
+            await node.chat.recheck_access(conversation_id, offset)
 
     async def ring(self, kind: str) -> None:
         """The clocks of this kind ring; then the leader's turn comes."""

@@ -109,12 +109,12 @@ class Cluster:
 
         self.rechecks = 0  # of all nodes
 
-        async def everywhere(ticket_id: str, offset: Any) -> None:
+        async def recheck_on_all_nodes(ticket_id: str, offset: Any) -> None:
             self.rechecks += 1
             for node in (self.one, self.two):
-                await node.tickets.recheck(ticket_id, offset)
+                await node.tickets.recheck_access(ticket_id, offset)
 
-        self.one.tickets.everywhere = self.two.tickets.everywhere = everywhere
+        self.one.tickets.recheck_on_all_nodes = self.two.tickets.recheck_on_all_nodes = recheck_on_all_nodes
 
     def deliver(self, event: Event) -> None:
         for line in self.lines:

@@ -48,7 +48,7 @@ class Rechecks:
 
     async def _here(self, words: tuple[str, ...]) -> int:
         kind, id = words
-        return await (self._tickets.recheck(id) if kind == "ticket" else self._tickets.recheck_user(id))
+        return await (self._tickets.recheck_access(id) if kind == "ticket" else self._tickets.recheck_user(id))
 
 
 class RecheckHandler(Handler):

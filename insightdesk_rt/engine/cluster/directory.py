@@ -86,13 +86,13 @@ class Directory:
         self._announced = self._incarnation()
         await self._valkey.command("HSET", self._key, self._announced, json.encode_struct(self._place))
 
-    async def keep(self) -> None:
+    async def reconcile(self) -> None:
         """Write it again now and then, whatever took it out. Call it with each beat. Raises as `announce`."""
         self._turn += 1
         if self._turn % AGAIN_EVERY == 0:
             await self.announce()
 
-    async def only(self, living: Callable[[], Awaitable[Collection[str]]]) -> None:
+    async def reap_all_except(self, living: Callable[[], Awaitable[Collection[str]]]) -> None:
         """Take out all but the incarnations that `living` then says. Raises RtError UNAVAILABLE."""
         # First the places, then who lives: a node that starts between the two lives before it has a place.
         placed = set(await self._valkey.command("HKEYS", self._key))
@@ -120,7 +120,7 @@ class Directory:
     async def node_lost(self, incarnation: str) -> None:
         await self._valkey.command("HDEL", self._key, incarnation)
 
-    async def rejoin(self) -> None:
+    async def re_register(self) -> None:
         await self.announce()
 
     async def find(self, node_id: str) -> NodePlace | None:

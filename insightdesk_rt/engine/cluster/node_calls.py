@@ -143,7 +143,7 @@ class NodeCalls:
         answers, missing = await self._ask("fetch", namespace, rooms, skip)
         return FoundMembers([one for answer in answers for one in answer.sockets], missing)
 
-    async def recheck(self, namespace: str, subject: str, offset: Offset) -> None:
+    async def recheck_on_all_nodes(self, namespace: str, subject: str, offset: Offset) -> None:
         """Have every node look again who may be in a ticket or conversation, after the event at `offset`.
 
         Raises RtError UNAVAILABLE unless all living nodes have done it: then it must be asked again. A node whose lease

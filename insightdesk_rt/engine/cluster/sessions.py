@@ -198,7 +198,7 @@ class ClusterSessions:
                 self.evicted += 1
                 socket.client.close(CloseReason.REPLACED)
 
-    async def rejoin(self) -> None:
+    async def re_register(self) -> None:
         """Valkey forgot, or this node has a new incarnation: write all records again."""
         for pid, session in self._sessions.items():
             if session.mode != "open":

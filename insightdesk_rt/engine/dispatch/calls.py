@@ -174,15 +174,14 @@ class Calls:
             if bound.spec.weigh is not None and (more := bound.spec.weigh(payload) - 1) > 0:
                 self._limit_more(socket, call.event, more)
             result = bound.call(socket, payload)
-        except RtError as refused:
-            self._answer_error(socket, call, refused)
-        except Exception:
-            self._failed(socket, call)
-        else:
             if bound.spec.waits:
                 self.start(socket, self._await(socket, call, result, bound.tally, began_s))
                 return
             self._answer(socket, call, result)
+        except RtError as refused:
+            self._answer_error(socket, call, refused)
+        except Exception:
+            self._failed(socket, call)
         if bound is not None and began_s:
             bound.tally.seconds.add(perf_counter() - began_s)
 
@@ -221,16 +220,15 @@ class Calls:
         self, socket: Socket, call: Call, result: Coroutine[Any, Any, Any], tally: CallCounters, began_s: float
     ) -> None:
         try:
-            answer = await result
+            self._answer(socket, call, await result)
         except RtError as refused:
             self._answer_error(socket, call, refused)
         except Exception:
             self._failed(socket, call)
-        else:
-            self._answer(socket, call, answer)
         tally.seconds.add(perf_counter() - began_s)
 
     def _failed(self, socket: Socket, call: Call) -> None:
+        """Log a handler's mistake once, with its traceback, and answer INTERNAL. The connection stays."""
         log.exception("handler failed", extra={"event": call.event, **socket.fields()})
         self._answer_error(socket, call, RtError("INTERNAL"))
 

@@ -287,14 +287,14 @@ class Dispatch:
         user = socket.user
         if (found.role, found.team_id) != (user.role, user.team_id):
             return False
-        rooms = await namespace.keeps(user, found.rooms, found.starts)
+        rooms = await namespace.still_allowed(user, found.rooms, found.starts)
         fresh, socket.sid, socket.pid = socket.sid, found.sid, found.pid
         self._hub.add(socket)
 
         def greet_and_shut_out() -> None:
             greet()
             socket.shut = set(found.rooms).difference(rooms) or None
-            namespace.shut_out(socket, socket.shut or ())  # first: what it missed of these rooms is not sent
+            namespace.notify_lost_rooms(socket, socket.shut or ())  # first: what it missed of these rooms is not sent
 
         if await self._hub.resume(socket, rooms, found.offset, greet_and_shut_out, found.starts):
             return True

@@ -1,4 +1,4 @@
-"""What a namespace file is written in: Payload in, Outbound out, `@event` on a method, `@every` on a clock.
+"""What a feature is written in: `Payload` in, `Outbound` out, `@event` on a method, `@every` on a periodic method.
 
     class Typing(Outbound):
         event: ClassVar = "ticket:typing"
@@ -10,8 +10,11 @@
         @event("ticket:typing", limit=Rate(10, per_s=10))
         def typing(self, socket: Socket, ask: OnTicket) -> None: ...
 
-The dispatcher, the limits and the documentation read the same declarations. A plain `def` runs in place, an
-`async def` is awaited while later calls of that socket wait; the return value is the ack, `raise RtError` the refusal.
+The dispatcher, the rate limits and the documentation read the same declarations. A plain `def` runs in place. An
+`async def` is awaited, and later calls of that socket wait meanwhile. The return value becomes the ack: a Struct, a
+dict, or None for `{"ok": true}`. A raised RtError becomes the error that the client receives.
+
+`Namespace` also declares everything that the server asks of a feature during a client's life and a cluster's life.
 """
 
 from __future__ import annotations
@@ -19,15 +22,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, get_type_hints
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from types import UnionType
+from typing import Any, ClassVar, NamedTuple, Protocol, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
 
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
-from insightdesk_rt.engine.model import Event, Offset, Right, Role, Room, User
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Right, Role, Room, User
 from insightdesk_rt.engine.rate_limits import Rate
 from insightdesk_rt.engine.wire import json
 
@@ -35,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Payload(Struct, gc=False):
-    """What a client sends with an event. Unknown fields are ignored, so that clients may be newer than the server."""
+    """What a client sends with an event. Unknown fields are ignored, so clients may be newer than the server."""
 
 
 class Nothing(Payload):
@@ -43,18 +47,19 @@ class Nothing(Payload):
 
 
 class Outbound(Struct, gc=False, omit_defaults=True):
-    """What clients are sent. `event` is its name on the wire; a logged one is never lost, another may be."""
+    """An event that the server sends. `event` is its name on the wire. A logged event is never lost; others may be."""
 
     event: ClassVar[str] = ""
     logged: ClassVar[bool] = False
 
 
 Handler = Callable[..., Any]
+Living = Callable[[], Awaitable[Collection[str]]]  # returns the incarnations of all nodes that run, this one included
 Weigh = Callable[[Any], int]
 
 
 class EventSpec(NamedTuple):
-    """One event a client may send: what dispatch needs to know of it."""
+    """What dispatch needs to know about one event that a client may send."""
 
     name: str
     method: str
@@ -62,13 +67,13 @@ class EventSpec(NamedTuple):
     rate: Rate | None  # None: the configured default
     allow: frozenset[Role]
     waits: bool  # an `async def`
-    binary: bool  # the payload may hold attachments; it then arrives untyped
-    weigh: Weigh | None  # how many calls one counts as for its rate, where that is not one
+    binary: bool  # the payload may hold attachments and arrives untyped
+    weigh: Weigh | None  # returns how many calls one call counts as for its rate; None: each counts as one
     doc: str
 
 
 class Ticker(NamedTuple):
-    """One method that runs on a clock: on every node, or on the one that leads."""
+    """A method that runs periodically: on every node, or only on the leader."""
 
     method: str
     every_ms: int
@@ -76,10 +81,10 @@ class Ticker(NamedTuple):
 
 
 EVERYBODY: frozenset[Role] = frozenset({"customer", "agent", "admin"})
-# What a page does for each thing it shows. One with 150 tickets or 100 chats may be loaded six times in a minute: a
-# person who reloads a page that hangs does that, and then must not be shut out for the rest of the minute.
+# For calls that a page makes once for each item it shows. A page with 150 tickets or 100 chats may be loaded six times
+# in a minute: a person who reloads a page that hangs does that, and must not be refused for the rest of the minute.
 PAGE = Rate(1_000, per_s=60)
-TYPING = Rate(30, per_s=10)  # three tabs, each once a second; a client should send it every two or three
+TYPING = Rate(30, per_s=10)  # three tabs, each once a second; a client should send it every two or three seconds
 STAFF: frozenset[Role] = frozenset({"agent", "admin"})
 ADMINS: frozenset[Role] = frozenset({"admin"})
 
@@ -92,9 +97,9 @@ def event(
     binary: bool = False,
     weigh: Weigh | None = None,
 ) -> Callable[[Handler], Handler]:
-    """Declare a method as the handler of a client's event. Its second parameter's type is the payload's.
+    """Declare a method as the handler of a client's event. The type of its second parameter is the payload's type.
 
-    `weigh` returns how many calls a payload counts as for the rate limit: as many as it names tickets, for example.
+    `weigh` returns how many calls a payload counts as for the rate limit, for example one for each ticket it names.
     """
 
     def mark(method: Handler) -> Handler:
@@ -105,7 +110,10 @@ def event(
 
 
 def every(ms: int, *, on: str = "node") -> Callable[[Handler], Handler]:
-    """Run an async method every `ms`, start to start, skipping turns it is late for; on="leader": once per cluster."""
+    """Run an async method every `ms`, measured from start to start; late turns are skipped.
+
+    on="leader" runs it on one node of the cluster only.
+    """
 
     def mark(method: Handler) -> Handler:
         method.__rt_every__ = (ms, on == "leader")  # type: ignore[attr-defined]
@@ -115,47 +123,39 @@ def every(ms: int, *, on: str = "node") -> Callable[[Handler], Handler]:
 
 
 class Timers(Protocol):
-    """The wheel, as far as a namespace sees it: keyed, and setting a key again replaces its timer."""
+    """The part of the timer wheel that a namespace uses. Timers have keys; setting a key again replaces its timer."""
 
     def later(self, key: object, delay_ms: int, call: Callable[..., None], *args: object) -> None: ...
 
     def cancel(self, key: object) -> None: ...
 
     def now_ms(self) -> int:
-        """Monotonic milliseconds, the clock of all timers and rate windows."""
+        """Return monotonic milliseconds, the clock of all timers and rate windows."""
         ...
 
 
 class Namespace:
-    """A namespace of the server. Subclasses say what each event does; they see users, rooms, events and facts only."""
+    """One feature's namespace. Everything the server may ask of a feature is declared here and does nothing by default.
+
+    A subclass handles a client's events with `@event` methods. It works with users, rooms, events and its own facts.
+    """
 
     path: ClassVar[str] = ""
-    allow: ClassVar[frozenset[Role]] = EVERYBODY  # others are refused with FORBIDDEN at connect
+    allow: ClassVar[frozenset[Role]] = EVERYBODY  # other roles are refused with FORBIDDEN at connect
     events: ClassVar[dict[str, EventSpec]] = {}
-    plain: ClassVar[tuple[str, ...]] = ()  # events it sends that have no Outbound of their own
-    # Logged events that say all of a fact which only this server keeps: for `put_down_again`.
+    plain: ClassVar[tuple[str, ...]] = ()  # names of events it sends that have no Outbound of their own
+    # Names of logged events that carry a whole fact which only this server stores: for `put_down_again`.
     facts: ClassVar[frozenset[str]] = frozenset()
     tickers: tuple[Ticker, ...] = ()
 
     def __init_subclass__(cls) -> None:
+        """Read the declarations. Raises TypeError for a handler whose return type cannot become an ack."""
         cls.events = {**cls.events}
         tickers = list(cls.tickers)
         for attribute, method in list(vars(cls).items()):
             if declared := getattr(method, "__rt_event__", None):
-                name, rate, allow, binary, weigh = declared
-                hints = get_type_hints(method)
-                payload = next((t for p, t in hints.items() if p not in ("socket", "return")), Nothing)
-                cls.events[name] = EventSpec(
-                    name,
-                    attribute,
-                    payload,
-                    rate,
-                    allow,
-                    inspect.iscoroutinefunction(method),
-                    binary,
-                    weigh,
-                    method.__doc__ or "",
-                )
+                spec = _read_spec(attribute, method, *declared)
+                cls.events[spec.name] = spec
             if clock := getattr(method, "__rt_every__", None):
                 tickers.append(Ticker(attribute, *clock))
         cls.tickers = tuple(tickers)
@@ -165,30 +165,53 @@ class Namespace:
         self._timers = timers
         self._tasks: set[asyncio.Task[None]] = set()
 
+    # ── a client's life ────────────────────────────────────────────────────────────────────────────────────────────
+
     async def coming(self, user: User) -> None:
         """A socket of the user is about to be let in. Raises RtError UNAVAILABLE."""
 
-    async def keeps(self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}) -> Collection[Room]:
-        """Return those of a returning client's rooms in which its user may be, and might have been all the time.
+    async def still_allowed(
+        self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}
+    ) -> Collection[Room]:
+        """Return the rooms of a returning client that its user may read now, and could read during its whole absence.
 
-        `starts` has the right by which it joined each of them. Raises RtError UNAVAILABLE.
+        Called before anything is replayed. `starts` holds the right by which the client joined each room.
+        Raises RtError UNAVAILABLE.
         """
         return rooms
 
-    def shut_out(self, socket: Socket, rooms: Collection[Room]) -> None:
-        """Tell a returning client, once it is connected, of the rooms `keeps` has kept it out of."""
+    def notify_lost_rooms(self, socket: Socket, rooms: Collection[Room]) -> None:
+        """Notify a returning client, once it is connected, of the rooms that `still_allowed` left out."""
 
     async def joined(self, socket: Socket) -> None:
         """The socket is in its first rooms and its CONNECT was answered. Its calls wait until this returns."""
 
     async def left(self, socket: Socket, why: CloseReason) -> None:
-        """The socket is gone and out of all rooms (`rooms` says which they were). Not called for a refused one."""
+        """The socket has ended and is out of all rooms; `socket.rooms` keeps its last rooms.
+
+        Not called for a socket that was refused.
+        """
+
+    # ── the cluster's life; each may raise RtError UNAVAILABLE, and is then called again ───────────────────────────
+
+    async def node_lost(self, incarnation: str) -> None:
+        """Clear what a dead node held. Any node may be asked, also after another one died while doing it."""
+
+    async def reap_all_except(self, living: Living) -> None:
+        """Clear what all nodes held that are not among the living. Called once, at start."""
+
+    async def re_register(self) -> None:
+        """Store again what this node holds: Valkey lost it, or this node has a new incarnation."""
+
+    async def recheck_access(self, subject: str, offset: Offset = NO_OFFSET) -> int:
+        """Remove this node's sockets that may not read the subject any more, after the event at `offset`.
+
+        Called on every node after access to a ticket or conversation changed. Returns how many sockets were removed.
+        """
+        return 0
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
-        """Keep what these events of `facts` say, if Valkey lost it after they were acknowledged; in their order.
-
-        Raises RtError UNAVAILABLE: call it again.
-        """
+        """Store again what these events of `facts` say, in their order: Valkey may have lost it after the ack."""
 
     # ── what handlers use ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -197,9 +220,10 @@ class Namespace:
         socket.emit(out.event, json.encode_struct(out))
 
     def tell_joined(self, socket: Socket, name: str, payload: str) -> None:
-        """Send to this socket alone, with the offset up to which it has everything.
+        """Send to this socket alone, with the offset up to which it has received everything.
 
-        A client that comes back later is sent what followed that; without it also what its new rooms were told before.
+        A client that returns later receives what followed that offset. Without it, the client would also receive events
+        that its new rooms had before it joined them.
         """
         socket.emit(name, payload, self.hub.position(self.path))
 
@@ -220,7 +244,7 @@ class Namespace:
         self._timers.cancel((self.path, key))
 
     def spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
-        """Run something that may wait, from a place that may not (a timer). Its failure is logged, not raised."""
+        """Start async work from a place that cannot await, such as a timer. Its failure is logged, not raised."""
 
         async def owned() -> None:
             try:
@@ -233,19 +257,47 @@ class Namespace:
         task = asyncio.get_running_loop().create_task(owned())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: work.close())  # of a task that was cancelled before it began
+        task.add_done_callback(lambda _: work.close())  # if the task was cancelled before it began
 
     async def close(self) -> None:
-        """End what is still running. Called once, when the server stops."""
+        """Cancel the work that is still running. Called once, when the server stops."""
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @staticmethod
     def require_joined(socket: Socket, room: Room) -> None:
-        """Raise FORBIDDEN unless the socket is in the room: what it may not see it may not touch."""
+        """Raise FORBIDDEN unless the socket is in the room: a client may not act on what it may not read."""
         if room not in socket.rooms:
             raise RtError("FORBIDDEN")
+
+
+def _read_spec(
+    attribute: str,
+    method: Handler,
+    name: str,
+    rate: Rate | None,
+    allow: frozenset[Role],
+    binary: bool,
+    weigh: Weigh | None,
+) -> EventSpec:
+    hints = get_type_hints(method)
+    returned = hints.get("return", Any)
+    if not all(_becomes_an_ack(one) for one in _members(returned)):
+        raise TypeError(f"{method.__qualname__} must return a Struct, a dict or None; its annotation is {returned}")
+    payload = next((kind for parameter, kind in hints.items() if parameter not in ("socket", "return")), Nothing)
+    waits = inspect.iscoroutinefunction(method)
+    return EventSpec(name, attribute, payload, rate, allow, waits, binary, weigh, method.__doc__ or "")
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the one type."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _becomes_an_ack(kind: Any) -> bool:
+    origin = get_origin(kind) or kind
+    return origin is type(None) or (isinstance(origin, type) and issubclass(origin, Struct | dict))
 
 
 __all__ = [

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from insightdesk_rt.engine.dispatch.namespace import PAGE, STAFF, TYPING, Namespace, Rate, Timers, event, every
+from insightdesk_rt.engine.dispatch.namespace import PAGE, STAFF, TYPING, Living, Namespace, Rate, Timers, event, every
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub import hub as hubs
 from insightdesk_rt.engine.hub.hub import Hub
@@ -45,7 +45,7 @@ from insightdesk_rt.helpdesk.chat.store import ChatStore
 from insightdesk_rt.helpdesk.event_relay import EventRelay, tell_and_close
 from insightdesk_rt.helpdesk.pages import parts
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
-from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers, Living
+from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers
 from insightdesk_rt.helpdesk.presence.store import PresenceStore
 from insightdesk_rt.helpdesk.typing_indicators import TYPING_MS, ShownTyping, TypingIndicators
 from insightdesk_rt.helpdesk.viewer_store import ViewerStore
@@ -72,7 +72,7 @@ _read_said = msgspec.json.Decoder(words.ChatMessage)
 class Chat(Namespace):
     """`present`: who is connected to the chat; `typing`: who types; `incarnation`: this node's present life.
 
-    The server calls `node_lost` and `rejoin`, as on Presence, and with several nodes sets `everywhere`.
+    With several nodes the server sets `recheck_on_all_nodes`.
     """
 
     path = "/chat"
@@ -100,10 +100,12 @@ class Chat(Namespace):
         self.roster = ConnectedUsers(present, incarnation, self._arrivals)
         self._incarnation = incarnation
         self._rechecked_as = incarnation()
-        # How all nodes are made to `recheck`. With several of them the server puts its cluster call here.
-        self.everywhere: Callable[[str, Offset], Awaitable[object]] = self.recheck
+        # How all nodes are made to `recheck_access`. With several of them the server puts its cluster call here.
+        self.recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] = self.recheck_access
 
-    async def keeps(self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}) -> Collection[Room]:
+    async def still_allowed(
+        self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}
+    ) -> Collection[Room]:
         """Before anything of a conversation is replayed: may the user still see it, and might all the time?"""
         kept = []
         for room in rooms:
@@ -118,7 +120,7 @@ class Chat(Namespace):
             kept.append(room)
         return kept
 
-    def shut_out(self, socket: Socket, rooms: Collection[Room]) -> None:
+    def notify_lost_rooms(self, socket: Socket, rooms: Collection[Room]) -> None:
         if rooms:
             socket.emit("resync", json.dumps({"rooms": sorted(rooms)}))
 
@@ -127,7 +129,7 @@ class Chat(Namespace):
         await self.roster.came(socket)
         try:
             for conversation_id in conversations(socket):
-                await self.recheck(conversation_id)
+                await self.recheck_access(conversation_id)
         except RtError:  # it is not known whether it may: the client comes back and is asked for again
             socket.client.close(CloseReason.UNAVAILABLE)
             return
@@ -274,24 +276,26 @@ class Chat(Namespace):
         self.hub.leave(socket, chat_room(conversation_id))
         self.hub.leave(socket, chat_staff_room(conversation_id))
 
-    async def recheck(self, conversation_id: str, offset: Offset = NO_OFFSET) -> None:
-        """Take out of a conversation those of this node who may not see it any more, after the event at `offset`.
+    async def recheck_access(self, conversation_id: str, offset: Offset = NO_OFFSET) -> int:
+        """Remove this node's sockets that may not read the conversation any more, after the event at `offset`.
 
-        Raises RtError UNAVAILABLE if that cannot be known now.
+        Returns how many were removed. Raises RtError UNAVAILABLE if Valkey cannot say who may read it.
         """
         room = chat_room(conversation_id)
         if room not in self.hub.rooms(self.path):
-            return
+            return 0
         now = asyncio.get_running_loop().time
         end = now() + CATCH_UP_S  # access goes before completeness
         # The hub announces no positions, and this is waited for once per transfer.
         while offset_key(self.hub.position(self.path)) < offset_key(offset) and now() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         conversation = await self.store.get(conversation_id)
-        for socket in list(self.hub.members(self.path, room)):
-            if conversation is None or not conversation.may_see(socket.user):
-                self._take_out(socket, conversation_id)
-                self._typists.stopped(socket, conversation_id)
+        members = list(self.hub.members(self.path, room))
+        removed = [one for one in members if conversation is None or not conversation.may_see(one.user)]
+        for socket in removed:
+            self._take_out(socket, conversation_id)
+            self._typists.stopped(socket, conversation_id)
+        return len(removed)
 
     # ── what is shown and told ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -317,11 +321,11 @@ class Chat(Namespace):
             await self._feed.say(change)
             return
         # Before the change counts as told: if this node dies now, whoever tells it again also does this.
-        await tell_and_close(self._feed.say(change), lambda offset: self.everywhere(change.subject, offset))
+        await tell_and_close(self._feed.say(change), lambda offset: self.recheck_on_all_nodes(change.subject, offset))
 
     async def _close(self, change: PendingEvent) -> None:
         if change.kind == "transferred":
-            await self.everywhere(change.subject, NO_OFFSET)
+            await self.recheck_on_all_nodes(change.subject, NO_OFFSET)
 
     async def _arrived(self, change: PendingEvent) -> None:
         """Somebody came into the chat or went out of it."""
@@ -342,8 +346,8 @@ class Chat(Namespace):
         await self._teller.tell_overdue()
 
     @every(1_000)
-    async def keep(self) -> None:
-        await self.roster.keep()
+    async def reconcile(self) -> None:
+        await self.roster.reconcile()
         await self.roster.sweep()
         await self.store.forget_older(asyncio.get_running_loop().time())
 
@@ -359,14 +363,14 @@ class Chat(Namespace):
         message = Message(said.id, unix_ms(said.at), said.author, said.text, said.clientId)
         await self.store.put_down_again(said.conversationId, message)
 
-    async def rejoin(self) -> None:
+    async def re_register(self) -> None:
         """Valkey forgot, or this node has a new incarnation: say again who is here."""
-        await self.roster.rejoin()
+        await self.roster.re_register()
         if self._rechecked_as != (incarnation := self._incarnation()):
             # While this node counted as dead nobody waited for it with a transfer.
             for room in list(self.hub.rooms(self.path).names()):
                 if room.startswith(CHAT_ROOM):
-                    await self.recheck(room.removeprefix(CHAT_ROOM))
+                    await self.recheck_access(room.removeprefix(CHAT_ROOM))
             self._rechecked_as = incarnation
 
     async def node_lost(self, incarnation: str) -> None:
@@ -374,9 +378,9 @@ class Chat(Namespace):
         await self.roster.node_lost(incarnation)
         await self._typists.node_lost(incarnation)
 
-    async def only(self, living: Living) -> None:
-        """See Presence.only."""
-        await self.roster.only(living)
+    async def reap_all_except(self, living: Living) -> None:
+        """See Presence.reap_all_except."""
+        await self.roster.reap_all_except(living)
 
 
 def conversations(socket: Socket) -> list[str]:

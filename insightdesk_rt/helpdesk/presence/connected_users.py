@@ -2,14 +2,15 @@
 
 It owns the count of sockets per user here, and speaks to the store only when a user's first comes or last goes. What
 the store should hold follows from that count alone, so whatever failed (Valkey away, this incarnation declared dead,
-Valkey emptied) is mended by saying it again: `keep` does, every second. A connection is never refused for it.
+Valkey emptied) is mended by saying it again: `reconcile` does, every second. A connection is never refused for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 
+from insightdesk_rt.engine.dispatch.namespace import Living
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import User, UserKey
@@ -18,9 +19,7 @@ from insightdesk_rt.helpdesk.presence.store import HeldPresence, PresenceStore
 
 BATCH = 500  # users per pipeline
 STEP = 200  # users per script that walks many: 2 to 5 ms of Valkey, in which everybody else waits
-COMPARE_EVERY = 10  # turns of `keep` between two looks at whether store and node agree
-
-Living = Callable[[], Awaitable[Collection[str]]]  # asks for the incarnations of all nodes that run, this one too
+COMPARE_EVERY = 10  # turns of `reconcile` between two looks at whether store and node agree
 
 
 class _Here:
@@ -71,7 +70,7 @@ class ConnectedUsers:
             del self._here[socket.user.key]
             await self._settle(socket.user.key)
 
-    async def keep(self) -> None:
+    async def reconcile(self) -> None:
         """Say again what may not have come through, and now and then compare. Call it every second."""
         self._turn += 1
         if self._turn % COMPARE_EVERY == 0:
@@ -83,7 +82,7 @@ class ConnectedUsers:
         while changes := await self._store.sweep(STEP):
             await self._teller.tell(changes)
 
-    async def rejoin(self) -> None:
+    async def re_register(self) -> None:
         """Tell the store of everybody here: it forgot them, or this is a new incarnation."""
         await self._settle_all(list(self._here))
 
@@ -95,7 +94,7 @@ class ConnectedUsers:
         while await self._store.reap(incarnation, STEP):
             pass
 
-    async def only(self, living: Living) -> None:
+    async def reap_all_except(self, living: Living) -> None:
         """Take everybody from all other incarnations: those that died when nobody was there to see it.
 
         Raises RtError UNAVAILABLE: call it again.
@@ -107,7 +106,7 @@ class ConnectedUsers:
 
     async def _settle_all(self, keys: Collection[UserKey]) -> None:
         todo = list(keys)
-        self._unsettled.update(todo)  # what a failed batch leaves is done by the next `keep`
+        self._unsettled.update(todo)  # what a failed batch leaves is done by the next `reconcile`
         for start in range(0, len(todo), BATCH):
             batch = todo[start : start + BATCH]
             if not all(await asyncio.gather(*(self._settle(key) for key in batch))):
@@ -126,7 +125,7 @@ class ConnectedUsers:
                     self.on_fenced(incarnation)
                     return False  # until the node has another incarnation
                 await self._teller.tell(joined.untold)
-        except RtError:  # Valkey is away, which its own connection says once; `keep` comes back to this user
+        except RtError:  # Valkey is away, which its own connection says once; `reconcile` comes back to this user
             return False
         if self._here.get(key) is here and self._incarnation() == incarnation:
             self._unsettled.discard(key)

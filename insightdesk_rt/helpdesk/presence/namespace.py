@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta, Struct
 
-from insightdesk_rt.engine.dispatch.namespace import Namespace, Outbound, Payload, Rate, Timers, event, every
+from insightdesk_rt.engine.dispatch.namespace import Living, Namespace, Outbound, Payload, Rate, Timers, event, every
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
@@ -34,7 +34,7 @@ from insightdesk_rt.engine.model import (
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.event_relay import EventRelay
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
-from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers, Living
+from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers
 from insightdesk_rt.helpdesk.presence.store import PresenceStore, SeenPresence
 
 MAX_USERS = 500  # per request: half of the rooms a socket may be in, and 4 ms of Valkey
@@ -97,7 +97,7 @@ _transition = msgspec.json.Decoder(_Transition)
 
 
 class Presence(Namespace):
-    """`incarnation` names this node's present life (see Roster). The server calls `node_lost` and `rejoin`."""
+    """`incarnation` names this node's present life (see ConnectedUsers)."""
 
     path = "/presence"
     plain = (LIST,)
@@ -183,16 +183,16 @@ class Presence(Namespace):
         await self.roster.sweep()
 
     @every(1_000)
-    async def keep(self) -> None:
-        await self.roster.keep()
+    async def reconcile(self) -> None:
+        await self.roster.reconcile()
 
     @every(1_000, on="leader")
     async def tell_overdue(self) -> None:
         await self._teller.tell_overdue()
 
-    async def rejoin(self) -> None:
+    async def re_register(self) -> None:
         """Valkey forgot, or this node has a new incarnation: say again who is here."""
-        await self.roster.rejoin()
+        await self.roster.re_register()
 
     async def node_lost(self, incarnation: str) -> None:
         """A node is dead: its users go offline after the grace, unless another node has them.
@@ -201,9 +201,9 @@ class Presence(Namespace):
         """
         await self.roster.node_lost(incarnation)
 
-    async def only(self, living: Living) -> None:
+    async def reap_all_except(self, living: Living) -> None:
         """The same for all that are not among the living: after a start."""
-        await self.roster.only(living)
+        await self.roster.reap_all_except(living)
 
 
 def update(key: str, status: Status, last_seen: str) -> PresenceUpdate:

@@ -144,8 +144,7 @@ class Applied(NamedTuple):
 class Tickets(Namespace):
     """`access` decides who may read a ticket, on every way to it: subscribe, resume, and what the desk is told.
 
-    `readers` is needed where that is the host's own check. The server calls `node_lost` and `rejoin`, as on Presence,
-    and with several nodes sets `everywhere`.
+    `readers` is needed where that is the host's own check. With several nodes the server sets `recheck_on_all_nodes`.
     """
 
     path = "/tickets"
@@ -174,8 +173,8 @@ class Tickets(Namespace):
         self._feed = TicketFeed(self, audience)
         self._teller = EventRelay(tickets.untold, self._say, self.spawn, self._close)
         self._rechecks = 0
-        # How all nodes are made to `recheck`.
-        self.everywhere: Callable[[str, Offset], Awaitable[object]] = self.recheck
+        # How all nodes are made to `recheck_access`.
+        self.recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] = self.recheck_access
 
     # ── what clients ask ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -300,7 +299,9 @@ class Tickets(Namespace):
         live = await self.watch.live(ask.ticketId)
         return TicketViewers(ask.ticketId, live.viewers, live.more)
 
-    async def keeps(self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}) -> Collection[Room]:
+    async def still_allowed(
+        self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}
+    ) -> Collection[Room]:
         """Before anything of a ticket is replayed: may the user still read it, and might all the time?
 
         A ticket that was deleted and came back, or went to another team and came back, has told things meanwhile that
@@ -319,7 +320,7 @@ class Tickets(Namespace):
         )
         return may and began.life in ("", right.life)
 
-    def shut_out(self, socket: Socket, rooms: Collection[Room]) -> None:
+    def notify_lost_rooms(self, socket: Socket, rooms: Collection[Room]) -> None:
         for ticket_id in _tickets(rooms):
             self.tell(socket, TicketUnsubscribed(ticket_id, "access"))
 
@@ -353,9 +354,9 @@ class Tickets(Namespace):
         """Tell that those of a node that is gone look and type no more. Raises RtError UNAVAILABLE: call it again."""
         await self.watch.node_lost(incarnation)
 
-    async def rejoin(self) -> None:
+    async def re_register(self) -> None:
         """Put down again who looks from here: the store forgot them, or this is a new incarnation."""
-        await self.watch.rejoin()
+        await self.watch.re_register()
         await self.note_readers()
         if self._rechecked_as != (incarnation := self._incarnation()):
             await self.recheck_all()  # while this node counted as dead nobody waited for it
@@ -420,12 +421,12 @@ class Tickets(Namespace):
             return await tell()
         # Both before the record counts as told: if this node dies now, whoever tells it again also takes access.
         if record.kind == "deleted":  # an id and a version: those who had it open may know that it is gone
-            return await tell_and_close(tell(), lambda offset: self.everywhere(record.subject, offset))
-        return await close_and_tell(lambda: self.everywhere(record.subject, NO_OFFSET), tell)
+            return await tell_and_close(tell(), lambda offset: self.recheck_on_all_nodes(record.subject, offset))
+        return await close_and_tell(lambda: self.recheck_on_all_nodes(record.subject, NO_OFFSET), tell)
 
     async def _close(self, record: PendingEvent) -> None:
         if self._decides(record.kind, read_change(record)):
-            await self.everywhere(record.subject, NO_OFFSET)
+            await self.recheck_on_all_nodes(record.subject, NO_OFFSET)
 
     def _decides(self, kind: str, change: StoredChange) -> bool:
         """May this have changed who may read the ticket? With the host's check anything may."""
@@ -436,7 +437,7 @@ class Tickets(Namespace):
 
     # ── who may ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def recheck(self, ticket_id: str, offset: Offset = NO_OFFSET) -> int:
+    async def recheck_access(self, ticket_id: str, offset: Offset = NO_OFFSET) -> int:
         """Take out of the ticket those of this node who may not read it any more.
 
         With `offset` they are sent the event at it first. Returns how many sockets that were. Raises RtError
@@ -472,9 +473,9 @@ class Tickets(Namespace):
         return count
 
     async def recheck_all(self) -> None:
-        """The same for every ticket that is open here: a call to `recheck` may have been missed."""
+        """The same for every ticket that is open here: a call to `recheck_access` may have been missed."""
         for ticket_id in _tickets(list(self.hub.rooms(self.path).names())):
-            await self.recheck(ticket_id)
+            await self.recheck_access(ticket_id)
 
     async def _caught_up(self, offset: Offset) -> None:
         """Wait until the log was delivered here up to the offset, but not for ever: access goes before completeness."""

@@ -171,7 +171,7 @@ class ViewerTracker:
 
     # ── nodes come and go ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def rejoin(self) -> None:
+    async def re_register(self) -> None:
         """Put down again all who look from here: Valkey lost it, or the others had declared this node dead.
 
         Raises RtError UNAVAILABLE: call it again.

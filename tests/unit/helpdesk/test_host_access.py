@@ -57,7 +57,7 @@ async def test_a_check_that_says_no_to_all_lets_nobody_hear_anything_of_any_tick
         for socket in sockets.values():
             with pytest.raises(RtError, match=r"FORBIDDEN|NOT_FOUND"):
                 await cluster.one.tickets.subscribe(socket, SubscribeTicket("43", "0-1"))
-            assert await cluster.one.tickets.keeps(socket.user, [ticket_room("43")]) == []
+            assert await cluster.one.tickets.still_allowed(socket.user, [ticket_room("43")]) == []
         assert not any(socket.client.texts for socket in sockets.values())  # type: ignore[attr-defined]
 
 
@@ -216,7 +216,7 @@ async def test_a_recheck_of_a_user_or_ticket_takes_out_who_may_not_read_any_more
         assert await cluster.one.tickets.recheck_user("anna") == 1
         assert ticket_room("42") not in anna.rooms and ticket_room("43") in anna.rooms
         open_to = lambda user, ticket_id: False  # noqa: E731
-        assert await cluster.one.tickets.recheck("42") == 1
+        assert await cluster.one.tickets.recheck_access("42") == 1
         assert ticket_room("42") not in bert.rooms
 
 

@@ -66,9 +66,9 @@ async def test_who_leaves_or_died_unseen_is_taken_out(valkey_url: str, prefix: s
             await each.announce()
         await one.withdraw()
         assert await two.find("n1") is None and await two.find("n2") is not None
-        await one.rejoin()
-        await two.only(living("n1.x", "n7.x"))
-        await two.only(living("n1.x"))
+        await one.re_register()
+        await two.reap_all_except(living("n1.x", "n7.x"))
+        await two.reap_all_except(living("n1.x"))
         assert await one.find("n2") is None and await one.find("n1") is not None
 
 
@@ -84,7 +84,7 @@ async def test_a_node_that_starts_beside_another_keeps_its_place(
             await two.announce()
             return {"n1.x"}
 
-        await one.only(and_then_one_starts)
+        await one.reap_all_except(and_then_one_starts)
         assert await one.find("n2") is not None
 
 
@@ -95,7 +95,7 @@ async def test_a_place_that_was_taken_out_comes_back(valkey_url: str, prefix: st
         await one.announce()
         await two.node_lost("n1.x")
         for _ in range(directory.AGAIN_EVERY):
-            await one.keep()
+            await one.reconcile()
         assert await two.find("n1") is not None
 
 

@@ -44,7 +44,7 @@ class Node:
             lambda: self.name,
             all_living,
             self.evicted.append,
-            self.recheck,
+            self.recheck_access,
             timeout_s=0.5,
         )
         self.rechecked: list[tuple[str, str, str]] = []
@@ -58,7 +58,7 @@ class Node:
             await self.hub.join(socket, room)
         return socket
 
-    async def recheck(self, namespace: str, subject: str, offset: str) -> None:
+    async def recheck_access(self, namespace: str, subject: str, offset: str) -> None:
         if self.away:
             raise RtError("UNAVAILABLE")
         self.rechecked.append((namespace, subject, offset))
@@ -257,11 +257,11 @@ async def test_while_valkey_is_away_a_call_is_refused(prefix: str) -> None:
 @aio
 async def test_all_nodes_look_again_who_may_be_in_a_ticket_or_the_asker_is_told(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, two, three), _):
-        await one.calls.recheck(NS, "a", Offset("5-0"))
+        await one.calls.recheck_on_all_nodes(NS, "a", Offset("5-0"))
         assert one.rechecked == two.rechecked == three.rechecked == [(NS, "a", "5-0")]
         three.away = True
         with pytest.raises(RtError, match="UNAVAILABLE"):
-            await one.calls.recheck(NS, "a", Offset("6-0"))
+            await one.calls.recheck_on_all_nodes(NS, "a", Offset("6-0"))
 
 
 @aio
@@ -272,12 +272,12 @@ async def test_a_node_that_turns_out_to_have_died_is_not_waited_for(valkey_url: 
         loop = asyncio.get_running_loop()
         loop.call_later(0.2, living.discard, "ghost")
         began = loop.time()
-        await one.calls.recheck(NS, "a", Offset("5-0"))
+        await one.calls.recheck_on_all_nodes(NS, "a", Offset("5-0"))
         assert loop.time() - began < 2
         assert one.rechecked == two.rechecked == [(NS, "a", "5-0")]
         living.add("ghost")
         with pytest.raises(RtError) as refused:
-            await one.calls.recheck(NS, "a", Offset("6-0"))
+            await one.calls.recheck_on_all_nodes(NS, "a", Offset("6-0"))
         assert refused.value.message == "Not all nodes answered: ghost."
 
 
@@ -324,7 +324,7 @@ async def test_the_askers_own_failure_or_delay_leaves_the_others_answers(
             assert loop.time() - began < 3
         one.away = True
         with pytest.raises(RtError, match="Not all nodes answered: n1"):
-            await one.calls.recheck(NS, "a", Offset("5-0"))
+            await one.calls.recheck_on_all_nodes(NS, "a", Offset("5-0"))
         living.intersection_update({"n1"})
         with pytest.raises(RtError, match="UNAVAILABLE"):
             await one.calls.ask("greet", "hello")

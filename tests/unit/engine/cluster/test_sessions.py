@@ -347,7 +347,7 @@ async def test_a_node_that_comes_back_under_another_name_lists_its_sessions_unde
         await b.sessions.node_lost("a")
         await b.back(goes.pid)
         a.incarnation = "a2"
-        await a.sessions.rejoin()
+        await a.sessions.re_register()
         await a.written()
         assert await valkey.command("PTTL", valkey.key("session", stays.pid)) > 3_600_000
         assert await valkey.command("SMEMBERS", valkey.key("sessions", "a2")) == [stays.pid]
@@ -363,7 +363,7 @@ async def test_what_valkey_forgot_is_written_again_and_nobody_is_thrown_out_for_
         await valkey.command("DEL", *await valkey.command("KEYS", prefix + "*"))
         a.sessions.moved(noticed)
         await a.written()
-        await a.sessions.rejoin()
+        await a.sessions.re_register()
         await a.written()
         for socket in (noticed, told):
             assert not socket.client.closed  # type: ignore[attr-defined]

@@ -21,6 +21,8 @@ from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.tokens import secret_key, sign, verify
 from insightdesk_rt.engine.wire.codec import Ack, Call, Connect
+from insightdesk_rt.engine.wire.native import NativeCodec
+from insightdesk_rt.engine.wire.socketio import SocketIOCodec
 from tests.support import fakes
 from tests.support.aio import aio, until
 from tests.support.tokens import KEYS, claims, token
@@ -80,6 +82,19 @@ class Desk(Namespace):
     @event("broken")
     def broken(self, socket: Socket) -> None:
         raise ZeroDivisionError
+
+    @event("breaks-later")
+    async def breaks_later(self, socket: Socket) -> Sum:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    @event("list")
+    def listing(self, socket: Socket) -> dict[str, int]:
+        return [1]  # type: ignore[return-value]
+
+    @event("list-later")
+    async def listing_later(self, socket: Socket) -> dict[str, int]:
+        return [1]  # type: ignore[return-value]
 
     @event("file", binary=True)
     def file(self, socket: Socket, ask: Any) -> dict[str, int]:
@@ -434,13 +449,23 @@ async def test_roles_are_checked_per_event() -> None:
     assert house.sent()[0]["data"]["error"]["code"] == "FORBIDDEN"
 
 
+@pytest.mark.parametrize("native", [True, False], ids=["native", "socketio"])
+@pytest.mark.parametrize("name", ["broken", "breaks-later", "list", "list-later"])
 @aio
-async def test_a_handler_that_breaks_is_logged_once_and_answered_internal(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_handlers_mistake_is_logged_once_and_answered_internal_and_the_client_stays(
+    name: str, native: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     house = House()
-    await house.inside()
-    house.call("broken", ack=1)
-    assert house.sent()[0]["data"]["error"]["code"] == "INTERNAL"
-    assert [record.message for record in caplog.records] == ["handler failed"]
+    house.client.codec = NativeCodec() if native else SocketIOCodec()
+    socket = await house.inside()
+    house.call(name, ack=1)
+    await until(lambda: not socket.busy, "answered")
+    (text,) = house.client.texts
+    assert '"code":"INTERNAL"' in text and text.startswith('{"ack":1,' if native else "43/desk,1[")
+    (record,) = caplog.records
+    assert record.message == "handler failed" and record.exc_info
+    house.call("sum", {"text": "ab"}, ack=2)
+    assert house.client.closed is None and '"total":2' in house.client.texts[-1]
 
 
 @aio

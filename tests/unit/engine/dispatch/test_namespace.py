@@ -1,9 +1,10 @@
 """The declarations a namespace is made of are read once, at class creation."""
 
 import logging
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+from msgspec import Struct
 
 from insightdesk_rt.engine.dispatch.namespace import (
     EVERYBODY,
@@ -16,7 +17,7 @@ from insightdesk_rt.engine.dispatch.namespace import (
     event,
     every,
 )
-from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Room
@@ -26,6 +27,10 @@ from tests.support.aio import aio, until
 
 class Ask(Payload):
     x: int
+
+
+class Sum(Struct):
+    total: int
 
 
 class Volatile(Outbound):
@@ -60,6 +65,58 @@ def test_events_and_clocks_are_found_by_their_decorators() -> None:
     assert waiting.payload is Nothing and waiting.waits
     assert Sample.tickers == (Ticker("tick", 5_000, True),)
     assert Namespace.events == {}
+
+
+def handler(returns: Any, waits: bool) -> Any:
+    """Return a handler whose return annotation is `returns`."""
+
+    def plain(self: Any, socket: Socket, ask: Ask) -> Any: ...
+    async def waiting(self: Any, socket: Socket, ask: Ask) -> Any: ...
+
+    method = waiting if waits else plain
+    method.__annotations__["return"] = returns
+    return event("e")(method)
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("returns", [None, Sum, Logged, Sum | Logged, Sum | None, dict[str, int], dict], ids=str)
+def test_a_handler_may_return_a_struct_a_dict_or_none(returns: Any, waits: bool) -> None:
+    made = type("Right", (Namespace,), {"work": handler(returns, waits)})
+    assert made.events["e"].waits == waits  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("returns", [str, int, list[int], Sum | str, Any, object, bytes], ids=str)
+def test_any_other_return_type_fails_when_the_class_is_made_and_names_the_method(returns: Any, waits: bool) -> None:
+    with pytest.raises(TypeError, match=r"(plain|waiting) must return a Struct, a dict or None"):
+        type("Wrong", (Namespace,), {"work": handler(returns, waits)})
+
+
+def test_a_handler_without_a_return_annotation_fails_when_the_class_is_made() -> None:
+    def silent(self, socket, ask): ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(TypeError, match="silent must return"):
+        type("Silent", (Namespace,), {"work": event("e")(silent)})
+
+
+@aio
+async def test_every_hook_of_the_server_does_nothing_by_default() -> None:
+    plain = Namespace(Hub(fakes.OneNode(), ["/sample"]), fakes.Clock())
+    socket, rooms = fakes.socket("/sample"), [Room("user:u1")]
+
+    async def living() -> set[str]:
+        return {"n1.a"}
+
+    await plain.coming(socket.user)
+    assert await plain.still_allowed(socket.user, rooms) == rooms
+    plain.notify_lost_rooms(socket, rooms)
+    await plain.joined(socket)
+    await plain.left(socket, CloseReason.CLIENT_LEFT)
+    await plain.node_lost("n2.b")
+    await plain.reap_all_except(living)
+    await plain.re_register()
+    assert await plain.recheck_access("42") == 0
+    await plain.put_down_again([])
 
 
 @aio

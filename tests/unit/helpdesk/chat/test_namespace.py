@@ -221,14 +221,14 @@ async def test_a_node_that_counted_as_dead_looks_again_who_may_see_what(valkey_u
         await mate.ask("chat:join", conversationId=c)
         await cluster.one.enters(ZOE)
         for node in (cluster.one, cluster.two):
-            node.chat.everywhere = cluster.one.chat.recheck  # the other does not answer any more
+            node.chat.recheck_on_all_nodes = cluster.one.chat.recheck_access  # the other does not answer any more
         await anna.ask("chat:transfer", conversationId=c, teamId="t2")
-        await cluster.two.chat.rejoin()
+        await cluster.two.chat.re_register()
         assert any(room.startswith("chat") for room in mate.socket.rooms), (
             "Valkey may have forgotten, that is no reason"
         )
         cluster.two.name = "n2, declared dead"
-        await cluster.two.chat.rejoin()
+        await cluster.two.chat.re_register()
         assert not any(room.startswith("chat") for room in mate.socket.rooms)
 
 
@@ -371,10 +371,10 @@ async def test_a_member_who_goes_is_seen_to_go_and_to_come_back(valkey_url: str,
         carl, anna, c = await begin(cluster)
         phone = await cluster.two.enters(CARL)
         await carl.leave()
-        await cluster.two.chat.keep()
+        await cluster.two.chat.reconcile()
         assert anna.heard() == [], "another device is still there"
         await phone.leave()
-        await cluster.two.chat.keep()
+        await cluster.two.chat.reconcile()
         assert ("chat:presence", {"conversationId": c, "userId": "carl", "online": False}) in anna.heard()
         await cluster.one.enters(CARL)
         assert anna.heard() == [("chat:presence", {"conversationId": c, "userId": "carl", "online": True})]
@@ -390,7 +390,7 @@ async def test_people_of_a_dead_node_are_gone_and_their_typing_with_them(valkey_
         await cluster.two.chat.node_lost("n1")
         assert anna.heard() == [("chat:stopTyping", {"conversationId": c, "userId": "carl"})]
         await cluster.two.chat.node_lost("n1")
-        await cluster.two.chat.keep()
+        await cluster.two.chat.reconcile()
         told = anna.heard()
         assert ("chat:stopTyping", {"conversationId": c, "userId": "carl"}) not in told, "once"
         assert ("chat:presence", {"conversationId": c, "userId": "carl", "online": False}) in told
@@ -409,7 +409,7 @@ async def test_who_typed_on_a_dead_node_and_is_on_another_one_too_has_stopped_al
         await cluster.one.idle()
         anna.heard(), tablet.heard()
         await cluster.two.chat.node_lost("n1")
-        await cluster.two.chat.keep()
+        await cluster.two.chat.reconcile()
         assert anna.heard() == [("chat:stopTyping", {"conversationId": c, "userId": "carl"})]
         assert tablet.heard() == [], "never to oneself"
 
@@ -507,7 +507,7 @@ async def test_a_conversation_is_not_handed_to_a_team_of_which_nobody_is_here(va
 
 
 async def swept(cluster: Cluster) -> bool:
-    await cluster.one.chat.keep()
+    await cluster.one.chat.reconcile()
     return [one.status for one in await cluster.one.people.statuses(["zoe"])] == ["offline"]
 
 

@@ -140,13 +140,13 @@ async def test_what_did_not_come_through_is_said_again(valkey_url: str, prefix: 
         node.store.away = True
         await node.roster.came(anna)
         await node.roster.went(bert)
-        await node.roster.keep()
+        await node.roster.reconcile()
         node.store.away = False
         assert [await node.status(name) for name in ("anna", "bert")] == ["offline", "online"]
-        await node.roster.keep()
+        await node.roster.reconcile()
         assert [await node.status(name) for name in ("anna", "bert")] == ["online", "offline"]
         asked = node.store.asked
-        await node.roster.keep()
+        await node.roster.reconcile()
         assert node.store.asked == asked, "and then no more"
 
 
@@ -160,10 +160,10 @@ async def test_a_node_that_was_declared_dead_is_back_once_it_has_another_incarna
         await node.roster.node_lost("n1.a")
         await node.roster.node_lost("n1.a")
         await node.roster.came(bert)
-        await node.roster.keep()
+        await node.roster.reconcile()
         assert [await node.status(name) for name in ("anna", "bert")] == ["offline", "offline"]
         node.incarnation = "n1.b"
-        await node.roster.rejoin()
+        await node.roster.re_register()
         assert [await node.status(name) for name in ("anna", "bert")] == ["online", "online"]
         assert await node.store.held_by("n1.b") == {"anna", "bert"}
 
@@ -176,7 +176,7 @@ async def test_after_a_start_those_of_dead_incarnations_are_gone(valkey_url: str
         await node.store.join(fakes.user("bert"), "n2.a")
         (anna,) = sockets("anna")
         await node.roster.came(anna)
-        await node.roster.only(living("n1.a", "n2.a"))
+        await node.roster.reap_all_except(living("n1.a", "n2.a"))
         assert [await node.status(name) for name in ("ghost", "bert", "anna")] == ["offline", "online", "online"]
 
 
@@ -190,7 +190,7 @@ async def test_a_node_that_starts_beside_another_is_not_taken_for_dead(valkey_ur
             return {"n1.a"}
 
         await node.store.join(fakes.user("ghost"), "n1.before")
-        await node.roster.only(and_then_one_starts)
+        await node.roster.reap_all_except(and_then_one_starts)
         assert [await node.status(name) for name in ("ghost", "bert")] == ["offline", "online"]
 
 
@@ -205,10 +205,10 @@ async def test_the_node_is_told_that_it_is_taken_for_dead(valkey_url: str, prefi
         assert fenced == []
         await node.roster.node_lost("n1.a")
         for _ in range(COMPARE_EVERY):
-            await node.roster.keep()
+            await node.roster.reconcile()
         assert set(fenced) == {"n1.a"}, "without anybody coming, too"
         node.incarnation = "n1.b"
-        await node.roster.rejoin()
+        await node.roster.re_register()
         await node.roster.came(bert)
         assert set(fenced) == {"n1.a"} and await node.store.held_by("n1.b") == {"anna", "bert"}
 
@@ -223,7 +223,7 @@ async def test_a_difference_between_node_and_store_is_found_and_mended(valkey_ur
         await node.store.join(fakes.user("ghost"), "n1.a")
         await node.store.join(fakes.user("ghost2"), "n1.a")
         for _ in range(COMPARE_EVERY):
-            await node.roster.keep()
+            await node.roster.reconcile()
         assert [await node.status(name) for name in ("anna", "ghost", "ghost2")] == ["online", "offline", "offline"]
 
 
@@ -234,10 +234,10 @@ async def test_many_users_are_said_in_bounded_batches(valkey_url: str, prefix: s
         node.store.away = True
         for socket in everybody:
             await node.roster.came(socket)
-        await node.roster.keep()
+        await node.roster.reconcile()
         assert node.store.asked == 1_200 + 500, "a batch that fails is the last one for now"
         node.store.away = False
-        await node.roster.keep()
+        await node.roster.reconcile()
         assert await node.store.held_count("n1.a") == 1_200
         await node.roster.node_lost("n1.a")
         assert await node.store.held_count("n1.a") == 0

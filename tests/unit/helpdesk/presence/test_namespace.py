@@ -135,7 +135,7 @@ async def test_users_of_a_dead_node_go_offline_unless_another_has_them(valkey_ur
         assert [(u["userId"], u["status"]) for _, u in sent(mate)] == [("dora", "offline")]
         # it only stood still, and comes back as another
         cluster.two.name = "n2.again"
-        await cluster.two.presence.rejoin()
+        await cluster.two.presence.re_register()
         assert [(u["userId"], u["status"]) for _, u in sent(mate)] == [("dora", "online")]
 
 
@@ -248,7 +248,7 @@ async def test_a_connect_while_valkey_is_away_is_made_good_later(valkey_url: str
     anna = await cluster.one.connect(ANNA)
     assert sent(anna) == []
     await valkey.start()
-    await cluster.one.presence.keep()
+    await cluster.one.presence.reconcile()
     assert sent(anna) == [("presence:update", {"userId": "anna", "status": "online"})]
     await cluster.one.presence.close()
     await valkey.close()

@@ -220,7 +220,7 @@ async def test_a_recheck_waits_for_the_event_but_not_for_ever(
         await cluster.one.put(teamId="t1")
         anna, root = await cluster.one.open(ANNA), await cluster.one.open(ROOT)
         await cluster.one.store.put("42", TicketChange(teamId="t2"))
-        await cluster.one.tickets.recheck("42", Offset("999999-0"))
+        await cluster.one.tickets.recheck_access("42", Offset("999999-0"))
         assert names(anna) == ["ticket:unsubscribed"] and names(root) == []
         await cluster.one.store.put("42", TicketChange(teamId="t1"))
         late = await cluster.one.open(ANNA)
@@ -236,10 +236,10 @@ async def test_a_node_that_counted_as_dead_looks_again_who_may_read_what(valkey_
         await cluster.one.put(teamId="t1")
         anna = await cluster.one.open(ANNA)
         await cluster.one.store.put("42", TicketChange(teamId="t2"))
-        await cluster.one.tickets.rejoin()
+        await cluster.one.tickets.re_register()
         assert ticket_room("42") in anna.rooms
         cluster.one.name = "n1, declared dead"
-        await cluster.one.tickets.rejoin()
+        await cluster.one.tickets.re_register()
         assert names(anna) == ["ticket:unsubscribed"] and ticket_room("42") not in anna.rooms
 
 
@@ -275,7 +275,7 @@ async def test_the_hosts_check_decides_alone_and_its_failure_opens_nothing(
         root = await cluster.one.connect(ROOT)
         assert (await refusal(cluster.one.tickets.subscribe(root, SubscribeTicket("42")))).code == "INTERNAL"
         answers.clear()
-        await cluster.one.tickets.recheck("only-the-host-knows-it")
+        await cluster.one.tickets.recheck_access("only-the-host-knows-it")
         assert names(anna) == ["ticket:unsubscribed"]
         assert {record.message for record in caplog.records} == {"the host's access check failed"}
 

@@ -372,7 +372,7 @@ async def test_a_node_that_has_another_life_puts_its_people_down_again(valkey_ur
         await lost(cluster.two, "n1")
         assert (await cluster.two.viewers.live("42")).viewers == []
         cluster.one.name = "n1-again"
-        await cluster.one.tickets.rejoin()
+        await cluster.one.tickets.re_register()
         assert [v.user.id for v in (await cluster.two.viewers.live("42")).viewers] == ["anna", "bert"]
 
 
@@ -383,7 +383,7 @@ async def test_many_views_are_put_down_again_in_few_pipelines(valkey_url: str, p
         for number, socket in enumerate(sockets):
             watch._views[socket.sid, f"t{number}"] = Looks(socket, BERT.person, "viewing")
         before = cluster.valkey.counters["batches"]
-        await watch.rejoin()
+        await watch.re_register()
         assert cluster.valkey.counters["batches"] - before <= 4
         assert [v.user.id for v in (await cluster.one.viewers.live("t1199")).viewers] == ["bert"]
 
@@ -394,7 +394,7 @@ async def test_what_cannot_be_put_down_again_now_is_asked_for_once_more(prefix: 
     watch, socket = cluster.one.tickets.watch, fakes.socket("/tickets", BERT)
     watch._views[socket.sid, "42"] = Looks(socket, BERT.person, "viewing")
     with pytest.raises(RtError, match="UNAVAILABLE"):
-        await watch.rejoin()
+        await watch.re_register()
 
 
 @aio
