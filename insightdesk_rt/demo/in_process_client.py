@@ -12,8 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from insightdesk_rt.engine.errors import CloseReason, RtError
-from insightdesk_rt.engine.transport.base import Receiver
-from insightdesk_rt.engine.transport.client import Client
+from insightdesk_rt.engine.transport.client import Client, Receiver
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.codec import Encoded
@@ -29,7 +28,7 @@ class InProcessClient:
     """`hear` is called with every event, `connect` too: rooms are to be joined again then. Comes back when closed."""
 
     name = "demo"  # as a transport
-    most = 0
+    max_messages = 0
     unfinished = 0
     writable = True
 

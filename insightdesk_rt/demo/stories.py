@@ -37,7 +37,7 @@ from insightdesk_rt.demo.in_process_client import Hear, InProcessClient
 from insightdesk_rt.demo.thread import Thread
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import new_id
-from insightdesk_rt.engine.transport.base import Receiver
+from insightdesk_rt.engine.transport.client import Receiver
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.helpdesk.notifications.namespace import Notifications
 from insightdesk_rt.helpdesk.tickets.namespace import Tickets

@@ -41,16 +41,7 @@ ARROWS_TO_TURN: set[tuple[str, str]] = {
     ("engine.signing_keys", "app.config"),
     ("helpdesk.desk", "app.config"),
 }
-CIRCLES_TO_BREAK: list[set[str]] = [
-    {
-        "engine.transport.base",
-        "engine.transport.client",
-        "engine.transport.client_registry",
-        "engine.transport.intake",
-        "engine.transport.outbox",
-        "engine.transport.polling",
-    },
-]
+CIRCLES_TO_BREAK: list[set[str]] = []
 FUNCTIONS_TO_SHORTEN: set[str] = {
     "app/cli/main _parser",
     "app/server _build",

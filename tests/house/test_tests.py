@@ -38,6 +38,7 @@ ELSEWHERE = {
     "engine/transport/base": "contract/test_transport.py",
     "engine/transport/client": "contract/test_transport.py",
     "engine/transport/polling": "contract/test_transport.py",
+    "engine/transport/registry": "unit/engine/transport/test_client_registry.py",
     "engine/transport/stream": "contract/test_transport.py",
     "engine/transport/unread": "unit/engine/doors/test_listener.py",
     "engine/wire/codec": "unit/engine/wire/test_socketio.py",

@@ -21,8 +21,7 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.origins import comparable, is_loopback_host, is_loopback_page
 from insightdesk_rt.engine.rate_limits import Windows, counted_as
 from insightdesk_rt.engine.seldom import Seldom
-from insightdesk_rt.engine.transport.base import Receiver
-from insightdesk_rt.engine.transport.client import Client
+from insightdesk_rt.engine.transport.client import Client, Receiver
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.wire.engine import EngineSession, EngineSettings
 from insightdesk_rt.engine.wire.frames import MAX_FRAGMENTS

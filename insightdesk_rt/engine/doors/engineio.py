@@ -85,7 +85,7 @@ class _Judge(QuietHandler):
             self.port.say_refused_page(self.request)
         if verdict is BAD_VERSION:
             why = "another version of Engine.IO: this server speaks 4, which is Socket.IO 3 and 4"
-            self.port.host.say_not_understood(why, self.port.peer(self.request).address, self.agent())
+            self.port.host.log_not_understood(why, self.port.peer(self.request).address, self.agent())
         if isinstance(verdict, Refusal):
             self.port.refused[verdict.message.upper().replace(" ", "_")] += 1
         return verdict

@@ -1,56 +1,67 @@
-"""The two interfaces of this floor: Transport (what carries a client's bytes) and Receiver (who is told what came).
+"""The interfaces between a client and its transports. Pure declarations, so that no two files import each other.
 
-`engine/dispatch/dispatch.py` implements Receiver; this floor only declares it, so that arrows keep pointing down.
+A Transport carries a client's bytes (websocket.py, stream.py, polling.py). TransportClient is what a transport uses of
+the client it carries; Client (client.py) implements it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from insightdesk_rt.engine.errors import CloseReason
-from insightdesk_rt.engine.wire.codec import Ack, Call, Connect, Encoded
-
-if TYPE_CHECKING:
-    from insightdesk_rt.engine.transport.client import Client
-
-
-class Receiver(Protocol):
-    """The up-calls. None of them may block or raise; none is called for a client after `gone`."""
-
-    def asked(self, client: Client, ask: Connect) -> None: ...
-
-    def called(self, client: Client, call: Call) -> None: ...
-
-    def acked(self, client: Client, ack: Ack) -> None: ...
-
-    def left(self, client: Client, namespace: str) -> None: ...
-
-    def gone(self, client: Client, why: CloseReason) -> None: ...
+from insightdesk_rt.engine.errors import CloseReason, WireError
+from insightdesk_rt.engine.wire.codec import Encoded
 
 
 class Transport(Protocol):
-    """One carrier of one client's messages. Owned by its Client; reads by itself and calls `client.received`."""
+    """Carries one client's messages. Owned by its Client; reads by itself and calls `client.received`."""
 
     name: str  # "websocket" or "polling"; a bounded label of metrics
-    most: int  # messages it takes at a time; 0: any number
+    max_messages: int  # that one write takes; 0: no limit
     writable: bool  # False: messages wait in the outbox until the transport calls `outbox.drained()`
 
     @property
     def unfinished(self) -> int:
-        """The number of the message that has begun to come in and is not whole; 0 if there is none."""
+        """The number of the incoming message that is not complete yet; 0 if there is none."""
         ...
 
     def write(self, messages: list[Encoded]) -> int:
-        """Take the messages, in order. Return how many bytes of them (and of earlier ones) are still unsent.
+        """Send the messages, in order. Return how many bytes of them and of earlier ones are still unsent.
 
-        0 means the peer's kernel (or parked poll) has them all. Called at most once per loop turn per client while
-        `writable`, and once more, whether it is or not, before `close`.
+        0 means that the kernel (or the parked poll) has taken them all. Called at most once per loop turn while
+        `writable`, and once more before `close`, whether it is writable or not.
         """
         ...
 
     def close(self, why: CloseReason, code: int = 0) -> None:
-        """Say goodbye as this transport does, then end. Not called back: `client` is told only of ends by the peer.
+        """Send the close frame or packet, then end. Does not call `client.lost`: that is for ends by the peer.
 
-        `code` is the websocket close code where one says more than `why`.
+        `code` is the websocket close code where it says more than `why`.
         """
         ...
+
+
+class TransportOutbox(Protocol):
+    """What a transport uses of its client's outbox."""
+
+    def sent(self, count: int) -> None: ...
+
+    def drained(self) -> None: ...
+
+
+class TransportClient(Protocol):
+    """What a transport uses of its client; documented in client.py."""
+
+    id: str
+
+    @property
+    def outbox(self) -> TransportOutbox: ...
+
+    def heard(self) -> None: ...
+
+    def received(self, transport: Transport, message: str | bytes) -> None: ...
+
+    def violated(self, transport: Transport, wrong: WireError) -> None: ...
+
+    def lost(self, transport: Transport, why: CloseReason) -> None: ...
+
+    def close(self, why: CloseReason) -> None: ...

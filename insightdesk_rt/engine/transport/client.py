@@ -1,24 +1,24 @@
-"""Client: one peer across its transports. Joins a session (what bytes mean), an outbox (what it is still to be sent)
-and the transport it is on now; times it out; ends it once.
+"""Client: one connected peer, across its transports. Combines a session (which knows what bytes mean), an outbox (what
+is still to be sent) and the current transport. Closes the peer when it times out, and ends exactly once.
 
     polling ──probe()──▶ polling + probing websocket ──"5"──▶ websocket
 
-During a probe polling stays the transport: what is queued leaves by it, what it brings is processed, and every GET is
-answered at once, because stock clients wait for their last GET before they say "5". The outbox holds what is not
-written, so that the swap is one assignment and the order is kept. A probe that fails ends alone.
+While a websocket probes, polling stays the transport: queued messages leave by it, its POSTs are processed, and every
+GET is answered at once, because stock clients wait for their last GET before they send "5". Unwritten messages stay in
+the outbox, so the switch is one assignment and the order is kept. A probe that fails ends alone; the client goes on.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from insightdesk_rt.engine.errors import ERRORS, CloseReason, TooBig, WireError
 from insightdesk_rt.engine.rate_limits import counted_as
-from insightdesk_rt.engine.transport.base import Receiver, Transport
-from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.transport.base import Transport
 from insightdesk_rt.engine.transport.outbox import Outbox
 from insightdesk_rt.engine.transport.polling import PollingTransport
+from insightdesk_rt.engine.transport.registry import Registry
 from insightdesk_rt.engine.wire.codec import Ack, Call, Codec, Connect, Encoded, Leave, WireSession
 from insightdesk_rt.engine.wire.engine import PROBE_PONG, EngineSession, Goodbye, ProbeStep
 from insightdesk_rt.engine.wire.native import NativeSession
@@ -26,12 +26,29 @@ from insightdesk_rt.engine.wire.native import NativeSession
 LOOK_MS = 1_000  # between looks at a peer whose pong is later than the next ping was due
 
 
+class Receiver(Protocol):
+    """Takes what clients send: implemented by engine/dispatch.
+
+    No method may block or raise, and none is called for a client after `gone`.
+    """
+
+    def asked(self, client: Client, ask: Connect) -> None: ...
+
+    def called(self, client: Client, call: Call) -> None: ...
+
+    def acked(self, client: Client, ack: Ack) -> None: ...
+
+    def left(self, client: Client, namespace: str) -> None: ...
+
+    def gone(self, client: Client, why: CloseReason) -> None: ...
+
+
 class Client:
     __slots__ = (
         "_connects_from_ms",
-        "_host",
         "_probe",
         "_receiver",
+        "_registry",
         "_unfinished",
         "_unfinished_ms",
         "address",
@@ -53,19 +70,19 @@ class Client:
         self,
         session: WireSession,
         receiver: Receiver,
-        host: ClientRegistry,
+        registry: Registry[Client],
         *,
         id: str = "",
         address: str = "",
         agent: str = "",
         bearer: str = "",
     ) -> None:
-        self.id = id or host.new_id()
+        self.id = id or registry.new_id()
         self.address = address
         self.agent = agent
         self.bearer = bearer  # token of the upgrade request's Authorization header; native protocol only
         self.session = session
-        self.outbox = Outbox(host.limits, host.flusher)
+        self.outbox = Outbox(registry.limits, registry.flusher)
         self.transport: Transport | None = None
         self.sockets: dict[str, Any] = {}  # namespace → hub Socket; owned by dispatch
         self.connected_at_s = 0.0  # Unix seconds, for people
@@ -74,7 +91,7 @@ class Client:
         self.gone = False
         self.recovers = True  # is it sent a pid and offsets, unless its CONNECT says otherwise?
         self._receiver = receiver
-        self._host = host
+        self._registry = registry
         self._probe: Transport | None = None
         self._connects_from_ms = 0
         self._unfinished = 0  # the message that was coming in at the last look, and since when
@@ -92,24 +109,24 @@ class Client:
     @property
     def last_seen(self) -> float:
         """Unix seconds of the last byte the client sent, not before it connected: the two clocks differ by a moment."""
-        return max(self.connected_at_s, time.time() - (self._host.now_ms() - self.heard_ms) / 1000)
+        return max(self.connected_at_s, time.time() - (self._registry.now_ms() - self.heard_ms) / 1000)
 
     # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, transport: Transport) -> None:
         """Put the client on the table and queue what its session says first. The transport starts reading after it."""
-        host = self._host
-        now_ms = self.heard_ms = host.now_ms()
+        registry = self._registry
+        now_ms = self.heard_ms = registry.now_ms()
         self.connected_at_s = time.time()
         self.transport = self.outbox.transport = transport
-        host.clients[self.id] = self
-        host.addresses.enter(counted_as(self.address))
-        host.opened[transport.name] += 1
+        registry.clients[self.id] = self
+        registry.addresses.enter(counted_as(self.address))
+        registry.opened[transport.name] += 1
         for message in self.session.opened(now_ms):
             self.outbox.put(message)
         self._arm(now_ms)
-        if host.connect_timeout_ms:
-            host.wheel.later(("connect", self), host.connect_timeout_ms, self._connect_late)
+        if registry.connect_timeout_ms:
+            registry.wheel.later(("connect", self), registry.connect_timeout_ms, self._connect_late)
 
     def close(self, why: CloseReason, code: int = 0) -> None:
         """End the client: what is queued is sent, the transport says goodbye, the receiver is told. Once."""
@@ -134,14 +151,14 @@ class Client:
 
     def _end(self, why: CloseReason) -> None:
         self.gone = True
-        host = self._host
-        if host.clients.pop(self.id, None) is not None:
-            host.addresses.leave(counted_as(self.address))
-        host.closed[why] += 1
-        host.on_end(self, why)
-        host.intake.forget(self)
-        host.wheel.cancel(self)
-        host.wheel.cancel(("connect", self))
+        registry = self._registry
+        if registry.clients.pop(self.id, None) is not None:
+            registry.addresses.leave(counted_as(self.address))
+        registry.closed[why] += 1
+        registry.on_end(self, why)
+        registry.intake.forget(self)
+        registry.wheel.cancel(self)
+        registry.wheel.cancel(("connect", self))
         if self._probe is not None:
             probe = self._probe
             self._end_probe()
@@ -152,7 +169,7 @@ class Client:
 
     def heard(self) -> None:
         """Bytes came, whole messages or not. hot: once per wake-up of a transport."""
-        now_ms = self.heard_ms = self._host.now_ms()
+        now_ms = self.heard_ms = self._registry.now_ms()
         self.session.heard(now_ms)
 
     def received(self, transport: Transport, message: str | bytes) -> None:
@@ -184,7 +201,7 @@ class Client:
 
     def _floods(self) -> bool:
         """Has it asked into namespaces more often than it may in a minute? Then it is closed."""
-        limit, now_ms = self._host.max_connects_per_minute, self._host.now_ms()
+        limit, now_ms = self._registry.max_connects_per_minute, self._registry.now_ms()
         if now_ms - self._connects_from_ms >= 60_000:
             self._connects_from_ms, self.connects = now_ms, 0
         self.connects += 1
@@ -195,18 +212,23 @@ class Client:
 
     def holds(self, held_bytes: int) -> None:
         """So many bytes of a message that is not whole are kept for this client. Too many close it, or another one."""
-        over = self._host.intake.hold(self, held_bytes)
-        if over is not None and over.client.transport is not None:
-            wrong = WireError("too much that is not finished", 1008, over=over.setting)
-            over.client.violated(over.client.transport, wrong, spoken=over.client.native)
+        excess = self._registry.intake.hold(self, held_bytes)
+        if excess is not None:
+            excess.client.holds_too_much(excess.limit_name)
+
+    def holds_too_much(self, limit_name: str) -> None:
+        """Close the client: its unfinished message exceeds a limit of its user or of the node."""
+        if self.transport is not None:
+            wrong = WireError("unfinished messages take too many bytes", 1008, over=limit_name)
+            self.violated(self.transport, wrong, spoken=self.native)
 
     def violated(self, transport: Transport, wrong: WireError, *, spoken: bool = True) -> None:
         """The peer broke the protocol on this transport. `spoken`: it is told the close code of the error."""
         if wrong.over:
-            self._host.over_limit[wrong.over] += 1
+            self._registry.over_limit[wrong.over] += 1
         why = CloseReason.TOO_BIG if isinstance(wrong, TooBig) else CloseReason.PARSE_ERROR
         if why is CloseReason.PARSE_ERROR and self.session.waiting and transport is self.transport:
-            self._host.say_not_understood(wrong.why, self.address, self.agent)
+            self._registry.log_not_understood(wrong.why, self.address, self.agent)
         code = wrong.close if spoken else 0
         if transport is self._probe:
             self._end_probe()
@@ -250,7 +272,7 @@ class Client:
 
     def overdue(self) -> bool:
         """Is the client past its ping timeout? Then it is closed, whether the wheel has come to it or not."""
-        if not self.gone and self.session.dead(self._host.now_ms()):
+        if not self.gone and self.session.dead(self._registry.now_ms()):
             self.close(CloseReason.PING_TIMEOUT)
         return self.gone
 
@@ -260,13 +282,13 @@ class Client:
         next_ms = self.session.due_ms() - now_ms
         wait_ms = min(self.session.deadline_ms() - now_ms, next_ms if next_ms > 0 else LOOK_MS)
         if self._unfinished:
-            wait_ms = min(wait_ms, self._unfinished_ms + self._host.message_timeout_ms - now_ms)
-        self._host.wheel.later(self, max(wait_ms, 0), self._tick)
+            wait_ms = min(wait_ms, self._unfinished_ms + self._registry.message_timeout_ms - now_ms)
+        self._registry.wheel.later(self, max(wait_ms, 0), self._tick)
 
     def _tick(self) -> None:
         if self.overdue():
             return
-        now_ms = self._host.now_ms()
+        now_ms = self._registry.now_ms()
         self._look_at_unfinished(now_ms)
         if self.gone:
             return
@@ -280,12 +302,12 @@ class Client:
         """Close who has not finished the message that was coming in so long ago. To look at the heartbeat costs no
         timer per message, and gives one up to an interval more."""
         transport = self.transport
-        if transport is None or not self._host.message_timeout_ms:
+        if transport is None or not self._registry.message_timeout_ms:
             return
         unfinished = self.session.unfinished or transport.unfinished
         if not unfinished or unfinished != self._unfinished:
             self._unfinished, self._unfinished_ms = unfinished, now_ms
-        elif now_ms - self._unfinished_ms >= self._host.message_timeout_ms:
+        elif now_ms - self._unfinished_ms >= self._registry.message_timeout_ms:
             wrong = WireError("a message that is not finished", 1008, over="message_timeout_s")
             self.violated(transport, wrong, spoken=self.native)
 
@@ -300,8 +322,8 @@ class Client:
         if self.gone or self._probe is not None or not isinstance(self.transport, PollingTransport):
             return False
         self._probe = transport
-        if self._host.upgrade_timeout_ms:
-            self._host.wheel.later(("probe", self), self._host.upgrade_timeout_ms, self._probe_late)
+        if self._registry.upgrade_timeout_ms:
+            self._registry.wheel.later(("probe", self), self._registry.upgrade_timeout_ms, self._probe_late)
         return True
 
     def _probed(self, transport: Transport, message: str | bytes) -> None:
@@ -315,7 +337,7 @@ class Client:
                 polling.hurry(True)
             case ProbeStep.UPGRADE:
                 self._end_probe()
-                self._host.upgraded += 1
+                self._registry.upgraded += 1
                 self.transport = self.outbox.transport = transport
                 polling.retire()
                 self.outbox.drained()
@@ -327,12 +349,12 @@ class Client:
         probe = self._probe
         self._end_probe()
         if probe is not None:
-            self._host.over_limit["upgrade_timeout_s"] += 1
+            self._registry.over_limit["upgrade_timeout_s"] += 1
             probe.close(CloseReason.TRANSPORT_ERROR)
 
     def _end_probe(self) -> None:
         self._probe = None
-        self._host.wheel.cancel(("probe", self))
+        self._registry.wheel.cancel(("probe", self))
         if isinstance(self.session, EngineSession):
             self.session.probe_lost()
         if isinstance(self.transport, PollingTransport):

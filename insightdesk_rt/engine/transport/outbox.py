@@ -202,7 +202,7 @@ class Outbox:
         queue, transport = self._queue, self.transport
         if queue is None or transport is None or not transport.writable:
             return 0
-        most = transport.most
+        most = transport.max_messages
         if most and len(queue) > most:  # the rest goes with the next poll
             self._queue = queue[most:]
             self.bytes = transport.write(queue[:most]) + sum([message.size for message in self._queue])

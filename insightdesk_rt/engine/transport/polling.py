@@ -11,16 +11,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from time import monotonic_ns
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from insightdesk_rt.engine.errors import CloseReason, WireError
+from insightdesk_rt.engine.transport.base import TransportClient
+from insightdesk_rt.engine.transport.registry import Registry
 from insightdesk_rt.engine.wire.codec import Encoded
 from insightdesk_rt.engine.wire.engine import CLOSE, NOOP
 from insightdesk_rt.engine.wire.engineio import decode_payload, encode_payload
-
-if TYPE_CHECKING:
-    from insightdesk_rt.engine.transport.client import Client
-    from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 
 # A payload of a megabyte can hold 500,000 packets (CVE-2020-36048); others have their turn in between.
 TURN_NS = 2_000_000
@@ -66,19 +64,19 @@ class Post(Protocol):
 class PollingTransport:
     name = "polling"
     unfinished = 0  # a POST has its own time
-    most = 15  # python-engineio's client gives up on a payload of more than 16 packets; one is left for CLOSE
-    __slots__ = ("_client", "_host", "_hurry", "_last", "_poll", "_post", "writable")
+    max_messages = 15  # python-engineio's client gives up on a payload of more than 16 packets; one is left for CLOSE
+    __slots__ = ("_client", "_hurry", "_last", "_poll", "_post", "_registry", "writable")
 
-    def __init__(self, host: ClientRegistry) -> None:
-        self._host = host
-        self._client: Client | None = None  # None before `start` and after the end
+    def __init__(self, registry: Registry[Any]) -> None:
+        self._registry = registry
+        self._client: TransportClient | None = None  # None before `start` and after the end
         self._poll: Poll | None = None
         self._post: Post | None = None
         self._last: list[Encoded] = []  # last words that found no poll
         self._hurry = False
         self.writable = False
 
-    def start(self, client: Client) -> None:
+    def start(self, client: TransportClient) -> None:
         self._client = client
 
     # ── GET ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,7 +126,7 @@ class PollingTransport:
         assert self._poll is not None
         self.writable = False
         payload = encode_payload(messages)
-        self._host.bytes_out += len(payload)
+        self._registry.bytes_out += len(payload)
         self._poll.answer(payload)
 
     # ── POST ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -166,7 +164,7 @@ class PollingTransport:
         client = self._client
         if client is None:
             return
-        self._host.bytes_in += len(body)
+        self._registry.bytes_in += len(body)
         client.heard()
         try:
             for packet in decode_payload(body, limit_bytes):
@@ -211,7 +209,7 @@ class PollingTransport:
         if self.writable:
             self._answer(last or [NOOP])
         elif why not in UNSAID and last:
-            self._host.say_later(client.id, last)
+            self._registry.keep_farewell(client.id, last)
 
     def retire(self) -> None:
         """The websocket has taken over: end without a word to the session."""

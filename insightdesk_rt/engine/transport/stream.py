@@ -37,13 +37,13 @@ class StreamTransport(WebSocketTransport):
     def __init__(
         self,
         stream: IOStream,
-        host: ClientRegistry,
+        registry: ClientRegistry,
         limit_bytes: int,
         *,
         coded: bool,
         max_fragments: int = MAX_FRAGMENTS,
     ) -> None:
-        super().__init__(stream.socket, host, limit_bytes, coded=coded, max_fragments=max_fragments)
+        super().__init__(stream.socket, registry, limit_bytes, coded=coded, max_fragments=max_fragments)
         self._stream = stream
         self._kept = 0  # bytes that the stream was given and the kernel has not taken
         self._reading: asyncio.Task[None] | None = None
@@ -69,7 +69,7 @@ class StreamTransport(WebSocketTransport):
             self._ended(lost)
 
     def _send(self, data: bytes) -> int:
-        self._host.bytes_out += len(data)
+        self._registry.bytes_out += len(data)
         if self._stream.closed():
             return 0  # the reading Task sees it too
         future = self._stream.write(data)
@@ -108,7 +108,7 @@ class StreamTransport(WebSocketTransport):
 
     def abort(self) -> None:
         self._client = None
-        self._host.lingered(self)
+        self._registry.lingered(self)
         self._stream.close()  # ends the reading Task
 
 
@@ -158,14 +158,14 @@ class DeflateTransport(StreamTransport):
     def __init__(
         self,
         stream: IOStream,
-        host: ClientRegistry,
+        registry: ClientRegistry,
         limit_bytes: int,
         *,
         coded: bool,
         max_fragments: int,
         parameters: Mapping[str, str | None],
     ) -> None:
-        super().__init__(stream, host, limit_bytes, coded=coded, max_fragments=max_fragments)
+        super().__init__(stream, registry, limit_bytes, coded=coded, max_fragments=max_fragments)
         self._packer = Packer(parameters)
         self._reader = FrameReader(limit_bytes, max_fragments, unpack=self._packer.unpack)
 

@@ -73,15 +73,15 @@ class WebSocketTransport:
     """
 
     name = "websocket"
-    most = 0
+    max_messages = 0  # no limit
     __slots__ = (
         "_client",
         "_coded",
         "_discarded",
         "_held",
-        "_host",
         "_pong",
         "_reader",
+        "_registry",
         "_sock",
         "_unsent",
         "writable",
@@ -90,28 +90,28 @@ class WebSocketTransport:
     def __init__(
         self,
         sock: socket.socket,
-        host: ClientRegistry,
+        registry: ClientRegistry,
         limit_bytes: int,
         *,
         coded: bool,
         max_fragments: int = MAX_FRAGMENTS,
     ) -> None:
         self._sock = sock
-        self._host = host
+        self._registry = registry
         self._reader = FrameReader(limit_bytes, max_fragments)
         self._coded = coded
         self._client: Client | None = None  # None before `start`, and from CLOSING on
         self._unsent: memoryview | None = None  # what the kernel did not take
         self._pong: bytes | None = None  # the answer to the last ping, while `_unsent` is in its way
         self._discarded = 0
-        self._held = 0  # bytes of an unfinished message, as the host knows
+        self._held = 0  # bytes of an unfinished message, as the registry knows
         self.writable = True
 
     def start(self, client: Client, leftover: bytes = b"") -> None:
         """Read from now on; `leftover` was read before."""
         self._client = client
         self._reader.heed(client.session)
-        self._host.readiness.watch(self._sock.fileno(), self)
+        self._registry.poller.watch(self._sock.fileno(), self)
         if leftover:
             self._received(client, leftover)
 
@@ -144,7 +144,7 @@ class WebSocketTransport:
         self.readable()
 
     def _received(self, client: Client, data: bytes) -> None:
-        self._host.bytes_in += len(data)
+        self._registry.bytes_in += len(data)
         client.heard()
         wrong: WireError | None = None
         try:
@@ -206,7 +206,7 @@ class WebSocketTransport:
         return self._send(b"".join([message.frame for message in messages]))
 
     def _send(self, data: bytes) -> int:
-        self._host.bytes_out += len(data)
+        self._registry.bytes_out += len(data)
         if self._unsent is not None:
             self._unsent = memoryview(bytes(self._unsent) + data)
             return len(self._unsent)
@@ -220,7 +220,7 @@ class WebSocketTransport:
             return 0
         self._unsent = memoryview(data)[sent:]
         self.writable = False
-        self._host.readiness.wait_for(self._sock.fileno(), READ | WRITE)
+        self._registry.poller.wait_for(self._sock.fileno(), READ | WRITE)
         return len(self._unsent)
 
     def writable_again(self) -> None:
@@ -241,7 +241,7 @@ class WebSocketTransport:
             self._unsent = unsent[sent:]
             return
         self._unsent = None
-        self._host.readiness.wait_for(self._sock.fileno(), READ)
+        self._registry.poller.wait_for(self._sock.fileno(), READ)
         if client is None:
             self._shut()
             return
@@ -261,7 +261,7 @@ class WebSocketTransport:
 
     def _goodbye(self, frame: bytes) -> None:
         self._client = None
-        self._host.linger(self)
+        self._registry.linger(self)
         self._send(frame)
         if self._unsent is None:
             self._shut()
@@ -284,6 +284,6 @@ class WebSocketTransport:
         self._client = None
         if self._sock.fileno() < 0:
             return
-        self._host.lingered(self)
-        self._host.readiness.forget(self._sock.fileno())
+        self._registry.lingered(self)
+        self._registry.poller.forget(self._sock.fileno())
         self._sock.close()

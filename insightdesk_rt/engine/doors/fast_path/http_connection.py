@@ -69,7 +69,7 @@ class HttpConnection:
         self._until_ms = 0  # WAITING, the end of its patience
 
     def enter(self) -> None:
-        self._way.host.readiness.watch(self.sock.fileno(), self)
+        self._way.host.poller.watch(self.sock.fileno(), self)
         self._wait()
 
     def _wait(self) -> None:
@@ -96,7 +96,7 @@ class HttpConnection:
             data = self.peek(1)
             if data:
                 self._stirred = True
-                self._way.host.readiness.wait_for(self.sock.fileno(), NOTHING)
+                self._way.host.poller.wait_for(self.sock.fileno(), NOTHING)
             elif data is not None:
                 self.close()
 
@@ -143,14 +143,14 @@ class HttpConnection:
             sent = 0
         except OSError:
             self._unsent = memoryview(b"")  # the kernel calls `failed` for it, where it may be closed
-            self._way.host.readiness.wait_for(self.sock.fileno(), NOTHING)
+            self._way.host.poller.wait_for(self.sock.fileno(), NOTHING)
             self._wait()
             return
         if sent == len(data):
             self._sent()
             return
         self._unsent = memoryview(data)[sent:]
-        self._way.host.readiness.wait_for(self.sock.fileno(), WRITE)
+        self._way.host.poller.wait_for(self.sock.fileno(), WRITE)
         self._left = 0
         self._watch_reader()
 
@@ -169,7 +169,7 @@ class HttpConnection:
             self._unsent = unsent[sent:]
             return
         self._unsent = None
-        self._way.host.readiness.wait_for(self.sock.fileno(), READ)
+        self._way.host.poller.wait_for(self.sock.fileno(), READ)
         self._sent()
 
     def _sent(self) -> None:
@@ -177,7 +177,7 @@ class HttpConnection:
         polling, self._polling = self._polling, None
         if self._stirred:
             self._stirred = False
-            self._way.host.readiness.wait_for(self.sock.fileno(), READ)
+            self._way.host.poller.wait_for(self.sock.fileno(), READ)
         if self._last:
             self.close()
         else:
@@ -204,7 +204,7 @@ class HttpConnection:
         """Let go of the socket. `watched`: its next owner goes on being called when it can be read."""
         self._way.host.wheel.cancel(self)
         if not watched:
-            self._way.host.readiness.forget(self.sock.fileno())
+            self._way.host.poller.forget(self.sock.fileno())
         self._way.left(self)
 
     def close(self) -> None:

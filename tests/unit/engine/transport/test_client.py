@@ -32,7 +32,7 @@ class Wire:
     """A transport that notes when each ping left."""
 
     name = "websocket"
-    most = 0
+    max_messages = 0
     writable = True
     unfinished = 0
 

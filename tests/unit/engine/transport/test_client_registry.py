@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from insightdesk_rt.engine.errors import CloseReason
-from insightdesk_rt.engine.transport.client_registry import FAREWELL_MS, FETCH_S, LINGER_MS, ClientRegistry
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.transport.registry import FAREWELL_MS, FETCH_S, LINGER_MS
 from insightdesk_rt.engine.transport.wheel import Wheel
 from insightdesk_rt.engine.wire.engine import CLOSE
 from tests.support.aio import aio
@@ -42,8 +43,8 @@ def test_an_id_names_its_node_and_cannot_be_guessed() -> None:
 
 def test_last_words_are_said_once_and_kept_thirty_seconds() -> None:
     node, clock = host()
-    node.say_later("n7.a", [CLOSE])
-    node.say_later("n7.b", [CLOSE])
+    node.keep_farewell("n7.a", [CLOSE])
+    node.keep_farewell("n7.b", [CLOSE])
     assert node.farewell("n7.a") == [CLOSE]
     assert node.farewell("n7.a") == []
     clock.now_ms = FAREWELL_MS + 100
@@ -78,11 +79,11 @@ async def test_close_waits_for_goodbyes_until_its_deadline_and_leaves_nothing_op
 async def test_the_end_waits_a_moment_for_who_has_last_words_to_fetch() -> None:
     node, _ = host()
     loop = asyncio.get_running_loop()
-    node.say_later("n7.a", [CLOSE])
+    node.keep_farewell("n7.a", [CLOSE])
     loop.call_later(0.1, node.farewell, "n7.a")
     began = loop.time()
     await node.close(CloseReason.SHUTDOWN, 5)
     assert 0.09 < loop.time() - began < 0.9
-    node.say_later("n7.gone", [CLOSE])
+    node.keep_farewell("n7.gone", [CLOSE])
     await node.close(CloseReason.SHUTDOWN, 5)
     assert FETCH_S <= loop.time() - began - 0.1 < 4

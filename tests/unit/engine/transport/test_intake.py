@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insightdesk_rt.engine.transport.intake import NODE, USER, Intake, Over
+from insightdesk_rt.engine.transport.intake import NODE, USER, Intake, IntakeExcess
 
 
 def client(user: str = "", address: str = "192.0.2.1") -> Any:
@@ -26,7 +26,7 @@ def test_all_connections_of_a_user_share_one_limit() -> None:
     intake = Intake(100, 1_000)
     one, two, other = client("ann"), client("ann"), client("bob")
     assert intake.hold(one, 60) is None and intake.hold(other, 100) is None
-    assert intake.hold(two, 41) == Over(one, USER), "the one that holds most"
+    assert intake.hold(two, 41) == IntakeExcess(one, USER), "the one that holds most"
     assert intake.hold(two, 40) is None, "what it held before is not counted twice"
     intake.forget(one)
     assert intake.hold(two, 100) is None and intake.total == 200
@@ -36,7 +36,7 @@ def test_who_has_joined_nothing_is_counted_by_address() -> None:
     intake = Intake(100, 1_000)
     assert intake.hold(client(), 60) is None
     assert intake.hold(client(address="192.0.2.2"), 60) is None
-    assert (over := intake.hold(client(), 41)) is not None and over.setting == USER
+    assert (excess := intake.hold(client(), 41)) is not None and excess.limit_name == USER
 
 
 def test_who_fills_the_part_of_an_address_is_closed_and_not_who_comes_after() -> None:
@@ -45,7 +45,7 @@ def test_who_fills_the_part_of_an_address_is_closed_and_not_who_comes_after() ->
     slow = [client() for _ in range(3)]
     for each in slow:
         assert intake.hold(each, 33) is None
-    assert intake.hold(client(), 2) == Over(slow[0], USER)
+    assert intake.hold(client(), 2) == IntakeExcess(slow[0], USER)
 
 
 def test_addresses_of_one_ipv6_network_have_one_part() -> None:
@@ -53,7 +53,7 @@ def test_addresses_of_one_ipv6_network_have_one_part() -> None:
     intake = Intake(100, 1_000)
     assert intake.hold(client(address="2001:db8:0:1::1"), 60) is None
     assert intake.hold(client(address="2001:db8:0:2::1"), 60) is None
-    assert (over := intake.hold(client(address="2001:db8:0:1::2"), 50)) is not None and over.setting == USER
+    assert (excess := intake.hold(client(address="2001:db8:0:1::2"), 50)) is not None and excess.limit_name == USER
 
 
 def test_a_full_node_closes_who_holds_most_and_not_who_came_last() -> None:
@@ -62,7 +62,7 @@ def test_a_full_node_closes_who_holds_most_and_not_who_came_last() -> None:
     big, bigger, last = client("greedy"), client("greedy"), client("last")
     intake.hold(big, 40)
     intake.hold(bigger, 60)
-    assert intake.hold(last, 51) == Over(bigger, NODE)
+    assert intake.hold(last, 51) == IntakeExcess(bigger, NODE)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 50)), max_size=60))

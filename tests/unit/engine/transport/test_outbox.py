@@ -20,7 +20,7 @@ class Sink:
     """A transport that takes everything, or keeps it for itself."""
 
     name = "sink"
-    most = 0
+    max_messages = 0
     unfinished = 0
 
     def __init__(self) -> None:
@@ -206,7 +206,7 @@ def test_logged_messages_keep_their_order_and_bytes_their_sum(steps: list[tuple[
 async def test_a_transport_that_takes_so_many_at_a_time_gets_the_rest_in_order() -> None:
     """python-engineio's client gives up on a payload of more than 16 packets."""
     box, sink = outbox()
-    sink.most = 15
+    sink.max_messages = 15
     for n in range(32):
         box.put(message(str(n)))
     for _ in range(3):

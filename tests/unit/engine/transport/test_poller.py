@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from insightdesk_rt.engine.transport import poller as readiness
+from insightdesk_rt.engine.transport import poller as poller_module
 from insightdesk_rt.engine.transport.client import Client
 from insightdesk_rt.engine.transport.poller import NOTHING, READ, WRITE, Poller
 from insightdesk_rt.engine.wire.codec import Call
@@ -142,7 +142,7 @@ async def test_a_turn_serves_so_many_and_the_next_the_others(
     pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What else is due in the loop has its turn in between: a storm of clients does not hold it up."""
-    monkeypatch.setattr(readiness, "TURN_NS", 0)
+    monkeypatch.setattr(poller_module, "TURN_NS", 0)
     ready, order = Poller(), []
 
     def note(number: int) -> None:
@@ -178,7 +178,7 @@ async def test_an_event_of_one_who_ended_is_not_given_to_the_next_with_its_numbe
     pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two were named, the first took a turn's time; the second ended, before its turn or amid the first's."""
-    monkeypatch.setattr(readiness, "TURN_NS", 0)
+    monkeypatch.setattr(poller_module, "TURN_NS", 0)
     ready, (first, second) = Poller(), pairs[:2]
     number, newcomer = second[0].ours.fileno(), pairs[2][0]
     original = newcomer.ours
@@ -213,7 +213,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 0
-        monkeypatch.setattr(readiness, "monotonic_ns", lambda: self.now_ns)
+        monkeypatch.setattr(poller_module, "monotonic_ns", lambda: self.now_ns)
 
     def busy(self, ready: Poller, costs_ns: list[int], pairs: list[tuple[Reader, socket.socket]]) -> list[int]:
         """Watch readers that are always ready, and take so long each. Returns who was called, as it grows."""
@@ -233,7 +233,7 @@ class Clock:
         return order
 
 
-@pytest.mark.parametrize("cost_ns", [readiness.TURN_NS * 3 // 4, readiness.TURN_NS * 2])
+@pytest.mark.parametrize("cost_ns", [poller_module.TURN_NS * 3 // 4, poller_module.TURN_NS * 2])
 @aio
 async def test_those_who_are_always_ready_all_have_their_turns(
     pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch, cost_ns: int
@@ -248,8 +248,8 @@ async def test_those_who_are_always_ready_all_have_their_turns(
 async def test_those_who_take_long_come_last_and_one_in_a_turn(
     pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long_ns = readiness.TURN_NS * 10
-    order = Clock(monkeypatch).busy(Poller(), [long_ns, long_ns, readiness.TURN_NS // 10], pairs)
+    long_ns = poller_module.TURN_NS * 10
+    order = Clock(monkeypatch).busy(Poller(), [long_ns, long_ns, poller_module.TURN_NS // 10], pairs)
     await until(lambda: len(order) >= 30, "some turns")
     assert order[6:12] in ([2, 0, 2, 1, 2, 0], [2, 1, 2, 0, 2, 1], [0, 2, 1, 2, 0, 2], [1, 2, 0, 2, 1, 2]), order
 
@@ -260,7 +260,7 @@ async def test_who_took_long_once_is_one_of_the_others_after_a_short_turn(
 ) -> None:
     ready, clock = Poller(), Clock(monkeypatch)
     reader, theirs = pairs[0]
-    for cost_ns, long in ((readiness.TURN_NS * 2, 1), (0, 0)):
+    for cost_ns, long in ((poller_module.TURN_NS * 2, 1), (0, 0)):
         reader.then = lambda cost_ns=cost_ns: setattr(clock, "now_ns", clock.now_ns + cost_ns)  # type: ignore[misc]
         ready.watch(reader.ours.fileno(), reader)
         theirs.send(b"x")

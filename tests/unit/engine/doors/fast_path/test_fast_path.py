@@ -101,7 +101,7 @@ async def test_what_is_not_there_is_the_applications() -> None:
         http = await Http.to(d)
         http.send("GET", f"{FRESH}&sid=nobody", headers=UPGRADE)
         assert (await http.receive()).status == 400
-        assert not d.host.clients and len(d.host.readiness) == 0
+        assert not d.host.clients and len(d.host.poller) == 0
 
 
 @aio
@@ -123,12 +123,12 @@ async def test_a_head_in_pieces_and_any_other_request_are_tornados() -> None:
 async def test_who_says_nothing_is_let_go() -> None:
     async with door(head_ms=10_000) as d:
         gone, silent = await Http.to(d), await Http.to(d)
-        await until(lambda: len(d.host.readiness) == 2, "both are waited for")
+        await until(lambda: len(d.host.poller) == 2, "both are waited for")
         await gone.close()
-        await until(lambda: len(d.host.readiness) == 1, "one has ended")
+        await until(lambda: len(d.host.poller) == 1, "one has ended")
         d.skew_ms = 11_000
         assert await silent.eof()
-        assert len(d.host.readiness) == 0 and len(d.host.wheel) == 0 and not d.host.clients
+        assert len(d.host.poller) == 0 and len(d.host.wheel) == 0 and not d.host.clients
         assert d.host.over_limit["handshake_timeout_s"] == 1
 
 
@@ -285,7 +285,7 @@ async def test_a_connection_that_is_not_to_be_kept_ends_with_its_answer() -> Non
         d.emit(1)
         assert (await parked.receive()).body.startswith("42/tickets") and await parked.eof()
         assert d.long_way == 0 and d.recorder.ends == []
-        assert len(d.host.readiness) == 1, "the first connection"
+        assert len(d.host.poller) == 1, "the first connection"
 
 
 @aio
@@ -305,7 +305,7 @@ async def test_a_peer_that_goes_while_its_poll_is_parked_takes_its_session_with_
                 await http.close()
             await until(lambda: d.recorder.ends, "the session has ended")
             assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
-            assert len(d.host.readiness) == 0 and len(d.host.wheel) == 0
+            assert len(d.host.poller) == 0 and len(d.host.wheel) == 0
 
 
 @aio
@@ -322,7 +322,7 @@ async def test_an_answer_to_a_peer_that_is_gone_ends_the_session_and_leaves_noth
         d.emit(1)  # before the loop can see it
         await until(lambda: d.recorder.ends, "the session has ended")
         assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
-        assert len(d.host.readiness) == 0 and len(d.host.wheel) == 0
+        assert len(d.host.poller) == 0 and len(d.host.wheel) == 0
 
 
 @aio
@@ -348,7 +348,7 @@ async def test_one_that_was_named_before_it_waited_for_something_else_goes_on() 
         http, target = await joined(d)
         http.send("GET", target)
         await until(lambda: d.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
-        (visitor,) = (each for each in d.host.readiness._watched.values() if isinstance(each, HttpConnection))
+        (visitor,) = (each for each in d.host.poller._watched.values() if isinstance(each, HttpConnection))
         http.writer.transport.pause_reading()  # type: ignore[attr-defined]
         http.send("POST", target, b"3")
         visitor.readable()
