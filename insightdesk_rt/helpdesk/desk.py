@@ -66,7 +66,7 @@ class Desk(NamedTuple):
 
     def on_fenced(self, call: Callable[[str], None]) -> None:
         """From now on `call` is told of an incarnation of this node that is taken for dead."""
-        self.presence.roster.on_fenced = self.chat.roster.on_fenced = call
+        self.presence.connected_users.on_fenced = self.chat.connected_users.on_fenced = call
 
     async def node_lost(self, incarnation: str) -> None:
         """Clear what a dead node held. Raises RtError UNAVAILABLE: not finished, call it again."""

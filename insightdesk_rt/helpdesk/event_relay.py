@@ -1,9 +1,9 @@
-"""Teller: turns stored changes into logged events, in order, once, also when the first attempt does not come through.
+"""Event relay: publishes pending events to the log, in order and once, and retries what failed.
 
-A change is stored before it is told, and its record goes with it (helpdesk/pending_events.py). So a handler may
-answer its client as soon as the change is stored: the event may come late, but it comes. Who tells a change first
-tells the older ones of the same subject; ids made of subject and number let the log drop what somebody else told
-meanwhile.
+A change is stored together with its pending event (pending_events.py) before the event is published. So a handler may
+answer its client as soon as the change is stored: the event may come late, but it comes. Whoever publishes an event
+first publishes the older ones of the same subject. Event ids are made of subject and seq, so the log drops events that
+another node has published in the meantime.
 """
 
 from __future__ import annotations
@@ -14,177 +14,187 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.engine.model import NO_OFFSET, Offset
+from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.model import NO_OFFSET, Offset, offset_key
 from insightdesk_rt.helpdesk.pending_events import PendingEvent, PendingEvents
 
 log = logging.getLogger(__name__)
 
-Say = Callable[[PendingEvent], Awaitable[object]]
-Close = Callable[[PendingEvent], Awaitable[object]]
+DELIVERED_WITHIN_S = 1.0  # taking access away matters more than that every client gets its last event first
+
+Publish = Callable[[PendingEvent], Awaitable[object]]
+Revoke = Callable[[PendingEvent], Awaitable[object]]
 Spawn = Callable[[Coroutine[Any, Any, None], str], None]
 
 
-class _Line:
-    """A subject that is being told here, by several at once perhaps: they take turns, and say nothing twice.
+class _SubjectTurn:
+    """A subject whose events are published here, perhaps for several callers at once.
 
-    Without it each of n who speak at once in a conversation would tell what all n said. `said`: what `say` returned for
-    the change `upto`. `failures`: who was waiting when one failed fails too, instead of waiting for the same in turn.
+    Callers take turns and publish nothing twice. Without turns, n people who write in a conversation at the same time
+    would each publish the messages of all n. `result`: what `publish` returned for the event `upto`. `failures`: a
+    caller that was waiting when another one failed fails too, instead of trying the same event again.
     """
 
-    __slots__ = ("failures", "refusal", "said", "tellers", "turn", "upto")
+    __slots__ = ("callers", "failures", "lock", "refusal", "result", "upto")
 
     def __init__(self) -> None:
-        self.turn = asyncio.Lock()
-        self.tellers = 0
+        self.lock = asyncio.Lock()
+        self.callers = 0
         self.upto = 0
-        self.said: Any = None
+        self.result: Any = None
         self.failures = 0
         self.refusal: RtError | None = None
 
 
 class _Published(NamedTuple):
-    """How far a caller got; `refusal` and `id` say why, and with which change, not to the end."""
+    """How far a caller got. If it did not get to the end, `refusal` says why and `id` which event failed."""
 
     upto: int
-    said: Any
+    result: Any
     refusal: RtError | None = None
     id: str = ""
 
 
 class EventRelay:
-    """`say` makes one change known (it logs the event under `change.id`); `spawn` runs what nobody waits for.
+    """Publishes the pending events of one store.
 
-    `close` takes the access that a change ends. `say` does so too: `close` is for changes that must wait, as one before
-    them cannot be told. What it cannot do now is done when the change is said.
+    `publish` logs one event under `event.id`. `spawn` runs work that nobody waits for. `revoke` takes the access that
+    a change ends. `publish` does so too: `revoke` is for changes that must wait because an earlier event cannot be
+    published. What `revoke` fails to do is done when the event is published.
     """
 
-    def __init__(self, store: PendingEvents, say: Say, spawn: Spawn, close: Close | None = None) -> None:
+    def __init__(self, store: PendingEvents, publish: Publish, spawn: Spawn, revoke: Revoke | None = None) -> None:
         self._store = store
-        self._say = say
+        self._publish_one = publish
         self._spawn = spawn
-        self._close = close
-        self._lines: dict[str, _Line] = {}
+        self._revoke = revoke
+        self._turns: dict[str, _SubjectTurn] = {}
 
-    async def tell(self, changes: Collection[PendingEvent]) -> None:
-        """Make the changes known; subjects side by side, those of one subject in order. Raises nothing.
+    async def publish(self, events: Collection[PendingEvent]) -> None:
+        """Publish events: subjects side by side, the events of one subject in order. Does not raise.
 
-        What Valkey does not take now stays untold, and the node that leads tells it later.
+        Events that Valkey does not take now stay pending; the node that leads publishes them later.
         """
         subjects: dict[str, list[PendingEvent]] = {}
-        for change in changes:
-            subjects.setdefault(change.subject, []).append(change)
-        done = await asyncio.gather(*(self._tell(those) for those in subjects.values()))
-        self._forget({subject: told.upto for subject, told in zip(subjects, done, strict=True) if told.upto})
-        for told in done:
-            if told.refusal:
-                log.log(told.refusal.log_level, "an event is late", extra={"id": told.id, "why": told.refusal.code})
+        for event in events:
+            subjects.setdefault(event.subject, []).append(event)
+        done = await asyncio.gather(*(self._publish_in_turn(those) for those in subjects.values()))
+        self._mark_published({subject: got.upto for subject, got in zip(subjects, done, strict=True) if got.upto})
+        for got in done:
+            if got.refusal:
+                log.log(got.refusal.log_level, "an event is late", extra={"id": got.id, "why": got.refusal.code})
 
-    async def tell_or_raise(self, changes: Sequence[PendingEvent]) -> Any:
-        """Make changes of one subject known, and return what `say` returned for the last one, or for a later one.
+    async def publish_or_raise(self, events: Sequence[PendingEvent]) -> Any:
+        """Publish events of one subject, and return what `publish` returned for the last one, or for a later one.
 
-        For who may answer only after that: a back end that is told of a failure sends the same again. Raises RtError
-        UNAVAILABLE; what was not told stays untold.
+        For callers that may answer only once the log has the events: a back end that gets an error sends the same
+        request again. Raises RtError UNAVAILABLE; what was not published stays pending.
         """
-        if not changes:
+        if not events:
             return None
-        told = await self._tell(changes)
-        if told.upto:
-            self._forget({changes[0].subject: told.upto})
-        if told.refusal:
-            why = told.refusal  # others may be told the same
+        got = await self._publish_in_turn(events)
+        if got.upto:
+            self._mark_published({events[0].subject: got.upto})
+        if got.refusal:
+            why = got.refusal  # a copy: other callers may raise the same one
             raise RtError(why.code, why.message, **why.fields)
-        return told.said
+        return got.result
 
-    async def tell_overdue(self) -> None:
-        """Make known what others left untold. For the node that leads, every second or so."""
-        await self.tell(await self._store.overdue())
+    async def publish_overdue(self) -> None:
+        """Publish what other nodes left pending. Call it every second or so on the node that leads."""
+        await self.publish(await self._store.overdue())
 
-    def _forget(self, upto: dict[str, int]) -> None:
+    def _mark_published(self, upto: dict[str, int]) -> None:
         if upto:
-            self._spawn(self._store.told(upto), "saying what was told")
+            self._spawn(self._store.mark_published(upto), "marking events as published")
 
-    async def _tell(self, changes: Sequence[PendingEvent]) -> _Published:
-        """Tell changes of one subject when it is this caller's turn."""
-        subject = changes[0].subject
-        line = self._lines.get(subject)
-        if line is None:
-            line = self._lines[subject] = _Line()
-        failures = line.failures
-        line.tellers += 1
+    async def _publish_in_turn(self, events: Sequence[PendingEvent]) -> _Published:
+        """Publish events of one subject when it is this caller's turn."""
+        subject = events[0].subject
+        turn = self._turns.get(subject)
+        if turn is None:
+            turn = self._turns[subject] = _SubjectTurn()
+        failures = turn.failures
+        turn.callers += 1
         try:
-            async with line.turn:
+            async with turn.lock:
                 upto = 0
-                for number, change in enumerate(changes):
-                    new = change.seq > line.upto
-                    if new and (line.failures != failures or not await self._said(line, change)):
-                        await self._close_all(changes[number:])
-                        return _Published(upto, None, line.refusal, change.id)
-                    upto = change.seq
-                return _Published(upto, line.said)
+                for number, event in enumerate(events):
+                    new = event.seq > turn.upto
+                    if new and (turn.failures != failures or not await self._try(turn, event)):
+                        await self._revoke_all(events[number:])
+                        return _Published(upto, None, turn.refusal, event.id)
+                    upto = event.seq
+                return _Published(upto, turn.result)
         finally:
-            line.tellers -= 1
-            if not line.tellers:
-                del self._lines[subject]
+            turn.callers -= 1
+            if not turn.callers:
+                del self._turns[subject]
 
-    async def _close_all(self, changes: Sequence[PendingEvent]) -> None:
-        """Take the access that these end, although they are not told yet."""
-        for change in changes if self._close else ():
-            assert self._close is not None
+    async def _revoke_all(self, events: Sequence[PendingEvent]) -> None:
+        """Take the access that these changes end, although their events cannot be published yet."""
+        for event in events if self._revoke else ():
+            assert self._revoke is not None
             try:
-                await self._close(change)
+                await self._revoke(event)
             except RtError as refused:
-                log.warning("access is taken late", extra={"id": change.id, "why": refused.code})
+                log.warning("access is taken late", extra={"id": event.id, "why": refused.code})
                 return
             except Exception:
-                log.exception("access is taken late", extra={"id": change.id})
+                log.exception("access is taken late", extra={"id": event.id})
                 return
 
-    async def _said(self, line: _Line, change: PendingEvent) -> bool:
-        """Return whether the change is behind us; if not, the line says why."""
+    async def _try(self, turn: _SubjectTurn, event: PendingEvent) -> bool:
+        """Publish one event; False if it must be tried again later, `turn.refusal` then says why."""
         try:
-            line.said = await self._say(change)
+            turn.result = await self._publish_one(event)
         except RtError as refused:
             if refused.kind.retry:
-                line.failures += 1
-                line.refusal = refused
+                turn.failures += 1
+                turn.refusal = refused
                 return False
-            # It would be refused each time, and hold up what comes after it.
-            log.error("an event cannot be told", extra={"id": change.id, "kind": change.kind, "why": refused.code})
+            # It would fail every time, and hold up the events after it.
+            log.error("an event cannot be published", extra={"id": event.id, "kind": event.kind, "why": refused.code})
         except Exception:
-            log.exception("an event cannot be told", extra={"id": change.id, "kind": change.kind})
-        line.upto = change.seq
+            log.exception("an event cannot be published", extra={"id": event.id, "kind": event.kind})
+        turn.upto = event.seq
         return True
 
 
-async def close_and_tell(close: Callable[[], Awaitable[object]], tell: Callable[[], Awaitable[Offset]]) -> Offset:
-    """Take the access that a change ends, then tell of the change: it may hold what is not for those who lost access.
+# ── changes that take access away ──────────────────────────────────────────────────────────────────────────────────
 
-    Returns what `tell` returns and raises what it raises; UNAVAILABLE, with nothing told, if access could not be taken.
+
+async def revoke_then_publish(
+    revoke: Callable[[], Awaitable[object]], publish: Callable[[], Awaitable[Offset]]
+) -> Offset:
+    """Take the access that a change ends, then publish the change, which those who lost access must not see.
+
+    Returns and raises what `publish` does. Raises UNAVAILABLE, with nothing published, if access could not be taken.
     """
-    await _close(lambda _: close(), NO_OFFSET)
-    return await tell()
+    await _revoke(lambda _: revoke(), NO_OFFSET)
+    return await publish()
 
 
-async def tell_and_close(tell: Awaitable[Offset], close: Callable[[Offset], Awaitable[object]]) -> Offset:
-    """Tell of a change that takes access from somebody, and take it: also if it cannot be told.
+async def publish_then_revoke(publish: Awaitable[Offset], revoke: Callable[[Offset], Awaitable[object]]) -> Offset:
+    """Publish a change that takes access from somebody, then take the access, even if the event cannot be published.
 
-    For events that those who lose access may hear; see `close_and_tell` for all others.
-    `close(offset)` takes out who may not be in the room any more, once they were sent the event at the offset; without
-    an event, at once. Returns what `tell` returns and raises what it raises; UNAVAILABLE if access could not be taken,
-    whatever became of the telling: then both must be done again.
+    For events that those who lose access may still get; use `revoke_then_publish` for all others. `revoke(offset)`
+    takes out everybody who may not be in the room any more once they were sent the event at the offset, or at once if
+    there is no event. Returns and raises what `publish` does. Raises UNAVAILABLE if access could not be taken, whether
+    or not the event was published; both must then be done again.
     """
     try:
-        offset = await tell
+        offset = await publish
     except Exception:
-        await _close(close, NO_OFFSET)
+        await _revoke(revoke, NO_OFFSET)
         raise
-    await _close(close, offset)
+    await _revoke(revoke, offset)
     return offset
 
 
-async def _close(close: Callable[[Offset], Awaitable[object]], offset: Offset) -> None:
+async def _revoke(revoke: Callable[[Offset], Awaitable[object]], offset: Offset) -> None:
     try:
-        await close(offset)
+        await revoke(offset)
     except RtError as refused:
         if refused.code == "UNAVAILABLE":
             raise
@@ -193,3 +203,12 @@ async def _close(close: Callable[[Offset], Awaitable[object]], offset: Offset) -
     except Exception:
         log.exception("access could not be taken away; trying again")
         raise RtError("UNAVAILABLE") from None
+
+
+async def until_delivered(hub: Hub, path: str, offset: Offset) -> None:
+    """Wait until this node has delivered a namespace's log up to the offset, at most DELIVERED_WITHIN_S."""
+    now = asyncio.get_running_loop().time
+    end = now() + DELIVERED_WITHIN_S
+    # The hub announces no positions, and this waits once per change of access only.
+    while offset_key(hub.position(path)) < offset_key(offset) and now() < end:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)

@@ -1,7 +1,7 @@
-"""Lists that must fit into an answer: as many of the first items as a limit in bytes of JSON allows.
+"""Lists that must fit into one answer: as many of the first items as a limit in bytes of JSON allows.
 
-A list of what others wrote has to be bounded where it is built. Its length in items says nothing of its length on the
-wire, and an answer that is too long closes the client that asked, not those who wrote.
+A list of what other users wrote must be bounded where it is built. The number of its items does not bound its length
+on the wire, and an answer that is too long closes the client that asked, not the ones that wrote.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T", bound=Struct)
 
 
 def parts(items: Sequence[T], limit_bytes: int) -> Iterator[list[T]]:
-    """Yield lists of at most `limit_bytes` of JSON, or of one item; one empty list if there are no items."""
+    """Yield lists of at most `limit_bytes` of JSON, or of one longer item; one empty list if there are no items."""
     part: list[T] = []
     left = limit_bytes
     for item in items:
@@ -31,6 +31,6 @@ def parts(items: Sequence[T], limit_bytes: int) -> Iterator[list[T]]:
 
 
 def fitting(items: Sequence[T], limit_bytes: int) -> tuple[list[T], bool]:
-    """Return the first items, at most `limit_bytes` of JSON or one of them, and whether there are more."""
+    """Return the first items that fit into `limit_bytes` of JSON, but at least one, and whether there are more."""
     first = next(parts(items, limit_bytes))
     return first, len(first) < len(items)

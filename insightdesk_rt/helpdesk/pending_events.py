@@ -1,11 +1,12 @@
-"""Changes that are stored and must still be told: what makes "stored" and "heard of" one promise.
+"""Pending events: events whose change is stored in Valkey and which the log does not have yet.
 
-A script that changes a fact leaves, in the same step, a record of what others must hear (lua/untold.lua). Its caller
-logs the event and then says so here; if it dies in between, or Valkey goes away, `overdue` gives the record to the
-node that leads. Telling is at least once, in the order of the subject's changes, each under the id
-`PendingEvent.id`: the log takes an id once, so members hear it once. A change that its caller named by an id of its
-own is told under that: it stays one event also if Valkey forgot that it knew the id. Cost: one small command per
-change, off the way of the answer.
+A script that changes a fact stores, in the same step, a record of the event that clients must get
+(lua/pending_events.lua). Its caller publishes the event (event_relay.py) and then removes the record. If the caller
+dies in between, or Valkey is unreachable, the node that leads finds the record with `overdue` and publishes it.
+
+So an event is published at least once, in the order of its subject's changes. It is published under `PendingEvent.id`,
+and the log takes an id once, so clients get it once. A change that its caller named by an id of its own uses that id:
+it stays one event even if Valkey forgot that it knew the id. Cost: one small command per change, after the answer.
 """
 
 from __future__ import annotations
@@ -14,27 +15,31 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from insightdesk_rt.engine.cluster.valkey import Script, Valkey, load_script
+from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
 
 PACKAGE = "insightdesk_rt.helpdesk"
-SHARED_LIBRARIES = {"untold", "page"}
 
-TOLD = load_script(PACKAGE, "untold_told")
-OVERDUE = load_script(PACKAGE, "untold_overdue")
+# Lua libraries that several features put in front of their scripts; for `load_script`.
+PENDING_EVENTS = f"{PACKAGE}:pending_events"
+PAGE = f"{PACKAGE}:page"
+
+PUBLISHED = load_script(PACKAGE, "pending_events_published")
+OVERDUE = load_script(PACKAGE, "pending_events_overdue")
 
 
-# Waits until Valkey has again what it may have lost. Raises RtError UNAVAILABLE.
+# Waits until a Valkey that lost its last writes has them again. Raises RtError UNAVAILABLE.
 Recovered = Callable[[], Awaitable[None]]
 
 
 async def always() -> None:
-    """For a store whose Valkey is never given anything again."""
+    """The `Recovered` of a store that does not restore anything into Valkey: it never waits."""
 
 
 class PendingEvent(NamedTuple):
-    """One change of a subject (a user, a conversation). `seq` grows with each; `data` is JSON text of a `kind`.
+    """The event of one change of a subject (a user, a ticket, a conversation).
 
-    `once` names a change by its caller's own id (`once_of`); empty for one that has none.
+    `seq` grows with each change of the subject. `data` is JSON text; its shape depends on `kind`. `once` names a change
+    by its caller's own id (`once_of`), and is empty for a change without one.
     """
 
     store: str
@@ -51,28 +56,19 @@ class PendingEvent(NamedTuple):
 
 
 def once_of(*parts: str) -> str:
-    """Return one name for several ids, whatever characters they have: different ids never give the same name."""
+    """Join ids into one name. Different ids never give the same name, whatever characters they contain."""
     return ":".join(quote(part, safe="", errors="replace") for part in parts)
 
 
 def subject_of(event_id: str) -> str:
-    """Return the subject of the change that was told under this id of an event (`PendingEvent.id`)."""
+    """Return the subject of the change whose event has this id (`PendingEvent.id`)."""
     end = min(at for at in (event_id.find("."), event_id.find(":")) if at >= 0)  # of the store's name
     rest = event_id[end + 1 :]
     return rest.rpartition(".")[0] if event_id[end] == "." else unquote(rest.split(":")[1])
 
 
-def script(package: str, name: str, *libraries: str) -> Script:
-    """Return the script `lua/<name>.lua` of a package, with the library of pending events and others before it.
-
-    Libraries lie beside the script, but for those that several features share: they lie in this package.
-    """
-    parts = [(PACKAGE if part in SHARED_LIBRARIES else package, part) for part in ("untold", *libraries, name)]
-    return Script(name, "".join(load_script(place, part).source for place, part in parts))
-
-
-def read(store: str, subject: str, records: Iterable[str]) -> list[PendingEvent]:
-    """Return what a script answered as the records of a subject."""
+def read_pending(store: str, subject: str, records: Iterable[str]) -> list[PendingEvent]:
+    """Parse the records of a subject that a script returned."""
     found = []
     for record in records:
         seq, named, data = record.split(" ", 2)
@@ -82,19 +78,22 @@ def read(store: str, subject: str, records: Iterable[str]) -> list[PendingEvent]
 
 
 class PendingEvents:
-    """The changes of one store that are not told yet."""
+    """The pending events of one store."""
 
     def __init__(self, valkey: Valkey, name: str) -> None:
         self._valkey = valkey
         self._name = name
         self._base = valkey.key(name)
 
-    async def told(self, upto: Mapping[str, int]) -> None:
-        """Forget what was told: subject → the last seq. Raises RtError UNAVAILABLE; then it will be told again."""
+    async def mark_published(self, upto: Mapping[str, int]) -> None:
+        """Remove the records of published events; `upto` maps each subject to its last published seq.
+
+        Raises RtError UNAVAILABLE; the records then stay, and the events are published again.
+        """
         pairs = [str(part) for pair in upto.items() for part in pair]
-        await self._valkey.call(TOLD, [self._base], pairs)
+        await self._valkey.call(PUBLISHED, [self._base], pairs)
 
     async def overdue(self, age_ms: int = 2_000, limit: int = 200) -> list[PendingEvent]:
-        """Return what has waited `age_ms`, of at most `limit` subjects. Raises RtError UNAVAILABLE."""
+        """Return events that have waited for `age_ms`, of at most `limit` subjects. Raises RtError UNAVAILABLE."""
         found = await self._valkey.call(OVERDUE, [self._base], [age_ms, limit])
-        return [change for subject, records in found for change in read(self._name, subject, records)]
+        return [event for subject, records in found for event in read_pending(self._name, subject, records)]

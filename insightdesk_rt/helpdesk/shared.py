@@ -1,4 +1,4 @@
-"""One answer for all who ask the same at the same time, where an answer costs Valkey more than a question does."""
+"""Shared reads: callers that ask the same question at the same time get one answer, for reads that cost Valkey much."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """Reads one at a time per key. Who asks while one is under way is given the next, which begins after they asked."""
+    """Runs one read at a time per key. A caller that asks during a read gets the next one, which starts after it."""
 
     def __init__(self) -> None:
-        self._lines: dict[Hashable, _Waiting] = {}
+        self._reads: dict[Hashable, _Reads] = {}
 
     async def ask(self, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
-        """Return what a read found that began no earlier than this call. Do not change it: others have it too.
+        """Return the result of a read that began no earlier than this call. Do not change it: it is shared.
 
-        Raises what `read` raises, if this call's turn came to read.
+        Raises what `read` raises, if it is this caller that runs it.
         """
-        line = self._lines.get(key)
-        if line is None:
-            line = self._lines[key] = _Waiting()
-        begun = line.begun
-        line.users += 1
+        reads = self._reads.get(key)
+        if reads is None:
+            reads = self._reads[key] = _Reads()
+        begun = reads.begun
+        reads.users += 1
         try:
-            async with line.turn:
-                if line.found_by <= begun:
-                    line.begun += 1
-                    line.found = await read()
-                    line.found_by = line.begun
-                found: T = line.found
+            async with reads.turn:
+                if reads.found_by <= begun:
+                    reads.begun += 1
+                    reads.found = await read()
+                    reads.found_by = reads.begun
+                found: T = reads.found
                 return found
         finally:
-            line.users -= 1
-            if not line.users:
-                del self._lines[key]
+            reads.users -= 1
+            if not reads.users:
+                del self._reads[key]
 
 
-class _Waiting:
-    """`begun`: reads so far; `found_by`: the number of the one whose answer is `found`."""
+class _Reads:
+    """The reads of one key. `begun`: how many there were; `found_by`: the number of the read that returned `found`."""
 
     __slots__ = ("begun", "found", "found_by", "turn", "users")
 

@@ -1,10 +1,11 @@
-"""Who types where, in the sockets of this node: on a ticket, in a conversation.
+"""Typing indicators: which users of this node type on a ticket or in a conversation, and how others see it.
 
-The first call of a while is told once it is noted in Valkey (helpdesk/viewer_store.py), so that the others know what
-to take back if this node dies; the next ones at once. What is noted also serves those who come meanwhile.
+The first call after a pause is published once it is stored in Valkey (viewer_store.py), so that the other nodes know
+what to clear if this node dies. The calls after it are published at once. Clients that open the ticket meanwhile read
+the stored entries.
 
-A user with two tabs types until both have stopped. It belongs to a socket, not to its sid: a session that comes back
-has the same sid, and may be here before its old socket's end is told.
+A user with two tabs types until both have stopped. Typing belongs to a socket, not to its sid: a session that comes
+back has the same sid, and may be here before its old socket has left.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ TYPING_MS = 5_000  # after the last keystroke
 
 
 class ShownTyping(NamedTuple):
-    """How a namespace tells it. `skip(UserKey, sid)`: who is left out; the sid is "" when the socket is not known."""
+    """The events of a namespace. `skip(UserKey, sid)`: who does not get them; the sid is "" for an unknown socket."""
 
     started: Callable[[str, Person], Outbound]
     stopped: Callable[[str, Named], Outbound]
@@ -32,14 +33,14 @@ class ShownTyping(NamedTuple):
     skip: Callable[[str, str], Collection[str]]
 
 
-class Typist:
-    """A user who types: in which sockets of this node, and when that was last noted."""
+class TypingUser:
+    """A user who types: in which sockets of this node, and when that was last stored."""
 
-    __slots__ = ("noted_ms", "sockets")
+    __slots__ = ("sockets", "stored_ms")
 
     def __init__(self) -> None:
         self.sockets: set[Socket] = set()
-        self.noted_ms: int | None = None
+        self.stored_ms: int | None = None
 
 
 class TypingIndicators:
@@ -50,68 +51,68 @@ class TypingIndicators:
         self._store = store
         self._shown = shown
         self._typing_ms = typing_ms
-        self._typists: dict[tuple[str, str], Typist] = {}  # by what they type on, and user
+        self._users: dict[tuple[str, str], TypingUser] = {}  # by (ticket or conversation, UserKey)
 
     def __len__(self) -> int:
-        return len(self._typists)
+        return len(self._users)
 
-    def typed(self, socket: Socket, subject: str, now_ms: int) -> None:
-        """Tell the others, and forget it `typing_ms` after the last call."""
-        typist = self._typists.setdefault((subject, socket.user.key), Typist())
-        typist.sockets.add(socket)
-        if typist.noted_ms is None or now_ms - typist.noted_ms >= self._typing_ms:
-            typist.noted_ms = now_ms
-            self._namespace.spawn(self._note_and_tell(socket, subject, typist), "noting who types")
+    def start(self, socket: Socket, subject: str, now_ms: int) -> None:
+        """Show the others that the user types, until `typing_ms` after the last call."""
+        user = self._users.setdefault((subject, socket.user.key), TypingUser())
+        user.sockets.add(socket)
+        if user.stored_ms is None or now_ms - user.stored_ms >= self._typing_ms:
+            user.stored_ms = now_ms
+            self._namespace.spawn(self._store_and_publish(socket, subject, user), "storing who types")
         else:
-            self._tell(socket, subject)
-        self._namespace.later(_key(socket, subject), self._typing_ms, self.stopped, socket, subject)
+            self._publish_started(socket, subject)
+        self._namespace.later(_key(socket, subject), self._typing_ms, self.stop, socket, subject)
 
-    async def _note_and_tell(self, socket: Socket, subject: str, typist: Typist) -> None:
-        with suppress(RtError):  # Valkey is away: the next keystroke is noted again
-            # Counts for two rounds: noted again after one, while it goes on.
+    async def _store_and_publish(self, socket: Socket, subject: str, user: TypingUser) -> None:
+        with suppress(RtError):  # Valkey is unreachable: the next keystroke tries again
+            # Valid for two rounds, since it is stored again after one while the user goes on typing.
             await self._store.typing(subject, socket.user.person, 2 * self._typing_ms)
-        if self._typists.get((subject, socket.user.key)) is typist:  # else it has stopped meanwhile, which was told
-            self._tell(socket, subject)
+        if self._users.get((subject, socket.user.key)) is user:  # else the user has stopped, which was published
+            self._publish_started(socket, subject)
 
-    def _tell(self, socket: Socket, subject: str) -> None:
+    def _publish_started(self, socket: Socket, subject: str) -> None:
         user, shown = socket.user, self._shown
         skip = shown.skip(user.key, socket.sid)
         self._namespace.publish(shown.started(subject, user.person), shown.room(subject), skip=skip)
 
-    def stopped(self, socket: Socket, subject: str) -> None:
-        """The socket types no more; tell the others, if it did, unless its user does in another tab."""
+    def stop(self, socket: Socket, subject: str) -> None:
+        """The socket stops typing. The others see that, unless its user types in another tab. Idempotent."""
         self._namespace.cancel(_key(socket, subject))
         whose = (subject, socket.user.key)
-        typist = self._typists.get(whose)
-        if typist is None:
+        user = self._users.get(whose)
+        if user is None:
             return
-        typist.sockets.discard(socket)
-        if typist.sockets:
+        user.sockets.discard(socket)
+        if user.sockets:
             return
-        del self._typists[whose]
-        self._namespace.spawn(self._forget(subject, socket.user.key), "noting who stopped typing")
-        self._tell_stopped(subject, socket.user.key, socket.sid)
+        del self._users[whose]
+        self._namespace.spawn(self._remove(subject, socket.user.key), "removing who stopped typing")
+        self._publish_stopped(subject, socket.user.key, socket.sid)
 
-    async def _forget(self, subject: str, key: str) -> None:
-        with suppress(RtError):  # then it runs out
+    async def _remove(self, subject: str, key: str) -> None:
+        with suppress(RtError):  # Valkey is unreachable: the entry expires
             await self._store.stopped(subject, key)
 
-    def _tell_stopped(self, subject: str, key: str, sid: str = "") -> None:
+    def _publish_stopped(self, subject: str, key: str, sid: str = "") -> None:
         shown = self._shown
         self._namespace.publish(shown.stopped(subject, named(key)), shown.room(subject), skip=shown.skip(key, sid))
 
     async def node_lost(self, node: str) -> None:
-        """Take back what a dead node's users typed. Raises RtError UNAVAILABLE: call it again."""
+        """Clear what the users of a dead node typed. Raises RtError UNAVAILABLE: call it again."""
         async for batch in self._store.drop_node(node):
-            await asyncio.gather(*(self._look_and_tell(subject, users) for subject, users in batch.items() if users))
+            await asyncio.gather(*(self._read_and_publish(subject, users) for subject, users in batch.items() if users))
 
-    async def _look_and_tell(self, subject: str, keys: Iterable[str]) -> None:
-        self.lost(subject, keys, (await self._store.live(subject)).typing)
+    async def _read_and_publish(self, subject: str, keys: Iterable[str]) -> None:
+        self.stopped_on_lost_node(subject, keys, (await self._store.live(subject)).typing)
 
-    def lost(self, subject: str, keys: Iterable[str], typing: Iterable[Person]) -> None:
-        """Tell that these, of a dead node, type no more, but for those who are `typing` all the same: at another."""
+    def stopped_on_lost_node(self, subject: str, keys: Iterable[str], typing: Iterable[Person]) -> None:
+        """Publish that these users of a dead node stopped typing, except those who are `typing` on another node."""
         for key in set(keys) - {person.key for person in typing}:
-            self._tell_stopped(subject, key)
+            self._publish_stopped(subject, key)
 
 
 def _key(socket: Socket, subject: str) -> tuple[str, str, Socket]:

@@ -1,10 +1,11 @@
-"""Who looks at a ticket and who types on it, on all nodes: so that two people do not answer the same customer.
+"""Viewer store: who views a ticket and who types on it, on all nodes, so that two agents do not answer one customer.
 
-One hash per ticket, a field per socket that views (`<node>/v/<sid>`) and per user who types (`<node>/t/<UserKey>`),
-and per node the set of tickets where it has somebody. A node takes its own off; `drop_node` those of one that is gone.
-What was typed counts only for a while, so that a lost "stopped" heals by itself; keys nobody touches end after a day.
+Each ticket has a hash with a field per socket that views it (`<node>/v/<sid>`) and per user who types
+(`<node>/t/<UserKey>`). Each node has the set of tickets on which it has such entries. A node removes its own entries;
+`drop_node` removes those of a lost node. Typing expires soon, so that a lost "stopped" has no lasting effect; keys
+that are not touched expire after a day.
 
-The same store under another name keeps who types in a conversation.
+The same store under another name holds who types in a conversation.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from insightdesk_rt.engine.wire import json
 PACKAGE = "insightdesk_rt.helpdesk"
 
 ViewState = Literal["viewing", "replying", "away"]
-# A user with two tabs is one viewer: what they do in the busiest of them.
+# A user with two tabs is one viewer, in the busiest state of the two.
 BUSIEST: tuple[ViewState, ...] = ("replying", "viewing", "away")
 TTL_S = 86_400
 BATCH = 100  # tickets per call: under a millisecond of Valkey's time
-CLAIM_MS = 5_000  # many times what a batch and telling of it take
+CLAIM_MS = 5_000  # many times what a batch and publishing it take
 
 LIVE = load_script(PACKAGE, "ticket_live")
 DROP = load_script(PACKAGE, "ticket_live_drop")
@@ -37,7 +38,7 @@ _read_person = msgspec.json.Decoder(Person)
 
 
 class Viewer(Struct, gc=False):
-    """`since`: ISO 8601, when the user began to do this."""
+    """`since`: when the user entered this state, ISO 8601."""
 
     user: Person
     state: ViewState
@@ -45,14 +46,14 @@ class Viewer(Struct, gc=False):
 
 
 class Live(Struct, gc=False):
-    """Each user once, who came first first."""
+    """Each user once, in the order in which they began."""
 
     viewers: list[Viewer]
     typing: list[Person]
 
 
 class ViewerStore:
-    """`incarnation` names this node's present life: what it leaves behind is taken off under that name."""
+    """`incarnation` returns the name under which this node holds its entries, and under which they are removed."""
 
     def __init__(self, valkey: Valkey, incarnation: Callable[[], str], name: str = "ticket") -> None:
         self._valkey = valkey
@@ -60,23 +61,23 @@ class ViewerStore:
         self._name = name
 
     async def view(self, ticket_id: str, sid: str, person: Person, state: ViewState) -> bool:
-        """A socket views the ticket. Returns whether that is news. Raises UNAVAILABLE."""
+        """Store that a socket views the ticket. Returns whether anything changed. Raises UNAVAILABLE."""
         return await self._put(ticket_id, f"v/{sid}", state, person)
 
     async def leave(self, ticket_id: str, sid: str) -> bool:
-        """A socket does not view the ticket any more; twice is nothing. Raises UNAVAILABLE."""
+        """Store that a socket no longer views the ticket. Idempotent. Raises UNAVAILABLE."""
         return await self._put(ticket_id, f"v/{sid}", "", None)
 
     async def typing(self, ticket_id: str, person: Person, valid_ms: int) -> bool:
-        """A user types on the ticket, from some socket of this node. Raises UNAVAILABLE."""
+        """Store that a user types on the ticket, from any socket of this node. Raises UNAVAILABLE."""
         return await self._put(ticket_id, f"t/{person.key}", "typing", person, valid_ms)
 
     async def stopped(self, ticket_id: str, key: str) -> bool:
-        """The user types from no socket of this node any more; twice is nothing. Raises UNAVAILABLE."""
+        """Store that the user no longer types from any socket of this node. Idempotent. Raises UNAVAILABLE."""
         return await self._put(ticket_id, f"t/{key}", "", None)
 
     async def live(self, ticket_id: str) -> Live:
-        """Return who views and types. Raises UNAVAILABLE."""
+        """Return who views the ticket and who types on it. Raises UNAVAILABLE."""
         time, values = await asyncio.gather(  # one pipeline
             self._valkey.command("TIME"), self._valkey.command("HVALS", self._key(ticket_id))
         )
@@ -100,12 +101,11 @@ class ViewerStore:
         )
 
     async def drop_node(self, node: str) -> AsyncGenerator[dict[str, list[str]]]:
-        """Take off what a node that is gone has put down, yielding the tickets and the UserKeys of who typed there, a
-        batch at a time.
+        """Remove the entries of a lost node. Yields batches: ticket id → UserKeys of those who typed there.
 
-        One caller does it, so that watchers are told once; others are refused meanwhile. A batch is forgotten when the
-        next one is asked for: if the caller dies before telling the tickets' watchers, the next to call starts with
-        that batch. Raises UNAVAILABLE.
+        Only one caller works at a time, so that the change is published once; others are refused with UNAVAILABLE. A
+        batch is forgotten when the next one is requested. If the caller dies before it has published the change, the
+        next caller starts with the same batch. Raises UNAVAILABLE.
         """
         tickets, claim, me = (
             self._tickets(node),
@@ -114,10 +114,10 @@ class ViewerStore:
         )
         while batch := await self._valkey.command("SRANDMEMBER", tickets, BATCH):
             keys = [claim, *(self._key(ticket_id) for ticket_id in batch)]
-            typists = await self._valkey.call(DROP, keys, [f"{node}/", me, CLAIM_MS])
-            if typists is None:
-                raise RtError("UNAVAILABLE", "Somebody else is at it.")
-            yield dict(zip(batch, typists, strict=True))
+            typing = await self._valkey.call(DROP, keys, [f"{node}/", me, CLAIM_MS])
+            if typing is None:
+                raise RtError("UNAVAILABLE", "Another node is removing these entries.")
+            yield dict(zip(batch, typing, strict=True))
             await self._valkey.command("SREM", tickets, *batch)
         await self._valkey.command("DEL", claim)
 
@@ -134,8 +134,8 @@ class ViewerStore:
         return self._valkey.key(self._name + "-live-node", node)
 
 
-def _first(typist: tuple[int, Person]) -> int:
-    return typist[0]
+def _first(typing: tuple[int, Person]) -> int:
+    return typing[0]
 
 
 def _busiest(view: tuple[int, int, Person]) -> tuple[int, int]:

@@ -30,6 +30,14 @@ class Script:
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-def load_script(package: str, name: str) -> Script:
-    """Return the script `lua/<name>.lua` beside the modules of a package. Raises FileNotFoundError."""
-    return Script(name, (resources.files(package) / "lua" / f"{name}.lua").read_text("utf-8"))
+def load_script(package: str, name: str, *libraries: str) -> Script:
+    """Return the script `lua/<name>.lua` beside the modules of a package, with libraries in front of it.
+
+    A library is a script of the same folder, or "other.package:name". Raises FileNotFoundError.
+    """
+    parts = [_source(*(part.split(":") if ":" in part else (package, part))) for part in (*libraries, name)]
+    return Script(name, "".join(parts))
+
+
+def _source(package: str, name: str) -> str:
+    return (resources.files(package) / "lua" / f"{name}.lua").read_text("utf-8")

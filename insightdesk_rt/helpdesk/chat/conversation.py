@@ -98,14 +98,14 @@ class ConversationChange(NamedTuple):
     """A conversation as a script left it, and what must be told of it: not only what this call did."""
 
     conversation: Conversation
-    untold: list[PendingEvent]
+    pending: list[PendingEvent]
 
 
 class BegunConversation(NamedTuple):
     """The same of one that a customer has started. `agents_here`: how many could take it now, admins apart."""
 
     conversation: Conversation
-    untold: list[PendingEvent]
+    pending: list[PendingEvent]
     agents_here: int
 
 
@@ -120,7 +120,7 @@ class QueuePlace(NamedTuple):
 class StoredMessage(NamedTuple):
     id: int
     at: int
-    untold: list[PendingEvent]
+    pending: list[PendingEvent]
 
 
 class ConversationList(NamedTuple):

@@ -81,16 +81,16 @@ class ChatFeed:
         self._namespace = namespace
         self._keys = keys
 
-    async def say(self, change: PendingEvent) -> Offset:
+    async def publish(self, change: PendingEvent) -> Offset:
         """Log the events of one change, under ids of its own. Returns the last one's offset. Raises RtError."""
         if change.kind == "message":
             m = json.decode(_message, change.data)
-            said = out.ChatMessage(change.subject, m.id, out.at(m.at), m.author, m.text, m.clientId)
-            return await self._emit(said, chat_room(change.subject), id=change.id)
+            message = out.ChatMessage(change.subject, m.id, out.at(m.at), m.author, m.text, m.clientId)
+            return await self._emit(message, chat_room(change.subject), id=change.id)
         if change.kind == "place":  # of an older version of this server, which logged it
             return NO_OFFSET
-        tell: Any = getattr(self, "_" + change.kind)
-        offset: Offset = await tell(json.decode(_fact, change.data), change.id)
+        publish: Any = getattr(self, "_" + change.kind)
+        offset: Offset = await publish(json.decode(_fact, change.data), change.id)
         return offset
 
     async def _started(self, fact: ChatFact, id: str) -> Offset:

@@ -33,7 +33,6 @@ from insightdesk_rt.engine.model import (
     UserKeys,
     chat_room,
     chat_staff_room,
-    offset_key,
     unix_ms,
     user_room,
 )
@@ -42,7 +41,7 @@ from insightdesk_rt.helpdesk.chat import events as words
 from insightdesk_rt.helpdesk.chat.conversation import ConversationChange, Message
 from insightdesk_rt.helpdesk.chat.feed import ChatFeed
 from insightdesk_rt.helpdesk.chat.store import ChatStore
-from insightdesk_rt.helpdesk.event_relay import EventRelay, tell_and_close
+from insightdesk_rt.helpdesk.event_relay import EventRelay, publish_then_revoke, until_delivered
 from insightdesk_rt.helpdesk.pages import parts
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers
@@ -51,10 +50,9 @@ from insightdesk_rt.helpdesk.typing_indicators import TYPING_MS, ShownTyping, Ty
 from insightdesk_rt.helpdesk.viewer_store import ViewerStore
 
 RECENT = 50  # messages that come with a conversation; chat:history has the rest
-CATCH_UP_S = 1.0
 AGAIN_BATCH = 500  # messages put down again at once
 # A stock client keeps what was typed while it was offline, and sends all of it in one go when it is back.
-SAY = Rate(5, per_s=1, burst=30)
+MESSAGES = Rate(5, per_s=1, burst=30)
 CUSTOMERS: frozenset[Role] = frozenset({"customer"})
 CHAT_ROOM = chat_room("")
 # Not on the user's other devices: they show what was said there as the user's own.
@@ -92,12 +90,12 @@ class Chat(Namespace):
     ) -> None:
         super().__init__(hub, timers)
         self.store = store
-        self._typists = TypingIndicators(self, typing, SHOWN, typing_ms)
+        self._typing = TypingIndicators(self, typing, SHOWN, typing_ms)
         self._keys = keys
         self._feed = ChatFeed(self, keys)
-        self._teller = EventRelay(store.untold, self._say, self.spawn, self._close)
-        self._arrivals = EventRelay(present.untold, self._arrived, self.spawn)
-        self.roster = ConnectedUsers(present, incarnation, self._arrivals)
+        self._relay = EventRelay(store.pending, self._publish_event, self.spawn, self._revoke)
+        self._arrivals = EventRelay(present.pending, self._arrived, self.spawn)
+        self.connected_users = ConnectedUsers(present, incarnation, self._arrivals)
         self._incarnation = incarnation
         self._rechecked_as = incarnation()
         # How all nodes are made to `recheck_access`. With several of them the server puts its cluster call here.
@@ -126,7 +124,7 @@ class Chat(Namespace):
 
     async def joined(self, socket: Socket) -> None:
         """Say which conversations are open, and show an agent the queue. Who came back has rooms: see that they may."""
-        await self.roster.came(socket)
+        await self.connected_users.add(socket)
         try:
             for conversation_id in conversations(socket):
                 await self.recheck_access(conversation_id)
@@ -141,8 +139,8 @@ class Chat(Namespace):
 
     async def left(self, socket: Socket, why: CloseReason) -> None:
         for conversation_id in conversations(socket):
-            self._typists.stopped(socket, conversation_id)
-        await self.roster.went(socket)
+            self._typing.stop(socket, conversation_id)
+        await self.connected_users.remove(socket)
 
     # ── the life of a conversation ─────────────────────────────────────────────────────────────────────────────────
 
@@ -151,7 +149,7 @@ class Chat(Namespace):
         """Begin to wait for an agent, of a team or of any. CONFLICT: too many of the customer's are open."""
         change = await self.store.start(socket.user, ask.clientId, ask.subject, ask.teamId or "", ask.text or "")
         await self._enter(socket, change.conversation.id)
-        await self._teller.tell_or_raise(change.untold)
+        await self._relay.publish_or_raise(change.pending)
         return words.ChatStarted(change.conversation.id, change.conversation.position, change.agents_here)
 
     @event("chat:join", limit=PAGE)
@@ -175,7 +173,7 @@ class Chat(Namespace):
     @event("chat:leave", limit=PAGE)
     def leave(self, socket: Socket, ask: words.InConversation) -> None:
         """Close it on this device; one that is not open too."""
-        self._typists.stopped(socket, ask.conversationId)
+        self._typing.stop(socket, ask.conversationId)
         self._take_out(socket, ask.conversationId)
 
     @event("chat:accept", allow=STAFF)
@@ -185,7 +183,7 @@ class Chat(Namespace):
         was_in = chat_room(ask.conversationId) in socket.rooms
         await self._enter(socket, ask.conversationId, right=change.conversation.right_of(socket.user))
         try:
-            await self._teller.tell_or_raise(change.untold)
+            await self._relay.publish_or_raise(change.pending)
             return await self._page(socket, ask.conversationId)
         except RtError as refused:  # somebody took it away meanwhile, or the client was not told that it is in
             if not was_in or refused.code == "FORBIDDEN":
@@ -203,46 +201,46 @@ class Chat(Namespace):
         change = await self.store.transfer(
             socket.user, ask.conversationId, ask.agentId or "", ask.teamId or "", ask.note
         )
-        await self._teller.tell_or_raise(change.untold)
+        await self._relay.publish_or_raise(change.pending)
         return words.ChatChanged(words.view(change.conversation, True))
 
     @event("chat:close")
     async def end(self, socket: Socket, ask: words.InConversation) -> words.ChatChanged:
         """End it: its customer or agent, an admin; while it waits also whoever may take it. Again is nothing."""
-        self._typists.stopped(socket, ask.conversationId)
+        self._typing.stop(socket, ask.conversationId)
         change = await self.store.close(socket.user, ask.conversationId)
-        await self._teller.tell_or_raise(change.untold)
+        await self._relay.publish_or_raise(change.pending)
         return words.ChatChanged(words.view(change.conversation, socket.user.is_staff))
 
     @event("chat:rate", allow=CUSTOMERS)
     async def rate(self, socket: Socket, ask: words.RateChat) -> None:
         """Say how it was, once, after the end: before, and otherwise again, CONFLICT."""
         change = await self.store.rate(socket.user, ask.conversationId, ask.score, ask.comment)
-        await self._teller.tell_or_raise(change.untold)
+        await self._relay.publish_or_raise(change.pending)
 
-    async def told(self, change: ConversationChange) -> words.ConversationView:
+    async def publish_change(self, change: ConversationChange) -> words.ConversationView:
         """Log the events of a change that somebody made through `store`; return the conversation as staff see it.
 
         Raises RtError UNAVAILABLE; the same change again then logs what is missing.
         """
-        await self._teller.tell_or_raise(change.untold)
+        await self._relay.publish_or_raise(change.pending)
         return words.view(change.conversation, True)
 
     # ── talk ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @event(words.ChatMessage.event, limit=SAY)
+    @event(words.ChatMessage.event, limit=MESSAGES)
     async def message(self, socket: Socket, ask: words.SendMessage) -> words.MessageAccepted:
         """Say something, to a closed conversation CONFLICT. The same clientId again: the same answer, nothing said."""
-        self._typists.stopped(socket, ask.conversationId)
+        self._typing.stop(socket, ask.conversationId)
         said = await self.store.message(socket.user, ask.conversationId, ask.text, ask.clientId)
-        await self._teller.tell_or_raise(said.untold)
+        await self._relay.publish_or_raise(said.pending)
         return words.MessageAccepted(said.id, words.at(said.at))
 
     @event(words.ReadUpTo.event, limit=PAGE)
     async def read(self, socket: Socket, ask: words.MarkChatRead) -> None:
         """Everything up to a message was read; the others see it. Never less than before."""
         change = await self.store.read(socket.user, ask.conversationId, ask.upTo)
-        await self._teller.tell_or_raise(change.untold)
+        await self._relay.publish_or_raise(change.pending)
 
     @event("chat:history", limit=PAGE)
     async def history(self, socket: Socket, ask: words.ReadHistory) -> words.MessagePage:
@@ -254,13 +252,13 @@ class Chat(Namespace):
     def typing(self, socket: Socket, ask: words.InConversation) -> None:
         """Show the others that the user types, until five seconds after the last call."""
         self.require_joined(socket, chat_room(ask.conversationId))
-        self._typists.typed(socket, ask.conversationId, self._timers.now_ms())
+        self._typing.start(socket, ask.conversationId, self._timers.now_ms())
 
     @event(words.ChatStopTyping.event, limit=PAGE)
     def stop_typing(self, socket: Socket, ask: words.InConversation) -> None:
         """Stop showing it."""
         self.require_joined(socket, chat_room(ask.conversationId))
-        self._typists.stopped(socket, ask.conversationId)
+        self._typing.stop(socket, ask.conversationId)
 
     # ── rooms ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -284,17 +282,13 @@ class Chat(Namespace):
         room = chat_room(conversation_id)
         if room not in self.hub.rooms(self.path):
             return 0
-        now = asyncio.get_running_loop().time
-        end = now() + CATCH_UP_S  # access goes before completeness
-        # The hub announces no positions, and this is waited for once per transfer.
-        while offset_key(self.hub.position(self.path)) < offset_key(offset) and now() < end:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await until_delivered(self.hub, self.path, offset)
         conversation = await self.store.get(conversation_id)
         members = list(self.hub.members(self.path, room))
         removed = [one for one in members if conversation is None or not conversation.may_see(one.user)]
         for socket in removed:
             self._take_out(socket, conversation_id)
-            self._typists.stopped(socket, conversation_id)
+            self._typing.stop(socket, conversation_id)
         return len(removed)
 
     # ── what is shown and told ─────────────────────────────────────────────────────────────────────────────────────
@@ -316,39 +310,41 @@ class Chat(Namespace):
                 self.tell(socket, words.ChatQueue(added=part) if number else words.ChatQueue(waiting=part))
             shown = entries
 
-    async def _say(self, change: PendingEvent) -> None:
+    async def _publish_event(self, change: PendingEvent) -> None:
         if change.kind != "transferred":
-            await self._feed.say(change)
+            await self._feed.publish(change)
             return
         # Before the change counts as told: if this node dies now, whoever tells it again also does this.
-        await tell_and_close(self._feed.say(change), lambda offset: self.recheck_on_all_nodes(change.subject, offset))
+        await publish_then_revoke(
+            self._feed.publish(change), lambda offset: self.recheck_on_all_nodes(change.subject, offset)
+        )
 
-    async def _close(self, change: PendingEvent) -> None:
+    async def _revoke(self, change: PendingEvent) -> None:
         if change.kind == "transferred":
             await self.recheck_on_all_nodes(change.subject, NO_OFFSET)
 
     async def _arrived(self, change: PendingEvent) -> None:
         """Somebody came into the chat or went out of it."""
-        await self._teller.tell(await self.store.present(change.subject))
+        await self._relay.publish(await self.store.present(change.subject))
 
     # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
 
     @every(1_000, on="leader")
     async def clocks(self) -> None:
         """Time out what waits too long, warn and close what is silent, tell new places; and what others left untold."""
-        await self._teller.tell(await self.store.due())
+        await self._relay.publish(await self.store.due())
         for place in await self.store.places():
             self.publish(
                 words.ChatQueued(place.conversation_id, place.position),
                 user_room(self._keys.customer(place.customer_id)),
             )
-        await self._arrivals.tell_overdue()
-        await self._teller.tell_overdue()
+        await self._arrivals.publish_overdue()
+        await self._relay.publish_overdue()
 
     @every(1_000)
     async def reconcile(self) -> None:
-        await self.roster.reconcile()
-        await self.roster.sweep()
+        await self.connected_users.reconcile()
+        await self.connected_users.sweep()
         await self.store.forget_older(asyncio.get_running_loop().time())
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
@@ -365,7 +361,7 @@ class Chat(Namespace):
 
     async def re_register(self) -> None:
         """Valkey forgot, or this node has a new incarnation: say again who is here."""
-        await self.roster.re_register()
+        await self.connected_users.re_register()
         if self._rechecked_as != (incarnation := self._incarnation()):
             # While this node counted as dead nobody waited for it with a transfer.
             for room in list(self.hub.rooms(self.path).names()):
@@ -375,12 +371,12 @@ class Chat(Namespace):
 
     async def node_lost(self, incarnation: str) -> None:
         """A node is dead; see Presence.node_lost. Raises RtError UNAVAILABLE: not finished, call it again."""
-        await self.roster.node_lost(incarnation)
-        await self._typists.node_lost(incarnation)
+        await self.connected_users.node_lost(incarnation)
+        await self._typing.node_lost(incarnation)
 
     async def reap_all_except(self, living: Living) -> None:
         """See Presence.reap_all_except."""
-        await self.roster.reap_all_except(living)
+        await self.connected_users.reap_all_except(living)
 
 
 def conversations(socket: Socket) -> list[str]:

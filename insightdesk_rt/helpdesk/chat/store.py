@@ -25,7 +25,6 @@ from insightdesk_rt.engine.cluster.valkey import Script, Valkey, load_script
 from insightdesk_rt.engine.errors import RtError, used_before
 from insightdesk_rt.engine.model import User, new_id
 from insightdesk_rt.engine.wire import json
-from insightdesk_rt.helpdesk import pending_events as untold
 from insightdesk_rt.helpdesk.chat.conversation import (
     Author,
     BegunConversation,
@@ -40,28 +39,37 @@ from insightdesk_rt.helpdesk.chat.conversation import (
     StoredMessagePage,
     conversation,
 )
-from insightdesk_rt.helpdesk.pending_events import PendingEvent, PendingEvents, Recovered, always, once_of, script
+from insightdesk_rt.helpdesk.pending_events import (
+    PAGE,
+    PENDING_EVENTS,
+    PendingEvent,
+    PendingEvents,
+    Recovered,
+    always,
+    once_of,
+    read_pending,
+)
 from insightdesk_rt.helpdesk.presence.store import PresenceStore
 from insightdesk_rt.helpdesk.shared import Shared
 
 PACKAGE = "insightdesk_rt.helpdesk.chat"
 
-START = script(PACKAGE, "chat_start", "chat_lib")
-ACCEPT = script(PACKAGE, "chat_accept", "chat_lib")
-MESSAGE = script(PACKAGE, "chat_message", "chat_lib")
-AGAIN = script(PACKAGE, "chat_again", "chat_lib")
-STATE_AGAIN = script(PACKAGE, "chat_state_again", "chat_lib")
-READ = script(PACKAGE, "chat_read", "chat_lib")
-TRANSFER = script(PACKAGE, "chat_transfer", "chat_lib")
-CLOSE = script(PACKAGE, "chat_close", "chat_lib")
-RATE = script(PACKAGE, "chat_rate", "chat_lib")
-VIEW = script(PACKAGE, "chat_view", "chat_lib")
-MINE = script(PACKAGE, "chat_mine", "chat_lib")
-QUEUE = script(PACKAGE, "chat_queue", "chat_lib")
-PRESENT = script(PACKAGE, "chat_present", "chat_lib")
-DUE = script(PACKAGE, "chat_due", "chat_lib")
-PLACES = script(PACKAGE, "chat_places", "chat_lib")
-LIST = script(PACKAGE, "chat_list", "chat_lib", "page")
+START = load_script(PACKAGE, "chat_start", PENDING_EVENTS, "chat_lib")
+ACCEPT = load_script(PACKAGE, "chat_accept", PENDING_EVENTS, "chat_lib")
+MESSAGE = load_script(PACKAGE, "chat_message", PENDING_EVENTS, "chat_lib")
+AGAIN = load_script(PACKAGE, "chat_again", PENDING_EVENTS, "chat_lib")
+STATE_AGAIN = load_script(PACKAGE, "chat_state_again", PENDING_EVENTS, "chat_lib")
+READ = load_script(PACKAGE, "chat_read", PENDING_EVENTS, "chat_lib")
+TRANSFER = load_script(PACKAGE, "chat_transfer", PENDING_EVENTS, "chat_lib")
+CLOSE = load_script(PACKAGE, "chat_close", PENDING_EVENTS, "chat_lib")
+RATE = load_script(PACKAGE, "chat_rate", PENDING_EVENTS, "chat_lib")
+VIEW = load_script(PACKAGE, "chat_view", PENDING_EVENTS, "chat_lib")
+MINE = load_script(PACKAGE, "chat_mine", PENDING_EVENTS, "chat_lib")
+QUEUE = load_script(PACKAGE, "chat_queue", PENDING_EVENTS, "chat_lib")
+PRESENT = load_script(PACKAGE, "chat_present", PENDING_EVENTS, "chat_lib")
+DUE = load_script(PACKAGE, "chat_due", PENDING_EVENTS, "chat_lib")
+PLACES = load_script(PACKAGE, "chat_places", PENDING_EVENTS, "chat_lib")
+LIST = load_script(PACKAGE, "chat_list", PENDING_EVENTS, "chat_lib", PAGE)
 STATS = load_script(PACKAGE, "chat_stats")
 
 MAX_RECENT = (
@@ -123,7 +131,7 @@ class ChatStore:
         self._name = "chat"
         self._keys = [valkey.key(self._name), present.base, Names(valkey.prefix).tops]
         self._queues: Shared[Any] = Shared()
-        self.untold = PendingEvents(valkey, self._name)
+        self.pending = PendingEvents(valkey, self._name)
         # As the last acknowledged change of this node left them, the oldest first; and what they began with.
         self._recent: dict[str, tuple[float, Sequence[str]]] = {}  # when, on the loop's clock, and the fields
         self._first: dict[str, Message] = {}
@@ -174,7 +182,7 @@ class ChatStore:
         once = once_of(conversation_id, "s" if user.is_staff else "c", user.id, client_id)
         own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once, MAX_BYTES, DAY_BYTES)
         _, number, at, records = await self._ask(MESSAGE, user, *own)
-        return StoredMessage(int(number), int(at), untold.read(self._name, conversation_id, records))
+        return StoredMessage(int(number), int(at), read_pending(self._name, conversation_id, records))
 
     async def forget_older(self, now_s: float) -> None:
         """Let go of what Valkey has had for seconds. Call it every second. Raises RtError UNAVAILABLE."""
@@ -339,7 +347,7 @@ class ChatStore:
     def _change(self, answer: Any) -> ConversationChange:
         found = conversation(answer[1])
         self._keep(found.id, answer[1][2])
-        return ConversationChange(found, untold.read(self._name, found.id, answer[2]))
+        return ConversationChange(found, read_pending(self._name, found.id, answer[2]))
 
     def _keep(self, conversation_id: str, fields: Sequence[str]) -> None:
         self._recent.pop(conversation_id, None)
@@ -349,7 +357,7 @@ class ChatStore:
 
     def _changes(self, found: Any) -> list[PendingEvent]:
         """One conversation may be found twice: what is told twice is heard once."""
-        return [change for subject, records in found for change in untold.read(self._name, subject, records)]
+        return [change for subject, records in found for change in read_pending(self._name, subject, records)]
 
 
 def _body(user: User, text: str, client_id: str) -> str:

@@ -1,6 +1,6 @@
--- Library: a part of a sorted set, going on after a member that may have left it meanwhile.
+-- Library: one page of a sorted set. The page starts after a member, which may have left the set in the meantime.
 
--- Answer at most limit members and their scores in turn, after (score, member); member '' begins at the beginning.
+-- Return at most `limit` members and their scores in turn, those after (score, member). '' as member: from the start.
 local function page(key, backwards, limit, score, member)
   local start = 0
   if member ~= '' then

@@ -1,9 +1,10 @@
--- Put down, or take off, that somebody views or types on a ticket.
+-- Set or remove one entry of who views a ticket or types on it.
 --
--- KEYS  the ticket's hash of who is there · set of tickets where this node has somebody
--- ARGV  ticketId · field, "<node>/…" · what they do ("" takes the field off) · person as JSON
---       · milliseconds after which this counts no more (0: until taken off) · seconds that the keys may live
--- Values are "<doing> <since ms> <until ms> <person>"; doing the same again keeps `since`. Answers whether anything changed.
+-- KEYS  the ticket's hash of viewers and typing users · set of tickets on which this node has such entries
+-- ARGV  ticketId · field, "<node>/…" · what the user does ("" removes the field) · person as JSON
+--       · milliseconds until the entry expires (0: it stays until removed) · seconds until the keys expire
+-- Values are "<doing> <since ms> <until ms> <person>"; setting the same `doing` again keeps `since`.
+-- Answer 1 if anything changed, else 0
 local key, tickets = KEYS[1], KEYS[2]
 local id, field, doing, person, valid, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 local old = redis.call('HGET', key, field)

@@ -1,9 +1,9 @@
--- Take off what a node has put down on some tickets: the node is gone. Safe to run again after dying half-way, since
--- the tickets stay in the node's set until the caller has told their watchers.
+-- Remove the entries of a lost node from some tickets. Safe to repeat after a crash half-way: the tickets stay in the
+-- node's set until the caller has published the change to their viewers.
 --
--- KEYS  who is at it: one caller at a time · hashes of who is there, one per ticket
--- ARGV  "<node>/" · the caller · milliseconds until another one may go on in its place
--- Answer: per ticket, the users whose typing was taken off; nil if another caller is at it
+-- KEYS  claim: only one caller works at a time · hashes of viewers and typing users, one per ticket
+-- ARGV  "<node>/" · the caller · milliseconds after which another caller may take over
+-- Answer: per ticket, the users whose typing was removed; nil if another caller holds the claim
 local by = redis.call('GET', KEYS[1])
 if by and by ~= ARGV[2] then
   return nil
@@ -11,13 +11,13 @@ end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 local dropped = {}
 for i = 2, #KEYS do
-  local key, typists = KEYS[i], {}
+  local key, typing = KEYS[i], {}
   for _, field in ipairs(redis.call('HKEYS', key)) do
     if string.sub(field, 1, #ARGV[1]) == ARGV[1] then
       redis.call('HDEL', key, field)
-      typists[#typists + 1] = string.match(field, '/t/(.*)$')
+      typing[#typing + 1] = string.match(field, '/t/(.*)$')
     end
   end
-  dropped[i - 1] = typists
+  dropped[i - 1] = typing
 end
 return dropped

@@ -85,14 +85,14 @@ class Notifications(Namespace):
     def __init__(self, hub: Hub, timers: Timers, notifications: NotificationStore) -> None:
         super().__init__(hub, timers)
         self._store = notifications
-        self._teller = EventRelay(notifications.untold, self._say, self.spawn)
-        self._told: dict[str, int] = {}  # the count that was told last, of users it is to be looked at again
+        self._relay = EventRelay(notifications.pending, self._publish_event, self.spawn)
+        self._published_counts: dict[str, int] = {}  # the last published count, of users whose count is checked again
 
     async def joined(self, socket: Socket) -> None:
         try:
             self.tell(socket, UnreadCount(await self._store.unread(socket.user.key)))
         except RtError:  # the connection is good for what comes; the count follows when it can be known
-            self._look_again(socket.user.key, RETRY_MS)
+            self._check_again(socket.user.key, RETRY_MS)
 
     @event("notification:markRead")
     async def mark_read(self, socket: Socket, ask: MarkRead) -> Unread:
@@ -115,8 +115,8 @@ class Notifications(Namespace):
 
     async def _marked(self, socket: Socket, marked: MarkedRead) -> Unread:
         """Tell all of the user's sockets the count, also if it is what it was: it is the answer to who asked no ack."""
-        self._tell_count(socket.user.key, marked.unread)
-        await self._teller.tell_or_raise(marked.untold)
+        self._publish_count(socket.user.key, marked.unread)
+        await self._relay.publish_or_raise(marked.pending)
         return Unread(marked.unread)
 
     # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
@@ -141,23 +141,23 @@ class Notifications(Namespace):
             raise conflict
 
     async def _push(self, key: str, content: Content) -> None:
-        await self._teller.tell_or_raise(await self._store.push(key, content))
+        await self._relay.publish_or_raise(await self._store.push(key, content))
 
     @every(ms=1_000, on="leader")
-    async def tell_overdue(self) -> None:
+    async def publish_overdue(self) -> None:
         """Tell what those who stored it could not."""
-        await self._teller.tell_overdue()
+        await self._relay.publish_overdue()
 
-    async def _say(self, record: PendingEvent) -> Offset:
+    async def _publish_event(self, record: PendingEvent) -> Offset:
         if record.kind == "read":
             read = read_read(record)
-            self._look_again(record.subject, SETTLE_MS)  # who told the count may have died before it was sent
+            self._check_again(record.subject, SETTLE_MS)  # who told the count may have died before it was sent
             return await self.emit(
                 NotificationRead(read.ids), user_room(record.subject), skip=(read.sid,), id=record.id
             )
         text = json.encode_struct(read_notification(record))
         offset = await self.hub.emit(self.path, [user_room(record.subject)], NOTIFICATION, text, id=record.id)
-        self._tell_count(record.subject, await self._store.unread(record.subject))
+        self._publish_count(record.subject, await self._store.unread(record.subject))
         return offset
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
@@ -166,7 +166,7 @@ class Notifications(Namespace):
             # One pipeline: they are asked in this order, and done in this order.
             await asyncio.gather(*(self._put_down_again(one) for one in events[start : start + AGAIN_BATCH]))
         for key in {subject_of(one.id) for one in events}:
-            self._look_again(key, SETTLE_MS)
+            self._check_again(key, SETTLE_MS)
 
     async def _put_down_again(self, event: Event) -> None:
         key = subject_of(event.id)
@@ -179,12 +179,12 @@ class Notifications(Namespace):
 
     # ── the count ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _tell_count(self, key: str, unread: int) -> None:
+    def _publish_count(self, key: str, unread: int) -> None:
         self.publish(UnreadCount(unread), user_room(key))
-        self._told[key] = unread
-        self._look_again(key, SETTLE_MS)
+        self._published_counts[key] = unread
+        self._check_again(key, SETTLE_MS)
 
-    def _look_again(self, key: str, delay_ms: int) -> None:
+    def _check_again(self, key: str, delay_ms: int) -> None:
         self.later(("count", key), delay_ms, self._compare, key)
 
     def _compare(self, key: str) -> None:
@@ -194,7 +194,7 @@ class Notifications(Namespace):
         try:
             unread = await self._store.unread(key)
         except RtError:
-            self._look_again(key, RETRY_MS)
+            self._check_again(key, RETRY_MS)
             return
-        if unread != self._told.pop(key, None):
-            self._tell_count(key, unread)
+        if unread != self._published_counts.pop(key, None):
+            self._publish_count(key, unread)

@@ -16,8 +16,15 @@ from insightdesk_rt.engine.errors import used_before
 from insightdesk_rt.engine.ids import PushId
 from insightdesk_rt.engine.model import iso
 from insightdesk_rt.engine.wire import json
-from insightdesk_rt.helpdesk import pending_events as untold
-from insightdesk_rt.helpdesk.pending_events import PendingEvent, PendingEvents, Recovered, always, once_of, script
+from insightdesk_rt.helpdesk.pending_events import (
+    PENDING_EVENTS,
+    PendingEvent,
+    PendingEvents,
+    Recovered,
+    always,
+    once_of,
+    read_pending,
+)
 
 PACKAGE = "insightdesk_rt.helpdesk.notifications"
 
@@ -26,8 +33,8 @@ PAGE_BYTES = 262_144  # of JSON, of those in one answer
 KEPT_S = 90 * 86_400
 
 
-PUSH = script(PACKAGE, "notification_push")
-READ = script(PACKAGE, "notification_read")
+PUSH = load_script(PACKAGE, "notification_push", PENDING_EVENTS)
+READ = load_script(PACKAGE, "notification_read", PENDING_EVENTS)
 AGAIN = load_script(PACKAGE, "notification_again")
 
 LIST = load_script(PACKAGE, "notification_list")
@@ -50,11 +57,11 @@ class Notification(Content, kw_only=True, gc=False):
 
 
 class MarkedRead(Struct, frozen=True):
-    """`known`: how many of the ids there are. `untold`: what the user's other sockets must still hear."""
+    """`known`: how many of the ids there are. `pending`: what the user's other sockets must still hear."""
 
     unread: int
     known: int
-    untold: list[PendingEvent]
+    pending: list[PendingEvent]
 
 
 class ReadRecord(Struct, frozen=True):
@@ -82,7 +89,7 @@ class NotificationStore:
         self._recovered = recovered
         self.name = name
         self.base = valkey.key(name)
-        self.untold = PendingEvents(valkey, name)
+        self.pending = PendingEvents(valkey, name)
 
     async def push(self, key: str, content: Content) -> list[PendingEvent]:
         """Keep a notification, once per id, and return what the user must still hear of: this one if it is new.
@@ -95,7 +102,7 @@ class NotificationStore:
         first, records = await self._valkey.call(PUSH, [self.base], args, durable=True)
         if first and json.loads(first) != json.loads(text):  # the order of members in `data` does not matter
             raise used_before("id", "notification")
-        return untold.read(self.name, key, records)
+        return read_pending(self.name, key, records)
 
     async def put_down_again(self, key: str, content: Content, created_ms: int) -> bool:
         """Keep an acknowledged notification that Valkey may have lost, unread. Returns whether it was lost.
@@ -126,7 +133,7 @@ class NotificationStore:
     async def _mark(self, key: str, sid: str, *ids: str) -> MarkedRead:
         await self._recovered()
         unread, known, records = await self._valkey.call(READ, [self.base], [key, sid, *ids])
-        return MarkedRead(unread, known, untold.read(self.name, key, records))
+        return MarkedRead(unread, known, read_pending(self.name, key, records))
 
     async def page(self, key: str, before: str, limit: int, limit_bytes: int = PAGE_BYTES) -> NotificationPage:
         """Return the `limit` newest, or those older than the one with the id `before`. Raises UNAVAILABLE.

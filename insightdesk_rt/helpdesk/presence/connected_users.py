@@ -1,8 +1,9 @@
-"""Roster: which users have sockets of a namespace on this node, and that the store knows it.
+"""Connected users: which users have sockets of a namespace on this node, kept in step with the store.
 
-It owns the count of sockets per user here, and speaks to the store only when a user's first comes or last goes. What
-the store should hold follows from that count alone, so whatever failed (Valkey away, this incarnation declared dead,
-Valkey emptied) is mended by saying it again: `reconcile` does, every second. A connection is never refused for it.
+This object owns the number of sockets per user on this node. It calls the store only when a user's first socket comes
+or the last one goes. What the store should hold follows from these numbers alone. So whatever failed (Valkey was
+unreachable, this incarnation was declared dead, Valkey was emptied) is repaired by storing it again: `reconcile` does
+that every second. A connection is never refused because of it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from insightdesk_rt.helpdesk.event_relay import EventRelay
 from insightdesk_rt.helpdesk.presence.store import HeldPresence, PresenceStore
 
 BATCH = 500  # users per pipeline
-STEP = 200  # users per script that walks many: 2 to 5 ms of Valkey, in which everybody else waits
-COMPARE_EVERY = 10  # turns of `reconcile` between two looks at whether store and node agree
+STEP = 200  # users per script that walks many: 2 to 5 ms in which Valkey serves nobody else
+COMPARE_EVERY = 10  # calls of `reconcile` between two comparisons of store and node
 
 
-class _Here:
+class _ConnectedUser:
     __slots__ = ("sockets", "user")
 
     def __init__(self, user: User) -> None:
@@ -31,112 +32,113 @@ class _Here:
 
 
 class ConnectedUsers:
-    """`incarnation` names this node's present life; it changes when the node was declared dead and comes back."""
+    """`incarnation` returns the name of this node's present life, which changes after it was declared dead."""
 
-    def __init__(self, store: PresenceStore, incarnation: Callable[[], str], teller: EventRelay) -> None:
+    def __init__(self, store: PresenceStore, incarnation: Callable[[], str], relay: EventRelay) -> None:
         self._store = store
         self._incarnation = incarnation
-        self._teller = teller
-        self._here: dict[UserKey, _Here] = {}
-        # Not by sid: a session that came back has the sid it had, and may be here before its old socket's end is told.
+        self._relay = relay
+        self._users: dict[UserKey, _ConnectedUser] = {}
+        # Not by sid: a session that comes back keeps its sid, and may be here before its old socket has left.
         self._sockets: set[Socket] = set()
-        self._unsettled: set[UserKey] = set()  # users of whom the store may not know what is true
+        self._unsettled: set[UserKey] = set()  # users for whom the store may not hold what is true here
         self._turn = 0
-        # Told of an incarnation that the store takes for dead. The server has the node live on under another one.
+        # Called with an incarnation that the store takes for dead. The server then gives the node a new one.
         self.on_fenced: Callable[[str], None] = lambda incarnation: None
 
-    async def came(self, socket: Socket) -> None:
-        """A socket is here now."""
+    async def add(self, socket: Socket) -> None:
+        """A socket has connected."""
         user = socket.user
         self._sockets.add(socket)
-        here = self._here.get(user.key)
-        if here is None:
-            self._here[user.key] = _Here(user)
+        connected = self._users.get(user.key)
+        if connected is None:
+            self._users[user.key] = _ConnectedUser(user)
             await self._settle(user.key)
             return
-        here.sockets += 1
-        if (user.role, user.team_id, user.name) != (here.user.role, here.user.team_id, here.user.name):
-            here.user = user
+        connected.sockets += 1
+        if (user.role, user.team_id, user.name) != (connected.user.role, connected.user.team_id, connected.user.name):
+            connected.user = user
             await self._settle(user.key)
 
-    async def went(self, socket: Socket) -> None:
-        """It is gone. One that never came (it was lost while it was being let in) is nothing."""
+    async def remove(self, socket: Socket) -> None:
+        """A socket has left. Ignores one that was never added: its connection broke while it was being let in."""
         if socket not in self._sockets:
             return
         self._sockets.discard(socket)
-        here = self._here[socket.user.key]
-        here.sockets -= 1
-        if here.sockets == 0:
-            del self._here[socket.user.key]
+        connected = self._users[socket.user.key]
+        connected.sockets -= 1
+        if connected.sockets == 0:
+            del self._users[socket.user.key]
             await self._settle(socket.user.key)
 
     async def reconcile(self) -> None:
-        """Say again what may not have come through, and now and then compare. Call it every second."""
+        """Store again what may have failed, and compare store and node from time to time. Call it every second."""
         self._turn += 1
         if self._turn % COMPARE_EVERY == 0:
             await self._compare()
         await self._settle_all(list(self._unsettled))
 
     async def sweep(self) -> None:
-        """Take those offline whose grace is over; any node does it for all."""
+        """Take users offline whose grace period has ended, of all nodes. Any node may call it."""
         while changes := await self._store.sweep(STEP):
-            await self._teller.tell(changes)
+            await self._relay.publish(changes)
 
     async def re_register(self) -> None:
-        """Tell the store of everybody here: it forgot them, or this is a new incarnation."""
-        await self._settle_all(list(self._here))
+        """Store everybody who is connected here: Valkey forgot them, or this node has a new incarnation."""
+        await self._settle_all(list(self._users))
 
     async def node_lost(self, incarnation: str) -> None:
-        """Take everybody from a dead incarnation, in bounded steps. Any node may begin, and any other go on.
+        """Remove all users from a dead incarnation, in bounded steps. Any node may begin, and another one continue.
 
-        Those without another node go offline after the grace. Raises RtError UNAVAILABLE: call it again.
+        Users that no other node holds go offline after the grace period. Raises RtError UNAVAILABLE: call it again.
         """
         while await self._store.reap(incarnation, STEP):
             pass
 
     async def reap_all_except(self, living: Living) -> None:
-        """Take everybody from all other incarnations: those that died when nobody was there to see it.
+        """Remove all users from incarnations that are not living: nodes that died while no other node was running.
 
         Raises RtError UNAVAILABLE: call it again.
         """
-        # First who holds somebody, then who lives: a node that starts between the two lives before it holds anybody.
+        # First the holders, then the living: a node that starts between the two calls lives before it holds anybody.
         holders = await self._store.incarnations()
         for incarnation in holders.difference(await living()):
             await self.node_lost(incarnation)
 
     async def _settle_all(self, keys: Collection[UserKey]) -> None:
         todo = list(keys)
-        self._unsettled.update(todo)  # what a failed batch leaves is done by the next `reconcile`
+        self._unsettled.update(todo)  # the next `reconcile` does what a failed batch leaves
         for start in range(0, len(todo), BATCH):
             batch = todo[start : start + BATCH]
             if not all(await asyncio.gather(*(self._settle(key) for key in batch))):
                 return
 
     async def _settle(self, key: UserKey) -> bool:
-        """Tell the store what is true of the user here. Returns whether that came through."""
-        here, incarnation = self._here.get(key), self._incarnation()
+        """Store what is true of the user here. Returns whether Valkey took it."""
+        connected, incarnation = self._users.get(key), self._incarnation()
         self._unsettled.add(key)
         try:
-            if here is None:
+            if connected is None:
                 await self._store.leave(key, incarnation)
             else:
-                joined = await self._store.join(here.user, incarnation)
+                joined = await self._store.join(connected.user, incarnation)
                 if joined.held is HeldPresence.FENCED:
                     self.on_fenced(incarnation)
                     return False  # until the node has another incarnation
-                await self._teller.tell(joined.untold)
-        except RtError:  # Valkey is away, which its own connection says once; `reconcile` comes back to this user
+                await self._relay.publish(joined.pending)
+        except RtError:  # Valkey is unreachable, which its connection logs once; `reconcile` tries this user again
             return False
-        if self._here.get(key) is here and self._incarnation() == incarnation:
+        if self._users.get(key) is connected and self._incarnation() == incarnation:
             self._unsettled.discard(key)
         return True
 
     async def _compare(self) -> None:
-        """Find what the store believes and is not so, and the other way round: a late command of a lost connection.
+        """Find users whom the store has and this node has not, or the reverse: a late command of a lost connection.
 
-        The usual cost is one count. A call still under way may look like a difference; saying it again does no harm.
+        Usually this costs one count. A call that is still under way may look like a difference; storing it again does
+        no harm.
         """
         incarnation = self._incarnation()
-        if await self._store.held_count(incarnation) != len(self._here):
+        if await self._store.held_count(incarnation) != len(self._users):
             stored = await self._store.held_by(incarnation)
-            self._unsettled |= stored.symmetric_difference(self._here)  # type: ignore[arg-type]
+            self._unsettled |= stored.symmetric_difference(self._users)  # type: ignore[arg-type]

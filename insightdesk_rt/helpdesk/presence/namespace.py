@@ -1,9 +1,9 @@
-"""Presence: who is online, busy, away or offline, told to the team and to whoever subscribed.
+"""Presence: who is online, busy, away or offline, published to the team and to subscribers.
 
 Rooms: team:<teamId>, presence:<userId>. Facts: helpdesk/presence/store.py. A user is online while any node has a
-socket of theirs in this namespace; a reload, or a move to another node, within the grace is seen by nobody. Updates
-are logged: one that is lost would stay wrong on a screen until the next one. Agents and admins may subscribe to
-anybody; a customer to nobody but themselves, since who works when is not theirs to know.
+socket of theirs in this namespace. A page reload, or a move to another node, within the grace period is not visible to
+others. Updates are logged, because a lost one would leave a wrong status on a screen until the next change. Agents and
+admins may subscribe to anybody; a customer only to themselves, since staff's working hours are not for customers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from insightdesk_rt.helpdesk.presence.store import PresenceStore, SeenPresence
 
 MAX_USERS = 500  # per request: half of the rooms a socket may be in, and 4 ms of Valkey
 CHOICES: dict[str, Status] = {"online": "online", "busy": "busy", "away": "away"}
-LIST = "presence:list"  # an array of Entry
+LIST = "presence:list"  # an array of PresenceEntry
 
 
 class Choose(Payload):
@@ -47,21 +47,21 @@ class Choose(Payload):
 
 
 class WatchUsers(Payload):
-    """Each id is looked at by itself: one that no user can have is answered, and spoils none of the others."""
+    """Each id is checked by itself: an invalid one is named in the answer, and the others still count."""
 
     userIds: Annotated[list[Any], Meta(max_length=MAX_USERS)]
     customerIds: Annotated[list[Any], Meta(max_length=MAX_USERS)] = []
 
 
 class PresenceSubscribed(Struct, omit_defaults=True):
-    """The ids that no user can have, of `userIds` and of `customerIds`."""
+    """The ids of `userIds` and of `customerIds` that no user can have."""
 
     refused: list[Refused] = []
     refusedCustomers: list[Refused] = []
 
 
 class PresenceEntry(Struct, gc=False, omit_defaults=True, kw_only=True):
-    """One user of the list. `lastSeen` is missing for one who was never here, or too long ago.
+    """One user of the list. `lastSeen` is missing for a user who was never here, or too long ago.
 
     A customer is named by `customerId` where ids are separate.
     """
@@ -73,7 +73,7 @@ class PresenceEntry(Struct, gc=False, omit_defaults=True, kw_only=True):
 
 
 class PresenceUpdate(Outbound, kw_only=True):
-    """`lastSeen` is when an absent user was last here. Named as in Entry."""
+    """`lastSeen` is when an absent user was last here. Users are named as in PresenceEntry."""
 
     event: ClassVar = "presence:update"
     logged: ClassVar = True
@@ -85,7 +85,7 @@ class PresenceUpdate(Outbound, kw_only=True):
 
 
 class _Transition(Struct, gc=False):
-    """What the store recorded of one. `userId` is a UserKey."""
+    """What the store recorded of a change of status. `userId` is a UserKey."""
 
     userId: str
     status: Status
@@ -113,51 +113,51 @@ class Presence(Namespace):
         super().__init__(hub, timers)
         self._keys = keys
         self.store = store
-        self._teller = EventRelay(store.untold, self._say, self.spawn)
-        self.roster = ConnectedUsers(store, incarnation, self._teller)
-        self.transitions: Counter[str] = Counter()  # by new status: those that this node told
+        self._relay = EventRelay(store.pending, self._publish_change, self.spawn)
+        self.connected_users = ConnectedUsers(store, incarnation, self._relay)
+        self.transitions: Counter[str] = Counter()  # by new status: those that this node published
 
     async def joined(self, socket: Socket) -> None:
-        await self.roster.came(socket)
+        await self.connected_users.add(socket)
 
     async def left(self, socket: Socket, why: CloseReason) -> None:
-        await self.roster.went(socket)
+        await self.connected_users.remove(socket)
 
     @event("presence:status", limit=Rate(5, per_s=60))
     async def choose(self, socket: Socket, ask: Choose) -> None:
-        """Choose online, busy or away: for all devices, until the next choice, also across absences."""
+        """Choose online, busy or away, for all devices. The choice holds until the next one, also across absences."""
         status = CHOICES.get(ask.status)
         if status is None:
             raise RtError("INVALID_STATUS")
-        await self._teller.tell_or_raise(await self.store.choose(socket.user.key, status))
+        await self._relay.publish_or_raise(await self.store.choose(socket.user.key, status))
 
     @event("presence:subscribe")
     async def subscribe(self, socket: Socket, ask: WatchUsers) -> PresenceSubscribed:
-        """Be sent the users' statuses, all in one list, and every change of them from then on."""
+        """Get the statuses of users in one list, and every change of them from then on."""
         asked, refused, refused_customers = self._sifted(ask)
         if not socket.user.is_staff and any(key != socket.user.key for key in asked):
             raise RtError("FORBIDDEN")
         if asked:
             await self.hub.join_all(socket, [presence_room(key) for key in asked])
-        told = await self.store.statuses(asked)
-        listed = [_entry(seen) for seen in told]
+        sent = await self.store.statuses(asked)
+        listed = [_entry(seen) for seen in sent]
         self.tell_joined(socket, LIST, json.dumps(listed))
-        # A change may have reached the socket after the reading and before the list, which then undid it. Look again,
-        # and correct, until nothing has changed since what was told last.
-        while changed := changes(told, now := await self.store.statuses(asked)):
+        # A change may have reached the socket after the read and before the list, which then undid it. Read again and
+        # send corrections until nothing differs from what the socket was sent last.
+        while changed := changes(sent, now := await self.store.statuses(asked)):
             for seen in changed:
                 self.tell(socket, update(seen.key, seen.status, when(seen) if seen.status == "offline" else ""))
-            told = now
+            sent = now
         return PresenceSubscribed(refused, refused_customers)
 
     @event("presence:unsubscribe")
     def unsubscribe(self, socket: Socket, ask: WatchUsers) -> None:
-        """Be sent no more changes of these users, except as their teammate."""
+        """Get no more changes of these users, except as their teammate."""
         for key in self._sifted(ask)[0]:
             self.hub.leave(socket, presence_room(key))
 
     def _sifted(self, ask: WatchUsers) -> tuple[list[UserKey], list[Refused], list[Refused]]:
-        """Return the keys of all who are named rightly, and who is not. Raises RtError BAD_REQUEST."""
+        """Return the keys of the valid ids, and the refused ids of staff and of customers. Raises BAD_REQUEST."""
         if ask.customerIds and not self._keys.separate:
             raise RtError("BAD_REQUEST", ONE_KIND, field="customerIds")
         staff, refused = sift(ask.userIds, USER, "userIds")
@@ -165,45 +165,45 @@ class Presence(Namespace):
         keys = [*map(self._keys.staff, staff), *map(self._keys.customer, customers)]
         return keys, refused, refused_customers
 
-    async def _say(self, change: PendingEvent) -> None:
+    async def _publish_change(self, change: PendingEvent) -> None:
         to = json.decode(_transition, change.data)
-        told = update(to.userId, to.status, iso(to.lastSeen) if to.status == "offline" else "")
-        asked = presence_room(to.userId)
-        await self.emit(told, asked, id=change.id)
+        changed = update(to.userId, to.status, iso(to.lastSeen) if to.status == "offline" else "")
+        subscribed = presence_room(to.userId)
+        await self.emit(changed, subscribed, id=change.id)
         self.transitions[to.status] += 1
-        if to.teamId:  # but not its customers, and nobody twice
-            skip = (asked, role_room("customer"))
-            await self.emit(told, team_room(to.teamId), skip=skip, id=change.id + ".team")
+        if to.teamId:  # without its customers, and without those who got it as subscribers
+            skip = (subscribed, role_room("customer"))
+            await self.emit(changed, team_room(to.teamId), skip=skip, id=change.id + ".team")
 
     # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
 
     @every(500)
     async def sweep(self) -> None:
-        """On every node: an agent's absence must not wait for a new leader."""
-        await self.roster.sweep()
+        """Take absent users offline. Runs on every node, since an absence must not wait for a new leader."""
+        await self.connected_users.sweep()
 
     @every(1_000)
     async def reconcile(self) -> None:
-        await self.roster.reconcile()
+        await self.connected_users.reconcile()
 
     @every(1_000, on="leader")
-    async def tell_overdue(self) -> None:
-        await self._teller.tell_overdue()
+    async def publish_overdue(self) -> None:
+        await self._relay.publish_overdue()
 
     async def re_register(self) -> None:
-        """Valkey forgot, or this node has a new incarnation: say again who is here."""
-        await self.roster.re_register()
+        """Store again who is connected here: Valkey forgot it, or this node has a new incarnation."""
+        await self.connected_users.re_register()
 
     async def node_lost(self, incarnation: str) -> None:
-        """A node is dead: its users go offline after the grace, unless another node has them.
+        """Let the users of a dead node go offline after the grace period, unless another node has them.
 
-        Any node may call it, also after another died doing so. Raises RtError UNAVAILABLE: not finished, call it again.
+        Any node may call it, also after another one died doing so. Raises RtError UNAVAILABLE: call it again.
         """
-        await self.roster.node_lost(incarnation)
+        await self.connected_users.node_lost(incarnation)
 
     async def reap_all_except(self, living: Living) -> None:
-        """The same for all that are not among the living: after a start."""
-        await self.roster.reap_all_except(living)
+        """The same for all nodes that are not living. Called at start."""
+        await self.connected_users.reap_all_except(living)
 
 
 def update(key: str, status: Status, last_seen: str) -> PresenceUpdate:
@@ -220,7 +220,7 @@ def when(seen: SeenPresence) -> str:
     return iso(seen.last_seen_ms) if seen.last_seen_ms else ""
 
 
-def changes(told: Iterable[SeenPresence], now: Iterable[SeenPresence]) -> list[SeenPresence]:
-    """Return those whom others see otherwise than told. When somebody present was last here is no change."""
-    pairs = zip(told, now, strict=True)
+def changes(sent: Iterable[SeenPresence], now: Iterable[SeenPresence]) -> list[SeenPresence]:
+    """Return the users who look different to others than what was sent. `lastSeen` of a present user does not count."""
+    pairs = zip(sent, now, strict=True)
     return [new for old, new in pairs if new.status != old.status or (new.status == "offline" and new != old)]

@@ -1,15 +1,16 @@
-"""Presence: who is here, which nodes say so, and what they chose to be. One hash per user, one set per node.
+"""Presence store: who is connected, through which nodes, and which status they chose.
 
-A user is online while a live node incarnation holds a connection of theirs; nodes say so once per user, not once per
-connection, and nothing is refreshed per user: what a dead node held lies in its own set and is reaped from there. The
-last connection gone begins a grace; `sweep` ends it. Every change is one script, decided by Valkey's clock, and answers
-whether others see a transition: only the caller that got it tells it (untold.py says what happens if that one dies).
+There is one hash per user and one set per node. A user is online while a living node incarnation holds a connection of
+theirs. A node stores that once per user, not once per connection, and refreshes nothing per user: what a dead node held
+is in its own set and is reaped from there. When the last connection goes a grace period begins; `sweep` ends it. Every
+change is one script, decided by Valkey's clock, which returns whether others see a change of status. Only the caller
+that got the change publishes it; pending_events.py says what happens if that caller dies.
 
-Any node may stop at any point. A reaper that dies half-way leaves a set that the next reaper goes on with; a node that
-was declared dead and comes back is refused (`HeldPresence.FENCED`) until it has a new incarnation. Cost: one command
-per first connect or last disconnect of a user on a node, whatever the number of users.
+Any node may stop at any point. A reaper that dies half-way leaves a set with which the next reaper continues. A node
+that was declared dead and comes back is refused (`HeldPresence.FENCED`) until it has a new incarnation. Cost: one
+command per first connect or last disconnect of a user on a node, whatever the number of users.
 
-The keys are listed in lua/presence_lib.lua. The same store under another name keeps who is in the chat.
+The keys are listed in lua/presence_lib.lua. The same store under another name holds who is connected to the chat.
 """
 
 from __future__ import annotations
@@ -22,37 +23,36 @@ from msgspec import Struct
 
 from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
 from insightdesk_rt.engine.model import Role, Status, User
-from insightdesk_rt.helpdesk import pending_events as untold
-from insightdesk_rt.helpdesk.pending_events import PendingEvent, PendingEvents, script
+from insightdesk_rt.helpdesk.pending_events import PAGE, PENDING_EVENTS, PendingEvent, PendingEvents, read_pending
 
 PACKAGE = "insightdesk_rt.helpdesk.presence"
 
-JOIN = script(PACKAGE, "presence_join", "presence_lib")
-LEAVE = script(PACKAGE, "presence_leave", "presence_lib")
-CHOOSE = script(PACKAGE, "presence_choose", "presence_lib")
-SWEEP = script(PACKAGE, "presence_sweep", "presence_lib")
-REAP = script(PACKAGE, "presence_reap", "presence_lib")
+JOIN = load_script(PACKAGE, "presence_join", PENDING_EVENTS, "presence_lib")
+LEAVE = load_script(PACKAGE, "presence_leave", PENDING_EVENTS, "presence_lib")
+CHOOSE = load_script(PACKAGE, "presence_choose", PENDING_EVENTS, "presence_lib")
+SWEEP = load_script(PACKAGE, "presence_sweep", PENDING_EVENTS, "presence_lib")
+REAP = load_script(PACKAGE, "presence_reap", PENDING_EVENTS, "presence_lib")
 READ = load_script(PACKAGE, "presence_read")
 COUNTS = load_script(PACKAGE, "presence_counts")
-STAFF = script(PACKAGE, "presence_staff", "page")
+STAFF = load_script(PACKAGE, "presence_staff", PAGE)
 WHO = load_script(PACKAGE, "presence_who")
 
 
 class HeldPresence(IntEnum):
-    """What a node's word about a user did."""
+    """What it did to a user's presence that a node holds a connection of theirs."""
 
     FENCED = -1  # the incarnation was declared dead; nothing was stored
-    QUIETLY = 0  # nobody sees a change
-    SEEN = 1  # the user came online; the caller tells it
+    QUIETLY = 0  # others see no change
+    SEEN = 1  # the user came online; the caller publishes that
 
 
 class PresenceJoin(NamedTuple):
     held: HeldPresence
-    untold: list[PendingEvent]
+    pending: list[PendingEvent]
 
 
 class SeenPresence(NamedTuple):
-    """A user as others see them; `last_seen_ms` (Unix) is 0 for one who was never here, or too long ago."""
+    """A user as others see them; `last_seen_ms` (Unix) is 0 for a user who was never here, or too long ago."""
 
     key: str
     status: Status
@@ -60,7 +60,7 @@ class SeenPresence(NamedTuple):
 
 
 class KnownPresence(NamedTuple):
-    """The same with what Valkey knows of who it is; empty for one who was never here, or too long ago."""
+    """The same with name, role and team; they are empty for a user who was never here, or too long ago."""
 
     seen: SeenPresence
     name: str
@@ -69,7 +69,7 @@ class KnownPresence(NamedTuple):
 
 
 class PresenceList(NamedTuple):
-    """One of a list: its place in it is status, since when (Unix ms), id."""
+    """One entry of the staff list, which is sorted by status, since when (Unix ms), and id."""
 
     status: Status
     since_ms: int
@@ -77,7 +77,7 @@ class PresenceList(NamedTuple):
 
 
 class AgentCounts(Struct, frozen=True):
-    """How many agents and admins; `offline` are those who were here within 30 days and are not now."""
+    """Numbers of agents and admins by status; `offline`: here within the last 30 days, but not now."""
 
     online: int
     busy: int
@@ -91,39 +91,39 @@ class PresenceStore:
         self._grace_ms = grace_ms
         self.name = name
         self.base = valkey.key(name)
-        self.untold = PendingEvents(valkey, name)
+        self.pending = PendingEvents(valkey, name)
 
     async def join(self, user: User, node: str) -> PresenceJoin:
-        """The incarnation `node` holds connections of the user. Again is nothing. Raises RtError UNAVAILABLE."""
+        """Store that the incarnation `node` holds connections of the user. Idempotent. Raises RtError UNAVAILABLE."""
         held, records = await self._call(JOIN, user.key, node, user.role, user.team_id, user.name)
-        return PresenceJoin(HeldPresence(held), untold.read(self.name, user.key, records))
+        return PresenceJoin(HeldPresence(held), read_pending(self.name, user.key, records))
 
     async def leave(self, key: str, node: str) -> bool:
-        """It holds none any more. Returns whether it was the last node, so that the grace has begun."""
+        """Store that it holds none any more. Returns whether it was the last node, so that the grace period begins."""
         return bool(await self._call(LEAVE, key, node, self._grace_ms))
 
     async def choose(self, key: str, status: Status) -> list[PendingEvent]:
-        """The user chooses online, busy or away. Returns what to tell: nothing if nobody sees a change."""
+        """Store the status that a user chose. Returns the events to publish: none if others see no change."""
         _, records = await self._call(CHOOSE, key, status)
-        return untold.read(self.name, key, records)
+        return read_pending(self.name, key, records)
 
     async def sweep(self, limit: int = 200) -> list[PendingEvent]:
-        """Take at most `limit` users offline whose grace is over. Returns what to tell of them."""
+        """Take at most `limit` users offline whose grace period has ended. Returns the events to publish."""
         swept = await self._call(SWEEP, limit)
-        return [change for key, records in swept for change in untold.read(self.name, key, records)]
+        return [change for key, records in swept for change in read_pending(self.name, key, records)]
 
     async def reap(self, node: str, limit: int = 200) -> int:
         """Declare an incarnation dead and take at most `limit` users from it. Returns how many are left to take."""
         return int(await self._call(REAP, node, limit, self._grace_ms))
 
     async def statuses(self, keys: Sequence[str]) -> list[SeenPresence]:
-        """Return how others see each of the users, in that order."""
+        """Return how others see these users, in the same order."""
         rows = await self._valkey.call(READ, [self.base], keys)
         pairs = zip(keys, rows, strict=True)
         return [SeenPresence(key, status or "offline", int(seen or 0)) for key, (status, seen) in pairs]
 
     async def known(self, keys: Sequence[str]) -> list[KnownPresence]:
-        """Return the users, in that order."""
+        """Return what is known of these users, in the same order."""
         rows = await self._valkey.call(WHO, [self.base], keys)
         return [
             KnownPresence(
@@ -135,7 +135,7 @@ class PresenceStore:
     async def staff(
         self, statuses: Sequence[Status], limit: int, after: PresenceList | None = None
     ) -> list[PresenceList]:
-        """Return agents and admins of these statuses: one status after the other, each from the longest on."""
+        """Return agents and admins with these statuses: status by status, those who have it longest first."""
         place = after or ("", "", "")
         rows = await self._valkey.call(STAFF, [self.base], [limit, *place, *statuses])
         return [PresenceList(status, int(since), key) for status, since, key in rows]
@@ -144,15 +144,15 @@ class PresenceStore:
         return AgentCounts(*await self._valkey.call(COUNTS, [self.base], []))
 
     async def incarnations(self) -> set[str]:
-        """All that hold anybody, living or dead."""
+        """Return the incarnations that hold anybody, living or dead."""
         return set(await self._valkey.command("SMEMBERS", f"{self.base}-nodes"))
 
     async def held_count(self, node: str) -> int:
-        """How many users the incarnation holds, as far as the others know."""
+        """Return how many users the incarnation holds according to the store."""
         return int(await self._valkey.command("SCARD", f"{self.base}-node:{node}"))
 
     async def held_by(self, node: str) -> set[str]:
-        """Those users themselves. O(their number): for when the count is wrong."""
+        """Return those users. O(their number): only for a count that is wrong."""
         return set(await self._valkey.command("SMEMBERS", f"{self.base}-node:{node}"))
 
     async def _call(self, script: Any, *args: Any) -> Any:

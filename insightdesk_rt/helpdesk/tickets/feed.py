@@ -98,7 +98,7 @@ class TicketFeed:
         self._namespace = namespace
         self._audience = audience
 
-    async def say(self, record: PendingEvent, change: StoredChange) -> Offset:
+    async def publish(self, record: PendingEvent, change: StoredChange) -> Offset:
         """Log the events of one change, under ids of its own, and return the offset of the last.
 
         Raises RtError UNAVAILABLE; said again, the log takes what it does not have yet.

@@ -26,13 +26,12 @@ from insightdesk_rt.engine.model import (
     Right,
     Room,
     User,
-    offset_key,
     ticket_room,
     ticket_staff_room,
 )
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.texts import OffsetText
-from insightdesk_rt.helpdesk.event_relay import EventRelay, close_and_tell, tell_and_close
+from insightdesk_rt.helpdesk.event_relay import EventRelay, publish_then_revoke, revoke_then_publish, until_delivered
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.tickets.access import MayRead
 from insightdesk_rt.helpdesk.tickets.audience import Audience, ByCheck, ByRooms, may
@@ -51,7 +50,6 @@ from insightdesk_rt.helpdesk.tickets.viewers import TicketViewers, ViewerTracker
 from insightdesk_rt.helpdesk.typing_indicators import TYPING_MS
 from insightdesk_rt.helpdesk.viewer_store import Viewer, ViewerStore, ViewState
 
-CATCH_UP_S = 1.0
 DECIDE_ACCESS = frozenset({"watchers", "customerWatchers", "teamId", "requesterId", "assigneeId"})
 TICKET_ROOM = ticket_room("")
 MAX_AT_ONCE = 200  # tickets of one call: a page of a list has 25 to 150
@@ -167,11 +165,11 @@ class Tickets(Namespace):
         self._rechecked_as = incarnation()
         self._tickets = tickets
         self._access = access
-        self.watch = ViewerTracker(self, viewers, typing_ms)
+        self.viewers = ViewerTracker(self, viewers, typing_ms)
         self._readers = readers
         audience: Audience = ByCheck(access, readers) if access.of_host else ByRooms(agent_access == "all")
         self._feed = TicketFeed(self, audience)
-        self._teller = EventRelay(tickets.untold, self._say, self.spawn, self._close)
+        self._relay = EventRelay(tickets.pending, self._publish_change, self.spawn, self._revoke)
         self._rechecks = 0
         # How all nodes are made to `recheck_access`.
         self.recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] = self.recheck_access
@@ -257,8 +255,8 @@ class Tickets(Namespace):
         """Tell a socket that has joined the ticket who is there, and the others that it looks."""
         staff = socket.user.is_staff
         if staff:
-            await self.watch.look(socket, ticket_id)
-        live, version = await asyncio.gather(self.watch.live(ticket_id), self._tickets.version(ticket_id))
+            await self.viewers.view(socket, ticket_id)
+        live, version = await asyncio.gather(self.viewers.live(ticket_id), self._tickets.version(ticket_id))
         typing = [person for person in live.typing if person.key != socket.user.person.key]
         viewers = live.viewers if staff else []
         answer = TicketSubscribed(
@@ -281,22 +279,22 @@ class Tickets(Namespace):
     def typing(self, socket: Socket, ask: OnTicket) -> None:
         """Show the others that the user types, until five seconds after the last call."""
         self.require_joined(socket, ticket_room(ask.ticketId))
-        self.watch.typists.typed(socket, ask.ticketId, self._timers.now_ms())
+        self.viewers.typing.start(socket, ask.ticketId, self._timers.now_ms())
 
     @event("ticket:stopTyping", limit=PAGE)
     def stop_typing(self, socket: Socket, ask: OnTicket) -> None:
         """Stop showing it."""
         self.require_joined(socket, ticket_room(ask.ticketId))
-        self.watch.typists.stopped(socket, ask.ticketId)
+        self.viewers.typing.stop(socket, ask.ticketId)
 
     @event("ticket:view", limit=PAGE)
     async def view(self, socket: Socket, ask: ViewTicket) -> TicketViewers:
         """Say what the user does with the open ticket, so that no two people answer it. Staff learn who else does."""
         self.require_joined(socket, ticket_room(ask.ticketId))
-        await self.watch.look(socket, ask.ticketId, ask.state)
+        await self.viewers.view(socket, ask.ticketId, ask.state)
         if not socket.user.is_staff:
             return TicketViewers(ask.ticketId, [])
-        live = await self.watch.live(ask.ticketId)
+        live = await self.viewers.live(ask.ticketId)
         return TicketViewers(ask.ticketId, live.viewers, live.more)
 
     async def still_allowed(
@@ -335,7 +333,7 @@ class Tickets(Namespace):
     async def joined(self, socket: Socket) -> None:
         """A socket that came back has its rooms: see that it still may, and that it is seen again."""
         ticket_ids = _tickets(socket.rooms)
-        self.watch.back(socket, ticket_ids)
+        self.viewers.socket_returned(socket, ticket_ids)
         for ticket_id in ticket_ids:
             try:
                 may_read = await self._may_read(socket.user, ticket_id)
@@ -345,18 +343,18 @@ class Tickets(Namespace):
             if not may_read:
                 self._expel(socket, ticket_id)
             elif socket.user.is_staff:
-                await self.watch.look(socket, ticket_id)
+                await self.viewers.view(socket, ticket_id)
 
     async def left(self, socket: Socket, why: CloseReason) -> None:
-        self.watch.gone(socket, _tickets(socket.rooms), why.may_resume)
+        self.viewers.socket_left(socket, _tickets(socket.rooms), why.may_resume)
 
     async def node_lost(self, incarnation: str) -> None:
         """Tell that those of a node that is gone look and type no more. Raises RtError UNAVAILABLE: call it again."""
-        await self.watch.node_lost(incarnation)
+        await self.viewers.node_lost(incarnation)
 
     async def re_register(self) -> None:
         """Put down again who looks from here: the store forgot them, or this is a new incarnation."""
-        await self.watch.re_register()
+        await self.viewers.re_register()
         await self.note_readers()
         if self._rechecked_as != (incarnation := self._incarnation()):
             await self.recheck_all()  # while this node counted as dead nobody waited for it
@@ -377,16 +375,16 @@ class Tickets(Namespace):
         Raises RtError UNAVAILABLE; the same again then does what is left to do. CONFLICT as the store's `put`.
         """
         outcome = await self._tickets.put(ticket_id, change)
-        created = outcome.created or (not outcome.done and any(told.kind == "created" for told in outcome.untold))
-        offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
+        created = outcome.created or (not outcome.done and any(one.kind == "created" for one in outcome.pending))
+        offset = await self._relay.publish_or_raise(outcome.pending) or outcome.offset
         return Applied(outcome.version, offset, created, not outcome.late)
 
     async def remove(self, ticket_id: str, guard: Guard = Guard()) -> Applied:
         """Forget a ticket, tell of it, and take everybody out. Raises RtError NOT_FOUND, and as `apply`."""
         outcome = await self._tickets.delete(ticket_id, guard)
-        if not outcome.done and not outcome.late and not any(told.kind == "deleted" for told in outcome.untold):
+        if not outcome.done and not outcome.late and not any(one.kind == "deleted" for one in outcome.pending):
             raise RtError("NOT_FOUND", "There is no such ticket.")
-        offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
+        offset = await self._relay.publish_or_raise(outcome.pending) or outcome.offset
         return Applied(outcome.version, offset, applied=not outcome.late)
 
     async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Applied:
@@ -395,13 +393,13 @@ class Tickets(Namespace):
         Raises RtError NOT_FOUND, UNAVAILABLE as `apply`.
         """
         outcome = await self._tickets.comment(ticket_id, comment, remember)
-        offset = await self._teller.tell_or_raise(outcome.untold) or outcome.offset
+        offset = await self._relay.publish_or_raise(outcome.pending) or outcome.offset
         return Applied(outcome.version, offset)
 
     @every(ms=1_000, on="leader")
-    async def tell_overdue(self) -> None:
+    async def publish_overdue(self) -> None:
         """Tell what those who stored it could not."""
-        await self._teller.tell_overdue()
+        await self._relay.publish_overdue()
 
     @every(ms=NOTE_EVERY_MS)
     async def note_readers(self) -> None:
@@ -409,22 +407,24 @@ class Tickets(Namespace):
         if self._access.of_host:
             await self._readers.note({socket.user for socket in self.hub.sockets(self.path).values()})
 
-    async def _say(self, record: PendingEvent) -> Offset:
+    async def _publish_change(self, record: PendingEvent) -> Offset:
         change = read_change(record)
 
-        async def tell() -> Offset:
-            offset = await self._feed.say(record, change)
-            self.spawn(self._tickets.told(record.subject, record.seq, offset), "noting an offset")
+        async def publish() -> Offset:
+            offset = await self._feed.publish(record, change)
+            self.spawn(self._tickets.mark_published(record.subject, record.seq, offset), "noting an offset")
             return offset
 
         if not self._decides(record.kind, change):
-            return await tell()
+            return await publish()
         # Both before the record counts as told: if this node dies now, whoever tells it again also takes access.
         if record.kind == "deleted":  # an id and a version: those who had it open may know that it is gone
-            return await tell_and_close(tell(), lambda offset: self.recheck_on_all_nodes(record.subject, offset))
-        return await close_and_tell(lambda: self.recheck_on_all_nodes(record.subject, NO_OFFSET), tell)
+            return await publish_then_revoke(
+                publish(), lambda offset: self.recheck_on_all_nodes(record.subject, offset)
+            )
+        return await revoke_then_publish(lambda: self.recheck_on_all_nodes(record.subject, NO_OFFSET), publish)
 
-    async def _close(self, record: PendingEvent) -> None:
+    async def _revoke(self, record: PendingEvent) -> None:
         if self._decides(record.kind, read_change(record)):
             await self.recheck_on_all_nodes(record.subject, NO_OFFSET)
 
@@ -447,7 +447,7 @@ class Tickets(Namespace):
         room = ticket_room(ticket_id)
         if room not in self.hub.rooms(self.path):
             return 0
-        await self._caught_up(offset)
+        await until_delivered(self.hub, self.path, offset)
         users = list({socket.user for socket in self.hub.members(self.path, room)})
         allowed = await asyncio.gather(*(self._may_read(user, ticket_id) for user in users))
         refused = {user for user, may in zip(users, allowed, strict=True) if not may}
@@ -477,14 +477,6 @@ class Tickets(Namespace):
         for ticket_id in _tickets(list(self.hub.rooms(self.path).names())):
             await self.recheck_access(ticket_id)
 
-    async def _caught_up(self, offset: Offset) -> None:
-        """Wait until the log was delivered here up to the offset, but not for ever: access goes before completeness."""
-        now = asyncio.get_running_loop().time
-        end = now() + CATCH_UP_S
-        # the hub announces no positions, and this is waited for once per change of access
-        while offset_key(self.hub.position(self.path)) < offset_key(offset) and now() < end:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
     async def _may_read(self, user: User, ticket_id: str) -> bool:
         """A check that fails is a no; only that the store cannot be asked is not an answer."""
         return await may(self._access, user, ticket_id)
@@ -504,7 +496,7 @@ class Tickets(Namespace):
     def _take_out(self, socket: Socket, ticket_id: str) -> None:
         for room in both(ticket_id):  # first: whatever becomes of the rest, the socket hears no more
             self.hub.leave(socket, room)
-        self.watch.leave(socket, ticket_id)
+        self.viewers.leave(socket, ticket_id)
 
 
 def _opened(ticket_id: str, shown: TicketSubscribed | None, refused: RtError | None) -> TicketOpened:

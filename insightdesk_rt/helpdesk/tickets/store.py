@@ -21,8 +21,7 @@ from insightdesk_rt.engine.ids import TeamIdText, UserIdText
 from insightdesk_rt.engine.model import NO_OFFSET, Offset, Right, iso, offset_key
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.texts import PLAIN
-from insightdesk_rt.helpdesk import pending_events as untold
-from insightdesk_rt.helpdesk.pending_events import PendingEvent, PendingEvents, once_of, script
+from insightdesk_rt.helpdesk.pending_events import PENDING_EVENTS, PendingEvent, PendingEvents, once_of, read_pending
 
 PACKAGE = "insightdesk_rt.helpdesk.tickets"
 
@@ -40,7 +39,7 @@ MAX_WATCHERS = 200  # twice the most a helpdesk's own form offers; a change carr
 MAX_CUSTOMER_WATCHERS = 40
 MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
 
-CHANGE = script(PACKAGE, "ticket_change")
+CHANGE = load_script(PACKAGE, "ticket_change", PENDING_EVENTS)
 OFFSET = load_script(PACKAGE, "ticket_offset")
 LOG = "/tickets"  # the log that has the events of tickets
 
@@ -152,7 +151,7 @@ class StoredChange(Struct, gc=False):
 
 
 class Outcome(Struct, frozen=True):
-    """What became of a write: `done` is False if there was nothing to do. `untold` has older changes first.
+    """What became of a write: `done` is False if there was nothing to do. `pending` has older changes first.
 
     `late`: nothing was done since all of it is older than what is known.
     """
@@ -161,7 +160,7 @@ class Outcome(Struct, frozen=True):
     created: bool
     version: int
     offset: Offset  # of what was told last before this
-    untold: list[PendingEvent]
+    pending: list[PendingEvent]
     late: bool = False
 
 
@@ -198,7 +197,7 @@ class TicketStore:
         self.name = name
         self.base = valkey.key(name)
         self._keys = [self.base, Names(valkey.prefix).tops]
-        self.untold = PendingEvents(valkey, name)
+        self.pending = PendingEvents(valkey, name)
 
     async def put(self, ticket_id: str, change: TicketChange) -> Outcome:
         """Create or change a ticket. Each change is one version; a change of nothing is none.
@@ -230,7 +229,7 @@ class TicketStore:
             raise RtError("NOT_FOUND")
         return outcome
 
-    async def told(self, ticket_id: str, seq: int, offset: Offset) -> None:
+    async def mark_published(self, ticket_id: str, seq: int, offset: Offset) -> None:
         """The log has everything up to `seq`, the last of it at `offset`. Raises UNAVAILABLE."""
         await self._valkey.call(OFFSET, [self.base], [ticket_id, seq, offset])
 
@@ -303,7 +302,7 @@ class TicketStore:
         if outcome == -4:
             why = f"ifVersion: the ticket has version {version}." if version else "ifVersion: there is no such ticket."
             raise RtError("CONFLICT", why, field="ifVersion", version=version)
-        changes = untold.read(self.name, ticket_id, records)
+        changes = read_pending(self.name, ticket_id, records)
         return Outcome(outcome > 0, outcome == 2, version, Offset(offset), changes, outcome == -3)
 
     def _key(self, ticket_id: str) -> str:

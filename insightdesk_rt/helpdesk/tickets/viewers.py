@@ -2,7 +2,7 @@
 
 Facts for all nodes lie in helpdesk/viewer_store.py. What should lie there follows from the state here alone, so a
 write that failed is simply made again. `ticket:viewers` is the whole list, read a moment after a change and not with
-it: of two changes at once on two nodes the list that arrives last then holds both. Typing: typists.py.
+it: of two changes at once on two nodes the list that arrives last then holds both. Typing: typing.py.
 
 A user with two tabs looks as long as one does. A view belongs to a socket, not to its sid: a session that comes back
 has the same sid, and may be here before its old socket's end is told. A node that stops takes nobody off: its clients
@@ -81,7 +81,7 @@ class ViewerTracker:
         self._namespace = namespace
         self._store = store
         self._views: dict[tuple[Sid, str], ViewedTicket] = {}
-        self.typists = TypingIndicators(namespace, store, SHOWN, typing_ms)
+        self.typing = TypingIndicators(namespace, store, SHOWN, typing_ms)
         self._settling: set[str] = set()
 
     async def live(self, ticket_id: str) -> Here:
@@ -94,7 +94,7 @@ class ViewerTracker:
 
     # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def look(self, socket: Socket, ticket_id: str, state: ViewState | None = None) -> None:
+    async def view(self, socket: Socket, ticket_id: str, state: ViewState | None = None) -> None:
         """The socket looks at the ticket. Without a state: as it did before, or `viewing`.
 
         One that went while it was let in joined nothing that its end could take back, and looks at nothing.
@@ -108,25 +108,25 @@ class ViewerTracker:
 
     def leave(self, socket: Socket, ticket_id: str) -> None:
         """The socket is out of the ticket: it neither looks nor types there."""
-        self.typists.stopped(socket, ticket_id)
-        self._look_away(socket, [ticket_id])
+        self.typing.stop(socket, ticket_id)
+        self._stop_viewing(socket, [ticket_id])
 
-    def gone(self, socket: Socket, ticket_ids: Collection[str], may_return: bool) -> None:
+    def socket_left(self, socket: Socket, ticket_ids: Collection[str], may_return: bool) -> None:
         """The socket is gone. It types no more; it still looks for a moment, if it may come back."""
         for ticket_id in ticket_ids:
-            self.typists.stopped(socket, ticket_id)
+            self.typing.stop(socket, ticket_id)
         if may_return:
-            self._namespace.later(("gone", socket), GRACE_MS, self._look_away, socket, list(ticket_ids))
+            self._namespace.later(("gone", socket), GRACE_MS, self._stop_viewing, socket, list(ticket_ids))
         else:
-            self._look_away(socket, ticket_ids)
+            self._stop_viewing(socket, ticket_ids)
 
-    def back(self, socket: Socket, ticket_ids: Collection[str]) -> None:
+    def socket_returned(self, socket: Socket, ticket_ids: Collection[str]) -> None:
         """A session that came back looks on, in the socket that it has now."""
         for ticket_id in ticket_ids:
             if view := self._views.get((socket.sid, ticket_id)):
                 self._views[socket.sid, ticket_id] = view._replace(socket=socket)
 
-    def _look_away(self, socket: Socket, ticket_ids: Collection[str]) -> None:
+    def _stop_viewing(self, socket: Socket, ticket_ids: Collection[str]) -> None:
         for ticket_id in ticket_ids:
             view = self._views.get((socket.sid, ticket_id))
             if view is not None and view.socket is socket:
@@ -155,13 +155,13 @@ class ViewerTracker:
     def _viewers_changed(self, ticket_id: str, delay_ms: int) -> None:
         if ticket_id not in self._settling:  # not put off by each further change
             self._settling.add(ticket_id)
-            self._namespace.later(("viewers", ticket_id), delay_ms, self._tell_viewers, ticket_id)
+            self._namespace.later(("viewers", ticket_id), delay_ms, self._publish_viewers, ticket_id)
 
-    def _tell_viewers(self, ticket_id: str) -> None:
+    def _publish_viewers(self, ticket_id: str) -> None:
         self._settling.discard(ticket_id)
-        self._namespace.spawn(self._read_and_tell(ticket_id), "telling viewers")
+        self._namespace.spawn(self._read_and_publish(ticket_id), "publishing viewers")
 
-    async def _read_and_tell(self, ticket_id: str) -> None:
+    async def _read_and_publish(self, ticket_id: str) -> None:
         try:
             live = await self.live(ticket_id)
         except RtError:
@@ -189,10 +189,10 @@ class ViewerTracker:
         self._namespace.later(over, GRACE_MS, over.set)
         await over.wait()
         async for batch in self._store.drop_node(node):
-            await asyncio.gather(*(self._tell_dropped(ticket_id, typists) for ticket_id, typists in batch.items()))
+            await asyncio.gather(*(self._publish_after_drop(ticket_id, typing) for ticket_id, typing in batch.items()))
 
-    async def _tell_dropped(self, ticket_id: str, typists: list[str]) -> None:
+    async def _publish_after_drop(self, ticket_id: str, typing: list[str]) -> None:
         live = await self._store.live(ticket_id)
         viewers, more = fitting(live.viewers, self._namespace.hub.page_bytes // PARTS)
         self._namespace.publish(TicketViewers(ticket_id, viewers, more), ticket_staff_room(ticket_id))
-        self.typists.lost(ticket_id, typists, live.typing)
+        self.typing.stopped_on_lost_node(ticket_id, typing, live.typing)

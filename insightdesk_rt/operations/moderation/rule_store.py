@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from insightdesk_rt.engine.cluster.valkey import Arg, Script, Valkey, load_script
+from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
 from insightdesk_rt.engine.model import new_id
 
 PACKAGE = "insightdesk_rt.operations.moderation"
 
-
-def _script(name: str) -> Script:
-    return Script(name, load_script(PACKAGE, "rules_lib").source + load_script(PACKAGE, name).source)
-
-
-PUT, REMOVE, LOAD = _script("rules_put"), _script("rules_remove"), _script("rules_load")
+PUT = load_script(PACKAGE, "rules_put", "rules_lib")
+REMOVE = load_script(PACKAGE, "rules_remove", "rules_lib")
+LOAD = load_script(PACKAGE, "rules_load", "rules_lib")
 MEMORY = "@"
 
 Only = Literal["", "new", "there"]

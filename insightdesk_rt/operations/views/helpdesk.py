@@ -162,7 +162,7 @@ class CloseHandler(ActingHandler):
     async def post(self, conversation_id: ConversationId, body: Change) -> Answer:
         """End a conversation; again is nothing."""
         user = await self.admin_of(conversation_id)
-        return Answer(await self.chat.told(await self.chat.store.close(user, conversation_id)))
+        return Answer(await self.chat.publish_change(await self.chat.store.close(user, conversation_id)))
 
 
 class RequeueHandler(ActingHandler):
@@ -173,7 +173,7 @@ class RequeueHandler(ActingHandler):
         """Let it wait for another agent, in the place it had; CONFLICT if it is closed, or nobody of that team here."""
         user = await self.admin_of(conversation_id)
         change = await self.chat.store.transfer(user, conversation_id, team_id=body.teamId or "", note=body.reason)
-        return Answer(await self.chat.told(change))
+        return Answer(await self.chat.publish_change(change))
 
 
 class AssignHandler(ActingHandler):
@@ -182,7 +182,7 @@ class AssignHandler(ActingHandler):
         """Give it to an agent; CONFLICT if that one is not in the chat now, or the conversation is closed."""
         user = await self.admin_of(conversation_id)
         change = await self.chat.store.transfer(user, conversation_id, agent_id=body.agentId, note=body.reason)
-        return Answer(await self.chat.told(change))
+        return Answer(await self.chat.publish_change(change))
 
 
 class TicketMetricsHandler(Handler):

@@ -12,7 +12,7 @@ import pytest
 from insightdesk_rt.engine.dispatch.expiry import Expiry
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.model import Event, Offset, ticket_room, ticket_staff_room
-from insightdesk_rt.helpdesk.event_relay import close_and_tell, tell_and_close
+from insightdesk_rt.helpdesk.event_relay import publish_then_revoke, revoke_then_publish
 from insightdesk_rt.operations.moderation.blocks_and_revocations import Block, BlocksAndRevocations, Revocation
 from insightdesk_rt.operations.moderation.rules import Rules
 from tests.support import chatting, fakes
@@ -154,7 +154,7 @@ async def test_telling_and_taking_access_is_not_done_before_access_is_taken(
         asked.append(offset)
         fail(closed)
 
-    work: Callable[[], Awaitable[Offset]] = lambda: tell_and_close(tell(), close)  # noqa: E731
+    work: Callable[[], Awaitable[Offset]] = lambda: publish_then_revoke(tell(), close)  # noqa: E731
     if told is None and closed is None:
         assert await work() == "7-0"
     else:
@@ -182,11 +182,11 @@ async def test_nothing_is_told_of_a_change_until_the_access_that_it_ends_is_take
         return Offset("7-0")
 
     if closed is None:
-        assert await close_and_tell(close, tell) == "7-0"
+        assert await revoke_then_publish(close, tell) == "7-0"
         assert done == ["closed", "told"]
         return
     with pytest.raises(RtError, match="UNAVAILABLE"):
-        await close_and_tell(close, tell)
+        await revoke_then_publish(close, tell)
     assert done == ["closed"]
 
 

@@ -102,7 +102,7 @@ OTHERS: dict[str, tuple[Prepare, Do]] = {
 
 
 async def admins(scene: Scene, change: Awaitable[Any]) -> Any:
-    return await scene.whole.desk.chat.told(await change)
+    return await scene.whole.desk.chat.publish_change(await change)
 
 
 def test_every_event_of_every_namespace_is_in_one_of_the_tables() -> None:

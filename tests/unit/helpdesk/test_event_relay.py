@@ -20,7 +20,7 @@ class Store:
         self.upto: dict[str, int] = {}
         self.left: list[PendingEvent] = []
 
-    async def told(self, upto: dict[str, int]) -> None:
+    async def mark_published(self, upto: dict[str, int]) -> None:
         self.upto.update(upto)
 
     async def overdue(self) -> list[PendingEvent]:
@@ -35,7 +35,7 @@ class Log:
         self.refuse = refuse
         self.store = Store()
         self.tasks: list[asyncio.Task[None]] = []
-        self.teller = EventRelay(self.store, self.say, self.spawn)  # type: ignore[arg-type]
+        self.relay = EventRelay(self.store, self.say, self.spawn)  # type: ignore[arg-type]
 
     def spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
         self.tasks.append(asyncio.ensure_future(work))
@@ -56,7 +56,7 @@ def change(subject: str, seq: int, kind: str = "fine") -> PendingEvent:
 @aio
 async def test_changes_of_a_subject_are_told_in_order_and_then_forgotten() -> None:
     log = Log()
-    await log.teller.tell([change("a", 1), change("b", 7), change("a", 2)])
+    await log.relay.publish([change("a", 1), change("b", 7), change("a", 2)])
     await asyncio.gather(*log.tasks)
     assert [said for said in log.said if said.startswith("s.a")] == ["s.a.1", "s.a.2"] and "s.b.7" in log.said
     assert log.store.upto == {"a": 2, "b": 7}
@@ -66,7 +66,7 @@ async def test_changes_of_a_subject_are_told_in_order_and_then_forgotten() -> No
 async def test_what_valkey_does_not_take_holds_up_its_subject_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "insightdesk_rt.helpdesk.event_relay")
     log = Log(late="UNAVAILABLE")
-    await log.teller.tell(
+    await log.relay.publish(
         [change("a", 1), change("a", 2, "late"), change("a", 3), change("b", 1), change("c", 1, "late")]
     )
     await asyncio.gather(*log.tasks)
@@ -77,7 +77,7 @@ async def test_what_valkey_does_not_take_holds_up_its_subject_and_no_other(caplo
 @aio
 async def test_what_can_never_be_told_does_not_stand_in_the_way(caplog: pytest.LogCaptureFixture) -> None:
     log = Log(big="PAYLOAD_TOO_LARGE")
-    await log.teller.tell([change("a", 1, "big"), change("a", 2, "bug"), change("a", 3)])
+    await log.relay.publish([change("a", 1, "big"), change("a", 2, "bug"), change("a", 3)])
     await asyncio.gather(*log.tasks)
     assert log.store.upto == {"a": 3} and log.said == ["s.a.3"]
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
@@ -87,10 +87,10 @@ async def test_what_can_never_be_told_does_not_stand_in_the_way(caplog: pytest.L
 async def test_what_others_left_is_told_by_who_asks() -> None:
     log = Log()
     log.store.left = [change("a", 4)]
-    await log.teller.tell_overdue()
+    await log.relay.publish_overdue()
     assert log.said == ["s.a.4"]
     log.store.left = []
-    await log.teller.tell_overdue()
+    await log.relay.publish_overdue()
     assert len(log.tasks) == 1
 
 
@@ -99,10 +99,10 @@ async def test_of_many_who_tell_the_same_at_once_each_change_is_said_once() -> N
     """Otherwise n people who speak at once would say n² times what was said."""
     log = Log()
     everything = [change("a", n) for n in range(1, 51)]
-    await asyncio.gather(*(log.teller.tell(everything[:n]) for n in range(1, 51)))
+    await asyncio.gather(*(log.relay.publish(everything[:n]) for n in range(1, 51)))
     assert log.said == [f"s.a.{n}" for n in range(1, 51)]
     await asyncio.gather(*log.tasks)
-    assert log.store.upto == {"a": 50} and log.teller._lines == {}
+    assert log.store.upto == {"a": 50} and log.relay._turns == {}
 
 
 @aio
@@ -117,13 +117,13 @@ async def test_who_waited_for_one_that_failed_fails_with_it(caplog: pytest.LogCa
         attempts += 1
         await say(change)
 
-    log.teller._say = counted
+    log.relay._publish_one = counted
     results = await asyncio.gather(
-        *(log.teller.tell_or_raise([change("a", 1, "late")]) for _ in range(5)), return_exceptions=True
+        *(log.relay.publish_or_raise([change("a", 1, "late")]) for _ in range(5)), return_exceptions=True
     )
     assert [getattr(result, "code", None) for result in results] == ["UNAVAILABLE"] * 5 and attempts == 1
     log.refuse.clear()
-    await log.teller.tell_or_raise([change("a", 1, "late")])
+    await log.relay.publish_or_raise([change("a", 1, "late")])
     assert log.said == ["s.a.1"]
 
 
@@ -136,9 +136,9 @@ async def test_who_is_refused_is_told_why_in_the_words_of_the_refusal() -> None:
         await asyncio.sleep(0)
         raise RtError("UNAVAILABLE", "Not all nodes answered: n2.", field=1)
 
-    log.teller._say = say
+    log.relay._publish_one = say
     results = await asyncio.gather(
-        *(log.teller.tell_or_raise([change("a", 1)]) for _ in range(3)), return_exceptions=True
+        *(log.relay.publish_or_raise([change("a", 1)]) for _ in range(3)), return_exceptions=True
     )
     told = [result.as_dict() for result in results if isinstance(result, RtError)]
     assert told == [{"code": "UNAVAILABLE", "message": "Not all nodes answered: n2.", "field": 1}] * 3

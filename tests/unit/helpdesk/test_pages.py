@@ -103,7 +103,7 @@ async def a_long_conversation(cluster: Cluster, messages: int = 100) -> str:
     c = (await store.start(carl, "0", LETTER * 200, "", LONGEST)).conversation.id
     for number in range(1, messages):
         said = await store.message(carl, c, LONGEST, f"{LETTER * 60}{number}")
-        await cluster.one.chat._teller.tell(said.untold)
+        await cluster.one.chat._relay.publish(said.pending)
     return c
 
 

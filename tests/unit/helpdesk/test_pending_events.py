@@ -8,36 +8,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from insightdesk_rt.engine.cluster.valkey import Valkey
-from insightdesk_rt.helpdesk import pending_events as untold
+from insightdesk_rt.helpdesk.pending_events import PendingEvent, once_of, read_pending, subject_of
 from insightdesk_rt.helpdesk.presence.store import PresenceStore
 from tests.support import fakes
 from tests.support.aio import aio
 
 
 def test_a_record_says_its_order_its_kind_and_its_data() -> None:
-    (change,) = untold.read("presence", "u1", ['1795397242677 status {"a": "b c"}'])
-    assert change == untold.PendingEvent("presence", "u1", 1795397242677, "status", '{"a": "b c"}')
+    (change,) = read_pending("presence", "u1", ['1795397242677 status {"a": "b c"}'])
+    assert change == PendingEvent("presence", "u1", 1795397242677, "status", '{"a": "b c"}')
     assert change.id == "presence.u1.1795397242677"
-    (change,) = untold.read("chat", "c1", ['1795397242677 message:c1:s:anna:m%201 {"a": "b c"}'])
+    (change,) = read_pending("chat", "c1", ['1795397242677 message:c1:s:anna:m%201 {"a": "b c"}'])
     assert (change.kind, change.data, change.id) == ("message", '{"a": "b c"}', "chat:message:c1:s:anna:m%201")
 
 
 @given(st.lists(st.text(max_size=5), min_size=3, max_size=3), st.lists(st.text(max_size=5), min_size=3, max_size=3))
 def test_different_ids_never_make_the_same_event(first: list[str], second: list[str]) -> None:
     """The user "a" with the clientId "b:x" was taken for the user "a:b" with "x"."""
-    assert (untold.once_of(*first) == untold.once_of(*second)) is (first == second)
-    assert " " not in untold.once_of(*first), "a record is split at blanks"
+    assert (once_of(*first) == once_of(*second)) is (first == second)
+    assert " " not in once_of(*first), "a record is split at blanks"
 
 
 @given(st.text(min_size=1, max_size=8), st.text(max_size=8))
 def test_whose_change_an_event_tells_of_is_read_from_its_id(subject: str, id: str) -> None:
-    by_number = untold.PendingEvent("notification", subject, 1795397242677, "read", "")
-    by_name = untold.PendingEvent("notification", subject, 1, "notification", "", untold.once_of(subject, id))
-    assert untold.subject_of(by_number.id) == untold.subject_of(by_name.id) == subject
+    by_number = PendingEvent("notification", subject, 1795397242677, "read", "")
+    by_name = PendingEvent("notification", subject, 1, "notification", "", once_of(subject, id))
+    assert subject_of(by_number.id) == subject_of(by_name.id) == subject
 
 
 def test_ids_with_the_separator_in_them_are_told_apart() -> None:
-    assert untold.once_of("a", "b:x") != untold.once_of("a:b", "x")
+    assert once_of("a", "b:x") != once_of("a:b", "x")
 
 
 @aio
@@ -45,18 +45,18 @@ async def test_a_change_waits_until_it_was_told(valkey_url: str, prefix: str) ->
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     store = PresenceStore(valkey, grace_ms=0)
-    (first,) = (await store.join(fakes.user("u1"), "n1")).untold
+    (first,) = (await store.join(fakes.user("u1"), "n1")).pending
     both = await store.choose("u1", "busy")
     assert both[0] == first and both[1].seq > first.seq, "who tells the second tells the first before it"
-    assert await store.untold.overdue(age_ms=60_000) == []
+    assert await store.pending.overdue(age_ms=60_000) == []
     await asyncio.sleep(0.005)
-    assert await store.untold.overdue(age_ms=0) == both
+    assert await store.pending.overdue(age_ms=0) == both
 
-    await store.untold.told({"u1": first.seq})
-    await store.untold.told({"u1": first.seq, "nobody": 5})
-    assert await store.untold.overdue(age_ms=0) == both[1:]
-    await store.untold.told({"u1": both[1].seq})
-    assert await store.untold.overdue(age_ms=0) == []
+    await store.pending.mark_published({"u1": first.seq})
+    await store.pending.mark_published({"u1": first.seq, "nobody": 5})
+    assert await store.pending.overdue(age_ms=0) == both[1:]
+    await store.pending.mark_published({"u1": both[1].seq})
+    assert await store.pending.overdue(age_ms=0) == []
     await valkey.close()
 
 
@@ -66,10 +66,10 @@ async def test_numbers_go_on_for_a_subject_that_was_forgotten(valkey_url: str, p
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     store = PresenceStore(valkey, grace_ms=0)
-    (before,) = (await store.join(fakes.user("u1"), "n1")).untold
+    (before,) = (await store.join(fakes.user("u1"), "n1")).pending
     await valkey.command("DEL", valkey.key("presence", "u1"), valkey.key("presence-untold", "u1"))
     await asyncio.sleep(0.005)
-    (after,) = (await store.join(fakes.user("u1"), "n2")).untold
+    (after,) = (await store.join(fakes.user("u1"), "n2")).pending
     assert after.seq > before.seq
     await valkey.close()
 
@@ -82,7 +82,7 @@ async def test_numbers_are_not_given_out_twice_by_a_valkey_that_has_lost_its_las
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     store, key = PresenceStore(valkey, grace_ms=0), valkey.key("presence", "u1")
-    (first,) = (await store.join(fakes.user("u1"), "n1")).untold
+    (first,) = (await store.join(fakes.user("u1"), "n1")).pending
     copy = await valkey.command("HGETALL", key)
     fields = list(copy.items()) if isinstance(copy, dict) else list(zip(copy[::2], copy[1::2], strict=True))
     lost = (await store.choose("u1", "busy"))[-1]

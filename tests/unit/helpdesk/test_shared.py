@@ -31,7 +31,7 @@ async def test_all_who_ask_during_a_read_are_given_the_next_one() -> None:
     assert await first == 1
     assert set(await asyncio.gather(*later)) == {3}, "one more read for all of them"
     assert await other == 2
-    assert reads == 3 and not shared._lines
+    assert reads == 3 and not shared._reads
 
 
 @aio
@@ -50,4 +50,4 @@ async def test_a_read_that_fails_is_tried_again_by_the_next_who_waits() -> None:
     second = asyncio.create_task(shared.ask("key", works))
     with pytest.raises(ConnectionError):
         await first
-    assert await second == "found" and not shared._lines
+    assert await second == "found" and not shared._reads

@@ -35,7 +35,7 @@ class Node:
         self.hub = Hub(fakes.OneNode(), ["/chat"])
         self.place = Place(self.hub, self.clock)
         self.store = ViewerStore(valkey, lambda: "n1", "chat")
-        self.typists = TypingIndicators(self.place, self.store, SHOWN)
+        self.typing = TypingIndicators(self.place, self.store, SHOWN)
 
     async def open(self, user: User, sid: str = "") -> Socket:
         socket = fakes.socket("/chat", user, sid=sid or None)  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ class Node:
         return socket
 
     async def types(self, socket: Socket) -> None:
-        self.typists.typed(socket, "c", self.clock.now)
+        self.typing.start(socket, "c", self.clock.now)
         while tasks := self.place._tasks:
             await asyncio.wait(tasks)
 
@@ -72,11 +72,11 @@ async def test_a_user_types_until_both_devices_have_stopped_and_is_not_shown_it(
         anna, phone, tablet = await node.open(ANNA), await node.open(CARL), await node.open(CARL)
         for device in (phone, tablet):
             await node.types(device)
-        node.typists.stopped(phone, "c")
-        assert told(anna) == [SHOWS, SHOWS] and len(node.typists) == 1
-        node.typists.stopped(tablet, "c")
-        node.typists.stopped(tablet, "c")
-        assert told(anna) == [STOPS] and len(node.typists) == 0
+        node.typing.stop(phone, "c")
+        assert told(anna) == [SHOWS, SHOWS] and len(node.typing) == 1
+        node.typing.stop(tablet, "c")
+        node.typing.stop(tablet, "c")
+        assert told(anna) == [STOPS] and len(node.typing) == 0
         assert told(phone) == told(tablet) == []
 
 
@@ -90,7 +90,7 @@ async def test_the_end_of_an_old_socket_does_not_end_what_its_session_types_in_a
         node.hub.remove(old)
         await node.types(await node.open(CARL, old.sid))
         told(anna)
-        node.typists.stopped(old, "c")
+        node.typing.stop(old, "c")
         assert told(anna) == []
         node.clock.advance(TYPING_MS)
         assert told(anna) == [STOPS], "by its own time"
@@ -106,7 +106,7 @@ async def test_what_a_dead_nodes_users_typed_is_taken_back_unless_they_type_else
             await other.typing("c", user.person, 60_000)
         await node.types(await node.open(CARL))
         told(anna)
-        await node.typists.node_lost("n2")
+        await node.typing.node_lost("n2")
         assert told(anna) == [STOPS]
-        await node.typists.node_lost("n2")
+        await node.typing.node_lost("n2")
         assert told(anna) == []

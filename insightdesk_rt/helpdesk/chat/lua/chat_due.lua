@@ -51,7 +51,7 @@ for _, entry in ipairs(redis.call('ZRANGEBYSCORE', base .. '-deadlines', '-inf',
   local c = load(id)
   if c and due[kind] then
     due[kind](c)
-    found[#found + 1] = { id, untold(base, id) }
+    found[#found + 1] = { id, pending_events(base, id) }
   end
 end
 return found

@@ -1,4 +1,4 @@
--- Library of the chat scripts (after untold.lua): keys, who may do what, and the changes of state.
+-- Library of the chat scripts (after pending_events.lua): keys, who may do what, and the changes of state.
 --
 -- <base>:<id>             hash: one conversation; "" or a missing field means none. moved: the request of the last transfer,
 --                         until something else happens to it
@@ -106,7 +106,7 @@ local function row(c)
 end
 
 local function answer(c, ...)
-  return { 'ok', row(c), untold(base, c.id), ... }
+  return { 'ok', row(c), pending_events(base, c.id), ... }
 end
 
 -- The same for what is not there and what is not theirs.
@@ -124,7 +124,7 @@ local function report(c, kind, fields, once)
   fields.conversationId, fields.customerId, fields.teamId = c.id, c.customerId, c.teamId
   fields.agentId, fields.agentName = c.agentId, c.agentName
   fields.at, fields.byId, fields.byName = now, who.id, who.name
-  tell(base, c.id, c.key, kind, cjson.encode(fields), now, once)
+  add_pending_event(base, c.id, c.key, kind, cjson.encode(fields), now, once)
 end
 
 local function later(kind, c, at)

@@ -16,7 +16,7 @@ if known then
   if kept.text ~= cjson.decode('{' .. arg(3)).text then
     return conflict({}, 'used')
   end
-  return { 'ok', tonumber(known), kept.at, untold(base, c.id) }
+  return { 'ok', tonumber(known), kept.at, pending_events(base, c.id) }
 end
 if c.state == 'closed' then
   return conflict(c)
@@ -30,5 +30,5 @@ if refused then
   return refused
 end
 local number, text = say(c, arg(2), arg(3))
-tell(base, c.id, c.key, 'message', text, now, arg(5))
-return { 'ok', number, now, untold(base, c.id) }
+add_pending_event(base, c.id, c.key, 'message', text, now, arg(5))
+return { 'ok', number, now, pending_events(base, c.id) }

@@ -20,7 +20,7 @@ for _, id in ipairs(redis.call('ZRANGE', base .. '-open:' .. user, 0, -1)) do
       later(clock, c, now + patience)
     end
     report(c, 'present', { userId = c[side .. 'Id'], side = side, online = here == '1' })
-    found[#found + 1] = { id, untold(base, id) }
+    found[#found + 1] = { id, pending_events(base, id) }
   end
 end
 return found

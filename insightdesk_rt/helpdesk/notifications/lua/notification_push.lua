@@ -1,4 +1,4 @@
--- Keep a notification for a user, once per id (after untold.lua).
+-- Keep a notification for a user, once per id (after pending_events.lua).
 --
 -- <base>:<userId>         hash: seq of what is told to the user
 -- <base>-items:<userId>   hash: id → "<ms> <json>"
@@ -16,7 +16,7 @@ local order, unread = base .. '-order:' .. user, base .. '-unread:' .. user
 local first = redis.call('HGET', items, id)
 if first then
   first = string.sub(first, string.find(first, ' ') + 1)
-  return { first == item and '' or first, untold(base, user) }
+  return { first == item and '' or first, pending_events(base, user) }
 end
 
 local now = now_ms()
@@ -27,7 +27,7 @@ local kept = string.format('%.0f ', now) .. item
 redis.call('HSET', items, id, kept)
 redis.call('ZADD', order, place, id)
 redis.call('ZADD', unread, place, id)
-tell(base, user, key, 'notification', kept, now, ARGV[6])
+add_pending_event(base, user, key, 'notification', kept, now, ARGV[6])
 
 local over = redis.call('ZCARD', order) - most
 if over > 0 then
@@ -40,4 +40,4 @@ end
 for _, each in ipairs({ key, items, order, unread }) do
   redis.call('EXPIRE', each, kept_s)
 end
-return { '', untold(base, user) }
+return { '', pending_events(base, user) }

@@ -1,4 +1,4 @@
--- Mark as read (after untold.lua); the count is how many are in the set of unread ones, so it cannot be wrong.
+-- Mark as read (after pending_events.lua); the count is how many are in the set of unread ones, so it cannot be wrong.
 --
 -- KEYS  base
 -- ARGV  userId · sid of the socket that asks · ids, or none for all
@@ -19,6 +19,6 @@ else
   end
 end
 if #read > 0 then
-  tell(base, user, base .. ':' .. user, 'read', cjson.encode({ ids = read, sid = ARGV[2] }), now_ms())
+  add_pending_event(base, user, base .. ':' .. user, 'read', cjson.encode({ ids = read, sid = ARGV[2] }), now_ms())
 end
-return { redis.call('ZCARD', unread), there, untold(base, user) }
+return { redis.call('ZCARD', unread), there, pending_events(base, user) }

@@ -11,8 +11,8 @@ if not status then
   redis.call('EXPIRE', key, OTHERS_S)
 end
 if not status or status == 'offline' or status == chosen then
-  return { 0, untold(base, user) } -- what an earlier call could not have told
+  return { 0, pending_events(base, user) } -- what an earlier call could not have told
 end
 redis.call('HSET', key, 'lastSeen', string.format('%.0f', now))
 turn(user, chosen, now)
-return { 1, untold(base, user) }
+return { 1, pending_events(base, user) }

@@ -24,4 +24,4 @@ if status and status ~= 'offline' then
   return { 0, {} }
 end
 turn(user, chosen or 'online', now)
-return { 1, untold(base, user) }
+return { 1, pending_events(base, user) }

@@ -1,4 +1,4 @@
--- Library of the presence scripts (after untold.lua): keys, and the three changes everything is made of.
+-- Library of the presence scripts (after pending_events.lua): keys, and the three changes everything is made of.
 --
 -- <base>:<userId>       hash: status, lastSeen (ms), chosen, role, teamId, name, seq; "@<incarnation>" for each node that
 --                       holds connections of the user, and how many those are: held
@@ -60,7 +60,7 @@ local function turn(user, status, now)
   else
     redis.call('PERSIST', key)
   end
-  tell(base, user, key, 'status', cjson.encode({
+  add_pending_event(base, user, key, 'status', cjson.encode({
     userId = user, status = status, teamId = team or '', lastSeen = tonumber(seen) or now,
   }), now)
 end

@@ -9,7 +9,7 @@ for _, user in ipairs(redis.call('ZRANGEBYSCORE', base .. '-grace', '-inf', now,
   local status, held = unpack(redis.call('HMGET', user_key(user), 'status', 'held'))
   if status and status ~= 'offline' and tonumber(held or 0) <= 0 then
     turn(user, 'offline', now)
-    found[#found + 1] = { user, untold(base, user) }
+    found[#found + 1] = { user, pending_events(base, user) }
   end
 end
 redis.call('ZREMRANGEBYSCORE', base .. '-agents:offline', '-inf', now - STAFF_S * 1000)

@@ -1,4 +1,4 @@
--- Change one ticket (after untold.lua): in one step, so that two changes at once get two versions and the counts always
+-- Change one ticket (after pending_events.lua): in one step, so that two changes at once get two versions and the counts always
 -- add up.
 --
 -- <base>:<ticketId>  hash: each field as JSON text, version, createdAt, updatedAt (ms), seq, and the offset and seq of
@@ -9,7 +9,7 @@
 --
 -- KEYS  base · tops (hash: namespace -> last id of its log)
 -- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id of the comment to know it by, or "" · namespace
---       · its event's `once` (untold.lua), or "" · when the back end did it, in Unix microseconds, or ""
+--       · its event's `once` (pending_events.lua), or "" · when the back end did it, in Unix microseconds, or ""
 --       · the version that the ticket must have, or ""
 --       · for each field: name, default, given ("" if not)
 --       Values, `by` and `comment` are JSON texts ("null" for none); values are compared as texts.
@@ -65,7 +65,7 @@ for i = 10, #ARGV, 3 do
 end
 
 local function answer(outcome, version)
-  return { outcome, tonumber(version or 0), was.offset or '', untold(base, id) }
+  return { outcome, tonumber(version or 0), was.offset or '', pending_events(base, id) }
 end
 
 -- How often each thing is there, so that a dashboard reads one hash. Priorities and "unassigned" count open work only.
@@ -84,8 +84,8 @@ local function count(ticket, step)
   end
 end
 
-local function tell_of(kind, version, created)
-  tell(base, id, key, kind, string.format(
+local function add_ticket_event(kind, version, created)
+  add_pending_event(base, id, key, kind, string.format(
     '{"version":%d,"at":%.0f,"createdAt":%.0f,"ticket":{%s},"changes":{%s},"by":%s,"comment":%s}',
     version, now, created, table.concat(fields, ','), table.concat(changes, ','), by, comment), now,
     once ~= '' and once or nil)
@@ -145,7 +145,7 @@ if op == 'comment' then
     local first = redis.call('GET', known)
     return answer((first == says or first == '1') and 0 or -2, was.version) -- '1': kept by an older version of this server
   end
-  tell_of('commented', was.version, was.createdAt)
+  add_ticket_event('commented', was.version, was.createdAt)
   return answer(1, was.version)
 end
 
@@ -167,7 +167,7 @@ if op == 'delete' then
     redis.call('HSET', key, 'gone', string.format('%.0f', math.max(newest or at, at or now_us)))
   end
   redis.call('EXPIRE', key, KEPT_S)
-  tell_of('deleted', version, was.createdAt)
+  add_ticket_event('deleted', version, was.createdAt)
   -- Whoever may read what is not there (a host's own check decides that) is not told of its former life.
   local over = redis.call('HGET', key, 'seq') .. ' ' .. (redis.call('HGET', KEYS[2], ARGV[6]) or '0-0')
   redis.call('HSET', key, 'grants', cjson.encode({ life = over }))
@@ -199,7 +199,7 @@ for _, name in ipairs(names) do
   redis.call('HSET', key, name, after[name])
 end
 redis.call('PERSIST', key)
-tell_of(exists and 'updated' or 'created', version, created)
+add_ticket_event(exists and 'updated' or 'created', version, created)
 if not exists or not was.grants or before.teamId ~= after.teamId or before.requesterId ~= after.requesterId
   or before.watchers ~= after.watchers or before.customerWatchers ~= after.customerWatchers then
   grant()

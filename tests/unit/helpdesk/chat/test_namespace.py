@@ -455,11 +455,11 @@ async def test_a_stored_message_whose_event_the_log_refused_comes_later(valkey_u
         cluster.log.away = False
         await until(lambda: not cluster.one.chat._tasks, "what was told is known to be")
         await asyncio.sleep(0.005)
-        overdue = await cluster.two.store.untold.overdue(age_ms=1)
-        await asyncio.gather(*(node.chat._teller.tell(overdue) for node in (cluster.two, cluster.one)))
+        overdue = await cluster.two.store.pending.overdue(age_ms=1)
+        await asyncio.gather(*(node.chat._relay.publish(overdue) for node in (cluster.two, cluster.one)))
         assert [data["text"] for name, data in anna.heard()] == ["three"]
         await until(lambda: not cluster.one.chat._tasks and not cluster.two.chat._tasks, "the same")
-        assert await cluster.two.store.untold.overdue(age_ms=0) == []
+        assert await cluster.two.store.pending.overdue(age_ms=0) == []
 
 
 @aio

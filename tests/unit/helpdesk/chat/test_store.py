@@ -106,20 +106,20 @@ async def test_the_whole_life_of_a_conversation(valkey_url: str, prefix: str) ->
             "Printer",
             1,
         )
-        assert store.kinds(started.untold) == ["started", "queued"] and c.preview == "It smokes “again”"
+        assert store.kinds(started.pending) == ["started", "queued"] and c.preview == "It smokes “again”"
 
         accepted = await store.accept(ANNA, c.id)
         assert (accepted.conversation.state, accepted.conversation.agent_id) == ("active", "anna")
         assert accepted.conversation.agent_online and accepted.conversation.customer_online
-        assert store.kinds(accepted.untold) == ["dequeued", "accepted"]
+        assert store.kinds(accepted.pending) == ["dequeued", "accepted"]
 
         said = await store.message(ANNA, c.id, "Pull the plug", "m1")
-        assert said.id == 2 and store.kinds(said.untold) == ["message"]
-        assert data(said.untold[-1])["author"] == {"id": "anna", "name": "Anna", "role": "agent"}
-        assert data(said.untold[-1])["at"] == said.at
+        assert said.id == 2 and store.kinds(said.pending) == ["message"]
+        assert data(said.pending[-1])["author"] == {"id": "anna", "name": "Anna", "role": "agent"}
+        assert data(said.pending[-1])["at"] == said.at
 
         read = await store.read(CARL, c.id, 2)
-        assert read.conversation.read_by_customer == 2 and store.kinds(read.untold) == ["read"]
+        assert read.conversation.read_by_customer == 2 and store.kinds(read.pending) == ["read"]
 
         closed = (await store.close(CARL, c.id)).conversation
         assert (closed.state, closed.closed_reason, closed.closed_by_id) == ("closed", "customer", "carl")
@@ -163,7 +163,7 @@ async def test_the_same_client_id_is_answered_the_same_and_says_nothing(valkey_u
         assert c_id != (await store.start(DORA, "x1")).conversation.id, "ids are each customer's own"
         said = await asyncio.gather(*(store.message(CARL, c_id, "once", "m1") for _ in range(5)))
         assert len({(s.id, s.at) for s in said}) == 1
-        assert store.kinds(said[-1].untold).count("message") == 1
+        assert store.kinds(said[-1].pending).count("message") == 1
         await store.accept(ANNA, c_id)
         assert (await store.message(ANNA, c_id, "mine", "m1")).id == 3, "ids are each author's own"
         await store.close(CARL, c_id)
@@ -235,8 +235,8 @@ async def test_a_closed_conversation_takes_nothing_more(valkey_url: str, prefix:
         ):
             async with refused("CONFLICT", state="closed"):
                 await ask
-        assert store.kinds((await store.close(CARL, c)).untold)[-1] == "closed"
-        assert store.kinds((await store.close(CARL, c)).untold) == [], "closing twice is nothing"
+        assert store.kinds((await store.close(CARL, c)).pending)[-1] == "closed"
+        assert store.kinds((await store.close(CARL, c)).pending) == [], "closing twice is nothing"
         await store.rate(CARL, c, 4, "fine")
         assert (await store.rate(CARL, c, 4, "fine")).conversation.score == 4
         async with refused("CONFLICT", state="closed"):
@@ -283,9 +283,9 @@ async def test_what_was_read_never_goes_back(valkey_url: str, prefix: str) -> No
         for n in range(3):
             await store.message(CARL, c, "hi", f"m{n}")
         assert (await store.read(ANNA, c, 2)).conversation.read_by_agent == 2
-        store.new((await store.read(ANNA, c, 1)).untold)
+        store.new((await store.read(ANNA, c, 1)).pending)
         lower = await store.read(ANNA, c, 1)
-        assert lower.conversation.read_by_agent == 2 and store.kinds(lower.untold) == []
+        assert lower.conversation.read_by_agent == 2 and store.kinds(lower.pending) == []
         assert (await store.read(ANNA, c, 999)).conversation.read_by_agent == 3, "there is no more to read"
 
 
@@ -315,7 +315,7 @@ async def test_a_transfer_keeps_the_place_that_was_waited_for(valkey_url: str, p
             "",
         )
         assert moved.conversation.position == 1 and moved.conversation.note == "knows printers"
-        assert store.kinds(moved.untold)[-2:] == ["queued", "transferred"]
+        assert store.kinds(moved.pending)[-2:] == ["queued", "transferred"]
         assert QueuePlace(later.id, "dora", 2) in await store.places()
         assert [c.id for c in await store.queue(ZOE)] == [first.id, later.id]
         async with refused("FORBIDDEN"):
@@ -325,8 +325,8 @@ async def test_a_transfer_keeps_the_place_that_was_waited_for(valkey_url: str, p
         handed = await store.transfer(ZOE, first.id, agent_id="bert")
         assert (handed.conversation.state, handed.conversation.agent_id) == ("active", "bert")
         assert [c.id for c in await store.mine(BERT)] == [first.id] and await store.mine(ZOE) == []
-        assert store.kinds(handed.untold)[-1] == "transferred"
-        assert store.kinds((await store.transfer(BERT, first.id, agent_id="bert")).untold) == [], "again is nothing"
+        assert store.kinds(handed.pending)[-1] == "transferred"
+        assert store.kinds((await store.transfer(BERT, first.id, agent_id="bert")).pending) == [], "again is nothing"
 
 
 @pytest.mark.parametrize("agent", ["nobody", "dora", "gone"])
@@ -393,13 +393,13 @@ async def test_who_waits_too_long_is_told_and_let_go(valkey_url: str, prefix: st
 async def test_a_silent_conversation_is_warned_and_then_closed(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix, idle_warning_ms=60_000, idle_timeout_ms=80_000) as store:
         c = (await store.start(CARL, "x1")).conversation.id
-        store.new((await store.accept(ANNA, c)).untold)
+        store.new((await store.accept(ANNA, c)).pending)
         assert await store.ring("idle") == [], "it rang, and there had been a word meanwhile"
         await store.silence(c, 60_000)
         (warning,) = await store.ring("idle")
         assert warning.kind == "warned" and isinstance(data(warning)["closesAt"], int)
         assert await store.ring("idle") == [], "one is warned once"
-        store.new((await store.message(CARL, c, "still here", "m1")).untold)
+        store.new((await store.message(CARL, c, "still here", "m1")).pending)
         await store.silence(c, 60_000)
         assert [change.kind for change in await store.ring("idle")] == ["warned"], "and again after a word"
         await store.silence(c, 20_000)
@@ -410,7 +410,7 @@ async def test_a_silent_conversation_is_warned_and_then_closed(valkey_url: str, 
 @aio
 async def test_a_customer_who_leaves_the_queue_keeps_the_place_for_a_while(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix) as store:
-        c = store.new((await store.start(CARL, "x1")).untold)[0].subject
+        c = store.new((await store.start(CARL, "x1")).pending)[0].subject
         await store.go(CARL)
         (left,) = store.new(await store.present("carl"))
         assert left.kind == "present" and data(left)["online"] is False
@@ -456,9 +456,9 @@ async def test_no_key_outlives_its_use(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix, kept_s=100) as store:
         c = (await store.start(CARL, "x1", team_id="t1", text="hi")).conversation.id
         await store.accept(ANNA, c)
-        last = (await store.close(ANNA, c)).untold[-1]
+        last = (await store.close(ANNA, c)).pending[-1]
         await store.places()
-        await store.untold.told({c: last.seq})
+        await store.pending.mark_published({c: last.seq})
         keys = {key.removeprefix(prefix) for key in await store._valkey.command("KEYS", f"{prefix}:chat*")}
         ours = {key for key in keys if not key.startswith(":chat-present")}
         of_it = {f":chat:{c}", f":chat-messages:{c}", f":chat-sent:{c}"}

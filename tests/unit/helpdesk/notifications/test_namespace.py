@@ -162,7 +162,7 @@ async def test_a_count_that_arrives_late_is_put_right(valkey_url: str, prefix: s
         await pair.one.pass_time(SETTLE_MS)
         assert told(desk) == [count(0)]
         await pair.one.pass_time(SETTLE_MS)
-        assert told(desk) == [] and pair.one.bell._told == {}
+        assert told(desk) == [] and pair.one.bell._published_counts == {}
 
 
 @aio
@@ -192,11 +192,11 @@ async def test_a_push_that_was_not_told_is_told_by_the_next_attempt_or_the_leade
         assert [name for name, _ in told(anna)] == ["notification", "notification:count"]
         await pair.two.idle()
 
-        store = pair.one.store.untold
+        store = pair.one.store.pending
         overdue = store.overdue
         monkeypatch.setattr(store, "overdue", lambda: overdue(age_ms=0))
         await asyncio.sleep(0.005)
-        await pair.one.bell.tell_overdue()
+        await pair.one.bell.publish_overdue()
         assert [name for name, _ in told(bert)] == ["notification", "notification:count"]
         await pair.one.idle()
         assert await overdue(age_ms=0) == [] and told(anna) == []

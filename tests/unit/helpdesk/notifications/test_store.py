@@ -56,7 +56,7 @@ async def test_the_same_id_again_changes_nothing_and_is_told_only_if_it_was_not(
         first = await store.push("u1", content("n1", "first", data=Raw(b'{"a":1,"b":2}')))
         again = content("n1", "first", data=Raw(b'{"b":2,"a":1}'))
         assert await store.push("u1", again) == first
-        await store.untold.told({"u1": first[0].seq})
+        await store.pending.mark_published({"u1": first[0].seq})
         assert await store.push("u1", again) == []
         assert (await store.page("u1", "", 10)).notifications[0].title == "first"
         assert await store.unread("u1") == 1
@@ -67,15 +67,15 @@ async def test_the_same_id_again_changes_nothing_and_is_told_only_if_it_was_not(
 async def test_reading_counts_each_once(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         for n in range(4):
-            await store.untold.told({"u1": (await store.push("u1", content(f"n{n}")))[-1].seq})
+            await store.pending.mark_published({"u1": (await store.push("u1", content(f"n{n}")))[-1].seq})
         marked = await store.mark_read("u1", ["n1", "n1", "gone"], "sid1")
         assert (marked.unread, marked.known) == (3, 2)
-        assert read_read(marked.untold[-1]) == ReadRecord(["n1"], "sid1")
+        assert read_read(marked.pending[-1]) == ReadRecord(["n1"], "sid1")
         again = await store.mark_read("u1", ["n1"])
-        assert again.untold == marked.untold, "what was not told yet, and nothing new"
+        assert again.pending == marked.pending, "what was not told yet, and nothing new"
         everything = await store.mark_all_read("u1")
-        assert everything.unread == 0 and read_read(everything.untold[-1]).ids == ["n0", "n2", "n3"]
-        assert (await store.mark_all_read("u1")).untold == everything.untold and await store.unread("u1") == 0
+        assert everything.unread == 0 and read_read(everything.pending[-1]).ids == ["n0", "n2", "n3"]
+        assert (await store.mark_all_read("u1")).pending == everything.pending and await store.unread("u1") == 0
 
 
 @aio
@@ -146,7 +146,7 @@ async def test_what_valkey_lost_is_put_down_again_once_and_unread(valkey_url: st
 async def test_no_key_outlives_its_use(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         (record,) = await store.push("u1", content("n1"))
-        await store.untold.told({"u1": record.seq})
+        await store.pending.mark_published({"u1": record.seq})
         keys = await store._valkey.command("KEYS", f"{store.base}*")
         assert len(keys) == 4
         assert all([0 < await store._valkey.command("TTL", key) <= notifications.KEPT_S for key in keys])

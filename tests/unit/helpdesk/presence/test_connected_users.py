@@ -45,8 +45,8 @@ class Node:
         self.incarnation = "n1.a"
         self.told: list[PendingEvent] = []
         self.tasks: list[asyncio.Task[None]] = []
-        self.roster = ConnectedUsers(
-            self.store, lambda: self.incarnation, EventRelay(self.store.untold, self.say, self.spawn)
+        self.connected_users = ConnectedUsers(
+            self.store, lambda: self.incarnation, EventRelay(self.store.pending, self.say, self.spawn)
         )
 
     async def say(self, change: PendingEvent) -> None:
@@ -56,7 +56,7 @@ class Node:
         self.tasks.append(asyncio.ensure_future(work))
 
     async def status(self, user_id: str) -> str:
-        await self.roster.sweep()
+        await self.connected_users.sweep()
         return (await self.store.statuses([user_id]))[0].status
 
 
@@ -86,12 +86,12 @@ async def test_a_user_costs_one_command_for_the_first_socket_and_one_for_the_las
     async with a_node(valkey_url, prefix) as node:
         three = sockets("anna", "anna", "anna")
         for socket in three:
-            await node.roster.came(socket)
+            await node.connected_users.add(socket)
         assert node.store.asked == 1 and await node.status("anna") == "online"
         for socket in three[:2]:
-            await node.roster.went(socket)
+            await node.connected_users.remove(socket)
         assert node.store.asked == 1 and await node.status("anna") == "online"
-        await node.roster.went(three[2])
+        await node.connected_users.remove(three[2])
         assert node.store.asked == 2 and await node.status("anna") == "offline"
 
 
@@ -99,12 +99,12 @@ async def test_a_user_costs_one_command_for_the_first_socket_and_one_for_the_las
 async def test_a_socket_that_never_came_does_not_count_when_it_goes(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         here, never = sockets("anna", "anna")
-        await node.roster.came(here)
-        await node.roster.went(never)
-        await node.roster.went(never)
+        await node.connected_users.add(here)
+        await node.connected_users.remove(never)
+        await node.connected_users.remove(never)
         assert await node.status("anna") == "online"
-        await node.roster.went(here)
-        await node.roster.went(here)
+        await node.connected_users.remove(here)
+        await node.connected_users.remove(here)
         assert await node.status("anna") == "offline"
 
 
@@ -116,11 +116,11 @@ async def test_a_session_that_came_back_before_its_old_sockets_end_was_told_coun
     async with a_node(valkey_url, prefix) as node:
         (old,) = sockets("anna")
         new = fakes.socket("/presence", old.user, sid=old.sid)
-        await node.roster.came(old)
-        await node.roster.came(new)
-        await node.roster.went(old)
+        await node.connected_users.add(old)
+        await node.connected_users.add(new)
+        await node.connected_users.remove(old)
         assert await node.status("anna") == "online"
-        await node.roster.went(new)
+        await node.connected_users.remove(new)
         assert await node.status("anna") == "offline"
 
 
@@ -128,7 +128,7 @@ async def test_a_session_that_came_back_before_its_old_sockets_end_was_told_coun
 async def test_a_user_with_another_role_is_stored_anew(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         for socket in sockets("anna") + sockets("anna", role="customer"):
-            await node.roster.came(socket)
+            await node.connected_users.add(socket)
         assert (await node.store.agent_counts()).online == 0
 
 
@@ -136,17 +136,17 @@ async def test_a_user_with_another_role_is_stored_anew(valkey_url: str, prefix: 
 async def test_what_did_not_come_through_is_said_again(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         anna, bert = sockets("anna", "bert")
-        await node.roster.came(bert)
+        await node.connected_users.add(bert)
         node.store.away = True
-        await node.roster.came(anna)
-        await node.roster.went(bert)
-        await node.roster.reconcile()
+        await node.connected_users.add(anna)
+        await node.connected_users.remove(bert)
+        await node.connected_users.reconcile()
         node.store.away = False
         assert [await node.status(name) for name in ("anna", "bert")] == ["offline", "online"]
-        await node.roster.reconcile()
+        await node.connected_users.reconcile()
         assert [await node.status(name) for name in ("anna", "bert")] == ["online", "offline"]
         asked = node.store.asked
-        await node.roster.reconcile()
+        await node.connected_users.reconcile()
         assert node.store.asked == asked, "and then no more"
 
 
@@ -156,14 +156,14 @@ async def test_a_node_that_was_declared_dead_is_back_once_it_has_another_incarna
 ) -> None:
     async with a_node(valkey_url, prefix) as node:
         anna, bert = sockets("anna", "bert")
-        await node.roster.came(anna)
-        await node.roster.node_lost("n1.a")
-        await node.roster.node_lost("n1.a")
-        await node.roster.came(bert)
-        await node.roster.reconcile()
+        await node.connected_users.add(anna)
+        await node.connected_users.node_lost("n1.a")
+        await node.connected_users.node_lost("n1.a")
+        await node.connected_users.add(bert)
+        await node.connected_users.reconcile()
         assert [await node.status(name) for name in ("anna", "bert")] == ["offline", "offline"]
         node.incarnation = "n1.b"
-        await node.roster.re_register()
+        await node.connected_users.re_register()
         assert [await node.status(name) for name in ("anna", "bert")] == ["online", "online"]
         assert await node.store.held_by("n1.b") == {"anna", "bert"}
 
@@ -175,8 +175,8 @@ async def test_after_a_start_those_of_dead_incarnations_are_gone(valkey_url: str
         await node.store.join(fakes.user("ghost"), "n1.before")
         await node.store.join(fakes.user("bert"), "n2.a")
         (anna,) = sockets("anna")
-        await node.roster.came(anna)
-        await node.roster.reap_all_except(living("n1.a", "n2.a"))
+        await node.connected_users.add(anna)
+        await node.connected_users.reap_all_except(living("n1.a", "n2.a"))
         assert [await node.status(name) for name in ("ghost", "bert", "anna")] == ["offline", "online", "online"]
 
 
@@ -190,7 +190,7 @@ async def test_a_node_that_starts_beside_another_is_not_taken_for_dead(valkey_ur
             return {"n1.a"}
 
         await node.store.join(fakes.user("ghost"), "n1.before")
-        await node.roster.reap_all_except(and_then_one_starts)
+        await node.connected_users.reap_all_except(and_then_one_starts)
         assert [await node.status(name) for name in ("ghost", "bert")] == ["offline", "online"]
 
 
@@ -199,17 +199,17 @@ async def test_the_node_is_told_that_it_is_taken_for_dead(valkey_url: str, prefi
     """Its lease may run: without this nobody would be seen to come to it any more."""
     async with a_node(valkey_url, prefix) as node:
         fenced: list[str] = []
-        node.roster.on_fenced = fenced.append
+        node.connected_users.on_fenced = fenced.append
         anna, bert = sockets("anna", "bert")
-        await node.roster.came(anna)
+        await node.connected_users.add(anna)
         assert fenced == []
-        await node.roster.node_lost("n1.a")
+        await node.connected_users.node_lost("n1.a")
         for _ in range(COMPARE_EVERY):
-            await node.roster.reconcile()
+            await node.connected_users.reconcile()
         assert set(fenced) == {"n1.a"}, "without anybody coming, too"
         node.incarnation = "n1.b"
-        await node.roster.re_register()
-        await node.roster.came(bert)
+        await node.connected_users.re_register()
+        await node.connected_users.add(bert)
         assert set(fenced) == {"n1.a"} and await node.store.held_by("n1.b") == {"anna", "bert"}
 
 
@@ -218,12 +218,12 @@ async def test_a_difference_between_node_and_store_is_found_and_mended(valkey_ur
     """Valkey was emptied; or a command of a lost connection was executed after the one that followed it."""
     async with a_node(valkey_url, prefix) as node:
         (anna,) = sockets("anna")
-        await node.roster.came(anna)
+        await node.connected_users.add(anna)
         await node.store.leave("anna", "n1.a")
         await node.store.join(fakes.user("ghost"), "n1.a")
         await node.store.join(fakes.user("ghost2"), "n1.a")
         for _ in range(COMPARE_EVERY):
-            await node.roster.reconcile()
+            await node.connected_users.reconcile()
         assert [await node.status(name) for name in ("anna", "ghost", "ghost2")] == ["online", "offline", "offline"]
 
 
@@ -233,11 +233,11 @@ async def test_many_users_are_said_in_bounded_batches(valkey_url: str, prefix: s
         everybody = sockets(*(f"u{n}" for n in range(1_200)))
         node.store.away = True
         for socket in everybody:
-            await node.roster.came(socket)
-        await node.roster.reconcile()
+            await node.connected_users.add(socket)
+        await node.connected_users.reconcile()
         assert node.store.asked == 1_200 + 500, "a batch that fails is the last one for now"
         node.store.away = False
-        await node.roster.reconcile()
+        await node.connected_users.reconcile()
         assert await node.store.held_count("n1.a") == 1_200
-        await node.roster.node_lost("n1.a")
+        await node.connected_users.node_lost("n1.a")
         assert await node.store.held_count("n1.a") == 0

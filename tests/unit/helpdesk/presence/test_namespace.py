@@ -230,15 +230,15 @@ async def test_a_transition_that_could_not_be_logged_is_told_by_the_leader(valke
         cluster.log.away = False
         assert sent(mate) == []
         overdue = await until_overdue(cluster.two.store)
-        await asyncio.gather(*(node.presence._teller.tell(overdue) for node in (cluster.one, cluster.two)))
+        await asyncio.gather(*(node.presence._relay.publish(overdue) for node in (cluster.one, cluster.two)))
         assert [u["status"] for _, u in sent(mate)] == ["busy", "away"], "once, in order, whoever else tells it"
         await until(lambda: not cluster.two.presence._tasks and not cluster.one.presence._tasks, "said to be told")
-        assert await cluster.two.store.untold.overdue(age_ms=0) == []
+        assert await cluster.two.store.pending.overdue(age_ms=0) == []
 
 
 async def until_overdue(store: PresenceStore) -> Any:
     await asyncio.sleep(0.005)
-    return await store.untold.overdue(age_ms=1)
+    return await store.pending.overdue(age_ms=1)
 
 
 @aio

@@ -57,9 +57,9 @@ async def test_the_first_connection_is_seen_and_the_last_only_after_the_grace(va
     async with a_store(valkey_url, prefix) as store:
         anna = fakes.user("anna", team="t1")
         joined = await store.join(anna, "n1")
-        assert joined.held is HeldPresence.SEEN and said(joined.untold) == [("anna", "online")]
-        assert json.loads(joined.untold[0].data)["teamId"] == "t1"
-        await store.untold.told({"anna": joined.untold[0].seq})
+        assert joined.held is HeldPresence.SEEN and said(joined.pending) == [("anna", "online")]
+        assert json.loads(joined.pending[0].data)["teamId"] == "t1"
+        await store.pending.mark_published({"anna": joined.pending[0].seq})
         assert await store.join(anna, "n1") == (HeldPresence.QUIETLY, [])
         assert await store.join(anna, "n2") == (HeldPresence.QUIETLY, []), "several nodes count once"
 
@@ -95,7 +95,7 @@ async def test_a_chosen_status_survives_absence_and_is_not_changed_by_another_de
         busy = await store.choose("anna", "busy")
         assert said(busy)[-1] == ("anna", "busy")
         assert await store.choose("anna", "busy") == busy, "the same again is no change, but still to be told"
-        await store.untold.told({"anna": busy[-1].seq})
+        await store.pending.mark_published({"anna": busy[-1].seq})
         assert await store.choose("anna", "busy") == []
         await store.join(anna, "n2")
         assert (await store.statuses(["anna"]))[0].status == "busy"
@@ -105,9 +105,9 @@ async def test_a_chosen_status_survives_absence_and_is_not_changed_by_another_de
         await store.sweep()
         told = (await store.choose("anna", "busy"))[-1]
         assert told.kind == "status" and said([told]) == [("anna", "offline")]
-        await store.untold.told({"anna": told.seq})
+        await store.pending.mark_published({"anna": told.seq})
         assert await store.choose("anna", "away") == [], "nobody sees the choice of one who is offline"
-        assert said((await store.join(anna, "n1")).untold)[-1] == ("anna", "away")
+        assert said((await store.join(anna, "n1")).pending)[-1] == ("anna", "away")
 
 
 @aio
@@ -169,11 +169,11 @@ async def test_absent_users_are_forgotten_in_time(valkey_url: str, prefix: str) 
     """No key outlives its use: what is left of everybody is what counts and lists expire from."""
     async with a_store(valkey_url, prefix) as store:
         for name, role, days in [("anna", "agent", 30), ("carl", "customer", 1)]:
-            (change,) = (await store.join(fakes.user(name, role), "n1")).untold
+            (change,) = (await store.join(fakes.user(name, role), "n1")).pending
             await store.leave(name, "n1")
             await store.grace_ends()
             (last,) = [c for c in await store.sweep() if c.seq > change.seq]
-            await store.untold.told({name: last.seq})
+            await store.pending.mark_published({name: last.seq})
             ttl = await store._valkey.command("TTL", f"{store.base}:{name}")
             assert days * 86400 - 60 < ttl <= days * 86400
         assert await store.keys() == {":anna", ":carl", "-agents:offline"}
@@ -226,7 +226,7 @@ class Cluster:
     async def hear(self, changes: list[PendingEvent]) -> None:
         for change in changes:
             self.told.append((change.subject, json.loads(change.data)["status"]))
-            await self.store.untold.told({change.subject: change.seq})
+            await self.store.pending.mark_published({change.subject: change.seq})
 
     async def ask(self, what: str, user: User, node: str) -> None:
         if what == "join":
@@ -358,6 +358,6 @@ def test_whatever_crashes_stalls_and_comes_back_the_truth_is_told_once(valkey_ur
             await cluster.check()
             assert set(cluster.status.values()) <= {"offline"}, "no ghosts"
             assert not [key for key in await store.keys() if key.startswith("-node")]
-            assert await store.untold.overdue(age_ms=0) == []
+            assert await store.pending.overdue(age_ms=0) == []
 
     trial()

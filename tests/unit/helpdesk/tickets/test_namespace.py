@@ -215,7 +215,7 @@ async def test_who_opens_a_ticket_while_access_is_taken_does_not_slip_in(valkey_
 async def test_a_recheck_waits_for_the_event_but_not_for_ever(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("insightdesk_rt.helpdesk.tickets.namespace.CATCH_UP_S", 0.05)
+    monkeypatch.setattr("insightdesk_rt.helpdesk.event_relay.DELIVERED_WITHIN_S", 0.05)
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1")
         anna, root = await cluster.one.open(ANNA), await cluster.one.open(ROOT)
@@ -327,14 +327,14 @@ async def test_what_a_dead_node_left_untold_is_told_by_the_leader_and_takes_peop
         await cluster.one.idle()
         anna = await cluster.one.open(ANNA)
         await cluster.two.store.put("42", TicketChange(teamId="t2"))  # and dies
-        store = cluster.one.store.untold
+        store = cluster.one.store.pending
         overdue = store.overdue
         monkeypatch.setattr(store, "overdue", lambda: overdue(age_ms=0))
         await asyncio.sleep(0.005)
-        await cluster.one.tickets.tell_overdue()
+        await cluster.one.tickets.publish_overdue()
         await cluster.one.idle()
         assert names(anna) == ["ticket:unsubscribed"]
-        await cluster.one.tickets.tell_overdue()
+        await cluster.one.tickets.publish_overdue()
         assert await overdue(age_ms=0) == []
 
 

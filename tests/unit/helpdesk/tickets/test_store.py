@@ -69,27 +69,27 @@ async def test_a_change_says_old_and_new_of_what_changed_and_nothing_else(valkey
         outcome = await store.put(
             "42", change(subject="B", status="new", watchers=["a", "a"], assigneeId=None, by=Actor("x", "X"))
         )
-        assert outcome.version == 2 and [record.kind for record in outcome.untold] == ["created", "updated"]
-        told = read_change(outcome.untold[-1])
+        assert outcome.version == 2 and [record.kind for record in outcome.pending] == ["created", "updated"]
+        told = read_change(outcome.pending[-1])
         assert told.changes == {"subject": ("A", "B"), "assigneeId": ("anna", None)}
         assert told.by == Actor("x", "X") and told.ticket.subject == "B" and told.at >= told.createdAt
 
         same = await store.put("42", change(subject="B", watchers=["a"]))
         assert (same.done, same.version) == (False, 2)
-        assert same.untold == outcome.untold, "what was not told is given to whoever asks next"
+        assert same.pending == outcome.pending, "what was not told is given to whoever asks next"
 
 
 @aio
 async def test_what_was_told_is_not_given_again_and_its_offset_is_remembered(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
-        first = (await store.put("42", change(subject="A"))).untold[-1]
-        second = (await store.put("42", change(subject="B"))).untold[-1]
-        await store.told("42", second.seq, Offset("9-0"))
-        await store.told("42", first.seq, Offset("5-0"))  # late
-        await store.untold.told({"42": second.seq})
+        first = (await store.put("42", change(subject="A"))).pending[-1]
+        second = (await store.put("42", change(subject="B"))).pending[-1]
+        await store.mark_published("42", second.seq, Offset("9-0"))
+        await store.mark_published("42", first.seq, Offset("5-0"))  # late
+        await store.pending.mark_published({"42": second.seq})
         outcome = await store.put("42", change(subject="B"))
-        assert (outcome.untold, outcome.offset) == ([], "9-0")
-        await store.told("none", 1, Offset("1-0"))
+        assert (outcome.pending, outcome.offset) == ([], "9-0")
+        await store.mark_published("none", 1, Offset("1-0"))
         assert await store.version("none") == 0
 
 
@@ -99,7 +99,7 @@ async def test_changes_at_once_get_a_version_each_and_no_change_is_lost(valkey_u
     async with a_store(valkey_url, prefix) as store:
         outcomes = await asyncio.gather(*(store.put("42", change(subject=str(n))) for n in range(50)))
         assert sorted(outcome.version for outcome in outcomes) == list(range(1, 51))
-        records = max((outcome.untold for outcome in outcomes), key=len)
+        records = max((outcome.pending for outcome in outcomes), key=len)
         assert [read_change(record).version for record in records] == list(range(1, 51))
         subjects = [read_change(record).changes["subject"] for record in records]
         assert all(was[1] == then[0] for was, then in pairwise(subjects))
@@ -138,13 +138,13 @@ async def test_a_deleted_ticket_is_gone_and_its_versions_go_on_if_it_comes_back(
         await store.put("42", change(teamId="t1"))
         gone = await store.delete("42")
         assert (gone.done, gone.version) == (True, 2)
-        assert read_change(gone.untold[-1]).ticket.teamId == "t1"
+        assert read_change(gone.pending[-1]).ticket.teamId == "t1"
         assert await store.get("42") is None and await store.facts("42") is None and await store.version("42") == 0
         again = await store.delete("42")
-        assert (again.done, again.untold) == (False, gone.untold)
+        assert (again.done, again.pending) == (False, gone.pending)
         back = await store.put("42", change(subject="B"))
         assert (back.created, back.version) == (True, 3)
-        seqs = [record.seq for record in back.untold]
+        seqs = [record.seq for record in back.pending]
         assert seqs == sorted(set(seqs))
         ticket = await store.get("42")
         assert ticket is not None and ticket.teamId is None, "nothing of the old one shines through"
@@ -160,9 +160,9 @@ async def test_a_comment_is_known_again_by_its_id_alone(valkey_url: str, prefix:
         await store.put("42", change(subject="A"))
         first = await store.comment("42", REPLY, remember=True)
         assert (first.done, first.version) == (True, 1)
-        assert read_change(first.untold[-1]).comment == REPLY
+        assert read_change(first.pending[-1]).comment == REPLY
         again = await store.comment("42", REPLY, remember=True)
-        assert (again.done, again.untold) == (False, first.untold)
+        assert (again.done, again.pending) == (False, first.pending)
         assert (await store.comment("42", REPLY, remember=False)).done, "an id of our making is never met again"
 
 
@@ -234,9 +234,9 @@ async def test_a_change_that_is_older_in_all_its_fields_changes_nothing_and_says
     async with a_store(valkey_url, prefix) as store:
         closed = await store.put("17", change(at=minute(5), status="closed"))
         late = await store.put("17", change(at=minute(4), status="open"))
-        assert late.late and not late.done and late.version == closed.version and late.untold == closed.untold
+        assert late.late and not late.done and late.version == closed.version and late.pending == closed.pending
         part = await store.put("17", change(at=minute(4), status="open", priority="high"))
-        assert part.done and not part.late and list(read_change(part.untold[-1]).changes) == ["priority"]
+        assert part.done and not part.late and list(read_change(part.pending[-1]).changes) == ["priority"]
         again = await store.put("17", change(at=minute(5), status="closed"))
         assert not again.done and not again.late, "the same again, of the same time"
         same = await store.put("17", change(at=minute(9), status="closed"))
@@ -298,7 +298,7 @@ async def test_a_change_of_another_version_than_it_expects_is_a_conflict_that_sa
     async with a_store(valkey_url, prefix) as store:
         created = await store.put("17", change(ifVersion=0, status="open"))
         assert created.created
-        assert (await store.put("17", change(ifVersion=0, status="open"))).untold == created.untold, "sent again"
+        assert (await store.put("17", change(ifVersion=0, status="open"))).pending == created.pending, "sent again"
         assert (await store.put("17", change(ifVersion=1, status="closed"))).version == 2
         assert not (await store.put("17", change(ifVersion=1, status="closed"))).done, "sent again"
         for wanted in (0, 1, 3):

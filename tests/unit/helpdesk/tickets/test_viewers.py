@@ -114,7 +114,7 @@ async def test_typing_ends_when_it_is_said_so_and_is_told_once(valkey_url: str, 
         assert told(bert) == [ANNA_STOPS]
         await cluster.one.pass_time(5_000)
         assert told(bert) == [], "its timer ended with it"
-        assert len(cluster.one.tickets.watch.typists) == 0
+        assert len(cluster.one.tickets.viewers.typing) == 0
 
 
 @aio
@@ -125,7 +125,7 @@ async def test_who_stops_before_it_was_noted_is_never_said_to_type(valkey_url: s
         cluster.one.tickets.stop_typing(anna, TICKET)
         await cluster.one.pass_time(5_000)
         assert told(bert) == [ANNA_STOPS]
-        assert (await cluster.one.tickets.watch.live(TICKET.ticketId)).typing == []
+        assert (await cluster.one.tickets.viewers.live(TICKET.ticketId)).typing == []
 
 
 @pytest.mark.parametrize("how", ["unsubscribes", "leaves", "dies", "loses access"])
@@ -270,7 +270,7 @@ async def test_who_leaves_on_purpose_is_gone_at_once(valkey_url: str, prefix: st
         cluster.one.tickets.unsubscribe(third, TICKET)
         await cluster.one.pass_time(SETTLE_MS)
         assert viewers(anna)[-1] == {"anna": "viewing"}
-        assert list(cluster.one.tickets.watch._views) == [(anna.sid, "42")]
+        assert list(cluster.one.tickets.viewers._views) == [(anna.sid, "42")]
 
 
 @aio
@@ -279,11 +279,13 @@ async def test_who_goes_while_being_let_in_is_not_seen_to_look_for_ever(valkey_u
         anna, bert, _ = await opened(cluster)
         cluster.one.tickets.unsubscribe(bert, TICKET)
         await cluster.one.disconnect(bert, CloseReason.TRANSPORT_CLOSE)
-        await cluster.one.tickets.watch.look(bert, "42")  # its subscribe was under way, and made it no member any more
+        await cluster.one.tickets.viewers.view(
+            bert, "42"
+        )  # its subscribe was under way, and made it no member any more
         await cluster.one.pass_time(GRACE_MS)
         await cluster.one.pass_time(SETTLE_MS)
         assert viewers(anna)[-1] == {"anna": "viewing"}
-        assert list(cluster.one.tickets.watch._views) == [(anna.sid, "42")]
+        assert list(cluster.one.tickets.viewers._views) == [(anna.sid, "42")]
 
 
 @aio
@@ -379,7 +381,7 @@ async def test_a_node_that_has_another_life_puts_its_people_down_again(valkey_ur
 @aio
 async def test_many_views_are_put_down_again_in_few_pipelines(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
-        watch, sockets = cluster.one.tickets.watch, [fakes.socket("/tickets", BERT) for _ in range(1_200)]
+        watch, sockets = cluster.one.tickets.viewers, [fakes.socket("/tickets", BERT) for _ in range(1_200)]
         for number, socket in enumerate(sockets):
             watch._views[socket.sid, f"t{number}"] = Looks(socket, BERT.person, "viewing")
         before = cluster.valkey.counters["batches"]
@@ -391,7 +393,7 @@ async def test_many_views_are_put_down_again_in_few_pipelines(valkey_url: str, p
 @aio
 async def test_what_cannot_be_put_down_again_now_is_asked_for_once_more(prefix: str) -> None:
     cluster = Cluster(Valkey("unix:///nowhere/s", prefix))
-    watch, socket = cluster.one.tickets.watch, fakes.socket("/tickets", BERT)
+    watch, socket = cluster.one.tickets.viewers, fakes.socket("/tickets", BERT)
     watch._views[socket.sid, "42"] = Looks(socket, BERT.person, "viewing")
     with pytest.raises(RtError, match="UNAVAILABLE"):
         await watch.re_register()

@@ -1,4 +1,4 @@
--- What was to be told of some subjects was told, each up to a seq. Saying so twice, or late, changes nothing.
+-- Remove the records of events that the log has, per subject up to a seq. Idempotent; may come late.
 --
 -- KEYS  base
 -- ARGV  subject, seq, …

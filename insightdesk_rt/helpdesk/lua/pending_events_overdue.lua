@@ -1,4 +1,4 @@
--- The subjects of which something has been waiting to be told for too long: their teller died or could not.
+-- Return the subjects whose events have waited too long: the node that should publish them died or could not.
 --
 -- KEYS  base
 -- ARGV  age in ms · at most so many subjects
