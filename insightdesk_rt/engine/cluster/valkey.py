@@ -178,6 +178,7 @@ class _Greeting(NamedTuple):
     run_id: str
     unfit: str
     evicts: str
+    has_file: bool
 
 
 class _Pipe:
@@ -201,6 +202,7 @@ class _Pipe:
         self._durable = durable
         self.why = "no answer in time"  # the reason, in words, while there is no connection
         self._said = ""  # what the library or the system said, for the log: it may name hosts
+        self._without_file = ""  # run id of the server of which this was said last
         self._failed_before = 0  # commands, when the connection was lost
         self._queue: list[_Command] = []
         self._answers: list[Any] = []  # to what is underway
@@ -300,6 +302,12 @@ class _Pipe:
                 self._refusals.forget()
             if greeting.evicts and not self._beside:
                 log.error("valkey may drop what it was given", extra={"why": greeting.evicts})
+            if not greeting.has_file and not self._beside and greeting.run_id != self._without_file:
+                self._without_file = greeting.run_id
+                log.info(
+                    "valkey writes no file of each change: a restart of it loses chats, notifications, sessions and "
+                    "what clients missed; set appendonly yes there"
+                )
             self._came_up(greeting.run_id)
             self._first.set()
             failed = self.failed - self._failed_before  # commands that the outage cost
@@ -323,8 +331,8 @@ class _Pipe:
 
     async def _greet(self, connection: Any) -> _Greeting:
         """Ask who answers, and make it know our scripts: after a restart it has forgotten them."""
-        server, replication, memory = await self._ask(
-            connection, [("INFO", "server"), ("INFO", "replication"), ("INFO", "memory")]
+        server, replication, memory, persistence = await self._ask(
+            connection, [("INFO", part) for part in ("server", "replication", "memory", "persistence")]
         )
         unfit = _unfit(server, replication)
         if not unfit:
@@ -332,7 +340,7 @@ class _Pipe:
             # A durable connection to a server without an AOF is refused here, in one line, and not command by command.
             waits = [("WAITAOF", 1, 0, 1)] if self._durable else []
             await self._ask(connection, [*scripts, *waits])
-        return _Greeting(_field(server, "run_id"), unfit, _evicts(memory))
+        return _Greeting(_field(server, "run_id"), unfit, _evicts(memory), _field(persistence, "aof_enabled") != "0")
 
     @staticmethod
     async def _ask(connection: Any, commands: Sequence[Sequence[Arg]]) -> list[Any]:

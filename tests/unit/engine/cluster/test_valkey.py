@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import socket
 import subprocess
@@ -315,6 +316,27 @@ async def test_a_server_that_evicts_is_said_at_each_connect(caplog: pytest.LogCa
         assert valkey.available, "it serves: what it may lose is said, and shown on /readyz"
         assert [record.levelname for record in caplog.records if "may drop" in record.message] == ["ERROR"]
         await valkey.close()
+
+
+@pytest.mark.parametrize(("appendonly", "lines"), [("no", 1), ("yes", 0)])
+def test_a_server_without_a_file_is_named_in_the_log_once(
+    caplog: pytest.LogCaptureFixture, appendonly: str, lines: int
+) -> None:
+    """It is served all the same: for a try that is enough, and the page says what a restart costs."""
+
+    @aio
+    async def body() -> None:
+        caplog.set_level(logging.INFO)
+        with OwnValkey("--appendonly", appendonly) as server:
+            valkey = Valkey(server.url, "t")
+            await valkey.start()
+            assert valkey.available and await valkey.fitness() == ""
+            server("CLIENT", "KILL", "TYPE", "normal")
+            await until(lambda: valkey.counters["connects"] > 1 and valkey.available, "connected again")
+            assert sum("writes no file" in record.message for record in caplog.records) == lines
+            await valkey.close()
+
+    body()
 
 
 @aio
