@@ -354,7 +354,13 @@ def test_what_is_queued_for_a_polling_client_at_a_stop_is_not_lost(server: Serve
         connected = await client.open(auth)
         await client.ask('42/tickets,1["ticket:subscribe",{"ticketId":"t1"}]')
         offset = (await client.heard("43/tickets,1")).partition('"offset":"')[2].partition('"')[0]
+        beside = Polling(server)  # once it has the change, the other has it in its queue
+        await beside.open({"token": auth["token"]})
+        await beside.ask('42/tickets,1["ticket:subscribe",{"ticketId":"t1"}]')
+        await beside.heard("43/tickets,1")
         await put(server, "t1", subject="B")
+        await beside.heard('"subject":["A","B"]')
+        await beside.ask("41/tickets,")
         await client.ask('42/tickets,2["are:you:there",{}]')
         auth.update(pid=connected["pid"], offset=offset)
         server.send(signal.SIGTERM)
