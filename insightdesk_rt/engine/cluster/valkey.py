@@ -300,14 +300,7 @@ class _Pipe:
             self.connects += 1
             if not self._beside:
                 self._refusals.forget()
-            if greeting.evicts and not self._beside:
-                log.error("valkey may drop what it was given", extra={"why": greeting.evicts})
-            if not greeting.has_file and not self._beside and greeting.run_id != self._without_file:
-                self._without_file = greeting.run_id
-                log.info(
-                    "valkey writes no file of each change: a restart of it loses chats, notifications, sessions and "
-                    "what clients missed; set appendonly yes there"
-                )
+                self._say_what_it_may_lose(greeting)
             self._came_up(greeting.run_id)
             self._first.set()
             failed = self.failed - self._failed_before  # commands that the outage cost
@@ -328,6 +321,16 @@ class _Pipe:
                 self._failed_before = self.failed
             self._down()
             await connection.disconnect(nowait=True)
+
+    def _say_what_it_may_lose(self, greeting: _Greeting) -> None:
+        if greeting.evicts:
+            log.error("valkey may drop what it was given", extra={"why": greeting.evicts})
+        if not greeting.has_file and greeting.run_id != self._without_file:
+            self._without_file = greeting.run_id
+            log.info(
+                "valkey writes no file of each change: a restart of it loses chats, notifications, sessions and "
+                "what clients missed; set appendonly yes there"
+            )
 
     async def _greet(self, connection: Any) -> _Greeting:
         """Ask who answers, and make it know our scripts: after a restart it has forgotten them."""
