@@ -85,10 +85,10 @@ class WireError(Exception):
     # What was complete before the wrong bytes, for who read many messages at once: it counts, then the close follows.
     messages: Sequence[Any] = ()
 
-    def __init__(self, why: str, close: int | None = None, *, over: str = "") -> None:
+    def __init__(self, why: str, close: int | None = None, *, limit_name: str = "") -> None:
         super().__init__(why)
         self.why = why
-        self.over = over
+        self.limit_name = limit_name
         if close is not None:
             self.close = close
 

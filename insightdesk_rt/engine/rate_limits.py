@@ -85,7 +85,7 @@ class Window:
         full = self._count >= self._max and self._count and now_ms < self._reset_at_ms
         return self._reset_at_ms - now_ms if full else 0
 
-    def over(self, now_ms: int) -> bool:
+    def expired(self, now_ms: int) -> bool:
         """Does nothing that was counted matter any more? Then the window may be forgotten."""
         return not self._count or now_ms >= self._reset_at_ms
 
@@ -117,7 +117,7 @@ class Bucket(Window):
     def wait_ms(self, now_ms: int) -> int:
         return max(-int(now_ms + self._spare_ms - self._full_at_ms), 0)
 
-    def over(self, now_ms: int) -> bool:
+    def expired(self, now_ms: int) -> bool:
         return now_ms >= self._full_at_ms
 
 
@@ -151,7 +151,7 @@ class Windows:
 
     def _sweep(self, now_ms: int) -> None:
         # The next sweep waits until the table has doubled: over many keys each costs O(1) of sweeping.
-        self._windows = {key: window for key, window in self._windows.items() if not window.over(now_ms)}
+        self._windows = {key: window for key, window in self._windows.items() if not window.expired(now_ms)}
         self._sweep_at = max(SWEEP_AT, 2 * len(self._windows))
 
 

@@ -46,7 +46,6 @@ FUNCTIONS_TO_SHORTEN: set[str] = {
     "app/cli/main _parser",
     "app/server _build",
     "engine/cluster/backplane __init__",
-    "engine/wire/frames _read",
     "helpdesk/chat/conversation conversation",
     "helpdesk/desk build_desk",
     "operations/routes admin_port",

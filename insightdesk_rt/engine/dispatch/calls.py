@@ -302,7 +302,7 @@ class Calls:
         """Forget the rate windows of users who are not here and have none that still counts. Called every minute."""
         now_ms = self.now_ms()
         for user, windows in tuple(self._windows.items()):
-            if not here(user) and all(window.over(now_ms) for window in windows.values()):
+            if not here(user) and all(window.expired(now_ms) for window in windows.values()):
                 del self._windows[user]
 
     async def close(self, within_s: float) -> None:

@@ -249,7 +249,7 @@ class SocketIOHandler(_Judge):
     def _most_bytes(self) -> int:
         """How long the body may be: of who has joined nothing, as the CONNECTs that stock clients send together."""
         most = self.port.settings.max_payload_bytes
-        return most if self._client is None else min(most, CONNECTS_AT_ONCE * self._client.session.most_bytes)
+        return most if self._client is None else min(most, CONNECTS_AT_ONCE * self._client.session.max_message_bytes)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._answered or self.request.method != "POST":

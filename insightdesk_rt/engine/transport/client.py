@@ -219,13 +219,13 @@ class Client:
     def holds_too_much(self, limit_name: str) -> None:
         """Close the client: its unfinished message exceeds a limit of its user or of the node."""
         if self.transport is not None:
-            wrong = WireError("unfinished messages take too many bytes", 1008, over=limit_name)
+            wrong = WireError("unfinished messages take too many bytes", 1008, limit_name=limit_name)
             self.violated(self.transport, wrong, spoken=self.native)
 
     def violated(self, transport: Transport, wrong: WireError, *, spoken: bool = True) -> None:
         """The peer broke the protocol on this transport. `spoken`: it is told the close code of the error."""
-        if wrong.over:
-            self._registry.over_limit[wrong.over] += 1
+        if wrong.limit_name:
+            self._registry.over_limit[wrong.limit_name] += 1
         why = CloseReason.TOO_BIG if isinstance(wrong, TooBig) else CloseReason.PARSE_ERROR
         if why is CloseReason.PARSE_ERROR and self.session.waiting and transport is self.transport:
             self._registry.log_not_understood(wrong.why, self.address, self.agent)
@@ -308,7 +308,7 @@ class Client:
         if not unfinished or unfinished != self._unfinished:
             self._unfinished, self._unfinished_ms = unfinished, now_ms
         elif now_ms - self._unfinished_ms >= self._registry.message_timeout_ms:
-            wrong = WireError("a message that is not finished", 1008, over="message_timeout_s")
+            wrong = WireError("a message that is not finished", 1008, limit_name="message_timeout_s")
             self.violated(transport, wrong, spoken=self.native)
 
     def _connect_late(self) -> None:

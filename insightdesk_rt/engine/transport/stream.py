@@ -50,7 +50,7 @@ class StreamTransport(WebSocketTransport):
 
     def start(self, client: Client, leftover: bytes = b"") -> None:
         self._client = client
-        self._reader.heed(client.session)
+        self._reader.limit_by(client.session)
         self._reading = asyncio.get_running_loop().create_task(self._read(leftover))
 
     async def _read(self, data: bytes) -> None:
@@ -134,19 +134,19 @@ class Packer:
             self._pack = pack
         return (pack.compress(data) + pack.flush(zlib.Z_SYNC_FLUSH))[: -len(TAIL)]
 
-    def unpack(self, data: bytes, most_bytes: int) -> bytes:
-        """Raises TooBig before there is more than `most_bytes`; WireError (1007) for what is not deflate's."""
+    def unpack(self, data: bytes, max_message_bytes: int) -> bytes:
+        """Raises TooBig before there is more than `max_message_bytes`; WireError (1007) for what is not deflate's."""
         unpack = self._unpack or self._new_unpack()
         if self._keeps_unpack:
             self._unpack = unpack
         try:
-            unpacked = unpack.decompress(data + TAIL, most_bytes + 1)
+            unpacked = unpack.decompress(data + TAIL, max_message_bytes + 1)
         except zlib.error:
             raise WireError("a compressed message is broken", 1007) from None
         if unpack.eof:
             self._unpack = None  # RFC 7692 7.2.3.4: a message may end its stream
-        if len(unpacked) > most_bytes:
-            raise TooBig(f"message over {most_bytes} bytes when unpacked")
+        if len(unpacked) > max_message_bytes:
+            raise TooBig(f"message over {max_message_bytes} bytes when unpacked")
         return unpacked
 
 

@@ -110,7 +110,7 @@ class WebSocketTransport:
     def start(self, client: Client, leftover: bytes = b"") -> None:
         """Read from now on; `leftover` was read before."""
         self._client = client
-        self._reader.heed(client.session)
+        self._reader.limit_by(client.session)
         self._registry.poller.watch(self._sock.fileno(), self)
         if leftover:
             self._received(client, leftover)

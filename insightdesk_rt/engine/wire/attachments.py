@@ -1,6 +1,6 @@
-"""Values with bytes in them, as Socket.IO writes them: `{"_placeholder":true,"num":i}` stands for the i-th attachment.
+"""Values that contain bytes, as Socket.IO sends them: `{"_placeholder":true,"num":i}` stands for the i-th attachment.
 
-Only in a packet that says it has attachments; anywhere else such an object is plain data.
+Only a packet that declares attachments has placeholders; anywhere else such an object is plain data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from insightdesk_rt.engine.wire import json
 
 
 def take_out(value: Any, attachments: list[bytes], depth: int = 0) -> Any:
-    """Return the value with placeholders for bytes, which go to `attachments`, depth first as Node numbers them."""
+    """Return the value with its bytes replaced by placeholders and appended to `attachments`, depth first like Node."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         attachments.append(bytes(value))
         return {"_placeholder": True, "num": len(attachments) - 1}
@@ -29,7 +29,7 @@ def take_out(value: Any, attachments: list[bytes], depth: int = 0) -> Any:
 def with_attachments(payload: Raw, attachments: tuple[bytes, ...] = (), max_depth: int = json.MAX_DEPTH) -> Any:
     """Return the payload as an untyped value with its attachments in place; None if there is no payload.
 
-    Without attachments a placeholder is plain data. Raises BadJson, also for a placeholder of nothing.
+    Without attachments a placeholder is plain data. Raises BadJson, also for a placeholder without its attachment.
     """
     text = bytes(payload)
     if not text:
@@ -39,8 +39,10 @@ def with_attachments(payload: Raw, attachments: tuple[bytes, ...] = (), max_dept
 
 
 def _put_in(value: Any, attachments: tuple[bytes, ...]) -> Any:
-    """Put attachments into the value's lists and objects, which are ours. One after the other, and not by calling
-    itself: with the limit of depth off, the reader may go deeper than Python does."""
+    """Replace the placeholders in the value, in place.
+
+    Without recursion: when the depth limit is off, a value may be nested deeper than Python's call stack allows.
+    """
     whole = [value]
     todo: list[list[Any] | dict[str, Any]] = [whole]
     while todo:
@@ -57,7 +59,7 @@ def _put_in(value: Any, attachments: tuple[bytes, ...]) -> Any:
 
 
 def _placeholder(value: dict[str, Any], count: int) -> int:
-    """Return the number of the attachment that is meant. CVE-2022-2421: `"num":"splice"`; True is an int in Python."""
+    """Return the number of a placeholder's attachment. CVE-2022-2421: `"num":"splice"`; True is an int in Python."""
     num = value.get("num")
     if type(num) is not int or not 0 <= num < count:
         raise json.BadJson("illegal attachment")
@@ -65,7 +67,7 @@ def _placeholder(value: dict[str, Any], count: int) -> int:
 
 
 def check_placeholders(value: Any, count: int) -> None:
-    """Raise BadJson if a placeholder within the value is of none of `count` attachments."""
+    """Raise BadJson if a placeholder in the value refers to none of the `count` attachments."""
     todo = [value]
     while todo:
         value = todo.pop()

@@ -1,7 +1,7 @@
-"""What any protocol says upward (Connect, Call, Ack, Leave) and what the hub asks of it downward (Codec, Encoded).
+"""What every protocol has in common: what clients send (Connect, Call, Ack, Leave), what we send (Codec, Encoded).
 
-A Session is one client's side of a protocol: messages in, these structs out. A Codec is the protocol's way to write;
-it holds nothing of a client, so that an event is encoded once per codec and not once per client.
+A WireSession is one client's state in a protocol: messages in, these structs out. A Codec encodes what the server
+sends. It has no state of a client, so that an event is encoded once per codec and not once per client.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 
 class Connect(Struct, frozen=True, gc=False):
-    """The client asks into a namespace. `auth` is JSON text of an object (`token`, and to resume `pid`, `offset`)."""
+    """The client asks to join a namespace. `auth` is a JSON object as text (`token`; `pid` and `offset` to resume)."""
 
     namespace: str
     auth: Raw
@@ -22,7 +22,7 @@ class Connect(Struct, frozen=True, gc=False):
 class Call(Struct, frozen=True, gc=False):
     """The client sends an event. `payload` is the JSON text of its first argument, b"" if it has none.
 
-    `ack_id` asks for an answer. `attachments` are the binary parts that `{"_placeholder":true,"num":i}` stand for.
+    With an `ack_id` the client expects an ack. `attachments` are what `{"_placeholder":true,"num":i}` stand for.
     """
 
     namespace: str
@@ -33,7 +33,7 @@ class Call(Struct, frozen=True, gc=False):
 
 
 class Ack(Struct, frozen=True, gc=False):
-    """The client answers an event of ours. `payload` is the JSON text of the array of its arguments."""
+    """The client's ack of an event of ours. `payload` is the JSON text of the array of its arguments."""
 
     namespace: str
     ack_id: int
@@ -54,7 +54,8 @@ class Encoded(Struct, frozen=True, gc=False, eq=False):
     """One message ready for any transport: `text` for polling, `frame` for websockets (built once, shared by all).
 
     `size` is in bytes of the websocket form. A message with attachments is several messages that must stay together:
-    `attachments` follow it as binary ones. A control frame (ping) has a `frame` and no text; polling never sees one.
+    the `attachments` follow it as binary messages. A control frame (ping) has a `frame` and no text, and is never sent
+    by polling.
     """
 
     text: str
@@ -68,13 +69,13 @@ class Encoded(Struct, frozen=True, gc=False, eq=False):
 
 
 class Codec(Protocol):
-    """How one protocol writes. Payloads are JSON text already; `data` is a value that may hold bytes (binary)."""
+    """Encodes messages of one protocol. A `payload` is JSON text already; `data` is a value that may contain bytes."""
 
     recovery: bool
-    """Does it write a pid and the offsets of logged events?"""
+    """Does it send a pid and the offsets of logged events?"""
 
     plain: Codec
-    """The same without recovery, for clients that have no use for it; itself if it has none."""
+    """The codec without recovery, for clients that do not use it; itself if this one has none."""
 
     def event(
         self,
@@ -86,17 +87,17 @@ class Codec(Protocol):
         volatile: bool = False,
         ack_id: int | None = None,
     ) -> Encoded:
-        """`offset` is "" for what is not in the log. A volatile event is dropped first when its reader is behind."""
+        """`offset` is "" for an event that is not logged. A volatile event is dropped first when its reader is slow."""
         ...
 
     def binary_event(self, namespace: str, name: str, data: object, ack_id: int | None = None) -> Encoded: ...
 
     def ack(self, namespace: str, ack_id: int, data: object) -> Encoded:
-        """`data` is what a handler returned: a msgspec Struct, plain JSON values, bytes within where the codec can."""
+        """`data` is what a handler returned: a msgspec Struct or plain JSON values, with bytes if the codec can."""
         ...
 
     def ack_text(self, namespace: str, ack_id: int, payload: str) -> Encoded:
-        """The same for an answer that is JSON text already."""
+        """The same for a result that is JSON text already."""
         ...
 
     def connected(self, namespace: str, sid: str, pid: str, recovered: bool) -> Encoded:
@@ -106,64 +107,64 @@ class Codec(Protocol):
     def refused(self, namespace: str, code: str, message: str) -> Encoded: ...
 
     def left(self, namespace: str) -> Encoded:
-        """The server ends the client's stay in a namespace; stock clients do not come back by themselves."""
+        """The server disconnects the client from a namespace; stock clients do not reconnect by themselves."""
         ...
 
 
 class WireSession(Protocol):
-    """One client's side of a protocol. Pure: `now_ms` is monotonic milliseconds, given in."""
+    """One client's state in a protocol. Pure: the caller passes `now_ms`, monotonic milliseconds."""
 
     codec: Codec
 
     def opened(self, now_ms: int) -> Sequence[Encoded]:
-        """Return what is sent first (Engine.IO's OPEN packet; nothing on the native protocol)."""
+        """Return what is sent first: Engine.IO's OPEN packet; nothing on the native protocol."""
         ...
 
     def receive(self, message: str | bytes, now_ms: int) -> Sequence[Inbound]:
-        """Return what one websocket message or polling packet says. Raises WireError: close the connection."""
+        """Return what one websocket message or polling packet contains. Raises WireError: close the connection."""
         ...
 
     def heard(self, now_ms: int) -> None:
-        """Any byte of the peer is a sign of life, also one of an unfinished frame."""
+        """Note that bytes came, even of an unfinished frame: the peer is alive."""
         ...
 
     def heartbeat(self, now_ms: int) -> Encoded | None:
-        """Return the ping that is due now, if one is. Called at `deadline_ms()`."""
+        """Return the ping if one is due now. Called at `deadline_ms()`."""
         ...
 
     def deadline_ms(self) -> int:
-        """When `heartbeat` must be called next, or, with a ping out, when the peer is dead."""
+        """When `heartbeat` must be called next; while a ping is unanswered, when the peer counts as dead."""
         ...
 
     def due_ms(self) -> int:
-        """When the next ping leaves, if the last one is answered by then."""
+        """When the next ping leaves if the last one is answered by then."""
         ...
 
     def dead(self, now_ms: int) -> bool:
-        """Has the peer been silent past its ping timeout? Also asked lazily, when a request comes for the session."""
+        """Has the peer been silent past its ping timeout? Also checked when a request comes for the session."""
         ...
 
     def accept(self, namespace: str) -> None:
-        """The client is now in the namespace: its calls there are no violation any more."""
+        """The client has joined the namespace and may send events there."""
         ...
 
     def drop(self, namespace: str) -> None:
-        """The client is out of the namespace by our doing, or was refused."""
+        """The server disconnected the client from the namespace, or refused it."""
         ...
 
     @property
     def unfinished(self) -> int:
-        """The number of the packet whose attachments have not all come; 0 if there is none."""
+        """The number of the packet whose attachments have not all arrived; 0 if there is none."""
         ...
 
     @property
-    def most_bytes(self) -> int:
-        """The most that one message may have as long as the client has joined nothing; ANY from then on."""
+    def max_message_bytes(self) -> int:
+        """The limit of one message's size before the client has joined a namespace; ANY from then on."""
         ...
 
     @property
     def skips_binary(self) -> bool:
-        """Do attachments come now that nobody wants, so that nothing of them needs to be kept?"""
+        """Will the attachments that are due be thrown away, so that none of them needs to be kept?"""
         ...
 
     @property

@@ -181,8 +181,8 @@ class EngineSession:
         return self._inner.unfinished
 
     @property
-    def most_bytes(self) -> int:
-        return self._inner.most_bytes
+    def max_message_bytes(self) -> int:
+        return self._inner.max_message_bytes
 
     @property
     def skips_binary(self) -> bool:

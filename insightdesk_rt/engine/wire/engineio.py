@@ -46,7 +46,7 @@ def decode_payload(body: str, limit: int) -> Iterator[str | bytes]:
     place of the one that is none.
     """
     if len(body) > limit:
-        raise TooBig(f"payload over {limit} bytes", over="max_payload_bytes")
+        raise TooBig(f"payload over {limit} bytes", limit_name="max_payload_bytes")
     start, end = 0, 0
     while end >= 0:
         end = body.find(SEPARATOR, start)
@@ -137,7 +137,7 @@ def check_query(
     upgrade: bool = False,
     origin: str = "",
 ) -> EngineQuery | Refusal:
-    """Judge a request to /socket.io/ in Node's order: transport, origin, then the session or the handshake.
+    """LimitSource a request to /socket.io/ in Node's order: transport, origin, then the session or the handshake.
 
     `transport_of` names the transport a live session is on ("polling", also while it probes), None for an unknown sid.
     `upgrade` says that the request asks for a websocket. A parameter given twice matches nothing that is known.

@@ -1,15 +1,15 @@
-"""RFC 6455, the server's side: bytes in, messages out; payload in, frame out. permessage-deflate where it is agreed on.
+"""RFC 6455, the server's side: bytes in, messages out; payload in, frame out. With permessage-deflate if negotiated.
 
     between frames ──header──▶ in a frame ──its last byte──▶ between frames; with FIN the message is complete,
                                                              without it goes on in the next fragment
 
-What a header claims is judged before a byte of its payload is kept: the most that lies here is one unfinished message
-of `limit_bytes` and one unfinished control frame (131 bytes). Text is checked as it comes in, so that a bad byte ends
-the connection before the rest of a long message has arrived. After a close frame, and after an error, bytes are ignored
+A header is checked before any byte of its payload is kept. So a reader holds at most one unfinished message of
+`limit_bytes` and one unfinished control frame (131 bytes). Text is decoded as it arrives, so that a bad byte ends the
+connection before the rest of a long message has come. After a close frame, and after an error, all bytes are ignored
 (RFC 6455 5.5.1).
 
-Nearly every frame of a stock client is small and whole: `feed` knows it by two comparisons and takes it in one step,
-1.0 µs for 50 bytes, 1.2 µs for each of a burst (2-core VM; read the ratios).
+Nearly every frame of a stock client is small and complete. `feed` recognises such a frame by two comparisons and
+decodes it in one step: 1.0 µs for 50 bytes, 1.2 µs for each frame of a burst (2-core VM; read the ratios).
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ _TEXT = Opcode.TEXT
 _OPCODES = {int(opcode): opcode for opcode in Opcode}
 
 
-class Judge(Protocol):
+class LimitSource(Protocol):
+    """What the limits of incoming messages depend on: the session of the client."""
+
     @property
-    def most_bytes(self) -> int: ...
+    def max_message_bytes(self) -> int: ...
 
     @property
     def skips_binary(self) -> bool:
-        """Is a binary message wanted by nobody, so that nothing of it needs to be kept?"""
+        """Will the next binary message be thrown away, so that none of it needs to be kept?"""
         ...
 
 
@@ -60,10 +62,10 @@ Unpack = Callable[[bytes, int], bytes]
 
 
 class FrameReader:
-    """Reads one peer's bytes. `limit_bytes` is the most one message may have, and less while its judge says so.
+    """Reads one peer's bytes. A message has at most `limit_bytes`, or less while the limit source says so.
 
-    `unpack(payload, most_bytes)` unpacks a compressed message where compression was agreed on (RFC 7692); it raises
-    WireError (1007), and TooBig before it has more than `most_bytes`. Limits are of both forms of a message.
+    `unpack(payload, max_bytes)` decompresses a message where compression was negotiated (RFC 7692). It raises WireError
+    (1007), and TooBig before it produces more than `max_bytes`. The limits hold for both forms of a message.
     """
 
     __slots__ = (
@@ -72,10 +74,10 @@ class FrameReader:
         "_fin",
         "_fragments",
         "_head",
-        "_judge",
         "_left",
         "_limit",
         "_limit_now",
+        "_limit_source",
         "_mask",
         "_max_fragments",
         "_message",
@@ -96,41 +98,41 @@ class FrameReader:
         unpack: Unpack | None = None,
     ) -> None:
         self._limit = self._limit_now = limit_bytes
-        self._judge: Judge | None = None
+        self._limit_source: LimitSource | None = None
         self._max_fragments = max_fragments
         self._require_mask = require_mask
         self._small = min(MAX_CONTROL, limit_bytes) + 6  # the longest frame of the fast path
-        self._between = True  # nothing unfinished lies here
+        self._between = True  # between messages: nothing unfinished is kept
         self._closed = False
-        self._head = b""  # of a frame whose header (or, of a control frame, whose payload) has not all arrived
-        self._left = 0  # bytes of the current frame's payload still to come
+        self._head = b""  # the bytes of an incomplete header, or of an incomplete control frame
+        self._left = 0  # bytes of the current frame's payload that have not come yet
         self._fin = False  # of the current frame
-        self._mask = b""  # of the current frame, turned to where its next byte stands; b"" if it has none
-        self._message: UnfinishedText | UnfinishedBinary | None = None  # the unfinished one
-        self._size = 0  # bytes of it, as far as its headers say
+        self._mask = b""  # of the current frame, rotated to its next byte; b"" if it has none
+        self._message: UnfinishedText | UnfinishedBinary | None = None  # the unfinished message
+        self._size = 0  # of the unfinished message: the sum of its frames' lengths
         self._fragments = 0
-        self.kept = 0  # bytes of an unfinished message that lie here
+        self.kept = 0  # bytes of an unfinished message that are kept here
         self._unpack = unpack
-        self._packed = self._text = False  # of the last message that began: is it compressed, is it text
+        self._packed = self._text = False  # the last message that began: is it compressed? is it text?
 
-    def heed(self, judge: Judge) -> None:
-        """Take no bigger message than the judge says. It is asked again only when one comes that would be too big."""
-        self._judge = judge
-        self._limit_now = min(self._limit, judge.most_bytes)
+    def limit_by(self, limit_source: LimitSource) -> None:
+        """Refuse messages bigger than the source allows. It is asked again only when one would be too big."""
+        self._limit_source = limit_source
+        self._limit_now = min(self._limit, limit_source.max_message_bytes)
 
     @property
     def unfinished(self) -> int:
-        """The number of the message that has begun and is not whole; 0 if there is none."""
+        """The number of the unfinished message; 0 if there is none."""
         return self._message.number if self._message is not None else 0
 
     def feed(self, data: bytes) -> list[Message]:
-        """Return the messages that are complete with this data: text as str, all others as unmasked bytes, in order.
+        """Return the messages that this data completes, in order: text as str, all others as unmasked bytes.
 
-        Control frames stand where they came, also amid the fragments of a message. Raises WireError (1002 for what
-        RFC 6455 5 forbids, 1007 for text that is not UTF-8) and TooBig (1009, before the payload is buffered); its
-        `messages` are those that were complete before.
+        A control frame between the fragments of a message comes before that message. Raises WireError (1002 for what
+        RFC 6455 5 forbids, 1007 for text that is not UTF-8) and TooBig (1009, before the payload is buffered); the
+        error's `messages` are those that were complete before it.
 
-        hot: one whole small masked text frame.
+        hot: one complete small masked text frame.
         """
         size = len(data)
         if self._between and 6 < size <= self._small and data[0] == 0x81 and data[1] == size + 122:  # MASKED + size - 6
@@ -144,6 +146,9 @@ class FrameReader:
         messages: list[Message] = []
         if self._closed:
             return messages
+        if self._head:
+            data = self._head + data
+            self._head = b""
         try:
             self._read(data, messages)
         except WireError as wrong:
@@ -153,9 +158,7 @@ class FrameReader:
         return messages
 
     def _read(self, data: bytes, messages: list[Message]) -> None:
-        if self._head:
-            data = self._head + data
-            self._head = b""
+        """Append the messages that the data completes. hot: one turn of the loop per frame of a burst."""
         at, end = 0, len(data)
         while at < end:
             if not self._left:
@@ -179,7 +182,7 @@ class FrameReader:
                         self._end()
                         return
                     continue
-                if fin and self._message is None and end - at >= length:  # all of it is here
+                if fin and self._message is None and end - at >= length:  # the whole message is here
                     payload = _unmasked(data[at : at + length], mask)
                     if self._packed:
                         payload = self._unpacked(payload)
@@ -195,13 +198,13 @@ class FrameReader:
         self._between = not self._head and self._message is None
 
     def _header(self, data: bytes, at: int) -> _Header | None:
-        """Return the header at `at` once it has come, and a control frame's payload; refuse it as soon as it is bad."""
+        """Return the header at `at`; None while it, or the payload of a control frame, is incomplete."""
         have = len(data) - at
         first = data[at]
         opcode = _OPCODES.get(first & OPCODE)
         packed = first & RSV == RSV1 and self._unpack is not None and opcode in (_TEXT, Opcode.BINARY)
         if first & RSV and not packed:  # RFC 7692 6.1: RSV1 on the first frame of a message
-            raise WireError("reserved bits are set")  # RFC 6455 5.2: no extension was agreed on
+            raise WireError("reserved bits are set")  # RFC 6455 5.2: no extension was negotiated
         if opcode is None:
             raise WireError("reserved opcode")
         fin = first >= FIN
@@ -236,18 +239,20 @@ class FrameReader:
         return _Header(opcode, fin, length, mask, at + start)
 
     def _check_size(self, size: int) -> None:
-        most = self._judge.most_bytes if self._judge is not None else self._limit
+        most = self._limit_source.max_message_bytes if self._limit_source is not None else self._limit
         self._limit_now = min(self._limit, most)
         if size > self._limit_now:
-            over = "max_payload_bytes" if size > self._limit else "max_connect_bytes"
-            raise TooBig(f"message over {self._limit_now} bytes", over=over)
+            limit_name = "max_payload_bytes" if size > self._limit else "max_connect_bytes"
+            raise TooBig(f"message over {self._limit_now} bytes", limit_name=limit_name)
 
     def _begin(self, opcode: Opcode, fin: bool, length: int, mask: bytes) -> None:
         if self._message is None:
             self._message = UnfinishedText() if opcode is _TEXT and not self._packed else UnfinishedBinary()
         self._fragments += 1
         if self._fragments > self._max_fragments:
-            raise TooBig(f"message in more than {self._max_fragments} fragments", over="max_fragments_per_message")
+            raise TooBig(
+                f"message in more than {self._max_fragments} fragments", limit_name="max_fragments_per_message"
+            )
         self._fin = fin
         self._left = length
         self._mask = mask
@@ -256,11 +261,11 @@ class FrameReader:
     def _take(self, payload: bytes) -> None:
         message = self._message
         assert message is not None
-        binary = type(message) is UnfinishedBinary and not self._packed  # what is packed, later messages may refer to
-        if binary and self._judge is not None and self._judge.skips_binary:
+        binary = type(message) is UnfinishedBinary and not self._packed  # later messages may refer to a compressed one
+        if binary and self._limit_source is not None and self._limit_source.skips_binary:
             assert type(message) is UnfinishedBinary
             self.kept = 0
-            message.forget()  # what came together with the packet that it belongs to
+            message.forget()  # the bytes that arrived together with their packet
         else:
             self.kept += len(payload)
             message.add(_unmasked(payload, self._mask))
@@ -279,12 +284,12 @@ class FrameReader:
 
     def _unpacked(self, payload: bytes) -> bytes:
         assert self._unpack is not None
-        most = self._judge.most_bytes if self._judge is not None else self._limit
+        most = self._limit_source.max_message_bytes if self._limit_source is not None else self._limit
         most = self._limit_now = min(self._limit, most)
         try:
             return self._unpack(payload, most)
         except TooBig as wrong:
-            wrong.over = "max_payload_bytes" if most == self._limit else "max_connect_bytes"
+            wrong.limit_name = "max_payload_bytes" if most == self._limit else "max_connect_bytes"
             raise
 
     def _forget(self) -> None:
@@ -313,7 +318,7 @@ def _text(payload: bytes) -> str:
 
 
 def _unmasked(payload: bytes, mask: bytes) -> bytes:
-    """XOR as two big integers: some 0.4 ns a byte, where a loop over bytes would be a hundred times that."""
+    """Return the payload XOR the mask. Two big integers take 0.4 ns a byte, a loop a hundred times as long."""
     if not mask:
         return payload
     size = len(payload)
@@ -322,7 +327,7 @@ def _unmasked(payload: bytes, mask: bytes) -> bytes:
 
 
 def parse_close(payload: bytes) -> int:
-    """Return the code of a close frame, NO_CODE (1005) if it has none.
+    """Return the code in a close frame's payload, NO_CODE (1005) if it has none.
 
     Raises WireError: 1002 for a code that may not be sent or half a code, 1007 for a reason that is not UTF-8.
     """
@@ -370,7 +375,7 @@ def pong_frame(payload: bytes) -> bytes:
 
 
 def close_frame(code: int | None = None, reason: str = "") -> bytes:
-    """`None`: without a code, which the peer reads as 1005. A long reason is cut, never within a letter."""
+    """Return a close frame; without a code the peer reads 1005. A long reason is cut between two characters."""
     if code is None:
         return _frame(Opcode.CLOSE, b"")
     cut = reason.encode()[: MAX_CONTROL - 2].decode("utf-8", "ignore").encode()
@@ -378,7 +383,7 @@ def close_frame(code: int | None = None, reason: str = "") -> bytes:
 
 
 def encoded(text: str, *, volatile: bool = False, attachments: tuple[bytes, ...] = ()) -> Encoded:
-    """Return the message for all transports: one text frame, then a binary one for each attachment."""
+    """Return a message for all transports: one text frame, then a binary frame for each attachment."""
     frame = text_frame(text)
     if attachments:
         frame += b"".join(map(binary_frame, attachments))

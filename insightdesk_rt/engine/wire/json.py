@@ -70,7 +70,7 @@ _MISSING = re.compile(r"missing required field `([^`]*)`")
 class BadJson(ValueError):
     """Not JSON, or not what was asked for. `field` names the offending field, "" for the whole."""
 
-    over = ""  # the setting that was exceeded, if it is that
+    limit_name = ""  # the setting of the limit that was exceeded, if one was
 
     def __init__(self, why: str, field: str = "") -> None:
         super().__init__(why)
@@ -79,7 +79,7 @@ class BadJson(ValueError):
 
 
 class TooDeep(BadJson):
-    over = "max_json_depth"
+    limit_name = "max_json_depth"
 
 
 def loads(text: str | bytes | Raw, max_depth: int = MAX_DEPTH) -> Any:

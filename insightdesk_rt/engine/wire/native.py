@@ -167,11 +167,11 @@ class NativeSession:
             if self._phase is NativePhase.DROPPED:
                 return ()
             if len(message) > self._limits.max_connect:
-                raise TooBig(f"over {self._limits.max_connect} bytes before connect", over="max_connect_bytes")
+                raise TooBig(f"over {self._limits.max_connect} bytes before connect", limit_name="max_connect_bytes")
         try:
             frame = json.decode_outer(_frame, message)
         except json.BadJson as bad:
-            raise WireError(f"frame: {bad.why}", over=bad.over) from None
+            raise WireError(f"frame: {bad.why}", limit_name=bad.limit_name) from None
         if (frame.event is UNSET) is (frame.ack is UNSET):
             raise WireError("a frame is an event or an ack")
         if frame.event == "connect":
@@ -189,7 +189,7 @@ class NativeSession:
         try:
             json.check_depth(bytes(auth), self._limits.max_depth)
         except json.BadJson as bad:
-            raise WireError(f"connect: {bad.why}", over=bad.over) from None
+            raise WireError(f"connect: {bad.why}", limit_name=bad.limit_name) from None
         self._phase = NativePhase.ASKED
         return (Connect(self._namespace, auth),)
 
@@ -242,5 +242,5 @@ class NativeSession:
         return self._phase in (NativePhase.NEW, NativePhase.ASKED)
 
     @property
-    def most_bytes(self) -> int:
+    def max_message_bytes(self) -> int:
         return ANY if self._phase is NativePhase.JOINED else self._limits.max_connect

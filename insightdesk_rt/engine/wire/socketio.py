@@ -147,7 +147,7 @@ def check_event_name(name: str, limits: PacketLimits) -> None:
     if name in RESERVED_EVENTS:
         raise WireError("event name that may not be sent")
     if len(name) > limits.max_event_name:
-        raise WireError("event name too long", over="max_event_name_chars")
+        raise WireError("event name too long", limit_name="max_event_name_chars")
 
 
 class _PendingPacket(NamedTuple):
@@ -195,7 +195,7 @@ class SocketIOSession:
         return self._pending is not None and not self._pending.kept
 
     @property
-    def most_bytes(self) -> int:
+    def max_message_bytes(self) -> int:
         return ANY if self._entered else self._limits.max_connect
 
     def receive_text(self, text: str) -> Sequence[Inbound]:
@@ -236,7 +236,7 @@ class SocketIOSession:
             data = b""
         self._pending_bytes += len(data)
         if self._pending_bytes > self._limits.max_attachments_bytes:
-            raise TooBig(f"attachments over {self._limits.max_attachments_bytes} bytes", over="max_payload_bytes")
+            raise TooBig(f"attachments over {self._limits.max_attachments_bytes} bytes", limit_name="max_payload_bytes")
         pending.attachments.append(data)
         if len(pending.attachments) < pending.expected:
             return ()
@@ -253,7 +253,7 @@ class SocketIOSession:
 
     def _connect(self, text: str) -> Sequence[Inbound]:
         if len(text) > self._limits.max_connect:  # also of one who has joined something
-            raise TooBig(f"CONNECT over {self._limits.max_connect} bytes", over="max_connect_bytes")
+            raise TooBig(f"CONNECT over {self._limits.max_connect} bytes", limit_name="max_connect_bytes")
         namespace, at = self._namespace(text, 1)
         auth = text[at:] or "{}"
         if auth[:1] != "{":
@@ -262,7 +262,7 @@ class SocketIOSession:
             json.check_depth(auth, self._limits.max_depth)
             json.check_object(auth)
         except json.BadJson as bad:
-            raise WireError(f"auth: {bad.why}", over=bad.over) from None
+            raise WireError(f"auth: {bad.why}", limit_name=bad.limit_name) from None
         phase = self._namespaces.get(namespace)
         if phase == _JOINED:
             raise WireError("CONNECT to a namespace that the client is in")
@@ -291,7 +291,7 @@ class SocketIOSession:
         try:
             name, payload = json.split_event(text[at:])
         except json.BadJson as bad:
-            raise WireError(f"event: {bad.why}", over=bad.over) from None
+            raise WireError(f"event: {bad.why}", limit_name=bad.limit_name) from None
         check_event_name(name, self._limits)
         return Call(namespace, name, payload, ack_id)
 
@@ -314,7 +314,7 @@ class SocketIOSession:
         digits = text[1:dash] if dash > 0 else ""
         count = int(digits) if digits.isascii() and digits.isdigit() else 0
         if not count or count > self._limits.max_attachments:
-            raise WireError("number of attachments", over="max_attachments_per_packet" if count else "")
+            raise WireError("number of attachments", limit_name="max_attachments_per_packet" if count else "")
         if len(text) > MAX_BINARY_CHARS + count * PLACE_CHARS:
             raise TooBig(f"over {MAX_BINARY_CHARS} characters beside attachments")
         namespace, at = self._namespace(text, dash + 1)
@@ -328,7 +328,7 @@ class SocketIOSession:
         try:
             check_placeholders(json.loads(text[start:], self._limits.max_depth), count)
         except json.BadJson as bad:
-            raise WireError(f"attachments: {bad.why}", over=bad.over) from None
+            raise WireError(f"attachments: {bad.why}", limit_name=bad.limit_name) from None
         packet = packets[0]
         event = packet.event if isinstance(packet, Call) else ""
         kept = (packet.namespace, event) in self._limits.binary
@@ -345,7 +345,7 @@ class SocketIOSession:
         end = comma if comma > 0 else len(text)  # `40/ns` is complete without its comma
         namespace = text[at:end]
         if len(namespace) > self._limits.max_namespace:
-            raise WireError("namespace too long", over="max_namespace_chars")
+            raise WireError("namespace too long", limit_name="max_namespace_chars")
         if not namespace.isprintable():
             raise WireError("namespace that may not be sent")
         return namespace, end + 1 if comma > 0 else end

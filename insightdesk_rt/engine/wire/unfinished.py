@@ -1,6 +1,6 @@
-"""A websocket message whose frames have not all come: what is there of it.
+"""The parts of a websocket message whose frames have not all arrived.
 
-Each has a number, by which somebody else knows it again without keeping it.
+Each unfinished message has a number, by which the client's timeout recognises it without a reference to it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class UnfinishedText:
-    """An unfinished text message. What is kept is decoded; a character cut in two waits in the decoder."""
+    """An unfinished text message, decoded as it arrives. A character cut in two waits in the decoder."""
 
     __slots__ = ("_decoder", "_text", "number")
 
@@ -47,7 +47,7 @@ class UnfinishedBinary:
         self._data += payload
 
     def forget(self) -> None:
-        """Nobody wants it: keep nothing of what has come."""
+        """Drop the bytes that have come: the message will be thrown away."""
         self._data.clear()
 
     def done(self) -> bytes:

@@ -32,10 +32,10 @@ def test_a_window_counts_from_its_first_event_not_from_the_clock() -> None:
 
 def test_a_window_over_is_forgettable_and_a_running_one_is_not() -> None:
     window = Window(1, 1_000)
-    assert window.over(0)
+    assert window.expired(0)
     window.take(5)
-    assert not window.over(1_004)
-    assert window.over(1_005)
+    assert not window.expired(1_004)
+    assert window.expired(1_005)
 
 
 def test_a_window_of_none_allows_none() -> None:
@@ -132,8 +132,8 @@ def test_a_burst_is_allowed_after_a_pause_and_the_average_holds() -> None:
     assert [window.take(0) for _ in range(30)] == [0] * 30
     assert window.take(0) == window.wait_ms(0) == 200
     assert window.take(200) == 0 and window.take(200) == 200
-    assert not window.over(200)
-    assert window.over(7_000)
+    assert not window.expired(200)
+    assert window.expired(7_000)
     assert [window.take(7_000) for _ in range(31)].count(0) == 30
 
 

@@ -54,7 +54,7 @@ def test_a_small_message_that_unpacks_to_much_is_refused_before_it_is_there() ->
     reader = FrameReader(20_000, unpack=Packer({}).unpack)
     with pytest.raises(TooBig) as wrong:
         reader.feed(frame(1, packed, rsv=RSV1))
-    assert (wrong.value.close, wrong.value.over) == (1009, "max_payload_bytes")
+    assert (wrong.value.close, wrong.value.limit_name) == (1009, "max_payload_bytes")
     exact = FrameReader(20_000, unpack=Packer({}).unpack)
     assert exact.feed(frame(2, Packer({}).pack(b"x" * 20_000), rsv=RSV1)) == [(Opcode.BINARY, b"x" * 20_000)]
 

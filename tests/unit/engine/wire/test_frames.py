@@ -42,28 +42,28 @@ def whole(opcode: int, payload: bytes = b"", mask: bytes = MASK) -> bytes:
 
 
 class Bouncer:
-    most_bytes = 20
+    max_message_bytes = 20
     skips_binary = False
 
 
 def test_a_judge_is_asked_again_when_a_message_is_longer_than_it_said() -> None:
     reader, bouncer = FrameReader(300), Bouncer()
-    reader.heed(bouncer)
+    reader.limit_by(bouncer)
     assert reader.feed(whole(TEXT, b"a" * 20)) == [(TEXT, "a" * 20)]
-    bouncer.most_bytes = 1000
+    bouncer.max_message_bytes = 1000
     assert reader.feed(whole(BINARY, b"a" * 300)) == [(BINARY, b"a" * 300)]
     with pytest.raises(TooBig) as wrong:
         reader.feed(whole(BINARY, b"a" * 301))
-    assert wrong.value.over == "max_payload_bytes"
+    assert wrong.value.limit_name == "max_payload_bytes"
 
 
 def test_a_message_longer_than_the_judge_says_is_refused_by_its_head() -> None:
     for data in (whole(BINARY, b"a" * 200)[:8], frame(1, b"a" * 15) + frame(0, b"a" * 126)[:8]):
         reader = FrameReader(300)
-        reader.heed(Bouncer())
+        reader.limit_by(Bouncer())
         with pytest.raises(TooBig) as wrong:
             reader.feed(data)
-        assert wrong.value.over == "max_connect_bytes"
+        assert wrong.value.limit_name == "max_connect_bytes"
 
 
 def refused(data: bytes, *, limit: int = 1000, max_fragments: int = 16) -> WireError:

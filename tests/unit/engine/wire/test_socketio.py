@@ -408,7 +408,7 @@ def test_attachments_together_have_a_limit() -> None:
     session.receive_binary(b"a" * 5)
     with pytest.raises(TooBig) as wrong:
         session.receive_binary(b"a" * 6)
-    assert wrong.value.over == "max_payload_bytes", "of which it is four times"
+    assert wrong.value.limit_name == "max_payload_bytes", "of which it is four times"
 
 
 def test_beside_attachments_there_are_65_536_characters() -> None:
@@ -569,7 +569,7 @@ def test_nothing_is_kept_of_attachments_of_an_event_that_takes_none(together: bo
     """60 connections of one customer held 228 MB for two minutes. Also if packet and attachment come in one segment."""
     session = joined("/a", limits=PacketLimits(binary={("/a", "file")}))
     reader = FrameReader(1_000_000)
-    reader.heed(session)
+    reader.limit_by(session)
     head, frame = '52-/a,7["x",{"_placeholder":true,"num":0},1]', masked(b"b" * 900_000)
     if together:
         assert reader.feed(frame[:16_000]) == []
@@ -591,7 +591,7 @@ def test_nothing_is_kept_of_attachments_of_an_event_that_takes_none(together: bo
 def test_attachments_of_an_event_that_takes_them_are_kept() -> None:
     session = joined("/a", limits=PacketLimits(binary={("/a", "file")}))
     reader = FrameReader(1_000_000)
-    reader.heed(session)
+    reader.limit_by(session)
     session.receive_text('51-/a,7["file",{"_placeholder":true,"num":0}]')
     frame = masked(b"b" * 100_000)
     reader.feed(frame[:50_000])
