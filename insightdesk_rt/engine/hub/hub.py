@@ -35,6 +35,10 @@ class JoinResult(NamedTuple):
     complete: bool
 
 
+class AccessChanged(Exception):
+    """Who may be in a room was decided anew while a socket was about to join it: ask again."""
+
+
 class Missed(NamedTuple):
     events: list[Event]
     complete: bool
@@ -116,11 +120,13 @@ class Hub:
         rooms: Collection[Room],
         since: Offset | None = None,
         right: Right | Mapping[Room, Right] = Right(),
+        still: Callable[[], bool] = lambda: True,
     ) -> JoinResult:
         """The same for several rooms at once: what their logs hold is sent in one order, as it would have come live.
 
         `since` is what a client says: nothing from before `right` (to all rooms, or to each its own) began is sent, now
-        or when the socket comes back.
+        or when the socket comes back. `still` says whether what the caller knows of the socket's access is still so:
+        it is asked before anything is sent. Raises AccessChanged, with nothing joined, if it is not.
         """
         rights = dict.fromkeys(rooms, right) if isinstance(right, Right) else right
         begins = {room: max(since, rights[room].since, key=offset_key) for room in rooms} if since is not None else {}
@@ -133,6 +139,8 @@ class Hub:
             if since is not None and new:
                 missed = await self._missed(socket, {room: begins[room] for room in new})
             # no await between the last look at the log and the join: an event would be lost
+            if not still():
+                raise AccessChanged
             if not socket.gone:
                 self._send(missed.events, socket, set(rooms))
             if self._become_member(socket, rooms) and new:

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.engine.dispatch.namespace import PAGE, TYPING, Namespace, Outbound, Payload, Timers, event, every
 from insightdesk_rt.engine.errors import CloseReason, RtError
-from insightdesk_rt.engine.hub.hub import Hub, JoinResult
+from insightdesk_rt.engine.hub.hub import AccessChanged, Hub, JoinResult
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.ids import TICKET, TicketIdText, sift
 from insightdesk_rt.engine.model import (
@@ -53,6 +53,8 @@ from insightdesk_rt.helpdesk.viewer_store import Viewer, ViewerStore, ViewState
 DECIDE_ACCESS = frozenset({"watchers", "customerWatchers", "teamId", "requesterId", "assigneeId"})
 TICKET_ROOM = ticket_room("")
 MAX_AT_ONCE = 200  # tickets of one call: a page of a list has 25 to 150
+TRIES = 5  # of opening tickets whose access changes meanwhile
+ANY = ""  # ticket
 SHOWN_AT_ONCE = 10  # of them: 30 commands in Valkey's pipeline, and at most a page and a quarter of viewers
 
 
@@ -170,7 +172,8 @@ class Tickets(Namespace):
         audience: Audience = ByCheck(access, readers) if access.of_host else ByRooms(agent_access == "all")
         self._feed = TicketFeed(self, audience)
         self._relay = EventRelay(tickets.pending, self._publish_change, self.spawn, self._revoke)
-        self._rechecks = 0
+        # For each call that opens tickets now: the tickets of which access was looked at anew meanwhile.
+        self._opening: dict[object, set[str]] = {}
         # How all nodes are made to `recheck_access`.
         self.recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] = self.recheck_access
 
@@ -199,35 +202,33 @@ class Tickets(Namespace):
         return TicketsOpened([one for one in answers if one is not None])
 
     async def _open(self, socket: Socket, ticket_id: str, since: Offset | None) -> TicketSubscribed:
-        rechecks = self._rechecks
-        await self._require_access(socket, ticket_id)
-        right = await self._tickets.right(ticket_id, self._access.opened_by(socket.user))
-        joined = await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since, right)
-        if self._rechecks != rechecks:  # the recheck may have looked at the room just before the join
-            try:
-                await self._require_access(socket, ticket_id)
-            except BaseException:
-                self._take_out(socket, ticket_id)
-                raise
-        return await self._show(socket, ticket_id, joined)
+        async def join(still: Callable[[], bool]) -> JoinResult:
+            await self._require_access(socket, ticket_id)
+            right = await self._tickets.right(ticket_id, self._access.opened_by(socket.user))
+            return await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since, right, still)
+
+        return await self._show(socket, ticket_id, await self._unless_it_changes([ticket_id], join))
 
     async def _open_all(self, socket: Socket, ticket_ids: list[str], since: Offset | None) -> TicketsOpened:
         """Open several tickets with one join, so that either all that the user may read are open or none is."""
-        rechecks = self._rechecks
         new = [one for one in ticket_ids if ticket_room(one) not in socket.rooms]
-        refused = await self._refusals(socket, ticket_ids)
-        rights: dict[Room, Right] = {}
-        for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
-            opened_by = self._access.opened_by(socket.user)
-            found = await asyncio.gather(*(self._tickets.right(one, opened_by) for one in some))
-            for ticket_id, right in zip(some, found, strict=True):
-                rights |= dict.fromkeys(_rooms(socket.user, ticket_id), right)
-        joined = (
-            await self.hub.join_all(socket, tuple(rights), since, rights) if rights else JoinResult(NO_OFFSET, True)
-        )
+        refused: dict[str, RtError] = {}
+
+        async def join(still: Callable[[], bool]) -> JoinResult:
+            nonlocal refused
+            refused = await self._refusals(socket, ticket_ids)
+            rights: dict[Room, Right] = {}
+            for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
+                opened_by = self._access.opened_by(socket.user)
+                found = await asyncio.gather(*(self._tickets.right(one, opened_by) for one in some))
+                for ticket_id, right in zip(some, found, strict=True):
+                    rights |= dict.fromkeys(_rooms(socket.user, ticket_id), right)
+            if not rights:
+                return JoinResult(NO_OFFSET, True)
+            return await self.hub.join_all(socket, tuple(rights), since, rights, still)
+
+        joined = await self._unless_it_changes(ticket_ids, join)
         try:
-            if self._rechecks != rechecks:
-                refused |= await self._refusals(socket, [one for one in ticket_ids if one not in refused])
             shown: dict[str, TicketSubscribed] = {}
             for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
                 await socket.room()
@@ -238,6 +239,30 @@ class Tickets(Namespace):
                 self._take_out(socket, ticket_id)
             raise
         return TicketsOpened([_opened(one, shown.get(one), refused.get(one)) for one in ticket_ids])
+
+    async def _unless_it_changes(
+        self, ticket_ids: Collection[str], join: Callable[[Callable[[], bool]], Awaitable[JoinResult]]
+    ) -> JoinResult:
+        """Look at access and join, again if access to one of the tickets is looked at anew before the join.
+
+        A recheck looks at the members of the room. A socket that joins just after it, with an answer from before it,
+        would stay in, and with `since` be sent what was told after it. Raises RtError UNAVAILABLE after TRIES.
+        """
+        for _ in range(TRIES):
+            anew: set[str] = set()
+            key = object()
+            self._opening[key] = anew
+            try:
+                return await join(lambda anew=anew: anew.isdisjoint((*ticket_ids, ANY)))  # type: ignore[misc]
+            except AccessChanged:
+                continue
+            finally:
+                del self._opening[key]
+        raise RtError("UNAVAILABLE")
+
+    def _looks_anew(self, ticket_id: str) -> None:
+        for anew in self._opening.values():
+            anew.add(ticket_id)
 
     async def _refusals(self, socket: Socket, ticket_ids: list[str]) -> dict[str, RtError]:
         """Return those that the user may not open, with what they are told. Raises RtError UNAVAILABLE."""
@@ -443,7 +468,7 @@ class Tickets(Namespace):
         With `offset` they are sent the event at it first. Returns how many sockets that were. Raises RtError
         UNAVAILABLE if it cannot be known now.
         """
-        self._rechecks += 1
+        self._looks_anew(ticket_id)
         room = ticket_room(ticket_id)
         if room not in self.hub.rooms(self.path):
             return 0
@@ -463,7 +488,7 @@ class Tickets(Namespace):
 
         Raises RtError UNAVAILABLE if that cannot be known now.
         """
-        self._rechecks += 1
+        self._looks_anew(ANY)
         count = 0
         for socket in [one for one in self.hub.sockets(self.path).values() if one.user.key == key]:
             for ticket_id in _tickets(socket.rooms):

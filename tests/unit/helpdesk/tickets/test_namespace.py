@@ -194,6 +194,32 @@ async def test_a_deleted_ticket_is_told_before_everybody_is_out(valkey_url: str,
         assert (await refusal(cluster.two.tickets.comment("42", NOTE, True))).code == "NOT_FOUND"
 
 
+@pytest.mark.parametrize("several", [False, True])
+@aio
+async def test_who_opens_a_ticket_while_access_is_taken_is_sent_nothing_from_after_that(
+    valkey_url: str, prefix: str, several: bool
+) -> None:
+    """The change that takes the access is in the log when it is read for the one who asked since before it."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        before = await cluster.one.put(teamId="t1")
+        anna = await cluster.one.connect(ANNA)
+        told(anna)
+        listen = cluster.lines[0].listen
+
+        async def slow(namespace: str, room: Any) -> Offset:
+            await cluster.two.put(teamId="t2", subject="not for anna")
+            return await listen(namespace, room)
+
+        cluster.lines[0].listen = slow
+        if several:
+            opened: Any = await cluster.one.tickets.subscribe(anna, SubscribeTicket(None, before.offset, ["42"]))
+            assert [one.ok for one in opened.tickets] == [False]
+        else:
+            asked = cluster.one.tickets.subscribe(anna, SubscribeTicket("42", before.offset))
+            assert (await refusal(asked)).code == "FORBIDDEN"
+        assert names(anna) == [] and ticket_room("42") not in anna.rooms
+
+
 @aio
 async def test_who_opens_a_ticket_while_access_is_taken_does_not_slip_in(valkey_url: str, prefix: str) -> None:
     """The check says yes, the recheck finds nobody in the room, and only then comes the join."""
