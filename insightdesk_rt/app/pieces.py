@@ -11,7 +11,7 @@ from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.transport.outbox import OutboxLimits
 from insightdesk_rt.engine.transport.wheel import Wheel
 from insightdesk_rt.engine.wire.limits import PacketLimits
-from insightdesk_rt.helpdesk.features import NAMESPACES
+from insightdesk_rt.helpdesk.features import FEATURES
 from insightdesk_rt.operations.moderation.rates_routes import SettingView
 from insightdesk_rt.operations.routes import AdminPortSettings
 
@@ -56,7 +56,7 @@ def replay(settings: Settings) -> Replay:
 
 def binary_events() -> frozenset[tuple[str, str]]:
     """Return namespace and name of the events that take attachments."""
-    return frozenset((one.path, spec.name) for one in NAMESPACES for spec in one.events.values() if spec.binary)
+    return frozenset((one.path, spec.name) for one in FEATURES for spec in one.events.values() if spec.binary)
 
 
 def port_settings(settings: Settings) -> PortSettings:

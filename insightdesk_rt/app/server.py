@@ -33,6 +33,8 @@ from insightdesk_rt.engine.cluster.seal import Seal
 from insightdesk_rt.engine.cluster.sessions import ClusterSessions
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import Dispatch
+from insightdesk_rt.engine.dispatch.features import Features
+from insightdesk_rt.engine.dispatch.namespace import Context
 from insightdesk_rt.engine.doors.admission import ClientPort
 from insightdesk_rt.engine.doors.drain import Drain
 from insightdesk_rt.engine.doors.engineio import socketio_handlers
@@ -50,8 +52,9 @@ from insightdesk_rt.engine.signing_keys import DemoKeys, KeyRing, cluster_key, f
 from insightdesk_rt.engine.transport.handover import Handover
 from insightdesk_rt.engine.transport.lag import LoopLag
 from insightdesk_rt.engine.transport.wheel import Wheel, monotonic_ms
-from insightdesk_rt.helpdesk.desk import Desk, build_desk
-from insightdesk_rt.helpdesk.features import PATHS, sent_events
+from insightdesk_rt.helpdesk.features import FACTS, FEATURES, PATHS, sent_events
+from insightdesk_rt.helpdesk.notifications.namespace import Notifications
+from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 from insightdesk_rt.operations.moderation.moderation import TICK_MS, Moderation
 from insightdesk_rt.operations.moderation.rule_store import RuleStore
 from insightdesk_rt.operations.routes import ServerParts, admin_port
@@ -131,6 +134,7 @@ class Server:
             max_event_bytes=or_any(settings.max_event_bytes),
             seal=Seal(cluster_key(settings), clock.now_ms),
             log_reads_at_once=settings.log_reads_at_once,
+            facts=FACTS,
         )
         hub = Hub(backplane, PATHS, settings.max_rooms_per_socket, replay(settings), sent_events())
         backplane.on_resync = hub.resync
@@ -145,11 +149,23 @@ class Server:
             lambda dead: _clear(holdings, leases, directory, dead),
             lambda: _put_down(holdings),
         )
+        calls = NodeCalls(backplane, hub, lambda: leases.incarnation, leases.living)
+        context = Context(
+            hub,
+            wheel,
+            valkey,
+            calls,
+            lambda: leases.incarnation,
+            leases.fenced,
+            backplane.recovered,
+            settings,
+        )
         try:
-            desk = build_desk(settings, valkey, hub, wheel, lambda: leases.incarnation, backplane.recovered)
+            features = Features(FEATURES, context)
         except ValueError as why:
             raise ConfigError(str(why)) from None
-        backplane.facts, backplane.put_down_again = desk.facts, desk.put_down_again
+        backplane.on_facts_lost.append(features.put_down_again)
+        calls.on_recheck.append(features.recheck_access)
         sessions = None
         if settings.connection_recovery:
             sessions = ClusterSessions(
@@ -158,20 +174,21 @@ class Server:
                 backplane.address,
                 lambda: leases.incarnation,
                 hub.position,
-                lambda address, pid: calls.replaced(address, pid),
+                calls.replaced,
                 window_s=settings.recovery_window_s,
             )
             holdings.append(sessions)
+            calls.on_replaced.append(sessions.evict)
             hub.on_rooms = sessions.moved
             sessions.start()
             stack.push_async_callback(sessions.close)
         relay_at = f"{settings.relay_address}:{port_of(relays)}" if relays else ""
         place = new_place(self.node_id, relay_at, this_process(), fingerprints(settings))
         directory = Directory(valkey, lambda: leases.incarnation, place)
-        holdings += [directory, desk]  # the desk last: it gives a dead node's clients a moment
+        holdings += [directory, features]  # the features last: it gives a dead node's clients a moment
         rivals = Rivals(valkey, place, lambda: leases.incarnation)
-        await _or_say(valkey, self._register(valkey, leases, desk, directory, rivals))
-        for namespace in desk.namespaces:
+        await _or_say(valkey, self._register(valkey, leases, features, directory, rivals))
+        for namespace in features:
             stack.push_async_callback(namespace.close)
         host = client_host(settings, wheel, self.node_id)
         hub.on_delivered = host.flusher.delivered
@@ -179,21 +196,12 @@ class Server:
         moderation = Moderation(
             RuleStore(valkey), self.node_id, host, hub, verify, lambda: leases.leads, clock.now_s, leases.lost
         )
-        dispatch = Dispatch(hub, desk.namespaces, moderation.admission, wheel, dispatch_settings(settings), sessions)
+        dispatch = Dispatch(hub, features, moderation.admission, wheel, dispatch_settings(settings), sessions)
         stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
-        calls = NodeCalls(
-            backplane,
-            hub,
-            lambda: leases.incarnation,
-            leases.living,
-            sessions.evict if sessions is not None else lambda pid: None,
-            desk.recheck_access,
-        )
         stack.push_async_callback(calls.close)
-        desk.recheck_on_all_nodes(calls.recheck_on_all_nodes)
         await _or_say(valkey, moderation.start(calls, dispatch.calls))
         self._tick(moderation.tick, TICK_MS, "what admins have ruled")
-        self._start_clocks(wheel, dispatch, desk, leases, directory)
+        self._start_clocks(wheel, dispatch, features, leases, directory)
 
         lag = LoopLag()
         lag.start()
@@ -210,7 +218,11 @@ class Server:
         self._serve(
             [*relays, bind_local(place)], relay_routes(port, place.key), **no_path, max_body_size=MAX_BODY_BYTES
         )
-        demo = Demo(host, dispatch, desk.tickets, desk.notifications, demo_keys.sign) if demo_keys else None
+        demo = (
+            Demo(host, dispatch, features.of(Tickets), features.of(Notifications), demo_keys.sign)
+            if demo_keys
+            else None
+        )
         self._serve(
             clients,
             [
@@ -241,7 +253,7 @@ class Server:
                 calls,
                 hub,
                 dispatch,
-                desk,
+                features,
                 moderation,
                 port,
                 stats,
@@ -260,7 +272,9 @@ class Server:
         # A stop goes up from here: no new clients, then those there are sent away while polls are still answered.
         stack.push_async_callback(self._send_away, drain)
 
-    async def _register(self, valkey: Valkey, leases: Leases, desk: Desk, directory: Directory, rivals: Rivals) -> None:
+    async def _register(
+        self, valkey: Valkey, leases: Leases, features: Features, directory: Directory, rivals: Rivals
+    ) -> None:
         """Be known to the other nodes, and clear up after those that died when nobody was there to see it."""
         if why := await rivals.before():
             raise StartError(why)
@@ -271,9 +285,8 @@ class Server:
         if why := await rivals.after():
             raise StartError(why)
         await leases.takes_over()
-        await desk.reap_all_except(leases.registered)
+        await features.reap_all_except(leases.registered)
         await directory.reap_all_except(leases.registered)
-        desk.on_fenced(leases.fenced)
         # One that came back as another may have forgotten what this node holds.
         valkey.on_up.append(lambda replaced: leases.owe() if replaced else None)
 
@@ -301,7 +314,9 @@ class Server:
         if self.embedded is not None and self.embedded.restart_if_dead():
             log.error("the embedded Valkey had died and was started again")
 
-    def _start_clocks(self, wheel: Wheel, dispatch: Dispatch, desk: Desk, leases: Leases, directory: Directory) -> None:
+    def _start_clocks(
+        self, wheel: Wheel, dispatch: Dispatch, features: Features, leases: Leases, directory: Directory
+    ) -> None:
         async def beat() -> None:
             await leases.beat()
             await directory.reconcile()
@@ -309,7 +324,7 @@ class Server:
         self._tick(beat, BEAT_MS, "the lease")
         self._tick(wheel.turn, WHEEL_STEP_MS, "the wheel")
         self._tick(dispatch.sweep, SWEEP_MS, "sweeping")
-        for namespace in desk.namespaces:
+        for namespace in features:
             for ticker in namespace.tickers:
                 work, what = getattr(namespace, ticker.method), f"{namespace.path} {ticker.method}"
                 if ticker.on_leader:

@@ -1,4 +1,7 @@
-"""Floor 4: what InsightDesk does. A namespace is a door to the outside; it is opened by a line here."""
+"""The table of the helpdesk's features. A feature is one folder beside this file and one line in `FEATURES`.
+
+Each opens a namespace to clients, so adding one is a line that somebody reviews.
+"""
 
 from collections.abc import Collection, Iterator
 
@@ -12,12 +15,14 @@ from insightdesk_rt.helpdesk.notifications.namespace import Notifications
 from insightdesk_rt.helpdesk.presence.namespace import Presence
 from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 
-NAMESPACES: tuple[type[Namespace], ...] = (Tickets, Chat, Notifications, Presence, Dashboard, Main)
-PATHS: tuple[str, ...] = tuple(namespace.path for namespace in NAMESPACES)
+FEATURES: tuple[type[Namespace], ...] = (Tickets, Chat, Notifications, Presence, Dashboard, Main)
+PATHS: tuple[str, ...] = tuple(feature.path for feature in FEATURES)
+# Names of the logged events that carry facts which only this server stores: for `put_down_again`.
+FACTS: frozenset[str] = frozenset().union(*(feature.facts for feature in FEATURES))
 
 
 def refuse_namespace(namespace: str, paths: Collection[str] = PATHS) -> str:
-    """Return why nobody may publish into a namespace, or "". One answer for `POST /emit` and the emitter."""
+    """Return why nobody may publish into a namespace, or "". Used by `POST /emit` and by the emitter."""
     return "" if namespace in paths else "There is no such namespace"
 
 
@@ -29,8 +34,8 @@ def refuse_event(name: str) -> str:
 
 
 def sent_events() -> frozenset[str]:
-    """Return the name of every event that the server itself sends, in any namespace: what metrics may name."""
-    plain = {name for namespace in NAMESPACES for name in namespace.plain}
+    """Return the names of all events that the server itself sends: metrics may use these as labels."""
+    plain = {name for feature in FEATURES for name in feature.plain}
     return frozenset({"error", "resync", EXPIRING, *plain, *(each.event for each in _outbounds(Outbound))} - {""})
 
 

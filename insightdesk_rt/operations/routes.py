@@ -19,12 +19,15 @@ from insightdesk_rt.engine.cluster.clock import ValkeyClock
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import Dispatch
+from insightdesk_rt.engine.dispatch.features import Features
 from insightdesk_rt.engine.doors.admission import ClientPort
 from insightdesk_rt.engine.doors.drain import Drain
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.model import UserKeys
 from insightdesk_rt.engine.transport.lag import LoopLag
-from insightdesk_rt.helpdesk.desk import Desk
+from insightdesk_rt.helpdesk.notifications.namespace import Notifications
+from insightdesk_rt.helpdesk.presence.namespace import Presence
+from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 from insightdesk_rt.operations.console.console import console_routes, session_routes
 from insightdesk_rt.operations.moderation.moderation import Moderation
 from insightdesk_rt.operations.moderation.moderation_routes import moderation_routes
@@ -65,7 +68,7 @@ class ServerParts(NamedTuple):
     calls: NodeCalls
     hub: Hub
     dispatch: Dispatch
-    desk: Desk
+    features: Features
     moderation: Moderation
     port: ClientPort
     stats: NodeStats
@@ -76,7 +79,7 @@ class ServerParts(NamedTuple):
 
 def admin_port(parts: ServerParts) -> tuple[Admin, list[tuple[str, type[Handler], dict[str, Any]]]]:
     """Return the routes of the port for a Tornado Application, and answer for this node what they ask of all."""
-    settings, node_id, port, hub, desk = parts.settings, parts.node_id, parts.port, parts.hub, parts.desk
+    settings, node_id, port, hub, features = parts.settings, parts.node_id, parts.port, parts.hub, parts.features
     keys = settings.user_keys
     audit, sessions = AuditLog(parts.valkey), Sessions(parts.valkey)
     admin = Admin(
@@ -112,7 +115,7 @@ def admin_port(parts: ServerParts) -> tuple[Admin, list[tuple[str, type[Handler]
         parts.valkey,
         parts.clock,
         parts.backplane,
-        desk.presence,
+        features.of(Presence),
         parts.lag,
     )
     everywhere = Everywhere(parts.calls)
@@ -131,15 +134,24 @@ def admin_port(parts: ServerParts) -> tuple[Admin, list[tuple[str, type[Handler]
         *health_routes(admin, checks),
         *node_routes(admin, node, parts.calls),
         *connection_routes(admin, Connections(node_id, port.host, hub), everywhere, parts.calls, keys),
-        *user_routes(admin, everywhere, desk.presence.store, moderation.gate, keys),
+        *user_routes(admin, everywhere, features.of(Presence).store, moderation.gate, keys),
         *room_routes(admin, node_id, hub, parts.calls, parts.backplane.logs),
-        *helpdesk_routes(admin, desk, keys),
-        *recheck_routes(admin, desk.tickets, parts.calls, keys),
+        *(route for feature in features for route in feature.routes(admin)),
+        *helpdesk_routes(admin, features, keys),
+        *recheck_routes(admin, features.of(Tickets), parts.calls, keys),
         *moderation_routes(admin, rules, moderation.gate, parts.calls, keys),
         *notice_routes(admin, rules, moderation.notices, parts.namespaces),
         *tuning_routes(admin, tuning),
         *audit_routes(admin, audit),
-        *push_routes(admin, desk.tickets, desk.notifications, hub, parts.namespaces, settings.max_event_bytes, keys),
+        *push_routes(
+            admin,
+            features.of(Tickets),
+            features.of(Notifications),
+            hub,
+            parts.namespaces,
+            settings.max_event_bytes,
+            keys,
+        ),
     ]
     watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes, keys)
     described = [*routes, *watch, *session_routes(admin, sessions, keys)]

@@ -18,7 +18,6 @@ import msgspec
 import pytest
 import valkey
 
-from insightdesk_rt.app.config import Settings
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import first_rooms
@@ -26,13 +25,13 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import User, user_room
-from insightdesk_rt.helpdesk.desk import build_desk
-from insightdesk_rt.helpdesk.features import PATHS
+from insightdesk_rt.helpdesk.features import FACTS, PATHS
 from insightdesk_rt.helpdesk.notifications.store import Content
 from insightdesk_rt.helpdesk.tickets.store import Actor, Comment, TicketChange
 from tests.support import fakes
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
+from tests.support.whole_desk import a_desk
 
 ANNA, BERT = fakes.user("anna", team="t1"), fakes.user("bert", team="t1")
 CARL, ROOT = fakes.user("carl", "customer"), fakes.user("root", "admin")
@@ -43,10 +42,10 @@ class Node:
 
     def __init__(self, url: str, name: str) -> None:
         self.valkey = Valkey(url, "t")
-        self.bus = ValkeyBackplane(self.valkey, PATHS, name)
+        self.bus = ValkeyBackplane(self.valkey, PATHS, name, facts=FACTS)
         self.hub = Hub(self.bus, PATHS)
-        self.desk = build_desk(Settings(), self.valkey, self.hub, fakes.Clock(), lambda: name, self.bus.recovered)
-        self.bus.facts, self.bus.put_down_again = self.desk.facts, self.desk.put_down_again
+        self.desk = a_desk(self.valkey, self.hub, name, self.bus.recovered)
+        self.bus.on_facts_lost.append(self.desk.put_down_again)
         self.sockets: dict[tuple[str, str], Socket] = {}
 
     async def socket(self, path: str, user: User) -> Socket:
@@ -54,12 +53,12 @@ class Node:
             socket = self.sockets[path, user.id] = fakes.socket(path, user)
             self.hub.add(socket)
             await self.hub.enter(socket, first_rooms(user))
-            await next(one for one in self.desk.namespaces if one.path == path).joined(socket)
+            await next(one for one in self.desk if one.path == path).joined(socket)
         return self.sockets[path, user.id]
 
     async def ask(self, user: User, name: str, **payload: Any) -> Any:
         """Call an event, again under the same ids while it is refused with UNAVAILABLE, as clients are told to."""
-        namespace = next(one for one in self.desk.namespaces if name in one.events)
+        namespace = next(one for one in self.desk if name in one.events)
         spec = namespace.events[name]
         socket = await self.socket(namespace.path, user)
         asked = msgspec.convert(payload, spec.payload)
@@ -73,7 +72,7 @@ class Node:
         return [m["data"] for m in map(json.loads, texts) if m["event"] == name]
 
     async def close(self) -> None:
-        for namespace in self.desk.namespaces:
+        for namespace in self.desk:
             await namespace.close()
         await self.bus.close()
         await self.valkey.close()

@@ -44,7 +44,6 @@ ELSEWHERE = {
     "engine/wire/codec": "unit/engine/wire/test_socketio.py",
     "engine/wire/limits": "hostile/test_wire_limits.py",
     "engine/wire/unfinished": "unit/engine/wire/test_frames.py",
-    "helpdesk/desk": "integration/test_process.py",
     "helpdesk/features": "integration/test_process.py",
     "helpdesk/tickets/audience": "unit/helpdesk/test_host_access.py",
     "helpdesk/tickets/readers": "unit/helpdesk/test_host_access.py",

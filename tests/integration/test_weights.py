@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from insightdesk_rt.engine.dispatch.namespace import EventSpec
-from insightdesk_rt.helpdesk.features import NAMESPACES
+from insightdesk_rt.helpdesk.features import FEATURES
 from tests.support.aio import aio
 from tests.support.clients import Peer
 from tests.support.native_client import NativeDoor
@@ -113,7 +113,7 @@ class Play:
     async def come(self) -> None:
         for role, team in (("customer", ""), ("agent", "t" * 64)):
             token = self.server.token(role[0] * 64, role, team, name=LETTER * 256)
-            for space in NAMESPACES:
+            for space in FEATURES:
                 if role in space.allow:
                     self.peers[role, space.path] = await NativeDoor().open(
                         self.server.address, space.path, {"token": token}
@@ -196,7 +196,7 @@ async def test_each_event_at_its_rate_keeps_within_the_table(server: ServerProce
     found: list[str] = []
     async with playing(server) as play:
         order = ("chat:start", "chat:accept", "chat:message", "ticket:subscribe")
-        specs = [(space, spec) for space in NAMESPACES for spec in space.events.values()]
+        specs = [(space, spec) for space in FEATURES for spec in space.events.values()]
         specs.sort(key=lambda each: order.index(each[1].name) if each[1].name in order else len(order))
         last = {"chat:close", "chat:rate", "chat:leave", "ticket:unsubscribe"}
         for phase in (False, True):  # while conversations are open, and when they are closed

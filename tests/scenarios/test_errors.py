@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.helpdesk.features import NAMESPACES
+from insightdesk_rt.helpdesk.features import FEATURES
 from tests.scenarios.conftest import stock_clients
 from tests.scenarios.story import Story
 from tests.support.clients import Peer
@@ -87,7 +87,7 @@ OPTIONAL = {"since", "subject", "teamId", "agentId", "note", "before", "comment"
 
 
 def test_every_event_of_every_namespace_is_in_the_table() -> None:
-    declared = {namespace.path: set(namespace.events) for namespace in NAMESPACES}
+    declared = {namespace.path: set(namespace.events) for namespace in FEATURES}
     assert declared == {"/": set(), **{path: set(events) for path, events in WRONG.items()}}
 
 

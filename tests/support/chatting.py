@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -71,7 +71,16 @@ class Node:
         self.people = PresenceStore(valkey, grace_ms=0, name="chat-present")
         self.store = ChatStore(valkey, self.people, ChatSettings())
         self.typing = ViewerStore(valkey, lambda: self.name, "chat")
-        self.chat = Chat(self.hub, self.clock, self.store, self.people, self.typing, lambda: self.name)
+        self.chat = Chat(
+            self.hub,
+            self.clock,
+            self.store,
+            self.people,
+            self.typing,
+            lambda: self.name,
+            recheck_on_all_nodes=lambda subject, offset: self.recheck_on_all_nodes(subject, offset),
+        )
+        self.recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] = self.chat.recheck_access
 
     async def idle(self) -> None:
         """Wait for what runs beside."""
@@ -94,7 +103,7 @@ class Cluster:
         self.one, self.two = (Node(valkey, Line(self.log, lines), name) for name in ("n1", "n2"))
         self.log.deliver = self.deliver
         for node in (self.one, self.two):
-            node.chat.recheck_on_all_nodes = self.recheck_on_all_nodes
+            node.recheck_on_all_nodes = self.recheck_on_all_nodes
 
     def deliver(self, event: Event) -> None:
         self.one.hub.deliver(event)

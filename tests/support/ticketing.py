@@ -61,6 +61,7 @@ class Node:
             ReaderStore(cluster.valkey),
             agent_access=cluster.agent_access,
             incarnation=lambda: self.name,
+            recheck_on_all_nodes=cluster.recheck_on_all_nodes,
         )
 
     async def connect(self, user: User) -> Socket:
@@ -109,12 +110,10 @@ class Cluster:
 
         self.rechecks = 0  # of all nodes
 
-        async def recheck_on_all_nodes(ticket_id: str, offset: Any) -> None:
-            self.rechecks += 1
-            for node in (self.one, self.two):
-                await node.tickets.recheck_access(ticket_id, offset)
-
-        self.one.tickets.recheck_on_all_nodes = self.two.tickets.recheck_on_all_nodes = recheck_on_all_nodes
+    async def recheck_on_all_nodes(self, ticket_id: str, offset: Any) -> None:
+        self.rechecks += 1
+        for node in (self.one, self.two):
+            await node.tickets.recheck_access(ticket_id, offset)
 
     def deliver(self, event: Event) -> None:
         for line in self.lines:

@@ -14,15 +14,19 @@ import valkey
 from insightdesk_rt.app.config import Settings
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import first_rooms
-from insightdesk_rt.engine.dispatch.namespace import EventSpec, Namespace
+from insightdesk_rt.engine.dispatch.features import Features
+from insightdesk_rt.engine.dispatch.namespace import Context, EventSpec, Namespace
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
-from insightdesk_rt.engine.model import User
+from insightdesk_rt.engine.model import Offset, User
 from insightdesk_rt.engine.wire.json import BadJson, decode
-from insightdesk_rt.helpdesk.desk import build_desk
-from insightdesk_rt.helpdesk.features import PATHS
-from insightdesk_rt.helpdesk.pending_events import PendingEvents
+from insightdesk_rt.helpdesk.chat.namespace import Chat
+from insightdesk_rt.helpdesk.features import FEATURES, PATHS
+from insightdesk_rt.helpdesk.notifications.namespace import Notifications
+from insightdesk_rt.helpdesk.pending_events import PendingEvents, Recovered, always
+from insightdesk_rt.helpdesk.presence.namespace import Presence
+from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 from tests.support import fakes
 
 ANNA, BERT = fakes.user("anna", team="t1"), fakes.user("bert", team="t1")
@@ -44,14 +48,42 @@ def lose(store: Valkey, copy: dict[bytes, bytes]) -> None:
             client.restore(key, 0, value)
 
 
+class Desk(Features):
+    """The features of a node that is the only one."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(FEATURES, context)
+        self.tickets, self.chat = self.of(Tickets), self.of(Chat)
+        self.notifications, self.presence = self.of(Notifications), self.of(Presence)
+
+
+def a_desk(store: Valkey, hub: Hub, name: str, recovered: Recovered = always) -> Desk:
+    class OwnCalls:
+        async def recheck_on_all_nodes(self, namespace: str, subject: str, offset: Offset) -> None:
+            await desk.recheck_access(namespace, subject, offset)
+
+    context = Context(
+        hub,
+        fakes.Clock(),
+        store,
+        OwnCalls(),  # type: ignore[arg-type]
+        lambda: name,
+        lambda incarnation: None,
+        recovered,
+        Settings(),
+    )
+    desk = Desk(context)
+    return desk
+
+
 class WholeDesk:
     def __init__(self, store: Valkey) -> None:
         self.valkey = store
         self.log = fakes.OneNode()
         self.hub = Hub(self.log, PATHS)
-        self.desk = build_desk(Settings(), store, self.hub, fakes.Clock(), lambda: "n1")
+        self.desk = a_desk(store, self.hub, "n1")
         self.events: dict[str, tuple[Namespace, EventSpec]] = {
-            spec.name: (namespace, spec) for namespace in self.desk.namespaces for spec in namespace.events.values()
+            spec.name: (namespace, spec) for namespace in self.desk for spec in namespace.events.values()
         }
         self._sockets: dict[tuple[str, str], Socket] = {}
 
@@ -62,7 +94,7 @@ class WholeDesk:
             socket = self._sockets[path, user.id] = fakes.socket(path, user)
             self.hub.add(socket)
             await self.hub.enter(socket, first_rooms(user))
-            namespace = next(one for one in self.desk.namespaces if one.path == path)
+            namespace = next(one for one in self.desk if one.path == path)
             await namespace.joined(socket)
         return socket
 
@@ -88,7 +120,7 @@ class WholeDesk:
 
     async def idle(self) -> None:
         """Wait for what runs beside."""
-        while tasks := {task for namespace in self.desk.namespaces for task in namespace._tasks}:
+        while tasks := {task for namespace in self.desk for task in namespace._tasks}:
             await asyncio.wait(tasks)
 
     async def owed(self) -> list[str]:
@@ -110,6 +142,6 @@ async def a_whole_desk(url: str, prefix: str) -> AsyncIterator[WholeDesk]:
         await whole.idle()
         whole.hub.check()
     finally:
-        for namespace in whole.desk.namespaces:
+        for namespace in whole.desk:
             await namespace.close()
         await store.close()

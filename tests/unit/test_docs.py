@@ -16,7 +16,7 @@ from insightdesk_rt.engine.dispatch.namespace import EventSpec, Outbound
 from insightdesk_rt.engine.errors import CLOSE_CODES, ERRORS
 from insightdesk_rt.engine.wire.native import NativeCodec, NativeSession
 from insightdesk_rt.engine.wire.socketio import SocketIOCodec, SocketIOSession
-from insightdesk_rt.helpdesk.features import NAMESPACES, PATHS
+from insightdesk_rt.helpdesk.features import FEATURES, PATHS
 from insightdesk_rt.operations.moderation import notices  # noqa: F401  its events are documented, too
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ PLAIN = {
 
 
 def requests() -> dict[str, tuple[str, EventSpec]]:
-    found = {spec.name: (space.path, spec) for space in NAMESPACES for spec in space.events.values()}
+    found = {spec.name: (space.path, spec) for space in FEATURES for spec in space.events.values()}
     return {**found, REFRESH.name: ("", REFRESH)}
 
 

@@ -44,10 +44,6 @@ SAY_EVERY_S = 60.0
 HEAD_BYTES = 65_536  # room for names of rooms beside the payload
 
 
-async def _nothing(events: Sequence[Event]) -> None:
-    """Put nothing down again: there are no stores."""
-
-
 class ValkeyBackplane:
     """Implements hub.backplane.Backplane. One per process; `address` is its name to the other nodes.
 
@@ -65,16 +61,17 @@ class ValkeyBackplane:
         max_event_bytes: int = 262_144,
         seal: Seal | None = None,
         log_reads_at_once: int = READS_AT_ONCE,
+        facts: Collection[str] = (),
     ) -> None:
         self._seal = seal or Seal(b"")
         self.address = f"{node_id}.{secrets.token_hex(4)}"
         self.deliver: Callable[[Event], None] = lambda event: None
         self.on_resync: Callable[[str, list[Room]], None] = lambda namespace, rooms: None
         self.on_call: Callable[[bytes], None] = lambda text: None
-        # What stores of this server alone keep goes by events of these names. Those of the last seconds are given to
-        # `put_down_again` when Valkey may have lost them: what this node published, and what it heard from others.
-        self.facts: Collection[str] = ()
-        self.put_down_again: Callable[[Sequence[Event]], Awaitable[None]] = _nothing
+        # Only this server stores what events of these names say. When Valkey may have lost it, the listeners receive
+        # the events of the last seconds: those that this node published, and those that it received from others.
+        self.facts = facts
+        self.on_facts_lost: list[Callable[[Sequence[Event]], Awaitable[None]]] = []
         self._heard: deque[tuple[float, Event]] = deque()
         self._valkey = valkey
         self._names = Names(valkey.prefix)
@@ -442,7 +439,9 @@ class ValkeyBackplane:
         facts = self._publisher.confirmed(self.facts, common) + [(event.offset, event) for _, event in self._heard]
         facts.sort(key=lambda fact: offset_key(fact[0]))  # what was read was there before
         try:
-            await self.put_down_again(list({event.id: event for _, event in facts}.values()))
+            lost = list({event.id: event for _, event in facts}.values())
+            for put_down_again in self.on_facts_lost:
+                await put_down_again(lost)
         except RtError as failed:
             if failed.code == "UNAVAILABLE":
                 raise

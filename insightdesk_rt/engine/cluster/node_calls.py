@@ -100,9 +100,11 @@ class _PendingRequest:
 
 
 class NodeCalls:
-    """`living` and `incarnation` come from the leases. `evict(pid)` ends the connection of a session that went on
-    elsewhere; `recheck(namespace, subject, offset)` takes out who may not see a ticket or conversation any more.
-    `answer` adds questions of other parts. There is no verb that nothing uses: each is a power over all nodes.
+    """`living` and `incarnation` come from the leases. `answer` adds verbs of other parts.
+
+    `on_replaced(pid)` listeners end the connection of a session that went on elsewhere. `on_recheck(namespace, subject,
+    offset)` listeners remove this node's sockets that may not read a ticket or conversation any more. There is no verb
+    that nothing uses, because each is a power over all nodes.
     """
 
     def __init__(
@@ -111,8 +113,6 @@ class NodeCalls:
         hub: Hub,
         incarnation: Callable[[], str],
         living: Callable[[], Awaitable[Collection[str]]],
-        evict: Callable[[str], None],
-        recheck: Callable[[str, str, Offset], Awaitable[None]],
         *,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
@@ -120,8 +120,8 @@ class NodeCalls:
         self._hub = hub
         self._incarnation = incarnation
         self._living = living
-        self._evict = evict
-        self._recheck = recheck
+        self.on_replaced: list[Callable[[str], None]] = []
+        self.on_recheck: list[Callable[[str, str, Offset], Awaitable[None]]] = []
         self._does: dict[str, Does] = {}
         self._timeout_s = timeout_s
         self._pending: dict[str, _PendingRequest] = {}
@@ -248,7 +248,8 @@ class NodeCalls:
             if pending := self._pending.get(message.id):  # else it is too late
                 pending.take(message)
         elif isinstance(message, Replaced):
-            self._evict(message.pid)
+            for evict in self.on_replaced:
+                evict(message.pid)
         elif message.to != self._bus.address:
             self._spawn(self._reply(message))
 
@@ -272,7 +273,8 @@ class NodeCalls:
             return [NodeReply(ask.id, node, info=Raw(text.encode()))]
         if ask.verb == "recheck":
             subject, offset = ask.more
-            await self._recheck(ask.namespace, subject, Offset(offset))
+            for recheck in self.on_recheck:
+                await recheck(ask.namespace, subject, Offset(offset))
             return [NodeReply(ask.id, node)]
         if ask.verb == "fetch":
             return in_parts(ask.id, node, [info_of(socket, node) for socket in self._chosen(ask)])

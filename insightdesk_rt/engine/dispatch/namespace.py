@@ -22,12 +22,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Any, ClassVar, NamedTuple, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
 
+from insightdesk_rt.engine.cluster.node_calls import NodeCalls
+from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
@@ -134,6 +136,22 @@ class Timers(Protocol):
         ...
 
 
+class Context(NamedTuple):
+    """What a feature is built from: the parts of this node that it may use."""
+
+    hub: Hub
+    timers: Timers
+    valkey: Valkey
+    calls: NodeCalls
+    incarnation: Callable[[], str]  # names this node's present life; it changes when the node was declared dead
+    fenced: Callable[[str], None]  # reports an incarnation of this node that Valkey takes for dead
+    recovered: Callable[[], Awaitable[None]]  # waits until Valkey has again what it may have lost; RtError UNAVAILABLE
+    settings: Any  # the server's settings, which the engine does not know
+
+
+Route = tuple[str, type[Any], dict[str, Any]]  # as Tornado's Application takes them
+
+
 class Namespace:
     """One feature's namespace. Everything the server may ask of a feature is declared here and does nothing by default.
 
@@ -164,6 +182,15 @@ class Namespace:
         self.hub = hub
         self._timers = timers
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def build(cls, context: Context) -> Self:
+        """Make the feature of one node. Raises ValueError, in one line, for a setting that cannot be used."""
+        return cls(context.hub, context.timers)
+
+    def routes(self, api: Any) -> Iterable[Route]:
+        """Return the feature's routes on the admin port. Its handlers take `api` as `admin` (see api/handler.py)."""
+        return ()
 
     # ── a client's life ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -306,12 +333,14 @@ __all__ = [
     "PAGE",
     "STAFF",
     "TYPING",
+    "Context",
     "EventSpec",
     "Namespace",
     "Nothing",
     "Outbound",
     "Payload",
     "Rate",
+    "Route",
     "event",
     "every",
 ]

@@ -14,10 +14,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
-from insightdesk_rt.engine.dispatch.namespace import PAGE, STAFF, TYPING, Living, Namespace, Rate, Timers, event, every
+from insightdesk_rt.engine.dispatch.namespace import (
+    PAGE,
+    STAFF,
+    TYPING,
+    Context,
+    Living,
+    Namespace,
+    Rate,
+    Timers,
+    event,
+    every,
+)
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub import hub as hubs
 from insightdesk_rt.engine.hub.hub import Hub
@@ -40,7 +52,7 @@ from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.chat import events as words
 from insightdesk_rt.helpdesk.chat.conversation import ConversationChange, Message
 from insightdesk_rt.helpdesk.chat.feed import ChatFeed
-from insightdesk_rt.helpdesk.chat.store import ChatStore
+from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatSettings, ChatStore
 from insightdesk_rt.helpdesk.event_relay import EventRelay, publish_then_revoke, until_delivered
 from insightdesk_rt.helpdesk.pages import parts
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
@@ -70,7 +82,7 @@ _read_said = msgspec.json.Decoder(words.ChatMessage)
 class Chat(Namespace):
     """`present`: who is connected to the chat; `typing`: who types; `incarnation`: this node's present life.
 
-    With several nodes the server sets `recheck_on_all_nodes`.
+    `recheck_on_all_nodes` calls `recheck_access` on every node; None means that this is the only one.
     """
 
     path = "/chat"
@@ -87,6 +99,8 @@ class Chat(Namespace):
         *,
         typing_ms: int = TYPING_MS,
         keys: UserKeys = UserKeys(),
+        fenced: Callable[[str], None] = lambda incarnation: None,
+        recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] | None = None,
     ) -> None:
         super().__init__(hub, timers)
         self.store = store
@@ -95,11 +109,34 @@ class Chat(Namespace):
         self._feed = ChatFeed(self, keys)
         self._relay = EventRelay(store.pending, self._publish_event, self.spawn, self._revoke)
         self._arrivals = EventRelay(present.pending, self._arrived, self.spawn)
-        self.connected_users = ConnectedUsers(present, incarnation, self._arrivals)
+        self.connected_users = ConnectedUsers(present, incarnation, self._arrivals, fenced)
         self._incarnation = incarnation
         self._rechecked_as = incarnation()
-        # How all nodes are made to `recheck_access`. With several of them the server puts its cluster call here.
-        self.recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] = self.recheck_access
+        self._recheck_on_all_nodes = recheck_on_all_nodes or self.recheck_access
+
+    @classmethod
+    def build(cls, context: Context) -> Chat:
+        settings, idle_ms = context.settings, context.settings.chat_idle_timeout_s * 1000
+        # Who is connected to the chat is another fact than who shows as online: an agent may be one without the other.
+        present = PresenceStore(context.valkey, settings.presence_grace_ms, CHATTING)
+        rules = ChatSettings(
+            waiting_timeout_ms=settings.chat_waiting_timeout_s * 1000,
+            idle_warning_ms=idle_ms * 13 // 15,
+            idle_timeout_ms=idle_ms,
+            customer_mark=settings.user_keys.mark,
+        )
+        return cls(
+            context.hub,
+            context.timers,
+            ChatStore(context.valkey, present, rules, context.recovered),
+            present,
+            ViewerStore(context.valkey, context.incarnation, "chat"),
+            context.incarnation,
+            typing_ms=settings.typing_ms,
+            keys=settings.user_keys,
+            fenced=context.fenced,
+            recheck_on_all_nodes=partial(context.calls.recheck_on_all_nodes, cls.path),
+        )
 
     async def still_allowed(
         self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}
@@ -316,12 +353,12 @@ class Chat(Namespace):
             return
         # Before the change counts as told: if this node dies now, whoever tells it again also does this.
         await publish_then_revoke(
-            self._feed.publish(change), lambda offset: self.recheck_on_all_nodes(change.subject, offset)
+            self._feed.publish(change), lambda offset: self._recheck_on_all_nodes(change.subject, offset)
         )
 
     async def _revoke(self, change: PendingEvent) -> None:
         if change.kind == "transferred":
-            await self.recheck_on_all_nodes(change.subject, NO_OFFSET)
+            await self._recheck_on_all_nodes(change.subject, NO_OFFSET)
 
     async def _arrived(self, change: PendingEvent) -> None:
         """Somebody came into the chat or went out of it."""

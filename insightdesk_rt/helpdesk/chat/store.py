@@ -98,6 +98,9 @@ REFUSALS = {
 _message = msgspec.json.Decoder(Message)
 
 
+CHATTING = "chatting"  # the name of the PresenceStore that holds who is connected to the chat
+
+
 class ChatSettings(NamedTuple):
     """`waiting_timeout_ms`: nobody took it. `idle_*`: nobody said anything in an active one. `customer_gone_ms`: the
     customer left the queue, `agent_gone_ms`: the agent left the conversation; both beyond the roster's own grace.

@@ -11,14 +11,17 @@ cost as much as the few small reads themselves. They are volatile; the next ones
 
 from __future__ import annotations
 
-from insightdesk_rt.engine.dispatch.namespace import ADMINS, Namespace, Timers, every
+from insightdesk_rt.engine.dispatch.namespace import ADMINS, Context, Namespace, Timers, every
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import DASHBOARD_ROOM
 from insightdesk_rt.engine.transport.wheel import monotonic_ms
 from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatStore
 from insightdesk_rt.helpdesk.dashboard.stats import Metrics, Stats
+from insightdesk_rt.helpdesk.presence.store import PresenceStore
+from insightdesk_rt.helpdesk.tickets.store import TicketStore
 
 INTERVAL_MS = 5_000
 STALE_MS = 2_000  # Valkey's deadline and some: who reads longer was stopped meanwhile, and another may lead
@@ -34,6 +37,13 @@ class Dashboard(Namespace):
         super().__init__(hub, timers)
         self.stats = stats
         self.tickers = tuple(ticker._replace(every_ms=interval_ms) for ticker in type(self).tickers)
+
+    @classmethod
+    def build(cls, context: Context) -> Dashboard:
+        valkey = context.valkey
+        chats = ChatStore(valkey, PresenceStore(valkey, name=CHATTING))
+        stats = Stats(TicketStore(valkey), chats, PresenceStore(valkey))
+        return cls(context.hub, context.timers, stats, context.settings.dashboard_interval_ms)
 
     async def joined(self, socket: Socket) -> None:
         await self.hub.join(socket, DASHBOARD_ROOM)

@@ -14,7 +14,16 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta, Struct
 
-from insightdesk_rt.engine.dispatch.namespace import Namespace, Nothing, Outbound, Payload, Timers, event, every
+from insightdesk_rt.engine.dispatch.namespace import (
+    Context,
+    Namespace,
+    Nothing,
+    Outbound,
+    Payload,
+    Timers,
+    event,
+    every,
+)
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
@@ -87,6 +96,10 @@ class Notifications(Namespace):
         self._store = notifications
         self._relay = EventRelay(notifications.pending, self._publish_event, self.spawn)
         self._published_counts: dict[str, int] = {}  # the last published count, of users whose count is checked again
+
+    @classmethod
+    def build(cls, context: Context) -> Notifications:
+        return cls(context.hub, context.timers, NotificationStore(context.valkey, recovered=context.recovered))
 
     async def joined(self, socket: Socket) -> None:
         try:

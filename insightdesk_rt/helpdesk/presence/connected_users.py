@@ -32,9 +32,18 @@ class _ConnectedUser:
 
 
 class ConnectedUsers:
-    """`incarnation` returns the name of this node's present life, which changes after it was declared dead."""
+    """`incarnation` returns the name of this node's present life, which changes after it was declared dead.
 
-    def __init__(self, store: PresenceStore, incarnation: Callable[[], str], relay: EventRelay) -> None:
+    `fenced` is called with an incarnation that the store takes for dead. The node then goes on under another one.
+    """
+
+    def __init__(
+        self,
+        store: PresenceStore,
+        incarnation: Callable[[], str],
+        relay: EventRelay,
+        fenced: Callable[[str], None] = lambda incarnation: None,
+    ) -> None:
         self._store = store
         self._incarnation = incarnation
         self._relay = relay
@@ -43,8 +52,7 @@ class ConnectedUsers:
         self._sockets: set[Socket] = set()
         self._unsettled: set[UserKey] = set()  # users for whom the store may not hold what is true here
         self._turn = 0
-        # Called with an incarnation that the store takes for dead. The server then gives the node a new one.
-        self.on_fenced: Callable[[str], None] = lambda incarnation: None
+        self._fenced = fenced
 
     async def add(self, socket: Socket) -> None:
         """A socket has connected."""
@@ -123,7 +131,7 @@ class ConnectedUsers:
             else:
                 joined = await self._store.join(connected.user, incarnation)
                 if joined.held is HeldPresence.FENCED:
-                    self.on_fenced(incarnation)
+                    self._fenced(incarnation)
                     return False  # until the node has another incarnation
                 await self._relay.publish(joined.pending)
         except RtError:  # Valkey is unreachable, which its connection logs once; `reconcile` tries this user again

@@ -15,7 +15,17 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta, Struct
 
-from insightdesk_rt.engine.dispatch.namespace import Living, Namespace, Outbound, Payload, Rate, Timers, event, every
+from insightdesk_rt.engine.dispatch.namespace import (
+    Context,
+    Living,
+    Namespace,
+    Outbound,
+    Payload,
+    Rate,
+    Timers,
+    event,
+    every,
+)
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
@@ -109,13 +119,20 @@ class Presence(Namespace):
         store: PresenceStore,
         incarnation: Callable[[], str],
         keys: UserKeys = UserKeys(),
+        fenced: Callable[[str], None] = lambda incarnation: None,
     ) -> None:
         super().__init__(hub, timers)
         self._keys = keys
         self.store = store
         self._relay = EventRelay(store.pending, self._publish_change, self.spawn)
-        self.connected_users = ConnectedUsers(store, incarnation, self._relay)
+        self.connected_users = ConnectedUsers(store, incarnation, self._relay, fenced)
         self.transitions: Counter[str] = Counter()  # by new status: those that this node published
+
+    @classmethod
+    def build(cls, context: Context) -> Presence:
+        store = PresenceStore(context.valkey, context.settings.presence_grace_ms)
+        keys = context.settings.user_keys
+        return cls(context.hub, context.timers, store, context.incarnation, keys, context.fenced)
 
     async def joined(self, socket: Socket) -> None:
         await self.connected_users.add(socket)

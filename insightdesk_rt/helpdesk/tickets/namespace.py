@@ -10,11 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from msgspec import Meta, Struct
 
-from insightdesk_rt.engine.dispatch.namespace import PAGE, TYPING, Namespace, Outbound, Payload, Timers, event, every
+from insightdesk_rt.engine.dispatch.namespace import (
+    PAGE,
+    TYPING,
+    Context,
+    Namespace,
+    Outbound,
+    Payload,
+    Timers,
+    event,
+    every,
+)
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.hub import AccessChanged, Hub, JoinResult
 from insightdesk_rt.engine.hub.socket import Socket
@@ -33,7 +44,7 @@ from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.texts import OffsetText
 from insightdesk_rt.helpdesk.event_relay import EventRelay, publish_then_revoke, revoke_then_publish, until_delivered
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
-from insightdesk_rt.helpdesk.tickets.access import MayRead
+from insightdesk_rt.helpdesk.tickets.access import MayRead, load_access
 from insightdesk_rt.helpdesk.tickets.audience import Audience, ByCheck, ByRooms, may
 from insightdesk_rt.helpdesk.tickets.feed import TicketFeed
 from insightdesk_rt.helpdesk.tickets.readers import NOTE_EVERY_MS, ReaderStore
@@ -144,7 +155,8 @@ class Applied(NamedTuple):
 class Tickets(Namespace):
     """`access` decides who may read a ticket, on every way to it: subscribe, resume, and what the desk is told.
 
-    `readers` is needed where that is the host's own check. With several nodes the server sets `recheck_on_all_nodes`.
+    `readers` is needed where that is the host's own check. `recheck_on_all_nodes` calls
+    `recheck_access` on every node; None means that this is the only one.
     """
 
     path = "/tickets"
@@ -161,6 +173,7 @@ class Tickets(Namespace):
         agent_access: str = "team",
         typing_ms: int = TYPING_MS,
         incarnation: Callable[[], str] = lambda: "",
+        recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] | None = None,
     ) -> None:
         super().__init__(hub, timers)
         self._incarnation = incarnation
@@ -174,8 +187,24 @@ class Tickets(Namespace):
         self._relay = EventRelay(tickets.pending, self._publish_change, self.spawn, self._revoke)
         # For each call that opens tickets now: the tickets of which access was looked at anew meanwhile.
         self._opening: dict[object, set[str]] = {}
-        # How all nodes are made to `recheck_access`.
-        self.recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] = self.recheck_access
+        self._recheck_on_all_nodes = recheck_on_all_nodes or self.recheck_access
+
+    @classmethod
+    def build(cls, context: Context) -> Tickets:
+        """Raises ValueError if the setting `access` names no check."""
+        settings, tickets = context.settings, TicketStore(context.valkey)
+        return cls(
+            context.hub,
+            context.timers,
+            tickets,
+            ViewerStore(context.valkey, context.incarnation),
+            load_access(settings.access, tickets, settings),
+            ReaderStore(context.valkey, settings.recovery_window_s * 1000 if settings.connection_recovery else 0),
+            agent_access=settings.agent_access,
+            typing_ms=settings.typing_ms,
+            incarnation=context.incarnation,
+            recheck_on_all_nodes=partial(context.calls.recheck_on_all_nodes, cls.path),
+        )
 
     # ── what clients ask ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -445,13 +474,13 @@ class Tickets(Namespace):
         # Both before the record counts as told: if this node dies now, whoever tells it again also takes access.
         if record.kind == "deleted":  # an id and a version: those who had it open may know that it is gone
             return await publish_then_revoke(
-                publish(), lambda offset: self.recheck_on_all_nodes(record.subject, offset)
+                publish(), lambda offset: self._recheck_on_all_nodes(record.subject, offset)
             )
-        return await revoke_then_publish(lambda: self.recheck_on_all_nodes(record.subject, NO_OFFSET), publish)
+        return await revoke_then_publish(lambda: self._recheck_on_all_nodes(record.subject, NO_OFFSET), publish)
 
     async def _revoke(self, record: PendingEvent) -> None:
         if self._decides(record.kind, read_change(record)):
-            await self.recheck_on_all_nodes(record.subject, NO_OFFSET)
+            await self._recheck_on_all_nodes(record.subject, NO_OFFSET)
 
     def _decides(self, kind: str, change: StoredChange) -> bool:
         """May this have changed who may read the ticket? With the host's check anything may."""

@@ -30,14 +30,16 @@ from insightdesk_rt.api.operation import (
     read_cursor,
 )
 from insightdesk_rt.api.whom import customer_of, keys_of, user_of
+from insightdesk_rt.engine.dispatch.features import Features
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import ConversationId, Refused, TeamIdText, UserIdText
 from insightdesk_rt.engine.model import Role, Status, User, UserId, UserKeys, iso
 from insightdesk_rt.helpdesk.chat.conversation import State
 from insightdesk_rt.helpdesk.chat.events import ConversationView, view
 from insightdesk_rt.helpdesk.chat.namespace import Chat
+from insightdesk_rt.helpdesk.dashboard.namespace import Dashboard
 from insightdesk_rt.helpdesk.dashboard.stats import AgentMetrics, QueueMetrics, Stats, TicketMetrics
-from insightdesk_rt.helpdesk.desk import Desk
+from insightdesk_rt.helpdesk.presence.namespace import Presence
 from insightdesk_rt.helpdesk.presence.store import KnownPresence, PresenceList, PresenceStore
 
 BY_KEY = User(UserId("key:"), "admin", "Support")  # no user's id, and no key's; the audit log says which it was
@@ -213,13 +215,13 @@ class AgentMetricsHandler(Handler):
 
 
 def helpdesk_routes(
-    admin: Admin, desk: Desk, keys: UserKeys = UserKeys()
+    admin: Admin, features: Features, keys: UserKeys = UserKeys()
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application."""
-    chat = {"admin": admin, "chat": desk.chat}
-    numbers = {"admin": admin, "stats": desk.dashboard.stats}
+    chat = {"admin": admin, "chat": features.of(Chat)}
+    numbers = {"admin": admin, "stats": features.of(Dashboard).stats}
     return [
-        (r"/api/v1/presence", PresenceHandler, {"admin": admin, "presence": desk.presence.store, "keys": keys}),
+        (r"/api/v1/presence", PresenceHandler, {"admin": admin, "presence": features.of(Presence).store, "keys": keys}),
         (r"/api/v1/chats", ChatsHandler, chat),
         (r"/api/v1/chats/([^/]+)", ChatHandler, chat),
         (r"/api/v1/chats/([^/]+)/close", CloseHandler, chat),

@@ -22,7 +22,7 @@ from insightdesk_rt.engine import tokens as auth
 from insightdesk_rt.engine.dispatch.namespace import Payload
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.wire import json
-from insightdesk_rt.helpdesk.features import NAMESPACES
+from insightdesk_rt.helpdesk.features import FEATURES
 from insightdesk_rt.operations import routes  # noqa: F401  all routes of the admin port
 from tests.support.tokens import KEYS, token
 
@@ -153,7 +153,7 @@ def everything(of: type) -> Iterator[type]:
 
 def places() -> Iterator[tuple[str, str, Any]]:
     """Yield the struct's or handler's name, the field's, and its type: all that clients and back ends send."""
-    payloads = {spec.payload for namespace in NAMESPACES for spec in namespace.events.values()}
+    payloads = {spec.payload for namespace in FEATURES for spec in namespace.events.values()}
     structs = [each for each in payloads if issubclass(each, Payload)]
     for handler in set(everything(Handler)):
         if not handler.__module__.startswith("insightdesk_rt."):

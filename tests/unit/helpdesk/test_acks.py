@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.helpdesk.features import NAMESPACES
+from insightdesk_rt.helpdesk.features import FEATURES
 from insightdesk_rt.helpdesk.notifications.store import Content
 from insightdesk_rt.helpdesk.tickets.store import Actor, Comment, TicketChange
 from tests.support.aio import aio
@@ -106,7 +106,7 @@ async def admins(scene: Scene, change: Awaitable[Any]) -> Any:
 
 
 def test_every_event_of_every_namespace_is_in_one_of_the_tables() -> None:
-    names = {name for namespace in NAMESPACES for name in namespace.events}
+    names = {name for namespace in FEATURES for name in namespace.events}
     assert names == NOTHING_LOGGED | set(CLIENTS) and not NOTHING_LOGGED & set(CLIENTS)
 
 

@@ -16,7 +16,7 @@ from insightdesk_rt.backend.push.push import CommentBody, EmitBody, Notification
 from insightdesk_rt.engine.cluster.publisher import fingerprint
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import user_room
-from insightdesk_rt.helpdesk.features import NAMESPACES
+from insightdesk_rt.helpdesk.features import FEATURES
 from insightdesk_rt.helpdesk.notifications.store import Content
 from insightdesk_rt.helpdesk.tickets.store import Actor, Comment, TicketChange
 from tests.support import fakes
@@ -81,7 +81,7 @@ PLACES = {
 def test_every_place_that_takes_an_id_of_the_caller_is_in_the_table() -> None:
     named = {
         spec.name
-        for namespace in NAMESPACES
+        for namespace in FEATURES
         for spec in namespace.events.values()
         if "clientId" in {field.name for field in msgspec.structs.fields(spec.payload)}
     }

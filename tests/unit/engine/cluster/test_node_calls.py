@@ -43,10 +43,10 @@ class Node:
             self.hub,
             lambda: self.name,
             all_living,
-            self.evicted.append,
-            self.recheck_access,
             timeout_s=0.5,
         )
+        self.calls.on_replaced.append(self.evicted.append)
+        self.calls.on_recheck.append(self.recheck_access)
         self.rechecked: list[tuple[str, str, str]] = []
         self.away = False
         living.add(name)

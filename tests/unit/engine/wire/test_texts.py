@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from msgspec import Struct, inspect
 
 from insightdesk_rt.backend.push import push
-from insightdesk_rt.engine.dispatch.namespace import Payload
+from insightdesk_rt.engine.dispatch.namespace import Namespace, Payload
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.texts import INVISIBLE, MAX_CHARACTER_BYTES, PLAIN, VISIBLE, VISIBLE_LINE, WORDS
 from insightdesk_rt.helpdesk.chat import events as words
-from insightdesk_rt.helpdesk.features import Namespace
 
 # Cf, but drawn: number signs and marks that span the digits behind them, and hieroglyph joiners.
 DRAWN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x1345A)}

@@ -221,7 +221,7 @@ async def test_a_node_that_counted_as_dead_looks_again_who_may_see_what(valkey_u
         await mate.ask("chat:join", conversationId=c)
         await cluster.one.enters(ZOE)
         for node in (cluster.one, cluster.two):
-            node.chat.recheck_on_all_nodes = cluster.one.chat.recheck_access  # the other does not answer any more
+            node.recheck_on_all_nodes = cluster.one.chat.recheck_access  # the other does not answer any more
         await anna.ask("chat:transfer", conversationId=c, teamId="t2")
         await cluster.two.chat.re_register()
         assert any(room.startswith("chat") for room in mate.socket.rooms), (

@@ -45,9 +45,9 @@ class Node:
         self.incarnation = "n1.a"
         self.told: list[PendingEvent] = []
         self.tasks: list[asyncio.Task[None]] = []
-        self.connected_users = ConnectedUsers(
-            self.store, lambda: self.incarnation, EventRelay(self.store.pending, self.say, self.spawn)
-        )
+        self.fenced: list[str] = []
+        relay = EventRelay(self.store.pending, self.say, self.spawn)
+        self.connected_users = ConnectedUsers(self.store, lambda: self.incarnation, relay, self.fenced.append)
 
     async def say(self, change: PendingEvent) -> None:
         self.told.append(change)
@@ -198,19 +198,17 @@ async def test_a_node_that_starts_beside_another_is_not_taken_for_dead(valkey_ur
 async def test_the_node_is_told_that_it_is_taken_for_dead(valkey_url: str, prefix: str) -> None:
     """Its lease may run: without this nobody would be seen to come to it any more."""
     async with a_node(valkey_url, prefix) as node:
-        fenced: list[str] = []
-        node.connected_users.on_fenced = fenced.append
         anna, bert = sockets("anna", "bert")
         await node.connected_users.add(anna)
-        assert fenced == []
+        assert node.fenced == []
         await node.connected_users.node_lost("n1.a")
         for _ in range(COMPARE_EVERY):
             await node.connected_users.reconcile()
-        assert set(fenced) == {"n1.a"}, "without anybody coming, too"
+        assert set(node.fenced) == {"n1.a"}, "without anybody coming, too"
         node.incarnation = "n1.b"
         await node.connected_users.re_register()
         await node.connected_users.add(bert)
-        assert set(fenced) == {"n1.a"} and await node.store.held_by("n1.b") == {"anna", "bert"}
+        assert set(node.fenced) == {"n1.a"} and await node.store.held_by("n1.b") == {"anna", "bert"}
 
 
 @aio
