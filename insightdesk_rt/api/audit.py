@@ -8,7 +8,8 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.api.audit_store import KEPT_DAYS, AuditLog, Entry
 from insightdesk_rt.api.handler import Admin, Handler, operation
-from insightdesk_rt.api.operation import Answer, Paged, make_cursor, read_cursor
+from insightdesk_rt.api.operation import Answer
+from insightdesk_rt.api.paging import Paged, cut, read_cursor
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import offset_key
 
@@ -42,12 +43,11 @@ class AuditHandler(Handler):
         try:
             offset_key(before or "0-0")
         except ValueError:
-            raise RtError("BAD_REQUEST", "This is no cursor of ours", field="cursor") from None
+            raise RtError("BAD_REQUEST", "This is not a cursor of this server", field="cursor") from None
         entries = await self.log.read(query.limit + 1, before, query.who, query.action)
-        page = entries[: query.limit]
-        cursor = make_cursor(page[-1].id) if len(entries) > query.limit else None
+        shown, cursor = cut(entries, query.limit, lambda entry: (entry.id,))
         dropped = await self.log.dropped()
-        return Answer(AuditPage(page, cursor, [], dropped.all, dropped.early, KEPT_DAYS))
+        return Answer(AuditPage(shown, cursor, [], dropped.all, dropped.early, KEPT_DAYS))
 
 
 def audit_routes(admin: Admin, log: AuditLog) -> list[tuple[str, type[Handler], dict[str, Any]]]:

@@ -19,10 +19,9 @@ from __future__ import annotations
 import codecs
 import inspect
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -32,11 +31,6 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.texts import VISIBLE_LINE, WORDS, in_words
 
-MAX_LIMIT = 500  # items of a page
-USUAL_LIMIT = 100
-MAX_CURSOR = 1000
-
-T = TypeVar("T")
 NO_CONTROLS = "^[^\x00-\x1f\x7f]*\\Z"
 Reason = Annotated[
     str, Meta(min_length=1, max_length=500, pattern=VISIBLE_LINE, description="why; it is kept in the audit log")
@@ -53,17 +47,6 @@ class Query(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     item. Without fields of its own it allows nothing."""
 
 
-Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="items of a page")]
-Cursor = Annotated[str, Meta(max_length=MAX_CURSOR, description="`next` of the page before")]
-
-
-class Paged(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of a list: how many at once, and from where on."""
-
-    limit: Limit = USUAL_LIMIT
-    cursor: Cursor = ""
-
-
 class Removal(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of a DELETE."""
 
@@ -78,14 +61,6 @@ class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class BulkChange(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dryRun: Annotated[bool, Meta(description="do nothing, answer how many it would be done to")] = False
-
-
-class Page(Struct, Generic[T]):
-    """`next` is the cursor of the next page, null on the last one. `missing`: nodes that did not answer in time."""
-
-    items: list[T]
-    next: str | None = None
-    missing: list[str] = []
 
 
 class Count(Struct):
@@ -218,24 +193,6 @@ def _set(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {name: _set(one) for name, one in value.items() if one is not None and one is not False and one != ""}
-
-
-# ── cursors ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def make_cursor(*after: str | int | float) -> str:
-    """Return where a page ended as text that says nothing to others."""
-    return urlsafe_b64encode(json.dumps(list(after)).encode()).decode().rstrip("=")
-
-
-def read_cursor(text: str, kind: type[T]) -> T | None:
-    """Return what `make_cursor` was given, as a `tuple[…]`; None at the beginning. Raises RtError BAD_REQUEST."""
-    if not text:
-        return None
-    try:
-        return msgspec.json.decode(urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)), type=kind)
-    except (ValueError, RecursionError):  # msgspec's and base64's errors are ValueErrors
-        raise RtError("BAD_REQUEST", "This is no cursor of ours", field="cursor") from None
 
 
 @cache

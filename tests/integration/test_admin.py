@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from insightdesk_rt.api.keys_and_scopes import SCOPES, new_key
-from insightdesk_rt.api.operation import make_cursor
+from insightdesk_rt.api.paging import make_cursor
 from tests.support.aio import aio
 from tests.support.server import ServerProcess
 

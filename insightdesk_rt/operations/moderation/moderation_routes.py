@@ -16,7 +16,8 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from insightdesk_rt.api.handler import Admin, Handler, operation
-from insightdesk_rt.api.operation import Answer, BulkChange, Page, Paged, Removal
+from insightdesk_rt.api.operation import Answer, BulkChange, Removal
+from insightdesk_rt.api.paging import Page, Paged
 from insightdesk_rt.api.whom import customer_of, key_of, user_of
 from insightdesk_rt.engine.addresses import parse_address
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from insightdesk_rt.api.handler import Admin, Handler, operation
-from insightdesk_rt.api.operation import Answer, Change, Page, Paged, Removal
+from insightdesk_rt.api.operation import Answer, Change, Removal
+from insightdesk_rt.api.paging import Page, Paged
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import RuleId
 from insightdesk_rt.engine.model import Role, Severity, iso, new_id

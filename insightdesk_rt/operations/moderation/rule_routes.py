@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta, Struct
 
-from insightdesk_rt.api.operation import Page, Paged, make_cursor, read_cursor
+from insightdesk_rt.api.paging import Page, Paged, cut, read_cursor
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import iso
 from insightdesk_rt.operations.moderation.rules import Rule, RuleTable
@@ -55,8 +55,7 @@ def page(table: RuleTable[R], query: Paged, view: Callable[[R], Any]) -> Page[An
     """Return a page of a table, the newest first."""
     after = read_cursor(query.cursor, tuple[int, str])
     rules = [rule for rule in table.newest_first() if after is None or (rule.at_ms, rule.id) < after]
-    shown = rules[: query.limit]
-    cursor = make_cursor(shown[-1].at_ms, shown[-1].id) if len(rules) > query.limit else None
+    shown, cursor = cut(rules, query.limit, lambda rule: (rule.at_ms, rule.id))
     return Page([view(rule) for rule in shown], cursor)
 
 

@@ -17,21 +17,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from insightdesk_rt.api.handler import Admin, Handler, operation
-from insightdesk_rt.api.operation import (
-    USUAL_LIMIT,
-    Answer,
-    BulkChange,
-    Count,
-    Cursor,
-    Limit,
-    Page,
-    Paged,
-    Query,
-    Removal,
-    make_cursor,
-    read_cursor,
-    said,
-)
+from insightdesk_rt.api.operation import Answer, BulkChange, Count, Query, Removal, said
+from insightdesk_rt.api.paging import USUAL_LIMIT, Cursor, Limit, Page, Paged, cut, read_cursor
 from insightdesk_rt.api.whom import key_of
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
 from insightdesk_rt.engine.cluster.replies import understood
@@ -157,8 +144,7 @@ class ConnectionsHandler(Handler):
         kind = tuple[str, str] if query.sort.endswith("user") else tuple[float, str]
         after: Any = read_cursor(query.cursor, kind)
         rows, total, missing = await self.everywhere.find(query.wanted(self.keys), query.limit + 1, query.sort, after)
-        shown = rows[: query.limit]
-        cursor = make_cursor(*_place(shown[-1])) if len(rows) > query.limit else None
+        shown, cursor = cut(rows, query.limit, _place)
         return Answer(Found([row.shown for row in shown], cursor, missing, total))
 
 
@@ -173,8 +159,7 @@ class ClosedHandler(Handler):
         user = key_of(self.keys, query.user, query.customer, ("user", "customer"))
         wanted = Wanted(user, query.ip, node=query.node, sid=query.sid)
         found, missing = await self.everywhere.closed(wanted, query.limit + 1, before)
-        shown = found[: query.limit]
-        cursor = make_cursor(shown[-1].closedAt, shown[-1].sid) if len(found) > query.limit else None
+        shown, cursor = cut(found, query.limit, lambda one: (one.closedAt, one.sid))
         return Answer(Page(shown, cursor, missing))
 
 

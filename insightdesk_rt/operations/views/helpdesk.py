@@ -17,18 +17,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.keys_and_scopes import Principal
-from insightdesk_rt.api.operation import (
-    USUAL_LIMIT,
-    Answer,
-    Change,
-    Cursor,
-    Limit,
-    Page,
-    Paged,
-    Query,
-    make_cursor,
-    read_cursor,
-)
+from insightdesk_rt.api.operation import Answer, Change, Query
+from insightdesk_rt.api.paging import USUAL_LIMIT, Cursor, Limit, Page, Paged, make_cursor, read_cursor
 from insightdesk_rt.api.whom import customer_of, keys_of, user_of
 from insightdesk_rt.engine.dispatch.features import Features
 from insightdesk_rt.engine.errors import RtError

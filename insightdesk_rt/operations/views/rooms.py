@@ -22,7 +22,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from insightdesk_rt.api.handler import Admin, Handler, operation
-from insightdesk_rt.api.operation import Answer, Page, Paged, Query, make_cursor, read_cursor
+from insightdesk_rt.api.operation import Answer, Query
+from insightdesk_rt.api.paging import Page, Paged, cut, read_cursor
 from insightdesk_rt.engine.cluster.logs import Logs
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
 from insightdesk_rt.engine.cluster.replies import understood
@@ -197,8 +198,7 @@ class RoomsHandler(Handler):
         if after is not None:
             rows = [row for row in rows if (place(row) < after if descending else place(row) > after)]
         first = (heapq.nlargest if descending else heapq.nsmallest)(query.limit + 1, rows, key=place)
-        shown = first[: query.limit]
-        cursor = make_cursor(*place(shown[-1])) if len(first) > query.limit else None
+        shown, cursor = cut(first, query.limit, place)
         return Answer(FoundRooms(shown, cursor, missing, any(told.cut for told in answers.values())))
 
 

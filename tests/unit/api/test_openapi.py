@@ -9,7 +9,8 @@ from msgspec import Meta, Struct
 
 from insightdesk_rt.api.handler import Handler, operation
 from insightdesk_rt.api.openapi import openapi_routes, operations
-from insightdesk_rt.api.operation import Answer, Change, Page, Paged
+from insightdesk_rt.api.operation import Answer, Change
+from insightdesk_rt.api.paging import Page, Paged
 from insightdesk_rt.engine.ids import TicketIdText
 from tests.support.admin_port import a_port, make_admin
 from tests.support.aio import aio

@@ -5,23 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec import Meta, defstruct
 
 from insightdesk_rt.api.handler import Handler, operation
-from insightdesk_rt.api.operation import (
-    Answer,
-    Change,
-    Paged,
-    Query,
-    Removal,
-    make_cursor,
-    read_body,
-    read_cursor,
-    read_path,
-    read_query,
-)
+from insightdesk_rt.api.operation import Answer, Change, Query, Removal, read_body, read_path, read_query
+from insightdesk_rt.api.paging import Paged
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import TicketIdText
 from insightdesk_rt.engine.wire.texts import WORDS
@@ -120,21 +108,6 @@ def test_a_change_that_is_recorded_must_take_a_reason() -> None:
             raise NotImplementedError
 
     assert "reason" in Change.__struct_fields__
-
-
-@given(st.text(max_size=50), st.integers(-(2**53), 2**53))
-def test_a_cursor_comes_back_as_it_was_made(text: str, number: int) -> None:
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()
-    assert read_cursor(make_cursor(text, number), tuple[str, int]) == (text, number)
-
-
-@given(st.text(max_size=50).filter(bool))
-def test_no_cursor_of_somebody_elses_is_more_than_a_bad_request(text: str) -> None:
-    with pytest.raises(RtError) as refused:
-        read_cursor(text, tuple[str, int])
-    assert refused.value.fields == {"field": "cursor"}
-    assert read_cursor("", tuple[str, int]) is None
 
 
 def test_a_list_is_written_with_commas_or_item_by_item() -> None:
