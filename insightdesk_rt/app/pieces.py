@@ -12,8 +12,8 @@ from insightdesk_rt.engine.transport.outbox import OutboxLimits
 from insightdesk_rt.engine.transport.wheel import Wheel
 from insightdesk_rt.engine.wire.limits import PacketLimits
 from insightdesk_rt.helpdesk.features import FEATURES
-from insightdesk_rt.operations.moderation.rates_routes import SettingView
 from insightdesk_rt.operations.routes import AdminPortSettings
+from insightdesk_rt.operations.views.configuration import SettingView
 
 
 def client_host(settings: Settings, wheel: Wheel, node_id: str) -> ClientRegistry:

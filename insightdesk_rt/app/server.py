@@ -209,7 +209,7 @@ class Server:
         stats = NodeStats(host, hub, dispatch.calls, lag)
         stats.turn()
         self._tick(stats.turn, NUMBERS_MS, "this node's numbers")
-        port = ClientPort(host, dispatch, port_settings(settings), moderation.gate.shuts_out)
+        port = ClientPort(host, dispatch, port_settings(settings), moderation.access.blocks.blocks_address)
         no_path: dict[str, Any] = {"default_handler_class": NoHandler, "default_handler_args": {"port": port}}
         relay = Relay(port, directory)
         handover = Handover(place.local, place.key, relay.take)
@@ -246,7 +246,7 @@ class Server:
                 admin_port_settings(self.loaded),
                 self.node_id,
                 PATHS,
-                AdminAccess(lambda token: moderation.gate.passed(keys.verify(token)), admin_keys),
+                AdminAccess(lambda token: moderation.access.passed(keys.verify(token)), admin_keys),
                 valkey,
                 clock,
                 backplane,

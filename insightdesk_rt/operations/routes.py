@@ -1,16 +1,16 @@
-"""The admin port of one node: its parts put together, and all its routes."""
+"""The admin port of one node: all its routes, and the parts of the node that they show and change."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from insightdesk_rt import __version__
 from insightdesk_rt.api.audit import audit_routes
 from insightdesk_rt.api.audit_store import AuditLog
-from insightdesk_rt.api.handler import Admin, Handler
+from insightdesk_rt.api.handler import Admin
 from insightdesk_rt.api.keys_and_scopes import AdminAccess
-from insightdesk_rt.api.openapi import openapi_routes
+from insightdesk_rt.api.openapi import Route, openapi_routes
 from insightdesk_rt.api.sessions import Sessions
 from insightdesk_rt.backend.push.push import push_routes
 from insightdesk_rt.backend.push.rechecks import recheck_routes
@@ -29,13 +29,17 @@ from insightdesk_rt.helpdesk.notifications.namespace import Notifications
 from insightdesk_rt.helpdesk.presence.namespace import Presence
 from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 from insightdesk_rt.operations.console.console import console_routes, session_routes
+from insightdesk_rt.operations.moderation.access_rules import AccessRuleChanges
+from insightdesk_rt.operations.moderation.blocks import block_routes
+from insightdesk_rt.operations.moderation.log_levels import log_level_routes
 from insightdesk_rt.operations.moderation.moderation import Moderation
-from insightdesk_rt.operations.moderation.moderation_routes import moderation_routes
-from insightdesk_rt.operations.moderation.notice_routes import notice_routes
-from insightdesk_rt.operations.moderation.rates_routes import RatesHandler, SettingView, tuning_routes
+from insightdesk_rt.operations.moderation.notices import notice_routes
+from insightdesk_rt.operations.moderation.rates import rate_routes
+from insightdesk_rt.operations.moderation.revocations import revocation_routes
 from insightdesk_rt.operations.views.clients import Connections
+from insightdesk_rt.operations.views.configuration import SettingView, config_routes
 from insightdesk_rt.operations.views.connections import Everywhere, connection_routes
-from insightdesk_rt.operations.views.health import Lately, health_routes, node_checks
+from insightdesk_rt.operations.views.health import Check, Lately, health_routes, node_checks
 from insightdesk_rt.operations.views.helpdesk import helpdesk_routes
 from insightdesk_rt.operations.views.live_events import watch_routes
 from insightdesk_rt.operations.views.metrics import Sources, metrics_routes
@@ -56,7 +60,10 @@ class AdminPortSettings(NamedTuple):
 
 
 class ServerParts(NamedTuple):
-    """What the port is about: this node's parts, and `calls` for those of the others. `leads`: is it the leader?"""
+    """The parts of this node that the port shows and changes; `calls` reach those of other nodes.
+
+    `leads`: is this the leading node?
+    """
 
     settings: AdminPortSettings
     node_id: str
@@ -77,27 +84,49 @@ class ServerParts(NamedTuple):
     leads: Callable[[], bool]
 
 
-def admin_port(parts: ServerParts) -> tuple[Admin, list[tuple[str, type[Handler], dict[str, Any]]]]:
-    """Return the routes of the port for a Tornado Application, and answer for this node what they ask of all."""
-    settings, node_id, port, hub, features = parts.settings, parts.node_id, parts.port, parts.hub, parts.features
-    keys = settings.user_keys
+def admin_port(parts: ServerParts) -> tuple[Admin, list[Route]]:
+    """Return the admin port's routes for a Tornado Application, and register this node's replies to their calls."""
     audit, sessions = AuditLog(parts.valkey), Sessions(parts.valkey)
-    admin = Admin(
+    admin = _admin(parts, audit, sessions)
+    checks = node_checks(parts.valkey, parts.backplane, parts.port, parts.lag)
+    routes = [
+        *health_routes(admin, checks),
+        *_node_routes(admin, parts, checks),
+        *_client_routes(admin, parts),
+        *_helpdesk_routes(admin, parts),
+        *_moderation_routes(admin, parts),
+        *audit_routes(admin, audit),
+    ]
+    keys = parts.settings.user_keys
+    watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes, keys)
+    described = [*routes, *watch, *session_routes(admin, sessions, keys)]
+    return admin, [
+        *described,
+        *metrics_routes(admin, _sources(parts), checks, open=parts.settings.on_loopback),
+        *openapi_routes(admin, described),
+        *console_routes(admin),
+    ]
+
+
+def _admin(parts: ServerParts, audit: AuditLog, sessions: Sessions) -> Admin:
+    return Admin(
         parts.access,
         audit.add,
-        node_id,
-        settings.hosts,
-        lambda request: port.peer(request).address,
-        lambda request: port.peer(request).scheme == "https",
+        parts.node_id,
+        parts.settings.hosts,
+        lambda request: parts.port.peer(request).address,
+        lambda request: parts.port.peer(request).scheme == "https",
         sessions=sessions,
         now_ms=parts.clock.now_ms,
     )
-    checks = node_checks(parts.valkey, parts.backplane, port, parts.lag)
+
+
+def _node_routes(admin: Admin, parts: ServerParts, checks: Sequence[Check]) -> list[Route]:
     node = Node(
-        node_id,
+        parts.node_id,
         __version__,
         parts.dispatch,
-        hub,
+        parts.hub,
         parts.stats,
         parts.namespaces,
         parts.drain,
@@ -106,54 +135,58 @@ def admin_port(parts: ServerParts) -> tuple[Admin, list[tuple[str, type[Handler]
         Lately(checks),
         lambda: parts.clock.skew_ms,
     )
-    sources = Sources(
-        node_id,
+    return [
+        *node_routes(admin, node, parts.calls),
+        *config_routes(admin, parts.node_id, __version__, parts.settings.shown, parts.calls),
+    ]
+
+
+def _client_routes(admin: Admin, parts: ServerParts) -> list[Route]:
+    keys, everywhere = parts.settings.user_keys, Everywhere(parts.calls)
+    here = Connections(parts.node_id, parts.port.host, parts.hub)
+    return [
+        *connection_routes(admin, here, everywhere, parts.calls, keys),
+        *user_routes(admin, everywhere, parts.features.of(Presence).store, parts.moderation.access, keys),
+        *room_routes(admin, parts.node_id, parts.hub, parts.calls, parts.backplane.logs),
+    ]
+
+
+def _helpdesk_routes(admin: Admin, parts: ServerParts) -> list[Route]:
+    settings, features = parts.settings, parts.features
+    tickets, notifications = features.of(Tickets), features.of(Notifications)
+    keys, max_bytes = settings.user_keys, settings.max_event_bytes
+    return [
+        *(route for feature in features for route in feature.routes(admin)),
+        *helpdesk_routes(admin, features, keys),
+        *recheck_routes(admin, tickets, parts.calls, keys),
+        *push_routes(admin, tickets, notifications, parts.hub, parts.namespaces, max_bytes, keys),
+    ]
+
+
+def _moderation_routes(admin: Admin, parts: ServerParts) -> list[Route]:
+    moderation, calls, keys = parts.moderation, parts.calls, parts.settings.user_keys
+    rules, access = moderation.rules, moderation.access
+    tables = (access.revocations.table, access.blocks.table)
+    changes = AccessRuleChanges(rules, parts.port.host, calls, tables)
+    return [
+        *revocation_routes(admin, changes, access.revocations, keys),
+        *block_routes(admin, changes, access.blocks, keys),
+        *notice_routes(admin, rules, moderation.notices, parts.namespaces),
+        *rate_routes(admin, parts.node_id, rules, moderation.rates, calls),
+        *log_level_routes(admin, rules, moderation.levels, calls),
+    ]
+
+
+def _sources(parts: ServerParts) -> Sources:
+    return Sources(
+        parts.node_id,
         __version__,
-        port,
+        parts.port,
         parts.dispatch,
-        hub,
+        parts.hub,
         parts.valkey,
         parts.clock,
         parts.backplane,
-        features.of(Presence),
+        parts.features.of(Presence),
         parts.lag,
     )
-    everywhere = Everywhere(parts.calls)
-    moderation, rules = parts.moderation, parts.moderation.rules
-    tuning = RatesHandler(
-        node_id,
-        __version__,
-        settings.shown,
-        rules,
-        moderation.rates,
-        moderation.levels,
-        parts.dispatch.calls,
-        parts.calls,
-    )
-    routes = [
-        *health_routes(admin, checks),
-        *node_routes(admin, node, parts.calls),
-        *connection_routes(admin, Connections(node_id, port.host, hub), everywhere, parts.calls, keys),
-        *user_routes(admin, everywhere, features.of(Presence).store, moderation.gate, keys),
-        *room_routes(admin, node_id, hub, parts.calls, parts.backplane.logs),
-        *(route for feature in features for route in feature.routes(admin)),
-        *helpdesk_routes(admin, features, keys),
-        *recheck_routes(admin, features.of(Tickets), parts.calls, keys),
-        *moderation_routes(admin, rules, moderation.gate, parts.calls, keys),
-        *notice_routes(admin, rules, moderation.notices, parts.namespaces),
-        *tuning_routes(admin, tuning),
-        *audit_routes(admin, audit),
-        *push_routes(
-            admin,
-            features.of(Tickets),
-            features.of(Notifications),
-            hub,
-            parts.namespaces,
-            settings.max_event_bytes,
-            keys,
-        ),
-    ]
-    watch = watch_routes(admin, parts.valkey, parts.calls, parts.namespaces, routes, keys)
-    described = [*routes, *watch, *session_routes(admin, sessions, keys)]
-    metrics = metrics_routes(admin, sources, checks, open=settings.on_loopback)
-    return admin, [*described, *metrics, *openapi_routes(admin, described), *console_routes(admin)]

@@ -46,7 +46,6 @@ FUNCTIONS_TO_SHORTEN: set[str] = {
     "app/server _build",
     "engine/cluster/backplane __init__",
     "helpdesk/chat/conversation conversation",
-    "operations/routes admin_port",
 }
 
 # Library → the only places that may import it (the beginning of a file's path in the package).

@@ -31,7 +31,16 @@ Pair = tuple[ServerProcess, ServerProcess]
 NATIVE = NativeDoor()
 POLLING = PythonDoor("python-polling", "polling")
 WEBSOCKET = PythonDoor("python-websocket", "websocket")
-VALKEY_AWAY = ("valkey", "a turn", "the audit log", "not finished", "ruled", "subscription", "a call was not answered")
+VALKEY_AWAY = (
+    "valkey",
+    "a turn",
+    "the audit log",
+    "not finished",
+    "ruled",
+    "Valkey has lost",
+    "subscription",
+    "a call was not answered",
+)
 NAMESPACES = ("/tickets", "/chat", "/notifications", "/presence")
 
 

@@ -1,1 +1,1 @@
-"""What admins rule: blocks, revocations, notices, rates, log levels."""
+"""What admins may change while the servers run: blocks, revocations, notices, rates, log levels."""

@@ -1,4 +1,4 @@
-"""All that is ruled, in one hand: its parts, and how they are kept in step."""
+"""Bundles this node's moderation rules and keeps them in sync with the cluster."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TICK_MS = 1_000
 
 
 class Moderation:
-    """Made before there are clients, as they are let in by it; `start`ed when it knows what it acts on.
+    """Created before there are clients, because it decides who may connect; `start`ed once the node calls exist.
 
-    `now_s`: the time that all nodes share, in Unix seconds. `lost` asks for nodes that count as dead and may run on.
+    `now_s`: the time that all nodes share, in Unix seconds. `lost` returns nodes that count as dead and may still run.
     """
 
     def __init__(
         self,
         store: RuleStore,
         node_id: str,
-        host: ClientRegistry,
+        registry: ClientRegistry,
         hub: Hub,
         verify: Callable[[object], User],
         leads: Callable[[], bool],
@@ -38,14 +38,14 @@ class Moderation:
         lost: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self.rules = Rules(store, now_s, lost)
-        self.gate = BlocksAndRevocations(self.rules, host, verify)
+        self.access = BlocksAndRevocations(self.rules, registry, verify)
         self.notices = Notices(self.rules, hub, leads)
         self.levels = LogLevels(self.rules, node_id)
         self.rates: Rates
-        self.admission = Admission(self.gate.verify, self.gate.admit, self.notices.greet)
+        self.admission = Admission(self.access.verify, self.access.admit, self.notices.greet)
 
     async def start(self, calls: NodeCalls, client_calls: ClientCalls) -> None:
-        """Load what holds, and hear of changes from now on. Raises RtError UNAVAILABLE."""
+        """Load the rules in force, and follow changes from now on. Raises RtError UNAVAILABLE."""
         self.rates = Rates(self.rules, client_calls)
         self.rules.connect(calls)
         await self.rules.start()

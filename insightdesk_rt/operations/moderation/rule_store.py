@@ -1,8 +1,8 @@
-"""What admins have ruled and holds until it ends or is taken back, by kind: a hash of JSON texts, and a version that
-grows with each change, so that who has a copy can see at the cost of one small command whether it is still the same.
+"""The rules that admins set, in Valkey. Each kind has a hash of JSON texts and a version number.
 
-Valkey's clock ends a rule here. `memory` is a name that is lost with everything else: another one, or none, means that
-what was confirmed may be gone, and whoever has a copy should put it down again.
+The version grows with every change, so a node learns with one small command whether its copy is current. Rules expire
+by Valkey's clock. The `memory` is a random name that is lost together with all other data. A different name, or none,
+means that confirmed changes may be gone, and that every node with a copy should store it again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Only = Literal["", "new", "there"]
 
 
 class RulesVersion(NamedTuple):
-    """Of a kind's rules. `number` 0: nothing was done."""
+    """The version of a kind's rules. `number` 0: nothing was changed."""
 
     number: int
     memory: str
@@ -35,29 +35,29 @@ class LoadedRules(NamedTuple):
 
 
 class RuleStore:
-    """All raise RtError UNAVAILABLE; a change is on disk when it returns, where Valkey is asked for that."""
+    """All methods raise RtError UNAVAILABLE. With `durable` a change is on disk when its method returns."""
 
     def __init__(self, valkey: Valkey) -> None:
         self._valkey = valkey
         self._versions = valkey.key("rules", "versions")
 
     async def versions(self) -> tuple[str, dict[str, int]]:
-        """Return the memory's name ("": nothing was ever ruled) and the version of each kind."""
+        """Return the memory's name ("": no rule was ever set) and the version of each kind."""
         flat = await self._valkey.command("HGETALL", self._versions)
         found = dict(zip(flat[::2], flat[1::2], strict=True))
         memory = found.pop(MEMORY, "")
         return memory, {kind: int(number) for kind, number in found.items()}
 
-    async def put(self, kind: str, id: str, text: str, until_ms: int, most: int, only: Only = "") -> RulesVersion:
-        """Set a rule, or replace it. Version 0: there are `most` of its kind already.
+    async def put(self, kind: str, id: str, text: str, until_ms: int, max_rules: int, only: Only = "") -> RulesVersion:
+        """Set a rule, or replace it. Version 0: there are already `max_rules` of its kind.
 
-        `only`: "new" leaves one that is there as it is, "there" makes none (version 0).
+        `only`: "new" does not replace an existing rule, "there" does not add one (version 0).
         """
-        args: list[Arg] = [kind, id, text, until_ms, most, new_id(), only]
+        args: list[Arg] = [kind, id, text, until_ms, max_rules, new_id(), only]
         return self._version(await self._valkey.call(PUT, self._keys(kind), args, durable=True))
 
     async def remove(self, kind: str, id: str) -> RulesVersion:
-        """Take a rule back. Version 0: it is not there."""
+        """Take a rule back. Version 0: there is no such rule."""
         return self._version(await self._valkey.call(REMOVE, self._keys(kind), [kind, id], durable=True))
 
     async def load(self, kind: str) -> LoadedRules:

@@ -1,11 +1,10 @@
-"""This node's copy of what admins have ruled, in step with Valkey and with every other node's.
+"""This node's copy of the rules that admins set, kept in sync with Valkey and with every other node's copy.
 
-    put/remove ──store──▶ every node is told ──▶ the kind's `changed`, here and there, before the admin is answered
-                     └──▶ who was not reached sees another version within a second, and loads
+    put/remove ──store──▶ call every node ──▶ the table's `changed` on each node, before the admin is answered
+                     └──▶ a node that was not reached sees a new version number within a second, and reloads
 
-So what is ruled is looked up without asking anybody, and holds on while Valkey is away. A rule begins and ends by
-Valkey's clock, which all nodes share, a second late at most. Where Valkey has lost its memory, each node puts down
-again what it holds.
+So a rule is looked up in memory, and stays in force while Valkey is unreachable. A rule begins and ends by Valkey's
+clock, which all nodes share, at most a second late. If Valkey has lost its data, each node stores its copy there again.
 """
 
 from __future__ import annotations
@@ -28,11 +27,15 @@ from insightdesk_rt.operations.moderation.rule_store import RuleStore, RulesVers
 log = logging.getLogger(__name__)
 
 VERB = "rules.changed"
-TURN = 100  # rules taken in, or put down, before others have the loop
+TURN = 100  # rules to apply, or to store, before yielding the loop
 
 
 class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What all kinds have: who ruled it, when and why. Times are Unix milliseconds; `until_ms` 0: until taken back."""
+    """What all kinds of rules have: who set it, when and why.
+
+    Times are Unix milliseconds; `until_ms` 0 means until it is taken back. The field names are the keys of the JSON in
+    Valkey.
+    """
 
     id: str
     by: str
@@ -45,26 +48,29 @@ R = TypeVar("R", bound=Rule)
 
 
 class RuleChange(Struct, frozen=True):
-    """What a change has done: `count` as its kind counts (connections closed), and the nodes that did not answer."""
+    """The outcome of a change: what its kind counts (connections closed), and the nodes that did not answer."""
 
     count: int
     missing: list[str]
 
 
 class RuleTable(Generic[R]):
-    """The rules of one kind that hold now, by id, in order of their making.
+    """The rules of one kind that are in force, by id, in the order they were set.
 
-    `changed(old, new)` is called after each change with what was and is there (None: nothing); it returns a count.
+    `changed(old, new)` is called after each change with the rule before and after it (None: no rule). It returns a
+    count.
     """
 
-    def __init__(self, kind: str, type: type[R], most: int, changed: Callable[[R | None, R | None], Awaitable[int]]):
+    def __init__(
+        self, kind: str, type: type[R], max_rules: int, changed: Callable[[R | None, R | None], Awaitable[int]]
+    ):
         self.kind = kind
         self.type = type
-        self.most = most
+        self.max_rules = max_rules
         self.changed = changed
         self.rules: dict[str, R] = {}
         self.version = 0
-        self.counts: dict[str, int] = {}  # id → what its last change has counted here
+        self.counts: dict[str, int] = {}  # id → the count of its last change on this node
         self.decoder = msgspec.json.Decoder(type)
 
     def newest_first(self) -> list[R]:
@@ -82,7 +88,7 @@ async def _none() -> list[str]:
 class Rules:
     """`add` the tables, then `start`; `tick` every second. `now_s`: Valkey's time in Unix seconds.
 
-    `lost` asks for nodes that count as dead and may still serve clients: they are missing from every change.
+    `lost` returns nodes that count as dead and may still serve clients: every change reports them as missing.
     """
 
     def __init__(
@@ -100,34 +106,38 @@ class Rules:
         self._tables[table.kind] = table
 
     def connect(self, calls: NodeCalls) -> None:
-        """From now on changes are told to all nodes through these, and theirs are taken."""
+        """Send changes to all nodes through these calls, and apply the changes of other nodes."""
         self._calls = calls
-        calls.answer(VERB, self._told)
+        calls.answer(VERB, self._apply_change)
 
     def now_ms(self) -> int:
-        """Return the time that rules begin and end by, in Unix milliseconds."""
+        """Return the current time by the clock that rules begin and end by, in Unix milliseconds."""
         return int(self._now_s() * 1000)
 
     async def start(self) -> None:
-        """Load all that holds. Raises RtError UNAVAILABLE."""
+        """Load the rules in force. Raises RtError UNAVAILABLE."""
         async with self._lock:
             await self._catch_up()
 
     async def put(self, table: RuleTable[R], rule: R) -> RuleChange:
-        """Rule something, or replace the rule of that id. Raises RtError UNAVAILABLE (ask again: twice is once) and
-        CONFLICT: there are too many of the kind."""
+        """Set a rule, or replace the rule of that id. Idempotent.
+
+        Raises RtError UNAVAILABLE (try again), CONFLICT: there are too many rules of the kind.
+        """
         text = json.encode_struct(rule)
-        version = await self._store.put(table.kind, rule.id, text, rule.until_ms, table.most)
+        version = await self._store.put(table.kind, rule.id, text, rule.until_ms, table.max_rules)
         if not version.number:
-            raise RtError("CONFLICT", f"There are {table.most} of them, more are not kept; take some back first.")
-        return await self._tell(table, version, rule.id, text)
+            raise RtError(
+                "CONFLICT", f"There are already {table.max_rules} of them, the maximum; take some back first."
+            )
+        return await self._send_change(table, version, rule.id, text)
 
     async def replace(self, table: RuleTable[R], rule: R) -> bool:
-        """Replace the rule of that id; return False if it is not there any more. Raises RtError UNAVAILABLE."""
+        """Replace the rule of that id; return False if there is none any more. Raises RtError UNAVAILABLE."""
         text = json.encode_struct(rule)
-        version = await self._store.put(table.kind, rule.id, text, rule.until_ms, table.most, "there")
+        version = await self._store.put(table.kind, rule.id, text, rule.until_ms, table.max_rules, "there")
         if version.number:
-            await self._tell(table, version, rule.id, text)
+            await self._send_change(table, version, rule.id, text)
         return bool(version.number)
 
     async def remove(self, table: RuleTable[R], id: str) -> RuleChange:
@@ -135,49 +145,52 @@ class Rules:
         version = await self._store.remove(table.kind, id)
         if not version.number:
             raise RtError("NOT_FOUND")
-        return await self._tell(table, version, id, "")
+        return await self._send_change(table, version, id, "")
 
     async def tick(self) -> None:
-        """End what has ended, then see whether a change was missed. Raises RtError UNAVAILABLE."""
+        """Remove expired rules, then check whether a change was missed. Raises RtError UNAVAILABLE."""
         async with self._lock:
             now_ms = self.now_ms()
             for table in self._tables.values():
-                ended = [rule for rule in table.rules.values() if 0 < rule.until_ms <= now_ms]
-                for rule in ended:
+                expired = [rule for rule in table.rules.values() if 0 < rule.until_ms <= now_ms]
+                for rule in expired:
                     await self._apply(table, rule.id, None)
             await self._catch_up()
 
-    # ── in step ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── in sync ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _tell(self, table: RuleTable[R], version: RulesVersion, id: str, text: str) -> RuleChange:
+    async def _send_change(self, table: RuleTable[R], version: RulesVersion, id: str, text: str) -> RuleChange:
         assert self._calls is not None
-        said = await self._calls.ask(VERB, table.kind, str(version.number), version.memory, id, text)
-        counts, missing = understood(said, int)
+        replies = await self._calls.ask(VERB, table.kind, str(version.number), version.memory, id, text)
+        counts, missing = understood(replies, int)
         return RuleChange(sum(counts.values()), await self.not_reached(missing))
 
     async def not_reached(self, missing: Iterable[str]) -> list[str]:
-        """Return the nodes that did not answer, with those that nobody has asked, as they count as dead."""
+        """Return the nodes that did not answer, and those that were not asked because they count as dead."""
         return sorted({*missing, *await self._lost()})
 
-    async def _told(self, words: tuple[str, ...]) -> int:
-        """A rule has changed; an empty text: it was taken back. Returns what that has counted here."""
-        kind, number, memory, id, text = words
+    async def _apply_change(self, arguments: tuple[str, ...]) -> int:
+        """Apply a change that a node has stored (empty text: the rule was taken back). Returns the count here."""
+        kind, number, memory, id, text = arguments
         table = self._tables.get(kind)
         if table is None:
-            raise RtError("INTERNAL", "A kind that this version does not know.")
+            raise RtError("INTERNAL", "This version does not know this kind of rule.")
         new = json.decode(table.decoder, text) if text else None
         async with self._lock:
             if memory == self._memory and int(number) == table.version + 1:
                 table.version += 1
                 await self._apply(table, id, new)
             else:
-                # a Valkey that has lost its last changes gives the number of one of them anew
+                # a Valkey that has lost its last changes gives their numbers a second time
                 lost = memory == self._memory and int(number) == table.version and table.rules.get(id) != new
                 await self._catch_up(table if lost else None)
             return table.counts.get(id, 0)
 
     async def _catch_up(self, lost_some: RuleTable[Any] | None = None) -> None:
-        """Load what has changed; put down first what Valkey has lost, where it tells, or is told to have, lost some."""
+        """Load the tables that changed. First store again those that Valkey has lost rules of.
+
+        Valkey has lost rules if its version number went back, its memory has another name, or `lost_some` says so.
+        """
         memory, versions = await self._store.versions()
         if not memory and not self._memory:
             return
@@ -185,20 +198,20 @@ class Rules:
         for table in self._tables.values():
             number = versions.get(table.kind, 0)
             if number < table.version or (another and self._memory) or table is lost_some:
-                await self._put_back(table)
+                await self._store_again(table)
             elif number == table.version and not another:
                 continue
             await self._load(table)
         if another:
-            memory, _ = await self._store.versions()  # it has got one just now, if there was anything to put down
+            memory, _ = await self._store.versions()  # it has one now, if there was anything to store
             self._memory = memory
 
-    async def _put_back(self, table: RuleTable[Any]) -> None:
-        log.warning("putting down again what was ruled", extra={"kind": table.kind, "rules": len(table.rules)})
+    async def _store_again(self, table: RuleTable[Any]) -> None:
+        log.warning("storing rules again that Valkey has lost", extra={"kind": table.kind, "rules": len(table.rules)})
         rules = list(table.rules.values())
         for at in range(0, len(rules), TURN):
             puts: Iterable[Awaitable[RulesVersion]] = (
-                self._store.put(table.kind, rule.id, json.encode_struct(rule), rule.until_ms, table.most, "new")
+                self._store.put(table.kind, rule.id, json.encode_struct(rule), rule.until_ms, table.max_rules, "new")
                 for rule in rules[at : at + TURN]
             )
             await asyncio.gather(*puts)
@@ -210,7 +223,7 @@ class Rules:
         for id, text in loaded.texts.items():
             try:
                 rule = json.decode(table.decoder, text)
-            except json.BadJson as bad:  # a newer node's
+            except json.BadJson as bad:  # a newer version wrote it
                 log.warning("a rule cannot be read", extra={"kind": table.kind, "id": id, "why": bad.why})
                 continue
             if not 0 < rule.until_ms <= now_ms:

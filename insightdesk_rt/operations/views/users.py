@@ -20,13 +20,9 @@ from insightdesk_rt.api.whom import customer
 from insightdesk_rt.engine.ids import UserIdText
 from insightdesk_rt.engine.model import Person, Role, UserKey, UserKeys, iso, named
 from insightdesk_rt.helpdesk.presence.store import PresenceStore
+from insightdesk_rt.operations.moderation.blocks import BlockView, view_block
 from insightdesk_rt.operations.moderation.blocks_and_revocations import BlocksAndRevocations
-from insightdesk_rt.operations.moderation.moderation_routes import (
-    BlockView,
-    RevocationView,
-    view_block,
-    view_revocation,
-)
+from insightdesk_rt.operations.moderation.revocations import RevocationView, view_revocation
 from insightdesk_rt.operations.views.clients import MAX_ROOMS_OF_USER, Closed, Connection, Wanted
 from insightdesk_rt.operations.views.connections import Everywhere, Reconnect
 
@@ -93,7 +89,7 @@ class CustomerDisconnectHandler(Handler):
 class OneUserHandler(Handler):
     everywhere: Everywhere
     presence: PresenceStore
-    gate: BlocksAndRevocations
+    access: BlocksAndRevocations
     keys: UserKeys
 
     async def view(self, user_id: UserKey) -> Answer:
@@ -123,8 +119,8 @@ class OneUserHandler(Handler):
                 rooms[:MAX_ROOMS_OF_USER],
                 max([len(rooms), *(one.roomCount for one in told)]),
                 session_ids,
-                [*map(view_block, self.gate.blocks_of(user_id, {one.ip for one in known}))],
-                [*map(view_revocation, self.gate.revocations_of(user_id, session_ids))],
+                [*map(view_block, self.access.blocks.of(user_id, {one.ip for one in known}))],
+                [*map(view_revocation, self.access.revocations.of(user_id, session_ids))],
                 sorted({*missing, *missing_too, *missing_as_well}),
             )
         )
@@ -148,12 +144,12 @@ def user_routes(
     admin: Admin,
     everywhere: Everywhere,
     presence: PresenceStore,
-    gate: BlocksAndRevocations,
+    access: BlocksAndRevocations,
     keys: UserKeys = UserKeys(),
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application."""
     parts = {"admin": admin, "everywhere": everywhere, "keys": keys}
-    more = {**parts, "presence": presence, "gate": gate}
+    more = {**parts, "presence": presence, "access": access}
     return [
         (r"/api/v1/users/([^/]+)", UserHandler, more),
         (r"/api/v1/users/([^/]+)/disconnect", UserDisconnectHandler, parts),

@@ -13,7 +13,9 @@ from insightdesk_rt.engine.dispatch.expiry import Expiry
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.model import Event, Offset, ticket_room, ticket_staff_room
 from insightdesk_rt.helpdesk.event_relay import publish_then_revoke, revoke_then_publish
-from insightdesk_rt.operations.moderation.blocks_and_revocations import Block, BlocksAndRevocations, Revocation
+from insightdesk_rt.operations.moderation.blocks import Block
+from insightdesk_rt.operations.moderation.blocks_and_revocations import BlocksAndRevocations
+from insightdesk_rt.operations.moderation.revocations import Revocation
 from insightdesk_rt.operations.moderation.rules import Rules
 from tests.support import chatting, fakes
 from tests.support.aio import aio
@@ -108,19 +110,21 @@ async def test_who_is_revoked_or_blocked_is_closed_although_nothing_can_be_told(
         peer.sockets = {"/tickets": socket}
         clients[str(number)] = peer
     host: Any = SimpleNamespace(clients=clients)
-    gate = BlocksAndRevocations(Rules(store), host, lambda token: fakes.user("ann", session_id="s1", issued_s=1))
+    access = BlocksAndRevocations(Rules(store), host, lambda token: fakes.user("ann", session_id="s1", issued_s=1))
     common: dict[str, Any] = {"id": "r1", "by": "root", "at_ms": 1, "reason": "x"}
     if what == "session":
-        count = await gate.revocations.changed(None, Revocation(session_id="s1", **common))
+        count = await access.revocations.table.changed(None, Revocation(session_id="s1", **common))
     elif what == "tokens":
-        count = await gate.revocations.changed(None, Revocation(user_id="ann", issued_before_ms=5_000, **common))
+        count = await access.revocations.table.changed(
+            None, Revocation(user_id="ann", issued_before_ms=5_000, **common)
+        )
     else:
-        count = await gate.blocks.changed(None, Block(user_id="ann", **common))
+        count = await access.blocks.table.changed(None, Block(user_id="ann", **common))
     assert count == 2
     why = CloseReason.BLOCKED if what == "block" else CloseReason.REVOKED
     assert [peer.closed for peer in clients.values()] == [why, why]
     with pytest.raises(RtError):
-        gate.verify("token")
+        access.verify("token")
 
 
 def test_a_connection_whose_token_ends_is_closed_although_nothing_can_be_told() -> None:

@@ -1,7 +1,8 @@
--- Library: the rules of one kind. table: hash id → JSON; untils: zset of those that end, by when (Unix ms);
--- versions: hash kind → how often its rules changed, '@' → a name of this memory, which another one does not have.
+-- Library: the rules of one kind.
+-- table: hash id → JSON. untils: zset of the ids that expire, by when (Unix ms).
+-- versions: hash kind → how often its rules changed, '@' → a random name for this memory, lost when its data are lost.
 
-local function drop_ended(table, untils)
+local function drop_expired(table, untils)
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', untils, '-inf', now)) do

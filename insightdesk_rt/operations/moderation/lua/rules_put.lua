@@ -1,8 +1,9 @@
--- KEYS: table, untils, versions. ARGV: kind, id, text, until (ms; 0: no end), most, a new memory's name, only
--- only: 'new': leave one that is there as it is; 'there': do not make one that is not; '': either.
--- Answer the version and the memory's name; version 0: nothing was done, as there are too many, or there is none.
+-- Add or replace a rule.
+-- KEYS: table, untils, versions. ARGV: kind, id, text, until (ms; 0: no end), max rules, a new memory's name, only
+-- only: 'new': do not replace an existing rule; 'there': do not add one; '': either.
+-- Returns the version and the memory's name. Version 0: nothing was changed; there are too many rules, or none to replace.
 local kind, id, ends = ARGV[1], ARGV[2], tonumber(ARGV[4])
-drop_ended(KEYS[1], KEYS[2])
+drop_expired(KEYS[1], KEYS[2])
 if redis.call('HEXISTS', KEYS[1], id) == 1 then
   if ARGV[7] == 'new' then
     return {redis.call('HGET', KEYS[3], kind), redis.call('HGET', KEYS[3], '@')}

@@ -1,5 +1,6 @@
--- KEYS: table, untils, versions. ARGV: kind, id. Answer as rules_put does; version 0: there is no such rule.
-drop_ended(KEYS[1], KEYS[2])
+-- Remove a rule.
+-- KEYS: table, untils, versions. ARGV: kind, id. Returns the same as rules_put; version 0: there is no such rule.
+drop_expired(KEYS[1], KEYS[2])
 if redis.call('HDEL', KEYS[1], ARGV[2]) == 0 then
   return {0, ''}
 end

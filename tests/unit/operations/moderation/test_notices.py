@@ -55,7 +55,7 @@ async def test_the_node_that_leads_tells_what_another_could_not(valkey_url: str,
         await one.rules.put(follower.table, NOTICE)
         hub.away = True
         with pytest.raises(RtError):
-            await follower.tell(NOTICE)
+            await follower.publish(NOTICE)
         with pytest.raises(RtError):
             await leader.tick()
         hub.away = False
@@ -75,7 +75,7 @@ async def test_a_notice_that_ends_while_it_is_told_stays_ended(valkey_url: str, 
         here = notices(one, hub)
         await one.rules.put(here.table, NOTICE)
         hub.meanwhile = lambda: here.end("a")
-        await here.tell(NOTICE)
+        await here.publish(NOTICE)
         assert here.table.rules == {} and hub.names() == BOTH + ENDED
         assert (await RuleStore(one.rules._store._valkey).load("notice")).texts == {}
 
@@ -88,7 +88,7 @@ async def test_an_end_that_could_not_be_told_is_told_later_also_of_one_that_ende
         hub = Hub()
         here = notices(one, hub)
         await one.rules.put(here.table, NOTICE)
-        await here.tell(NOTICE)
+        await here.publish(NOTICE)
         hub.told.clear()
         hub.away = True
         await here.end("a")

@@ -1,4 +1,4 @@
-"""What admins rule has its limits: who goes over one is answered as the description of the API says."""
+"""Each kind of rule has a maximum number; one more is refused as the API's description says."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from insightdesk_rt.api.openapi import describe
 from insightdesk_rt.engine.cluster.node_calls import NodeAnswers
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.operations.moderation.access_rules import AccessRuleChanges
+from insightdesk_rt.operations.moderation.blocks import block_routes
 from insightdesk_rt.operations.moderation.blocks_and_revocations import BlocksAndRevocations
-from insightdesk_rt.operations.moderation.log_levels import LogLevels
-from insightdesk_rt.operations.moderation.moderation_routes import moderation_routes
-from insightdesk_rt.operations.moderation.notice_routes import notice_routes
-from insightdesk_rt.operations.moderation.notices import Notices
-from insightdesk_rt.operations.moderation.rates import Rates
-from insightdesk_rt.operations.moderation.rates_routes import RatesHandler, tuning_routes
+from insightdesk_rt.operations.moderation.log_levels import LogLevels, log_level_routes
+from insightdesk_rt.operations.moderation.notices import Notices, notice_routes
+from insightdesk_rt.operations.moderation.rates import Rates, rate_routes
+from insightdesk_rt.operations.moderation.revocations import revocation_routes
 from insightdesk_rt.operations.moderation.rule_store import RuleStore
 from insightdesk_rt.operations.moderation.rules import Rules
 from tests.support import fakes
 from tests.support.admin_port import Port, a_port, make_admin
 from tests.support.aio import aio
 
-MOST = 2
+MAX_RULES = 2
 
 
 class OneNode:
-    """Asks this node alone."""
+    """Node calls in a cluster of one node."""
 
     def __init__(self) -> None:
         self.does: dict[str, Any] = {}
@@ -45,36 +45,40 @@ class OneNode:
 
 
 @asynccontextmanager
-async def ruling(url: str, prefix: str) -> AsyncIterator[tuple[Port, dict[str, Any]]]:
-    """A port where MOST of each kind may be ruled, and its description."""
+async def port_with_few_rules(url: str, prefix: str) -> AsyncIterator[tuple[Port, dict[str, Any]]]:
+    """A port that takes MAX_RULES of each kind, and its description."""
     valkey = Valkey(url, prefix)
     await valkey.start()
     calls: Any = OneNode()
     rules = Rules(RuleStore(valkey))
-    gate = BlocksAndRevocations(rules, SimpleNamespace(clients={}), lambda token: pytest.fail("nobody asked"))  # type: ignore[arg-type]
+    registry: Any = SimpleNamespace(clients={})
+    access = BlocksAndRevocations(rules, registry, lambda token: pytest.fail("no token was verified"))
     notices = Notices(rules, Hub(fakes.OneNode(), ["/chat"]), lambda: True)
     levels = LogLevels(rules, "n1")
     events = {event: None for event in ("one", "two", "three")}
     client_calls: Any = SimpleNamespace(overrule=lambda event, rate: None, rates=lambda: {"/chat": events})
     rates = Rates(rules, client_calls)
-    for table in (gate.revocations, gate.blocks, notices.table, levels.table, rates.table):
-        table.most = MOST
+    tables = (access.revocations.table, access.blocks.table)
+    for table in (*tables, notices.table, levels.table, rates.table):
+        table.max_rules = MAX_RULES
     rules.connect(calls)
     await rules.start()
     admin = make_admin()
-    tuning = RatesHandler("n1", "0", (), rules, rates, levels, client_calls, calls)  # type: ignore[arg-type]
+    changes = AccessRuleChanges(rules, registry, calls, tables)
     routes = [
-        *moderation_routes(admin, rules, gate, calls),
+        *revocation_routes(admin, changes, access.revocations),
+        *block_routes(admin, changes, access.blocks),
         *notice_routes(admin, rules, notices, ["/chat"]),
-        *tuning_routes(admin, tuning),
+        *rate_routes(admin, "n1", rules, rates, calls),
+        *log_level_routes(admin, rules, levels, calls),
     ]
     try:
         async with a_port(admin, routes) as port:
             yield port, describe(routes)["paths"]
     finally:
-        ruled = list(levels.table.rules.values())
+        set_levels = list(levels.table.rules.values())
         levels.table.rules.clear()
-        for rule in ruled:  # loggers are this whole process's
+        for rule in set_levels:  # loggers belong to the whole process
             await levels.table.changed(rule, None)
         await valkey.close()
 
@@ -90,10 +94,10 @@ FULL = (
 
 @pytest.mark.parametrize(("method", "declared", "path", "bodies"), FULL, ids=[one[2] for one in FULL])
 @aio
-async def test_what_is_one_too_many_is_a_conflict_and_declared(
+async def test_one_rule_too_many_is_a_conflict_and_the_description_says_so(
     method: str, declared: str, path: str, bodies: list[dict[str, Any]], valkey_url: str, prefix: str
 ) -> None:
-    async with ruling(valkey_url, prefix) as (port, paths):
+    async with port_with_few_rules(valkey_url, prefix) as (port, paths):
         statuses = []
         for at, body in enumerate(bodies):
             to = f"/api/v1{path}" + (("one", "two", "three")[at] if path.endswith("/") else "")
@@ -101,8 +105,8 @@ async def test_what_is_one_too_many_is_a_conflict_and_declared(
                 body = {**body, "logger": ("", "operations", "engine.cluster")[at]}
             reply = await port.ask(method, to, {**body, "reason": "test"})
             statuses.append(reply.status)
-        assert statuses[:MOST] in ([200] * MOST, [201] * MOST) and statuses[MOST] == 409, reply.text
-        assert reply.error["code"] == "CONFLICT" and "2 of them" in reply.error["message"]
+        assert statuses[:MAX_RULES] in ([200] * MAX_RULES, [201] * MAX_RULES) and statuses[MAX_RULES] == 409, reply.text
+        assert reply.error["code"] == "CONFLICT" and "already 2 of them" in reply.error["message"]
         responses = paths[f"/api/v1{declared}"][method.lower()]["responses"]
         assert "CONFLICT" in responses["409"]["description"]
         for code in ("MISSING", "INVALID", "EXPIRED"):
