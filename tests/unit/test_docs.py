@@ -21,7 +21,7 @@ from insightdesk_rt.operations.moderation import notices  # noqa: F401  its even
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "protocol.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 # What is sent without an Outbound struct: plain payloads, and what every namespace may send.
 PLAIN = {
