@@ -12,8 +12,8 @@ from insightdesk_rt.api.handler import Admin
 from insightdesk_rt.api.keys_and_scopes import AdminAccess
 from insightdesk_rt.api.openapi import Route, openapi_routes
 from insightdesk_rt.api.sessions import Sessions
-from insightdesk_rt.backend.push.push import push_routes
-from insightdesk_rt.backend.push.rechecks import recheck_routes
+from insightdesk_rt.backend.push.access import recheck_routes
+from insightdesk_rt.backend.push.routes import push_routes
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.clock import ValkeyClock
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
@@ -40,7 +40,6 @@ from insightdesk_rt.operations.views.clients import Connections
 from insightdesk_rt.operations.views.configuration import SettingView, config_routes
 from insightdesk_rt.operations.views.connections import Everywhere, connection_routes
 from insightdesk_rt.operations.views.health import Check, Lately, health_routes, node_checks
-from insightdesk_rt.operations.views.helpdesk import helpdesk_routes
 from insightdesk_rt.operations.views.live_events import watch_routes
 from insightdesk_rt.operations.views.metrics import Sources, metrics_routes
 from insightdesk_rt.operations.views.node_stats import NodeStats
@@ -157,7 +156,6 @@ def _helpdesk_routes(admin: Admin, parts: ServerParts) -> list[Route]:
     keys, max_bytes = settings.user_keys, settings.max_event_bytes
     return [
         *(route for feature in features for route in feature.routes(admin)),
-        *helpdesk_routes(admin, features, keys),
         *recheck_routes(admin, tickets, parts.calls, keys),
         *push_routes(admin, tickets, notifications, parts.hub, parts.namespaces, max_bytes, keys),
     ]

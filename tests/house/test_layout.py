@@ -45,7 +45,6 @@ FUNCTIONS_TO_SHORTEN: set[str] = {
     "app/cli/main _parser",
     "app/server _build",
     "engine/cluster/backplane __init__",
-    "helpdesk/chat/conversation conversation",
 }
 
 # Library → the only places that may import it (the beginning of a file's path in the package).

@@ -1,4 +1,4 @@
-"""The facts of the chat as values: a conversation, a message, the figures of the queue. Times are Unix milliseconds."""
+"""The facts of the chat as values: a conversation, a message, the numbers of the queue. Times are Unix milliseconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Author(Struct, frozen=True, gc=False):
 
 
 class Message(Struct, frozen=True, gc=False):
-    """`id` is its number in the conversation: 1, 2, 3, …; `clientId` is what its author's client called it."""
+    """`id` is its number in the conversation: 1, 2, 3, …; `clientId` is the id that its author's client gave it."""
 
     id: int
     at: int
@@ -33,7 +33,7 @@ class Message(Struct, frozen=True, gc=False):
 class Conversation(Struct, frozen=True):
     """Empty strings and zeros mean "none". `position` is its place in the queue, from 1, while it waits.
 
-    `queued_at` is when it first began to wait, and decides its place; `waiting_since` when it did so last.
+    `queued_at` is when it first began to wait, which decides its place. `waiting_since` is when it last began to wait.
     """
 
     id: str
@@ -66,9 +66,9 @@ class Conversation(Struct, frozen=True):
     agent_offset: Offset
 
     def right_of(self, user: User) -> Right:
-        """Return from where on the user may be sent what it was told, for who may see it.
+        """Return from which offset on a user who may see the conversation may be sent its events.
 
-        Its customer and admins from its beginning; an agent since it came to them, by its team or as theirs.
+        Its customer and admins: from its beginning. An agent: since it came to their team, or to them.
         """
         if user.role != "agent":
             return Right()
@@ -77,7 +77,7 @@ class Conversation(Struct, frozen=True):
         return Right(since, since)
 
     def may_see(self, user: User) -> bool:
-        """The rule that the scripts hold (lua/chat_lib.lua), for sockets that are in the room already."""
+        """The same rule as in the scripts (lua/chat_lib.lua), for sockets that are in the room already."""
         if user.role == "admin":
             return True
         if user.role == "agent":
@@ -86,7 +86,7 @@ class Conversation(Struct, frozen=True):
 
 
 class ChatQueueStats(Struct, frozen=True):
-    """Conversations that wait, how long (the first in line; on average), and those that an agent has taken."""
+    """Numbers of waiting and of active conversations; the longest and the average wait."""
 
     waiting: int
     longestWaitMs: int
@@ -95,14 +95,14 @@ class ChatQueueStats(Struct, frozen=True):
 
 
 class ConversationChange(NamedTuple):
-    """A conversation as a script left it, and what must be told of it: not only what this call did."""
+    """A conversation as a script left it, and its pending events, which may include older ones."""
 
     conversation: Conversation
     pending: list[PendingEvent]
 
 
 class BegunConversation(NamedTuple):
-    """The same of one that a customer has started. `agents_here`: how many could take it now, admins apart."""
+    """The same for a new conversation. `agents_here`: how many agents in the chat could take it, without admins."""
 
     conversation: Conversation
     pending: list[PendingEvent]
@@ -110,7 +110,7 @@ class BegunConversation(NamedTuple):
 
 
 class QueuePlace(NamedTuple):
-    """A new place in a queue, from 1."""
+    """A changed place in a queue, from 1."""
 
     conversation_id: str
     customer_id: str
@@ -124,58 +124,45 @@ class StoredMessage(NamedTuple):
 
 
 class ConversationList(NamedTuple):
-    """One of a list: its place in it is `at` (since when it is in its state, Unix ms), then its id."""
+    """One entry of a list, which is sorted by `at` (when it entered its state) and id."""
 
     at: int
     conversation: Conversation
 
 
 class StoredMessagePage(NamedTuple):
-    """Messages in order; `more`: there are older ones."""
+    """Messages in order. `more`: there are older ones."""
 
     conversation: Conversation
     messages: list[Message]
     more: bool
 
 
+def _in_valkey(*names: str) -> list[tuple[str, str]]:
+    """Return each name with its name in the hash of a conversation: agent_id is agentId there."""
+    words = [(name, name.split("_")) for name in names]
+    return [(name, first + "".join(map(str.title, rest))) for name, (first, *rest) in words]
+
+
+_TEXTS = _in_valkey("customer_id", "customer_name", "agent_id", "agent_name", "team_id", "subject", "preview")
+_TEXTS += _in_valkey("closed_reason", "closed_by_id", "closed_by_name", "note", "comment")
+_NUMBERS = _in_valkey("created_at", "queued_at", "waiting_since", "accepted_at", "closed_at", "last", "score")
+_NUMBERS += _in_valkey("read_by_customer", "read_by_agent")
+
+
 def conversation(row: Sequence[Any]) -> Conversation:
-    """Return what a script answered as `row` of chat_lib.lua: id, position, fields and values in turn."""
+    """Parse a conversation as `row` of lua/chat_lib.lua returns it: id, position, fields and values in turn."""
     conversation_id, position, flat = row
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-
-    def number(name: str) -> int:
-        return int(fields.get(name) or 0)
-
-    def text(name: str) -> str:
-        return str(fields.get(name, ""))
-
+    fields: dict[str, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
+    values: dict[str, Any] = {name: fields.get(key, "") for name, key in _TEXTS}
+    values |= {name: int(fields.get(key) or 0) for name, key in _NUMBERS}
     return Conversation(
         id=conversation_id,
         state=fields["state"],
-        customer_id=text("customerId"),
-        customer_name=text("customerName"),
-        customer_online=text("customerOnline") == "1",
-        agent_id=text("agentId"),
-        agent_name=text("agentName"),
-        agent_online=text("agentOnline") == "1",
-        team_id=text("teamId"),
-        subject=text("subject"),
-        preview=text("preview"),
-        created_at=number("createdAt"),
-        queued_at=number("queuedAt"),
-        waiting_since=number("waitingSince"),
-        accepted_at=number("acceptedAt"),
-        closed_at=number("closedAt"),
-        closed_reason=text("closedReason"),
-        closed_by_id=text("closedById"),
-        closed_by_name=text("closedByName"),
         position=int(position),
-        last=number("last"),
-        read_by_customer=number("readByCustomer"),
-        read_by_agent=number("readByAgent"),
-        note=text("note"),
-        score=number("score"),
-        comment=text("comment"),
-        team_offset=Offset(text("teamOffset") or NO_OFFSET),
-        agent_offset=Offset(text("agentOffset") or NO_OFFSET),
+        customer_online=fields.get("customerOnline") == "1",
+        agent_online=fields.get("agentOnline") == "1",
+        team_offset=Offset(fields.get("teamOffset") or NO_OFFSET),
+        agent_offset=Offset(fields.get("agentOffset") or NO_OFFSET),
+        **values,
     )

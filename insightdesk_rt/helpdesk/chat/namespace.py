@@ -13,8 +13,9 @@ A customer whose last connection is gone keeps the place in the queue for a minu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,7 @@ from insightdesk_rt.engine.dispatch.namespace import (
     Living,
     Namespace,
     Rate,
+    Route,
     Timers,
     event,
     every,
@@ -52,6 +54,7 @@ from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.chat import events as words
 from insightdesk_rt.helpdesk.chat.conversation import ConversationChange, Message
 from insightdesk_rt.helpdesk.chat.feed import ChatFeed
+from insightdesk_rt.helpdesk.chat.routes import chat_routes
 from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatSettings, ChatStore
 from insightdesk_rt.helpdesk.event_relay import EventRelay, publish_then_revoke, until_delivered
 from insightdesk_rt.helpdesk.pages import parts
@@ -137,6 +140,9 @@ class Chat(Namespace):
             fenced=context.fenced,
             recheck_on_all_nodes=partial(context.calls.recheck_on_all_nodes, cls.path),
         )
+
+    def routes(self, api: Any) -> Iterable[Route]:
+        return chat_routes(api, self.store, self.publish_change)
 
     async def still_allowed(
         self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}

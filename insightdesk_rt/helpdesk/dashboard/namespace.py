@@ -11,7 +11,10 @@ cost as much as the few small reads themselves. They are volatile; the next ones
 
 from __future__ import annotations
 
-from insightdesk_rt.engine.dispatch.namespace import ADMINS, Context, Namespace, Timers, every
+from collections.abc import Iterable
+from typing import Any
+
+from insightdesk_rt.engine.dispatch.namespace import ADMINS, Context, Namespace, Route, Timers, every
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
@@ -19,6 +22,7 @@ from insightdesk_rt.engine.model import DASHBOARD_ROOM
 from insightdesk_rt.engine.transport.wheel import monotonic_ms
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatStore
+from insightdesk_rt.helpdesk.dashboard.routes import dashboard_routes
 from insightdesk_rt.helpdesk.dashboard.stats import Metrics, Stats
 from insightdesk_rt.helpdesk.presence.store import PresenceStore
 from insightdesk_rt.helpdesk.tickets.store import TicketStore
@@ -44,6 +48,9 @@ class Dashboard(Namespace):
         chats = ChatStore(valkey, PresenceStore(valkey, name=CHATTING))
         stats = Stats(TicketStore(valkey), chats, PresenceStore(valkey))
         return cls(context.hub, context.timers, stats, context.settings.dashboard_interval_ms)
+
+    def routes(self, api: Any) -> Iterable[Route]:
+        return dashboard_routes(api, self.stats)
 
     async def joined(self, socket: Socket) -> None:
         await self.hub.join(socket, DASHBOARD_ROOM)

@@ -22,6 +22,7 @@ from insightdesk_rt.engine.dispatch.namespace import (
     Outbound,
     Payload,
     Rate,
+    Route,
     Timers,
     event,
     every,
@@ -45,6 +46,7 @@ from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.event_relay import EventRelay
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers
+from insightdesk_rt.helpdesk.presence.routes import presence_routes
 from insightdesk_rt.helpdesk.presence.store import PresenceStore, SeenPresence
 
 MAX_USERS = 500  # per request: half of the rooms a socket may be in, and 4 ms of Valkey
@@ -133,6 +135,9 @@ class Presence(Namespace):
         store = PresenceStore(context.valkey, context.settings.presence_grace_ms)
         keys = context.settings.user_keys
         return cls(context.hub, context.timers, store, context.incarnation, keys, context.fenced)
+
+    def routes(self, api: Any) -> Iterable[Route]:
+        return presence_routes(api, self.store, self._keys)
 
     async def joined(self, socket: Socket) -> None:
         await self.connected_users.add(socket)

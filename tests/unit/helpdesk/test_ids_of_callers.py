@@ -12,7 +12,9 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from insightdesk_rt.backend.push.push import CommentBody, EmitBody, NotificationBody
+from insightdesk_rt.backend.push.emit import EmitBody
+from insightdesk_rt.backend.push.notifications import NotificationBody
+from insightdesk_rt.backend.push.tickets import CommentBody
 from insightdesk_rt.engine.cluster.publisher import fingerprint
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import user_room

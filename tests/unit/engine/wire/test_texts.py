@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct, inspect
 
-from insightdesk_rt.backend.push import push
+from insightdesk_rt.backend.push.notifications import NotificationBody
+from insightdesk_rt.backend.push.tickets import CommentBody
 from insightdesk_rt.engine.dispatch.namespace import Namespace, Payload
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.texts import INVISIBLE, MAX_CHARACTER_BYTES, PLAIN, VISIBLE, VISIBLE_LINE, WORDS
 from insightdesk_rt.helpdesk.chat import events as words
+from insightdesk_rt.helpdesk.tickets.store import TicketChange
 
 # Cf, but drawn: number signs and marks that span the digits behind them, and hieroglyph joiners.
 DRAWN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x1345A)}
@@ -125,7 +127,7 @@ def subclasses(kind: type[Any]) -> Iterator[type[Any]]:
 def payloads() -> list[type[Struct]]:
     """Return what clients send with events, and the bodies of the back end."""
     events = [spec.payload for namespace in subclasses(Namespace) for spec in namespace.events.values()]
-    bodies = [push.NotificationBody, push.CommentBody, push.TicketChange]
+    bodies = [NotificationBody, CommentBody, TicketChange]
     kinds = dict.fromkeys([*events, *subclasses(Payload), *bodies])
     return [kind for kind in kinds if kind.__module__.startswith("insightdesk_rt.")]  # other tests declare some, too
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.backend.push.push import MAX_ROOMS, MAX_USERS, push_routes
+from insightdesk_rt.backend.push.emit import MAX_ROOMS
+from insightdesk_rt.backend.push.notifications import MAX_USERS
+from insightdesk_rt.backend.push.routes import push_routes
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import first_rooms
 from insightdesk_rt.engine.hub.hub import Hub

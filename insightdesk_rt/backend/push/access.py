@@ -1,13 +1,13 @@
-"""A host whose own facts have changed asks for access to be looked at again: `POST /api/v1/access/recheck`.
+"""A host whose own facts changed asks this server to check access again: `POST /api/v1/access/recheck`.
 
-A change of a ticket that is pushed does that by itself. What it cannot know is what only the host's check looks at:
-that somebody moved to another team, or lost a right. All nodes look again before the answer; who may not read a ticket
-any more is out of it then, and told so.
+A pushed change of a ticket does that by itself. It cannot cover what only the host's check knows: that somebody moved
+to another team, or lost a right. All nodes have checked before the answer. A user who may not read a ticket any more
+is out of it then, and was notified.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -16,6 +16,7 @@ from insightdesk_rt.api.operation import Answer, Count
 from insightdesk_rt.api.whom import key_of
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
 from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.dispatch.namespace import Route
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import TicketIdText, UserIdText
 from insightdesk_rt.engine.model import UserKeys
@@ -25,11 +26,11 @@ VERB = "access.recheck"
 
 
 class RecheckBody(Struct, forbid_unknown_fields=True):
-    ticketId: Annotated[TicketIdText | None, Meta(description="look at everybody who has this ticket open")] = None
+    ticketId: Annotated[TicketIdText | None, Meta(description="check everybody who has this ticket open")] = None
     customerId: Annotated[UserIdText | None, Meta(description='the same of a customer, with user_ids = "separate"')] = (
         None
     )
-    userId: Annotated[UserIdText | None, Meta(description="look at all tickets that this user has open")] = None
+    userId: Annotated[UserIdText | None, Meta(description="check all tickets that this user has open")] = None
 
 
 class Rechecks:
@@ -46,8 +47,8 @@ class Rechecks:
         counts, missing = understood(await self._calls.ask(VERB, kind, id), int)
         return Count(sum(counts.values()), missing)
 
-    async def _here(self, words: tuple[str, ...]) -> int:
-        kind, id = words
+    async def _here(self, arguments: tuple[str, ...]) -> int:
+        kind, id = arguments
         return await (self._tickets.recheck_access(id) if kind == "ticket" else self._tickets.recheck_user(id))
 
 
@@ -56,21 +57,19 @@ class RecheckHandler(Handler):
 
     @operation("operator", body=RecheckBody, answer=Count)
     async def post(self, body: RecheckBody) -> Answer:
-        """Look again at who may read: a ticket, or whatever a user has open. Who may not any more is taken out.
+        """Check again who may read a ticket, or all tickets that a user has open. Those who may not are taken out.
 
-        `count`: sockets that were taken out of a ticket. A node in `missing` has not done it: ask again.
+        `count`: sockets that were taken out of a ticket. A node in `missing` did not do it: ask again.
         """
         user = key_of(self.rechecks.keys, body.userId, body.customerId)
         if (body.ticketId is None) == (not user):
-            raise RtError("BAD_REQUEST", "Say either ticketId or userId.", field="ticketId")
+            raise RtError("BAD_REQUEST", "Give either ticketId or userId.", field="ticketId")
         if body.ticketId is not None:
             return Answer(await self.rechecks.ask("ticket", body.ticketId))
         return Answer(await self.rechecks.ask("user", user))
 
 
-def recheck_routes(
-    admin: Admin, tickets: Tickets, calls: NodeCalls, keys: UserKeys = UserKeys()
-) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+def recheck_routes(admin: Admin, tickets: Tickets, calls: NodeCalls, keys: UserKeys = UserKeys()) -> list[Route]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
     parts = {"admin": admin, "rechecks": Rechecks(tickets, calls, keys)}
     return [(r"/api/v1/access/recheck", RecheckHandler, parts)]
