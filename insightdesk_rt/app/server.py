@@ -136,12 +136,14 @@ class Server:
             log_reads_at_once=settings.log_reads_at_once,
             facts=FACTS,
         )
-        hub = Hub(backplane, PATHS, settings.max_rooms_per_socket, replay(settings), sent_events())
-        backplane.on_resync = hub.resync
+        wheel = Wheel(WHEEL_STEP_MS, monotonic_ms)
+        host = client_host(settings, wheel, self.node_id)
+        hub = Hub(
+            backplane, PATHS, settings.max_rooms_per_socket, replay(settings), sent_events(), host.flusher.delivered
+        )
         await backplane.start()
         stack.push_async_callback(backplane.close)
 
-        wheel = Wheel(WHEEL_STEP_MS, monotonic_ms)
         holdings: list[Holding] = []
         leases = Leases(
             valkey,
@@ -179,7 +181,7 @@ class Server:
             )
             holdings.append(sessions)
             calls.on_replaced.append(sessions.evict)
-            hub.on_rooms = sessions.moved
+            hub.on_rooms.append(sessions.moved)
             sessions.start()
             stack.push_async_callback(sessions.close)
         relay_at = f"{settings.relay_address}:{port_of(relays)}" if relays else ""
@@ -190,8 +192,6 @@ class Server:
         await _or_say(valkey, self._register(valkey, leases, features, directory, rivals))
         for namespace in features:
             stack.push_async_callback(namespace.close)
-        host = client_host(settings, wheel, self.node_id)
-        hub.on_delivered = host.flusher.delivered
         verify = demo_keys.beside(keys.verify) if demo_keys is not None else keys.verify
         moderation = Moderation(
             RuleStore(valkey), self.node_id, host, hub, verify, lambda: leases.leads, clock.now_s, leases.lost

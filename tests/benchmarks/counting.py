@@ -74,8 +74,7 @@ def tcp_pair(listening: socket.socket) -> tuple[socket.socket, socket.socket]:
 class Bench:
     def __init__(self) -> None:
         self.host = ClientRegistry(Wheel(50, monotonic_ms))
-        self.hub = Hub(fakes.OneNode(), ["/desk"], events=(NAME,))
-        self.hub.on_delivered = self.host.flusher.delivered
+        self.hub = Hub(fakes.OneNode(), ["/desk"], events=(NAME,), delivered=self.host.flusher.delivered)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._codec = NativeCodec(True)
         self.desk = Desk(self.hub, fakes.Clock())

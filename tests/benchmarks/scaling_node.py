@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +58,7 @@ class BareNode:
         self.hub.add(self.member)
         self.delivered = 0
         self._wanted, self._got = 0, asyncio.Event()
-        self.bus.deliver = self._deliver
+        self.bus.attach(self)
 
     async def start(self) -> BareNode:
         await self.valkey.start()
@@ -98,7 +98,13 @@ class BareNode:
 
         await until(caught_up, "live and caught up", DEADLINE_S)
 
-    def _deliver(self, event: Event) -> None:
+    def has_members(self, namespace: str, room: Room) -> bool:
+        return self.hub.has_members(namespace, room)
+
+    def resync(self, namespace: str, rooms: Collection[Room]) -> None:
+        self.hub.resync(namespace, rooms)
+
+    def deliver(self, event: Event) -> None:
         self.hub.deliver(event)
         self.delivered += 1
         if self.delivered == self._wanted:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from insightdesk_rt.engine.counters import EventCounts
 from insightdesk_rt.engine.errors import CloseReason, RtError, used_before
-from insightdesk_rt.engine.hub.backplane import Backlog
+from insightdesk_rt.engine.hub.backplane import Backlog, LocalMembers
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, Sid, User, UserId, new_sid, offset_key
 from insightdesk_rt.engine.wire.codec import Codec, Encoded
@@ -20,7 +20,7 @@ class OneNode:
     """A backplane of one node whose log is a list; `away` makes it refuse as Valkey would."""
 
     deliver: Callable[[Event], None]
-    wanted: Callable[[str, Room], bool]
+    members: LocalMembers
 
     def __init__(self) -> None:
         self.log: list[Event] = []
@@ -33,6 +33,9 @@ class OneNode:
         self._ids: dict[str, Offset] = {}
         self._prints: dict[str, str] = {}
         self._next = itertools.count(1)
+
+    def attach(self, members: LocalMembers) -> None:
+        self.members, self.deliver = members, members.deliver
 
     @property
     def available(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import first_rooms
 from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.hub.backplane import LocalMembers
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Event, User
@@ -31,6 +32,9 @@ class Line:
 
     deliver: Callable[[Event], None]
     available = True
+
+    def attach(self, members: LocalMembers) -> None:
+        self.deliver = members.deliver
 
     def __init__(self, log: fakes.OneNode, lines: list[Line]) -> None:
         self._log, self._lines = log, lines

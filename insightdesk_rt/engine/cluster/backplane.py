@@ -28,7 +28,7 @@ from insightdesk_rt.engine.cluster.subscription import Subscription
 from insightdesk_rt.engine.cluster.subscription_link import LinkState, SubscriptionLink
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.engine.hub.backplane import Backlog
+from insightdesk_rt.engine.hub.backplane import Backlog, LocalMembers
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, offset_key
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,19 @@ REPAIRS = 3  # a real hole is filled by the first; one that is not was made up b
 RETRY_S = 0.1
 SAY_EVERY_S = 60.0
 HEAD_BYTES = 65_536  # room for names of rooms beside the payload
+
+
+class _NoMembers:
+    """Stands for the hub until it is attached."""
+
+    def deliver(self, event: Event) -> None:
+        pass
+
+    def has_members(self, namespace: str, room: Room) -> bool:
+        return False
+
+    def resync(self, namespace: str, rooms: Collection[Room]) -> None:
+        pass
 
 
 class ValkeyBackplane:
@@ -65,9 +78,8 @@ class ValkeyBackplane:
     ) -> None:
         self._seal = seal or Seal(b"")
         self.address = f"{node_id}.{secrets.token_hex(4)}"
-        self.deliver: Callable[[Event], None] = lambda event: None
-        self.on_resync: Callable[[str, list[Room]], None] = lambda namespace, rooms: None
-        self.on_call: Callable[[bytes], None] = lambda text: None
+        self._members: LocalMembers = _NoMembers()
+        self.on_call: list[Callable[[bytes], None]] = []
         # Only this server stores what events of these names say. When Valkey may have lost it, the listeners receive
         # the events of the last seconds: those that this node published, and those that it received from others.
         self.facts = facts
@@ -80,7 +92,7 @@ class ValkeyBackplane:
         self._all_channel = self._names.all_nodes.encode()
         self.logs = Logs(valkey, self._names, log_reads_at_once)
         self._link = SubscriptionLink(valkey, self._names, self.address, self)
-        self._interests = ChannelSubscriptions(valkey, self._names, self._lanes, self._link)
+        self._interests = ChannelSubscriptions(valkey, self._names, self._lanes, self._link, self._has_members)
         self._publisher = Publisher(
             valkey, self._names, self.address, Keep(log_max_entries, log_max_bytes), max_event_bytes, self.position
         )
@@ -111,14 +123,8 @@ class ValkeyBackplane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    @property
-    def wanted(self) -> Callable[[str, Room], bool]:
-        """Set by the hub: has the room members here? Asked once more before its channel is dropped."""
-        return self._interests.wanted
-
-    @wanted.setter
-    def wanted(self, ask: Callable[[str, Room], bool]) -> None:
-        self._interests.wanted = ask
+    def attach(self, members: LocalMembers) -> None:
+        self._members = members
 
     @property
     def subscribed(self) -> bool:
@@ -281,12 +287,15 @@ class ValkeyBackplane:
 
     # ── what happens inside ───────────────────────────────────────────────────────────────────────────────────────
 
+    def _has_members(self, namespace: str, room: Room) -> bool:
+        return self._members.has_members(namespace, room)
+
     def _deliver(self, event: Event) -> None:
         self._delivered += 1
         if event.name in self.facts and event.offset:
             self._heard.append((asyncio.get_running_loop().time(), event))
         try:
-            self.deliver(event)
+            self._members.deliver(event)
         except Exception:  # a mistake further up must not stop the lane: the next event is another's
             self._failed_deliveries += 1
             log.exception("an event could not be delivered here")
@@ -317,7 +326,8 @@ class ValkeyBackplane:
             except NotSealed as why:
                 self._say_not_sealed(str(why))
                 raise Poison(str(why)) from None
-            self.on_call(read.text)
+            for listener in self.on_call:
+                listener(read.text)
         else:
             raise Poison("not for a node")
 
@@ -401,7 +411,7 @@ class ValkeyBackplane:
             return
         self._resyncs += 1
         log.warning("events of %s cannot be had any more: %d rooms are told", lane.namespace, len(rooms))
-        self.on_resync(lane.namespace, rooms)
+        self._members.resync(lane.namespace, rooms)
 
     def _valkey_up(self, changed: bool) -> None:
         if changed or self._owing:

@@ -25,8 +25,17 @@ UNLISTEN_S = 5.0  # a page that is reloaded, or a user who looks at two tickets 
 
 
 class ChannelSubscriptions:
-    def __init__(self, valkey: Valkey, names: Names, lanes: Mapping[str, Sequencer], link: SubscriptionLink) -> None:
-        self.wanted: Callable[[str, Room], bool] = lambda namespace, room: False
+    """`has_members(namespace, room)` is asked before a channel is dropped, because a join may have come meanwhile."""
+
+    def __init__(
+        self,
+        valkey: Valkey,
+        names: Names,
+        lanes: Mapping[str, Sequencer],
+        link: SubscriptionLink,
+        has_members: Callable[[str, Room], bool],
+    ) -> None:
+        self._has_members = has_members
         self._valkey = valkey
         self._names = names
         self._lanes = lanes
@@ -97,7 +106,7 @@ class ChannelSubscriptions:
             interest = self._table.get(channel)
             if interest is None or interest.generation != generation:
                 continue
-            if self.wanted(interest.lane.namespace, interest.room):
+            if self._has_members(interest.lane.namespace, interest.room):
                 continue  # somebody who had asked before the last one left has joined after it
             del self._table[channel], interest.lane.rooms[interest.room]
             gone.append(channel)

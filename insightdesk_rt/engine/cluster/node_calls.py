@@ -61,7 +61,7 @@ class Bus(Protocol):
     """What the backplane lends."""
 
     address: str
-    on_call: Callable[[bytes], None]
+    on_call: list[Callable[[bytes], None]]
 
     def tell(self, address: str, text: str) -> bool: ...
 
@@ -127,7 +127,7 @@ class NodeCalls:
         self._pending: dict[str, _PendingRequest] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.poison = 0
-        bus.on_call = self.received
+        bus.on_call.append(self.received)
 
     async def close(self) -> None:
         for task in tuple(self._tasks):

@@ -1,4 +1,4 @@
-"""What the hub needs of the other nodes: seven verbs, declared here, implemented in engine/cluster/backplane.py.
+"""What the hub needs of the other nodes: eight verbs, declared here, implemented in engine/cluster/backplane.py.
 
 The rule both sides rely on: a logged event reaches members only through `deliver`, in the order of the log, on the
 node that published it too. A volatile one is delivered here at once and comes from other nodes through `deliver`.
@@ -6,7 +6,7 @@ node that published it too. A volatile one is delivered here at once and comes f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from msgspec import Struct
@@ -26,12 +26,26 @@ class Backlog(Struct, frozen=True):
     floor: Offset = NO_OFFSET
 
 
-class Backplane(Protocol):
-    deliver: Callable[[Event], None]
-    """Set by the hub: called once for every event that concerns a room this node listens to, from the loop."""
+class LocalMembers(Protocol):
+    """What a backplane needs of its node's hub."""
 
-    wanted: Callable[[str, Room], bool]
-    """Set by the hub: has the room members here? Asked before its channel is dropped: a join may have overtaken."""
+    def deliver(self, event: Event) -> None:
+        """Called from the loop, once for every event that concerns a room this node listens to."""
+        ...
+
+    def has_members(self, namespace: str, room: Room) -> bool:
+        """Has the room members here? Asked before its channel is dropped, because a join may have come meanwhile."""
+        ...
+
+    def resync(self, namespace: str, rooms: Collection[Room]) -> None:
+        """Events of these rooms are lost: their members must reload."""
+        ...
+
+
+class Backplane(Protocol):
+    def attach(self, members: LocalMembers) -> None:
+        """Take the hub of this node. The hub calls it once, before the backplane starts."""
+        ...
 
     @property
     def available(self) -> bool:

@@ -52,7 +52,10 @@ class Replay(NamedTuple):
 
 
 class Hub:
-    """`events` are the names the server itself sends; events of others are counted together."""
+    """`events` are the names that the server itself sends; events of other names are counted together.
+
+    `delivered` is called with the offset of each logged event that was put into outboxes.
+    """
 
     def __init__(
         self,
@@ -61,18 +64,18 @@ class Hub:
         max_rooms_per_socket: int = 0,
         replay: Replay = Replay(),
         events: Iterable[str] = (),
+        delivered: Callable[[str], None] = lambda offset: None,
     ) -> None:
         self._backplane = backplane
         self._replay = replay
         self._rooms = {namespace: Rooms() for namespace in namespaces}
         self._sockets: dict[str, dict[Sid, Socket]] = {namespace: {} for namespace in self._rooms}
         self._max_rooms = max_rooms_per_socket
-        self.on_rooms: Callable[[Socket], None] = lambda socket: None  # told when a living socket's rooms change
+        self.on_rooms: list[Callable[[Socket], None]] = []  # called when the rooms of a living socket changed
         names = tuple(events)
         self.sent = {namespace: EventCounts(names) for namespace in self._rooms}  # events put into outboxes
-        self.on_delivered: Callable[[str], None] = lambda offset: None  # told of a logged event in outboxes
-        backplane.deliver = self.deliver
-        backplane.wanted = lambda namespace, room: room in self._rooms[namespace]
+        self._delivered = delivered
+        backplane.attach(self)
 
     def add(self, socket: Socket) -> None:
         """Take the socket in, unless its client went away while it was asked who it is."""
@@ -151,7 +154,7 @@ class Hub:
                 if socket.shut:
                     socket.shut.difference_update(new)
                 starts.update({room: Right(begins.get(room, position), rights[room].life) for room in new})
-                self.on_rooms(socket)
+                self._rooms_changed(socket)
             complete = missed.complete and all(begin == since for begin in begins.values())
             return JoinResult(max(*heard, self.position(socket.namespace), key=offset_key), complete)
 
@@ -238,10 +241,14 @@ class Hub:
     def leave(self, socket: Socket, room: Room) -> None:
         if room in socket.rooms:
             self._leave(socket, room)
-            self.on_rooms(socket)
+            self._rooms_changed(socket)
         elif socket.shut and room in socket.shut:
             socket.shut.discard(room)
-            self.on_rooms(socket)
+            self._rooms_changed(socket)
+
+    def _rooms_changed(self, socket: Socket) -> None:
+        for listener in self.on_rooms:
+            listener(socket)
 
     def _leave(self, socket: Socket, room: Room) -> None:
         if socket.since_in:
@@ -303,9 +310,12 @@ class Hub:
         if count:
             self.sent[event.namespace].add(event.name, count)
             if event.offset:
-                self.on_delivered(event.offset)
+                self._delivered(event.offset)
         for socket, why in lost:  # closing changes the sets that were just walked
             socket.client.close(why)
+
+    def has_members(self, namespace: str, room: Room) -> bool:
+        return room in self._rooms[namespace]
 
     def resync(self, namespace: str, rooms: Collection[Room]) -> None:
         """Tell the rooms' members here that events of theirs are lost for good, and they must load anew."""

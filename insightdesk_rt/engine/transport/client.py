@@ -155,7 +155,8 @@ class Client:
         if registry.clients.pop(self.id, None) is not None:
             registry.addresses.leave(counted_as(self.address))
         registry.closed[why] += 1
-        registry.on_end(self, why)
+        for listener in registry.on_end:
+            listener(self, why)
         registry.intake.forget(self)
         registry.wheel.cancel(self)
         registry.wheel.cancel(("connect", self))

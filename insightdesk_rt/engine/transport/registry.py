@@ -106,7 +106,7 @@ class Registry(Generic[C]):
         self.farewells: dict[str, list[Encoded]] = {}  # last messages for the next poll of clients that have ended
         self._lingering: set[Lingering] = set()
         self._fewer = asyncio.Event()  # set when a transport ended or a farewell was fetched; only `close` waits for it
-        self.on_end: Callable[[C, CloseReason], None] = lambda client, why: None  # called while its sockets still exist
+        self.on_end: list[Callable[[C, CloseReason], None]] = []  # called while its sockets still exist
         self.opened: Counter[str] = Counter()  # by transport
         self.closed: Counter[CloseReason] = Counter()
         self.over_limit: Counter[str] = Counter()  # violations of a limit, by the name of its setting

@@ -166,7 +166,7 @@ class Connections:
             int(time.time() * 1000) - host.now_ms()
         )  # Unix time of the clock's zero: each machine has its own
         self._keys = {**_KEYS, "seen": self._seen_ms}
-        host.on_end = self._remember
+        host.on_end.append(self._remember)
 
     async def find(self, words: tuple[str, ...]) -> Rows:
         """Return the first of those wanted, in order, and how many there are in all."""
