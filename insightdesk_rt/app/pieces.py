@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from insightdesk_rt.app.config import LoadedSettings, Settings, shown, table
 from insightdesk_rt.engine.dispatch import dispatch as dispatching
-from insightdesk_rt.engine.doors.admission import PortSettings
+from insightdesk_rt.engine.doors.client_port import PortSettings
 from insightdesk_rt.engine.hub.hub import Replay
 from insightdesk_rt.engine.rate_limits import Rate, or_any
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry

@@ -40,22 +40,6 @@ PARTS = (
         ("_read_buffer", "_read_buffer_size", "_state", "_total_write_done_index"),
     ),
     Part("tornado", "tornado.web", "RequestHandler", ("_auto_finish", "_body_future", "_log", "_request_summary")),
-    Part("tornado", "tornado.websocket", "WebSocketHandler", ("_break_cycles", "_on_close_called")),
-    Part(
-        "tornado",
-        "tornado.websocket",
-        "WebSocketProtocol13",
-        (
-            "_abort",
-            "_compression_options",
-            "_compressor",
-            "_create_compressors",
-            "_handle_websocket_headers",
-            "_parse_extensions_header",
-            "_receive_frame_loop",
-            "_write_frame",
-        ),
-    ),
     Part(
         "valkey",
         "valkey.asyncio.connection",

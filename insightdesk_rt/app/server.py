@@ -35,12 +35,12 @@ from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import Dispatch
 from insightdesk_rt.engine.dispatch.features import Features
 from insightdesk_rt.engine.dispatch.namespace import Context
-from insightdesk_rt.engine.doors.admission import ClientPort
+from insightdesk_rt.engine.doors.client_port import ClientPort
 from insightdesk_rt.engine.doors.drain import Drain
 from insightdesk_rt.engine.doors.engineio import socketio_handlers
-from insightdesk_rt.engine.doors.fast_path.fast_path import FastPath, takes_short_way
+from insightdesk_rt.engine.doors.fast_path.fast_path import FastPath, fast_path_allowed
 from insightdesk_rt.engine.doors.handlers import ClientHealthHandler, NoHandler
-from insightdesk_rt.engine.doors.listener import StartError, Times, bind, close_all, patient_server, port_of
+from insightdesk_rt.engine.doors.listener import StartError, Times, bind, close_all, make_http_server, port_of
 from insightdesk_rt.engine.doors.native import native_handlers
 from insightdesk_rt.engine.doors.relay import Relay, answers, bind_local, foreign_routes, relay_routes
 from insightdesk_rt.engine.errors import ConfigError, RtError
@@ -235,7 +235,7 @@ class Server:
             **no_path,
             max_body_size=MAX_BODY_BYTES,
             ssl_options=self._certificates.context(),
-            short_way=port,
+            fast_path_of=port,
         )
         if demo is not None:
             await demo.start()
@@ -339,20 +339,20 @@ class Server:
         await drain.finish(self._drain_s)
 
     def _serve(
-        self, sockets: list[socket.socket], routes: list[Any], *, short_way: ClientPort | None = None, **options: Any
+        self, sockets: list[socket.socket], routes: list[Any], *, fast_path_of: ClientPort | None = None, **options: Any
     ) -> None:
-        """Answer HTTP on bound sockets; `short_way`: plain websockets, polls and short POSTs of that port at once."""
+        """Answer HTTP on bound sockets. `fast_path_of` is the client port whose plain requests take the fast path."""
         of_server = {name: options.pop(name) for name in ("max_body_size", "ssl_options") if name in options}
         application = Application(routes, log_function=_no_access_log, **options)
         settings = self.settings
         head_s, unread_s = or_any(settings.handshake_timeout_s), or_any(settings.unread_timeout_s)
         times = Times(head_s, or_any(settings.body_timeout_s), unread_s)
-        server = patient_server(application, times, **of_server)
-        if short_way is not None:
-            over_limit = short_way.host.over_limit
+        server = make_http_server(application, times, **of_server)
+        if fast_path_of is not None:
+            over_limit = fast_path_of.host.over_limit
             server.on_late = lambda setting: over_limit.update([setting])
-            if takes_short_way(short_way, tls=bool(of_server.get("ssl_options"))):
-                way = FastPath(short_way, server.take, PATHS, head_ms=head_s * 1000, unread_ms=unread_s * 1000)
+            if fast_path_allowed(fast_path_of, tls=bool(of_server.get("ssl_options"))):
+                way = FastPath(fast_path_of, server.take, PATHS, head_ms=head_s * 1000, unread_ms=unread_s * 1000)
                 server.first = way.take
                 self._stack.callback(way.close)
         server.add_sockets(sockets)

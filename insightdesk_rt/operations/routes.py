@@ -20,7 +20,7 @@ from insightdesk_rt.engine.cluster.node_calls import NodeCalls
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import Dispatch
 from insightdesk_rt.engine.dispatch.features import Features
-from insightdesk_rt.engine.doors.admission import ClientPort
+from insightdesk_rt.engine.doors.client_port import ClientPort
 from insightdesk_rt.engine.doors.drain import Drain
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.model import UserKeys

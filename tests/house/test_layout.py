@@ -25,7 +25,7 @@ ENGINE = ("wire", "transport", "hub", "cluster", "dispatch", "doors")
 
 # Lines of Python and Lua, docstrings included. Raise one in the commit that needs it, with the reason.
 BUDGETS = {
-    "engine": 15_500,  # the hooks of Namespace, Features and Context are declared here with their docstrings
+    "engine": 15_700,  # the hooks of Namespace, Features and Context are declared here with their docstrings
     "api": 1_800,
     "helpdesk": 6_800,
     "backend": 700,

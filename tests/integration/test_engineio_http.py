@@ -36,7 +36,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every story on both ways in: the short one, and Tornado's for all that is asked."""
     if request.param == "long":
-        monkeypatch.setattr("tests.support.door.takes_short_way", lambda *_, **__: False)
+        monkeypatch.setattr("tests.support.door.fast_path_allowed", lambda *_, **__: False)
 
 
 class Polling:

@@ -16,11 +16,11 @@ from typing import Any
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from insightdesk_rt.engine.doors.admission import ClientPort, PortSettings
+from insightdesk_rt.engine.doors.client_port import ClientPort, PortSettings
 from insightdesk_rt.engine.doors.engineio import socketio_handlers
-from insightdesk_rt.engine.doors.fast_path.fast_path import FastPath, takes_short_way
+from insightdesk_rt.engine.doors.fast_path.fast_path import FastPath, fast_path_allowed
 from insightdesk_rt.engine.doors.handlers import ClientHealthHandler, NoHandler
-from insightdesk_rt.engine.doors.listener import Times, patient_server
+from insightdesk_rt.engine.doors.listener import Times, make_http_server
 from insightdesk_rt.engine.doors.native import native_handlers
 from insightdesk_rt.engine.errors import CloseReason
 from insightdesk_rt.engine.transport.client import Client
@@ -83,7 +83,7 @@ class Door:
         self.client_port = ClientPort(self.host, self.recorder, settings)
         self.number = 0  # of the TCP port
         self.connections: list[Http] = []
-        self.long_way = 0  # connections that Tornado was given
+        self.by_tornado = 0  # connections that Tornado was given
 
     def client(self) -> Client:
         """The only client there is."""
@@ -133,14 +133,14 @@ async def door(
     routes.append(("/healthz", ClientHealthHandler, {"port": port}))
     application = Application(routes, default_handler_class=NoHandler, default_handler_args={"port": port})
     times, over_limit = Times(head_ms / 1000, body_timeout_s, 10), opened.host.over_limit
-    server = patient_server(application, times, lambda setting: over_limit.update([setting]), ssl_options=tls)
+    server = make_http_server(application, times, lambda setting: over_limit.update([setting]), ssl_options=tls)
 
     def take(connection: socket.socket, address: Any, head_s: float) -> None:
-        opened.long_way += 1
+        opened.by_tornado += 1
         server.take(connection, address, head_s)
 
     way = FastPath(port, take, namespaces, head_ms=head_ms, unread_ms=10_000)
-    if takes_short_way(port, tls=tls is not None):
+    if fast_path_allowed(port, tls=tls is not None):
         server.first = way.take
     sockets = bind_sockets(0, "127.0.0.1")
     if send_buffer:

@@ -14,7 +14,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from insightdesk_rt.engine.doors.admission import ClientPort, PortSettings
+from insightdesk_rt.engine.doors.client_port import ClientPort, PortSettings
 from insightdesk_rt.engine.doors.native import native_handlers
 from insightdesk_rt.engine.errors import CloseReason
 from insightdesk_rt.engine.transport.client import Client

@@ -14,10 +14,10 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from insightdesk_rt.engine.cluster.directory import NodePlace, new_place
-from insightdesk_rt.engine.doors.admission import ClientPort, PortSettings
+from insightdesk_rt.engine.doors.client_port import ClientPort, PortSettings
 from insightdesk_rt.engine.doors.engineio import socketio_handlers
 from insightdesk_rt.engine.doors.handlers import NoHandler
-from insightdesk_rt.engine.doors.listener import Times, patient_server
+from insightdesk_rt.engine.doors.listener import Times, make_http_server
 from insightdesk_rt.engine.doors.relay import Relay, bind_local, foreign_routes, relay_routes
 from insightdesk_rt.engine.transport.handover import Handover
 from tests.support.certificates import contexts
@@ -90,7 +90,7 @@ async def door_by(way: str, **options: Any) -> AsyncIterator[ByWay]:
     how: dict[str, Any] = {"ssl": client} if client else {}
     if way == "deflate":
         how["headers"] = {"Sec-WebSocket-Extensions": "permessage-deflate"}
-    short = mock.patch("tests.support.door.takes_short_way", lambda *_, **__: False) if way == "long" else None
+    short = mock.patch("tests.support.door.fast_path_allowed", lambda *_, **__: False) if way == "long" else None
     if short is not None:
         short.start()
     try:
@@ -116,7 +116,7 @@ async def another_node(by: ByWay, options: dict[str, Any]) -> AsyncIterator[None
     directory: Any = OnePlace(place)
     settings: dict[str, Any] = {"default_handler_class": NoHandler, "default_handler_args": {"port": owner}}
     times = Times(options.get("head_ms", 600_000) / 1000, options.get("body_timeout_s", 30), 10)
-    inner = patient_server(Application(relay_routes(owner, place.key), **settings), times)
+    inner = make_http_server(Application(relay_routes(owner, place.key), **settings), times)
     inner.add_sockets([bind_local(place)])
     handover = Handover(place.local, place.key, Relay(owner, directory).take)
     handover.start()
@@ -127,7 +127,7 @@ async def another_node(by: ByWay, options: dict[str, Any]) -> AsyncIterator[None
     routes = [*foreign_routes(front, relay, OTHER), *socketio_handlers(front)]
     settings = {"default_handler_class": NoHandler, "default_handler_args": {"port": front}}
     counted = front.host.over_limit
-    outer = patient_server(Application(routes, **settings), times, lambda setting: counted.update([setting]))
+    outer = make_http_server(Application(routes, **settings), times, lambda setting: counted.update([setting]))
     sockets = bind_sockets(0, "127.0.0.1")
     outer.add_sockets(sockets)
     by.number = sockets[0].getsockname()[1]

@@ -1,50 +1,123 @@
-"""The client port: whose page may come in, who a peer is, whether anybody new is taken, and the clients that are made.
+"""Admission: the one place that decides whether a request to the client port may go on.
 
-The Origin is judged here, for polling and websockets alike, against one list: Tornado 6.6 no longer asks `check_origin`
-about requests it takes for same-origin, and compares no scheme. A request without Origin comes from no browser (or
-from a page of ours) and is let in: nothing here is authenticated by what a browser adds by itself.
+Both ways in, the fast path and Tornado's handlers, describe a request as a `RequestHead` and obey what
+`AdmissionRules.judge` returns. `judge` is a pure function of the request, the time and the state it is given: it has no
+clock and no socket, and it changes nothing. So the fast path may ask it and leave a refused request to Tornado, where
+it is judged a second time and then counted (`AdmissionRules.count`).
+
+The Origin is checked here, for polling and websockets alike, against one list: Tornado 6.6 no longer calls
+`check_origin` for requests it takes for same-origin, and compares no scheme. A request without Origin comes from a
+program that is not a browser, or from a page of the same origin, and may go on: browsers add no credentials by
+themselves that would be accepted here.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 
 from msgspec import Struct
-from tornado.httputil import HTTPServerRequest
 
-from insightdesk_rt.engine.addresses import parse_address, parse_net, spelled
-from insightdesk_rt.engine.doors.makers import uses_recovery
+from insightdesk_rt.engine.addresses import spelled
+from insightdesk_rt.engine.doors.peers import RemotePeer
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.origins import comparable, is_loopback_host, is_loopback_page
-from insightdesk_rt.engine.rate_limits import Windows, counted_as
+from insightdesk_rt.engine.rate_limits import Cap, Windows, counted_as
 from insightdesk_rt.engine.seldom import Seldom
-from insightdesk_rt.engine.transport.client import Client, Receiver
-from insightdesk_rt.engine.transport.client_registry import ClientRegistry
-from insightdesk_rt.engine.wire.engine import EngineSession, EngineSettings
-from insightdesk_rt.engine.wire.frames import MAX_FRAGMENTS
-from insightdesk_rt.engine.wire.limits import PacketLimits
-from insightdesk_rt.engine.wire.native import NativeCodec, NativeSession
-from insightdesk_rt.engine.wire.socketio import SocketIOCodec, SocketIOSession
+from insightdesk_rt.engine.wire.engineio import (
+    BAD_METHOD,
+    BAD_REQUEST,
+    BAD_VERSION,
+    FORBIDDEN,
+    UNKNOWN_SID,
+    UNKNOWN_TRANSPORT,
+    EngineParameters,
+    EngineRefusal,
+    check_query,
+)
 
 log = logging.getLogger(__name__)
 
-_WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d*)?|([^:]*):\d*", re.ASCII).fullmatch  # as some proxies write an address
-MAX_LINES = 20  # a minute, about refused origins; a server has few that are its own by mistake
-MAX_ORIGIN = 200  # characters of one that are logged
-MAX_AGENT = 256  # characters of a User-Agent that are kept
-MAX_BEARER = 16_384  # an Authorization header longer than this holds no token of ours
+MAX_LINES = 20  # log lines a minute about refused origins; few servers have that many real ones by mistake
+MAX_ORIGIN = 200  # characters of an origin that are logged
 RETRY_AFTER_S = 5
 
 
-class OriginPolicy:
-    """Which pages may connect: those of the same origin, those listed, and with `loopback` any of this machine.
+class RequestHead(Struct, frozen=True, gc=False):
+    """What admission has to know of a request to the client port.
 
-    Listed origins are `scheme://host[:port]`, `null` or `file://`; "*" is every page, and then no credentials are
-    allowed. With `loopback`, pages of this machine are trusted while the server is called by a name of this machine:
-    behind a proxy it is called by another.
+    `namespace` is that of /rt/<namespace>, "" at /socket.io/. `upgrade` says that a websocket is asked for.
+    `transport`, `sid` and `version` are Engine.IO's query parameters (`sid` is "" for a new client). The mapping of
+    headers is asked with names in lower case.
+    """
+
+    method: str
+    namespace: str
+    upgrade: bool
+    transport: str
+    sid: str
+    version: str
+    query: str  # as it was written
+    headers: Mapping[str, str]
+
+
+class Accept(Enum):
+    """A request that may go on: with a new client, or with the session that its sid names."""
+
+    NEW_CLIENT = "new client"
+    SESSION = "session"
+
+
+class Refusal(Struct, frozen=True):
+    """A request that may not go on, with its answer. `code` is what it is counted as; 0 s: no Retry-After header."""
+
+    code: str
+    status: int
+    content_type: str
+    body: str
+    retry_after_s: int = 0
+
+
+JSON, HTML, HTML_UTF8, TEXT = (
+    "application/json",
+    "text/html",
+    "text/html; charset=UTF-8",
+    "text/plain; charset=UTF-8",
+)
+
+
+def engine_refusal(why: EngineRefusal, *, upgrade: bool) -> Refusal:
+    """Return the answer to a request to /socket.io/. Node answers a refused upgrade with the bare message and 400."""
+    code = why.message.upper().replace(" ", "_")
+    return Refusal(code, 400, HTML, why.message) if upgrade else Refusal(code, why.status, JSON, why.body)
+
+
+def _client_refusal(error: RtError) -> Refusal:
+    """Return the answer to a request for a new client that the server does not take now."""
+    retry_after_s: int = error.fields.get("retryAfter", 0)
+    return Refusal(error.code, error.kind.http, TEXT, error.message, retry_after_s)
+
+
+OF_ENGINE = {
+    (why, upgrade): engine_refusal(why, upgrade=upgrade)
+    for why in (UNKNOWN_TRANSPORT, UNKNOWN_SID, BAD_METHOD, BAD_REQUEST, FORBIDDEN, BAD_VERSION)
+    for upgrade in (False, True)
+}
+NATIVE_ORIGIN = Refusal("FORBIDDEN", 403, HTML_UTF8, "This page may not connect.")
+BLOCKED = _client_refusal(RtError("FORBIDDEN", "This address is blocked."))
+DRAINING = _client_refusal(RtError("DRAINING", retryAfter=RETRY_AFTER_S))
+TOO_FAST = _client_refusal(RtError("RATE_LIMITED", "Too many new connections from this address.", retryAfter=1))
+TOO_MANY = _client_refusal(RtError("TOO_MANY_CONNECTIONS", retryAfter=RETRY_AFTER_S))
+
+
+class OriginPolicy:
+    """Which pages may connect: those of the same origin, the listed ones, and with `loopback` those of this machine.
+
+    Listed origins are `scheme://host[:port]`, `null` or `file://`. "*" allows every page, and then no credentials are
+    allowed. With `loopback`, pages of this machine are trusted while the server is called by a name of this machine;
+    behind a proxy it is called by another name.
     """
 
     def __init__(self, allowed: Iterable[str] = (), loopback: bool = False) -> None:
@@ -54,7 +127,10 @@ class OriginPolicy:
         self.any = "*" in self._allowed
 
     def allows(self, origin: str, scheme: str, host: str) -> bool:
-        """`origin` is the header's value, "" if there is none; `scheme` and `host` are of the request."""
+        """Return whether a page may connect. `origin` is the header's value, "" if there is none.
+
+        `scheme` and `host` are those of the request.
+        """
         if not origin or self.any or origin in self._allowed:
             return True
         same = comparable(origin)
@@ -62,13 +138,13 @@ class OriginPolicy:
             return True
         return self._loopback and is_loopback_page(origin) and is_loopback_host(host)
 
-    def headers(self, origin: str, allowed: bool) -> dict[str, str]:
-        """Return the CORS headers of an answer, errors included. An origin is only echoed when it was found allowed."""
+    def headers(self, origin: str, allowed: bool) -> Mapping[str, str]:
+        """Return the CORS headers of an answer, errors included. An origin is echoed only if it is allowed."""
         if self.any:
-            return {"Access-Control-Allow-Origin": "*"}
+            return _ANY_ORIGIN
         if not origin or not allowed:
-            return {"Vary": "Origin"}
-        if origin == "null":  # of many pages; what a browser adds by itself is none of theirs
+            return _VARY
+        if origin == "null":  # shared by many pages, so it is given no credentials
             return {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
         return {
             "Access-Control-Allow-Origin": origin,
@@ -77,168 +153,101 @@ class OriginPolicy:
         }
 
 
-class PortSettings(Struct, frozen=True):
-    """What the doors need of the configuration."""
-
-    allowed_origins: tuple[str, ...] = ()
-    loopback: bool = False  # the server listens on a loopback address only
-    trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-* headers are believed
-    transports: tuple[str, ...] = ("polling", "websocket")
-    trailing_slash: bool = True  # False: /socket.io is served beside /socket.io/
-    ping_interval_ms: int = 25_000
-    ping_timeout_ms: int = 30_000
-    max_payload_bytes: int = 1_000_000  # ws default 100 MiB, Node socket.io 1 MB
-    max_fragments: int = MAX_FRAGMENTS  # of one websocket message
-    packets: PacketLimits = PacketLimits()
-    recovery: bool = True
-    deflate: bool = False
-    connects_per_address_per_second: int = 0  # 0: any number
+_ANY_ORIGIN = {"Access-Control-Allow-Origin": "*"}
+_VARY = {"Vary": "Origin"}
 
 
-class RemotePeer(Struct, frozen=True, gc=False):
-    """Who sent a request, proxies that are trusted looked through."""
+class AdmissionRules:
+    """The rules of one node for who may connect, and the state they depend on.
 
-    address: str
-    scheme: str
-
-
-class ClientPort:
-    """The client port's parts in one hand, given to every handler. `accepting` is False while the node drains.
-
-    `shuts_out` says whether an address is blocked.
+    `accepting` is False while the node drains. `is_blocked` says whether an address is blocked by an admin.
+    `addresses` counts the clients of each address; `connects`, if there is a limit, their new clients a second.
     """
 
     def __init__(
         self,
-        host: ClientRegistry,
-        receiver: Receiver,
-        settings: PortSettings = PortSettings(),
-        shuts_out: Callable[[str], bool] = lambda address: False,
+        origins: OriginPolicy,
+        transports: tuple[str, ...],
+        addresses: Cap,
+        connects: Windows | None,
+        is_blocked: Callable[[str], bool],
     ) -> None:
-        self.host = host
-        self.receiver = receiver
-        self.settings = settings
-        self.origins = OriginPolicy(settings.allowed_origins, settings.loopback)
+        self.origins = origins
         self.accepting = True
-        self._shuts_out = shuts_out
-        self._proxies = [parse_net(proxy) for proxy in settings.trusted_proxies]
-        upgrades = ("websocket",) if "websocket" in settings.transports else ()
-        self._engine = EngineSettings(
-            settings.ping_interval_ms, settings.ping_timeout_ms, settings.max_payload_bytes, upgrades
-        )
-        rate = settings.connects_per_address_per_second
-        self._connects = Windows(rate, 1000) if rate else None
-        self.refused: Counter[str] = Counter()  # clients that were not let in, by code
-        self._seldom = Seldom(log, most=MAX_LINES)
-        self._socketio = SocketIOCodec(settings.recovery)
-        self._native = NativeCodec(settings.recovery)
+        self.refused: Counter[str] = Counter()  # requests that were refused, by code
+        self._transports = transports
+        self._addresses = addresses
+        self._connects = connects
+        self._is_blocked = is_blocked
 
-    def engine_client(self, address: str, agent: str, query: str, *, on_websocket: bool = False) -> Client:
-        """Return a new client of Socket.IO, not started. `query` is that of its first request, as it was written."""
-        sid = self.host.new_id()
-        session = EngineSession(sid, SocketIOSession(self._socketio, self.settings.packets), self._engine, on_websocket)
-        client = Client(session, self.receiver, self.host, id=sid, address=address, agent=agent[:MAX_AGENT])
-        client.recovers = uses_recovery(agent, query)
-        return client
+    def judge(self, head: RequestHead, peer: RemotePeer, session: str | None, now_ms: int) -> Accept | Refusal:
+        """Decide about a request: its query and session, the page it comes from, then the address of a new client.
 
-    def native_client(self, namespace: str, address: str, agent: str, authorization: str) -> Client:
-        """Return a new client of the JSON protocol, not started. `authorization` is its request's header."""
-        session, bearer = self.make_native_session(namespace), bearer_of(authorization)
-        return Client(session, self.receiver, self.host, address=address, agent=agent[:MAX_AGENT], bearer=bearer)
-
-    def make_native_session(self, namespace: str) -> NativeSession:
-        settings = self.settings
-        return NativeSession(
-            namespace, self._native, settings.ping_interval_ms, settings.ping_timeout_ms, settings.packets
-        )
-
-    def transport_of(self, sid: str) -> str | None:
-        """Return the transport of a live Engine.IO session, None if there is none. One past its deadline ends here."""
-        client = self.host.clients.get(sid)
-        if client is None or client.native:
-            return "polling" if sid in self.host.farewells else None
-        if client.overdue() or client.transport is None:
-            return None
-        return client.transport.name
-
-    def allows_page(self, request: HTTPServerRequest) -> bool:
-        """May the page that sends a request connect? No page sends one without Origin."""
-        scheme = self.peer(request).scheme
-        return self.origins.allows(request.headers.get("Origin", ""), scheme, request.headers.get("Host", ""))
-
-    def say_refused_page(self, request: HTTPServerRequest) -> None:
-        """Log that a page may not connect, and what would let it: a browser tells its author nothing of it.
-
-        Once a minute for each origin, and for so many of them: anybody can make up origins.
+        hot: once per request. `session` is the transport of the live session that `head.sid` names, None if there is
+        none. Pure: the same request may be judged again.
         """
-        origin = request.headers.get("Origin", "")[:MAX_ORIGIN]
-        scheme, host = self.peer(request).scheme, request.headers.get("Host", "").lower()
+        if not head.namespace:
+            wrong = check_query(
+                EngineParameters(head.transport, head.sid, head.version),
+                head.method,
+                transports=self._transports,
+                session=session,
+                upgrade=head.upgrade,
+                origin=head.headers.get("origin", ""),
+            )
+            if wrong is not None:
+                return OF_ENGINE[wrong, head.upgrade]
+        if not self.allows_page(head.headers, peer):
+            return NATIVE_ORIGIN if head.namespace else OF_ENGINE[FORBIDDEN, head.upgrade]
+        return Accept.SESSION if head.sid else self._new_client(peer.address, now_ms)
+
+    def allows_page(self, headers: Mapping[str, str], peer: RemotePeer) -> bool:
+        """Return whether the page that sends a request may connect. A request without Origin comes from no page."""
+        origin = headers.get("origin", "")
+        return not origin or self.origins.allows(origin, peer.scheme, headers.get("host", ""))
+
+    def _new_client(self, address: str, now_ms: int) -> Accept | Refusal:
+        if self._is_blocked(address):
+            return BLOCKED
+        if not self.accepting:
+            return DRAINING
+        key = counted_as(address)
+        if self._connects is not None and self._connects.wait_ms(key, now_ms):
+            return TOO_FAST
+        return TOO_MANY if self._addresses.full(key) else Accept.NEW_CLIENT
+
+    def count(self, verdict: Accept | Refusal, peer: RemotePeer, now_ms: int) -> None:
+        """Write down what was decided. Whoever asks for a new client spends one of the rate, also when it is refused.
+
+        A blocked address spends nothing: it is refused whatever it does.
+        """
+        if isinstance(verdict, Refusal):
+            self.refused[verdict.code] += 1
+            asked_for_new = verdict.retry_after_s > 0
+        else:
+            asked_for_new = verdict is Accept.NEW_CLIENT
+        if asked_for_new and self._connects is not None:
+            self._connects.take(counted_as(peer.address), now_ms)
+
+
+class RefusedPages:
+    """Logs pages that may not connect, and what would let them: a browser shows its user only "CORS error".
+
+    One line a minute for each origin, and a bounded number of origins, since anybody can invent them.
+    """
+
+    def __init__(self, listed: tuple[str, ...]) -> None:
+        self._listed = listed
+        self._seldom = Seldom(log, most=MAX_LINES)
+
+    def report(self, headers: Mapping[str, str], peer: RemotePeer, sender: str) -> None:
+        """`sender` is the address of the connection, a proxy's if there is one."""
+        origin = headers.get("origin", "")[:MAX_ORIGIN]
+        host = headers.get("host", "").lower()
         hint = "add it to allowed_origins if it is yours"
         if comparable(origin) in (comparable(f"http://{host}"), comparable(f"https://{host}")):
-            proxy = spelled(request.remote_ip or "")
+            proxy = spelled(sender)
             hint = f"its scheme differs: X-Forwarded-Proto is believed of trusted_proxies alone; this came from {proxy}"
-        allowed = ",".join((f"{scheme}://{host}", *self.origins.listed))
+        allowed = ",".join((f"{peer.scheme}://{host}", *self._listed))
         what = "a page may not connect: its origin is not allowed"
         self._seldom.say(logging.INFO, what, origin, origin=origin, allowed=allowed, hint=hint)
-
-    def refusal(self, address: str) -> RtError | None:
-        """Return why no new client is taken from an address now: HTTP 403; 503 or 429, with when to come back."""
-        if self._shuts_out(address):
-            self.refused["FORBIDDEN"] += 1
-            return RtError("FORBIDDEN", "This address is blocked.")
-        wait_ms = self._connects.take(counted_as(address), self.host.now_ms()) if self._connects is not None else 0
-        if not self.accepting:
-            refused = RtError("DRAINING", retryAfter=RETRY_AFTER_S)
-        elif wait_ms:
-            refused = RtError("RATE_LIMITED", "Too many new connections from this address.", retryAfter=1)
-        elif self.host.addresses.full(counted_as(address)):
-            refused = RtError("TOO_MANY_CONNECTIONS", retryAfter=RETRY_AFTER_S)
-        else:
-            return None
-        self.refused[refused.code] += 1
-        return refused
-
-    def takes(self, address: str) -> bool:
-        """Take a new client from an address, if `refusal` would let one in; else nothing is kept of being asked."""
-        if not self.accepting or self._shuts_out(address):
-            return False
-        key, connects = counted_as(address), self._connects
-        if self.host.addresses.full(key):
-            return False
-        if connects is None:
-            return True
-        now_ms = self.host.now_ms()
-        return not connects.wait_ms(key, now_ms) and not connects.take(key, now_ms)
-
-    def peer(self, request: HTTPServerRequest) -> RemotePeer:
-        return self.peer_of(request.remote_ip, request.protocol, request.headers)
-
-    def peer_of(self, remote_ip: str | None, protocol: str, headers: Mapping[str, str]) -> RemotePeer:
-        """Return who sent the request. X-Forwarded-For is read from its end, as far as its writers are trusted.
-
-        The address is in its one spelling: what is compared, counted, shown and searched for is the same text.
-        """
-        address, scheme = spelled(remote_ip or ""), protocol
-        if not self._trusted(address):
-            return RemotePeer(address, scheme)
-        for hop in reversed(headers.get("X-Forwarded-For", "").split(",")):
-            if not (hop := hop.strip()):
-                break
-            port = _WITH_PORT(hop)  # each of a client's connections has another
-            address = spelled((port.group(1) or port.group(2) or hop if port else hop)[:64])
-            if not self._trusted(address):
-                break
-        forwarded = headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
-        return RemotePeer(address, forwarded if forwarded in ("http", "https") else scheme)
-
-    def _trusted(self, address: str) -> bool:
-        if not self._proxies:
-            return False
-        parsed = parse_address(address)
-        return parsed is not None and any(parsed in network for network in self._proxies)
-
-
-def bearer_of(authorization: str) -> str:
-    """Return the token of an Authorization header, "" if it holds none of ours."""
-    scheme, _, token = authorization.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and len(token) <= MAX_BEARER else ""

@@ -1,7 +1,8 @@
 """The answer to a websocket client's offers of permessage-deflate (RFC 7692).
 
 An offer that this server cannot keep is declined, and the connection goes on without compression (RFC 7692 5.1).
-Tornado 6.6 drops parameters without a value and raises for wrong ones: its answer would be wrong, or 500.
+Tornado 6.6 drops parameters without a value and raises for wrong ones, so its own negotiation would give a wrong answer
+or a 500.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _PARAMETER = re.compile(rf"\s*({_TOKEN})(?:\s*=\s*(?:({_TOKEN})|\"({_TOKEN})\"))
 
 
 def agreed(header: str) -> Parameters | None:
-    """Return the parameters of the first offer that can be kept, as they are answered; None if there is none.
+    """Return the answer's parameters for the first offer that can be kept; None if no offer can.
 
     `header` is the value of Sec-WebSocket-Extensions, with all its offers.
     """
@@ -33,8 +34,17 @@ def agreed(header: str) -> Parameters | None:
     return None
 
 
+def extension_header(parameters: Parameters) -> str:
+    """Return the value of Sec-WebSocket-Extensions that answers an offer (RFC 7692 7.1)."""
+    texts = (name if value is None else f"{name}={value}" for name, value in sorted(parameters.items()))
+    return "; ".join((NAME, *texts))
+
+
 def _answer(texts: list[str]) -> Parameters | None:
-    """Return what is answered to one offer; None to decline it: unknown or repeated parameters, or wrong values."""
+    """Return the answer's parameters for one offer.
+
+    None declines the offer: it has unknown or repeated parameters, or wrong values.
+    """
     offered: Parameters = {}
     for name, value in _read(texts):
         if name is None or name in offered:
@@ -48,7 +58,7 @@ def _answer(texts: list[str]) -> Parameters | None:
             case "server_max_window_bits" if BITS.get(value or "", 0) >= LEAST_BITS:
                 answer[name] = value
             case "client_max_window_bits" if value is None or value in BITS:
-                # Without a value it says only that the client would take a limit; there is none to set.
+                # Without a value the client says only that it would accept a limit; this server sets none.
                 if value is not None and BITS[value] >= LEAST_BITS:
                     answer[name] = value
             case _:
@@ -57,7 +67,7 @@ def _answer(texts: list[str]) -> Parameters | None:
 
 
 def _read(texts: list[str]) -> Iterator[tuple[str | None, str | None]]:
-    """Yield each parameter's name in lower case and its value; the name is None if the text is no parameter."""
+    """Yield each parameter's name in lower case and its value; the name is None if the text is not a parameter."""
     for text in texts:
         found = _PARAMETER.fullmatch(text)
         if found is None:

@@ -1,36 +1,37 @@
-"""/socket.io/: Engine.IO's door. GET polls or opens, POST brings packets, a GET with Upgrade is a websocket.
+"""/socket.io/ on Tornado's way: GET polls or opens a session, POST brings packets, a GET with Upgrade is a websocket.
 
-Every answer has its CORS headers, errors too, or a page cannot read them. What is refused is refused with Engine.IO's
-codes, and quietly. A body is judged before it is read (session, type, length) and while it is (length); a POST that is
-refused early has its body thrown away rather than its connection cut, so that the client sees the answer.
+Every answer has its CORS headers, errors too, or a page cannot read them. Requests are refused with Engine.IO's codes,
+and not logged. A POST is checked before its body is read (session, type, length) and while it is read (length). When
+one is refused early, the rest of its body is read and thrown away instead of cutting the connection, so that the
+client sees the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import PathMatches, Rule
 from tornado.web import stream_request_body
 
-from insightdesk_rt.engine.doors.admission import ClientPort
+from insightdesk_rt.engine.doors.admission import HTML, OF_ENGINE, TEXT, Accept, Refusal, RequestHead
+from insightdesk_rt.engine.doors.answers import answer_fields, refusal_fields
+from insightdesk_rt.engine.doors.client_port import ClientPort
 from insightdesk_rt.engine.doors.framing import declared_bytes, has_body, misframed
 from insightdesk_rt.engine.doors.handlers import QuietHandler, SocketHandler
 from insightdesk_rt.engine.errors import CloseReason, WireError
 from insightdesk_rt.engine.transport.client import Client
 from insightdesk_rt.engine.transport.polling import PollingTransport
+from insightdesk_rt.engine.transport.tornado_private import answer_later, body_is_read, last_write
 from insightdesk_rt.engine.transport.websocket import WebSocketTransport
 from insightdesk_rt.engine.wire.engineio import (
     BAD_REQUEST,
-    BAD_VERSION,
-    FORBIDDEN,
     UNKNOWN_SID,
-    EngineQuery,
-    Refusal,
-    check_query,
+    EngineRefusal,
     encode_payload,
+    engine_parameters,
     jsonp_answer,
     jsonp_index,
     jsonp_payload,
@@ -38,9 +39,10 @@ from insightdesk_rt.engine.wire.engineio import (
 
 PATH = r"/socket\.io/.*"  # Node matches by prefix; without the slash it is another path
 BARE_PATH = r"/socket\.io(?:/.*)?"  # Node's addTrailingSlash: false
-METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"  # as Node's cors; what is not served is refused by its own code
+METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"  # as Node's cors; a method that is not served gets its own refusal
 CONNECTS_AT_ONCE = 10  # as many namespaces as a connection may have by default
-DISCARD_BYTES = 8_000_000  # of a body nobody wants; past it the connection is cut
+DISCARD_BYTES = 8_000_000  # of a refused body; a client that sends more is disconnected
+JAVASCRIPT = "text/javascript; charset=UTF-8"
 
 
 def socketio_handlers(port: ClientPort) -> list[Rule]:
@@ -66,56 +68,28 @@ def wants_websocket(request: HTTPServerRequest) -> bool:
     return request.method == "GET" and request.headers.get("Upgrade", "").lower() == "websocket"
 
 
-class _Judge(QuietHandler):
-    def transport_of(self, sid: str) -> str | None:
-        return self.port.transport_of(sid)
+class EngineHandler(QuietHandler):
+    """What both handlers of /socket.io/ do with a request first."""
 
-    def judge(self, *, upgrade: bool) -> EngineQuery | Refusal:
-        """Return what the request asks for, or why it may not: transport, session, then whose page it is."""
-        verdict = check_query(
-            self.request.query_arguments,
-            self.request.method or "",
-            transports=self.port.settings.transports,
-            transport_of=self.transport_of,
-            upgrade=upgrade,
-            origin=self.origin,
-        )
-        if isinstance(verdict, EngineQuery) and not self.origin_allowed():
-            verdict = FORBIDDEN
-            self.port.say_refused_page(self.request)
-        if verdict is BAD_VERSION:
-            why = "another version of Engine.IO: this server speaks 4, which is Socket.IO 3 and 4"
-            self.port.host.log_not_understood(why, self.port.peer(self.request).address, self.agent())
-        if isinstance(verdict, Refusal):
-            self.port.refused[verdict.message.upper().replace(" ", "_")] += 1
-        return verdict
-
-    def new_client(self, *, on_websocket: bool = False) -> Client:
-        address, query = self.port.peer(self.request).address, self.request.query
-        return self.port.engine_client(address, self.agent(), query, on_websocket=on_websocket)
+    def head_of(self, *, upgrade: bool) -> RequestHead:
+        request, asked = self.request, engine_parameters(self.request.query_arguments)
+        return RequestHead(request.method or "", "", upgrade, *asked, request.query, request.headers)
 
 
-class EngineSocketHandler(SocketHandler, _Judge):
+class EngineSocketHandler(SocketHandler, EngineHandler):
     """A websocket: a client of its own, or the one that a polling client wants to move to."""
 
     def prepare(self) -> None:
-        verdict = self.judge(upgrade=True)
+        self.asked = self.head_of(upgrade=True)
+        verdict = self.decide(self.asked)
         if isinstance(verdict, Refusal):
             self.refuse(verdict)
-        elif verdict.sid or not self.turned_away():
-            self._sid = verdict.sid
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Node answers a refused upgrade with the bare message, and always 400."""
-        self.set_status(400)
-        self.set_header("Content-Type", "text/html")
-        self.finish(refusal.message)
 
     def opened(self, transport: WebSocketTransport, leftover: bytes) -> None:
-        if self._sid:
-            probe(self.port, self._sid, transport, leftover)
+        if self.asked.sid:
+            probe(self.port, self.asked.sid, transport, leftover)
             return
-        client = self.new_client(on_websocket=True)
+        client = self.port.engine_client(self.asked, self.peer())
         client.start(transport)
         transport.start(client, leftover)
 
@@ -127,14 +101,14 @@ def probe(port: ClientPort, sid: str, transport: WebSocketTransport, leftover: b
         transport.abort()
     elif client.probe(transport):
         transport.start(client, leftover)
-    else:  # a second websocket of the session: Node takes it and closes it, the first is unaffected
+    else:  # a second websocket of the session: Node accepts and closes it, and the first one is unaffected
         transport.start(client)
         transport.close(CloseReason.TRANSPORT_CLOSE)
 
 
 @stream_request_body
-class SocketIOHandler(_Judge):
-    """One HTTP request of long polling: a Poll while it is parked, a Post while its body is read."""
+class SocketIOHandler(EngineHandler):
+    """One HTTP request of long polling: a Poll while its GET is parked, a Post while its body is read."""
 
     def initialize(self, port: ClientPort) -> None:
         self.port = port
@@ -143,18 +117,21 @@ class SocketIOHandler(_Judge):
         self._body = bytearray()
         self._answered = False  # before the body was read
         self._discarded = 0
+        self._cors: Mapping[str, str] = {}
 
     def prepare(self) -> Awaitable[None] | None:
-        # What the server allows to any path is less than this door takes, or throws away to let a client see its 413.
+        # The server's limit for any path is less than what is read here, or thrown away so that a client sees its 413.
         most = self.port.settings.max_payload_bytes + DISCARD_BYTES
         self.request.connection.set_max_body_size(max(most, declared_bytes(self.request.headers)))  # type: ignore[union-attr]
         self._set_cors()
-        self._answered = misframed(self.request.headers)  # by Tornado, in a moment
+        self._answered = misframed(self.request.headers)  # Tornado refuses it in a moment
         return self._begin_post() if self.request.method == "POST" and not self._answered else None
 
     def _set_cors(self) -> None:
-        for name, value in self.port.origins.headers(self.origin, self.origin_allowed()).items():
-            self.set_header(name, value)
+        headers = self.request.headers
+        allowed = self.port.admission.allows_page(headers, self.peer())
+        self._cors = self.port.origins.headers(headers.get("Origin", ""), allowed)
+        self.set_fields(self.get_status(), self._cors)
 
     def _session(self, sid: str) -> bool:
         client = self.port.host.clients.get(sid)
@@ -166,24 +143,23 @@ class SocketIOHandler(_Judge):
     # ── GET ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def get(self) -> None:
-        verdict = self.judge(upgrade=False)
-        self._auto_finish = False  # Tornado's switch for handlers that finish after their method has returned
+        head = self.head_of(upgrade=False)
+        verdict = self.decide(head)
+        answer_later(self)
         if isinstance(verdict, Refusal):
-            self._refuse(verdict)
-        elif not verdict.sid:
-            self._open()
-        elif self._session(verdict.sid):
+            self.refuse(verdict)
+        elif verdict is Accept.NEW_CLIENT:
+            self._open(head)
+        elif self._session(head.sid):
             self._park()
-        elif last := self.port.host.farewell(verdict.sid):
+        elif last := self.port.host.farewell(head.sid):
             self._say(encode_payload(last))
         else:
             self._refuse(UNKNOWN_SID)
 
-    def _open(self) -> None:
-        if self.turned_away():
-            return
+    def _open(self, head: RequestHead) -> None:
         polling = self._polling = PollingTransport(self.port.host)
-        client = self._client = self.new_client()
+        client = self._client = self.port.engine_client(head, self.peer())
         polling.start(client)
         client.start(polling)
         self._park()
@@ -199,15 +175,14 @@ class SocketIOHandler(_Judge):
         polling = self._polling
         assert polling is not None
         self._say(payload)
-        # Of Tornado 6.6: the future of `finish` hides that the connection was lost under it; the write's own does not.
-        written = self.request.connection._pending_write  # type: ignore[union-attr]
+        written = last_write(self.request)
         if written is None or written.done():
             self._left(written)
         else:
             written.add_done_callback(self._left)
 
     def _left(self, written: asyncio.Future[None] | None) -> None:
-        """The answer has left, or cannot."""
+        """The answer was sent, or could not be."""
         polling, self._polling = self._polling, None
         if polling is None:
             return
@@ -217,26 +192,28 @@ class SocketIOHandler(_Judge):
             polling.answered(self)
 
     def _say(self, payload: str) -> None:
-        self.set_header("Cache-Control", "no-store")
         index = jsonp_index(self.request.query_arguments)
         if index is None:
-            self.set_header("Content-Type", "text/plain; charset=UTF-8")
+            self._answer(TEXT, payload.encode())
         else:
-            self.set_header("Content-Type", "text/javascript; charset=UTF-8")
-            payload = jsonp_answer(index, payload)
-        self.finish(payload)
+            self._answer(JAVASCRIPT, jsonp_answer(index, payload).encode())
+
+    def _answer(self, content_type: str, body: bytes) -> None:
+        self.set_fields(200, answer_fields(content_type, len(body), self._cors))
+        self.finish(body)
 
     # ── POST ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _begin_post(self) -> Awaitable[None] | None:
-        """Judge the POST by its headers. What is refused here is answered here."""
-        verdict = self.judge(upgrade=False)
+        """Check the POST by its headers, and answer it here if it is refused."""
+        head = self.head_of(upgrade=False)
+        verdict = self.decide(head)
         if isinstance(verdict, Refusal):
-            self._refuse(verdict)
-        elif not self._session(verdict.sid):
+            self.refuse(verdict)
+        elif not self._session(head.sid):
             self._refuse(UNKNOWN_SID)
         elif self.request.headers.get("Content-Type", "").startswith("application/octet-stream"):
-            # Binary payloads were Engine.IO 3's; CVE-2026-59725 is the request that is then never answered.
+            # Only Engine.IO 3 had binary payloads. CVE-2026-59725: such a request was never answered.
             self._violated(WireError("binary payload"))
             self._refuse(BAD_REQUEST)
         elif declared_bytes(self.request.headers) > self._most_bytes():
@@ -247,7 +224,10 @@ class SocketIOHandler(_Judge):
         return None
 
     def _most_bytes(self) -> int:
-        """How long the body may be: of who has joined nothing, as the CONNECTs that stock clients send together."""
+        """Return how long the body may be.
+
+        Before a client has joined a namespace: as long as the CONNECT packets that stock clients send together.
+        """
         most = self.port.settings.max_payload_bytes
         return most if self._client is None else min(most, CONNECTS_AT_ONCE * self._client.session.max_message_bytes)
 
@@ -280,14 +260,12 @@ class SocketIOHandler(_Judge):
             if body is not None:
                 await polling.receive(body, self.port.settings.max_payload_bytes)
             polling.end(self)
-            self.set_header("Cache-Control", "no-store")
-            self.set_header("Content-Type", "text/html")  # Node's: text/plain made some browsers offer a download
-            self.finish("ok")
+            self._answer(HTML, b"ok")  # Node's type: text/plain made some browsers offer a download
         else:
             self._refuse(UNKNOWN_SID if client.gone else BAD_REQUEST)
 
     def _text(self) -> str | None:
-        """Return the payload; None if the body holds none, and then the session is closed."""
+        """Return the payload. None if the body holds none; then the session has been closed."""
         try:
             text = self._body.decode()
             return text if jsonp_index(self.request.query_arguments) is None else jsonp_payload(text)
@@ -302,7 +280,7 @@ class SocketIOHandler(_Judge):
             self._client.violated(self._polling, wrong)
 
     def _refuse_body(self) -> None:
-        """Too long. The session stays open, and the client sees why."""
+        """Refuse a body that is too long. The session stays open, and the client sees why."""
         early = self._most_bytes() < self.port.settings.max_payload_bytes
         self.port.host.over_limit["max_connect_bytes" if early else "max_payload_bytes"] += 1
         if self._polling is not None:
@@ -317,39 +295,42 @@ class SocketIOHandler(_Judge):
         asked = self.request.headers.get("Access-Control-Request-Headers")
         self.set_status(204)
         self.set_header("Access-Control-Allow-Methods", METHODS)
-        if asked and self.origin_allowed():
+        if asked and self.port.admission.allows_page(self.request.headers, self.peer()):
             self.set_header("Access-Control-Allow-Headers", asked)
         self.add_header("Vary", "Access-Control-Request-Headers")
         self.finish()
 
     def head(self) -> None:
-        """Node answers 500 where a session is named; that would be our fault, and it is not."""
-        verdict = self.judge(upgrade=False)
-        self._refuse(verdict if isinstance(verdict, Refusal) else BAD_REQUEST)
+        """Refuse a method that is not served. Node answers 500 if a session is named, but the client is at fault."""
+        verdict = self.decide(self.head_of(upgrade=False))
+        self.refuse(verdict if isinstance(verdict, Refusal) else OF_ENGINE[BAD_REQUEST, False])
 
     put = patch = delete = head
 
-    def _refuse(self, refusal: Refusal) -> None:
-        self.set_status(refusal.status)
-        self.set_header("Content-Type", "application/json")
+    def refuse(self, refusal: Refusal) -> None:
+        self.set_fields(refusal.status, refusal_fields(refusal))
         self._finish_early(refusal.body.encode())
+
+    def _refuse(self, why: EngineRefusal) -> None:
+        """Refuse a request that admission let through, and whose session has ended since."""
+        self.refuse(OF_ENGINE[why, False])
 
     def _finish_early(self, body: bytes) -> None:
         """Answer, whether the body has been read or not."""
         self._polling = None
-        if not has_body(self.request.headers) or self.request._body_future.done():
+        if not has_body(self.request.headers) or body_is_read(self.request):
             self.finish(body)
             return
         self._answered = True
         if "Expect" in self.request.headers:
-            self.finish(body)  # nothing was sent yet, and nothing has to be: this closes the connection
+            self.finish(body)  # the client waits for leave to send its body; this closes the connection
             return
         self.set_header("Content-Length", len(body))
         self.write(body)
         self.flush()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Only for what is not ours: a method Tornado does not know, a bug."""
+        """Called by Tornado for a method that it does not know, and for bugs."""
         self._set_cors()
         self.finish()
 
@@ -361,5 +342,5 @@ class SocketIOHandler(_Judge):
             polling.broken(self)
 
     def abort(self) -> None:
-        """Cut the connection: of a POST that overlapped with another, or that does not end."""
+        """Cut the connection of a POST that overlapped with another one, or that does not end."""
         self.request.connection.close()  # type: ignore[union-attr]

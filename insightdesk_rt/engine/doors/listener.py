@@ -1,5 +1,8 @@
-"""The sockets of the ports: bound before anything is started, so that a port that is taken costs nothing; and how many
-connections are taken from them at a time."""
+"""The listeners of the ports, and the HTTP server behind them.
+
+Listeners are bound before anything else is started, so that a port in use is noticed first. The server accepts few
+connections at a time, and ends those whose peers are too slow.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,15 @@ from tornado.web import Application
 
 from insightdesk_rt.engine.periodic import PeriodicWork, every
 from insightdesk_rt.engine.transport.neighbours import refused_stranger
+from insightdesk_rt.engine.transport.tornado_private import (
+    add_listener,
+    body_timeout_s,
+    close_after_answer,
+    open_connections,
+    serve_connection,
+    unread_input_bytes,
+    written_bytes,
+)
 from insightdesk_rt.engine.transport.unread import unread_bytes
 
 log = logging.getLogger(__name__)
@@ -27,15 +39,15 @@ EVERY = {"::": ("0.0.0.0", "::")}  # a socket for IPv6 alone beside one for IPv4
 MAY_BE_MISSING = ("::", "::1")
 NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 PORT_ATTEMPTS = 10
-BACKLOG = 1024  # connections the kernel holds for us: a storm of reconnects comes at once
+BACKLOG = 1024  # connections that wait in the kernel: after an outage all clients reconnect at once
 
 
-# Taken in one turn of the loop, some 2 ms of work; Tornado takes 128, and when 5,000 come at once whoever is connected
-# already waits for nearly all of them: 4.9 s where it is 0.2 s like this.
+# Accepted in one turn of the loop, some 2 ms of work. Tornado accepts 128; when 5,000 come at once, clients that are
+# already connected then wait 4.9 s instead of 0.2 s.
 ACCEPT_AT_ONCE = 8
-SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # the last: of what is watched
-REST_S = 1.0
-SAID_S = 60.0  # once in this time
+SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC)  # the last: too many watched files
+PAUSE_S = 1.0
+LOG_EVERY_S = 60.0
 
 
 class StartError(Exception):
@@ -45,8 +57,8 @@ class StartError(Exception):
 def bind(setting: str, addresses: Sequence[str], port: int, *, shared: bool = False) -> list[socket.socket]:
     """Return listening sockets, one per address, all of one port. Raises StartError naming the setting.
 
-    `::` is every address of both families. An IPv6 address of those below may be missing on a machine that has no IPv6,
-    if there is another to listen on. `shared`: others of this user may bind the same port, and the kernel spreads
+    `::` is every address of both families. An address in MAY_BE_MISSING is skipped on a machine without IPv6, if there
+    is another to listen on. `shared`: other processes of this user may bind the same port, and the kernel spreads
     connections over them.
     """
     wanted = list(dict.fromkeys(one for address in addresses for one in EVERY.get(address, (address,))))
@@ -105,7 +117,7 @@ def _listen(family: int, where: tuple[Any, ...], shared: bool) -> socket.socket:
 
 
 def bind_shared(setting: str, addresses: Sequence[str], port: int, count: int) -> list[list[socket.socket]]:
-    """Return `count` times the sockets of one port, which nobody else had. Raises StartError."""
+    """Return `count` sets of listeners of one port, which must be free. Raises StartError."""
     alone = bind(setting, addresses, port)  # two servers that share a port by mistake would be hard to find
     port = port_of(alone)
     close_all(alone)
@@ -123,11 +135,12 @@ def close_all(sockets: list[socket.socket]) -> None:
 
 
 class ClientHttpServer(HTTPServer):
-    """An HTTPServer that takes few connections in a turn, so that those it has are served in between.
+    """An HTTPServer that accepts few connections in a turn, so that open ones are served in between.
 
-    With `first` set before `add_sockets`, connections are given to it; what it does not want it gives to `take`.
-    A connection of whose answer nothing was read for `unread_s`, at most twice that, is cut: Tornado waits for ever.
-    `on_late` is told of that, and of heads and bodies that did not come in time, with the setting it was.
+    If `first` is set before `add_sockets`, it is called with each connection, and gives those it does not want to
+    `take`. A connection whose peer has read nothing of its answer for `unread_s` (at most twice that) is closed:
+    Tornado would wait for ever. `on_late` is called with the name of the setting that such a connection exceeded, and
+    when a head or a body does not come in time.
     """
 
     first: Callable[[socket.socket, Any], object] | None = None
@@ -136,19 +149,17 @@ class ClientHttpServer(HTTPServer):
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         super().initialize(*args, **kwargs)
-        self._unread: dict[Any, int] = {}  # connection → bytes that were taken at the last look
+        self._unread: dict[Any, int] = {}  # connection → bytes that its peer had read at the last look
         self._cutting: PeriodicWork | None = None
-        self._head_s: float | None = None  # of the connection that is being taken, if it is not the usual time
-        self._heads_s: dict[Any, float] = {}  # the same of those that were taken in this turn, by their streams
+        self._head_s: float | None = None  # for the connection that is being taken, if it is not the usual time
+        self._heads_s: dict[Any, float] = {}  # the same for those taken in this turn, by stream
         self._requests: dict[Any, _Request] = {}  # the last of each connection
 
     def add_sockets(self, sockets: Any) -> None:
-        """Of Tornado 6.6: `_sockets` and `_handlers` are what `stop` takes back."""
         for each in sockets:
-            self._sockets[each.fileno()] = each
-            self._handlers[each.fileno()] = accept_few(each, self.first or self.take)
+            add_listener(self, each, accept_few(each, self.first or self.take))
         if self._cutting is None:
-            self._cutting = every(self.unread_s * 1000, self._cut_unread, "cutting who does not read")
+            self._cutting = every(self.unread_s * 1000, self._cut_unread, "closing connections of slow readers")
 
     def stop(self) -> None:
         if self._cutting is not None:
@@ -156,15 +167,15 @@ class ClientHttpServer(HTTPServer):
         super().stop()
 
     def _cut_unread(self) -> None:
-        """Of Tornado 6.6: `_connections`, and how many bytes of a stream the kernel was given.
+        """Close the connections whose peers have read nothing since the last look.
 
-        Less those that still lie there, some megabytes, which a slow network takes its time for.
+        What a peer has read is what the kernel was given less what it still holds, which can be megabytes.
         """
         unread, self._unread = self._unread, {}
-        for connection in tuple(self._connections):
+        for connection in open_connections(self):
             stream = connection.stream
             if stream.writing() and not stream.closed():
-                taken = stream._total_write_done_index - unread_bytes(stream.socket)
+                taken = written_bytes(stream) - unread_bytes(stream.socket)
                 if unread.get(connection) == taken:
                     self.on_late("unread_timeout_s")
                     stream.close()
@@ -172,14 +183,14 @@ class ClientHttpServer(HTTPServer):
                     self._unread[connection] = taken
 
     def take(self, connection: socket.socket, address: Any, head_s: float | None = None) -> None:
-        """Serve a connection as if it had just been accepted, but for the time that is left for its first head.
+        """Serve a connection as if it had just been accepted, with `head_s` left for its first head.
 
-        On a unix socket other nodes of this machine are served, and they run as this process's user.
+        A unix socket serves other nodes of this machine, which must run as the user of this process.
         """
         if refused_stranger(connection):
             return
         self._head_s = head_s
-        self._handle_connection(connection, address)
+        serve_connection(self, connection, address)
         self._head_s = None
 
     def handle_stream(self, stream: Any, address: Any) -> None:
@@ -188,7 +199,7 @@ class ClientHttpServer(HTTPServer):
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: Any, request_conn: Any) -> HTTPMessageDelegate:
-        """Of Tornado 6.6: called when a head begins to be waited for, with what its `params` say."""
+        """Called by Tornado when it begins to wait for a head, with the timeout in `params.header_timeout`."""
         head_s = self._heads_s.pop(request_conn.stream, None)
         if head_s is not None:
             request_conn.params = copy(request_conn.params)
@@ -206,10 +217,7 @@ class ClientHttpServer(HTTPServer):
 
 
 class _Request(HTTPMessageDelegate):
-    """Passes on what comes of a request, and counts the one that does not come in time.
-
-    Of Tornado 6.6: `_body_timeout`, `_read_buffer_size`, `_disconnect_on_finish`.
-    """
+    """Passes a request on, and reports one that does not come in time."""
 
     def __init__(
         self, inner: HTTPMessageDelegate, connection: Any, first: bool, on_late: Callable[[str], None]
@@ -217,18 +225,18 @@ class _Request(HTTPMessageDelegate):
         self._inner = inner
         self._connection = connection
         self._stream = connection.stream
-        self._first = first  # of its connection: before a later one it was kept open, which is nothing to count
+        self._first = first  # of its connection; before a later one the connection was idle, which is not counted
         self._on_late = on_late
         self._awaits = "handshake_timeout_s"
         self._until_s = monotonic() + connection.params.header_timeout
 
     def headers_received(self, start_line: Any, headers: Any) -> Any:
         self._awaits = "body_timeout_s"
-        self._until_s = monotonic() + (self._connection._body_timeout or inf)
+        self._until_s = monotonic() + (body_timeout_s(self._connection) or inf)
         if start_line.version == "HTTP/1.0" and "Transfer-Encoding" in headers:
-            # RFC 9112 6.1: a proxy of HTTP/1.0 may have taken the end of this body for elsewhere; nothing that follows
-            # on the connection can be trusted. Tornado also reads from `Connection` what it answers.
-            self._connection._disconnect_on_finish = True
+            # RFC 9112 6.1: an HTTP/1.0 proxy may see the end of this body elsewhere, so nothing that follows on the
+            # connection can be trusted. Without the header Tornado does not answer "keep-alive".
+            close_after_answer(self._connection)
             headers.pop("Connection", None)
         return self._inner.headers_received(start_line, headers)
 
@@ -243,21 +251,21 @@ class _Request(HTTPMessageDelegate):
         self._inner.on_connection_close()
 
     def ended(self) -> None:
-        """Its connection has ended."""
-        begun = self._awaits == "body_timeout_s" or self._first or self._stream._read_buffer_size
+        """The connection has ended; report if that was too late."""
+        begun = self._awaits == "body_timeout_s" or self._first or unread_input_bytes(self._stream)
         if self._awaits and begun and monotonic() >= self._until_s:
             self._on_late(self._awaits)
 
 
 class Times(NamedTuple):
-    """How long a head may take, and a connection be kept open for nothing; a body; and an answer that nobody reads."""
+    """How long a head may take and an idle connection is kept; a body; and an answer that the peer does not read."""
 
     head_s: float
     body_s: float
     unread_s: float
 
 
-def patient_server(
+def make_http_server(
     application: Application, times: Times, on_late: Callable[[str], None] = lambda setting: None, **options: Any
 ) -> ClientHttpServer:
     server = ClientHttpServer(application, idle_connection_timeout=times.head_s, body_timeout=times.body_s, **options)
@@ -266,10 +274,11 @@ def patient_server(
 
 
 def accept_few(listening: socket.socket, taken: Callable[[socket.socket, Any], object]) -> Callable[[], None]:
-    """Call `taken` with each connection and its address; if it raises OSError, that is closed. Returns how to stop.
+    """Call `taken` with each connection and its address, and return a function that stops it.
 
-    When the process has as many files as it may, or the machine has no memory for another, nobody is taken for a
-    while: those who wait stay in the kernel's queue, where they would have the loop turn for nothing otherwise.
+    A connection for which `taken` raises OSError is closed. When the process has no file descriptor left, or the
+    machine no memory, nothing is accepted for a while: connections wait in the kernel's queue, and the loop does not
+    spin.
     """
     return _Accepting(listening, taken).stop
 
@@ -279,13 +288,13 @@ class _Accepting:
         self._listening = listening
         self._taken = taken
         self._loop = IOLoop.current()
-        self._pause: object | None = None
-        self._quiet_until_s = 0.0
+        self._paused: object | None = None
+        self._logged_until_s = 0.0
         self._loop.add_handler(listening, self._accept, IOLoop.READ)
 
     def stop(self) -> None:
-        if self._pause is not None:
-            self._loop.remove_timeout(self._pause)
+        if self._paused is not None:
+            self._loop.remove_timeout(self._paused)
         else:
             self._loop.remove_handler(self._listening)
 
@@ -298,23 +307,23 @@ class _Accepting:
             except OSError as why:
                 if why.errno not in SHORT_OF:
                     raise
-                self._rest(why)
+                self._pause_accepting(why)
                 return
             try:
                 self._taken(connection, address)
-            except OSError as why:  # of the connection itself, or of watching it: the next file too many
+            except OSError as why:  # from the connection itself, or from watching it: too many files
                 connection.close()
                 if why.errno in SHORT_OF:
-                    self._rest(why)
+                    self._pause_accepting(why)
                     return
 
-    def _rest(self, why: OSError) -> None:
-        if self._loop.time() >= self._quiet_until_s:
+    def _pause_accepting(self, why: OSError) -> None:
+        if self._loop.time() >= self._logged_until_s:
             log.error("no new connections for a while", extra={"why": why.strerror})
-            self._quiet_until_s = self._loop.time() + SAID_S
+            self._logged_until_s = self._loop.time() + LOG_EVERY_S
         self._loop.remove_handler(self._listening)
-        self._pause = self._loop.call_later(REST_S, self._go_on)
+        self._paused = self._loop.call_later(PAUSE_S, self._resume)
 
-    def _go_on(self) -> None:
-        self._pause = None
+    def _resume(self) -> None:
+        self._paused = None
         self._loop.add_handler(self._listening, self._accept, IOLoop.READ)

@@ -1,7 +1,7 @@
-"""/rt/<namespace>: the JSON protocol's door, one WebSocketHandler subclass per namespace.
+"""/rt/<namespace> on Tornado's way: the JSON protocol, with one WebSocketHandler subclass per namespace.
 
-The classes differ in their names and namespaces only, so they are made from the list of namespaces; their names are
-what a person reads in a traceback or a profile.
+The classes differ only in their names and namespaces, so they are made from the list of namespaces. Their names appear
+in tracebacks and profiles.
 """
 
 from __future__ import annotations
@@ -9,27 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from insightdesk_rt.engine.doors.admission import ClientPort
+from insightdesk_rt.engine.doors.admission import Refusal, RequestHead
+from insightdesk_rt.engine.doors.client_port import ClientPort
 from insightdesk_rt.engine.doors.handlers import SocketHandler
 from insightdesk_rt.engine.transport.websocket import WebSocketTransport
 
 
 class NativeHandler(SocketHandler):
+    """A websocket of the JSON protocol, in one namespace."""
+
     namespace = ""
     coded = True
 
     def prepare(self) -> None:
-        if not self.origin_allowed():
-            self.port.refused["FORBIDDEN"] += 1
-            self.port.say_refused_page(self.request)
-            self.set_status(403)
-            self.finish("This page may not connect.")
-        else:
-            self.turned_away()
+        asked = self.request
+        self.asked = RequestHead(
+            asked.method or "", self.namespace, True, "websocket", "", "", asked.query, asked.headers
+        )
+        verdict = self.decide(self.asked)
+        if isinstance(verdict, Refusal):
+            self.refuse(verdict)
 
     def opened(self, transport: WebSocketTransport, leftover: bytes) -> None:
-        address, authorization = self.port.peer(self.request).address, self.request.headers.get("Authorization", "")
-        client = self.port.native_client(self.namespace, address, self.agent(), authorization)
+        client = self.port.native_client(self.asked, self.peer())
         client.start(transport)
         transport.start(client, leftover)
 

@@ -1,15 +1,17 @@
-"""Requests of Engine.IO sessions that another node has, as a balancer without sticky sessions sends them.
+"""Requests for Engine.IO sessions of another node, as a load balancer without sticky sessions sends them.
 
-A poll is passed on to its owner and the answer passed back. A websocket that wants to take over from polls is handed to
-its owner as a socket, if that is a process of this machine; else it is refused, and the client stays on polling.
+A poll is passed on to the node that owns the session, and the answer is passed back. A websocket that wants to take
+over from polls is handed to the owner as a socket, if the owner is a process of this machine; otherwise it is refused,
+and the client stays on polling.
 
     sid=n2.…  ─▶  Directory.find("n2")  ─▶  its relay: HTTP on a unix socket of this machine, or on `relay_address`
 
-The relay takes no request without the owner's key, and passes none on: no loops. Whose page it is has been judged by
-the node the client reached. A session whose owner cannot be reached is unknown, and the client begins a new one.
+The relay accepts a request only with the owner's key, and passes none on, so there are no loops. The node that the
+client reached has checked the Origin. A session whose owner cannot be reached is unknown, and the client begins a new
+one.
 
-A POST is answered at its head if no node has the name in its sid. Else its body is passed on as it comes, and its owner
-judges it by the head, as it judges its own: this node keeps a piece of it at a time and no more.
+A POST whose sid names no known node is answered when its head has come. Otherwise its body is passed on as it comes,
+and the owner checks the head as it does for its own clients. This node keeps one piece of the body at a time.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from tornado.tcpclient import TCPClient
 from tornado.web import RequestHandler
 
 from insightdesk_rt.engine.cluster.directory import Directory, NodePlace
-from insightdesk_rt.engine.doors.admission import ClientPort
+from insightdesk_rt.engine.doors.admission import OF_ENGINE, Accept, Refusal, RequestHead
+from insightdesk_rt.engine.doors.client_port import ClientPort
+from insightdesk_rt.engine.doors.deflate import Parameters
 from insightdesk_rt.engine.doors.engineio import (
     BARE_PATH,
     EngineSocketHandler,
@@ -42,15 +46,16 @@ from insightdesk_rt.engine.doors.engineio import (
 from insightdesk_rt.engine.doors.framing import declared_bytes
 from insightdesk_rt.engine.transport.handover import hand_over, is_here
 from insightdesk_rt.engine.transport.neighbours import Stranger, is_ours, say_refused, this_machine
+from insightdesk_rt.engine.transport.tornado_private import body_is_read
 from insightdesk_rt.engine.transport.websocket import WebSocketTransport, take_over
-from insightdesk_rt.engine.wire.engineio import UNKNOWN_SID, Refusal
+from insightdesk_rt.engine.wire.engineio import UNKNOWN_SID
 
 log = logging.getLogger(__name__)
 
 CONNECT_S = 2.0  # to a node of the same network
 ALIVE = "/alive"
-ALIVE_S = 1.0  # a node whose loop is held up for longer serves nobody either
-SLACK_S = 10.0  # an owner answers a poll within a heartbeat; past this it does not live
+ALIVE_S = 1.0  # a node whose loop is blocked for longer serves no client either
+SLACK_S = 10.0  # an owner answers a poll within a heartbeat; one that takes longer is dead
 MAX_ANSWER = 64_000_000  # bytes; an outbox holds less
 KEY = "X-Insightdesk-Key"
 _NODE = re.compile(r"([A-Za-z0-9_-]{1,40})\.")
@@ -63,7 +68,7 @@ class RelayedAnswer(NamedTuple):
 
 
 class Relay:
-    """The way to the other nodes, and what comes from them."""
+    """Passes requests on to other nodes, and takes the sockets that they hand over."""
 
     def __init__(self, port: ClientPort, directory: Directory) -> None:
         self._port = port
@@ -89,7 +94,7 @@ class Relay:
         return begun
 
     async def answer(self, exchange: Exchange) -> RelayedAnswer | None:
-        """Return the owner's answer to a request that was begun and sent whole; None if none comes."""
+        """Return the owner's answer to a request that was sent completely; None if no answer comes in time."""
         answer = None
         try:
             async with asyncio.timeout(self._within_s):
@@ -101,7 +106,7 @@ class Relay:
         return answer
 
     def _unreachable(self, place: NodePlace) -> None:
-        """Say that a node's configuration lacks something; not of a node of this machine, which has just gone."""
+        """Log that a node lacks a relay_address. A node of this machine needs none; it has just ended."""
         elsewhere = place.machine != this_machine()
         if elsewhere and not place.address and place.node not in self._complained:
             self._complained.add(place.node)
@@ -121,7 +126,7 @@ class Relay:
 
 
 class Exchange(HTTPMessageDelegate):
-    """One request to another node. `end` gives it up; the owner then sees the poll's connection close, as it should."""
+    """One request to another node. `end` gives it up; then the owner sees the connection of the poll close."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -159,7 +164,7 @@ class Exchange(HTTPMessageDelegate):
     async def send(self, chunk: bytes) -> None:
         """Send a piece of the body, and wait until the kernel has taken it: a slow owner makes the client slow."""
         assert self._connection is not None
-        # Of Tornado 6.6: the future of a write is forgotten, and never done, once the answer has been read.
+        # Tornado 6.6 forgets the future of a write once the answer has been read: it is never done.
         written: asyncio.Future[Any] = self._connection.write(chunk)
         await asyncio.wait({written, self.answered}, return_when=asyncio.FIRST_COMPLETED)
 
@@ -191,16 +196,16 @@ class Exchange(HTTPMessageDelegate):
         self._body += chunk
 
     def finish(self) -> None:
-        """The answer is whole. Of Tornado 6.6: its reading goes on until the request is sent, or the stream closed."""
+        """The answer is complete. Tornado 6.6 would read on until the request is sent, so the stream is closed."""
         self._settle(RelayedAnswer(self._status, self._headers, bytes(self._body)))
         if self._stream is not None:
             self._stream.close()
 
 
 async def answers(place: NodePlace) -> bool:
-    """Does the node of a place answer others, whatever Valkey says of it? Known within ALIVE_S; no if it is not known.
+    """Return whether a node answers other nodes, whatever Valkey says of it. A node that takes over ALIVE_S does not.
 
-    One on another machine answers at its `relay_address` alone.
+    A node on another machine answers only at its `relay_address`.
     """
     ask = f"GET {ALIVE} HTTP/1.1\r\nHost: localhost\r\n{KEY}: {place.key}\r\nConnection: close\r\n\r\n"
     try:
@@ -238,7 +243,7 @@ async def _connect(place: NodePlace) -> IOStream:
 
 
 class RelayHandler(SocketIOHandler):
-    """A poll of another node's session. What is judged here is judged there too, but for the page's origin."""
+    """A poll of another node's session. Its owner repeats every check except the one of the Origin."""
 
     def initialize(self, port: ClientPort, relay: Relay) -> None:  # type: ignore[override]
         super().initialize(port)
@@ -247,24 +252,26 @@ class RelayHandler(SocketIOHandler):
         self._passed_bytes = 0
         self._gone = False  # the client
 
-    def transport_of(self, sid: str) -> str | None:
-        return "polling"
+    def decide(self, head: RequestHead, *, of_another_node: bool = True) -> Accept | Refusal:
+        return super().decide(head, of_another_node=of_another_node)
 
     async def get(self) -> None:  # type: ignore[override]
-        verdict = self.judge(upgrade=False)
+        head = self.head_of(upgrade=False)
+        verdict = self.decide(head)
         if isinstance(verdict, Refusal):
-            self._refuse(verdict)
-        elif await self._begin(verdict.sid):
+            self.refuse(verdict)
+        elif await self._begin(head.sid):
             await self._pass_back()
 
     async def _begin_post(self) -> None:
-        """Judge the POST by its head, and send that to the owner. Tornado reads the body when this has returned."""
-        verdict = self.judge(upgrade=False)
+        """Check the POST by its head, and send that to the owner. Tornado reads the body when this has returned."""
+        head = self.head_of(upgrade=False)
+        verdict = self.decide(head)
         if isinstance(verdict, Refusal):
-            self._refuse(verdict)
+            self.refuse(verdict)
         elif declared_bytes(self.request.headers) > self._most_bytes():
             self._refuse_body()
-        elif await self._begin(verdict.sid):
+        elif await self._begin(head.sid):
             self._exchange.answered.add_done_callback(self._answered_early)
 
     async def _begin(self, sid: str) -> bool:
@@ -290,8 +297,8 @@ class RelayHandler(SocketIOHandler):
             await self._pass_back()
 
     def _answered_early(self, answered: asyncio.Future[RelayedAnswer | None]) -> None:
-        """The owner has answered, or is gone; if the body is still coming, it is thrown away from now on."""
-        if not (self._answered or self._gone or self.request._body_future.done()):
+        """The owner has answered, or is gone. If the body is still coming, it is thrown away from now on."""
+        if not (self._answered or self._gone or body_is_read(self.request)):
             self._say_answer(answered.result())
 
     async def _pass_back(self) -> None:
@@ -303,10 +310,8 @@ class RelayHandler(SocketIOHandler):
         if answer is None:
             self._refuse(UNKNOWN_SID)
             return
-        self.set_status(answer.status)
-        for name in ("Content-Type", "Cache-Control"):
-            if name in answer.headers:
-                self.set_header(name, answer.headers[name])
+        passed = ("Content-Type", "Cache-Control")
+        self.set_fields(answer.status, {name: answer.headers[name] for name in passed if name in answer.headers})
         self._finish_early(answer.body)
 
     def on_connection_close(self) -> None:
@@ -323,36 +328,32 @@ class HandOverHandler(EngineSocketHandler):
         self._relay = relay
         self._place: NodePlace | None = None
 
-    def transport_of(self, sid: str) -> str | None:
-        return "polling"
-
-    def get_compression_options(self) -> None:
-        return None  # it would be a state of the connection that cannot be handed over
+    def compression(self) -> None:
+        return None  # its state could not be handed over
 
     async def prepare(self) -> None:  # type: ignore[override]
-        verdict = self.judge(upgrade=True)
+        self.asked = self.head_of(upgrade=True)
+        verdict = self.decide(self.asked, of_another_node=True)
         if not isinstance(verdict, Refusal):
-            self._sid = verdict.sid
-            place = await self._relay.find(verdict.sid.partition(".")[0])
+            place = await self._relay.find(self.asked.sid.partition(".")[0])
             plain = not isinstance(self.request.connection.stream, SSLIOStream)  # type: ignore[union-attr]
             if place is not None and plain and is_here(place.local):
                 self._place = place
                 return
-            verdict = UNKNOWN_SID
+            verdict = OF_ENGINE[UNKNOWN_SID, True]
         self.refuse(verdict)
 
-    def hand_over(self, stream: IOStream) -> None:
+    def hand_over(self, stream: IOStream, parameters: Parameters | None) -> None:
         assert self._place is not None
-        self.let_go()
         try:
             sock, read_ahead = take_over(stream)
         except OSError:
             return  # the peer is gone already
-        self._relay.hand_over(self._place, self._sid, sock, read_ahead)
+        self._relay.hand_over(self._place, self.asked.sid, sock, read_ahead)
 
 
 class _OfAnother(PathMatches):
-    """Matches what names a session of another node."""
+    """Matches requests that name a session of another node."""
 
     def __init__(self, path: str, node_id: str, *, upgrade: bool) -> None:
         super().__init__(path)
@@ -380,7 +381,7 @@ def foreign_routes(port: ClientPort, relay: Relay, node_id: str) -> list[Rule]:
 
 
 class _Keyed(PathMatches):
-    """Matches what shows this node's key."""
+    """Matches requests that carry this node's key."""
 
     def __init__(self, key: str, path: Any = BARE_PATH) -> None:
         super().__init__(path)
@@ -397,7 +398,7 @@ def relay_routes(port: ClientPort, key: str) -> list[Rule]:
 
 
 class AliveHandler(RequestHandler):
-    """Another node asks whether this one runs: Valkey has not heard of it for a while."""
+    """Answers another node that asks whether this one runs, because Valkey has not heard from it for a while."""
 
     def get(self) -> None:
         self.set_status(204)

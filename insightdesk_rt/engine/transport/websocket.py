@@ -1,4 +1,4 @@
-"""A websocket on a plain TCP socket after its handshake, which the short way did, or Tornado, from whom it was taken.
+"""A websocket on a plain TCP socket after its handshake, which the fast path did, or Tornado, from whom it was taken.
 
     OPEN ──close(), peer's CLOSE, an error of the peer──▶ CLOSING ──peer's FIN, or the deadline──▶ ENDED
     OPEN ──peer's FIN or RST──▶ ENDED
@@ -22,6 +22,7 @@ from tornado.iostream import IOStream
 
 from insightdesk_rt.engine.errors import CloseReason, WireError
 from insightdesk_rt.engine.transport.poller import READ, WRITE
+from insightdesk_rt.engine.transport.tornado_private import release_socket
 from insightdesk_rt.engine.wire.codec import Encoded
 from insightdesk_rt.engine.wire.frames import (
     MAX_FRAGMENTS,
@@ -46,21 +47,14 @@ DISCARD_BYTES = 4 * 1024 * 1024
 def take_over(stream: IOStream) -> tuple[socket.socket, bytes]:
     """Return the socket of a Tornado stream, and what Tornado had read ahead. The stream is closed, the socket is not.
 
-    Of Tornado 6.6: `_state` is not None while the loop watches the socket, `_read_buffer` is a bytearray.
     Raises ConnectionError if the stream is closed, or the handshake's answer is still not sent: then the peer is not
     reading at all.
     """
     if stream.closed() or stream.writing():
         stream.close()
         raise ConnectionError("the peer went away during the handshake")
-    if stream._state is not None:
-        stream.io_loop.remove_handler(stream.socket)
-        stream._state = None
-    leftover = bytes(stream._read_buffer)
-    old = stream.socket
-    sock = socket.socket(old.family, old.type, old.proto, fileno=old.detach())
+    sock, leftover = release_socket(stream)
     sock.setblocking(False)
-    stream.close()  # of a socket that is none any more
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # we join what belongs together ourselves
     return sock, leftover

@@ -8,7 +8,7 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64encode
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from insightdesk_rt.engine.errors import TooBig, WireError
@@ -95,15 +95,16 @@ def encode_binary(data: bytes) -> str:
 # ── the query of a request ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class EngineQuery(NamedTuple):
-    """A request that may go on. `sid` is "" for a handshake."""
+class EngineParameters(NamedTuple):
+    """The query parameters of a request to /socket.io/ that decide what it is; "" for one that is absent."""
 
     transport: str
-    sid: str
+    sid: str  # "" for a handshake
+    version: str  # EIO
 
 
-class Refusal(NamedTuple):
-    """A request that may not. The codes are Engine.IO's; a websocket request gets `message` alone, and always 400."""
+class EngineRefusal(NamedTuple):
+    """Why a request is refused, in Engine.IO's codes. A websocket request gets `message` alone, and always 400."""
 
     code: int
     message: str
@@ -117,53 +118,57 @@ class Refusal(NamedTuple):
         return json.dumps({"code": self.code, "message": self.message})
 
 
-UNKNOWN_TRANSPORT = Refusal(0, "Transport unknown")
-UNKNOWN_SID = Refusal(1, "Session ID unknown")
-BAD_METHOD = Refusal(2, "Bad handshake method")
-BAD_REQUEST = Refusal(3, "Bad request")
-FORBIDDEN = Refusal(4, "Forbidden")
-BAD_VERSION = Refusal(5, "Unsupported protocol version")
+UNKNOWN_TRANSPORT = EngineRefusal(0, "Transport unknown")
+UNKNOWN_SID = EngineRefusal(1, "Session ID unknown")
+BAD_METHOD = EngineRefusal(2, "Bad handshake method")
+BAD_REQUEST = EngineRefusal(3, "Bad request")
+FORBIDDEN = EngineRefusal(4, "Forbidden")
+BAD_VERSION = EngineRefusal(5, "Unsupported protocol version")
 
 Values = Mapping[str, Sequence[bytes | str]]  # as tornado.httputil.HTTPServerRequest.query_arguments
 _BAD_ORIGIN = re.compile("[^\t\x20-\x7e\x80-\xff]")  # what a header's value may not have (RFC 9110 5.5)
 
 
+def engine_parameters(query: Values) -> EngineParameters:
+    """Return the parameters of a parsed query. One that is given twice, or is not ASCII, matches nothing known."""
+    return EngineParameters(_one(query, "transport"), _one(query, "sid"), _one(query, "EIO"))
+
+
 def check_query(
-    query: Values,
+    asked: EngineParameters,
     method: str,
     *,
     transports: Container[str],
-    transport_of: Callable[[str], str | None],
+    session: str | None,
     upgrade: bool = False,
     origin: str = "",
-) -> EngineQuery | Refusal:
-    """LimitSource a request to /socket.io/ in Node's order: transport, origin, then the session or the handshake.
+) -> EngineRefusal | None:
+    """Check a request to /socket.io/ in Node's order: transport, origin, then the session or the handshake.
 
-    `transport_of` names the transport a live session is on ("polling", also while it probes), None for an unknown sid.
-    `upgrade` says that the request asks for a websocket. A parameter given twice matches nothing that is known.
+    `session` is the transport of the live session that the sid names ("polling" also while it probes); None if there
+    is no such session. `upgrade` says that the request asks for a websocket. Returns None if the request may go on.
     """
-    transport, sid, version = _one(query, "transport"), _one(query, "sid"), _one(query, "EIO")
+    transport, sid, version = asked
     if transport not in transports:
         return UNKNOWN_TRANSPORT
-    if _BAD_ORIGIN.search(origin):
+    if origin and _BAD_ORIGIN.search(origin):
         return BAD_REQUEST
     mismatch = upgrade is not (transport == "websocket")  # CVE-2023-31125 and its mirror image
     if sid:
-        current = transport_of(sid)
-        if current is None:
+        if session is None:
             return UNKNOWN_SID
-        if mismatch or version != EIO or not (upgrade or current == transport):  # CVE-2026-102599: the session's EIO
+        if mismatch or version != EIO or not (upgrade or session == transport):  # CVE-2026-102599: the session's EIO
             return BAD_REQUEST
-        return EngineQuery(transport, sid)
+        return None
     if method != "GET":
         return BAD_METHOD
     if mismatch:
         return BAD_REQUEST
-    return EngineQuery(transport, "") if version == EIO else BAD_VERSION
+    return None if version == EIO else BAD_VERSION
 
 
 def _one(query: Values, name: str) -> str:
-    """Return the parameter's value, "" if it is absent; what is ambiguous or not ASCII equals nothing."""
+    """Return a parameter's value, "" if it is absent, and "\\0" if it is ambiguous or not ASCII."""
     values = query.get(name, ())
     if not values:
         return ""

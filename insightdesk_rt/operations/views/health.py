@@ -18,7 +18,7 @@ from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.operation import Answer
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.valkey import Valkey
-from insightdesk_rt.engine.doors.admission import ClientPort
+from insightdesk_rt.engine.doors.client_port import ClientPort
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.transport.lag import LoopLag
 from insightdesk_rt.operations.views.node_stats import max_files, open_files_beyond

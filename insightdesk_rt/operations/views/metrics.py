@@ -28,7 +28,7 @@ from insightdesk_rt.engine.cluster.clock import ValkeyClock
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.counters import Histogram
 from insightdesk_rt.engine.dispatch.dispatch import Dispatch
-from insightdesk_rt.engine.doors.admission import ClientPort
+from insightdesk_rt.engine.doors.client_port import ClientPort
 from insightdesk_rt.engine.errors import CloseReason
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.model import Status

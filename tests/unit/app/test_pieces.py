@@ -6,7 +6,7 @@ from insightdesk_rt.app.config import Settings
 from insightdesk_rt.app.config.checks import doubts, misfits
 from insightdesk_rt.app.pieces import client_host, dispatch_settings, port_settings, replay
 from insightdesk_rt.engine.dispatch import dispatch as dispatching
-from insightdesk_rt.engine.doors.admission import PortSettings
+from insightdesk_rt.engine.doors.client_port import PortSettings
 from insightdesk_rt.engine.hub.hub import Replay
 from insightdesk_rt.engine.rate_limits import ANY
 from insightdesk_rt.engine.transport.outbox import OutboxLimits

@@ -1,52 +1,52 @@
-"""The short way in: plain websockets and polls are answered from their first bytes, before Tornado has seen them.
+"""The fast path: answers the requests that stock clients send from their first bytes, before Tornado parses them.
 
-Tornado's way from a connection to an answer goes over a stream, an HTTP connection with Task and timeout, a routed
-handler and a response. An open websocket has no use for any of them, and they cost more than half of a connect's CPU,
-token and session included; a poll is nothing else. So a connection is looked at when its bytes are there, without
-taking them (MSG_PEEK):
+    It takes:   a websocket handshake, a poll, or a POST of up to 8 KB and 32 packets, on plain TCP without compression,
+                whose bytes are all there, whose syntax is the strict part of RFC 9112 (request_head.py), that admission
+                accepts, and whose session, if it names one, is here and waits for just this request.
+    It leaves:  everything else to Tornado's handlers: refusals, other nodes' sessions, long or partial requests, TLS.
+    It is safe: it looks at the bytes without taking them (MSG_PEEK), so a request that it leaves is read by Tornado as
+                if nobody had looked, and Tornado keeps the connection for good. It only ever sends 101 and 200, both
+                written by the functions that Tornado's handlers use, and only after `judge`, which they ask, too.
+                tests/fuzz/heads.py compares how both read a head; tests/hostile/test_both_paths.py compares answers.
+    A connection that sends nothing is closed when its time for a head is over.
 
-    a websocket, a poll or a short POST that nothing is odd about ──▶ answered here
-    anything else, also half a request                            ──▶ Tornado, as if nobody had looked, for good
-    nothing, for as long as a head may take                       ──▶ closed
-
-Nothing is odd about the targets stock clients ask for (`heads.py`), an origin that is allowed, a server that takes new
-clients, a session that is here and waits for just this. This file only ever says 101 and 200: each refusal is the
-Application's.
+Tornado goes through a stream, an HTTP connection with a Task and a timeout, a routed handler and a response. An open
+websocket needs none of them, and they cost more than half of a connect's CPU, token and session included.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tornado.websocket import WebSocketProtocol13
-
-from insightdesk_rt.engine.doors.admission import ClientPort, RemotePeer
+from insightdesk_rt.engine.doors.admission import HTML, Accept
+from insightdesk_rt.engine.doors.client_port import ClientPort
 from insightdesk_rt.engine.doors.engineio import probe
-from insightdesk_rt.engine.doors.fast_path.http_connection import HTML, FastPathHandlers, HttpConnection
-from insightdesk_rt.engine.doors.fast_path.request_head import MAX_HEAD, RequestHead, parse, subprotocol
+from insightdesk_rt.engine.doors.fast_path.http_connection import FastPathContext, HttpConnection
+from insightdesk_rt.engine.doors.fast_path.request_head import MAX_HEAD, PlainRequest, parse
+from insightdesk_rt.engine.doors.handshake import switching_protocols
+from insightdesk_rt.engine.doors.peers import RemotePeer
 from insightdesk_rt.engine.transport.polling import PollingTransport
 from insightdesk_rt.engine.transport.websocket import WebSocketTransport
 from insightdesk_rt.engine.wire.codec import Encoded
 from insightdesk_rt.engine.wire.engineio import SEPARATOR
 
-MAX_PACKETS = 32  # of a POST: some 1 ms; with more others have their turn in between, which is the long way's
+MAX_PACKETS = 32  # of a POST: some 1 ms. Tornado's handler lets others have their turn in between
 
-Otherwise = Callable[[socket.socket, Any, float], object]  # with the seconds that its head may take
+# Called with a connection, its address, and the seconds that are left for its head.
+Otherwise = Callable[[socket.socket, Any, float], object]
 
-_WELCOME = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 
-
-def takes_short_way(port: ClientPort, *, tls: bool) -> bool:
-    """May a client port be given a ShortWay? Not with TLS or compression of its own."""
+def fast_path_allowed(port: ClientPort, *, tls: bool) -> bool:
+    """Return whether a client port can have a fast path: not with TLS or compression of its own."""
     return not tls and not port.settings.deflate
 
 
 class FastPath:
-    """Takes connections before Tornado does; `otherwise` is Tornado. `close` ends those that are here.
+    """Takes accepted connections before Tornado does. `otherwise` gives one to Tornado. `close` ends those held here.
 
-    A head may take `head_ms`, and a connection be kept so long for nothing; an answer may lie unread for `unread_ms`.
+    A head may take `head_ms`, and an idle connection is kept as long; an answer may stay unread for `unread_ms`.
     """
 
     def __init__(
@@ -55,116 +55,111 @@ class FastPath:
         self._port = port
         self._otherwise = otherwise
         self._namespaces = frozenset(namespaces)
-        self._here: set[HttpConnection] = set()
-        self._way = FastPathHandlers(port.host, head_ms, unread_ms, self._look, self._here.discard)
+        self._connections: set[HttpConnection] = set()
+        self._context = FastPathContext(port.host, head_ms, unread_ms, self._look, self._connections.discard)
 
-    def take(self, connection: socket.socket, address: Any) -> None:
+    def take(self, sock: socket.socket, address: Any) -> None:
         """hot: once per connection. Raises OSError, and keeps nothing of it, if it cannot be watched."""
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # we join what belongs together ourselves
-        visitor = HttpConnection(self._way, connection, address)
-        visitor.enter()
-        self._here.add(visitor)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what belongs together is sent in one write
+        connection = HttpConnection(self._context, sock, address)
+        connection.enter()
+        self._connections.add(connection)
 
     def close(self) -> None:
-        for visitor in tuple(self._here):
-            visitor.close()
+        for connection in tuple(self._connections):
+            connection.close()
 
-    def _look(self, visitor: HttpConnection) -> None:
-        """hot: once per request. A request is there, or a part of one, or the end."""
-        data = visitor.peek(MAX_HEAD)
+    def _look(self, connection: HttpConnection) -> None:
+        """hot: once per request. A request has come, or a part of one, or the end of the connection."""
+        data = connection.peek(MAX_HEAD)
         if data is None:
             return
         if not data:
-            visitor.close()
+            connection.close()
             return
         head = parse(data)
-        if head is None or not self._let_in(visitor, head, data):
-            visitor.leave()
-            self._otherwise(visitor.sock, visitor.address, visitor.rest_s)
+        if head is None or not self._answer(connection, head, data):
+            connection.leave()
+            self._otherwise(connection.sock, connection.address, connection.rest_s)
 
-    def _let_in(self, visitor: HttpConnection, head: RequestHead, data: bytes) -> bool:
-        """Answer a request, or return False and leave all as it was."""
-        peer = self._sender(head, visitor.address)
-        if peer is None or not (head.namespace or head.transport in self._port.settings.transports):
+    def _answer(self, connection: HttpConnection, head: PlainRequest, data: bytes) -> bool:
+        """Answer a request, or return False and change nothing."""
+        if head.namespace and head.namespace not in self._namespaces:
             return False
-        if head.method == "POST":
-            return self._post(visitor, head, data)
-        if head.transport == "polling":
-            return self._poll(visitor, head, peer)
-        return self._probe(visitor, head) if head.sid else self._websocket(visitor, head, peer)
-
-    def _sender(self, head: RequestHead, address: Any) -> RemotePeer | None:
-        get = head.headers.get
-        forwarded = {name: get(name.lower(), "") for name in ("X-Forwarded-For", "X-Forwarded-Proto")}
-        peer, origin = self._port.peer_of(address[0], "http", forwarded), get("origin", "")
-        if not origin:
-            return peer
-        plain = origin.isascii() and origin.isprintable()
-        return peer if plain and self._port.origins.allows(origin, peer.scheme, get("host", "")) else None
+        peer = self._port.peer_of(connection.address[0], head.headers)
+        verdict = self._port.judge(head, peer)
+        if verdict is Accept.NEW_CLIENT:
+            self._port.count(verdict, peer)
+            if head.upgrade:
+                self._open_websocket(connection, head, peer)
+            else:
+                self._open_poll(connection, head, peer)
+            return True
+        polling = self._polling(head.sid) if verdict is Accept.SESSION else None
+        if polling is None:
+            return False
+        if head.upgrade:
+            self._probe(connection, head)
+            return True
+        return (
+            self._poll(connection, head, polling) if head.body is None else self._post(connection, head, polling, data)
+        )
 
     # ── websockets ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _websocket(self, visitor: HttpConnection, head: RequestHead, peer: RemotePeer) -> bool:
-        port, headers = self._port, head.headers
-        if (head.namespace and head.namespace not in self._namespaces) or not port.takes(peer.address):
-            return False
-        agent = headers.get("user-agent", "")
-        if head.namespace:
-            client = port.native_client(head.namespace, peer.address, agent, headers.get("authorization", ""))
-        else:
-            client = port.engine_client(peer.address, agent, head.query, on_websocket=True)
-        transport = self._transport(visitor, head)
+    def _open_websocket(self, connection: HttpConnection, head: PlainRequest, peer: RemotePeer) -> None:
+        port = self._port
+        client = port.native_client(head, peer) if head.namespace else port.engine_client(head, peer)
+        transport = self._transport(connection, head)
         client.start(transport)
-        client.outbox.flush_behind(welcome(head))
+        client.outbox.flush_behind(switching_protocols(head.headers))
         transport.start(client)
-        return True
 
-    def _probe(self, visitor: HttpConnection, head: RequestHead) -> bool:
-        """Let it try to take over from the polls of its session."""
-        if self._polling(head.sid) is None:
-            return False
-        transport = self._transport(visitor, head)
-        transport.write([Encoded("", welcome(head))])
+    def _probe(self, connection: HttpConnection, head: PlainRequest) -> None:
+        """Let a websocket try to take over from the polls of its session."""
+        transport = self._transport(connection, head)
+        transport.write([Encoded("", switching_protocols(head.headers))])
         probe(self._port, head.sid, transport, b"")
-        return True
 
-    def _transport(self, visitor: HttpConnection, head: RequestHead) -> WebSocketTransport:
-        """Take the request, and make a transport of the visitor."""
+    def _transport(self, connection: HttpConnection, head: PlainRequest) -> WebSocketTransport:
+        """Take the request, and make a transport of its connection."""
         settings, coded = self._port.settings, bool(head.namespace)
-        visitor.take(head)
-        visitor.leave(watched=True)
+        connection.take(head)
+        connection.leave(watched=True)
         return WebSocketTransport(
-            visitor.sock, self._port.host, settings.max_payload_bytes, coded=coded, max_fragments=settings.max_fragments
+            connection.sock,
+            self._port.host,
+            settings.max_payload_bytes,
+            coded=coded,
+            max_fragments=settings.max_fragments,
         )
 
     # ── polls ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _polling(self, sid: str) -> PollingTransport | None:
-        """Return the transport of a session that polls, and polls here."""
-        client = self._port.host.clients.get(sid) if self._port.transport_of(sid) == "polling" else None
+        """Return the transport of a live session that polls; None for one whose last messages wait to be fetched."""
+        client = self._port.host.clients.get(sid)
         return client.transport if client is not None and isinstance(client.transport, PollingTransport) else None
 
-    def _poll(self, visitor: HttpConnection, head: RequestHead, peer: RemotePeer) -> bool:
-        host = self._port.host
-        polling = self._polling(head.sid) if head.sid else None
-        if polling is not None and not polling.parked:
-            visitor.take(head)
-        elif not head.sid and self._port.takes(peer.address):
-            visitor.take(head)
-            polling = PollingTransport(host)
-            client = self._port.engine_client(peer.address, head.headers.get("user-agent", ""), head.query)
-            polling.start(client)
-            client.start(polling)
-        else:
+    def _open_poll(self, connection: HttpConnection, head: PlainRequest, peer: RemotePeer) -> None:
+        connection.take(head)
+        polling = PollingTransport(self._port.host)
+        client = self._port.engine_client(head, peer)
+        polling.start(client)
+        client.start(polling)
+        connection.park(polling, self._cors(head))
+
+    def _poll(self, connection: HttpConnection, head: PlainRequest, polling: PollingTransport) -> bool:
+        if polling.parked:
             return False
-        visitor.park(polling, self._cors(head))
+        connection.take(head)
+        connection.park(polling, self._cors(head))
         return True
 
-    def _post(self, visitor: HttpConnection, head: RequestHead, data: bytes) -> bool:
-        polling, limit = self._polling(head.sid), self._port.settings.max_payload_bytes
-        end = head.length + (head.body or 0)
-        if polling is None or polling.posting or end > len(data) or end - head.length > limit:
+    def _post(self, connection: HttpConnection, head: PlainRequest, polling: PollingTransport, data: bytes) -> bool:
+        limit, end = self._port.settings.max_payload_bytes, head.length + (head.body or 0)
+        if polling.posting or end > len(data) or end - head.length > limit:
             return False
         try:
             body = data[head.length : end].decode()
@@ -172,19 +167,11 @@ class FastPath:
             return False
         if body.count(SEPARATOR) >= MAX_PACKETS:
             return False
-        visitor.take(head)
+        connection.take(head)
         for _ in polling.take(body, limit):
             pass
-        visitor.say(b"ok", HTML, self._cors(head))
+        connection.say(b"ok", HTML, self._cors(head))
         return True
 
-    def _cors(self, head: RequestHead) -> dict[str, str]:
+    def _cors(self, head: PlainRequest) -> Mapping[str, str]:
         return self._port.origins.headers(head.headers.get("origin", ""), True)
-
-
-def welcome(head: RequestHead) -> bytes:
-    """Return the answer to a websocket's request (RFC 6455 4.2.2)."""
-    accept = WebSocketProtocol13.compute_accept_value(head.headers["sec-websocket-key"])
-    chosen = subprotocol(head.headers.get("sec-websocket-protocol", ""))
-    echo = f"\r\nSec-WebSocket-Protocol: {chosen}" if chosen else ""
-    return b"%b%b%b\r\n\r\n" % (_WELCOME, accept.encode(), echo.encode())

@@ -1,18 +1,18 @@
-"""Reads the head of a request that nothing is odd about: RFC 9112's strict part, and the targets stock clients ask for.
+"""Reads the head of a plain request: the strict part of RFC 9112, and the targets that stock clients ask for.
 
-    parse(b"GET /socket.io/?EIO=4&transport=polling&t=a&sid=n1.x HTTP/1.1\r\nHost: …\r\n\r\n…")  ─▶  Head, or None
+    parse(b"GET /socket.io/?EIO=4&transport=polling&t=a&sid=n1.x HTTP/1.1\r\nHost: …\r\n\r\n…")  ─▶  PlainRequest
 
-None says only that another reader must look: Tornado, as if nobody had looked before.
+It returns None if the request is left to Tornado, which reads it from its first byte.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
-from msgspec import Struct
+from insightdesk_rt.engine.doors.admission import RequestHead
+from insightdesk_rt.engine.doors.handshake import KEY, asks_upgrade
 
-MAX_HEAD = 8_192  # bytes, with the body of a short POST; what is longer goes the long way
+MAX_HEAD = 8_192  # bytes, with the body of a short POST; a longer request is left to Tornado
 # RFC 9112 2.2 and 5: tokens, one colon, no folded lines, no control characters, CRLF.
 _HEAD = re.compile(
     rb"(GET|POST) (?:/rt(/[a-z]{1,64})|/socket\.io/\?([\w.\-=&]{1,256})) HTTP/1\.1\r\n"
@@ -20,31 +20,23 @@ _HEAD = re.compile(
 ).match
 _PARAMETER = re.compile(r"EIO=4|transport=(polling|websocket)|t=[\w.\-]{1,32}|sid=[\w.\-]{1,64}", re.ASCII).fullmatch
 _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(?::[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](?::[0-9]{1,5})?").fullmatch
-KEY = re.compile(r"[A-Za-z0-9+/]{22}==").fullmatch  # RFC 6455 4.1: 16 bytes
-# RFC 6455 4.1: tokens (RFC 9110 5.6.2), separated by commas; the first of them.
-_SUBPROTOCOL = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII).fullmatch
 _LENGTH = re.compile(r"[0-9]{1,4}", re.ASCII).fullmatch
 
 
-class RequestHead(Struct, frozen=True, gc=False):
-    """`namespace` is that of /rt, "" at /socket.io/; `sid` is "" for a new session. `length` is the head's, in bytes.
+class PlainRequest(RequestHead, frozen=True, gc=False):
+    """A request head as the fast path reads it. `headers` have names in lower case; `length` is the head's, in bytes.
 
-    `body` is the body's in bytes, None if the head announces none. `last`: the connection is not to be kept.
+    `body` is the length of the body in bytes, None if the head announces none. `last`: the connection ends with the
+    answer.
     """
 
-    method: str
-    namespace: str
-    transport: str
-    sid: str
-    query: str  # as it was written
-    headers: Mapping[str, str]  # names in lower case
     length: int
     body: int | None
     last: bool
 
 
-def parse(data: bytes) -> RequestHead | None:
-    """Return the head that the bytes begin with. None: it is not whole, or odd."""
+def parse(data: bytes) -> PlainRequest | None:
+    """Return the head that the bytes begin with; None if it is not complete, or not plain."""
     found = _HEAD(data)
     if found is None:
         return None
@@ -55,32 +47,34 @@ def parse(data: bytes) -> RequestHead | None:
         return None
     if _HOST(headers.get("host", "")) is None or "transfer-encoding" in headers or "expect" in headers:
         return None
-    length = headers.get("content-length")
-    if length is not None and _LENGTH(length) is None:
+    length, origin = headers.get("content-length"), headers.get("origin", "")
+    if (length is not None and _LENGTH(length) is None) or not (origin.isascii() and origin.isprintable()):
         return None
-    head = RequestHead(
+    head = PlainRequest(
         method.decode(),
         namespace.decode(),
+        asked["transport"] == "websocket",
         asked["transport"],
         asked.get("sid", ""),
+        asked["EIO"],
         query.decode(),
         headers,
         found.end(),
         None if length is None else int(length),
         headers.get("connection", "").lower() == "close",
     )
-    return head if (_is_websocket(head) if head.transport == "websocket" else _is_poll(head)) else None
+    return head if (_is_websocket(head) if head.upgrade else _is_poll(head)) else None
 
 
 def fields(lines: bytes) -> dict[str, str] | None:
-    """Return a head's fields by name in lower case; None if one is there twice."""
+    """Return the fields of a head by name in lower case; None if one occurs twice."""
     pairs = [line.split(":", 1) for line in lines.decode("latin-1").split("\r\n")[:-1]]
     found = {name.lower(): value.strip(" \t") for name, value in pairs}
     return found if len(found) == len(pairs) else None
 
 
 def parameters(query: str) -> dict[str, str] | None:
-    """Return the parameters that stock clients write; None if there is another, or one twice."""
+    """Return the parameters that stock clients write; None if there is another one, or one occurs twice."""
     found: dict[str, str] = {}
     for pair in query.split("&"):
         known = _PARAMETER(pair)
@@ -93,20 +87,20 @@ def parameters(query: str) -> dict[str, str] | None:
     return found
 
 
-def _is_websocket(head: RequestHead) -> bool:
+def _is_websocket(head: PlainRequest) -> bool:
     get = head.headers.get
     return (
         head.method == "GET"
         and head.body is None
         and get("upgrade", "").lower() == "websocket"
-        and "upgrade" in [word.strip() for word in get("connection", "").lower().split(",")]
+        and asks_upgrade(head.headers)
         and get("sec-websocket-version") == "13"
         and KEY(get("sec-websocket-key", "")) is not None
     )
 
 
-def _is_poll(head: RequestHead) -> bool:
-    """A GET has no body, a POST has a session and a text."""
+def _is_poll(head: PlainRequest) -> bool:
+    """Return whether a GET has no body, or a POST has a session and a text body."""
     if "upgrade" in head.headers or head.headers.get("connection", "").lower() not in ("", "keep-alive", "close"):
         return False
     if head.method == "GET":
@@ -114,12 +108,3 @@ def _is_poll(head: RequestHead) -> bool:
     return (
         bool(head.sid) and head.body is not None and "octet-stream" not in head.headers.get("content-type", "").lower()
     )
-
-
-def subprotocol(offered: str) -> str:
-    """Return the subprotocol to echo for a Sec-WebSocket-Protocol header: the first one offered, as Node's `ws` does.
-
-    Without an echo, browsers and `ws` close the websocket (RFC 6455 4.1). "" if none is offered or it is not a token.
-    """
-    first = offered.partition(",")[0].strip(" \t")
-    return first if _SUBPROTOCOL(first) else ""

@@ -53,7 +53,7 @@ async def test_one_that_cannot_be_taken_is_closed_and_those_behind_it_wait(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """To be watched may take a file more than there are; a connection may be broken already."""
-    monkeypatch.setattr(listening, "REST_S", 0.05)
+    monkeypatch.setattr(listening, "PAUSE_S", 0.05)
     door = socket.create_server(("127.0.0.1", 0), backlog=16)
     door.setblocking(False)
     whys, taken = [errno.EMFILE, errno.ENOSPC, errno.EINVAL], []

@@ -14,7 +14,7 @@ import pytest
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from insightdesk_rt.engine.cluster.directory import NodePlace
-from insightdesk_rt.engine.doors.listener import Times, patient_server
+from insightdesk_rt.engine.doors.listener import Times, make_http_server
 from insightdesk_rt.engine.doors.relay import Exchange, bind_local
 from insightdesk_rt.engine.seldom import Seldom
 from insightdesk_rt.engine.transport import neighbours
@@ -106,7 +106,7 @@ async def test_a_poll_is_passed_on_to_no_other_user(name: str, another_user: Non
 @aio
 async def test_the_relay_serves_no_other_user(name: str, another_user: None) -> None:
     asked: list[object] = []
-    server = patient_server(asked.append, Times(10, 10, 10))  # type: ignore[arg-type]
+    server = make_http_server(asked.append, Times(10, 10, 10))  # type: ignore[arg-type]
     server.add_sockets([bind_local(NodePlace("n1", 0.0, name, "", KEY))])
     reader, writer = await asyncio.open_unix_connection("\0" + name)
     writer.write(b"GET /socket.io/ HTTP/1.1\r\nHost: x\r\nX-Insightdesk-Key: " + KEY.encode() + b"\r\n\r\n")

@@ -17,12 +17,13 @@ from insightdesk_rt.engine.errors import TooBig, WireError
 from insightdesk_rt.engine.wire import engineio
 from insightdesk_rt.engine.wire.codec import Encoded
 from insightdesk_rt.engine.wire.engineio import (
-    EngineQuery,
-    Refusal,
+    EngineParameters,
+    EngineRefusal,
     check_query,
     decode_binary,
     decode_payload,
     encode_payload,
+    engine_parameters,
 )
 from insightdesk_rt.engine.wire.frames import encoded, ping_frame
 
@@ -133,13 +134,15 @@ def check(
     upgrade: bool = False,
     origin: str = "",
     transports: tuple[str, ...] = ("polling", "websocket"),
-) -> EngineQuery | int:
+) -> EngineParameters | int:
     values: dict[str, list[bytes]] = {}
     for pair in filter(None, query.split("&")):
         name, _, value = pair.partition("=")
         values.setdefault(name, []).append(value.encode("latin-1"))
-    found = check_query(values, method, transports=transports, transport_of=LIVE.get, upgrade=upgrade, origin=origin)
-    return found.code if isinstance(found, Refusal) else found
+    asked = engine_parameters(values)
+    session = LIVE.get(asked.sid)
+    found = check_query(asked, method, transports=transports, session=session, upgrade=upgrade, origin=origin)
+    return asked if found is None else found.code
 
 
 P, W = "EIO=4&transport=polling", "EIO=4&transport=websocket"
@@ -198,17 +201,17 @@ def test_a_request_is_refused_with_nodes_code(query: str, method: str, upgrade: 
 
 
 def test_a_request_that_may_go_on_says_its_transport_and_session() -> None:
-    assert check(P) == EngineQuery("polling", "")
-    assert check(f"{P}&sid=") == EngineQuery("polling", "")
-    assert check(W, upgrade=True) == EngineQuery("websocket", "")
-    assert check(f"{P}&sid=n1.polling&t=abc&b64=1") == EngineQuery("polling", "n1.polling")
-    assert check(f"{P}&sid=n1.polling", "POST") == EngineQuery("polling", "n1.polling")
-    assert check(f"{W}&sid=n1.polling", upgrade=True) == EngineQuery("websocket", "n1.polling")
+    assert check(P) == EngineParameters("polling", "", "4")
+    assert check(f"{P}&sid=") == EngineParameters("polling", "", "4")
+    assert check(W, upgrade=True) == EngineParameters("websocket", "", "4")
+    assert check(f"{P}&sid=n1.polling&t=abc&b64=1") == EngineParameters("polling", "n1.polling", "4")
+    assert check(f"{P}&sid=n1.polling", "POST") == EngineParameters("polling", "n1.polling", "4")
+    assert check(f"{W}&sid=n1.polling", upgrade=True) == EngineParameters("websocket", "n1.polling", "4")
 
 
 def test_a_second_websocket_is_let_through_to_be_closed_at_once() -> None:
     """Wire reference 2.2.3: it is accepted, and the first is unaffected."""
-    assert check(f"{W}&sid=n1.websocket", upgrade=True) == EngineQuery("websocket", "n1.websocket")
+    assert check(f"{W}&sid=n1.websocket", upgrade=True) == EngineParameters("websocket", "n1.websocket", "4")
 
 
 def test_a_transport_that_is_switched_off_is_unknown() -> None:
@@ -238,8 +241,10 @@ def test_refusals_are_json_and_400_but_for_forbidden() -> None:
     st.text(max_size=5),
 )
 def test_any_query_gets_an_answer(query: dict[str, list[bytes | str]], method: str, upgrade: bool, origin: str) -> None:
-    found = check_query(query, method, transports=("polling",), transport_of=LIVE.get, upgrade=upgrade, origin=origin)
-    assert isinstance(found, (EngineQuery, Refusal))
+    asked = engine_parameters(query)
+    session = LIVE.get(asked.sid)
+    found = check_query(asked, method, transports=("polling",), session=session, upgrade=upgrade, origin=origin)
+    assert found is None or isinstance(found, EngineRefusal)
     index = engineio.jsonp_index(query)
     assert index is None or index == "" or (index.isascii() and index.isdigit())
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.engine.doors.admission import ClientPort, PortSettings
-from insightdesk_rt.engine.doors.fast_path.fast_path import takes_short_way
+from insightdesk_rt.engine.doors.client_port import ClientPort, PortSettings
+from insightdesk_rt.engine.doors.fast_path.fast_path import fast_path_allowed
 from insightdesk_rt.engine.doors.fast_path.http_connection import HttpConnection
 from insightdesk_rt.engine.errors import CloseReason
 from insightdesk_rt.engine.transport import polling
@@ -30,9 +30,9 @@ def test_with_tls_or_compression_there_is_no_short_way() -> None:
     def port(**settings: Any) -> ClientPort:
         return ClientPort(ClientRegistry(Wheel(50, monotonic_ms)), None, PortSettings(**settings))  # type: ignore[arg-type]
 
-    assert takes_short_way(port(), tls=False)
-    assert not takes_short_way(port(), tls=True)
-    assert not takes_short_way(port(deflate=True), tls=False)
+    assert fast_path_allowed(port(), tls=False)
+    assert not fast_path_allowed(port(), tls=True)
+    assert not fast_path_allowed(port(deflate=True), tls=False)
 
 
 # ── who takes it ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -40,11 +40,11 @@ def test_with_tls_or_compression_there_is_no_short_way() -> None:
 
 async def status(d: Door, target: str, headers: dict[str, str] | None = None) -> tuple[int, int]:
     """Return the answer's status, and how many connections Tornado was given for it."""
-    before = d.long_way
+    before = d.by_tornado
     http = await Http.to(d)
     asks = {**UPGRADE, **(headers or {})} if target in (FRESH, NATIVE) else headers
     http.send("GET", target, headers=asks)
-    return (await http.receive()).status, d.long_way - before
+    return (await http.receive()).status, d.by_tornado - before
 
 
 @pytest.mark.parametrize(("target", "good", "refused"), [(FRESH, 101, 400), (NATIVE, 101, 403), (POLL, 200, 403)])
@@ -115,7 +115,7 @@ async def test_a_head_in_pieces_and_any_other_request_are_tornados() -> None:
                 http.writer.write(piece.encode())
                 await asyncio.sleep(0.05)
             assert (await http.receive()).status in (101, 200)
-        assert d.long_way == 2 and len(d.host.clients) == 2
+        assert d.by_tornado == 2 and len(d.host.clients) == 2
         assert await status(d, "/socket.io/?EIO=3&transport=websocket") == (400, 1)
 
 
@@ -151,7 +151,7 @@ async def test_answer_and_first_packet_leave_in_one_write_and_what_came_early_is
         ]
         assert rest[2:4] == b"0{" or rest[4:6] == b"0{"
         assert b"40/tickets," in rest or b"40/tickets," in await http.reader.read(65_536)
-        assert d.recorder.clients and d.long_way == 0
+        assert d.recorder.clients and d.by_tornado == 0
 
 
 async def comes_in(d: Door) -> tuple[Any, ...]:
@@ -205,11 +205,11 @@ async def test_both_ways_lead_to_the_same_client(
 ) -> None:
     async with door() as d:
         short = await come(d)
-        assert d.long_way == 0
+        assert d.by_tornado == 0
     monkeypatch.setattr("insightdesk_rt.engine.doors.fast_path.fast_path.parse", lambda data: None)
     async with door() as d:
         assert await come(d) == short
-        assert d.long_way == connections
+        assert d.by_tornado == connections
 
 
 # ── polls ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -239,7 +239,7 @@ async def test_one_connection_may_carry_polls_of_many_sessions_and_posts_between
         for target in (one, two):
             assert (await http.ask("POST", target, b"40/tickets,")).body == "ok"
             assert (await http.ask("GET", target)).body.startswith("40/tickets,")
-        assert len(d.host.clients) == 2 and d.long_way == 0
+        assert len(d.host.clients) == 2 and d.by_tornado == 0
 
 
 @aio
@@ -265,7 +265,7 @@ async def test_requests_that_are_pipelined_are_answered_in_order_and_cost_no_tur
         assert (await http.receive()).body == '42/tickets,["n","7"]'
         assert (await http.receive()).body == "ok"
         assert d.recorder.payloads() == ["1"]
-        assert d.long_way == 0
+        assert d.by_tornado == 0
 
 
 @aio
@@ -284,7 +284,7 @@ async def test_a_connection_that_is_not_to_be_kept_ends_with_its_answer() -> Non
         await until(lambda: d.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
         d.emit(1)
         assert (await parked.receive()).body.startswith("42/tickets") and await parked.eof()
-        assert d.long_way == 0 and d.recorder.ends == []
+        assert d.by_tornado == 0 and d.recorder.ends == []
         assert len(d.host.poller) == 1, "the first connection"
 
 
@@ -338,7 +338,7 @@ async def test_an_answer_leaves_in_parts_as_its_peer_reads_and_the_next_request_
         http.writer.transport.resume_reading()  # type: ignore[attr-defined]
         assert len((await http.receive()).body) > 900_000
         assert (await http.receive()).body == "ok"
-        assert d.recorder.ends == [] and d.long_way == 0
+        assert d.recorder.ends == [] and d.by_tornado == 0
 
 
 @aio
@@ -359,7 +359,7 @@ async def test_one_that_was_named_before_it_waited_for_something_else_goes_on() 
         http.writer.transport.resume_reading()  # type: ignore[attr-defined]
         assert len((await http.receive()).body) > 900_000
         assert (await http.receive()).body == "ok"
-        assert d.recorder.ends == [] and d.long_way == 0
+        assert d.recorder.ends == [] and d.by_tornado == 0
 
 
 @aio
@@ -393,7 +393,7 @@ async def test_a_post_that_is_odd_or_long_is_the_applications(body: bytes) -> No
         http.send("POST", target, body)
         expected = 413 if len(body) == 2_000 else 200
         assert (await http.receive()).status == expected
-        assert d.long_way == 1
+        assert d.by_tornado == 1
 
 
 @aio
@@ -403,14 +403,14 @@ async def test_a_second_poll_of_a_session_is_the_applications_and_ends_it() -> N
         http.send("GET", target)
         await until(lambda: d.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
         assert (await (await Http.to(d)).ask("GET", target)).status == 400
-        assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR] and d.long_way == 1
+        assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR] and d.by_tornado == 1
         assert (await http.receive()).body == "1"
 
 
-@pytest.mark.parametrize(("packets", "long_way"), [(32, 0), (33, 1), (400, 1)])
+@pytest.mark.parametrize(("packets", "by_tornado"), [(32, 0), (33, 1), (400, 1)])
 @aio
 async def test_a_post_of_many_packets_is_the_applications_which_lets_others_have_their_turn(
-    packets: int, long_way: int, monkeypatch: pytest.MonkeyPatch
+    packets: int, by_tornado: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polling, "TURN_NS", 0)
     async with door() as d:
@@ -423,5 +423,5 @@ async def test_a_post_of_many_packets_is_the_applications_which_lets_others_have
         http.send("POST", target, b'42/tickets,["n","last"]')
         assert [(await http.receive()).body for _ in range(2)] == ["ok", "ok"]
         assert d.recorder.payloads() == [*map(str, range(packets)), '"last"']
-        assert d.long_way == long_way
-        assert (len(set(turns)) > packets // 2) == bool(long_way), "others had their turn in between"
+        assert d.by_tornado == by_tornado
+        assert (len(set(turns)) > packets // 2) == bool(by_tornado), "others had their turn in between"

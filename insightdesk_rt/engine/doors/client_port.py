@@ -1,0 +1,157 @@
+"""The client port's parts, which every handler and the fast path share: admission, and how clients are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+from tornado.httputil import HTTPServerRequest
+
+from insightdesk_rt.engine.doors.admission import (
+    NATIVE_ORIGIN,
+    OF_ENGINE,
+    Accept,
+    AdmissionRules,
+    OriginPolicy,
+    Refusal,
+    RefusedPages,
+    RequestHead,
+)
+from insightdesk_rt.engine.doors.makers import uses_recovery
+from insightdesk_rt.engine.doors.peers import RemotePeer, TrustedProxies, bearer_of
+from insightdesk_rt.engine.rate_limits import Windows
+from insightdesk_rt.engine.transport.client import Client, Receiver
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.wire.engine import EngineSession, EngineSettings
+from insightdesk_rt.engine.wire.engineio import BAD_VERSION, FORBIDDEN
+from insightdesk_rt.engine.wire.frames import MAX_FRAGMENTS
+from insightdesk_rt.engine.wire.limits import PacketLimits
+from insightdesk_rt.engine.wire.native import NativeCodec, NativeSession
+from insightdesk_rt.engine.wire.socketio import SocketIOCodec, SocketIOSession
+
+MAX_AGENT = 256  # characters of a User-Agent that are kept
+OLD_VERSION = "another version of Engine.IO: this server speaks 4, which is Socket.IO 3 and 4"
+_BAD_VERSION = (OF_ENGINE[BAD_VERSION, False], OF_ENGINE[BAD_VERSION, True])
+_BAD_PAGE = (OF_ENGINE[FORBIDDEN, False], OF_ENGINE[FORBIDDEN, True], NATIVE_ORIGIN)
+
+
+class PortSettings(Struct, frozen=True):
+    """What the client port needs of the configuration."""
+
+    allowed_origins: tuple[str, ...] = ()
+    loopback: bool = False  # the server listens on a loopback address only
+    trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-* headers are believed
+    transports: tuple[str, ...] = ("polling", "websocket")
+    trailing_slash: bool = True  # False: /socket.io is served beside /socket.io/
+    ping_interval_ms: int = 25_000
+    ping_timeout_ms: int = 30_000
+    max_payload_bytes: int = 1_000_000  # ws default 100 MiB, Node socket.io 1 MB
+    max_fragments: int = MAX_FRAGMENTS  # of one websocket message
+    packets: PacketLimits = PacketLimits()
+    recovery: bool = True
+    deflate: bool = False
+    connects_per_address_per_second: int = 0  # 0: any number
+
+
+class ClientPort:
+    """Given to every handler of the client port, and to the fast path."""
+
+    def __init__(
+        self,
+        host: ClientRegistry,
+        receiver: Receiver,
+        settings: PortSettings = PortSettings(),
+        is_blocked: Callable[[str], bool] = lambda address: False,
+    ) -> None:
+        self.host = host
+        self.receiver = receiver
+        self.settings = settings
+        self.origins = OriginPolicy(settings.allowed_origins, settings.loopback)
+        rate = settings.connects_per_address_per_second
+        connects = Windows(rate, 1000) if rate else None
+        self.admission = AdmissionRules(self.origins, settings.transports, host.addresses, connects, is_blocked)
+        self._refused_pages = RefusedPages(self.origins.listed)
+        self._proxies = TrustedProxies(settings.trusted_proxies)
+        upgrades = ("websocket",) if "websocket" in settings.transports else ()
+        self._engine = EngineSettings(
+            settings.ping_interval_ms, settings.ping_timeout_ms, settings.max_payload_bytes, upgrades
+        )
+        self._socketio = SocketIOCodec(settings.recovery)
+        self._native = NativeCodec(settings.recovery)
+
+    # ── admission ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def accepting(self) -> bool:
+        """False while the node drains."""
+        return self.admission.accepting
+
+    @accepting.setter
+    def accepting(self, accepting: bool) -> None:
+        self.admission.accepting = accepting
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Requests that were refused before there was a client, by code."""
+        return self.admission.refused
+
+    def peer(self, request: HTTPServerRequest) -> RemotePeer:
+        return self._proxies.peer(request.remote_ip, request.protocol, request.headers)
+
+    def peer_of(self, remote_ip: str, headers: Mapping[str, str]) -> RemotePeer:
+        """Return who sent a request over plain TCP. `headers` are asked with names in lower case."""
+        return self._proxies.peer(remote_ip, "http", headers)
+
+    def judge(self, head: RequestHead, peer: RemotePeer, *, of_another_node: bool = False) -> Accept | Refusal:
+        """Ask admission about a request. Nothing is counted, so the request may be judged again.
+
+        The session of another node is taken for one that polls: its owner knows better, and judges the request, too.
+        """
+        session = None
+        if head.sid:
+            session = "polling" if of_another_node else self.transport_of(head.sid)
+        return self.admission.judge(head, peer, session, self.host.now_ms())
+
+    def count(self, verdict: Accept | Refusal, peer: RemotePeer) -> None:
+        """Write down what was decided about a request."""
+        self.admission.count(verdict, peer, self.host.now_ms())
+
+    def report(self, refusal: Refusal, head: RequestHead, peer: RemotePeer, sender: str) -> None:
+        """Log a refusal that the author of a page or client cannot see there. `sender` is the connection's address."""
+        if refusal in _BAD_PAGE:
+            self._refused_pages.report(head.headers, peer, sender)
+        elif refusal in _BAD_VERSION:
+            self.host.log_not_understood(OLD_VERSION, peer.address, head.headers.get("user-agent", ""))
+
+    # ── clients ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def engine_client(self, head: RequestHead, peer: RemotePeer) -> Client:
+        """Return a new Socket.IO client, not started, for its first request."""
+        agent = head.headers.get("user-agent", "")
+        sid = self.host.new_id()
+        packets = SocketIOSession(self._socketio, self.settings.packets)
+        session = EngineSession(sid, packets, self._engine, head.upgrade)
+        client = Client(session, self.receiver, self.host, id=sid, address=peer.address, agent=agent[:MAX_AGENT])
+        client.recovers = uses_recovery(agent, head.query)
+        return client
+
+    def native_client(self, head: RequestHead, peer: RemotePeer) -> Client:
+        """Return a new client of the JSON protocol, not started, for its handshake."""
+        session = self.make_native_session(head.namespace)
+        agent, bearer = head.headers.get("user-agent", ""), bearer_of(head.headers.get("authorization", ""))
+        return Client(session, self.receiver, self.host, address=peer.address, agent=agent[:MAX_AGENT], bearer=bearer)
+
+    def make_native_session(self, namespace: str) -> NativeSession:
+        settings = self.settings
+        return NativeSession(
+            namespace, self._native, settings.ping_interval_ms, settings.ping_timeout_ms, settings.packets
+        )
+
+    def transport_of(self, sid: str) -> str | None:
+        """Return the transport of a live Engine.IO session, None if there is none. A session past its deadline ends."""
+        client = self.host.clients.get(sid)
+        if client is None or client.native:
+            return "polling" if sid in self.host.farewells else None
+        if client.overdue() or client.transport is None:
+            return None
+        return client.transport.name
