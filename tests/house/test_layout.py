@@ -42,7 +42,6 @@ ARROWS_TO_TURN: set[tuple[str, str]] = {
 }
 CIRCLES_TO_BREAK: list[set[str]] = []
 FUNCTIONS_TO_SHORTEN: set[str] = {
-    "app/cli/main _parser",
     "app/server _build",
     "engine/cluster/backplane __init__",
 }

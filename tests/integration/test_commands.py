@@ -95,7 +95,7 @@ async def test_kick_ends_one_or_says_how_many_and_asks_first(servers: Pair) -> N
     one, two = servers
     peers = [await open_as(server, "eve") for server in (one, two, two)]
     (row, *_) = (await run(one, "connections", "--user", "eve", "--node", "n1")).rows()[1:]
-    assert (await run(two, "kick", row[0], "--reason", "spam")).out == "1 connection sent away\n"
+    assert (await run(two, "kick", row[0], "--reason", "spam")).out == "1 connection disconnected\n"
     await peers[0].gone()
     assert (await run(one, "kick", row[0], "--reason", "spam", code=1)).err.startswith(
         "insightdesk-rt: the server refused: NOT_FOUND"
@@ -103,29 +103,29 @@ async def test_kick_ends_one_or_says_how_many_and_asks_first(servers: Pair) -> N
     left = (await run(one, "connections", "--user", "eve")).rows()[1:3]
     (sid, *_), (other, *_) = left
     said = await run(one, "kick", "--sid", sid, "--user", "eve", "--node", "n1", "--dry-run", "--reason", "spam")
-    assert said.out == "0 connections would be sent away\n"
+    assert said.out == "0 connections would be disconnected\n"
     said = await run(one, "kick", "--sid", other, "--user", "eve", "--dry-run", "--reason", "spam")
-    assert said.out == "1 connection would be sent away\n"
+    assert said.out == "1 connection would be disconnected\n"
     assert "--sid SID" in (await run(one, "kick", sid, "--user", "eve", "--reason", "x", code=2)).err
     bulk = ("kick", "--user", "eve", "--reason", "spam")
-    assert (await run(one, *bulk, "--dry-run")).out == "2 connections would be sent away\n"
-    assert "say --yes" in (await run(one, *bulk, code=1)).err
+    assert (await run(one, *bulk, "--dry-run")).out == "2 connections would be disconnected\n"
+    assert "--yes" in (await run(one, *bulk, code=1)).err
     for answer, code, out in (
-        (b"\n", 1, "nothing was done"),
-        (b"\x04", 1, "nothing was done"),
-        (b"y\n", 0, "2 connections sent away"),
+        (b"\n", 1, "nothing was changed"),
+        (b"\x04", 1, "nothing was changed"),
+        (b"y\n", 0, "2 connections disconnected"),
     ):
         theirs, ours = pty.openpty()
         os.write(theirs, answer)
         said = await run(one, *bulk, stdin=ours, code=code)
         os.close(theirs)
         os.close(ours)
-        assert said.out.startswith("Send away 2 connections? [y/N] ") and said.out.rstrip().endswith(out)
+        assert said.out.startswith("Disconnect 2 connections? [y/N] ") and said.out.rstrip().endswith(out)
     for peer in peers:
         await peer.gone()
         await peer.close()
-    assert (await run(one, *bulk, "--yes")).out == "0 connections sent away\n"
-    assert "say whom" in (await run(one, "kick", "--reason", "x", code=2)).err
+    assert (await run(one, *bulk, "--yes")).out == "0 connections disconnected\n"
+    assert "give a SID" in (await run(one, "kick", "--reason", "x", code=2)).err
     assert "--reason" in (await run(one, "kick", "abc", code=2)).err
     # an empty shell variable means nobody, not everybody else that the filters mean
     for words in (
@@ -191,11 +191,11 @@ async def test_drain_waits_until_the_clients_are_gone_and_can_be_undone(servers:
     one, two = servers
     peers = [await open_as(two, "ann") for _ in range(3)]
     said = await run(one, "drain", "n2", "--reason", "kernel", "--over", "1", "--wait")
-    assert said.out.splitlines() == ["n2 sends its clients away, over 1 s", "3 clients sent away, 0 left: done"]
+    assert said.out.splitlines() == ["n2 disconnects its clients, over 1 s", "3 clients disconnected, 0 left: done"]
     for peer in peers:
         await peer.gone()
         await peer.close()
-    assert (await run(one, "drain", "n2", "--reason", "done", "--undo")).out == "n2 takes clients again\n"
+    assert (await run(one, "drain", "n2", "--reason", "done", "--undo")).out == "n2 accepts clients again\n"
     back = await open_as(two, "ann")
     await back.close()
     assert "NOT_FOUND" in (await run(one, "drain", "n9", "--reason", "typo", code=1)).err
@@ -207,11 +207,11 @@ async def test_notice_tells_everybody_lists_and_ends(servers: Pair) -> None:
     peer = await open_as(two, "ann")
     said = await run(one, "notice", "Down at ten", "--severity", "critical", "--for", "3600", "--reason", "deploy")
     told = await peer.expect("server:notice", {"message": "Down at ten", "severity": "critical"})
-    assert said.out == f"{told['id']}  everybody is told\n"
+    assert said.out == f"{told['id']}  shown to everybody now\n"
     rows = (await run(two, "notice", "--list")).rows()
     assert rows[0][0] == "id" and [told["id"], "critical", "everybody"] == [rows[1][0], rows[1][1], rows[1][4]]
     later = await run(one, "notice", "Soon", "--starts", "2035-01-01T00:00:00Z", "--for", "60", "--reason", "x")
-    assert "will be told at 2035-01-01T00:00:00.000Z" in later.out
+    assert "will be shown to everybody at 2035-01-01T00:00:00.000Z" in later.out
     listed = json.loads((await run(one, "notice", "--list", "--json")).out)["items"]
     assert listed[0]["endsAt"] == "2035-01-01T00:01:00.000Z"
     for notice in listed:

@@ -1,4 +1,4 @@
-"""The admin port in the hand of a command: asked, its refusals said in a line, its answers printed."""
+"""The commands' client of the admin port: sends requests, prints answers, turns refusals into errors of one line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
+from insightdesk_rt.app.cli import remote
 from insightdesk_rt.app.cli.operate import Failed, admin_key, admin_url
 from insightdesk_rt.app.config import ConfigError, LoadedSettings
-from insightdesk_rt.operations.views import remote
 
-STAY_S = 86_400  # a key of our own making, of a command that stays
+LONG_KEY_S = 86_400  # how long the key of a command is valid that runs until Ctrl-C
 
 Run = Callable[[LoadedSettings, argparse.Namespace], int]
 
@@ -24,22 +24,22 @@ class Adder(Protocol):
     def __call__(self, name: str, run: Run, help: str, epilog: str) -> argparse.ArgumentParser: ...
 
 
-class AdminPort:
-    """All raise Failed when the server refuses, NoAnswer when nobody answers, ConfigError when there is no key."""
+class AdminClient:
+    """All methods raise Failed (the server refuses), NoAnswer, ConfigError (there is no key)."""
 
     def __init__(self, loaded: LoadedSettings, options: argparse.Namespace) -> None:
         self._url = admin_url(loaded, options) + "/api/v1/"
-        self._key = admin_key(loaded, options, STAY_S)
+        self._key = admin_key(loaded, options, LONG_KEY_S)
 
     def get(self, *path: str, **query: object) -> dict[str, Any]:
         return self._call("GET", path, query)
 
     def send(self, method: str, *path: str, body: dict[str, Any] | None = None, **query: object) -> dict[str, Any]:
-        """Fields and parameters that are None are left out."""
+        """Send a change. Fields and parameters that are None are left out."""
         return self._call(method, path, query, body)
 
     def events(self, *path: str, **query: object) -> Iterator[tuple[str, Any]]:
-        """Yield name and data of server-sent events until they end."""
+        """Yield the name and data of server-sent events until the stream ends."""
         return remote.events(self._at(path, query), self._key, _refused)
 
     def _call(
@@ -52,9 +52,9 @@ class AdminPort:
         return answer
 
     def _at(self, path: tuple[str, ...], query: dict[str, object]) -> str:
-        said = {name: str(one).lower() if isinstance(one, bool) else one for name, one in query.items()}
+        texts = {name: str(one).lower() if isinstance(one, bool) else one for name, one in query.items()}
         try:
-            text = urlencode({name: one for name, one in said.items() if one not in (None, "")})
+            text = urlencode({name: one for name, one in texts.items() if one not in (None, "")})
             return self._url + "/".join(quote(part, safe="") for part in path) + (f"?{text}" if text else "")
         except UnicodeEncodeError:
             raise ConfigError("an argument is not UTF-8") from None
@@ -64,14 +64,14 @@ def _refused(status: int, answer: dict[str, Any]) -> None:
     raise Failed(f"the server refused: {remote.reason(status, answer)}")
 
 
-def say_missing(missing: list[str]) -> None:
-    """Say on stderr which nodes did not answer."""
+def print_missing(missing: list[str]) -> None:
+    """Print on stderr which nodes did not answer."""
     for name in missing:
         print(f"{remote.plain(name)} did not answer", file=sys.stderr)
 
 
 def print_json(answer: Any) -> None:
-    """Print what the API said; nothing but ASCII reaches the terminal."""
+    """Print the API's answer as ASCII."""
     print(json.dumps(answer, indent=2))
 
 
@@ -80,8 +80,8 @@ def count_of(count: int, what: str = "connection") -> str:
 
 
 def add_reason(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    parser.add_argument("--reason", required=required, help="why; it is kept in the audit log")
+    parser.add_argument("--reason", required=required, help="the reason, for the audit log")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print what the API says")
+    parser.add_argument("--json", action="store_true", help="print the API's answer as JSON")

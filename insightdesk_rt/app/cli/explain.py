@@ -1,4 +1,4 @@
-"""`token --explain TOKEN`: says whether this server accepts a token, and if not, why; by the server's own settings."""
+"""`token --explain TOKEN`: say whether this server accepts a token, and if not, why, by the server's own settings."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def explain(loaded: LoadedSettings, text: str) -> int:
         keys = asyncio.run(_keys(loaded))
         if not keys.keys:
             raise ConfigError(
-                "there is no key to hold the token against: no secret in data_dir ="
-                f" {loaded.settings.data_dir}; name the server's --config or --data-dir"
+                "there is no key to check the token with: no secret in data_dir ="
+                f" {loaded.settings.data_dir}; give the server's --config or --data-dir"
             )
         _show(token)
         user = auth.verify(token, keys, time.time(), odd.append)
@@ -41,14 +41,14 @@ def explain(loaded: LoadedSettings, text: str) -> int:
     except RtError as refused:
         raise Failed(f"the server refuses this token ({refused.code}): {refused.message}") from None
     print(f"\nThe server accepts this token: {_who(user)}, connected until {_at(user.expires_s)} at most.")
-    print("Whether it is revoked, or its user blocked, only the running server knows.")
+    print("This command cannot see whether the token is revoked or its user blocked; only the running server knows.")
     for what in odd:
         print(f"warning: {what}", file=sys.stderr)
     return DONE
 
 
 async def _keys(loaded: LoadedSettings) -> auth.VerificationKeys:
-    """Return the keys that the server would use; published ones are fetched, and no secret is made."""
+    """Return the keys that the server would use. Published keys are fetched; no secret is created."""
     ring = KeyRing(loaded.settings, may_make=False)
     await ring.start()
     await ring.close()
@@ -56,7 +56,7 @@ async def _keys(loaded: LoadedSettings) -> auth.VerificationKeys:
 
 
 def _show(token: str) -> None:
-    """Print the header and the claims as they are written, if there are any to be read."""
+    """Print the token's header and claims, if they can be read."""
     try:
         header, claims = auth.unverified(token)
     except auth.BadToken:
@@ -76,7 +76,7 @@ def _at(seconds: float) -> str:
     try:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     except (ValueError, OverflowError):
-        return "a time beyond any calendar"
+        return "not a date"
 
 
 def _who(user: User) -> str:

@@ -1,7 +1,7 @@
-"""The `insightdesk-rt` command. What goes wrong is one line on stderr.
+"""The `insightdesk-rt` command. An error is one line on stderr.
 
-Exit codes, for scripts: 0 done; 1 it failed (nobody answers, refused); 2 asked wrongly (usage, configuration).
-Every command takes every setting as a flag, so that what works for `serve` works for `token` and `emit`.
+Exit codes, for scripts: 0 done; 1 failed (no answer, refused); 2 wrong usage or configuration.
+Every command takes every setting as a flag, so the flags of `serve` also work for `token` and `emit`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from insightdesk_rt.app import config
 from insightdesk_rt.app import logs as observe
 from insightdesk_rt.app.certificates import Certificates
 from insightdesk_rt.app.cli import connections, drain, notice, operate, tail
+from insightdesk_rt.app.cli.admin_client import Adder, Run
 from insightdesk_rt.app.cli.explain import explain
 from insightdesk_rt.app.cli.operate import DONE, FAILED, Failed, table
+from insightdesk_rt.app.cli.remote import NoAnswer
 from insightdesk_rt.app.config import ConfigError, LoadedSettings, Settings
 from insightdesk_rt.engine.model import Role
 from insightdesk_rt.engine.signing_keys import configured_keys
 from insightdesk_rt.helpdesk.tickets.access import find_factory
-from insightdesk_rt.operations.views.remote import NoAnswer
 
 USAGE = 2
-TOKEN_S = 86_400  # a working day with one token; the server asks connections for it again after a day anyway
+TOKEN_S = 86_400  # one token lasts a day; the server asks connections for a new one after a day anyway
 
 log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (without the program's name) and return its exit code."""
-    _write_whatever_the_terminal_takes()
+    _escape_what_the_terminal_cannot_show()
     try:
         flags, words = config.take_flags(sys.argv[1:] if argv is None else argv)
         options = _options(words)
@@ -55,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as why:
         if why.errno not in (errno.EPIPE, errno.ENOSPC):  # `… | head`, `… > /a/full/disk`
             raise
-        # without this Python complains once more while it exits
+        # without this Python prints a second error when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED if why.errno == errno.EPIPE else _say(Failed(f"cannot write: {why.strerror}"), FAILED)
 
 
-def _write_whatever_the_terminal_takes() -> None:
+def _escape_what_the_terminal_cannot_show() -> None:
     """Escape characters that the terminal's encoding lacks: a name with an umlaut must not end a command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -102,7 +103,7 @@ def _token(loaded: LoadedSettings, options: argparse.Namespace) -> int:
 def _check(loaded: LoadedSettings, options: argparse.Namespace) -> int:
     if options.print:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # it is for a file, and TOML is UTF-8 wherever it is written
+            sys.stdout.reconfigure(encoding="utf-8")  # the output goes into a file, and TOML is always UTF-8
         print({"toml": config.as_toml, "markdown": config.as_markdown}[options.print](), end="")
         return DONE
     problems = _file_problems(loaded.settings) + _address_problems(loaded.settings)
@@ -118,7 +119,7 @@ def _check(loaded: LoadedSettings, options: argparse.Namespace) -> int:
     table(rows)
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print("The configuration is right." + ("" if rows else " Every setting has its default."))
+    print("The configuration is valid." + ("" if rows else " Every setting has its default value."))
     return DONE
 
 
@@ -134,7 +135,7 @@ def _key(loaded: LoadedSettings, options: argparse.Namespace) -> int:
 
 
 def _file_problems(settings: Settings) -> list[str]:
-    """Return what is wrong with the files and the module that are named, a line each. Nothing stays written."""
+    """Return a line for each problem with the files and the module that settings name. Writes nothing permanent."""
     problems = []
     try:
         configured_keys(settings, may_make=False)
@@ -169,9 +170,9 @@ def _address_problems(settings: Settings) -> list[str]:
 
 
 def _valkey_problem(settings: Settings) -> str:
-    """Return what is wrong with the Valkey that is set, in a line, or "": whether it answers and takes a write.
+    """Return a line that says why the configured Valkey does not answer or take a write; "" if it does.
 
-    Where none is set, there must be one that could be started.
+    If none is configured, look for a binary that could be started.
     """
     from insightdesk_rt.app.embedded_valkey import EmbeddedError, find_binary
     from insightdesk_rt.engine.cluster.valkey import Valkey
@@ -191,7 +192,7 @@ def _valkey_problem(settings: Settings) -> str:
         finally:
             await valkey.close()
 
-    logging.disable()  # its lines are for a server's log; the reason comes back
+    logging.disable()  # its log lines are for a server; the reason is returned
     try:
         found = asyncio.run(fitness())
     finally:
@@ -203,7 +204,7 @@ def _valkey_problem(settings: Settings) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with errors of one line, and without guessing: `--por` is not `--port`."""
+    """argparse with errors on one line, and without abbreviations: `--por` is not `--port`."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -213,7 +214,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
-    """Return what a command line without its settings asks for. Raises ConfigError."""
+    """Parse a command line from which the settings were removed. Raises ConfigError."""
     parser, commands = _parser()
     command = commands.get(words[0]) if words else None
     if command:
@@ -225,79 +226,104 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser() -> tuple[_Parser, dict[str, _Parser]]:
+    """Return the parser of the command line, and the parser of each command."""
     parser = _Parser(
         prog="insightdesk-rt",
         description="The realtime server of the InsightDesk helpdesk.",
-        epilog="insightdesk-rt COMMAND --help says more. Exit codes: 0 done, 1 failed, 2 asked wrongly.",
+        epilog="insightdesk-rt COMMAND --help says more. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.",
     )
     parser.add_argument("--version", action="version", version=f"insightdesk-rt {insightdesk_rt.__version__}")
     adder = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
 
-    def command(name: str, run: Callable[[LoadedSettings, argparse.Namespace], int], help: str, epilog: str) -> _Parser:
+    def command(name: str, run: Run, help: str, epilog: str) -> _Parser:
         one: _Parser = adder.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=epilog)
         one.set_defaults(run=run)
         return one
 
+    _add_serve(command)
+    for add in COMMANDS:
+        add(command, SAME_HELP)
+    for name in ASK_THE_ADMIN_PORT:
+        one = adder.choices[name]
+        one.add_argument("--url", help="the admin port's URL, if the settings do not say it")
+        one.add_argument("--key-file", metavar="FILE", help="file with an admin key or token, instead of the secret")
+    return parser, dict(adder.choices)
+
+
+def _add_serve(command: Adder) -> None:
     serve = command("serve", _serve, "run the server until Ctrl-C or SIGTERM", SETTINGS_HELP)
     serve.usage = "insightdesk-rt serve [--config FILE] [--demo] [--port N] [--any-setting VALUE]"
     serve.add_argument("--config", metavar="FILE", help="TOML file with settings")
     group: argparse._ArgumentGroup | None = None
-    for setting in config.table().values():  # only for --help: they are off the line before argparse sees it
+    for setting in config.table().values():  # for --help only: take_flags has removed them from the line
         if group is None or group.title != setting.group:
             group = serve.add_argument_group(setting.group)
         default = f" ({config.shown('', setting.default)})" if setting.default not in ("", (), {}) else ""
         group.add_argument(setting.flag, metavar=_metavar(setting), help=setting.help + default)
 
-    token = command("token", _token, "print a token signed with the server's secret, or explain one", SAME_HELP)
+
+def _add_token(command: Adder, epilog: str) -> None:
+    token = command("token", _token, "print a token signed with the server's secret, or explain one", epilog)
     token.usage = "insightdesk-rt token --sub ID --role ROLE [--team TEAM …] | --explain TOKEN"
     token.add_argument(
         "--explain", metavar="TOKEN", help="say why the server accepts or refuses it; - reads it from standard input"
     )
     token.add_argument("--sub", metavar="ID", help="the user's id")
-    token.add_argument("--role", choices=get_args(Role), help="what the user is")
-    for name, help in (
-        ("team", "the user's team"),
-        ("name", "name"),
-        ("email", "address"),
-        ("session", "session's id"),
-    ):
-        token.add_argument(f"--{name}", metavar=name.upper(), help=help)
+    token.add_argument("--role", choices=get_args(Role), help="the user's role")
+    token.add_argument("--team", metavar="TEAM", help="the user's team")
+    token.add_argument("--name", metavar="NAME", help="the user's name")
+    token.add_argument("--email", metavar="EMAIL", help="the user's e-mail address")
+    token.add_argument("--session", metavar="SESSION", help="the session's id")
     token.add_argument(
-        "--ttl", type=_seconds, default=TOKEN_S, metavar="SECONDS", help=f"how long it lives ({TOKEN_S})"
+        "--ttl", type=_seconds, default=TOKEN_S, metavar="SECONDS", help=f"how long it is valid ({TOKEN_S})"
     )
 
-    key = command("key", _key, "print a new key for the admin port, and the line that makes it count", SAME_HELP)
-    key.add_argument("--name", required=True, help="whose it is, for the audit log")
-    key.add_argument("--scope", required=True, choices=SCOPES, help="what it may: read, act, all")
 
-    emit = command("emit", operate.emit, "publish an event to a room and print its offset", SAME_HELP)
+def _add_key(command: Adder, epilog: str) -> None:
+    key = command("key", _key, "print a new key for the admin port, and the line that enables it", epilog)
+    key.add_argument("--name", required=True, help="who uses it, for the audit log")
+    key.add_argument("--scope", required=True, choices=SCOPES, help="what it may do: read, act, everything")
+
+
+def _add_emit(command: Adder, epilog: str) -> None:
+    emit = command("emit", operate.emit, "publish an event to a room and print its offset", epilog)
     emit.add_argument("namespace", metavar="NAMESPACE", help="/tickets, /chat, /notifications …")
     emit.add_argument("room", metavar="ROOM", help="ticket:42, user:anna, team:berlin …")
     emit.add_argument("event", metavar="EVENT", help="name of the event")
     emit.add_argument("json", metavar="JSON", help="its payload; - reads it from standard input")
-    emit.add_argument("--volatile", action="store_true", help="may be lost, is not logged")
-    emit.add_argument("--id", help="the same id again publishes nothing new")
+    emit.add_argument("--volatile", action="store_true", help="send it without logging it; it may be lost")
+    emit.add_argument("--id", help="an id for the event; an event with an id that was used already is not published")
 
-    command("status", operate.status, "say how the server and its nodes are", SAME_HELP)
-    for add in (connections.add, tail.add, drain.add, notice.add):
-        add(command, SAME_HELP)
-    asking = ("emit", "status", "connections", "kick", "tail", "drain", "notice")
-    for one in (adder.choices[name] for name in asking):
-        one.add_argument("--url", help="of the admin port, if it is not what the settings say")
-        one.add_argument("--key-file", metavar="FILE", help="an admin key or token, where the secret is not at hand")
 
-    check = command("check", _check, "validate the configuration, say what is wrong and where", SAME_HELP)
+def _add_status(command: Adder, epilog: str) -> None:
+    command("status", operate.status, "show the state of the server and its nodes", epilog)
+
+
+def _add_check(command: Adder, epilog: str) -> None:
+    check = command("check", _check, "validate the configuration, say what is wrong and where", epilog)
     check.add_argument("--offline", action="store_true", help="do not connect to Valkey")
     check.add_argument("--all", action="store_true", help="show every setting, not only those that were set")
     check.add_argument("--print", choices=("toml", "markdown"), help="print all settings with their defaults instead")
-    return parser, dict(adder.choices)
 
 
-SETTINGS_HELP = """Each setting may also stand in the environment (INSIGHTDESK_RT_PORT=3001) or in
-the file (port = 3001); the command line counts first, then the environment.
+COMMANDS: tuple[Callable[[Adder, str], None], ...] = (
+    _add_token,
+    _add_key,
+    _add_emit,
+    _add_status,
+    connections.add,
+    tail.add,
+    drain.add,
+    notice.add,
+    _add_check,
+)
+ASK_THE_ADMIN_PORT = ("emit", "status", "connections", "kick", "tail", "drain", "notice")
+
+SETTINGS_HELP = """A setting can also be given in the environment (INSIGHTDESK_RT_PORT=3001) or in the
+file (port = 3001). The command line wins over the environment, the environment over the file.
 Lists are written a,b,c.
 """
-SAME_HELP = """Every setting of `serve` may be given too, to say which server is meant:
+SAME_HELP = """This command also takes every setting of `serve`. They tell it which server to use:
 --config FILE, --data-dir DIR, --admin-port N …
 """
 

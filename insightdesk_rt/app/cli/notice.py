@@ -1,4 +1,4 @@
-"""`notice`: tell everybody something, see what they are told, and end it."""
+"""`notice`: show everybody a message, list such messages, and end them."""
 
 from __future__ import annotations
 
@@ -6,46 +6,48 @@ import argparse
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
-from insightdesk_rt.app.cli.admin_client import Adder, AdminPort, add_json, add_reason, print_json
+from insightdesk_rt.app.cli.admin_client import Adder, AdminClient, add_json, add_reason, print_json
 from insightdesk_rt.app.cli.operate import DONE, table
+from insightdesk_rt.app.cli.remote import plain
 from insightdesk_rt.app.config import ConfigError, LoadedSettings
 from insightdesk_rt.engine.model import Role, Severity
-from insightdesk_rt.operations.views.remote import plain
 
 
 def add(command: Adder, epilog: str) -> None:
-    parser = command("notice", notice, "tell everybody something, now or at a time; --list, --end", epilog)
-    parser.add_argument("message", nargs="?", metavar="MESSAGE", help="for people; up to 2,000 characters")
-    parser.add_argument("--severity", choices=get_args(Severity), default="info", help="how loud (info)")
+    parser = command("notice", notice, "show everybody a message, now or at a given time; --list, --end", epilog)
+    parser.add_argument("message", nargs="?", metavar="MESSAGE", help="the text, up to 2,000 characters")
+    parser.add_argument("--severity", choices=get_args(Severity), default="info", help="how important it is (info)")
     add_reason(parser, required=False)
-    parser.add_argument("--starts", metavar="TIME", help="as 2026-11-23T22:00:00+01:00; without it: now")
-    parser.add_argument("--ends", metavar="TIME", help="without it: until it is ended")
-    parser.add_argument("--for", type=int, dest="seconds", metavar="SECONDS", help="how long, instead of --ends")
-    parser.add_argument("--namespace", help="to this one only, as /chat")
-    parser.add_argument("--role", choices=get_args(Role), help="to these only")
-    parser.add_argument("--list", action="store_true", help="show the notices that hold or will")
-    parser.add_argument("--end", metavar="ID", help="end this one")
+    parser.add_argument("--starts", metavar="TIME", help="for example 2026-11-23T22:00:00+01:00 (now)")
+    parser.add_argument("--ends", metavar="TIME", help="by default until it is ended with --end")
+    parser.add_argument(
+        "--for", type=int, dest="seconds", metavar="SECONDS", help="how long it lasts, instead of --ends"
+    )
+    parser.add_argument("--namespace", help="only to clients in this namespace, for example /chat")
+    parser.add_argument("--role", choices=get_args(Role), help="only to users with this role")
+    parser.add_argument("--list", action="store_true", help="list the notices in force and those to come")
+    parser.add_argument("--end", metavar="ID", help="end the notice with this id")
     add_json(parser)
 
 
 def notice(loaded: LoadedSettings, options: argparse.Namespace) -> int:
     if (options.message is not None) + options.list + (options.end is not None) != 1:
-        raise ConfigError("say one of MESSAGE, --list and --end ID")
+        raise ConfigError("give exactly one of MESSAGE, --list and --end ID")
     if not options.list and not options.reason:
-        raise ConfigError("--reason: say why")
-    port = AdminPort(loaded, options)
+        raise ConfigError("--reason is required")
+    client = AdminClient(loaded, options)
     if options.list:
-        answer = port.get("notices", limit=500)
+        answer = client.get("notices", limit=500)
         if not options.json:
             _print(answer["items"])
     elif options.end is not None:
-        answer = port.send("DELETE", "notices", options.end, reason=options.reason)
+        answer = client.send("DELETE", "notices", options.end, reason=options.reason)
         if not options.json:
             print(f"{plain(options.end)} has ended")
     else:
-        answer = port.send("POST", "notices", body=_order(options))
+        answer = client.send("POST", "notices", body=_order(options))
         if not options.json:
-            when = "everybody is told" if answer["told"] else f"everybody will be told at {answer['startsAt']}"
+            when = "shown to everybody now" if answer["told"] else f"will be shown to everybody at {answer['startsAt']}"
             print(f"{answer['id']}  {when}")
     if options.json:
         print_json(answer)
@@ -54,7 +56,7 @@ def notice(loaded: LoadedSettings, options: argparse.Namespace) -> int:
 
 def _order(options: argparse.Namespace) -> dict[str, object]:
     if options.seconds is not None and options.ends:
-        raise ConfigError("--for and --ends are two ways to say the same")
+        raise ConfigError("--for and --ends cannot be combined")
     ends = options.ends
     if options.seconds is not None:
         try:

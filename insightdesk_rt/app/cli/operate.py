@@ -1,6 +1,6 @@
-"""The commands that ask a running server, through its admin port: emit, status.
+"""The commands `emit` and `status`, and what all commands for a running server share: the admin port's URL and key.
 
-A key for it is made of the server's secret where that is at hand; elsewhere `--key-file` brings one.
+The key is a token signed with the server's secret, if that is on this machine; otherwise `--key-file` names one.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from insightdesk_rt.app.cli import remote
 from insightdesk_rt.app.config import ConfigError, LoadedSettings, Settings
 from insightdesk_rt.engine import tokens as auth
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.secret import shown_url, split_url
 from insightdesk_rt.engine.signing_keys import has_secret, signing_key
 from insightdesk_rt.engine.wire import json
-from insightdesk_rt.operations.views import remote
 
 DONE, FAILED = 0, 1
-KEY_S = 60  # how long a key of our own making is good
+KEY_S = 60  # how long a token is valid that a command signs for itself
 LOOPBACKS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class Failed(Exception):
-    """It was asked rightly and did not work; one line."""
+    """A correct command did not succeed; one line says why."""
 
 
 # ── the commands ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -58,28 +58,28 @@ def status(loaded: LoadedSettings, options: argparse.Namespace) -> int:
     ready, answer = remote.call(url + "/readyz")
     rows = [("server", url), ("ready", "yes" if ready == 200 else f"no (HTTP {ready})")]
     rows += [(name, text) for name, text in _rows(answer) if name != "ready"]
-    table(rows)  # its version is in the table of nodes: what answers may be another than this command's
+    table(rows)  # the version is in the table of nodes: the server may have another one than this command
     if options.key_file or has_secret(loaded.settings):
         _nodes(url, admin_key(loaded, options))
     else:
         print(
-            f"\nThe nodes are not shown: there is no secret in {loaded.settings.data_dir}. "
-            "Name the server's --config or --data-dir, or a --key-file."
+            f"\nThe nodes are not shown, because there is no secret in {loaded.settings.data_dir}. "
+            "Give the server's --config or --data-dir, or a --key-file."
         )
     return DONE if ready == 200 else FAILED
 
 
 def _nodes(url: str, key: str) -> None:
-    said, answer = remote.call(url + "/api/v1/nodes", key=key)
-    if said != 200:
-        raise Failed(f"the nodes are not shown: {remote.reason(said, answer)}")
+    status, answer = remote.call(url + "/api/v1/nodes", key=key)
+    if status != 200:
+        raise Failed(f"the nodes are not shown: {remote.reason(status, answer)}")
     print()
     rows = [("node", "version", "up", "connections", "rooms", "")]
     for node in answer["nodes"]:
         count = sum(node["connections"].values())
-        notes = ["leads"] * node["leads"] + ["does not hear the others"] * (not node["hears"])
+        notes = ["leads"] * node["leads"] + ["does not receive the others' events"] * (not node["hears"])
         if drain := node["drain"]:
-            notes.append("drained" if drain["done"] else f"drains: {drain['left']} left")
+            notes.append("drained" if drain["done"] else f"draining: {drain['left']} left")
         up = span(node["uptimeSeconds"])
         rows.append((node["node"], node["version"], up, str(count), str(node["rooms"]), ", ".join(notes)))
     table([tuple(remote.plain(cell) for cell in row) for row in rows])
@@ -88,7 +88,7 @@ def _nodes(url: str, key: str) -> None:
 
 
 def span(seconds: float) -> str:
-    """Return a time that has passed, in its two largest units."""
+    """Return a duration in its two largest units."""
     minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86_400
     if days:
         return f"{days} d {hours % 24} h"
@@ -106,14 +106,14 @@ def admin_url(loaded: LoadedSettings, options: argparse.Namespace) -> str:
         return str(options.url).rstrip("/")
     settings = loaded.settings
     if not settings.admin_port:
-        raise ConfigError("admin_port = 0: which port did the server take? say so with --admin-port or --url")
+        raise ConfigError("admin_port = 0: the server chose a port itself; give it with --admin-port or --url")
     host = LOOPBACKS.get(settings.admin_address[0], settings.admin_address[0])
     scheme = "https" if settings.tls_cert_file else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.admin_port}"
 
 
 def admin_key(loaded: LoadedSettings, options: argparse.Namespace, ttl_s: int = KEY_S) -> str:
-    """Return a key that the server believes: from the file that is named, or one of our own. Raises ConfigError."""
+    """Return a key that the server accepts: from --key-file, or a token signed here. Raises ConfigError."""
     if not options.key_file:
         return make_token(loaded.settings, {"sub": "insightdesk-rt", "role": "admin"}, ttl_s)
     try:
@@ -123,7 +123,7 @@ def admin_key(loaded: LoadedSettings, options: argparse.Namespace, ttl_s: int = 
 
 
 def make_token(settings: Settings, claims: dict[str, Any], ttl_s: int) -> str:
-    """Return a token that this server will believe. Raises ConfigError: no secret, or claims it would refuse."""
+    """Return a token that this server accepts. Raises ConfigError: no secret, or claims the server would refuse."""
     now_s = int(time.time())
     parties = {"iss": settings.jwt_issuer, "aud": settings.jwt_audience}
     key = signing_key(settings, may_make=False)
@@ -140,13 +140,13 @@ def make_token(settings: Settings, claims: dict[str, Any], ttl_s: int) -> str:
 
 
 def _rows(answer: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the leaves of an object by name, checks (`{name, ok, why}`) as a word each."""
+    """Yield the fields of nested objects by name, and each check (`{name, ok, why}`) as one word."""
     for name, value in answer.items():
         if isinstance(value, dict):
             yield from _rows(value, f"{prefix}{name}.")
         elif isinstance(value, list) and all(isinstance(one, dict) and "name" in one for one in value):
             for one in value:
-                yield str(one["name"]), "ok" if one.get("ok") else str(one.get("why") or "not well")
+                yield str(one["name"]), "ok" if one.get("ok") else str(one.get("why") or "failed")
         else:
             yield prefix + name, str(value)
 

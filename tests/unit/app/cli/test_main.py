@@ -226,7 +226,7 @@ def test_nobody_at_the_port_is_said_in_one_line(secret: None, run: Any) -> None:
     for words in (["status"], ["emit", "/t", "r", "e", "1"]):
         said = run(*words, "--admin-port", port)
         assert said.code == 1
-        assert said.err.startswith(f"insightdesk-rt: nobody answers at http://127.0.0.1:{port}/")
+        assert said.err.startswith(f"insightdesk-rt: no server answers at http://127.0.0.1:{port}/")
         assert said.err.endswith("Connection refused\n") and said.err.count("\n") == 1
 
 
@@ -241,12 +241,12 @@ def test_status_is_a_table_and_an_exit_code(run: Any, admin: Answering) -> None:
         ["ready", "yes"],
         ["node.id", "n1"],
         ["valkey", "ok"],
-        ["disk", "not well"],
+        ["disk", "failed"],
         [],
         [
             "The",
-            "nodes are not shown: there is no secret in ./data. "
-            "Name the server's --config or --data-dir, or a --key-file.",
+            "nodes are not shown, because there is no secret in ./data. "
+            "Give the server's --config or --data-dir, or a --key-file.",
         ],
     ]
     admin.status, admin.answer = 503, b'{"ready":false,"checks":[{"name":"valkey","ok":false,"why":"away"}]}'
@@ -257,7 +257,7 @@ def test_status_is_a_table_and_an_exit_code(run: Any, admin: Answering) -> None:
 
 def test_status_shows_the_nodes_to_who_has_a_key(run: Any, admin: Answering, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("k3y")
-    notes = ["does", "not", "hear", "the", "others,", "drains:", "3", "left"]
+    notes = ["does", "not", "receive", "the", "others'", "events,", "draining:", "3", "left"]
     one = {"node": "n1", "version": "1.0", "uptimeSeconds": 93_784.5, "connections": {"polling": 1, "websocket": 41}}
     one |= {"rooms": 7, "leads": True, "hears": True, "drain": None}
     two = one | {"node": "n2", "uptimeSeconds": 61, "leads": False, "hears": False, "drain": {"done": False, "left": 3}}
@@ -305,7 +305,7 @@ def test_check_says_what_was_set_and_where_and_makes_nothing(run: Any, tmp_path:
     rows = [line.split(maxsplit=2) for line in said.out.splitlines()]
     assert ["node_id", "n7", "rt.toml:2"] in rows
     assert ["jwt_secret", "[hidden]", "command line"] in rows
-    assert said.out.splitlines()[-1] == "The configuration is right."
+    assert said.out.splitlines()[-1] == "The configuration is valid."
     assert said.err.startswith("warning: allowed_origins")
     assert os.listdir(tmp_path) == ["rt.toml"]
 

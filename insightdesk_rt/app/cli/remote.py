@@ -1,4 +1,4 @@
-"""The admin port as another program on this machine sees it: one HTTP call, its JSON, its errors in a line.
+"""HTTP calls to the admin port: JSON answers, server-sent events, errors of one line.
 
 Blocking, on the standard library: for the command line, not for the server.
 """
@@ -16,22 +16,22 @@ from insightdesk_rt.engine.secret import printable, shown_text
 from insightdesk_rt.engine.wire import json
 
 TIMEOUT_S = 10.0
-SILENCE_S = 30.0  # of a stream; the server gives a sign of life every 10 s
+SILENCE_S = 30.0  # longest silence of a stream; the server sends a sign of life every 10 s
 
 
 class NoAnswer(Exception):
-    """Nobody answered, or not in HTTP, or somebody else did; one line."""
+    """There was no answer, or not an HTTP answer, or not from this server; one line."""
 
 
 class RemoteAnswer(dict[str, Any]):
-    """The object in an answer. Raises NoAnswer for a field it should have: then it is not one of this server's."""
+    """The JSON object of an answer. Raises NoAnswer for a missing field: the answer is not from this server then."""
 
     def __missing__(self, name: str) -> NoReturn:
-        raise NoAnswer(f"what answers there is not this server, or another version of it: {name} is missing")
+        raise NoAnswer(f"the answer is not from this server, or from another version of it: {name} is missing")
 
 
 def call(url: str, body: str | None = None, key: str = "", method: str | None = None) -> tuple[int, dict[str, Any]]:
-    """Return status and JSON object of an answer; GET without a body, else POST, if no method is said.
+    """Return status and JSON object of an answer. By default the method is GET without a body, POST with one.
 
     Raises NoAnswer.
     """
@@ -40,10 +40,10 @@ def call(url: str, body: str | None = None, key: str = "", method: str | None = 
 
 
 def events(url: str, key: str, refused: Callable[[int, dict[str, Any]], None]) -> Iterator[tuple[str, Any]]:
-    """Yield name and data of server-sent events, first ("welcome", {}). Raises NoAnswer when they break off.
+    """Yield the name and data of server-sent events, first ("welcome", {}). Raises NoAnswer when the connection breaks.
 
-    https://html.spec.whatwg.org/multipage/server-sent-events.html, as far as this server writes them. `refused` is
-    called with status and answer, to raise, if there are none.
+    https://html.spec.whatwg.org/multipage/server-sent-events.html, as far as this server uses it. If the server
+    refuses, `refused` is called with status and answer, and must raise.
     """
     with _open(url, None, key, None, SILENCE_S) as answer:
         if answer.status != 200:
@@ -64,20 +64,20 @@ def events(url: str, key: str, refused: Callable[[int, dict[str, Any]], None]) -
 @contextmanager
 def _open(url: str, body: str | None, key: str, method: str | None, timeout_s: float) -> Iterator[Any]:
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    # no proxy from the environment: the admin port is near
+    # ignore proxies from the environment: the admin port is on this machine or in its network
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _AnyAnswer())
     try:
         request = urllib.request.Request(url, body.encode() if body is not None else None, headers, method=method)
         with opener.open(request, timeout=timeout_s) as answer:
             yield answer
     except urllib.error.URLError as why:
-        raise NoAnswer(plain(f"nobody answers at {url}: {why.reason}")) from None
+        raise NoAnswer(plain(f"no server answers at {url}: {why.reason}")) from None
     except (OSError, ValueError, http.client.HTTPException) as why:
         raise NoAnswer(plain(f"no answer from {url}: {str(why) or type(why).__name__}")) from None
 
 
 def reason(status: int, answer: dict[str, Any]) -> str:
-    """Return why the server refused, for people."""
+    """Return the reason of a refusal as text."""
     error = answer.get("error")
     if not isinstance(error, dict):
         return f"HTTP {status}"
@@ -86,7 +86,7 @@ def reason(status: int, answer: dict[str, Any]) -> str:
 
 
 class _AnyAnswer(urllib.request.HTTPErrorProcessor):
-    """Takes every status for an answer, and follows no redirect: the token is for this server alone."""
+    """Returns every status as an answer, and follows no redirect: the token must only reach this server."""
 
     def http_response(self, request: Any, response: Any) -> Any:
         return response
@@ -103,5 +103,5 @@ def _object(text: bytes) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """Whatever answered, it does not get to write to the terminal what it likes."""
+    """Return text of a server as one line without control characters, so that it cannot control the terminal."""
     return printable(shown_text(text.strip()))

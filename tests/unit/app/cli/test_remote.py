@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from insightdesk_rt.operations.views.remote import NoAnswer, call, reason
+from insightdesk_rt.app.cli.remote import NoAnswer, call, reason
 from tests.support.answering import answering
 
 
@@ -41,10 +41,10 @@ def test_a_redirect_is_not_followed_since_it_would_be_shown_the_token() -> None:
         assert len(port.asked) == 1
 
 
-def test_nobody_there_is_one_line() -> None:
+def test_a_refused_connection_is_an_error_of_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         url = f"http://127.0.0.1:{gone.getsockname()[1]}/"
-    assert failure(url).startswith(f"nobody answers at {url}: ") and failure(url).endswith("Connection refused")
+    assert failure(url).startswith(f"no server answers at {url}: ") and failure(url).endswith("Connection refused")
     for wrong in ("ftp://x", "127.0.0.1", "http://[", "http://127.0.0.1:1/\n", "http://127.0.0.1:x/"):
         failure(wrong)
 
@@ -72,10 +72,10 @@ def test_a_refusal_is_said_in_a_line() -> None:
     assert reason(502, {}) == reason(502, {"error": "x"}) == "HTTP 502"
 
 
-def test_an_answer_without_what_it_should_have_is_somebody_elses() -> None:
+def test_an_answer_without_a_field_is_not_from_this_server() -> None:
     with answering() as port:
         port.status, port.answer = 200, b"{}"
         answer = call(f"http://127.0.0.1:{port.port}/")[1]
-        with pytest.raises(NoAnswer, match=r"not this server.*items is missing"):
+        with pytest.raises(NoAnswer, match=r"not from this server.*items is missing"):
             answer["items"]
         assert answer.get("items") is None
