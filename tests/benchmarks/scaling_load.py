@@ -225,16 +225,16 @@ def machine() -> dict[str, Any]:
 
 def _publish(port: int, events: int, per_s: int, rooms: list[str]) -> None:
     """Append so many events to random rooms; `per_s` 0: as fast as it goes."""
-    lanes, rng = Lanes(port, 1 if per_s else LANES), random.Random(1)
-    lanes.connections[0].ask("SCRIPT", "LOAD", APPEND.source)
+    sequencers, rng = Lanes(port, 1 if per_s else LANES), random.Random(1)
+    sequencers.connections[0].ask("SCRIPT", "LOAD", APPEND.source)
     commands = [append(rng.choice(rooms)) for _ in range(events)]
     began_s = time.monotonic()
     if not per_s:
-        lanes.run(commands)
+        sequencers.run(commands)
     for number, command in enumerate(commands if per_s else ()):
         time.sleep(max(0.0, began_s + number / per_s - time.monotonic()))
-        lanes.run([command])
-    lanes.close()
+        sequencers.run([command])
+    sequencers.close()
 
 
 def rooms_named(count: int) -> Iterator[str]:

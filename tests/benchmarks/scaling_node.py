@@ -188,8 +188,8 @@ async def _appending(node: BareNode) -> AsyncIterator[Result]:
 
 
 async def _repairing(node: BareNode) -> AsyncIterator[Result]:
-    """Of the events that were missed, a quarter is of interest to the node. It reads all of them."""
-    meter, lanes, rng = Meter(node.bench), Lanes(node.bench.port), random.Random(3)
+    """Of the events that were missed, a quarter is of subscription to the node. It reads all of them."""
+    meter, sequencers, rng = Meter(node.bench), Lanes(node.bench.port), random.Random(3)
     node.bench.load(APPEND)
     rooms = list(rooms_named(4 * ROOMS))
     for missed in (1_000, 10_000):
@@ -198,7 +198,7 @@ async def _repairing(node: BareNode) -> AsyncIterator[Result]:
             commands = [append(rng.choice(rooms)) for _ in range(missed)]
             connects = node.bus.counters["connects"]
             node.cut()  # and the loop of the node stands still until all is appended
-            upto = max(map(Offset, lanes.run(commands)), key=offset_key)
+            upto = max(map(Offset, sequencers.run(commands)), key=offset_key)
             with meter:
                 await node.back(connects, upto)
             spent.append(meter.spent)
@@ -208,7 +208,7 @@ async def _repairing(node: BareNode) -> AsyncIterator[Result]:
         yield Result(f"repair_{missed}_ms", f"{what}, start to live", "ms", [1e3 * s.wall_s for s in spent])
         yield Result(f"repair_{missed}_node", f"{what}, per event", CPU, [1e6 * s.node_s / missed for s in spent])
         yield Result(f"repair_{missed}_valkey", f"{what}, per event", VALKEY, [s.valkey_us / missed for s in spent])
-    lanes.close()
+    sequencers.close()
 
 
 async def _subscribing(bench: Bench) -> AsyncIterator[Result]:
@@ -321,7 +321,7 @@ def _watch(bench: Bench, server: ServerProcess) -> list[Idle]:
 async def _reaching_clients(bench: Bench, server: ServerProcess, idle_us_per_s: float) -> Result:
     """From the subscription to a websocket frame on the socket of the one client who is in the room."""
     door, peers, runs = NativeDoor(), [], []
-    lanes = Lanes(bench.port, 1)
+    sequencers = Lanes(bench.port, 1)
     bench.load(APPEND)
     people = [f"person-{number}" for number in range(CLIENTS * PEOPLE_EACH)]
     for number in range(CLIENTS):
@@ -337,14 +337,14 @@ async def _reaching_clients(bench: Bench, server: ServerProcess, idle_us_per_s: 
         cpu_s, began_s = process_cpu_s(server.pid), time.monotonic()
         for number, command in enumerate(commands):
             await asyncio.sleep(max(0.0, began_s + number / PER_S - time.monotonic()))
-            lanes.run([command])
+            sequencers.run([command])
         await until(partial(_have_seen, peers, seen + len(commands)), "all told", DEADLINE_S)
         took_s = time.monotonic() - began_s
         spent_us = 1e6 * (process_cpu_s(server.pid) - cpu_s) - idle_us_per_s * took_s
         runs.append(spent_us / len(commands))
     for peer in peers:
         await peer.close()
-    lanes.close()
+    sequencers.close()
     return Result("served", f"an event is heard and sent to one client, real server, {PER_S} per second", CPU, runs)
 
 
@@ -352,15 +352,15 @@ async def _pushes(bench: Bench, server: ServerProcess, idle_us_per_s: float) -> 
     """The back end changes tickets over the admin port, eight at a time: checked, stored, logged, told."""
     node, valkey, status = [], [], ("open", "pending")
 
-    async def push(lane: int, turn: int) -> None:
+    async def push(sequencer: int, turn: int) -> None:
         for number in range(25):
             body = {"status": status[(turn + number) % 2], "teamId": "red", "subject": "x" * 100}
-            code, answer = await server.push("PUT", f"/api/v1/tickets/bench-{lane}", body)
+            code, answer = await server.push("PUT", f"/api/v1/tickets/bench-{sequencer}", body)
             assert code in (200, 201), answer
 
     for turn in range(RUNS + 1):
         cpu_s, began_s, valkey_us = process_cpu_s(server.pid), time.monotonic(), bench.cpu_us()
-        await asyncio.gather(*(push(lane, turn) for lane in range(8)))
+        await asyncio.gather(*(push(sequencer, turn) for sequencer in range(8)))
         took_s = time.monotonic() - began_s
         node.append((1e6 * (process_cpu_s(server.pid) - cpu_s) - idle_us_per_s * took_s) / 200)
         valkey.append((bench.cpu_us() - valkey_us) / 200)

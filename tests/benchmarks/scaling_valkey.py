@@ -40,7 +40,7 @@ END = load_script("insightdesk_rt.engine.cluster", "session_end")
 
 def appends(bench: Bench, of: str = "") -> Iterator[Result]:
     """`of`: what is special about this Valkey, for the key of the result."""
-    lanes, rng = Lanes(bench.port), random.Random(1)
+    sequencers, rng = Lanes(bench.port), random.Random(1)
     said = ", AOF everysec" if of else ""
     bench.load(APPEND)
     for key, what, rooms in (("hot", "one room", 1), ("many", f"{ROOMS} rooms", ROOMS)):
@@ -48,7 +48,7 @@ def appends(bench: Bench, of: str = "") -> Iterator[Result]:
         names, runs, inside = list(rooms_named(rooms)), [], []
         for _ in range(RUNS + 1):
             commands, before_us = [append(rng.choice(names)) for _ in range(5_000)], bench.script_us()
-            runs.append(cost(bench, partial(lanes.run, commands), len(commands)))
+            runs.append(cost(bench, partial(sequencers.run, commands), len(commands)))
             inside.append((bench.script_us() - before_us) / len(commands))
         yield Result(f"append_{key}{of}", f"append to {what}, nobody listens{said}", CPU, runs[1:])
         yield Result(f"append_{key}{of}_script", f"of that, inside the script{said}", CPU, inside[1:])
@@ -56,9 +56,9 @@ def appends(bench: Bench, of: str = "") -> Iterator[Result]:
         runs = []
         for _ in range(RUNS):
             commands = [append(rng.choice(names)) for _ in range(5_000)]
-            runs.append(cost(bench, partial(_pipelined, lanes.connections[0], commands), len(commands)))
+            runs.append(cost(bench, partial(_pipelined, sequencers.connections[0], commands), len(commands)))
         yield Result("append_batched", f"append to {ROOMS} rooms, 50 in a pipeline", CPU, runs)
-    lanes.close()
+    sequencers.close()
 
 
 def _pipelined(line: Connection, commands: list[bytes]) -> None:
@@ -71,7 +71,7 @@ def _pipelined(line: Connection, commands: list[bytes]) -> None:
 
 def publishes(bench: Bench) -> Iterator[Result]:
     """PUBLISH of a volatile event, and an append, to rooms that k nodes listen to."""
-    rng, lanes = random.Random(2), Lanes(bench.port)
+    rng, sequencers = random.Random(2), Lanes(bench.port)
     rooms = list(rooms_named(ROOMS))
     bench.load(APPEND)
     message = "1V\n" + '{"n":"/tickets","e":"ticket:typing","r":["ticket:1"],"o":"node-1.abcdef01"}\n' + PAYLOAD
@@ -85,20 +85,20 @@ def publishes(bench: Bench) -> Iterator[Result]:
     for _ in range(3 * RUNS + 1):  # in turns, so that what else the machine does meets all of them
         for k, names in channels.items():
             commands = [pack(("PUBLISH", rng.choice(names), message)) for _ in range(1_500)]
-            runs[k].append(cost(bench, partial(_heard_by, k, lanes, crowd, commands), len(commands)))
+            runs[k].append(cost(bench, partial(_heard_by, k, sequencers, crowd, commands), len(commands)))
         entries = [append(rng.choice(rooms)) for _ in range(1_500)]
-        logged.append(cost(bench, partial(lanes.run, entries, crowd.drain), len(entries)))
+        logged.append(cost(bench, partial(sequencers.run, entries, crowd.drain), len(entries)))
     for k in channels:
         yield Result(f"publish_{k}", f"PUBLISH to {k} of {SUBSCRIBERS} nodes", CPU, runs[k][1:])
     each = [(most - none) / 16 for most, none in zip(runs[16][1:], runs[0][1:], strict=True)]
     yield Result("delivery", "of that, for each node that hears it", CPU, each)
     yield Result("append_heard_4", f"append, heard by 4 of {SUBSCRIBERS} nodes", CPU, logged[1:])
     crowd.close()
-    lanes.close()
+    sequencers.close()
 
 
-def _heard_by(k: int, lanes: Lanes, crowd: Crowd, commands: list[bytes]) -> None:
-    assert set(lanes.run(commands, crowd.drain)) == {k}
+def _heard_by(k: int, sequencers: Lanes, crowd: Crowd, commands: list[bytes]) -> None:
+    assert set(sequencers.run(commands, crowd.drain)) == {k}
 
 
 def subscriptions(bench: Bench) -> Iterator[Result]:
@@ -136,7 +136,7 @@ def subscriptions(bench: Bench) -> Iterator[Result]:
 
 def clocks(bench: Bench) -> Iterator[Result]:
     """What each node does by the clock, by how many nodes there are."""
-    lanes = Lanes(bench.port)
+    sequencers = Lanes(bench.port)
     for script in (BEAT, PROBE, SWEEP):
         bench.load(script)
     run_id = bench.info("server")["run_id"]
@@ -144,9 +144,9 @@ def clocks(bench: Bench) -> Iterator[Result]:
     for nodes in (10, 1_000):
         bench.empty()
         beats = [call(BEAT, keys, (f"n{n}.abcdef01", LEASE_MS * 100, "1", run_id)) for n in range(nodes)]
-        lanes.run(beats)
+        sequencers.run(beats)
         many = (beats * (5_000 // nodes + 1))[:5_000]
-        runs = [cost(bench, partial(lanes.run, many), len(many)) for _ in range(RUNS)]
+        runs = [cost(bench, partial(sequencers.run, many), len(many)) for _ in range(RUNS)]
         yield Result(f"lease_{nodes}", f"a lease's beat, one of {nodes} nodes (1 per {BEAT_MS} ms)", CPU, runs)
     bench.empty()
     for number, namespace in enumerate(("/tickets", "/chat", "/notifications", "/presence", "/dashboard")):
@@ -155,18 +155,18 @@ def clocks(bench: Bench) -> Iterator[Result]:
     crowd = Crowd(bench.port, LISTENING)
     crowd.subscribe({NAMES.node(f"n{n}"): [n] for n in range(LISTENING)})
     probes = [call(PROBE, [NAMES.tops], [NAMES.node(f"n{n % LISTENING}"), n]) for n in range(5_000)]
-    runs = [cost(bench, partial(lanes.run, probes, crowd.drain), len(probes)) for _ in range(RUNS)]
+    runs = [cost(bench, partial(sequencers.run, probes, crowd.drain), len(probes)) for _ in range(RUNS)]
     yield Result("probe", "a probe of the subscription (4 per second and node)", CPU, runs)
     crowd.close()
     sweeps = [call(SWEEP, [f"{PREFIX}:presence"], (200,))] * 5_000
-    runs = [cost(bench, partial(lanes.run, sweeps), len(sweeps)) for _ in range(RUNS)]
+    runs = [cost(bench, partial(sequencers.run, sweeps), len(sweeps)) for _ in range(RUNS)]
     yield Result("sweep", "a look for users whose grace is over (3 per second and node)", CPU, runs)
-    lanes.close()
+    sequencers.close()
 
 
 def people(bench: Bench) -> Iterator[Result]:
     """Users who come and go, and the sessions of their clients."""
-    lanes = Lanes(bench.port)
+    sequencers = Lanes(bench.port)
     for script in (JOIN, LEAVE, SAVE, END):
         bench.load(script)
     base, count = f"{PREFIX}:presence", 5_000
@@ -178,10 +178,10 @@ def people(bench: Bench) -> Iterator[Result]:
         joins = [
             call(JOIN, [base], (f"user-{run}-{n}", "n1.abcdef01", "agent", "red", "A. Name")) for n in range(count)
         ]
-        come.append(cost(bench, partial(lanes.run, joins), count))
+        come.append(cost(bench, partial(sequencers.run, joins), count))
         kept.append((bench.memory() - before) / count)
         leaves = [call(LEAVE, [base], (f"user-{run}-{n}", "n1.abcdef01", 5_000)) for n in range(count)]
-        go.append(cost(bench, partial(lanes.run, leaves), count))
+        go.append(cost(bench, partial(sequencers.run, leaves), count))
     yield Result("presence_come", "a user comes online", CPU, come)
     yield Result("presence_go", "a user's last connection ends", CPU, go)
     yield Result("presence_bytes", "a user who is online, with the change not told yet", BYTES, kept)
@@ -200,25 +200,25 @@ def people(bench: Bench) -> Iterator[Result]:
             for n, key in enumerate(keys)
         ]
         before = bench.memory()
-        saved.append(cost(bench, partial(lanes.run, opens), count))
+        saved.append(cost(bench, partial(sequencers.run, opens), count))
         sizes.append((bench.memory() - before) / count)
         ends = [call(END, key, [f"node-1.abcdef01/{n}", pids[n], 120_000, rooms]) for n, key in enumerate(keys)]
-        ended.append(cost(bench, partial(lanes.run, ends), count))
+        ended.append(cost(bench, partial(sequencers.run, ends), count))
     yield Result("session_save", "a session's record is written", CPU, saved)
     yield Result("session_end", "a session's end is noted", CPU, ended)
     yield Result("session_bytes", "a session's record", BYTES, sizes)
-    lanes.close()
+    sequencers.close()
 
 
 def log_entries(bench: Bench) -> Iterator[Result]:
     """What one event of 300 bytes takes: in the log, and the memory of its id and of its room's offsets."""
-    lanes, count = Lanes(bench.port), 10_000
+    sequencers, count = Lanes(bench.port), 10_000
     bench.load(APPEND)
     entry, beside, quiet, offsets = [], [], [], []
     for _ in range(RUNS):
         bench.empty()
         before = bench.memory()
-        lanes.run([append("ticket:1") for _ in range(count)])
+        sequencers.run([append("ticket:1") for _ in range(count)])
         grown = bench.memory() - before
         stream = bench.control.ask("MEMORY", "USAGE", NAMES.log(NS), "SAMPLES", 0)
         entry.append(stream / count)
@@ -227,10 +227,10 @@ def log_entries(bench: Bench) -> Iterator[Result]:
         offsets.append(bench.control.ask("MEMORY", "USAGE", kept, "SAMPLES", 0) / bench.control.ask("LLEN", kept))
         bench.empty()
         before = bench.memory()
-        lanes.run([append(room) for room in rooms_named(count)])
+        sequencers.run([append(room) for room in rooms_named(count)])
         quiet.append((bench.memory() - before - grown) / count)
     yield Result("entry_bytes", "an event in the log (log_max_entries of them)", BYTES, entry)
     yield Result("id_bytes", "an event's id, kept for two minutes", BYTES, beside)
     yield Result("offset_bytes", "each of a room's last 1,000 offsets, kept for an hour", BYTES, offsets)
     yield Result("room_bytes", "a room that had an event within the hour", BYTES, quiet)
-    lanes.close()
+    sequencers.close()

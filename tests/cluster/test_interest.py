@@ -63,7 +63,7 @@ class Node:
     """One node without its doors: backplane and hub, and clients whose outboxes are lists."""
 
     def __init__(self, url: str, name: str) -> None:
-        self.valkey = Valkey(url, "interest")
+        self.valkey = Valkey(url, "subscription")
         self.bus = CountedBackplane(self.valkey, (NS,), name)
         self.hub = Hub(self.bus, (NS,))
         self.peers: list[fakes.Peer] = []
@@ -138,7 +138,7 @@ async def test_a_node_receives_what_its_own_rooms_are_told_and_nothing_else(serv
         rooms = rng.sample(ROOMS, len(ROOMS))
         homes = {room: nodes[n % NODES] for n, room in enumerate(rooms)}
         await asyncio.gather(*(node.hub.join(node.client(), room) for room, node in homes.items()))
-        channels = server("PUBSUB", "CHANNELS", "interest:room:*")
+        channels = server("PUBSUB", "CHANNELS", "subscription:room:*")
         assert len(channels) == len(ROOMS)
         assert set(server("PUBSUB", "NUMSUB", *channels)[1::2]) == {1}
 
@@ -175,7 +175,7 @@ async def test_a_room_with_members_everywhere_reaches_all_with_one_message_for_e
     async with cluster(server) as nodes:
         for node in nodes:
             await asyncio.gather(*(node.hub.join(node.client(), team) for _ in range(25)))
-        assert server("PUBSUB", "NUMSUB", f"interest:room:{NS}:{team}") == [f"interest:room:{NS}:{team}", NODES]
+        assert server("PUBSUB", "NUMSUB", f"subscription:room:{NS}:{team}") == [f"subscription:room:{NS}:{team}", NODES]
         await say(nodes, random.Random(1), [team], logged=100, volatile=20)
         for node in nodes:
             assert node.bus.from_rooms == 120
@@ -201,7 +201,7 @@ async def test_a_reload_costs_no_command_and_a_room_that_was_left_is_let_go_a_li
         rooms = ROOMS[:600]
 
         def subscribed() -> int:
-            return len(server("PUBSUB", "CHANNELS", "interest:room:*"))
+            return len(server("PUBSUB", "CHANNELS", "subscription:room:*"))
 
         page = node.client()
         await node.hub.join_all(page, rooms)
@@ -240,7 +240,7 @@ async def test_a_storm_of_joins_is_a_few_commands(server: OwnValkey) -> None:
         assert calls(server, "subscribe") - before == -(-len(ROOMS) // BATCH) == 2
         # One probe settles all of them; beside it only the nodes' own, four a second each.
         assert calls(server, "evalsha") - probes <= 1 + NODES * (1 + took_s / PROBE_S)
-        assert len(server("PUBSUB", "CHANNELS", "interest:room:*")) == len(ROOMS)
+        assert len(server("PUBSUB", "CHANNELS", "subscription:room:*")) == len(ROOMS)
 
 
 @aio
@@ -263,7 +263,7 @@ PER_CALL, PAYLOAD_BYTES, EVENTS = 50, 4_000, 400
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory, server: OwnValkey) -> Iterator[list[ServerProcess]]:
-    folder: Path = tmp_path_factory.mktemp("interest")
+    folder: Path = tmp_path_factory.mktemp("subscription")
     settings = {"valkey_url": server.url, "valkey_prefix": "served", "drain_seconds": 0}
     started = [ServerProcess(folder / f"s{n}", node_id=f"s{n}", **settings) for n in range(NODES)]
     try:

@@ -549,7 +549,7 @@ async def test_calls_reach_one_node_or_all(valkey_url: str, prefix: str) -> None
         heard: list[tuple[str, bytes]] = []
         one.bus.on_call.append(lambda text: heard.append(("one", text)))
         two.bus.on_call.append(lambda text: heard.append(("two", text)))
-        assert one.bus.tell(two.bus.address, '{"a":1}') and two.bus.tell_all("x\ny")
+        assert one.bus.send_to_node(two.bus.address, '{"a":1}') and two.bus.send_to_all("x\ny")
         await until(lambda: len(heard) == 3, "three")
         assert sorted(heard) == [("one", b"x\ny"), ("two", b"x\ny"), ("two", b'{"a":1}')]
 

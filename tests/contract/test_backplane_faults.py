@@ -321,7 +321,7 @@ async def two_primaries(folder: Path) -> AsyncIterator[tuple[Node, Node, OwnValk
             await until(lambda: all(node.payloads == ["before"] for node in nodes), "heard by both")
             await until(lambda: new("XLEN", f"t:log:{NS}") == old("XLEN", f"t:log:{NS}"), "replicated")
             for node in nodes:
-                await until(lambda node=node: node.bus._lanes[NS].ends[-1].offset == node.bus.position(NS), "known")
+                await until(lambda node=node: node.bus._sequencers[NS].ends[-1].offset == node.bus.position(NS), "known")
             new("REPLICAOF", "NO", "ONE")
             yield nodes[0], nodes[1], old, new, leads
         finally:
@@ -387,7 +387,7 @@ async def test_what_two_primaries_took_for_longer_than_nodes_remember_is_told_to
         if what == "the reader":
             monkeypatch.setattr("insightdesk_rt.engine.cluster.sequencer.KNOWN_S", 0.0)
             monkeypatch.setattr("insightdesk_rt.engine.cluster.sequencer.END_EVERY_S", 0.0)
-            ends = one.bus._lanes[NS].ends
+            ends = one.bus._sequencers[NS].ends
             await until(lambda: len(ends) == 1 and ends[0].offset == one.bus.position(NS), "no older one is known")
         else:
             await until(lambda: not one.bus._publisher._tail, "nothing is kept")
@@ -410,17 +410,17 @@ async def test_an_offset_that_two_primaries_gave_to_two_events_is_seen_to_be_ano
     async with cluster(valkey_url, prefix, 1) as (node,):
         await node.bus.listen(NS, A)
         common = await node.bus.append(event("common", C))
-        lane = node.bus._lanes[NS]
-        await until(lambda: lane.ends[-1].offset == common, "known")
+        sequencer = node.bus._sequencers[NS]
+        await until(lambda: sequencer.ends[-1].offset == common, "known")
         mine = await node.bus.append(event("mine"))
-        await until(lambda: lane.position == mine, "heard")
-        assert (await node.bus._open(lane)).since == mine
+        await until(lambda: sequencer.position == mine, "heard")
+        assert (await node.bus._open(sequencer)).since == mine
         log = f"{prefix}:log:{NS}"
         ((_, fields),) = await node.valkey.command("XRANGE", log, common, common)
         await node.valkey.command("DEL", log)
         await node.valkey.command("XADD", log, common, *fields)
         await node.valkey.command("XADD", log, mine, "i", "theirs", "h", "{}", "p", "1", "r", A)
-        assert (await node.bus._open(lane)).since == common
+        assert (await node.bus._open(sequencer)).since == common
 
 
 def leads_now(link: Path, server: OwnValkey) -> None:
@@ -490,13 +490,13 @@ async def test_listen_does_not_wait_for_a_long_catch_up_for_ever(monkeypatch: py
             await one.bus.listen(NS, A)
             read, catch_up = asyncio.Event(), one.bus._catch_up
 
-            async def slowly(lane: Any) -> None:
+            async def slowly(sequencer: Any) -> None:
                 await read.wait()
-                await catch_up(lane)
+                await catch_up(sequencer)
 
             monkeypatch.setattr(one.bus, "_catch_up", slowly)
             one.bus._link.drop("a test")
-            await until(lambda: not one.bus._link.risen.is_set(), "catching up")
+            await until(lambda: not one.bus._link.caught_up.is_set(), "catching up")
             began = time.monotonic()
             told = await asyncio.gather(*(refused(one.bus.listen(NS, room)) for room in (A, B)))
             assert told == ["UNAVAILABLE"] * 2 and time.monotonic() - began < 2

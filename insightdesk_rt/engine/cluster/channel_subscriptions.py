@@ -1,9 +1,9 @@
-"""Which rooms this node listens to, and the way of a room in and out of that table.
+"""ChannelSubscriptions: the table of rooms that this node listens to, and how a room gets in and out of it.
 
-In: SUBSCRIBE (all that one turn asks for together), wait for the confirmation, send a probe, wait until it has come in.
-Now everything after the lane's position will be heard, and what is before it is in the log. While Valkey is away a room
-is only noted: it is part of what is caught up later; while that is done, who asks waits, but not for ever. Out: five
-seconds after the last member left, unless somebody asked for it again meanwhile.
+In: SUBSCRIBE (one command for all rooms of a loop turn), wait for the confirmation, send a probe, wait until it has come
+in. From then on everything after the sequencer's position is heard, and everything before it is in the log. While
+Valkey is unreachable a room is only noted; it is caught up with all others on reconnection. While the node catches up,
+callers wait for at most CATCH_UP_S. Out: five seconds after the last member left, unless a caller listens again meanwhile.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from insightdesk_rt.engine.cluster.names import Names
-from insightdesk_rt.engine.cluster.sequencer import Interest, Sequencer
+from insightdesk_rt.engine.cluster.sequencer import ChannelSubscription, Sequencer
 from insightdesk_rt.engine.cluster.subscription_link import LinkState, SubscriptionLink
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import Offset, Room
 
-LISTEN_S = 1.0  # a confirmation that takes longer, while no probe comes in either, is a dead connection
-RISE_S = 5.0  # a stock client gives up a connect after 20 s; sent away before, it tries again, perhaps elsewhere
-UNLISTEN_S = 5.0  # a page that is reloaded, or a user who looks at two tickets in turn, should not churn channels
+LISTEN_S = 1.0  # without a confirmation, and without a probe, the connection is dead
+CATCH_UP_S = 5.0  # a stock client gives up a connect after 20 s; refused before, it tries again, perhaps elsewhere
+UNLISTEN_S = 5.0  # a page reload, or a user who switches between two tickets, should not churn channels
 
 
 class ChannelSubscriptions:
@@ -31,20 +31,20 @@ class ChannelSubscriptions:
         self,
         valkey: Valkey,
         names: Names,
-        lanes: Mapping[str, Sequencer],
+        sequencers: Mapping[str, Sequencer],
         link: SubscriptionLink,
         has_members: Callable[[str, Room], bool],
     ) -> None:
         self._has_members = has_members
         self._valkey = valkey
         self._names = names
-        self._lanes = lanes
+        self._sequencers = sequencers
         self._link = link
-        self._table: dict[bytes, Interest] = {}
-        self._fresh: list[Interest] = []
+        self._table: dict[bytes, ChannelSubscription] = {}
+        self._to_subscribe: list[ChannelSubscription] = []  # in this turn of the loop
         self._leaving: deque[tuple[float, bytes, int]] = deque()
 
-    def get(self, channel: bytes) -> Interest | None:
+    def get(self, channel: bytes) -> ChannelSubscription | None:
         return self._table.get(channel)
 
     def channels(self) -> list[bytes]:
@@ -54,99 +54,100 @@ class ChannelSubscriptions:
         return len(self._table)
 
     async def listen(self, namespace: str, room: Room) -> Offset:
-        """Hear a room; return the lane's position once everything after it will be delivered for this room too.
+        """Listen to a room. Returns the sequencer's position once all events of the room after it will be delivered.
 
-        Raises RtError UNAVAILABLE if this node has been catching up for RISE_S and is not done.
+        Raises RtError UNAVAILABLE if this node is still catching up after CATCH_UP_S.
         """
-        lane = self._lanes[namespace]
+        sequencer = self._sequencers[namespace]
         channel = self._names.channel(namespace, room).encode()
         end_s = 0.0
         while True:
             if self._link.state is LinkState.LIVE and not self._valkey.available:
-                self._link.drop("commands are away")  # the room could neither be settled nor repaired
-            interest = self._table.get(channel)
-            if interest is not None:
-                interest.generation += 1
-            if self._link.state is LinkState.RISING:
-                end_s = end_s or asyncio.get_running_loop().time() + RISE_S
-                await self._risen(end_s)
+                self._link.drop("commands fail")  # the room could neither be settled nor repaired
+            subscription = self._table.get(channel)
+            if subscription is not None:
+                subscription.generation += 1
+            if self._link.state is LinkState.CATCHING_UP:
+                end_s = end_s or asyncio.get_running_loop().time() + CATCH_UP_S
+                await self._caught_up(end_s)
                 continue
-            if interest is None:
-                interest = lane.rooms[room] = self._table[channel] = Interest(lane, room, channel)
+            if subscription is None:
+                subscription = sequencer.rooms[room] = self._table[channel] = ChannelSubscription(sequencer, room, channel)
                 if self._link.state is LinkState.LIVE:
-                    self._ask_for(interest)
-            if not interest.settled and self._link.state is LinkState.LIVE:
-                await self._settled(interest)
-            return lane.position
+                    self._subscribe_soon(subscription)
+            if not subscription.settled and self._link.state is LinkState.LIVE:
+                await self._settled(subscription)
+            return sequencer.position
 
     def unlisten(self, namespace: str, room: Room) -> None:
+        """Unsubscribe the room after UNLISTEN_S unless it is listened to again."""
         channel = self._names.channel(namespace, room).encode()
-        interest = self._table.get(channel)
-        if interest is not None:
+        subscription = self._table.get(channel)
+        if subscription is not None:
             due_s = asyncio.get_running_loop().time() + UNLISTEN_S
-            self._leaving.append((due_s, channel, interest.generation))
+            self._leaving.append((due_s, channel, subscription.generation))
 
     def settle(self) -> None:
-        """The connection is live: all that is in the table was subscribed and caught up."""
-        for interest in self._table.values():
-            interest.settle()
+        """Settle all rooms: the connection is live, they were subscribed and caught up."""
+        for subscription in self._table.values():
+            subscription.settle()
 
     def unsettle(self) -> None:
-        """The connection is gone: whoever waits need not wait any more, the room will be caught up."""
-        self._fresh.clear()
-        for interest in self._table.values():
-            interest.settled = False
-            interest.let_go()
+        """Unsettle all rooms and wake the callers that wait: the connection is lost, rooms will be caught up."""
+        self._to_subscribe.clear()
+        for subscription in self._table.values():
+            subscription.settled = False
+            subscription.wake_waiters()
 
     def drop_left(self, now_s: float) -> None:
-        """Unsubscribe what was left long enough ago."""
+        """Unsubscribe the rooms that were left long enough ago."""
         gone = []
-        while self._leaving and self._leaving[0][0] <= now_s and self._link.state is not LinkState.RISING:
+        while self._leaving and self._leaving[0][0] <= now_s and self._link.state is not LinkState.CATCHING_UP:
             _, channel, generation = self._leaving.popleft()
-            interest = self._table.get(channel)
-            if interest is None or interest.generation != generation:
+            subscription = self._table.get(channel)
+            if subscription is None or subscription.generation != generation:
                 continue
-            if self._has_members(interest.lane.namespace, interest.room):
-                continue  # somebody who had asked before the last one left has joined after it
-            del self._table[channel], interest.lane.rooms[interest.room]
+            if self._has_members(subscription.sequencer.namespace, subscription.room):
+                continue  # a join that began before the last member left has ended after it
+            del self._table[channel], subscription.sequencer.rooms[subscription.room]
             gone.append(channel)
         if gone and self._link.connection is not None:
             self._link.connection.unsubscribe(gone)
 
-    def _ask_for(self, interest: Interest) -> None:
-        if not self._fresh:
-            asyncio.get_running_loop().call_soon(self._subscribe_fresh)
-        self._fresh.append(interest)
+    def _subscribe_soon(self, subscription: ChannelSubscription) -> None:
+        if not self._to_subscribe:
+            asyncio.get_running_loop().call_soon(self._subscribe)
+        self._to_subscribe.append(subscription)
 
-    def _subscribe_fresh(self) -> None:
-        batch, self._fresh = self._fresh, []
+    def _subscribe(self) -> None:
+        batch, self._to_subscribe = self._to_subscribe, []
         connection = self._link.connection
         if not batch or self._link.state is not LinkState.LIVE or connection is None:
-            return  # unsettle() has let them go
+            return  # unsettle() has woken the callers
 
         def confirmed(future: asyncio.Future[bool]) -> None:
             if not future.result() or self._link.connection is not connection:
                 return
             number = self._link.probe()
-            for interest in batch:
-                interest.probe = number
-                interest.lane.settling.append(interest)
+            for subscription in batch:
+                subscription.probe = number
+                subscription.sequencer.settling.append(subscription)
 
-        connection.subscribe(interest.channel for interest in batch).add_done_callback(confirmed)
+        connection.subscribe(subscription.channel for subscription in batch).add_done_callback(confirmed)
 
-    async def _risen(self, end_s: float) -> None:
+    async def _caught_up(self, end_s: float) -> None:
         try:
             async with asyncio.timeout_at(end_s):
-                await self._link.risen.wait()
+                await self._link.caught_up.wait()
         except TimeoutError:
             raise RtError("UNAVAILABLE", "This node is catching up; try again.") from None
 
-    async def _settled(self, interest: Interest) -> None:
-        if interest.done is None:
-            interest.done = asyncio.get_running_loop().create_future()
-        done = interest.done
+    async def _settled(self, subscription: ChannelSubscription) -> None:
+        if subscription.done is None:
+            subscription.done = asyncio.get_running_loop().create_future()
+        done = subscription.done
         while not done.done():
-            heard = self._link.heard_upto
+            heard = self._link.last_heard
             await asyncio.wait([done], timeout=LISTEN_S)
-            if not done.done() and self._link.state is LinkState.LIVE and self._link.heard_upto == heard:
+            if not done.done() and self._link.state is LinkState.LIVE and self._link.last_heard == heard:
                 self._link.drop("a subscription was not confirmed in time")

@@ -54,11 +54,11 @@ class Leases:
         self._valkey = valkey
         self._node_id = node_id
         self._clear = clear
-        self._put = put
-        self._owes = False
+        self._register = put
+        self._must_register = False
         self._refused = ""
-        self._past: list[str] = []  # this node's own incarnations that were declared dead
-        self._putting: asyncio.Task[None] | None = None
+        self._past_incarnations: list[str] = []  # this node's own incarnations that were declared dead
+        self._registering: asyncio.Task[None] | None = None
         self._lease_ms = lease_ms
         self._keys = [valkey.key(name) for name in ("nodes", "reaping", "leader", "server", "calm", "lost")]
         self._first = True
@@ -84,21 +84,21 @@ class Leases:
             self._first = first
             raise
         if not alive or self._refused == self.incarnation:
-            await self._start_anew("stopped" if not alive else "alive")
+            await self._change_incarnation("stopped" if not alive else "alive")
             return
-        self._owes = self._owes or alive == FORGOTTEN
+        self._must_register = self._must_register or alive == FORGOTTEN
         if leads:
             self._leads_until_ms = asked_ms + self._lease_ms - LEAD_MARGIN_MS
         for incarnation in dead:
             if incarnation not in self._clearing:
                 task = asyncio.get_running_loop().create_task(self._clear_one(incarnation))
                 self._clearing[incarnation] = task
-        if self._putting is None and (self._owes or self._past):
-            self._putting = asyncio.get_running_loop().create_task(self._put_down())
+        if self._registering is None and (self._must_register or self._past_incarnations):
+            self._registering = asyncio.get_running_loop().create_task(self._re_register())
 
-    def owe(self) -> None:
+    def re_register_soon(self) -> None:
         """Valkey may lack what this node holds: put it down again, after the next beat."""
-        self._owes = True
+        self._must_register = True
 
     def fenced(self, incarnation: str) -> None:
         """That name is taken for a dead node's, whatever its lease says: if it is ours, go on under another."""
@@ -141,7 +141,7 @@ class Leases:
     async def close(self) -> None:
         """Give the lease back, so that nobody has to wait for its end."""
         self._leads_until_ms = 0.0
-        tasks = [*self._clearing.values(), *([self._putting] if self._putting else [])]
+        tasks = [*self._clearing.values(), *([self._registering] if self._registering else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -150,40 +150,40 @@ class Leases:
         except RtError:
             pass  # then it ends by itself
 
-    async def _start_anew(self, what: str) -> None:
+    async def _change_incarnation(self, what: str) -> None:
         old, self.incarnation = self.incarnation, self._new_incarnation()
         self._first = True
         self._leads_until_ms = 0.0
         self.fences += 1
-        self._owes = True
-        self._past.append(old)
+        self._must_register = True
+        self._past_incarnations.append(old)
         log.warning("declared dead while %s; coming back", what, extra={"was": old, "is": self.incarnation})
         await self.beat()
 
-    async def _put_down(self) -> None:
+    async def _re_register(self) -> None:
         """Put down what this node holds, again if it came to owe it meanwhile; then take off what it held before.
 
         The others have cleared that too, but perhaps before this node knew, and wrote some more of it.
         """
         try:
-            while self._owes or self._past:
-                if self._owes:
-                    self._owes = False  # first: who sets it during the put wants another one
+            while self._must_register or self._past_incarnations:
+                if self._must_register:
+                    self._must_register = False  # first: who sets it during the put wants another one
                     try:
-                        await self._put()
+                        await self._register()
                     except BaseException:
-                        self._owes = True
+                        self._must_register = True
                         raise
                 else:
-                    await self._clear(self._past[0])
-                    await self.has_ended(self._past[0])
-                    del self._past[0]
+                    await self._clear(self._past_incarnations[0])
+                    await self.has_ended(self._past_incarnations[0])
+                    del self._past_incarnations[0]
         except RtError as refused:
             log.debug("putting down goes on later", extra={"why": refused.code})
         except Exception:
             log.exception("putting down failed")
         finally:
-            self._putting = None
+            self._registering = None
 
     async def _clear_one(self, incarnation: str) -> None:
         try:

@@ -27,7 +27,7 @@ from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, offset_k
 PAGE_ENTRIES = 500
 PAGE_BYTES = 1_000_000
 AT_ONCE = 100  # events that come with the first answer: the usual client has missed fewer
-MOST = 5_000  # offsets that are looked up for who asks without a limit
+MAX_EVENTS = 5_000  # offsets that are looked up for who asks without a limit
 READS_AT_ONCE = 16  # questions of clients: some 16 ms of Valkey, if each has a full page
 IDS_TTL_MS = 3_600_000  # how long lua/append.lua keeps a room's offsets
 KEYS_PER_CALL = 500
@@ -73,12 +73,12 @@ class Logs:
         )
         return Opened(Offset(top), Offset(since) if since else None, epoch, fork)
 
-    async def tell_fork(self) -> str:
+    async def record_fork(self) -> str:
         """Have all nodes tell all rooms to load anew, this one too. Raises RtError UNAVAILABLE."""
         return str(await self._valkey.call(self._fork, [self._names.tops], []))
 
     async def read(
-        self, namespace: str, rooms: Collection[Room], since: Offset, most: int = MOST, user: str = ""
+        self, namespace: str, rooms: Collection[Room], since: Offset, most: int = MAX_EVENTS, user: str = ""
     ) -> Backlog:
         """Return all the log holds for the rooms after `since`, at most `most` events; a user's questions in turn.
 

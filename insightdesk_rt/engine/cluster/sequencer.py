@@ -1,13 +1,13 @@
 """One namespace's logged events on one node, in the order of their log. Pure: no clock, no await.
 
-Everything up to `position` that concerned this node's rooms was delivered, each event once. Two things move it: an
-event heard on a channel, and a probe, which says how far the log had got when it was sent through the same connection.
-One thing stops it: a hole (an event names a predecessor in its room that was not seen) or a lost connection. The lane
-is then *held*: what is heard waits in a buffer, while the log is read from `position` on (`catch_up`); `release` then
-works off the buffer by the same rules, and what the log had already given falls out as known.
+Everything up to `position` that concerned this node's rooms was delivered, each event once. Two things move the
+position: an event heard on a channel, and a probe, which says how far the log had got when the probe was sent through
+the same connection. Two things stop it: a gap (an event names a predecessor in its room that was not seen) and a lost
+connection. The sequencer is then *held*: messages wait in a buffer while the log is read from `position` on
+(`catch_up`). `release` then processes the buffer by the same rules, and drops what the log has already given.
 
-Order is per namespace and not per room, because a client keeps one offset for all its rooms. The price: a hole in one
-room holds up its namespace for the milliseconds of a repair.
+Order is per namespace and not per room, because a client keeps one offset for all its rooms. The cost: a gap in one
+room delays its namespace for the milliseconds of a repair.
 """
 
 from __future__ import annotations
@@ -20,42 +20,43 @@ from typing import NamedTuple
 from insightdesk_rt.engine.cluster.envelope import Logged, Poison
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, offset_key
 
-KNOWN_S = 60.0  # ids of what was delivered are remembered for at least so long
-END_EVERY_S = 1.0  # so many doubles are read again at most, and fall out by their ids
+KNOWN_S = 60.0  # ids of delivered events are remembered for at least this long
+END_EVERY_S = 1.0  # at most this much is read twice; the doubles are recognised by their ids
 
 
-class End(NamedTuple):
-    """A position that the log has reached. `seen_s`: when that was so last; `event_id`: "" if it is not known."""
+class LogEnd(NamedTuple):
+    """A position that the log has reached. `seen_s`: when that was last seen; `event_id`: "" if it is not known."""
 
     offset: Offset
     seen_s: float
     event_id: str
 
 
-class Interest:
-    """A room this node listens to.
+class ChannelSubscription:
+    """A room that this node listens to.
 
-    `settled`: the channel is confirmed, and everything from the lane's position on will be heard. Until then holes are
-    no holes, and whoever waits for it waits on `done`; `probe` is the number of the probe that will settle it.
+    `settled`: the subscription is confirmed, and everything after the sequencer's position will be heard. Until then a
+    missing predecessor is no gap, and callers that need the room wait for `done`. `probe` is the number of the probe
+    that will settle it.
     """
 
-    __slots__ = ("channel", "done", "generation", "lane", "probe", "room", "settled")
+    __slots__ = ("channel", "done", "generation", "probe", "room", "sequencer", "settled")
 
-    def __init__(self, lane: Sequencer, room: Room, channel: bytes) -> None:
-        self.lane = lane
+    def __init__(self, sequencer: Sequencer, room: Room, channel: bytes) -> None:
+        self.sequencer = sequencer
         self.room = room
         self.channel = channel
-        self.generation = 0  # one more for each listen: an unlisten that was overtaken is seen by it
+        self.generation = 0  # counts listens, so that an unlisten which a listen has overtaken is ignored
         self.settled = False
         self.probe = 0
         self.done: asyncio.Future[None] | None = None
 
     def settle(self) -> None:
         self.settled = True
-        self.let_go()
+        self.wake_waiters()
 
-    def let_go(self) -> None:
-        """Wake who waits, settled or not."""
+    def wake_waiters(self) -> None:
+        """Wake the callers that wait, whether it is settled or not."""
         if self.done is not None and not self.done.done():
             self.done.set_result(None)
         self.done = None
@@ -72,7 +73,7 @@ class Sequencer:
         "duplicates",
         "ends",
         "epoch",
-        "forgot",
+        "forgot_ends",
         "gaps",
         "held",
         "namespace",
@@ -91,67 +92,67 @@ class Sequencer:
         self._deliver = deliver
         self.position: Offset = NO_OFFSET
         self._at = (0, 0)
-        self.verified: Offset = NO_OFFSET  # a position that the log is known to have reached
-        # Such positions of the last minute, the newest last: where the log turns out to be another one, it is read on
+        self.verified: Offset = NO_OFFSET  # the log is known to have reached this position
+        # Verified positions of the last minute, the newest last. If the log turns out to be another one, reading goes on
         # from the newest of them that it has.
-        self.ends: deque[End] = deque()
-        self.forgot = False  # were there older ones?
+        self.ends: deque[LogEnd] = deque()
+        self.forgot_ends = False  # were older ends dropped?
         self._event_id = ""  # of the event at the position, if it is known
-        self.epoch = ""  # of the Valkey whose log this is; another one was emptied meanwhile
+        self.epoch = ""  # of the Valkey that has this log; it changes when Valkey was emptied
         self.started = False
         self.held = True  # until its log was read for the first time
-        self.rooms: dict[Room, Interest] = {}
-        self.settling: list[Interest] = []
-        self._buffer: list[tuple[Logged, Interest] | tuple[int, Offset | None]] = []
-        # Ids of what was delivered: an event that was published again after Valkey lost it has a new offset.
+        self.rooms: dict[Room, ChannelSubscription] = {}
+        self.settling: list[ChannelSubscription] = []
+        self._buffer: list[tuple[Logged, ChannelSubscription] | tuple[int, Offset | None]] = []
+        # Ids of delivered events: an event that was published again after Valkey lost it has a new offset.
         self._recent: set[str] = set()
         self._older: set[str] = set()
         self.gaps = self.duplicates = self.skipped = self.poison = 0
-        self.repaired = 0  # delivered because the log was read: they had not come through the subscription
+        self.repaired = 0  # events delivered from the log that had not come through the subscription
 
     def start(self, top: Offset) -> None:
-        """Begin at the log's end: there was nobody here to miss what is before it."""
+        """Begin at the log's end: no client was here before, so none missed anything."""
         self.started = True
         self.advance(top)
         self.verified = self.position
 
     def verify(self, position: Offset, now_s: float) -> None:
-        """The log is known to have reached a position up to which everything was delivered."""
+        """Note that the log has reached a position up to which everything was delivered."""
         self.verified = position
         event_id = self._event_id if position == self.position else ""
         if self.ends and self.ends[-1].offset == position:
-            self.ends[-1] = End(position, now_s, event_id or self.ends[-1].event_id)
+            self.ends[-1] = LogEnd(position, now_s, event_id or self.ends[-1].event_id)
         elif not self.ends or now_s - self.ends[-1].seen_s >= END_EVERY_S:
-            self.ends.append(End(position, now_s, event_id))
+            self.ends.append(LogEnd(position, now_s, event_id))
         while len(self.ends) > 1 and self.ends[0].seen_s < now_s - KNOWN_S:
             self.ends.popleft()
-            self.forgot = True
+            self.forgot_ends = True
 
     def known_ends(self) -> list[tuple[Offset, str]]:
         """Return the ends, from the oldest to the position, each with the id of its event, "" if it is not known."""
         return [*((end.offset, end.event_id) for end in self.ends), (self.position, self._event_id)]
 
-    def begin_anew(self, top: Offset) -> None:
-        """Go on at the log's end: what is before it cannot be told from what was delivered."""
+    def restart_at(self, top: Offset) -> None:
+        """Go on at the log's end: what is before it cannot be compared with what was delivered."""
         self.position, self._at, self._event_id = top, offset_key(top), ""
         self.ends.clear()
-        self.forgot = False
+        self.forgot_ends = False
 
-    def hear(self, message: Logged, interest: Interest) -> bool:
-        """Take a logged event off a channel. Returns False if one before it is missing: the lane must be repaired.
+    def hear(self, message: Logged, subscription: ChannelSubscription) -> bool:
+        """Take a logged event that came on a channel. Returns False if one before it is missing: repair the sequencer.
 
         hot: once per event and channel.
         """
         if self.held:
-            self._buffer.append((message, interest))
+            self._buffer.append((message, subscription))
             return True
         if message.at <= self._at:
-            self.duplicates += 1  # came through another of its rooms, or from the log
+            self.duplicates += 1  # it came through another of its rooms, or from the log
             return True
-        if message.previous is not None and message.previous > self._at and interest.settled:
+        if message.previous is not None and message.previous > self._at and subscription.settled:
             self.gaps += 1
             self.held = True
-            self._buffer.append((message, interest))
+            self._buffer.append((message, subscription))
             return False
         try:
             event = message.event()
@@ -161,48 +162,48 @@ class Sequencer:
             self.poison += 1
             return True
         self._at, self.position, self._event_id = message.at, message.offset, event.id
-        self._once(event)
+        self._deliver_once(event)
         return True
 
     def probed(self, number: int, top: Offset | None) -> None:
-        """A probe came through: everything up to `top` was heard before it."""
+        """A probe came in: everything up to `top` was heard before it."""
         if self.held:
             self._buffer.append((number, top))
             return
         if top is not None:
             self.advance(top)
         if self.settling:
-            for interest in self.settling:
-                if interest.probe <= number:
-                    interest.settle()
-            self.settling = [interest for interest in self.settling if not interest.settled]
+            for subscription in self.settling:
+                if subscription.probe <= number:
+                    subscription.settle()
+            self.settling = [subscription for subscription in self.settling if not subscription.settled]
 
     def catch_up(self, events: Iterable[Event], upto: Offset) -> None:
-        """Deliver what the log holds after `position`, as far as rooms of this node are concerned."""
+        """Deliver the events that the log holds after `position` and that concern rooms of this node."""
         for event in events:
             key = offset_key(event.offset)
             if key > self._at:
                 self._at, self.position, self._event_id = key, event.offset, event.id
                 if not self.rooms.keys().isdisjoint(event.rooms):
-                    self.repaired += self._once(event)
+                    self.repaired += self._deliver_once(event)
         self.advance(upto)
 
-    def release(self, *, forgiving: bool = False) -> bool:
-        """End a hold and work off the buffer. Returns False if that found another hole: repair again.
+    def release(self, *, accept_gaps: bool = False) -> bool:
+        """LogEnd a hold and work off the buffer. Returns False if that found another hole: repair again.
 
-        `forgiving`: take the buffer as it is. For a hole that no reading of the log fills: its event was made up.
+        `accept_gaps`: take the buffer as it is. For a hole that no reading of the log fills: its event was made up.
         """
         self.held = False
-        waiting, self._buffer = self._buffer, []
-        for first, second in waiting:
+        buffered, self._buffer = self._buffer, []
+        for first, second in buffered:
             if isinstance(first, Logged):
-                self.hear(first._replace(previous=None) if forgiving else first, second)  # type: ignore[arg-type]
+                self.hear(first._replace(previous=None) if accept_gaps else first, second)  # type: ignore[arg-type]
             else:
                 self.probed(first, second)  # type: ignore[arg-type]
         return not self.held
 
-    def lose(self) -> None:
-        """The connection is gone, and what it had brought in waits for nothing: the log will tell."""
+    def connection_lost(self) -> None:
+        """Hold and drop the buffer: the connection is lost, and the log will be read."""
         self.held = True
         self._buffer.clear()
         self.settling.clear()
@@ -212,28 +213,28 @@ class Sequencer:
         if key > self._at:
             self._at, self.position, self._event_id = key, offset, ""
 
-    def go_back(self, offset: Offset) -> None:
-        """Read on from an earlier offset: the log was found to be another one after it.
+    def rewind(self, offset: Offset) -> None:
+        """Go back to an earlier offset, because the log was found to differ after it.
 
-        Never from later than what was verified: the position itself may come from an event that was made up, and what
-        was delivered since is known by its ids.
+        Never to a later one than was verified: the position itself may come from a forged event. Events that were
+        delivered since are recognised by their ids.
         """
         self.position = min(offset, self.verified, key=offset_key)
         self._at, self._event_id = offset_key(self.position), ""
         while self.ends and offset_key(self.ends[-1].offset) > self._at:
             self.ends.pop()  # of the log that was lost
         if not self.ends:
-            self.forgot = False
+            self.forgot_ends = False
 
     def forget_older(self) -> None:
-        """Called every minute while the connection lives: ids are remembered for one to two, as in the log."""
+        """Forget ids. Called every minute while the connection is live, so ids are remembered for one to two minutes."""
         self._older, self._recent = self._recent, set()
 
-    def _once(self, event: Event) -> bool:
-        """Return whether it was new."""
+    def _deliver_once(self, event: Event) -> bool:
+        """Deliver the event unless its id was delivered before. Returns whether it was new."""
         if event.id in self._recent or event.id in self._older:
             self.skipped += 1
-            self._recent.add(event.id)  # it is sent again after each loss
+            self._recent.add(event.id)  # keep it longer: it is sent again after each loss
             return False
         self._recent.add(event.id)
         self._deliver(event)

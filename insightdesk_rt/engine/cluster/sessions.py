@@ -155,7 +155,7 @@ class ClusterSessions:
         self._flush_soon()
 
     def drop(self, found: Resumed) -> None:
-        """End a session that was claimed and cannot be gone on with."""
+        """LogEnd a session that was claimed and cannot be gone on with."""
         self._end_later(found.pid, found.owner, 0, "[]", "")
 
     def _new_owner(self) -> str:
@@ -199,7 +199,7 @@ class ClusterSessions:
                 socket.client.close(CloseReason.REPLACED)
 
     async def re_register(self) -> None:
-        """Valkey forgot, or this node has a new incarnation: write all records again."""
+        """Valkey forgot_ends, or this node has a new incarnation: write all records again."""
         for pid, session in self._sessions.items():
             if session.mode != "open":
                 session.mode = "again"
@@ -247,7 +247,7 @@ class ClusterSessions:
         ends = [(pid, ended) for pid, ended in self._ended.items() if self._ending.get(pid) is not ended]
         self._ending.update(ends)
         try:
-            while len(saves) > MAX_SAVES:  # of a Valkey that forgot
+            while len(saves) > MAX_SAVES:  # of a Valkey that forgot_ends
                 part, saves = saves[:MAX_SAVES], saves[MAX_SAVES:]
                 await self._write(part, [])
             part, saves = saves, []
@@ -296,7 +296,7 @@ class ClusterSessions:
         except BaseException:
             session.mode = "keep" if mode == "keep" else "again"
             raise
-        if mine == MISSING:  # Valkey forgot
+        if mine == MISSING:  # Valkey forgot_ends
             session.mode = "again"
             self._dirty.setdefault(pid, session)
             self._flush_soon()

@@ -1,12 +1,16 @@
-"""The life of the subscription connection: away → rising → live → away, for ever, and how its death is noticed.
+"""SubscriptionLink: keeps the subscription connection up, and notices when it has died.
 
-*Away*: no connection; rooms are only noted. *Rising*: subscribed again, and the logs are read to find what was missed;
-whoever asks for a new room waits for the end of it. *Live*: what comes in is passed on.
+    DISCONNECTED ──connected──▶ CATCHING_UP ──logs read──▶ LIVE ──connection lost──▶ DISCONNECTED, and so on
 
-A connection that is dead says nothing, so it is probed: every 250 ms this node publishes a message to its own channel,
-through the command connection. Valkey answers how many heard it: none means the connection hangs on another server, or
-on none. One that Valkey confirmed and that has not come in after a second means it is dead on the way. While commands
-themselves fail nothing can be said; TCP keeps what is underway, and the first probe that works decides.
+DISCONNECTED: there is no connection; new rooms are only noted. CATCHING_UP: the channels are subscribed again, and the
+logs are read to find what was missed; callers that listen to a new room wait until that is done. LIVE: messages are
+passed on as they come.
+
+A dead TCP connection looks like a quiet one, so it is probed. Every 250 ms this node publishes a message to its own
+channel, through the command connection. Valkey's reply says how many connections received it: none means that the
+subscription is connected to another server, or to none. A probe that Valkey confirmed and that has not come in after a
+second means that the connection is dead on the way. While commands fail, nothing is decided: TCP keeps what is under
+way, and the first probe that succeeds decides.
 """
 
 from __future__ import annotations
@@ -35,56 +39,56 @@ BACKOFF_MIN_S, BACKOFF_MAX_S = 0.02, 1.0
 
 
 class LinkState(enum.Enum):
-    AWAY = "away"
-    RISING = "rising"
+    DISCONNECTED = "disconnected"
+    CATCHING_UP = "catching up"
     LIVE = "live"
 
 
-class Owner(Protocol):
-    """What the backplane does at each turn of the connection's life."""
+class LinkOwner(Protocol):
+    """What the backplane does when the connection's state changes."""
 
     def received(self, channel: bytes, message: bytes) -> None: ...
 
-    async def rise(self, connection: Subscription) -> None:
-        """Subscribe and catch up. Raises RtError or ConnectionError: not this time."""
+    async def connected(self, connection: Subscription) -> None:
+        """Subscribe and catch up. Raises RtError or ConnectionError: the link drops the connection and tries again."""
         ...
 
-    def live(self) -> None: ...
+    def went_live(self) -> None: ...
 
-    def fell(self) -> None: ...
+    def disconnected(self) -> None: ...
 
     def positions(self) -> dict[str, Offset]: ...
 
-    def told(self, before: dict[str, Offset], tops: dict[str, Offset]) -> None:
-        """A probe was answered: how far each log has got, and this node's positions when it was asked."""
+    def probe_answered(self, before: dict[str, Offset], tops: dict[str, Offset]) -> None:
+        """A probe was answered. `tops`: the end of each log; `before`: this node's positions when it was sent."""
         ...
 
     def beat(self, now_s: float, answered_s: float) -> None:
-        """Called every PROBE_S. `answered_s`: when the last probe was asked that was answered, and passed to `told`."""
+        """Called every PROBE_S. `answered_s`: when the last answered probe was sent."""
         ...
 
 
 class SubscriptionLink:
-    def __init__(self, valkey: Valkey, names: Names, address: str, owner: Owner) -> None:
-        self.state = LinkState.AWAY
+    def __init__(self, valkey: Valkey, names: Names, address: str, owner: LinkOwner) -> None:
+        self.state = LinkState.DISCONNECTED
         self.connection: Subscription | None = None
-        self.risen = asyncio.Event()  # set unless rising
-        self.risen.set()
-        self.first = asyncio.Event()  # set once it was live
+        self.caught_up = asyncio.Event()  # set unless CATCHING_UP
+        self.caught_up.set()
+        self.first_live = asyncio.Event()  # set once it was live
         self.connects = self.bytes = 0
-        self._lived = 0  # how often it was live
+        self._times_live = 0
         self._valkey = valkey
         self._names = names
         self._address = address
         self._owner = owner
         self._script = load_script("insightdesk_rt.engine.cluster", "probe")
         self._endpoint = endpoint(valkey.url)
-        self._over: asyncio.Future[str] | None = None
+        self._ended: asyncio.Future[str] | None = None
         self._retry = asyncio.Event()
         self._number = 0
         self._heard = 0
         self._heard_s = 0.0
-        self._confirmed: deque[tuple[int, float]] = deque()  # probes Valkey took and that have not come in
+        self._confirmed: deque[tuple[int, float]] = deque()  # probes that Valkey confirmed and that have not come in
         self._answered_s = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -100,36 +104,37 @@ class SubscriptionLink:
         self.drop("closed by us")
 
     @property
-    def hears(self) -> bool:
-        """Is the connection live, and did it prove it within the last second?"""
+    def proven_live(self) -> bool:
+        """Is the connection live, and did a probe prove it within the last second?"""
         return self.state is LinkState.LIVE and asyncio.get_running_loop().time() - self._heard_s < DEAD_S + PROBE_S
 
     @property
-    def heard_lately(self) -> bool:
+    def heard_recently(self) -> bool:
         """Did a probe come in within the last second?"""
         return asyncio.get_running_loop().time() - self._heard_s < DEAD_S
 
     def drop(self, why: str) -> None:
-        """End the connection, if there is one; the owner is told before this returns."""
+        """LogEnd the connection, if there is one; the owner is told before this returns."""
         if self.connection is not None:
             self.connection.abort(why)
 
     def probe(self) -> int:
-        """Send a probe now; return its number. What was subscribed before is heard once it has come in."""
+        """Send a probe now; return its number. Once it has come in, channels subscribed before it are heard."""
         self._number += 1
         self._spawn(self._probe(self._number))
         return self._number
 
-    def sent(self, number: int) -> bool:
-        """Was there a probe of this number? One that somebody made up would hide that the connection died."""
+    def was_sent(self, number: int) -> bool:
+        """Has this node sent a probe of this number? A forged one would hide that the connection is dead."""
         return number <= self._number
 
     @property
-    def heard_upto(self) -> int:
+    def last_heard(self) -> int:
         """The number of the last probe that came in."""
         return self._heard
 
     def heard(self, number: int) -> None:
+        """Note that a probe came in."""
         self._heard = max(self._heard, number)
         self._heard_s = asyncio.get_running_loop().time()
         while self._confirmed and self._confirmed[0][0] <= number:
@@ -139,64 +144,64 @@ class SubscriptionLink:
         misses = 0
         while True:
             self._retry.clear()
-            lived = self._lived
+            times_live = self._times_live
             why = await self._session()
-            misses = 1 if self._lived > lived else misses + 1
+            misses = 1 if self._times_live > times_live else misses + 1
             if misses == 1:  # once per outage
                 log.warning("subscription lost: %s", why)
             pause = min(BACKOFF_MIN_S * 2 ** min(misses, 10), BACKOFF_MAX_S) * random.uniform(0.5, 1)
             try:
                 async with asyncio.timeout(pause):
-                    await self._retry.wait()  # commands are back: at once
+                    await self._retry.wait()  # commands work again: reconnect at once
             except TimeoutError:
                 pass
 
     async def _session(self) -> str:
-        """Connect, and stay until it is over. Returns why."""
-        over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._over = over
+        """Connect, catch up, and serve until the connection ends. Returns why it ended."""
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._ended = ended
         connection: Subscription | None = None
         try:
             connection = await dial(
-                self._endpoint, f"rt-{self._address}", self._owner.received, lambda why: self._lost(over, why), DEAD_S
+                self._endpoint, f"rt-{self._address}", self._owner.received, lambda why: self._lost(ended, why), DEAD_S
             )
             self.connection = connection
-            self.state = LinkState.RISING
-            self.risen.clear()
+            self.state = LinkState.CATCHING_UP
+            self.caught_up.clear()
             self._confirmed.clear()
             self.connects += 1
-            await self._owner.rise(connection)
-            # No await from here to live(): what rise() found settled would not be any more.
+            await self._owner.connected(connection)
+            # No await from here to went_live(): what connected() found complete would not be any more.
             if self.connection is connection:
                 self.state = LinkState.LIVE
-                self._lived += 1
+                self._times_live += 1
                 self._heard_s = asyncio.get_running_loop().time()
-                self._owner.live()
-                self.risen.set()
-                self.first.set()
+                self._owner.went_live()
+                self.caught_up.set()
+                self.first_live.set()
                 log.info("subscription live")
-            return await over
+            return await ended
         except RtError as refused:
-            return f"commands are {refused.code}"
+            return f"commands fail: {refused.code}"
         except (OSError, TimeoutError) as failed:
             return f"{type(failed).__name__} {failed}".strip()
         except Exception:
-            log.exception("the subscription failed by a mistake of ours")
-            return "a mistake of ours"
+            log.exception("unexpected error in the subscription")
+            return "unexpected error; the log has its traceback"
         finally:
             if connection is not None:
                 connection.abort("given up")
                 self.bytes += connection.bytes
-            self._lost(over, "given up")  # it may have died before it was ours
+            self._lost(ended, "given up")  # it may have died during the login
 
-    def _lost(self, over: asyncio.Future[str], why: str) -> None:
-        if not over.done():
-            over.set_result(why)
-        if over is self._over and self.connection is not None:
+    def _lost(self, ended: asyncio.Future[str], why: str) -> None:
+        if not ended.done():
+            ended.set_result(why)
+        if ended is self._ended and self.connection is not None:
             self.connection = None
-            self.state = LinkState.AWAY
-            self._owner.fell()
-            self.risen.set()
+            self.state = LinkState.DISCONNECTED
+            self._owner.disconnected()
+            self.caught_up.set()
 
     async def _beat(self) -> None:
         while True:
@@ -219,10 +224,10 @@ class SubscriptionLink:
             return
         if connection is not self.connection or self.state is not LinkState.LIVE:
             return
-        self._owner.told(before, dict(zip(tops[::2], tops[1::2], strict=True)))
+        self._owner.probe_answered(before, dict(zip(tops[::2], tops[1::2], strict=True)))
         self._answered_s = max(self._answered_s, asked_s)
         if not heard:
-            self.drop("nobody heard the probe")
+            self.drop("no connection received the probe")
         elif number > self._heard:
             self._confirmed.append((number, asyncio.get_running_loop().time()))
 

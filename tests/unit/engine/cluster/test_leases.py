@@ -25,7 +25,7 @@ class Node:
         self.fail = self.fail_put = 0
         self.put_s = 0.0
         self.put_as: list[str] = []
-        self.leases = Leases(valkey, name, self._clear, self._put, lease_ms=lease_ms)
+        self.leases = Leases(valkey, name, self._clear, self._register, lease_ms=lease_ms)
 
     async def _clear(self, incarnation: str) -> None:
         if self.fail:
@@ -164,11 +164,11 @@ async def test_closing_ends_a_put_that_is_under_way(valkey_url: str, prefix: str
     async with valkey_at(valkey_url, prefix) as valkey:
         a = Node(valkey, "a")
         a.put_s = 60.0
-        a.leases.owe()
+        a.leases.re_register_soon()
         await a.leases.beat()
         await until(lambda: a.put_as, "it has begun")
         await a.leases.close()
-        assert a.leases._putting is None and a.puts == 0
+        assert a.leases._registering is None and a.puts == 0
 
 
 @aio

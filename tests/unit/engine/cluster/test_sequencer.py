@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from insightdesk_rt.engine.cluster.envelope import Logged, header_of
-from insightdesk_rt.engine.cluster.sequencer import Interest, Sequencer
+from insightdesk_rt.engine.cluster.sequencer import ChannelSubscription, Sequencer
 from insightdesk_rt.engine.model import Event, Offset, Room, offset_key
 
 NS = "/tickets"
@@ -13,20 +13,20 @@ A, B = Room("a"), Room("b")
 
 
 class Rig:
-    """A lane that listens to room a, is live from offset 10-0 on, and keeps what it delivers."""
+    """A sequencer that listens to room a, is live from offset 10-0 on, and keeps what it delivers."""
 
     def __init__(self) -> None:
         self.got: list[str] = []
-        self.lane = Sequencer(NS, lambda event: self.got.append(event.payload))
-        self.a = self.lane.rooms[A] = Interest(self.lane, A, b"a")
-        self.lane.start(Offset("10-0"))
-        self.lane.release()
+        self.sequencer = Sequencer(NS, lambda event: self.got.append(event.payload))
+        self.a = self.sequencer.rooms[A] = ChannelSubscription(self.sequencer, A, b"a")
+        self.sequencer.start(Offset("10-0"))
+        self.sequencer.release()
         self.a.settle()
 
     def hear(self, n: int, previous: int | None, room: Room = A, id: str = "", namespace: str = NS) -> bool:
         header = header_of(event(n, room, id, namespace), "n").encode()
         before = (previous, 0) if previous is not None else None
-        return self.lane.hear(Logged((n, 0), Offset(f"{n}-0"), before, header, str(n).encode()), self.a)
+        return self.sequencer.hear(Logged((n, 0), Offset(f"{n}-0"), before, header, str(n).encode()), self.a)
 
 
 def event(n: int, room: Room = A, id: str = "", namespace: str = NS) -> Event:
@@ -40,16 +40,16 @@ def rig() -> Rig:
 
 def test_events_are_delivered_as_they_come_and_again_is_nothing(rig: Rig) -> None:
     assert rig.hear(11, 9) and rig.hear(12, 11) and rig.hear(12, 11) and rig.hear(11, 9)
-    assert rig.got == ["11", "12"] and rig.lane.position == "12-0" and rig.lane.duplicates == 2
+    assert rig.got == ["11", "12"] and rig.sequencer.position == "12-0" and rig.sequencer.duplicates == 2
 
 
 def test_a_missing_predecessor_holds_the_lane_until_the_log_was_read(rig: Rig) -> None:
     assert not rig.hear(13, 12)
-    assert rig.lane.held and rig.lane.gaps == 1
+    assert rig.sequencer.held and rig.sequencer.gaps == 1
     assert rig.hear(14, 13), "it waits behind"
-    assert rig.got == [] and rig.lane.position == "10-0"
-    rig.lane.catch_up([event(11), event(12), event(13)], Offset("13-0"))
-    assert rig.lane.release()
+    assert rig.got == [] and rig.sequencer.position == "10-0"
+    rig.sequencer.catch_up([event(11), event(12), event(13)], Offset("13-0"))
+    assert rig.sequencer.release()
     assert rig.got == ["11", "12", "13", "14"]
 
 
@@ -64,133 +64,133 @@ def test_a_room_that_is_not_settled_has_no_holes_yet(rig: Rig) -> None:
 
 
 def test_a_probe_moves_a_quiet_node_on_and_never_back(rig: Rig) -> None:
-    rig.lane.probed(1, Offset("50-3"))
-    rig.lane.probed(2, Offset("40-0"))
-    rig.lane.probed(3, None)
-    assert rig.lane.position == "50-3"
+    rig.sequencer.probed(1, Offset("50-3"))
+    rig.sequencer.probed(2, Offset("40-0"))
+    rig.sequencer.probed(3, None)
+    assert rig.sequencer.position == "50-3"
     assert rig.hear(50, 9), "older than the probe: known"
     assert rig.got == []
 
 
 def test_a_probe_settles_the_rooms_that_were_asked_for_before_it(rig: Rig) -> None:
-    early, late = Interest(rig.lane, B, b"b"), Interest(rig.lane, Room("c"), b"c")
+    early, late = ChannelSubscription(rig.sequencer, B, b"b"), ChannelSubscription(rig.sequencer, Room("c"), b"c")
     early.probe, late.probe = 4, 5
-    rig.lane.settling += [early, late]
-    rig.lane.probed(4, Offset("20-0"))
+    rig.sequencer.settling += [early, late]
+    rig.sequencer.probed(4, Offset("20-0"))
     assert early.settled and not late.settled
-    rig.lane.probed(5, Offset("20-0"))
-    assert late.settled and rig.lane.settling == []
+    rig.sequencer.probed(5, Offset("20-0"))
+    assert late.settled and rig.sequencer.settling == []
 
 
 def test_while_held_a_probe_waits_its_turn_among_the_events(rig: Rig) -> None:
-    rig.lane.held = True
+    rig.sequencer.held = True
     rig.hear(12, 11)
-    rig.lane.probed(1, Offset("20-0"))
-    assert rig.lane.position == "10-0"
-    rig.lane.catch_up([event(11)], Offset("11-0"))
-    assert rig.lane.release() and rig.got == ["11", "12"] and rig.lane.position == "20-0"
+    rig.sequencer.probed(1, Offset("20-0"))
+    assert rig.sequencer.position == "10-0"
+    rig.sequencer.catch_up([event(11)], Offset("11-0"))
+    assert rig.sequencer.release() and rig.got == ["11", "12"] and rig.sequencer.position == "20-0"
 
 
 def test_a_second_hole_in_the_buffer_is_seen_and_what_is_behind_it_stays(rig: Rig) -> None:
-    rig.lane.held = True
+    rig.sequencer.held = True
     rig.hear(12, 11)
     rig.hear(15, 14)
     rig.hear(16, 15)
-    rig.lane.catch_up([event(11)], Offset("11-0"))
-    assert not rig.lane.release()
-    rig.lane.catch_up([event(13), event(14), event(15)], Offset("15-0"))
-    assert rig.lane.release() and rig.got == ["11", "12", "13", "14", "15", "16"]
+    rig.sequencer.catch_up([event(11)], Offset("11-0"))
+    assert not rig.sequencer.release()
+    rig.sequencer.catch_up([event(13), event(14), event(15)], Offset("15-0"))
+    assert rig.sequencer.release() and rig.got == ["11", "12", "13", "14", "15", "16"]
 
 
 def test_a_hole_that_nothing_fills_can_be_forgiven(rig: Rig) -> None:
     rig.hear(15, 14)
-    rig.lane.catch_up([], Offset("10-0"))
-    assert not rig.lane.release()
-    assert rig.lane.release(forgiving=True) and rig.got == ["15"]
+    rig.sequencer.catch_up([], Offset("10-0"))
+    assert not rig.sequencer.release()
+    assert rig.sequencer.release(accept_gaps=True) and rig.got == ["15"]
 
 
 def test_catching_up_delivers_rooms_of_this_node_only_and_moves_on_over_the_others(rig: Rig) -> None:
-    rig.lane.held = True
-    rig.lane.catch_up([event(9), event(11, B), event(12), event(13, B)], Offset("14-0"))
-    assert rig.got == ["12"] and rig.lane.position == "14-0"
+    rig.sequencer.held = True
+    rig.sequencer.catch_up([event(9), event(11, B), event(12), event(13, B)], Offset("14-0"))
+    assert rig.got == ["12"] and rig.sequencer.position == "14-0"
 
 
 def test_an_event_that_was_published_again_is_known_by_its_id_for_a_while(rig: Rig) -> None:
     rig.hear(11, 9, id="same")
-    rig.lane.forget_older()
+    rig.sequencer.forget_older()
     rig.hear(12, 11, id="same")
-    assert rig.got == ["11"] and rig.lane.position == "12-0" and rig.lane.skipped == 1
-    rig.lane.forget_older()
-    rig.lane.forget_older()
+    assert rig.got == ["11"] and rig.sequencer.position == "12-0" and rig.sequencer.skipped == 1
+    rig.sequencer.forget_older()
+    rig.sequencer.forget_older()
     rig.hear(13, 12, id="same")
     assert rig.got == ["11", "13"]
 
 
 def test_going_back_never_goes_later_than_what_was_verified_and_doubles_nothing(rig: Rig) -> None:
     rig.hear(11, 9)
-    rig.lane.verified = Offset("11-0")
+    rig.sequencer.verified = Offset("11-0")
     rig.hear(12, 11)
     rig.hear(9_000, None, id="forged")
-    rig.lane.held = True
-    rig.lane.go_back(Offset("12-0"))
-    assert rig.lane.position == "11-0"
-    rig.lane.catch_up([event(12), event(13)], Offset("13-0"))
-    assert rig.lane.release() and rig.got == ["11", "12", "9000", "13"]
+    rig.sequencer.held = True
+    rig.sequencer.rewind(Offset("12-0"))
+    assert rig.sequencer.position == "11-0"
+    rig.sequencer.catch_up([event(12), event(13)], Offset("13-0"))
+    assert rig.sequencer.release() and rig.got == ["11", "12", "9000", "13"]
 
 
 def test_losing_the_connection_forgets_what_the_log_will_tell(rig: Rig) -> None:
-    rig.lane.held = True
+    rig.sequencer.held = True
     rig.hear(12, 11)
-    rig.lane.lose()
-    rig.lane.catch_up([event(11), event(12)], Offset("12-0"))
-    assert rig.lane.release() and rig.got == ["11", "12"]
+    rig.sequencer.connection_lost()
+    rig.sequencer.catch_up([event(11), event(12)], Offset("12-0"))
+    assert rig.sequencer.release() and rig.got == ["11", "12"]
 
 
 def test_poison_changes_nothing(rig: Rig) -> None:
     bad = Logged((99, 0), Offset("99-0"), None, b"nonsense", b"{}")
-    assert rig.lane.hear(bad, rig.a) and rig.hear(98, None, namespace="/other")
-    assert rig.lane.position == "10-0" and rig.lane.poison == 2
+    assert rig.sequencer.hear(bad, rig.a) and rig.hear(98, None, namespace="/other")
+    assert rig.sequencer.position == "10-0" and rig.sequencer.poison == 2
 
 
 def test_before_it_was_started_everything_waits() -> None:
-    lane = Sequencer(NS, lambda event: None)
-    assert lane.held and not lane.started
-    lane.probed(1, Offset("5-0"))
-    lane.start(Offset("7-0"))
-    assert lane.release() and offset_key(lane.position) == (7, 0)
+    sequencer = Sequencer(NS, lambda event: None)
+    assert sequencer.held and not sequencer.started
+    sequencer.probed(1, Offset("5-0"))
+    sequencer.start(Offset("7-0"))
+    assert sequencer.release() and offset_key(sequencer.position) == (7, 0)
 
 
 def test_an_event_that_is_sent_again_and_again_is_remembered_from_the_last_time(rig: Rig) -> None:
     """Three times emptied in a row, a Valkey brought clients twice what they had had from the start."""
     rig.hear(11, None, id="same")
     for n in (12, 13, 14):
-        rig.lane.forget_older()
+        rig.sequencer.forget_older()
         rig.hear(n, n - 1, id="same")
-    assert rig.got == ["11"] and rig.lane.skipped == 3
+    assert rig.got == ["11"] and rig.sequencer.skipped == 3
 
 
 def test_ends_of_a_log_that_was_lost_are_forgotten_with_it(rig: Rig) -> None:
     """Kept, they would be missing in every later log, and each later loss would be read back beyond what is known."""
-    rig.lane.verify(Offset("10-0"), 0.0)
+    rig.sequencer.verify(Offset("10-0"), 0.0)
     rig.hear(11, None)
-    rig.lane.verify(Offset("11-0"), 1.0)
+    rig.sequencer.verify(Offset("11-0"), 1.0)
     rig.hear(12, 11)
-    assert rig.lane.known_ends() == [("10-0", ""), ("11-0", "e11"), ("12-0", "e12")]
-    rig.lane.go_back(Offset("10-0"))
-    assert rig.lane.known_ends() == [("10-0", ""), ("10-0", "")]
-    rig.lane.catch_up([event(13)], Offset("13-0"))
-    rig.lane.verify(Offset("13-0"), 5.0)
-    assert [end.offset for end in rig.lane.ends] == ["10-0", "13-0"]
+    assert rig.sequencer.known_ends() == [("10-0", ""), ("11-0", "e11"), ("12-0", "e12")]
+    rig.sequencer.rewind(Offset("10-0"))
+    assert rig.sequencer.known_ends() == [("10-0", ""), ("10-0", "")]
+    rig.sequencer.catch_up([event(13)], Offset("13-0"))
+    rig.sequencer.verify(Offset("13-0"), 5.0)
+    assert [end.offset for end in rig.sequencer.ends] == ["10-0", "13-0"]
 
 
 def test_ends_are_kept_for_as_long_as_delivered_ids_are_and_one_at_least(rig: Rig) -> None:
     """In a quiet log the last one stays good: it is seen again and again."""
     for at_s in range(200):
         if at_s < 100:
-            rig.lane.advance(Offset(f"{100 + at_s}-0"))
-        rig.lane.verify(rig.lane.position, float(at_s))
-    assert [end.offset for end in rig.lane.ends] == ["199-0"] and rig.lane.forgot
-    rig.lane.advance(Offset("500-0"))
-    rig.lane.verify(Offset("500-0"), 201.0)
-    rig.lane.verify(Offset("500-0"), 1000.0)
-    assert [end.offset for end in rig.lane.ends] == ["500-0"]
+            rig.sequencer.advance(Offset(f"{100 + at_s}-0"))
+        rig.sequencer.verify(rig.sequencer.position, float(at_s))
+    assert [end.offset for end in rig.sequencer.ends] == ["199-0"] and rig.sequencer.forgot_ends
+    rig.sequencer.advance(Offset("500-0"))
+    rig.sequencer.verify(Offset("500-0"), 201.0)
+    rig.sequencer.verify(Offset("500-0"), 1000.0)
+    assert [end.offset for end in rig.sequencer.ends] == ["500-0"]
