@@ -288,7 +288,7 @@ class Server:
         await features.reap_all_except(leases.registered)
         await directory.reap_all_except(leases.registered)
         # One that came back as another may have forgotten what this node holds.
-        valkey.on_up.append(lambda replaced: leases.owe() if replaced else None)
+        valkey.on_up.append(lambda replaced: leases.re_register_soon() if replaced else None)
 
     async def _valkey(self) -> Valkey:
         settings = self.settings

@@ -321,7 +321,9 @@ async def two_primaries(folder: Path) -> AsyncIterator[tuple[Node, Node, OwnValk
             await until(lambda: all(node.payloads == ["before"] for node in nodes), "heard by both")
             await until(lambda: new("XLEN", f"t:log:{NS}") == old("XLEN", f"t:log:{NS}"), "replicated")
             for node in nodes:
-                await until(lambda node=node: node.bus._sequencers[NS].ends[-1].offset == node.bus.position(NS), "known")
+                await until(
+                    lambda node=node: node.bus._sequencers[NS].ends[-1].offset == node.bus.position(NS), "known"
+                )
             new("REPLICAOF", "NO", "ONE")
             yield nodes[0], nodes[1], old, new, leads
         finally:
@@ -484,7 +486,7 @@ async def test_listen_does_not_wait_for_a_frozen_valkey_longer_than_a_second() -
 @aio
 async def test_listen_does_not_wait_for_a_long_catch_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connects hung until all of the log was read, and were then served for clients that had given up."""
-    monkeypatch.setattr("insightdesk_rt.engine.cluster.channel_subscriptions.RISE_S", 0.3)
+    monkeypatch.setattr("insightdesk_rt.engine.cluster.channel_subscriptions.CATCH_UP_S", 0.3)
     with OwnValkey() as server:
         async with cluster(server.url, "t", 1) as (one,):
             await one.bus.listen(NS, A)

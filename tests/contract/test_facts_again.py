@@ -318,11 +318,11 @@ async def test_what_is_older_than_a_few_seconds_is_not_kept_for_ever(tmp_path: P
     async with a_cluster(tmp_path) as cluster:
         chat = await talking(cluster)
         await cluster.one.ask(CARL, "chat:message", conversationId=chat, text="m", clientId="m")
-        await until(lambda: cluster.two.bus._heard, "heard")
+        await until(lambda: cluster.two.bus._recent_facts, "heard")
         now = asyncio.get_running_loop().time()
         for node in (cluster.one, cluster.two):
             node.bus.beat(now, now + 60)  # Valkey answered long after
-            assert not node.bus._heard and not node.bus._publisher.confirmed(node.bus.facts)
+            assert not node.bus._recent_facts and not node.bus._publisher.confirmed(node.bus.facts)
             store = node.desk.chat.store
             await store.forget_older(now)
             assert store._recent and len(store._first) == (node is cluster.one)

@@ -34,7 +34,7 @@ BUDGETS = {
     "app": 3_600,
 }
 MAX_FUNCTION_LINES = 40
-HAVE_A_CLOCK = {"engine/periodic", "engine/seldom"}
+HAVE_A_CLOCK = {"engine/periodic", "engine/seldom", "engine/tasks"}
 
 # What is still to be turned round or shortened. Rows may only go: one that no longer applies fails its test.
 ARROWS_TO_TURN: set[tuple[str, str]] = {
@@ -43,7 +43,6 @@ ARROWS_TO_TURN: set[tuple[str, str]] = {
 CIRCLES_TO_BREAK: list[set[str]] = []
 FUNCTIONS_TO_SHORTEN: set[str] = {
     "app/server _build",
-    "engine/cluster/backplane __init__",
 }
 
 # Library → the only places that may import it (the beginning of a file's path in the package).

@@ -1,10 +1,10 @@
 """The other nodes, through Valkey: nothing acknowledged is lost, and every member of a room sees one order.
 
-An append is one script: XADD to the namespace's log, remember the event's id, PUBLISH on each room's channel the entry
-with its offset and the room's offset before it. A node subscribes to the channels of rooms it has members in, so it
-pays for what its own clients care about (`ChannelSubscriptions`). What comes in goes through a `Sequencer` per
-namespace, which keeps the order and notices holes; holes, and lost connections (`SubscriptionLink`), are mended
-here, by reading the log (`Logs`). `Publisher` is the way out.
+To append an event is one script: XADD to the namespace's log, remember the event's id, and PUBLISH the entry on each
+room's channel, with its offset and the offset of the room's event before it. A node subscribes to the channels of the
+rooms it has members in, so it pays only for what its own clients need (`ChannelSubscriptions`). Incoming events go
+through one `Sequencer` per namespace, which keeps the order and notices gaps. Gaps and lost connections
+(`SubscriptionLink`) are repaired here by reading the log (`Logs`). `Publisher` sends events to the other nodes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from insightdesk_rt.engine.cluster import envelope
 from insightdesk_rt.engine.cluster.channel_subscriptions import ChannelSubscriptions
 from insightdesk_rt.engine.cluster.envelope import BusCall, Logged, Poison, Probe, Volatile
-from insightdesk_rt.engine.cluster.logs import MOST, READS_AT_ONCE, Logs, Opened
+from insightdesk_rt.engine.cluster.logs import MAX_EVENTS, READS_AT_ONCE, Logs, Opened
 from insightdesk_rt.engine.cluster.names import Names
 from insightdesk_rt.engine.cluster.publisher import KEEP_S, Keep, Publisher
 from insightdesk_rt.engine.cluster.seal import NotSealed, Seal
@@ -30,18 +29,20 @@ from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.backplane import Backlog, LocalMembers
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, offset_key
+from insightdesk_rt.engine.seldom import Seldom
+from insightdesk_rt.engine.tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
 
+NOT_SEALED = "a call between nodes was refused; do all nodes have the same secret?"
 START_S = 1.0
 SUBSCRIBE_ALL_S = 10.0  # 50,000 channels take 0.04 s; a server in trouble more
-# A publisher that was cut off sends what it published before that again, if Valkey lost it meanwhile: this node must
-# then still know it. 1,000 events a second are some 12 MB.
+# A publisher that was cut off sends its events again if Valkey lost them meanwhile. This node must then still know
+# their ids. 1,000 events a second take some 12 MB.
 FORGET_IDS_S = 60.0
-REPAIRS = 3  # a real hole is filled by the first; one that is not was made up by somebody
+REPAIRS = 3  # the first fills a real gap; a gap that is left has a forged predecessor
 RETRY_S = 0.1
-SAY_EVERY_S = 60.0
-HEAD_BYTES = 65_536  # room for names of rooms beside the payload
+HEAD_BYTES = 65_536  # for the names of rooms beside the payload
 
 
 class _NoMembers:
@@ -58,9 +59,12 @@ class _NoMembers:
 
 
 class ValkeyBackplane:
-    """Implements hub.backplane.Backplane. One per process; `address` is its name to the other nodes.
+    """Implements hub.backplane.Backplane. One per process; the other nodes know it by its `address`.
 
-    `seal` marks what nodes say to each other; without one anybody who may write to Valkey is taken for a node.
+    `seal` authenticates calls between nodes; without one, whoever may write to Valkey is taken for a node.
+
+    `facts` are names of events whose content only this server stores. When Valkey may have lost such events, the
+    listeners in `on_facts_lost` receive those of the last seconds: published by this node or received from others.
     """
 
     def __init__(
@@ -80,86 +84,80 @@ class ValkeyBackplane:
         self.address = f"{node_id}.{secrets.token_hex(4)}"
         self._members: LocalMembers = _NoMembers()
         self.on_call: list[Callable[[bytes], None]] = []
-        # Only this server stores what events of these names say. When Valkey may have lost it, the listeners receive
-        # the events of the last seconds: those that this node published, and those that it received from others.
         self.facts = facts
         self.on_facts_lost: list[Callable[[Sequence[Event]], Awaitable[None]]] = []
-        self._heard: deque[tuple[float, Event]] = deque()
+        self._recent_facts: deque[tuple[float, Event]] = deque()
         self._valkey = valkey
         self._names = Names(valkey.prefix)
-        self._lanes = {namespace: Sequencer(namespace, self._deliver) for namespace in namespaces}
-        self._node_channel = self._names.node(self.address).encode()
-        self._all_channel = self._names.all_nodes.encode()
+        self._sequencers = {namespace: Sequencer(namespace, self._deliver) for namespace in namespaces}
+        self._node_channels = (self._names.node(self.address).encode(), self._names.all_nodes.encode())
         self.logs = Logs(valkey, self._names, log_reads_at_once)
         self._link = SubscriptionLink(valkey, self._names, self.address, self)
-        self._interests = ChannelSubscriptions(valkey, self._names, self._lanes, self._link, self._has_members)
+        self._subscriptions = ChannelSubscriptions(valkey, self._names, self._sequencers, self._link, self._has_members)
         self._publisher = Publisher(
             valkey, self._names, self.address, Keep(log_max_entries, log_max_bytes), max_event_bytes, self.position
         )
         self._max_message = max_event_bytes + HEAD_BYTES
-        self._owing = False
-        self._say_s = 0.0  # when the next line about a call without our seal may be written
+        self._must_restore = False
+        self._seldom = Seldom(log)
         self._epoch = self._fork = ""
         self._forget_s = 0.0
-        self._copies: set[str] = set()
-        self._older_copies: set[str] = set()
-        self._mending = {namespace: asyncio.Lock() for namespace in self._lanes}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._copies, self._older_copies = set[str](), set[str]()  # of volatile events for several rooms
+        self._repair_locks = {namespace: asyncio.Lock() for namespace in self._sequencers}
+        self._tasks = OwnedTasks(log)
         self._received = self._delivered = self._poison = self._repairs = self._resyncs = self._failed_deliveries = 0
 
     async def start(self) -> None:
-        """Begin to listen, and wait a moment for it. Does not fail: `subscribed` says how it went."""
+        """Connect, and wait up to START_S for it. Does not fail: `subscribed` says whether it succeeded."""
         self._valkey.on_up.append(self._valkey_up)
         self._link.start()
         try:
             async with asyncio.timeout(START_S):
-                await self._link.first.wait()
+                await self._link.first_live.wait()
         except TimeoutError:
             pass
 
     async def close(self) -> None:
         await self._link.close()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     def attach(self, members: LocalMembers) -> None:
         self._members = members
 
     @property
     def subscribed(self) -> bool:
-        """Does this node hear everything it should, at this moment? For readiness."""
-        return self._link.hears and not any(lane.held for lane in self._lanes.values())
+        """Does this node receive everything it should at this moment? A readiness check."""
+        return self._link.proven_live and not any(sequencer.held for sequencer in self._sequencers.values())
 
     @property
     def available(self) -> bool:
-        """Are commands up, and the subscription too, or lost so short a time ago that it is as good as back?"""
-        return self._valkey.available and (self._link.state is not LinkState.AWAY or self._link.heard_lately)
+        """Do commands work, and is the subscription up, or lost less than a second ago?"""
+        return self._valkey.available and (self._link.state is not LinkState.DISCONNECTED or self._link.heard_recently)
 
     async def reach(self) -> None:
         if not self.available:
             raise RtError("UNAVAILABLE")
-        await self._valkey.command("PING")  # one that froze a moment ago is noticed by its silence alone
+        await self._valkey.command("PING")  # only this notices a server that froze a moment ago
 
     @property
     def counters(self) -> dict[str, int]:
-        lanes, out = self._lanes.values(), self._publisher
+        sequencers, out = self._sequencers.values(), self._publisher
         return {
             "received": self._received,
             "delivered": self._delivered,
-            "duplicates": sum(lane.duplicates + lane.skipped for lane in lanes),
+            "duplicates": sum(sequencer.duplicates + sequencer.skipped for sequencer in sequencers),
             "reads_refused": self.logs.budget.refused,
-            "poison": self._poison + sum(lane.poison for lane in lanes) + self.logs.poison,
-            "gaps": sum(lane.gaps for lane in lanes),
+            "poison": self._poison + sum(sequencer.poison for sequencer in sequencers) + self.logs.poison,
+            "gaps": sum(sequencer.gaps for sequencer in sequencers),
             "repairs": self._repairs,
-            "repaired": sum(lane.repaired for lane in lanes),
+            "repaired": sum(sequencer.repaired for sequencer in sequencers),
             "resyncs": self._resyncs,
             "connects": self._link.connects,
             "appended": out.appended,
             "published": out.published,
             "failed": out.failed + self._failed_deliveries,
             "sent_again": out.again,
-            "channels": len(self._interests),
+            "channels": len(self._subscriptions),
         }
 
     # ── the hub's verbs ───────────────────────────────────────────────────────────────────────────────────────────
@@ -171,43 +169,43 @@ class ValkeyBackplane:
         self._publisher.publish(event)
 
     async def recovered(self) -> None:
-        """Wait until Valkey has again what it may have lost. For stores of facts. Raises RtError UNAVAILABLE."""
+        """Wait until what Valkey may have lost was restored. For stores of facts. Raises RtError UNAVAILABLE."""
         if not self._valkey.available:
             raise RtError("UNAVAILABLE")
         await self._publisher.recovered()
 
     def position(self, namespace: str) -> Offset:
-        return self._lanes[namespace].position
+        return self._sequencers[namespace].position
 
     async def read(
-        self, namespace: str, rooms: Iterable[Room], since: Offset, most: int = MOST, user: str = ""
+        self, namespace: str, rooms: Iterable[Room], since: Offset, most: int = MAX_EVENTS, user: str = ""
     ) -> Backlog:
-        """As declared; `complete` is False also for an offset of a log that Valkey has lost. Raises BAD_REQUEST."""
+        """See Backplane.read. `complete` is False also for an offset of a log that Valkey lost. Raises BAD_REQUEST."""
         wanted = tuple(rooms)
         if not wanted:
             return Backlog([], True, self.position(namespace))
         return await self.logs.read(namespace, wanted, since, most, user)
 
     async def listen(self, namespace: str, room: Room) -> Offset:
-        return await self._interests.listen(namespace, room)
+        return await self._subscriptions.listen(namespace, room)
 
     def unlisten(self, namespace: str, room: Room) -> None:
-        self._interests.unlisten(namespace, room)
+        self._subscriptions.unlisten(namespace, room)
 
     # ── between nodes ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def tell(self, address: str, text: str) -> bool:
-        """Send a call to one node (its `on_call`). False: Valkey is known to be away."""
+    def send_to_node(self, address: str, text: str) -> bool:
+        """Send a call to one node, to its `on_call`. Returns False if Valkey is known to be unreachable."""
         return self._call(self._names.node(address), text)
 
-    def tell_all(self, text: str) -> bool:
+    def send_to_all(self, text: str) -> bool:
         """Send a call to all nodes, this one included."""
         return self._call(self._names.all_nodes, text)
 
     def _call(self, channel: str, text: str) -> bool:
         return self._valkey.send("PUBLISH", channel, envelope.call(self._seal.stamp(channel, text), text))
 
-    # ── what the link asks ────────────────────────────────────────────────────────────────────────────────────────
+    # ── called by the link ───────────────────────────────────────────────────────────────────────────────────────
 
     def received(self, channel: bytes, message: bytes) -> None:
         """hot: once per message of the subscription connection."""
@@ -216,76 +214,76 @@ class ValkeyBackplane:
             if len(message) > self._max_message:
                 raise Poison("too long")
             read = envelope.read(message)
-            if channel in (self._node_channel, self._all_channel):
+            if channel in self._node_channels:
                 self._hear_node(channel, read)
-            elif (interest := self._interests.get(channel)) is None:
-                pass  # left meanwhile
+            elif (subscription := self._subscriptions.get(channel)) is None:
+                pass  # unsubscribed meanwhile
             elif type(read) is Logged:
-                if not interest.lane.hear(read, interest):
-                    self._spawn(self._repair(interest.lane))
+                if not subscription.sequencer.hear(read, subscription):
+                    self._tasks.spawn(self._repair(subscription.sequencer), "repair")
             elif type(read) is Volatile:
-                self._hear_volatile(read, interest.lane)
+                self._hear_volatile(read, subscription.sequencer)
             else:
                 raise Poison("not for a room")
         except Poison as why:
             self._poison += 1
             log.debug("dropped a message on %r: %s", channel[:200], why)
-        except Exception:  # raised here it would cost the connection
-            log.exception("a message could not be worked off")
+        except Exception:  # raised from here, it would end the connection
+            log.exception("a message could not be processed")
 
-    async def rise(self, connection: Subscription) -> None:
-        # Rooms that are asked for from here on wait for the end of it (`listen`): this list is all there is.
-        channels = [self._node_channel, self._all_channel, *self._interests.channels()]
+    async def connected(self, connection: Subscription) -> None:
+        # The list is complete: callers that listen to new rooms from here on wait until this node has caught up.
+        channels = [*self._node_channels, *self._subscriptions.channels()]
         async with asyncio.timeout(SUBSCRIBE_ALL_S):
             if not await connection.subscribe(channels):
-                raise ConnectionError("lost while subscribing")
-        # Only now: what is in the log by this time is read, what comes later is heard.
-        for lane in self._lanes.values():
-            await self._catch_up(lane)
+                raise ConnectionError("connection lost while subscribing")
+        # Read only now: the log has everything from before the subscription, and later events are heard.
+        for sequencer in self._sequencers.values():
+            await self._catch_up(sequencer)
 
-    def live(self) -> None:
-        self._interests.settle()
-        for lane in self._lanes.values():
-            if not lane.release():
-                self._spawn(self._repair(lane))
+    def went_live(self) -> None:
+        self._subscriptions.settle()
+        for sequencer in self._sequencers.values():
+            if not sequencer.release():
+                self._tasks.spawn(self._repair(sequencer), "repair")
         self._forget_s = asyncio.get_running_loop().time() + FORGET_IDS_S
 
-    def fell(self) -> None:
-        for lane in self._lanes.values():
-            lane.lose()
-        self._interests.unsettle()
+    def disconnected(self) -> None:
+        for sequencer in self._sequencers.values():
+            sequencer.connection_lost()
+        self._subscriptions.unsettle()
 
     def positions(self) -> dict[str, Offset]:
-        return {namespace: lane.position for namespace, lane in self._lanes.items()}
+        return {namespace: sequencer.position for namespace, sequencer in self._sequencers.items()}
 
-    def told(self, before: dict[str, Offset], tops: dict[str, Offset]) -> None:
+    def probe_answered(self, before: dict[str, Offset], tops: dict[str, Offset]) -> None:
         shorter = any(offset_key(tops.get(ns, NO_OFFSET)) < offset_key(at) for ns, at in before.items())
         if (fork := tops.get("#", "")) and fork != self._fork:
-            self._told_of_fork(fork)
+            self._announce_fork(fork)
         if not shorter:
             now_s = asyncio.get_running_loop().time()
             for namespace, position in before.items():
-                self._lanes[namespace].verify(position, now_s)
+                self._sequencers[namespace].verify(position, now_s)
         if (shorter or tops.get("@") != self._epoch) and self._publisher.recovery is None:
-            log.warning("Valkey has lost what it had: reading the logs again, and sending again what was sent last")
-            self._recover()
-            for lane in self._lanes.values():
-                lane.held = True
-                self._spawn(self._repair(lane))
+            log.warning("Valkey has lost events: reading the logs again, and sending the last events again")
+            self._start_restoring()
+            for sequencer in self._sequencers.values():
+                sequencer.held = True
+                self._tasks.spawn(self._repair(sequencer), "repair")
 
     def beat(self, now_s: float, answered_s: float) -> None:
-        if not self._owing:
+        if not self._must_restore:
             self._publisher.forget_older(answered_s)
-            while self._heard and self._heard[0][0] < answered_s - KEEP_S:
-                self._heard.popleft()
+            while self._recent_facts and self._recent_facts[0][0] < answered_s - KEEP_S:
+                self._recent_facts.popleft()
         if self._link.state is LinkState.LIVE and now_s > self._forget_s:
             self._forget_s = now_s + FORGET_IDS_S
-            for lane in self._lanes.values():
-                lane.forget_older()
+            for sequencer in self._sequencers.values():
+                sequencer.forget_older()
             self._older_copies, self._copies = self._copies, set()
-        self._interests.drop_left(now_s)
+        self._subscriptions.drop_left(now_s)
 
-    # ── what happens inside ───────────────────────────────────────────────────────────────────────────────────────
+    # ── incoming messages ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _has_members(self, namespace: str, room: Room) -> bool:
         return self._members.has_members(namespace, room)
@@ -293,19 +291,19 @@ class ValkeyBackplane:
     def _deliver(self, event: Event) -> None:
         self._delivered += 1
         if event.name in self.facts and event.offset:
-            self._heard.append((asyncio.get_running_loop().time(), event))
+            self._recent_facts.append((asyncio.get_running_loop().time(), event))
         try:
             self._members.deliver(event)
-        except Exception:  # a mistake further up must not stop the lane: the next event is another's
+        except Exception:  # a bug in the hub must not stop the sequencer: the next event concerns other clients
             self._failed_deliveries += 1
-            log.exception("an event could not be delivered here")
+            log.exception("an event could not be delivered on this node")
 
-    def _hear_volatile(self, read: Volatile, lane: Sequencer) -> None:
+    def _hear_volatile(self, read: Volatile, sequencer: Sequencer) -> None:
         event = read.event
-        if event.namespace != lane.namespace:
+        if event.namespace != sequencer.namespace:
             raise Poison("another namespace's event")
         if event.origin == self.address:
-            return  # delivered here when it was published
+            return  # it was delivered here when it was published
         if read.once:
             if read.once in self._copies or read.once in self._older_copies:
                 return
@@ -314,139 +312,137 @@ class ValkeyBackplane:
 
     def _hear_node(self, channel: bytes, read: Logged | Volatile | Probe | BusCall) -> None:
         if type(read) is Probe:
-            if not self._link.sent(read.number):
-                raise Poison("a probe that was not sent")
+            if not self._link.was_sent(read.number):
+                raise Poison("this node did not send this probe")
             tops = dict(read.tops)
-            for namespace, lane in self._lanes.items():
-                lane.probed(read.number, tops.get(namespace))
+            for namespace, sequencer in self._sequencers.items():
+                sequencer.probed(read.number, tops.get(namespace))
             self._link.heard(read.number)
         elif type(read) is BusCall:
             try:
                 self._seal.check(channel, read.stamp, read.text)
             except NotSealed as why:
-                self._say_not_sealed(str(why))
+                # at most one line a minute: whoever may write to Valkey could fill the log
+                self._seldom.say(logging.WARNING, NOT_SEALED, "", why=str(why))
                 raise Poison(str(why)) from None
             for listener in self.on_call:
                 listener(read.text)
         else:
             raise Poison("not for a node")
 
-    def _say_not_sealed(self, why: str) -> None:
-        now_s = asyncio.get_running_loop().time()
-        if now_s >= self._say_s:  # anybody who may write to Valkey could fill the log with it
-            self._say_s = now_s + SAY_EVERY_S
-            log.warning("a call between nodes was not taken: %s; have all nodes the same secret?", why)
-
-    async def _catch_up(self, lane: Sequencer) -> None:
-        """Deliver what the log has after the lane's position. Raises RtError UNAVAILABLE; what was read stays read."""
-        async with self._mending[lane.namespace]:
-            top, since, epoch, fork = await self._open(lane)
-            if not self._epoch:  # another one than the known is seen to by the next probe, which brings back too
+    async def _catch_up(self, sequencer: Sequencer) -> None:
+        """Deliver what the log has after the sequencer's position. Raises RtError UNAVAILABLE; then call it again."""
+        async with self._repair_locks[sequencer.namespace]:
+            top, since, epoch, fork = await self._open(sequencer)
+            if not self._epoch:  # a change of the known epoch is handled by the next probe, which restores events too
                 self._epoch, self._fork = epoch, fork
-            if not lane.started:
-                lane.start(top)
-                lane.epoch = epoch
-                if lane.rooms:  # whoever joined while Valkey was not there yet may have missed anything
-                    self._resync(lane, list(lane.rooms))
+            if not sequencer.started:
+                sequencer.start(top)
+                sequencer.epoch = epoch
+                if sequencer.rooms:  # clients that joined before Valkey was reachable may have missed events
+                    self._resync(sequencer, list(sequencer.rooms))
                 return
-            emptied = lane.epoch not in ("", epoch)
-            lane.epoch = epoch
-            if emptied and since != lane.position:
-                since = NO_OFFSET  # all there is was put there since then
-                self._tell_if_cut_off(lane)
+            emptied = sequencer.epoch not in ("", epoch)
+            sequencer.epoch = epoch
+            if emptied and since != sequencer.position:
+                since = NO_OFFSET  # everything in the log was added since then
+                self._resync_if_cut_off(sequencer)
             if since is None:
-                # Another primary, which took writes beside this node's for longer than anybody remembers.
-                lane.begin_anew(top)
-                self._told_of_fork(await self.logs.tell_fork())
+                # Another primary took writes beside the one of this node, for longer than nodes remember.
+                sequencer.restart_at(top)
+                self._announce_fork(await self.logs.record_fork())
                 return
-            if since != lane.position:
-                lane.go_back(since)
+            if since != sequencer.position:
+                sequencer.rewind(since)
             cut = done = False
             while not done:
-                page = await self.logs.page(lane.namespace, lane.position)
-                lane.catch_up(page.events, page.upto)
+                page = await self.logs.page(sequencer.namespace, sequencer.position)
+                sequencer.catch_up(page.events, page.upto)
                 cut, done = cut or page.cut, page.done
             if cut:
-                self._resync(lane, await self.logs.rooms_after(lane.namespace, lane.rooms, since))
+                self._resync(sequencer, await self.logs.rooms_after(sequencer.namespace, sequencer.rooms, since))
 
-    async def _open(self, lane: Sequencer) -> Opened:
-        opened = await self.logs.open(lane.namespace, lane.known_ends())
-        if opened.since is None and not lane.forgot:
-            return opened._replace(since=lane.known_ends()[0][0])  # all since this node's start is known
+    async def _open(self, sequencer: Sequencer) -> Opened:
+        opened = await self.logs.open(sequencer.namespace, sequencer.known_ends())
+        if opened.since is None and not sequencer.forgot_ends:
+            return opened._replace(since=sequencer.known_ends()[0][0])  # everything since this node's start is known
         return opened
 
-    def _tell_if_cut_off(self, lane: Sequencer) -> None:
-        """Valkey was emptied, and is given by all nodes what they published last: enough for who heard until then.
+    def _resync_if_cut_off(self, sequencer: Sequencer) -> None:
+        """Tell the rooms' members to reload if this node was cut off when Valkey was emptied.
 
-        What was published while this node was cut off before that may be lost for good.
+        All nodes send their last events again, which is enough for a node that heard everything until then. Events that
+        were published while this node was cut off may be lost for good.
         """
         now_s = asyncio.get_running_loop().time()
-        if lane.ends and now_s - lane.ends[-1].seen_s > KEEP_S - 1:
-            self._resync(lane, list(lane.rooms))
+        if sequencer.ends and now_s - sequencer.ends[-1].seen_s > KEEP_S - 1:
+            self._resync(sequencer, list(sequencer.rooms))
 
-    def _told_of_fork(self, fork: str) -> None:
+    def _announce_fork(self, fork: str) -> None:
         self._fork = fork
-        log.error("two Valkeys took writes beside each other for over a minute: all clients are told to load anew")
-        for lane in self._lanes.values():
-            self._resync(lane, list(lane.rooms))
+        log.error("two Valkeys took writes at the same time for over a minute: all clients are told to reload")
+        for sequencer in self._sequencers.values():
+            self._resync(sequencer, list(sequencer.rooms))
 
-    async def _repair(self, lane: Sequencer) -> None:
-        """Fill a hole while the connection lives; what cannot be read makes it a lost connection."""
-        if self._mending[lane.namespace].locked():
+    async def _repair(self, sequencer: Sequencer) -> None:
+        """Fill a gap while the connection is live. If the log cannot be read, the connection is dropped."""
+        if self._repair_locks[sequencer.namespace].locked():
             return
         connection = self._link.connection
         try:
             for attempt in range(REPAIRS):
                 self._repairs += 1
-                await self._catch_up(lane)
+                await self._catch_up(sequencer)
                 if self._link.state is not LinkState.LIVE or self._link.connection is not connection:
-                    return  # rising sees to it
-                if lane.release(forgiving=attempt == REPAIRS - 1):
+                    return  # the next catch-up will do it
+                if sequencer.release(accept_gaps=attempt == REPAIRS - 1):
                     return
         except RtError as failed:
             self._link.drop(f"a repair failed: {failed.code}")
 
-    def _resync(self, lane: Sequencer, rooms: list[Room]) -> None:
+    def _resync(self, sequencer: Sequencer, rooms: list[Room]) -> None:
         if not rooms:
             return
         self._resyncs += 1
-        log.warning("events of %s cannot be had any more: %d rooms are told", lane.namespace, len(rooms))
-        self._members.resync(lane.namespace, rooms)
+        log.warning("events of %s are lost: members of %d rooms are told to reload", sequencer.namespace, len(rooms))
+        self._members.resync(sequencer.namespace, rooms)
 
     def _valkey_up(self, changed: bool) -> None:
-        if changed or self._owing:
-            self._recover()
+        if changed or self._must_restore:
+            self._start_restoring()
 
-    def _recover(self) -> None:
-        """Valkey may have lost what it had confirmed: bring it back before anything new is sent."""
-        self._owing = True
+    def _start_restoring(self) -> None:
+        """Restore what Valkey confirmed and may have lost, before anything new is sent."""
+        self._must_restore = True
         if self._publisher.recovery is None:
-            self._publisher.recovery = self._spawn(self._bring_back())
+            self._publisher.recovery = self._tasks.spawn(self._restore(), "restore")
 
-    async def _bring_back(self) -> None:
+    async def _restore(self) -> None:
         try:
-            while self._owing and self._valkey.available:
-                self._owing = False
+            while self._must_restore and self._valkey.available:
+                self._must_restore = False
                 try:
                     epoch, common = "", dict[str, Offset]()
-                    for lane in self._lanes.values():  # first: new ids go on beyond all that were given out
-                        _, since, epoch, _ = await self._open(lane)
-                        common[lane.namespace] = since or NO_OFFSET
+                    # First, so that new ids are greater than all ids given out before.
+                    for sequencer in self._sequencers.values():
+                        _, since, epoch, _ = await self._open(sequencer)
+                        common[sequencer.namespace] = since or NO_OFFSET
                     if epoch != self._epoch:
-                        common.clear()  # it was emptied, and whoever was here has had what is older
-                    await self._put_down_again(common)  # before others can read: who is told to load anew loads all
+                        common.clear()  # it was emptied; nodes that were connected have received everything older
+                    await self._restore_facts(common)  # before others can read: who is told to load anew loads all
                     if not await self._publisher.send_again(common):
-                        self._told_of_fork(await self.logs.tell_fork())
+                        self._announce_fork(await self.logs.record_fork())
                     self._epoch = epoch
                 except RtError as failed:
                     if failed.code == "UNAVAILABLE":
-                        self._owing = True
+                        self._must_restore = True
                         await asyncio.sleep(RETRY_S)
         finally:
             self._publisher.recovery = None
 
-    async def _put_down_again(self, common: Mapping[str, Offset]) -> None:
-        facts = self._publisher.confirmed(self.facts, common) + [(event.offset, event) for _, event in self._heard]
+    async def _restore_facts(self, common: Mapping[str, Offset]) -> None:
+        received = [(event.offset, event) for _, event in self._recent_facts]
+        facts = self._publisher.confirmed(self.facts, common) + received
         facts.sort(key=lambda fact: offset_key(fact[0]))  # what was read was there before
         try:
             lost = list({event.id: event for _, event in facts}.values())
@@ -458,9 +454,3 @@ class ValkeyBackplane:
             log.error("facts that Valkey may have lost could not be put down again: %s", failed.code)
         except Exception:  # events go on all the same
             log.exception("facts that Valkey may have lost could not be put down again")
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

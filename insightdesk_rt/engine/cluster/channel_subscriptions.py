@@ -1,9 +1,11 @@
 """ChannelSubscriptions: the table of rooms that this node listens to, and how a room gets in and out of it.
 
-In: SUBSCRIBE (one command for all rooms of a loop turn), wait for the confirmation, send a probe, wait until it has come
-in. From then on everything after the sequencer's position is heard, and everything before it is in the log. While
+In: SUBSCRIBE (one command for all rooms of a loop turn), wait for the confirmation, send a probe, and wait until it has
+come in. From then on everything after the sequencer's position is heard, and everything before it is in the log. While
 Valkey is unreachable a room is only noted; it is caught up with all others on reconnection. While the node catches up,
-callers wait for at most CATCH_UP_S. Out: five seconds after the last member left, unless a caller listens again meanwhile.
+callers wait for at most CATCH_UP_S.
+
+Out: five seconds after the last member left, unless a caller listens again meanwhile.
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ class ChannelSubscriptions:
                 await self._caught_up(end_s)
                 continue
             if subscription is None:
-                subscription = sequencer.rooms[room] = self._table[channel] = ChannelSubscription(sequencer, room, channel)
+                subscription = sequencer.rooms[room] = self._table[channel] = ChannelSubscription(
+                    sequencer, room, channel
+                )
                 if self._link.state is LinkState.LIVE:
                     self._subscribe_soon(subscription)
             if not subscription.settled and self._link.state is LinkState.LIVE:

@@ -63,9 +63,9 @@ class Bus(Protocol):
     address: str
     on_call: list[Callable[[bytes], None]]
 
-    def tell(self, address: str, text: str) -> bool: ...
+    def send_to_node(self, address: str, text: str) -> bool: ...
 
-    def tell_all(self, text: str) -> bool: ...
+    def send_to_all(self, text: str) -> bool: ...
 
 
 class _PendingRequest:
@@ -175,7 +175,7 @@ class NodeCalls:
 
     def replaced(self, address: str, pid: str) -> None:
         """Tell a node that the client of a session has come back with another connection."""
-        self._bus.tell(address, json.encode_struct(Replaced(pid)))
+        self._bus.send_to_node(address, json.encode_struct(Replaced(pid)))
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -195,7 +195,7 @@ class NodeCalls:
         self._pending[ask.id] = pending
         doing = asyncio.get_running_loop().create_task(self._own(ask))
         try:
-            if pending.missing and not self._bus.tell_all(json.encode_struct(ask)):
+            if pending.missing and not self._bus.send_to_all(json.encode_struct(ask)):
                 await asyncio.wait([doing], timeout=self._timeout_s)  # here at least it is done: it may take access
                 raise RtError("UNAVAILABLE")
             await self._wait(pending, doing, within_s or self._timeout_s)
@@ -256,7 +256,7 @@ class NodeCalls:
     async def _reply(self, ask: NodeRequest) -> None:
         try:
             for answer in await self._do(ask):
-                self._bus.tell(ask.to, json.encode_struct(answer))
+                self._bus.send_to_node(ask.to, json.encode_struct(answer))
         except RtError as refused:  # the asker finds this node missing
             log.debug("a call was not answered", extra={"verb": ask.verb[:20], "why": refused.code})
         except Exception:

@@ -93,8 +93,8 @@ class Sequencer:
         self.position: Offset = NO_OFFSET
         self._at = (0, 0)
         self.verified: Offset = NO_OFFSET  # the log is known to have reached this position
-        # Verified positions of the last minute, the newest last. If the log turns out to be another one, reading goes on
-        # from the newest of them that it has.
+        # Verified positions of the last minute, the newest last. If the log turns out to be another one, reading goes
+        # on from the newest of them that it has.
         self.ends: deque[LogEnd] = deque()
         self.forgot_ends = False  # were older ends dropped?
         self._event_id = ""  # of the event at the position, if it is known
@@ -227,7 +227,7 @@ class Sequencer:
             self.forgot_ends = False
 
     def forget_older(self) -> None:
-        """Forget ids. Called every minute while the connection is live, so ids are remembered for one to two minutes."""
+        """Forget old ids. Called every minute while the connection is live: ids are kept for one to two minutes."""
         self._older, self._recent = self._recent, set()
 
     def _deliver_once(self, event: Event) -> bool:

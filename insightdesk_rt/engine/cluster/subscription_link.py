@@ -20,8 +20,7 @@ import enum
 import logging
 import random
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Protocol
 
 from insightdesk_rt.engine.cluster.names import Names
 from insightdesk_rt.engine.cluster.resp import load_script
@@ -30,6 +29,7 @@ from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.cluster.valkey_url import endpoint
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import Offset
+from insightdesk_rt.engine.tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
 
@@ -90,17 +90,15 @@ class SubscriptionLink:
         self._heard_s = 0.0
         self._confirmed: deque[tuple[int, float]] = deque()  # probes that Valkey confirmed and that have not come in
         self._answered_s = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks(log)
 
     def start(self) -> None:
         self._valkey.on_up.append(lambda changed: self._retry.set())
-        self._spawn(self._run())
-        self._spawn(self._beat())
+        self._tasks.spawn(self._run(), "subscription")
+        self._tasks.spawn(self._beat(), "probes")
 
     async def close(self) -> None:
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         self.drop("closed by us")
 
     @property
@@ -121,7 +119,7 @@ class SubscriptionLink:
     def probe(self) -> int:
         """Send a probe now; return its number. Once it has come in, channels subscribed before it are heard."""
         self._number += 1
-        self._spawn(self._probe(self._number))
+        self._tasks.spawn(self._probe(self._number), "probe")
         return self._number
 
     def was_sent(self, number: int) -> bool:
@@ -230,8 +228,3 @@ class SubscriptionLink:
             self.drop("no connection received the probe")
         elif number > self._heard:
             self._confirmed.append((number, asyncio.get_running_loop().time()))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

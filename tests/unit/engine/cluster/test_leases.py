@@ -33,7 +33,7 @@ class Node:
             raise RtError("UNAVAILABLE")
         self.cleared.append(incarnation)
 
-    async def _put(self) -> None:
+    async def _register(self) -> None:
         if self.fail_put:
             self.fail_put -= 1
             raise RtError("UNAVAILABLE")
@@ -302,7 +302,7 @@ async def test_a_node_that_was_declared_dead_is_lost_until_it_is_back_or_known_t
         again = Node(valkey, "c")  # started again: under its name nobody else runs
         await again.leases.beat()
         await again.leases.takes_over()
-        await until(lambda: not b.leases._past, "b has taken off what it held before")
+        await until(lambda: not b.leases._past_incarnations, "b has taken off what it held before")
         assert await a.leases.lost() == []
         await again.leases.close()
         await beating([a, b], lambda: again.leases.incarnation in a.cleared, "it left by itself")

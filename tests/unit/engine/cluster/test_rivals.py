@@ -47,7 +47,7 @@ class Node:
             why = await self.rivals.after()
         return why
 
-    async def went_live(self) -> None:
+    async def live(self) -> None:
         while True:
             await self.leases.beat()
             await asyncio.sleep(LEASE_MS / 4000)
