@@ -9,6 +9,7 @@ import contextlib
 import logging
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -347,15 +348,14 @@ class Server:
         settings = self.settings
         head_s, unread_s = or_any(settings.handshake_timeout_s), or_any(settings.unread_timeout_s)
         times = Times(head_s, or_any(settings.body_timeout_s), unread_s)
-        server = make_http_server(application, times, **of_server)
-        if fast_path_of is not None:
-            over_limit = fast_path_of.host.over_limit
-            server.on_late = lambda setting: over_limit.update([setting])
-            if fast_path_allowed(fast_path_of, tls=bool(of_server.get("ssl_options"))):
-                way = FastPath(fast_path_of, server.take, PATHS, head_ms=head_s * 1000, unread_ms=unread_s * 1000)
-                server.first = way.take
-                self._stack.callback(way.close)
-        server.add_sockets(sockets)
+        first = None
+        counted = fast_path_of.host.over_limit if fast_path_of is not None else Counter[str]()
+        server = make_http_server(application, times, lambda setting: counted.update([setting]), **of_server)
+        if fast_path_of is not None and fast_path_allowed(fast_path_of, tls=bool(of_server.get("ssl_options"))):
+            way = FastPath(fast_path_of, server.take, PATHS, head_ms=head_s * 1000, unread_ms=unread_s * 1000)
+            self._stack.callback(way.close)
+            first = way.take
+        server.add_sockets(sockets, first)
 
         async def close() -> None:
             server.stop()

@@ -140,13 +140,14 @@ async def door(
         server.take(connection, address, head_s)
 
     way = FastPath(port, take, namespaces, head_ms=head_ms, unread_ms=10_000)
+    first = None
     if fast_path_allowed(port, tls=tls is not None):
-        server.first = way.take
+        first = way.take
     sockets = bind_sockets(0, "127.0.0.1")
     if send_buffer:
         for listening in sockets:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    server.add_sockets(sockets)
+    server.add_sockets(sockets, first)
     opened.number = sockets[0].getsockname()[1]
 
     async def turn() -> None:

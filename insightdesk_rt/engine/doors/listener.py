@@ -137,29 +137,33 @@ def close_all(sockets: list[socket.socket]) -> None:
 class ClientHttpServer(HTTPServer):
     """An HTTPServer that accepts few connections in a turn, so that open ones are served in between.
 
-    If `first` is set before `add_sockets`, it is called with each connection, and gives those it does not want to
-    `take`. A connection whose peer has read nothing of its answer for `unread_s` (at most twice that) is closed:
-    Tornado would wait for ever. `on_late` is called with the name of the setting that such a connection exceeded, and
-    when a head or a body does not come in time.
+    A connection whose peer has read nothing of its answer for `unread_s` (at most twice that) is closed: Tornado would
+    wait for ever. `on_late` is called with the name of the setting that such a connection exceeded, and when a head or
+    a body does not come in time.
     """
 
-    first: Callable[[socket.socket, Any], object] | None = None
-    unread_s = 30.0
-    on_late: Callable[[str], None] = staticmethod(lambda setting: None)
-
-    def initialize(self, *args: Any, **kwargs: Any) -> None:
+    def initialize(
+        self,
+        *args: Any,
+        unread_s: float = 30.0,
+        on_late: Callable[[str], None] = lambda setting: None,
+        **kwargs: Any,
+    ) -> None:
         super().initialize(*args, **kwargs)
+        self._unread_s = unread_s
+        self._on_late = on_late
         self._unread: dict[Any, int] = {}  # connection → bytes that its peer had read at the last look
         self._cutting: PeriodicWork | None = None
         self._head_s: float | None = None  # for the connection that is being taken, if it is not the usual time
         self._heads_s: dict[Any, float] = {}  # the same for those taken in this turn, by stream
         self._requests: dict[Any, _Request] = {}  # the last of each connection
 
-    def add_sockets(self, sockets: Any) -> None:
+    def add_sockets(self, sockets: Any, first: Callable[[socket.socket, Any], object] | None = None) -> None:
+        """Accept connections. `first` is called with each, and gives those it does not want to `take`."""
         for each in sockets:
-            add_listener(self, each, accept_few(each, self.first or self.take))
+            add_listener(self, each, accept_few(each, first or self.take))
         if self._cutting is None:
-            self._cutting = every(self.unread_s * 1000, self._cut_unread, "closing connections of slow readers")
+            self._cutting = every(self._unread_s * 1000, self._cut_unread, "closing connections of slow readers")
 
     def stop(self) -> None:
         if self._cutting is not None:
@@ -177,7 +181,7 @@ class ClientHttpServer(HTTPServer):
             if stream.writing() and not stream.closed():
                 taken = written_bytes(stream) - unread_bytes(stream.socket)
                 if unread.get(connection) == taken:
-                    self.on_late("unread_timeout_s")
+                    self._on_late("unread_timeout_s")
                     stream.close()
                 else:
                     self._unread[connection] = taken
@@ -206,7 +210,7 @@ class ClientHttpServer(HTTPServer):
             request_conn.params.header_timeout = head_s
         first = server_conn not in self._requests
         inner = super().start_request(server_conn, request_conn)
-        request = self._requests[server_conn] = _Request(inner, request_conn, first, self.on_late)
+        request = self._requests[server_conn] = _Request(inner, request_conn, first, self._on_late)
         return request
 
     def on_close(self, server_conn: Any) -> None:
@@ -268,9 +272,14 @@ class Times(NamedTuple):
 def make_http_server(
     application: Application, times: Times, on_late: Callable[[str], None] = lambda setting: None, **options: Any
 ) -> ClientHttpServer:
-    server = ClientHttpServer(application, idle_connection_timeout=times.head_s, body_timeout=times.body_s, **options)
-    server.unread_s, server.on_late = times.unread_s, on_late
-    return server
+    return ClientHttpServer(
+        application,
+        idle_connection_timeout=times.head_s,
+        body_timeout=times.body_s,
+        unread_s=times.unread_s,
+        on_late=on_late,
+        **options,
+    )
 
 
 def accept_few(listening: socket.socket, taken: Callable[[socket.socket, Any], object]) -> Callable[[], None]:

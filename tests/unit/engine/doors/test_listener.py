@@ -80,10 +80,8 @@ class Much(RequestHandler):
 
 @aio
 async def test_an_answer_that_nobody_reads_ends_its_connection_and_a_slow_reader_has_its_time() -> None:
-    server = ClientHttpServer(Application([("/", Much)]))
-    server.unread_s = 0.3
     cut: list[str] = []
-    server.on_late = cut.append
+    server = ClientHttpServer(Application([("/", Much)]), unread_s=0.3, on_late=cut.append)
     door = socket.create_server(("127.0.0.1", 0))
     door.setblocking(False)
     server.add_sockets([door])
