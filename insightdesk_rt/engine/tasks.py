@@ -35,10 +35,10 @@ class OwnedTasks:
         task.add_done_callback(self._done)
         return task
 
-    async def wait(self) -> None:
-        """Wait until all tasks have ended that run now."""
+    async def wait(self, within_s: float | None = None) -> None:
+        """Wait until all tasks have ended that run now, or the time has passed."""
         if self._tasks:
-            await asyncio.wait(tuple(self._tasks))
+            await asyncio.wait(tuple(self._tasks), timeout=within_s)
 
     async def close(self) -> None:
         """Cancel all tasks and wait until they have ended."""

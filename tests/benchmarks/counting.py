@@ -152,7 +152,7 @@ async def main() -> None:
     bench.empty()
     flusher = bench.host.flusher
     queue = [bench.sockets[0].codec.event("/desk", NAME, "{}")]
-    tally = bench.calls.tallies["/desk"]["say"]
+    tally = bench.calls.counters["/desk"]["say"]
     # The very statements, on the very objects. `put` and `flush` do these two for each message of a client:
     per_message = cost("flusher.queued += 1", flusher=flusher) + cost(
         "written = zero + len(queue)", zero=0, queue=queue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -84,8 +83,8 @@ class Node:
 
     async def idle(self) -> None:
         """Wait for what runs beside."""
-        while tasks := self.chat._tasks:
-            await asyncio.wait(tasks)
+        while self.chat._tasks:
+            await self.chat._tasks.wait()
 
     async def enters(self, user: User) -> Person:
         socket = fakes.socket("/chat", user)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -92,8 +91,8 @@ class Node:
 
     async def idle(self) -> None:
         """Wait for what runs beside."""
-        while tasks := self.tickets._tasks:
-            await asyncio.wait(tasks)
+        while self.tickets._tasks:
+            await self.tickets._tasks.wait()
 
     async def pass_time(self, ms: int) -> None:
         """Let time go by and what it starts come to its end."""

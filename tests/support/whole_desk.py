@@ -120,8 +120,8 @@ class WholeDesk:
 
     async def idle(self) -> None:
         """Wait for what runs beside."""
-        while tasks := {task for namespace in self.desk for task in namespace._tasks}:
-            await asyncio.wait(tasks)
+        while running := [namespace._tasks for namespace in self.desk if namespace._tasks]:
+            await asyncio.gather(*(tasks.wait() for tasks in running))
 
     async def owed(self) -> list[str]:
         """Return the kinds of all changes that are stored and not in the log yet."""

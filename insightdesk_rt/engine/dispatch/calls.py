@@ -1,14 +1,13 @@
-"""From a client's event to the answer it gets: limit → role → typed payload → handler → ack | error.
+"""From a client's event to its answer: rate limit → role → typed payload → handler → ack or error.
 
-Calls of one socket run one after the other: while an async handler of it runs, `socket.busy` is set and later calls
-wait in `socket.waiting`. Calls also wait while the client does not read what it was sent: so no answer closes the
-client that asked, however long others made it. A plain handler costs no Task. Every Task made here is kept here and
-ended by `close`.
+Calls of one socket run one after the other. While an async handler of a socket runs, `socket.busy` is set and later
+calls wait in `socket.waiting`. Calls also wait while the client does not read what it was sent: otherwise a long answer
+could close the client that asked for it. A plain handler needs no Task. This file owns every Task that it makes, and
+`close` ends them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -24,26 +23,27 @@ from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import UserKey
 from insightdesk_rt.engine.rate_limits import Offenders, Rate, Window
+from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.codec import Call
 from insightdesk_rt.engine.wire.socketio import with_attachments
 
 log = logging.getLogger(__name__)
 
-UNKNOWN = "?"  # one rate for all events that do not exist
-MAX_WAITING_BYTES = 8_000_000  # of one user; eight messages of the usual most
-DEFAULT = "default"  # the rate of events that have none of their own
-# Seconds. A handler that does not wait takes 10 µs, one that asks Valkey about a millisecond.
+UNKNOWN = "?"  # all events that do not exist share one rate window
+MAX_WAITING_BYTES = 8_000_000  # for each user; eight messages of the usual maximum size
+DEFAULT = "default"  # names the rate of events that have no rate of their own
+# Seconds. A handler that does not wait takes 10 µs; one that reads from Valkey takes about a millisecond.
 HANDLER_BOUNDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 def call_bytes(call: Call) -> int:
-    """Return about how many bytes a call has that waits."""
+    """Return roughly how much memory a waiting call takes."""
     return len(bytes(call.payload)) + sum(map(len, call.attachments)) + 200
 
 
 class CallCounters:
-    """What is counted of one event: calls that came, and how long those that were let through took to be answered."""
+    """Counters of one event: calls that arrived, and the time it took to answer those within their rate limit."""
 
     __slots__ = ("seconds", "taken")
 
@@ -53,13 +53,13 @@ class CallCounters:
 
 
 class Bound(NamedTuple):
-    """One event of one namespace, ready to be called."""
+    """One event of one namespace with everything that a call of it needs."""
 
     call: Callable[..., Any]
     decoder: msgspec.json.Decoder[Any]
     spec: EventSpec
     rate: Rate
-    tally: CallCounters
+    counters: CallCounters
 
 
 class Calls:
@@ -75,21 +75,21 @@ class Calls:
         max_depth: int = json.MAX_DEPTH,
     ) -> None:
         self.now_ms = now_ms
-        self._max_waiting = max_waiting  # of one socket; a page with 150 tickets may ask three things of each
-        self._max_depth = max_depth  # of a payload's JSON
+        self._max_waiting = max_waiting  # for each socket; a page with 150 tickets may make three calls for each
+        self._max_depth = max_depth  # of the JSON of a payload
         self._default_rate = default_rate
         self._rates = rates
-        self._overruled: dict[str, Rate] = {}  # by an admin, for a while
+        self._overruled: dict[str, Rate] = {}  # temporary rates that an admin set
         self._tables = {namespace.path: self._bind(namespace, built_in) for namespace in namespaces}
         self._windows: dict[UserKey, dict[str, Window]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting_bytes: Counter[UserKey] = Counter()  # of calls that wait, of all sockets of a user here
-        # By namespace and declared event; all others are OTHER.
-        self.tallies = {
-            path: {**{name: bound.tally for name, bound in table.items()}, OTHER: CallCounters()}
+        self.tasks = OwnedTasks(log)
+        self._waiting_bytes: Counter[UserKey] = Counter()  # of the waiting calls of all sockets of a user here
+        # By namespace and declared event; all other events count as OTHER.
+        self.counters = {
+            path: {**{name: bound.counters for name, bound in table.items()}, OTHER: CallCounters()}
             for path, table in self._tables.items()
         }
-        self.errors: Counter[tuple[str, str, str]] = Counter()  # by namespace, event as above, code
+        self.errors: Counter[tuple[str, str, str]] = Counter()  # by namespace, event (as above) and code
         self.too_deep = 0
         self.offenders = Offenders()
 
@@ -105,16 +105,16 @@ class Calls:
     # ── rates ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def rates(self) -> dict[str, dict[str, Rate]]:
-        """Return what counts now, by namespace and event; DEFAULT is for those that do not exist."""
+        """Return the rates in force, by namespace and event; DEFAULT applies to events that do not exist."""
         return {
             path: {**{name: bound.rate for name, bound in table.items()}, DEFAULT: self._default()}
             for path, table in self._tables.items()
         }
 
     def overrule(self, name: str, rate: Rate | None) -> None:
-        """Have another rate for an event than is configured (DEFAULT: for all that have none of their own), or not.
+        """Set a rate that replaces the configured one of an event; None restores the configured one.
 
-        Everybody's count of it begins anew.
+        DEFAULT stands for all events that have no rate of their own. The event's count starts at zero for every user.
         """
         if rate is None:
             self._overruled.pop(name, None)
@@ -137,11 +137,11 @@ class Calls:
     # ── a call ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def windows_of(self, user: UserKey) -> dict[str, Window]:
-        """Return the user's rate windows: one set for all the user's sockets here, kept beyond their end."""
+        """Return the rate windows that all sockets of the user here share. They outlive the sockets."""
         return self._windows.setdefault(user, {})
 
     def take(self, socket: Socket, call: Call) -> None:
-        """Run the call now, or after those of its socket that came before. hot: once per event of a client."""
+        """Run the call now, or after the earlier calls of its socket. hot: once per event of a client."""
         if not socket.busy:
             if not socket.outbox.behind:
                 self._run(socket, call)
@@ -162,10 +162,10 @@ class Calls:
         began_s = 0.0
         try:
             if bound is None:
-                self.tallies[socket.namespace][OTHER].taken += 1
+                self.counters[socket.namespace][OTHER].taken += 1
                 self._limit(socket, UNKNOWN, self._default())
                 raise RtError("UNKNOWN_EVENT")
-            bound.tally.taken += 1
+            bound.counters.taken += 1
             self._limit(socket, call.event, bound.rate)
             began_s = perf_counter()
             if socket.user.role not in bound.spec.allow:
@@ -175,7 +175,7 @@ class Calls:
                 self._limit_more(socket, call.event, more)
             result = bound.call(socket, payload)
             if bound.spec.waits:
-                self.start(socket, self._await(socket, call, result, bound.tally, began_s))
+                self.start(socket, self._await(socket, call, result, bound.counters, began_s))
                 return
             self._answer(socket, call, result)
         except RtError as refused:
@@ -183,7 +183,7 @@ class Calls:
         except Exception:
             self._failed(socket, call)
         if bound is not None and began_s:
-            bound.tally.seconds.add(perf_counter() - began_s)
+            bound.counters.seconds.add(perf_counter() - began_s)
 
     def _limit(self, socket: Socket, name: str, rate: Rate) -> None:
         window = socket.windows.get(name)
@@ -195,7 +195,7 @@ class Calls:
             self._refuse(socket, name, now_ms, wait_ms)
 
     def _limit_more(self, socket: Socket, name: str, more: int) -> None:
-        """Count a call that `_limit` let through as `more` further ones."""
+        """Count a call that `_limit` accepted as `more` further calls."""
         now_ms = self.now_ms()
         wait_ms = socket.windows[name].take_more(more, now_ms)
         if wait_ms:
@@ -217,7 +217,7 @@ class Calls:
             raise RtError("BAD_REQUEST", bad.why, field=bad.field) from None
 
     async def _await(
-        self, socket: Socket, call: Call, result: Coroutine[Any, Any, Any], tally: CallCounters, began_s: float
+        self, socket: Socket, call: Call, result: Coroutine[Any, Any, Any], counters: CallCounters, began_s: float
     ) -> None:
         try:
             self._answer(socket, call, await result)
@@ -225,10 +225,10 @@ class Calls:
             self._answer_error(socket, call, refused)
         except Exception:
             self._failed(socket, call)
-        tally.seconds.add(perf_counter() - began_s)
+        counters.seconds.add(perf_counter() - began_s)
 
     def _failed(self, socket: Socket, call: Call) -> None:
-        """Log a handler's mistake once, with its traceback, and answer INTERNAL. The connection stays."""
+        """Log a handler's unexpected error once, with its traceback, and answer INTERNAL. The connection stays."""
         log.exception("handler failed", extra={"event": call.event, **socket.fields()})
         self._answer_error(socket, call, RtError("INTERNAL"))
 
@@ -257,21 +257,14 @@ class Calls:
             socket.emit("error", json.dumps(error))
 
     def start(self, socket: Socket, work: Coroutine[Any, Any, None]) -> None:
-        """Run something of a socket that may wait; its other calls wait too."""
+        """Run async work of a socket. The other calls of the socket wait until it is done."""
         socket.busy = True
-        socket.task = self.own(self._turn(socket, work))
-
-    def own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Make a Task that `close` will wait for."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        socket.task = self.tasks.spawn(self._turn(socket, work), "a call")
 
     async def _turn(self, socket: Socket, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except RtError as refused:  # only `joined` gets here: the socket is in, what it is told first is missing
+        except RtError as refused:  # only from `joined`: the socket is connected, but lacks the events it starts with
             log.log(refused.log_level, "connect not finished", extra={"why": refused.code, **socket.fields()})
             socket.client.close(CloseReason.UNAVAILABLE)
         except Exception:
@@ -285,30 +278,27 @@ class Calls:
                 self.start(socket, socket.room())
                 return
             call = socket.waiting.popleft()
-            self._waits_no_more(socket, (call,))
+            self._stopped_waiting(socket, (call,))
             self._run(socket, call)
 
     def forget_waiting(self, socket: Socket) -> None:
-        """The socket is about to end, and the calls that wait in it with it."""
-        self._waits_no_more(socket, socket.waiting or ())
+        """Release the calls that wait in a socket that is about to end."""
+        self._stopped_waiting(socket, socket.waiting or ())
 
-    def _waits_no_more(self, socket: Socket, calls: Iterable[Call]) -> None:
+    def _stopped_waiting(self, socket: Socket, calls: Iterable[Call]) -> None:
         user = socket.user.key
         self._waiting_bytes[user] -= sum(map(call_bytes, calls))
         if not self._waiting_bytes[user]:
             del self._waiting_bytes[user]
 
     def sweep(self, here: Callable[[UserKey], bool]) -> None:
-        """Forget the rate windows of users who are not here and have none that still counts. Called every minute."""
+        """Forget the rate windows of users who are not here, once all of them have run out. Called every minute."""
         now_ms = self.now_ms()
         for user, windows in tuple(self._windows.items()):
             if not here(user) and all(window.expired(now_ms) for window in windows.values()):
                 del self._windows[user]
 
     async def close(self, within_s: float) -> None:
-        """Wait for handlers that still run, and for the leaves they owe; past the deadline they are cancelled."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=within_s)
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Wait for running handlers and their calls of `left`. Cancel what still runs after the deadline."""
+        await self.tasks.wait(within_s)
+        await self.tasks.close()

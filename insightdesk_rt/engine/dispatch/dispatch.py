@@ -350,7 +350,7 @@ class Dispatch:
             return
         if self._sessions is not None:
             self._sessions.ended(socket, why)
-        self.calls.own(self._leave(socket, running, why))
+        self.calls.tasks.spawn(self._leave(socket, running, why), "a leave")
 
     async def _leave(self, socket: Socket, running: asyncio.Task[None] | None, why: CloseReason) -> None:
         """Tell the namespace, once the handler that was running is done: it must not find itself after the end."""

@@ -1,6 +1,7 @@
-"""A connection does not outlive its token: told a minute before, extended in place, closed when it ends.
+"""Ends a connection when its token expires. The client is warned a minute before, and may refresh the token in place.
 
-The wheel wakes us, the wall clock decides: a token's `exp` is wall time, and a machine's clock may be set meanwhile.
+The timer wheel wakes this code, but the wall clock decides: a token's `exp` is wall time, and a machine's clock may be
+set while the timer runs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.wire import json
 
 EXPIRING = "session:expiring"
-EXPIRING_MS = 60_000  # how long before its token ends a client is told
+EXPIRING_MS = 60_000  # how long before its token expires a client is warned
 LONGEST_TIMER_MS = 86_400_000
 
 
@@ -48,16 +49,16 @@ class Expiry:
         self._timers = timers
 
     def watch(self, socket: Socket) -> None:
-        """Time the socket's token. Again with a newer token replaces the timer."""
+        """Start the timer of the socket's token, or restart it for a newer token."""
         left_ms = int((socket.user.expires_s - time.time()) * 1000)
         if left_ms > EXPIRING_MS:
             delay_ms = min(left_ms - EXPIRING_MS, LONGEST_TIMER_MS)
             self._timers.later(_key(socket), delay_ms, self.watch, socket)
         else:
-            self._tell_expiring(socket, left_ms)
+            self._warn(socket, left_ms)
             self._timers.later(_key(socket), max(left_ms, 0), self._expired, socket)
 
-    def _tell_expiring(self, socket: Socket, left_ms: int) -> None:
+    def _warn(self, socket: Socket, left_ms: int) -> None:
         fields = {"expiresAt": socket.user.expires_s, "inSeconds": max(left_ms // 1000, 0)}
         socket.emit(EXPIRING, json.dumps(fields))
 

@@ -19,7 +19,6 @@ dict, or None for `{"ok": true}`. A raised RtError becomes the error that the cl
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
@@ -35,6 +34,7 @@ from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Right, Role, Room, User
 from insightdesk_rt.engine.rate_limits import Rate
+from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.wire import json
 
 log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class Namespace:
     def __init__(self, hub: Hub, timers: Timers) -> None:
         self.hub = hub
         self._timers = timers
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks(log)
 
     @classmethod
     def build(cls, context: Context) -> Self:
@@ -273,24 +273,11 @@ class Namespace:
     def spawn(self, work: Coroutine[Any, Any, None], what: str) -> None:
         """Start async work from a place that cannot await, such as a timer. Its failure is logged, not raised."""
 
-        async def owned() -> None:
-            try:
-                await work
-            except RtError as refused:
-                log.log(refused.log_level, "%s %s failed: %s", self.path, what, refused.code)
-            except Exception:
-                log.exception("%s %s failed", self.path, what)
-
-        task = asyncio.get_running_loop().create_task(owned())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: work.close())  # if the task was cancelled before it began
+        self._tasks.spawn(work, f"{self.path} {what}")
 
     async def close(self) -> None:
         """Cancel the work that is still running. Called once, when the server stops."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     @staticmethod
     def require_joined(socket: Socket, room: Room) -> None:

@@ -155,18 +155,18 @@ class NodeCollector(Collector):
     def _calls(self) -> Iterator[Metric]:
         calls = self._from.dispatch.calls
         by_event = ("namespace", "event")
-        tallies = {(path, name): tally for path, table in calls.tallies.items() for name, tally in table.items()}
-        taken = {key: tally.taken for key, tally in tallies.items()}
+        counters = {(path, name): each for path, table in calls.counters.items() for name, each in table.items()}
+        taken = {key: each.taken for key, each in counters.items()}
         yield _counter("events_in", "Events that clients sent, refused ones too.", taken, by_event)
         yield _histogram(
             "handler_seconds",
             "From an event's turn to its answer; without those that were over a rate limit.",
-            {key: tally.seconds for key, tally in tallies.items() if tally.seconds.total},
+            {key: each.seconds for key, each in counters.items() if each.seconds.total},
             by_event,
         )
-        limited = {key: calls.errors[*key, "RATE_LIMITED"] for key in tallies}
+        limited = {key: calls.errors[*key, "RATE_LIMITED"] for key in counters}
         yield _counter("rate_limited", "Events that were dropped for their rate.", limited, by_event)
-        errors = {(*key, "INTERNAL"): 0 for key in tallies} | calls.errors
+        errors = {(*key, "INTERNAL"): 0 for key in counters} | calls.errors
         yield _counter("call_errors", "Events that were answered with an error.", errors, (*by_event, "code"))
 
     def _events(self) -> Iterator[Metric]:

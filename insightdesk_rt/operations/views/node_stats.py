@@ -142,7 +142,7 @@ class NodeStats:
         )
 
     def _sample(self) -> _Sample:
-        taken = sum(tally.taken for table in self._calls.tallies.values() for tally in table.values())
+        taken = sum(each.taken for table in self._calls.counters.values() for each in table.values())
         sent = sum(counts.total for counts in self._hub.sent.values())
         return _Sample(time.monotonic(), taken, sent, tuple(self._host.flusher.delivery.counts))
 

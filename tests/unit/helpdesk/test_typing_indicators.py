@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -45,8 +44,8 @@ class Node:
 
     async def types(self, socket: Socket) -> None:
         self.typing.start(socket, "c", self.clock.now)
-        while tasks := self.place._tasks:
-            await asyncio.wait(tasks)
+        while self.place._tasks:
+            await self.place._tasks.wait()
 
 
 @asynccontextmanager

@@ -48,8 +48,8 @@ class Node:
         return socket
 
     async def idle(self) -> None:
-        while tasks := self.bell._tasks:
-            await asyncio.wait(tasks)
+        while self.bell._tasks:
+            await self.bell._tasks.wait()
 
     async def pass_time(self, ms: int) -> None:
         await self.idle()
