@@ -28,12 +28,11 @@ from msgspec import Struct
 
 from insightdesk_rt.engine import ids
 from insightdesk_rt.engine.cluster.names import Names
-from insightdesk_rt.engine.cluster.publisher import Keep, append_call, appended, check_event, fingerprint
+from insightdesk_rt.engine.cluster.publisher import EventLogSettings, append_call, appended, check_event, fingerprint
 from insightdesk_rt.engine.cluster.resp import load_script
-from insightdesk_rt.engine.cluster.valkey import cannot_serve
+from insightdesk_rt.engine.cluster.valkey import ValkeySettings, cannot_serve
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
-from insightdesk_rt.engine.rate_limits import or_any
 from insightdesk_rt.engine.secret import shown_url, url_fault
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.features import PATHS, refuse_event, refuse_namespace
@@ -87,13 +86,16 @@ class Target(Struct, Generic[E], frozen=True):
         return self.emitter.append(named)
 
 
+DEFAULTS = EventLogSettings()
+
+
 class _Emitter:
     """What both kinds share: how an event becomes a call, and what an answer says."""
 
-    def __init__(self, prefix: str, keep: Keep, max_event_bytes: int) -> None:
+    def __init__(self, prefix: str, keep: EventLogSettings) -> None:
         self._names = Names(prefix)
         self._keep = keep
-        self._max_event_bytes = or_any(max_event_bytes)
+        self._max_event_bytes = keep.max_event_bytes
         self._source = load_script("insightdesk_rt.engine.cluster", "append").source
         self._seen: dict[str, Offset] = {}
 
@@ -120,14 +122,14 @@ class Emitter(_Emitter):
     def __init__(
         self,
         url: str,
-        prefix: str = "insightdesk",
+        prefix: str = ValkeySettings().valkey_prefix,
         *,
         timeout_s: float = 1.0,
-        log_max_entries: int = Keep().entries,
-        log_max_bytes: int = Keep().bytes,
-        max_event_bytes: int = 262_144,
+        log_max_entries: int = DEFAULTS.log_max_entries,
+        log_max_bytes: int = DEFAULTS.log_max_bytes,
+        max_event_bytes: int = DEFAULTS.max_event_bytes,
     ) -> None:
-        super().__init__(prefix, Keep(log_max_entries, log_max_bytes), max_event_bytes)
+        super().__init__(prefix, EventLogSettings(log_max_entries, log_max_bytes, max_event_bytes))
         self._client = valkey.Valkey.from_url(url, **_options(url, timeout_s))
         self._script = self._client.register_script(self._source)
 
@@ -166,14 +168,14 @@ class AsyncEmitter(_Emitter):
     def __init__(
         self,
         url: str,
-        prefix: str = "insightdesk",
+        prefix: str = ValkeySettings().valkey_prefix,
         *,
         timeout_s: float = 1.0,
-        log_max_entries: int = Keep().entries,
-        log_max_bytes: int = Keep().bytes,
-        max_event_bytes: int = 262_144,
+        log_max_entries: int = DEFAULTS.log_max_entries,
+        log_max_bytes: int = DEFAULTS.log_max_bytes,
+        max_event_bytes: int = DEFAULTS.max_event_bytes,
     ) -> None:
-        super().__init__(prefix, Keep(log_max_entries, log_max_bytes), max_event_bytes)
+        super().__init__(prefix, EventLogSettings(log_max_entries, log_max_bytes, max_event_bytes))
         self._client = valkey.asyncio.Valkey.from_url(url, **_options(url, timeout_s))
         self._script = self._client.register_script(self._source)
         # One at a time: events of one emitter stay in their order, and 200 of them do not open 200 connections.

@@ -22,13 +22,15 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from msgspec import Struct
 
+from insightdesk_rt.engine.addresses import is_loopback
 from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.rate_limits import Windows, counted_as
+from insightdesk_rt.engine.settings import Help, Names, Port, SettingsPart
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,21 @@ PER_S = 60
 _BEARER = re.compile(r"Bearer +([^\s]+)", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@\-]{0,63}")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class AdminSettings(SettingsPart, frozen=True):
+    """The settings of the admin port."""
+
+    admin_address: Annotated[Names, Help("addresses of the admin port")] = ("127.0.0.1", "::1")
+    admin_port: Annotated[Port, Help("admin port, of the first worker; 0 takes free ones")] = 3002
+    admin_allow_plaintext: Annotated[bool, Help("the admin port may be off loopback without TLS")] = False
+    admin_hosts: Annotated[Names, Help("names by which the admin port is called, besides localhost and addresses")] = ()
+    admin_keys_file: Annotated[str, Help("file of the admin port's static keys; `key` makes its lines")] = ""
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the admin port."""
+        return all(map(is_loopback, self.admin_address))
 
 
 class Principal(Struct, frozen=True):

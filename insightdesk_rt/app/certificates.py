@@ -9,19 +9,25 @@ from __future__ import annotations
 import logging
 import ssl
 from pathlib import Path
+from typing import Annotated
 
 from cryptography import x509
 
-from insightdesk_rt.app.config import Settings
 from insightdesk_rt.engine.errors import ConfigError
+from insightdesk_rt.engine.settings import Help, SettingsPart
 
 log = logging.getLogger(__name__)
+
+
+class TlsSettings(SettingsPart, frozen=True):
+    tls_cert_file: Annotated[str, Help("certificate chain (PEM), to speak TLS without a proxy in front")] = ""
+    tls_key_file: Annotated[str, Help("private key of it (PEM)")] = ""
 
 
 class Certificates:
     """The pair that `tls_cert_file` and `tls_key_file` name, for one context per port. Raises ConfigError."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: TlsSettings) -> None:
         self._cert = settings.tls_cert_file
         self._key = settings.tls_key_file
         self._contexts: list[ssl.SSLContext] = []

@@ -22,9 +22,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote, unquote
 
+from msgspec import Meta
+
+from insightdesk_rt.engine.cluster.valkey import ValkeySettings
 from insightdesk_rt.engine.folder import FolderError, private_folder
+from insightdesk_rt.engine.settings import Help, SettingsPart
+from insightdesk_rt.engine.tokens import TokenSettings
 
 LOCK, LOG, URL = "valkey.lock", "valkey.log", "valkey.url"
 # sun_path is 108 bytes with its NUL; Linux unix(7).
@@ -33,6 +39,20 @@ TMP_PREFIX = "insightdesk-"
 START_TIMEOUT_S = 60.0  # a large file takes its time to load
 STOP_TIMEOUT_S = 10.0
 PR_SET_PDEATHSIG = 1
+
+
+class EmbeddedSettings(SettingsPart, frozen=True):
+    embedded_memory_bytes: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000_000_000),
+        Help("memory the embedded Valkey may use; 0: half of the machine's or container's"),
+    ] = 0
+    data_dir: str = TokenSettings().data_dir
+    durable: bool = ValkeySettings().durable
+
+    def start(self) -> Embedded:
+        """Start the embedded Valkey of these settings; see start_embedded."""
+        return start_embedded(self.data_dir, durable=self.durable, memory_bytes=self.embedded_memory_bytes)
 
 
 class EmbeddedError(Exception):

@@ -20,8 +20,9 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
+from insightdesk_rt.engine.settings import Help, SettingsPart
 from insightdesk_rt.engine.wire import json
 
 MAX_VALUE = 300  # characters; a user agent of a phone has 200
@@ -49,6 +50,11 @@ _UNSAFE = "\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800
 _UNSAFE_JSON = re.compile(f"[{_UNSAFE}]")
 _UNSAFE_KV = re.compile(rf'[{_UNSAFE}"\\]')
 _BARE = re.compile(rf"""[^\s"'=\\{_UNSAFE}]+""")  # what needs no quotes in key=value
+
+
+class LogSettings(SettingsPart, frozen=True):
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Help("least level that is logged")] = "info"
+    log_format: Annotated[Literal["kv", "json"], Help("key=value or JSON, a line per event")] = "kv"
 
 
 def setup_logging(level: str, style: str, node: str = "", stream: TextIO | None = None) -> None:

@@ -19,7 +19,7 @@ from msgspec import structs
 
 from insightdesk_rt import __version__
 from insightdesk_rt.app import private_parts
-from insightdesk_rt.app.config import LoadedSettings, Settings
+from insightdesk_rt.app.config import LoadedSettings, Settings, changed
 from insightdesk_rt.app.server import Server
 from insightdesk_rt.app.workers import AT_ONCE, Supervisor, Worker
 from insightdesk_rt.engine.doors.listener import StartError
@@ -36,12 +36,12 @@ def run(loaded: LoadedSettings) -> int:
     """
     # SIGHUP loads the certificate again, and never ends the server: not before that is set up, nor after.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    node_id = loaded.settings.node_id or "n" + secrets.token_hex(3)
-    loaded = structs.replace(loaded, settings=structs.replace(apart(loaded.settings), node_id=node_id))
+    node_id = loaded.settings.process.node_id or "n" + secrets.token_hex(3)
+    loaded = structs.replace(loaded, settings=changed(apart(loaded.settings), node_id=node_id))
     try:
         if gone := private_parts.lacking(private_parts.PARTS):
             raise StartError(gone)
-        if loaded.settings.workers > 1:
+        if loaded.settings.process.workers > 1:
             Supervisor(loaded, _work).run(lambda *what: _say(_banner_of_workers(loaded, *what)))
         else:
             asyncio.run(_serve(Server(loaded), signal.SIGINT, lambda server: _say(_banner_of(server, loaded))))
@@ -53,7 +53,9 @@ def run(loaded: LoadedSettings) -> int:
 
 def apart(settings: Settings) -> Settings:
     """Return the settings with a data folder of the demo's own: its people, tickets and secret are not the desk's."""
-    return structs.replace(settings, data_dir=str(Path(settings.data_dir) / "demo")) if settings.demo else settings
+    if not settings.process.demo:
+        return settings
+    return changed(settings, data_dir=str(Path(settings.tokens.data_dir) / "demo"))
 
 
 def _work(loaded: LoadedSettings, sockets: list[socket.socket], news: Connection) -> int:
@@ -70,7 +72,7 @@ async def _serve(server: Server, at_once: signal.Signals, started: Callable[[Ser
     """Raises StartError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    drain_s: dict[signal.Signals, float] = {signal.SIGTERM: server.settings.drain_seconds, at_once: 0.0}
+    drain_s: dict[signal.Signals, float] = {signal.SIGTERM: server.settings.process.drain_seconds, at_once: 0.0}
     over_s = 0.0
 
     def unhandle() -> None:
@@ -136,17 +138,18 @@ def _banner_of_workers(loaded: LoadedSettings, port: int, workers: list[Worker],
 
 
 def _banner(loaded: LoadedSettings, nodes: str, port: int, admin_ports: str, embedded: bool) -> str:
-    settings, scheme = loaded.settings, "s" if loaded.settings.tls_cert_file else ""
-    host = f"{_host(settings.address[0])}:{port}"
-    admin = f"{_host(settings.admin_address[0])}:{admin_ports}"
-    where = "its own Valkey in " + settings.data_dir if embedded else str(settings.valkey_url)
+    settings, scheme = loaded.settings, "s" if loaded.settings.tls.tls_cert_file else ""
+    addresses = settings.client_port.address
+    host = f"{_host(addresses[0])}:{port}"
+    admin = f"{_host(settings.admin_port.admin_address[0])}:{admin_ports}"
+    where = "its own Valkey in " + settings.tokens.data_dir if embedded else str(settings.valkey.valkey_url)
     token = command_line(loaded, "token", "--sub", "ann", "--role", "agent", "--team", "support", "--name", "Ann")
     rows = [
         ("clients", f"http{scheme}://{host}/socket.io/   Socket.IO"),
         ("", f"ws{scheme}://{host}/rt/tickets     JSON websockets: {', '.join('/rt' + path for path in PATHS)}"),
-        *([("demo", f"http://{host}/demo")] if settings.demo else []),
+        *([("demo", f"http://{host}/demo")] if settings.process.demo else []),
         ("admin", f"http{scheme}://{admin}/   the console; the API at /api/v1/, health at /readyz"),
-        *([("on", ", ".join(map(_written, settings.address)))] if len(settings.address) > 1 else []),
+        *([("on", ", ".join(map(_written, addresses)))] if len(addresses) > 1 else []),
         ("a token", token),
         ("stop", "Ctrl-C"),
     ]

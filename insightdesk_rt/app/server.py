@@ -14,14 +14,14 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from msgspec import structs
 from tornado.web import Application, RequestHandler
 
 from insightdesk_rt.api.handler import NotFound
 from insightdesk_rt.api.keys_and_scopes import AdminAccess, KeyFile
 from insightdesk_rt.app.certificates import Certificates
-from insightdesk_rt.app.config import LoadedSettings
-from insightdesk_rt.app.embedded_valkey import Embedded, EmbeddedError, start_embedded
-from insightdesk_rt.app.pieces import admin_port_settings, client_host, dispatch_settings, port_settings, replay
+from insightdesk_rt.app.config import LoadedSettings, flat, shown, table
+from insightdesk_rt.app.embedded_valkey import Embedded, EmbeddedError
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.demo.routes import demo_routes
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
@@ -41,24 +41,25 @@ from insightdesk_rt.engine.doors.drain import Drain
 from insightdesk_rt.engine.doors.engineio import socketio_handlers
 from insightdesk_rt.engine.doors.fast_path.fast_path import FastPath, fast_path_allowed
 from insightdesk_rt.engine.doors.handlers import ClientHealthHandler, NoHandler
-from insightdesk_rt.engine.doors.listener import StartError, Times, bind, close_all, make_http_server, port_of
+from insightdesk_rt.engine.doors.listener import StartError, bind, close_all, make_http_server, port_of
 from insightdesk_rt.engine.doors.native import native_handlers
 from insightdesk_rt.engine.doors.relay import Relay, answers, bind_local, foreign_routes, relay_routes
 from insightdesk_rt.engine.errors import ConfigError, RtError
-from insightdesk_rt.engine.hub.hub import Hub
+from insightdesk_rt.engine.hub.hub import Hub, Replay
 from insightdesk_rt.engine.periodic import Work, every, only_if
-from insightdesk_rt.engine.rate_limits import or_any
 from insightdesk_rt.engine.secret import shown_url
 from insightdesk_rt.engine.signing_keys import DemoKeys, KeyRing, cluster_key, fingerprints
+from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.transport.handover import Handover
 from insightdesk_rt.engine.transport.lag import LoopLag
 from insightdesk_rt.engine.transport.wheel import Wheel, monotonic_ms
-from insightdesk_rt.helpdesk.features import FACTS, FEATURES, PATHS, sent_events
+from insightdesk_rt.helpdesk.features import FACTS, FEATURES, PATHS, binary_events, sent_events
 from insightdesk_rt.helpdesk.notifications.namespace import Notifications
 from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 from insightdesk_rt.operations.moderation.moderation import TICK_MS, Moderation
 from insightdesk_rt.operations.moderation.rule_store import RuleStore
-from insightdesk_rt.operations.routes import ServerParts, admin_port
+from insightdesk_rt.operations.routes import AdminPortSettings, ServerParts, admin_port
+from insightdesk_rt.operations.views.configuration import SettingView
 from insightdesk_rt.operations.views.node_stats import EVERY_S, NodeStats
 
 log = logging.getLogger(__name__)
@@ -79,20 +80,20 @@ class Server:
 
     def __init__(self, loaded: LoadedSettings, clients: list[socket.socket] | None = None) -> None:
         self.loaded, self.settings = loaded, loaded.settings
-        self.node_id = loaded.settings.node_id or "n" + secrets.token_hex(3)
+        self.node_id = loaded.settings.process.node_id or "n" + secrets.token_hex(3)
         self._clients = clients
         self.embedded: Embedded | None = None
         self.port = self.admin_port = 0
         self._drain_s = 0.0
-        self._certificates = Certificates(loaded.settings)
+        self._certificates = Certificates(loaded.settings.tls)
         self._stack = contextlib.AsyncExitStack()  # what must be ended, the last first
 
     async def start(self) -> None:
         settings = self.settings
         try:
-            clients = self._clients or self._bind("port", settings.address, settings.port)
-            admins = self._bind("admin_port", settings.admin_address, settings.admin_port)
-            relays = self._bind("relay_port", (settings.relay_address,), settings.relay_port)
+            clients = self._clients or self._bind("port", settings.client_port.address, settings.client_port.port)
+            admins = self._bind("admin_port", settings.admin_port.admin_address, settings.admin_port.admin_port)
+            relays = self._bind("relay_port", (settings.relay.relay_address,), settings.relay.relay_port)
             self.port, self.admin_port = port_of(clients), port_of(admins)
             await self._build(clients, admins, relays)
         except BaseException:
@@ -117,9 +118,9 @@ class Server:
         self, clients: list[socket.socket], admins: list[socket.socket], relays: list[socket.socket]
     ) -> None:
         settings, stack = self.settings, self._stack
-        admin_keys = KeyFile(settings.admin_keys_file)
-        keys = KeyRing(settings)
-        demo_keys = DemoKeys(settings) if settings.demo else None
+        admin_keys = KeyFile(settings.admin_port.admin_keys_file)
+        keys = KeyRing(settings.tokens)
+        demo_keys = DemoKeys(settings.tokens) if settings.process.demo else None
         await keys.start()
         stack.push_async_callback(keys.close)
         valkey = await self._valkey()
@@ -130,17 +131,19 @@ class Server:
             valkey,
             PATHS,
             self.node_id,
-            log_max_entries=settings.log_max_entries,
-            log_max_bytes=settings.log_max_bytes,
-            max_event_bytes=or_any(settings.max_event_bytes),
-            seal=Seal(cluster_key(settings), clock.now_ms),
-            log_reads_at_once=settings.log_reads_at_once,
+            settings=settings.event_log,
+            seal=Seal(cluster_key(settings.tokens), clock.now_ms),
             facts=FACTS,
         )
         wheel = Wheel(WHEEL_STEP_MS, monotonic_ms)
-        host = client_host(settings, wheel, self.node_id)
+        host = ClientRegistry(wheel, node_id=self.node_id, limits=settings.outbox, settings=settings.clients)
         hub = Hub(
-            backplane, PATHS, settings.max_rooms_per_socket, replay(settings), sent_events(), host.flusher.delivered
+            backplane,
+            PATHS,
+            settings.hub.max_rooms_per_socket,
+            Replay.within(settings.outbox),
+            sent_events(),
+            host.flusher.delivered,
         )
         await backplane.start()
         stack.push_async_callback(backplane.close)
@@ -161,7 +164,7 @@ class Server:
             lambda: leases.incarnation,
             leases.fenced,
             backplane.recovered,
-            settings,
+            settings.features,
         )
         try:
             features = Features(FEATURES, context)
@@ -170,7 +173,7 @@ class Server:
         backplane.on_facts_lost.append(features.put_down_again)
         calls.on_recheck.append(features.recheck_access)
         sessions = None
-        if settings.connection_recovery:
+        if settings.recovery.connection_recovery:
             sessions = ClusterSessions(
                 valkey,
                 self.node_id,
@@ -178,15 +181,15 @@ class Server:
                 lambda: leases.incarnation,
                 hub.position,
                 calls.replaced,
-                window_s=settings.recovery_window_s,
+                window_s=settings.recovery.recovery_window_s,
             )
             holdings.append(sessions)
             calls.on_replaced.append(sessions.evict)
             hub.on_rooms.append(sessions.moved)
             sessions.start()
             stack.push_async_callback(sessions.close)
-        relay_at = f"{settings.relay_address}:{port_of(relays)}" if relays else ""
-        place = new_place(self.node_id, relay_at, this_process(), fingerprints(settings))
+        relay_at = f"{settings.relay.relay_address}:{port_of(relays)}" if relays else ""
+        place = new_place(self.node_id, relay_at, this_process(), fingerprints(settings.tokens))
         directory = Directory(valkey, lambda: leases.incarnation, place)
         holdings += [directory, features]  # the features last: it gives a dead node's clients a moment
         rivals = Rivals(valkey, place, lambda: leases.incarnation)
@@ -197,7 +200,7 @@ class Server:
         moderation = Moderation(
             RuleStore(valkey), self.node_id, host, hub, verify, lambda: leases.leads, clock.now_s, leases.lost
         )
-        dispatch = Dispatch(hub, features, moderation.admission, wheel, dispatch_settings(settings), sessions)
+        dispatch = Dispatch(hub, features, moderation.admission, wheel, settings.dispatch, sessions)
         stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
         stack.push_async_callback(calls.close)
         await _or_say(valkey, moderation.start(calls, dispatch.calls))
@@ -210,7 +213,8 @@ class Server:
         stats = NodeStats(host, hub, dispatch.calls, lag)
         stats.turn()
         self._tick(stats.turn, NUMBERS_MS, "this node's numbers")
-        port = ClientPort(host, dispatch, port_settings(settings), moderation.access.blocks.blocks_address)
+        packets = structs.replace(settings.packets, binary=binary_events())
+        port = ClientPort(host, dispatch, settings.client_port, moderation.access.blocks.blocks_address, packets)
         no_path: dict[str, Any] = {"default_handler_class": NoHandler, "default_handler_args": {"port": port}}
         relay = Relay(port, directory)
         handover = Handover(place.local, place.key, relay.take)
@@ -293,18 +297,16 @@ class Server:
 
     async def _valkey(self) -> Valkey:
         settings = self.settings
-        url = settings.valkey_url.reveal()
+        url = settings.valkey.valkey_url.reveal()
         if not url:
             try:
-                self.embedded = start_embedded(
-                    settings.data_dir, durable=settings.durable, memory_bytes=settings.embedded_memory_bytes
-                )
+                self.embedded = settings.embedded.start()
             except EmbeddedError as why:
                 raise StartError(str(why)) from None
             self._stack.callback(self.embedded.stop)
             self._tick(self._revive, REVIVE_MS, "watching the embedded Valkey")
             url = self.embedded.url
-        valkey = Valkey(url, settings.valkey_prefix, durable=settings.durable)
+        valkey = Valkey(url, settings.valkey.valkey_prefix, durable=settings.valkey.durable)
         self._stack.push_async_callback(valkey.close)
         await valkey.start()
         if not valkey.available:
@@ -345,14 +347,13 @@ class Server:
         """Answer HTTP on bound sockets. `fast_path_of` is the client port whose plain requests take the fast path."""
         of_server = {name: options.pop(name) for name in ("max_body_size", "ssl_options") if name in options}
         application = Application(routes, log_function=_no_access_log, **options)
-        settings = self.settings
-        head_s, unread_s = or_any(settings.handshake_timeout_s), or_any(settings.unread_timeout_s)
-        times = Times(head_s, or_any(settings.body_timeout_s), unread_s)
+        times = self.settings.http
+        head_ms, unread_ms = times.handshake_timeout_s * 1000, times.unread_timeout_s * 1000
         first = None
         counted = fast_path_of.host.over_limit if fast_path_of is not None else Counter[str]()
         server = make_http_server(application, times, lambda setting: counted.update([setting]), **of_server)
         if fast_path_of is not None and fast_path_allowed(fast_path_of, tls=bool(of_server.get("ssl_options"))):
-            way = FastPath(fast_path_of, server.take, PATHS, head_ms=head_s * 1000, unread_ms=unread_s * 1000)
+            way = FastPath(fast_path_of, server.take, PATHS, head_ms=head_ms, unread_ms=unread_ms)
             self._stack.callback(way.close)
             first = way.take
         server.add_sockets(sockets, first)
@@ -404,3 +405,18 @@ async def _or_say(valkey: Valkey, start: Awaitable[None]) -> None:
 
 def _no_access_log(handler: RequestHandler) -> None:
     """Requests are counted, not logged: a line each would bury what matters, and a sid is a secret."""
+
+
+def admin_port_settings(loaded: LoadedSettings) -> AdminPortSettings:
+    """Return what the admin port is told of the settings."""
+    settings, values = loaded.settings, flat(loaded.settings)
+    return AdminPortSettings(
+        settings.tokens.user_keys,
+        (*settings.admin_port.admin_hosts, *settings.admin_port.admin_address),
+        settings.admin_port.on_loopback,
+        settings.event_log.max_event_bytes,
+        [
+            SettingView(name, shown(name, values[name]), loaded.origins[name], one.group, one.help)
+            for name, one in table().items()
+        ],
+    )

@@ -27,8 +27,8 @@ from typing import Any
 from msgspec import structs
 
 from insightdesk_rt.app import logs as observe
-from insightdesk_rt.app.config import LoadedSettings
-from insightdesk_rt.app.embedded_valkey import Embedded, EmbeddedError, dies_with_parent, start_embedded
+from insightdesk_rt.app.config import LoadedSettings, changed
+from insightdesk_rt.app.embedded_valkey import Embedded, EmbeddedError, dies_with_parent
 from insightdesk_rt.engine.doors.listener import StartError, bind_shared, close_all, port_of
 from insightdesk_rt.engine.secret import SecretUrl
 
@@ -62,7 +62,7 @@ class Worker:
 
     @property
     def name(self) -> str:
-        return self.loaded.settings.node_id
+        return self.loaded.settings.process.node_id
 
     @property
     def sentinel(self) -> int | None:
@@ -134,7 +134,7 @@ class Worker:
         """The process's main function."""
         in_child(self)
         settings = self.loaded.settings
-        observe.setup_logging(settings.log_level, settings.log_format, settings.node_id)
+        observe.setup_logging(settings.logs.log_level, settings.logs.log_format, settings.process.node_id)
         raise SystemExit(self._serve(self.loaded, self.sockets, news))
 
 
@@ -153,7 +153,7 @@ class Supervisor:
     def run(self, started: Callable[[int, list[Worker], bool], None]) -> None:
         """Run until a signal. `started(port, workers, embedded)` is called once all are ready. Raises StartError."""
         settings = self._loaded.settings
-        sockets = bind_shared("port", settings.address, settings.port, settings.workers)
+        sockets = bind_shared("port", settings.client_port.address, settings.client_port.port, settings.process.workers)
         wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(woken)
         for name in SIGNALS:
@@ -216,7 +216,7 @@ class Supervisor:
     def _end(self) -> None:
         for worker in self._workers:
             worker.send(self._how)
-        end_s = time.monotonic() + self._loaded.settings.drain_seconds + END_WITHIN_S
+        end_s = time.monotonic() + self._loaded.settings.process.drain_seconds + END_WITHIN_S
         for worker in self._workers:
             worker.join(end_s)
         if self._embedded is not None:
@@ -224,12 +224,10 @@ class Supervisor:
 
     def _valkey_url(self) -> str:
         settings = self._loaded.settings
-        if settings.valkey_url:
-            return settings.valkey_url.reveal()
+        if settings.valkey.valkey_url:
+            return settings.valkey.valkey_url.reveal()
         try:
-            self._embedded = start_embedded(
-                settings.data_dir, durable=settings.durable, memory_bytes=settings.embedded_memory_bytes
-            )
+            self._embedded = settings.embedded.start()
         except EmbeddedError as why:
             raise StartError(str(why)) from None
         return self._embedded.url
@@ -242,11 +240,11 @@ def _of_worker(loaded: LoadedSettings, number: int, valkey_url: str) -> LoadedSe
     def own(port: int) -> int:
         return port + number - 1 if port else 0
 
-    of_worker = structs.replace(
+    of_worker = changed(
         settings,
-        node_id=f"{settings.node_id}-{number}",
+        node_id=f"{settings.process.node_id}-{number}",
         valkey_url=SecretUrl(valkey_url),
-        admin_port=own(settings.admin_port),
-        relay_port=own(settings.relay_port),
+        admin_port=own(settings.admin_port.admin_port),
+        relay_port=own(settings.relay.relay_port),
     )
     return structs.replace(loaded, settings=of_worker)

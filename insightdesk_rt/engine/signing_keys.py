@@ -24,14 +24,13 @@ from urllib.parse import urljoin, urlsplit
 from tornado.httpclient import HTTPRequest
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from insightdesk_rt.app.config import Settings
 from insightdesk_rt.engine import tokens as auth
 from insightdesk_rt.engine.cluster.seal import derived_key, fingerprint
 from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.folder import FolderError, private_folder
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.seldom import Seldom
-from insightdesk_rt.engine.tokens import FAMILIES, BadKey, VerificationKey, VerificationKeys
+from insightdesk_rt.engine.tokens import FAMILIES, BadKey, TokenSettings, VerificationKey, VerificationKeys
 from insightdesk_rt.engine.wire import json
 
 log = logging.getLogger(__name__)
@@ -48,13 +47,13 @@ MAX_REDIRECTS = 3
 TOO_OPEN = stat.S_IWGRP | stat.S_IRWXO  # a group may read: that is how a service's user is given a secret of root's
 
 
-def signing_key(settings: Settings, *, may_make: bool = True) -> VerificationKey:
+def signing_key(settings: TokenSettings, *, may_make: bool = True) -> VerificationKey:
     """Return the key that tokens are signed with. Raises ConfigError.
 
     A server makes the secret if there is none yet. A command must not (`may_make=False`): what it signed with a secret
     of its own no server would believe.
     """
-    if not may_make and not has_secret(settings) and "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}:
+    if not may_make and not has_secret(settings) and "HS" in settings.families:
         raise ConfigError(
             f"there is no secret in {settings.data_dir}, where a server makes one at its first start; "
             "name the server's --config or --data-dir"
@@ -63,14 +62,14 @@ def signing_key(settings: Settings, *, may_make: bool = True) -> VerificationKey
         return auth.secret_key(_secret(settings), settings.jwt_algorithms)
     except BadKey as why:
         name = "jwt_secret" if settings.jwt_secret else "jwt_secret_file"
-        if "HS" not in {FAMILIES[algorithm] for algorithm in settings.jwt_algorithms}:
+        if "HS" not in settings.families:
             name = "jwt_algorithms"
         raise ConfigError(f"{name}: {why}") from None
 
 
-def has_secret(settings: Settings) -> bool:
+def has_secret(settings: TokenSettings) -> bool:
     """Is there a secret to sign with, without making one?"""
-    hs = "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}
+    hs = "HS" in settings.families
     return hs and bool(settings.jwt_secret or settings.jwt_secret_file or _made(settings).exists())
 
 
@@ -81,7 +80,7 @@ class DemoKeys:
     else: the server's own keys do not verify them, and the admin port asks those alone.
     """
 
-    def __init__(self, settings: Settings, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: TokenSettings, now_s: Callable[[], float] = time.time) -> None:
         path = Path(settings.data_dir) / DEMO_SECRET_FILE
         _make_secret(path)
         self._key = auth.secret_key(_read("data_dir", str(path)).rstrip(), ("HS256",))
@@ -105,13 +104,13 @@ class DemoKeys:
         return either
 
 
-def configured_keys(settings: Settings, *, may_make: bool = True) -> tuple[VerificationKey, ...]:
+def configured_keys(settings: TokenSettings, *, may_make: bool = True) -> tuple[VerificationKey, ...]:
     """Return the keys that need no network. Raises ConfigError naming the setting and its file.
 
     Without `may_make` nothing is written: the secret that would be made is left out.
     """
     keys: list[VerificationKey] = []
-    if has_secret(settings) or (may_make and "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}):
+    if has_secret(settings) or (may_make and "HS" in settings.families):
         keys.append(signing_key(settings))
     file = settings.jwt_public_key_file
     if file:
@@ -122,18 +121,18 @@ def configured_keys(settings: Settings, *, may_make: bool = True) -> tuple[Verif
     return tuple(keys)
 
 
-def cluster_key(settings: Settings) -> bytes:
+def cluster_key(settings: TokenSettings) -> bytes:
     """Return the key under which nodes speak to each other: of cluster_secret, or else of the tokens' secret.
 
     Where there is neither, nodes are not protected from who may write to Valkey. Raises ConfigError.
     """
     secret = _own_cluster_secret(settings)
-    if not secret and "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}:
+    if not secret and "HS" in settings.families:
         secret = _secret(settings)
     return derived_key(secret)
 
 
-def fingerprints(settings: Settings) -> dict[str, str]:
+def fingerprints(settings: TokenSettings) -> dict[str, str]:
     """Return what the secrets that all nodes must share are told apart by, by setting. Raises ConfigError.
 
     And `user_ids` as it is: nodes that name users otherwise would let one read what is another's.
@@ -141,7 +140,7 @@ def fingerprints(settings: Settings) -> dict[str, str]:
     found: dict[str, str] = {"user_ids": settings.user_ids}
     if own := _own_cluster_secret(settings):
         found["cluster_secret"] = fingerprint(own)
-    if "HS" in {FAMILIES[name] for name in settings.jwt_algorithms}:
+    if "HS" in settings.families:
         found["jwt_secret"] = fingerprint(_secret(settings))
     return found
 
@@ -154,7 +153,7 @@ class KeyRing:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: TokenSettings,
         *,
         now_s: Callable[[], float] = time.time,
         refresh_s: float = REFRESH_S,
@@ -280,7 +279,7 @@ def _parse(body: bytes, allowed: tuple[str, ...]) -> tuple[VerificationKey, ...]
     return keys
 
 
-def _secret(settings: Settings) -> bytes:
+def _secret(settings: TokenSettings) -> bytes:
     if settings.jwt_secret:
         return settings.jwt_secret.reveal().encode()
     if settings.jwt_secret_file:
@@ -294,7 +293,7 @@ def _secret(settings: Settings) -> bytes:
     return secret
 
 
-def _own_cluster_secret(settings: Settings) -> bytes:
+def _own_cluster_secret(settings: TokenSettings) -> bytes:
     if settings.cluster_secret:
         return settings.cluster_secret.reveal().encode()
     if not settings.cluster_secret_file:
@@ -305,7 +304,7 @@ def _own_cluster_secret(settings: Settings) -> bytes:
     return secret
 
 
-def _made(settings: Settings) -> Path:
+def _made(settings: TokenSettings) -> Path:
     return Path(settings.data_dir) / SECRET_FILE
 
 

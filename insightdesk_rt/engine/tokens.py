@@ -18,15 +18,17 @@ import json  # not wire/json: only here must two equal keys be an error, and msg
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, get_args
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 import jwt
 from jwt.algorithms import get_default_algorithms
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import SESSION, TEAM, USER, IdKind, is_name
-from insightdesk_rt.engine.model import Role, TeamId, User, UserId
+from insightdesk_rt.engine.model import Role, TeamId, User, UserId, UserKeys
+from insightdesk_rt.engine.secret import Secret, SecretUrl
+from insightdesk_rt.engine.settings import Help, Names, SettingsPart
 
 # algorithm → family; a family is what one key may be used for
 FAMILIES = {
@@ -52,6 +54,34 @@ ROLES = frozenset(get_args(Role))
 _ALGORITHMS = {name: algorithm for name, algorithm in get_default_algorithms().items() if name in FAMILIES}
 
 Notice = Callable[[str], None]
+
+
+class TokenSettings(SettingsPart, frozen=True):
+    """Who may sign tokens, what a token must say, and the secrets that nodes share."""
+
+    data_dir: Annotated[str, Help("folder of the secret and the embedded Valkey")] = "./data"
+    cluster_secret: Annotated[Secret, Help("secret of the nodes' own, 32 bytes or more; empty: the tokens'")] = Secret()
+    cluster_secret_file: Annotated[str, Help("file that holds it")] = ""
+    jwt_secret: Annotated[Secret, Help("secret of HS tokens, 32 bytes or more")] = Secret()
+    jwt_secret_file: Annotated[str, Help("file that holds it; without either, one is made in data_dir")] = ""
+    jwt_algorithms: Annotated[Names, Help("algorithms a token may be signed with")] = ("HS256",)
+    jwt_public_key_file: Annotated[str, Help("public key (PEM) of RS, PS, ES or EdDSA tokens")] = ""
+    jwks_url: Annotated[SecretUrl, Help("where the issuer publishes its public keys (JWKS)")] = SecretUrl()
+    jwt_issuer: Annotated[str, Help("the iss a token must have; empty: any or none")] = ""
+    jwt_audience: Annotated[str, Help("the aud a token must have; empty: none")] = ""
+    jwt_leeway_s: Annotated[int, Meta(ge=0, le=30), Help("how long after its exp a token still counts")] = 0
+    user_ids: Annotated[
+        Literal["shared", "separate"], Help("separate: a customer and an agent with one id are two people")
+    ] = "shared"
+
+    @property
+    def user_keys(self) -> UserKeys:
+        return UserKeys(self.user_ids == "separate")
+
+    @property
+    def families(self) -> set[str]:
+        """The families of the algorithms that are allowed."""
+        return {FAMILIES[name] for name in self.jwt_algorithms if name in FAMILIES}
 
 
 class BadToken(RtError):

@@ -39,6 +39,11 @@ def sent_events() -> frozenset[str]:
     return frozenset({"error", "resync", EXPIRING, *plain, *(each.event for each in _outbounds(Outbound))} - {""})
 
 
+def binary_events() -> frozenset[tuple[str, str]]:
+    """Return namespace and name of the events that take attachments."""
+    return frozenset((one.path, spec.name) for one in FEATURES for spec in one.events.values() if spec.binary)
+
+
 def _outbounds(base: type[Outbound]) -> Iterator[type[Outbound]]:
     for each in base.__subclasses__():
         yield each

@@ -13,15 +13,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from insightdesk_rt.engine.dispatch.namespace import Namespace, Outbound
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Named, Person, Room, named
+from insightdesk_rt.engine.settings import Help, Ms
 from insightdesk_rt.helpdesk.viewer_store import ViewerStore
 
-TYPING_MS = 5_000  # after the last keystroke
+TypingMs = Annotated[Ms, Help("how long typing shows after the last keystroke")]  # the setting typing_ms
+TYPING_MS = 5_000
 
 
 class ShownTyping(NamedTuple):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import libvalkey
 
 from insightdesk_rt.engine.cluster.names import Names
-from insightdesk_rt.engine.cluster.publisher import Keep, append_call
+from insightdesk_rt.engine.cluster.publisher import EventLogSettings, append_call
 from insightdesk_rt.engine.cluster.resp import Arg, Script, load_script, pack
 from insightdesk_rt.engine.model import Event, Room, new_id
 from tests.support.own_valkey import OwnValkey
@@ -202,7 +202,7 @@ def call(script: Script, keys: Sequence[str], args: Sequence[Arg]) -> bytes:
 def append(room: str, namespace: str = NS, payload: str = PAYLOAD) -> bytes:
     """The command a node sends to append one event to a room."""
     event = Event(namespace, "ticket:updated", payload, (Room(room),), id=new_id())
-    return call(APPEND, *append_call(NAMES, event, "node-1.abcdef01", Keep(), "0-0"))
+    return call(APPEND, *append_call(NAMES, event, "node-1.abcdef01", EventLogSettings(), "0-0"))
 
 
 def cost(bench: Bench, work: Callable[[], object], units: int) -> float:

@@ -13,7 +13,7 @@ import pytest
 
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.names import Names
-from insightdesk_rt.engine.cluster.publisher import Keep, append_call
+from insightdesk_rt.engine.cluster.publisher import EventLogSettings, append_call
 from insightdesk_rt.engine.cluster.resp import load_script
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
@@ -30,7 +30,7 @@ class Node:
 
     def __init__(self, url: str, prefix: str, name: str, **settings: Any) -> None:
         self.valkey = Valkey(url, prefix)
-        self.bus = ValkeyBackplane(self.valkey, (NS, OTHER), name, **settings)
+        self.bus = ValkeyBackplane(self.valkey, (NS, OTHER), name, settings=EventLogSettings(**settings))
         self.bus.attach(self)
         self.events: list[Event] = []
         self.resyncs: list[tuple[str, list[Room]]] = []
@@ -475,7 +475,7 @@ async def test_an_event_with_a_reserved_name_is_neither_logged_nor_delivered(val
                 node.bus.publish(named)
         assert await node.valkey.command(*log) == length
         forged = msgspec.structs.replace(event("x", A), name="connect")
-        keys, args = append_call(Names(prefix), forged, "else", Keep(100), "0-0")
+        keys, args = append_call(Names(prefix), forged, "else", EventLogSettings(100), "0-0")
         await node.valkey.call(load_script("insightdesk_rt.engine.cluster", "append"), keys, args)
         assert await node.valkey.command(*log) == length + 1
         offset = await node.bus.append(event("fine", A))

@@ -477,7 +477,7 @@ async def test_bodies_of_posts_count_as_unfinished_too() -> None:
 @each
 @aio
 async def test_a_reader_that_stops_reading_is_closed_and_costs_no_more_than_its_outbox(kind: type[Peer]) -> None:
-    limits = OutboxLimits(max_bytes=200_000, max_events=10_000, volatile_bytes=50_000)
+    limits = OutboxLimits(max_outbox_bytes=200_000, max_outbox_events=10_000, volatile_outbox_bytes=50_000)
     async with open_door(kind, limits=limits, send_buffer=4_096) as d:
         peer = await joined(kind, d)
         client = d.client()
@@ -631,7 +631,7 @@ async def test_a_binary_frame_on_the_native_protocol_is_1003() -> None:
 @aio
 async def test_a_client_closed_by_what_it_is_answered_is_closed_once() -> None:
     """An ack that finds the outbox full closes the client inside its own call."""
-    async with door(limits=OutboxLimits(max_bytes=500, volatile_bytes=500)) as d:
+    async with door(limits=OutboxLimits(max_outbox_bytes=500, volatile_outbox_bytes=500)) as d:
         peer = await joined(SocketPeer, d)
 
         def answer(client: Client, call: Call) -> None:

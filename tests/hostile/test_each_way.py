@@ -147,7 +147,7 @@ SENT: dict[str, tuple[Sends, int, dict[str, int]]] = {
 @aio
 async def test_a_websocket_over_a_limit_is_closed_and_counted(name: str, way: str) -> None:
     sends, code, counted = SENT[name]
-    async with door_by(way, max_fragments=16) as by:
+    async with door_by(way, max_fragments_per_message=16) as by:
         socket = await by.socket()
         await sends(socket)
         async with asyncio.timeout(10):

@@ -25,7 +25,8 @@ ENGINE = ("wire", "transport", "hub", "cluster", "dispatch", "doors")
 
 # Lines of Python and Lua, docstrings included. Raise one in the commit that needs it, with the reason.
 BUDGETS = {
-    "engine": 15_700,  # the hooks of Namespace, Features and Context are declared here with their docstrings
+    # its parts declare their settings and the hooks of features, with their docstrings and helps
+    "engine": 16_000,
     "api": 1_800,
     "helpdesk": 6_800,
     "backend": 700,
@@ -37,9 +38,7 @@ MAX_FUNCTION_LINES = 40
 HAVE_A_CLOCK = {"engine/periodic", "engine/seldom", "engine/tasks"}
 
 # What is still to be turned round or shortened. Rows may only go: one that no longer applies fails its test.
-ARROWS_TO_TURN: set[tuple[str, str]] = {
-    ("engine.signing_keys", "app.config"),
-}
+ARROWS_TO_TURN: set[tuple[str, str]] = set()
 CIRCLES_TO_BREAK: list[set[str]] = []
 FUNCTIONS_TO_SHORTEN: set[str] = {
     "app/server _build",

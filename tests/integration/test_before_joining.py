@@ -47,7 +47,7 @@ async def test_before_joining_a_message_is_short_and_then_as_long_as_any(target:
     how: dict[str, Any] = {"ssl": client} if client else {}
     if way == "deflate":
         how["headers"] = {"Sec-WebSocket-Extensions": "permessage-deflate"}
-    async with door(tls=server, deflate=way == "deflate") as d:
+    async with door(tls=server, websocket_deflate=way == "deflate") as d:
         socket = await joined(target, d, **how)
         socket.say(event(target))
         await until(lambda: len(d.recorder.calls) == 1, "a long event of who is in")

@@ -177,7 +177,7 @@ async def test_the_path_is_a_prefix_with_a_slash() -> None:
 @aio
 async def test_a_path_without_a_slash_is_served_where_the_setting_says_so() -> None:
     """As Node with `addTrailingSlash: false`; its clients with that option ask for nothing else."""
-    async with door(trailing_slash=False) as d:
+    async with door(add_trailing_slash=False) as d:
         answer = await ask(d, "GET", "/socket.io?EIO=4&transport=polling")
         assert answer.status == 200
         sid = json.loads(answer.body[1:])["sid"]
@@ -613,7 +613,7 @@ async def test_a_client_that_shall_come_back_has_its_last_messages_and_no_close_
 
 @aio
 async def test_a_client_that_never_polls_is_capped() -> None:
-    async with door(limits=OutboxLimits(max_bytes=100_000)) as d:
+    async with door(limits=OutboxLimits(max_outbox_bytes=100_000)) as d:
         client = await Polling.open(d)
         d.emit(*range(95), size=1_000)
         assert d.recorder.ends == []
@@ -1042,7 +1042,7 @@ FOREIGN = [
 @pytest.mark.parametrize("origin", FOREIGN)
 @aio
 async def test_a_foreign_page_gets_in_by_no_transport(origin: str) -> None:
-    async with door(allowed_origins=(ALLOWED,), loopback=False) as d:
+    async with door(allowed_origins=(ALLOWED,), address=("0.0.0.0",)) as d:
         answer = await ask(d, "GET", OPEN, Origin=origin)
         assert answer.status == 403 and json.loads(answer.body) == {"code": 4, "message": "Forbidden"}
         assert "access-control-allow-origin" not in answer.headers
@@ -1070,7 +1070,7 @@ async def test_a_foreign_page_gets_in_by_no_transport(origin: str) -> None:
 
 @aio
 async def test_an_allowed_page_gets_its_cors_headers_on_errors_too() -> None:
-    async with door(allowed_origins=(ALLOWED,), loopback=False) as d:
+    async with door(allowed_origins=(ALLOWED,), address=("0.0.0.0",)) as d:
         for target, status in ((OPEN, 200), ("/socket.io/?EIO=4", 400)):
             answer = await ask(d, "GET", target, Origin=ALLOWED)
             assert answer.status == status
@@ -1092,7 +1092,7 @@ async def test_an_allowed_page_gets_its_cors_headers_on_errors_too() -> None:
 
 @aio
 async def test_with_a_star_every_page_gets_in_but_no_credentials() -> None:
-    async with door(allowed_origins=("*",), loopback=False) as d:
+    async with door(allowed_origins=("*",), address=("0.0.0.0",)) as d:
         answer = await ask(d, "GET", OPEN, Origin="https://anywhere.example")
         assert answer.status == 200 and answer.headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-credentials" not in answer.headers
@@ -1119,7 +1119,7 @@ async def test_a_page_that_may_not_connect_leaves_one_line_that_says_what_would_
     """A browser tells a page's author nothing but "CORS error"; the server's log is where they look."""
     upgrade = {} if target == OPEN else {name.replace("-", "_"): value for name, value in HANDSHAKE.items()}
     with caplog.at_level(logging.INFO):
-        async with door(allowed_origins=(ALLOWED,), loopback=False) as d:
+        async with door(allowed_origins=(ALLOWED,), address=("0.0.0.0",)) as d:
             for _ in range(5):
                 await ask(d, "GET", target, Origin="https://new.example.com", **upgrade)
             await ask(d, "GET", target, Origin="https://127.0.0.1", X_Forwarded_Proto="https", **upgrade)
@@ -1134,7 +1134,7 @@ async def test_refused_pages_cost_few_lines_however_many_origins_they_make_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO):
-        async with door(loopback=False) as d:
+        async with door(address=("0.0.0.0",)) as d:
             for number in range(40):
                 await ask(d, "GET", OPEN, Origin=f"https://{number}.example{'x' * 3000}")
             assert len(caplog.records) == 21 and all(len(record.origin) == 200 for record in caplog.records)  # type: ignore[attr-defined]
@@ -1145,7 +1145,7 @@ async def test_a_page_without_an_origin_of_its_own_gets_in_where_that_is_listed(
     """`null` is what files and sandboxed frames send, `file://` what Electron and Cordova do."""
     for origin in ("null", "file://"):
         for listed, status in (((origin,), 200), ((), 403)):
-            async with door(allowed_origins=listed, loopback=False) as d:
+            async with door(allowed_origins=listed, address=("0.0.0.0",)) as d:
                 answer = await ask(d, "GET", OPEN, Origin=origin)
                 assert answer.status == status
                 if listed:
@@ -1162,7 +1162,7 @@ async def test_an_origin_with_bytes_no_header_may_have_is_a_bad_request() -> Non
 
 @aio
 async def test_a_preflight_is_answered() -> None:
-    async with door(allowed_origins=(ALLOWED,), loopback=False) as d:
+    async with door(allowed_origins=(ALLOWED,), address=("0.0.0.0",)) as d:
         answer = await ask(
             d,
             "OPTIONS",
@@ -1215,7 +1215,7 @@ async def test_only_a_trusted_proxy_says_who_the_client_is() -> None:
     forwarded = {"X-Forwarded-For": "6.6.6.6, 10.0.0.9, 192.0.2.7, 10.1.1.1", "X-Forwarded-Proto": "https"}
     page = {"Origin": "https://127.0.0.1"}
     for proxies, address in (((), "127.0.0.1"), (("127.0.0.1", "10.0.0.0/8"), "192.0.2.7")):
-        async with door(trusted_proxies=proxies, loopback=False) as d:
+        async with door(trusted_proxies=proxies, address=("0.0.0.0",)) as d:
             http = await Http.to(d)
             await http.ask("GET", OPEN, headers={**forwarded, "User-Agent": "a" * 999})
             assert d.client().address == address and len(d.client().agent) == 256
@@ -1248,7 +1248,7 @@ async def test_an_offer_of_compression_never_costs_the_handshake(target: str) ->
         "permessage-deflate; server_no_context_takeover": "permessage-deflate; server_no_context_takeover",
         "a=;;;\xff,,": None,
     }
-    async with door(deflate=True) as d:
+    async with door(websocket_deflate=True) as d:
         for offer, answered in offers.items():
             http = await Http.to(d)
             answer = await http.ask("GET", target, headers={**HANDSHAKE, "Sec-WebSocket-Extensions": offer})
@@ -1258,7 +1258,7 @@ async def test_an_offer_of_compression_never_costs_the_handshake(target: str) ->
 @aio
 async def test_a_client_that_keeps_no_context_can_read_every_compressed_message() -> None:
     """RFC 7692 7.1.1.1: `server_no_context_takeover` binds the server; each message unpacks by itself."""
-    async with door(deflate=True) as d:
+    async with door(websocket_deflate=True) as d:
         offer = {"Sec-WebSocket-Extensions": "permessage-deflate; server_no_context_takeover"}
         socket = await RawSocket.to(d, WEBSOCKET, headers=offer)
         socket.say("40/tickets,")
@@ -1362,7 +1362,7 @@ UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Versi
 @aio
 async def test_new_clients_of_one_address_are_limited_by_rate() -> None:
     targets = [(OPEN, {}), (WEBSOCKET, UPGRADE), ("/rt/chat", UPGRADE)]
-    async with door(connects_per_address_per_second=3) as d:
+    async with door(max_connects_per_address_per_second=3) as d:
         await asyncio.gather(*(ask(d, "GET", OPEN) for _ in range(3)))
         answers = await asyncio.gather(*(ask(d, "GET", target, **headers) for target, headers in targets))
         assert [(answer.status, answer.headers["retry-after"]) for answer in answers] == [(429, "1")] * 3

@@ -39,7 +39,7 @@ async def test_a_head_that_began_late_has_what_is_left_of_its_time() -> None:
 async def test_who_says_no_head_or_half_of_one_is_counted(start: bytes, way: str) -> None:
     server, client = contexts() if way == "tls" else (None, None)
     how: dict[str, Any] = {"ssl": client} if client else {}
-    async with door(head_ms=300, tls=server, deflate=way == "deflate") as d:
+    async with door(head_ms=300, tls=server, websocket_deflate=way == "deflate") as d:
         await cut_after_s(await Http.to(d, **how), (0, start))
         await until(lambda: d.host.over_limit == {"handshake_timeout_s": 1}, "it is counted")
 

@@ -17,7 +17,7 @@ from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Event, Offset, User
 from insightdesk_rt.engine.wire.json import BadJson, decode
 from insightdesk_rt.helpdesk.chat.namespace import Chat
-from insightdesk_rt.helpdesk.chat.store import ChatSettings, ChatStore
+from insightdesk_rt.helpdesk.chat.store import ChatStore, ChatTimes
 from insightdesk_rt.helpdesk.presence.store import PresenceStore
 from insightdesk_rt.helpdesk.viewer_store import ViewerStore
 from tests.support import fakes
@@ -68,7 +68,7 @@ class Node:
         self.hub = Hub(line, ["/chat"])
         self.clock = fakes.Clock()
         self.people = PresenceStore(valkey, grace_ms=0, name="chat-present")
-        self.store = ChatStore(valkey, self.people, ChatSettings())
+        self.store = ChatStore(valkey, self.people, ChatTimes())
         self.typing = ViewerStore(valkey, lambda: self.name, "chat")
         self.chat = Chat(
             self.hub,

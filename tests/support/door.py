@@ -26,6 +26,7 @@ from insightdesk_rt.engine.errors import CloseReason
 from insightdesk_rt.engine.transport.client import Client
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.transport.outbox import OutboxLimits
+from insightdesk_rt.engine.transport.registry import ClientSettings
 from insightdesk_rt.engine.transport.wheel import Wheel
 from insightdesk_rt.engine.wire.codec import Ack, Call, Connect
 
@@ -74,12 +75,12 @@ class Recorder:
 class Door:
     """A running client port. `skew_ms` moves its clock forward."""
 
-    def __init__(self, settings: PortSettings, limits: OutboxLimits, **timeouts: int) -> None:
+    def __init__(self, settings: PortSettings, limits: OutboxLimits, clients: ClientSettings) -> None:
         loop = asyncio.get_running_loop()
         self.skew_ms = 0
         self.recorder = Recorder()
         self.wheel = Wheel(20, lambda: int(loop.time() * 1000) + self.skew_ms)
-        self.host = ClientRegistry(self.wheel, limits=limits, **timeouts)
+        self.host = ClientRegistry(self.wheel, limits=limits, settings=clients)
         self.client_port = ClientPort(self.host, self.recorder, settings)
         self.number = 0  # of the TCP port
         self.connections: list[Http] = []
@@ -117,22 +118,26 @@ async def door(
     **settings: Any,
 ) -> AsyncIterator[Door]:
     """`turning`: the wheel turns. `send_buffer` makes the kernel's small, so that a slow reader shows early."""
-    settings = {"loopback": True, **settings}
     opened = Door(
         PortSettings(**settings),
         limits,
-        connect_timeout_ms=connect_timeout_ms,
-        upgrade_timeout_ms=upgrade_timeout_ms,
-        message_timeout_ms=message_timeout_ms,
-        max_clients_per_address=max_clients_per_address,
-        max_connects_per_minute=max_connects_per_minute,
+        ClientSettings(
+            connect_timeout_s=connect_timeout_ms / 1000,  # type: ignore[arg-type]
+            upgrade_timeout_s=upgrade_timeout_ms / 1000,  # type: ignore[arg-type]
+            message_timeout_s=message_timeout_ms / 1000,  # type: ignore[arg-type]
+            max_connections_per_address=max_clients_per_address,
+            max_connects_per_connection_per_minute=max_connects_per_minute,
+            max_unfinished_bytes_per_user=0,
+            max_unfinished_bytes=0,
+        ),
     )
     port = opened.client_port
     namespaces = ["/tickets", "/chat"]
     routes: list[Any] = [*socketio_handlers(port), *native_handlers(port, namespaces)]
     routes.append(("/healthz", ClientHealthHandler, {"port": port}))
     application = Application(routes, default_handler_class=NoHandler, default_handler_args={"port": port})
-    times, over_limit = Times(head_ms / 1000, body_timeout_s, 10), opened.host.over_limit
+    over_limit = opened.host.over_limit
+    times = Times(head_ms / 1000, body_timeout_s, 10)  # type: ignore[arg-type]
     server = make_http_server(application, times, lambda setting: over_limit.update([setting]), ssl_options=tls)
 
     def take(connection: socket.socket, address: Any, head_s: float) -> None:

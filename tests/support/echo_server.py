@@ -20,6 +20,7 @@ from insightdesk_rt.engine.errors import CloseReason
 from insightdesk_rt.engine.transport.client import Client
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.transport.outbox import OutboxLimits
+from insightdesk_rt.engine.transport.registry import ClientSettings
 from insightdesk_rt.engine.transport.wheel import Wheel
 from insightdesk_rt.engine.wire.codec import Ack, Call, Connect, Encoded, Inbound
 from insightdesk_rt.engine.wire.frames import binary_frame, encoded
@@ -65,9 +66,11 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     wheel = Wheel(50, lambda: int(loop.time() * 1000))
     host = ClientRegistry(
-        wheel, limits=OutboxLimits(LIMIT_BYTES * 4, 1_000_000, LIMIT_BYTES), connect_timeout_ms=600_000
+        wheel,
+        limits=OutboxLimits(LIMIT_BYTES * 4, 1_000_000, LIMIT_BYTES),
+        settings=ClientSettings(connect_timeout_s=600, max_unfinished_bytes_per_user=0),
     )
-    port = EchoPort(host, Echo(), PortSettings(max_payload_bytes=LIMIT_BYTES, max_fragments=100_000))
+    port = EchoPort(host, Echo(), PortSettings(max_payload_bytes=LIMIT_BYTES, max_fragments_per_message=100_000))
     routes = native_handlers(port, ["/echo"])
     # The cases are run against the root of an address.
     server = HTTPServer(Application([*routes, ("/", *routes[0][1:])]))

@@ -94,7 +94,7 @@ async def door_by(way: str, **options: Any) -> AsyncIterator[ByWay]:
     if short is not None:
         short.start()
     try:
-        async with door(tls=tls, deflate=way == "deflate", **options) as opened:
+        async with door(tls=tls, websocket_deflate=way == "deflate", **options) as opened:
             by = ByWay(way, opened, how)
             if way == "relay":
                 async with another_node(by, options):

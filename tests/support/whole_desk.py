@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import valkey
 
-from insightdesk_rt.app.config import Settings
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import first_rooms
 from insightdesk_rt.engine.dispatch.features import Features
@@ -20,6 +19,7 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Offset, User
+from insightdesk_rt.engine.settings import FeatureSettings
 from insightdesk_rt.engine.wire.json import BadJson, decode
 from insightdesk_rt.helpdesk.chat.namespace import Chat
 from insightdesk_rt.helpdesk.features import FEATURES, PATHS
@@ -70,7 +70,7 @@ def a_desk(store: Valkey, hub: Hub, name: str, recovered: Recovered = always) ->
         lambda: name,
         lambda incarnation: None,
         recovered,
-        Settings(),
+        FeatureSettings(),
     )
     desk = Desk(context)
     return desk

@@ -32,7 +32,7 @@ def explain(loaded: LoadedSettings, text: str) -> int:
         if not keys.keys:
             raise ConfigError(
                 "there is no key to check the token with: no secret in data_dir ="
-                f" {loaded.settings.data_dir}; give the server's --config or --data-dir"
+                f" {loaded.settings.tokens.data_dir}; give the server's --config or --data-dir"
             )
         _show(token)
         user = auth.verify(token, keys, time.time(), odd.append)
@@ -49,7 +49,7 @@ def explain(loaded: LoadedSettings, text: str) -> int:
 
 async def _keys(loaded: LoadedSettings) -> auth.VerificationKeys:
     """Return the keys that the server would use. Published keys are fetched; no secret is created."""
-    ring = KeyRing(loaded.settings, may_make=False)
+    ring = KeyRing(loaded.settings.tokens, may_make=False)
     await ring.start()
     await ring.close()
     return ring.keys

@@ -30,6 +30,7 @@ from insightdesk_rt.app.config import ConfigError, LoadedSettings, Settings
 from insightdesk_rt.engine.model import Role
 from insightdesk_rt.engine.signing_keys import configured_keys
 from insightdesk_rt.helpdesk.tickets.access import find_factory
+from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 
 USAGE = 2
 TOKEN_S = 86_400  # one token lasts a day; the server asks connections for a new one after a day anyway
@@ -74,7 +75,7 @@ def _escape_what_the_terminal_cannot_show() -> None:
 def _serve(loaded: LoadedSettings, options: argparse.Namespace) -> int:
     from insightdesk_rt.app import process
 
-    observe.setup_logging(loaded.settings.log_level, loaded.settings.log_format)
+    observe.setup_logging(loaded.settings.logs.log_level, loaded.settings.logs.log_format)
     for warning in loaded.warnings:
         log.warning(warning)
     return process.run(loaded)
@@ -96,7 +97,11 @@ def _token(loaded: LoadedSettings, options: argparse.Namespace) -> int:
         "teamId": options.team,
         "sessionId": options.session,
     }
-    print(operate.make_token(loaded.settings, {name: value for name, value in claims.items() if value}, options.ttl))
+    print(
+        operate.make_token(
+            loaded.settings.tokens, {name: value for name, value in claims.items() if value}, options.ttl
+        )
+    )
     return DONE
 
 
@@ -111,8 +116,9 @@ def _check(loaded: LoadedSettings, options: argparse.Namespace) -> int:
         problems.append(problem)
     if problems:
         raise ConfigError("\n".join(problems))
+    values = config.flat(loaded.settings)
     rows = [
-        (name, config.shown(name, getattr(loaded.settings, name)), loaded.origins[name])
+        (name, config.shown(name, values[name]), loaded.origins[name])
         for name in config.table()
         if options.all or loaded.origins[name] != "default"
     ]
@@ -129,7 +135,7 @@ def _key(loaded: LoadedSettings, options: argparse.Namespace) -> int:
     except ValueError as why:
         raise ConfigError(f"--name {options.name}: {why}") from None
     print(f"key   {key}\nline  {line}")
-    file = loaded.settings.admin_keys_file
+    file = loaded.settings.admin_port.admin_keys_file
     print(f"\nThe key is shown once. Add the line to {file or 'the file that admin_keys_file names'} (mode 600).")
     return DONE
 
@@ -138,20 +144,21 @@ def _file_problems(settings: Settings) -> list[str]:
     """Return a line for each problem with the files and the module that settings name. Writes nothing permanent."""
     problems = []
     try:
-        configured_keys(settings, may_make=False)
+        configured_keys(settings.tokens, may_make=False)
     except ConfigError as why:
         problems.append(str(why))
     try:
-        KeyFile(settings.admin_keys_file)
+        KeyFile(settings.admin_port.admin_keys_file)
     except ConfigError as why:
         problems.append(str(why))
-    for look in (lambda: Certificates(settings), lambda: find_factory(settings.access) if settings.access else None):
+    access = settings.features.of(TicketSettings).access
+    for look in (lambda: Certificates(settings.tls), lambda: find_factory(access) if access else None):
         try:
             look()
         except (ConfigError, ValueError) as why:
             problems.append(str(why))
     for name, misfit in config.file_misfits(settings):
-        problems.append(f"{name} = {config.shown(name, getattr(settings, name))}: {misfit}")
+        problems.append(f"{name} = {config.shown(name, config.flat(settings)[name])}: {misfit}")
     return problems
 
 
@@ -160,8 +167,8 @@ def _address_problems(settings: Settings) -> list[str]:
     from insightdesk_rt.engine.doors.listener import StartError, bind, close_all
 
     problems = []
-    named = {"address": settings.address, "admin_address": settings.admin_address}
-    for name, addresses in (named | {"relay_address": (settings.relay_address,)}).items():
+    named = {"address": settings.client_port.address, "admin_address": settings.admin_port.admin_address}
+    for name, addresses in (named | {"relay_address": (settings.relay.relay_address,)}).items():
         try:
             close_all(bind(name, addresses, 0) if any(addresses) else [])
         except StartError as why:
@@ -177,7 +184,7 @@ def _valkey_problem(settings: Settings) -> str:
     from insightdesk_rt.app.embedded_valkey import EmbeddedError, find_binary
     from insightdesk_rt.engine.cluster.valkey import Valkey
 
-    if not settings.valkey_url:
+    if not settings.valkey.valkey_url:
         try:
             find_binary()
         except EmbeddedError as why:
@@ -185,7 +192,8 @@ def _valkey_problem(settings: Settings) -> str:
         return ""
 
     async def fitness() -> str:
-        valkey = Valkey(settings.valkey_url.reveal(), settings.valkey_prefix, durable=settings.durable)
+        named = settings.valkey
+        valkey = Valkey(named.valkey_url.reveal(), named.valkey_prefix, durable=named.durable)
         try:
             await valkey.start()
             return await valkey.fitness()
@@ -197,7 +205,7 @@ def _valkey_problem(settings: Settings) -> str:
         found = asyncio.run(fitness())
     finally:
         logging.disable(logging.NOTSET)
-    return f"valkey_url = {settings.valkey_url}: {found}" if found else ""
+    return f"valkey_url = {settings.valkey.valkey_url}: {found}" if found else ""
 
 
 # ── usage ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from insightdesk_rt.app.cli import remote
-from insightdesk_rt.app.config import ConfigError, LoadedSettings, Settings
+from insightdesk_rt.app.config import ConfigError, LoadedSettings
 from insightdesk_rt.engine import tokens as auth
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.secret import shown_url, split_url
 from insightdesk_rt.engine.signing_keys import has_secret, signing_key
+from insightdesk_rt.engine.tokens import TokenSettings
 from insightdesk_rt.engine.wire import json
 
 DONE, FAILED = 0, 1
@@ -59,11 +60,11 @@ def status(loaded: LoadedSettings, options: argparse.Namespace) -> int:
     rows = [("server", url), ("ready", "yes" if ready == 200 else f"no (HTTP {ready})")]
     rows += [(name, text) for name, text in _rows(answer) if name != "ready"]
     table(rows)  # the version is in the table of nodes: the server may have another one than this command
-    if options.key_file or has_secret(loaded.settings):
+    if options.key_file or has_secret(loaded.settings.tokens):
         _nodes(url, admin_key(loaded, options))
     else:
         print(
-            f"\nThe nodes are not shown, because there is no secret in {loaded.settings.data_dir}. "
+            f"\nThe nodes are not shown, because there is no secret in {loaded.settings.tokens.data_dir}. "
             "Give the server's --config or --data-dir, or a --key-file."
         )
     return DONE if ready == 200 else FAILED
@@ -105,24 +106,24 @@ def admin_url(loaded: LoadedSettings, options: argparse.Namespace) -> str:
             raise ConfigError(f"--url {shown_url(options.url)}: expected http(s)://host:port, without a password")
         return str(options.url).rstrip("/")
     settings = loaded.settings
-    if not settings.admin_port:
+    if not settings.admin_port.admin_port:
         raise ConfigError("admin_port = 0: the server chose a port itself; give it with --admin-port or --url")
-    host = LOOPBACKS.get(settings.admin_address[0], settings.admin_address[0])
-    scheme = "https" if settings.tls_cert_file else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.admin_port}"
+    host = LOOPBACKS.get(settings.admin_port.admin_address[0], settings.admin_port.admin_address[0])
+    scheme = "https" if settings.tls.tls_cert_file else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.admin_port.admin_port}"
 
 
 def admin_key(loaded: LoadedSettings, options: argparse.Namespace, ttl_s: int = KEY_S) -> str:
     """Return a key that the server accepts: from --key-file, or a token signed here. Raises ConfigError."""
     if not options.key_file:
-        return make_token(loaded.settings, {"sub": "insightdesk-rt", "role": "admin"}, ttl_s)
+        return make_token(loaded.settings.tokens, {"sub": "insightdesk-rt", "role": "admin"}, ttl_s)
     try:
         return Path(options.key_file).read_text("ascii").strip()
     except (OSError, ValueError) as why:
         raise ConfigError(f"--key-file {options.key_file}: {getattr(why, 'strerror', None) or 'not a key'}") from None
 
 
-def make_token(settings: Settings, claims: dict[str, Any], ttl_s: int) -> str:
+def make_token(settings: TokenSettings, claims: dict[str, Any], ttl_s: int) -> str:
     """Return a token that this server accepts. Raises ConfigError: no secret, or claims the server would refuse."""
     now_s = int(time.time())
     parties = {"iss": settings.jwt_issuer, "aud": settings.jwt_audience}

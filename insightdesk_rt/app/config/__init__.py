@@ -7,7 +7,7 @@ loaded.settings.port, loaded.origins["port"]        # 3001, "default"
 
 from insightdesk_rt.app.config.checks import file_misfits
 from insightdesk_rt.app.config.printed import as_markdown, as_toml
-from insightdesk_rt.app.config.settings import Setting, Settings, table
+from insightdesk_rt.app.config.settings import Setting, Settings, changed, compose, flat, table
 from insightdesk_rt.app.config.sources import LoadedSettings, load, load_flags, shown, take_flags, unknown
 from insightdesk_rt.engine.errors import ConfigError
 from insightdesk_rt.engine.secret import printable
@@ -19,7 +19,10 @@ __all__ = [
     "Settings",
     "as_markdown",
     "as_toml",
+    "changed",
+    "compose",
     "file_misfits",
+    "flat",
     "load",
     "load_flags",
     "printable",

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from insightdesk_rt.app.config.settings import Settings
+from insightdesk_rt.app.config.settings import Settings, flat
 from insightdesk_rt.engine import origins
 from insightdesk_rt.engine.addresses import is_loopback, parse_address
-from insightdesk_rt.engine.rate_limits import or_any, parse_rate
+from insightdesk_rt.engine.rate_limits import parse_rate
 from insightdesk_rt.engine.secret import options_of, split_url, url_fault
 from insightdesk_rt.engine.tokens import FAMILIES, MIN_SECRET_BYTES
+from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 
 VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
 VALKEY_URL = "expected valkey://host:6379, valkeys:// (TLS) or unix:///path/to/socket"
@@ -35,6 +36,8 @@ TRANSPORTS = {"polling", "websocket"}
 def misfits(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield name and reason of each setting that cannot stay as it is."""
     yield from _listening(settings)
+    yield from _demo(settings)
+    yield from _clients(settings)
     yield from _keys(settings)
     yield from _store(settings)
     yield from _limits(settings)
@@ -42,26 +45,26 @@ def misfits(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def doubts(settings: Settings) -> Iterator[str]:
     """Yield what an admin should know and may want."""
-    url = split_url(settings.jwks_url.reveal())
+    url = split_url(settings.tokens.jwks_url.reveal())
     if url and url.scheme == "http" and not is_loopback(url.hostname or ""):
         yield "jwks_url is not https: whoever is on the way to it can put in keys of his own"
-    hs = "HS" in {FAMILIES.get(name) for name in settings.jwt_algorithms}
-    if settings.valkey_url and not (hs or settings.cluster_secret or settings.cluster_secret_file):
+    hs = "HS" in {FAMILIES.get(name) for name in settings.tokens.jwt_algorithms}
+    if settings.valkey.valkey_url and not (hs or settings.tokens.cluster_secret or settings.tokens.cluster_secret_file):
         yield "cluster_secret is not set: whoever may write to Valkey can speak to the nodes as one of them"
-    if "*" in settings.allowed_origins:
+    if "*" in settings.client_port.allowed_origins:
         yield "allowed_origins has *: a page of any site may connect with a token it got hold of"
-    elif "null" in settings.allowed_origins:
+    elif "null" in settings.client_port.allowed_origins:
         yield "allowed_origins has null: any file and any sandboxed page may connect with a token it got hold of"
-    if or_any(settings.max_payload_bytes) > or_any(settings.max_outbox_bytes):
+    if settings.packets.max_payload_bytes > settings.outbox.max_outbox_bytes:
         yield "max_payload_bytes is over max_outbox_bytes: a client may send what no client could be sent"
 
 
 def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield name and reason of each file or folder that the server could not use as this user. Leaves nothing."""
-    file = settings.cluster_secret_file
+    file = settings.tokens.cluster_secret_file
     if file and not os.access(file, os.R_OK):
         yield "cluster_secret_file", "it cannot be read" if Path(file).exists() else "no such file"
-    folder = Path(settings.data_dir).absolute()
+    folder = Path(settings.tokens.data_dir).absolute()
     existing = next(one for one in (folder, *folder.parents) if one.exists())
     try:
         # Tried, not asked: for root os.access says yes to a file system that is read-only, and to /proc.
@@ -71,38 +74,41 @@ def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
-    admin_ports = range(settings.admin_port, settings.admin_port + settings.workers)
-    for name in ("address", "admin_address"):
-        addresses = getattr(settings, name)
+    client, admin, relay, workers = settings.client_port, settings.admin_port, settings.relay, settings.process.workers
+    for name, addresses in {"address": client.address, "admin_address": admin.admin_address}.items():
         if not addresses:
             yield name, "expected an address of this machine, like 127.0.0.1, or :: for every one"
         for address in addresses:
             if why := _address_misfit(address):
                 yield name, f"{address!r}: {why}"
-    same = set(settings.address) & set(settings.admin_address)
-    if settings.admin_port and settings.port in admin_ports and same:
-        yield "admin_port", "the client port is the same" if settings.workers == 1 else "a worker's is the client port"
-    if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
+    same = set(client.address) & set(admin.admin_address)
+    if admin.admin_port and client.port in range(admin.admin_port, admin.admin_port + workers) and same:
+        yield "admin_port", "the client port is the same" if workers == 1 else "a worker's is the client port"
+    if bool(settings.tls.tls_cert_file) != bool(settings.tls.tls_key_file):
         yield "tls_key_file", "tls_cert_file and tls_key_file are needed together"
-    plain = not (settings.tls_cert_file or settings.admin_allow_plaintext)
-    if plain and not settings.admin_on_loopback:
-        yield (
-            "admin_address",
-            "off loopback the admin port needs TLS, or admin_allow_plaintext where the network is safe",
-        )
-    most = max(port + settings.workers - 1 for port in (settings.admin_port, settings.relay_port))
-    if most > 65_535:
-        yield "workers", f"each has an admin port and a relay port of its own, and there is no port {most}"
-    if settings.demo and settings.workers > 1:
-        yield "demo", "the demo's robots live in one process; leave workers out"
-    if settings.relay_address and _is_unspecified(settings.relay_address):
+    if not (settings.tls.tls_cert_file or admin.admin_allow_plaintext or admin.on_loopback):
+        why = "off loopback the admin port needs TLS, or admin_allow_plaintext where the network is safe"
+        yield "admin_address", why
+    last_port = max(port + workers - 1 for port in (admin.admin_port, relay.relay_port))
+    if last_port > 65_535:
+        yield "workers", f"each has an admin port and a relay port of its own, and there is no port {last_port}"
+    if relay.relay_address and _is_unspecified(relay.relay_address):
         yield "relay_address", "expected the address at which others reach this machine"
-    if settings.demo and not settings.on_loopback:
-        yield "demo", f"the demo gives out tokens and is for loopback only, not for {','.join(settings.address)}"
-    for origin in settings.allowed_origins:
+
+
+def _demo(settings: Settings) -> Iterator[tuple[str, str]]:
+    if settings.process.demo and settings.process.workers > 1:
+        yield "demo", "the demo's robots live in one process; leave workers out"
+    client = settings.client_port
+    if settings.process.demo and not client.on_loopback:
+        yield "demo", f"the demo gives out tokens and is for loopback only, not for {','.join(client.address)}"
+
+
+def _clients(settings: Settings) -> Iterator[tuple[str, str]]:
+    for origin in settings.client_port.allowed_origins:
         if why := origins.misfit(origin):
             yield "allowed_origins", f"{origin!r}: {why}"
-    for network in settings.trusted_proxies:
+    for network in settings.client_port.trusted_proxies:
         try:
             ipaddress.ip_network(network)
         except ValueError:
@@ -110,22 +116,23 @@ def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
-    unknown = [name for name in settings.jwt_algorithms if name not in FAMILIES]
-    families = {FAMILIES[name] for name in settings.jwt_algorithms if name in FAMILIES}
-    secret = settings.jwt_secret or settings.jwt_secret_file
-    public = settings.jwt_public_key_file or settings.jwks_url
+    tokens = settings.tokens
+    unknown = [name for name in tokens.jwt_algorithms if name not in FAMILIES]
+    families = {FAMILIES[name] for name in tokens.jwt_algorithms if name in FAMILIES}
+    secret = tokens.jwt_secret or tokens.jwt_secret_file
+    public = tokens.jwt_public_key_file or tokens.jwks_url
     if unknown or not families:
         yield "jwt_algorithms", "expected some of " + ", ".join(FAMILIES)
         return
-    if settings.jwt_secret and settings.jwt_secret_file:
+    if tokens.jwt_secret and tokens.jwt_secret_file:
         yield "jwt_secret_file", "jwt_secret is set too; which one counts?"
-    if settings.jwt_secret and len(settings.jwt_secret.reveal().encode()) < MIN_SECRET_BYTES:
+    if tokens.jwt_secret and len(tokens.jwt_secret.reveal().encode()) < MIN_SECRET_BYTES:
         yield "jwt_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
-    if settings.cluster_secret and settings.cluster_secret_file:
+    if tokens.cluster_secret and tokens.cluster_secret_file:
         yield "cluster_secret_file", "cluster_secret is set too; which one counts?"
-    if settings.cluster_secret and len(settings.cluster_secret.reveal().encode()) < MIN_SECRET_BYTES:
+    if tokens.cluster_secret and len(tokens.cluster_secret.reveal().encode()) < MIN_SECRET_BYTES:
         yield "cluster_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
-    if "HS" in families and not secret and not settings.on_loopback:
+    if "HS" in families and not secret and not settings.client_port.on_loopback:
         yield "address", "off loopback a secret is needed: set jwt_secret_file (or take HS out of jwt_algorithms)"
     if secret and "HS" not in families:
         yield "jwt_algorithms", "a secret is set, but no HS algorithm that would use it"
@@ -136,25 +143,26 @@ def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
     if {"RS", "PS"} <= families:
         # RFC 8725 3.1: one key, one use; an RSA key does not say for which of the two it is.
         yield "jwt_algorithms", "RS and PS use the same kind of key; choose one of them"
-    if settings.jwt_public_key_file and len(families - {"HS"}) > 1:
+    if tokens.jwt_public_key_file and len(families - {"HS"}) > 1:
         yield "jwt_algorithms", "one public key has one kind of algorithm; several kinds need jwks_url"
-    url = split_url(settings.jwks_url.reveal())
-    if settings.jwks_url and not (url and url.scheme in ("http", "https") and url.hostname and not url.username):
+    url = split_url(tokens.jwks_url.reveal())
+    if tokens.jwks_url and not (url and url.scheme in ("http", "https") and url.hostname and not url.username):
         yield "jwks_url", "expected http(s)://host/path, without a password"
 
 
 def _store(settings: Settings) -> Iterator[tuple[str, str]]:
-    if settings.valkey_url and (why := _valkey_url_fault(settings.valkey_url.reveal())):
+    if settings.valkey.valkey_url and (why := _valkey_url_fault(settings.valkey.valkey_url.reveal())):
         yield "valkey_url", why
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", settings.valkey_prefix):
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", settings.valkey.valkey_prefix):
         yield "valkey_prefix", "expected 1 to 64 letters, digits, dots, dashes, underscores"
-    if settings.node_id and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", settings.node_id):
+    if settings.process.node_id and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", settings.process.node_id):
         yield "node_id", "expected 1 to 32 letters, digits, dashes, underscores; a dot ends it in session ids"
-    if not settings.data_dir:
+    if not settings.tokens.data_dir:
         yield "data_dir", "expected a folder"
-    if settings.access and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", settings.access):
+    access = settings.features.of(TicketSettings).access
+    if access and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", access):
         yield "access", "expected package.module:factory"
-    if not settings.transports or set(settings.transports) - TRANSPORTS:
+    if not settings.client_port.transports or set(settings.client_port.transports) - TRANSPORTS:
         yield "transports", "expected polling, websocket or both"
 
 
@@ -178,6 +186,7 @@ def _valkey_url_fault(text: str) -> str:
 
 
 def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
+    values = flat(settings)
     for name in (
         "max_payload_bytes",
         "max_connect_bytes",
@@ -185,15 +194,15 @@ def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
         "max_outbox_bytes",
         "volatile_outbox_bytes",
     ):
-        if 0 < getattr(settings, name) < LEAST_BYTES:
+        if 0 < values[name] < LEAST_BYTES:
             yield name, f"expected {LEAST_BYTES} or more, or 0"
-    if 0 < settings.max_outbox_events < LEAST_EVENTS:
+    if 0 < settings.outbox.max_outbox_events < LEAST_EVENTS:
         yield "max_outbox_events", f"expected {LEAST_EVENTS} or more, or 0"
-    if or_any(settings.max_event_bytes) > or_any(settings.max_outbox_bytes):
+    if settings.event_log.max_event_bytes > settings.outbox.max_outbox_bytes:
         yield "max_event_bytes", "it is over max_outbox_bytes: one event would close whoever gets it"
-    if settings.volatile_outbox_bytes > or_any(settings.max_outbox_bytes):
+    if settings.outbox.volatile_outbox_bytes > settings.outbox.max_outbox_bytes:
         yield "volatile_outbox_bytes", "it is over max_outbox_bytes: volatile events would close clients"
-    for event, text in settings.rate_limits.items():
+    for event, text in settings.dispatch.rate_limits.items():
         try:
             parse_rate(text)
         except ValueError as why:

@@ -1,7 +1,11 @@
-"""The table of settings: name, type, default and help of each.
+"""All settings of the server, put together from the structs in which its parts declare them, and the table of them.
 
-`conf/insightdesk-rt.toml` and the table in `docs/configuration.md` are printed from it (`insightdesk-rt check --print`)
-and compared by a test. A default is a decision: its reason stands beside it where the help does not say it.
+    settings = compose(port=0, max_outbox_bytes=100_000)
+    settings.outbox.max_outbox_bytes       # 100000: a part is handed its struct as a whole
+    flat(settings)["max_outbox_bytes"]     # 100000: under its name, as it is written
+
+`conf/insightdesk-rt.toml` and the table in `docs/configuration.md` are printed from the table (`insightdesk-rt check
+--print`) and compared by a test.
 """
 
 from __future__ import annotations
@@ -10,184 +14,95 @@ from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
-from insightdesk_rt.engine.addresses import is_loopback
-from insightdesk_rt.engine.model import UserKeys
-from insightdesk_rt.engine.rate_limits import Rate, parse_rate
-from insightdesk_rt.engine.secret import Secret, SecretUrl
-from insightdesk_rt.engine.wire.frames import MAX_FRAGMENTS
+from insightdesk_rt.api.keys_and_scopes import AdminSettings
+from insightdesk_rt.app.certificates import TlsSettings
+from insightdesk_rt.app.embedded_valkey import EmbeddedSettings
+from insightdesk_rt.app.logs import LogSettings
+from insightdesk_rt.engine.cluster.publisher import EventLogSettings
+from insightdesk_rt.engine.cluster.sessions import RecoverySettings
+from insightdesk_rt.engine.cluster.valkey import ValkeySettings
+from insightdesk_rt.engine.dispatch.dispatch import DispatchSettings
+from insightdesk_rt.engine.doors.client_port import PortSettings
+from insightdesk_rt.engine.doors.listener import Times
+from insightdesk_rt.engine.doors.relay import RelaySettings
+from insightdesk_rt.engine.hub.hub import HubSettings
+from insightdesk_rt.engine.secret import Secret
+from insightdesk_rt.engine.settings import FeatureSettings, Help, SettingsPart, has_no_limit
+from insightdesk_rt.engine.tokens import TokenSettings
+from insightdesk_rt.engine.transport.outbox import OutboxLimits
+from insightdesk_rt.engine.transport.registry import ClientSettings
+from insightdesk_rt.engine.wire.limits import PacketLimits
+from insightdesk_rt.helpdesk.features import FEATURES
 
-WHEEL_STEP_MS = 50  # heartbeats are no more exact than this; a timeout must be several of them
 
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-Bytes = Annotated[int, Meta(ge=0, le=100_000_000)]
-Ms = Annotated[int, Meta(ge=2 * WHEEL_STEP_MS, le=3_600_000)]
-Seconds = Annotated[int, Meta(ge=1, le=86_400)]
-Within = Annotated[int, Meta(ge=0, le=86_400)]
-Names = tuple[str, ...]
-Level = Literal["debug", "info", "warning", "error"]
+class ProcessSettings(SettingsPart, frozen=True):
+    """The settings of the program around the server."""
 
-
-def Help(text: str, group: str | None = None) -> Meta:
-    """What a setting is for; `group` opens a new group of settings."""
-    return Meta(description=text, title=group)
+    node_id: Annotated[str, Help("name of this node in session ids and logs; empty makes one up")] = ""
+    workers: Annotated[int, Meta(ge=1, le=256), Help("processes that share the client port, one per core")] = 1
+    demo: Annotated[bool, Help("serve /demo, a helpdesk that moves by itself (loopback only)")] = False
+    drain_seconds: Annotated[int, Meta(ge=0, le=3600), Help("time over which a stop sends clients away")] = 10
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    # Both families of loopback: `localhost` is ::1 first for Node 18 and others.
-    address: Annotated[
-        Names, Help("addresses of the client port; :: is every one, of IPv4 and IPv6", "Where it listens")
-    ] = ("127.0.0.1", "::1")
-    port: Annotated[Port, Help("client port; 0 takes a free one")] = 3001
-    admin_address: Annotated[Names, Help("addresses of the admin port")] = ("127.0.0.1", "::1")
-    admin_port: Annotated[Port, Help("admin port, of the first worker; 0 takes free ones")] = 3002
-    admin_allow_plaintext: Annotated[bool, Help("the admin port may be off loopback without TLS")] = False
-    workers: Annotated[int, Meta(ge=1, le=256), Help("processes that share the client port, one per core")] = 1
-    relay_address: Annotated[
-        str, Help("where other machines' nodes reach this one, to pass polls on; empty: nowhere")
-    ] = ""
-    relay_port: Annotated[Port, Help("its port there; 0 takes a free one")] = 0
-    admin_hosts: Annotated[Names, Help("names by which the admin port is called, besides localhost and addresses")] = ()
-    tls_cert_file: Annotated[str, Help("certificate chain (PEM), to speak TLS without a proxy in front")] = ""
-    tls_key_file: Annotated[str, Help("private key of it (PEM)")] = ""
-    allowed_origins: Annotated[Names, Help('other origins browsers may come from; "*" for any')] = ()
-    trusted_proxies: Annotated[Names, Help("addresses or networks whose X-Forwarded-For is believed")] = ()
-    demo: Annotated[bool, Help("serve /demo, a helpdesk that moves by itself (loopback only)")] = False
+    """The settings of one server, one attribute per part. Made by `compose`."""
 
-    data_dir: Annotated[str, Help("folder of the secret and the embedded Valkey", "What it keeps")] = "./data"
-    valkey_url: Annotated[SecretUrl, Help("valkey://, valkeys:// or unix://; empty starts an embedded one")] = (
-        SecretUrl()
-    )
-    valkey_prefix: Annotated[str, Help("first part of every key and channel; one per environment")] = "insightdesk"
-    node_id: Annotated[str, Help("name of this node in session ids and logs; empty makes one up")] = ""
-    cluster_secret: Annotated[Secret, Help("secret of the nodes' own, 32 bytes or more; empty: the tokens'")] = Secret()
-    cluster_secret_file: Annotated[str, Help("file that holds it")] = ""
-    log_max_entries: Annotated[int, Meta(ge=100), Help("events kept per namespace for clients that return")] = 100_000
-    # The log of a busy chat in Chinese or emoji has 16 KB an event: 100,000 of them would be 1.6 GB.
-    log_max_bytes: Annotated[
-        int, Meta(ge=0, le=100_000_000_000), Help("bytes kept per namespace for them; 0: any number")
-    ] = 134_217_728
-    embedded_memory_bytes: Annotated[
-        int,
-        Meta(ge=0, le=1_000_000_000_000),
-        Help("memory the embedded Valkey may use; 0: half of the machine's or container's"),
-    ] = 0
-    durable: Annotated[bool, Help("acknowledge a chat message once it is on disk")] = False
-
-    jwt_secret: Annotated[Secret, Help("secret of HS tokens, 32 bytes or more", "Who may come in")] = Secret()
-    jwt_secret_file: Annotated[str, Help("file that holds it; without either, one is made in data_dir")] = ""
-    jwt_algorithms: Annotated[Names, Help("algorithms a token may be signed with")] = ("HS256",)
-    jwt_public_key_file: Annotated[str, Help("public key (PEM) of RS, PS, ES or EdDSA tokens")] = ""
-    jwks_url: Annotated[SecretUrl, Help("where the issuer publishes its public keys (JWKS)")] = SecretUrl()
-    jwt_issuer: Annotated[str, Help("the iss a token must have; empty: any or none")] = ""
-    jwt_audience: Annotated[str, Help("the aud a token must have; empty: none")] = ""
-    jwt_leeway_s: Annotated[int, Meta(ge=0, le=30), Help("how long after its exp a token still counts")] = 0
-    user_ids: Annotated[
-        Literal["shared", "separate"], Help("separate: a customer and an agent with one id are two people")
-    ] = "shared"
-    admin_keys_file: Annotated[str, Help("file of the admin port's static keys; `key` makes its lines")] = ""
-    agent_access: Annotated[Literal["team", "all"], Help("tickets an agent may read")] = "team"
-    access: Annotated[str, Help("package.module:factory of your own check of who may read a ticket")] = ""
-
-    transports: Annotated[Names, Help("what Engine.IO clients may use", "Connections")] = ("polling", "websocket")
-    # of the name that Socket.IO's own server and clients give it
-    add_trailing_slash: Annotated[bool, Help("Socket.IO is at /socket.io/ alone; false: also at /socket.io")] = True
-    websocket_deflate: Annotated[bool, Help("compress websocket messages; costs memory and CPU")] = False
-    ping_interval_ms: Annotated[Ms, Help("time between heartbeats")] = 25_000
-    ping_timeout_ms: Annotated[Ms, Help("how long a client may take to answer one")] = 30_000
-    connect_timeout_s: Annotated[Within, Help("how long a client may stay without a namespace; 0: for ever")] = 45
-    upgrade_timeout_s: Annotated[Within, Help("how long an upgrade to websocket may take; 0: for ever")] = 10
-    handshake_timeout_s: Annotated[
-        Within, Help("how long HTTP headers may take, and a kept connection be idle; 0: for ever")
-    ] = 10
-    # a megabyte in 30 s is 270 kbit/s; who is slower is a slow loris, or should use a websocket
-    body_timeout_s: Annotated[Within, Help("how long the body of a POST may take; 0: for ever")] = 30
-    # four times a POST's: that much the attachments of a packet may be more
-    message_timeout_s: Annotated[Within, Help("how long a message may take that has begun to come in; 0: for ever")] = (
-        120
-    )
-    unread_timeout_s: Annotated[Within, Help("how long nobody may read an answer over HTTP; 0: for ever")] = 30
-    connection_recovery: Annotated[bool, Help("give clients that come back what they missed")] = True
-    recovery_window_s: Annotated[Seconds, Help("how long they may have been away")] = 120
-    drain_seconds: Annotated[int, Meta(ge=0, le=3600), Help("time over which a stop sends clients away")] = 10
-
-    max_payload_bytes: Annotated[Bytes, Help("one message or POST of a client; 0: any size", "Limits")] = 1_000_000
-    max_connect_bytes: Annotated[Bytes, Help("a CONNECT, and any message before one; 0: as max_payload_bytes")] = 16_384
-    max_fragments_per_message: Annotated[Count, Help("websocket frames of one message; 0: any number")] = MAX_FRAGMENTS
-    max_attachments_per_packet: Annotated[Count, Help("binary attachments of one packet; 0: any number")] = 10
-    log_reads_at_once: Annotated[
-        int, Meta(ge=1, le=1000), Help("questions of clients to Valkey about what they missed; others wait")
-    ] = 16
-    max_json_depth: Annotated[Count, Help("brackets within brackets; 0: as deep as Python goes")] = 64
-    max_event_name_chars: Annotated[Count, Help("length of an event's name; 0: any")] = 256
-    max_namespace_chars: Annotated[Count, Help("length of a namespace's name; 0: any")] = 128
-    # 256 KiB: one 33 MB event once overflowed the pub/sub buffers of every node of a python-socketio cluster
-    max_event_bytes: Annotated[Bytes, Help("one event between nodes; 0: any size")] = 262_144
-    max_outbox_bytes: Annotated[Bytes, Help("unsent bytes at which a client is closed; 0: never")] = 1_048_576
-    max_outbox_events: Annotated[Count, Help("unsent events at which a client is closed; 0: never")] = 10_000
-    volatile_outbox_bytes: Annotated[Bytes, Help("unsent bytes from which volatile events are dropped; 0: never")] = (
-        65_536
-    )
-    # eight messages of the usual 1 MB at a time; a connection for each would be 400 MB of one user
-    max_unfinished_bytes_per_user: Annotated[
-        Count, Help("bytes of a user's messages that have begun to come in, at a time; 0: any number")
-    ] = 8_000_000
-    max_unfinished_bytes: Annotated[Count, Help("the same of all clients of a node; 0: any number")] = 268_435_456
-    max_waiting_calls_per_socket: Annotated[Count, Help("calls that wait for those before them; 0: any number")] = 1000
-    max_rooms_per_socket: Annotated[Count, Help("rooms a socket may be in; 0: any number")] = 1000
-    max_namespaces_per_connection: Annotated[Count, Help("namespaces a client may join; 0: any number")] = 10
-    max_connects_per_connection_per_minute: Annotated[Count, Help("connects into namespaces; 0: any number")] = 60
-    # Ten a second: a person with ten tabs of four namespaces whose network drops every five seconds makes eight.
-    max_connects_per_user_per_minute: Annotated[Count, Help("a user's connects into namespaces; 0: any number")] = 600
-    max_connections_per_user: Annotated[Count, Help("sockets of a user per namespace; 0: any number")] = 100
-    max_connections_per_address: Annotated[Count, Help("clients of one address; 0: any number")] = 0
-    max_connects_per_address_per_second: Annotated[Count, Help("new clients of one address; 0: any number")] = 0
-    rate_limits: Annotated[dict[str, str], Help('per user, event = "max/seconds"; "default" for the others')] = {}
-
-    presence_grace_ms: Annotated[Count, Help("how long a user may be away before offline", "Helpdesk")] = 5000
-    typing_ms: Annotated[Ms, Help("how long typing shows after the last keystroke")] = 5000
-    dashboard_interval_ms: Annotated[Ms, Help("time between dashboard metrics")] = 5000
-    chat_waiting_timeout_s: Annotated[Seconds, Help("how long a customer waits for an agent")] = 600
-    chat_idle_timeout_s: Annotated[Seconds, Help("how long a chat may be silent")] = 900
-
-    log_level: Annotated[Level, Help("least level that is logged", "Logs")] = "info"
-    log_format: Annotated[Literal["kv", "json"], Help("key=value or JSON, a line per event")] = "kv"
-
-    def __post_init__(self) -> None:
-        """Make secrets of the texts that code gives to secret settings."""
-        for name, kind in SECRETS.items():
-            value = getattr(self, name)
-            if isinstance(value, str):
-                msgspec.structs.force_setattr(self, name, kind(value))
-
-    @property
-    def user_keys(self) -> UserKeys:
-        return UserKeys(self.user_ids == "separate")
-
-    @property
-    def on_loopback(self) -> bool:
-        """Can only this machine reach the client port?"""
-        return all(map(is_loopback, self.address))
-
-    @property
-    def admin_on_loopback(self) -> bool:
-        """Can only this machine reach the admin port?"""
-        return all(map(is_loopback, self.admin_address))
-
-    @property
-    def rates(self) -> dict[str, Rate]:
-        """The limits set per event; key "default" is for events that declare none."""
-        return {event: parse_rate(text) for event, text in self.rate_limits.items()}
+    process: ProcessSettings = ProcessSettings()
+    client_port: PortSettings = PortSettings()
+    admin_port: AdminSettings = AdminSettings()
+    relay: RelaySettings = RelaySettings()
+    tls: TlsSettings = TlsSettings()
+    http: Times = Times()
+    tokens: TokenSettings = TokenSettings()
+    valkey: ValkeySettings = ValkeySettings()
+    embedded: EmbeddedSettings = EmbeddedSettings()
+    event_log: EventLogSettings = EventLogSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    clients: ClientSettings = ClientSettings()
+    outbox: OutboxLimits = OutboxLimits()
+    packets: PacketLimits = PacketLimits()
+    hub: HubSettings = HubSettings()
+    dispatch: DispatchSettings = DispatchSettings()
+    logs: LogSettings = LogSettings()
+    features: FeatureSettings = FeatureSettings()
 
 
-SECRETS: dict[str, type[Secret]] = {
-    "valkey_url": SecretUrl,
-    "cluster_secret": Secret,
-    "jwt_secret": Secret,
-    "jwks_url": SecretUrl,
-}
+# The order of the settings in the documentation, the file and --help. A setting that is not named here, such as that of
+# a new feature, stands at the end of its group: the features' settings under "Helpdesk", all others under "Logs".
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Where it listens": (
+        "address", "port", "admin_address", "admin_port", "admin_allow_plaintext", "workers", "relay_address",
+        "relay_port", "admin_hosts", "tls_cert_file", "tls_key_file", "allowed_origins", "trusted_proxies", "demo",
+    ),
+    "What it keeps": (
+        "data_dir", "valkey_url", "valkey_prefix", "node_id", "cluster_secret", "cluster_secret_file",
+        "log_max_entries", "log_max_bytes", "embedded_memory_bytes", "durable",
+    ),
+    "Who may come in": (
+        "jwt_secret", "jwt_secret_file", "jwt_algorithms", "jwt_public_key_file", "jwks_url", "jwt_issuer",
+        "jwt_audience", "jwt_leeway_s", "user_ids", "admin_keys_file", "agent_access", "access",
+    ),
+    "Connections": (
+        "transports", "add_trailing_slash", "websocket_deflate", "ping_interval_ms", "ping_timeout_ms",
+        "connect_timeout_s", "upgrade_timeout_s", "handshake_timeout_s", "body_timeout_s", "message_timeout_s",
+        "unread_timeout_s", "connection_recovery", "recovery_window_s", "drain_seconds",
+    ),
+    "Limits": (
+        "max_payload_bytes", "max_connect_bytes", "max_fragments_per_message", "max_attachments_per_packet",
+        "log_reads_at_once", "max_json_depth", "max_event_name_chars", "max_namespace_chars", "max_event_bytes",
+        "max_outbox_bytes", "max_outbox_events", "volatile_outbox_bytes", "max_unfinished_bytes_per_user",
+        "max_unfinished_bytes", "max_waiting_calls_per_socket", "max_rooms_per_socket",
+        "max_namespaces_per_connection", "max_connects_per_connection_per_minute",
+        "max_connects_per_user_per_minute", "max_connections_per_user", "max_connections_per_address",
+        "max_connects_per_address_per_second", "rate_limits",
+    ),
+    "Helpdesk": (
+        "presence_grace_ms", "typing_ms", "dashboard_interval_ms", "chat_waiting_timeout_s", "chat_idle_timeout_s",
+    ),
+    "Logs": ("log_level", "log_format"),
+}  # fmt: skip
 
 
 class Setting(NamedTuple):
@@ -209,22 +124,87 @@ class Setting(NamedTuple):
 @cache
 def table() -> dict[str, Setting]:
     """Return every setting by name, in the order of the documentation."""
-    types, rows, group = get_type_hints(Settings, include_extras=True), {}, ""
-    described = msgspec.inspect.type_info(Settings)
-    assert isinstance(described, msgspec.inspect.StructType)
-    for field in described.fields:
-        assert isinstance(field.type, msgspec.inspect.Metadata)
-        words = field.type.extra_json_schema or {}
-        group = words.get("title", group)
-        default = {} if field.default is msgspec.NODEFAULT else field.default
-        base = types[field.name].__origin__
-        kind = get_origin(base) or base
-        if kind is Literal:  # msgspec would sort its words
-            kind, expected = str, " or ".join(get_args(base))
-        else:
-            expected = _expected(field.type.type)
-        rows[field.name] = Setting(field.name, types[field.name], kind, default, words["description"], group, expected)
-    return rows
+    fields: dict[str, tuple[type[SettingsPart], Any]] = {}
+    for part in (*_parts().values(), *_of_features()):
+        for name, hint in _declared(part).items():
+            assert fields.setdefault(name, (part, hint))[1] == hint, f"{name} is declared twice, and differently"
+    named = {name: group for group, names in GROUPS.items() for name in names}
+    rest = {name: "Helpdesk" if part in _of_features() else "Logs" for name, (part, _) in fields.items()}
+    rows = [_row(name, *fields[name], group) for name, group in (named | (rest | named)).items()]
+    rows.sort(key=lambda row: list(GROUPS).index(row.group))
+    return {row.name: row for row in rows}
+
+
+def compose(**values: Any) -> Settings:
+    """Return the settings with the values given by name, and the defaults of all others."""
+    unknown = values.keys() - table().keys()
+    if unknown:
+        raise TypeError(f"there are no such settings: {', '.join(sorted(unknown))}")
+    parts: dict[str, Any] = {attribute: _filled(part, values) for attribute, part in _parts().items()}
+    of_features = {part: _filled(part, values) for part in _of_features()}
+    settings = Settings(**parts, features=FeatureSettings(of_features))
+    features = FeatureSettings(of_features, flat(settings), settings.tokens.user_keys)
+    return structs.replace(settings, features=features)
+
+
+def flat(settings: Settings) -> dict[str, Any]:
+    """Return every value by the name of its setting, in the order of the table. A limit that is switched off is 0."""
+    parts: list[SettingsPart] = [getattr(settings, attribute) for attribute in _parts()]
+    parts += [settings.features.of(part) for part in _of_features()]
+    values: dict[str, Any] = {}
+    for part in parts:
+        for name in _declared(type(part)):
+            values[name] = 0 if has_no_limit(part, name) else getattr(part, name)
+    return {name: values[name] for name in table()}
+
+
+def changed(settings: Settings, **values: Any) -> Settings:
+    """Return the settings with other values for some names."""
+    return compose(**(flat(settings) | values))
+
+
+@cache
+def _parts() -> dict[str, type[SettingsPart]]:
+    """Return the classes of the attributes of Settings, the features' apart."""
+    return {name: kind for name, kind in get_type_hints(Settings).items() if issubclass(kind, SettingsPart)}
+
+
+@cache
+def _of_features() -> tuple[type[SettingsPart], ...]:
+    """Return the classes in which features declare their settings, each once."""
+    return tuple(dict.fromkeys(feature.settings for feature in FEATURES))
+
+
+@cache
+def _declared(part: type[SettingsPart]) -> dict[str, Any]:
+    """Return name and type of the fields of a part that are settings: those with a Help."""
+    hints = get_type_hints(part, include_extras=True)
+    return {name: hint for name, hint in hints.items() if _help(hint)}
+
+
+def _help(hint: Any) -> str:
+    metas = [meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, Meta)]
+    return next((meta.description for meta in metas if meta.description), "")
+
+
+def _filled(part: type[SettingsPart], values: dict[str, Any]) -> SettingsPart:
+    return part(**{name: values[name] for name in part.__struct_fields__ if name in values})
+
+
+def _row(name: str, part: type[SettingsPart], hint: Any, group: str) -> Setting:
+    default = next(_default(field) for field in structs.fields(part) if field.name == name)
+    kind = get_origin(hint.__origin__) or hint.__origin__
+    if kind is Literal:  # msgspec would sort its words
+        kind, expected = str, " or ".join(get_args(hint.__origin__))
+    else:
+        described = msgspec.inspect.type_info(hint)
+        assert isinstance(described, msgspec.inspect.Metadata)
+        expected = _expected(described.type)
+    return Setting(name, hint, kind, default, _help(hint), group, expected)
+
+
+def _default(field: structs.FieldInfo) -> Any:
+    return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
 
 
 def _expected(kind: msgspec.inspect.Type) -> str:
@@ -238,3 +218,9 @@ def _expected(kind: msgspec.inspect.Type) -> str:
         case msgspec.inspect.DictType():
             return 'a table of event = "max/seconds"'
     return "a text"
+
+
+@cache
+def secrets() -> dict[str, type[Secret]]:
+    """Return the settings that hold a secret, with their types."""
+    return {name: row.kind for name, row in table().items() if issubclass(row.kind, Secret)}

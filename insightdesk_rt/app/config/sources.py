@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from insightdesk_rt.app.config.checks import doubts, misfits
-from insightdesk_rt.app.config.settings import SECRETS, Setting, Settings, table
+from insightdesk_rt.app.config.settings import Setting, Settings, compose, flat, secrets, table
 from insightdesk_rt.engine.errors import ConfigError
 from insightdesk_rt.engine.secret import Secret, printable, shown_text
 
@@ -46,14 +46,14 @@ class LoadedSettings(Struct, frozen=True):
 
         A secret given by hand is not among them.
         """
-        settings, flags = self.settings, []
+        values, flags = flat(self.settings), []
         if self.file:
             flags += ["--config", str(Path(self.file).absolute())]
-        if not (settings.jwt_secret or settings.jwt_secret_file):
-            flags += ["--data-dir", str(Path(settings.data_dir).absolute())]
+        if not (values["jwt_secret"] or values["jwt_secret_file"]):
+            flags += ["--data-dir", str(Path(values["data_dir"]).absolute())]
         for name in OF_A_SERVER:
             if self.origins[name] == COMMAND_LINE or self.origins[name].startswith("environment"):
-                value = getattr(settings, name)
+                value = values[name]
                 text = ",".join(value) if isinstance(value, tuple) else str(value)
                 flags += [table()[name].flag, str(Path(text).absolute()) if name.endswith("_file") else text]
         return flags
@@ -96,9 +96,9 @@ def load_flags(flags: Mapping[str, str], environ: Mapping[str, str]) -> LoadedSe
                 value = f'"{value}"'
             problems.append(f"{given.name} = {value} ({given.origin}): expected {setting.expected}")
     if not problems:
-        settings = Settings(**values)
+        settings = compose(**values)
         for name, why in misfits(settings):
-            problems.append(f"{name} = {shown(name, getattr(settings, name))} ({origins[name]}): {why}")
+            problems.append(f"{name} = {shown(name, flat(settings)[name])} ({origins[name]}): {why}")
     if problems:
         raise ConfigError("\n".join(problems))
     return LoadedSettings(settings, origins, tuple(doubts(settings)), file)
@@ -147,8 +147,8 @@ def unknown(word: str, others: Sequence[str] = ()) -> str:
 
 def shown(name: str, value: Any) -> str:
     """Return a value as it may be printed: on one line, no secret, no password of a URL, not too long."""
-    if name in SECRETS and not isinstance(value, Secret):
-        value = SECRETS[name](value) if isinstance(value, str) else Secret(str(value))
+    if name in secrets() and not isinstance(value, Secret):
+        value = secrets()[name](value) if isinstance(value, str) else Secret(str(value))
     if isinstance(value, dict):
         value = [f"{key}={one}" for key, one in value.items()]
     if isinstance(value, tuple | list):

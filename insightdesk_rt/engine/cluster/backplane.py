@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from insightdesk_rt.engine.cluster import envelope
 from insightdesk_rt.engine.cluster.channel_subscriptions import ChannelSubscriptions
 from insightdesk_rt.engine.cluster.envelope import BusCall, Logged, Poison, Probe, Volatile
-from insightdesk_rt.engine.cluster.logs import MAX_EVENTS, READS_AT_ONCE, Logs, Opened
+from insightdesk_rt.engine.cluster.logs import MAX_EVENTS, Logs, Opened
 from insightdesk_rt.engine.cluster.names import Names
-from insightdesk_rt.engine.cluster.publisher import KEEP_S, Keep, Publisher
+from insightdesk_rt.engine.cluster.publisher import KEEP_S, EventLogSettings, Publisher
 from insightdesk_rt.engine.cluster.seal import NotSealed, Seal
 from insightdesk_rt.engine.cluster.sequencer import Sequencer
 from insightdesk_rt.engine.cluster.subscription import Subscription
@@ -73,11 +73,8 @@ class ValkeyBackplane:
         namespaces: Iterable[str],
         node_id: str,
         *,
-        log_max_entries: int = Keep().entries,
-        log_max_bytes: int = Keep().bytes,
-        max_event_bytes: int = 262_144,
+        settings: EventLogSettings = EventLogSettings(),
         seal: Seal | None = None,
-        log_reads_at_once: int = READS_AT_ONCE,
         facts: Collection[str] = (),
     ) -> None:
         self._seal = seal or Seal(b"")
@@ -91,13 +88,11 @@ class ValkeyBackplane:
         self._names = Names(valkey.prefix)
         self._sequencers = {namespace: Sequencer(namespace, self._deliver) for namespace in namespaces}
         self._node_channels = (self._names.node(self.address).encode(), self._names.all_nodes.encode())
-        self.logs = Logs(valkey, self._names, log_reads_at_once)
+        self.logs = Logs(valkey, self._names, settings.log_reads_at_once)
         self._link = SubscriptionLink(valkey, self._names, self.address, self)
         self._subscriptions = ChannelSubscriptions(valkey, self._names, self._sequencers, self._link, self._has_members)
-        self._publisher = Publisher(
-            valkey, self._names, self.address, Keep(log_max_entries, log_max_bytes), max_event_bytes, self.position
-        )
-        self._max_message = max_event_bytes + HEAD_BYTES
+        self._publisher = Publisher(valkey, self._names, self.address, settings, self.position)
+        self._max_message = settings.max_event_bytes + HEAD_BYTES
         self._must_restore = False
         self._seldom = Seldom(log)
         self._epoch = self._fork = ""

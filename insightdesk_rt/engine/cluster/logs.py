@@ -28,7 +28,6 @@ PAGE_ENTRIES = 500
 PAGE_BYTES = 1_000_000
 AT_ONCE = 100  # events that come with the first answer: the usual client has missed fewer
 MAX_EVENTS = 5_000  # offsets that are looked up for who asks without a limit
-READS_AT_ONCE = 16  # questions of clients: some 16 ms of Valkey, if each has a full page
 IDS_TTL_MS = 3_600_000  # how long lua/append.lua keeps a room's offsets
 KEYS_PER_CALL = 500
 
@@ -50,7 +49,7 @@ class LogPage(NamedTuple):
 
 
 class Logs:
-    def __init__(self, valkey: Valkey, names: Names, reads_at_once: int = READS_AT_ONCE) -> None:
+    def __init__(self, valkey: Valkey, names: Names, reads_at_once: int) -> None:
         self._valkey = valkey
         self._names = names
         self._open = load_script("insightdesk_rt.engine.cluster", "open")

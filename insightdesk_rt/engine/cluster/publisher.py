@@ -16,9 +16,10 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from insightdesk_rt.engine.cluster import envelope
 from insightdesk_rt.engine.cluster.names import Names
@@ -27,6 +28,7 @@ from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError, used_before
 from insightdesk_rt.engine.ids import RESERVED_EVENTS
 from insightdesk_rt.engine.model import Event, Offset, offset_key
+from insightdesk_rt.engine.settings import BytesLimit, Help, SettingsPart
 from insightdesk_rt.engine.wire import json
 
 FORK_S = 60.0  # as long as nodes remember the ids of what they have delivered
@@ -37,11 +39,20 @@ AGAIN_BATCH = 500
 WAIT_S = 1.0  # a command's deadline
 
 
-class Keep(NamedTuple):
-    """How much of a namespace's log is kept: whichever is less. 0 bytes: any number of them."""
+class EventLogSettings(SettingsPart, frozen=True):
+    """How much of a namespace's log is kept, whichever limit is reached first, and what one event may have."""
 
-    entries: int = 100_000
-    bytes: int = 134_217_728  # of payloads and heads; the log takes about as many of Valkey's memory
+    log_max_entries: Annotated[int, Meta(ge=100), Help("events kept per namespace for clients that return")] = 100_000
+    # Bytes of payloads and heads; the log takes about as many of Valkey's memory. The log of a busy chat in Chinese or
+    # emoji has 16 KB an event: 100,000 of them would be 1.6 GB.
+    log_max_bytes: Annotated[
+        int, Meta(ge=0, le=100_000_000_000), Help("bytes kept per namespace for them; 0: any number")
+    ] = 134_217_728
+    # 256 KiB: one 33 MB event once overflowed the pub/sub buffers of every node of a python-socketio cluster
+    max_event_bytes: Annotated[BytesLimit, Help("one event between nodes; 0: any size")] = 262_144
+    log_reads_at_once: Annotated[
+        int, Meta(ge=1, le=1000), Help("questions of clients to Valkey about what they missed; others wait")
+    ] = 16  # some 16 ms of Valkey, if each has a full page
 
 
 class Sent(NamedTuple):
@@ -56,16 +67,15 @@ class Publisher:
         valkey: Valkey,
         names: Names,
         address: str,
-        keep: Keep,
-        max_event_bytes: int,
+        settings: EventLogSettings,
         seen: Callable[[str], Offset],
     ) -> None:
         self._valkey = valkey
         self._script = load_script("insightdesk_rt.engine.cluster", "append")
         self._names = names
         self._address = address
-        self._keep = keep
-        self._max_event_bytes = max_event_bytes
+        self._settings = settings
+        self._max_event_bytes = settings.max_event_bytes
         self._seen = seen  # the greatest offset this node has seen in a namespace
         self._tail: deque[Sent] = deque()
         self._tail_bytes = 0
@@ -155,7 +165,7 @@ class Publisher:
             self._tail_bytes -= len(oldest.event.payload) + HEAD_BYTES
 
     async def _append(self, event: Event, was: str = "") -> Offset:
-        keys, args = append_call(self._names, event, self._address, self._keep, self._seen(event.namespace), was)
+        keys, args = append_call(self._names, event, self._address, self._settings, self._seen(event.namespace), was)
         return appended(await self._valkey.call(self._script, keys, args))
 
     @staticmethod
@@ -165,7 +175,7 @@ class Publisher:
 
 
 def append_call(
-    names: Names, event: Event, origin: str, keep: Keep, seen: str, was: str = ""
+    names: Names, event: Event, origin: str, keep: EventLogSettings, seen: str, was: str = ""
 ) -> tuple[list[str], list[Arg]]:
     """Return keys and arguments for the append script, as lua/append.lua names them; `appended` reads its answer."""
     namespace = event.namespace
@@ -173,14 +183,14 @@ def append_call(
     header = envelope.header_of(event, origin)
     args: list[Arg] = [
         namespace,
-        keep.entries,
+        keep.log_max_entries,
         seen,
         event.id,
         header,
         event.payload,
         was,
         event.fingerprint,
-        keep.bytes,
+        keep.log_max_bytes,
     ]
     for room in event.rooms:
         keys.append(names.ids(namespace, room))

@@ -21,7 +21,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 from insightdesk_rt.engine.cluster.names import Names
 from insightdesk_rt.engine.cluster.resp import Arg, load_script
@@ -30,6 +30,7 @@ from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Offset, Room, Sid
+from insightdesk_rt.engine.settings import Help, Seconds, SettingsPart
 from insightdesk_rt.engine.wire import json
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,13 @@ REAP_BATCH = 500
 SCRIPTS = ("save", "end", "claim", "touch", "reap")
 MAX_SAVES = 1_000  # in one pipeline
 ANOTHERS, MISSING = 0, -1  # what lua/session_save.lua answers
+
+
+class RecoverySettings(SettingsPart, frozen=True):
+    """Whether, and for how long, clients may go on with a session that was interrupted."""
+
+    connection_recovery: Annotated[bool, Help("give clients that come back what they missed")] = True
+    recovery_window_s: Annotated[Seconds, Help("how long they may have been away")] = 120
 
 
 class ClusterSessions:
@@ -62,7 +70,7 @@ class ClusterSessions:
         position: Callable[[str], Offset],
         replaced: Callable[[str, str], None],
         *,
-        window_s: int = 120,
+        window_s: int = RecoverySettings().recovery_window_s,
     ) -> None:
         self._valkey = valkey
         self._names = Names(valkey.prefix)

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from valkey.exceptions import NoScriptError, ReadOnlyError, ResponseError, ValkeyError
 
@@ -23,6 +23,8 @@ from insightdesk_rt.engine.cluster.resp import Arg, Script, load_script, pack
 from insightdesk_rt.engine.cluster.valkey_url import parse
 from insightdesk_rt.engine.counters import Histogram
 from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.secret import SecretUrl
+from insightdesk_rt.engine.settings import Help, SettingsPart
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,16 @@ PROBE_MS = 10_000  # how long the key of the write that is tried for /readyz sta
 LAST_LOOK_S = 0.05  # after a deadline that passed while this process itself was held up
 # Seconds; past the last one, the deadline, a command has failed.
 COMMAND_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+class ValkeySettings(SettingsPart, frozen=True):
+    """Which Valkey the nodes share."""
+
+    valkey_url: Annotated[SecretUrl, Help("valkey://, valkeys:// or unix://; empty starts an embedded one")] = (
+        SecretUrl()
+    )
+    valkey_prefix: Annotated[str, Help("first part of every key and channel; one per environment")] = "insightdesk"
+    durable: Annotated[bool, Help("acknowledge a chat message once it is on disk")] = False
 
 
 class Valkey:

@@ -11,8 +11,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
@@ -27,12 +27,14 @@ from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import User, UserKey
-from insightdesk_rt.engine.rate_limits import Rate, Window
+from insightdesk_rt.engine.rate_limits import Rate, Window, parse_rate
 from insightdesk_rt.engine.seldom import Seldom
+from insightdesk_rt.engine.settings import Count, CountLimit, Help, SettingsPart
 from insightdesk_rt.engine.tokens import BadToken
 from insightdesk_rt.engine.transport.client import Client
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.codec import Ack, Call, Codec, Connect
+from insightdesk_rt.engine.wire.limits import PacketLimits
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +59,31 @@ class Auth(Struct, frozen=True):
     recovery: Any = None
 
 
-class DispatchSettings(NamedTuple):
-    """What dispatch needs of the configuration. 0 switches the first two limits off."""
+class DispatchSettings(SettingsPart, frozen=True):
+    """How often users may call, and how many sockets they may have."""
 
-    default_rate: Rate = Rate(100, 60)
-    rates: Mapping[str, Rate] = {}
-    max_connections_per_user: int = 0
-    max_namespaces_per_connection: int = 0
-    max_waiting_calls: int = 1_000  # of one socket
-    max_json_depth: int = json.MAX_DEPTH
-    max_connects_per_user_per_minute: int = 0
+    max_waiting_calls_per_socket: Annotated[
+        CountLimit, Help("calls that wait for those before them; 0: any number")
+    ] = 1000
+    # Ten a second: a person with ten tabs of four namespaces whose network drops every five seconds makes eight.
+    max_connects_per_user_per_minute: Annotated[Count, Help("a user's connects into namespaces; 0: any number")] = 600
+    max_connections_per_user: Annotated[Count, Help("sockets of a user per namespace; 0: any number")] = 100
+    rate_limits: Annotated[dict[str, str], Help('per user, event = "max/seconds"; "default" for the others')] = {}
+    max_namespaces_per_connection: int = PacketLimits().max_namespaces_per_connection
+    max_json_depth: CountLimit = PacketLimits().max_json_depth
+
+    @property
+    def rates(self) -> dict[str, Rate]:
+        """The rates that are set, by event."""
+        return {event: parse_rate(text) for event, text in self.rate_limits.items() if event != "default"}
+
+    @property
+    def default_rate(self) -> Rate:
+        """The rate of events that neither the settings nor their namespace give one."""
+        return parse_rate(self.rate_limits["default"]) if "default" in self.rate_limits else DEFAULT_RATE
+
+
+DEFAULT_RATE = Rate(100, 60)
 
 
 Verify = Callable[[object], User]
@@ -104,7 +121,7 @@ class Dispatch:
             settings.default_rate,
             settings.rates,
             {REFRESH.name: (REFRESH, self._expiry.refresh)},
-            max_waiting=settings.max_waiting_calls,
+            max_waiting=settings.max_waiting_calls_per_socket,
             max_depth=settings.max_json_depth,
         )
         self._auth = msgspec.json.Decoder(Auth)

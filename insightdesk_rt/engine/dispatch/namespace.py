@@ -34,6 +34,7 @@ from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Right, Role, Room, User
 from insightdesk_rt.engine.rate_limits import Rate
+from insightdesk_rt.engine.settings import FeatureSettings, SettingsPart
 from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.wire import json
 
@@ -146,7 +147,7 @@ class Context(NamedTuple):
     incarnation: Callable[[], str]  # names this node's present life; it changes when the node was declared dead
     fenced: Callable[[str], None]  # reports an incarnation of this node that Valkey takes for dead
     recovered: Callable[[], Awaitable[None]]  # waits until Valkey has again what it may have lost; RtError UNAVAILABLE
-    settings: Any  # the server's settings, which the engine does not know
+    settings: FeatureSettings
 
 
 Route = tuple[str, type[Any], dict[str, Any]]  # as Tornado's Application takes them
@@ -160,6 +161,7 @@ class Namespace:
 
     path: ClassVar[str] = ""
     allow: ClassVar[frozenset[Role]] = EVERYBODY  # other roles are refused with FORBIDDEN at connect
+    settings: ClassVar[type[SettingsPart]] = SettingsPart  # declares the settings of the feature
     events: ClassVar[dict[str, EventSpec]] = {}
     plain: ClassVar[tuple[str, ...]] = ()  # names of events it sends that have no Outbound of their own
     # Names of logged events that carry a whole fact which only this server stores: for `put_down_again`.

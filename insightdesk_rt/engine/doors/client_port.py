@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
-from msgspec import Struct
 from tornado.httputil import HTTPServerRequest
 
+from insightdesk_rt.engine.addresses import is_loopback
+from insightdesk_rt.engine.cluster.sessions import RecoverySettings
 from insightdesk_rt.engine.doors.admission import (
     NATIVE_ORIGIN,
     OF_ENGINE,
@@ -20,6 +22,7 @@ from insightdesk_rt.engine.doors.admission import (
 from insightdesk_rt.engine.doors.makers import uses_recovery
 from insightdesk_rt.engine.doors.peers import RemotePeer, TrustedProxies, bearer_of
 from insightdesk_rt.engine.rate_limits import Windows
+from insightdesk_rt.engine.settings import BytesLimit, Count, CountLimit, Help, Ms, Names, Port, SettingsPart
 from insightdesk_rt.engine.transport.client import Client, Receiver
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.wire.engine import EngineSession, EngineSettings
@@ -35,22 +38,34 @@ _BAD_VERSION = (OF_ENGINE[BAD_VERSION, False], OF_ENGINE[BAD_VERSION, True])
 _BAD_PAGE = (OF_ENGINE[FORBIDDEN, False], OF_ENGINE[FORBIDDEN, True], NATIVE_ORIGIN)
 
 
-class PortSettings(Struct, frozen=True):
-    """What the client port needs of the configuration."""
+class PortSettings(SettingsPart, frozen=True):
+    """The settings of the client port."""
 
-    allowed_origins: tuple[str, ...] = ()
-    loopback: bool = False  # the server listens on a loopback address only
-    trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-* headers are believed
-    transports: tuple[str, ...] = ("polling", "websocket")
-    trailing_slash: bool = True  # False: /socket.io is served beside /socket.io/
-    ping_interval_ms: int = 25_000
-    ping_timeout_ms: int = 30_000
-    max_payload_bytes: int = 1_000_000  # ws default 100 MiB, Node socket.io 1 MB
-    max_fragments: int = MAX_FRAGMENTS  # of one websocket message
-    packets: PacketLimits = PacketLimits()
-    recovery: bool = True
-    deflate: bool = False
-    connects_per_address_per_second: int = 0  # 0: any number
+    # Both families of loopback: `localhost` is ::1 first for Node 18 and others.
+    address: Annotated[Names, Help("addresses of the client port; :: is every one, of IPv4 and IPv6")] = (
+        "127.0.0.1",
+        "::1",
+    )
+    port: Annotated[Port, Help("client port; 0 takes a free one")] = 3001
+    allowed_origins: Annotated[Names, Help('other origins browsers may come from; "*" for any')] = ()
+    trusted_proxies: Annotated[Names, Help("addresses or networks whose X-Forwarded-For is believed")] = ()
+    transports: Annotated[Names, Help("what Engine.IO clients may use")] = ("polling", "websocket")
+    # of the name that Socket.IO's own server and clients give it
+    add_trailing_slash: Annotated[bool, Help("Socket.IO is at /socket.io/ alone; false: also at /socket.io")] = True
+    websocket_deflate: Annotated[bool, Help("compress websocket messages; costs memory and CPU")] = False
+    ping_interval_ms: Annotated[Ms, Help("time between heartbeats")] = 25_000
+    ping_timeout_ms: Annotated[Ms, Help("how long a client may take to answer one")] = 30_000
+    max_fragments_per_message: Annotated[CountLimit, Help("websocket frames of one message; 0: any number")] = (
+        MAX_FRAGMENTS
+    )
+    max_connects_per_address_per_second: Annotated[Count, Help("new clients of one address; 0: any number")] = 0
+    max_payload_bytes: BytesLimit = PacketLimits().max_payload_bytes  # ws default 100 MiB, Node socket.io 1 MB
+    connection_recovery: bool = RecoverySettings().connection_recovery
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the client port."""
+        return all(map(is_loopback, self.address))
 
 
 class ClientPort:
@@ -62,12 +77,14 @@ class ClientPort:
         receiver: Receiver,
         settings: PortSettings = PortSettings(),
         is_blocked: Callable[[str], bool] = lambda address: False,
+        packets: PacketLimits = PacketLimits(),
     ) -> None:
         self.host = host
         self.receiver = receiver
         self.settings = settings
-        self.origins = OriginPolicy(settings.allowed_origins, settings.loopback)
-        rate = settings.connects_per_address_per_second
+        self._packets = packets
+        self.origins = OriginPolicy(settings.allowed_origins, settings.on_loopback)
+        rate = settings.max_connects_per_address_per_second
         connects = Windows(rate, 1000) if rate else None
         self.admission = AdmissionRules(self.origins, settings.transports, host.addresses, connects, is_blocked)
         self._refused_pages = RefusedPages(self.origins.listed)
@@ -76,8 +93,8 @@ class ClientPort:
         self._engine = EngineSettings(
             settings.ping_interval_ms, settings.ping_timeout_ms, settings.max_payload_bytes, upgrades
         )
-        self._socketio = SocketIOCodec(settings.recovery)
-        self._native = NativeCodec(settings.recovery)
+        self._socketio = SocketIOCodec(settings.connection_recovery)
+        self._native = NativeCodec(settings.connection_recovery)
 
     # ── admission ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,7 +146,7 @@ class ClientPort:
         """Return a new Socket.IO client, not started, for its first request."""
         agent = head.headers.get("user-agent", "")
         sid = self.host.new_id()
-        packets = SocketIOSession(self._socketio, self.settings.packets)
+        packets = SocketIOSession(self._socketio, self._packets)
         session = EngineSession(sid, packets, self._engine, head.upgrade)
         client = Client(session, self.receiver, self.host, id=sid, address=peer.address, agent=agent[:MAX_AGENT])
         client.recovers = uses_recovery(agent, head.query)
@@ -144,7 +161,7 @@ class ClientPort:
     def make_native_session(self, namespace: str) -> NativeSession:
         settings = self.settings
         return NativeSession(
-            namespace, self._native, settings.ping_interval_ms, settings.ping_timeout_ms, settings.packets
+            namespace, self._native, settings.ping_interval_ms, settings.ping_timeout_ms, self._packets
         )
 
     def transport_of(self, sid: str) -> str | None:

@@ -56,7 +56,7 @@ def socketio_handlers(port: ClientPort) -> list[Rule]:
 
 def path_of(port: ClientPort) -> str:
     """Return the pattern of the paths at which Engine.IO is served."""
-    return PATH if port.settings.trailing_slash else BARE_PATH
+    return PATH if port.settings.add_trailing_slash else BARE_PATH
 
 
 class _WebSocketRequest(PathMatches):

@@ -127,12 +127,12 @@ class SocketHandler(QuietHandler, WebSocketHandler):
     def compression(self) -> Parameters | None:
         """Return the parameters of permessage-deflate that are agreed on, None to go on without compression."""
         offered = self.request.headers.get("Sec-WebSocket-Extensions", "")
-        return agreed(offered) if self.port.settings.deflate else None
+        return agreed(offered) if self.port.settings.websocket_deflate else None
 
     def hand_over(self, stream: IOStream, parameters: Parameters | None) -> None:
         """Give the connection, whose 101 is written, to a transport of ours."""
         host, settings = self.port.host, self.port.settings
-        limit, max_fragments = settings.max_payload_bytes, settings.max_fragments
+        limit, max_fragments = settings.max_payload_bytes, settings.max_fragments_per_message
         if parameters is not None:
             transport = DeflateTransport(
                 stream, host, limit, coded=self.coded, max_fragments=max_fragments, parameters=parameters

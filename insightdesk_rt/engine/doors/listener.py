@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from math import inf
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPMessageDelegate
@@ -21,6 +21,7 @@ from tornado.ioloop import IOLoop
 from tornado.web import Application
 
 from insightdesk_rt.engine.periodic import PeriodicWork, every
+from insightdesk_rt.engine.settings import Help, SecondsLimit, SettingsPart
 from insightdesk_rt.engine.transport.neighbours import refused_stranger
 from insightdesk_rt.engine.transport.tornado_private import (
     add_listener,
@@ -261,12 +262,15 @@ class _Request(HTTPMessageDelegate):
             self._on_late(self._awaits)
 
 
-class Times(NamedTuple):
-    """How long a head may take and an idle connection is kept; a body; and an answer that the peer does not read."""
+class Times(SettingsPart, frozen=True):
+    """How long the parts of an HTTP exchange may take."""
 
-    head_s: float
-    body_s: float
-    unread_s: float
+    handshake_timeout_s: Annotated[
+        SecondsLimit, Help("how long HTTP headers may take, and a kept connection be idle; 0: for ever")
+    ] = 10
+    # a megabyte in 30 s is 270 kbit/s; a slower client is a slow loris, or should use a websocket
+    body_timeout_s: Annotated[SecondsLimit, Help("how long the body of a POST may take; 0: for ever")] = 30
+    unread_timeout_s: Annotated[SecondsLimit, Help("how long nobody may read an answer over HTTP; 0: for ever")] = 30
 
 
 def make_http_server(
@@ -274,9 +278,9 @@ def make_http_server(
 ) -> ClientHttpServer:
     return ClientHttpServer(
         application,
-        idle_connection_timeout=times.head_s,
-        body_timeout=times.body_s,
-        unread_s=times.unread_s,
+        idle_connection_timeout=times.handshake_timeout_s,
+        body_timeout=times.body_timeout_s,
+        unread_s=times.unread_timeout_s,
         on_late=on_late,
         **options,
     )

@@ -22,7 +22,7 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, HTTPServerRequest, RequestStartLine, ResponseStartLine
@@ -44,6 +44,7 @@ from insightdesk_rt.engine.doors.engineio import (
     wants_websocket,
 )
 from insightdesk_rt.engine.doors.framing import declared_bytes
+from insightdesk_rt.engine.settings import Help, Port, SettingsPart
 from insightdesk_rt.engine.transport.handover import hand_over, is_here
 from insightdesk_rt.engine.transport.neighbours import Stranger, is_ours, say_refused, this_machine
 from insightdesk_rt.engine.transport.tornado_private import body_is_read
@@ -59,6 +60,13 @@ SLACK_S = 10.0  # an owner answers a poll within a heartbeat; one that takes lon
 MAX_ANSWER = 64_000_000  # bytes; an outbox holds less
 KEY = "X-Insightdesk-Key"
 _NODE = re.compile(r"([A-Za-z0-9_-]{1,40})\.")
+
+
+class RelaySettings(SettingsPart, frozen=True):
+    relay_address: Annotated[
+        str, Help("where other machines' nodes reach this one, to pass polls on; empty: nowhere")
+    ] = ""
+    relay_port: Annotated[Port, Help("its port there; 0 takes a free one")] = 0
 
 
 class RelayedAnswer(NamedTuple):
@@ -121,7 +129,11 @@ class Relay:
     def take(self, sid: str, sock: socket.socket, read_ahead: bytes) -> None:
         """Let a socket that was handed to this node try to take over from the polls of its session."""
         sock.setblocking(False)
-        host, limit, most = self._port.host, self._port.settings.max_payload_bytes, self._port.settings.max_fragments
+        host, limit, most = (
+            self._port.host,
+            self._port.settings.max_payload_bytes,
+            self._port.settings.max_fragments_per_message,
+        )
         probe(self._port, sid, WebSocketTransport(sock, host, limit, coded=False, max_fragments=most), read_ahead)
 
 

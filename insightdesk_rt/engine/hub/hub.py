@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from insightdesk_rt.engine.counters import EventCounts
 from insightdesk_rt.engine.errors import CloseReason, RtError
@@ -18,6 +18,8 @@ from insightdesk_rt.engine.hub.backplane import Backplane
 from insightdesk_rt.engine.hub.rooms import Groups, Rooms
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Right, Room, Sid, new_id, offset_key
+from insightdesk_rt.engine.settings import Count, Help, SettingsPart
+from insightdesk_rt.engine.transport.outbox import OutboxLimits
 from insightdesk_rt.engine.wire import json
 
 _ANY = Right(NO_OFFSET)
@@ -44,11 +46,20 @@ class Missed(NamedTuple):
     complete: bool
 
 
+class HubSettings(SettingsPart, frozen=True):
+    max_rooms_per_socket: Annotated[Count, Help("rooms a socket may be in; 0: any number")] = 1000
+
+
 class Replay(NamedTuple):
     """How much of the log one client is sent at a time; who missed more is told to load anew."""
 
-    events: int = 5_000
-    size_bytes: int = 524_288
+    events: int
+    size_bytes: int
+
+    @staticmethod
+    def within(limits: OutboxLimits) -> Replay:
+        """Return half of what an outbox holds: the other half is for what comes meanwhile."""
+        return Replay(limits.max_outbox_events // 2, limits.max_outbox_bytes // 2)
 
 
 class Hub:
@@ -62,7 +73,7 @@ class Hub:
         backplane: Backplane,
         namespaces: Iterable[str],
         max_rooms_per_socket: int = 0,
-        replay: Replay = Replay(),
+        replay: Replay = Replay.within(OutboxLimits()),
         events: Iterable[str] = (),
         delivered: Callable[[str], None] = lambda offset: None,
     ) -> None:

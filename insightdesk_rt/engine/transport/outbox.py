@@ -16,11 +16,11 @@ import logging
 import time
 from collections.abc import Callable
 from time import monotonic_ns
-
-from msgspec import Struct
+from typing import Annotated
 
 from insightdesk_rt.engine.counters import Histogram
 from insightdesk_rt.engine.errors import CloseReason
+from insightdesk_rt.engine.settings import BytesLimit, CountLimit, Help, SettingsPart
 from insightdesk_rt.engine.transport.base import Transport
 from insightdesk_rt.engine.wire.codec import Encoded
 
@@ -31,12 +31,15 @@ LOOK_EVERY = 64  # writes between looks at the clock
 CLOSED = 1 << 62  # more bytes than any limit: a closed outbox takes the slow way of `put`, the hot way asks nothing
 
 
-class OutboxLimits(Struct, frozen=True, gc=False):
-    """When a client is too far behind. `volatile_bytes`: from here on volatile events are not worth queueing."""
+class OutboxLimits(SettingsPart, frozen=True, gc=False):
+    """How far a client may fall behind."""
 
-    max_bytes: int = 1_048_576  # engine.io has no limit (its oldest open complaint); centrifugo 1 MiB
-    max_events: int = 10_000
-    volatile_bytes: int = 65_536
+    # engine.io has no limit (its oldest open complaint); centrifugo 1 MiB
+    max_outbox_bytes: Annotated[BytesLimit, Help("unsent bytes at which a client is closed; 0: never")] = 1_048_576
+    max_outbox_events: Annotated[CountLimit, Help("unsent events at which a client is closed; 0: never")] = 10_000
+    volatile_outbox_bytes: Annotated[
+        BytesLimit, Help("unsent bytes from which volatile events are dropped; 0: never")
+    ] = 65_536
 
 
 # Seconds. The publisher's time is known to the millisecond, so nothing below it.
@@ -126,13 +129,13 @@ class Outbox:
         bytes_before = self.bytes
         held = bytes_before + len(message.frame)  # its `size`, without a call
         limits = self._limits
-        if held > limits.max_bytes or (message.volatile and bytes_before >= limits.volatile_bytes):
+        if held > limits.max_outbox_bytes or (message.volatile and bytes_before >= limits.volatile_outbox_bytes):
             return self._put_full(message)
         queue = self._queue
         if queue is None:
             self._queue = [message]
             self._flusher.mark(self)
-        elif len(queue) < limits.max_events:
+        elif len(queue) < limits.max_outbox_events:
             queue.append(message)
             self._flusher.queued += 1
         else:
@@ -158,7 +161,7 @@ class Outbox:
         left = self.bytes - freed
         held = left + message.size
         # An empty outbox takes a message of any size: it is one of ours, and who reads it is not behind.
-        if (left and held > self._limits.max_bytes) or len(kept) >= self._limits.max_events:
+        if (left and held > self._limits.max_outbox_bytes) or len(kept) >= self._limits.max_outbox_events:
             flusher.queued += 1
             flusher.dropped_closed += 1
             return CloseReason.SLOW_CONSUMER
@@ -175,7 +178,7 @@ class Outbox:
     @property
     def behind(self) -> bool:
         """Is more than half of what may lie here unread? Then nothing that the client asks should add to it now."""
-        return CLOSED > self.bytes > self._limits.max_bytes >> 1
+        return CLOSED > self.bytes > self._limits.max_outbox_bytes >> 1
 
     def when_room(self, call: Callable[[], None]) -> None:
         """Call once the outbox is not `behind` any more, or closed. It is called amid a write, and must not write."""

@@ -14,11 +14,12 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from insightdesk_rt.engine.errors import CloseReason
-from insightdesk_rt.engine.rate_limits import ANY, Cap
+from insightdesk_rt.engine.rate_limits import Cap
 from insightdesk_rt.engine.seldom import Seldom
+from insightdesk_rt.engine.settings import Count, CountLimit, Help, SecondsOrNever, SettingsPart
 from insightdesk_rt.engine.transport.intake import HoldingClient, Intake
 from insightdesk_rt.engine.transport.outbox import Flusher, OutboxLimits
 from insightdesk_rt.engine.transport.poller import Poller
@@ -45,6 +46,26 @@ class Lingering(Protocol):
     """A transport that has sent its close frame and waits for the peer's."""
 
     def abort(self) -> None: ...
+
+
+class ClientSettings(SettingsPart, frozen=True):
+    """How long clients may take, and how much of a node they may use together."""
+
+    connect_timeout_s: Annotated[
+        SecondsOrNever, Help("how long a client may stay without a namespace; 0: for ever")
+    ] = 45
+    upgrade_timeout_s: Annotated[SecondsOrNever, Help("how long an upgrade to websocket may take; 0: for ever")] = 10
+    # four times a POST's: that much the attachments of a packet may be more
+    message_timeout_s: Annotated[
+        SecondsOrNever, Help("how long a message may take that has begun to come in; 0: for ever")
+    ] = 120
+    # eight messages of the usual 1 MB at a time; a connection for each would be 400 MB of one user
+    max_unfinished_bytes_per_user: Annotated[
+        CountLimit, Help("bytes of a user's messages that have begun to come in, at a time; 0: any number")
+    ] = 8_000_000
+    max_unfinished_bytes: Annotated[CountLimit, Help("the same of all clients of a node; 0: any number")] = 268_435_456
+    max_connects_per_connection_per_minute: Annotated[Count, Help("connects into namespaces; 0: any number")] = 60
+    max_connections_per_address: Annotated[Count, Help("clients of one address; 0: any number")] = 0
 
 
 class Registry(Generic[C]):
@@ -82,26 +103,21 @@ class Registry(Generic[C]):
         *,
         node_id: str = "n1",
         limits: OutboxLimits = OutboxLimits(),
-        connect_timeout_ms: int = 45_000,
-        upgrade_timeout_ms: int = 10_000,
-        message_timeout_ms: int = 120_000,
-        max_clients_per_address: int = 0,
-        max_connects_per_minute: int = 0,
-        max_unfinished_per_user: int = ANY,
-        max_unfinished: int = ANY,
+        settings: ClientSettings = ClientSettings(),
     ) -> None:
         self.wheel = wheel
         self.now_ms: Callable[[], int] = wheel.now_ms  # monotonic; the same clock as the timers
         self.node_id = node_id
         self.limits = limits
-        self.connect_timeout_ms = connect_timeout_ms
-        self.upgrade_timeout_ms = upgrade_timeout_ms
-        self.message_timeout_ms = message_timeout_ms
-        self.max_connects_per_minute = max_connects_per_minute  # CONNECTs of one client into namespaces; 0: no limit
+        self.connect_timeout_ms = int(settings.connect_timeout_s * 1000)
+        self.upgrade_timeout_ms = int(settings.upgrade_timeout_s * 1000)
+        self.message_timeout_ms = int(settings.message_timeout_s * 1000)
+        # CONNECTs of one client into namespaces; 0: no limit
+        self.max_connects_per_minute = settings.max_connects_per_connection_per_minute
         self.flusher = Flusher()
-        self.intake = Intake(max_unfinished_per_user, max_unfinished)
+        self.intake = Intake(settings.max_unfinished_bytes_per_user, settings.max_unfinished_bytes)
         self.poller = Poller()
-        self.addresses = Cap(max_clients_per_address)
+        self.addresses = Cap(settings.max_connections_per_address)
         self.clients: dict[str, C] = {}
         self.farewells: dict[str, list[Encoded]] = {}  # last messages for the next poll of clients that have ended
         self._lingering: set[Lingering] = set()

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import NamedTuple
+from typing import Annotated
+
+from msgspec.structs import force_setattr
+
+from insightdesk_rt.engine.rate_limits import or_any
+from insightdesk_rt.engine.settings import BytesLimit, Count, CountLimit, Help, SettingsPart
 
 
 class _All:
@@ -18,14 +23,37 @@ ALL = _All()
 LATE_MS = 250
 
 
-class PacketLimits(NamedTuple):
-    max_attachments: int = 10  # socket.io-parser 4.2.6
-    max_attachments_bytes: int = 4_000_000  # all attachments of one packet; four messages of the usual 1 MB
-    max_namespaces: int = 64  # requested and joined at a time; the server refuses CONNECTs far below
-    max_namespace: int = 128  # characters; a refusal repeats the name
-    max_event_name: int = 256  # characters
-    max_depth: int = 64  # of JSON; hand-written payloads nest less than ten deep
-    max_connect: int = 16_384  # bytes of a CONNECT and of all before the first is accepted; twice the longest token
+MIN_NAMESPACES = 64  # requested and joined at a time; the server refuses CONNECTs far below
+
+
+class PacketLimits(SettingsPart, frozen=True):
+    """The limits on the messages of one client."""
+
+    max_payload_bytes: Annotated[BytesLimit, Help("one message or POST of a client; 0: any size")] = 1_000_000
+    # twice the longest token
+    max_connect_bytes: Annotated[BytesLimit, Help("a CONNECT, and any message before one; 0: as max_payload_bytes")] = (
+        16_384
+    )
+    max_attachments_per_packet: Annotated[CountLimit, Help("binary attachments of one packet; 0: any number")] = (
+        10  # socket.io-parser 4.2.6
+    )
+    # hand-written payloads nest less than ten deep
+    max_json_depth: Annotated[CountLimit, Help("brackets within brackets; 0: as deep as Python goes")] = 64
+    max_event_name_chars: Annotated[CountLimit, Help("length of an event's name; 0: any")] = 256
+    # a refusal repeats the name
+    max_namespace_chars: Annotated[CountLimit, Help("length of a namespace's name; 0: any")] = 128
+    max_namespaces_per_connection: Annotated[Count, Help("namespaces a client may join; 0: any number")] = 10
+    # bytes of all attachments of one packet; 0: four times max_payload_bytes
+    max_attachments_bytes: int = 0
+    # namespaces asked for and joined at a time; 0: follows from max_namespaces_per_connection
+    max_namespaces: int = 0
     # (namespace, event) pairs that take attachments; the event of an ack is "". Attachments of any other packet are
     # thrown away as they arrive: kept until the last one, they would be megabytes for a call that is refused.
     binary: Container[tuple[str, str]] = ALL
+
+    def __post_init__(self) -> None:
+        SettingsPart.__post_init__(self)
+        if not self.max_attachments_bytes:
+            force_setattr(self, "max_attachments_bytes", 4 * self.max_payload_bytes)
+        if not self.max_namespaces:
+            force_setattr(self, "max_namespaces", max(MIN_NAMESPACES, or_any(self.max_namespaces_per_connection)))

@@ -166,8 +166,9 @@ class NativeSession:
         if self._phase is not NativePhase.JOINED:
             if self._phase is NativePhase.DROPPED:
                 return ()
-            if len(message) > self._limits.max_connect:
-                raise TooBig(f"over {self._limits.max_connect} bytes before connect", limit_name="max_connect_bytes")
+            if len(message) > self._limits.max_connect_bytes:
+                why = f"over {self._limits.max_connect_bytes} bytes before connect"
+                raise TooBig(why, limit_name="max_connect_bytes")
         try:
             frame = json.decode_outer(_frame, message)
         except json.BadJson as bad:
@@ -187,7 +188,7 @@ class NativeSession:
         if bytes(auth)[:1] != b"{":
             raise WireError("connect: data is an object")
         try:
-            json.check_depth(bytes(auth), self._limits.max_depth)
+            json.check_depth(bytes(auth), self._limits.max_json_depth)
         except json.BadJson as bad:
             raise WireError(f"connect: {bad.why}", limit_name=bad.limit_name) from None
         self._phase = NativePhase.ASKED
@@ -243,4 +244,4 @@ class NativeSession:
 
     @property
     def max_message_bytes(self) -> int:
-        return ANY if self._phase is NativePhase.JOINED else self._limits.max_connect
+        return ANY if self._phase is NativePhase.JOINED else self._limits.max_connect_bytes

@@ -146,7 +146,7 @@ def check_event_name(name: str, limits: PacketLimits) -> None:
     """Raise WireError for a name that no client may send. hot: once per event of a client."""
     if name in RESERVED_EVENTS:
         raise WireError("event name that may not be sent")
-    if len(name) > limits.max_event_name:
+    if len(name) > limits.max_event_name_chars:
         raise WireError("event name too long", limit_name="max_event_name_chars")
 
 
@@ -196,7 +196,7 @@ class SocketIOSession:
 
     @property
     def max_message_bytes(self) -> int:
-        return ANY if self._entered else self._limits.max_connect
+        return ANY if self._entered else self._limits.max_connect_bytes
 
     def receive_text(self, text: str) -> Sequence[Inbound]:
         """Return what a packet says. Raises WireError.
@@ -252,14 +252,14 @@ class SocketIOSession:
     # ── one kind of packet each ────────────────────────────────────────────────────────────────────────────────────
 
     def _connect(self, text: str) -> Sequence[Inbound]:
-        if len(text) > self._limits.max_connect:  # also of one who has joined something
-            raise TooBig(f"CONNECT over {self._limits.max_connect} bytes", limit_name="max_connect_bytes")
+        if len(text) > self._limits.max_connect_bytes:  # also of one who has joined something
+            raise TooBig(f"CONNECT over {self._limits.max_connect_bytes} bytes", limit_name="max_connect_bytes")
         namespace, at = self._namespace(text, 1)
         auth = text[at:] or "{}"
         if auth[:1] != "{":
             raise WireError("auth is an object")
         try:
-            json.check_depth(auth, self._limits.max_depth)
+            json.check_depth(auth, self._limits.max_json_depth)
             json.check_object(auth)
         except json.BadJson as bad:
             raise WireError(f"auth: {bad.why}", limit_name=bad.limit_name) from None
@@ -310,10 +310,10 @@ class SocketIOSession:
 
         CVE-2026-33151 and -69185: 1 ≤ n ≤ max_attachments.
         """
-        dash = text.find("-", 1, 1 + len(str(self._limits.max_attachments)) + 1)
+        dash = text.find("-", 1, 1 + len(str(self._limits.max_attachments_per_packet)) + 1)
         digits = text[1:dash] if dash > 0 else ""
         count = int(digits) if digits.isascii() and digits.isdigit() else 0
-        if not count or count > self._limits.max_attachments:
+        if not count or count > self._limits.max_attachments_per_packet:
             raise WireError("number of attachments", limit_name="max_attachments_per_packet" if count else "")
         if len(text) > MAX_BINARY_CHARS + count * PLACE_CHARS:
             raise TooBig(f"over {MAX_BINARY_CHARS} characters beside attachments")
@@ -326,7 +326,7 @@ class SocketIOSession:
         if not packets or start < 0:
             raise WireError("attachments of nothing")
         try:
-            check_placeholders(json.loads(text[start:], self._limits.max_depth), count)
+            check_placeholders(json.loads(text[start:], self._limits.max_json_depth), count)
         except json.BadJson as bad:
             raise WireError(f"attachments: {bad.why}", limit_name=bad.limit_name) from None
         packet = packets[0]
@@ -341,10 +341,10 @@ class SocketIOSession:
         """Return the namespace that begins at `at` ("/" if none does) and where the packet goes on."""
         if text[at : at + 1] != "/":
             return "/", at
-        comma = text.find(",", at, at + self._limits.max_namespace + 1)
+        comma = text.find(",", at, at + self._limits.max_namespace_chars + 1)
         end = comma if comma > 0 else len(text)  # `40/ns` is complete without its comma
         namespace = text[at:end]
-        if len(namespace) > self._limits.max_namespace:
+        if len(namespace) > self._limits.max_namespace_chars:
             raise WireError("namespace too long", limit_name="max_namespace_chars")
         if not namespace.isprintable():
             raise WireError("namespace that may not be sent")

@@ -55,7 +55,8 @@ from insightdesk_rt.helpdesk.chat import events as words
 from insightdesk_rt.helpdesk.chat.conversation import ConversationChange, Message
 from insightdesk_rt.helpdesk.chat.feed import ChatFeed
 from insightdesk_rt.helpdesk.chat.routes import chat_routes
-from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatSettings, ChatStore
+from insightdesk_rt.helpdesk.chat.settings import ChatSettings
+from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatStore, ChatTimes
 from insightdesk_rt.helpdesk.event_relay import EventRelay, publish_then_revoke, until_delivered
 from insightdesk_rt.helpdesk.pages import parts
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
@@ -89,6 +90,7 @@ class Chat(Namespace):
     """
 
     path = "/chat"
+    settings = ChatSettings
     facts = frozenset({words.ChatMessage.event})
 
     def __init__(
@@ -119,14 +121,15 @@ class Chat(Namespace):
 
     @classmethod
     def build(cls, context: Context) -> Chat:
-        settings, idle_ms = context.settings, context.settings.chat_idle_timeout_s * 1000
+        settings, keys = context.settings.of(ChatSettings), context.settings.user_keys
+        idle_ms = settings.chat_idle_timeout_s * 1000
         # Who is connected to the chat is another fact than who shows as online: an agent may be one without the other.
         present = PresenceStore(context.valkey, settings.presence_grace_ms, CHATTING)
-        rules = ChatSettings(
+        rules = ChatTimes(
             waiting_timeout_ms=settings.chat_waiting_timeout_s * 1000,
             idle_warning_ms=idle_ms * 13 // 15,
             idle_timeout_ms=idle_ms,
-            customer_mark=settings.user_keys.mark,
+            customer_mark=keys.mark,
         )
         return cls(
             context.hub,
@@ -136,7 +139,7 @@ class Chat(Namespace):
             ViewerStore(context.valkey, context.incarnation, "chat"),
             context.incarnation,
             typing_ms=settings.typing_ms,
-            keys=settings.user_keys,
+            keys=keys,
             fenced=context.fenced,
             recheck_on_all_nodes=partial(context.calls.recheck_on_all_nodes, cls.path),
         )

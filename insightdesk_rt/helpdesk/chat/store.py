@@ -39,6 +39,7 @@ from insightdesk_rt.helpdesk.chat.conversation import (
     StoredMessagePage,
     conversation,
 )
+from insightdesk_rt.helpdesk.chat.settings import ChatSettings
 from insightdesk_rt.helpdesk.pending_events import (
     PAGE,
     PENDING_EVENTS,
@@ -101,14 +102,14 @@ _message = msgspec.json.Decoder(Message)
 CHATTING = "chatting"  # the name of the PresenceStore that holds who is connected to the chat
 
 
-class ChatSettings(NamedTuple):
+class ChatTimes(NamedTuple):
     """`waiting_timeout_ms`: nobody took it. `idle_*`: nobody said anything in an active one. `customer_gone_ms`: the
     customer left the queue, `agent_gone_ms`: the agent left the conversation; both beyond the roster's own grace.
     """
 
-    waiting_timeout_ms: int = 600_000
-    idle_warning_ms: int = 780_000
-    idle_timeout_ms: int = 900_000
+    waiting_timeout_ms: int = ChatSettings().chat_waiting_timeout_s * 1000
+    idle_warning_ms: int = ChatSettings().chat_idle_timeout_s * 1000 * 13 // 15
+    idle_timeout_ms: int = ChatSettings().chat_idle_timeout_s * 1000
     customer_gone_ms: int = 60_000
     agent_gone_ms: int = 120_000
     kept_s: int = 30 * 86_400
@@ -125,7 +126,7 @@ class ChatStore:
         self,
         valkey: Valkey,
         present: PresenceStore,
-        settings: ChatSettings = ChatSettings(),
+        settings: ChatTimes = ChatTimes(),
         recovered: Recovered = always,
     ) -> None:
         self._valkey = valkey

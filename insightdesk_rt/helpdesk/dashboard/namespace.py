@@ -23,17 +23,19 @@ from insightdesk_rt.engine.transport.wheel import monotonic_ms
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatStore
 from insightdesk_rt.helpdesk.dashboard.routes import dashboard_routes
+from insightdesk_rt.helpdesk.dashboard.settings import DashboardSettings
 from insightdesk_rt.helpdesk.dashboard.stats import Metrics, Stats
 from insightdesk_rt.helpdesk.presence.store import PresenceStore
 from insightdesk_rt.helpdesk.tickets.store import TicketStore
 
-INTERVAL_MS = 5_000
+INTERVAL_MS = DashboardSettings().dashboard_interval_ms
 STALE_MS = 2_000  # Valkey's deadline and some: who reads longer was stopped meanwhile, and another may lead
 TICKETS, QUEUE, AGENTS = "metrics:tickets", "metrics:queue", "metrics:agents"
 
 
 class Dashboard(Namespace):
     path = "/dashboard"
+    settings = DashboardSettings
     allow = ADMINS
     plain = (TICKETS, QUEUE, AGENTS)
 
@@ -47,7 +49,7 @@ class Dashboard(Namespace):
         valkey = context.valkey
         chats = ChatStore(valkey, PresenceStore(valkey, name=CHATTING))
         stats = Stats(TicketStore(valkey), chats, PresenceStore(valkey))
-        return cls(context.hub, context.timers, stats, context.settings.dashboard_interval_ms)
+        return cls(context.hub, context.timers, stats, context.settings.of(DashboardSettings).dashboard_interval_ms)
 
     def routes(self, api: Any) -> Iterable[Route]:
         return dashboard_routes(api, self.stats)

@@ -47,6 +47,7 @@ from insightdesk_rt.helpdesk.event_relay import EventRelay
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers
 from insightdesk_rt.helpdesk.presence.routes import presence_routes
+from insightdesk_rt.helpdesk.presence.settings import PresenceSettings
 from insightdesk_rt.helpdesk.presence.store import PresenceStore, SeenPresence
 
 MAX_USERS = 500  # per request: half of the rooms a socket may be in, and 4 ms of Valkey
@@ -112,6 +113,7 @@ class Presence(Namespace):
     """`incarnation` names this node's present life (see ConnectedUsers)."""
 
     path = "/presence"
+    settings = PresenceSettings
     plain = (LIST,)
 
     def __init__(
@@ -132,7 +134,7 @@ class Presence(Namespace):
 
     @classmethod
     def build(cls, context: Context) -> Presence:
-        store = PresenceStore(context.valkey, context.settings.presence_grace_ms)
+        store = PresenceStore(context.valkey, context.settings.of(PresenceSettings).presence_grace_ms)
         keys = context.settings.user_keys
         return cls(context.hub, context.timers, store, context.incarnation, keys, context.fenced)
 

@@ -24,6 +24,7 @@ from msgspec import Struct
 from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
 from insightdesk_rt.engine.model import Role, Status, User
 from insightdesk_rt.helpdesk.pending_events import PAGE, PENDING_EVENTS, PendingEvent, PendingEvents, read_pending
+from insightdesk_rt.helpdesk.presence.settings import PresenceSettings
 
 PACKAGE = "insightdesk_rt.helpdesk.presence"
 
@@ -85,8 +86,11 @@ class AgentCounts(Struct, frozen=True):
     offline: int
 
 
+GRACE_MS = PresenceSettings().presence_grace_ms
+
+
 class PresenceStore:
-    def __init__(self, valkey: Valkey, grace_ms: int = 5_000, name: str = "presence") -> None:
+    def __init__(self, valkey: Valkey, grace_ms: int = GRACE_MS, name: str = "presence") -> None:
         self._valkey = valkey
         self._grace_ms = grace_ms
         self.name = name

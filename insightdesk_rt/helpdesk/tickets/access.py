@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import User, team_room, user_room
 from insightdesk_rt.engine.seldom import Seldom
+from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 from insightdesk_rt.helpdesk.tickets.store import AGENTS, LIFE, Facts, TicketStore
 
 log = logging.getLogger(__name__)
@@ -118,17 +119,18 @@ def find_factory(spec: str) -> Callable[[TicketStore, Any], Any]:
     return factory
 
 
-def load_access(spec: str, tickets: TicketStore, settings: Any) -> MayRead:
-    """Return what decides over tickets: ours for "", else what `factory(tickets, settings)` of the module makes.
+def load_access(settings: TicketSettings, tickets: TicketStore, all_settings: Any) -> MayRead:
+    """Return the check that decides who may read a ticket: ours, or the host's where `access` names one.
 
-    That is an object with `may_read(user, ticket_id)`, plain or async. Raises ValueError saying in one line what is
-    wrong with the setting.
+    The host's is what `factory(tickets, all_settings)` returns: an object with `may_read(user, ticket_id)`, plain or
+    async. Raises ValueError, one line, if the setting is wrong.
     """
+    spec = settings.access
     if not spec:
         return TicketAccess(tickets, settings.agent_access)
     factory = find_factory(spec)
     try:
-        made = factory(tickets, settings)
+        made = factory(tickets, all_settings)
     except Exception as why:
         raise ValueError(f"access: {spec} failed: {type(why).__name__}: {why}") from why
     check = getattr(made, "may_read", None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from msgspec import Meta, Struct
@@ -48,6 +49,7 @@ from insightdesk_rt.helpdesk.tickets.access import MayRead, load_access
 from insightdesk_rt.helpdesk.tickets.audience import Audience, ByCheck, ByRooms, may
 from insightdesk_rt.helpdesk.tickets.feed import TicketFeed
 from insightdesk_rt.helpdesk.tickets.readers import NOTE_EVERY_MS, ReaderStore
+from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 from insightdesk_rt.helpdesk.tickets.store import (
     Comment,
     Guard,
@@ -160,6 +162,7 @@ class Tickets(Namespace):
     """
 
     path = "/tickets"
+    settings = TicketSettings
 
     def __init__(
         self,
@@ -192,13 +195,13 @@ class Tickets(Namespace):
     @classmethod
     def build(cls, context: Context) -> Tickets:
         """Raises ValueError if the setting `access` names no check."""
-        settings, tickets = context.settings, TicketStore(context.valkey)
+        settings, tickets = context.settings.of(TicketSettings), TicketStore(context.valkey)
         return cls(
             context.hub,
             context.timers,
             tickets,
             ViewerStore(context.valkey, context.incarnation),
-            load_access(settings.access, tickets, settings),
+            load_access(settings, tickets, SimpleNamespace(**context.settings.by_name)),
             ReaderStore(context.valkey, settings.recovery_window_s * 1000 if settings.connection_recovery else 0),
             agent_access=settings.agent_access,
             typing_ms=settings.typing_ms,

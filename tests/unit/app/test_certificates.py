@@ -12,14 +12,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from insightdesk_rt.app.certificates import Certificates
-from insightdesk_rt.app.config import ConfigError, Settings
+from insightdesk_rt.app.certificates import Certificates, TlsSettings
+from insightdesk_rt.app.config import ConfigError
 from tests.support.aio import aio
 from tests.support.certificates import certificate
 
 
-def named(cert: Path, key: Path) -> Settings:
-    return Settings(tls_cert_file=str(cert), tls_key_file=str(key))
+def named(cert: Path, key: Path) -> TlsSettings:
+    return TlsSettings(tls_cert_file=str(cert), tls_key_file=str(key))
 
 
 def test_each_wrong_file_is_named_in_one_line(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_each_wrong_file_is_named_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as refused:
             Certificates(named(cert, key))
         assert str(refused.value) == said
-    assert Certificates(Settings()).context() is None
+    assert Certificates(TlsSettings()).context() is None
 
 
 async def serial(port: int) -> int:
@@ -81,5 +81,5 @@ async def test_new_connections_are_shown_the_certificate_that_was_loaded_last(
 
 def test_a_server_without_a_certificate_says_that_there_is_nothing_to_load(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    Certificates(Settings()).reload()
+    Certificates(TlsSettings()).reload()
     assert "tls_cert_file is not set" in caplog.text

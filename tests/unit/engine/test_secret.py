@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insightdesk_rt.app.config import ConfigError, load, shown
-from insightdesk_rt.app.config.settings import SECRETS, Settings, table
+from insightdesk_rt.app.config.settings import compose, flat, secrets, table
 from insightdesk_rt.engine.secret import ENCODE, HIDDEN, Secret, SecretUrl, shown_text, shown_url, url_fault
 
 # Of letters that stand nowhere else in these URLs, and of what a URL gives a meaning.
@@ -100,19 +100,19 @@ def test_every_setting_for_a_secret_is_of_the_type() -> None:
     """Whatever is added later under such a name: a text would be printed, a Secret is not."""
     for name, setting in table().items():
         secret = name.endswith(("secret", "password", "_url", "_key"))
-        assert issubclass(setting.kind, Secret) == (name in SECRETS) == secret, name
+        assert issubclass(setting.kind, Secret) == (name in secrets()) == secret, name
 
 
-@pytest.mark.parametrize("name", list(SECRETS))
+@pytest.mark.parametrize("name", list(secrets()))
 def test_settings_make_secrets_of_texts(name: str) -> None:
-    value = getattr(Settings(**{name: "https://a:hunter2@b?c=hunter2"}), name)
-    assert isinstance(value, SECRETS[name]) and value.reveal() == "https://a:hunter2@b?c=hunter2"
-    for text in (str(value), repr(value), f"{value}", f"{Settings(**{name: 'x://a:hunter2@b'})}"):
+    value = flat(compose(**{name: "https://a:hunter2@b?c=hunter2"}))[name]
+    assert isinstance(value, secrets()[name]) and value.reveal() == "https://a:hunter2@b?c=hunter2"
+    for text in (str(value), repr(value), f"{value}", f"{compose(**{name: 'x://a:hunter2@b'})}"):
         assert "hunter2" not in text
-    assert not SECRETS[name]() and value == SECRETS[name](value.reveal()) and len({value, value}) == 1
+    assert not secrets()[name]() and value == secrets()[name](value.reveal()) and len({value, value}) == 1
 
 
-@pytest.mark.parametrize("name", list(SECRETS))
+@pytest.mark.parametrize("name", list(secrets()))
 @pytest.mark.parametrize("text", ["hunter2", "x://u:hunter2@h", "https://h/p?q=hunter2", "valkey://:a@hunter2@h"])
 def test_no_source_of_a_setting_shows_its_secret(tmp_path: Path, name: str, text: str) -> None:
     file = tmp_path / "rt.toml"

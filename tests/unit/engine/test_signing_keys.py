@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.app.config import ConfigError, Settings
+from insightdesk_rt.app.config import ConfigError
 from insightdesk_rt.engine import signing_keys as keys_module
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.signing_keys import KeyRing, configured_keys, signing_key
+from insightdesk_rt.engine.tokens import TokenSettings
 from tests.support.aio import aio, until
 from tests.support.tokens import SECRET, jwk, pem, private, private_key, token
 
@@ -29,7 +30,7 @@ ROUND = 0.05  # seconds; stands for the half minute between two fetches
 
 def test_tokens_that_end_in_milliseconds_leave_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     """They are accepted, as nothing forbids the year 58,000; their issuer should know."""
-    ring = KeyRing(Settings(jwt_secret=SECRET.decode()))
+    ring = KeyRing(TokenSettings(jwt_secret=SECRET.decode()))
     for number in range(5):
         text = token(exp=int(time.time() * 1000), sub=f"user{number}")
         assert ring.verify(text).id == f"user{number}"
@@ -42,7 +43,7 @@ def test_tokens_that_end_in_milliseconds_leave_one_warning(caplog: pytest.LogCap
 
 
 def test_a_secret_is_made_once_and_is_for_its_owner_alone(tmp_path: Path) -> None:
-    settings = Settings(data_dir=str(tmp_path / "data"))
+    settings = TokenSettings(data_dir=str(tmp_path / "data"))
     one = signing_key(settings)
     file = tmp_path / "data" / "jwt_secret"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -54,9 +55,9 @@ def test_a_secret_is_made_once_and_is_for_its_owner_alone(tmp_path: Path) -> Non
 
 def test_processes_that_start_together_take_the_same_secret(tmp_path: Path) -> None:
     code = (
-        "import sys; from insightdesk_rt.app.config import Settings;"
+        "import sys; from insightdesk_rt.engine.tokens import TokenSettings;"
         "from insightdesk_rt.engine.signing_keys import signing_key;"
-        "sys.stdin.read(1); print(signing_key(Settings(data_dir=sys.argv[1])).material.decode())"
+        "sys.stdin.read(1); print(signing_key(TokenSettings(data_dir=sys.argv[1])).material.decode())"
     )
     started = [
         subprocess.Popen(
@@ -86,15 +87,15 @@ def test_the_first_secret_stays_when_two_are_made(tmp_path: Path, monkeypatch: p
         link(draft, path)
 
     monkeypatch.setattr(os, "link", second)
-    assert signing_key(Settings(data_dir=str(tmp_path))).material == b"the other one was first" * 3
+    assert signing_key(TokenSettings(data_dir=str(tmp_path))).material == b"the other one was first" * 3
 
 
 def test_a_secret_is_taken_from_a_file_without_its_newline(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_bytes(b"x" * 40 + b"\r\n")
     file.chmod(0o600)
-    assert signing_key(Settings(jwt_secret_file=str(file))).material == b"x" * 40
-    assert signing_key(Settings(jwt_secret="y" * 40)).material == b"y" * 40
+    assert signing_key(TokenSettings(jwt_secret_file=str(file))).material == b"x" * 40
+    assert signing_key(TokenSettings(jwt_secret="y" * 40)).material == b"y" * 40
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, 0), (0o640, 0), (0o400, 0), (0o644, 1), (0o660, 1), (0o666, 1)])
@@ -104,7 +105,7 @@ def test_a_secret_that_others_may_read_is_warned_of(
     file = tmp_path / "secret"
     file.write_bytes(b"x" * 40)
     file.chmod(mode)
-    signing_key(Settings(jwt_secret_file=str(file)))
+    signing_key(TokenSettings(jwt_secret_file=str(file)))
     assert len(caplog.records) == warned
     assert b"x" * 40 not in caplog.text.encode()
 
@@ -115,30 +116,30 @@ def test_what_is_wrong_with_a_key_is_one_line_that_names_it(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     rs = {"jwt_algorithms": ("RS256",)}
     for settings, named in [
-        (Settings(jwt_secret_file=str(tmp_path / "short")), "jwt_secret_file: the secret is shorter"),
-        (Settings(jwt_secret_file=str(tmp_path / "gone")), f"jwt_secret_file = {tmp_path / 'gone'}: No such file"),
+        (TokenSettings(jwt_secret_file=str(tmp_path / "short")), "jwt_secret_file: the secret is shorter"),
+        (TokenSettings(jwt_secret_file=str(tmp_path / "gone")), f"jwt_secret_file = {tmp_path / 'gone'}: No such file"),
         (
-            Settings(data_dir=str(tmp_path / "file" / "x")),
+            TokenSettings(data_dir=str(tmp_path / "file" / "x")),
             f"data_dir = {tmp_path / 'file' / 'x'}: cannot make a secret",
         ),
-        (Settings(jwt_public_key_file=str(tmp_path / "key.pem"), **rs), "jwt_public_key_file"),  # type: ignore[arg-type]
-        (Settings(jwt_public_key_file=str(tmp_path / "gone"), **rs), "jwt_public_key_file"),  # type: ignore[arg-type]
+        (TokenSettings(jwt_public_key_file=str(tmp_path / "key.pem"), **rs), "jwt_public_key_file"),  # type: ignore[arg-type]
+        (TokenSettings(jwt_public_key_file=str(tmp_path / "gone"), **rs), "jwt_public_key_file"),  # type: ignore[arg-type]
     ]:
         with pytest.raises(ConfigError, match=named.partition(" = ")[0]) as caught:
             configured_keys(settings)
         assert str(caught.value).startswith(named) and "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="jwt_algorithms: no HS algorithm"):
-        signing_key(Settings(data_dir=str(tmp_path), **rs))  # type: ignore[arg-type]
+        signing_key(TokenSettings(data_dir=str(tmp_path), **rs))  # type: ignore[arg-type]
 
 
 def test_looking_makes_no_secret(tmp_path: Path) -> None:
-    assert configured_keys(Settings(data_dir=str(tmp_path)), may_make=False) == ()
+    assert configured_keys(TokenSettings(data_dir=str(tmp_path)), may_make=False) == ()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_secret_and_a_public_key_serve_side_by_side(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(pem(private_key("RS256")))
-    settings = Settings(
+    settings = TokenSettings(
         data_dir=str(tmp_path), jwt_algorithms=("RS256", "HS256"), jwt_public_key_file=str(tmp_path / "key.pem")
     )
     ring = KeyRing(settings)
@@ -147,7 +148,7 @@ def test_a_secret_and_a_public_key_serve_side_by_side(tmp_path: Path) -> None:
 
 
 def test_time_and_settings_reach_the_check(tmp_path: Path) -> None:
-    settings = Settings(jwt_secret="x" * 32, jwt_issuer="me", jwt_audience="desk", jwt_leeway_s=5)
+    settings = TokenSettings(jwt_secret="x" * 32, jwt_issuer="me", jwt_audience="desk", jwt_leeway_s=5)
     ring = KeyRing(settings, now_s=lambda: 1_800_000_004.0)
     key = signing_key(settings)
     good = {"iss": "me", "aud": "desk", "iat": ..., "exp": 1_800_000_000}
@@ -218,7 +219,7 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 @asynccontextmanager
 async def ring(url: str, refresh_s: float = 60.0, retry_s: float = ROUND, **changed: Any) -> AsyncIterator[KeyRing]:
-    settings = Settings(jwks_url=url, **{"jwt_algorithms": ("RS256", "ES256")} | changed)
+    settings = TokenSettings(jwks_url=url, **{"jwt_algorithms": ("RS256", "ES256")} | changed)
     one = KeyRing(settings, refresh_s=refresh_s, retry_s=retry_s)
     await one.start()
     try:
@@ -371,7 +372,7 @@ async def test_closing_in_the_middle_of_a_fetch_leaves_nothing() -> None:
 
 @aio
 async def test_without_an_address_nothing_is_fetched(tmp_path: Path) -> None:
-    keys = KeyRing(Settings(data_dir=str(tmp_path)))
+    keys = KeyRing(TokenSettings(data_dir=str(tmp_path)))
     await keys.start()
     with pytest.raises(RtError, match="AUTH_TOKEN_MISSING"):
         keys.verify(None)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw, inspect
 
-from insightdesk_rt.app.config import Settings
+from insightdesk_rt.engine.cluster.publisher import EventLogSettings
 from insightdesk_rt.engine.counters import EventCounts
 from insightdesk_rt.engine.dispatch.namespace import Outbound
 from insightdesk_rt.engine.errors import CloseReason
@@ -35,7 +35,7 @@ from tests.support.ticketing import a_cluster as a_desk
 
 LETTER = "\U0001f525"  # four bytes, the most that a character has as JSON
 LONGEST = 4_000 * LETTER
-HALF = OutboxLimits().max_bytes // 2
+HALF = OutboxLimits().max_outbox_bytes // 2
 
 
 class Reader(fakes.Peer):
@@ -304,7 +304,7 @@ async def test_the_largest_event_of_each_kind_fits(kind: type[Outbound]) -> None
     """Into what one event may have, or publishing it would fail; and into the outbox of who has read the other half."""
     payload = json.dumps(largest(inspect.type_info(kind)), ensure_ascii=False, separators=(",", ":"))
     if kind.logged:
-        assert len(payload.encode()) <= Settings().max_event_bytes
+        assert len(payload.encode()) <= EventLogSettings().max_event_bytes
     peer = Reader()
     assert peer.put(SocketIOCodec().event("/tickets", kind.event, payload, Offset("1" * 40))) is None
 

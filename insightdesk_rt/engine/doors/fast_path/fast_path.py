@@ -40,7 +40,7 @@ Otherwise = Callable[[socket.socket, Any, float], object]
 
 def fast_path_allowed(port: ClientPort, *, tls: bool) -> bool:
     """Return whether a client port can have a fast path: not with TLS or compression of its own."""
-    return not tls and not port.settings.deflate
+    return not tls and not port.settings.websocket_deflate
 
 
 class FastPath:
@@ -132,7 +132,7 @@ class FastPath:
             self._port.host,
             settings.max_payload_bytes,
             coded=coded,
-            max_fragments=settings.max_fragments,
+            max_fragments=settings.max_fragments_per_message,
         )
 
     # ── polls ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,10 +21,11 @@ from insightdesk_rt import __version__
 from insightdesk_rt.app import config, process
 from insightdesk_rt.app.cli import main as cli
 from insightdesk_rt.app.cli import operate
-from insightdesk_rt.app.config import LoadedSettings, Settings
+from insightdesk_rt.app.config import LoadedSettings
 from insightdesk_rt.engine import tokens as auth
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.signing_keys import KeyRing, signing_key
+from insightdesk_rt.engine.tokens import TokenSettings
 from tests.support.answering import Answering, answering
 
 ROOT = Path(__file__).parents[4]
@@ -46,7 +47,7 @@ def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
 @pytest.fixture
 def secret() -> None:
     """The secret that a server made in ./data when it first started."""
-    signing_key(Settings())
+    signing_key(TokenSettings())
 
 
 class Said:
@@ -87,7 +88,7 @@ def test_token_prints_a_token_that_a_server_of_the_same_data_dir_believes(run: A
     ]
     said = run("token", *words, "--ttl", "60")
     assert (said.code, said.err) == (0, "")
-    user = KeyRing(Settings()).verify(said.out.strip())
+    user = KeyRing(TokenSettings()).verify(said.out.strip())
     assert (user.id, user.role, user.team_id, user.name, user.email, user.session_id) == (
         "anna", "agent", "t1", "Anna Ö", "a@x", "s1"
     )  # fmt: skip
@@ -97,7 +98,7 @@ def test_token_prints_a_token_that_a_server_of_the_same_data_dir_believes(run: A
 
 def test_token_signs_for_the_issuer_and_audience_that_are_configured(run: Any, secret: None) -> None:
     said = run("token", "--sub", "a", "--role", "admin", "--jwt-issuer", "me", "--jwt-audience", "desk")
-    assert KeyRing(Settings(jwt_issuer="me", jwt_audience="desk")).verify(said.out.strip()).role == "admin"
+    assert KeyRing(TokenSettings(jwt_issuer="me", jwt_audience="desk")).verify(said.out.strip()).role == "admin"
 
 
 def test_token_does_not_make_what_the_server_would_refuse(run: Any, secret: None) -> None:
@@ -124,7 +125,7 @@ def test_token_needs_a_secret(run: Any) -> None:
     ],
 )
 def test_explain_says_why_a_token_is_refused(run: Any, change: dict[str, Any], words: str) -> None:
-    key = signing_key(Settings())
+    key = signing_key(TokenSettings())
     text = auth.sign({"sub": "ann", "role": "agent", "exp": int(time.time()) + 60, **change}, key)
     said = run("token", "--explain", text)
     assert said.code == 1 and words in said.err and len(said.err.splitlines()) == 1
@@ -156,7 +157,7 @@ def test_explain_makes_no_secret(run: Any, tmp_path: Path) -> None:
 
 
 def test_explain_warns_of_an_exp_in_milliseconds(run: Any) -> None:
-    text = auth.sign({"sub": "ann", "role": "agent", "exp": int(time.time() * 1000)}, signing_key(Settings()))
+    text = auth.sign({"sub": "ann", "role": "agent", "exp": int(time.time() * 1000)}, signing_key(TokenSettings()))
     said = run("token", "--explain", text)
     assert said.code == 0 and "milliseconds" in said.err
 
@@ -180,7 +181,9 @@ def test_emit_publishes_with_a_short_admin_token_and_prints_the_offset(
     assert (method, path) == ("POST", "/api/v1/emit")
     assert body is not None and len(body.pop("id")) == 16
     assert body == {"namespace": "/tickets", "room": "ticket:42", "event": "ticket:updated", "data": {"a": ["ö", 1]}}
-    user = auth.verify(bearer.removeprefix("Bearer "), auth.VerificationKeys((signing_key(Settings()),)), time.time())
+    user = auth.verify(
+        bearer.removeprefix("Bearer "), auth.VerificationKeys((signing_key(TokenSettings()),)), time.time()
+    )
     assert user.role == "admin" and user.expires_s <= time.time() + 60
 
 
@@ -407,7 +410,7 @@ def test_serve_hands_the_settings_to_the_server_and_its_exit_code_back(
     monkeypatch.setattr("insightdesk_rt.app.process", fake, raising=False)
     said = run("serve", "--port", "0", "--demo", "--allowed-origins", "*")
     assert said.code == 7
-    assert (given[0].settings.port, given[0].settings.demo) == (0, True)
+    assert (given[0].settings.client_port.port, given[0].settings.process.demo) == (0, True)
     assert "level=warning" in said.err and "allowed_origins has *" in said.err and said.err.count("\n") == 1
 
 
@@ -421,13 +424,13 @@ def test_another_shell_is_told_a_line_that_works(monkeypatch: pytest.MonkeyPatch
     line = process.command_line(loaded, "token", "--sub", "agent 1")
     assert line == f"'{script}' token --sub 'agent 1' --data-dir '{tmp_path}/a b/data'"
     monkeypatch.setattr(sys, "argv", [str(ROOT / "insightdesk_rt" / "__main__.py"), "serve"])
-    signing_key(loaded.settings)
+    signing_key(loaded.settings.tokens)
     line = process.command_line(loaded, "token", "--sub", "a", "--role", "agent")
     done = subprocess.run(
         line, shell=True, capture_output=True, text=True, timeout=30, cwd="/", env={"PYTHONPATH": str(ROOT)}
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert KeyRing(loaded.settings).verify(done.stdout.strip()).id == "a"
+    assert KeyRing(loaded.settings.tokens).verify(done.stdout.strip()).id == "a"
 
 
 # ── usage ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -501,7 +504,7 @@ def test_a_token_that_is_refused_for_its_time_is_said(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(auth, "verify", late)
     with pytest.raises(config.ConfigError, match="has expired"):
-        operate.make_token(Settings(jwt_secret="s" * 32), {"sub": "a", "role": "agent"}, 1)
+        operate.make_token(TokenSettings(jwt_secret="s" * 32), {"sub": "a", "role": "agent"}, 1)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk"])

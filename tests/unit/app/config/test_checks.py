@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.app.config import Settings, file_misfits
+from insightdesk_rt.app.config import compose, file_misfits
 from insightdesk_rt.app.config.checks import doubts, misfits
 
 SECRET = "s" * 32
@@ -103,31 +103,31 @@ MISFIT: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("changed", FIT, ids=str)
 def test_these_fit(changed: dict[str, Any]) -> None:
-    assert list(misfits(Settings(**changed))) == []
+    assert list(misfits(compose(**changed))) == []
 
 
 @pytest.mark.parametrize(("name", "changed"), MISFIT, ids=str)
 def test_these_do_not_and_the_setting_to_change_is_named(name: str, changed: dict[str, Any]) -> None:
-    found = list(misfits(Settings(**changed)))
+    found = list(misfits(compose(**changed)))
     assert name in [one for one, _ in found]
     assert all("\n" not in why for _, why in found)
 
 
 def test_what_is_allowed_but_doubtful_is_said() -> None:
-    assert list(doubts(Settings())) == []
-    assert "jwks_url" in next(doubts(Settings(jwks_url="http://id.example.com/jwks")))
-    assert list(doubts(Settings(jwks_url="http://127.0.0.1/jwks"))) == []
-    assert "allowed_origins" in next(doubts(Settings(allowed_origins=("*",))))
-    assert "null" in next(doubts(Settings(allowed_origins=("null",))))
-    assert "max_payload_bytes" in next(doubts(Settings(max_payload_bytes=2_000_000)))
+    assert list(doubts(compose())) == []
+    assert "jwks_url" in next(doubts(compose(jwks_url="http://id.example.com/jwks")))
+    assert list(doubts(compose(jwks_url="http://127.0.0.1/jwks"))) == []
+    assert "allowed_origins" in next(doubts(compose(allowed_origins=("*",))))
+    assert "null" in next(doubts(compose(allowed_origins=("null",))))
+    assert "max_payload_bytes" in next(doubts(compose(max_payload_bytes=2_000_000)))
 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.write_text("x")
-    settings = Settings(
+    settings = compose(
         data_dir=str(there / "data"),
     )
     assert [name for name, _ in file_misfits(settings)] == ["data_dir"]
-    assert list(file_misfits(Settings(data_dir=str(tmp_path / "not" / "yet")))) == []
+    assert list(file_misfits(compose(data_dir=str(tmp_path / "not" / "yet")))) == []
     assert sorted(tmp_path.iterdir()) == [there], "looking changes nothing"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from insightdesk_rt.app.config import Settings, as_markdown, as_toml, load, table
+from insightdesk_rt.app.config import as_markdown, as_toml, compose, load, table
 from insightdesk_rt.app.config.printed import SHIPPED
 
 TOP = Path(__file__).parents[4]
@@ -35,7 +35,7 @@ def test_the_configuration_file_changes_nothing_and_with_its_comments_taken_away
         re.sub(r"^# (?=[a-z0-9_]+ = )", "", re.sub(r"(?m)^data_dir = .*$", "", as_toml()), flags=re.MULTILINE)
     )
     loaded = load(["--config", str(file)], {})
-    assert loaded.settings == Settings()
+    assert loaded.settings == compose()
     assert "default" not in loaded.origins.values()
 
 
@@ -47,7 +47,7 @@ def test_every_setting_is_in_the_documentation_once() -> None:
 def test_the_systemd_unit_gives_the_drain_its_time() -> None:
     unit = (TOP / "conf/insightdesk-rt.service").read_text()
     found = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
-    assert found and int(found.group(1)) >= Settings().drain_seconds + 30
+    assert found and int(found.group(1)) >= compose().process.drain_seconds + 30
     assert f"\nStateDirectory={Path(SHIPPED['data_dir']).name}\n" in unit, "the folder that the file names"
     assert "\nKillMode=mixed\n" in unit, "the embedded Valkey must not get SIGTERM before the drain is over"
 

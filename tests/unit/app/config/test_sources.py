@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.app.config import ConfigError, LoadedSettings, Settings, load, shown, table, take_flags
+from insightdesk_rt.app.config import ConfigError, LoadedSettings, compose, flat, load, shown, table, take_flags
 
 Write = Callable[[str], str]
 
@@ -31,7 +31,7 @@ def problem(argv: list[str], environ: dict[str, str] | None = None) -> str:
 
 def test_without_anything_every_setting_has_its_default() -> None:
     loaded = load([], {"HOME": "/root", "PORT": "9"})
-    assert loaded.settings == Settings()
+    assert loaded.settings == compose()
     assert set(loaded.origins.values()) == {"default"}
     assert loaded.origins.keys() == table().keys()
 
@@ -39,7 +39,11 @@ def test_without_anything_every_setting_has_its_default() -> None:
 def test_the_command_line_counts_before_the_environment_before_the_file(toml: Write) -> None:
     file = toml("port = 1\nadmin_port = 2\nnode_id = 'n3'\n")
     loaded = load(["--port", "5", "--config", file], {"INSIGHTDESK_RT_PORT": "4", "INSIGHTDESK_RT_ADMIN_PORT": "6"})
-    assert (loaded.settings.port, loaded.settings.admin_port, loaded.settings.node_id) == (5, 6, "n3")
+    assert (
+        loaded.settings.client_port.port,
+        loaded.settings.admin_port.admin_port,
+        loaded.settings.process.node_id,
+    ) == (5, 6, "n3")
     assert loaded.origins["port"] == "command line"
     assert loaded.origins["admin_port"] == "environment INSIGHTDESK_RT_ADMIN_PORT"
     assert loaded.origins["node_id"] == f"{file}:3"
@@ -48,8 +52,8 @@ def test_the_command_line_counts_before_the_environment_before_the_file(toml: Wr
 
 def test_the_environment_can_name_the_file(toml: Write) -> None:
     file = toml("port = 7\n")
-    assert load([], {"INSIGHTDESK_RT_CONFIG": file}).settings.port == 7
-    assert load([], {"INSIGHTDESK_RT_REQUIRE": "node,chromium"}).settings == Settings(), "the tests' own, no setting"
+    assert load([], {"INSIGHTDESK_RT_CONFIG": file}).settings.client_port.port == 7
+    assert load([], {"INSIGHTDESK_RT_REQUIRE": "node,chromium"}).settings == compose(), "the tests' own, no setting"
 
 
 @pytest.mark.parametrize(
@@ -70,14 +74,14 @@ def test_the_environment_can_name_the_file(toml: Write) -> None:
     ],
 )
 def test_a_flag_is_read_as_its_setting_is_typed(argv: list[str], name: str, value: object) -> None:
-    assert getattr(load(argv, {}).settings, name) == value
+    assert flat(load(argv, {}).settings)[name] == value
 
 
 def test_a_file_is_read_as_toml(toml: Write) -> None:
     file = toml('demo = true\ntransports = ["polling"]\n[rate_limits]\n"chat:message" = "5/1"\n')
     settings = load(["--config", file], {}).settings
-    assert settings.demo and settings.transports == ("polling",)
-    assert settings.rate_limits == {"chat:message": "5/1"}
+    assert settings.process.demo and settings.client_port.transports == ("polling",)
+    assert settings.dispatch.rate_limits == {"chat:message": "5/1"}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,7 @@ def test_another_command_can_be_told_which_server_is_meant(
     assert [word.replace(str(tmp_path), "/w") for word in found] == expected
     again: LoadedSettings = load(found, {})
     for name in ("data_dir", "admin_port", "jwt_issuer", "jwt_algorithms"):
-        one, two = getattr(again.settings, name), getattr(load(argv, environ).settings, name)
+        one, two = flat(again.settings)[name], flat(load(argv, environ).settings)[name]
         assert one == two or Path(one) == tmp_path / two
 
 
@@ -221,7 +225,7 @@ def test_every_setting_can_be_given_in_all_three_ways(toml: Write) -> None:
 def _value(name: str, argv: list[str], environ: dict[str, str]) -> Any:
     loaded = load(argv, environ)
     assert loaded.origins[name] != "default"
-    return getattr(loaded.settings, name)
+    return flat(loaded.settings)[name]
 
 
 def test_an_address_is_one_text_or_a_list(tmp_path: Path) -> None:
@@ -230,8 +234,8 @@ def test_an_address_is_one_text_or_a_list(tmp_path: Path) -> None:
     for written, addresses in (('"::1"', ("::1",)), ('["127.0.0.1", "::1"]', ("127.0.0.1", "::1"))):
         file.write_text(f"address = {written}\nadmin_address = {written}\n", encoding="utf-8")
         settings = load(["--config", str(file)], {}).settings
-        assert (settings.address, settings.admin_address) == (addresses, addresses)
-    assert load(["--address", "127.0.0.1,::1"], {}).settings.address == ("127.0.0.1", "::1")
+        assert (settings.client_port.address, settings.admin_port.admin_address) == (addresses, addresses)
+    assert load(["--address", "127.0.0.1,::1"], {}).settings.client_port.address == ("127.0.0.1", "::1")
     with pytest.raises(ConfigError, match=r"address = .*expected an address"):
         load(["--address", ""], {})
     file.write_text('allowed_origins = "https://a.example"\n', encoding="utf-8")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from tornado.web import Application, RequestHandler
 
-from insightdesk_rt.app.config import Settings
+from insightdesk_rt.api.keys_and_scopes import AdminSettings
 from insightdesk_rt.engine.doors import listener as listening
+from insightdesk_rt.engine.doors.client_port import PortSettings
 from insightdesk_rt.engine.doors.listener import (
     ClientHttpServer,
     StartError,
@@ -130,8 +131,8 @@ def peer_of(sockets: list[socket.socket], host: str) -> str:
 @pytest.mark.parametrize(
     ("addresses", "served"),
     [
-        (Settings().address, {"127.0.0.1", "::1"}),
-        (Settings().admin_address, {"127.0.0.1", "::1"}),
+        (PortSettings().address, {"127.0.0.1", "::1"}),
+        (AdminSettings().admin_address, {"127.0.0.1", "::1"}),
         (("::",), {"127.0.0.1", "::1"}),
         (("0.0.0.0", "::"), {"127.0.0.1", "::1"}),
         (("0.0.0.0",), {"127.0.0.1"}),

@@ -10,6 +10,7 @@ import pytest
 from insightdesk_rt.engine.errors import CloseReason
 from insightdesk_rt.engine.transport.client import Client
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
+from insightdesk_rt.engine.transport.registry import ClientSettings
 from insightdesk_rt.engine.transport.wheel import Wheel
 from insightdesk_rt.engine.wire.codec import Encoded, WireSession
 from insightdesk_rt.engine.wire.engine import PING, EngineSession, EngineSettings
@@ -70,7 +71,7 @@ async def test_pings_leave_an_interval_apart_and_do_not_drift(session: Any, pong
     """Each timer runs up to 50 ms late. Counted from the pong or the late timer, that would add up."""
     clock = Clock()
     wheel = Wheel(STEP_MS, lambda: clock.now_ms)
-    host = ClientRegistry(wheel, connect_timeout_ms=0)
+    host = ClientRegistry(wheel, settings=ClientSettings(connect_timeout_s=0))
     wire, client = Wire(clock), Client(session(), Nobody(), host)
     client.start(wire)
     began_ms, answered = clock.now_ms, 0
@@ -95,7 +96,7 @@ async def test_a_pong_later_than_the_next_ping_does_not_keep_that_ping_back() ->
     """A client closes when no ping came for interval and timeout together, so the next one leaves soon after."""
     clock = Clock()
     wheel = Wheel(STEP_MS, lambda: clock.now_ms)
-    host = ClientRegistry(wheel, connect_timeout_ms=0)
+    host = ClientRegistry(wheel, settings=ClientSettings(connect_timeout_s=0))
     wire, client = Wire(clock), Client(engine(), Nobody(), host)
     client.start(wire)
     answered = False

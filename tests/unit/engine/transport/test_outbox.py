@@ -102,7 +102,7 @@ async def test_messages_wait_in_order_while_the_transport_is_not_writable() -> N
 
 @aio
 async def test_a_large_volatile_message_is_not_behind_by_itself() -> None:
-    box, sink = outbox(OutboxLimits(max_bytes=100, max_events=10, volatile_bytes=40))
+    box, sink = outbox(OutboxLimits(max_outbox_bytes=100, max_outbox_events=10, volatile_outbox_bytes=40))
     assert box.put(message("large", 90, volatile=True)) is None
     assert box.put(message("next", volatile=True)) is None
     box.flush()
@@ -111,7 +111,7 @@ async def test_a_large_volatile_message_is_not_behind_by_itself() -> None:
 
 @aio
 async def test_a_reader_that_is_behind_loses_volatile_messages_first_and_logged_ones_never() -> None:
-    box, sink = outbox(OutboxLimits(max_bytes=100, max_events=1_000, volatile_bytes=40))
+    box, sink = outbox(OutboxLimits(max_outbox_bytes=100, max_outbox_events=1_000, volatile_outbox_bytes=40))
     sink.writable = False
     assert box.put(message("v1", volatile=True)) is None
     assert box.put(message("l1", 30)) is None
@@ -129,14 +129,14 @@ async def test_a_reader_that_is_behind_loses_volatile_messages_first_and_logged_
 
 @aio
 async def test_too_many_small_messages_are_too_much_too() -> None:
-    box, sink = outbox(OutboxLimits(max_bytes=10_000, max_events=3, volatile_bytes=10_000))
+    box, sink = outbox(OutboxLimits(max_outbox_bytes=10_000, max_outbox_events=3, volatile_outbox_bytes=10_000))
     sink.writable = False
     assert [box.put(message(str(n), 1)) for n in range(4)] == [None, None, None, CloseReason.SLOW_CONSUMER]
 
 
 @aio
 async def test_what_the_transport_keeps_counts_until_it_is_sent() -> None:
-    box, sink = outbox(OutboxLimits(max_bytes=100, max_events=10, volatile_bytes=100))
+    box, sink = outbox(OutboxLimits(max_outbox_bytes=100, max_outbox_events=10, volatile_outbox_bytes=100))
     sink.keeps = True
     box.put(message("a", 90))
     await asyncio.sleep(0)
@@ -177,7 +177,7 @@ async def test_a_transport_may_be_swapped_between_turns_and_order_is_kept() -> N
 )
 def test_logged_messages_keep_their_order_and_bytes_their_sum(steps: list[tuple[int, bool, str]]) -> None:
     async def body() -> None:
-        box, sink = outbox(OutboxLimits(max_bytes=150, max_events=12, volatile_bytes=60))
+        box, sink = outbox(OutboxLimits(max_outbox_bytes=150, max_outbox_events=12, volatile_outbox_bytes=60))
         accepted: list[str] = []
         for number, (size, volatile, then) in enumerate(steps):
             why = box.put(message(str(number), size, volatile=volatile))
@@ -244,7 +244,7 @@ async def test_very_many_are_written_in_several_turns_and_others_have_theirs_in_
 @aio
 async def test_an_empty_outbox_takes_one_message_of_any_size_and_a_second_one_closes() -> None:
     """Whoever reads is not closed for how much others have written; who leaves it unread is."""
-    limits = OutboxLimits(max_bytes=1_000)
+    limits = OutboxLimits(max_outbox_bytes=1_000)
     box, sink = outbox(limits)
     sink.writable = False
     assert box.put(message("volatile", 900, volatile=True)) is None
@@ -257,7 +257,7 @@ async def test_an_empty_outbox_takes_one_message_of_any_size_and_a_second_one_cl
 
 @aio
 async def test_who_waits_for_room_is_called_when_half_is_read() -> None:
-    box, sink = outbox(OutboxLimits(max_bytes=1_000))
+    box, sink = outbox(OutboxLimits(max_outbox_bytes=1_000))
     called: list[str] = []
     sink.writable = False
     box.put(message("a", 500))
@@ -276,7 +276,7 @@ async def test_who_waits_for_room_is_called_when_half_is_read() -> None:
 
 @aio
 async def test_who_waits_for_room_is_called_when_the_client_ends() -> None:
-    box, sink = outbox(OutboxLimits(max_bytes=1_000))
+    box, sink = outbox(OutboxLimits(max_outbox_bytes=1_000))
     called: list[str] = []
     sink.writable = False
     box.put(message("a", 900))

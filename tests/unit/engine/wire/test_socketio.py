@@ -422,7 +422,7 @@ def test_beside_attachments_there_are_65_536_characters() -> None:
 @pytest.mark.parametrize("limit", [1, 10, 128])
 def test_the_number_of_attachments_is_configurable(limit: int) -> None:
     """socket.io#5489: a fixed cap broke applications."""
-    limits = PacketLimits(max_attachments=limit)
+    limits = PacketLimits(max_attachments_per_packet=limit)
     session = joined(limits=limits)
     assert session.receive_text(f'5{limit}-["x"]') == ()
     assert [len(session.receive_binary(b"")) for _ in range(limit)] == [0] * (limit - 1) + [1]
@@ -464,7 +464,7 @@ paths = st.sampled_from(["/", "/tickets", "/é"])
 
 def read_back(message: Encoded, namespace: str) -> Inbound:
     """Return what a peer reads who gets this message."""
-    session = joined(namespace, limits=PacketLimits(max_attachments=50))
+    session = joined(namespace, limits=PacketLimits(max_attachments_per_packet=50))
     said = session.receive_text(message.text[1:])
     for attachment in message.attachments:
         assert said == ()

@@ -17,7 +17,7 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.helpdesk.chat import store as chat
 from insightdesk_rt.helpdesk.chat.conversation import Author, ChatQueueStats, Message, QueuePlace
-from insightdesk_rt.helpdesk.chat.store import ChatSettings, ChatStore
+from insightdesk_rt.helpdesk.chat.store import ChatStore, ChatTimes
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.presence.store import PresenceStore
 from tests.support import fakes
@@ -34,7 +34,7 @@ class Store(ChatStore):
 
     def __init__(self, valkey: Valkey, **settings: int) -> None:
         self.people = PresenceStore(valkey, grace_ms=0, name="chat-present")
-        super().__init__(valkey, self.people, ChatSettings(**settings))
+        super().__init__(valkey, self.people, ChatTimes(**settings))
         self.told: dict[str, int] = {}
 
     async def come(self, *users: User) -> None:

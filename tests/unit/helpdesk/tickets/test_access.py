@@ -15,6 +15,7 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.helpdesk.tickets import access
 from insightdesk_rt.helpdesk.tickets.access import HostAccess, TicketAccess, allowed, load_access
+from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 from insightdesk_rt.helpdesk.tickets.store import Facts, TicketChange, TicketStore
 from tests.support import fakes
 from tests.support.aio import aio
@@ -106,7 +107,7 @@ class Settings:
 
 
 def load(spec: str) -> Any:
-    return load_access(spec, None, Settings())  # type: ignore[arg-type]
+    return load_access(TicketSettings(access=spec), None, None)  # type: ignore[arg-type]
 
 
 @aio

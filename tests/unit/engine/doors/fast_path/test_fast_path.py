@@ -32,7 +32,7 @@ def test_with_tls_or_compression_there_is_no_short_way() -> None:
 
     assert fast_path_allowed(port(), tls=False)
     assert not fast_path_allowed(port(), tls=True)
-    assert not fast_path_allowed(port(deflate=True), tls=False)
+    assert not fast_path_allowed(port(websocket_deflate=True), tls=False)
 
 
 # ── who takes it ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -50,7 +50,7 @@ async def status(d: Door, target: str, headers: dict[str, str] | None = None) ->
 @pytest.mark.parametrize(("target", "good", "refused"), [(FRESH, 101, 400), (NATIVE, 101, 403), (POLL, 200, 403)])
 @aio
 async def test_who_may_not_come_in_is_refused_by_the_application(target: str, good: int, refused: int) -> None:
-    async with door(loopback=False) as d:
+    async with door(address=("0.0.0.0",)) as d:
         assert await status(d, target) == (good, 0)
         assert await status(d, target, ELSEWHERE) == (refused, 1)
         assert await status(d, target, {"Origin": f"http://127.0.0.1:{d.number}"}) == (refused, 1), "another origin"
@@ -60,7 +60,7 @@ async def test_who_may_not_come_in_is_refused_by_the_application(target: str, go
     async with door(allowed_origins=("*",)) as d:
         assert await status(d, target, ELSEWHERE) == (good, 0)
         assert (await status(d, target, {"Origin": "https://b\xf6se.example.com"}))[1] == 1
-    async with door(connects_per_address_per_second=2, turning=False) as d:
+    async with door(max_connects_per_address_per_second=2, turning=False) as d:
         assert await status(d, target) == (good, 0)
         assert await status(d, target) == (good, 0)
         assert await status(d, target) == (429, 1), "each that is let in counts once, here too"
