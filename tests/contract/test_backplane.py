@@ -371,7 +371,7 @@ async def test_who_waits_too_long_for_the_log_is_sent_away(
 ) -> None:
     monkeypatch.setattr("insightdesk_rt.engine.cluster.budget.WAIT_S", 0.05)
     async with cluster(valkey_url, prefix, 1, log_reads_at_once=1) as (node,):
-        async with node.bus.logs.budget.question():
+        async with node.bus.logs.budget.one_read():
             assert await refused(node.bus.read(NS, [A], node.bus.position(NS), user="u")) == "UNAVAILABLE"
         async with node.bus.logs.budget.of("u"):
             assert await refused(node.bus.read(NS, [A], node.bus.position(NS), user="u")) == "UNAVAILABLE"

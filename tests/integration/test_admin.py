@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     server.start()
     yield server
     server.stop()
-    server.assert_quiet("a call was not answered")
+    server.assert_quiet("not all nodes replied")
 
 
 async def described(server: ServerProcess) -> list[tuple[str, str, dict[str, Any]]]:

@@ -39,7 +39,7 @@ VALKEY_AWAY = (
     "ruled",
     "Valkey has lost",
     "subscription",
-    "a call was not answered",
+    "not all nodes replied",
 )
 NAMESPACES = ("/tickets", "/chat", "/notifications", "/presence")
 

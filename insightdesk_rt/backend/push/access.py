@@ -15,7 +15,7 @@ from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.operation import Answer, Count
 from insightdesk_rt.api.whom import key_of
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
-from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.cluster.replies import decode_replies
 from insightdesk_rt.engine.dispatch.namespace import Route
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import TicketIdText, UserIdText
@@ -40,11 +40,11 @@ class Rechecks:
         self.keys = keys
         self._tickets = tickets
         self._calls = calls
-        calls.answer(VERB, self._here)
+        calls.handle(VERB, self._here)
 
     async def ask(self, kind: str, id: str) -> Count:
         """Return how many sockets were taken out of a ticket, and the nodes that did not answer."""
-        counts, missing = understood(await self._calls.ask(VERB, kind, id), int)
+        counts, missing = decode_replies(await self._calls.request(VERB, kind, id), int)
         return Count(sum(counts.values()), missing)
 
     async def _here(self, arguments: tuple[str, ...]) -> int:

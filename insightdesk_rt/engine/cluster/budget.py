@@ -1,8 +1,8 @@
-"""How much of Valkey's time this node's clients may have for what they missed.
+"""Budget: limits how much of Valkey's time this node's clients may take to read what they missed.
 
-A question to the logs costs what its answer is, up to thousands of events, while one of everybody else costs
-microseconds. So those questions go over a connection of their own (`Valkey`, `costly=True`), a few at a time, and a
-user has one at a time: who asks from a hundred sockets waits for themselves, and not everybody for them.
+A read of the logs costs as much as its result is long, up to thousands of events, while other commands cost
+microseconds. So these reads use a connection of their own (`Valkey`, `costly=True`), a few at a time, and each user has
+one read at a time. A user who resumes a hundred sockets waits for their own reads, and nobody else waits for them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WAIT_S = 10.0  # a stock client gives up a connect after 20 s
 
 
 class Budget:
-    """`at_once`: questions that are under way on this node."""
+    """`at_once`: how many reads may be under way on this node."""
 
     def __init__(self, at_once: int) -> None:
         self._free = asyncio.Semaphore(at_once)
@@ -26,7 +26,7 @@ class Budget:
 
     @asynccontextmanager
     async def of(self, user: str) -> AsyncIterator[None]:
-        """Hold the user's turn while the block runs. Raises RtError UNAVAILABLE if it has not come after WAIT_S."""
+        """Let the block run in the user's turn. Raises RtError UNAVAILABLE if the turn has not come after WAIT_S."""
         turn = self._turns.get(user)
         if turn is None:
             turn = self._turns[user] = _Turn()
@@ -43,8 +43,8 @@ class Budget:
                 del self._turns[user]
 
     @asynccontextmanager
-    async def question(self) -> AsyncIterator[None]:
-        """Hold one of the places while the block asks one thing. Raises as `of`."""
+    async def one_read(self) -> AsyncIterator[None]:
+        """Hold one of the node's places while the block does one read. Raises as `of`."""
         await self._soon(self._free)
         try:
             yield

@@ -1,8 +1,8 @@
-"""What time it is by Valkey: the one clock that all nodes share. What is ruled at one node holds on all by it.
+"""ValkeyClock: Valkey's time, the one clock that all nodes share. Rules of admins start and end by it on every node.
 
-Valkey is asked once a second; between two answers this machine's monotonic clock counts, which nobody sets. So the time
-goes on while Valkey is away, and a wall clock that is set wrong, or set right, moves nothing. Before the first answer
-it is the wall clock's. A wall clock that differs is an error of the machine's: tokens and log lines go by it.
+Valkey is asked once a second. Between two answers this machine's monotonic clock counts, which nobody sets. So the time
+goes on while Valkey is unreachable, and setting the wall clock changes nothing. Before the first answer it is the wall
+clock's time. A wall clock that differs is a fault of the machine, because tokens and log lines use it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from insightdesk_rt.engine.cluster.valkey import Valkey
 
 log = logging.getLogger(__name__)
 
-SKEW_MS = 1_000  # as far apart as clocks may be before this node says so; NTP keeps them within some ms
-GOOD_ROUND_S = 0.2  # an answer that took longer tells the time to no better than half of it
-STALE_S = 30.0  # until then a slow answer is not taken: the one before it is better
+SKEW_MS = 1_000  # clocks that differ by more are logged; NTP keeps them within some ms
+GOOD_ROUND_S = 0.2  # an answer's time is uncertain by half of the round trip
+STALE_S = 30.0  # a slow answer is used only after this long: the one before it is better
 
 
 class ValkeyClock:
@@ -32,7 +32,7 @@ class ValkeyClock:
         self._valkey = valkey
         self._wall_s = wall_s
         self._monotonic_s = monotonic_s
-        self._ahead_s: float | None = None  # of Valkey's clock before the monotonic one
+        self._ahead_s: float | None = None  # Valkey's clock minus the monotonic one
         self._looked_s = 0.0
         self._server = ""
         self._differs = False
@@ -50,13 +50,13 @@ class ValkeyClock:
         return round((self._wall_s() - self.now_s()) * 1000)
 
     async def look(self) -> None:
-        """Ask Valkey for the time, and say so if the wall clock differs from it. Raises RtError UNAVAILABLE."""
+        """Ask Valkey for the time, and log it if the wall clock differs. Raises RtError UNAVAILABLE."""
         asked_s = self._monotonic_s()
         seconds, micros = await self._valkey.command("TIME")
         now_s = self._monotonic_s()
         another = self._valkey.run_id != self._server
         if another or now_s - asked_s <= GOOD_ROUND_S or now_s - self._looked_s > STALE_S:
-            # It was read somewhere between the question and the answer: the middle is wrong by half of that at most.
+            # Valkey read its clock between the command and the answer; the middle is wrong by half of that at most.
             self._ahead_s = int(seconds) + int(micros) / 1e6 - (asked_s + now_s) / 2
             self._looked_s, self._server = now_s, self._valkey.run_id
         self._say()

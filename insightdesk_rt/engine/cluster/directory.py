@@ -1,10 +1,10 @@
-"""Where each node can be reached by the others: a hash in Valkey, one field per living node.
+"""Directory: where each node can be reached by the others. A hash in Valkey with one field per living node.
 
     {prefix}:places   incarnation → {"node":"n1","since":1795397242.6,"local":"insightdesk-rt-9f…",
                                      "address":"10.0.0.5:3005","key":"…","machine":"…"}
 
-What is written there is a secret among the nodes: whoever knows a node's key may speak to it in a client's name. A node
-that dies is taken out by those who clear up after it.
+The values are a secret of the nodes: whoever knows a node's key may connect to it in the name of a client. The nodes
+that clean up after a dead node remove its field.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.transport.neighbours import this_machine
 from insightdesk_rt.engine.wire import json
 
-FRESH_S = 1.0  # how long what was read counts; a node that comes back under its name is found after as long
+FRESH_S = 1.0  # how long a read is used; a node that comes back under its name is found after that
 AGAIN_EVERY = 10  # beats
 
 
 class NodePlace(Struct, frozen=True):
-    """`local` is the name of its sockets on its own machine, `address` is host:port for other machines, or "".
+    """How to reach one node.
 
-    `machine` says which machine that is (neighbours.this_machine): a node of this one that cannot be reached has gone.
-
-    `process` tells it from other processes of that machine, and `secrets` the secrets apart that nodes must share:
-    fingerprints by setting, beside settings that are no secret and must be the same (all: rivals.py).
-
-    `since` is when it began, Unix seconds: of two with the same name (one has just died), the younger counts.
+    `local` is the name of its unix sockets on its own machine; `address` is host:port for other machines, or "".
+    `machine` identifies the machine (neighbours.this_machine): a node of this machine that is unreachable has ended.
+    `process` identifies the process on its machine. `secrets` has fingerprints of the secrets that nodes must share, by
+    setting, and the values of other settings that must be the same (see rivals.py). `since` is the start, in Unix
+    seconds: of two nodes with the same name (one has just died) the younger counts.
     """
 
     node: str
@@ -51,7 +50,7 @@ class NodePlace(Struct, frozen=True):
 def new_place(
     node_id: str, address: str, process: str = "", fingerprints: Mapping[str, str] = MappingProxyType({})
 ) -> NodePlace:
-    """Return a place of this process, with names and a key nobody can guess. `address` is host:port, or ""."""
+    """Return a place for this process, with random names and a random key. `address` is host:port, or ""."""
     local, key = f"insightdesk-rt-{secrets.token_hex(16)}", secrets.token_urlsafe(32)
     return NodePlace(node_id, time.time(), local, address, key, this_machine(), process, dict(fingerprints))
 
@@ -60,7 +59,7 @@ _place = msgspec.json.Decoder(NodePlace)
 
 
 def read_place(text: str | None) -> NodePlace | None:
-    """Return a place as it stands in Valkey; None if there is none, or a node of another version wrote it."""
+    """Decode a place from Valkey; None if there is none, or a node of another version wrote it."""
     try:
         return None if text is None else json.decode(_place, text)
     except json.BadJson:
@@ -68,7 +67,7 @@ def read_place(text: str | None) -> NodePlace | None:
 
 
 class Directory:
-    """`place` is this node's own. `find` asks Valkey at most once in FRESH_S, and does without while it is away."""
+    """`place` is this node's own. `find` reads at most once in FRESH_S; without Valkey it uses the last read."""
 
     def __init__(self, valkey: Valkey, incarnation: Callable[[], str], place: NodePlace) -> None:
         self._valkey = valkey
@@ -100,21 +99,21 @@ class Directory:
             await self._valkey.command("HDEL", self._key, *dead)
 
     async def withdraw(self) -> None:
-        """Nobody shall look for this node any more."""
+        """Remove this node's place. Never raises."""
         try:
             await self._valkey.command("HDEL", self._key, self._announced)
         except RtError:
-            pass  # those who clear up after it do it
+            pass  # the nodes that clean up after it remove it
 
     async def place_of(self, incarnation: str) -> NodePlace | None:
-        """Return where a node is, or was, as it wrote itself; None for one that has been cleared up after.
+        """Return the place that a node wrote; None if it was removed.
 
         Raises RtError UNAVAILABLE.
         """
         return read_place(await self._valkey.command("HGET", self._key, incarnation))
 
     def is_own(self, place: NodePlace) -> bool:
-        """Is it this node's, perhaps under another incarnation?"""
+        """Is it this node's place, perhaps under another incarnation?"""
         return place.key == self._place.key
 
     async def node_lost(self, incarnation: str) -> None:
@@ -124,7 +123,7 @@ class Directory:
         await self.announce()
 
     async def find(self, node_id: str) -> NodePlace | None:
-        """Return where a node is, None if nobody knows one of that name. Never raises."""
+        """Return the place of the node with this name, or None. Never raises."""
         if time.monotonic() - self._read_s >= FRESH_S:
             if self._reading is None:
                 self._reading = asyncio.get_running_loop().create_task(self._read())
@@ -135,7 +134,7 @@ class Directory:
         try:
             found = await self._valkey.command("HVALS", self._key)
         except RtError:
-            return  # what is known still counts
+            return  # the last read is still used
         finally:
             self._read_s = time.monotonic()
             self._reading = None

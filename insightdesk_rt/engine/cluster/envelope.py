@@ -1,13 +1,14 @@
-r"""What travels on the channels: a short line that says what it is, then its parts. Pure.
+r"""The messages on the channels: a short first line that says what it is, then its parts. Pure.
 
-    1L <offset> <previous offset of this room, or nothing>\n<header>\n<payload>      a logged event
+    1L <offset> <previous offset of this room, or empty>\n<header>\n<payload>      a logged event
     1V\n<header>\n<payload>                                                           a volatile event
     1P <number>\n<namespace> <last offset> <namespace> <last offset> …                a probe
     1C <time, ms> <MAC>\n<text>                                                       a call between nodes (seal.py)
 
-The header is JSON on one line; the payload is the publisher's own text, carried and never parsed. The first character
-is the version: another one is not for us, like unknown fields of the header, so that two versions can share a cluster.
-Anybody who may write to Valkey may publish anything: what cannot be read is `Poison`, to be counted and dropped.
+The header is JSON on one line. The payload is the publisher's text, which is passed on and never parsed. The first
+character is the version. Messages of another version are dropped and unknown fields of a header are ignored, so that
+two versions can share a cluster. Whoever may write to Valkey may publish anything: a message that cannot be decoded is
+`Poison`, which is counted and dropped.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MAX_NUMBER = 2**53  # what Lua's numbers hold exactly
 
 
 class Poison(ValueError):
-    """These bytes are not from a node of ours."""
+    """The message cannot be decoded, so it is not from a node of ours."""
 
 
 class Header(
@@ -45,7 +46,7 @@ class Header(
         "once": "v",
     },
 ):
-    """All of an event but its payload and offset. `once` tells copies of a volatile event for several rooms apart."""
+    """An event without payload and offset. `once` identifies a volatile event whose copies go to several rooms."""
 
     namespace: str
     name: str
@@ -61,7 +62,7 @@ _header = msgspec.json.Decoder(Header)
 
 
 class Logged(NamedTuple):
-    """A logged event as it came: `at` is its offset's key, `previous` that of the room's event before it, if known."""
+    """A logged event as received. `at`: the key of its offset; `previous`: of the room's event before it, if known."""
 
     at: tuple[int, int]
     offset: Offset
@@ -109,7 +110,7 @@ def entry(offset: Offset, header: str | bytes, payload: str | bytes) -> Event:
         text = payload if isinstance(payload, str) else payload.decode()
     except ValueError as why:  # BadJson and Unicode errors are ValueErrors
         raise Poison(str(why)) from None
-    if head.name in RESERVED_EVENTS:  # a publisher of another version, or none of ours, put it there
+    if head.name in RESERVED_EVENTS:  # from a publisher of another version, or a foreign one
         raise Poison("a reserved event name")
     # Rooms were checked when they were published; NewType costs a call, and this is one per event and node.
     rooms: tuple[Room, ...] = head.rooms  # type: ignore[assignment]
@@ -117,7 +118,7 @@ def entry(offset: Offset, header: str | bytes, payload: str | bytes) -> Event:
 
 
 def read(data: bytes) -> Logged | Volatile | Probe | BusCall:
-    """hot: return what a message of a channel is. Raises Poison."""
+    """Decode a message of a channel. Raises Poison. hot: once per message."""
     line, _, rest = data.partition(b"\n")
     if line[:1] != VERSION or len(line) > 200:
         raise Poison("not this version")
@@ -130,8 +131,8 @@ def read(data: bytes) -> Logged | Volatile | Probe | BusCall:
             event = entry(Offset(""), header, payload)
             return Volatile(event, json.decode(_header, header).once if len(event.rooms) > 1 else "")
         if kind == b"P":
-            words = rest.decode().split(" ") if rest else []
-            tops = [(ns, _checked(top)) for ns, top in zip(words[::2], words[1::2], strict=True)]
+            fields = rest.decode().split(" ") if rest else []
+            tops = [(ns, _checked(top)) for ns, top in zip(fields[::2], fields[1::2], strict=True)]
             return Probe(int(line[3:]), tops)
         if kind == b"C":
             return BusCall(line[3:], rest)
@@ -141,7 +142,7 @@ def read(data: bytes) -> Logged | Volatile | Probe | BusCall:
 
 
 def checked_key(offset: str) -> tuple[int, int]:
-    """Return what an offset from outside is compared by. Raises ValueError for what Valkey could not compare."""
+    """Return the key that compares an offset from outside. Raises ValueError for one that Valkey cannot compare."""
     key = offset_key(offset)
     if max(key) >= MAX_NUMBER:
         raise ValueError("not an offset")

@@ -1,7 +1,8 @@
-"""Overhearing: what is published to all rooms, or to one, by every node and emitter, while somebody watches.
+"""EventMonitor: receives what all nodes and emitters publish, to all rooms or to one, while an admin watches.
 
-On a connection of its own, with a pattern: it costs nothing while nobody watches, and delivery does not depend on it.
-Nothing is repaired: what is published while the connection is down is not heard, and its end is told.
+It has a connection of its own with a pattern subscription. So it costs nothing while nobody watches, and delivery does
+not depend on it. Nothing is repaired: events that are published while the connection is down are missed, and `lost` is
+called when the connection ends.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from insightdesk_rt.engine.model import Event
 log = logging.getLogger(__name__)
 
 OPEN_WITHIN_S = 3.0
-REMEMBERED = 1_000  # events that were heard: the copies for an event's other rooms come right behind the first
+REMEMBERED = 1_000  # events: the copies for an event's other rooms come right after the first
 
 
 class EventMonitor:
-    """`open` one, `close` it again. `heard(event)` once for each event, whatever its rooms; `lost()` once."""
+    """Calls `heard(event)` once for each event, even if it has several rooms, and `lost()` once, at the end."""
 
     def __init__(self, heard: Callable[[Event], None], lost: Callable[[], None]) -> None:
         self._heard = heard
@@ -36,7 +37,7 @@ class EventMonitor:
         self._opened = self._closed = False
 
     async def open(self, valkey: Valkey, namespace: str = "", room: str = "") -> None:
-        """Hear a namespace, a room, a room of a namespace, or everything. Raises RtError UNAVAILABLE."""
+        """Watch a namespace, a room, a room of a namespace, or everything. Raises RtError UNAVAILABLE."""
         pattern = Names(literal(valkey.prefix)).channel(literal(namespace) or "*", literal(room) or "*")
         try:
             self._connection = await dial(
@@ -64,15 +65,15 @@ class EventMonitor:
         if self._closed:
             return
         try:
-            said = envelope.read(message)
-            if type(said) is Logged:
-                event = said.event()
+            message_read = envelope.read(message)
+            if type(message_read) is Logged:
+                event = message_read.event()
                 copy = f"{event.namespace} {event.offset}" if len(event.rooms) > 1 else ""
-            elif type(said) is Volatile:
-                event, copy = said
+            elif type(message_read) is Volatile:
+                event, copy = message_read
             else:
                 return
-        except Poison:  # the nodes count it
+        except Poison:  # the backplanes of the nodes count it
             return
         if copy:
             if copy in self._seen:
@@ -82,10 +83,10 @@ class EventMonitor:
                 del self._seen[next(iter(self._seen))]
         try:
             self._heard(event)
-        except Exception:  # raised here it would cost the connection
-            log.exception("an overheard event could not be shown")
+        except Exception:  # raised from here, it would end the connection
+            log.exception("a watched event could not be shown")
 
 
 def literal(text: str) -> str:
-    """Return a pattern that matches this text alone: Valkey's patterns know * ? [ ] and the backslash."""
+    """Return a pattern that matches only this text: * ? [ ] and the backslash are escaped."""
     return re.sub(r"([*?\[\]\\])", r"\\\1", text)

@@ -1,18 +1,18 @@
-"""Who lives, who leads, and who clears up after the dead: one lease per node, renewed by one command a second.
+"""Leases: which nodes live, which one leads, and which one cleans up after dead nodes. One command per node and second.
 
-    nodes ──lease over──▶ reaping ──all it held is cleared──▶ forgotten
+    nodes ──lease expired──▶ reaping ──everything it held is cleared──▶ forgotten
 
-A node that dies stops renewing. Whoever beats next moves it to `reaping` (from there it cannot come back under that
-name: the fence), and every node sees that list with each beat and works on it until it is done; the work is idempotent,
-so two at it, or one that dies half-way, do no harm. A node that was only stopped finds itself fenced, takes a new name
-(`incarnation`) and registers everything it holds anew, beside its beats: that may take longer than a lease. One of the
-living leads, for what must happen once per cluster.
+A dead node stops renewing its lease. The next node that beats moves it to `reaping`. From there it cannot come back
+under that incarnation (fencing). Every node reads the list with each beat and clears what dead nodes held. That work is
+idempotent, so two nodes may do it at once, and one that dies half-way does no harm. A node that was only stopped finds
+itself fenced. It takes a new incarnation and registers everything it holds again, beside its beats, because that may
+take longer than a lease. One of the living nodes leads: it does what must happen once per cluster.
 
-Valkey's clock decides, never a node's; and after Valkey itself was away nobody is declared dead for a lease and a
-quarter.
+Only Valkey's clock counts, never a node's. After Valkey was unreachable, no node is declared dead for one and a quarter
+leases.
 
-A lease says nothing of a node that is only cut off from Valkey: that goes on serving its clients. So who was declared
-dead is `lost` until it is known to have ended, is back, or a day is over.
+A lease says nothing about a node that is only cut off from Valkey, because it goes on serving its clients. So a node
+that was declared dead stays `lost` until it is known to have ended, is back, or a day has passed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from insightdesk_rt.engine.errors import RtError
 
 log = logging.getLogger(__name__)
 
-LEASE_MS = 4_000  # beyond the longest stall of a loop; seen by others within a second more
+LEASE_MS = 4_000  # longer than the longest stall of a loop; others notice the end within one second more
 BEAT_MS = 1_000
 LEAD_MARGIN_MS = 1_000  # a leader stops this long before its lease ends: its clock and Valkey's may drift
 
@@ -39,25 +39,27 @@ TICK = load_script("insightdesk_rt.engine.cluster", "lease_tick")
 
 
 class Leases:
-    """`clear(incarnation)` clears what a dead one held. `put()` registers all that this node holds: it has a new
-    incarnation, or Valkey was emptied. Both raise RtError to be called again, with the next beat."""
+    """`clear(incarnation)` clears what a dead node held. `register()` registers everything that this node holds; it is
+    called after this node took a new incarnation and after Valkey was emptied. Both raise RtError to be called again
+    with the next beat.
+    """
 
     def __init__(
         self,
         valkey: Valkey,
         node_id: str,
         clear: Callable[[str], Awaitable[None]],
-        put: Callable[[], Awaitable[None]],
+        register: Callable[[], Awaitable[None]],
         *,
         lease_ms: int = LEASE_MS,
     ) -> None:
         self._valkey = valkey
         self._node_id = node_id
         self._clear = clear
-        self._register = put
+        self._register = register
         self._must_register = False
         self._refused = ""
-        self._past_incarnations: list[str] = []  # this node's own incarnations that were declared dead
+        self._past_incarnations: list[str] = []  # incarnations of this node that were declared dead
         self._registering: asyncio.Task[None] | None = None
         self._lease_ms = lease_ms
         self._keys = [valkey.key(name) for name in ("nodes", "reaping", "leader", "server", "calm", "lost")]
@@ -70,12 +72,12 @@ class Leases:
 
     @property
     def leads(self) -> bool:
-        """Is this the node that does what must happen once? Never two at a time, by what each can know."""
+        """Is this node the leader? Each node stops believing so before its lease ends, so there are never two."""
         return time.monotonic() * 1000 < self._leads_until_ms
 
     async def beat(self) -> None:
         """Renew the lease. Call it every BEAT_MS, and once before clients come. Raises RtError UNAVAILABLE."""
-        asked_ms = time.monotonic() * 1000  # the lease counts from before the question was sent
+        asked_ms = time.monotonic() * 1000  # the lease counts from before the command was sent
         first, self._first = self._first, False
         try:
             args = (self.incarnation, self._lease_ms, "1" if first else "0", self._valkey.run_id)
@@ -97,11 +99,11 @@ class Leases:
             self._registering = asyncio.get_running_loop().create_task(self._re_register())
 
     def re_register_soon(self) -> None:
-        """Valkey may lack what this node holds: put it down again, after the next beat."""
+        """Register everything again after the next beat: Valkey may have lost it."""
         self._must_register = True
 
     def fenced(self, incarnation: str) -> None:
-        """That name is taken for a dead node's, whatever its lease says: if it is ours, go on under another."""
+        """Other nodes treat this incarnation as dead, whatever its lease says. If it is ours, take a new one."""
         self._refused = incarnation
 
     async def living(self) -> set[str]:
@@ -109,7 +111,7 @@ class Leases:
         return set(await self._valkey.command("ZRANGE", self._keys[0], 0, -1))
 
     async def registered(self) -> set[str]:
-        """Return the living, and those that are being cleared up after. Raises RtError UNAVAILABLE."""
+        """Return the living incarnations and those that are being cleared. Raises RtError UNAVAILABLE."""
         cleared = await self._valkey.command("ZRANGE", self._keys[1], 0, -1)
         return await self.living() | set(cleared)
 
@@ -118,28 +120,29 @@ class Leases:
         return sorted(await self._valkey.command("ZRANGE", self._keys[5], 0, -1))
 
     async def has_ended(self, *incarnations: str) -> None:
-        """It is known that these serve nobody any more. Raises RtError UNAVAILABLE."""
+        """Note that these incarnations are known to have ended. Raises RtError UNAVAILABLE."""
         if incarnations:
             await self._valkey.command("ZREM", self._keys[5], *incarnations)
 
     async def takes_over(self) -> None:
-        """This node has its name now: whoever had it before has ended. Raises RtError UNAVAILABLE."""
+        """Note that earlier nodes of this node's name have ended. Raises RtError UNAVAILABLE."""
         named = [one for one in await self.lost() if one.rpartition(".")[0] == self._node_id]
         await self.has_ended(*(one for one in named if one != self.incarnation))
 
     async def claims(self, what: str, every_ms: float) -> bool:
-        """May this node do now what is done once per cluster every `every_ms`? Raises RtError UNAVAILABLE.
+        """May this node now do the work `what`, which is done once per cluster every `every_ms`?
 
-        Valkey says so to one node, however late another that led before finds out that it does not any more.
+        Valkey grants it to one node, even if a former leader has not noticed yet that it does not lead any more.
+        Raises RtError UNAVAILABLE.
         """
         if not self.leads:
             return False
         keys = [self._keys[2], self._valkey.key("ticks")]
         claimed = await self._valkey.call(TICK, keys, (self.incarnation, what, int(every_ms)))
-        return bool(claimed) and self.leads  # the answer may have come after a long sleep
+        return bool(claimed) and self.leads  # this process may have been stopped before it read the answer
 
     async def close(self) -> None:
-        """Give the lease back, so that nobody has to wait for its end."""
+        """Give the lease back, so that the others need not wait for its end."""
         self._leads_until_ms = 0.0
         tasks = [*self._clearing.values(), *([self._registering] if self._registering else [])]
         for task in tasks:
@@ -148,7 +151,7 @@ class Leases:
         try:
             await self._valkey.call(END, self._keys[:3], (self.incarnation,))
         except RtError:
-            pass  # then it ends by itself
+            pass  # then the lease expires by itself
 
     async def _change_incarnation(self, what: str) -> None:
         old, self.incarnation = self.incarnation, self._new_incarnation()
@@ -161,14 +164,14 @@ class Leases:
         await self.beat()
 
     async def _re_register(self) -> None:
-        """Put down what this node holds, again if it came to owe it meanwhile; then take off what it held before.
+        """Register what this node holds; then clear what it held under its past incarnations.
 
-        The others have cleared that too, but perhaps before this node knew, and wrote some more of it.
+        The other nodes have cleared that too, but this node may have written more of it before it noticed.
         """
         try:
             while self._must_register or self._past_incarnations:
                 if self._must_register:
-                    self._must_register = False  # first: who sets it during the put wants another one
+                    self._must_register = False  # first: a request during the registration wants another one
                     try:
                         await self._register()
                     except BaseException:
@@ -179,9 +182,9 @@ class Leases:
                     await self.has_ended(self._past_incarnations[0])
                     del self._past_incarnations[0]
         except RtError as refused:
-            log.debug("putting down goes on later", extra={"why": refused.code})
+            log.debug("registering again is continued later", extra={"why": refused.code})
         except Exception:
-            log.exception("putting down failed")
+            log.exception("registering again failed")
         finally:
             self._registering = None
 
@@ -192,7 +195,7 @@ class Leases:
             self.cleared += 1
             log.info("cleared up after a node", extra={"node": incarnation})
         except RtError as refused:
-            log.debug("clearing goes on later", extra={"node": incarnation, "why": refused.code})
+            log.debug("clearing up is continued later", extra={"node": incarnation, "why": refused.code})
         except Exception:
             log.exception("clearing up failed", extra={"node": incarnation})
         finally:

@@ -105,7 +105,7 @@ class Logs:
         return Backlog(events if complete else [], bool(complete), Offset(top), Offset(floor))
 
     async def _ask(self, script: Script, keys: list[str], args: list[Arg]) -> Any:
-        async with self.budget.question():
+        async with self.budget.one_read():
             return await self._valkey.call(script, keys, args, costly=True)
 
     async def page(self, namespace: str, since: Offset) -> LogPage:

@@ -1,9 +1,9 @@
-"""What one node asks all others: who is in a room, to look again who may be there, and what other parts `answer`.
+"""NodeCalls: requests from one node to all nodes, such as "who is in this room?" or "recheck access to this ticket".
 
-The question goes out once on the channel of all nodes; each answers on the asker's own, in several messages if it has
-much to say. The answer is complete when every living node (`Leases.living`, asked again while one is missing) has
-answered; after five seconds it is what there is, and names the nodes that are missing, perhaps the asker itself.
-Nothing here is certain to arrive: who needs that uses a logged event.
+A request is published once on the channel of all nodes. Each node replies on the requester's own channel, in several
+messages if the reply is long. The result is complete when every living node (`Leases.living`, read again while one is
+missing) has replied. After five seconds it is what has come, with the names of the nodes that are missing, which may
+include the requester itself. Delivery is not guaranteed: use a logged event where it must be.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from insightdesk_rt.engine.cluster.requests import (
-    INFO_PER_ANSWER,
+    INFO_PER_REPLY,
     NodeReply,
     NodeRequest,
     Replaced,
@@ -31,34 +31,35 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Offset, Room, new_id
+from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.wire import json
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 5.0
-LOOK_S = 0.5  # until it is asked again who lives
-# Beyond the timeout: a node that dies is listed as living for up to five seconds (LEASE_MS and BEAT_MS of the leases),
-# and who changes access had better wait for the end of that than be refused.
+LOOK_S = 0.5  # between two looks at who lives, while a node is missing
+# Added to the timeout of a recheck: a dead node counts as living for up to five seconds (LEASE_MS and BEAT_MS of the
+# leases), and a change of access should wait for that rather than be refused.
 DYING_S = 2.0
-FAILED = ("UNAVAILABLE", "INTERNAL")  # other errors are what the answer is
+FAILED = ("UNAVAILABLE", "INTERNAL")  # other errors are the result
 
-Does = Callable[[tuple[str, ...]], Awaitable[Any]]  # takes the words of a question, returns plain JSON or a Struct
+RequestHandler = Callable[[tuple[str, ...]], Awaitable[Any]]  # takes the arguments, returns plain JSON or a Struct
 
 _message = msgspec.json.Decoder(NodeRequest | NodeReply | Replaced)
 
 
 class FoundMembers(NamedTuple):
     sockets: list[SocketInfo]
-    missing: list[str]  # incarnations of nodes that did not answer
+    missing: list[str]  # incarnations of the nodes that did not reply
 
 
-class NodeAnswers(NamedTuple):
-    nodes: dict[str, Raw]  # incarnation → its answer, JSON text
+class NodeReplies(NamedTuple):
+    nodes: dict[str, Raw]  # incarnation → its reply, JSON text
     missing: list[str]
 
 
 class Bus(Protocol):
-    """What the backplane lends."""
+    """What NodeCalls uses of the backplane."""
 
     address: str
     on_call: list[Callable[[bytes], None]]
@@ -69,28 +70,28 @@ class Bus(Protocol):
 
 
 class _PendingRequest:
-    """A question that is asked. `missing` and `answers` change here only; `done` once nobody is missing."""
+    """A request that waits for replies. `done` is set once no node is missing."""
 
-    __slots__ = ("answers", "done", "missing")
+    __slots__ = ("done", "missing", "replies")
 
     def __init__(self, missing: set[str]) -> None:
         self.missing = missing
-        self.answers: list[NodeReply] = []
+        self.replies: list[NodeReply] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._look()
 
-    def take(self, answer: NodeReply) -> None:
-        if answer.node not in self.missing:
-            return  # nobody we asked
-        self.answers.append(answer)
-        if not answer.more:
-            self.missing.discard(answer.node)
+    def take(self, reply: NodeReply) -> None:
+        if reply.node not in self.missing:
+            return  # not a node that was asked
+        self.replies.append(reply)
+        if not reply.more:
+            self.missing.discard(reply.node)
             self._look()
 
     def only(self, living: Collection[str]) -> None:
-        """Wait no longer for nodes that have died, nor keep the half of what they had to say."""
+        """Stop waiting for nodes that have died, and drop their incomplete replies."""
         dead = self.missing.difference(living)
-        self.answers = [answer for answer in self.answers if answer.node not in dead]
+        self.replies = [reply for reply in self.replies if reply.node not in dead]
         self.missing -= dead
         self._look()
 
@@ -100,7 +101,7 @@ class _PendingRequest:
 
 
 class NodeCalls:
-    """`living` and `incarnation` come from the leases. `answer` adds verbs of other parts.
+    """`living` and `incarnation` come from the leases. `handle` adds the verbs of other parts.
 
     `on_replaced(pid)` listeners end the connection of a session that went on elsewhere. `on_recheck(namespace, subject,
     offset)` listeners remove this node's sockets that may not read a ticket or conversation any more. There is no verb
@@ -122,26 +123,24 @@ class NodeCalls:
         self._living = living
         self.on_replaced: list[Callable[[str], None]] = []
         self.on_recheck: list[Callable[[str, str, Offset], Awaitable[None]]] = []
-        self._does: dict[str, Does] = {}
+        self._handlers: dict[str, RequestHandler] = {}
         self._timeout_s = timeout_s
         self._pending: dict[str, _PendingRequest] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks(log)
         self.poison = 0
         bus.on_call.append(self.received)
 
     async def close(self) -> None:
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
-    # ── what the hub's users ask; all raise RtError UNAVAILABLE while Valkey is away ──────────────────────────────
+    # ── requests; all raise RtError UNAVAILABLE while Valkey is unreachable ──────────────────────────────────────
 
     async def fetch_sockets(
         self, namespace: str, rooms: Collection[Room] = (), skip: Collection[str] = ()
     ) -> FoundMembers:
         """Return the members of any of the rooms (all sockets of the namespace if none is named), on all nodes."""
-        answers, missing = await self._ask("fetch", namespace, rooms, skip)
-        return FoundMembers([one for answer in answers for one in answer.sockets], missing)
+        replies, missing = await self._collect("fetch", namespace, rooms, skip)
+        return FoundMembers([one for reply in replies for one in reply.sockets], missing)
 
     async def recheck_on_all_nodes(self, namespace: str, subject: str, offset: Offset) -> None:
         """Have every node look again who may be in a ticket or conversation, after the event at `offset`.
@@ -150,36 +149,36 @@ class NodeCalls:
         ends meanwhile need not: it looks again by itself, should it come back.
         """
         within_s = self._timeout_s + DYING_S
-        _, missing = await self._ask("recheck", namespace, more=(subject, offset), within_s=within_s)
+        _, missing = await self._collect("recheck", namespace, more=(subject, offset), within_s=within_s)
         if missing:
             raise RtError("UNAVAILABLE", f"Not all nodes answered: {', '.join(missing)}.")
 
-    def answer(self, verb: str, does: Does) -> None:
-        """Answer a question of other nodes, and of this one. RtError raised by `does`: the asker finds it missing."""
-        self._does[verb] = does
+    def handle(self, verb: str, handler: RequestHandler) -> None:
+        """Handle requests of this verb, from other nodes and this one. If it raises RtError, the node is missing."""
+        self._handlers[verb] = handler
 
-    async def ask(self, verb: str, *words: str) -> NodeAnswers:
-        """Ask every living node, this one included, what `answer` was set up for there.
+    async def request(self, verb: str, *arguments: str) -> NodeReplies:
+        """Send a request to every living node, this one included, and return the replies.
 
-        A node without it (an older version) counts as missing. Raises RtError UNAVAILABLE, and what `does` raises here,
-        unless it failed here and others have answered.
+        A node without a handler for it (an older version) counts as missing. Raises RtError UNAVAILABLE, and what the
+        handler raises on this node, unless it failed here and other nodes have replied.
         """
-        answers, missing = await self._ask(verb, more=words)
-        known = {answer.node: answer.info for answer in answers if bytes(answer.info)}
+        replies, missing = await self._collect(verb, more=arguments)
+        known = {reply.node: reply.info for reply in replies if bytes(reply.info)}
         parts: dict[str, list[str]] = {}
-        for answer in answers:
-            if answer.part:
-                parts.setdefault(answer.node, []).append(answer.part)
+        for reply in replies:
+            if reply.part:
+                parts.setdefault(reply.node, []).append(reply.part)
         known |= {node: Raw("".join(texts).encode()) for node, texts in parts.items() if node not in missing}
-        return NodeAnswers(known, sorted({*missing, *(answer.node for answer in answers if answer.node not in known)}))
+        return NodeReplies(known, sorted({*missing, *(reply.node for reply in replies if reply.node not in known)}))
 
     def replaced(self, address: str, pid: str) -> None:
-        """Tell a node that the client of a session has come back with another connection."""
+        """Notify a node that the client of a session has come back with another connection."""
         self._bus.send_to_node(address, json.encode_struct(Replaced(pid)))
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _ask(
+    async def _collect(
         self,
         verb: str,
         namespace: str = "",
@@ -188,109 +187,106 @@ class NodeCalls:
         more: Collection[str] = (),
         within_s: float = 0.0,
     ) -> tuple[list[NodeReply], list[str]]:
-        """`within_s`: 0.0 means the usual time."""
-        ask = NodeRequest(new_id(), self._bus.address, verb, namespace, tuple(rooms), tuple(skip), tuple(more))
+        """Send a request and collect the replies. `within_s`: 0.0 means the usual timeout."""
+        request = NodeRequest(new_id(), self._bus.address, verb, namespace, tuple(rooms), tuple(skip), tuple(more))
         me = self._incarnation()
         pending = _PendingRequest(set(await self._living()) - {me})
-        self._pending[ask.id] = pending
-        doing = asyncio.get_running_loop().create_task(self._own(ask))
+        self._pending[request.id] = pending
+        own_task = asyncio.get_running_loop().create_task(self._handle_here(request))
         try:
-            if pending.missing and not self._bus.send_to_all(json.encode_struct(ask)):
-                await asyncio.wait([doing], timeout=self._timeout_s)  # here at least it is done: it may take access
+            if pending.missing and not self._bus.send_to_all(json.encode_struct(request)):
+                await asyncio.wait(
+                    [own_task], timeout=self._timeout_s
+                )  # it is done at least on this node: it may revoke access
                 raise RtError("UNAVAILABLE")
-            await self._wait(pending, doing, within_s or self._timeout_s)
-            own = doing.result() if doing.done() else RtError("UNAVAILABLE")
+            await self._wait(pending, own_task, within_s or self._timeout_s)
+            own = own_task.result() if own_task.done() else RtError("UNAVAILABLE")
         finally:
-            del self._pending[ask.id]
-            doing.cancel()
+            del self._pending[request.id]
+            own_task.cancel()
         missing = sorted(pending.missing)
         if isinstance(own, RtError):
-            if own.code not in FAILED or not pending.answers:
+            if own.code not in FAILED or not pending.replies:
                 raise own
             own, missing = [], sorted([*missing, me])
         if missing:
-            log.warning("a call was not answered by all nodes", extra={"verb": verb, "missing": len(missing)})
-        return own + pending.answers, missing
+            log.warning("not all nodes replied to a request", extra={"verb": verb, "missing": len(missing)})
+        return own + pending.replies, missing
 
-    async def _own(self, ask: NodeRequest) -> list[NodeReply] | RtError:
-        """Do here what is asked of all. An error of ours must not cost the answers of the others."""
+    async def _handle_here(self, request: NodeRequest) -> list[NodeReply] | RtError:
+        """Handle the request on this node. Its error must not lose the replies of the others."""
         try:
-            return await self._do(ask)
+            return await self._do(request)
         except RtError as refused:
             return refused
         except Exception:
-            log.exception("a call failed here", extra={"verb": ask.verb[:20]})
+            log.exception("a request failed on this node", extra={"verb": request.verb[:20]})
             return RtError("INTERNAL")
 
-    async def _wait(self, pending: _PendingRequest, doing: asyncio.Task[Any], within_s: float) -> None:
-        """Wait until all have answered, or the time is over; not for a node that is found to have died meanwhile."""
+    async def _wait(self, pending: _PendingRequest, own_task: asyncio.Task[Any], within_s: float) -> None:
+        """Wait until all nodes have replied or the time is over, but not for nodes that died meanwhile."""
         now = asyncio.get_running_loop().time
         end_s = now() + within_s
-        waiting: set[asyncio.Future[Any]] = {doing, pending.done}
+        waiting: set[asyncio.Future[Any]] = {own_task, pending.done}
         while waiting and (left_s := end_s - now()) > 0:
             _, waiting = await asyncio.wait(waiting, timeout=min(left_s, LOOK_S))
             if pending.done in waiting:
                 try:
                     pending.only(await self._living())
                 except RtError:
-                    pass  # it is not known
+                    pass  # who lives is not known
 
     # ── answering ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def received(self, text: bytes) -> None:
-        """Take what another node sent; the bus has seen to it that it was one. Never raises."""
+        """Take a message of another node; the backplane has checked its seal. Never raises."""
         try:
             message = json.decode(_message, text)
         except json.BadJson:
             self.poison += 1
             return
         if isinstance(message, NodeReply):
-            if pending := self._pending.get(message.id):  # else it is too late
+            if pending := self._pending.get(message.id):  # else it came too late
                 pending.take(message)
         elif isinstance(message, Replaced):
             for evict in self.on_replaced:
                 evict(message.pid)
         elif message.to != self._bus.address:
-            self._spawn(self._reply(message))
+            self._tasks.spawn(self._reply(message), "replying to another node")
 
-    async def _reply(self, ask: NodeRequest) -> None:
+    async def _reply(self, request: NodeRequest) -> None:
         try:
-            for answer in await self._do(ask):
-                self._bus.send_to_node(ask.to, json.encode_struct(answer))
-        except RtError as refused:  # the asker finds this node missing
-            log.debug("a call was not answered", extra={"verb": ask.verb[:20], "why": refused.code})
+            for reply in await self._do(request):
+                self._bus.send_to_node(request.to, json.encode_struct(reply))
+        except RtError as refused:  # for the requester this node is missing
+            log.debug("a request of another node was refused", extra={"verb": request.verb[:20], "why": refused.code})
         except Exception:
-            log.exception("a call of another node failed", extra={"verb": ask.verb[:20]})
+            log.exception("a request of another node failed", extra={"verb": request.verb[:20]})
 
-    async def _do(self, ask: NodeRequest) -> list[NodeReply]:
-        """Answer for this node. An unknown verb is a newer node's: it is answered, with nothing done."""
+    async def _do(self, request: NodeRequest) -> list[NodeReply]:
+        """Handle a request on this node. An unknown verb is from a newer version: the reply is empty."""
         node = self._incarnation()
-        if does := self._does.get(ask.verb):
-            said = await does(ask.more)
-            text = json.encode_struct(said) if isinstance(said, Struct) else json.dumps(said)
-            if len(text) > INFO_PER_ANSWER:
-                return in_pieces(ask.id, node, text)
-            return [NodeReply(ask.id, node, info=Raw(text.encode()))]
-        if ask.verb == "recheck":
-            subject, offset = ask.more
+        if handler := self._handlers.get(request.verb):
+            result = await handler(request.more)
+            text = json.encode_struct(result) if isinstance(result, Struct) else json.dumps(result)
+            if len(text) > INFO_PER_REPLY:
+                return in_pieces(request.id, node, text)
+            return [NodeReply(request.id, node, info=Raw(text.encode()))]
+        if request.verb == "recheck":
+            subject, offset = request.more
             for recheck in self.on_recheck:
-                await recheck(ask.namespace, subject, Offset(offset))
-            return [NodeReply(ask.id, node)]
-        if ask.verb == "fetch":
-            return in_parts(ask.id, node, [info_of(socket, node) for socket in self._chosen(ask)])
-        return [NodeReply(ask.id, node)]
+                await recheck(request.namespace, subject, Offset(offset))
+            return [NodeReply(request.id, node)]
+        if request.verb == "fetch":
+            return in_parts(request.id, node, [info_of(socket, node) for socket in self._chosen(request)])
+        return [NodeReply(request.id, node)]
 
-    def _chosen(self, ask: NodeRequest) -> list[Socket]:
+    def _chosen(self, request: NodeRequest) -> list[Socket]:
         try:
-            if ask.rooms:
-                groups = self._hub.rooms(ask.namespace).groups([Room(room) for room in ask.rooms], ask.skip)
+            if request.rooms:
+                groups = self._hub.rooms(request.namespace).groups([Room(room) for room in request.rooms], request.skip)
                 return list(itertools.chain.from_iterable(groups.values()))
-            everyone: Iterable[Socket] = self._hub.sockets(ask.namespace).values()
+            everyone: Iterable[Socket] = self._hub.sockets(request.namespace).values()
         except KeyError:
-            return []  # a namespace that this version does not have
-        return [one for one in everyone if one.sid not in ask.skip and one.rooms.isdisjoint(ask.skip)]
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            return []  # this version does not have the namespace
+        return [one for one in everyone if one.sid not in request.skip and one.rooms.isdisjoint(request.skip)]

@@ -1,4 +1,4 @@
-"""What nodes answered to one question (calls.py), read in its types."""
+"""Decodes the replies to a request (node_calls.py) into their types."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from typing import TypeVar
 
 import msgspec
 
-from insightdesk_rt.engine.cluster.node_calls import NodeAnswers
+from insightdesk_rt.engine.cluster.node_calls import NodeReplies
 
 T = TypeVar("T")
 
 
-def understood(said: NodeAnswers, kind: type[T]) -> tuple[dict[str, T], list[str]]:
-    """Return the answers by incarnation, and who is missing: also a node of another version that says it otherwise."""
+def decode_replies(replies: NodeReplies, kind: type[T]) -> tuple[dict[str, T], list[str]]:
+    """Return the replies by incarnation, and the missing nodes.
+
+    A node whose reply has another form, because it runs another version, counts as missing.
+    """
     found: dict[str, T] = {}
-    missing = list(said.missing)
-    for incarnation, text in said.nodes.items():
+    missing = list(replies.missing)
+    for incarnation, text in replies.nodes.items():
         try:
             found[incarnation] = msgspec.json.decode(text, type=kind)
         except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""What nodes say to each other in a call (calls.py): the question, the answers, and how a long one is cut."""
+"""The messages of calls between nodes (node_calls.py): requests, replies, and how a long reply is split."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from msgspec import Raw, Struct
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Person, Role
 
-SOCKETS_PER_ANSWER = 200  # far below what a message of the bus may have
-INFO_PER_ANSWER = 100_000  # characters; the same
+SOCKETS_PER_REPLY = 200  # far below the size limit of a message between nodes
+INFO_PER_REPLY = 100_000  # characters; the same
 
 
 class SocketInfo(Struct, frozen=True, omit_defaults=True):
-    """What nodes tell each other of a socket. Never its pid or its client's id: they are secrets."""
+    """A socket as other nodes may see it: without its pid and its client's id, which are secrets."""
 
     sid: str
     namespace: str
@@ -28,12 +28,12 @@ class SocketInfo(Struct, frozen=True, omit_defaults=True):
 
 class NodeRequest(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="ask"):
     id: str
-    to: str  # address of the asker
+    to: str  # address of the requester
     verb: str
     namespace: str = ""
-    rooms: tuple[str, ...] = ()  # members of any of them; of none named: all sockets
+    rooms: tuple[str, ...] = ()  # members of any of these; if empty, all sockets
     skip: tuple[str, ...] = ()
-    more: tuple[str, ...] = ()  # rooms to join or leave; what else the verb needs
+    more: tuple[str, ...] = ()  # the other arguments of the verb
 
 
 class NodeReply(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="answer"):
@@ -42,7 +42,7 @@ class NodeReply(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="ans
     count: int = 0
     sockets: tuple[SocketInfo, ...] = ()
     info: Raw = Raw()
-    part: str = ""  # of an `info` that is too long for one message
+    part: str = ""  # a piece of an `info` that is too long for one message
     more: bool = False  # another message follows
 
 
@@ -67,11 +67,11 @@ def info_of(socket: Socket, node: str) -> SocketInfo:
 
 
 def in_parts(id: str, node: str, infos: list[SocketInfo]) -> list[NodeReply]:
-    parts = [infos[start : start + SOCKETS_PER_ANSWER] for start in range(0, len(infos), SOCKETS_PER_ANSWER)] or [[]]
+    parts = [infos[start : start + SOCKETS_PER_REPLY] for start in range(0, len(infos), SOCKETS_PER_REPLY)] or [[]]
     return [NodeReply(id, node, len(part), tuple(part), more=part is not parts[-1]) for part in parts]
 
 
 def in_pieces(id: str, node: str, text: str) -> list[NodeReply]:
-    starts = range(0, len(text), INFO_PER_ANSWER)
+    starts = range(0, len(text), INFO_PER_REPLY)
     more = starts[-1]
-    return [NodeReply(id, node, part=text[at : at + INFO_PER_ANSWER], more=at != more) for at in starts]
+    return [NodeReply(id, node, part=text[at : at + INFO_PER_REPLY], more=at != more) for at in starts]

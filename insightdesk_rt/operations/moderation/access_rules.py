@@ -12,7 +12,7 @@ from typing import Any
 
 from insightdesk_rt.api.operation import Answer
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
-from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.cluster.replies import decode_replies
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.transport.client import Client
@@ -68,15 +68,15 @@ class AccessRuleChanges:
         self._registry = registry
         self._calls = calls
         self._tables = {table.kind: table for table in tables}
-        calls.answer(COUNT, self._count_here)
+        calls.handle(COUNT, self._count_here)
 
     async def put(self, table: RuleTable[Any], rule: AccessRule, dry: bool) -> Answer:
         """Set a rule and answer how many connections it closed on all nodes; `dry`: would close."""
         if not dry:
             done = await self.rules.put(table, rule)
             return Answer(Ruled(rule.id, done.count, done.missing), 201)
-        replies = await self._calls.ask(COUNT, table.kind, json.encode_struct(rule))
-        counts, missing = understood(replies, int)
+        replies = await self._calls.request(COUNT, table.kind, json.encode_struct(rule))
+        counts, missing = decode_replies(replies, int)
         return Answer(Ruled(None, sum(counts.values()), await self.rules.not_reached(missing)))
 
     async def remove(self, table: RuleTable[Any], id: str) -> Answer:

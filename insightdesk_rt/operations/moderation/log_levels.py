@@ -15,7 +15,7 @@ from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.openapi import Route
 from insightdesk_rt.api.operation import Answer, Change
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
-from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.cluster.replies import decode_replies
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.operations.moderation.rule_routes import DAY_S, Ruled, rule_id, time_or_none
 from insightdesk_rt.operations.moderation.rules import Rule, Rules, RuleTable
@@ -128,7 +128,7 @@ class LoggingHandler(Handler):
     @operation("viewer", answer=Loggers)
     async def get(self) -> Answer:
         """The level of each logger, on each node."""
-        answers, missing = understood(await self.calls.ask(STATE), NodeLoggers)
+        answers, missing = decode_replies(await self.calls.request(STATE), NodeLoggers)
         return Answer(Loggers(sorted(answers.values(), key=lambda one: one.node), missing))
 
     @operation(
@@ -142,7 +142,7 @@ class LoggingHandler(Handler):
     async def put(self, body: SetLevel) -> Answer:
         """Log more, or less, for a while; then the configured level applies again."""
         if body.node is not None:
-            answers, missing = understood(await self.calls.ask(STATE), NodeLoggers)
+            answers, missing = decode_replies(await self.calls.request(STATE), NodeLoggers)
             if not missing and body.node not in {one.node for one in answers.values()}:
                 raise RtError("BAD_REQUEST", "There is no such node.", field="node")
         if body.logger and not any(f"{name}.".startswith(f"{body.logger}.") for name in self.levels.loggers()):
@@ -168,5 +168,5 @@ def log_level_routes(admin: Admin, rules: Rules, levels: LogLevels, calls: NodeC
     async def state(arguments: tuple[str, ...]) -> NodeLoggers:
         return levels.state()
 
-    calls.answer(STATE, state)
+    calls.handle(STATE, state)
     return [(r"/api/v1/logging", LoggingHandler, {"admin": admin, "rules": rules, "levels": levels, "calls": calls})]

@@ -17,7 +17,7 @@ from insightdesk_rt.api.openapi import Route
 from insightdesk_rt.api.operation import Answer, Change, Removal
 from insightdesk_rt.api.whom import customer_of, user_of
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
-from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.cluster.replies import decode_replies
 from insightdesk_rt.engine.counters import OTHER
 from insightdesk_rt.engine.dispatch.calls import DEFAULT, Calls
 from insightdesk_rt.engine.errors import RtError
@@ -149,7 +149,7 @@ class LimitsHandler(Handler):
     @operation("viewer", answer=Limits)
     async def get(self) -> Answer:
         """The rate of each event that clients may send, and the users who exceeded one in the last ten minutes."""
-        answers, missing = understood(await self.calls.ask(STATE), Limits)
+        answers, missing = decode_replies(await self.calls.request(STATE), Limits)
         limits: dict[tuple[str, str], Limit] = {}
         for answer in answers.values():
             for one in answer.limits:
@@ -197,7 +197,7 @@ def rate_routes(admin: Admin, node_id: str, rules: Rules, rates: Rates, calls: N
     async def state(arguments: tuple[str, ...]) -> Limits:
         return rates.state(node_id)
 
-    calls.answer(STATE, state)
+    calls.handle(STATE, state)
     return [
         (r"/api/v1/ratelimits", LimitsHandler, {"admin": admin, "calls": calls}),
         (r"/api/v1/ratelimits/([^/]+)", LimitHandler, {"admin": admin, "rules": rules, "rates": rates}),

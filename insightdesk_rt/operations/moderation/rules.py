@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
-from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.cluster.replies import decode_replies
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.operations.moderation.rule_store import RuleStore, RulesVersion
@@ -108,7 +108,7 @@ class Rules:
     def connect(self, calls: NodeCalls) -> None:
         """Send changes to all nodes through these calls, and apply the changes of other nodes."""
         self._calls = calls
-        calls.answer(VERB, self._apply_change)
+        calls.handle(VERB, self._apply_change)
 
     def now_ms(self) -> int:
         """Return the current time by the clock that rules begin and end by, in Unix milliseconds."""
@@ -161,8 +161,8 @@ class Rules:
 
     async def _send_change(self, table: RuleTable[R], version: RulesVersion, id: str, text: str) -> RuleChange:
         assert self._calls is not None
-        replies = await self._calls.ask(VERB, table.kind, str(version.number), version.memory, id, text)
-        counts, missing = understood(replies, int)
+        replies = await self._calls.request(VERB, table.kind, str(version.number), version.memory, id, text)
+        counts, missing = decode_replies(replies, int)
         return RuleChange(sum(counts.values()), await self.not_reached(missing))
 
     async def not_reached(self, missing: Iterable[str]) -> list[str]:

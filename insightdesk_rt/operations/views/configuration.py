@@ -12,7 +12,7 @@ from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.openapi import Route
 from insightdesk_rt.api.operation import Answer, Query
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
-from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.cluster.replies import decode_replies
 from insightdesk_rt.engine.errors import RtError
 
 STATE = "config.state"
@@ -48,8 +48,8 @@ class ConfigHandler(Handler):
     @operation("viewer", query=OfNode, answer=Config, errors=("NOT_FOUND",))
     async def get(self, query: OfNode) -> Answer:
         """The settings a node runs with, and where each value comes from; secrets are hidden."""
-        replies = await self.calls.ask(STATE, query.node or self.node_id)
-        answers, missing = understood(replies, msgspec.Raw)
+        replies = await self.calls.request(STATE, query.node or self.node_id)
+        answers, missing = decode_replies(replies, msgspec.Raw)
         found = [text for text in answers.values() if bytes(text) != b"null"]
         if not found:
             if missing:
@@ -66,5 +66,5 @@ def config_routes(
     async def state(arguments: tuple[str, ...]) -> Config | None:
         return Config(node_id, version, list(settings)) if arguments[0] == node_id else None
 
-    calls.answer(STATE, state)
+    calls.handle(STATE, state)
     return [(r"/api/v1/config", ConfigHandler, {"admin": admin, "node_id": node_id, "calls": calls})]

@@ -21,7 +21,7 @@ from insightdesk_rt.api.operation import Answer, BulkChange, Count, Query, Remov
 from insightdesk_rt.api.paging import USUAL_LIMIT, Cursor, Limit, Page, Paged, cut, read_cursor
 from insightdesk_rt.api.whom import key_of
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
-from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.cluster.replies import decode_replies
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import RoomOrEmpty, SocketId, UserIdOrEmpty
 from insightdesk_rt.engine.model import Role, UserKeys
@@ -104,7 +104,7 @@ class Everywhere:
     ) -> tuple[list[Row], int, list[str]]:
         """Return the first `limit` after a place, how many there are in all, and the nodes that did not answer."""
         asked = json.encode_struct(AskClients(wanted, limit, sort, after))
-        answers, missing = understood(await self._calls.ask("connections.find", asked), Rows)
+        answers, missing = decode_replies(await self._calls.request("connections.find", asked), Rows)
         pick = heapq.nlargest if sort.startswith("-") else heapq.nsmallest
         rows = pick(limit, (row for answer in answers.values() for row in answer.rows), key=_place)
         return rows, sum(answer.total for answer in answers.values()), missing
@@ -114,19 +114,19 @@ class Everywhere:
     ) -> tuple[list[Closed], list[str]]:
         """Return the newest `limit` of those that are gone."""
         asked = json.encode_struct(AskClosed(wanted, limit, before))
-        answers, missing = understood(await self._calls.ask("connections.closed", asked), list[Closed])
+        answers, missing = decode_replies(await self._calls.request("connections.closed", asked), list[Closed])
         every = (one for answer in answers.values() for one in answer)
         return heapq.nlargest(limit, every, key=lambda one: (one.closedAt, one.sid)), missing
 
     async def of_user(self, user_id: str) -> tuple[list[OfUser], list[str]]:
         """Return what else each node knows of a user."""
-        answers, missing = understood(await self._calls.ask("connections.of_user", user_id), OfUser)
+        answers, missing = decode_replies(await self._calls.request("connections.of_user", user_id), OfUser)
         return list(answers.values()), missing
 
     async def send_away(self, wanted: Wanted, reconnect: bool = False, dry: bool = False) -> Count:
         """Close all that are meant."""
         asked = json.encode_struct(SendAway(wanted, reconnect, dry))
-        answers, missing = understood(await self._calls.ask("connections.close", asked), int)
+        answers, missing = decode_replies(await self._calls.request("connections.close", asked), int)
         return Count(sum(answers.values()), missing)
 
 
@@ -201,10 +201,10 @@ def connection_routes(
     admin: Admin, here: Connections, everywhere: Everywhere, calls: NodeCalls, keys: UserKeys = UserKeys()
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
-    calls.answer("connections.find", here.find)
-    calls.answer("connections.closed", here.closed)
-    calls.answer("connections.close", here.send_away)
-    calls.answer("connections.of_user", here.of_user)
+    calls.handle("connections.find", here.find)
+    calls.handle("connections.closed", here.closed)
+    calls.handle("connections.close", here.send_away)
+    calls.handle("connections.of_user", here.of_user)
     parts = {"admin": admin, "everywhere": everywhere}
     finding = {**parts, "keys": keys}
     return [

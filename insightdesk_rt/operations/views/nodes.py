@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.operation import Answer, BulkChange, Change
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
-from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.cluster.replies import decode_replies
 from insightdesk_rt.engine.dispatch.dispatch import Dispatch
 from insightdesk_rt.engine.doors.drain import Drain, Progress
 from insightdesk_rt.engine.errors import RtError
@@ -192,9 +192,9 @@ class NodesHandler(Handler):
     @operation("viewer", answer=Nodes)
     async def get(self) -> Answer:
         """What every living node says of itself."""
-        said, also_said = await asyncio.gather(self.calls.ask("node.state"), self.calls.ask("node.users"))
-        nodes, missing = understood(said, NodeState)
-        users, _ = understood(also_said, Users)  # who is missing there is missing above, or of an older version
+        said, also_said = await asyncio.gather(self.calls.request("node.state"), self.calls.request("node.users"))
+        nodes, missing = decode_replies(said, NodeState)
+        users, _ = decode_replies(also_said, Users)  # who is missing there is missing above, or of an older version
         for incarnation, node in nodes.items():
             node.incarnation = incarnation
         different = distinct.count([(one.count, one.marks) for one in users.values()])
@@ -207,7 +207,7 @@ class HistoryHandler(Handler):
     @operation("viewer", answer=History)
     async def get(self) -> Answer:
         """What every living node did in the last 15 minutes, a sample for every five seconds, the oldest first."""
-        nodes, missing = understood(await self.calls.ask("node.history"), NodeHistory)
+        nodes, missing = decode_replies(await self.calls.request("node.history"), NodeHistory)
         return Answer(History(sorted(nodes.values(), key=lambda node: node.node), missing))
 
 
@@ -218,7 +218,7 @@ class OneNodeHandler(Handler):
 
     async def tell(self, verb: str, node_id: str, *words: str) -> bytes:
         """Return what the node answered, as JSON. Raises RtError UNAVAILABLE, NOT_FOUND."""
-        said = await self.calls.ask(verb, node_id, *words)
+        said = await self.calls.request(verb, node_id, *words)
         found = [bytes(text) for text in said.nodes.values() if bytes(text) not in (b"false", b"null")]
         if not found:
             if said.missing:
@@ -250,12 +250,12 @@ class UndrainHandler(OneNodeHandler):
 
 def node_routes(admin: Admin, node: Node, calls: NodeCalls) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
-    calls.answer("node.state", node.state)
-    calls.answer("node.users", node.users)
-    calls.answer("node.history", node.history)
-    calls.answer("node.clients", node.clients)
-    calls.answer("node.drain", node.begin_drain)
-    calls.answer("node.undrain", node.undrain)
+    calls.handle("node.state", node.state)
+    calls.handle("node.users", node.users)
+    calls.handle("node.history", node.history)
+    calls.handle("node.clients", node.clients)
+    calls.handle("node.drain", node.begin_drain)
+    calls.handle("node.undrain", node.undrain)
     parts = {"admin": admin, "calls": calls}
     return [
         (r"/api/v1/nodes", NodesHandler, parts),

@@ -26,7 +26,7 @@ from insightdesk_rt.api.operation import Answer, Query
 from insightdesk_rt.api.paging import Page, Paged, cut, read_cursor
 from insightdesk_rt.engine.cluster.logs import Logs
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
-from insightdesk_rt.engine.cluster.replies import understood
+from insightdesk_rt.engine.cluster.replies import decode_replies
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
@@ -184,7 +184,7 @@ class RoomsHandler(Handler):
         if by_name:
             ask = msgspec.structs.replace(ask, limit=query.limit + 1, after=after)
         asked = json.encode_struct(ask)
-        answers, missing = understood(await self.calls.ask("rooms.find", asked), ToldNode)
+        answers, missing = decode_replies(await self.calls.request("rooms.find", asked), ToldNode)
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
         for told in answers.values():
             for namespace, room, members in told.rooms:
@@ -213,7 +213,7 @@ class RoomHandler(Handler):
         if query.namespace and query.namespace not in self.namespaces:
             raise RtError("BAD_REQUEST", "There is no such namespace", field="namespace")
         namespaces = [query.namespace] if query.namespace else list(self.namespaces)
-        answers, missing = understood(await self.calls.ask("rooms.members", room, query.namespace), MembersHere)
+        answers, missing = decode_replies(await self.calls.request("rooms.members", room, query.namespace), MembersHere)
         logged = await asyncio.gather(
             *(self.logs.recent(namespace, Room(room), MAX_ENTRIES) for namespace in namespaces)
         )
@@ -230,8 +230,8 @@ def room_routes(
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
     here = RoomsHere(node_id, hub)
-    calls.answer("rooms.find", here.find)
-    calls.answer("rooms.members", here.members)
+    calls.handle("rooms.find", here.find)
+    calls.handle("rooms.members", here.members)
     parts = {"admin": admin, "calls": calls}
     return [
         (r"/api/v1/rooms", RoomsHandler, parts),

@@ -112,7 +112,7 @@ async def test_a_verb_that_nothing_uses_does_nothing(valkey_url: str, prefix: st
     """Each verb is a power over all nodes: whoever could ask for `join` was told what is said in any room."""
     async with cluster(valkey_url, prefix) as ((one, two, _), _living):
         spy = await two.member("spy", A)
-        asked = await one.calls._ask(verb, NS, [A], more=[B])
+        asked = await one.calls._collect(verb, NS, [A], more=[B])
         assert asked[1] == [] and [answer.count for answer in asked[0]] == [0, 0, 0]
         assert spy.rooms == {A} and list(two.hub.sockets(NS)) == ["spy"]
 
@@ -166,16 +166,16 @@ async def test_a_node_that_does_not_answer_is_named_and_the_others_answers_count
 async def test_each_node_answers_what_it_was_set_up_to_answer(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, two, three), _):
         for node in (one, two):
-            node.calls.answer("greet", partial(greet, node.name))
-        said = await one.calls.ask("greet", "hello", "you")
+            node.calls.handle("greet", partial(greet, node.name))
+        said = await one.calls.request("greet", "hello", "you")
         assert {name: bytes(text) for name, text in said.nodes.items()} == {
             "n1": b'{"of":"n1","words":["hello","you"]}',
             "n2": b'{"of":"n2","words":["hello","you"]}',
         }
         assert said.missing == ["n3"]  # of a version that does not know the question
         with pytest.raises(RtError, match="NOT_FOUND"):
-            await one.calls.ask("greet", "nobody")
-        three.calls.answer("greet", partial(greet, "n3"))
+            await one.calls.request("greet", "nobody")
+        three.calls.handle("greet", partial(greet, "n3"))
 
 
 async def greet(name: str, words: tuple[str, ...]) -> object:
@@ -196,13 +196,13 @@ async def test_a_long_answer_comes_in_pieces_and_is_whole(valkey_url: str, prefi
         async def short(words: tuple[str, ...]) -> list[str]:
             return []
 
-        one.calls.answer("list", short)
-        two.calls.answer("list", long)
-        three.calls.answer("list", short)
-        said = await one.calls.ask("list")
+        one.calls.handle("list", short)
+        two.calls.handle("list", long)
+        three.calls.handle("list", short)
+        said = await one.calls.request("list")
         assert said.missing == [] and said.nodes.keys() == {"n1", "n2", "n3"}
         assert json.loads(bytes(said.nodes["n2"])) == texts
-        assert (await two.calls.ask("list")).nodes.keys() == {"n1", "n2", "n3"}
+        assert (await two.calls.request("list")).nodes.keys() == {"n1", "n2", "n3"}
 
 
 @aio
@@ -285,9 +285,9 @@ async def test_a_node_that_turns_out_to_have_died_is_not_waited_for(valkey_url: 
 async def test_half_an_answer_of_a_node_that_died_is_none(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, *others), living):
         for node in (one, *others):
-            node.calls.answer("greet", partial(greet, node.name))
+            node.calls.handle("greet", partial(greet, node.name))
         living.add("ghost")
-        asked = asyncio.create_task(one.calls.ask("greet", "hello"))
+        asked = asyncio.create_task(one.calls.request("greet", "hello"))
         await until(lambda: one.calls._pending, "asked")
         one.calls._timeout_s = 5.0
         (id,) = one.calls._pending
@@ -314,12 +314,12 @@ async def test_the_askers_own_failure_or_delay_leaves_the_others_answers(
 
     async with cluster(valkey_url, prefix) as ((one, two, three), living):
         for node in (two, three):
-            node.calls.answer("greet", partial(greet, node.name))
+            node.calls.handle("greet", partial(greet, node.name))
         loop = asyncio.get_running_loop()
         for does in (unable, broken, slow):
-            one.calls.answer("greet", does)
+            one.calls.handle("greet", does)
             began = loop.time()
-            said = await one.calls.ask("greet", "hello")
+            said = await one.calls.request("greet", "hello")
             assert sorted(said.nodes) == ["n2", "n3"] and said.missing == ["n1"]
             assert loop.time() - began < 3
         one.away = True
@@ -327,5 +327,5 @@ async def test_the_askers_own_failure_or_delay_leaves_the_others_answers(
             await one.calls.recheck_on_all_nodes(NS, "a", Offset("5-0"))
         living.intersection_update({"n1"})
         with pytest.raises(RtError, match="UNAVAILABLE"):
-            await one.calls.ask("greet", "hello")
-        assert "a call failed here" in caplog.text
+            await one.calls.request("greet", "hello")
+        assert "a request failed on this node" in caplog.text

@@ -12,7 +12,7 @@ import pytest
 from msgspec import Raw
 
 from insightdesk_rt.api.openapi import describe
-from insightdesk_rt.engine.cluster.node_calls import NodeAnswers
+from insightdesk_rt.engine.cluster.node_calls import NodeReplies
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.operations.moderation.access_rules import AccessRuleChanges
@@ -40,8 +40,8 @@ class OneNode:
     def answer(self, verb: str, does: Any) -> None:
         self.does[verb] = does
 
-    async def ask(self, verb: str, *words: str) -> NodeAnswers:
-        return NodeAnswers({"n1.1": Raw(msgspec.json.encode(await self.does[verb](words)))}, [])
+    async def ask(self, verb: str, *words: str) -> NodeReplies:
+        return NodeReplies({"n1.1": Raw(msgspec.json.encode(await self.does[verb](words)))}, [])
 
 
 @asynccontextmanager

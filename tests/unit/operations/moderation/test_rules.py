@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from insightdesk_rt.engine.cluster.node_calls import NodeAnswers
+from insightdesk_rt.engine.cluster.node_calls import NodeReplies
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.operations.moderation.rule_store import RuleStore
@@ -31,10 +31,10 @@ class Bus:
     def answer(self, verb: str, does: Any) -> None:
         self.nodes[f"n{len(self.nodes) + 1}"] = does
 
-    async def ask(self, verb: str, *words: str) -> NodeAnswers:
+    async def ask(self, verb: str, *words: str) -> NodeReplies:
         reached = {name: does for name, does in self.nodes.items() if name not in self.cut}
         counts = {name: msgspec.Raw(msgspec.json.encode(await does(words))) for name, does in reached.items()}
-        return NodeAnswers(counts, sorted(self.cut))
+        return NodeReplies(counts, sorted(self.cut))
 
 
 class Node:

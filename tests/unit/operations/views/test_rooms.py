@@ -9,7 +9,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from insightdesk_rt.engine.cluster.node_calls import NodeAnswers
+from insightdesk_rt.engine.cluster.node_calls import NodeReplies
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Room, Sid
@@ -41,13 +41,13 @@ class Cluster:
         self._here = {name: RoomsHere(name, hub) for name, hub in self.hubs.items()}
         self.told: dict[str, int] = {}
 
-    async def ask(self, verb: str, *words: str) -> NodeAnswers:
+    async def ask(self, verb: str, *words: str) -> NodeReplies:
         nodes = {}
         for name, here in self._here.items():
             text = json.encode_struct(await getattr(here, verb.removeprefix("rooms."))(words))
             self.told[name] = len(text)
             nodes[f"{name}.1"] = msgspec.Raw(text.encode())
-        return NodeAnswers(nodes, [])
+        return NodeReplies(nodes, [])
 
     async def recent(self, namespace: str, room: Room, most: int) -> list[Any]:
         return []
