@@ -78,7 +78,7 @@ class _PendingRequest:
         self.missing = missing
         self.replies: list[NodeReply] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._look()
+        self._check_done()
 
     def take(self, reply: NodeReply) -> None:
         if reply.node not in self.missing:
@@ -86,16 +86,16 @@ class _PendingRequest:
         self.replies.append(reply)
         if not reply.more:
             self.missing.discard(reply.node)
-            self._look()
+            self._check_done()
 
-    def only(self, living: Collection[str]) -> None:
+    def drop_dead(self, living: Collection[str]) -> None:
         """Stop waiting for nodes that have died, and drop their incomplete replies."""
         dead = self.missing.difference(living)
         self.replies = [reply for reply in self.replies if reply.node not in dead]
         self.missing -= dead
-        self._look()
+        self._check_done()
 
-    def _look(self) -> None:
+    def _check_done(self) -> None:
         if not self.missing and not self.done.done():
             self.done.set_result(None)
 
@@ -232,7 +232,7 @@ class NodeCalls:
             _, waiting = await asyncio.wait(waiting, timeout=min(left_s, LOOK_S))
             if pending.done in waiting:
                 try:
-                    pending.only(await self._living())
+                    pending.drop_dead(await self._living())
                 except RtError:
                     pass  # who lives is not known
 
