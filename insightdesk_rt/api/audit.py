@@ -1,4 +1,4 @@
-"""Who did what through the admin API: GET /api/v1/audit, newest first."""
+"""GET /api/v1/audit: who changed what through the admin API, the newest first."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from insightdesk_rt.engine.model import offset_key
 
 
 class AuditQuery(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    who: Annotated[str, Meta(max_length=128, description="id of a user, or `key:` and the name of a key")] = ""
-    action: Annotated[str, Meta(max_length=64, description="`node.drain`, or `node` for all of them")] = ""
+    who: Annotated[str, Meta(max_length=128, description="user id, or `key:` and the name of a key")] = ""
+    action: Annotated[str, Meta(max_length=64, description="`node.drain`, or `node` for all that begin so")] = ""
 
 
 class AuditPage(Struct):
-    """`dropped` older entries are not there any more; `droppedEarly` of them were dropped although they were younger
-    than `keptDays`, as too many came after them.
+    """`dropped` older entries are gone.
+
+    Of these, `droppedEarly` were younger than `keptDays` and gave way to newer ones.
     """
 
     items: list[Entry]
@@ -37,7 +38,7 @@ class AuditHandler(Handler):
 
     @operation("viewer", query=AuditQuery, answer=AuditPage)
     async def get(self, query: AuditQuery) -> Answer:
-        """Who did what, from where, why and with what outcome; the newest first."""
+        """Who changed what, from where, why and with what outcome, the newest first."""
         after = read_cursor(query.cursor, tuple[str])
         before = after[0] if after else ""
         try:

@@ -1,8 +1,8 @@
 """The audit log: who changed what through the admin port, from where, why and with what outcome. One stream.
 
-Entries are written after the deed, so that the outcome is in them. The newest KEPT stay, whatever their age, and all of
-the last KEPT_DAYS: many harmless deeds do not push out one that is not. Past MAX_KEPT they would, and the log says how
-many were dropped before their time; who makes entries is limited in their rate (api/handler.py).
+An entry is written after the change, so it contains the outcome. The log keeps the newest KEPT entries whatever their
+age, and all entries of the last KEPT_DAYS, so many harmless changes do not push out a harmful one. Beyond MAX_KEPT
+entries they would; the log then says how many were dropped early. The rate of each admin is limited (api/handler.py).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from insightdesk_rt.engine.wire import json
 
 PACKAGE = "insightdesk_rt.api"
 
-KEPT = 10_000  # some 4 MB; a desk with ten admins writes that in months
+KEPT = 10_000  # some 4 MB; ten admins write that in months
 KEPT_DAYS = 90
-MAX_KEPT = 100_000  # some 40 MB; at the rate that one principal is allowed three hours without a pause
-SCAN = 500  # entries looked at per read, when a filter passes over many
+MAX_KEPT = 100_000  # some 40 MB; one principal at its rate limit needs three hours for it
+SCAN = 500  # entries per read, when a filter skips many
 
 
 class Dropped(NamedTuple):
-    """Entries that were taken out of the log: all of them, and those before KEPT_DAYS were over."""
+    """How many entries were removed from the log: in all, and before they were KEPT_DAYS old."""
 
     all: int
     early: int
 
 
 class Entry(Struct, frozen=True):
-    """`target`: what it was done to; `what`: the request's fields that were set, as JSON text.
+    """One change. `target`: what was changed; `what`: the request's fields that were set, as JSON text.
 
-    `address` and `node`: where it came from and which node did it.
-    `outcome` is "ok" or the code of an error. `id` is the place in the log.
+    `address`: where the request came from; `node`: which node handled it.
+    `outcome` is "ok" or an error code. `id` is the entry's position in the log.
     """
 
     id: str
@@ -64,13 +64,13 @@ class AuditLog:
         self._reading = asyncio.Lock()
 
     async def add(self, entry: Entry) -> None:
-        """Raises RtError UNAVAILABLE: it is not known whether it is there."""
+        """Append an entry. Raises RtError UNAVAILABLE: it may or may not be stored."""
         text = json.encode_struct(entry)
         args: list[Arg] = [text, KEPT, KEPT_DAYS * 86_400_000, MAX_KEPT]
         await self._valkey.call(ADD, [self._key, self._dropped], args)
 
     async def dropped(self) -> Dropped:
-        """Return how many entries are not there any more. Raises RtError UNAVAILABLE."""
+        """Return how many entries were removed. Raises RtError UNAVAILABLE."""
         if not await self._valkey.command("EXISTS", self._key):
             return Dropped(0, 0)
         about, early = await asyncio.gather(
@@ -80,10 +80,10 @@ class AuditLog:
         return Dropped(max(int(fields["entries-added"]) - int(fields["length"]), 0), int(early or 0))
 
     async def read(self, limit: int, before: str = "", who: str = "", action: str = "") -> list[Entry]:
-        """Return the newest `limit` entries before a place, newest first; fewer only if there are no more.
+        """Return the newest `limit` entries before an id, newest first; fewer only if there are no more.
 
-        `action` is a whole one ("node.drain") or its first part ("node"). A filter may look through all that is kept:
-        one reader does so at a time. Raises RtError UNAVAILABLE.
+        `action` is a whole action ("node.drain") or its first part ("node"). With a filter the whole log may be read,
+        so only one caller reads at a time. Raises RtError UNAVAILABLE.
         """
         async with self._reading:
             return await self._read(limit, before, who, action)

@@ -1,17 +1,17 @@
-"""The admin port's one way through a request: body within its limit → host → who asks → what they may → path, query
-and body in their types → answer, and a line in the audit log if it changed something.
+"""How every request to the admin port is handled: body limit → host name → who asks → their scope → path, query and
+body in their types → answer, and an entry in the audit log if it changed something.
 
     class TicketHandler(Handler):
-        tickets: Tickets                                  # a part, given with the route
+        tickets: Tickets                                  # a part that the route passes in
 
         @operation("admin", body=TicketChange)
         async def put(self, ticket_id: Id, change: TicketChange) -> Answer: ...
 
-An operation raises RtError to refuse and returns its answer; this file alone writes responses, so every outcome is
-JSON: also of unknown paths (`NotFound`), wrong methods, too large bodies and bugs. declared.py has what is declared.
+An operation returns its answer, or raises RtError to refuse. Only this file writes responses, so every outcome is JSON,
+including unknown paths (`NotFound`), wrong methods, bodies over the limit and bugs. operation.py has the declarations.
 
-Bodies are taken in as they come and thrown away past the limit: a client is answered when it has sent its request, not
-cut off in the middle of it, which it would see as a broken connection instead of a 413.
+A body over the limit is read to its end and discarded. The client is answered when it has sent its whole request: if
+the connection were cut in the middle, the client would see a broken connection instead of a 413.
 """
 
 from __future__ import annotations
@@ -29,7 +29,16 @@ from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from insightdesk_rt.api.audit_store import Entry
 from insightdesk_rt.api.keys_and_scopes import KEY_PREFIX, AdminAccess, Principal, Scope
-from insightdesk_rt.api.operation import Answer, Operation, Query, declared, read_body, read_path, read_query, said
+from insightdesk_rt.api.operation import (
+    Answer,
+    Operation,
+    Query,
+    describe_operation,
+    given,
+    read_body,
+    read_path,
+    read_query,
+)
 from insightdesk_rt.api.sessions import COOKIE, Sessions, of_our_page
 from insightdesk_rt.engine.errors import ERRORS, RtError
 from insightdesk_rt.engine.model import iso
@@ -40,13 +49,13 @@ from insightdesk_rt.engine.wire import json
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1_000_000  # a push to 1,000 users has 70 KB
-MAX_DRAINED_BYTES = 16_000_000  # of a body over the limit; past that the connection is cut
+MAX_DRAINED_BYTES = 16_000_000  # of a body over the limit; beyond that the connection is closed
 RETRY_AFTER_S = 1
 CONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")  # RFC 9110 13.1
-# Changes of one principal on one node: a person makes a few, a script that goes through a list some hundred. More would
-# push older entries out of the audit log.
-MAX_DEEDS, DEEDS_PER_S = 600, 60
-MAX_WHAT = 1000  # characters of what was asked for that are kept in the audit log
+# Changes by one principal on one node. A person makes a few, a script that works through a list some hundred. More
+# would push older entries out of the audit log.
+MAX_CHANGES, CHANGES_PER_S = 600, 60
+MAX_WHAT = 1000  # characters of the request's fields that an audit entry keeps
 
 _CODES = {400: "BAD_REQUEST", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 
@@ -54,9 +63,9 @@ _CODES = {400: "BAD_REQUEST", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_N
 class Admin:
     """What all handlers of the port share.
 
-    `record` keeps an entry of the audit log. `hosts` are names that the port may be called by, besides localhost and
-    addresses. `address` says where a request comes from, and `over_tls` whether it came so, proxies that are trusted
-    looked through. `sessions` are those of the console. `now_ms` is the time of what is written down, in Unix ms.
+    `record` stores an entry of the audit log. `hosts` are the port's names, besides localhost and IP addresses.
+    `address` and `over_tls` return where a request came from and whether over TLS, as seen behind trusted proxies.
+    `sessions` are the console's. `now_ms` is the time for audit entries, in Unix ms.
     """
 
     def __init__(
@@ -77,14 +86,14 @@ class Admin:
         self.over_tls = over_tls
         self.max_body_bytes = max_body_bytes
         self._record = record
-        self._deeds = Windows(MAX_DEEDS, DEEDS_PER_S * 1000)
-        self._seldom = Seldom(log, every_s=DEEDS_PER_S)
+        self._changes = Windows(MAX_CHANGES, CHANGES_PER_S * 1000)
+        self._seldom = Seldom(log, every_s=CHANGES_PER_S)
         self._now_ms = now_ms
         self._node = node
         self._hosts = frozenset(host.lower() for host in hosts) | {"localhost", ""}
 
     def known_host(self, host: str) -> bool:
-        """May the port be called so? Another name may be of somebody who makes it mean this address (DNS rebinding)."""
+        """Is this one of the port's names? An attacker may point another name here (DNS rebinding)."""
         name = host.lower()
         if name.startswith("["):
             name = name[1:].partition("]")[0]
@@ -99,19 +108,22 @@ class Admin:
         return True
 
     def limit(self, who: Principal) -> None:
-        """Count a deed. Raises RtError RATE_LIMITED past the rate at which somebody's deeds are written down."""
+        """Count a change. Raises RtError RATE_LIMITED if a principal makes more than the audit log should take."""
         now_ms = time.monotonic_ns() // 1_000_000
-        if wait_ms := self._deeds.take(who.id, now_ms):
-            self._seldom.say(logging.WARNING, "somebody changes too much at once and is refused", who.id, who=who.id)
+        if wait_ms := self._changes.take(who.id, now_ms):
+            self._seldom.say(logging.WARNING, "an admin's changes are refused: too many at once", who.id, who=who.id)
             raise RtError("RATE_LIMITED", "Too many changes at once.", retryAfter=-(-wait_ms // 1000))
 
-    async def record(self, who: Principal, action: str, target: str, asked: Struct, came: str, outcome: str) -> None:
-        """Keep what somebody did. Never raises: it is done. It is logged too, for when Valkey is away."""
-        fields = said(asked)
+    async def record(self, who: Principal, action: str, target: str, asked: Struct, address: str, outcome: str) -> None:
+        """Write a change to the audit log.
+
+        Never raises, because the change is done. Also logs it, in case Valkey fails.
+        """
+        fields = given(asked)
         reason = fields.pop("reason", "")
         what = json.dumps(fields)[:MAX_WHAT] if fields else ""
         now = iso(self._now_ms())
-        entry = Entry("", now, who.id, who.scope, action, target, what, reason, came, self._node, outcome)
+        entry = Entry("", now, who.id, who.scope, action, target, what, reason, address, self._node, outcome)
         log.info(
             "an admin acted",
             extra={"who": who.id, "action": action, "target": target, "reason": reason, "outcome": outcome},
@@ -136,13 +148,13 @@ def operation(
 ) -> Callable[[Any], Any]:
     """Declare a method of a Handler as an operation of the API: `async def (self, *path, query, body) -> Answer`.
 
-    With an `action` it is written to the audit log; the query or body then has a `reason`, and what it was done to
-    is the path's parts, or what `target` makes of the body. With `stream` it answers server-sent events, by itself
-    (stream.py).
+    With an `action` it is written to the audit log. The query or body must then have a `reason`. The entry's target is
+    the path's parts, or what `target` returns for the body. With `stream` it answers server-sent events by itself
+    (sse.py).
     """
 
     def declare(method: Callable[..., Awaitable[Answer | None]]) -> Callable[..., Awaitable[None]]:
-        about = declared(method, scope, query, body, answer, statuses, errors, action, target, stream)
+        about = describe_operation(method, scope, query, body, answer, statuses, errors, action, target, stream)
 
         @functools.wraps(method)
         async def run(self: Handler, *path: str) -> None:
@@ -164,7 +176,7 @@ def operation(
 
 @stream_request_body
 class Handler(RequestHandler):
-    """The base of every handler of the port. A subclass names its parts as attributes; its route brings them."""
+    """The base of every handler of the port. A subclass annotates its parts as attributes; its route passes them in."""
 
     SUPPORTED_METHODS: ClassVar[tuple[str, ...]] = ("GET", "POST", "PUT", "PATCH", "DELETE")  # type: ignore[misc]
 
@@ -176,12 +188,12 @@ class Handler(RequestHandler):
         self.via: Literal["key", "token", "cookie"] = "key"
         self._chunks: list[bytes] = []
         self._received = 0
-        self.done_to = ""  # what an operation found out of whom it is done to, for the audit log
-        self.refused: RtError | None = None  # why the body is not kept
+        self.done_to = ""  # an operation may add to the target of its audit entry
+        self.refused: RtError | None = None  # why the body is discarded
 
     @classmethod
     def within(cls, who: Principal | None, parts: Mapping[str, Any]) -> Self:
-        """Return one without a request: its operations can be done from within, as far as they answer and no more."""
+        """Return a handler without a request, whose operations can be called from inside the server."""
         made = cls.__new__(cls)
         made.who = who
         for name, part in parts.items():
@@ -194,11 +206,14 @@ class Handler(RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Content-Type-Options", "nosniff")
 
-    async def prepare(self) -> None:  # Tornado awaits it before it takes the body
-        """See who asks before the body comes; whoever may not is answered when it is there, and it is not kept."""
+    async def prepare(self) -> None:  # Tornado awaits it before it reads the body
+        """Identify the caller before the body arrives.
+
+        If the request is refused, its body is read and discarded first.
+        """
         self.request.connection.set_max_body_size(MAX_DRAINED_BYTES)  # type: ignore[union-attr]
-        said = self.request.headers.get("Content-Length", "")
-        length = int(said) if said.isascii() and said.isdigit() and len(said) < 20 else 0  # Tornado refuses the rest
+        text = self.request.headers.get("Content-Length", "")
+        length = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0  # Tornado refuses the rest
         if length > self.admin.max_body_bytes:
             self.refused = RtError("PAYLOAD_TOO_LARGE")
         if length > MAX_DRAINED_BYTES:
@@ -232,20 +247,20 @@ class Handler(RequestHandler):
             self.via = "key" if shown.rpartition(" ")[2].startswith(KEY_PREFIX) else "token"
             return access.principal(shown, address)
         if not of_our_page(self.request.method, self.request.headers):
-            raise RtError("FORBIDDEN", "The console's cookie counts for its own pages only.")
+            raise RtError("FORBIDDEN", "The console's cookie is accepted from its own pages only.")
         self.via = "cookie"
         credential = await sessions.credential(cookie)
         try:
             return access.holder(credential, address)
         except RtError as refused:
-            if refused.kind.http == 401:  # it will not come back; and must not count as a guess time and again
+            if refused.kind.http == 401:  # it cannot become valid again, and must not count as a wrong guess each time
                 await sessions.close(cookie)
             raise
 
     # ── for operations ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def check(self, scope: Scope | None) -> None:
-        """Raise what the request is refused with: who asks is not known, may not, or sent too much."""
+        """Raise the reason to refuse the request: unknown caller, scope too low, body too large, wrong host."""
         if scope is None:
             return
         self.check_host()
@@ -256,31 +271,31 @@ class Handler(RequestHandler):
 
     @property
     def asker(self) -> Principal:
-        """Who asks, of an operation that has a scope."""
+        """The caller. Only for operations that have a scope."""
         assert self.who is not None
         return self.who
 
     def require(self, scope: Scope) -> None:
-        """Raise RtError FORBIDDEN unless who asks may as much as that."""
+        """Raise RtError FORBIDDEN unless the caller has the scope."""
         if self.who is None or not self.who.may(scope):
             raise RtError("FORBIDDEN", f"This needs the scope {scope}.")
 
     async def still_may(self, scope: Scope) -> None:
-        """Raise RtError unless who asked may go on: an answer can outlive the key or token that was shown for it."""
+        """Raise RtError if the caller's key or token no longer counts: a stream can outlive it."""
         self.who = await self.identified()
         self.require(scope)
 
     def check_conditions(self) -> None:
-        """Raise RtError BAD_REQUEST for a condition in a header of a change, which would be ignored."""
+        """Raise RtError BAD_REQUEST for a conditional header on a change: ignoring it would be wrong."""
         if self.request.method not in ("GET", "HEAD"):
             for name in CONDITIONS:
                 if name in self.request.headers:
-                    raise RtError("BAD_REQUEST", f"{name} is not understood; a ticket takes ifVersion.", field=name)
+                    raise RtError("BAD_REQUEST", f"{name} is not supported; tickets have ifVersion.", field=name)
 
     def check_host(self) -> None:
-        """Raise RtError FORBIDDEN unless the port may be called by the name that was asked for."""
+        """Raise RtError FORBIDDEN unless the Host header is one of the port's names."""
         if not self.admin.known_host(self.request.headers.get("Host", "")):
-            raise RtError("FORBIDDEN", "The admin port has no such name; admin_hosts says which it has.")
+            raise RtError("FORBIDDEN", "This is not a name of the admin port; the setting admin_hosts lists its names.")
 
     def arguments_of(self, about: Operation, path: tuple[str, ...]) -> list[Any]:
         """Return path, query and body in their types. Raises RtError BAD_REQUEST, UNSUPPORTED_MEDIA_TYPE."""
@@ -299,7 +314,7 @@ class Handler(RequestHandler):
     async def audited(
         self, about: Operation, method: Callable[..., Awaitable[Answer | None]], arguments: list[Any]
     ) -> Answer | None:
-        """Do it and write down what came of it. A dry run is no deed."""
+        """Run an operation and write its outcome to the audit log. A dry run is not written there."""
         assert self.who is not None
         asked = arguments[-1]
         if not getattr(asked, "dryRun", False):
@@ -315,8 +330,8 @@ class Handler(RequestHandler):
             if not getattr(asked, "dryRun", False):
                 target = about.target(asked) if about.target else "/".join(map(str, arguments[: len(about.path)]))
                 target = " ".join(filter(None, (target, self.done_to)))
-                came = self.admin.address(self.request)
-                await self.admin.record(self.who, about.action, target, asked, came, outcome)
+                address = self.admin.address(self.request)
+                await self.admin.record(self.who, about.action, target, asked, address, outcome)
         return answer
 
     # ── the one place that answers ─────────────────────────────────────────────────────────────────────────────────
@@ -335,7 +350,7 @@ class Handler(RequestHandler):
         self.finish(json.dumps({"error": refused.as_dict()}))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Tornado's own refusals, and what an operation did not expect; the latter is in the log already."""
+        """Answer Tornado's own refusals, and unexpected exceptions, which are already in the log."""
         code = _CODES.get(status_code, "INTERNAL" if status_code >= 500 else "BAD_REQUEST")
         if status_code == 405:
             allowed = [name for name in self.SUPPORTED_METHODS if hasattr(getattr(self, name.lower()), "operation")]
@@ -346,17 +361,17 @@ class Handler(RequestHandler):
         return None
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:
-        """A refusal of Tornado's is the client's business; anything else is a bug of ours, logged once."""
+        """Log an exception once. Tornado's own refusals are the client's errors and are not logged."""
         if not isinstance(value, HTTPError):
             log.error("request failed", exc_info=(typ, value, tb), extra={"method": self.request.method})  # type: ignore[arg-type]
 
 
 class NotFound(Handler):
-    """Whatever has no route."""
+    """Answers every path that has no route."""
 
     @operation(None)
     async def get(self, *path: str) -> Answer:
-        """There is nothing here."""
+        """Answer 404."""
         raise RtError("NOT_FOUND", "There is no such path.")
 
     post = put = patch = delete = get

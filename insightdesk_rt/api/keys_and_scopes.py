@@ -1,15 +1,15 @@
-"""Who may use the admin API: tokens of admins, static keys from a file, and a limit on wrong ones.
+"""Who may use the admin API: admins' tokens, static keys from a file, and a limit on wrong keys and tokens.
 
-A key is `irt_` and 256 random bits; the file holds its SHA-256, which is enough for what cannot be guessed. A line is
+A key is `irt_` and 256 random bits. The file holds its SHA-256; a slow hash is not needed for random keys. A line is
 
     grafana   viewer   sha256:6f1c…        # name, scope, hash
 
-The file is looked at before each request that brings a key, so a line that was taken out ends its key at once. While it
-is wrong (which is logged, with the line) the keys of its last good state go on; when it is gone there are none.
+The file is checked before each request with a key, so removing a line disables its key at once. If the file has an
+error (it is logged, with the line), the keys of its last valid state remain; if the file is deleted, there are no keys.
 
-A right key or token is always served. Whoever sends wrong ones from the same address (the back end, Prometheus and the
-shell may all come from 127.0.0.1, or from one proxy) must not be able to silence it; and what has 256 random bits, or a
-signature, is not found by guessing at any rate. The limit keeps a loop with an old key out of the log.
+A correct key or token is always accepted. The back end, Prometheus and the shell may share an address (127.0.0.1, or
+one proxy), so wrong keys from an address must not lock out correct ones from it. 256 random bits, or a signature,
+cannot be guessed at any rate; the limit only keeps a loop with an old key from filling the log.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from insightdesk_rt.engine.settings import Help, Names, Port, SettingsPart
 
 log = logging.getLogger(__name__)
 
-Scope = Literal["viewer", "operator", "admin"]  # each may what those before it may
+Scope = Literal["viewer", "operator", "admin"]  # each includes those before it
 SCOPES: tuple[str, ...] = get_args(Scope)
 
 KEY_PREFIX = "irt_"
 KEY_BYTES = 32
-MAX_FAILURES = 10  # wrong keys or tokens of one address in PER_S; further wrong ones are answered 429
+MAX_FAILURES = 10  # wrong keys or tokens from one address within PER_S; more are answered with 429
 PER_S = 60
 
 _BEARER = re.compile(r"Bearer +([^\s]+)", re.IGNORECASE)
@@ -63,7 +63,7 @@ class AdminSettings(SettingsPart, frozen=True):
 
 
 class Principal(Struct, frozen=True):
-    """Who asks, and how much they may. `name` is a user's id or, of a key, what its line calls it."""
+    """The caller of a request and its scope. `name` is a user's id, or the name in a key's line."""
 
     name: str
     scope: Scope
@@ -71,9 +71,9 @@ class Principal(Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """What is kept of who did something: a key may be called as a user is, and no user is taken for a key.
+        """The caller's name in the audit log: `key:NAME` for a key, the id for a user.
 
-        A user whose id looks like one of these two forms is written with its kind.
+        A user whose id begins like one of the two forms is written as `user:ID`, so that no user looks like a key.
         """
         if self.is_key:
             return f"key:{self.name}"
@@ -89,15 +89,15 @@ class AdminKey(NamedTuple):
 
 
 def new_key(name: str, scope: str) -> tuple[str, str]:
-    """Return a new key and the line that makes it count. Raises ValueError for a name that cannot stand in the file."""
+    """Return a new key and its line for the file. Raises ValueError for a name that the file cannot hold."""
     if not _NAME.fullmatch(name):
-        raise ValueError("a name has 1 to 64 letters, digits or any of _.@-")
+        raise ValueError("a name has 1 to 64 letters, digits or _.@-")
     key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
     return key, f"{name} {scope} {_hashed(key)}"
 
 
 def parse_keys(text: str) -> list[AdminKey]:
-    """Return the keys of a file's text. Raises ValueError naming the line."""
+    """Parse the text of a key file. Raises ValueError naming the line."""
     keys: dict[str, AdminKey] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
@@ -107,19 +107,21 @@ def parse_keys(text: str) -> list[AdminKey]:
             raise ValueError(f"line {number}: expected name, scope and hash")
         name, scope, hash = words
         if not _NAME.fullmatch(name):
-            raise ValueError(f"line {number}: a name has 1 to 64 letters, digits or any of _.@-")
+            raise ValueError(f"line {number}: a name has 1 to 64 letters, digits or _.@-")
         if scope not in SCOPES:
             raise ValueError(f"line {number}: the scope is one of {', '.join(SCOPES)}")
         if not _HASH.fullmatch(hash):
-            raise ValueError(f"line {number}: expected sha256: and 64 hexadecimal digits, as `key` prints them")
+            raise ValueError(
+                f"line {number}: expected sha256: and 64 hexadecimal digits, as `insightdesk-rt key` prints them"
+            )
         if name in keys:
-            raise ValueError(f"line {number}: the name {name} stands there twice")
+            raise ValueError(f"line {number}: the name {name} occurs twice")
         keys[name] = AdminKey(Principal(name, scope, is_key=True), hash)  # type: ignore[arg-type]  # it is in SCOPES
     return list(keys.values())
 
 
 class KeyFile:
-    """The keys of a file, as it is now. Raises ConfigError if it cannot be used when the server starts."""
+    """The keys of a file, re-read when it changes. Raises ConfigError if it cannot be used at the start."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -132,7 +134,10 @@ class KeyFile:
                 raise ConfigError(f"admin_keys_file = {path}: {_reason(why)}") from None
 
     def find(self, key: str) -> Principal | None:
-        """Return whose key it is. Takes as long for every key: all are compared, to their ends."""
+        """Return the principal of a key.
+
+        Takes the same time for every key, because it compares all of them completely.
+        """
         self._refresh()
         hashed, found = _hashed(key), None
         for one in self._keys:
@@ -148,22 +153,22 @@ class KeyFile:
                 self._read()
         except FileNotFoundError:
             if self._seen:
-                log.error("the file of admin keys is gone, and with it the keys", extra={"file": self._path})
+                log.error("the file of admin keys was deleted; no key is accepted", extra={"file": self._path})
             self._seen, self._keys = (), []
         except (OSError, ValueError) as why:
-            log.error("the file of admin keys is wrong; the old keys go on", extra={"why": _reason(why)})
+            log.error("the file of admin keys has an error; the previous keys remain", extra={"why": _reason(why)})
 
     def _read(self) -> None:
         with open(self._path, encoding="utf-8") as file:
             state = os.fstat(file.fileno())
-            self._seen = _state(state)  # also of a wrong file: it is complained about once
+            self._seen = _state(state)  # also for a file with an error: it is logged once
             self._keys = parse_keys(file.read())
         if state.st_mode & 0o077:
-            log.warning("others may read the file of admin keys; chmod 600 it", extra={"file": self._path})
+            log.warning("other users can read the file of admin keys; chmod 600 it", extra={"file": self._path})
 
 
 class AdminAccess:
-    """Turns what a request shows into a Principal. `verify` takes a token apart, as on the client port."""
+    """Turns a request's key or token into a Principal. `verify` checks a token, as on the client port."""
 
     def __init__(
         self,
@@ -177,7 +182,7 @@ class AdminAccess:
         self._failures = Windows(MAX_FAILURES, PER_S * 1000)
 
     def principal(self, authorization: str, address: str) -> Principal:
-        """Return who an Authorization header speaks for.
+        """Return the principal of an Authorization header.
 
         Raises RtError AUTH_*; FORBIDDEN for tokens of other roles; RATE_LIMITED for a wrong key or token from an
         address that has sent too many of them.
@@ -186,11 +191,11 @@ class AdminAccess:
         return self.holder(bearer.group(1) if bearer else "", address)
 
     def holder(self, shown: str, address: str) -> Principal:
-        """The same for a key or token alone, wherever it stood."""
+        """Return the principal of a key or token."""
         try:
             return self._holder(shown)
         except RtError as refused:
-            if refused.code == "AUTH_TOKEN_INVALID":  # a token that is missing or has expired is no guess
+            if refused.code == "AUTH_TOKEN_INVALID":  # a missing or expired token is not a guess
                 self._count_wrong(address)
             raise
 
@@ -201,7 +206,7 @@ class AdminAccess:
             raise RtError("RATE_LIMITED", "Too many wrong keys from this address.", retryAfter=-(-wait_ms // 1000))
         log.info("a wrong key or token on the admin port", extra={"address": address})
         if self._failures.wait_ms(place, now_ms):
-            log.warning("too many wrong keys on the admin port; more are answered 429", extra={"address": address})
+            log.warning("too many wrong keys on the admin port; more are answered with 429", extra={"address": address})
 
     def _holder(self, shown: str) -> Principal:
         if shown.startswith(KEY_PREFIX):

@@ -1,7 +1,7 @@
-"""GET /api/v1/openapi.json: the admin API described (OpenAPI 3.1), made of what the operations declare.
+"""GET /api/v1/openapi.json: the description of the admin API (OpenAPI 3.1), generated from the operations.
 
-Nothing is written twice: paths and their parts from the routes and the methods' arguments, queries, bodies and answers
-from their Structs, what each does from its docstring, its errors from the table of errors.
+Paths come from the routes and the methods' arguments; queries, bodies and answers from their Structs; summaries from
+the docstrings; errors from the table of errors.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _GROUP = re.compile(r"\([^()]*\)")
 
 
 class ErrorBody(Struct):
-    """`code` is for programs, `message` for people, `field` is what was wrong. Some codes have more fields."""
+    """`code` is for programs, `message` for people, `field` names the wrong field. Some codes have more fields."""
 
     code: str
     message: str
@@ -62,7 +62,7 @@ class OpenApiHandler(Handler):
 
 
 def openapi_routes(admin: Admin, routes: Sequence[Route]) -> list[Route]:
-    """Return the route of this file, which describes itself and the others."""
+    """Return the route of this file. The description covers `routes` and itself."""
     document: dict[str, Any] = {}
     mine: list[Route] = [(r"/api/v1/openapi.json", OpenApiHandler, {"admin": admin, "document": document})]
     document.update(describe([*routes, *mine]))
@@ -70,7 +70,7 @@ def openapi_routes(admin: Admin, routes: Sequence[Route]) -> list[Route]:
 
 
 def operations(routes: Sequence[Route]) -> Iterator[tuple[str, str, Operation]]:
-    """Yield path (`/api/v1/nodes/{nodeId}/drain`), method and declaration of all there are."""
+    """Yield path (`/api/v1/nodes/{nodeId}/drain`), method and declaration of every operation."""
     for pattern, handler, _ in routes:
         for method in METHODS:
             about: Operation | None = getattr(getattr(handler, method), "operation", None)
@@ -104,30 +104,30 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
 
 def _operation(path: str, method: str, about: Operation, shape: Any) -> dict[str, Any]:
     summary, _, more = about.doc.partition("\n\n")
-    said: dict[str, Any] = {
+    described: dict[str, Any] = {
         "operationId": method
         + "".join(word[0].upper() + word[1:] for word in re.findall(r"[A-Za-z]+", path.removeprefix("/api/v1"))),
         "tags": [path.removeprefix("/api/v1").split("/")[1]],
         "summary": " ".join(summary.split()),
     }
     if more:
-        said["description"] = " ".join(more.split())
+        described["description"] = " ".join(more.split())
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": shape(kind)} for name, kind in about.path.items()
     ]
     for field in _fields(about.query):
-        said_of_it = {"name": field.encode_name, "in": "query", "required": field.required, "schema": shape(field.type)}
-        if said_of_it["schema"].get("type") == "array":
-            said_of_it |= {"style": "form", "explode": False}
-        parameters.append(said_of_it)
+        parameter = {"name": field.encode_name, "in": "query", "required": field.required, "schema": shape(field.type)}
+        if parameter["schema"].get("type") == "array":
+            parameter |= {"style": "form", "explode": False}
+        parameters.append(parameter)
     if parameters:
-        said["parameters"] = parameters
+        described["parameters"] = parameters
     if about.body is not None:
-        said["requestBody"] = {"required": True, "content": {JSON: {"schema": shape(about.body)}}}
+        described["requestBody"] = {"required": True, "content": {JSON: {"schema": shape(about.body)}}}
     if about.scope is not None:
-        said |= {"security": [{"key": []}], "x-scope": about.scope}
-    said["responses"] = _responses(about, shape)
-    return said
+        described |= {"security": [{"key": []}], "x-scope": about.scope}
+    described["responses"] = _responses(about, shape)
+    return described
 
 
 def _responses(about: Operation, shape: Any) -> dict[str, Any]:
@@ -135,12 +135,12 @@ def _responses(about: Operation, shape: Any) -> dict[str, Any]:
     for status in about.statuses:
         schema = {} if about.answer is Any else shape(about.answer)
         content = {EVENTS: {"schema": {"type": "string"}}} if about.stream else {JSON: {"schema": schema}}
-        answers[str(status)] = {"description": "done" if status < 300 else "not well", "content": content}
+        answers[str(status)] = {"description": "done" if status < 300 else "not ready", "content": content}
     codes = [*about.errors, *(KEYED if about.scope else ()), *(WITH_BODY if about.body else ())]
     for status in sorted({ERRORS[code].http for code in codes}):
-        of_it = [f"{code}: {ERRORS[code].text}" for code in dict.fromkeys(codes) if ERRORS[code].http == status]
+        texts = [f"{code}: {ERRORS[code].text}" for code in dict.fromkeys(codes) if ERRORS[code].http == status]
         answers[str(status)] = {
-            "description": " ".join(of_it),
+            "description": " ".join(texts),
             "content": {JSON: {"schema": shape(ErrorAnswer)}},
         }
     return answers

@@ -1,4 +1,4 @@
-"""How an operation of the admin API is declared, and how what is declared is read from a request.
+"""Declares the operations of the admin API, and reads their path, query and body from a request.
 
     class Find(Paged):                       # the query, a field per parameter
         user: str = ""
@@ -10,8 +10,8 @@
         @operation("operator", body=Rename, answer=Thing, action="thing.rename", errors=("NOT_FOUND",))
         async def post(self, thing_id: ThingId, body: Rename) -> Answer: ...
 
-A method takes the path's parts, then the query, then the body, each in its declared type. The description of the API
-(openapi.py) is made of nothing else than this, and so are the tests that send each field wrong.
+A method takes the path's parts, then the query, then the body, each in its declared type. The API's description
+(openapi.py) is generated from these declarations alone, and so are the tests that send a wrong value for each field.
 """
 
 from __future__ import annotations
@@ -36,35 +36,37 @@ Reason = Annotated[
     str, Meta(min_length=1, max_length=500, pattern=VISIBLE_LINE, description="why; it is kept in the audit log")
 ]
 
-# Nobody should have to read a regex to see what is wrong.
+# Errors say in words what a pattern requires.
 WORDS[NO_CONTROLS] = "without control characters"
 
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 
 
 class Query(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may stand behind the `?`. A list is written a,b,c, or the name again for each
-    item. Without fields of its own it allows nothing."""
+    """The base of queries; without fields it allows no parameter.
+
+    A list is written a,b,c, or by repeating the parameter for each item.
+    """
 
 
 class Removal(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of a DELETE."""
+    """The query of a DELETE."""
 
     reason: Reason
 
 
 class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The least that the body of a change has."""
+    """The base of the bodies of changes."""
 
     reason: Reason
 
 
 class BulkChange(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    dryRun: Annotated[bool, Meta(description="do nothing, answer how many it would be done to")] = False
+    dryRun: Annotated[bool, Meta(description="change nothing; answer how many it would affect")] = False
 
 
 class Count(Struct):
-    """How many it was done to, or would be (`dryRun`). `missing`: nodes that did not answer in time."""
+    """How many were affected, or would be (`dryRun`). `missing`: nodes that did not answer in time."""
 
     count: int
     missing: list[str] = []
@@ -78,22 +80,22 @@ class Answer(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """What is declared of a handler's method; it is the method's `operation`."""
+    """The declaration of a handler's method, which has it as its attribute `operation`."""
 
-    scope: Scope | None  # None: for everybody
-    path: dict[str, Any]  # name as in the description → type
+    scope: Scope | None  # None: open to everybody
+    path: dict[str, Any]  # name in the API's description → type
     query: type[Struct] | None
     body: type[Struct] | None
-    answer: Any  # type of the answer's body; Any for what only the operation knows
-    statuses: tuple[int, ...]  # of an answer
-    errors: tuple[str, ...]  # codes of its own, beside those that every operation has
-    action: str  # what the audit log calls it; "": it is not written there
-    target: Callable[[Any], str] | None  # of the body: what it is done to, where the path does not say
+    answer: Any  # type of the answer's body; Any if it cannot be described
+    statuses: tuple[int, ...]  # possible statuses of an answer
+    errors: tuple[str, ...]  # its own error codes, besides those that every operation has
+    action: str  # its name in the audit log; "": it is not written there
+    target: Callable[[Any], str] | None  # the audit entry's target, from the body, if the path does not say it
     doc: str
-    stream: bool  # of server-sent events
+    stream: bool  # it answers server-sent events
 
 
-def declared(
+def describe_operation(
     method: Callable[..., Awaitable[Answer | None]],
     scope: Scope | None,
     query: type[Struct] | None,
@@ -105,7 +107,7 @@ def declared(
     target: Callable[[Any], str] | None,
     stream: bool,
 ) -> Operation:
-    """Return what a method and its decorator say together. A change without a reason is a mistake of ours."""
+    """Return the declaration from a method and its decorator's arguments. Asserts that a change takes a reason."""
     hints = get_type_hints(method, include_extras=True)
     kinds = [one.kind for one in inspect.signature(method).parameters.values()]
     if inspect.Parameter.VAR_POSITIONAL in kinds:
@@ -114,8 +116,8 @@ def declared(
         names = list(inspect.signature(method).parameters)[1:]
         names = names[: len(names) - (query is not None) - (body is not None)]
     if action:
-        told = body or query
-        assert told is not None and "reason" in told.__struct_fields__, f"{action} takes no reason"
+        taken = body or query
+        assert taken is not None and "reason" in taken.__struct_fields__, f"{action} takes no reason"
     path = {_camel(name): hints[name] for name in names}
     doc = inspect.cleandoc(method.__doc__ or "")
     return Operation(scope, path, query, body, answer, statuses, errors, action, target, doc, stream)
@@ -145,14 +147,16 @@ def read_query(kind: type[Struct], arguments: Mapping[str, Sequence[bytes]]) -> 
     values: dict[str, Any] = {}
     for name, given in arguments.items():
         if len(given) != 1 and name not in lists:
-            raise RtError("BAD_REQUEST", "It stands there twice", field=name[:100])
+            raise RtError("BAD_REQUEST", "The parameter is given twice", field=name[:100])
         try:
             texts = [one.decode() for one in given]
         except ValueError:
-            raise RtError("BAD_REQUEST", "It is not UTF-8", field=name[:100]) from None
-        if name in times and "-" not in texts[0]:  # a number would be read as Unix seconds, which no body takes
-            raise RtError("BAD_REQUEST", "Expected a time of ISO 8601 with its zone", field=name)
-        if len(texts) > 1:  # each is one item: there are ids with commas, as of LDAP ("cn=ann,ou=desk")
+            raise RtError("BAD_REQUEST", "The value is not UTF-8", field=name[:100]) from None
+        if (
+            name in times and "-" not in texts[0]
+        ):  # msgspec would read a number as Unix seconds, which bodies do not accept
+            raise RtError("BAD_REQUEST", "Expected an ISO 8601 time with its zone", field=name)
+        if len(texts) > 1:  # each is one item: ids may contain commas, for example LDAP's ("cn=ann,ou=desk")
             values[name] = texts
         else:
             values[name] = texts[0].split(",") if name in lists else texts[0]
@@ -166,13 +170,13 @@ def read_body(kind: type[Struct], content_type: str, text: bytes) -> Any:
     """Return the typed body, which may begin with a byte order mark. Raises RtError BAD_REQUEST naming the field;
     UNSUPPORTED_MEDIA_TYPE.
     """
-    # A page of another site may send a form without asking (CORS), but not this.
+    # A page of another site can send a form without a CORS preflight, but not this type.
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise RtError("UNSUPPORTED_MEDIA_TYPE")
     if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise RtError("BAD_REQUEST", "The body must be UTF-8; it begins as UTF-16 does.")
+        raise RtError("BAD_REQUEST", "The body must be UTF-8, but it begins with the mark of UTF-16.")
     try:
-        # RFC 8259 8.1: a reader may leave the mark out. .NET and PowerShell write it.
+        # RFC 8259 8.1: a parser may ignore the mark. .NET and PowerShell write it.
         return json.decode(_decoder(kind), text.removeprefix(codecs.BOM_UTF8))
     except json.BadJson as bad:
         raise wrong(bad) from None
@@ -184,8 +188,8 @@ def wrong(bad: json.BadJson) -> RtError:
     return RtError("BAD_REQUEST", bad.why, field=field)
 
 
-def said(asked: Struct) -> Any:
-    """Return the fields that somebody has set: what is null, false or empty says no more than if it were not there."""
+def given(asked: Struct) -> Any:
+    """Return the fields that the caller set, without those that are null, false or empty."""
     return _set(json.loads(json.encode_struct(asked)))
 
 

@@ -1,17 +1,16 @@
-"""Who has signed in to the console: a browser shows a cookie instead of a key or token, on any node.
+"""The console's sessions: after signing in, a browser sends a cookie instead of a key or token, to any node.
 
-The cookie is a random secret and nothing else. Valkey keeps what was shown at the sign-in, sealed (AES-256-GCM) under a
-key made of that secret and named by a hash of it, so neither the cookie nor Valkey alone has the key or token. It is
-kept there, not signed into the cookie, because signing out must end it, and because nodes need share no setting for it:
-with published keys (JWKS) alone there is none. Each request opens the seal and judges what is inside as if it stood in
-the Authorization header: a key that was taken out of the file, a token that has expired, and a scope that was changed
-count at once.
+The cookie is only a random secret. Valkey holds the key or token of the sign-in, encrypted (AES-256-GCM) with a key
+derived from that secret, under a name that is a hash of it. So neither the cookie nor Valkey alone reveals the key or
+token. It is stored in Valkey rather than signed into the cookie, because signing out must end the session, and because
+nodes need not share a setting for it (with published keys, JWKS, there is no shared secret). Each request decrypts it
+and checks it like an Authorization header. So a removed key, an expired token and a changed scope take effect at once.
 
-While Valkey is away a node goes on with the sessions it has seen lately (OUTAGE_S), and takes new ones for itself: the
-console is what people look at then.
+While Valkey is unreachable, a node accepts the sessions it has seen recently (OUTAGE_S), and keeps new sessions to
+itself, because people need the console then.
 
-A cookie is sent by the browser, whoever's page asks it to. Therefore it counts for requests of our own pages only
-(`of_our_page`), besides being SameSite=Strict: another port of the same host is the same site.
+A browser sends the cookie with every request, whichever page made it. Therefore it is accepted for requests of our own
+pages only (`of_our_page`), besides being SameSite=Strict: another port of the same host is the same site.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ from insightdesk_rt.engine.errors import RtError
 log = logging.getLogger(__name__)
 
 COOKIE = "insightdesk_console"
-SESSION_S = 12 * 3600  # a working day; then the key or token is asked for again
+SESSION_S = 12 * 3600  # a working day; then people sign in again
 OUTAGE_S = 600.0
-MAX_SEEN = 1_000  # sessions a node remembers for when Valkey is away
+MAX_SEEN = 1_000  # sessions a node remembers in case Valkey becomes unreachable
 SECRET_BYTES = 32
 NONCE_BYTES = 12
 HEADER, HEADER_VALUE = "X-Requested-With", "console"
@@ -50,7 +49,7 @@ class _Seen(NamedTuple):
 
 
 class Sessions:
-    """Of all nodes on this Valkey. `now_s` is a monotonic clock."""
+    """The sessions of all nodes on this Valkey. `now_s` is a monotonic clock."""
 
     def __init__(self, valkey: Valkey, now_s: Callable[[], float] = time.monotonic) -> None:
         self._valkey = valkey
@@ -58,7 +57,7 @@ class Sessions:
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
     async def open(self, credential: str) -> str:
-        """Keep what somebody signed in with and return the cookie's value, good for SESSION_S."""
+        """Store the key or token of a sign-in and return the cookie's value, valid for SESSION_S."""
         secret = secrets.token_urlsafe(SECRET_BYTES)
         name, key = _derived(secret)
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -66,13 +65,16 @@ class Sessions:
         try:
             await self._valkey.command("SET", self._key(name), sealed, "EX", SESSION_S)
         except RtError as refused:
-            log.warning("a console session is this node's alone", extra={"why": refused.code})
+            log.warning("cannot store a console session; only this node knows it", extra={"why": refused.code})
         now_s = self._now_s()
         self._remember(name, _Seen(sealed, now_s, now_s + SESSION_S))
         return secret
 
     async def credential(self, secret: str) -> str:
-        """Return what was signed in with. Raises RtError AUTH_TOKEN_MISSING: the session is over; UNAVAILABLE."""
+        """Return the key or token of the sign-in.
+
+        Raises RtError AUTH_TOKEN_MISSING: the session is over; UNAVAILABLE.
+        """
         name, key = _derived(secret)
         sealed = bytes.fromhex(await self._sealed(name))
         try:
@@ -81,7 +83,7 @@ class Sessions:
             raise RtError("AUTH_TOKEN_MISSING", "The session is over.") from None
 
     async def close(self, secret: str) -> None:
-        """End it on all nodes; again is nothing. Raises RtError UNAVAILABLE: it has ended on this node only."""
+        """End a session on all nodes. Idempotent. Raises RtError UNAVAILABLE: it has ended on this node only."""
         name, _ = _derived(secret)
         self._seen.pop(name, None)
         await self._valkey.command("DEL", self._key(name))
@@ -112,23 +114,25 @@ class Sessions:
 
 
 def of_our_page(method: str | None, headers: HTTPHeaders) -> bool:
-    """May a cookie count for this request? Changes need our header, which another origin may not send unasked (CORS),
-    and the browser's word that a page of ours sends it; readings only must not be another origin's.
+    """Is this request made by a page of ours, so that its cookie may be accepted?
+
+    A change needs our header, which another origin cannot send without a CORS preflight, and the browser's statement
+    that the page is of our origin. A read only must not come from another origin.
     """
     site = headers.get("Sec-Fetch-Site", "")
     if method in SAFE_METHODS:
-        return site in ("", "same-origin", "none")  # none: typed in, or a bookmark
+        return site in ("", "same-origin", "none")  # none: typed in, or from a bookmark
     if headers.get(HEADER, "") != HEADER_VALUE:
         return False
-    # Browsers leave Sec-Fetch-Site out over plain HTTP, except to loopback addresses. Where it is, no page can change
-    # it, and it holds behind a proxy that calls us by another Host too.
+    # Browsers omit Sec-Fetch-Site over plain HTTP, except to loopback addresses. If it is there, no page can change
+    # it, and it is correct behind a proxy that uses another Host, too.
     if site:
         return site == "same-origin"
-    # The scheme is not compared: a proxy that we are not told to trust may speak TLS for us.
+    # The scheme is not compared: a proxy that is not in the list of trusted ones may terminate TLS.
     origin = headers.get("Origin", "").partition("://")[2].lower()
     return bool(origin) and origin == headers.get("Host", "").lower()
 
 
 def _derived(secret: str) -> tuple[str, bytes]:
-    """Return what a session is called in Valkey, and the key it is sealed under: each says nothing of the other."""
+    """Return a session's name in Valkey, and its encryption key. Neither reveals the other."""
     return sha256(b"name" + secret.encode()).hexdigest(), sha256(b"seal" + secret.encode()).digest()

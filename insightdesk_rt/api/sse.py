@@ -1,7 +1,7 @@
-"""Server-sent events of a handler: framing, a sign of life, and an end when the reader or its permission is gone.
+"""Server-sent events: framing, keep-alive, and the end of the stream when the reader leaves or loses its permission.
 
-https://html.spec.whatwg.org/multipage/server-sent-events.html. What waits for a slow reader is bounded: past it the
-newest are dropped and counted, and a reader that takes nothing for a while is cut off.
+https://html.spec.whatwg.org/multipage/server-sent-events.html. The queue of a slow reader is bounded: when
+it is full, new events are dropped and counted. A reader that reads nothing for TAKES_NOTHING_S is disconnected.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 1_000  # events
 MAX_WAITING_BYTES = 1_000_000
 TAKES_NOTHING_S = 20.0
-PAUSE = 5  # times what a turn of work took: the least that it then leaves to others
-ALIVE_S = 10.0  # between signs of life, and looks at the permission; a proxy in between waits for 60 s or more
-ALIVE = "event: alive\ndata: {}\n\n"  # no comment: EventSource keeps those, and events without data, from scripts
-# Two browsers full of tabs: over HTTP/1.1 one keeps six connections to a server, and waits with the seventh.
+PAUSE = 5  # the pause after a turn of work is at least this many times as long as the turn
+ALIVE_S = 10.0  # between keep-alives, and between checks of the permission; proxies wait 60 s or more
+ALIVE = "event: alive\ndata: {}\n\n"  # not a comment: EventSource hides comments, and events without data, from scripts
+# Enough for two browsers full of tabs: over HTTP/1.1 a browser opens six connections to a server.
 MAX_OF_ONE = 12
-MAX_STREAMS = 48  # of one node: each costs work for as long as it is open; four who have all they may
+MAX_STREAMS = 48  # of one node, because each costs work while it is open; four callers can use their maximum
 
 
 class Streams:
-    """Who has how many streams open on this node."""
+    """Counts the open streams of each caller on this node."""
 
     def __init__(self) -> None:
         self._open: Counter[Principal] = Counter()
 
     @contextmanager
     def place(self, who: Principal) -> Iterator[None]:
-        """Count one for as long as this lasts. Raises RtError RATE_LIMITED: they have all they may; UNAVAILABLE: all
-        are taken.
+        """Count a stream as open inside the `with` block.
+
+        Raises RtError RATE_LIMITED if the caller, UNAVAILABLE if the node, has its maximum open.
         """
         if self._open[who] >= MAX_OF_ONE:
-            raise RtError("RATE_LIMITED", f"{who.name} has {MAX_OF_ONE} streams open on this node: close one of them.")
+            raise RtError("RATE_LIMITED", f"{who.name} has {MAX_OF_ONE} streams open on this node; close one of them.")
         if self._open.total() >= MAX_STREAMS:
-            raise RtError("UNAVAILABLE", f"This node has {MAX_STREAMS} streams open, all it can keep: ask another one.")
+            raise RtError("UNAVAILABLE", f"This node has {MAX_STREAMS} streams open, its maximum; try another node.")
         self._open[who] += 1
         try:
             yield
@@ -60,7 +61,7 @@ class Streams:
 
 
 class StreamHandler(Handler):
-    """The base of handlers whose answer goes on. They take a place before they do anything for it."""
+    """The base of handlers that answer with a stream. They must take a place in `streams` before any work for it."""
 
     streams: Streams
     stream: EventStream | None = None
@@ -71,23 +72,23 @@ class StreamHandler(Handler):
 
 
 class EventStream:
-    """The answer of a GET, for as long as it lasts. `put` events from anywhere; `run` sends them until it is over."""
+    """A stream of events as the answer to a GET. `put` queues events from anywhere; `run` sends them until the end."""
 
     def __init__(self, handler: StreamHandler, scope: Scope) -> None:
         self._handler = handler
-        self._scope = scope  # what it takes to look on
+        self._scope = scope  # what the reader must keep
         handler.stream = self
         self._waiting: deque[str] = deque()
         self._bytes = 0
         self._dropped = 0
         self._more = asyncio.Event()
         self._over = ""
-        self._looked_s = time.monotonic()  # when its permission was last looked at
+        self._looked_s = time.monotonic()  # when its permission was last checked
 
     def put(self, event: str, data: str) -> bool:
-        """Send an event with JSON text as its data, or count it as dropped. Returns whether it will be sent.
+        """Queue an event with JSON text as its data, or count it as dropped. Returns whether it is queued.
 
-        What waits alone may be as long as it is.
+        An event of any size fits into an empty queue.
         """
         if kept := not self._waiting or (
             len(self._waiting) < MAX_WAITING and self._bytes + len(data) <= MAX_WAITING_BYTES
@@ -101,17 +102,18 @@ class EventStream:
         return kept
 
     def end(self, code: str) -> None:
-        """Say why and end it: a code of errors.py."""
+        """End the stream with a code of errors.py as the reason."""
         self._over = self._over or code
         self._more.set()
 
     async def run(self, work: Callable[[], Awaitable[None]] | None = None, every_s: float = ALIVE_S) -> None:
-        """Return when it is over. `work` is done at once and every so often, less often when it takes long; RtError
-        from it ends it.
+        """Send events until the stream ends. `work` runs at once and then every `every_s`, less often if it takes long.
+
+        An RtError from `work` ends the stream.
         """
         handler = self._handler
         handler.set_header("Content-Type", "text/event-stream")
-        handler.set_header("X-Accel-Buffering", "no")  # nginx would keep it until there is more
+        handler.set_header("X-Accel-Buffering", "no")  # or nginx buffers it
         working = asyncio.get_running_loop().create_task(self._work(work, every_s)) if work is not None else None
         try:
             await self._write(": welcome\n\n")
@@ -121,7 +123,7 @@ class EventStream:
             await self._write(f"event: end\ndata: {json.dumps({'code': self._over})}\n\n")
         except StreamClosedError:
             pass
-        except TimeoutError:  # it takes nothing: what was written would wait forever
+        except TimeoutError:  # the reader reads nothing: the written data would wait forever
             cast(HTTP1Connection, handler.request.connection).close()
         finally:
             if working is not None:
@@ -134,13 +136,13 @@ class EventStream:
                 await work()
             except RtError as refused:
                 return self.end(refused.code)
-            except Exception:  # the reader would wait for something that does not come any more
-                log.exception("a stream could not go on")
+            except Exception:  # without an end the reader would wait forever
+                log.exception("the work for a stream failed")
                 return self.end("INTERNAL")
             await asyncio.sleep(max(every_s, PAUSE * (time.monotonic() - began_s)))
 
     async def _send(self) -> None:
-        """Send what waits, or a sign of life if nothing comes; every so often see whether the reader still may."""
+        """Send queued events, or a keep-alive if there are none. Check the reader's permission every ALIVE_S."""
         if time.monotonic() - self._looked_s >= ALIVE_S:
             self._looked_s = time.monotonic()
             try:
@@ -162,7 +164,7 @@ class EventStream:
         while self._waiting:
             texts, self._bytes = "".join(self._waiting), 0
             self._waiting.clear()
-            if self._dropped:  # when these were waiting already
+            if self._dropped:  # they came after those in the queue
                 texts += f'event: dropped\ndata: {{"count":{self._dropped}}}\n\n'
                 self._dropped = 0
             await self._write(texts)

@@ -1,7 +1,7 @@
-"""Whom a request names: `userId` is staff and `customerId` a customer, where `user_ids = "separate"` tells them apart.
+"""The user that a request names: with `user_ids = "separate"` `userId` is staff and `customerId` is a customer.
 
-Where ids are shared one id is one person, `userId` names anybody, and `customerId` is refused: a back end that uses it
-expects customers to be people of their own.
+With shared ids one id is one person, and `userId` can be anybody. `customerId` is refused then: a back end that uses it
+assumes separate ids.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ def key_of(
     customer_id: str | UnsetType | None,
     names: tuple[str, str] = ("userId", "customerId"),
 ) -> UserKey:
-    """Return the key of whom two fields name, NOBODY if neither does. Raises RtError BAD_REQUEST: both, or not here."""
+    """Return the key of the user that two fields name, NOBODY if both are empty.
+
+    Raises RtError BAD_REQUEST if both are given, or `customerId` with shared ids.
+    """
     if customer_id and user_id:
-        raise RtError("BAD_REQUEST", f"Say either {names[0]} or {names[1]}.", field=names[1])
+        raise RtError("BAD_REQUEST", f"Give either {names[0]} or {names[1]}.", field=names[1])
     if customer_id:
         return customer(keys, customer_id, names[1])
     return keys.staff(user_id) if user_id else NOBODY
 
 
 def customer(keys: UserKeys, id: str, field: str = "customerId") -> UserKey:
-    """Return a customer's key. Raises RtError BAD_REQUEST where ids are shared."""
+    """Return a customer's key. Raises RtError BAD_REQUEST with shared ids."""
     if not keys.separate:
         raise RtError("BAD_REQUEST", ONE_KIND, field=field)
     return keys.customer(id)
@@ -41,9 +44,9 @@ def customer(keys: UserKeys, id: str, field: str = "customerId") -> UserKey:
 def keys_of(
     keys: UserKeys, user_ids: Sequence[object], customer_ids: Sequence[object]
 ) -> tuple[list[UserKey], list[Refused], list[Refused]]:
-    """Return the keys of all who are named rightly, and the items of either list that no user can have as id.
+    """Return the keys of all valid ids, and the invalid items of either list.
 
-    Raises RtError BAD_REQUEST if a list holds no id at all, and for customers where ids are shared.
+    Raises RtError BAD_REQUEST if a list holds no valid id, and for customers with shared ids.
     """
     staff, refused = sift(user_ids, USER, "userIds")
     customers, refused_customers = sift(customer_ids, USER, "customerIds")
@@ -52,10 +55,10 @@ def keys_of(
 
 
 def user_of(key: str) -> str | None:
-    """Return what stands in `userId` of an answer: null for a customer, who stands in `customerId`, and for nobody."""
+    """Return the `userId` of an answer: null for nobody, and for a customer, who has a `customerId`."""
     return named(key).user_id or None
 
 
 def customer_of(key: str) -> str | UnsetType:
-    """Return what stands in `customerId` of an answer; the field is left out for anybody else."""
+    """Return the `customerId` of an answer; the field is left out for anybody else."""
     return named(key).customer_id or UNSET

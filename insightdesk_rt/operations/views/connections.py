@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from insightdesk_rt.api.handler import Admin, Handler, operation
-from insightdesk_rt.api.operation import Answer, BulkChange, Count, Query, Removal, said
+from insightdesk_rt.api.operation import Answer, BulkChange, Count, Query, Removal, given
 from insightdesk_rt.api.paging import USUAL_LIMIT, Cursor, Limit, Page, Paged, cut, read_cursor
 from insightdesk_rt.api.whom import key_of
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
@@ -172,7 +172,7 @@ class DisconnectHandler(Handler):
         body=Disconnect,
         answer=Count,
         action="connection.disconnect",
-        target=lambda body: " ".join(f"{name}={value}" for name, value in said(body.where).items()),
+        target=lambda body: " ".join(f"{name}={value}" for name, value in given(body.where).items()),
     )
     async def post(self, body: Disconnect) -> Answer:
         """Send away all connections that are meant; at least one filter must say which."""

@@ -21,7 +21,7 @@ from msgspec import Meta, Raw, Struct, field
 
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.openapi import Route
-from insightdesk_rt.api.operation import Answer, Query, read_path, read_query, said
+from insightdesk_rt.api.operation import Answer, Query, given, read_path, read_query
 from insightdesk_rt.api.sse import EventStream, StreamHandler, Streams
 from insightdesk_rt.api.whom import key_of
 from insightdesk_rt.engine.cluster.event_monitor import EventMonitor
@@ -108,7 +108,7 @@ class EventsHandler(StreamHandler):
         tap = EventMonitor(heard, lambda: stream.end("UNAVAILABLE"))
         with self.streams.place(self.asker):  # before the tap: who may not have a stream costs Valkey no connection
             if query.payload == "full":  # all chats, as they are written: who reads along leaves a trace
-                whom = " ".join(f"{name}={text}" for name, text in said(query).items() if name != "payload")
+                whom = " ".join(f"{name}={text}" for name, text in given(query).items() if name != "payload")
                 came = self.admin.address(self.request)
                 await self.admin.record(self.asker, "events.read", whom, query, came, "ok")
             await tap.open(self.valkey, query.namespace, query.room)

@@ -54,7 +54,7 @@ def test_a_new_key_is_found_by_its_line(tmp_path: Path) -> None:
         (f"x root {HASH}", "the scope is one of viewer, operator, admin"),
         ("x viewer 0f0f", "expected sha256:"),
         (f"x viewer {HASH.upper()}", "expected sha256:"),
-        (f"a viewer {HASH}", "the name a stands there twice"),
+        (f"a viewer {HASH}", "the name a occurs twice"),
     ],
 )
 def test_a_wrong_line_is_named(line: str, why: str) -> None:
