@@ -1,9 +1,10 @@
 """Who may read a ticket, by our own rules or by the host's.
 
-Ours: an admin every ticket; an agent those of their team and those of no team yet (somebody must take them), or all of
-them with `agent_access = "all"`; a customer those they requested or watch. Nobody a ticket that does not exist. Being
-assignee or watcher opens nothing to an agent of another team: giving the ticket to a team does. Where the ids of
-customers and staff are separate, `requesterId` and `customerWatchers` are customers, `watchers` are staff.
+Our rules: an admin may read every ticket. An agent may read those of their team and those without a team (somebody must
+take them), or all tickets with `agent_access = "all"`. A customer may read tickets that they requested or watch. Nobody
+may read a ticket that does not exist. Being assignee or watcher opens nothing to an agent of another team; giving the
+ticket to that team does. Where the ids of customers and staff are separate, `requesterId` and `customerWatchers` are
+customers, and `watchers` are staff.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from insightdesk_rt.helpdesk.tickets.store import AGENTS, LIFE, Facts, TicketSto
 
 log = logging.getLogger(__name__)
 
-HOST_DEADLINE_S = 5.0  # the host's check may ask its own database; a client waits, so not for long
+HOST_DEADLINE_S = 5.0  # the host's check may ask its own database, but a client is waiting
 
 
 class MayRead(Protocol):
     @property
     def of_host(self) -> bool:
-        """Is it the host's own check? Then it may depend on anything, and only asking it tells who may read."""
+        """Whether it is the host's own check. It may depend on anything, so the only way to know is to ask it."""
         ...
 
     def opened_by(self, user: User) -> Collection[str]:
-        """Return what may have opened a ticket to the user, as `TicketStore.right` names it."""
+        """Return the grants that may open a ticket to the user, by the names in `TicketStore.right`."""
         ...
 
     async def may_read(self, user: User, ticket_id: str) -> bool:
-        """Raises RtError UNAVAILABLE if it cannot be known now, INTERNAL if the check itself failed."""
+        """Raises RtError UNAVAILABLE if access cannot be checked now, INTERNAL if the check itself failed."""
         ...
 
 
@@ -56,7 +57,7 @@ class TicketAccess:
             return (LIFE,)
         if user.role == "agent":
             return (AGENTS, team_room(user.team_id))
-        return (user_room(user.key),)  # the name of a grant, which is that of the room
+        return (user_room(user.key),)  # the grant has the same name as the room
 
     async def may_read(self, user: User, ticket_id: str) -> bool:
         facts = await self._tickets.facts(ticket_id)
@@ -64,7 +65,7 @@ class TicketAccess:
 
 
 def allowed(user: User, ticket: Facts, agents_see_all: bool) -> bool:
-    """Return whether the user may read the ticket. A role nobody has heard of may not."""
+    """Return whether the user may read the ticket. An unknown role may not."""
     if user.role == "admin":
         return True
     if user.role == "agent":
@@ -74,7 +75,7 @@ def allowed(user: User, ticket: Facts, agents_see_all: bool) -> bool:
 
 
 class HostAccess:
-    """The host's own check, kept at arm's length: only True is a yes, and whatever goes wrong in it is a no."""
+    """The host's own check, which is not trusted to behave: only True allows, and any failure denies."""
 
     of_host = True
 
@@ -83,12 +84,14 @@ class HostAccess:
         self._seldom = Seldom(log)
 
     def opened_by(self, user: User) -> Collection[str]:
-        """Only the host knows since when; this server knows since when there is the ticket."""
+        """Only the host knows since when the user has access; this server knows since when the ticket exists."""
         return (LIFE,)
 
     async def may_read(self, user: User, ticket_id: str) -> bool:
-        """Raises RtError INTERNAL if the check raises or takes longer than HOST_DEADLINE_S. A check that is no
-        coroutine runs on the loop: it must not wait for anything."""
+        """Raises RtError INTERNAL if the check raises or takes longer than HOST_DEADLINE_S.
+
+        A check that is not a coroutine runs on the event loop, so it must not wait for anything.
+        """
         try:
             async with asyncio.timeout(HOST_DEADLINE_S):
                 answer = self._check(user, ticket_id)
@@ -97,7 +100,7 @@ class HostAccess:
         except RtError:
             raise
         except Exception as failed:
-            # It is asked about each of the staff for each event: one that is broken would fill the log.
+            # The check runs for each member of the staff and each event: a broken one would fill the log.
             place = traceback.extract_tb(failed.__traceback__)[-1]
             why, at = f"{type(failed).__name__}: {failed}", f"{place.filename}:{place.lineno}"
             self._seldom.say(logging.ERROR, "the host's access check failed", at, why=why, at=at)
@@ -106,7 +109,7 @@ class HostAccess:
 
 
 def find_factory(spec: str) -> Callable[[TicketStore, Any], Any]:
-    """Return what `package.module:factory` names, without calling it. Raises ValueError, one line."""
+    """Return the object that `package.module:factory` names, without calling it. Raises ValueError, in one line."""
     module_name, colon, name = spec.partition(":")
     if not (module_name and colon and name):
         raise ValueError(f"access: {spec!r} is not of the form package.module:factory")
@@ -114,16 +117,16 @@ def find_factory(spec: str) -> Callable[[TicketStore, Any], Any]:
         factory: Callable[[TicketStore, Any], Any] = getattr(importlib.import_module(module_name), name)
     except AttributeError:
         raise ValueError(f"access: {module_name} has no {name}") from None
-    except Exception as why:  # whatever a module of somebody else's does while it is imported
+    except Exception as why:  # a module of the host may raise anything while it is imported
         raise ValueError(f"access: cannot import {module_name}: {why}") from None
     return factory
 
 
 def load_access(settings: TicketSettings, tickets: TicketStore, all_settings: Any) -> MayRead:
-    """Return the check that decides who may read a ticket: ours, or the host's where `access` names one.
+    """Return the check that decides who may read a ticket: ours, or the host's if `access` names one.
 
-    The host's is what `factory(tickets, all_settings)` returns: an object with `may_read(user, ticket_id)`, plain or
-    async. Raises ValueError, one line, if the setting is wrong.
+    The host's check is what `factory(tickets, all_settings)` returns: an object with `may_read(user, ticket_id)`, plain
+    or async. Raises ValueError, in one line, for a setting that cannot be used.
     """
     spec = settings.access
     if not spec:

@@ -1,7 +1,7 @@
-"""Whom the desk's events of a ticket are told, beside those who have it open: those who may read it, and nobody else.
+"""The staff that gets the events of a ticket without having it open: everybody who may read it, and nobody else.
 
-With our own rules that is written in rooms: admins, the ticket's team, all agents. The host's own check knows no rooms:
-it is asked about each member of the staff who is connected (helpdesk/tickets/readers.py), once per user and change.
+With our own rules these are rooms: admins, the ticket's team, all agents. The host's own check knows no rooms: it is
+asked about each connected member of the staff (readers.py), once per user and change.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from insightdesk_rt.helpdesk.tickets.access import HOST_DEADLINE_S, MayRead
 from insightdesk_rt.helpdesk.tickets.readers import ReaderStore
 from insightdesk_rt.helpdesk.tickets.store import Fields
 
-AT_ONCE = 50  # checks that are asked side by side: a host that asks its database has a pool of about that many
-# Of one event. The names of an event's rooms travel with it, and a message between nodes has 64 KB for them.
+AT_ONCE = 50  # checks at the same time: a host that asks its database has a pool of about that many connections
+# Of one event: it carries the names of its rooms, and a message between nodes has 64 KB for them.
 ROOMS_BYTES = 32_768
 
 
 class Audience(Protocol):
-    async def desk(self, ticket_id: str, ticket: Fields) -> list[Room]:
-        """Return rooms whose members may all read the ticket (and perhaps customers, whom the caller leaves out)."""
+    async def staff(self, ticket_id: str, ticket: Fields) -> list[Room]:
+        """Return rooms whose members may all read the ticket. The caller leaves out customers in them."""
         ...
 
     async def people(self, ticket_id: str, user_ids: Iterable[str]) -> list[Room]:
-        """Return the rooms of those of the users whom an assignment may be told."""
+        """Return the rooms of the users who may get the event of an assignment."""
         ...
 
 
 class ByRooms:
-    """Our own rules. An assignment, which has ids and no texts, is told to both people whatever their team."""
+    """Our own rules. An assignment, which has ids and no texts, goes to both people whatever their team."""
 
     def __init__(self, agents_see_all: bool) -> None:
         self._agents_see_all = agents_see_all
 
-    async def desk(self, ticket_id: str, ticket: Fields) -> list[Room]:
+    async def staff(self, ticket_id: str, ticket: Fields) -> list[Room]:
         rooms = [role_room("admin")]
         if ticket.teamId:
             rooms.append(team_room(ticket.teamId))
@@ -51,13 +51,13 @@ class ByRooms:
 
 
 class ByCheck:
-    """The host's check. Both methods raise RtError UNAVAILABLE: it is not known who is connected, or may."""
+    """The host's check. Both methods raise RtError UNAVAILABLE if connected users or their access are unknown."""
 
     def __init__(self, access: MayRead, readers: ReaderStore) -> None:
         self._access = access
         self._readers = readers
 
-    async def desk(self, ticket_id: str, ticket: Fields) -> list[Room]:
+    async def staff(self, ticket_id: str, ticket: Fields) -> list[Room]:
         return await self._of(ticket_id, await self._readers.all())
 
     async def people(self, ticket_id: str, user_ids: Iterable[str]) -> list[Room]:
@@ -65,7 +65,7 @@ class ByCheck:
         return await self._of(ticket_id, [user for user in await self._readers.all() if user.id in wanted])
 
     async def _of(self, ticket_id: str, users: Collection[User]) -> list[Room]:
-        """A user with several tokens is told only what each of them may read: the room is that of all of them."""
+        """A user with several tokens gets an event only if each of them may read it, because they share a room."""
         turn = asyncio.Semaphore(AT_ONCE)
 
         async def may_read(user: User) -> bool:
@@ -86,7 +86,7 @@ class ByCheck:
 
 
 async def may(access: MayRead, user: User, ticket_id: str) -> bool:
-    """Return what the check says; one that fails is a no. Raises RtError UNAVAILABLE: the store cannot be asked."""
+    """Return the result of the check; one that fails denies. Raises RtError UNAVAILABLE: Valkey is unreachable."""
     try:
         return await access.may_read(user, ticket_id)
     except RtError as refused:
@@ -96,7 +96,7 @@ async def may(access: MayRead, user: User, ticket_id: str) -> bool:
 
 
 def in_buckets(rooms: Collection[Room]) -> list[list[Room]]:
-    """Return the rooms in as many groups as events they need. A room is in the same one when an event is told again."""
+    """Split the rooms into groups, one per event. A room is in the same group when the event is published again."""
     size = sum(len(room.encode()) + 3 for room in rooms)
     count = -(-size // ROOMS_BYTES) or 1
     if count > 1:

@@ -1,19 +1,19 @@
-"""What the back end changes of tickets, made known: which event goes to whom.
+"""Which event of a ticket goes to whom.
 
-A customer is never told the desk's own business: internal notes, a ticket's watchers and team. Where a change has such
-fields it is two events, the whole one for staff and one without them, in the place of the same version.
+A customer never gets what is internal to the staff: notes, a ticket's watchers and its team. A change of such fields is
+two events with the same version: the whole one for staff, and one without these fields for customers.
 
-    ticket:created    admins, the ticket's team; all agents where they may read it (no team yet, agent_access = "all")
-    ticket:updated    who has the ticket open; on a change of team also the new team
-    ticket:assigned   who has it open, and the staff it was assigned to and from
-    ticket:deleted    who has it open, and who was told of its creation
-    ticket:commented  who has it open; a note: staff among them
+    ticket:created    admins, the ticket's team; all agents if they may read it (no team yet, agent_access = "all")
+    ticket:updated    everybody who has the ticket open; on a change of team also the new team
+    ticket:assigned   everybody who has it open, and the staff it was assigned to and from
+    ticket:deleted    everybody who has it open, and the staff who got its creation
+    ticket:commented  everybody who has it open; a note: the staff among them
 
-What goes to people by their id or team, and not because they have the ticket open, leaves customers out: a customer may
-have the id of an agent, and a customer's token may name a team.
+An event that goes to users by their id or team, not because they have the ticket open, leaves customers out: a customer
+may have the same id as an agent, and a customer's token may name a team.
 
-With a check of the host's own, those of the connected staff who may read the ticket by it, instead of admins, teams,
-agents and assignees (ticket_audience.py).
+With the host's own check, connected staff who may read the ticket by that check take the place of admins, teams, agents
+and assignees (audience.py).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.tickets.audience import Audience, in_buckets
 from insightdesk_rt.helpdesk.tickets.store import Actor, StoredChange, Ticket
 
-# The customer sees the version go up without them, so that nobody takes it for a gap.
-DESK_ONLY = frozenset({"watchers", "customerWatchers", "teamId"})
+# Customers get an event without these fields, so that the version goes up for them without a gap.
+STAFF_ONLY = frozenset({"watchers", "customerWatchers", "teamId"})
 
 
 class TicketCreated(Outbound):
@@ -81,7 +81,7 @@ class CommentOut(Struct):
 
 
 class TicketCommented(Outbound):
-    """`version` is the ticket's as it stands: a comment is no change of its fields."""
+    """`version` is the current one of the ticket: a comment does not change its fields."""
 
     event: ClassVar[str] = "ticket:commented"
     logged: ClassVar[bool] = True
@@ -101,7 +101,7 @@ class TicketFeed:
     async def publish(self, record: PendingEvent, change: StoredChange) -> Offset:
         """Log the events of one change, under ids of its own, and return the offset of the last.
 
-        Raises RtError UNAVAILABLE; said again, the log takes what it does not have yet.
+        Raises RtError UNAVAILABLE. Called again, the log takes only what it does not have yet.
         """
         if record.kind == "created":
             return await self._created(record.subject, record.id, change)
@@ -113,8 +113,8 @@ class TicketFeed:
 
     async def _created(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
         created = TicketCreated(ticket_id, change.version, change.as_ticket(ticket_id))
-        desk = await self._audience.desk(ticket_id, change.ticket)
-        offset = await self._emit(created, [], desk, skip=CUSTOMERS, id=id)
+        staff = await self._audience.staff(ticket_id, change.ticket)
+        offset = await self._emit(created, [], staff, skip=CUSTOMERS, id=id)
         return await self._assigned(ticket_id, id, change) or offset
 
     async def _updated(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
@@ -122,12 +122,12 @@ class TicketFeed:
             return TicketUpdated(ticket_id, change.version, changes, iso(change.at), change.by)
 
         staff, everybody = ticket_staff_room(ticket_id), ticket_room(ticket_id)
-        if DESK_ONLY.isdisjoint(change.changes):
+        if STAFF_ONLY.isdisjoint(change.changes):
             offset = await self._namespace.emit(updated(change.changes), everybody, id=id)
         else:
-            shown = {field: values for field, values in change.changes.items() if field not in DESK_ONLY}
-            new_desk = await self._audience.desk(ticket_id, change.ticket) if "teamId" in change.changes else []
-            await self._emit(updated(change.changes), [staff], new_desk, skip=CUSTOMERS, id=id + ".staff")
+            shown = {field: values for field, values in change.changes.items() if field not in STAFF_ONLY}
+            new_staff = await self._audience.staff(ticket_id, change.ticket) if "teamId" in change.changes else []
+            await self._emit(updated(change.changes), [staff], new_staff, skip=CUSTOMERS, id=id + ".staff")
             offset = await self._namespace.emit(updated(shown), everybody, skip=(staff,), id=id)
         return await self._assigned(ticket_id, id, change) or offset
 
@@ -140,11 +140,11 @@ class TicketFeed:
         return await self._to_both(assigned, ticket_id, people, id=id + ".assigned")
 
     async def _deleted(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
-        desk = await self._audience.desk(ticket_id, change.ticket)
-        return await self._to_both(TicketDeleted(ticket_id, change.version), ticket_id, desk, id=id)
+        staff = await self._audience.staff(ticket_id, change.ticket)
+        return await self._to_both(TicketDeleted(ticket_id, change.version), ticket_id, staff, id=id)
 
     async def _to_both(self, out: Outbound, ticket_id: str, staff: list[Room], *, id: str) -> Offset:
-        """Log an event for who has the ticket open, customers too, and one for the staff in other rooms."""
+        """Log an event for everybody who has the ticket open, and another one for the staff in `staff`."""
         opened = ticket_room(ticket_id)
         if staff:
             await self._emit(out, [], staff, skip=(opened, *CUSTOMERS), id=id + ".staff")
@@ -158,10 +158,10 @@ class TicketFeed:
         return await self._namespace.emit(TicketCommented(ticket_id, change.version, shown), room, id=id)
 
     async def _emit(
-        self, out: Outbound, opened: list[Room], desk: list[Room], skip: tuple[str, ...] = (), *, id: str
+        self, out: Outbound, opened: list[Room], staff: list[Room], skip: tuple[str, ...] = (), *, id: str
     ) -> Offset:
-        """Log an event for who has the ticket open and for the desk: in several where the desk has very many rooms."""
-        first, *others = in_buckets(desk)
+        """Log an event for those who have the ticket open and for staff, split up if there are very many rooms."""
+        first, *others = in_buckets(staff)
         offset = await self._namespace.emit(out, *opened, *first, skip=skip, id=id)
         for number, rooms in enumerate(others, 1):
             part = f"{id}.{number}of{len(others)}"

@@ -1,9 +1,9 @@
-"""Tickets: who may open one, and the back end's door to change it.
+"""The namespace /tickets: who may open a ticket, and what the back end calls to change one.
 
-Rooms: everybody who has a ticket open is in `ticket:<id>`, agents and admins in `ticket-staff:<id>` too.
-ticket_watch.py knows who looks and types, ticket_feed.py what is told of a change. A change is stored before it is told
-(telling.py); `apply`, `remove` and `comment` answer once the log has it, and the same request again, or the node that
-leads, tells what a failure left untold.
+Rooms: everybody who has a ticket open is in `ticket:<id>`, agents and admins in `ticket-staff:<id>` too. viewers.py
+knows who views and types, feed.py which event goes to whom. A change is stored before its event is published
+(pending_events.py). `apply`, `remove` and `comment` return once the log has the events. After a failure the same
+request again, or the node that leads, publishes what is missing.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ from insightdesk_rt.helpdesk.viewer_store import Viewer, ViewerStore, ViewState
 
 DECIDE_ACCESS = frozenset({"watchers", "customerWatchers", "teamId", "requesterId", "assigneeId"})
 TICKET_ROOM = ticket_room("")
-MAX_AT_ONCE = 200  # tickets of one call: a page of a list has 25 to 150
-TRIES = 5  # of opening tickets whose access changes meanwhile
+MAX_AT_ONCE = 200  # tickets per call: a page of a list has 25 to 150
+TRIES = 5  # to open tickets whose access changes at the same time
 ANY = ""  # ticket
-SHOWN_AT_ONCE = 10  # of them: 30 commands in Valkey's pipeline, and at most a page and a quarter of viewers
+SHOWN_AT_ONCE = 10  # tickets: 30 commands in Valkey's pipeline, and at most a page and a quarter of viewers
 
 
 class OnTicket(Payload):
@@ -76,7 +76,7 @@ class OnTicket(Payload):
 
 
 class SubscribeTicket(Payload):
-    """One ticket, or several at once. `since`: an offset; what the log holds of them after it is sent first."""
+    """One ticket, or several at once. `since`: an offset; the logged events after it are sent first."""
 
     ticketId: TicketIdText | None = None
     since: OffsetText | None = None
@@ -93,10 +93,10 @@ class ViewTicket(Payload):
 
 
 class TicketSubscribed(Outbound):
-    """All that happens on the ticket after `offset` will come. `complete`: the log reached back to `since`.
+    """The client gets every event of the ticket after `offset`. `complete`: the log reached back to `since`.
 
-    `version` is 0 for a ticket the back end has not pushed. `viewers` is empty for customers.
-    `more`: more people look or type than the lists may have.
+    `version` is 0 for a ticket that the back end has not pushed. `viewers` is empty for customers.
+    `more`: more people view or type than the lists may hold.
     """
 
     event: ClassVar[str] = "ticket:subscribed"
@@ -110,7 +110,7 @@ class TicketSubscribed(Outbound):
 
 
 class TicketOpened(Struct, omit_defaults=True):
-    """What became of one of several tickets: `ok` with `offset` and what `ticket:subscribed` says, or an `error`."""
+    """The result for one of several tickets: `ok` with the fields of `ticket:subscribed`, or an `error`."""
 
     ticketId: str
     ok: bool
@@ -121,13 +121,13 @@ class TicketOpened(Struct, omit_defaults=True):
 
 
 class TicketsOpened(Struct):
-    """In the order of the ids, each once. Who looks and who types is in the `ticket:subscribed` event of each."""
+    """In the order of the ids, each once. Viewers and typing users are in each ticket's `ticket:subscribed` event."""
 
     tickets: list[TicketOpened]
 
 
 class TicketUnsubscribed(Outbound):
-    """`reason` is "access" for one who may not read the ticket any more."""
+    """`reason` is "access" for a user who may not read the ticket any more."""
 
     event: ClassVar[str] = "ticket:unsubscribed"
     ticketId: str
@@ -135,7 +135,7 @@ class TicketUnsubscribed(Outbound):
 
 
 class TicketResync(Outbound):
-    """Events of these rooms are lost for this client: load anew."""
+    """This client has lost events of these rooms and must reload."""
 
     event: ClassVar[str] = "resync"
     rooms: list[str]
@@ -143,7 +143,7 @@ class TicketResync(Outbound):
 
 
 class Applied(NamedTuple):
-    """What the back end is answered. `offset`: where the log has the last event of the ticket.
+    """The answer to the back end. `offset`: where the log has the last event of the ticket.
 
     `applied` is False for a change that is older than what is known.
     """
@@ -155,10 +155,10 @@ class Applied(NamedTuple):
 
 
 class Tickets(Namespace):
-    """`access` decides who may read a ticket, on every way to it: subscribe, resume, and what the desk is told.
+    """`access` decides who may read a ticket, wherever that matters: subscribe, resume, and the events for staff.
 
-    `readers` is needed where that is the host's own check. `recheck_on_all_nodes` calls
-    `recheck_access` on every node; None means that this is the only one.
+    `readers` is needed for the host's own check. `recheck_on_all_nodes` calls `recheck_access` on every node; None:
+    this is the only node.
     """
 
     path = "/tickets"
@@ -188,7 +188,7 @@ class Tickets(Namespace):
         audience: Audience = ByCheck(access, readers) if access.of_host else ByRooms(agent_access == "all")
         self._feed = TicketFeed(self, audience)
         self._relay = EventRelay(tickets.pending, self._publish_change, self.spawn, self._revoke)
-        # For each call that opens tickets now: the tickets of which access was looked at anew meanwhile.
+        # For each running call that opens tickets: the tickets whose access was checked again in the meantime.
         self._opening: dict[object, set[str]] = {}
         self._recheck_on_all_nodes = recheck_on_all_nodes or self.recheck_access
 
@@ -209,13 +209,13 @@ class Tickets(Namespace):
             recheck_on_all_nodes=partial(context.calls.recheck_on_all_nodes, cls.path),
         )
 
-    # ── what clients ask ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── what clients call ───────────────────────────────────────────────────────────────────────────────────────────
 
     @event("ticket:subscribe", limit=PAGE, weigh=_how_many)
     async def subscribe(self, socket: Socket, ask: SubscribeTicket) -> TicketSubscribed | TicketsOpened:
-        """Open a ticket: FORBIDDEN unless the user may read it; NOT_FOUND tells admins that there is none.
+        """Open a ticket. FORBIDDEN unless the user may read it; admins get NOT_FOUND if there is no such ticket.
 
-        Of several, each is answered for itself.
+        With several tickets, each has a result of its own.
         """
         since = Offset(ask.since) if ask.since else None
         if ask.ticketIds is None:
@@ -239,10 +239,10 @@ class Tickets(Namespace):
             right = await self._tickets.right(ticket_id, self._access.opened_by(socket.user))
             return await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since, right, still)
 
-        return await self._show(socket, ticket_id, await self._unless_it_changes([ticket_id], join))
+        return await self._show(socket, ticket_id, await self._join_unless_access_changes([ticket_id], join))
 
     async def _open_all(self, socket: Socket, ticket_ids: list[str], since: Offset | None) -> TicketsOpened:
-        """Open several tickets with one join, so that either all that the user may read are open or none is."""
+        """Open several tickets with one join: either all that the user may read are open afterwards, or none is."""
         new = [one for one in ticket_ids if ticket_room(one) not in socket.rooms]
         refused: dict[str, RtError] = {}
 
@@ -259,45 +259,45 @@ class Tickets(Namespace):
                 return JoinResult(NO_OFFSET, True)
             return await self.hub.join_all(socket, tuple(rights), since, rights, still)
 
-        joined = await self._unless_it_changes(ticket_ids, join)
+        joined = await self._join_unless_access_changes(ticket_ids, join)
         try:
             shown: dict[str, TicketSubscribed] = {}
             for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
                 await socket.room()
                 answers = await asyncio.gather(*(self._show(socket, one, joined) for one in some))
                 shown.update(zip(some, answers, strict=True))
-        except BaseException:  # the client was not told that they are open
+        except BaseException:  # the client does not know that they are open
             for ticket_id in new:
                 self._take_out(socket, ticket_id)
             raise
         return TicketsOpened([_opened(one, shown.get(one), refused.get(one)) for one in ticket_ids])
 
-    async def _unless_it_changes(
+    async def _join_unless_access_changes(
         self, ticket_ids: Collection[str], join: Callable[[Callable[[], bool]], Awaitable[JoinResult]]
     ) -> JoinResult:
-        """Look at access and join, again if access to one of the tickets is looked at anew before the join.
+        """Check access and join; start over if access to one of the tickets is checked again before the join.
 
-        A recheck looks at the members of the room. A socket that joins just after it, with an answer from before it,
-        would stay in, and with `since` be sent what was told after it. Raises RtError UNAVAILABLE after TRIES.
+        A recheck covers the members of the room. A socket that joins just after it, on an answer from before it, would
+        stay in, and with `since` would get later events too. Raises RtError UNAVAILABLE after TRIES.
         """
         for _ in range(TRIES):
-            anew: set[str] = set()
+            rechecked: set[str] = set()
             key = object()
-            self._opening[key] = anew
+            self._opening[key] = rechecked
             try:
-                return await join(lambda anew=anew: anew.isdisjoint((*ticket_ids, ANY)))  # type: ignore[misc]
+                return await join(lambda rechecked=rechecked: rechecked.isdisjoint((*ticket_ids, ANY)))  # type: ignore[misc]
             except AccessChanged:
                 continue
             finally:
                 del self._opening[key]
         raise RtError("UNAVAILABLE")
 
-    def _looks_anew(self, ticket_id: str) -> None:
-        for anew in self._opening.values():
-            anew.add(ticket_id)
+    def _note_recheck(self, ticket_id: str) -> None:
+        for rechecked in self._opening.values():
+            rechecked.add(ticket_id)
 
     async def _refusals(self, socket: Socket, ticket_ids: list[str]) -> dict[str, RtError]:
-        """Return those that the user may not open, with what they are told. Raises RtError UNAVAILABLE."""
+        """Return the tickets that the user may not open, with the errors to answer. Raises RtError UNAVAILABLE."""
         found: dict[str, RtError] = {}
         for some in batched(ticket_ids, SHOWN_AT_ONCE):
             asked = await asyncio.gather(*(self._require_access(socket, one) for one in some), return_exceptions=True)
@@ -309,7 +309,7 @@ class Tickets(Namespace):
         return found
 
     async def _show(self, socket: Socket, ticket_id: str, joined: JoinResult) -> TicketSubscribed:
-        """Tell a socket that has joined the ticket who is there, and the others that it looks."""
+        """Send a socket that has joined a ticket who is there, and show it to the others as a viewer."""
         staff = socket.user.is_staff
         if staff:
             await self.viewers.view(socket, ticket_id)
@@ -326,7 +326,7 @@ class Tickets(Namespace):
 
     @event("ticket:unsubscribe", limit=PAGE)
     def unsubscribe(self, socket: Socket, ask: OnTicket) -> TicketUnsubscribed:
-        """Close a ticket; one that is not open too."""
+        """Close a ticket. Idempotent."""
         self._take_out(socket, ask.ticketId)
         answer = TicketUnsubscribed(ask.ticketId)
         self.tell(socket, answer)
@@ -340,13 +340,13 @@ class Tickets(Namespace):
 
     @event("ticket:stopTyping", limit=PAGE)
     def stop_typing(self, socket: Socket, ask: OnTicket) -> None:
-        """Stop showing it."""
+        """Stop showing that the user types."""
         self.require_joined(socket, ticket_room(ask.ticketId))
         self.viewers.typing.stop(socket, ask.ticketId)
 
     @event("ticket:view", limit=PAGE)
     async def view(self, socket: Socket, ask: ViewTicket) -> TicketViewers:
-        """Say what the user does with the open ticket, so that no two people answer it. Staff learn who else does."""
+        """Set what the user does with the open ticket, so that no two people answer it. Staff get the other viewers."""
         self.require_joined(socket, ticket_room(ask.ticketId))
         await self.viewers.view(socket, ask.ticketId, ask.state)
         if not socket.user.is_staff:
@@ -357,10 +357,10 @@ class Tickets(Namespace):
     async def still_allowed(
         self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}
     ) -> Collection[Room]:
-        """Before anything of a ticket is replayed: may the user still read it, and might all the time?
+        """Keep the rooms of tickets that the user may read now, and could read during the whole absence.
 
-        A ticket that was deleted and came back, or went to another team and came back, has told things meanwhile that
-        are not for who would have been taken out of it.
+        A ticket that was deleted and came back, or moved to another team and back, had events in between that are not
+        for users who would have been taken out of it.
         """
         ids = _tickets(rooms)
         allowed = await asyncio.gather(
@@ -380,7 +380,7 @@ class Tickets(Namespace):
             self.tell(socket, TicketUnsubscribed(ticket_id, "access"))
 
     async def coming(self, user: User) -> None:
-        """Before a socket is let in: from now on the host's check is asked about its user.
+        """Count the user of a socket among those whom the host's check is asked about, before it is let in.
 
         Raises RtError UNAVAILABLE.
         """
@@ -388,13 +388,13 @@ class Tickets(Namespace):
             await self._readers.note([user])
 
     async def joined(self, socket: Socket) -> None:
-        """A socket that came back has its rooms: see that it still may, and that it is seen again."""
+        """Check the rooms of a session that came back once more, and show its user as a viewer again."""
         ticket_ids = _tickets(socket.rooms)
         self.viewers.socket_returned(socket, ticket_ids)
         for ticket_id in ticket_ids:
             try:
                 may_read = await self._may_read(socket.user, ticket_id)
-            except RtError:  # it is not known: the client comes back and is asked for again
+            except RtError:  # access is unknown: the client reconnects, and is checked then
                 socket.client.close(CloseReason.UNAVAILABLE)
                 return
             if not may_read:
@@ -406,18 +406,18 @@ class Tickets(Namespace):
         self.viewers.socket_left(socket, _tickets(socket.rooms), why.may_resume)
 
     async def node_lost(self, incarnation: str) -> None:
-        """Tell that those of a node that is gone look and type no more. Raises RtError UNAVAILABLE: call it again."""
+        """Remove viewers and typing users of a lost node. Raises RtError UNAVAILABLE: call it again."""
         await self.viewers.node_lost(incarnation)
 
     async def re_register(self) -> None:
-        """Put down again who looks from here: the store forgot them, or this is a new incarnation."""
+        """Store again who views tickets from here: Valkey forgot it, or this node has a new incarnation."""
         await self.viewers.re_register()
         await self.note_readers()
         if self._rechecked_as != (incarnation := self._incarnation()):
-            await self.recheck_all()  # while this node counted as dead nobody waited for it
+            await self.recheck_all()  # while this node counted as dead, no recheck waited for it
             self._rechecked_as = incarnation
 
-    # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
+    # ── what the back end calls ─────────────────────────────────────────────────────────────────────────────────────
 
     async def get(self, ticket_id: str) -> Ticket:
         """Return the ticket. Raises RtError NOT_FOUND, UNAVAILABLE."""
@@ -427,9 +427,9 @@ class Tickets(Namespace):
         return ticket
 
     async def apply(self, ticket_id: str, change: TicketChange) -> Applied:
-        """Create or change a ticket and tell of it.
+        """Create or change a ticket and publish that.
 
-        Raises RtError UNAVAILABLE; the same again then does what is left to do. CONFLICT as the store's `put`.
+        Raises RtError UNAVAILABLE: the same call again does what is left. CONFLICT as `TicketStore.put`.
         """
         outcome = await self._tickets.put(ticket_id, change)
         created = outcome.created or (not outcome.done and any(one.kind == "created" for one in outcome.pending))
@@ -437,7 +437,7 @@ class Tickets(Namespace):
         return Applied(outcome.version, offset, created, not outcome.late)
 
     async def remove(self, ticket_id: str, guard: Guard = Guard()) -> Applied:
-        """Forget a ticket, tell of it, and take everybody out. Raises RtError NOT_FOUND, and as `apply`."""
+        """Delete a ticket, publish that, and close it for everybody. Raises RtError NOT_FOUND, and as `apply`."""
         outcome = await self._tickets.delete(ticket_id, guard)
         if not outcome.done and not outcome.late and not any(one.kind == "deleted" for one in outcome.pending):
             raise RtError("NOT_FOUND", "There is no such ticket.")
@@ -445,7 +445,7 @@ class Tickets(Namespace):
         return Applied(outcome.version, offset, applied=not outcome.late)
 
     async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Applied:
-        """Tell of a comment; with `remember` its id is known for a day, and the same again changes nothing.
+        """Publish a comment. With `remember` its id is known for a day, and a repeat changes nothing.
 
         Raises RtError NOT_FOUND, UNAVAILABLE as `apply`.
         """
@@ -455,12 +455,12 @@ class Tickets(Namespace):
 
     @every(ms=1_000, on="leader")
     async def publish_overdue(self) -> None:
-        """Tell what those who stored it could not."""
+        """Publish the events that other nodes left pending."""
         await self._relay.publish_overdue()
 
     @every(ms=NOTE_EVERY_MS)
     async def note_readers(self) -> None:
-        """Keep those who are connected here among those whom the host's check is asked about."""
+        """Count the users connected here among those whom the host's check is asked about."""
         if self._access.of_host:
             await self._readers.note({socket.user for socket in self.hub.sockets(self.path).values()})
 
@@ -469,38 +469,37 @@ class Tickets(Namespace):
 
         async def publish() -> Offset:
             offset = await self._feed.publish(record, change)
-            self.spawn(self._tickets.mark_published(record.subject, record.seq, offset), "noting an offset")
+            self.spawn(self._tickets.mark_published(record.subject, record.seq, offset), "storing an offset")
             return offset
 
-        if not self._decides(record.kind, change):
+        if not self._may_change_access(record.kind, change):
             return await publish()
-        # Both before the record counts as told: if this node dies now, whoever tells it again also takes access.
-        if record.kind == "deleted":  # an id and a version: those who had it open may know that it is gone
+        # Both before the event counts as published: if this node dies now, the next one to publish it takes access too.
+        if record.kind == "deleted":  # has an id and a version only: those who had it open may get it
             return await publish_then_revoke(
                 publish(), lambda offset: self._recheck_on_all_nodes(record.subject, offset)
             )
         return await revoke_then_publish(lambda: self._recheck_on_all_nodes(record.subject, NO_OFFSET), publish)
 
     async def _revoke(self, record: PendingEvent) -> None:
-        if self._decides(record.kind, read_change(record)):
+        if self._may_change_access(record.kind, read_change(record)):
             await self._recheck_on_all_nodes(record.subject, NO_OFFSET)
 
-    def _decides(self, kind: str, change: StoredChange) -> bool:
-        """May this have changed who may read the ticket? With the host's check anything may."""
+    def _may_change_access(self, kind: str, change: StoredChange) -> bool:
+        """Whether a change may decide who may read the ticket. To the host's own check any change may matter."""
         if self._access.of_host or kind == "deleted":
             return True
-        # Nobody can be in a ticket that was not there, so a creation takes nobody out.
+        # Nobody has a ticket open before it exists, so its creation takes access from nobody.
         return kind != "created" and not DECIDE_ACCESS.isdisjoint(change.changes)
 
-    # ── who may ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── access ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def recheck_access(self, ticket_id: str, offset: Offset = NO_OFFSET) -> int:
-        """Take out of the ticket those of this node who may not read it any more.
+        """Take this node's sockets out of a ticket that their users may not read any more. Returns their number.
 
-        With `offset` they are sent the event at it first. Returns how many sockets that were. Raises RtError
-        UNAVAILABLE if it cannot be known now.
+        With `offset` they are sent the event at it first. Raises RtError UNAVAILABLE if access cannot be checked now.
         """
-        self._looks_anew(ticket_id)
+        self._note_recheck(ticket_id)
         room = ticket_room(ticket_id)
         if room not in self.hub.rooms(self.path):
             return 0
@@ -514,13 +513,11 @@ class Tickets(Namespace):
         return len(sockets)
 
     async def recheck_user(self, key: str) -> int:
-        """Take a user's sockets of this node out of the tickets that they may not read any more, and count them.
+        """Take a user's sockets on this node out of tickets that they may not read any more. Returns how many.
 
-        `key` is a UserKey.
-
-        Raises RtError UNAVAILABLE if that cannot be known now.
+        `key` is a UserKey. Raises RtError UNAVAILABLE if access cannot be checked now.
         """
-        self._looks_anew(ANY)
+        self._note_recheck(ANY)
         count = 0
         for socket in [one for one in self.hub.sockets(self.path).values() if one.user.key == key]:
             for ticket_id in _tickets(socket.rooms):
@@ -530,12 +527,12 @@ class Tickets(Namespace):
         return count
 
     async def recheck_all(self) -> None:
-        """The same for every ticket that is open here: a call to `recheck_access` may have been missed."""
+        """Recheck every ticket that is open here, because a call to `recheck_access` may have been missed."""
         for ticket_id in _tickets(list(self.hub.rooms(self.path).names())):
             await self.recheck_access(ticket_id)
 
     async def _may_read(self, user: User, ticket_id: str) -> bool:
-        """A check that fails is a no; only that the store cannot be asked is not an answer."""
+        """See `may`."""
         return await may(self._access, user, ticket_id)
 
     async def _require_access(self, socket: Socket, ticket_id: str) -> None:
@@ -551,7 +548,7 @@ class Tickets(Namespace):
         self.tell(socket, TicketUnsubscribed(ticket_id, "access"))
 
     def _take_out(self, socket: Socket, ticket_id: str) -> None:
-        for room in both(ticket_id):  # first: whatever becomes of the rest, the socket hears no more
+        for room in both(ticket_id):  # first, so that the socket gets no more events whatever happens next
             self.hub.leave(socket, room)
         self.viewers.leave(socket, ticket_id)
 

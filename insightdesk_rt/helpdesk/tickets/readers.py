@@ -1,7 +1,7 @@
-"""Which staff is on /tickets, on any node: whom the host's own check is asked about before a ticket's event is told.
+"""The staff connected to /tickets on any node: the host's own check is asked about them before an event is published.
 
-Only used where a host brings its check (`access`): our own rules are written in the rooms that a user is in. A user
-who is gone counts for as long as a session may be resumed, so that what is told meanwhile is replayed to them.
+Only used with a host's check (`access`); our own rules need only the rooms that a user is in. A user who left counts
+for as long as a session may be resumed, so that events in the meantime are replayed to them.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class ReaderStore:
     def __init__(self, valkey: Valkey, window_ms: int = 120_000) -> None:
         self._valkey = valkey
         self._key = valkey.key("ticket-readers")
-        self._keep_ms = window_ms + 2 * NOTE_EVERY_MS  # the last note of somebody may be a turn old, and a turn late
+        self._keep_ms = window_ms + 2 * NOTE_EVERY_MS  # the last note of a user may be one turn old, and one turn late
 
     async def note(self, users: Iterable[User]) -> None:
-        """These users are connected now. Call it before each is let in, and every NOTE_EVERY_MS for all."""
+        """Store that these users are connected. Call it before a user is let in, and every NOTE_EVERY_MS for all."""
         texts = {json.encode_struct(_without_token(user)) for user in users if user.is_staff}
         if texts:
             await self._valkey.call(NOTE, [self._key], [self._keep_ms, *sorted(texts)])
 
     async def all(self) -> Collection[User]:
-        """Return who is connected, or may resume a session. One user has several entries if tokens say so."""
+        """Return users who are connected or may resume a session. A user with different tokens occurs several times."""
         return [json.decode(_read_user, text) for text in await self._valkey.call(LIST, [self._key], [self._keep_ms])]
 
 
 def _without_token(user: User) -> User:
-    """Return the user without what differs from token to token: the check is asked once per user, not per token."""
+    """Return the user without what differs per token, so that the check is asked once per user, not per token."""
     return msgspec.structs.replace(user, session_id="", expires_s=0, issued_s=0)

@@ -1,8 +1,8 @@
-"""What this server knows of tickets: the fields that access and dashboards need, and what is still to be told of them.
+"""Ticket store: the fields of tickets that access and dashboards need, and the pending events of their changes.
 
-The helpdesk's own database has the tickets; this is the copy its back end pushes. Each change is one step in Valkey:
-fields, version, counts, and the record that clients must hear of it (untold.py). The back end's retry and the next
-change of the ticket find what was not told yet, besides the node that leads.
+The helpdesk's own database has the tickets; this is the copy that its back end pushes. Each change is one step in
+Valkey: fields, version, counts, and the pending event (pending_events.py). A retry of the back end and the next change
+of the ticket return events that are still pending; the node that leads publishes them too.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ At = Annotated[datetime, Meta(tz=True)]
 Version = Annotated[int, Meta(ge=0, le=2**53)]
 EPOCH = datetime.fromtimestamp(0, UTC)
 
-MAX_WATCHERS = 200  # twice the most a helpdesk's own form offers; a change carries the list twice
-# An event with both lists before and after a change must stay within max_event_bytes.
+MAX_WATCHERS = 200  # twice as many as a helpdesk's own form allows; the event of a change has the list twice
+# The event of a change has both lists, before and after, and must stay within max_event_bytes.
 MAX_CUSTOMER_WATCHERS = 40
 MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
 
 CHANGE = load_script(PACKAGE, "ticket_change", PENDING_EVENTS)
 OFFSET = load_script(PACKAGE, "ticket_offset")
-LOG = "/tickets"  # the log that has the events of tickets
+LOG = "/tickets"  # the log with the events of tickets
 
-# What may open a ticket to somebody, beside the names of teams and users.
+# Names of grants that are not the name of a team or user.
 LIFE, AGENTS = "life", "agents"
 
 
 class Fields(Struct, gc=False):
-    """What the back end may set, with what a ticket has before anybody did."""
+    """The fields that the back end may set, with their defaults."""
 
     subject: str = ""
     status: TicketStatus = "new"
@@ -57,11 +57,11 @@ class Fields(Struct, gc=False):
     assigneeId: str | None = None
     teamId: str | None = None
     watchers: list[str] = []
-    customerWatchers: list[str] = []  # where ids are separate: then `watchers` are staff
+    customerWatchers: list[str] = []  # only where ids are separate; `watchers` are staff then
 
 
 class Ticket(Struct, kw_only=True, gc=False):
-    """A ticket as clients and back ends are shown it; times are ISO 8601. No customer watches it: no such field."""
+    """A ticket as clients and back ends get it. Times are ISO 8601. `customerWatchers` is missing if it is empty."""
 
     subject: str
     status: TicketStatus
@@ -78,16 +78,16 @@ class Ticket(Struct, kw_only=True, gc=False):
 
 
 class Actor(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who did something, as a back end says it."""
+    """The person who did something, according to the back end."""
 
     id: UserIdText
     name: Annotated[str, Meta(max_length=256, pattern=PLAIN)]
 
 
 class Guard(Struct, frozen=True):
-    """What a change must not be: older than what is known of the ticket, or made of another version than it has.
+    """Conditions of a change: it must not be older than what is known, and the ticket must have this version.
 
-    `at_us` is when the back end did it, in Unix microseconds. `version` is 0 for a ticket that must not be there yet.
+    `at_us` is when the back end did it, in Unix microseconds. `version` is 0 for a ticket that must not exist yet.
     """
 
     at_us: int | None = None
@@ -95,10 +95,10 @@ class Guard(Struct, frozen=True):
 
 
 class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A partial update: what is not given stays. null takes a person or team off. `by` is who did it, for clients.
+    """A partial update: fields that are not given stay. null removes a person or team. `by` is shown to clients.
 
     `at` is when the back end did it: a field that was changed later than that stays. `ifVersion`: only if the ticket
-    has this version; 0: only if there is none.
+    has this version; 0: only if there is no such ticket.
     """
 
     subject: Annotated[str, Meta(max_length=MAX_SUBJECT, pattern=PLAIN)] | UnsetType = UNSET
@@ -127,7 +127,7 @@ class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class Comment(Struct, gc=False):
-    """What the desk is told of a comment; the text itself stays with the back end."""
+    """A comment as it is published; its full text stays with the back end."""
 
     id: str
     kind: Literal["reply", "note"]
@@ -136,7 +136,7 @@ class Comment(Struct, gc=False):
 
 
 class StoredChange(Struct, gc=False):
-    """One change clients have to be told of: `changes` is field → [old, new]; `at` and `createdAt` are Unix ms."""
+    """The data of a pending event. `changes` is field → [old, new]; `at` and `createdAt` are Unix ms."""
 
     version: int
     at: int
@@ -151,21 +151,21 @@ class StoredChange(Struct, gc=False):
 
 
 class Outcome(Struct, frozen=True):
-    """What became of a write: `done` is False if there was nothing to do. `pending` has older changes first.
+    """The result of a write. `done` is False if there was nothing to do. `pending` has the oldest event first.
 
-    `late`: nothing was done since all of it is older than what is known.
+    `late`: nothing was done because the whole change is older than what is known.
     """
 
     done: bool
     created: bool
     version: int
-    offset: Offset  # of what was told last before this
+    offset: Offset  # of the last event published before this change
     pending: list[PendingEvent]
     late: bool = False
 
 
 class Facts(Struct, frozen=True):
-    """What decides who may read a ticket."""
+    """The fields that decide who may read a ticket."""
 
     teamId: str | None
     requesterId: str | None
@@ -174,7 +174,7 @@ class Facts(Struct, frozen=True):
 
 
 class TicketCounts(Struct, frozen=True):
-    """`byPriority` and `unassigned` count open work: what is neither solved nor closed."""
+    """`byPriority` and `unassigned` count open work: tickets that are neither solved nor closed."""
 
     total: int
     unsolved: int
@@ -200,29 +200,29 @@ class TicketStore:
         self.pending = PendingEvents(valkey, name)
 
     async def put(self, ticket_id: str, change: TicketChange) -> Outcome:
-        """Create or change a ticket. Each change is one version; a change of nothing is none.
+        """Create or change a ticket. Each change is one version; a change without effect makes none.
 
-        Raises UNAVAILABLE; CONFLICT with `version` if the ticket has another one than the change asks for.
+        Raises UNAVAILABLE; CONFLICT with `version` if the ticket has another version than the change expects.
         """
         given = {name: value for name in _NAMES if (value := getattr(change, name)) is not UNSET}
-        for people in ("watchers", "customerWatchers"):  # sets; sorted, so that equal ones are equal texts
+        for people in ("watchers", "customerWatchers"):  # sets; sorted, so that equal sets are equal texts
             if people in given:
                 given[people] = sorted(set(given[people]))
         by = None if change.by is UNSET else change.by
         return await self._change("put", ticket_id, given, by, guard=change.guard)
 
     async def delete(self, ticket_id: str, guard: Guard = Guard()) -> Outcome:
-        """Forget a ticket, all but its version and time for a day; `done` is False if there was none.
+        """Delete a ticket. Its version and time stay for a day. `done` is False if there was no such ticket.
 
         Raises as `put`.
         """
         return await self._change("delete", ticket_id, guard=guard)
 
     async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Outcome:
-        """Put down that a ticket was commented. With `remember`, the same comment within a day is nothing new.
+        """Store that a ticket got a comment. With `remember`, the same comment within a day has no effect.
 
-        Not a version: the fields stay as they are. Raises NOT_FOUND, UNAVAILABLE; CONFLICT if another comment of the
-        ticket had this id within a day.
+        It makes no version, because the fields stay as they are. Raises NOT_FOUND, UNAVAILABLE; CONFLICT if another
+        comment of the ticket had this id within a day.
         """
         outcome = await self._change("comment", ticket_id, comment=comment, known_as=comment.id if remember else "")
         if not outcome.done and not outcome.version:
@@ -230,12 +230,12 @@ class TicketStore:
         return outcome
 
     async def mark_published(self, ticket_id: str, seq: int, offset: Offset) -> None:
-        """The log has everything up to `seq`, the last of it at `offset`. Raises UNAVAILABLE."""
+        """Store that the log has the events up to `seq`, the last one at `offset`. Raises UNAVAILABLE."""
         await self._valkey.call(OFFSET, [self.base], [ticket_id, seq, offset])
 
     async def get(self, ticket_id: str) -> Ticket | None:
         row = _pairs(await self._valkey.command("HGETALL", self._key(ticket_id)))
-        if "subject" not in row:  # none, or what a deleted one left behind
+        if "subject" not in row:  # no ticket, or what is left of a deleted one
             return None
         fields = json.decode(_read_fields, _object({name: row[name] for name in _NAMES if name in row}))
         return _ticket(ticket_id, int(row["version"]), int(row["createdAt"]), int(row["updatedAt"]), fields)
@@ -246,16 +246,16 @@ class TicketStore:
         known = {name: text for name, text in zip(names, values, strict=True) if text is not None}
         if "watchers" not in known:
             return None
-        return json.decode(_read_facts, _object(known))  # a version before had no customerWatchers
+        return json.decode(_read_facts, _object(known))  # an earlier version of this server stored no customerWatchers
 
     async def right(self, ticket_id: str, names: Collection[str]) -> Right:
-        """Return since when, without a break, the ticket has been open to who goes by these names.
+        """Return since when, without a break, the ticket has been open to somebody with one of these grants.
 
-        Names are LIFE (from its creation on), AGENTS (while it is of no team), `team:<id>` and `user:<id>`; of several
-        the oldest counts. Nothing is known of a ticket that nobody pushed.
+        Grants are LIFE (from its creation on), AGENTS (while it has no team), `team:<id>` and `user:<id>`; the oldest
+        one counts. For a ticket that nobody pushed the answer is an empty Right.
         """
         texts, created_ms = await self._valkey.command("HMGET", self._key(ticket_id), "grants", "createdAt")
-        if texts is None:  # of a version that did not note it
+        if texts is None:  # stored by a version of this server without grants
             return Right(Offset(f"{created_ms}-0") if created_ms else NO_OFFSET)
         grants = [text.split(" ") for name, text in json.decode(_read_grants, texts).items() if name in names]
         rights = [Right(Offset(offset), life) for life, offset in grants]
@@ -267,7 +267,7 @@ class TicketStore:
         return 0 if subject is None else int(version)
 
     async def counts(self) -> TicketCounts:
-        """Return how many tickets there are of each kind: one small hash, however many there are."""
+        """Return the numbers of tickets by status and priority. Reads one small hash, whatever their number."""
         row = _pairs(await self._valkey.command("HGETALL", f"{self.base}-counts"))
 
         def count(name: str) -> int:
@@ -315,7 +315,7 @@ def microseconds(at: datetime) -> int:
 
 
 def read_change(record: PendingEvent) -> StoredChange:
-    """Return what the record of a ticket's change says."""
+    """Parse the data of a pending event."""
     return json.decode(_read_change, record.data)
 
 

@@ -1,12 +1,12 @@
-"""Who looks at and who types on tickets: what this node knows of its own sockets, and how all nodes hear of it.
+"""Viewers: who views a ticket in the sockets of this node, and how the other nodes and the staff see it.
 
-Facts for all nodes lie in helpdesk/viewer_store.py. What should lie there follows from the state here alone, so a
-write that failed is simply made again. `ticket:viewers` is the whole list, read a moment after a change and not with
-it: of two changes at once on two nodes the list that arrives last then holds both. Typing: typing.py.
+viewer_store.py holds the facts of all nodes. What it should hold follows from the state here alone, so a write that
+failed is simply repeated. `ticket:viewers` is the whole list, read a moment after a change and not together with it: if
+two nodes change it at once, the list that arrives last then has both changes. For typing see typing_indicators.py.
 
-A user with two tabs looks as long as one does. A view belongs to a socket, not to its sid: a session that comes back
-has the same sid, and may be here before its old socket's end is told. A node that stops takes nobody off: its clients
-are on their way to other nodes, and those do it after a moment.
+A user with two tabs views a ticket as long as one tab does. A view belongs to a socket, not to its sid: a session that
+comes back has the same sid, and may be here before its old socket has left. A node that stops removes nobody: its
+clients are on their way to other nodes, which clear its entries after a moment.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from insightdesk_rt.helpdesk.pages import fitting
 from insightdesk_rt.helpdesk.typing_indicators import TYPING_MS, ShownTyping, TypingIndicators
 from insightdesk_rt.helpdesk.viewer_store import Viewer, ViewerStore, ViewState
 
-SETTLE_MS = 200  # many times what a message between two nodes takes, and too short to be missed
+SETTLE_MS = 200  # many times what a message between two nodes takes, and too short to be noticed
 RETRY_MS = 1_000
-BATCH = 500  # views per pipeline: some 20 ms, in which other commands wait
-PARTS = 16  # of a page, is what a list of viewers may have: some 130 with usual names
-GRACE_MS = 2_000  # a page reloads in one or two seconds; nobody should see its reader vanish and come back
+BATCH = 500  # views per pipeline: some 20 ms in which other commands wait
+PARTS = 16  # a list of viewers may have this fraction of `page_bytes`: some 130 people with usual names
+GRACE_MS = 2_000  # a page reloads in one or two seconds, and its viewer should not vanish and come back
 
 
 class TicketTyping(Outbound):
@@ -49,12 +49,12 @@ def stop_typing(ticket_id: str, who: Named) -> TicketStopTyping:
     return TicketStopTyping(ticket_id, who.user_id, who.customer_id)
 
 
-# In another tab of the same user it is shown.
+# The user's other tabs get it.
 SHOWN = ShownTyping(TicketTyping, stop_typing, ticket_room, lambda key, sid: (sid,) if sid else ())
 
 
 class TicketViewers(Outbound):
-    """All who look at the ticket; for staff. `more`: they are too many for one list, which has those who came first."""
+    """All viewers of the ticket; for staff. `more`: there are more than fit, and the list has those who came first."""
 
     event: ClassVar[str] = "ticket:viewers"
     ticketId: str
@@ -63,7 +63,7 @@ class TicketViewers(Outbound):
 
 
 class Here(NamedTuple):
-    """Who looks and who types. `more`: they are not all."""
+    """Viewers and typing users. `more`: the lists are not complete."""
 
     viewers: list[Viewer]
     typing: list[Person]
@@ -71,7 +71,7 @@ class Here(NamedTuple):
 
 
 class ViewedTicket(NamedTuple):
-    socket: Socket  # whose end ends it
+    socket: Socket  # the view ends when this socket leaves
     person: Person
     state: ViewState
 
@@ -85,19 +85,19 @@ class ViewerTracker:
         self._settling: set[str] = set()
 
     async def live(self, ticket_id: str) -> Here:
-        """Return who looks and types, on all nodes, as far as they fit into a list. Raises RtError UNAVAILABLE."""
+        """Return viewers and typing users of all nodes, as many as fit into a list. Raises RtError UNAVAILABLE."""
         live = await self._store.live(ticket_id)
         limit_bytes = self._namespace.hub.page_bytes // PARTS
         viewers, more_viewers = fitting(live.viewers, limit_bytes)
         typing, more_typing = fitting(live.typing, limit_bytes)
         return Here(viewers, typing, more_viewers or more_typing)
 
-    # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── viewing ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def view(self, socket: Socket, ticket_id: str, state: ViewState | None = None) -> None:
-        """The socket looks at the ticket. Without a state: as it did before, or `viewing`.
+        """Store that the socket views the ticket. Without a state: in its last state, or `viewing`.
 
-        One that went while it was let in joined nothing that its end could take back, and looks at nothing.
+        A socket that left while it was being let in is ignored, because no later `leave` would undo this.
         """
         if socket.gone:
             return
@@ -107,12 +107,12 @@ class ViewerTracker:
         await self._settle(socket.sid, ticket_id)
 
     def leave(self, socket: Socket, ticket_id: str) -> None:
-        """The socket is out of the ticket: it neither looks nor types there."""
+        """The socket closed the ticket: it neither views it nor types there any more."""
         self.typing.stop(socket, ticket_id)
         self._stop_viewing(socket, [ticket_id])
 
     def socket_left(self, socket: Socket, ticket_ids: Collection[str], may_return: bool) -> None:
-        """The socket is gone. It types no more; it still looks for a moment, if it may come back."""
+        """The socket left. It stops typing. If it may come back, it stays a viewer for a moment."""
         for ticket_id in ticket_ids:
             self.typing.stop(socket, ticket_id)
         if may_return:
@@ -121,7 +121,7 @@ class ViewerTracker:
             self._stop_viewing(socket, ticket_ids)
 
     def socket_returned(self, socket: Socket, ticket_ids: Collection[str]) -> None:
-        """A session that came back looks on, in the socket that it has now."""
+        """A session came back: it goes on viewing, now in this socket."""
         for ticket_id in ticket_ids:
             if view := self._views.get((socket.sid, ticket_id)):
                 self._views[socket.sid, ticket_id] = view._replace(socket=socket)
@@ -134,7 +134,7 @@ class ViewerTracker:
                 self._namespace.spawn(self._settle(socket.sid, ticket_id), "leaving a ticket")
 
     async def _settle(self, sid: Sid, ticket_id: str) -> None:
-        """Make the store say of this socket and ticket what is true here; if it cannot now, in a second."""
+        """Store what is true of this socket and ticket. If Valkey is unreachable, try again in a second."""
         try:
             await self._put(sid, ticket_id)
         except RtError:
@@ -153,7 +153,7 @@ class ViewerTracker:
         self._namespace.spawn(self._settle(sid, ticket_id), "settling a viewer")
 
     def _viewers_changed(self, ticket_id: str, delay_ms: int) -> None:
-        if ticket_id not in self._settling:  # not put off by each further change
+        if ticket_id not in self._settling:  # further changes must not postpone it
             self._settling.add(ticket_id)
             self._namespace.later(("viewers", ticket_id), delay_ms, self._publish_viewers, ticket_id)
 
@@ -172,7 +172,7 @@ class ViewerTracker:
     # ── nodes come and go ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def re_register(self) -> None:
-        """Put down again all who look from here: Valkey lost it, or the others had declared this node dead.
+        """Store again all views of this node: Valkey lost them, or the other nodes had declared this node dead.
 
         Raises RtError UNAVAILABLE: call it again.
         """
@@ -181,13 +181,13 @@ class ViewerTracker:
             await asyncio.gather(*(self._put(sid, ticket_id) for sid, ticket_id in todo[start : start + BATCH]))
 
     async def node_lost(self, node: str) -> None:
-        """Take off and tell what the sockets of a node did that died or stopped, once they had time to come back here.
+        """Remove and publish what the sockets of a lost node did, after a moment in which they may come back here.
 
         Raises RtError UNAVAILABLE: call it again.
         """
-        over = asyncio.Event()
-        self._namespace.later(over, GRACE_MS, over.set)
-        await over.wait()
+        ended = asyncio.Event()
+        self._namespace.later(ended, GRACE_MS, ended.set)
+        await ended.wait()
         async for batch in self._store.drop_node(node):
             await asyncio.gather(*(self._publish_after_drop(ticket_id, typing) for ticket_id, typing in batch.items()))
 

@@ -1,5 +1,7 @@
--- Note who of the staff is on /tickets now. KEYS 1 readers: zset user as JSON -> when last seen, ms
--- ARGV 1 how long one counts, ms   2... users
+-- Store the staff that is connected to /tickets now.
+--
+-- KEYS  readers: zset of users as JSON → when last seen, in ms
+-- ARGV  milliseconds for which a user counts · users…
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i = 2, #ARGV do

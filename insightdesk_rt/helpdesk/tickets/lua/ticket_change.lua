@@ -1,23 +1,23 @@
--- Change one ticket (after pending_events.lua): in one step, so that two changes at once get two versions and the counts always
--- add up.
+-- Change one ticket (after pending_events.lua). One step, so that two changes at once get two versions and the counts
+-- always add up.
 --
--- <base>:<ticketId>  hash: each field as JSON text, version, createdAt, updatedAt (ms), seq, and the offset and seq of
---                    what was told last: offset, told; and grants (below). at:<field> is when the back end changed a field,
---                    in Unix microseconds, if it ever said so; gone the newest of these of a ticket that was deleted
+-- <base>:<ticketId>  hash: each field as JSON text; version, createdAt, updatedAt (ms), seq; offset and told: offset and
+--                    seq of the last published event; grants (below). at:<field>: when the back end changed a field, in
+--                    Unix microseconds, if it ever sent a time; gone: the newest of these times of a deleted ticket
 -- <base>-counts      hash: total, unsolved, unassigned, status:<status>, priority:<priority>
--- <base>-comment:<ticketId>:<id>  this comment is known: a digest of what it says
+-- <base>-comment:<ticketId>:<id>  digest of a comment that is known
 --
--- KEYS  base · tops (hash: namespace -> last id of its log)
--- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id of the comment to know it by, or "" · namespace
---       · its event's `once` (pending_events.lua), or "" · when the back end did it, in Unix microseconds, or ""
+-- KEYS  base · tops (hash: namespace → last id of its log)
+-- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id that makes a comment known, or "" · namespace
+--       · `once` of its event (pending_events.lua), or "" · when the back end did it, in Unix microseconds, or ""
 --       · the version that the ticket must have, or ""
 --       · for each field: name, default, given ("" if not)
 --       Values, `by` and `comment` are JSON texts ("null" for none); values are compared as texts.
--- Answer {outcome, version, offset of what was told last, records still to be told}
+-- Answer {outcome, version, offset of the last published event, records of pending events}
 --       outcome: 2 created · 1 done · 0 nothing to do · -1 there is no such ticket · -2 another comment has this id
 --                · -3 older than what is known · -4 the ticket has another version
 --
--- A deleted ticket leaves its version behind for a day, so that the versions of one that comes back go on.
+-- The version of a deleted ticket stays for a day, so that a ticket that comes back continues its versions.
 local base = KEYS[1]
 local op, id, by, comment, comment_id, once = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
 local at, expected = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -33,17 +33,17 @@ for i = 1, #flat, 2 do
 end
 local exists = was.subject ~= nil
 
--- A time that has not come yet counts as now: one job with a wrong clock would else make every later change too old.
+-- A time in the future counts as now. Otherwise one job with a wrong clock would make all later changes too old.
 local now_us = now * 1000 + 999
 at = at and math.min(at, now_us)
 local function is_older(than)
   return at ~= nil and than ~= nil and at < tonumber(than)
 end
--- The newest time of all fields, or of a life that is over; nil if the back end never gave one.
+-- The newest time of all fields, or of the ticket before it was deleted; nil if the back end never sent one.
 local newest = tonumber(was.gone)
 
--- A job of the back end may come late. Each field goes by its own time: one that changes the status says nothing of an
--- assignee that was changed before. Two with the same time: the later one to come counts.
+-- A job of the back end may come late. Each field has its own time, since a change of the status says nothing about an
+-- assignee that was changed before. Of two changes with the same time the one that arrives later counts.
 local names, before, after, changes, fields, stamped, taken, late = {}, {}, {}, {}, {}, {}, 0, 0
 for i = 10, #ARGV, 3 do
   local name, default, given = ARGV[i], ARGV[i + 1], ARGV[i + 2]
@@ -52,7 +52,7 @@ for i = 10, #ARGV, 3 do
   if given ~= '' and is_older(changed) then
     given, late = '', late + 1
   elseif given ~= '' and (at or changed) then
-    stamped[#stamped + 1] = name -- a change without a time counts as one of now, for a job that comes late after it
+    stamped[#stamped + 1] = name -- without a time it counts as a change of now, against jobs that come late
   end
   taken = taken + (given ~= '' and 1 or 0)
   names[#names + 1] = name
@@ -68,7 +68,7 @@ local function answer(outcome, version)
   return { outcome, tonumber(version or 0), was.offset or '', pending_events(base, id) }
 end
 
--- How often each thing is there, so that a dashboard reads one hash. Priorities and "unassigned" count open work only.
+-- Numbers for the dashboard, in one hash. Priorities and "unassigned" count open work only.
 local function count(ticket, step)
   local function add(name)
     redis.call('HINCRBY', counts, name, step)
@@ -91,10 +91,10 @@ local function add_ticket_event(kind, version, created)
     once ~= '' and once or nil)
 end
 
--- Since when the ticket has been open to whom, without a break: JSON of name -> "<seq of the change> <offset>". Names are
--- life (whoever may read all), agents (while it has no team), team:<id>; of customers user:<id> where ids are shared,
--- customer:<id> where they are separate. The offset is the log's end at the
--- change; once the change is told, where that was logged (ticket_offset.lua): what was said before is not for them.
+-- Grants: to whom the ticket has been open since when, without a break. JSON of name → "<seq of the change> <offset>".
+-- Names are life (users who may read all tickets), agents (while it has no team), team:<id>; for customers user:<id> where
+-- ids are shared, customer:<id> where they are separate. The offset is the end of the log at the change; once the change
+-- is published, its own offset (ticket_offset.lua). Earlier events are not for them.
 local function opened_to(ticket, what)
   local to = { life = what }
   local team = cjson.decode(ticket.teamId)
@@ -121,14 +121,14 @@ local function grant()
       or opened_to(before, '0 ' .. string.format('%.0f-0', tonumber(was.createdAt)))
   end
   for name in pairs(now_on) do
-    -- A team's agents could read it while it was of no team.
+    -- A team's agents could read it while it had no team.
     local of_none = string.sub(name, 1, 5) == 'team:' and before_it.agents or nil
     now_on[name] = before_it[name] or of_none or now_on[name]
   end
   if now_on.agents then
     for name, since in pairs(before_it) do
       if string.sub(name, 1, 5) == 'team:' then
-        now_on[name] = since -- and go on to
+        now_on[name] = since -- they keep their access
       end
     end
   end
@@ -140,10 +140,10 @@ if op == 'comment' then
     return answer(-1, 0)
   end
   local known = base .. '-comment:' .. id .. ':' .. comment_id
-  local says = redis.sha1hex(comment)
-  if comment_id ~= '' and not redis.call('SET', known, says, 'NX', 'EX', KEPT_S) then
+  local digest = redis.sha1hex(comment)
+  if comment_id ~= '' and not redis.call('SET', known, digest, 'NX', 'EX', KEPT_S) then
     local first = redis.call('GET', known)
-    return answer((first == says or first == '1') and 0 or -2, was.version) -- '1': kept by an older version of this server
+    return answer((first == digest or first == '1') and 0 or -2, was.version) -- '1': stored by an older version of this server
   end
   add_ticket_event('commented', was.version, was.createdAt)
   return answer(1, was.version)
@@ -168,16 +168,16 @@ if op == 'delete' then
   end
   redis.call('EXPIRE', key, KEPT_S)
   add_ticket_event('deleted', version, was.createdAt)
-  -- Whoever may read what is not there (a host's own check decides that) is not told of its former life.
-  local over = redis.call('HGET', key, 'seq') .. ' ' .. (redis.call('HGET', KEYS[2], ARGV[6]) or '0-0')
-  redis.call('HSET', key, 'grants', cjson.encode({ life = over }))
+  -- A host's own check may let users read a ticket that does not exist. They get nothing from before its deletion.
+  local ended = redis.call('HGET', key, 'seq') .. ' ' .. (redis.call('HGET', KEYS[2], ARGV[6]) or '0-0')
+  redis.call('HSET', key, 'grants', cjson.encode({ life = ended }))
   return answer(1, version)
 end
 
 if is_older(was.gone) or (late > 0 and taken == 0) then
   return answer(-3, was.version)
 end
-local stays = exists and #changes == 0 -- also the same again, after an answer that was lost: whatever version it expects
+local stays = exists and #changes == 0 -- also a repeat after a lost answer, whatever version it expects
 if expected and not stays and expected ~= (exists and tonumber(was.version) or 0) then
   return answer(-4, exists and was.version or 0)
 end
