@@ -127,7 +127,7 @@ class Helpdesk:
         row |= {"status": status or row["status"], "priority": priority or row["priority"]}
         row["updatedAt"] = iso(int(time.time() * 1000))
 
-    # ── tickets that somebody else pushed ──────────────────────────────────────────────────────────────────────────
+    # ── tickets that somebody else pushed ────────────────────────────────────────────────────────────────────────────
 
     def pushed(self, ticket: Mapping[str, Any]) -> bool:
         """Take in a ticket that was created; return whether it is somebody else's and new here."""

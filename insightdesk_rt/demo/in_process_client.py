@@ -102,7 +102,7 @@ class InProcessClient:
             self._client.heard()
             self._client.received(self, json.dumps(frame))
 
-    # ── what the server does with its transport ────────────────────────────────────────────────────────────────────
+    # ── what the server does with its transport ──────────────────────────────────────────────────────────────────────
 
     def write(self, messages: list[Encoded]) -> int:
         for message in messages:

@@ -79,7 +79,7 @@ class Demo:
         for line in self._lines.values():
             line.hang_up()
 
-    # ── what the page asks ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── what the page asks ───────────────────────────────────────────────────────────────────────────────────────────
 
     def desk(self) -> dict[str, Any]:
         self._called.set()
@@ -110,7 +110,7 @@ class Demo:
             raise RtError("FORBIDDEN")
         return VISITOR[actor]
 
-    # ── the loops ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the loops ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self) -> None:
         while True:
@@ -155,7 +155,7 @@ class Demo:
             self._lines[key] = made
         return self._lines[key]
 
-    # ── presence ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── presence ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _watch(self, event: str, data: Any) -> None:
         """Bob sees whether the visitor's agent is there."""
@@ -171,7 +171,7 @@ class Demo:
         robot, status = random.choice((PRIYA, JONAS)), random.choice(("online", "online", "busy", "away"))
         await self._line(robot, "/presence").ask("presence:status", status=status)
 
-    # ── tickets ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── tickets ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _answer_mia(self) -> None:
         """Somebody says something on the visitor's own ticket; at once if the visitor came or wrote.
@@ -257,7 +257,7 @@ class Demo:
     def _some_ticket(self) -> str:
         return random.choice([ticket_id for ticket_id in self._desk.rows if ticket_id != MINE])
 
-    # ── chats ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── chats ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _chat(self) -> None:
         """Begin a chat beside those that go on, three at most."""

@@ -161,7 +161,7 @@ class EventRelay:
         return True
 
 
-# ── changes that take access away ──────────────────────────────────────────────────────────────────────────────────
+# ── changes that take access away ────────────────────────────────────────────────────────────────────────────────────
 
 
 async def revoke_then_publish(

@@ -1,4 +1,4 @@
-"""The words of the chat: what clients send with an event, what they are answered, what they are sent. No behaviour.
+"""The payloads of the chat: what clients send with an event, the answers, and the events they are sent. No behaviour.
 
 Times are ISO 8601 in UTC. A message's `id` is its number in the conversation: 1, 2, 3, … without a gap.
 """
@@ -22,7 +22,7 @@ Comment = Annotated[str, Meta(max_length=1_000, pattern=PLAIN)]
 MessageId = Annotated[int, Meta(ge=1, le=2**53)]
 
 
-# ── what clients send ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── what clients send ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class StartChat(Payload):
@@ -37,7 +37,7 @@ class InConversation(Payload):
 
 
 class JoinChat(Payload):
-    """`since`: an offset; what the log holds of the conversation after it is sent first."""
+    """`since`: an offset; the logged events of the conversation after it are sent first."""
 
     conversationId: ConversationId
     since: OffsetText | None = None
@@ -75,11 +75,11 @@ class RateChat(Payload):
     comment: Comment = ""
 
 
-# ── what they are shown of a conversation ──────────────────────────────────────────────────────────────────────────
+# ── parts of answers and events ──────────────────────────────────────────────────────────────────────────────────────
 
 
 class ChatMember(Struct, gc=False):
-    """`online` is as the chat sees it: after a short grace."""
+    """`online`: connected to the chat; it changes after a short grace period."""
 
     id: str
     name: str
@@ -87,14 +87,14 @@ class ChatMember(Struct, gc=False):
 
 
 class ConversationView(Struct, omit_defaults=True):
-    """Fields that do not apply (yet) are missing. `note` is for agents."""
+    """Fields that do not apply (yet) are missing. `note` is for staff."""
 
     conversationId: str
     state: State
     customer: ChatMember
     createdAt: str
     lastMessageId: int
-    readUpTo: dict[str, int]  # by "customer" and "agent"
+    readUpTo: dict[str, int]  # keys: "customer" and "agent"
     subject: str = ""
     teamId: str = ""
     agent: ChatMember | None = None
@@ -118,7 +118,7 @@ class MessageView(Struct, gc=False):
 
 
 class QueueEntry(Struct, omit_defaults=True):
-    """One that waits. `text` is the beginning of its first message; entries are in order by `queuedAt`."""
+    """A waiting conversation. `text` is the beginning of its first message. Entries are sorted by `queuedAt`."""
 
     conversationId: str
     customer: Person
@@ -129,11 +129,11 @@ class QueueEntry(Struct, omit_defaults=True):
     text: str = ""
 
 
-# ── what they are answered ─────────────────────────────────────────────────────────────────────────────────────────
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class ChatStarted(Struct):
-    """`agentsHere`: how many agents are in the chat now, of the team it waits for or of all; admins apart."""
+    """`agentsHere`: number of connected agents of the team it waits for, or of all teams; without admins."""
 
     conversationId: str
     position: int
@@ -141,7 +141,7 @@ class ChatStarted(Struct):
 
 
 class ChatJoined(Struct):
-    """All that happens after `offset` will come. `complete`: the log reached back to `since`. `more`: as in a Page."""
+    """The client gets all events after `offset`. `complete`: the log reached back to `since`. `more`: see MessagePage."""
 
     conversation: ConversationView
     messages: list[MessageView]
@@ -162,7 +162,7 @@ class MessageAccepted(Struct):
 
 
 class MessagePage(Struct):
-    """`more`: there are older ones, which `chat:history` returns."""
+    """`more`: there are older messages, which `chat:history` returns."""
 
     messages: list[MessageView]
     more: bool
@@ -172,7 +172,7 @@ class ChatChanged(Struct):
     conversation: ConversationView
 
 
-# ── what they are sent ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── events that clients are sent ─────────────────────────────────────────────────────────────────────────────────────
 
 
 class ChatMessage(Outbound):
@@ -193,7 +193,7 @@ class ChatTyping(Outbound):
 
 
 class ChatStopTyping(Outbound):
-    """A customer is named by `customerId` where ids are separate; so in the other events here."""
+    """A customer is named by `customerId` where ids are separate; also in the events below."""
 
     event: ClassVar = "chat:stopTyping"
     conversationId: str
@@ -211,7 +211,7 @@ class ReadUpTo(Outbound, kw_only=True):
 
 
 class ChatQueued(Outbound):
-    """Not logged: one who leaves a long queue would fill the log. The place is also in `chat:conversation`."""
+    """Not logged: a customer who leaves a long queue would fill the log. `chat:conversation` has the place too."""
 
     event: ClassVar = "chat:queued"
     conversationId: str
@@ -219,9 +219,9 @@ class ChatQueued(Outbound):
 
 
 class ChatQueue(Outbound):
-    """Either all that waits (on connect: `waiting` replaces what was known), or what has changed.
+    """Either the whole queue (on connect; `waiting` replaces what the client knew), or what changed.
 
-    A long queue comes in parts: the first as `waiting`, the others as `added`.
+    A long queue comes in parts: the first one as `waiting`, the others as `added`.
     """
 
     event: ClassVar = "chat:queue"
@@ -240,7 +240,7 @@ class ChatTaken(Outbound):
 
 
 class ChatTransferred(Outbound):
-    """`agent` has it now; without one it waits again. `by` is missing when the server did it: its agent was gone."""
+    """`agent` has it now; without `agent` it waits again. `by` is missing if the server did it: its agent was gone."""
 
     event: ClassVar = "chat:transferred"
     logged: ClassVar = True
@@ -255,7 +255,7 @@ class ChatTransferred(Outbound):
 
 
 class ChatClosed(Outbound):
-    """`by` is missing when the server did it."""
+    """`by` is missing if the server did it."""
 
     event: ClassVar = "chat:closed"
     logged: ClassVar = True
@@ -274,7 +274,7 @@ class ChatRated(Outbound):
 
 
 class ChatOpened(Outbound):
-    """Sent on connect for each open conversation of one's own, and to a customer's other devices when one begins."""
+    """Sent on connect for each of the user's open conversations, and to a customer's other devices when one begins."""
 
     event: ClassVar = "chat:conversation"
     logged: ClassVar = True
@@ -282,7 +282,7 @@ class ChatOpened(Outbound):
 
 
 class JoinedConversation(Outbound):
-    """All that happens in it after `offset` will come; to the device that joined."""
+    """Sent to the device that joined: it gets every event of the conversation after `offset`."""
 
     event: ClassVar = "chat:joined"
     conversationId: str
@@ -297,7 +297,7 @@ class IdleWarning(Outbound):
 
 
 class PresentAgents(Outbound, kw_only=True):
-    """A member came (back) or went; `online` after the grace of presence."""
+    """A member connected or left; sent after the grace period of presence."""
 
     event: ClassVar = "chat:presence"
     logged: ClassVar = True
@@ -307,7 +307,7 @@ class PresentAgents(Outbound, kw_only=True):
     online: bool
 
 
-# ── from facts to words ────────────────────────────────────────────────────────────────────────────────────────────
+# ── from facts to payloads ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def at(ms: int) -> str:

@@ -1,15 +1,15 @@
-"""What has changed in the chat, made known: which event goes to whom.
+"""Which event of the chat goes to whom.
 
-chat:message  chat:read       who has joined the conversation
+chat:message  chat:read       everybody who has the conversation open
 chat:presence
 chat:accepted  chat:closed    also all devices of its customer and of its agent
 chat:idleWarning  chat:rated
-chat:transferred              the same, the old and the new agent; its note goes to staff alone
+chat:transferred              the same, and the old and the new agent; its note goes to staff only
 chat:queue                    the staff who may take it: the team and admins; without a team all agents. Never a
-                              customer, whatever a token says of a team
+                              customer, whatever team a token names
 chat:conversation             all devices of its customer, when it begins
 
-Agents are told in an event of their own, which leaves out customers: one of them may have an agent's id.
+Agents get an event of their own that leaves out customers, because a customer may have the same id as an agent.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STAFF = (role_room("agent"), role_room("admin"))
 
 
 class ChatFact(Struct, gc=False):
-    """What the scripts record of a change (`report` in chat_lib.lua): the conversation then, who did it, and more."""
+    """The data of a pending event (`report` in chat_lib.lua): the conversation then, who changed it, and more."""
 
     conversationId: str
     customerId: str
@@ -64,7 +64,7 @@ class ChatFact(Struct, gc=False):
     state: State = "waiting"
     reason: Reason = "agent"
     userId: str = ""
-    side: Literal["", "customer", "agent"] = ""  # whose id that is
+    side: Literal["", "customer", "agent"] = ""  # whose id `userId` is
     upTo: int = 0
     online: bool = False
     score: int = 0
@@ -82,12 +82,12 @@ class ChatFeed:
         self._keys = keys
 
     async def publish(self, change: PendingEvent) -> Offset:
-        """Log the events of one change, under ids of its own. Returns the last one's offset. Raises RtError."""
+        """Log the events of one change, under ids made of its id. Returns the last offset. Raises RtError."""
         if change.kind == "message":
             m = json.decode(_message, change.data)
             message = out.ChatMessage(change.subject, m.id, out.at(m.at), m.author, m.text, m.clientId)
             return await self._emit(message, chat_room(change.subject), id=change.id)
-        if change.kind == "place":  # of an older version of this server, which logged it
+        if change.kind == "place":  # from an older version of this server, which logged it
             return NO_OFFSET
         publish: Any = getattr(self, "_" + change.kind)
         offset: Offset = await publish(json.decode(_fact, change.data), change.id)
@@ -163,11 +163,11 @@ class ChatFeed:
         return user_room(self._keys.customer(fact.customerId))
 
     def _customer_rooms(self, fact: ChatFact) -> list[Room]:
-        """Return the rooms of whoever has joined it, agents too, and of all devices of its customer."""
+        """Return the room of everybody who has it open, agents too, and the room of its customer's devices."""
         return [chat_room(fact.conversationId), self._customer_room(fact)]
 
     async def _to_members(self, event: Any, fact: ChatFact, id: str) -> Offset:
-        """Log an event for whoever has joined and all devices of the customer, and one for those of the agent."""
+        """Log an event for everybody who has it open and the customer's devices, and one for the agent's devices."""
         rooms = self._customer_rooms(fact)
         if fact.agentId:
             await self._emit(
@@ -180,4 +180,5 @@ class ChatFeed:
 
 
 def takers(team_id: str) -> list[Room]:
+    """Return the rooms of the staff that may take a conversation waiting for this team."""
     return [team_room(team_id) if team_id else role_room("agent"), role_room("admin")]

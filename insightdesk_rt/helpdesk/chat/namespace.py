@@ -1,13 +1,13 @@
-"""Chat: a customer asks, waits, and talks with an agent; the server owns every step and its clocks.
+"""The namespace /chat: a customer asks, waits, and talks with an agent. The server owns every step and all deadlines.
 
 waiting → active → (waiting →) … → closed. Rooms: chat:<id> for all who have a conversation open, chat-staff:<id> for
-the agents among them. Facts: helpdesk/chat/store.py, which also holds who may do what. chat_events.py has the words,
-chat_feed.py what is told to whom. A change is stored before it is told (telling.py). An answer "ok" means that the log
-has its events. After UNAVAILABLE the same request again, or the node that leads, logs what is missing; nothing is done
-twice.
+the agents among them. store.py holds the facts and the access rules, events.py the payloads; feed.py decides which
+event goes to whom. A change is stored before its event is published (pending_events.py). An answer "ok" means that the
+log has the events. After UNAVAILABLE the same request again, or the node that leads, logs what is missing; nothing is
+done twice.
 
-A customer whose last connection is gone keeps the place in the queue for a minute, then the conversation is closed as
-"abandoned"; an agent who is gone for two loses the conversation to the queue, where it has the place it had.
+A customer whose last connection is gone keeps the place in the queue for a minute; then the conversation is closed as
+"abandoned". An agent who is gone for two minutes loses the conversation to the queue, where it gets its old place.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ from insightdesk_rt.helpdesk.presence.store import PresenceStore
 from insightdesk_rt.helpdesk.typing_indicators import TYPING_MS, ShownTyping, TypingIndicators
 from insightdesk_rt.helpdesk.viewer_store import ViewerStore
 
-RECENT = 50  # messages that come with a conversation; chat:history has the rest
-AGAIN_BATCH = 500  # messages put down again at once
-# A stock client keeps what was typed while it was offline, and sends all of it in one go when it is back.
+RECENT = 50  # messages sent with a conversation; chat:history returns the rest
+AGAIN_BATCH = 500  # messages stored again at once
+# A stock client keeps what was typed while it was offline, and sends all of it at once when it is back.
 MESSAGES = Rate(5, per_s=1, burst=30)
 CUSTOMERS: frozenset[Role] = frozenset({"customer"})
 CHAT_ROOM = chat_room("")
-# Not on the user's other devices: they show what was said there as the user's own.
+# The user's other devices do not get it: there the user would see their own typing.
 SHOWN = ShownTyping(
     words.ChatTyping,
     lambda conversation_id, who: words.ChatStopTyping(conversation_id, who.user_id, who.customer_id),
@@ -80,13 +80,13 @@ SHOWN = ShownTyping(
 )
 
 
-_read_said = msgspec.json.Decoder(words.ChatMessage)
+_read_message = msgspec.json.Decoder(words.ChatMessage)
 
 
 class Chat(Namespace):
     """`present`: who is connected to the chat; `typing`: who types; `incarnation`: this node's present life.
 
-    `recheck_on_all_nodes` calls `recheck_access` on every node; None means that this is the only one.
+    `recheck_on_all_nodes` calls `recheck_access` on every node; None: this is the only node.
     """
 
     path = "/chat"
@@ -113,7 +113,7 @@ class Chat(Namespace):
         self._keys = keys
         self._feed = ChatFeed(self, keys)
         self._relay = EventRelay(store.pending, self._publish_event, self.spawn, self._revoke)
-        self._arrivals = EventRelay(present.pending, self._arrived, self.spawn)
+        self._arrivals = EventRelay(present.pending, self._publish_presence, self.spawn)
         self.connected_users = ConnectedUsers(present, incarnation, self._arrivals, fenced)
         self._incarnation = incarnation
         self._rechecked_as = incarnation()
@@ -123,7 +123,7 @@ class Chat(Namespace):
     def build(cls, context: Context) -> Chat:
         settings, keys = context.settings.of(ChatSettings), context.settings.user_keys
         idle_ms = settings.chat_idle_timeout_s * 1000
-        # Who is connected to the chat is another fact than who shows as online: an agent may be one without the other.
+        # Connected to the chat is not the same as online: an agent may be one without the other.
         present = PresenceStore(context.valkey, settings.presence_grace_ms, CHATTING)
         rules = ChatTimes(
             waiting_timeout_ms=settings.chat_waiting_timeout_s * 1000,
@@ -150,7 +150,7 @@ class Chat(Namespace):
     async def still_allowed(
         self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}
     ) -> Collection[Room]:
-        """Before anything of a conversation is replayed: may the user still see it, and might all the time?"""
+        """Keep the rooms of conversations that the user may see now, and could see during the whole absence."""
         kept = []
         for room in rooms:
             _, _, conversation_id = room.partition(":")
@@ -160,7 +160,7 @@ class Chat(Namespace):
                     continue
                 began = starts.get(chat_room(conversation_id), Right())
                 if began.life not in ("", conversation.right_of(user).life):
-                    continue  # it was another's meanwhile
+                    continue  # it was another agent's in the meantime
             kept.append(room)
         return kept
 
@@ -169,12 +169,12 @@ class Chat(Namespace):
             socket.emit("resync", json.dumps({"rooms": sorted(rooms)}))
 
     async def joined(self, socket: Socket) -> None:
-        """Say which conversations are open, and show an agent the queue. Who came back has rooms: see that they may."""
+        """Send the user's open conversations, and the queue to staff. Check the rooms of a session that came back."""
         await self.connected_users.add(socket)
         try:
             for conversation_id in conversations(socket):
                 await self.recheck_access(conversation_id)
-        except RtError:  # it is not known whether it may: the client comes back and is asked for again
+        except RtError:  # access is unknown: the client reconnects, and is checked then
             socket.client.close(CloseReason.UNAVAILABLE)
             return
         for conversation in await self.store.mine(socket.user):
@@ -188,11 +188,11 @@ class Chat(Namespace):
             self._typing.stop(socket, conversation_id)
         await self.connected_users.remove(socket)
 
-    # ── the life of a conversation ─────────────────────────────────────────────────────────────────────────────────
+    # ── the life of a conversation ───────────────────────────────────────────────────────────────────────────────────
 
     @event("chat:start", allow=CUSTOMERS, limit=Rate(20, per_s=60))
     async def start(self, socket: Socket, ask: words.StartChat) -> words.ChatStarted:
-        """Begin to wait for an agent, of a team or of any. CONFLICT: too many of the customer's are open."""
+        """Begin to wait for an agent, of a team or of any. CONFLICT: the customer has too many open conversations."""
         change = await self.store.start(socket.user, ask.clientId, ask.subject, ask.teamId or "", ask.text or "")
         await self._enter(socket, change.conversation.id)
         await self._relay.publish_or_raise(change.pending)
@@ -200,47 +200,47 @@ class Chat(Namespace):
 
     @event("chat:join", limit=PAGE)
     async def join(self, socket: Socket, ask: words.JoinChat) -> words.ChatJoined:
-        """Open a conversation: FORBIDDEN unless it is the customer's, the agent's, or one the agent might take."""
+        """Open a conversation. FORBIDDEN unless it is the customer's, the agent's, or one that the agent may take."""
         seen = await self.store.view(socket.user, ask.conversationId, 0)
         since = Offset(ask.since) if ask.since else None
         joined = await self._enter(socket, ask.conversationId, since, seen.conversation.right_of(socket.user))
         try:
-            # After the join: what is said meanwhile is in both or in one. And who lost access meanwhile is refused.
+            # After the join, so that no message is missing from both, and lost access is noticed.
             page = await self._page(socket, ask.conversationId)
         except BaseException:
             self._take_out(socket, ask.conversationId)
             raise
-        told = words.JoinedConversation(ask.conversationId, joined.offset)
-        self.tell_joined(socket, told.event, json.encode_struct(told))
+        answer = words.JoinedConversation(ask.conversationId, joined.offset)
+        self.tell_joined(socket, answer.event, json.encode_struct(answer))
         if not joined.complete:
             socket.emit("resync", json.dumps({"rooms": [chat_room(ask.conversationId)]}))
         return words.ChatJoined(page.conversation, page.messages, joined.offset, joined.complete, page.more)
 
     @event("chat:leave", limit=PAGE)
     def leave(self, socket: Socket, ask: words.InConversation) -> None:
-        """Close it on this device; one that is not open too."""
+        """Close a conversation on this device. Idempotent."""
         self._typing.stop(socket, ask.conversationId)
         self._take_out(socket, ask.conversationId)
 
     @event("chat:accept", allow=STAFF)
     async def accept(self, socket: Socket, ask: words.InConversation) -> words.ChatAccepted:
-        """Take a conversation that waits. Exactly one does; the others are told CONFLICT with the `agent` who did."""
+        """Take a waiting conversation. Exactly one agent gets it; the others get CONFLICT with that `agent`."""
         change = await self.store.accept(socket.user, ask.conversationId)
         was_in = chat_room(ask.conversationId) in socket.rooms
         await self._enter(socket, ask.conversationId, right=change.conversation.right_of(socket.user))
         try:
             await self._relay.publish_or_raise(change.pending)
             return await self._page(socket, ask.conversationId)
-        except RtError as refused:  # somebody took it away meanwhile, or the client was not told that it is in
+        except RtError as refused:  # it was taken away meanwhile, or the client does not know that it is in
             if not was_in or refused.code == "FORBIDDEN":
                 self._take_out(socket, ask.conversationId)
             raise
 
     @event("chat:transfer", allow=STAFF)
     async def transfer(self, socket: Socket, ask: words.TransferChat) -> words.ChatChanged:
-        """Hand it to an agent who is here, or to the queue of a team of which somebody is; it keeps its place.
+        """Hand a conversation to a connected agent, or to the queue of a team that has one. It keeps its place.
 
-        A note is for staff. CONFLICT: the agent, or everybody of the team, is not here; it is closed.
+        A note is for staff. CONFLICT: the agent, or nobody of the team, is connected; or it is closed.
         """
         if not ask.agentId and not ask.teamId:
             raise RtError("BAD_REQUEST", "An agentId or a teamId is needed.", field="agentId")
@@ -252,7 +252,7 @@ class Chat(Namespace):
 
     @event("chat:close")
     async def end(self, socket: Socket, ask: words.InConversation) -> words.ChatChanged:
-        """End it: its customer or agent, an admin; while it waits also whoever may take it. Again is nothing."""
+        """End a conversation. Its customer, its agent and admins may; agents who may take it, while it waits. Idempotent."""
         self._typing.stop(socket, ask.conversationId)
         change = await self.store.close(socket.user, ask.conversationId)
         await self._relay.publish_or_raise(change.pending)
@@ -260,37 +260,37 @@ class Chat(Namespace):
 
     @event("chat:rate", allow=CUSTOMERS)
     async def rate(self, socket: Socket, ask: words.RateChat) -> None:
-        """Say how it was, once, after the end: before, and otherwise again, CONFLICT."""
+        """Rate a closed conversation, once. CONFLICT: it is not closed, or was rated differently."""
         change = await self.store.rate(socket.user, ask.conversationId, ask.score, ask.comment)
         await self._relay.publish_or_raise(change.pending)
 
     async def publish_change(self, change: ConversationChange) -> words.ConversationView:
-        """Log the events of a change that somebody made through `store`; return the conversation as staff see it.
+        """Log the events of a change that was made through `store`; return the conversation as staff see it.
 
-        Raises RtError UNAVAILABLE; the same change again then logs what is missing.
+        Raises RtError UNAVAILABLE; the same change again logs what is missing.
         """
         await self._relay.publish_or_raise(change.pending)
         return words.view(change.conversation, True)
 
-    # ── talk ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── talk ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @event(words.ChatMessage.event, limit=MESSAGES)
     async def message(self, socket: Socket, ask: words.SendMessage) -> words.MessageAccepted:
-        """Say something, to a closed conversation CONFLICT. The same clientId again: the same answer, nothing said."""
+        """Send a message. CONFLICT: the conversation is closed. The same clientId again gets the same answer."""
         self._typing.stop(socket, ask.conversationId)
-        said = await self.store.message(socket.user, ask.conversationId, ask.text, ask.clientId)
-        await self._relay.publish_or_raise(said.pending)
-        return words.MessageAccepted(said.id, words.at(said.at))
+        message = await self.store.message(socket.user, ask.conversationId, ask.text, ask.clientId)
+        await self._relay.publish_or_raise(message.pending)
+        return words.MessageAccepted(message.id, words.at(message.at))
 
     @event(words.ReadUpTo.event, limit=PAGE)
     async def read(self, socket: Socket, ask: words.MarkChatRead) -> None:
-        """Everything up to a message was read; the others see it. Never less than before."""
+        """Mark everything up to a message as read, and show it to the others. The mark never moves back."""
         change = await self.store.read(socket.user, ask.conversationId, ask.upTo)
         await self._relay.publish_or_raise(change.pending)
 
     @event("chat:history", limit=PAGE)
     async def history(self, socket: Socket, ask: words.ReadHistory) -> words.MessagePage:
-        """Return the messages before one, in order; `more`: there are older ones."""
+        """Return the messages before a message, in order. `more`: there are older ones."""
         page = await self.store.view(socket.user, ask.conversationId, ask.limit, ask.before, self.hub.page_bytes)
         return words.MessagePage([words.message_view(message) for message in page.messages], page.more)
 
@@ -302,11 +302,11 @@ class Chat(Namespace):
 
     @event(words.ChatStopTyping.event, limit=PAGE)
     def stop_typing(self, socket: Socket, ask: words.InConversation) -> None:
-        """Stop showing it."""
+        """Stop showing that the user types."""
         self.require_joined(socket, chat_room(ask.conversationId))
         self._typing.stop(socket, ask.conversationId)
 
-    # ── rooms ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── rooms ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _enter(
         self, socket: Socket, conversation_id: str, since: Offset | None = None, right: Right = Right()
@@ -337,7 +337,7 @@ class Chat(Namespace):
             self._typing.stop(socket, conversation_id)
         return len(removed)
 
-    # ── what is shown and told ─────────────────────────────────────────────────────────────────────────────────────
+    # ── what is sent ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _page(self, socket: Socket, conversation_id: str) -> words.ChatAccepted:
         page = await self.store.view(socket.user, conversation_id, RECENT, limit_bytes=self.hub.page_bytes)
@@ -345,9 +345,9 @@ class Chat(Namespace):
         return words.ChatAccepted(words.view(page.conversation, socket.user.is_staff), messages, page.more)
 
     async def _show_queue(self, socket: Socket) -> None:
-        """Send all that waits, in parts where it is long.
+        """Send the queue, a long one in parts.
 
-        Send it again if it changed while it was read: an event of that may have come before it.
+        Send it again if it changed while it was read: the event of that change may have reached the client before.
         """
         shown = None
         while (entries := [words.queue_entry(waiting) for waiting in await self.store.queue(socket.user)]) != shown:
@@ -360,7 +360,7 @@ class Chat(Namespace):
         if change.kind != "transferred":
             await self._feed.publish(change)
             return
-        # Before the change counts as told: if this node dies now, whoever tells it again also does this.
+        # Both before the event counts as published: if this node dies now, the next one to publish it takes access too.
         await publish_then_revoke(
             self._feed.publish(change), lambda offset: self._recheck_on_all_nodes(change.subject, offset)
         )
@@ -369,15 +369,15 @@ class Chat(Namespace):
         if change.kind == "transferred":
             await self._recheck_on_all_nodes(change.subject, NO_OFFSET)
 
-    async def _arrived(self, change: PendingEvent) -> None:
-        """Somebody came into the chat or went out of it."""
+    async def _publish_presence(self, change: PendingEvent) -> None:
+        """Publish in a user's conversations that the user connected or left."""
         await self._relay.publish(await self.store.present(change.subject))
 
-    # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
+    # ── deadlines and other nodes ────────────────────────────────────────────────────────────────────────────────────
 
     @every(1_000, on="leader")
     async def clocks(self) -> None:
-        """Time out what waits too long, warn and close what is silent, tell new places; and what others left untold."""
+        """Do what the deadlines say, publish new places in queues, and publish what other nodes left pending."""
         await self._relay.publish(await self.store.due())
         for place in await self.store.places():
             self.publish(
@@ -394,29 +394,29 @@ class Chat(Namespace):
         await self.store.forget_older(asyncio.get_running_loop().time())
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
-        """Conversations are again as this node left them, and messages in them, under their numbers."""
+        """Store conversations again as this node left them, and their messages under the same numbers."""
         await self.store.put_states_again()
         for start in range(0, len(events), AGAIN_BATCH):
-            # One pipeline: they are asked in this order, and done in this order.
+            # One pipeline: sent in this order, and done in this order.
             await asyncio.gather(*(self._put_down_again(one) for one in events[start : start + AGAIN_BATCH]))
 
     async def _put_down_again(self, event: Event) -> None:
-        said = json.decode(_read_said, event.payload)
-        message = Message(said.id, unix_ms(said.at), said.author, said.text, said.clientId)
-        await self.store.put_down_again(said.conversationId, message)
+        sent = json.decode(_read_message, event.payload)
+        message = Message(sent.id, unix_ms(sent.at), sent.author, sent.text, sent.clientId)
+        await self.store.put_down_again(sent.conversationId, message)
 
     async def re_register(self) -> None:
-        """Valkey forgot, or this node has a new incarnation: say again who is here."""
+        """Store again who is connected here: Valkey forgot it, or this node has a new incarnation."""
         await self.connected_users.re_register()
         if self._rechecked_as != (incarnation := self._incarnation()):
-            # While this node counted as dead nobody waited for it with a transfer.
+            # While this node counted as dead, no transfer waited for it.
             for room in list(self.hub.rooms(self.path).names()):
                 if room.startswith(CHAT_ROOM):
                     await self.recheck_access(room.removeprefix(CHAT_ROOM))
             self._rechecked_as = incarnation
 
     async def node_lost(self, incarnation: str) -> None:
-        """A node is dead; see Presence.node_lost. Raises RtError UNAVAILABLE: not finished, call it again."""
+        """Clear what a dead node held, as in Presence.node_lost. Raises RtError UNAVAILABLE: call it again."""
         await self.connected_users.node_lost(incarnation)
         await self._typing.node_lost(incarnation)
 
@@ -426,5 +426,5 @@ class Chat(Namespace):
 
 
 def conversations(socket: Socket) -> list[str]:
-    """Return the ids of those the socket is (or was) in."""
+    """Return the ids of the conversations that the socket has (or had) open."""
     return [room.removeprefix(CHAT_ROOM) for room in socket.rooms if room.startswith(CHAT_ROOM)]

@@ -1,12 +1,14 @@
-"""Chat: conversations, their messages, the queue they wait in, and the clocks that the server runs for them.
+"""Chat store: conversations, their messages, the queue they wait in, and the deadlines that the server keeps for them.
 
-waiting → active → (waiting →) … → closed. Each change is one script that checks who asks, keeps author and time, sets
-the clocks, and leaves a record of what must be told (untold.py); Valkey's clock is the only one. So of several agents
-who accept at once exactly one does, and a client that repeats a request under the same `clientId` gets the same answer.
+waiting → active → (waiting →) … → closed. Each change is one script. It checks who asks, stores author and time, sets
+the deadlines, and stores the pending event (pending_events.py). Valkey's clock is the only clock. So of several agents
+who accept at once exactly one gets the conversation, and a repeat of a request under the same `clientId` gets the same
+answer.
 
-Who asks for what is not theirs, or is not there, is told FORBIDDEN either way. Closed conversations are kept for
-`kept_s`, open ones end by their clocks. The keys are listed in lua/chat_lib.lua; they are made from ids in there, so
-all must be on one server. Cost: one command per request; the figures of the queue are O(1).
+A user who asks for a conversation that is not theirs, or does not exist, gets FORBIDDEN in both cases. Closed
+conversations are kept for `kept_s`; open ones end by their deadlines. The keys are listed in lua/chat_lib.lua. The
+scripts make them from ids, so all must be on one server. Cost: one command per request; the numbers of the queue are
+O(1).
 """
 
 from __future__ import annotations
@@ -73,20 +75,18 @@ PLACES = load_script(PACKAGE, "chat_places", PENDING_EVENTS, "chat_lib")
 LIST = load_script(PACKAGE, "chat_list", PENDING_EVENTS, "chat_lib", PAGE)
 STATS = load_script(PACKAGE, "chat_stats")
 
-MAX_RECENT = (
-    1_000  # conversations whose last change is kept here, some 2 KB each: more than change in the seconds that count
-)
-MAX_OPEN = 10  # conversations of one customer at a time: nobody reads more, and agents are few
-MAX_MESSAGES = 10_000  # of one conversation: ~3 MB; at the limit of 5 a second half an hour of nothing else
+MAX_RECENT = 1_000  # conversations whose last change is kept here, some 2 KB each: more than change within KEEP_S
+MAX_OPEN = 10  # open conversations of one customer: nobody reads more, and agents are few
+MAX_MESSAGES = 10_000  # per conversation: ~3 MB; half an hour at the limit of 5 messages a second
 MAX_BYTES = 2_000_000  # of one conversation's messages, as JSON
-# Of one customer within a day, texts and what keeps them. A person types some 20 KB an hour; at the allowed rate one
-# account would fill 0.6 GB an hour. It counts for all nodes together, as rate limits do not.
+# Per customer within a day: texts and their overhead. A person types some 20 KB an hour; at the allowed rate one
+# account could fill 0.6 GB an hour. Unlike rate limits it counts for all nodes together.
 DAY_BYTES = 4_000_000
-PAGE_BYTES = 262_144  # of JSON, of the messages in one answer
-MAX_PLACES = 500  # people further back in a queue are told their place once they get this far
+PAGE_BYTES = 262_144  # of JSON: the messages in one answer
+MAX_PLACES = 500  # customers further back in a queue learn their place once they get this far
 PREVIEW = 200  # characters of the first message that agents see before they accept
-SERVER = ("", "server", "", "")  # who asks, where nobody does
-HOUSE = ("", "admin", "", "")  # the same, to look at anything
+SERVER = ("", "server", "", "")  # the asking user, when the server itself acts
+HOUSE = ("", "admin", "", "")  # the same, with access to everything
 
 REFUSALS = {
     "many": "You have as many open conversations as you may have.",
@@ -103,8 +103,10 @@ CHATTING = "chatting"  # the name of the PresenceStore that holds who is connect
 
 
 class ChatTimes(NamedTuple):
-    """`waiting_timeout_ms`: nobody took it. `idle_*`: nobody said anything in an active one. `customer_gone_ms`: the
-    customer left the queue, `agent_gone_ms`: the agent left the conversation; both beyond the roster's own grace.
+    """The deadlines of conversations.
+
+    `waiting_timeout_ms`: no agent took it. `idle_*`: an active one has no new message. `customer_gone_ms`: its customer
+    left while it waited; `agent_gone_ms`: its agent left. Both come after the grace period of presence.
     """
 
     waiting_timeout_ms: int = ChatSettings().chat_waiting_timeout_s * 1000
@@ -117,9 +119,10 @@ class ChatTimes(NamedTuple):
 
 
 class ChatStore:
-    """`present` keeps who is connected to the chat: agents to whom one may transfer, customers who left the queue.
+    """`present` stores who is connected to the chat: agents who can take a transfer, customers who left the queue.
 
-    All wait for `recovered`: after Valkey lost its last second, the numbers of messages go on from those given out.
+    All methods wait for `recovered`: if Valkey lost its last second, message numbers must continue after those that
+    were given out.
     """
 
     def __init__(
@@ -136,23 +139,23 @@ class ChatStore:
         self._keys = [valkey.key(self._name), present.base, Names(valkey.prefix).tops]
         self._queues: Shared[Any] = Shared()
         self.pending = PendingEvents(valkey, self._name)
-        # As the last acknowledged change of this node left them, the oldest first; and what they began with.
-        self._recent: dict[str, tuple[float, Sequence[str]]] = {}  # when, on the loop's clock, and the fields
+        # Conversations after this node's last acknowledged change, the oldest first; and their first messages.
+        self._recent: dict[str, tuple[float, Sequence[str]]] = {}  # time of the event loop, and the fields
         self._first: dict[str, Message] = {}
 
-    # ── what a person asks; all raise RtError FORBIDDEN, CONFLICT where it says so, UNAVAILABLE ────────────────────
+    # ── what users do; all raise RtError FORBIDDEN, UNAVAILABLE, and CONFLICT where it says so ───────────────────────
 
     async def start(
         self, user: User, client_id: str, subject: str = "", team_id: str = "", text: str = ""
     ) -> BegunConversation:
-        """Begin to wait for an agent. The same again under the same `client_id` finds the same conversation.
+        """Begin to wait for an agent. A repeat under the same `client_id` finds the same conversation.
 
-        CONFLICT: MAX_OPEN are open, or something else was asked for under this `client_id`. RATE_LIMITED: DAY_BYTES.
+        CONFLICT: MAX_OPEN are open, or `client_id` was used for another request. RATE_LIMITED: DAY_BYTES.
         """
         body = _body(user, text, client_id) if text else ""
         asked = sha256(json.dumps([subject, team_id, text]).encode()).hexdigest()
         named = urlsafe_b64encode(sha256(once_of(user.id, client_id).encode()).digest()[:12]).decode()
-        # "c" in front: an id that begins with a sign would not pass as one when a client sends it back.
+        # "c" in front: an id must not begin with a sign, or it is refused when a client sends it back.
         new = (
             "c" + named,
             client_id,
@@ -174,14 +177,14 @@ class ChatStore:
         return BegunConversation(*change, int(answer[3]))
 
     async def accept(self, user: User, conversation_id: str) -> ConversationChange:
-        """Take a conversation that waits. CONFLICT with `state` and `agent`: somebody else did, or it is closed."""
+        """Take a waiting conversation. CONFLICT with `state` and `agent`: another agent took it, or it is closed."""
         return self._change(await self._ask(ACCEPT, user, conversation_id))
 
     async def message(self, user: User, conversation_id: str, text: str, client_id: str) -> StoredMessage:
-        """Keep a message of a member. The same text under the same `client_id` is answered the same.
+        """Store a message of a member. The same text under the same `client_id` gets the same answer.
 
-        CONFLICT: closed, MAX_MESSAGES or MAX_BYTES, or another text was said under this `client_id`. RATE_LIMITED: a
-        customer has had DAY_BYTES kept.
+        CONFLICT: closed, MAX_MESSAGES, MAX_BYTES, or `client_id` was used for another text. RATE_LIMITED: the customer
+        has used DAY_BYTES.
         """
         once = once_of(conversation_id, "s" if user.is_staff else "c", user.id, client_id)
         own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once, MAX_BYTES, DAY_BYTES)
@@ -189,7 +192,7 @@ class ChatStore:
         return StoredMessage(int(number), int(at), read_pending(self._name, conversation_id, records))
 
     async def forget_older(self, now_s: float) -> None:
-        """Let go of what Valkey has had for seconds. Call it every second. Raises RtError UNAVAILABLE."""
+        """Forget changes that Valkey has had for KEEP_S. Call it every second. Raises RtError UNAVAILABLE."""
         await self._recovered()
         while self._recent:
             oldest = next(iter(self._recent))
@@ -202,8 +205,9 @@ class ChatStore:
         self._first.pop(conversation_id, None)
 
     async def put_states_again(self) -> int:
-        """Keep conversations as this node changed them last, where Valkey has them older or not at all, and what they
-        began with. Returns how many were lost. Raises RtError UNAVAILABLE.
+        """Store conversations and first messages again, if Valkey lost them or has them older than this node.
+
+        Returns how many were lost. Raises RtError UNAVAILABLE.
         """
         return sum(
             await asyncio.gather(
@@ -218,10 +222,10 @@ class ChatStore:
         return lost
 
     async def put_down_again(self, conversation_id: str, message: Message) -> bool:
-        """Keep an acknowledged message that Valkey may have lost, under its number. Returns whether it was lost.
+        """Store an acknowledged message again under its number, if Valkey lost it. Returns whether it was lost.
 
-        Nothing for a conversation that is not there. If the number was given to another message meanwhile, this one
-        gets the next. Raises RtError UNAVAILABLE.
+        Does nothing if there is no such conversation. If the number was given to another message in the meantime, this
+        one gets the next number. Raises RtError UNAVAILABLE.
         """
         author = message.author
         who = (author.id, author.role, "", author.name)
@@ -230,15 +234,15 @@ class ChatStore:
         return bool(await self._run(AGAIN, who, *own))
 
     async def read(self, user: User, conversation_id: str, upto: int) -> ConversationChange:
-        """A member has read up to a message; never less than before."""
+        """Store up to which message a member has read. The mark never moves back."""
         return self._change(await self._ask(READ, user, conversation_id, upto, durable=False))
 
     async def transfer(
         self, user: User, conversation_id: str, agent_id: str = "", team_id: str = "", note: str = ""
     ) -> ConversationChange:
-        """Hand it to an agent and/or to a team. Its place in a queue is kept.
+        """Hand a conversation to an agent and/or to a team. It keeps its place in the queue.
 
-        CONFLICT: it is closed, the agent is not here, or nobody of another team that it shall wait for is.
+        CONFLICT: it is closed, the agent is not connected, or nobody of the other team is.
         """
         return self._change(await self._ask(TRANSFER, user, conversation_id, agent_id, team_id, note))
 
@@ -246,9 +250,9 @@ class ChatStore:
         return self._change(await self._ask(CLOSE, user, conversation_id))
 
     async def rate(self, user: User, conversation_id: str, score: int, comment: str = "") -> ConversationChange:
-        """The customer's word, after the end. CONFLICT: not closed yet, or rated otherwise already.
+        """Store the customer's rating of a closed conversation. CONFLICT: not closed yet, or rated differently before.
 
-        RATE_LIMITED: there is a comment, and the customer has had DAY_BYTES kept.
+        RATE_LIMITED: there is a comment, and the customer has used DAY_BYTES.
         """
         return self._change(await self._ask(RATE, user, conversation_id, score, comment, DAY_BYTES))
 
@@ -257,7 +261,7 @@ class ChatStore:
     ) -> StoredMessagePage:
         """Return the newest `limit` messages, or those `before` a number, and the conversation.
 
-        They are fewer, but for the newest, if they would be more than `limit_bytes` of JSON.
+        There are fewer if they exceed `limit_bytes` of JSON, but always the newest one.
         """
         own = (conversation_id, "" if before is None else before, limit, limit_bytes)
         answer = await self._ask(VIEW, user, *own, durable=False)
@@ -265,39 +269,39 @@ class ChatStore:
         return StoredMessagePage(conversation(answer[1]), messages, bool(answer[4]))
 
     async def get(self, conversation_id: str) -> Conversation | None:
-        """Return a conversation, whoever asks. Raises RtError UNAVAILABLE."""
+        """Return a conversation without checking access. Raises RtError UNAVAILABLE."""
         answer = await self._call(VIEW, HOUSE, conversation_id, "", 0, 0)
         return conversation(answer[1]) if answer[0] == "ok" else None
 
     async def mine(self, user: User, limit: int = 50) -> list[Conversation]:
-        """Return a customer's open conversations, or those an agent has taken, oldest first."""
+        """Return a customer's open conversations, or those that an agent has taken, oldest first."""
         return [conversation(row) for row in await self._call(MINE, (user.id, user.role, user.team_id, ""), limit)]
 
     async def queue(self, user: User, limit: int = 200) -> list[Conversation]:
-        """Return what waits for an agent (own team and no team) or an admin (all), by place."""
+        """Return conversations waiting for an agent (own team and no team) or an admin (all), in queue order."""
         who = ("", user.role, "" if user.role == "admin" else user.team_id, "")
-        # Hundreds of conversations are looked up for it, and after a restart all agents ask at once.
+        # It reads hundreds of conversations, and after a restart all agents ask at once.
         rows = await self._queues.ask((who, limit), lambda: self._call(QUEUE, who, limit, costly=True))
         return sorted(map(conversation, rows), key=lambda waiting: (waiting.queued_at, waiting.id))
 
     async def listed(self, state: State, limit: int, after: tuple[int, str] | None = None) -> list[ConversationList]:
-        """Return conversations of a state, open ones from the oldest and closed ones from the newest."""
+        """Return conversations in a state: open ones oldest first, closed ones newest first."""
         at, conversation_id = after or ("", "")
         rows = await self._call(LIST, HOUSE, state, limit, at, conversation_id)
         return [ConversationList(int(at), conversation(row)) for at, row in rows]
 
-    # ── what time, and the coming and going of people, does ────────────────────────────────────────────────────────
+    # ── deadlines, and users who connect and leave ───────────────────────────────────────────────────────────────────
 
     async def present(self, key: str) -> list[PendingEvent]:
-        """Look whether the user is here now, and let their conversations know."""
+        """Store in a user's conversations whether the user is connected now. Returns the events to publish."""
         return self._changes(await self._call(PRESENT, SERVER, key))
 
     async def due(self, limit: int = 100) -> list[PendingEvent]:
-        """Do what is due: time out, warn, close, put back. For the node that leads, every second."""
+        """Do what the deadlines say: time out, warn, close, put back. The node that leads calls it every second."""
         return self._changes(await self._call(DUE, SERVER, limit))
 
     async def places(self) -> list[QueuePlace]:
-        """Return the places that have changed since the last call, in all queues. For the leader, every second."""
+        """Return the places in queues that changed since the last call. The leader calls it every second."""
         found: list[QueuePlace] = []
         left = 1
         while left:
@@ -308,7 +312,7 @@ class ChatStore:
     async def queue_stats(self) -> ChatQueueStats:
         return ChatQueueStats(*await self._valkey.call(STATS, self._keys[:1], []))
 
-    # ── the scripts ────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the scripts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _ask(self, run: Script, user: User, *own: Any, durable: bool = True) -> Any:
         who = (user.id, user.role, user.team_id, user.name)
@@ -360,11 +364,11 @@ class ChatStore:
             self._forget(next(iter(self._recent)))
 
     def _changes(self, found: Any) -> list[PendingEvent]:
-        """One conversation may be found twice: what is told twice is heard once."""
+        """A conversation may occur twice: its events then have the same ids, and the log takes each once."""
         return [change for subject, records in found for change in read_pending(self._name, subject, records)]
 
 
 def _body(user: User, text: str, client_id: str) -> str:
-    """Return a message's JSON without its number and time, which the script puts in front."""
+    """Return a message's JSON without its number and time, which the script adds in front."""
     author = Author(user.id, user.name, user.role)
     return json.dumps({"author": author, "text": text, "clientId": client_id})[1:]

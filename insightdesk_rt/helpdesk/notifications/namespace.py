@@ -132,7 +132,7 @@ class Notifications(Namespace):
         await self._relay.publish_or_raise(marked.pending)
         return Unread(marked.unread)
 
-    # ── what the back end asks ─────────────────────────────────────────────────────────────────────────────────────
+    # ── what the back end asks ───────────────────────────────────────────────────────────────────────────────────────
 
     async def push(self, keys: Collection[str], content: Content) -> None:
         """Keep a notification for each user (UserKey) and tell them; the same again is nothing for who has it.
@@ -190,7 +190,7 @@ class Notifications(Namespace):
         content = Content(**{name: getattr(kept, name) for name in Content.__struct_fields__})
         await self._store.put_down_again(key, content, unix_ms(kept.createdAt))
 
-    # ── the count ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the count ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _publish_count(self, key: str, unread: int) -> None:
         self.publish(UnreadCount(unread), user_room(key))

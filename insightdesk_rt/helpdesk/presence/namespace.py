@@ -199,7 +199,7 @@ class Presence(Namespace):
             skip = (subscribed, role_room("customer"))
             await self.emit(changed, team_room(to.teamId), skip=skip, id=change.id + ".team")
 
-    # ── what time and other nodes do ───────────────────────────────────────────────────────────────────────────────
+    # ── what time and other nodes do ─────────────────────────────────────────────────────────────────────────────────
 
     @every(500)
     async def sweep(self) -> None:

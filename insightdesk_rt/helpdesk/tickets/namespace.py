@@ -209,7 +209,7 @@ class Tickets(Namespace):
             recheck_on_all_nodes=partial(context.calls.recheck_on_all_nodes, cls.path),
         )
 
-    # ── what clients call ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── what clients call ────────────────────────────────────────────────────────────────────────────────────────────
 
     @event("ticket:subscribe", limit=PAGE, weigh=_how_many)
     async def subscribe(self, socket: Socket, ask: SubscribeTicket) -> TicketSubscribed | TicketsOpened:
@@ -417,7 +417,7 @@ class Tickets(Namespace):
             await self.recheck_all()  # while this node counted as dead, no recheck waited for it
             self._rechecked_as = incarnation
 
-    # ── what the back end calls ─────────────────────────────────────────────────────────────────────────────────────
+    # ── what the back end calls ──────────────────────────────────────────────────────────────────────────────────────
 
     async def get(self, ticket_id: str) -> Ticket:
         """Return the ticket. Raises RtError NOT_FOUND, UNAVAILABLE."""
@@ -492,7 +492,7 @@ class Tickets(Namespace):
         # Nobody has a ticket open before it exists, so its creation takes access from nobody.
         return kind != "created" and not DECIDE_ACCESS.isdisjoint(change.changes)
 
-    # ── access ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── access ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def recheck_access(self, ticket_id: str, offset: Offset = NO_OFFSET) -> int:
         """Take this node's sockets out of a ticket that their users may not read any more. Returns their number.

@@ -92,7 +92,7 @@ class ViewerTracker:
         typing, more_typing = fitting(live.typing, limit_bytes)
         return Here(viewers, typing, more_viewers or more_typing)
 
-    # ── viewing ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── viewing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def view(self, socket: Socket, ticket_id: str, state: ViewState | None = None) -> None:
         """Store that the socket views the ticket. Without a state: in its last state, or `viewing`.
@@ -169,7 +169,7 @@ class ViewerTracker:
         else:
             self._namespace.publish(TicketViewers(ticket_id, live.viewers, live.more), ticket_staff_room(ticket_id))
 
-    # ── nodes come and go ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── nodes come and go ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def re_register(self) -> None:
         """Store again all views of this node: Valkey lost them, or the other nodes had declared this node dead.

@@ -55,7 +55,7 @@ local function save(c, fields)
   redis.call('HSET', c.key, unpack(row))
 end
 
--- ── who may ──────────────────────────────────────────────────────────────────────────────────────────────────────
+-- ── who may ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 local function may_see(c)
   if who.role == 'admin' then
@@ -92,7 +92,7 @@ local function agents_here(team)
   return count
 end
 
--- ── what a script answers ────────────────────────────────────────────────────────────────────────────────────────
+-- ── what a script answers ───────────────────────────────────────────────────────────────────────────────────────────
 
 local function position(c)
   if c.state ~= 'waiting' then
@@ -118,7 +118,7 @@ local function conflict(c, why)
   return { 'CONFLICT', c.state or '', c.agentId or '', c.agentName or '', why or '' }
 end
 
--- ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────
+-- ── changes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 local function report(c, kind, fields, once)
   fields.conversationId, fields.customerId, fields.teamId = c.id, c.customerId, c.teamId
