@@ -141,7 +141,7 @@ class ChatStarted(Struct):
 
 
 class ChatJoined(Struct):
-    """The client gets all events after `offset`. `complete`: the log reached back to `since`. `more`: see MessagePage."""
+    """The client gets all events after `offset`. `complete`: the log reached back to `since`. `more`: as below."""
 
     conversation: ConversationView
     messages: list[MessageView]

@@ -252,7 +252,7 @@ class Chat(Namespace):
 
     @event("chat:close")
     async def end(self, socket: Socket, ask: words.InConversation) -> words.ChatChanged:
-        """End a conversation. Its customer, its agent and admins may; agents who may take it, while it waits. Idempotent."""
+        """End a conversation. Its customer, its agent and admins may; while it waits, any agent who may take it."""
         self._typing.stop(socket, ask.conversationId)
         change = await self.store.close(socket.user, ask.conversationId)
         await self._relay.publish_or_raise(change.pending)

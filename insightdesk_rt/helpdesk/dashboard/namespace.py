@@ -1,12 +1,12 @@
-"""Dashboard: live numbers for admins, at connect and then every few seconds.
+"""The namespace /dashboard: live numbers for admins, on connect and then every few seconds.
 
     metrics:tickets  {total, unsolved, unassigned, byStatus: {…}, byPriority: {…}, asOf}
     metrics:queue    {waiting, longestWaitMs, averageWaitMs, active, asOf}
     metrics:agents   {online, busy, away, offline, asOf}
 
-The fields are explained in helpdesk/dashboard/stats.py. The node that leads reads them and publishes them to all:
-once per cluster, however many nodes and dashboards there are, and whether or not somebody looks: to know that would
-cost as much as the few small reads themselves. They are volatile; the next ones are always on their way.
+stats.py explains the fields. The node that leads reads the numbers and publishes them, once per cluster for any number
+of nodes and dashboards. It does so even if no dashboard is open, because finding that out would cost as much as the few
+small reads. The events are volatile: a lost one is replaced by the next one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from insightdesk_rt.helpdesk.presence.store import PresenceStore
 from insightdesk_rt.helpdesk.tickets.store import TicketStore
 
 INTERVAL_MS = DashboardSettings().dashboard_interval_ms
-STALE_MS = 2_000  # Valkey's deadline and some: who reads longer was stopped meanwhile, and another may lead
+STALE_MS = 2_000  # a little over Valkey's deadline: a node that reads longer was suspended, and another one may lead
 TICKETS, QUEUE, AGENTS = "metrics:tickets", "metrics:queue", "metrics:agents"
 
 
@@ -58,7 +58,7 @@ class Dashboard(Namespace):
         await self.hub.join(socket, DASHBOARD_ROOM)
         try:
             metrics = await self.stats.read()
-        except RtError:  # while Valkey is away there are none; the next turn brings them
+        except RtError:  # Valkey is unreachable: the next turn sends the numbers
             return
         for name, payload in _events(metrics):
             socket.emit(name, payload)

@@ -1,7 +1,7 @@
-"""The numbers of the dashboard and of the admin API: tickets, the chat queue, the agents. Read, never counted through.
+"""The numbers of the dashboard and of the admin API: tickets, the chat queue, the agents.
 
-Each part is a small hash or set that its store keeps true as things change, so a reading costs the same at ten tickets
-and at ten million.
+Each store updates its numbers with every change, in a small hash or in the sizes of sets. So reading them costs the
+same for ten tickets and for ten million.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from insightdesk_rt.helpdesk.tickets.store import TicketStore
 
 
 class TeamQueueStats(Protocol):
-    """Of helpdesk/chat/store.py: chats waiting, how long they have been, chats with an agent."""
+    """What helpdesk/chat/store.py returns: waiting chats, their waits, and chats with an agent."""
 
     @property
     def waiting(self) -> int: ...
@@ -30,7 +30,7 @@ class TeamQueueStats(Protocol):
 
 
 class TeamAgentCounts(Protocol):
-    """Of helpdesk/presence/store.py: agents by status."""
+    """What helpdesk/presence/store.py returns: agents by status."""
 
     @property
     def online(self) -> int: ...
@@ -62,7 +62,7 @@ class TicketMetrics(Struct, frozen=True):
 
 
 class QueueMetrics(Struct, frozen=True):
-    """Chats that wait, the longest and the mean wait of those, and chats that an agent has taken."""
+    """Waiting chats, their longest and mean wait, and chats that an agent has taken (`active`)."""
 
     waiting: int
     longestWaitMs: int
@@ -72,7 +72,7 @@ class QueueMetrics(Struct, frozen=True):
 
 
 class AgentMetrics(Struct, frozen=True):
-    """Agents by what they show; `offline` are those seen before who are not here."""
+    """Agents by status; `offline`: connected within the last 30 days, but not now."""
 
     online: int
     busy: int
@@ -94,7 +94,7 @@ class Stats:
         self._agents = agents
 
     async def read(self) -> Metrics:
-        """Return all three, read together. Raises RtError UNAVAILABLE."""
+        """Return all three, read at the same time. Raises RtError UNAVAILABLE."""
         tickets, queue, agents = await asyncio.gather(
             self._tickets.counts(), self._queue.queue_stats(), self._agents.agent_counts()
         )

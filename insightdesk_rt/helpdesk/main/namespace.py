@@ -1,7 +1,7 @@
-"""Main: the namespace `/`, for clients that join it before any other, or cannot be told not to (elephant.io of PHP).
+"""The namespace `/`, for clients that must connect to it before any other one, such as elephant.io of PHP.
 
-It lets a token in like every namespace and puts its sockets into the same first rooms, so a back end can emit to
-`user:`, `role:` and `team:` here, too. It has no events of its own: what a client sends is answered UNKNOWN_EVENT.
+It accepts tokens like every namespace and puts its sockets into the same first rooms, so a back end can emit to
+`user:`, `role:` and `team:` here too. It has no events of its own: a client that sends one gets UNKNOWN_EVENT.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Notifications: what a user's bell shows, the same on all of the user's sockets.
+"""The namespace /notifications: what a user's bell shows, the same on all of the user's sockets.
 
-Every socket of a user is in `user:<id>` from its connect on. A push is stored before it is told (telling.py). The count
-is always the whole one, never a step. Of two changes at once on two nodes the older count may arrive last: so a node
-that told one looks again a moment later, and tells what is true if that is something else.
+Every socket of a user is in `user:<id>` from its connect on. A push is stored before its event is published
+(pending_events.py). The count is always the whole number, never a difference. If it changes on two nodes at once, the
+older count may arrive last. So a node that published a count reads it again a moment later, and publishes it again if
+it is different.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ from insightdesk_rt.helpdesk.notifications.store import (
 )
 from insightdesk_rt.helpdesk.pending_events import PendingEvent, subject_of
 
-NOTIFICATION = "notification"  # not an Outbound: what it holds is the back end's
+NOTIFICATION = "notification"  # not an Outbound: the back end decides its fields
 SETTLE_MS = 250  # many times what a message between two nodes takes
 RETRY_MS = 1_000
-BATCH = 100  # users pushed to side by side
-AGAIN_BATCH = 500  # notifications put down again at once
+BATCH = 100  # users of a push that are handled at the same time
+AGAIN_BATCH = 500  # notifications stored again at once
 
 
 class MarkRead(Payload):
@@ -53,7 +54,7 @@ class MarkRead(Payload):
 
 
 class ListNotifications(Payload):
-    """`before`: the id of the last one on the page before."""
+    """`before`: the id of the last notification on the page before."""
 
     before: PushId | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
@@ -75,7 +76,7 @@ class UnreadCount(Outbound):
 
 
 class NotificationRead(Outbound):
-    """These were read on another of the user's sockets."""
+    """The user read these on another socket."""
 
     event: ClassVar[str] = "notification:read"
     logged: ClassVar[bool] = True
@@ -104,12 +105,12 @@ class Notifications(Namespace):
     async def joined(self, socket: Socket) -> None:
         try:
             self.tell(socket, UnreadCount(await self._store.unread(socket.user.key)))
-        except RtError:  # the connection is good for what comes; the count follows when it can be known
+        except RtError:  # the connection can stay; the count follows when Valkey is reachable
             self._check_again(socket.user.key, RETRY_MS)
 
     @event("notification:markRead")
     async def mark_read(self, socket: Socket, ask: MarkRead) -> Unread:
-        """Mark one as read. NOT_FOUND for one that is not kept."""
+        """Mark a notification as read. NOT_FOUND if it is not stored (any more)."""
         marked = await self._store.mark_read(socket.user.key, [ask.id], socket.sid)
         if not marked.known:
             raise RtError("NOT_FOUND", "There is no such notification.", id=ask.id)
@@ -117,28 +118,28 @@ class Notifications(Namespace):
 
     @event("notification:markAllRead")
     async def mark_all_read(self, socket: Socket, ask: Nothing) -> Unread:
-        """Mark all as read."""
+        """Mark all notifications as read."""
         return await self._marked(socket, await self._store.mark_all_read(socket.user.key, socket.sid))
 
     @event("notification:list")
     async def page(self, socket: Socket, ask: ListNotifications) -> NotificationList:
-        """Return a page of them, the newest first: as many as were asked for, or as fit into `page_bytes`."""
+        """Return a page of notifications, newest first: as many as requested, or as fit into `page_bytes`."""
         page = await self._store.page(socket.user.key, ask.before or "", ask.limit, self.hub.page_bytes)
         return NotificationList(page.notifications, page.more, page.unread)
 
     async def _marked(self, socket: Socket, marked: MarkedRead) -> Unread:
-        """Tell all of the user's sockets the count, also if it is what it was: it is the answer to who asked no ack."""
+        """Publish the count even if it did not change: it is the answer to a client that requested no ack."""
         self._publish_count(socket.user.key, marked.unread)
         await self._relay.publish_or_raise(marked.pending)
         return Unread(marked.unread)
 
-    # ── what the back end asks ───────────────────────────────────────────────────────────────────────────────────────
+    # ── what the back end calls ───────────────────────────────────────────────────────────────────────────────────────
 
     async def push(self, keys: Collection[str], content: Content) -> None:
-        """Keep a notification for each user (UserKey) and tell them; the same again is nothing for who has it.
+        """Store a notification for each user (UserKey) and publish it. A repeat has no effect for users who have it.
 
-        Raises RtError UNAVAILABLE, and the same again then does what is left to do; CONFLICT if somebody has another
-        one of that id, once all others have theirs.
+        Raises RtError UNAVAILABLE: the same call again does what is left. Raises CONFLICT if a user has another
+        notification with that id, after all other users got theirs.
         """
         users = list(dict.fromkeys(keys))
         conflict: RtError | None = None
@@ -158,13 +159,15 @@ class Notifications(Namespace):
 
     @every(ms=1_000, on="leader")
     async def publish_overdue(self) -> None:
-        """Tell what those who stored it could not."""
+        """Publish the events that other nodes left pending."""
         await self._relay.publish_overdue()
 
     async def _publish_event(self, record: PendingEvent) -> Offset:
         if record.kind == "read":
             read = read_read(record)
-            self._check_again(record.subject, SETTLE_MS)  # who told the count may have died before it was sent
+            self._check_again(
+                record.subject, SETTLE_MS
+            )  # the node that changed the count may have died before it published it
             return await self.emit(
                 NotificationRead(read.ids), user_room(record.subject), skip=(read.sid,), id=record.id
             )
@@ -174,9 +177,9 @@ class Notifications(Namespace):
         return offset
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
-        """Notifications are kept again, those that were read as read; then the users' sockets are told the count."""
+        """Store notifications again, read ones as read; then publish the users' counts."""
         for start in range(0, len(events), AGAIN_BATCH):
-            # One pipeline: they are asked in this order, and done in this order.
+            # One pipeline: sent in this order, and done in this order.
             await asyncio.gather(*(self._put_down_again(one) for one in events[start : start + AGAIN_BATCH]))
         for key in {subject_of(one.id) for one in events}:
             self._check_again(key, SETTLE_MS)
@@ -186,9 +189,9 @@ class Notifications(Namespace):
         if event.name == NotificationRead.event:
             await self._store.read_again(key, json.decode(_read_read, event.payload).ids)
             return
-        kept = json.decode(_read_notification, event.payload)
-        content = Content(**{name: getattr(kept, name) for name in Content.__struct_fields__})
-        await self._store.put_down_again(key, content, unix_ms(kept.createdAt))
+        stored = json.decode(_read_notification, event.payload)
+        content = Content(**{name: getattr(stored, name) for name in Content.__struct_fields__})
+        await self._store.put_down_again(key, content, unix_ms(stored.createdAt))
 
     # ── the count ────────────────────────────────────────────────────────────────────────────────────────────────────
 

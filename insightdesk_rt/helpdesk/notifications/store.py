@@ -1,7 +1,7 @@
-"""A user's notifications: the newest MAX_KEPT of them for KEPT_S, and which of them are unread.
+"""Notification store: the newest MAX_KEPT notifications of a user for KEPT_S, and which of them are unread.
 
-The unread count is the size of the set of unread ones, never a number of its own that could drift. Each push leaves
-the record that the user must hear of it (untold.py). The keys are listed in lua/notification_push.lua.
+The unread count is the size of the set of unread ones, so it cannot drift. Each push stores a pending event
+(pending_events.py). The keys are listed in lua/notification_push.lua.
 """
 
 from __future__ import annotations
@@ -28,20 +28,19 @@ from insightdesk_rt.helpdesk.pending_events import (
 
 PACKAGE = "insightdesk_rt.helpdesk.notifications"
 
-MAX_KEPT = 500  # what a bell's list shows in months; older ones belong to the back end
-PAGE_BYTES = 262_144  # of JSON, of those in one answer
+MAX_KEPT = 500  # what the list of a bell shows for months; older ones stay with the back end
+PAGE_BYTES = 262_144  # of JSON: the notifications in one answer
 KEPT_S = 90 * 86_400
 
 
 PUSH = load_script(PACKAGE, "notification_push", PENDING_EVENTS)
 READ = load_script(PACKAGE, "notification_read", PENDING_EVENTS)
 AGAIN = load_script(PACKAGE, "notification_again")
-
 LIST = load_script(PACKAGE, "notification_list")
 
 
 class Content(Struct, omit_defaults=True, gc=False):
-    """What the back end says. `type` and `data` mean something to the front end only."""
+    """What the back end pushed. Only the front end knows what `type` and `data` mean."""
 
     id: PushId
     type: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -57,7 +56,7 @@ class Notification(Content, kw_only=True, gc=False):
 
 
 class MarkedRead(Struct, frozen=True):
-    """`known`: how many of the ids there are. `pending`: what the user's other sockets must still hear."""
+    """`known`: how many of the ids exist. `pending`: the events for the user's other sockets."""
 
     unread: int
     known: int
@@ -82,7 +81,7 @@ _read_read = msgspec.json.Decoder(ReadRecord)
 
 
 class NotificationStore:
-    """All wait for `recovered`: who is told to load anew after a Valkey lost its last second loads all there was."""
+    """All methods wait for `recovered`: a client that reloads after Valkey lost its last second must get everything."""
 
     def __init__(self, valkey: Valkey, name: str = "notification", recovered: Recovered = always) -> None:
         self._valkey = valkey
@@ -92,9 +91,9 @@ class NotificationStore:
         self.pending = PendingEvents(valkey, name)
 
     async def push(self, key: str, content: Content) -> list[PendingEvent]:
-        """Keep a notification, once per id, and return what the user must still hear of: this one if it is new.
+        """Store a notification, once per id. Returns the user's pending events, with its own if it is new.
 
-        Raises RtError UNAVAILABLE; CONFLICT if the user has another one of that id.
+        Raises RtError UNAVAILABLE; CONFLICT if the user has another notification with that id.
         """
         text = json.encode_struct(content)
         args: list[Arg] = [key, content.id, text, MAX_KEPT, KEPT_S, once_of(key, content.id)]
@@ -105,7 +104,7 @@ class NotificationStore:
         return read_pending(self.name, key, records)
 
     async def put_down_again(self, key: str, content: Content, created_ms: int) -> bool:
-        """Keep an acknowledged notification that Valkey may have lost, unread. Returns whether it was lost.
+        """Store an acknowledged notification again, as unread, if Valkey lost it. Returns whether it was lost.
 
         Raises RtError UNAVAILABLE.
         """
@@ -114,11 +113,11 @@ class NotificationStore:
         return bool(await self._valkey.call(AGAIN, [self.base], args))
 
     async def read_again(self, key: str, ids: list[str]) -> None:
-        """Mark these as read again: Valkey may have forgotten it. Raises RtError UNAVAILABLE."""
+        """Mark these as read again, because Valkey may have forgotten it. Raises RtError UNAVAILABLE."""
         await self._valkey.command("ZREM", f"{self.base}-unread:{key}", *ids)
 
     async def unread(self, key: str) -> int:
-        """Return how many the user has not read. Raises UNAVAILABLE."""
+        """Return the number of unread notifications. Raises UNAVAILABLE."""
         await self._recovered()
         return int(await self._valkey.command("ZCARD", f"{self.base}-unread:{key}"))
 
@@ -138,7 +137,7 @@ class NotificationStore:
     async def page(self, key: str, before: str, limit: int, limit_bytes: int = PAGE_BYTES) -> NotificationPage:
         """Return the `limit` newest, or those older than the one with the id `before`. Raises UNAVAILABLE.
 
-        They are fewer, but for the first, if they would be more than `limit_bytes` of JSON.
+        There are fewer if they exceed `limit_bytes` of JSON, but always at least one.
         """
         await self._recovered()
         unread, more, items = await self._valkey.call(LIST, [self.base], [key, before, limit, limit_bytes])
@@ -146,12 +145,12 @@ class NotificationStore:
 
 
 def read_notification(record: PendingEvent) -> Notification:
-    """Return what the record of a push says."""
+    """Parse the data of a pushed notification's pending event."""
     return _notification(record.data, read=False)
 
 
 def read_read(record: PendingEvent) -> ReadRecord:
-    """Return what the record of a reading says."""
+    """Parse the data of the pending event of notifications that were read."""
     return json.decode(_read_read, record.data)
 
 

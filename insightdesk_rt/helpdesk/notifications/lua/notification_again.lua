@@ -1,7 +1,7 @@
--- Put down again a notification that was acknowledged, and that Valkey may have lost since. What is there stays as it is.
+-- Store an acknowledged notification again if Valkey lost it. A stored one stays as it is.
 --
 -- KEYS  base
--- ARGV  userId · id · "<ms> <json>" · ms · how many a user may have · seconds they are kept
+-- ARGV  userId · id · "<ms> <json>" · ms · most notifications of a user · seconds until they expire
 -- Answer 1 if it was lost
 local base, user, id = KEYS[1], ARGV[1], ARGV[2]
 local items, order, unread = base .. '-items:' .. user, base .. '-order:' .. user, base .. '-unread:' .. user
@@ -10,9 +10,9 @@ if redis.call('HSETNX', items, id, ARGV[3]) == 0 then
 end
 redis.call('ZADD', order, ARGV[4], id)
 redis.call('ZADD', unread, ARGV[4], id)
-local over = redis.call('ZCARD', order) - tonumber(ARGV[5])
-if over > 0 then
-  local popped = redis.call('ZPOPMIN', order, over)
+local excess = redis.call('ZCARD', order) - tonumber(ARGV[5])
+if excess > 0 then
+  local popped = redis.call('ZPOPMIN', order, excess)
   for i = 1, #popped, 2 do
     redis.call('HDEL', items, popped[i])
     redis.call('ZREM', unread, popped[i])

@@ -1,13 +1,13 @@
--- Keep a notification for a user, once per id (after pending_events.lua).
+-- Store a notification for a user, once per id (after pending_events.lua).
 --
--- <base>:<userId>         hash: seq of what is told to the user
+-- <base>:<userId>         hash: seq of the user's last event
 -- <base>-items:<userId>   hash: id → "<ms> <json>"
--- <base>-order:<userId>   zset: ids, the oldest first
--- <base>-unread:<userId>  zset: those of them that are unread
+-- <base>-order:<userId>   zset: ids, oldest first
+-- <base>-unread:<userId>  zset: unread ids
 --
 -- KEYS  base
--- ARGV  userId · id · json · how many a user may have · seconds they are kept · its event's `once`
--- Answer {json of the one that has this id if it is another text, or "", records still to be told to the user}
+-- ARGV  userId · id · json · most notifications of a user · seconds until they expire · `once` of its event
+-- Answer {JSON of another notification that has this id, or "", records of the user's pending events}
 local base = KEYS[1]
 local user, id, item, most, kept_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local key, items = base .. ':' .. user, base .. '-items:' .. user
@@ -20,7 +20,7 @@ if first then
 end
 
 local now = now_ms()
--- Two in one millisecond keep the order they came in.
+-- Two in one millisecond keep their order.
 local last = redis.call('ZRANGE', order, -1, -1, 'WITHSCORES')
 local place = string.format('%.0f', last[2] and math.max(now, tonumber(last[2]) + 1) or now)
 local kept = string.format('%.0f ', now) .. item
@@ -29,9 +29,9 @@ redis.call('ZADD', order, place, id)
 redis.call('ZADD', unread, place, id)
 add_pending_event(base, user, key, 'notification', kept, now, ARGV[6])
 
-local over = redis.call('ZCARD', order) - most
-if over > 0 then
-  local popped = redis.call('ZPOPMIN', order, over)
+local excess = redis.call('ZCARD', order) - most
+if excess > 0 then
+  local popped = redis.call('ZPOPMIN', order, excess)
   for i = 1, #popped, 2 do
     redis.call('HDEL', items, popped[i])
     redis.call('ZREM', unread, popped[i])

@@ -1,8 +1,8 @@
--- Mark as read (after pending_events.lua); the count is how many are in the set of unread ones, so it cannot be wrong.
+-- Mark notifications as read (after pending_events.lua). The unread count is the size of a set, so it cannot drift.
 --
 -- KEYS  base
 -- ARGV  userId · sid of the socket that asks · ids, or none for all
--- Answer {unread, how many of the ids there are, records still to be told to the user}
+-- Answer {unread, how many of the ids exist, records of the user's pending events}
 local base, user = KEYS[1], ARGV[1]
 local items, unread = base .. '-items:' .. user, base .. '-unread:' .. user
 local there, read = 0, {}

@@ -1,5 +1,7 @@
+-- Return the numbers of agents and admins by status.
+--
 -- KEYS  base
--- Answer how many agents and admins are {online, busy, away, offline}
+-- Answer {online, busy, away, offline}
 local base = KEYS[1]
 return {
   redis.call('ZCARD', base .. '-agents:online'),

@@ -1,8 +1,9 @@
--- A node holds connections of a user from now on. Again is nothing.
+-- A node holds connections of a user from now on. Idempotent.
 --
 -- KEYS  base
 -- ARGV  userId · node incarnation · role · teamId · name
--- Answer {1 others see a change · 0 nobody does · -1 the incarnation was declared dead: come back as another, records}
+-- Answer {outcome, records of pending events}
+--       outcome: 1 others see a change · 0 they see none · -1 the incarnation was declared dead: return as another one
 local user, node, role = ARGV[1], ARGV[2], ARGV[3]
 if redis.call('ZSCORE', base .. '-dead', node) then
   return { -1, {} }
@@ -23,5 +24,5 @@ if status and status ~= 'offline' then
   enlist(user)
   return { 0, {} }
 end
-turn(user, chosen or 'online', now)
+set_status(user, chosen or 'online', now)
 return { 1, pending_events(base, user) }

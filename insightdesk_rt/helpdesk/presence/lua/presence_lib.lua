@@ -1,26 +1,26 @@
--- Library of the presence scripts (after pending_events.lua): keys, and the three changes everything is made of.
+-- Library of the presence scripts (after pending_events.lua): the keys, and the changes that all scripts share.
 --
 -- <base>:<userId>       hash: status, lastSeen (ms), chosen, role, teamId, name, seq; "@<incarnation>" for each node that
 --                       holds connections of the user, and how many those are: held
 -- <base>-node:<inc>     set of the users an incarnation holds, for reaping
 -- <base>-nodes          set of the incarnations that hold anybody
 -- <base>-grace          zset: users without a connection → when they count as offline
--- <base>-dead           zset: incarnations that were declared dead → when; they can hold nobody any more
+-- <base>-dead           zset: incarnations that were declared dead → when; they cannot hold anybody any more
 -- <base>-agents:<status> zset: agents and admins by status → since when
 -- <base>-crew:<teamId>  set of the agents and admins of a team who are not offline; `crew` in the user's hash is "=<teamId>"
 --                       for one who is in such a set
 --
--- Online or not is what nodes say; busy or away is what the user chose; neither changes the other.
+-- Nodes decide whether a user is online; the user chooses busy or away. Neither changes the other.
 local base = KEYS[1]
 local STAFF = { agent = true, admin = true }
--- How long an absent user is remembered: an agent through a holiday, a customer for a day.
+-- How long an absent user is stored: an agent through a holiday, a customer for a day.
 local STAFF_S, OTHERS_S, DEAD_MS = 30 * 86400, 86400, 86400000
 
 local function user_key(user)
   return base .. ':' .. user
 end
 
--- The user is counted as an agent under this status now, and no more under the other.
+-- Count the user under this status, if it is staff, and no longer under the other one.
 local function count(user, role, was, status, now)
   if was then
     redis.call('ZREM', base .. '-agents:' .. was, user)
@@ -30,7 +30,7 @@ local function count(user, role, was, status, now)
   end
 end
 
--- See that the user is in the set of those of their team who are here, and in no other. Again is nothing.
+-- Put the user into the set of their team's connected staff, and into no other. Idempotent.
 local function enlist(user)
   local key = user_key(user)
   local status, role, team, crew = unpack(redis.call('HMGET', key, 'status', 'role', 'teamId', 'crew'))
@@ -48,8 +48,8 @@ local function enlist(user)
   end
 end
 
--- The user's status is another one now: keep it, count it, have it told.
-local function turn(user, status, now)
+-- Change the user's status: store it, count it, and add the pending event.
+local function set_status(user, status, now)
   local key = user_key(user)
   local was, role, team, seen = unpack(redis.call('HMGET', key, 'status', 'role', 'teamId', 'lastSeen'))
   redis.call('HSET', key, 'status', status)
@@ -65,7 +65,7 @@ local function turn(user, status, now)
   }), now)
 end
 
--- A node does not hold the user any more. Without any node the grace begins.
+-- A node does not hold the user any more. If no other node does, the grace period begins.
 local function drop(user, node, now, grace)
   local users, key = base .. '-node:' .. node, user_key(user)
   if redis.call('SREM', users, user) == 1 and redis.call('EXISTS', users) == 0 then

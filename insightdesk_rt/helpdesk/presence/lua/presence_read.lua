@@ -1,3 +1,5 @@
+-- Return how others see users.
+--
 -- KEYS  base
 -- ARGV  userIds
 -- Answer {status or nil, lastSeen or nil}… in their order

@@ -1,9 +1,9 @@
--- An incarnation is dead: it can hold nobody any more (that first, and for good), and those it held lose it.
+-- Declare an incarnation dead and remove users from it. From the first call on, it can hold nobody any more.
 --
--- Called until it answers 0, by any node, also after another reaper died on the way: what is not yet done is still in
+-- Any node calls it until it answers 0, also after another reaper died on the way: the users who are left are still in
 -- the incarnation's set.
 -- KEYS  base
--- ARGV  incarnation · at most so many users · grace in ms
+-- ARGV  incarnation · most users per call · grace period in ms
 -- Answer how many users are left
 local node, now = ARGV[1], now_ms()
 redis.call('ZADD', base .. '-dead', now, node)

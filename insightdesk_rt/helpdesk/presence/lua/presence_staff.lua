@@ -1,6 +1,8 @@
+-- Return agents and admins with these statuses, status by status, those who have it longest first (after page.lua).
+--
 -- KEYS  base
--- ARGV  at most so many · status, score and userId to go on after, or "", "", "" · statuses, in order
--- Answer {status, score, userId}… of the agents and admins that have one of them, each from the longest on
+-- ARGV  limit · status, score and userId after which the page starts, or "", "", "" · statuses, in order
+-- Answer {status, score, userId}…
 local base, left, found = KEYS[1], tonumber(ARGV[1]), {}
 local begun = ARGV[2] == ''
 for i = 5, #ARGV do

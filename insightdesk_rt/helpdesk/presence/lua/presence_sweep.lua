@@ -1,14 +1,14 @@
--- Take those offline whose grace is over. Whoever asks first gets them; nobody gets them twice.
+-- Take users offline whose grace period has ended. The first caller gets them; no user is returned twice.
 --
 -- KEYS  base
--- ARGV  at most so many users
+-- ARGV  limit
 -- Answer {userId, records}…
 local now, found = now_ms(), {}
 for _, user in ipairs(redis.call('ZRANGEBYSCORE', base .. '-grace', '-inf', now, 'LIMIT', 0, ARGV[1])) do
   redis.call('ZREM', base .. '-grace', user)
   local status, held = unpack(redis.call('HMGET', user_key(user), 'status', 'held'))
   if status and status ~= 'offline' and tonumber(held or 0) <= 0 then
-    turn(user, 'offline', now)
+    set_status(user, 'offline', now)
     found[#found + 1] = { user, pending_events(base, user) }
   end
 end

@@ -1,3 +1,5 @@
+-- Return what is stored of users.
+--
 -- KEYS  base
 -- ARGV  userIds
 -- Answer {status, lastSeen, role, teamId, name}… in their order, each or nil
