@@ -1,4 +1,4 @@
--- An agent takes a conversation that waits. Exactly one does; the same one again is told the same.
+-- An agent takes a waiting conversation. Exactly one agent gets it; a repeat by that agent gets the same answer.
 --
 -- own ARGV  id
 local c = load(arg(1))

@@ -1,8 +1,8 @@
--- Put down again a message that was acknowledged, and that Valkey may have lost since. What is there stays as it is.
+-- Store an acknowledged message again if Valkey lost it. A stored message stays as it is.
 --
--- Several nodes may bring the same, in any order. A stream only grows at its end, so one that is missed further up is put
--- in by writing anew what follows it. If its number was given to another message meanwhile, it gets the next free one.
--- who asks is the author
+-- Several nodes may send the same messages, in any order. A stream only grows at its end, so to insert a message before
+-- others, those are written again after it. If its number was given to another message meanwhile, it gets the next one.
+-- The asking user is the author.
 -- own ARGV  id · number · time in ms · clientId · body
 -- Answer 1 if it was lost
 local c = load(arg(1))

@@ -1,4 +1,4 @@
--- End a conversation: its customer, its agent, an admin; one that waits also whoever may take it. Again is nothing.
+-- End a conversation. Its customer, its agent and admins may; while it waits, any agent who may take it. Idempotent.
 --
 -- own ARGV  id
 local c = load(arg(1))

@@ -1,12 +1,13 @@
--- What the server does by itself when its time has come.
+-- Act on the deadlines that have passed.
 --
--- wait   nobody took the conversation                    → closed, "timeout"
+-- wait   no agent took the conversation                  → closed, "timeout"
 -- gone   its customer left while it waited               → closed, "abandoned"
--- lost   its agent left and did not come back            → waits again, in the place it had
--- idle   nobody said anything: first the members are warned, then → closed, "idle". Messages do not touch this clock;
---        it looks at the last one when it rings and is set anew.
--- own ARGV  at most so many
+-- lost   its agent left and did not come back            → waits again, in its old place
+-- idle   no new message: first the members are warned, then → closed, "idle". Messages do not move this deadline; when it
+--        passes, the script looks at the last message and sets the next deadline.
+-- own ARGV  limit
 -- Answer {id, records}…
+local IDLE = tonumber(ARGV[7])
 local due = {
   wait = function(c)
     if c.state == 'waiting' then
@@ -34,13 +35,13 @@ local due = {
     if last + IDLE <= now then
       close(c, 'idle')
     elseif c.warned == '1' then
-      later('idle', c, last + IDLE)
+      schedule('idle', c, last + IDLE)
     elseif last + WARN <= now then
       save(c, { warned = '1' })
-      later('idle', c, last + IDLE)
+      schedule('idle', c, last + IDLE)
       report(c, 'warned', { closesAt = last + IDLE })
     else
-      later('idle', c, last + WARN)
+      schedule('idle', c, last + WARN)
     end
   end,
 }

@@ -1,29 +1,28 @@
--- Library of the chat scripts (after pending_events.lua): keys, who may do what, and the changes of state.
+-- Library of the chat scripts (after pending_events.lua): the keys, the access rules, and the changes of state.
 --
 -- <base>:<id>             hash: one conversation; "" or a missing field means none. moved: the request of the last transfer,
---                         until something else happens to it
+--                         until the conversation changes otherwise
 -- <base>-messages:<id>    stream: its messages as JSON under the ids 1-0, 2-0, …
 -- <base>-sent:<id>        hash: sent_as(clientId) → message number
 -- <base>-started:<userId>:<day>  hash: clientId → conversation, for two days
--- <base>-day:<userId>     bytes that a customer has had kept, for a day from the first on
--- <base>-open:<UserKey>   zset: conversations that are not closed of a customer, or that an agent has taken → since when
--- <base>-queue:<teamId>   zset: those that wait → when they first did: who is sent back to wait keeps their place
--- <base>-waiting          zset: all of those → since when they wait this time; <base>-waited is the sum of these times
--- <base>-moved            set: queues in which places have changed and nobody was told yet
--- <base>-active           zset: conversations an agent has taken → since when
--- <base>-closed          zset: those that are kept → when they were closed
--- <base>-deadlines        zset: <kind>:<id> → when the server does something by itself (chat_due.lua)
+-- <base>-day:<userId>     bytes that a customer stored, for a day from the first one on
+-- <base>-open:<UserKey>   zset: a customer's conversations that are not closed, or those an agent has taken → since when
+-- <base>-queue:<teamId>   zset: waiting conversations → when they first began to wait, so that they keep their place
+-- <base>-waiting          zset: all waiting conversations → since when this time; <base>-waited is the sum of these times
+-- <base>-moved            set: queues in which places changed, and this was not published yet
+-- <base>-active           zset: conversations that an agent has taken → since when
+-- <base>-closed          zset: closed conversations → when they were closed
+-- <base>-deadlines        zset: <kind>:<id> → when the server acts by itself (chat_due.lua)
 --
 -- waiting → active (accept, transfer to an agent) → waiting (transfer to a team, agent gone) → … → closed, for good.
 --
--- KEYS  base · base of who is in the chat (presence_lib.lua) · tops (hash: namespace -> last id of its log)
--- ARGV  userId · role · teamId · name of who asks, "" for the server itself · settings in ms: longest wait, idle until
---       warned, idle until closed, customer gone, agent gone · seconds a closed one is kept · what a customer's UserKey has
---       in front of the id (an agent's is the id) · then each script's own
+-- KEYS  base · base of the users connected to the chat (presence_lib.lua) · tops (hash: namespace → last id of its log)
+-- ARGV  userId · role · teamId · name of the asking user, "" for the server itself · settings in ms: longest wait, idle
+--       until warned, idle until closed, customer gone, agent gone · seconds until closed conversations expire · prefix of
+--       a customer's UserKey (an agent's UserKey is the id) · then each script's own arguments
 local base, present = KEYS[1], KEYS[2]
 local who = { id = ARGV[1], role = ARGV[2], team = ARGV[3], name = ARGV[4] }
-local WAIT, WARN, IDLE, GONE, LOST = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]),
-  tonumber(ARGV[9])
+local WAIT, WARN, GONE, LOST = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local KEPT_S, CUSTOMER = ARGV[10], ARGV[11]
 local now = now_ms()
 local staff = who.role == 'agent' or who.role == 'admin'
@@ -55,7 +54,7 @@ local function save(c, fields)
   redis.call('HSET', c.key, unpack(row))
 end
 
--- ── who may ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+-- ── access ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 local function may_see(c)
   if who.role == 'admin' then
@@ -67,7 +66,7 @@ local function may_see(c)
   return c.customerId == who.id
 end
 
--- A customer's id in agentId would make them no agent: the role decides which of the two fields counts.
+-- The role decides which of the two ids counts, since a customer may have the same id as an agent.
 local function is_member(c)
   if staff then
     return c.agentId == who.id
@@ -80,7 +79,7 @@ local function online(key)
   return (status and status ~= 'offline') and '1' or '0'
 end
 
--- How many of the agents who could take what waits for a team are in the chat: those of the team, or all without one.
+-- Return how many connected agents could take a conversation that waits for a team: those of the team, or all.
 local function agents_here(team)
   if team ~= '' then
     return redis.call('SCARD', present .. '-crew:' .. team)
@@ -92,7 +91,7 @@ local function agents_here(team)
   return count
 end
 
--- ── what a script answers ───────────────────────────────────────────────────────────────────────────────────────────
+-- ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 local function position(c)
   if c.state ~= 'waiting' then
@@ -109,7 +108,7 @@ local function answer(c, ...)
   return { 'ok', row(c), pending_events(base, c.id), ... }
 end
 
--- The same for what is not there and what is not theirs.
+-- The same answer for a conversation that does not exist and for one that is not theirs.
 local function forbidden()
   return { 'FORBIDDEN' }
 end
@@ -127,11 +126,11 @@ local function report(c, kind, fields, once)
   add_pending_event(base, c.id, c.key, kind, cjson.encode(fields), now, once)
 end
 
-local function later(kind, c, at)
+local function schedule(kind, c, at)
   redis.call('ZADD', base .. '-deadlines', at, kind .. ':' .. c.id)
 end
 
-local function never(kind, c)
+local function cancel(kind, c)
   redis.call('ZREM', base .. '-deadlines', kind .. ':' .. c.id)
 end
 
@@ -141,9 +140,9 @@ local function enqueue(c)
   redis.call('ZADD', base .. '-waiting', now, c.id)
   redis.call('INCRBY', base .. '-waited', string.format('%.0f', now))
   redis.call('SADD', base .. '-moved', c.teamId)
-  later('wait', c, now + WAIT)
+  schedule('wait', c, now + WAIT)
   if c.customerOnline ~= '1' then
-    later('gone', c, now + GONE)
+    schedule('gone', c, now + GONE)
   end
   report(c, 'queued', {
     customerName = c.customerName, subject = c.subject, preview = c.preview,
@@ -151,18 +150,22 @@ local function enqueue(c)
   })
 end
 
-local function dequeue(c)
+local function unqueue(c)
   redis.call('ZREM', base .. '-queue:' .. c.teamId, c.id)
   redis.call('ZREM', base .. '-waiting', c.id)
   redis.call('DECRBY', base .. '-waited', c.waitingSince)
   redis.call('SADD', base .. '-moved', c.teamId)
+  cancel('wait', c)
+  cancel('gone', c)
+end
+
+local function dequeue(c)
+  unqueue(c)
   redis.call('HDEL', c.key, 'position')
-  never('wait', c)
-  never('gone', c)
   report(c, 'dequeued', {})
 end
 
--- The end of the log: what is told from now on comes after it.
+-- Return the end of the log. All later events come after it.
 local function top()
   return redis.call('HGET', KEYS[3], '/chat') or '0-0'
 end
@@ -175,21 +178,21 @@ local function activate(c, agent, name)
     acceptedAt = now, lastAt = now, warned = '0', moved = '' })
   redis.call('ZADD', base .. '-active', now, c.id)
   redis.call('ZADD', base .. '-open:' .. agent, now, c.id)
-  later('idle', c, now + WARN)
+  schedule('idle', c, now + WARN)
   if c.agentOnline ~= '1' then
-    later('lost', c, now + LOST)
+    schedule('lost', c, now + LOST)
   end
 end
 
 local function deactivate(c)
   redis.call('ZREM', base .. '-active', c.id)
   redis.call('ZREM', base .. '-open:' .. c.agentId, c.id)
-  never('idle', c)
-  never('lost', c)
+  cancel('idle', c)
+  cancel('lost', c)
 end
 
--- The clientIds a customer used on a day. By day, so that each day's ends: of one who starts a conversation a day all would
--- be remembered for ever.
+-- The key of the clientIds that a customer used on a day. One key per day, so that each expires: otherwise the clientIds of
+-- a customer who starts a conversation every day would never expire.
 local function started_on(customer, day)
   return string.format('%s-started:%s:%.0f', base, customer, day)
 end
@@ -216,14 +219,14 @@ local function close(c, reason)
   report(c, 'closed', { reason = reason })
 end
 
--- What a clientId of who asks is called among those of a conversation. The length tells "a" and "b:c" from "a:b" and "c",
--- the side a customer from an agent of the same id.
+-- Return a name for a clientId of the asking user, unique within a conversation. The length distinguishes "a" and "b:c"
+-- from "a:b" and "c"; the side distinguishes a customer from an agent with the same id.
 local function sent_as(client_id)
   return string.format('%s:%d:%s:%s', staff and 's' or 'c', #who.id, who.id, client_id)
 end
 
--- Count bytes that who asks has kept. Answer nil, or the refusal of a customer who has had as many kept within a day as
--- they may: one account would else fill the memory of all, as fast as its rate allows.
+-- Count bytes that the asking user stores. Return nil, or the refusal of a customer who has used the limit of a day.
+-- Otherwise one account could fill the memory as fast as its rate allows.
 local function spend(bytes, most)
   if staff or bytes == 0 then
     return nil
@@ -237,8 +240,8 @@ local function spend(bytes, most)
   end
 end
 
--- Keep a message; body is the rest of its JSON object, from the second member on. Returns number and whole text.
-local function say(c, client_id, body)
+-- Store a message. `body` is its JSON object from the third member on. Returns the number and the whole text.
+local function store_message(c, client_id, body)
   local number = redis.call('HINCRBY', c.key, 'last', 1)
   local text = string.format('{"id":%.0f,"at":%.0f,', number, now) .. body
   redis.call('XADD', base .. '-messages:' .. c.id, string.format('%.0f-0', number), 'm', text)

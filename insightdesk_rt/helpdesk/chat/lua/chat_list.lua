@@ -1,6 +1,6 @@
--- The conversations of a state: those that wait or are active from the oldest, closed ones from the newest.
+-- Return conversations in a state: waiting and active ones oldest first, closed ones newest first.
 --
--- own ARGV  waiting, active or closed · at most so many · score and id to go on after, or "" and ""
+-- own ARGV  waiting, active or closed · limit · score and id after which the page starts, or "" and ""
 -- Answer {score, row}…
 local found, those = {}, page(base .. '-' .. arg(1), arg(1) == 'closed', arg(2), arg(3), arg(4))
 for i = 1, #those, 2 do

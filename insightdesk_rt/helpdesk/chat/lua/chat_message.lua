@@ -1,9 +1,9 @@
--- A member says something. The same again under the same clientId is answered the same and says nothing, also after the
--- end; another text under it is a conflict.
+-- A member sends a message. A repeat under the same clientId gets the same answer and stores nothing, even after the
+-- conversation was closed. Another text under the same clientId is a conflict.
 --
--- own ARGV  id · clientId · body · most messages of a conversation · its event's `once` · most bytes of a conversation
+-- own ARGV  id · clientId · body · most messages of a conversation · `once` of its event · most bytes of a conversation
 --           · most bytes of a customer in a day
--- Answer {ok, number, time, records}: the conversation itself is neither read nor answered, this is the hot one
+-- Answer {ok, number, time, records}. hot: it neither reads nor returns the whole conversation
 local c = { id = arg(1), key = base .. ':' .. arg(1) }
 c.state, c.customerId, c.agentId, c.agentName, c.last, c.bytes =
   unpack(redis.call('HMGET', c.key, 'state', 'customerId', 'agentId', 'agentName', 'last', 'bytes'))
@@ -24,11 +24,11 @@ end
 if tonumber(c.last) >= tonumber(arg(4)) or tonumber(c.bytes or 0) + #arg(3) > tonumber(arg(6)) then
   return conflict(c, 'full')
 end
-local MESSAGE = 300 -- bytes, what one has besides its body, with its clientId
+local MESSAGE = 300 -- bytes: overhead of a message besides its body, with its clientId
 local refused = spend(MESSAGE + #arg(3), tonumber(arg(7)))
 if refused then
   return refused
 end
-local number, text = say(c, arg(2), arg(3))
+local number, text = store_message(c, arg(2), arg(3))
 add_pending_event(base, c.id, c.key, 'message', text, now, arg(5))
 return { 'ok', number, now, pending_events(base, c.id) }

@@ -1,6 +1,6 @@
--- The open conversations of who asks: a customer's own, or those an agent has taken.
+-- Return the open conversations of the asking user: a customer's own, or those that an agent has taken.
 --
--- own ARGV  at most so many
+-- own ARGV  limit
 local found = {}
 for _, id in ipairs(redis.call('ZRANGE', base .. '-open:' .. who.key, 0, arg(1) - 1)) do
   local c = load(id)

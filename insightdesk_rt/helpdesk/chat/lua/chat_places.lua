@@ -1,8 +1,8 @@
--- One queue in which places have changed: who has another place than they were told is to be told.
+-- Take one queue in which places changed, and return the customers whose place is not the one published last.
 --
--- Not with `report`: one who leaves a queue of hundreds would be hundreds of entries of the log. Who misses one is told the
--- next, and the place at each connect.
--- own ARGV  at most so many places, counted from the front
+-- Without `report`: a customer who leaves a queue of hundreds would add hundreds of entries to the log. A client that
+-- misses a place gets the next one, and its place at each connect.
+-- own ARGV  most places, from the front
 -- Answer {queues left, {id, customerId, place}…}
 local team = redis.call('SPOP', base .. '-moved')
 if not team then
@@ -11,8 +11,8 @@ end
 local found = {}
 for place, id in ipairs(redis.call('ZRANGE', base .. '-queue:' .. team, 0, arg(1) - 1)) do
   local key = base .. ':' .. id
-  local told, customer = unpack(redis.call('HMGET', key, 'position', 'customerId'))
-  if customer and tonumber(told or 0) ~= place then
+  local published, customer = unpack(redis.call('HMGET', key, 'position', 'customerId'))
+  if customer and tonumber(published or 0) ~= place then
     redis.call('HSET', key, 'position', place)
     found[#found + 1] = { id, customer, place }
   end

@@ -1,6 +1,7 @@
--- A user came into the chat or went out of it: their conversations show it, and clocks start or stop.
+-- A user connected to the chat or left it: show that in their conversations, and start or stop deadlines.
 --
--- What is true is read here, not given: of two who bring news of it, the later may have the older news.
+-- The script reads the current presence instead of taking it as an argument, because of two callers the later one may
+-- have the older information.
 -- own ARGV  UserKey
 -- Answer {id, records}…
 local user, found = arg(1), {}
@@ -15,9 +16,9 @@ for _, id in ipairs(redis.call('ZRANGE', base .. '-open:' .. user, 0, -1)) do
       clock, patience, runs = 'gone', GONE, c.state == 'waiting'
     end
     if here == '1' then
-      never(clock, c)
+      cancel(clock, c)
     elseif runs then
-      later(clock, c, now + patience)
+      schedule(clock, c, now + patience)
     end
     report(c, 'present', { userId = c[side .. 'Id'], side = side, online = here == '1' })
     found[#found + 1] = { id, pending_events(base, id) }

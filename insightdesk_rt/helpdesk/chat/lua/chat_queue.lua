@@ -1,6 +1,6 @@
--- What waits for who asks: an agent's team and what has no team; for an admin everything.
+-- Return waiting conversations: for an agent those of the team and those without a team, for an admin all.
 --
--- own ARGV  at most so many of each queue
+-- own ARGV  limit per queue
 local ids, found = {}, {}
 if who.role == 'admin' then
   ids[1] = redis.call('ZRANGE', base .. '-waiting', 0, arg(1) - 1)

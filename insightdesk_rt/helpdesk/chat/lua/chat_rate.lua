@@ -1,4 +1,4 @@
--- The customer says how it was, once, after the end. The same again is nothing.
+-- The customer rates a closed conversation, once. A repeat of the same rating has no effect.
 --
 -- own ARGV  id · score · comment · most bytes of a customer in a day
 local c = load(arg(1))

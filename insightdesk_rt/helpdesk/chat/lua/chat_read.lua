@@ -1,4 +1,4 @@
--- A member has read everything up to a message; never less than before.
+-- A member has read everything up to a message. The mark never moves back.
 --
 -- own ARGV  id · message number
 local c = load(arg(1))

@@ -1,14 +1,14 @@
--- A customer starts a conversation. The same again under the same clientId finds the first one; something else under it
--- is a conflict.
+-- A customer starts a conversation. A repeat under the same clientId finds the first one; another request under the same
+-- clientId is a conflict.
 --
--- own ARGV  id · clientId · subject · teamId · preview · body of the first message or "" · most open ones of a customer
---           · digest of what was asked for · id to use instead, if a conversation has the first one
+-- own ARGV  id · clientId · subject · teamId · preview · body of the first message or "" · most open conversations of a customer
+--           · digest of the request · id to use if the first one is taken
 --           · most bytes of a customer in a day
 --
--- Answer's own part: how many agents are here for it
+-- The answer also has: number of connected agents who could take it
 --
--- The id is made of customer and clientId: also if Valkey lost what it knew of the first call, the second makes no other
--- conversation. It is taken already if the clientId was used more than a day ago.
+-- The id is made of customer and clientId, so that a repeat makes no second conversation even if Valkey lost the first
+-- call. The id is taken already if the clientId was used more than a day ago.
 local client_id, team = arg(2), arg(4)
 local day = math.floor(now / 86400000)
 local today = started_on(who.id, day) -- only customers start one
@@ -23,7 +23,7 @@ end
 if redis.call('ZCARD', base .. '-open:' .. who.key) >= tonumber(arg(7)) then
   return conflict({}, 'many')
 end
-local CONVERSATION = 1000 -- bytes, what one has besides its texts, with its places in lists
+local CONVERSATION = 1000 -- bytes: overhead of a conversation besides its texts, with its entries in lists
 local texts = #arg(3) + #arg(5) + #arg(6) + #who.name + 2 * #client_id
 local refused = spend(CONVERSATION + texts, tonumber(arg(10)))
 if refused then
@@ -33,7 +33,7 @@ local id = redis.call('EXISTS', base .. ':' .. arg(1)) == 1 and arg(9) or arg(1)
 redis.call('HSET', today, client_id, id)
 redis.call('EXPIRE', today, 2 * 86400)
 redis.call('ZADD', base .. '-open:' .. who.key, now, id)
--- Two in one millisecond have a first and a second too.
+-- Two conversations that start in the same millisecond have an order too.
 local behind = redis.call('ZREVRANGE', base .. '-queue:' .. team, 0, 0, 'WITHSCORES')[2]
 c = { id = id, key = base .. ':' .. id }
 save(c, {
@@ -43,7 +43,7 @@ save(c, {
 report(c, 'started', { customerName = who.name, subject = c.subject }, id)
 enqueue(c)
 if arg(6) ~= '' then
-  say(c, client_id, arg(6))
+  store_message(c, client_id, arg(6))
 end
 save(c, { position = position(c) })
 return answer(c, agents_here(c.teamId))

@@ -1,6 +1,6 @@
--- Put a conversation down again as an acknowledged change left it, if Valkey has it older than that, or not at all.
+-- Store a conversation again as an acknowledged change left it, if Valkey lost it or has an older state.
 --
--- own ARGV  id · its fields and values in turn, as `row` answers them
+-- own ARGV  id · its fields and values in turn, as `row` returns them
 -- Answer 1 if it was lost
 local given = { id = arg(1), key = base .. ':' .. arg(1) }
 local fields, i = {}, 2
@@ -15,15 +15,6 @@ if c and tonumber(c.seq or 0) >= tonumber(given.seq) then
   return 0
 end
 
-local function unqueue(was)
-  redis.call('ZREM', base .. '-queue:' .. was.teamId, was.id)
-  redis.call('ZREM', base .. '-waiting', was.id)
-  redis.call('DECRBY', base .. '-waited', was.waitingSince)
-  redis.call('SADD', base .. '-moved', was.teamId)
-  never('wait', was)
-  never('gone', was)
-end
-
 if c and c.state == 'waiting' then
   unqueue(c)
 elseif c and c.state == 'active' then
@@ -31,7 +22,7 @@ elseif c and c.state == 'active' then
 end
 redis.call('DEL', given.key)
 redis.call('HSET', given.key, unpack(fields))
--- `last` may not go back, a number is given out once; each message that is put down again counts its own bytes.
+-- `last` must not move back, because a number is given out once. Each message that is stored again counts its own bytes.
 save(given, { last = math.max(tonumber(given.last), tonumber(c and c.last or 0)), bytes = c and c.bytes or '0',
   customerOnline = online(CUSTOMER .. given.customerId) })
 if (given.agentId or '') ~= '' then
@@ -57,16 +48,16 @@ if given.state == 'waiting' then
   redis.call('ZADD', base .. '-waiting', given.waitingSince, given.id)
   redis.call('INCRBY', base .. '-waited', given.waitingSince)
   redis.call('SADD', base .. '-moved', given.teamId)
-  later('wait', given, tonumber(given.waitingSince) + WAIT)
+  schedule('wait', given, tonumber(given.waitingSince) + WAIT)
   if given.customerOnline ~= '1' then
-    later('gone', given, now + GONE)
+    schedule('gone', given, now + GONE)
   end
 else
   redis.call('ZADD', base .. '-active', given.acceptedAt, given.id)
   redis.call('ZADD', base .. '-open:' .. given.agentId, given.acceptedAt, given.id)
-  later('idle', given, math.max(tonumber(given.lastAt) + WARN, now))
+  schedule('idle', given, math.max(tonumber(given.lastAt) + WARN, now))
   if given.agentOnline ~= '1' then
-    later('lost', given, now + LOST)
+    schedule('lost', given, now + LOST)
   end
 end
 return 1

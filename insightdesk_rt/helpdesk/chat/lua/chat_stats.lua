@@ -1,3 +1,5 @@
+-- Return the numbers of the queue.
+--
 -- KEYS  base
 -- Answer {waiting, longest wait in ms, average wait in ms, active}
 local base = KEYS[1]

@@ -1,11 +1,11 @@
--- Hand a conversation to another agent, who has it at once, or to a team, where it waits in the place it had. Nobody can
--- take it back from a team that is not there, or has a name nobody knows: it is a conflict, like an agent who is not here.
+-- Hand a conversation to another agent, who has it at once, or to a team, where it waits in its old place. A team without
+-- a connected agent is a conflict, like an agent who is not connected, because nobody could take the conversation there.
 --
 -- own ARGV  id · agentId or "" · teamId or "" · note or ""
 local c = load(arg(1))
 local request = cjson.encode({ who.id, arg(2), arg(3), arg(4) })
 if c and staff and c.moved == request then
-  return answer(c) -- the same again, by one who may not see it any more
+  return answer(c) -- a repeat, by an agent who may not see it any more
 end
 if not c or not staff or not may_see(c) then
   return forbidden()

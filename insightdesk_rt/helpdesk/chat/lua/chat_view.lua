@@ -1,8 +1,8 @@
--- A conversation and some of its messages, for who may see it.
+-- Return a conversation and some of its messages to a user who may see it.
 --
--- own ARGV  id · before which message number, "" for the newest · how many · how many bytes
--- Answer's own part: messages as JSON, newest first, at least one whatever its bytes; 1 if there are older ones
-local SHOWN = 20 -- what a message has more when it is shown: its time is written out, and a comma
+-- own ARGV  id · number before which the messages end, "" for the newest · limit · limit in bytes
+-- The answer also has: messages as JSON, newest first, at least one whatever its size; 1 if there are older ones
+local SHOWN = 20 -- bytes that a message gains in the answer: its time as text, and a comma
 local c = load(arg(1))
 if not c or not may_see(c) then
   return forbidden()
