@@ -52,9 +52,11 @@ class AdminSettings(SettingsPart, frozen=True):
 
     admin_address: Annotated[Names, Help("addresses of the admin port")] = ("127.0.0.1", "::1")
     admin_port: Annotated[Port, Help("admin port, of the first worker; 0 takes free ones")] = 3002
-    admin_allow_plaintext: Annotated[bool, Help("the admin port may be off loopback without TLS")] = False
-    admin_hosts: Annotated[Names, Help("names by which the admin port is called, besides localhost and addresses")] = ()
-    admin_keys_file: Annotated[str, Help("file of the admin port's static keys; `key` makes its lines")] = ""
+    admin_allow_plaintext: Annotated[bool, Help("allow the admin port off loopback without TLS")] = False
+    admin_hosts: Annotated[Names, Help("host names of the admin port, besides localhost and IP addresses")] = ()
+    admin_keys_file: Annotated[
+        str, Help("file of static keys for the admin port; the command `key` makes its lines")
+    ] = ""
 
     @property
     def on_loopback(self) -> bool:

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 class TlsSettings(SettingsPart, frozen=True):
-    tls_cert_file: Annotated[str, Help("certificate chain (PEM), to speak TLS without a proxy in front")] = ""
-    tls_key_file: Annotated[str, Help("private key of it (PEM)")] = ""
+    tls_cert_file: Annotated[str, Help("certificate chain (PEM), to serve TLS without a proxy")] = ""
+    tls_key_file: Annotated[str, Help("private key of the certificate (PEM)")] = ""
 
 
 class Certificates:

@@ -45,7 +45,7 @@ class EmbeddedSettings(SettingsPart, frozen=True):
     embedded_memory_bytes: Annotated[
         int,
         Meta(ge=0, le=1_000_000_000_000),
-        Help("memory the embedded Valkey may use; 0: half of the machine's or container's"),
+        Help("memory of the embedded Valkey; 0: half of the machine's or container's"),
     ] = 0
     data_dir: str = TokenSettings().data_dir
     durable: bool = ValkeySettings().durable

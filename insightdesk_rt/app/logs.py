@@ -53,8 +53,8 @@ _BARE = re.compile(rf"""[^\s"'=\\{_UNSAFE}]+""")  # what needs no quotes in key=
 
 
 class LogSettings(SettingsPart, frozen=True):
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Help("least level that is logged")] = "info"
-    log_format: Annotated[Literal["kv", "json"], Help("key=value or JSON, a line per event")] = "kv"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Help("lowest level that is logged")] = "info"
+    log_format: Annotated[Literal["kv", "json"], Help("key=value or JSON, one line per event")] = "kv"
 
 
 def setup_logging(level: str, style: str, node: str = "", stream: TextIO | None = None) -> None:

@@ -59,19 +59,23 @@ Notice = Callable[[str], None]
 class TokenSettings(SettingsPart, frozen=True):
     """Who may sign tokens, what a token must say, and the secrets that nodes share."""
 
-    data_dir: Annotated[str, Help("folder of the secret and the embedded Valkey")] = "./data"
-    cluster_secret: Annotated[Secret, Help("secret of the nodes' own, 32 bytes or more; empty: the tokens'")] = Secret()
-    cluster_secret_file: Annotated[str, Help("file that holds it")] = ""
-    jwt_secret: Annotated[Secret, Help("secret of HS tokens, 32 bytes or more")] = Secret()
-    jwt_secret_file: Annotated[str, Help("file that holds it; without either, one is made in data_dir")] = ""
+    data_dir: Annotated[str, Help("folder for the secret and the embedded Valkey")] = "./data"
+    cluster_secret: Annotated[
+        Secret, Help("secret shared by the nodes, 32 bytes or more; empty: the tokens' secret")
+    ] = Secret()
+    cluster_secret_file: Annotated[str, Help("file that holds cluster_secret")] = ""
+    jwt_secret: Annotated[Secret, Help("secret for HS tokens, 32 bytes or more")] = Secret()
+    jwt_secret_file: Annotated[str, Help("file that holds jwt_secret; with neither set, one is made in data_dir")] = ""
     jwt_algorithms: Annotated[Names, Help("algorithms a token may be signed with")] = ("HS256",)
-    jwt_public_key_file: Annotated[str, Help("public key (PEM) of RS, PS, ES or EdDSA tokens")] = ""
-    jwks_url: Annotated[SecretUrl, Help("where the issuer publishes its public keys (JWKS)")] = SecretUrl()
-    jwt_issuer: Annotated[str, Help("the iss a token must have; empty: any or none")] = ""
-    jwt_audience: Annotated[str, Help("the aud a token must have; empty: none")] = ""
-    jwt_leeway_s: Annotated[int, Meta(ge=0, le=30), Help("how long after its exp a token still counts")] = 0
+    jwt_public_key_file: Annotated[str, Help("public key (PEM) for RS, PS, ES or EdDSA tokens")] = ""
+    jwks_url: Annotated[SecretUrl, Help("URL at which the issuer publishes its public keys (JWKS)")] = SecretUrl()
+    jwt_issuer: Annotated[str, Help("iss that a token must have; empty: any or none")] = ""
+    jwt_audience: Annotated[str, Help("aud that a token must have; empty: none")] = ""
+    jwt_leeway_s: Annotated[
+        int, Meta(ge=0, le=30), Help("seconds for which a token is still accepted after its exp")
+    ] = 0
     user_ids: Annotated[
-        Literal["shared", "separate"], Help("separate: a customer and an agent with one id are two people")
+        Literal["shared", "separate"], Help("separate: a customer and an agent with the same id are two people")
     ] = "shared"
 
     @property

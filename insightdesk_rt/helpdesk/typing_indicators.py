@@ -22,7 +22,7 @@ from insightdesk_rt.engine.model import Named, Person, Room, named
 from insightdesk_rt.engine.settings import Help, Ms
 from insightdesk_rt.helpdesk.viewer_store import ViewerStore
 
-TypingMs = Annotated[Ms, Help("how long typing shows after the last keystroke")]  # the setting typing_ms
+TypingMs = Annotated[Ms, Help("how long typing is shown after the last keystroke")]  # the setting typing_ms
 TYPING_MS = 5_000
 
 

@@ -1,4 +1,4 @@
-"""The table of settings as pages: the commented configuration file, and the table of the documentation."""
+"""Prints the table of settings: as the commented configuration file, and as the tables of the documentation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from insightdesk_rt.engine.secret import Secret
 from insightdesk_rt.engine.wire import json
 
 HEAD = f"""\
-# The settings of insightdesk-rt, each with its default. Take away a "#" to change one; `insightdesk-rt check --config
-# FILE` says whether all is right. The command line (--name value) and the environment ({ENV_PREFIX}NAME) count
-# before this file. Relative paths are taken from the folder the server is started in.
+# The settings of insightdesk-rt, each with its default. To change one, remove the "#" in front of it. The command
+# `insightdesk-rt check --config FILE` checks the file. The command line (--name value) and the environment
+# ({ENV_PREFIX}NAME) take precedence over this file. Relative paths start at the server's working directory.
 """
 
 
-# What conf/insightdesk-rt.toml sets: the folder of conf/insightdesk-rt.service. It stands in the file and not in the
-# unit, so that `insightdesk-rt token --config` finds the secret that the service made.
+# The only setting that conf/insightdesk-rt.toml sets: the folder of conf/insightdesk-rt.service. It is in the file and
+# not in the unit, so that `insightdesk-rt token --config` finds the secret that the service made.
 SHIPPED = {"data_dir": "/var/lib/insightdesk-rt"}
 
 
@@ -52,11 +52,11 @@ def _groups() -> Iterator[tuple[str, list[Setting]]]:
 
 
 def _values(setting: Setting) -> str:
-    """Return what a number or a word may be; what a text, a list or a table is, its default shows."""
+    """Return the values that a number or a word may have; for other types the default is example enough."""
     words = setting.expected.removeprefix("a whole number ")
     return words if setting.kind is int or (" or " in words and setting.kind is str) else ""
 
 
 def _toml(value: Any) -> str:
-    # For texts, numbers, truth values, lists of texts and an empty table TOML writes what JSON writes
+    # TOML and JSON write texts, numbers, booleans, lists of texts and an empty table alike
     return json.dumps(list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Secret) else value)

@@ -40,10 +40,12 @@ from insightdesk_rt.helpdesk.features import FEATURES
 class ProcessSettings(SettingsPart, frozen=True):
     """The settings of the program around the server."""
 
-    node_id: Annotated[str, Help("name of this node in session ids and logs; empty makes one up")] = ""
+    node_id: Annotated[str, Help("name of this node in session ids and logs; empty: a random one")] = ""
     workers: Annotated[int, Meta(ge=1, le=256), Help("processes that share the client port, one per core")] = 1
-    demo: Annotated[bool, Help("serve /demo, a helpdesk that moves by itself (loopback only)")] = False
-    drain_seconds: Annotated[int, Meta(ge=0, le=3600), Help("time over which a stop sends clients away")] = 10
+    demo: Annotated[bool, Help("serve /demo, a simulated helpdesk (loopback only)")] = False
+    drain_seconds: Annotated[
+        int, Meta(ge=0, le=3600), Help("seconds over which a stopping server disconnects its clients")
+    ] = 10
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -42,16 +42,16 @@ WAIT_S = 1.0  # a command's deadline
 class EventLogSettings(SettingsPart, frozen=True):
     """How much of a namespace's log is kept, whichever limit is reached first, and what one event may have."""
 
-    log_max_entries: Annotated[int, Meta(ge=100), Help("events kept per namespace for clients that return")] = 100_000
+    log_max_entries: Annotated[int, Meta(ge=100), Help("events kept per namespace for returning clients")] = 100_000
     # Bytes of payloads and heads; the log takes about as many of Valkey's memory. The log of a busy chat in Chinese or
     # emoji has 16 KB an event: 100,000 of them would be 1.6 GB.
     log_max_bytes: Annotated[
-        int, Meta(ge=0, le=100_000_000_000), Help("bytes kept per namespace for them; 0: any number")
+        int, Meta(ge=0, le=100_000_000_000), Help("bytes kept per namespace for returning clients; 0: no limit")
     ] = 134_217_728
     # 256 KiB: one 33 MB event once overflowed the pub/sub buffers of every node of a python-socketio cluster
-    max_event_bytes: Annotated[BytesLimit, Help("one event between nodes; 0: any size")] = 262_144
+    max_event_bytes: Annotated[BytesLimit, Help("size of one event between nodes; 0: no limit")] = 262_144
     log_reads_at_once: Annotated[
-        int, Meta(ge=1, le=1000), Help("questions of clients to Valkey about what they missed; others wait")
+        int, Meta(ge=1, le=1000), Help("log reads for returning clients that run at once; further ones wait")
     ] = 16  # some 16 ms of Valkey, if each has a full page
 
 

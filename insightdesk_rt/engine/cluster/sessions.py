@@ -50,8 +50,8 @@ ANOTHERS, MISSING = 0, -1  # what lua/session_save.lua answers
 class RecoverySettings(SettingsPart, frozen=True):
     """Whether, and for how long, clients may go on with a session that was interrupted."""
 
-    connection_recovery: Annotated[bool, Help("give clients that come back what they missed")] = True
-    recovery_window_s: Annotated[Seconds, Help("how long they may have been away")] = 120
+    connection_recovery: Annotated[bool, Help("send returning clients the events they missed")] = True
+    recovery_window_s: Annotated[Seconds, Help("how long a returning client may have been disconnected")] = 120
 
 
 class ClusterSessions:

@@ -47,8 +47,8 @@ class ValkeySettings(SettingsPart, frozen=True):
     valkey_url: Annotated[SecretUrl, Help("valkey://, valkeys:// or unix://; empty starts an embedded one")] = (
         SecretUrl()
     )
-    valkey_prefix: Annotated[str, Help("first part of every key and channel; one per environment")] = "insightdesk"
-    durable: Annotated[bool, Help("acknowledge a chat message once it is on disk")] = False
+    valkey_prefix: Annotated[str, Help("prefix of every key and channel; one per environment")] = "insightdesk"
+    durable: Annotated[bool, Help("acknowledge a chat message only when it is on disk")] = False
 
 
 class Valkey:

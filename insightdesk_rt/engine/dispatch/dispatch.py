@@ -63,12 +63,14 @@ class DispatchSettings(SettingsPart, frozen=True):
     """How often users may call, and how many sockets they may have."""
 
     max_waiting_calls_per_socket: Annotated[
-        CountLimit, Help("calls that wait for those before them; 0: any number")
+        CountLimit, Help("calls that wait for earlier calls of the socket; 0: no limit")
     ] = 1000
     # Ten a second: a person with ten tabs of four namespaces whose network drops every five seconds makes eight.
-    max_connects_per_user_per_minute: Annotated[Count, Help("a user's connects into namespaces; 0: any number")] = 600
-    max_connections_per_user: Annotated[Count, Help("sockets of a user per namespace; 0: any number")] = 100
-    rate_limits: Annotated[dict[str, str], Help('per user, event = "max/seconds"; "default" for the others')] = {}
+    max_connects_per_user_per_minute: Annotated[Count, Help("connects of one user into namespaces; 0: no limit")] = 600
+    max_connections_per_user: Annotated[Count, Help("sockets of one user per namespace; 0: no limit")] = 100
+    rate_limits: Annotated[
+        dict[str, str], Help('rates per user: event = "max/seconds"; "default" for all other events')
+    ] = {}
     max_namespaces_per_connection: int = PacketLimits().max_namespaces_per_connection
     max_json_depth: CountLimit = PacketLimits().max_json_depth
 

@@ -42,23 +42,23 @@ class PortSettings(SettingsPart, frozen=True):
     """The settings of the client port."""
 
     # Both families of loopback: `localhost` is ::1 first for Node 18 and others.
-    address: Annotated[Names, Help("addresses of the client port; :: is every one, of IPv4 and IPv6")] = (
+    address: Annotated[Names, Help("addresses of the client port; :: means all of IPv4 and IPv6")] = (
         "127.0.0.1",
         "::1",
     )
     port: Annotated[Port, Help("client port; 0 takes a free one")] = 3001
-    allowed_origins: Annotated[Names, Help('other origins browsers may come from; "*" for any')] = ()
-    trusted_proxies: Annotated[Names, Help("addresses or networks whose X-Forwarded-For is believed")] = ()
-    transports: Annotated[Names, Help("what Engine.IO clients may use")] = ("polling", "websocket")
+    allowed_origins: Annotated[Names, Help('further web origins that may connect; "*" for any')] = ()
+    trusted_proxies: Annotated[Names, Help("addresses or networks of proxies whose X-Forwarded-For is trusted")] = ()
+    transports: Annotated[Names, Help("transports that Engine.IO clients may use")] = ("polling", "websocket")
     # of the name that Socket.IO's own server and clients give it
-    add_trailing_slash: Annotated[bool, Help("Socket.IO is at /socket.io/ alone; false: also at /socket.io")] = True
+    add_trailing_slash: Annotated[bool, Help("serve Socket.IO at /socket.io/ only; false: also at /socket.io")] = True
     websocket_deflate: Annotated[bool, Help("compress websocket messages; costs memory and CPU")] = False
     ping_interval_ms: Annotated[Ms, Help("time between heartbeats")] = 25_000
-    ping_timeout_ms: Annotated[Ms, Help("how long a client may take to answer one")] = 30_000
-    max_fragments_per_message: Annotated[CountLimit, Help("websocket frames of one message; 0: any number")] = (
+    ping_timeout_ms: Annotated[Ms, Help("how long a client may take to answer a heartbeat")] = 30_000
+    max_fragments_per_message: Annotated[CountLimit, Help("websocket frames of one message; 0: no limit")] = (
         MAX_FRAGMENTS
     )
-    max_connects_per_address_per_second: Annotated[Count, Help("new clients of one address; 0: any number")] = 0
+    max_connects_per_address_per_second: Annotated[Count, Help("new clients of one address; 0: no limit")] = 0
     max_payload_bytes: BytesLimit = PacketLimits().max_payload_bytes  # ws default 100 MiB, Node socket.io 1 MB
     connection_recovery: bool = RecoverySettings().connection_recovery
 

@@ -266,11 +266,13 @@ class Times(SettingsPart, frozen=True):
     """How long the parts of an HTTP exchange may take."""
 
     handshake_timeout_s: Annotated[
-        SecondsLimit, Help("how long HTTP headers may take, and a kept connection be idle; 0: for ever")
+        SecondsLimit, Help("how long HTTP headers may take, and a connection be idle; 0: no limit")
     ] = 10
     # a megabyte in 30 s is 270 kbit/s; a slower client is a slow loris, or should use a websocket
-    body_timeout_s: Annotated[SecondsLimit, Help("how long the body of a POST may take; 0: for ever")] = 30
-    unread_timeout_s: Annotated[SecondsLimit, Help("how long nobody may read an answer over HTTP; 0: for ever")] = 30
+    body_timeout_s: Annotated[SecondsLimit, Help("how long the body of a POST may take; 0: no limit")] = 30
+    unread_timeout_s: Annotated[
+        SecondsLimit, Help("how long a client may leave an HTTP answer unread; 0: no limit")
+    ] = 30
 
 
 def make_http_server(

@@ -64,9 +64,9 @@ _NODE = re.compile(r"([A-Za-z0-9_-]{1,40})\.")
 
 class RelaySettings(SettingsPart, frozen=True):
     relay_address: Annotated[
-        str, Help("where other machines' nodes reach this one, to pass polls on; empty: nowhere")
+        str, Help("address at which nodes of other machines relay polls to this one; empty: none")
     ] = ""
-    relay_port: Annotated[Port, Help("its port there; 0 takes a free one")] = 0
+    relay_port: Annotated[Port, Help("port for relayed polls; 0 takes a free one")] = 0
 
 
 class RelayedAnswer(NamedTuple):

@@ -47,7 +47,7 @@ class Missed(NamedTuple):
 
 
 class HubSettings(SettingsPart, frozen=True):
-    max_rooms_per_socket: Annotated[Count, Help("rooms a socket may be in; 0: any number")] = 1000
+    max_rooms_per_socket: Annotated[Count, Help("rooms a socket may be in; 0: no limit")] = 1000
 
 
 class Replay(NamedTuple):

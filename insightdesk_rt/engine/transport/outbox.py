@@ -38,7 +38,7 @@ class OutboxLimits(SettingsPart, frozen=True, gc=False):
     max_outbox_bytes: Annotated[BytesLimit, Help("unsent bytes at which a client is closed; 0: never")] = 1_048_576
     max_outbox_events: Annotated[CountLimit, Help("unsent events at which a client is closed; 0: never")] = 10_000
     volatile_outbox_bytes: Annotated[
-        BytesLimit, Help("unsent bytes from which volatile events are dropped; 0: never")
+        BytesLimit, Help("unsent bytes at which volatile events are dropped; 0: never")
     ] = 65_536
 
 

@@ -52,20 +52,22 @@ class ClientSettings(SettingsPart, frozen=True):
     """How long clients may take, and how much of a node they may use together."""
 
     connect_timeout_s: Annotated[
-        SecondsOrNever, Help("how long a client may stay without a namespace; 0: for ever")
+        SecondsOrNever, Help("how long a client may stay without a namespace; 0: no limit")
     ] = 45
-    upgrade_timeout_s: Annotated[SecondsOrNever, Help("how long an upgrade to websocket may take; 0: for ever")] = 10
+    upgrade_timeout_s: Annotated[SecondsOrNever, Help("how long an upgrade to websocket may take; 0: no limit")] = 10
     # four times a POST's: that much the attachments of a packet may be more
     message_timeout_s: Annotated[
-        SecondsOrNever, Help("how long a message may take that has begun to come in; 0: for ever")
+        SecondsOrNever, Help("how long a message may take to arrive once it has begun; 0: no limit")
     ] = 120
     # eight messages of the usual 1 MB at a time; a connection for each would be 400 MB of one user
     max_unfinished_bytes_per_user: Annotated[
-        CountLimit, Help("bytes of a user's messages that have begun to come in, at a time; 0: any number")
+        CountLimit, Help("bytes of one user's messages that are still arriving; 0: no limit")
     ] = 8_000_000
-    max_unfinished_bytes: Annotated[CountLimit, Help("the same of all clients of a node; 0: any number")] = 268_435_456
-    max_connects_per_connection_per_minute: Annotated[Count, Help("connects into namespaces; 0: any number")] = 60
-    max_connections_per_address: Annotated[Count, Help("clients of one address; 0: any number")] = 0
+    max_unfinished_bytes: Annotated[CountLimit, Help("the same for all clients of a node; 0: no limit")] = 268_435_456
+    max_connects_per_connection_per_minute: Annotated[
+        Count, Help("connects of one client into namespaces; 0: no limit")
+    ] = 60
+    max_connections_per_address: Annotated[Count, Help("clients of one address; 0: no limit")] = 0
 
 
 class Registry(Generic[C]):

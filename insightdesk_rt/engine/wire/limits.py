@@ -29,20 +29,20 @@ MIN_NAMESPACES = 64  # requested and joined at a time; the server refuses CONNEC
 class PacketLimits(SettingsPart, frozen=True):
     """The limits on the messages of one client."""
 
-    max_payload_bytes: Annotated[BytesLimit, Help("one message or POST of a client; 0: any size")] = 1_000_000
+    max_payload_bytes: Annotated[BytesLimit, Help("size of one message or POST of a client; 0: no limit")] = 1_000_000
     # twice the longest token
-    max_connect_bytes: Annotated[BytesLimit, Help("a CONNECT, and any message before one; 0: as max_payload_bytes")] = (
-        16_384
-    )
-    max_attachments_per_packet: Annotated[CountLimit, Help("binary attachments of one packet; 0: any number")] = (
+    max_connect_bytes: Annotated[
+        BytesLimit, Help("size of a CONNECT and of messages before it; 0: as max_payload_bytes")
+    ] = 16_384
+    max_attachments_per_packet: Annotated[CountLimit, Help("binary attachments of one packet; 0: no limit")] = (
         10  # socket.io-parser 4.2.6
     )
     # hand-written payloads nest less than ten deep
-    max_json_depth: Annotated[CountLimit, Help("brackets within brackets; 0: as deep as Python goes")] = 64
-    max_event_name_chars: Annotated[CountLimit, Help("length of an event's name; 0: any")] = 256
+    max_json_depth: Annotated[CountLimit, Help("nesting depth of JSON; 0: as deep as Python can read")] = 64
+    max_event_name_chars: Annotated[CountLimit, Help("length of an event's name; 0: no limit")] = 256
     # a refusal repeats the name
-    max_namespace_chars: Annotated[CountLimit, Help("length of a namespace's name; 0: any")] = 128
-    max_namespaces_per_connection: Annotated[Count, Help("namespaces a client may join; 0: any number")] = 10
+    max_namespace_chars: Annotated[CountLimit, Help("length of a namespace's name; 0: no limit")] = 128
+    max_namespaces_per_connection: Annotated[Count, Help("namespaces a client may join; 0: no limit")] = 10
     # bytes of all attachments of one packet; 0: four times max_payload_bytes
     max_attachments_bytes: int = 0
     # namespaces asked for and joined at a time; 0: follows from max_namespaces_per_connection

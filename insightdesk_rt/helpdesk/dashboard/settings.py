@@ -8,4 +8,4 @@ from insightdesk_rt.engine.settings import Help, Ms, SettingsPart
 
 
 class DashboardSettings(SettingsPart, frozen=True):
-    dashboard_interval_ms: Annotated[Ms, Help("time between dashboard metrics")] = 5000
+    dashboard_interval_ms: Annotated[Ms, Help("time between two updates of the dashboard")] = 5000

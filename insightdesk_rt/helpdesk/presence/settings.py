@@ -8,4 +8,4 @@ from insightdesk_rt.engine.settings import Count, Help, SettingsPart
 
 
 class PresenceSettings(SettingsPart, frozen=True):
-    presence_grace_ms: Annotated[Count, Help("how long a user may be away before offline")] = 5000
+    presence_grace_ms: Annotated[Count, Help("how long a user may be disconnected before showing as offline")] = 5000
