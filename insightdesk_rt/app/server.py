@@ -44,6 +44,7 @@ from insightdesk_rt.engine.doors.handlers import ClientHealthHandler, NoHandler
 from insightdesk_rt.engine.doors.listener import StartError, bind, close_all, make_http_server, port_of
 from insightdesk_rt.engine.doors.native import native_handlers
 from insightdesk_rt.engine.doors.relay import Relay, answers, bind_local, foreign_routes, relay_routes
+from insightdesk_rt.engine.doors.static_files import client_script_routes
 from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.hub.hub import Hub, Replay
 from insightdesk_rt.engine.periodic import Work, every, only_if
@@ -234,6 +235,7 @@ class Server:
                 *foreign_routes(port, relay, self.node_id),
                 *socketio_handlers(port),
                 *native_handlers(port, PATHS),
+                *client_script_routes(),
                 *demo_routes(demo),
                 ("/healthz", ClientHealthHandler, {"port": port}),
             ],

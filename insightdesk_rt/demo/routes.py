@@ -1,4 +1,4 @@
-"""/rt/client.js for everybody; /demo, its files and its tokens only where the server was started with `--demo`.
+"""/demo, its files and its tokens, only where the server was started with `--demo`.
 
 The demo hands a token to whoever asks, so that a newcomer sees everything without signing in. Therefore it answers on
 this machine only: the settings refuse it on any other address, and each request must come from a loopback address, name
@@ -10,10 +10,8 @@ The pages hold no inline script or style, and the policy lets them load nothing 
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
@@ -22,61 +20,14 @@ from tornado.web import RequestHandler
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.engine.addresses import FORWARDED, parse_address
 from insightdesk_rt.engine.doors.handlers import QuietHandler
+from insightdesk_rt.engine.doors.static_files import Route, StaticFileHandler
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import TicketIdText
 from insightdesk_rt.engine.origins import is_loopback_host
 from insightdesk_rt.engine.wire import json
 
 STATIC = Path(__file__).parent / "static"
-TYPES = {
-    ".js": "text/javascript; charset=UTF-8",
-    ".css": "text/css; charset=UTF-8",
-    ".html": "text/html; charset=UTF-8",
-}
 MAX_BODY = 16_384
-
-Route = tuple[str, type[RequestHandler], dict[str, Any]]
-
-
-@cache
-def _file(name: str) -> tuple[bytes, str]:
-    content = (STATIC / name).read_bytes()
-    return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-
-
-class StaticFileHandler(QuietHandler):
-    """One file of ours, asked for anew each time and answered with 304 while it is the same."""
-
-    name = ""
-
-    def initialize(self, name: str) -> None:
-        self.name = name
-
-    def set_default_headers(self) -> None:
-        super().set_default_headers()
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Cache-Control", "no-cache")
-
-    def get(self) -> None:
-        content, tag = _file(self.name)
-        self.set_header("Content-Type", TYPES[Path(self.name).suffix])
-        self.set_header("Etag", tag)
-        if self.check_etag_header():
-            self.set_status(304)
-            self.finish()
-        else:
-            self.finish(content)
-
-    head = get
-
-
-class ClientScriptHandler(StaticFileHandler):
-    """The browser client: front ends on any origin may load it; it holds nothing of anybody."""
-
-    def set_default_headers(self) -> None:
-        super().set_default_headers()
-        self.set_header("Access-Control-Allow-Origin", "*")
-        self.set_header("Cross-Origin-Resource-Policy", "cross-origin")
 
 
 class LoopbackOnly(RequestHandler):
@@ -178,14 +129,13 @@ class ActHandler(DemoHandler):
 
 
 def demo_routes(demo: Demo | None) -> list[Route]:
-    """Return the routes of the browser client and, with a demo, of its page."""
-    routes: list[Route] = [("/rt/client.js", ClientScriptHandler, {"name": "client.js"})]
-    if demo is not None:
-        routes += [
-            ("/demo/?", DemoFileHandler, {"name": "demo.html"}),
-            ("/demo/demo.js", DemoFileHandler, {"name": "demo.js"}),
-            ("/demo/demo.css", DemoFileHandler, {"name": "demo.css"}),
-            ("/demo/desk", DeskHandler, {"demo": demo}),
-            ("/demo/act", ActHandler, {"demo": demo}),
-        ]
-    return routes
+    """Return the routes of the demo's page; none without a demo."""
+    if demo is None:
+        return []
+    return [
+        ("/demo/?", DemoFileHandler, {"path": STATIC / "demo.html"}),
+        ("/demo/demo.js", DemoFileHandler, {"path": STATIC / "demo.js"}),
+        ("/demo/demo.css", DemoFileHandler, {"path": STATIC / "demo.css"}),
+        ("/demo/desk", DeskHandler, {"demo": demo}),
+        ("/demo/act", ActHandler, {"demo": demo}),
+    ]

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "engine/doors/framing": "hostile/test_limits.py",
     "engine/doors/handlers": "integration/test_engineio_http.py",
     "engine/doors/native": "contract/test_transport.py",
+    "engine/doors/static_files": "integration/test_client_js.py",
     "engine/doors/relay": "integration/test_relay.py",
     "engine/hub/backplane": "contract/test_backplane.py",
     "engine/transport/base": "contract/test_transport.py",

@@ -19,7 +19,7 @@ from insightdesk_rt.app.embedded_valkey import EmbeddedError, embedded_url, half
 
 PARENT = """
 import signal, sys, time
-from insightdesk_rt.embedded import start_embedded, half_of_memory
+from insightdesk_rt.app.embedded_valkey import start_embedded, half_of_memory
 e = start_embedded(sys.argv[1])
 try:
     print(e.pid, e.url, flush=True)
