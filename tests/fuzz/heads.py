@@ -1,7 +1,7 @@
 """Heads of HTTP requests that are nearly right, and what Tornado makes of one.
 
-`parse` reads the heads that nothing is odd about; all others are Tornado's. So what it accepts, Tornado must read in
-the same way: if the two ever differ, a request means one thing on the short way and another on the long one.
+`parse` reads plain heads and leaves all others to Tornado. Tornado must read each head that `parse` accepts in the same
+way, or a request would mean one thing on the fast path and another to Tornado.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, parse_request_start_line
 
-from insightdesk_rt.engine.doors.fast_path.request_head import RequestHead, parse
+from insightdesk_rt.engine.doors.fast_path.request_head import PlainRequest, parse
 from tests.fuzz import mutate
 from tests.support.door import UPGRADE
 
@@ -66,7 +66,7 @@ def head(random: Random) -> bytes:
     return text.encode("latin-1")
 
 
-def ours(found: RequestHead) -> Read:
+def ours(found: PlainRequest) -> Read:
     """Return what `parse` made of it."""
     asked = {"EIO": ["4"], "transport": [found.transport]} | ({"sid": [found.sid]} if found.sid else {})
     said = {} if found.namespace else asked
@@ -92,14 +92,14 @@ def tornados(data: bytes) -> Read:
 
 
 def same(data: bytes) -> bool:
-    """Return whether the short way accepts it. Raises AssertionError if Tornado reads something else."""
+    """Return whether the fast path accepts it. Raises AssertionError if Tornado reads something else."""
     found = parse(data)
     if found is None:
         return False
     try:
         its = tornados(data)
     except Exception as why:
-        raise AssertionError(f"only the short way accepts {data!r}: {type(why).__name__}: {why}") from why
+        raise AssertionError(f"only the fast path accepts {data!r}: {type(why).__name__}: {why}") from why
     assert ours(found) == its, f"{data!r} is {ours(found)}, and for Tornado {its}"
     return True
 

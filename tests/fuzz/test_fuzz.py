@@ -31,7 +31,7 @@ def test_a_megabyte_of_one_unit_costs_little_more_than_a_plain_one(unit: str) ->
     assert not slow, "\n".join(slow)
 
 
-def test_what_the_short_way_accepts_tornado_reads_the_same_way() -> None:
+def test_what_the_fast_path_accepts_tornado_reads_the_same_way() -> None:
     accepted = sum(heads.same(heads.head(Random(seed))) for seed in range(5_000))
     assert accepted > 1_000, "most of them are odd"
 

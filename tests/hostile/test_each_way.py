@@ -1,4 +1,4 @@
-"""Each limit, over each way to the handlers: what holds at the front door holds at the side doors too."""
+"""Every limit holds on every way to the handlers: fast path, Tornado, TLS, compression, another node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNKNOWN = {"code": 1, "message": "Session ID unknown"}
 
 
 async def refused_at_head(by: ByWay, sid: str, length: int) -> tuple[int, str]:
-    """Send a POST's head, and of its body nothing; return the answer that comes all the same."""
+    """Send the head of a POST and nothing of its body; return the answer."""
     http = await by.http()
     http.send("POST", f"{POLL}&sid={sid}", b"", {"Content-Length": str(length)})
     async with asyncio.timeout(10):
@@ -30,8 +30,8 @@ async def refused_at_head(by: ByWay, sid: str, length: int) -> tuple[int, str]:
 
 @pytest.mark.parametrize("way", WAYS)
 @aio
-async def test_a_post_for_a_session_nobody_has_is_answered_by_its_head(way: str) -> None:
-    """Whatever node its sid names: nothing of the body is kept for somebody who has shown no token."""
+async def test_a_post_for_an_unknown_session_is_refused_when_its_head_has_come(way: str) -> None:
+    """Whatever node the sid names: nothing of the body is kept for a client that has shown no token."""
     async with door_by(way) as by:
         for sid in ("n1.none", "n2.none", "zz9.none", "none"):
             status, body = await refused_at_head(by, sid, 990_000)
@@ -40,7 +40,7 @@ async def test_a_post_for_a_session_nobody_has_is_answered_by_its_head(way: str)
 
 @pytest.mark.parametrize("way", WAYS)
 @aio
-async def test_a_post_that_is_too_long_is_refused_by_its_head(way: str) -> None:
+async def test_a_post_that_announces_too_much_is_refused_when_its_head_has_come(way: str) -> None:
     async with door_by(way) as by:
         sid = await by.session()
         assert (await refused_at_head(by, sid, MOST + 1))[0] == 413
@@ -50,8 +50,8 @@ async def test_a_post_that_is_too_long_is_refused_by_its_head(way: str) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @aio
-async def test_a_chunked_post_is_refused_when_it_is_longer_than_it_may_be(way: str) -> None:
-    """Its head announces no length; it is refused while it comes, and the session stays."""
+async def test_a_chunked_post_is_refused_when_it_exceeds_the_limit(way: str) -> None:
+    """Its head announces no length, so it is refused while it is read, and the session stays."""
     async with door_by(way) as by:
         sid = await by.session()
         http = await by.http()
@@ -68,8 +68,8 @@ async def test_a_chunked_post_is_refused_when_it_is_longer_than_it_may_be(way: s
 
 @pytest.mark.parametrize("way", WAYS)
 @aio
-async def test_of_a_post_that_goes_on_little_is_kept(way: str) -> None:
-    """A megabyte is no client's to hold before it has joined; the node that passes it on holds a piece at a time."""
+async def test_an_unfinished_post_is_kept_by_its_owner_alone_and_ends_the_session_when_aborted(way: str) -> None:
+    """The node that passes a POST on holds one piece of it at a time."""
     async with door_by(way) as by:
         sid = await by.session()
         http = await by.http()
@@ -194,7 +194,7 @@ async def test_a_message_that_is_not_finished_is_closed(way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @aio
 async def test_unfinished_input_is_bounded_per_user(way: str) -> None:
-    """A frame that goes on, and a POST's body that does, count for whoever brings them."""
+    """An unfinished frame and an unfinished POST both count for the user who sends them."""
     async with door_by(way) as by:
         by.door.host.intake = Intake(10_000, 1_000_000)
         socket = await by.socket()

@@ -1,4 +1,4 @@
-"""The door at /socket.io/ over real sockets: every rule of Engine.IO 4 about HTTP, and what no good client would send.
+"""/socket.io/ over real sockets: every rule of Engine.IO 4 about HTTP, and requests that no well-behaved client sends.
 
 Source of the rules: engine.io 6.6 as observed. A test that logs a warning or a traceback fails (`quiet`).
 """
@@ -27,15 +27,15 @@ WEBSOCKET = "/socket.io/?EIO=4&transport=websocket"
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing a peer does is worth a warning."""
+    """Nothing that a peer does may cause a warning."""
     yield
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-@pytest.fixture(params=["short", "long"], autouse=True)
+@pytest.fixture(params=["fast", "tornado"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every story on both ways in: the short one, and Tornado's for all that is asked."""
-    if request.param == "long":
+    """Every test runs twice: with the fast path, and with Tornado's handlers for all requests."""
+    if request.param == "tornado":
         monkeypatch.setattr("tests.support.door.fast_path_allowed", lambda *_, **__: False)
 
 
@@ -97,7 +97,7 @@ async def ask(door: Door, method: str, target: str, body: bytes | None = None, *
 
 
 @aio
-async def test_the_handshake_tells_what_a_client_must_know() -> None:
+async def test_the_handshake_contains_the_sid_and_the_heartbeat_settings() -> None:
     async with door() as d:
         answer = await ask(d, "GET", OPEN)
         assert answer.status == 200
@@ -111,7 +111,7 @@ async def test_the_handshake_tells_what_a_client_must_know() -> None:
 
 
 @aio
-async def test_a_server_without_websocket_offers_no_upgrade_and_takes_none() -> None:
+async def test_a_server_without_websocket_offers_and_accepts_no_upgrade() -> None:
     async with door(transports=("polling",)) as d:
         answer = await ask(d, "GET", OPEN)
         assert json.loads(answer.body[1:])["upgrades"] == []
@@ -175,8 +175,8 @@ async def test_the_path_is_a_prefix_with_a_slash() -> None:
 
 
 @aio
-async def test_a_path_without_a_slash_is_served_where_the_setting_says_so() -> None:
-    """As Node with `addTrailingSlash: false`; its clients with that option ask for nothing else."""
+async def test_the_path_without_a_slash_is_served_if_the_setting_allows_it() -> None:
+    """As in Node with `addTrailingSlash: false`; clients with that option use only this path."""
     async with door(add_trailing_slash=False) as d:
         answer = await ask(d, "GET", "/socket.io?EIO=4&transport=polling")
         assert answer.status == 200
@@ -202,7 +202,7 @@ async def test_a_balancer_may_ask_the_client_port_whether_it_takes_clients() -> 
 
 
 @aio
-async def test_a_draining_node_takes_no_new_clients_and_serves_the_old() -> None:
+async def test_a_draining_node_refuses_new_clients_and_serves_connected_ones() -> None:
     async with door() as d:
         client = await Polling.open(d)
         d.client_port.accepting = False
@@ -232,7 +232,7 @@ async def test_a_post_is_answered_ok_after_its_packets_were_processed() -> None:
 
 @aio
 async def test_packets_of_a_payload_are_limited_by_bytes_and_not_by_number() -> None:
-    """python-engineio refuses more than 16 packets and so breaks stock clients; it does yield to others meanwhile."""
+    """python-engineio refuses more than 16 packets, which breaks stock clients."""
     async with door() as d:
         client = await Polling.open(d)
         assert (await client.post("\x1e".join(f'42/tickets,["a",{n}]' for n in range(3_000)))).body == "ok"
@@ -266,7 +266,7 @@ async def test_a_body_that_is_not_utf8_closes_the_session() -> None:
 
 @aio
 async def test_a_binary_post_is_refused_and_closes_the_session() -> None:
-    """CVE-2026-59725: it was never answered, and cost a file descriptor each."""
+    """CVE-2026-59725: such a request was never answered, and each kept a file descriptor."""
     async with door() as d:
         client = await Polling.open(d)
         answer = await client.post("4", {"Content-Type": "application/octet-stream"})
@@ -275,7 +275,7 @@ async def test_a_binary_post_is_refused_and_closes_the_session() -> None:
 
 
 @aio
-async def test_a_body_too_long_is_413_and_the_session_stays_open() -> None:
+async def test_a_body_that_is_too_long_gets_413_and_the_session_stays_open() -> None:
     async with door(max_payload_bytes=1_000) as d:
         client = await Polling.open(d)
         # declared, and sent: the answer is not lost in a reset, and the connection can go on
@@ -306,7 +306,7 @@ async def test_a_body_too_long_is_413_and_the_session_stays_open() -> None:
 
 
 @aio
-async def test_a_body_of_the_limit_is_taken_chunked_too() -> None:
+async def test_a_body_as_long_as_the_limit_is_accepted_also_chunked() -> None:
     async with door(max_payload_bytes=1_000) as d:
         client = await Polling.open(d)
         packet = '42/tickets,["a","' + "x" * (1_000 - 19) + '"]'
@@ -321,7 +321,7 @@ async def test_a_body_of_the_limit_is_taken_chunked_too() -> None:
 
 
 @aio
-async def test_a_client_that_goes_on_with_an_unwanted_body_is_cut_off() -> None:
+async def test_a_client_that_keeps_sending_a_refused_body_is_disconnected() -> None:
     async with door(max_payload_bytes=1_000) as d:
         http = await Http.to(d)
         http.send("POST", OPEN, headers={"Content-Length": "90000000"})
@@ -353,7 +353,7 @@ async def test_a_body_that_does_not_come_ends_its_connection(session: bool) -> N
 
 
 @aio
-async def test_a_body_in_time_or_cut_off_by_its_peer_is_not_counted() -> None:
+async def test_a_body_that_comes_in_time_or_is_aborted_by_the_client_is_not_counted() -> None:
     async with door(body_timeout_s=0.2) as d:
         client = await Polling.open(d)
         assert (await client.post("3" * 9_000)).status == 200
@@ -367,7 +367,7 @@ async def test_a_body_in_time_or_cut_off_by_its_peer_is_not_counted() -> None:
 
 
 @aio
-async def test_a_body_at_a_path_that_is_none_has_its_time_too() -> None:
+async def test_the_body_timeout_also_holds_at_an_unknown_path() -> None:
     async with door(body_timeout_s=0.2) as d:
         http = await Http.to(d)
         http.send("POST", "/nowhere", headers={"Content-Length": "100"})
@@ -376,7 +376,7 @@ async def test_a_body_at_a_path_that_is_none_has_its_time_too() -> None:
 
 
 @aio
-async def test_a_second_post_while_one_is_read_ends_both_and_the_session() -> None:
+async def test_two_posts_at_once_end_both_and_the_session() -> None:
     async with door() as d:
         client = await Polling.open(d)
         client.posts.send("POST", client.target, headers={"Content-Length": "100"})
@@ -413,7 +413,7 @@ async def test_a_close_packet_releases_the_poll_and_ends_the_session() -> None:
 
 @pytest.mark.parametrize("packet", ["3", "0", "5", "6"])
 @aio
-async def test_packets_that_mean_nothing_here_are_passed_over(packet: str) -> None:
+async def test_packets_without_meaning_for_a_server_are_ignored(packet: str) -> None:
     async with door() as d:
         client = await Polling.open(d)
         await client.post(packet)
@@ -426,7 +426,7 @@ async def test_packets_that_mean_nothing_here_are_passed_over(packet: str) -> No
 
 
 @aio
-async def test_a_poll_waits_for_news_and_gets_all_there_is() -> None:
+async def test_a_poll_waits_for_messages_and_gets_all_of_them() -> None:
     async with door() as d:
         client = await Polling.open(d)
         await client.park()
@@ -455,7 +455,7 @@ async def test_a_second_poll_is_refused_and_ends_the_session() -> None:
 
 
 @aio
-async def test_a_poll_that_is_taken_back_ends_the_session() -> None:
+async def test_a_poll_that_the_client_aborts_ends_the_session() -> None:
     async with door() as d:
         client = await Polling.open(d)
         await client.park()
@@ -464,8 +464,8 @@ async def test_a_poll_that_is_taken_back_ends_the_session() -> None:
 
 
 @aio
-async def test_a_poll_whose_answer_is_not_read_ends_the_session_when_another_comes() -> None:
-    """Or a client could leave a megabyte in the kernel's hands per poll, again and again."""
+async def test_a_new_poll_ends_the_session_if_the_last_answer_was_not_read() -> None:
+    """Otherwise a client could leave a megabyte in the kernel's buffers with every poll."""
     async with door(send_buffer=4_096) as d:
         client = await Polling.open(d)
         await client.close()
@@ -509,7 +509,7 @@ async def test_polls_may_be_pipelined_on_one_connection() -> None:
 
 
 @aio
-async def test_a_connection_that_a_client_asks_to_close_is_closed_and_the_session_is_not() -> None:
+async def test_connection_close_ends_the_connection_and_not_the_session() -> None:
     async with door() as d:
         client = await Polling.open(d)
         d.emit(1)
@@ -523,7 +523,7 @@ async def test_a_connection_that_a_client_asks_to_close_is_closed_and_the_sessio
 
 
 @aio
-async def test_a_request_of_another_protocol_version_is_refused_and_the_session_lives_on() -> None:
+async def test_a_request_of_another_protocol_version_is_refused_and_the_session_stays() -> None:
     """CVE-2026-102599."""
     async with door() as d:
         client = await Polling.open(d)
@@ -538,7 +538,7 @@ async def test_a_request_of_another_protocol_version_is_refused_and_the_session_
 
 
 @aio
-async def test_a_ping_is_due_after_the_interval_and_a_pong_puts_off_the_end() -> None:
+async def test_a_ping_is_sent_after_the_interval_and_a_pong_extends_the_deadline() -> None:
     async with door(ping_interval_ms=100, ping_timeout_ms=400) as d:
         client = await Polling.open(d)
         for _ in range(3):
@@ -551,7 +551,7 @@ async def test_a_ping_is_due_after_the_interval_and_a_pong_puts_off_the_end() ->
 
 
 @aio
-async def test_a_poll_past_the_deadline_is_refused_before_the_wheel_came_round() -> None:
+async def test_a_poll_after_the_ping_timeout_is_refused_even_if_the_timer_is_late() -> None:
     async with door(turning=False) as d:
         client = await Polling.open(d)
         d.skew_ms = 25_050
@@ -580,7 +580,7 @@ async def test_a_client_that_joins_nothing_is_closed_by_the_connect_timeout() ->
 
 
 @aio
-async def test_what_was_queued_and_a_close_packet_wait_for_the_next_poll() -> None:
+async def test_queued_messages_and_a_close_packet_wait_for_the_next_poll() -> None:
     async with door() as d:
         client = await Polling.open(d)
         d.emit(1)
@@ -595,8 +595,8 @@ async def test_what_was_queued_and_a_close_packet_wait_for_the_next_poll() -> No
 
 @pytest.mark.parametrize("parked", [False, True])
 @aio
-async def test_a_client_that_shall_come_back_has_its_last_messages_and_no_close_packet(parked: bool) -> None:
-    """python-socketio's client does not come back after a close packet on a poll; an unknown session makes it."""
+async def test_a_client_that_should_reconnect_gets_its_last_messages_and_no_close_packet(parked: bool) -> None:
+    """python-socketio's client does not reconnect after a close packet on a poll; it does after "unknown session"."""
     async with door() as d:
         client = await Polling.open(d)
         if parked:
@@ -612,7 +612,7 @@ async def test_a_client_that_shall_come_back_has_its_last_messages_and_no_close_
 
 
 @aio
-async def test_a_client_that_never_polls_is_capped() -> None:
+async def test_the_queue_of_a_client_that_never_polls_is_bounded() -> None:
     async with door(limits=OutboxLimits(max_outbox_bytes=100_000)) as d:
         client = await Polling.open(d)
         d.emit(*range(95), size=1_000)
@@ -664,7 +664,7 @@ async def test_a_client_moves_from_polling_to_websocket_and_nothing_is_lost() ->
 
 @aio
 async def test_every_poll_during_a_probe_is_answered_at_once() -> None:
-    """A stock client may poll again before it has seen 3probe; one that is parked stalls it for 25 s."""
+    """A stock client may poll again before it has seen 3probe; a parked poll would stall it for 25 s."""
     async with door() as d:
         client = await Polling.open(d)
         socket = await probe(client)
@@ -697,7 +697,7 @@ async def test_an_upgrade_needs_no_probe() -> None:
 
 @pytest.mark.parametrize("first", ["4", "2", "1", "probe", "40/chat,", b"\1", b""])
 @aio
-async def test_any_other_first_packet_closes_that_websocket_only(first: str | bytes) -> None:
+async def test_a_wrong_first_packet_closes_only_the_probing_websocket(first: str | bytes) -> None:
     async with door() as d:
         client = await Polling.open(d)
         socket = await RawSocket.to(d, f"{WEBSOCKET}&sid={client.sid}")
@@ -712,7 +712,7 @@ async def test_any_other_first_packet_closes_that_websocket_only(first: str | by
 
 @pytest.mark.parametrize("when", ["probing", "upgraded"])
 @aio
-async def test_a_second_websocket_is_closed_and_the_first_goes_on(when: str) -> None:
+async def test_a_second_probing_websocket_is_closed_and_the_first_continues(when: str) -> None:
     async with door() as d:
         client = await Polling.open(d)
         first = await probe(client)
@@ -731,7 +731,7 @@ async def test_a_second_websocket_is_closed_and_the_first_goes_on(when: str) -> 
 
 
 @aio
-async def test_a_websocket_that_dies_while_it_probes_leaves_polling_alone() -> None:
+async def test_polling_continues_when_a_probing_websocket_is_lost() -> None:
     async with door() as d:
         client = await Polling.open(d)
         for end in ("eof", "reset", "close", "garbage"):
@@ -754,7 +754,7 @@ async def test_a_websocket_that_dies_while_it_probes_leaves_polling_alone() -> N
 
 
 @aio
-async def test_the_upgrade_timeout_closes_the_probe_only() -> None:
+async def test_the_upgrade_timeout_closes_only_the_probing_websocket() -> None:
     async with door(upgrade_timeout_ms=100) as d:
         client = await Polling.open(d)
         socket = await probe(client)
@@ -766,7 +766,7 @@ async def test_the_upgrade_timeout_closes_the_probe_only() -> None:
 
 
 @aio
-async def test_a_session_that_ends_takes_its_probe_with_it() -> None:
+async def test_the_end_of_a_session_closes_its_probing_websocket() -> None:
     async with door() as d:
         client = await Polling.open(d)
         socket = await probe(client)
@@ -776,7 +776,7 @@ async def test_a_session_that_ends_takes_its_probe_with_it() -> None:
 
 
 @aio
-async def test_heartbeats_go_on_during_a_probe_by_polling() -> None:
+async def test_heartbeats_continue_by_polling_during_a_probe() -> None:
     async with door(ping_interval_ms=100, ping_timeout_ms=10_000) as d:
         client = await Polling.open(d)
         socket = await probe(client)
@@ -790,7 +790,7 @@ async def test_heartbeats_go_on_during_a_probe_by_polling() -> None:
 
 
 @aio
-async def test_a_post_that_ends_after_the_upgrade_is_refused_and_the_websocket_goes_on() -> None:
+async def test_a_post_that_ends_after_the_upgrade_is_refused_and_the_websocket_stays() -> None:
     async with door() as d:
         client = await Polling.open(d)
         client.posts.send("POST", client.target, headers={"Content-Length": "8"})
@@ -834,7 +834,7 @@ async def test_a_websocket_handshake_offers_no_upgrade() -> None:
     ],
 )
 @aio
-async def test_a_refused_upgrade_is_told_in_plain_words(target: str, message: str) -> None:
+async def test_a_refused_upgrade_is_answered_with_the_bare_message(target: str, message: str) -> None:
     async with door() as d:
         answer = await ask(d, "GET", target, Upgrade="websocket", Connection="Upgrade", Sec_WebSocket_Version="13")
         assert (answer.status, answer.body) == (400, message)
@@ -852,7 +852,7 @@ async def test_a_refused_upgrade_is_told_in_plain_words(target: str, message: st
     ],
 )
 @aio
-async def test_the_handshake_is_as_rfc_6455_has_it(change: dict[str, str], status: int) -> None:
+async def test_the_handshake_follows_rfc_6455(change: dict[str, str], status: int) -> None:
     async with door() as d:
         http = await Http.to(d)
         headers = {
@@ -881,7 +881,7 @@ async def test_frames_sent_with_the_handshake_are_not_lost() -> None:
 
 
 @aio
-async def test_a_bad_frame_right_behind_the_handshake_is_only_its_senders_problem() -> None:
+async def test_a_bad_frame_behind_the_handshake_harms_only_its_sender() -> None:
     """CVE-2022-21676."""
     async with door() as d:
         socket = await RawSocket.to(d, WEBSOCKET, behind=frame(1, b"4", rsv=0x30))
@@ -921,7 +921,7 @@ async def test_each_violation_has_its_close_code(bad: bytes, code: int, why: Clo
 
 
 @aio
-async def test_a_text_frame_may_bring_base64() -> None:
+async def test_a_text_frame_may_contain_base64() -> None:
     async with door() as d:
         socket = await RawSocket.to(d, WEBSOCKET)
         socket.say("40/tickets,")
@@ -958,7 +958,7 @@ async def test_the_first_offered_subprotocol_is_echoed(target: str, offered: str
 
 
 @aio
-async def test_a_websocket_that_takes_over_from_polls_is_answered_its_subprotocol() -> None:
+async def test_a_probing_websocket_gets_its_subprotocol_echoed() -> None:
     async with door() as d:
         client = await Polling.open(d)
         http = await Http.to(d)
@@ -975,10 +975,10 @@ MSGPACK_CONNECT = b"\x83\xa4type\x00\xa4data\x81\xa5token\xa1x\xa3nsp\xa8/ticket
 
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
 @aio
-async def test_a_client_with_another_parser_leaves_one_line_and_is_counted(
+async def test_a_client_with_another_parser_is_logged_once_and_counted(
     transport: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It reconnects for ever and is never let in; the line says what is wrong with it."""
+    """Such a client reconnects for ever; the log line says why it is refused."""
     caplog.set_level(logging.INFO)
     async with door() as d:
         for _ in range(5):
@@ -997,7 +997,7 @@ async def test_a_client_with_another_parser_leaves_one_line_and_is_counted(
 
 
 @aio
-async def test_a_client_of_another_version_leaves_one_line_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_of_another_version_is_logged_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with door() as d:
         http = await Http.to(d)
@@ -1009,7 +1009,7 @@ async def test_a_client_of_another_version_leaves_one_line_and_is_counted(caplog
 
 
 @aio
-async def test_a_client_that_was_understood_before_leaves_no_such_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_was_understood_before_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with door() as d:
         socket = await RawSocket.to(d, WEBSOCKET)
@@ -1041,12 +1041,12 @@ FOREIGN = [
 
 @pytest.mark.parametrize("origin", FOREIGN)
 @aio
-async def test_a_foreign_page_gets_in_by_no_transport(origin: str) -> None:
+async def test_a_foreign_page_is_refused_on_every_transport(origin: str) -> None:
     async with door(allowed_origins=(ALLOWED,), address=("0.0.0.0",)) as d:
         answer = await ask(d, "GET", OPEN, Origin=origin)
         assert answer.status == 403 and json.loads(answer.body) == {"code": 4, "message": "Forbidden"}
         assert "access-control-allow-origin" not in answer.headers
-        # Tornado asks no check_origin when a browser says same-origin; a header is no proof here
+        # Tornado does not call check_origin if Sec-Fetch-Site says same-origin; here the header proves nothing
         for site in ({}, {"Sec_Fetch_Site": "same-origin"}, {"Sec_Fetch_Site": "cross-site"}):
             for target in (WEBSOCKET, "/rt/tickets"):
                 answer = await ask(
@@ -1091,7 +1091,7 @@ async def test_an_allowed_page_gets_its_cors_headers_on_errors_too() -> None:
 
 
 @aio
-async def test_with_a_star_every_page_gets_in_but_no_credentials() -> None:
+async def test_a_star_allows_every_page_but_no_credentials() -> None:
     async with door(allowed_origins=("*",), address=("0.0.0.0",)) as d:
         answer = await ask(d, "GET", OPEN, Origin="https://anywhere.example")
         assert answer.status == 200 and answer.headers["access-control-allow-origin"] == "*"
@@ -1099,7 +1099,7 @@ async def test_with_a_star_every_page_gets_in_but_no_credentials() -> None:
 
 
 @aio
-async def test_pages_of_this_machine_get_in_while_the_server_is_on_loopback() -> None:
+async def test_pages_of_this_machine_may_connect_while_the_server_is_on_loopback() -> None:
     async with door() as d:
         for origin in ("http://localhost:8080", "http://127.0.0.1:1", "https://[::1]:3000", "http://localhost"):
             assert (await ask(d, "GET", OPEN, Origin=origin)).status == 200
@@ -1113,10 +1113,10 @@ async def test_pages_of_this_machine_get_in_while_the_server_is_on_loopback() ->
 
 @pytest.mark.parametrize("target", [OPEN, WEBSOCKET, "/rt/tickets"])
 @aio
-async def test_a_page_that_may_not_connect_leaves_one_line_that_says_what_would_let_it(
+async def test_a_refused_page_is_logged_once_with_the_setting_that_would_allow_it(
     target: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A browser tells a page's author nothing but "CORS error"; the server's log is where they look."""
+    """A browser shows the author of a page only "CORS error", so they look into the server's log."""
     upgrade = {} if target == OPEN else {name.replace("-", "_"): value for name, value in HANDSHAKE.items()}
     with caplog.at_level(logging.INFO):
         async with door(allowed_origins=(ALLOWED,), address=("0.0.0.0",)) as d:
@@ -1130,7 +1130,7 @@ async def test_a_page_that_may_not_connect_leaves_one_line_that_says_what_would_
 
 
 @aio
-async def test_refused_pages_cost_few_lines_however_many_origins_they_make_up(
+async def test_invented_origins_cause_a_bounded_number_of_log_lines(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -1141,8 +1141,8 @@ async def test_refused_pages_cost_few_lines_however_many_origins_they_make_up(
 
 
 @aio
-async def test_a_page_without_an_origin_of_its_own_gets_in_where_that_is_listed() -> None:
-    """`null` is what files and sandboxed frames send, `file://` what Electron and Cordova do."""
+async def test_a_page_without_an_origin_of_its_own_may_connect_if_that_is_listed() -> None:
+    """Files and sandboxed frames send `null`; Electron and Cordova send `file://`."""
     for origin in ("null", "file://"):
         for listed, status in (((origin,), 200), ((), 403)):
             async with door(allowed_origins=listed, address=("0.0.0.0",)) as d:
@@ -1154,7 +1154,7 @@ async def test_a_page_without_an_origin_of_its_own_gets_in_where_that_is_listed(
 
 
 @aio
-async def test_an_origin_with_bytes_no_header_may_have_is_a_bad_request() -> None:
+async def test_an_origin_with_a_control_character_is_a_bad_request() -> None:
     async with door() as d:
         answer = await ask(d, "GET", OPEN, Origin="http://a\x7fb")
         assert answer.status == 400
@@ -1198,8 +1198,8 @@ async def test_a_preflight_is_answered() -> None:
     ],
 )
 @aio
-async def test_a_proxy_may_write_the_port_too_and_it_does_not_count(written: str, address: str) -> None:
-    """It is another one for each connection: with it every client would be an address of its own.
+async def test_a_port_in_a_forwarded_address_is_ignored(written: str, address: str) -> None:
+    """Each connection has another port, so with it every connection would be an address of its own.
 
     An address written as IPv6 is the IPv4 address that it is, also where it is a trusted proxy's.
     """
@@ -1211,7 +1211,7 @@ async def test_a_proxy_may_write_the_port_too_and_it_does_not_count(written: str
 
 
 @aio
-async def test_only_a_trusted_proxy_says_who_the_client_is() -> None:
+async def test_only_a_trusted_proxy_may_name_the_client_address() -> None:
     forwarded = {"X-Forwarded-For": "6.6.6.6, 10.0.0.9, 192.0.2.7, 10.1.1.1", "X-Forwarded-Proto": "https"}
     page = {"Origin": "https://127.0.0.1"}
     for proxies, address in (((), "127.0.0.1"), (("127.0.0.1", "10.0.0.0/8"), "192.0.2.7")):
@@ -1237,8 +1237,8 @@ async def test_a_websocket_key_that_is_not_16_bytes_is_refused(target: str, key:
 
 @pytest.mark.parametrize("target", [WEBSOCKET, "/rt/tickets"])
 @aio
-async def test_an_offer_of_compression_never_costs_the_handshake(target: str) -> None:
-    """RFC 7692 5.1: what cannot be kept is declined, and the connection goes on without."""
+async def test_no_offer_of_compression_makes_the_handshake_fail(target: str) -> None:
+    """RFC 7692 5.1: an unacceptable offer is declined, and the connection goes on without compression."""
     offers = {
         "permessage-deflate; server_max_window_bits=8": None,
         "permessage-deflate; server_max_window_bits=8, permessage-deflate": "permessage-deflate",
@@ -1257,7 +1257,7 @@ async def test_an_offer_of_compression_never_costs_the_handshake(target: str) ->
 
 @aio
 async def test_a_client_that_keeps_no_context_can_read_every_compressed_message() -> None:
-    """RFC 7692 7.1.1.1: `server_no_context_takeover` binds the server; each message unpacks by itself."""
+    """RFC 7692 7.1.1.1: `server_no_context_takeover` binds the server; each message can be unpacked by itself."""
     async with door(websocket_deflate=True) as d:
         offer = {"Sec-WebSocket-Extensions": "permessage-deflate; server_no_context_takeover"}
         socket = await RawSocket.to(d, WEBSOCKET, headers=offer)
@@ -1278,8 +1278,8 @@ async def test_a_client_that_keeps_no_context_can_read_every_compressed_message(
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 @aio
-async def test_a_chunked_body_of_http_1_0_is_the_last_of_its_connection(connection: str) -> None:
-    """RFC 9112 6.1: where such a body ends is not sure, so nothing behind it is taken for a request."""
+async def test_a_chunked_body_of_http_1_0_ends_its_connection(connection: str) -> None:
+    """RFC 9112 6.1: the end of such a body is uncertain, so nothing behind it is read as a request."""
     async with door() as d:
         http = await Http.to(d)
         head = (
@@ -1330,7 +1330,7 @@ async def test_jsonp_wraps_answers_and_unwraps_forms() -> None:
     ],
 )
 @aio
-async def test_broken_http_costs_its_sender_only(request_bytes: bytes) -> None:
+async def test_broken_http_harms_only_its_sender(request_bytes: bytes) -> None:
     async with door() as d:
         other, sender = await Polling.open(d), await Polling.open(d)
         http = await Http.to(d)
@@ -1343,7 +1343,7 @@ async def test_broken_http_costs_its_sender_only(request_bytes: bytes) -> None:
 
 
 @aio
-async def test_an_upgrade_to_a_foreign_path_and_a_reset_harm_nobody() -> None:
+async def test_an_upgrade_to_an_unknown_path_followed_by_a_reset_harms_nobody() -> None:
     """CVE-2022-41940."""
     async with door() as d:
         http = await Http.to(d)
@@ -1373,7 +1373,7 @@ async def test_new_clients_of_one_address_are_limited_by_rate() -> None:
 
 @pytest.mark.parametrize("target", [OPEN, WEBSOCKET, f"{WEBSOCKET}&long=way", "/rt/chat"])
 @aio
-async def test_no_door_lets_more_in_than_an_address_may_have_however_many_ask_at_once(target: str) -> None:
+async def test_an_address_never_has_more_clients_than_allowed_even_if_all_connect_at_once(target: str) -> None:
     async def status(d: Door, target: str) -> int:
         http = await Http.to(d)
         return (await http.ask("GET", target, headers=None if target == OPEN else HANDSHAKE)).status
@@ -1390,7 +1390,7 @@ async def test_no_door_lets_more_in_than_an_address_may_have_however_many_ask_at
 
 
 @aio
-async def test_clients_of_one_address_are_limited_in_number_until_one_goes() -> None:
+async def test_an_address_at_its_limit_may_connect_again_when_a_client_leaves() -> None:
     async with door(max_clients_per_address=2) as d:
         first, _ = await Polling.open(d), await Polling.open(d)
         assert (await ask(d, "GET", OPEN)).status == 429
@@ -1399,7 +1399,7 @@ async def test_clients_of_one_address_are_limited_in_number_until_one_goes() -> 
 
 
 @aio
-async def test_connects_are_counted_by_the_minute_and_hours_of_silence_earn_none() -> None:
+async def test_connects_per_minute_do_not_accumulate_over_time() -> None:
     async with door(max_connects_per_minute=5, turning=False) as d:
         socket = await RawSocket.to(d, WEBSOCKET)
         await socket.text()

@@ -1,5 +1,5 @@
-"""Every way to the handlers of a client port: the short one, Tornado's, TLS, deflate, and another node's relay and
-handover. A limit is one limit, whichever way somebody comes.
+"""Every way to the handlers of a client port: the fast path, Tornado, TLS, deflate, and another node's relay and
+handover. Limits are the same on all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from insightdesk_rt.engine.transport.handover import Handover
 from tests.support.certificates import contexts
 from tests.support.door import Door, Http, RawSocket, door
 
-WAYS = ("short", "long", "tls", "deflate", "relay")
+WAYS = ("fast", "tornado", "tls", "deflate", "relay")
 POLL = "/socket.io/?EIO=4&transport=polling"
 SOCKET = "/socket.io/?EIO=4&transport=websocket"
 OTHER = "n2"  # the node that is reached on the way "relay"; the door is n1
@@ -40,7 +40,7 @@ class OnePlace:
 
 
 class ByWay:
-    """A door, and how it is come to: `number` is the TCP port to ask, of the other node on the way "relay"."""
+    """A client port and how to reach it. `number` is the TCP port to use: the other node's on the way "relay"."""
 
     def __init__(self, way: str, door: Door, how: dict[str, Any]) -> None:
         self.way = way
@@ -90,9 +90,11 @@ async def door_by(way: str, **options: Any) -> AsyncIterator[ByWay]:
     how: dict[str, Any] = {"ssl": client} if client else {}
     if way == "deflate":
         how["headers"] = {"Sec-WebSocket-Extensions": "permessage-deflate"}
-    short = mock.patch("tests.support.door.fast_path_allowed", lambda *_, **__: False) if way == "long" else None
-    if short is not None:
-        short.start()
+    no_fast_path = (
+        mock.patch("tests.support.door.fast_path_allowed", lambda *_, **__: False) if way == "tornado" else None
+    )
+    if no_fast_path is not None:
+        no_fast_path.start()
     try:
         async with door(tls=tls, websocket_deflate=way == "deflate", **options) as opened:
             by = ByWay(way, opened, how)
@@ -104,8 +106,8 @@ async def door_by(way: str, **options: Any) -> AsyncIterator[ByWay]:
             for connection in by.connections:
                 await connection.close()
     finally:
-        if short is not None:
-            short.stop()
+        if no_fast_path is not None:
+            no_fast_path.stop()
 
 
 @asynccontextmanager

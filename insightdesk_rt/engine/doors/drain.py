@@ -1,8 +1,8 @@
-"""Leaving without a loss: clients are sent away a few at a time, in a way that makes them come back, to another node.
+"""Drain: sends the clients of a node to other nodes, a few at a time and without losing events.
 
-A transport that is closed makes stock clients reconnect with their backoff; a DISCONNECT packet would make them stay
-away. Spread over a time, so that the nodes that take them see a slope and not a wall. New clients are refused from the
-first moment until `undo`.
+Their transports are closed, which makes stock clients reconnect with their backoff; after a DISCONNECT packet they
+would not. The drain takes some time, so that the other nodes get the clients gradually. New clients are refused from
+its beginning until `undo`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 log = logging.getLogger(__name__)
 
 BATCH_EVERY_S = 0.1
-GOODBYE_S = 5.0  # goodbyes that are not taken by then are cut
+GOODBYE_S = 5.0  # connections whose close frame is not answered by then are cut
 
 
 class Progress(Struct, frozen=True):
-    """How far a drain is. Times are seconds since the epoch."""
+    """The progress of a drain. `since` is in seconds since the epoch."""
 
     since: float
     overSeconds: float
@@ -36,7 +36,7 @@ class Progress(Struct, frozen=True):
 
 
 class Drain:
-    """The drain of one node. `accept(bool)` makes its client port take new clients, or refuse them."""
+    """The drain of one node. `accept(bool)` makes its client port accept new clients or refuse them."""
 
     def __init__(self, host: ClientRegistry, accept: Callable[[bool], None]) -> None:
         self._host = host
@@ -49,7 +49,7 @@ class Drain:
 
     @property
     def progress(self) -> Progress | None:
-        """None: the node takes clients."""
+        """None while the node accepts clients."""
         if self._task is None:
             return None
         left = len(self._host.clients)
@@ -57,13 +57,14 @@ class Drain:
 
     @property
     def clients(self) -> int:
-        """How many are here, and would be sent away."""
+        """The number of clients that are connected and would be sent away."""
         return len(self._host.clients)
 
     def begin(self, over_s: float) -> None:
-        """Refuse new clients, and send those here away, evenly over `over_s`. Again: the rest goes at the new pace.
+        """Refuse new clients, and send the connected ones away evenly over `over_s`.
 
-        A node that is about to end does not wait longer for it: somebody may end it by force.
+        A second call changes the pace for those that are left. A node that is about to end never gets slower: its
+        supervisor may kill it.
         """
         now_s = time.monotonic()
         if self._final:
@@ -76,7 +77,7 @@ class Drain:
             self._task = asyncio.get_running_loop().create_task(self._send_away())
 
     async def undo(self) -> None:
-        """Take clients again. Those that are still here stay. Raises RtError DRAINING: the node is about to end."""
+        """Accept clients again; those still connected stay. Raises RtError DRAINING if the node is about to end."""
         if self._final:
             raise RtError("DRAINING")
         task, self._task = self._task, None
@@ -86,9 +87,9 @@ class Drain:
             await asyncio.wait([task])
 
     async def finish(self, over_s: float) -> None:
-        """Send everybody away for good and return when they are gone."""
+        """Send all clients away for good, and return when they are gone."""
         self.begin(over_s)
-        self._final = True  # from here on nobody cancels the task, or puts another in its place
+        self._final = True  # from now on the task is neither cancelled nor replaced
         assert self._task is not None
         await self._task
 
@@ -110,16 +111,17 @@ class Drain:
 
 
 class _Pace(NamedTuple):
-    """From when on, over what time; `before`: how many had been sent away by then."""
+    """When a pace began, over what time it goes, and how many clients had been sent away `before`."""
 
     began_s: float  # monotonic
     over_s: float
     before: int
 
     def due(self, now_s: float, sent_away: int, left: int) -> int:
-        """Return how many of those left go now. The first goes at once: who stops a node with one client need not wait.
+        """Return how many of the clients that are left go now.
 
-        Of 6 over 60 s one goes every 10 s, of 6,000 ten go every 0.1 s.
+        The first goes at once, so that a node with one client stops without waiting. Of 6 clients over 60 s, one goes
+        every 10 s; of 6,000, ten go every 0.1 s.
         """
         passed_s = now_s - self.began_s
         if passed_s >= self.over_s:

@@ -1,4 +1,4 @@
-"""Where the body of a request ends, and whether that is sure."""
+"""Where the body of a request ends, and whether that is certain."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from tornado.httputil import HTTPHeaders
 
 
 def misframed(headers: HTTPHeaders) -> bool:
-    """Is it not sure where the body ends (RFC 9112 6.3)?
+    """Return whether it is uncertain where the body ends (RFC 9112 6.3).
 
-    Tornado answers that with 400 and closes, when it comes to the body. An answer to the head would be a first one on
-    a connection that may be a proxy's, which then takes the second for the answer to another's request.
+    Tornado answers such a request with 400 and closes the connection when it reads the body. A handler must not answer
+    it before: on a connection of a proxy, the second answer would be taken for that of another client's request.
     """
     lengths, coding = headers.get_list("Content-Length"), headers.get("Transfer-Encoding")
     if coding is not None:
@@ -19,11 +19,11 @@ def misframed(headers: HTTPHeaders) -> bool:
 
 
 def declared_bytes(headers: HTTPHeaders) -> int:
-    """Return the length that the head says its body has; 0 if it says none, or nothing that is one."""
+    """Return the length of the body as the head announces it; 0 if it announces none, or not a number."""
     length = headers.get("Content-Length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
 
 
 def has_body(headers: HTTPHeaders) -> bool:
-    """Does the head announce a body?"""
+    """Return whether the head announces a body."""
     return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers

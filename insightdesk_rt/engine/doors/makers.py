@@ -1,16 +1,16 @@
 """Which client library a handshake is from, as far as it decides whether the client is sent recovery offsets.
 
 Socket.IO's connection state recovery appends the offset to every logged event as one more argument. Only clients that
-know recovery take it off again; in others it breaks handlers with a fixed number of arguments (python-socketio raises
-TypeError, Dart hands over a list in place of the object). So it is not sent to libraries that are known not to use it.
-A client can say so itself: `recovery: true` or `recovery: false` in the auth of its CONNECT, which counts first.
+know recovery remove it again; in others it breaks handlers with a fixed number of arguments (python-socketio raises
+TypeError, Dart passes a list instead of the object). So it is not sent to libraries that are known not to use it.
+A client can override this with `recovery: true` or `recovery: false` in the auth of its CONNECT.
 """
 
 from __future__ import annotations
 
 import re
 
-# User-Agents of HTTP libraries in languages whose Socket.IO clients do not use recovery. Not here: okhttp, CFNetwork
+# User-Agents of HTTP libraries in languages whose Socket.IO clients do not use recovery. Not listed: okhttp, CFNetwork
 # (React Native runs the JavaScript client on them; the Java and Swift handlers take any number of arguments).
 _WITHOUT_RECOVERY = re.compile(r"python|dart/|go-http-client/|ruby|php|elephant\.io", re.IGNORECASE).match
 # python-engineio writes `transport=websocket&EIO=4`, all others put EIO first. Its websocket-client library sends no

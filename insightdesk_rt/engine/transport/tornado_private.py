@@ -1,8 +1,7 @@
 """Everything private of Tornado that the client port uses, in one file: each function names what it touches.
 
 All of it was read in Tornado 6.6.1. `setup.cfg` has an upper bound for the version, and the server refuses to start if
-one of the names is gone (app/private_parts.py has the table). The files around this one use Tornado's public API only;
-the one exception is the HTTP server's subclass in doors/listener.py, which overrides `_handle_connection`'s callers.
+one of the names is missing (app/private_parts.py has the table). The files around this one use Tornado's public API.
 """
 
 from __future__ import annotations

@@ -43,12 +43,12 @@ DECLINED = [
 
 
 @pytest.mark.parametrize(("header", "answer"), KEPT)
-def test_the_first_offer_that_can_be_kept_is_answered_with_its_parameters(header: str, answer: Parameters) -> None:
+def test_the_first_acceptable_offer_is_answered_with_its_parameters(header: str, answer: Parameters) -> None:
     assert agreed(header) == answer
 
 
 @pytest.mark.parametrize("header", DECLINED)
-def test_an_offer_that_cannot_be_kept_is_declined(header: str) -> None:
+def test_an_unacceptable_offer_is_declined(header: str) -> None:
     assert agreed(header) is None
 
 

@@ -1,4 +1,4 @@
-"""A drain: when each client is sent away, and who may change or end it."""
+"""engine/doors/drain.py: when each client is sent away, and who may change or end a drain."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Client:
 
 
 class Host:
-    """`goodbyes_s`: how long clients take to answer theirs."""
+    """`goodbyes_s`: how long clients take to answer a close frame."""
 
     def __init__(self, clients: int, goodbyes_s: float = 0.0) -> None:
         self.clients = {str(n): Client(self, str(n)) for n in range(clients)}
@@ -53,7 +53,7 @@ def progress_of(drain: Drain) -> Any:
 
 @aio
 async def test_few_clients_are_spread_over_the_whole_time() -> None:
-    """One per tick at least sent six clients away in half a second, whatever the time was."""
+    """At least one a tick was too many: six clients were gone in half a second, whatever the time was."""
     host = Host(6)
     drain, said = drain_of(host)
     await drain.finish(1.8)
@@ -64,7 +64,7 @@ async def test_few_clients_are_spread_over_the_whole_time() -> None:
 
 
 @aio
-async def test_many_go_in_equal_batches_and_the_last_by_the_end() -> None:
+async def test_many_clients_leave_in_equal_batches_and_the_last_in_time() -> None:
     host = Host(1_000)
     drain, _ = drain_of(host)
     await drain.finish(1.0)
@@ -73,7 +73,7 @@ async def test_many_go_in_equal_batches_and_the_last_by_the_end() -> None:
 
 
 @aio
-async def test_a_node_without_clients_or_with_one_or_without_time_ends_at_once() -> None:
+async def test_a_drain_of_at_most_one_client_or_without_time_ends_at_once() -> None:
     for clients, over_s in ((0, 60.0), (1, 60.0), (50, 0.0)):
         host = Host(clients)
         drain, _ = drain_of(host)
@@ -82,7 +82,7 @@ async def test_a_node_without_clients_or_with_one_or_without_time_ends_at_once()
 
 
 @aio
-async def test_who_leaves_meanwhile_is_not_replaced_by_somebody_who_need_not_go_yet() -> None:
+async def test_clients_that_leave_by_themselves_do_not_make_others_leave_earlier() -> None:
     host = Host(10)
     drain, _ = drain_of(host)
     drain.begin(60.0)
@@ -95,7 +95,7 @@ async def test_who_leaves_meanwhile_is_not_replaced_by_somebody_who_need_not_go_
 
 
 @aio
-async def test_begun_again_the_rest_goes_at_the_new_pace() -> None:
+async def test_a_second_begin_changes_the_pace_for_the_remaining_clients() -> None:
     host = Host(4)
     drain, _ = drain_of(host)
     drain.begin(3600.0)
@@ -106,8 +106,8 @@ async def test_begun_again_the_rest_goes_at_the_new_pace() -> None:
 
 
 @aio
-async def test_an_admin_who_drains_a_node_that_stops_makes_it_faster_and_breaks_nothing() -> None:
-    """The drain of the stop was cancelled, and with it the whole stop."""
+async def test_an_admin_may_speed_up_the_drain_of_a_stopping_node() -> None:
+    """It used to cancel the drain of the stop, and with it the whole stop."""
     host = Host(40)
     drain, _ = drain_of(host)
     stop = asyncio.create_task(drain.finish(3600.0))
@@ -120,8 +120,8 @@ async def test_an_admin_who_drains_a_node_that_stops_makes_it_faster_and_breaks_
 
 
 @aio
-async def test_an_admin_who_drains_a_node_that_stops_does_not_make_it_slower() -> None:
-    """Who supervises it would kill it, and whoever is left."""
+async def test_an_admin_cannot_slow_down_the_drain_of_a_stopping_node() -> None:
+    """A supervisor would kill the process, and all clients that are left with it."""
     host = Host(40)
     drain, _ = drain_of(host)
     stop = asyncio.create_task(drain.finish(0.5))
@@ -131,7 +131,7 @@ async def test_an_admin_who_drains_a_node_that_stops_does_not_make_it_slower() -
 
 
 @aio
-async def test_a_drain_that_waits_for_goodbyes_is_not_cut_short_by_the_stop() -> None:
+async def test_a_stop_waits_for_the_close_frames_that_a_drain_waits_for() -> None:
     host = Host(3, goodbyes_s=0.3)
     drain, _ = drain_of(host)
     drain.begin(0.0)
@@ -142,7 +142,7 @@ async def test_a_drain_that_waits_for_goodbyes_is_not_cut_short_by_the_stop() ->
 
 
 @aio
-async def test_undone_it_takes_clients_again_but_not_when_the_node_stops() -> None:
+async def test_undo_accepts_clients_again_and_fails_on_a_stopping_node() -> None:
     host = Host(3)
     drain, said = drain_of(host)
     drain.begin(3600.0)
@@ -155,7 +155,7 @@ async def test_undone_it_takes_clients_again_but_not_when_the_node_stops() -> No
 
 
 @aio
-async def test_a_drain_and_an_end_are_told_apart_in_why_a_client_was_closed() -> None:
+async def test_the_close_reason_says_whether_a_node_is_drained_or_stops() -> None:
     for final, why in ((False, CloseReason.DRAINED), (True, CloseReason.SHUTDOWN)):
         host = Host(3)
         drain, _ = drain_of(host)

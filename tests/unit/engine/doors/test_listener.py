@@ -1,4 +1,4 @@
-"""listening.py: connections are taken a few at a time, so that others have their turn, and not kept for nothing."""
+"""engine/doors/listener.py: few connections are accepted at a time, and idle ones are closed; what is bound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tornado.web import Application, RequestHandler
 
 from insightdesk_rt.api.keys_and_scopes import AdminSettings
-from insightdesk_rt.engine.doors import listener as listening
+from insightdesk_rt.engine.doors import listener
 from insightdesk_rt.engine.doors.client_port import PortSettings
 from insightdesk_rt.engine.doors.listener import (
     ClientHttpServer,
@@ -26,8 +26,8 @@ from tests.support.aio import aio, until
 
 
 @aio
-async def test_what_is_due_has_its_turn_between_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "ACCEPT_AT_ONCE", 2)
+async def test_other_work_runs_between_accepted_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "ACCEPT_AT_ONCE", 2)
     door = socket.create_server(("127.0.0.1", 0), backlog=16)
     door.setblocking(False)
     callers = [socket.create_connection(door.getsockname()) for _ in range(6)]
@@ -50,11 +50,11 @@ async def test_what_is_due_has_its_turn_between_connections(monkeypatch: pytest.
 
 
 @aio
-async def test_one_that_cannot_be_taken_is_closed_and_those_behind_it_wait(
+async def test_a_connection_that_cannot_be_watched_is_closed_and_accepting_pauses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """To be watched may take a file more than there are; a connection may be broken already."""
-    monkeypatch.setattr(listening, "PAUSE_S", 0.05)
+    """Watching a connection may need one file descriptor too many; or the connection may be broken already."""
+    monkeypatch.setattr(listener, "PAUSE_S", 0.05)
     door = socket.create_server(("127.0.0.1", 0), backlog=16)
     door.setblocking(False)
     whys, taken = [errno.EMFILE, errno.ENOSPC, errno.EINVAL], []
@@ -80,7 +80,7 @@ class Much(RequestHandler):
 
 
 @aio
-async def test_an_answer_that_nobody_reads_ends_its_connection_and_a_slow_reader_has_its_time() -> None:
+async def test_an_unread_answer_ends_its_connection_and_a_slow_reader_is_served() -> None:
     cut: list[str] = []
     server = ClientHttpServer(Application([("/", Much)]), unread_s=0.3, on_late=cut.append)
     door = socket.create_server(("127.0.0.1", 0))
@@ -140,10 +140,10 @@ def peer_of(sockets: list[socket.socket], host: str) -> str:
         (("localhost",), {"127.0.0.1"}),
     ],
 )
-def test_each_address_is_served_on_one_port_and_a_peer_has_its_own_form(
+def test_all_addresses_share_one_port_and_ipv4_peers_are_not_written_as_ipv6(
     addresses: tuple[str, ...], served: set[str]
 ) -> None:
-    """A client of IPv4 is never `::ffff:127.0.0.1`, as it would be on one socket for both families."""
+    """On one socket for both families an IPv4 client would be `::ffff:127.0.0.1`."""
     sockets = bind("port", addresses, 0)
     try:
         assert len({one.getsockname()[1] for one in sockets}) == 1
@@ -163,18 +163,18 @@ def test_workers_share_every_address() -> None:
         close_all(sockets)
 
 
-def test_without_ipv6_the_default_is_served_on_ipv4_alone(
+def test_without_ipv6_the_default_address_is_served_on_ipv4(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Containers often have none. An address that was asked for alone must be there."""
-    real = listening._listen
+    """Containers often have no IPv6. An address that is the only one asked for must exist."""
+    real = listener._listen
 
     def listen(family: int, where: tuple[Any, ...], shared: bool) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
         return real(family, where, shared)
 
-    monkeypatch.setattr(listening, "_listen", listen)
+    monkeypatch.setattr(listener, "_listen", listen)
     for addresses in (("127.0.0.1", "::1"), ("::",), ("localhost",)):
         sockets = bind("port", addresses, 0)
         assert [one.family for one in sockets] == [socket.AF_INET]
@@ -184,7 +184,7 @@ def test_without_ipv6_the_default_is_served_on_ipv4_alone(
             bind("port", addresses, 0)
 
 
-def test_a_port_that_is_taken_on_one_address_is_taken() -> None:
+def test_a_port_that_is_in_use_on_one_address_is_refused() -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
         with pytest.raises(StartError, match="cannot listen on ::1: Address already in use"):
             bind("port", ("127.0.0.1", "::1"), taken.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Which clients are sent recovery offsets, by their handshake. The scenario of plain handlers shows why it matters."""
+"""engine/doors/makers.py: which clients are sent recovery offsets, judged by their handshake."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ JS = "EIO=4&transport=polling&t=OkV9"
         "elephant.io",
     ],
 )
-def test_libraries_without_recovery_are_known_by_their_user_agent(agent: str) -> None:
+def test_libraries_without_recovery_are_recognised_by_their_user_agent(agent: str) -> None:
     assert not uses_recovery(agent, JS)
 
 
 @pytest.mark.parametrize(
     "agent", ["", "Mozilla/5.0 (compatible; Python)", "node-XMLHttpRequest", "okhttp/4", "curl/8.1"]
 )
-def test_everybody_else_is_taken_to_use_it(agent: str) -> None:
+def test_all_other_clients_are_assumed_to_use_recovery(agent: str) -> None:
     assert uses_recovery(agent, JS)
     assert uses_recovery(agent, "EIO=4&transport=websocket")
 
@@ -48,7 +48,7 @@ def test_everybody_else_is_taken_to_use_it(agent: str) -> None:
         ("", True),
     ],
 )
-def test_python_engineio_is_known_by_the_order_of_its_query(query: str, uses: bool) -> None:
+def test_python_engineio_is_recognised_by_the_order_of_its_query(query: str, uses: bool) -> None:
     """Its websocket-client library sends no User-Agent."""
     assert uses_recovery("", query) is uses
 

@@ -1,4 +1,4 @@
-"""What is said of a node that cannot be reached: only a configuration that lacks something is worth a warning."""
+"""engine/doors/relay.py: an unreachable node is logged as a warning only if its configuration is incomplete."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def elsewhere(place: NodePlace, address: str) -> NodePlace:
     [("has just gone", 0), ("is on another machine", 1), ("of another machine has just gone", 0)],
 )
 @aio
-async def test_a_node_that_has_just_gone_is_not_called_a_wrong_configuration(
+async def test_a_node_that_has_just_ended_is_not_reported_as_a_configuration_error(
     what: str, warnings: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its place is known for up to a second after its sockets are closed."""
+    """Its address stays known for up to a second after its sockets are closed."""
     place = new_place("n1", "")
     if what == "is on another machine":
         place = elsewhere(place, "")

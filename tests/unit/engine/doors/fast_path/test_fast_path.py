@@ -1,4 +1,4 @@
-"""engine/doors/fast_path/fast_path.py: who takes the short way, and that all others find what they found before."""
+"""engine/doors/fast_path/fast_path.py: which requests it answers, and that Tornado answers all others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POLL = "/socket.io/?EIO=4&transport=polling"
 ELSEWHERE = {"Origin": "https://elsewhere.example.com"}
 
 
-def test_with_tls_or_compression_there_is_no_short_way() -> None:
+def test_tls_or_compression_switch_the_fast_path_off() -> None:
     def port(**settings: Any) -> ClientPort:
         return ClientPort(ClientRegistry(Wheel(50, monotonic_ms)), None, PortSettings(**settings))  # type: ignore[arg-type]
 
@@ -35,7 +35,7 @@ def test_with_tls_or_compression_there_is_no_short_way() -> None:
     assert not fast_path_allowed(port(websocket_deflate=True), tls=False)
 
 
-# ── who takes it ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── which requests it answers ────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def status(d: Door, target: str, headers: dict[str, str] | None = None) -> tuple[int, int]:
@@ -49,7 +49,7 @@ async def status(d: Door, target: str, headers: dict[str, str] | None = None) ->
 
 @pytest.mark.parametrize(("target", "good", "refused"), [(FRESH, 101, 400), (NATIVE, 101, 403), (POLL, 200, 403)])
 @aio
-async def test_who_may_not_come_in_is_refused_by_the_application(target: str, good: int, refused: int) -> None:
+async def test_refused_requests_are_left_to_tornado(target: str, good: int, refused: int) -> None:
     async with door(address=("0.0.0.0",)) as d:
         assert await status(d, target) == (good, 0)
         assert await status(d, target, ELSEWHERE) == (refused, 1)
@@ -63,7 +63,7 @@ async def test_who_may_not_come_in_is_refused_by_the_application(target: str, go
     async with door(max_connects_per_address_per_second=2, turning=False) as d:
         assert await status(d, target) == (good, 0)
         assert await status(d, target) == (good, 0)
-        assert await status(d, target) == (429, 1), "each that is let in counts once, here too"
+        assert await status(d, target) == (429, 1), "each new client counts once, on the fast path too"
         d.skew_ms = 1_001
         assert await status(d, target) == (good, 0)
     async with door(max_clients_per_address=1) as d:
@@ -72,7 +72,7 @@ async def test_who_may_not_come_in_is_refused_by_the_application(target: str, go
 
 
 @aio
-async def test_a_transport_that_is_not_offered_is_refused_by_the_application() -> None:
+async def test_a_transport_that_is_switched_off_is_left_to_tornado() -> None:
     async with door(transports=("polling",)) as d:
         assert await status(d, FRESH) == (400, 1)
         assert await status(d, POLL) == (200, 0)
@@ -83,7 +83,7 @@ async def test_a_transport_that_is_not_offered_is_refused_by_the_application() -
 
 
 @aio
-async def test_the_address_is_the_one_a_trusted_proxy_names() -> None:
+async def test_the_address_is_read_from_a_trusted_proxys_header() -> None:
     named = {"X-Forwarded-For": "198.51.100.9"}
     async with door(trusted_proxies=("127.0.0.0/8",)) as d:
         await status(d, POLL, named)
@@ -94,7 +94,7 @@ async def test_the_address_is_the_one_a_trusted_proxy_names() -> None:
 
 
 @aio
-async def test_what_is_not_there_is_the_applications() -> None:
+async def test_unknown_namespaces_and_sessions_are_left_to_tornado() -> None:
     async with door() as d:
         assert await status(d, "/rt/nowhere") == (404, 1)
         assert await status(d, f"{POLL}&sid=nobody") == (400, 1)
@@ -105,7 +105,7 @@ async def test_what_is_not_there_is_the_applications() -> None:
 
 
 @aio
-async def test_a_head_in_pieces_and_any_other_request_are_tornados() -> None:
+async def test_a_head_that_comes_in_pieces_is_left_to_tornado() -> None:
     async with door() as d:
         for line in (f"GET {FRESH}", f"GET {POLL}"):
             http = await Http.to(d)
@@ -120,7 +120,7 @@ async def test_a_head_in_pieces_and_any_other_request_are_tornados() -> None:
 
 
 @aio
-async def test_who_says_nothing_is_let_go() -> None:
+async def test_a_connection_that_sends_nothing_is_closed() -> None:
     async with door(head_ms=10_000) as d:
         gone, silent = await Http.to(d), await Http.to(d)
         await until(lambda: len(d.host.poller) == 2, "both are waited for")
@@ -136,7 +136,7 @@ async def test_who_says_nothing_is_let_go() -> None:
 
 
 @aio
-async def test_answer_and_first_packet_leave_in_one_write_and_what_came_early_is_read() -> None:
+async def test_the_101_and_the_first_packet_are_sent_together_and_early_frames_are_read() -> None:
     async with door() as d:
         http = await Http.to(d)
         http.send("GET", FRESH, headers=UPGRADE)
@@ -176,7 +176,7 @@ async def comes_in_at_rt(d: Door) -> tuple[Any, ...]:
 
 
 async def moves_over(d: Door) -> tuple[Any, ...]:
-    """A stock client's first second: polls, and then a websocket that takes over while a poll is parked."""
+    """The first second of a stock client: polls, then a websocket that takes over while a poll is parked."""
     gets, posts = await Http.to(d), await Http.to(d)
     headers = {"User-Agent": "x" * 300}
     opened = await gets.ask("GET", POLL, headers=headers)
@@ -200,7 +200,7 @@ async def moves_over(d: Door) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(("come", "connections"), [(comes_in, 1), (comes_in_at_rt, 1), (moves_over, 3)])
 @aio
-async def test_both_ways_lead_to_the_same_client(
+async def test_both_paths_make_the_same_client(
     come: Callable[[Door], Awaitable[Any]], connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with door() as d:
@@ -231,8 +231,8 @@ async def joined(d: Door) -> tuple[Http, str]:
 
 
 @aio
-async def test_one_connection_may_carry_polls_of_many_sessions_and_posts_between_them() -> None:
-    """A proxy's does."""
+async def test_one_connection_may_carry_polls_and_posts_of_several_sessions() -> None:
+    """The connection of a proxy does."""
     async with door() as d:
         http, one = await opened(d)
         two = f"{POLL}&sid={json.loads((await http.ask('GET', POLL)).body[1:])['sid']}"
@@ -243,7 +243,7 @@ async def test_one_connection_may_carry_polls_of_many_sessions_and_posts_between
 
 
 @aio
-async def test_requests_that_are_pipelined_are_answered_in_order_and_cost_no_turns_meanwhile(
+async def test_pipelined_requests_are_answered_in_order_and_do_not_wake_the_loop_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with door() as d:
@@ -257,10 +257,10 @@ async def test_requests_that_are_pipelined_are_answered_in_order_and_cost_no_tur
         await until(lambda: d.client().transport.writable, "the second GET is parked")  # type: ignore[union-attr]
         await asyncio.sleep(0.05)
         looks = []
-        monkeypatch.setattr(HttpConnection, "readable", lambda visitor: looks.append(visitor))
+        monkeypatch.setattr(HttpConnection, "readable", looks.append)
         await asyncio.sleep(0.1)
         monkeypatch.undo()
-        assert len(looks) == 0 and d.recorder.payloads() == [], "what is behind a poll waits for it"
+        assert len(looks) == 0 and d.recorder.payloads() == [], "a request behind a poll waits for its answer"
         d.emit(7)
         assert (await http.receive()).body == '42/tickets,["n","7"]'
         assert (await http.receive()).body == "ok"
@@ -269,8 +269,8 @@ async def test_requests_that_are_pipelined_are_answered_in_order_and_cost_no_tur
 
 
 @aio
-async def test_a_connection_that_is_not_to_be_kept_ends_with_its_answer() -> None:
-    """A proxy's without keep-alive: nginx, as it is mostly copied."""
+async def test_connection_close_ends_the_connection_with_its_answer() -> None:
+    """As a proxy without keep-alive sends it: nginx with the usual configuration."""
     async with door() as d:
         _, target = await opened(d)
         close = {"Connection": "close"}
@@ -289,7 +289,7 @@ async def test_a_connection_that_is_not_to_be_kept_ends_with_its_answer() -> Non
 
 
 @aio
-async def test_a_peer_that_goes_while_its_poll_is_parked_takes_its_session_with_it() -> None:
+async def test_a_session_ends_when_the_connection_of_its_parked_poll_is_lost() -> None:
     for pipelined in (False, True):
         async with door() as d:
             http, target = await opened(d)
@@ -309,7 +309,7 @@ async def test_a_peer_that_goes_while_its_poll_is_parked_takes_its_session_with_
 
 
 @aio
-async def test_an_answer_to_a_peer_that_is_gone_ends_the_session_and_leaves_nothing() -> None:
+async def test_an_answer_to_a_lost_connection_ends_the_session_and_frees_everything() -> None:
     async with door() as d:
         http, target = await opened(d)
         http.send("GET", target)
@@ -326,7 +326,7 @@ async def test_an_answer_to_a_peer_that_is_gone_ends_the_session_and_leaves_noth
 
 
 @aio
-async def test_an_answer_leaves_in_parts_as_its_peer_reads_and_the_next_request_is_served() -> None:
+async def test_a_long_answer_is_sent_in_parts_and_the_next_request_is_served() -> None:
     async with door(send_buffer=4_096) as d:
         http, target = await joined(d)
         http.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -342,20 +342,20 @@ async def test_an_answer_leaves_in_parts_as_its_peer_reads_and_the_next_request_
 
 
 @aio
-async def test_one_that_was_named_before_it_waited_for_something_else_goes_on() -> None:
-    """The answer to its poll left between the kernel's word that it can be read and its turn."""
+async def test_a_stale_event_of_the_poller_is_ignored() -> None:
+    """The answer to the poll was sent after the kernel reported the event and before it was handled."""
     async with door(send_buffer=4_096) as d:
         http, target = await joined(d)
         http.send("GET", target)
         await until(lambda: d.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
-        (visitor,) = (each for each in d.host.poller._watched.values() if isinstance(each, HttpConnection))
+        (connection,) = (each for each in d.host.poller._watched.values() if isinstance(each, HttpConnection))
         http.writer.transport.pause_reading()  # type: ignore[attr-defined]
         http.send("POST", target, b"3")
-        visitor.readable()
-        visitor.readable()
+        connection.readable()
+        connection.readable()
         d.emit(*range(9), size=100_000)
         await until(lambda: d.client().outbox.bytes == 0, "the answer is on its way")
-        visitor.readable()
+        connection.readable()
         http.writer.transport.resume_reading()  # type: ignore[attr-defined]
         assert len((await http.receive()).body) > 900_000
         assert (await http.receive()).body == "ok"
@@ -363,7 +363,7 @@ async def test_one_that_was_named_before_it_waited_for_something_else_goes_on() 
 
 
 @aio
-async def test_an_answer_that_nobody_reads_is_given_up_and_one_that_is_read_slowly_is_not() -> None:
+async def test_an_unread_answer_ends_the_connection_and_a_slow_reader_keeps_it() -> None:
     async with door(send_buffer=4_096, connect_timeout_ms=0, ping_interval_ms=86_400_000) as d:
         http, target = await opened(d)
         d.emit(*range(9), size=100_000)
@@ -387,7 +387,7 @@ async def test_an_answer_that_nobody_reads_is_given_up_and_one_that_is_read_slow
 
 @pytest.mark.parametrize("body", [b"\xff", b"x" * 9_000, b"4" * 2_000])
 @aio
-async def test_a_post_that_is_odd_or_long_is_the_applications(body: bytes) -> None:
+async def test_a_post_that_is_not_utf8_or_too_long_is_left_to_tornado(body: bytes) -> None:
     async with door(max_payload_bytes=1_000 if len(body) == 2_000 else 1_000_000) as d:
         http, target = await opened(d)
         http.send("POST", target, body)
@@ -397,7 +397,7 @@ async def test_a_post_that_is_odd_or_long_is_the_applications(body: bytes) -> No
 
 
 @aio
-async def test_a_second_poll_of_a_session_is_the_applications_and_ends_it() -> None:
+async def test_a_second_poll_of_a_session_is_left_to_tornado_and_ends_it() -> None:
     async with door() as d:
         http, target = await opened(d)
         http.send("GET", target)
@@ -409,7 +409,7 @@ async def test_a_second_poll_of_a_session_is_the_applications_and_ends_it() -> N
 
 @pytest.mark.parametrize(("packets", "by_tornado"), [(32, 0), (33, 1), (400, 1)])
 @aio
-async def test_a_post_of_many_packets_is_the_applications_which_lets_others_have_their_turn(
+async def test_a_post_of_many_packets_is_left_to_tornado_which_yields_to_other_clients(
     packets: int, by_tornado: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polling, "TURN_NS", 0)

@@ -1,4 +1,4 @@
-"""engine/doors/fast_path/request_head.py: which requests need no other reader, and that no bytes are misread."""
+"""engine/doors/fast_path/request_head.py: which heads are plain, and that no input is misread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insightdesk_rt.engine.doors.fast_path.request_head import RequestHead, parse
+from insightdesk_rt.engine.doors.fast_path.request_head import PlainRequest, parse
 from tests.support.door import UPGRADE
 
 FRESH = "/socket.io/?EIO=4&transport=websocket"
@@ -36,7 +36,7 @@ def post(query: str = "&sid=n1.abc", **changed: str | None) -> bytes:
     return poll(query, "POST", **{"Content_Length": "2", "Content_Type": "text/plain;charset=UTF-8", **changed})
 
 
-def short(head: RequestHead | None) -> tuple[object, ...] | None:
+def summary(head: PlainRequest | None) -> tuple[object, ...] | None:
     return None if head is None else (head.method, head.namespace, head.transport, head.sid, head.body)
 
 
@@ -63,9 +63,9 @@ def short(head: RequestHead | None) -> tuple[object, ...] | None:
         (post(Content_Type=None), ("POST", "", "polling", "n1.abc", 2)),
     ],
 )
-def test_what_stock_clients_ask_for_is_read(data: bytes, expected: tuple[object, ...]) -> None:
+def test_requests_of_stock_clients_are_read(data: bytes, expected: tuple[object, ...]) -> None:
     head = parse(data + b"more")
-    assert short(head) == expected
+    assert summary(head) == expected
     assert head is not None and head.length == len(data) and head.headers["host"]
     assert head.last is (b"Connection: close" in data)
 
@@ -140,12 +140,12 @@ def test_what_stock_clients_ask_for_is_read(data: bytes, expected: tuple[object,
         post().replace(b"Content-Length", b"Content_Length"),
     ],
 )
-def test_whatever_is_odd_is_another_readers(data: bytes) -> None:
+def test_every_other_request_is_left_to_tornado(data: bytes) -> None:
     assert parse(data) is None
 
 
 @given(st.binary(max_size=300), st.integers(0, 200), st.sampled_from([upgrade(), upgrade(NATIVE), poll(), post()]))
-def test_no_bytes_make_it_fail(data: bytes, at: int, whole: bytes) -> None:
+def test_no_input_makes_the_parser_raise(data: bytes, at: int, whole: bytes) -> None:
     assert parse(data) is None
     head = parse(whole[:at] + data + whole[at:])
     assert head is None or (head.headers["host"] and head.length <= len(whole) + len(data))
