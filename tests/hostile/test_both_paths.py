@@ -60,8 +60,8 @@ def upgrade(target: str = SOCKET, **headers: str | None) -> bytes:
 
 PAGE = {"Origin": "https://app.example.com"}
 EVIL = {"Origin": "https://evil.example"}
-LISTED = {"allowed_origins": ("https://app.example.com",), "loopback": False}
-PROXY = {"trusted_proxies": ("127.0.0.1",), "loopback": False}
+LISTED = {"allowed_origins": ("https://app.example.com",), "address": ("0.0.0.0",)}
+PROXY = {"trusted_proxies": ("127.0.0.1",), "address": ("0.0.0.0",)}
 BOTH = f"{POLL}&sid={SID}"
 
 CASES: dict[str, Case] = {
@@ -71,7 +71,9 @@ CASES: dict[str, Case] = {
     "a poll with the parameters in Python's order": Case(FAST, get("/socket.io/?transport=polling&EIO=4")),
     "a poll that ends its connection": Case(FAST, get(Connection="close")),
     "a poll that keeps its connection": Case(FAST, get(Connection="keep-alive")),
-    "a poll of a page of the same origin": Case(FAST, get(Origin="http://127.0.0.1"), settings={"loopback": False}),
+    "a poll of a page of the same origin": Case(
+        FAST, get(Origin="http://127.0.0.1"), settings={"address": ("0.0.0.0",)}
+    ),
     "a poll of a listed page": Case(FAST, get(**PAGE), settings=LISTED),
     "a poll of any page": Case(FAST, get(**EVIL), settings={"allowed_origins": ("*",)}),
     "a poll of a page without an origin": Case(FAST, get(Origin="null"), settings={"allowed_origins": ("null",)}),
@@ -135,9 +137,9 @@ CASES: dict[str, Case] = {
     "a websocket while the node drains": Case(TORNADO, upgrade(), "draining"),
     "a native websocket while the node drains": Case(TORNADO, upgrade(NATIVE), "draining"),
     "/healthz while the node drains": Case(TORNADO, get("/healthz"), "draining"),
-    "a poll over the rate": Case(TORNADO, get(), "session", {"connects_per_address_per_second": 1}),
-    "a websocket over the rate": Case(TORNADO, upgrade(), "session", {"connects_per_address_per_second": 1}),
-    "a POST over the rate": Case(FAST, post("3"), "session", {"connects_per_address_per_second": 1}),
+    "a poll over the rate": Case(TORNADO, get(), "session", {"max_connects_per_address_per_second": 1}),
+    "a websocket over the rate": Case(TORNADO, upgrade(), "session", {"max_connects_per_address_per_second": 1}),
+    "a POST over the rate": Case(FAST, post("3"), "session", {"max_connects_per_address_per_second": 1}),
     "a poll of an address with too many clients": Case(TORNADO, get(), "session", {"max_clients_per_address": 1}),
     "a websocket of an address with too many clients": Case(
         TORNADO, upgrade(NATIVE), "session", {"max_clients_per_address": 1}
