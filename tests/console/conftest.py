@@ -12,7 +12,7 @@ from tests.console.stage import Stage, a_stage
 
 EXPECTED = (  # a browser, two servers and these people share two cores: a command's deadline of a second may be missed
     "too many wrong keys",
-    "valkey is away",
+    "valkey is unreachable",
     "subscription lost",
     "an event is late",
     "failed: UNAVAILABLE",

@@ -15,7 +15,7 @@ from tests.hostile.kit import SOCKET, Caller, Target, descriptors, memory_mb
 from tests.support.aio import aio, until
 from tests.support.server import ServerProcess
 
-VALKEY_WAS_AWAY = ("valkey is away", "subscription lost", "had died and was started again")
+VALKEY_WAS_AWAY = ("valkey is unreachable", "subscription lost", "had died and was started again")
 
 
 def valkey_of(server: ServerProcess) -> int:

@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     yield server
     assert server.stop() == 0
     # A browser and a server share two cores here: a command's deadline of a second may be missed, and is made good.
-    server.assert_quiet("valkey is away", "subscription lost", "an event is late", "failed: UNAVAILABLE")
+    server.assert_quiet("valkey is unreachable", "subscription lost", "an event is late", "failed: UNAVAILABLE")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""Reading the logs: one stream per namespace, looked at by scripts, so that only what was asked for travels.
+"""Logs: reads the logs, one stream per namespace, by scripts, so that only the wanted events travel.
 
-"What did these rooms miss?" is answered from lists of the rooms' own offsets: its cost is what they missed, not what
-all others were told meanwhile. An answer is complete, or there is none: whoever asks must load anew if (a) the offset
-lies below the log's floor: Valkey lost events after it; (b) one of the rooms had an event after it that was cut off by
-age; (c) a room had more than a thousand, or all together more than `most`; or (d) the offset is older than an hour and
-than the list of one of the rooms. Each of these is known before any event is read.
+"What did these rooms miss?" is answered from one list of offsets per room. So it costs as much as these rooms missed,
+and not as much as all rooms were sent meanwhile. A result is complete or empty. It is empty, and the client must
+reload, if (a) the offset lies below the log's floor, because Valkey lost events after it; (b) one of the rooms had an
+event after it that was trimmed by age; (c) a room had more than a thousand events, or all rooms together more than
+`max_events`; or (d) the offset is older than an hour and older than the list of one of the rooms. Each of these is
+known before any event is read.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.backplane import Backlog
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, offset_key
 
-# One call looks at so many entries (~1 ms of Valkey) and returns so much payload, then the next one has its turn.
+# One call looks at this many entries (~1 ms of Valkey's time) and returns this much payload; then others have a turn.
 PAGE_ENTRIES = 500
 PAGE_BYTES = 1_000_000
-AT_ONCE = 100  # events that come with the first answer: the usual client has missed fewer
-MAX_EVENTS = 5_000  # offsets that are looked up for who asks without a limit
+AT_ONCE = 100  # events in the first answer; most clients have missed fewer
+MAX_EVENTS = 5_000  # the default limit of one read
 IDS_TTL_MS = 3_600_000  # how long lua/append.lua keeps a room's offsets
 KEYS_PER_CALL = 500
 
 
 class Opened(NamedTuple):
-    """`since`: read on from there; None: nobody knows from where. `fork`: when all were told to load anew last."""
+    """`since`: read on from here; None: not known from where. `fork`: when all clients were last told to reload."""
 
     top: Offset
     since: Offset | None
@@ -42,7 +43,7 @@ class Opened(NamedTuple):
 
 
 class LogPage(NamedTuple):
-    cut: bool  # the log no longer reaches back to the offset
+    cut: bool  # the log does not reach back to the offset any more
     upto: Offset
     done: bool
     events: list[Event]
@@ -61,10 +62,10 @@ class Logs:
         self.poison = 0
 
     async def open(self, namespace: str, ends: Iterable[tuple[Offset, str]]) -> Opened:
-        """Make sure the log goes on beyond the node's position; return what lua/open.lua found.
+        """Make sure that the log goes on beyond the node's position; return what lua/open.lua found.
 
-        `ends` are those that the node has seen the log have, from the oldest to its position, each with the id of its
-        event ("": not known). Raises RtError UNAVAILABLE.
+        `ends` are the ends of the log that this node has seen, from the oldest to its position, each with the id of its
+        event ("" if not known). Raises RtError UNAVAILABLE.
         """
         keys = [self._names.log(namespace), self._names.tops, self._names.floors]
         top, since, epoch, fork = await self._valkey.call(
@@ -73,13 +74,13 @@ class Logs:
         return Opened(Offset(top), Offset(since) if since else None, epoch, fork)
 
     async def record_fork(self) -> str:
-        """Have all nodes tell all rooms to load anew, this one too. Raises RtError UNAVAILABLE."""
+        """Have all nodes, including this one, tell all rooms to reload. Raises RtError UNAVAILABLE."""
         return str(await self._valkey.call(self._fork, [self._names.tops], []))
 
     async def read(
-        self, namespace: str, rooms: Collection[Room], since: Offset, most: int = MAX_EVENTS, user: str = ""
+        self, namespace: str, rooms: Collection[Room], since: Offset, max_events: int = MAX_EVENTS, user: str = ""
     ) -> Backlog:
-        """Return all the log holds for the rooms after `since`, at most `most` events; a user's questions in turn.
+        """Return what the log holds for the rooms after `since`, at most `max_events`. A user has one read at a time.
 
         Raises RtError UNAVAILABLE, BAD_REQUEST.
         """
@@ -88,35 +89,35 @@ class Logs:
         except ValueError:
             raise RtError("BAD_REQUEST", "This is not an offset.") from None
         async with self.budget.of(user):
-            return await self._read_all(namespace, rooms, since, most)
+            return await self._read_all(namespace, rooms, since, max_events)
 
-    async def _read_all(self, namespace: str, rooms: Collection[Room], since: Offset, most: int) -> Backlog:
+    async def _read_all(self, namespace: str, rooms: Collection[Room], since: Offset, max_events: int) -> Backlog:
         names = self._names
         keys = [names.log(namespace), names.tops, names.floors, *(names.ids(namespace, room) for room in rooms)]
-        args: list[Arg] = [namespace, since, most, AT_ONCE, PAGE_BYTES, *rooms]
-        complete, top, floor, left, *parts = await self._ask(self._missed, keys, args)
+        args: list[Arg] = [namespace, since, max_events, AT_ONCE, PAGE_BYTES, *rooms]
+        complete, top, floor, left, *parts = await self._call(self._missed, keys, args)
         events = self._events(namespace, parts)
         left = sorted(left, key=offset_key)
         while complete and left:
-            looked, *parts = await self._ask(self._entries, keys[:1], [PAGE_BYTES, *left[:PAGE_ENTRIES]])
-            complete = looked > 0  # else cut off while we were reading
+            looked, *parts = await self._call(self._entries, keys[:1], [PAGE_BYTES, *left[:PAGE_ENTRIES]])
+            complete = looked > 0  # else it was trimmed while this was reading
             events += self._events(namespace, parts)
             left = left[looked:]
         return Backlog(events if complete else [], bool(complete), Offset(top), Offset(floor))
 
-    async def _ask(self, script: Script, keys: list[str], args: list[Arg]) -> Any:
+    async def _call(self, script: Script, keys: list[str], args: list[Arg]) -> Any:
         async with self.budget.one_read():
             return await self._valkey.call(script, keys, args, costly=True)
 
     async def page(self, namespace: str, since: Offset) -> LogPage:
-        """Return the next part of the log after `since`, everybody's events: for a node that catches up."""
+        """Return the next part of the log after `since`, for all rooms: for a node that catches up."""
         keys = [self._names.log(namespace), self._names.tops, self._names.floors]
         answer = await self._valkey.call(self._read, keys, [namespace, since, PAGE_ENTRIES, PAGE_BYTES])
         cut, upto, done, *parts = answer
         return LogPage(bool(cut), Offset(upto), bool(done), self._events(namespace, parts))
 
     async def rooms_after(self, namespace: str, rooms: Iterable[Room], since: Offset) -> list[Room]:
-        """Return which of the rooms had, or may have had, an event after `since`. For a log that was cut off there."""
+        """Return the rooms that had, or may have had, an event after `since`. For a log that was trimmed there."""
         asked, found = list(rooms), []
         top = await self._valkey.command("HGET", self._names.tops, namespace) or NO_OFFSET
         forgotten = offset_key(top)[0] - offset_key(since)[0] >= IDS_TTL_MS
@@ -130,7 +131,7 @@ class Logs:
         return found
 
     async def recent(self, namespace: str, room: Room, limit: int) -> list[Event]:
-        """Return a room's last events of the last hour that the log still has, the newest first."""
+        """Return a room's last events within the last hour that the log still has, the newest first."""
         log, ids = self._names.log(namespace), self._names.ids(namespace, room)
         offsets = await self._valkey.command("LRANGE", ids, 0, limit - 1)
         found = await asyncio.gather(*(self._valkey.command("XRANGE", log, at, at) for at in offsets))
@@ -148,5 +149,5 @@ class Logs:
                     raise Poison("another namespace's event")
                 events.append(event)
             except Poison:
-                self.poison += 1  # somebody else wrote into our stream
+                self.poison += 1  # a foreign program wrote into the stream
         return events

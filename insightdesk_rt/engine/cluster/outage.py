@@ -1,8 +1,8 @@
-"""Why Valkey does not serve: in words for people, and in two log lines per outage instead of one per failed command.
+"""Why Valkey does not serve: a short reason for people, and two log lines per outage instead of one per command.
 
-`in_words` turns errors of the client library and of the system into a few words that hold no secret, so that they may
-be shown on `/readyz` and as the last line of a start that failed. `Refusals` follows a server that is there and refuses
-commands (full, read-only, disk full): it logs when that begins, and how many commands it cost when it is over.
+`in_words` turns an error of the client library or the system into a short reason without secrets, which may be shown on
+`/readyz` and as the last line of a failed start. `Refusals` follows a server that is reachable and refuses commands
+(full, read-only, disk full). It logs when that begins, and at its end how many commands were refused.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ UNKNOWN = "it answered with an error; the log says which"
 
 
 class ValkeyRefusal(NamedTuple):
-    """An error answer of the server: how its text begins, valkey-py's class for it, and what it means."""
+    """An error reply of the server: how its text begins, valkey-py's class for it, and what it means."""
 
     code: str
     kind: str
     words: str
 
 
-# valkey-py cuts the codes it knows off the text and gives these errors a class; the others still begin with theirs.
+# valkey-py removes the codes it knows from the text and gives these errors a class; other texts begin with the code.
 ANSWERS = (
     ValkeyRefusal("OOM", "OutOfMemoryError", "it is full: its memory has reached maxmemory"),
     ValkeyRefusal("MISCONF", "", "it takes no writes because it cannot save them to its disk (MISCONF)"),
@@ -55,7 +55,7 @@ ANSWERS = (
 
 
 def in_words(error: BaseException) -> str:
-    """Return why a command or connection failed, in a few words without names, keys or passwords."""
+    """Return why a command or connection failed: a few words without names, keys or passwords."""
     text = str(error)
     for answer in ANSWERS:
         if text.startswith(answer.code):
@@ -95,7 +95,7 @@ def _of_system(error: BaseException) -> str:
 
 
 class Refusals:
-    """The commands that a server has refused since it last served. `why`: the reason in words, "" while all is well."""
+    """Follows a server that refuses commands. `why`: the reason in words, "" while it serves."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self.why = ""
@@ -105,7 +105,7 @@ class Refusals:
         self._began_s = self._last_s = 0.0
 
     def refused(self, name: str, error: Exception) -> None:
-        """Note that a command was refused. The first, and each with another reason than before, is logged."""
+        """Note that a command was refused. Logs the first, and each one with another reason than before."""
         self._last_s = self._now_s()
         why = in_words(error)
         if not self.why:
@@ -117,9 +117,9 @@ class Refusals:
         self._names.add(name)
 
     def served(self, name: str) -> None:
-        """Note that a command was done. One of those that were refused ends the outage, once it was quiet for a while.
+        """Note that a command succeeded. If it had been refused before, it ends the outage after QUIET_S of quiet.
 
-        A command that only reads says nothing: a full server answers those.
+        A command that only reads proves nothing, because a full server still answers those.
         """
         now_s = self._now_s()
         if name in self._names and now_s - self._last_s >= QUIET_S:
@@ -128,6 +128,6 @@ class Refusals:
             self.forget()
 
     def forget(self) -> None:
-        """It is over, or the connection is another one: what is refused from now on begins anew."""
+        """Forget the outage: it has ended, or the connection is a new one."""
         self.why = ""
         self._names.clear()

@@ -1,12 +1,12 @@
-"""The way out to the other nodes: logged events through one script, volatile ones as plain messages.
+"""Publisher: sends events to the other nodes: logged events through one script, volatile ones as plain messages.
 
-What was confirmed in the last five seconds is kept. A Valkey that comes back with another run id, or with a log that is
-shorter than it was, may have lost its last second: it is then given these again under the same ids, and takes what it
-does not have. So an acknowledged event survives unless its publisher and Valkey are lost together. Until that is done,
-new events wait: a publisher's events stay in order.
+It keeps the events that were confirmed in the last five seconds. A Valkey that comes back with another run id, or with
+a shorter log, may have lost its last second. It is then sent these events again under the same ids, and adds those that
+it does not have. So an acknowledged event survives unless its publisher and Valkey are lost together. Until that is
+done, new events wait, so that a publisher's events stay in order.
 
-What is older is kept for a minute: this node may have written to a primary that was none any more. A Valkey whose log
-parts from what this node knows is given all that came after that point.
+Older events are kept for a minute, because this node may have written to a primary that had been replaced. If the log
+differs from what this node knows from some point on, all events after that point are sent again.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from insightdesk_rt.engine.model import Event, Offset, offset_key
 from insightdesk_rt.engine.settings import BytesLimit, Help, SettingsPart
 from insightdesk_rt.engine.wire import json
 
-FORK_S = 60.0  # as long as nodes remember the ids of what they have delivered
-FORK_BYTES = 16_000_000  # of what is kept for so long; what is dropped before has to be told as lost, if it is
-HEAD_BYTES = 500  # of an event beside its payload, about
-KEEP_S = 5.0  # an AOF is on disk a second later; the rest is for a machine that was slow to notice
+FORK_S = 60.0  # as long as nodes remember the ids of delivered events
+FORK_BYTES = 16_000_000  # of the events kept that long; if events dropped before are lost, clients must reload
+HEAD_BYTES = 500  # about, of an event beside its payload
+KEEP_S = 5.0  # an AOF is on disk a second later; the rest is for a node that notices late
 AGAIN_BATCH = 500
 WAIT_S = 1.0  # a command's deadline
 
@@ -80,9 +80,9 @@ class Publisher:
         self._tail: deque[Sent] = deque()
         self._tail_bytes = 0
         self._answered_s = 0.0
-        self._dropped: dict[str, Offset] = {}  # by namespace, the last one that was not kept for want of room
+        self._dropped: dict[str, Offset] = {}  # namespace → the last event that was dropped to save memory
         self._copies = itertools.count()
-        self.recovery: asyncio.Task[Any] | None = None  # set while what was lost is being brought back
+        self.recovery: asyncio.Task[Any] | None = None  # set while lost events are being restored
         self.appended = self.published = self.failed = self.again = 0
 
     async def append(self, event: Event) -> Offset:
@@ -100,16 +100,16 @@ class Publisher:
         return offset
 
     async def recovered(self) -> None:
-        """Wait until Valkey has again what it may have lost, a second at most. Raises RtError UNAVAILABLE."""
+        """Wait, for a second at most, until lost events are restored. Raises RtError UNAVAILABLE."""
         if self.recovery is not None:
             await asyncio.wait([self.recovery], timeout=WAIT_S)
             if self.recovery is not None:
                 raise RtError("UNAVAILABLE")
 
     def publish(self, event: Event) -> None:
-        """Tell the other nodes of a volatile event. Raises RtError PAYLOAD_TOO_LARGE."""
+        """Send a volatile event to the other nodes. Raises RtError PAYLOAD_TOO_LARGE."""
         check_event(event, self._max_event_bytes)
-        # A node that listens to several of the rooms hears a copy from each.
+        # A node that listens to several of the rooms receives a copy from each.
         once = f"{self._address}/{next(self._copies)}" if len(event.rooms) > 1 else ""
         message = envelope.volatile(event, self._address, once)
         for room in event.rooms:
@@ -117,10 +117,10 @@ class Publisher:
                 self.published += 1
 
     async def send_again(self, common: Mapping[str, Offset] = {}) -> bool:
-        """Bring back what Valkey may have lost, in order. Raises RtError UNAVAILABLE; then it is still owed.
+        """Send the events that Valkey may have lost again, in order. Raises RtError UNAVAILABLE: call it again.
 
-        `common`: by namespace, up to where the log is the one this node knows; all after that is brought, and of others
-        what was confirmed last. Returns whether all of it was still kept.
+        `common`: namespace → the offset up to which the log is the one that this node knows; all later events are sent.
+        Of other namespaces, the events confirmed last are sent. Returns whether all of them were still kept.
         """
         loop = asyncio.get_running_loop()
         dropped = [(offset_key(at), common.get(namespace)) for namespace, at in self._dropped.items()]
@@ -131,7 +131,7 @@ class Publisher:
         known = len(self._tail)
         for start in range(0, len(owed), AGAIN_BATCH):
             batch = owed[start : start + AGAIN_BATCH]
-            # One pipeline: the calls are queued in this order, and Valkey does them in this order.
+            # One pipeline: Valkey executes the calls in this order.
             offsets = await asyncio.gather(*(self._append(self._moved(sent), sent.offset) for sent in batch))
             for sent, offset in zip(batch, offsets, strict=True):
                 event = sent.event if offset == sent.offset else self._moved(sent)
@@ -142,7 +142,7 @@ class Publisher:
         return all_kept
 
     def confirmed(self, names: Collection[str], common: Mapping[str, Offset] = {}) -> list[tuple[Offset, Event]]:
-        """Return the events of these names that may be lost, with the offsets they were given. `common`: as above."""
+        """Return the events of these names that may be lost, with their offsets. `common`: as in `send_again`."""
         return [
             (sent.offset, sent.event) for sent in self._tail if sent.event.name in names and self._owed(sent, common)
         ]
@@ -153,7 +153,7 @@ class Publisher:
         return parted or sent.at_s >= self._answered_s - KEEP_S
 
     def forget_older(self, answered_s: float) -> None:
-        """What was confirmed long enough before Valkey last answered, with nothing lost, is safe."""
+        """Forget events that were confirmed long enough before Valkey's last answer: they are safe."""
         self._answered_s = answered_s
         while self.recovery is None and self._tail:
             oldest = self._tail[0]
@@ -170,14 +170,14 @@ class Publisher:
 
     @staticmethod
     def _moved(sent: Sent) -> Event:
-        """The event with the first offset it ever had: that is the one clients may have been told."""
+        """Return the event with the first offset it ever had, which clients may have received."""
         return sent.event if sent.event.was else msgspec.structs.replace(sent.event, was=sent.offset)
 
 
 def append_call(
     names: Names, event: Event, origin: str, keep: EventLogSettings, seen: str, was: str = ""
 ) -> tuple[list[str], list[Arg]]:
-    """Return keys and arguments for the append script, as lua/append.lua names them; `appended` reads its answer."""
+    """Return the keys and arguments of lua/append.lua; `appended` decodes its answer."""
     namespace = event.namespace
     keys = [names.log(namespace), names.event(event.id), names.tops, names.floors]
     header = envelope.header_of(event, origin)
@@ -199,14 +199,14 @@ def append_call(
 
 
 def appended(answer: str) -> Offset:
-    """Return the offset that the append script answered. Raises CONFLICT: another event has this id."""
+    """Return the offset in the append script's answer. Raises RtError CONFLICT: another event has this id."""
     if not answer:
         raise used_before("id", "event")
     return Offset(answer)
 
 
 def fingerprint(namespace: str, name: str, payload: str, rooms: Iterable[str], skip: Iterable[str]) -> str:
-    """Return what two events have in common only if they say the same to the same people. Raises BadJson."""
+    """Return a hash that two events share only if content and recipients are the same. Raises BadJson."""
     content = [namespace, name, sorted(set(rooms)), sorted(set(skip)), json.loads(payload)]
     return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
@@ -214,11 +214,11 @@ def fingerprint(namespace: str, name: str, payload: str, rooms: Iterable[str], s
 def check_event(event: Event, max_event_bytes: int) -> None:
     """Raise RtError for an event that must not get into the log: BAD_REQUEST, PAYLOAD_TOO_LARGE.
 
-    A reserved name would end the connection of every client that it reached. One message beyond Valkey's output buffer
-    limit would cut off every node at once.
+    A reserved name would end the connection of every client that receives it. A message beyond Valkey's output buffer
+    limit would disconnect every node at once.
     """
     if event.name in RESERVED_EVENTS:
-        raise RtError("BAD_REQUEST", "Clients keep this name for themselves", field="event")
+        raise RtError("BAD_REQUEST", "event: this name is reserved by Socket.IO clients", field="event")
     payload = event.payload
     if len(payload) * 4 > max_event_bytes and len(payload.encode("utf-8", "replace")) > max_event_bytes:
         raise RtError("PAYLOAD_TOO_LARGE")

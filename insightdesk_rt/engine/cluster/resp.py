@@ -1,4 +1,4 @@
-"""What is sent to Valkey: commands as RESP bytes, and Lua scripts by the hash of their text."""
+"""Encodes commands for Valkey as RESP, and loads the Lua scripts, which are called by their hash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Arg = str | int | float | bytes
 
 
 def pack(args: Sequence[Arg]) -> bytes:
-    """hot: one command in RESP. (Half the cost of valkey-py's own packer.)"""
+    """Encode one command in RESP. hot: half the cost of valkey-py's own packer."""
     parts = [b"*%d\r\n" % len(args)]
     for arg in args:
         data = arg if type(arg) is bytes else str(arg).encode("utf-8", "replace")
@@ -19,14 +19,14 @@ def pack(args: Sequence[Arg]) -> bytes:
 
 
 class Script:
-    """A Lua script, known to servers by the hash of its text: two versions of it can serve one cluster side by side."""
+    """A Lua script. Servers know it by the hash of its text, so two versions can serve one cluster side by side."""
 
     __slots__ = ("name", "sha", "source")
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name
         self.source = source
-        # The name EVALSHA wants, not a signature.
+        # The script's name for EVALSHA, not a signature.
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 

@@ -1,12 +1,13 @@
-"""Nodes that may not run beside this one: of the same name, with other secrets, or other `user_ids`. It does not start.
+"""Rivals: nodes that must not run beside this one, with the same name, other secrets or other `user_ids`.
 
-Two nodes of one name answer for each other's sessions by chance; nodes with different secrets let in different clients,
-and do not hear each other; nodes with different `user_ids` take different people for one. Which nodes live is in
-Valkey, for the length of a lease also those that have just been killed, and a node that was killed must start again
-under its name. So a rival is believed to live only once it has renewed its lease, which each does every second, and to
-be dead at once if its process was on this machine and is gone.
+A node that finds a living rival does not start. Two nodes with one name would answer for each other's sessions; nodes
+with different secrets accept different clients and refuse each other's calls; nodes with different `user_ids` take
+different people for the same. Valkey says which nodes live, but for the length of a lease also lists those that have
+just been killed, and a killed node must be able to start again under its name. So a rival counts as living only after
+it has renewed its lease, which a node does every second. It counts as dead at once if its process was on this machine
+and has ended.
 
-Of two that start at the same moment, and see each other only when both are registered, the one that began later ends.
+Of two nodes that start at the same moment, and see each other only when both are registered, the later one ends.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ MARGIN_S = 0.5
 
 
 class Rival(NamedTuple):
-    """A node that may live, and why it and this one may not both run: a line that begins with the setting."""
+    """A node that may live, and why both must not run: a line that begins with the setting."""
 
     incarnation: str
-    place: NodePlace | None  # None: it has begun, and not said where it is
+    place: NodePlace | None  # None: it has started and not announced its place
     why: str
 
 
 class Rivals:
-    """`place` is this node's own; `incarnation` names its present life."""
+    """`place` and `incarnation` are this node's own."""
 
     def __init__(
         self, valkey: Valkey, place: NodePlace, incarnation: Callable[[], str], *, lease_ms: int = LEASE_MS
@@ -46,10 +47,10 @@ class Rivals:
         self._lease_s = lease_ms / 1000
 
     async def before(self) -> str:
-        """Return why this node may not start, or "". Call it before this node has a lease.
+        """Return why this node must not start, or "". Call it before this node has a lease.
 
-        Takes as long as the lease of a node that was killed on another machine still runs; a second if one lives; else
-        no time. Raises RtError UNAVAILABLE.
+        It takes a second if a rival lives, and until the lease ends if a rival was killed on another machine; otherwise
+        it returns at once. Raises RtError UNAVAILABLE.
         """
         now = asyncio.get_running_loop().time
         end_s = now() + self._lease_s + MARGIN_S
@@ -59,13 +60,13 @@ class Rivals:
             rivals = await self._find(leases)
             for rival in rivals:
                 if first.setdefault(rival.incarnation, leases[rival.incarnation]) != leases[rival.incarnation]:
-                    return rival.why  # it has renewed it
+                    return rival.why  # it has renewed its lease, so it lives
             if not rivals or now() > end_s:
                 return ""
             await asyncio.sleep(LOOK_S)
 
     async def after(self) -> str:
-        """Return why this node may not go on, or "": another has started at the same moment, and began before.
+        """Return why this node must not go on, or "": a rival started at the same moment and began earlier.
 
         Call it when this node has a lease and its place is announced. Raises RtError UNAVAILABLE.
         """
@@ -99,7 +100,7 @@ class Rivals:
             return (
                 f"node_id = {self._place.node}: a node of this name runs already{where}; each needs a name of its own"
             )
-        if place is None or not place.secrets:  # of a version that does not say
+        if place is None or not place.secrets:  # of a version that does not announce them
             return ""
         for setting in sorted(self._place.secrets.keys() | place.secrets.keys()):
             if self._place.secrets.get(setting) != place.secrets.get(setting):
@@ -108,7 +109,7 @@ class Rivals:
 
 
 def this_process() -> str:
-    """Return what tells this process from all that were or will be on this machine, or "" where that is not known."""
+    """Return an id of this process, unique on this machine and never reused, or "" where it is not known."""
     try:
         return f"{os.readlink('/proc/self/ns/pid')} {os.getpid()} {_began(os.getpid())}"
     except OSError:
@@ -116,7 +117,7 @@ def this_process() -> str:
 
 
 def has_ended(place: NodePlace) -> bool:
-    """Is it certain that the process of a place is gone? Of another machine's nothing is."""
+    """Is it certain that the process of a place has ended? Never for a process on another machine."""
     if not place.process or place.machine != this_machine():
         return False
     space, number, began = place.process.split(" ")
@@ -127,7 +128,7 @@ def has_ended(place: NodePlace) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # another user's; what it is may be hidden
+        pass  # it is another user's process, whose data may be hidden
     try:
         return _began(int(number)) != began
     except OSError:
@@ -135,5 +136,5 @@ def has_ended(place: NodePlace) -> bool:
 
 
 def _began(pid: int) -> str:
-    """Return when a process began, in ticks since the machine did. Its name, before that, may hold anything."""
+    """Return when a process began, in ticks since boot. The name, an earlier field, may contain anything."""
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]

@@ -1,4 +1,4 @@
-"""A session as it is kept: what its record says, how it is written next, and from where its client is given the log."""
+"""A session's record: its fields, how it is written next, and from where its client reads the log."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from insightdesk_rt.engine.model import NO_OFFSET, Offset, Right, Room, Sid, off
 
 
 class Resumed(NamedTuple):
-    """A session that a client came back to: its socket keeps this identity and these rooms."""
+    """A session that a client resumes: its socket keeps this identity and these rooms."""
 
     sid: Sid
     pid: str
     rooms: tuple[Room, ...]
-    offset: Offset  # everything in its rooms up to here it has
+    offset: Offset  # the client has everything in its rooms up to here
     start: Offset
     owner: str
-    role: str  # these two as they were when it began
+    role: str  # role and team when the session began
     team_id: str
-    starts: Mapping[Room, Right] = {}  # of rooms it joined after it began
+    starts: Mapping[Room, Right] = {}  # of the rooms that it joined after it began
 
 
 class SessionRecord:
-    """A connected socket and how its record is to be written next."""
+    """A connected socket, and how its record is written next (`mode`, see lua/session_save.lua)."""
 
     __slots__ = ("mode", "owner", "socket", "start", "touched_s")
 
@@ -59,11 +59,11 @@ def read_starts(text: str) -> Mapping[Room, Right]:
     return {Room(room): right for room, right in _starts.decode(text).items()} if text else {}
 
 
-def since(offset: str, start: str, said: str, quiet: str) -> Offset:
-    """Return from where a client must be given the log. Pure.
+def since(offset: str, start: str, quiet_from: str, quiet: str) -> Offset:
+    """Return the offset from which a client must be sent the log. Pure.
 
-    `offset` is what the client says ("" or nonsense: nothing); between `said` and `quiet` its rooms had no event. What
-    was said before its session began (`start`) is not for it, whatever it says.
+    `offset` is the client's ("" or invalid: none). Between `quiet_from` and `quiet` its rooms had no event. A client is
+    never sent events from before its session began (`start`), whatever offset it names.
     """
     try:
         checked_key(offset)
@@ -71,6 +71,6 @@ def since(offset: str, start: str, said: str, quiet: str) -> Offset:
     except ValueError:
         has = NO_OFFSET
     has = max(has, Offset(start or NO_OFFSET), key=offset_key)
-    if offset_key(has) >= offset_key(said) and offset_key(quiet) > offset_key(has):
+    if offset_key(has) >= offset_key(quiet_from) and offset_key(quiet) > offset_key(has):
         return Offset(quiet)
     return has

@@ -1,15 +1,15 @@
-"""Sessions that outlive their connection: who was in which rooms, for a client that comes back within two minutes.
+"""ClusterSessions: sessions that outlive their connection, so that a client may resume its rooms within two minutes.
 
-A record is in Valkey from the connect on, because a node that crashes saves nothing afterwards. It belongs to the
-connection that took it last (`owner`); every later write says whose it is, so that a late one of an old connection
-changes nothing. A client that comes back *claims* the record: the last claim has it, and whoever had it before,
-connected or on its way in, is closed as replaced. What the record says stays until the claim comes to something, as a
-client may go again before it is let in.
+A session's record is in Valkey from the connect on, because a node that crashes cannot save anything. The record
+belongs to the connection that took it last (`owner`). Every later write names its owner, so that a late write of an old
+connection has no effect. A client that comes back *claims* the record. The last claim wins, and an earlier holder,
+connected or still connecting, is closed as replaced. A claim leaves the content of the record as it is until the
+connect is complete, because the client may disconnect again before.
 
-The record holds no events: those are in the log. What it must know is from where to read. A client that has received
-nothing yet has no offset: it gets everything since its first connect (`start`). A client in quiet rooms has an old
-one, which the log may no longer reach: so every quarter of an hour the record notes that nothing was said in its rooms
-between `from` and `quiet`, and an offset in between counts as `quiet`.
+The record has no events, which are in the log, but it must know from where to read them. A client that has received
+nothing yet has no offset and gets everything since its first connect (`start`). A client in quiet rooms has an old
+offset, which the log may not reach any more. So every quarter of an hour the record notes that its rooms had no event
+between `from` and `quiet`; an offset between the two counts as `quiet`.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 
 PID = re.compile(r"[A-Za-z0-9_.\-]{24,100}")
 RETRY_S = 0.2
-TOUCH_S = 900.0  # a quarter of the time that a room's offsets are remembered
+TOUCH_S = 900.0  # a quarter of the time that a room's offsets are kept
 TOUCH_TURN_S = TOUCH_S / 10
-# Longer than any connection stays unrefreshed; a record nobody could clear up (all nodes died at once) ends by itself.
+# Longer than the time between two writes of a record. Records that no node could clear (all died at once) expire.
 SAFETY_TTL_MS = 86_400_000
 REAP_BATCH = 500
 SCRIPTS = ("save", "end", "claim", "touch", "reap")
-MAX_SAVES = 1_000  # in one pipeline
-ANOTHERS, MISSING = 0, -1  # what lua/session_save.lua answers
+MAX_SAVES = 1_000  # records in one pipeline
+OTHER_OWNER, NO_RECORD = 0, -1  # answers of lua/session_save.lua
 
 
 class RecoverySettings(SettingsPart, frozen=True):
@@ -83,10 +83,10 @@ class ClusterSessions:
         self._scripts = {name: load_script("insightdesk_rt.engine.cluster", "session_" + name) for name in SCRIPTS}
         self._numbers = itertools.count()
         self._sessions: dict[str, SessionRecord] = {}  # by pid, of sockets connected here
-        self._entering: dict[str, Socket] = {}  # by pid, those that claimed theirs and are not let in yet
+        self._entering: dict[str, Socket] = {}  # by pid: sockets that claimed a session and are still connecting
         self._dirty: dict[str, SessionRecord] = {}
         self._ended: dict[str, Ended] = {}
-        self._ending: dict[str, Ended] = {}  # those of them that are being written
+        self._ending: dict[str, Ended] = {}  # those in _ended that are being written
         self._flushes: set[asyncio.Task[bool]] = set()
         self._due: asyncio.Handle | None = None  # the next flush
         self._touching: asyncio.Task[None] | None = None
@@ -96,7 +96,7 @@ class ClusterSessions:
         self._touching = asyncio.create_task(self._keep_touching(), name="resume")
 
     async def close(self) -> None:
-        """Write what is still to be written, if Valkey is there; then end."""
+        """Write what is still to be written if Valkey is reachable, then end."""
         touching, self._touching = self._touching, None
         if touching is not None:
             touching.cancel()
@@ -109,15 +109,15 @@ class ClusterSessions:
     # ── what dispatch asks ────────────────────────────────────────────────────────────────────────────────────────
 
     def new_pid(self) -> str:
-        """A secret of its client: 128 bits. The node's name in front is for people who read a balancer's log."""
+        """Return a new pid, a secret of its client: 128 random bits. The node's name in front helps to read logs."""
         return f"{self._node_id}.{secrets.token_urlsafe(16)}"
 
     @asynccontextmanager
     async def claim(self, socket: Socket, pid: str, offset: str) -> AsyncIterator[Resumed | None]:
-        """Take the session for the socket, if it is its user's. `offset` is what the client says, "" for nothing.
+        """Claim the session for the socket if it belongs to its user. `offset` is the client's last one, or "".
 
-        When the block begins, the old connection is closed if it was on this node. It is to end with `opened`, `drop`,
-        or neither: then the client may claim it again. Raises RtError UNAVAILABLE.
+        When the block begins, the old connection is closed if it was on this node. The block ends with `opened` or
+        `drop`; with neither, the client may claim the session again. Raises RtError UNAVAILABLE.
         """
         found = await self._claim(socket, pid, offset)
         if found is not None:
@@ -133,7 +133,7 @@ class ClusterSessions:
             self.refused += 1
             return None
         if pid in self._dirty or pid in self._ended:
-            await self._flush()  # back before it was written: what is on its way to the record goes first
+            await self._flush()  # the client is back before its record was written: write it first
         owner = self._new_owner()
         args: list[Arg] = [socket.namespace, socket.user.key, owner, self._address, self._window_ms]
         found = await self._valkey.call(self._scripts["claim"], [self._names.session(pid)], args)
@@ -152,11 +152,11 @@ class ClusterSessions:
         return Resumed(Sid(sid), pid, names, has, Offset(start), owner, role, team, read_starts(starts))
 
     def opened(self, socket: Socket, found: Resumed | None = None) -> None:
-        """The socket is in its rooms, and told its pid; `found`: it goes on with what it claimed."""
+        """The socket has joined its rooms and has its pid. `found`: the session that it claimed, if it resumed one."""
         now_s = asyncio.get_running_loop().time()
         if found is None:
             session = SessionRecord(socket, self._new_owner(), self._position(socket.namespace), "open", now_s)
-        else:  # what it was sent just now may not arrive: from where to read stays as it is
+        else:  # what it was just sent may not arrive, so the start of its next read stays as it is
             session = SessionRecord(socket, found.owner, found.start, "keep", now_s)
         self._ended.pop(socket.pid, None)
         self._sessions[socket.pid] = self._dirty[socket.pid] = session
@@ -177,14 +177,14 @@ class ClusterSessions:
             self._flush_soon()
 
     def ended(self, socket: Socket, why: CloseReason) -> None:
-        """The connection is over; `socket.rooms` still says where it was."""
+        """The connection has ended; `socket.rooms` still has its rooms."""
         session = self._sessions.get(socket.pid)
         if session is None or session.socket is not socket:
-            return  # replaced: the session lives on with another connection
+            return  # it was replaced: another connection has the session
         del self._sessions[socket.pid]
         self._dirty.pop(socket.pid, None)
         keep_ms = self._window_ms if why.may_resume else 0
-        if keep_ms and session.mode == "open":  # it was not written yet
+        if keep_ms and session.mode == "open":  # the record was not written yet
             session.mode = "again"
             self._dirty[socket.pid] = session
         self._end_later(socket.pid, session.owner, keep_ms, _names(socket), starts_text(socket))
@@ -197,12 +197,12 @@ class ClusterSessions:
     # ── what others ask ───────────────────────────────────────────────────────────────────────────────────────────
 
     def evict(self, pid: str) -> None:
-        """The session is another connection's now: close the one that is here, or on its way in."""
+        """Another connection has taken the session: close the one on this node, connected or still connecting."""
         session, entering = self._sessions.pop(pid, None), self._entering.pop(pid, None)
         if session is not None:
             self._dirty.pop(pid, None)
         for socket in (session.socket if session else None, entering):
-            if socket is not None and not socket.gone:  # else its client may be the one that comes back
+            if socket is not None and not socket.gone:  # a socket that has ended may be the one whose client came back
                 self.evicted += 1
                 socket.client.close(CloseReason.REPLACED)
 
@@ -215,7 +215,7 @@ class ClusterSessions:
         self._flush_soon()
 
     async def node_lost(self, incarnation: str) -> None:
-        """Let the sessions of a dead node end after the usual time. Twice is nothing. Raises RtError UNAVAILABLE."""
+        """Let the sessions of a dead node expire after the usual time. Idempotent. Raises RtError UNAVAILABLE."""
         args: list[Arg] = [self._names.session(""), self._window_ms, REAP_BATCH]
         while await self._valkey.call(self._scripts["reap"], [self._names.sessions(incarnation)], args):
             pass
@@ -223,7 +223,7 @@ class ClusterSessions:
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _flush_soon(self) -> None:
-        """Write in the next turn: before a client is told of a room, its record has it. Flushes overlap, in order."""
+        """Write in the next turn, so that a record has a room before its client is told. Flushes overlap, in order."""
         if self._due is None:
             self._due = asyncio.get_running_loop().call_soon(self._begin_flush)
 
@@ -243,19 +243,19 @@ class ClusterSessions:
             await work
             return True
         except RtError as failed:
-            log.debug("sessions are written later: %s", failed.code)
+            log.debug("sessions will be written later: %s", failed.code)
         except Exception:
             log.exception("writing sessions failed")
         return False
 
     async def _flush(self) -> None:
-        """Write all that changed. What could not be written is due again when this raises."""
+        """Write everything that changed. If this raises, what could not be written is due again."""
         saves = list(self._dirty.items())
         self._dirty.clear()
         ends = [(pid, ended) for pid, ended in self._ended.items() if self._ending.get(pid) is not ended]
         self._ending.update(ends)
         try:
-            while len(saves) > MAX_SAVES:  # of a Valkey that forgot_ends
+            while len(saves) > MAX_SAVES:  # after Valkey was emptied_ends
                 part, saves = saves[:MAX_SAVES], saves[MAX_SAVES:]
                 await self._write(part, [])
             part, saves = saves, []
@@ -272,7 +272,7 @@ class ClusterSessions:
                     del self._ending[pid]
 
     async def _write(self, saves: list[tuple[str, SessionRecord]], ends: list[tuple[str, Ended]]) -> None:
-        """A record is saved before it is ended: calls go out in this order."""
+        """Write records. A record is saved before it is ended, because calls are sent in this order."""
         calls = [*(self._save(*save) for save in saves), *(self._write_end(*end) for end in ends)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         for (pid, session), result in zip(saves, results, strict=False):
@@ -298,23 +298,23 @@ class ClusterSessions:
             }
         keys = [self._names.session(pid), self._names.sessions(self._incarnation())]
         args: list[Arg] = [mode, session.owner, pid, SAFETY_TTL_MS, *itertools.chain.from_iterable(fields.items())]
-        session.mode = "keep"  # what is written while this is under way comes after it
+        session.mode = "keep"  # a write that starts while this is under way comes after it
         try:
-            mine = await self._valkey.call(self._scripts["save"], keys, args)
+            saved = await self._valkey.call(self._scripts["save"], keys, args)
         except BaseException:
             session.mode = "keep" if mode == "keep" else "again"
             raise
-        if mine == MISSING:  # Valkey forgot_ends
+        if saved == NO_RECORD:  # Valkey was emptied_ends
             session.mode = "again"
             self._dirty.setdefault(pid, session)
             self._flush_soon()
             return
-        if mine == ANOTHERS and self._sessions.get(pid) is session:
-            self.evict(pid)  # the word from where it went to did not reach us
+        if saved == OTHER_OWNER and self._sessions.get(pid) is session:
+            self.evict(pid)  # the notification of the session's new node did not arrive
 
     async def _write_end(self, pid: str, ended: Ended) -> None:
         keys = [self._names.session(pid), self._names.sessions(ended.holder)]
-        # Valkey was away for so long that nobody may come back any more: without a word the record would stay.
+        # If Valkey was unreachable for longer than the client may take, the record is deleted; it would stay otherwise.
         keep_ms = ended.keep_ms if asyncio.get_running_loop().time() < ended.until_s else 0
         await self._valkey.call(self._scripts["end"], keys, [ended.owner, pid, keep_ms, ended.rooms, ended.starts])
         if self._ended.get(pid) is ended:

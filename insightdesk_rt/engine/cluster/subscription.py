@@ -1,8 +1,8 @@
-"""The connection on which channels are heard: our own, on libvalkey's reader.
+"""Subscription: the connection that receives messages of channels. Our own code on libvalkey's reader.
 
-valkey-py's PubSub times out on quiet channels, reconnects without a word and loses what was published meanwhile, never
-notices a frozen server, and costs four times as much. Here a lost connection is told once, at once, and nothing is
-mended behind the owner's back: what to do about the gap is the backplane's affair.
+valkey-py's PubSub times out on quiet channels, reconnects silently and loses what was published meanwhile, never
+notices a frozen server, and costs four times as much. Here `lost` is called once, at once, and nothing is repaired
+silently: the backplane decides what to do about the gap.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _MORE = object()
 
 
 class Subscription(asyncio.Protocol):
-    """One connection. `received(channel, message)` for each message, `lost(why)` once, when it is over.
+    """One connection. Calls `received(channel, message)` for each message, and `lost(why)` once, when it ends.
 
-    Futures it returns give False instead of raising when the connection ends before they are fulfilled.
+    The futures it returns give False instead of raising if the connection ends before they are fulfilled.
     """
 
     def __init__(self, received: Callable[[bytes, bytes], None], lost: Callable[[str], None]) -> None:
@@ -33,7 +33,7 @@ class Subscription(asyncio.Protocol):
         self._why = "closed by the server"
         self._over = False
         self._transport: asyncio.Transport | None = None
-        # Bytes, not text: what is no UTF-8 must not end the connection, only be dropped.
+        # Bytes, not text: a message that is not UTF-8 is dropped and must not end the connection.
         self._reader = libvalkey.Reader(notEnoughData=_MORE)
         self._greeting: list[asyncio.Future[bool]] = []
         self._acks: dict[bytes, _Acks] = {}
@@ -73,7 +73,7 @@ class Subscription(asyncio.Protocol):
         return answers[-1]
 
     def subscribe(self, channels: Iterable[bytes]) -> asyncio.Future[bool]:
-        """Hear the channels; fulfilled when the server has confirmed each."""
+        """Subscribe to the channels. The future is fulfilled when the server has confirmed each."""
         wanted = tuple(channels)
         acks = _Acks(len(wanted), asyncio.get_running_loop().create_future())
         if self._over or not wanted:
@@ -86,7 +86,7 @@ class Subscription(asyncio.Protocol):
         return acks.future
 
     def subscribe_pattern(self, pattern: bytes) -> asyncio.Future[bool]:
-        """Hear all channels that match; fulfilled when the server has confirmed it."""
+        """Subscribe to all channels that match. The future is fulfilled when the server has confirmed it."""
         acks = self._acks[pattern] = _Acks(1, asyncio.get_running_loop().create_future())
         self._write(pack((b"PSUBSCRIBE", pattern)))
         return acks.future
@@ -102,7 +102,7 @@ class Subscription(asyncio.Protocol):
 
     def _answered(self, reply: Any) -> None:
         if isinstance(reply, libvalkey.ReplyError):
-            self.abort(str(reply))  # wrong password, no permission for a channel: nothing to go on with
+            self.abort(str(reply))  # wrong password, or no permission for a channel: it cannot go on
         elif isinstance(reply, list):
             if reply[0] == b"pmessage":
                 self._received(reply[2], reply[3])
@@ -141,7 +141,7 @@ async def dial(
     lost: Callable[[str], None],
     deadline_s: float,
 ) -> Subscription:
-    """Return a connection that is logged in. The name is looked up each time: it may lead to another server by now.
+    """Connect and log in. The host name is resolved each time, because it may point to another server by now.
 
     Raises OSError, TimeoutError. `lost` may have been called before this returns or raises.
     """

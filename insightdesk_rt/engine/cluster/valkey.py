@@ -1,11 +1,12 @@
-"""Commands to Valkey: one connection, one pipeline per turn of the loop, a deadline for each, back-off when it is away.
+"""Valkey: sends commands. One connection, one pipeline per turn of the loop, a deadline per command, back-off.
 
-Everything a turn asks for goes out as one pipeline (one command alone costs ~75 µs of Python, in a batch ~9 µs); what
-is asked meanwhile is the next one. A connection that missed a deadline is dropped, never reused: a late answer would be
-taken for the next command's. While there is none, commands fail at once with UNAVAILABLE; nothing is queued for later.
+All commands of a loop turn are sent as one pipeline (one command alone costs ~75 µs of Python, in a batch ~9 µs).
+Commands that come meanwhile form the next pipeline. A connection that missed a deadline is dropped and never reused,
+because a late answer would be taken for the next command's. Without a connection, commands fail at once with
+UNAVAILABLE; nothing is queued for later.
 
-valkey-py gives the connection (URL, TLS, AUTH, RESP); its pool and its pipelines are not used: 200 concurrent commands
-would open 200 connections, and a silent reconnect between two commands would hide a server that was replaced.
+valkey-py provides the connection (URL, TLS, AUTH, RESP). Its pool and its pipelines are not used: 200 concurrent
+commands would open 200 connections, and a silent reconnect between two commands would hide a replaced server.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ log = logging.getLogger(__name__)
 BACKOFF_STEP_S, BACKOFF_MAX_S = 0.05, 2.0
 # An AOF that is fsynced every second answers WAITAOF up to a second later.
 DURABLE_EXTRA_MS = 2_000
-# What a server says when it is there but cannot serve just now: the same command may be tried again.
-# valkey-py cuts the codes it knows off the message, the others still start with theirs.
+# Errors of a server that is reachable but cannot serve now: the same command may be tried again.
+# valkey-py removes the codes it knows from the message; other messages start with their code.
 BUSY_CODES = ("BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED")
 BUSY_ERRORS = ("OutOfMemoryError", "ReadOnlyError", "NoPermissionError")
-PROBE_MS = 10_000  # how long the key of the write that is tried for /readyz stays
-LAST_LOOK_S = 0.05  # after a deadline that passed while this process itself was held up
-# Seconds; past the last one, the deadline, a command has failed.
+PROBE_MS = 10_000  # lifetime of the key that /readyz writes as a test
+LAST_LOOK_S = 0.05  # a last look after a deadline that passed while this process was stopped
+# Seconds; the last one is the deadline, after which a command has failed.
 COMMAND_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -54,11 +55,11 @@ class ValkeySettings(SettingsPart, frozen=True):
 class Valkey:
     """`url`: unix://, valkey://, valkeys://, redis:// or rediss://, with user, password and db as usual.
 
-    A `costly` call is one whose cost in Valkey is not a few microseconds: it has a connection of its own, so that what
-    everybody else asks does not stand behind it, nor fails with it.
+    A `costly` call takes Valkey more than a few microseconds. It uses a connection of its own, so that other commands
+    neither wait behind it nor fail with it.
 
-    `on_up` is called after each connect with whether the server is another one than before (its run id changed): it may
-    then lack what it had confirmed. `durable`: commands that ask for it wait until they are on disk.
+    The listeners in `on_up` are called after each connect. Their argument says whether the server's run id changed: a
+    new server may lack what the old one confirmed. `durable`: commands with that flag wait until they are on disk.
     """
 
     def __init__(self, url: str, prefix: str, *, deadline_ms: int = 1000, durable: bool = False) -> None:
@@ -81,14 +82,14 @@ class Valkey:
 
     @property
     def trouble(self) -> str:
-        """Why commands fail at present, in words that hold no secret; "" while they work."""
+        """Why commands fail now, in words without secrets; "" while they work."""
         for pipe in (self._pipe, self._durable_pipe):
             if pipe is not None and not pipe.up:
                 return pipe.why
         return self._refusals.why
 
     async def fitness(self) -> str:
-        """Return what is wrong with the server, in words, or "": it must take a write, and keep what it was given."""
+        """Return what is wrong with the server, in words, or "". It must take a write and must not evict data."""
         try:
             memory, _ = await asyncio.gather(
                 self.command("INFO", "memory"), self.command("SET", self.key("probe"), "1", "PX", PROBE_MS)
@@ -99,17 +100,17 @@ class Valkey:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Plain sums since the start: commands, batches, failed (of commands), connects."""
+        """Sums since the start: commands, batches, failed commands, connects."""
         pipe = self._pipe
         return {"commands": pipe.commands, "batches": pipe.batches, "failed": pipe.failed, "connects": pipe.connects}
 
     @property
     def seconds(self) -> Histogram:
-        """Per pipeline, from when its first command was asked until all were answered, or were not to be."""
+        """Seconds per pipeline: from its first command until all are answered or have failed."""
         return self._pipe.seconds
 
     async def start(self) -> None:
-        """Begin to connect, and wait a deadline's time for it. Does not fail: `available` says how it went."""
+        """Connect, and wait up to the deadline for it. Does not fail: `available` says whether it succeeded."""
         await asyncio.gather(*(pipe.start() for pipe in self._pipes))
 
     async def close(self) -> None:
@@ -125,8 +126,8 @@ class Valkey:
     async def command(self, *args: Arg, durable: bool = False, costly: bool = False) -> Any:
         """Return the answer (text as str, lists, ints, None).
 
-        Raises RtError UNAVAILABLE when Valkey is away, too late or cannot serve now (then it is not known whether the
-        command was done), INTERNAL for a command it refuses. Cancelled, the command may still be done.
+        Raises RtError UNAVAILABLE when Valkey is unreachable, too late or cannot serve now (the command may or may not
+        have been executed); INTERNAL for a command that it refuses. A cancelled command may still be executed.
         """
         pipe = await self._for_costly() if costly else self._for(durable)
         return await pipe.put(_Command(args))
@@ -140,7 +141,7 @@ class Valkey:
         return await pipe.put(_Command(("EVALSHA", script.sha, len(keys), *keys, *args), script))
 
     def send(self, *args: Arg) -> bool:
-        """Have a command done without waiting for it; return False if Valkey is known to be away."""
+        """Send a command without waiting for its answer. Returns False if Valkey is known to be unreachable."""
         if self._pipe.up:
             self._pipe.post(_Command(args))
         return self._pipe.up
@@ -149,13 +150,13 @@ class Valkey:
         return self._durable_pipe if durable and self._durable_pipe else self._pipe
 
     async def _for_costly(self) -> _Pipe:
-        if self._pipe.up:  # then that connection is soon back, too
+        if self._pipe.up:  # then the costly connection will soon be back, too
             await self._costly_pipe.soon_up()
         return self._costly_pipe
 
     def _costly_away(self, why: str, said: str) -> None:
-        if self._pipe.up:  # otherwise that has been said
-            log.warning("valkey did not answer a costly question: %s", why, extra={"said": said})
+        if self._pipe.up:  # otherwise the main connection has logged it
+            log.warning("valkey did not answer a costly call: %s", why, extra={"said": said})
 
     def _came_up(self, run_id: str) -> None:
         changed = self.run_id not in ("", run_id)
@@ -165,7 +166,7 @@ class Valkey:
             try:
                 call(changed)
             except Exception:
-                log.exception("a listener for Valkey's return failed")
+                log.exception("a listener for Valkey's connect failed")
 
 
 class _Command:
@@ -173,19 +174,19 @@ class _Command:
 
     @property
     def name(self) -> str:
-        """What may be said of it: keys and values may be private, the name of a command or script is not."""
+        """The name of the command or script, for the log: keys and values may be private."""
         return self.script.name if self.script else str(self.args[0])
 
     def __init__(self, args: Sequence[Arg], script: Script | None = None) -> None:
         self.args = args
-        self.packed = pack(args)  # here, so that an argument that cannot be sent fails its caller and nobody else
+        self.packed = pack(args)  # packed here, so that an argument that cannot be sent fails only its caller
         self.script = script
         self.answer: asyncio.Future[Any] | None = None
         self.until = 0.0
 
 
 class _Greeting(NamedTuple):
-    """`unfit`: why this server cannot be ours, in words, or ""."""
+    """`unfit`: why this server cannot be used, in words, or ""."""
 
     run_id: str
     unfit: str
@@ -194,7 +195,7 @@ class _Greeting(NamedTuple):
 
 
 class _Pipe:
-    """One connection that is always either up or being redialled."""
+    """One connection that is either up or being re-established."""
 
     def __init__(
         self,
@@ -209,15 +210,15 @@ class _Pipe:
         self._deadline_s = deadline_ms / 1000
         self._came_up = came_up
         self._refusals = refusals
-        self._beside = away is not None  # another connection to the same server says what there is to say of it
-        self._away = away or (lambda why, said: log.warning("valkey is away: %s", why, extra={"said": said}))
+        self._beside = away is not None  # another connection to the same server logs its troubles
+        self._away = away or (lambda why, said: log.warning("valkey is unreachable: %s", why, extra={"said": said}))
         self._durable = durable
-        self.why = "no answer in time"  # the reason, in words, while there is no connection
-        self._said = ""  # what the library or the system said, for the log: it may name hosts
+        self.why = "no answer in time"  # why there is no connection, in words
+        self._said = ""  # the error of the library or system, for the log: it may name hosts
         self._without_file = ""  # run id of the server of which this was said last
         self._failed_before = 0  # commands, when the connection was lost
         self._queue: list[_Command] = []
-        self._answers: list[Any] = []  # to what is underway
+        self._answers: list[Any] = []  # of the pipeline that is under way
         self._expected = 0
         self._complete: asyncio.Future[None]
         self._scripts: dict[str, Script] = {}
@@ -235,20 +236,20 @@ class _Pipe:
             async with asyncio.timeout(self._deadline_s):
                 await self._first.wait()
         except TimeoutError:
-            pass  # it goes on trying
+            pass  # it keeps trying
 
     def retry(self) -> None:
-        """Connect at once if it waits to try again: the server was seen to be there."""
+        """Reconnect at once instead of waiting: the server was seen to be reachable."""
         self._retry.set()
 
     async def soon_up(self) -> None:
-        """Wait a deadline's time for a connection that is being made again."""
+        """Wait up to the deadline for a connection that is being re-established."""
         if not self.up:
             try:
                 async with asyncio.timeout(self._deadline_s):
                     await self._first.wait()
             except TimeoutError:
-                pass  # `put` says so
+                pass  # `put` raises UNAVAILABLE
 
     async def close(self) -> None:
         if self._task is not None:
@@ -257,7 +258,7 @@ class _Pipe:
             self._task = None
 
     def put(self, command: _Command) -> asyncio.Future[Any]:
-        """hot: queue a command for this turn's pipeline."""
+        """Queue a command for this turn's pipeline; the future has its answer. hot."""
         if not self.up:
             self.failed += 1
             raise RtError("UNAVAILABLE")
@@ -295,12 +296,12 @@ class _Pipe:
             self._down()
 
     async def _session(self) -> tuple[str, bool]:
-        """Connect and serve until the connection is lost. Returns why it was, and whether it ever served."""
+        """Connect and serve until the connection is lost. Returns why it was lost, and whether it ever served."""
         served, self._said = False, ""
         connection = self._class(
             **{**self._kwargs, "socket_timeout": None, "socket_connect_timeout": self._deadline_s},
             decode_responses=True,
-            encoding_errors="replace",  # somebody else's bytes in our keys must not end the connection
+            encoding_errors="replace",  # foreign bytes in our keys must not end the connection
         )
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -326,8 +327,8 @@ class _Pipe:
             self._said = f"{type(lost).__name__} {lost}".strip()
             return in_words(lost), served
         except Exception:
-            log.exception("the connection to valkey failed by a mistake of ours")  # and must come back all the same
-            return "a mistake of ours", served
+            log.exception("unexpected error in the connection to valkey")  # it must reconnect nevertheless
+            return "unexpected error; the log has its traceback", served
         finally:
             if served:
                 self._failed_before = self.failed
@@ -345,14 +346,14 @@ class _Pipe:
             )
 
     async def _greet(self, connection: Any) -> _Greeting:
-        """Ask who answers, and make it know our scripts: after a restart it has forgotten them."""
+        """Check the server and load our scripts, which a restarted server has forgotten."""
         server, replication, memory, persistence = await self._ask(
             connection, [("INFO", part) for part in ("server", "replication", "memory", "persistence")]
         )
         unfit = _unfit(server, replication)
         if not unfit:
             scripts = [("SCRIPT", "LOAD", script.source) for script in self._scripts.values()]
-            # A durable connection to a server without an AOF is refused here, in one line, and not command by command.
+            # Without an AOF a durable connection is refused here, with one log line instead of one per command.
             waits = [("WAITAOF", 1, 0, 1)] if self._durable else []
             await self._ask(connection, [*scripts, *waits])
         return _Greeting(_field(server, "run_id"), unfit, _evicts(memory), _field(persistence, "aof_enabled") != "0")
@@ -364,22 +365,22 @@ class _Pipe:
         return [await connection.read_response() for _ in commands]
 
     async def _serve(self, connection: Any) -> None:
-        """Send and receive until the connection is lost. Reading never pauses, so an end is noticed when idle."""
+        """Send and receive until the connection is lost. Reading never pauses, so its end is noticed when idle."""
         reader = asyncio.create_task(self._read(connection))
         reader.add_done_callback(lambda _: self._wake.set())
         try:
             while not reader.done():
                 await self._wake.wait()
                 self._wake.clear()
-                # No await between the look at the reader and the send: valkey-py would connect again without a word.
+                # No await between the look at the reader and the send: valkey-py would silently reconnect.
                 if self._queue and not reader.done():
                     await self._exchange(connection, reader)
             await reader  # raises why it ended
         except (ValkeyError, OSError) as lost:
-            self.why = in_words(lost)  # no await since the commands it cost were answered: they find the reason
+            self.why = in_words(lost)  # no await since its commands failed: their callers find the reason
             raise
         finally:
-            self._down()  # before whoever was refused can ask again
+            self._down()  # before a caller whose command failed can send another
             reader.cancel()
             await asyncio.wait([reader])
 
@@ -394,7 +395,7 @@ class _Pipe:
                 self._complete.set_result(None)
 
     async def _exchange(self, connection: Any, reader: asyncio.Task[None]) -> None:
-        """Send what is queued as one pipeline and hand out the answers. Raises on a lost connection."""
+        """Send the queue as one pipeline and hand out the answers. Raises if the connection is lost."""
         batch, self._queue = self._queue, []
         sent = [command.packed for command in batch]
         if self._durable:
@@ -413,14 +414,14 @@ class _Pipe:
                     await connection.send_packed_command(sent, check_health=False)
                     await asyncio.wait([self._complete, reader], return_when=asyncio.FIRST_COMPLETED)
             except TimeoutError:
-                # This process may have been stopped for that long, and the answer lie in the socket: look once more.
+                # This process may have been stopped so long that the answer is already in the socket: look once more.
                 async with asyncio.timeout(LAST_LOOK_S):
                     await asyncio.wait([self._complete, reader], return_when=asyncio.FIRST_COMPLETED)
-        finally:  # also when the connection was lost: those that were answered are done
+        finally:  # also when the connection was lost: some commands may have been answered
             self.seconds.add(loop.time() - (first_s - self._deadline_s))
             self._hand_out(batch, answers)
         if any(isinstance(answer, ReadOnlyError) for answer in answers):
-            raise ReadOnlyError("the server became a replica")  # redial: the name may lead to its successor by now
+            raise ReadOnlyError("the server became a replica")  # reconnect: the name may point to its successor by now
 
     def _hand_out(self, batch: list[_Command], answers: list[Any]) -> None:
         on_disk = not self._durable or (len(answers) == self._expected and _on_disk(answers[-1]))
@@ -428,7 +429,7 @@ class _Pipe:
         for number, command in enumerate(batch):
             answer = answers[number] if number < len(answers) else RtError("UNAVAILABLE")
             if isinstance(answer, NoScriptError) and command.script and command.args[0] == "EVALSHA":
-                # Somebody flushed the scripts. Its full text makes the server know it again.
+                # The scripts were flushed. EVAL with the full text loads this one again.
                 command.args = ("EVAL", command.script.source, *command.args[2:])
                 command.packed = pack(command.args)
                 again.append(command)
@@ -440,7 +441,7 @@ class _Pipe:
 
     def _answer(self, command: _Command, answer: Any) -> None:
         future = command.answer
-        if future is None or future.done():  # nobody waits (any more)
+        if future is None or future.done():  # nobody waits for the answer
             return
         if not isinstance(answer, Exception):
             if self._refusals.why:
@@ -467,7 +468,7 @@ class _Pipe:
 
 
 def cannot_serve(error: Exception) -> bool:
-    """Is the server there but unable to serve just now? Then the same command may be tried again."""
+    """Is the server reachable but unable to serve now? Then the same command may be tried again."""
     return type(error).__name__ in BUSY_ERRORS or str(error).startswith(BUSY_CODES)
 
 
@@ -480,7 +481,7 @@ def _field(info: str, name: str) -> str:
 
 
 def _unfit(server: str, replication: str) -> str:
-    """Return why a server cannot be ours, by its INFO, or ""."""
+    """Return why a server cannot be used, by its INFO, or ""."""
     mode = _field(server, "server_mode") or _field(server, "redis_mode")
     if mode == "sentinel":
         return "it is a Sentinel; name the port of the primary that it watches"

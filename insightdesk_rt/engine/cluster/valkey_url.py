@@ -1,4 +1,4 @@
-"""What a Valkey's URL means: for valkey-py's connection, and for a connection of one's own (the subscription)."""
+"""Parses Valkey URLs, for connections of valkey-py and for our own subscription connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from valkey.asyncio.connection import Connection, SSLConnection, parse_url
 
 
 class Endpoint(NamedTuple):
-    """Where a URL leads: a unix socket's `path`, or host and port, with `tls` or without."""
+    """Where a URL points: a unix socket's `path`, or host and port, with or without `tls`."""
 
     path: str
     host: str
@@ -20,7 +20,7 @@ class Endpoint(NamedTuple):
 
 
 def endpoint(url: str) -> Endpoint:
-    """Return what a connection of one's own needs. Raises ValueError for what is not a URL of Valkey's."""
+    """Return what our own connection needs. Raises ValueError for a text that is not a Valkey URL."""
     kind, kwargs = parse(url)
     tls = kind(**kwargs).ssl_context.get() if issubclass(kind, SSLConnection) else None
     return Endpoint(

@@ -1,13 +1,14 @@
-"""Websockets that reached another process of this machine than the one that has their session: passed as file
-descriptors (unix(7), SCM_RIGHTS) over abstract unix sockets that keep messages apart (SOCK_SEQPACKET) and leave nothing
-behind. One connection carries one message:
+"""Handover: passes a websocket to the process of this machine that has its session, when another one accepted it.
 
-    {"key":"…","sid":"n1-2.…"}\\n and what was read ahead; with it the descriptor
+The socket is passed as a file descriptor (unix(7), SCM_RIGHTS) over abstract unix sockets, which preserve message
+boundaries (SOCK_SEQPACKET) and leave no files behind. One connection carries one message:
 
-Each end asks the kernel for the other's user before it sends or reads (neighbours.py); datagrams cannot do that for
-their sender. The handshake with the client is done by the node that was reached; from then on the socket is the
-owner's, and nothing is relayed. There is no answer: an owner that does not want the socket closes it, which its client
-sees as a failed upgrade.
+    {"key":"…","sid":"n1-2.…"}\\n and the bytes that were read ahead; with it the descriptor
+
+Each end asks the kernel for the other's user before it sends or reads (neighbours.py); with datagrams the receiver
+could not do that. The node that accepted the websocket completes the handshake. From then on the session's owner has the
+socket, and nothing is relayed. There is no reply: an owner that refuses the socket closes it, which its client sees as
+a failed upgrade.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from msgspec import Struct
 from insightdesk_rt.engine.transport.neighbours import is_ours, refused_stranger, say_refused
 from insightdesk_rt.engine.wire import json
 
-MAX_MESSAGE = 131_072  # below what a message may have (net.core.wmem_default, 212,992)
+MAX_MESSAGE = 131_072  # bytes; below the system's limit (net.core.wmem_default, 212,992)
 BACKLOG = 256
 MESSAGE_S = 5.0  # a sender connects and sends in one go
-PAUSE_S = 1.0  # without files left; each try would fail at once and be logged
+PAUSE_S = 1.0  # when no file descriptor is left: each accept would fail at once and be logged
 
 
 class HandedHead(Struct):
@@ -39,7 +40,7 @@ _head = msgspec.json.Decoder(HandedHead)
 
 
 class Handover:
-    """The taking end. `take(sid, socket, read_ahead)` becomes the socket's owner."""
+    """The receiving end. `take(sid, socket, read_ahead)` becomes the owner of the socket."""
 
     def __init__(self, name: str, key: str, take: Callable[[str, socket.socket, bytes], None]) -> None:
         self._key = key
@@ -47,7 +48,7 @@ class Handover:
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._listening.bind("\0" + name)
         self._listening.listen(BACKLOG)
-        self._senders: dict[socket.socket, asyncio.TimerHandle] = {}  # connected, and nothing sent yet
+        self._senders: dict[socket.socket, asyncio.TimerHandle] = {}  # connected, and nothing received yet
         self._pause: asyncio.TimerHandle | None = None
         self.taken = self.refused = 0
 
@@ -68,7 +69,7 @@ class Handover:
             sender, _ = self._listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
-        except OSError:  # accept(2): no files left; whoever waits is taken after the pause
+        except OSError:  # accept(2): no file descriptors left; waiting senders are accepted after the pause
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._listening.fileno())
             self._pause = loop.call_later(PAUSE_S, self.start)
@@ -95,13 +96,13 @@ class Handover:
             message, descriptors, flags = b"", [], 0
         self._forget(sender)
         if not message and not descriptors:
-            return  # a node that only looked whether this one is here
+            return  # a node that only checked whether this one is here
         head = self._head(message.partition(b"\n")[0])
         if head is None or len(descriptors) != 1 or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             self.refused += 1
             for descriptor in descriptors:
                 os.close(descriptor)
-            say_refused("a socket was handed over without this node's key, or not whole")
+            say_refused("a handed-over socket was refused: its message lacked this node's key or was incomplete")
             return
         self.taken += 1
         self._take(head.sid, socket.socket(fileno=descriptors[0]), message.partition(b"\n")[2])
@@ -115,7 +116,7 @@ class Handover:
 
 
 def hand_over(name: str, key: str, sid: str, sock: socket.socket, read_ahead: bytes) -> bool:
-    """Pass a socket to the process that listens under `name`, and close it here. False: it could not be passed."""
+    """Pass a socket to the process that listens under `name`, and close it here. Returns whether it was passed."""
     message = json.encode_struct(HandedHead(key, sid)).encode() + b"\n" + read_ahead
     with sock, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as outbox:
         if len(message) > MAX_MESSAGE:
@@ -123,10 +124,10 @@ def hand_over(name: str, key: str, sid: str, sock: socket.socket, read_ahead: by
         try:
             outbox.connect("\0" + name)
             if not is_ours(outbox):
-                say_refused("a process of another user listens under the name of a node; it is sent nothing")
+                say_refused("a process of another user listens under the name of a node; nothing was sent to it")
                 return False
             socket.send_fds(outbox, [message], [sock.fileno()])
-        except OSError:  # nobody of that name here (any more), or it does not keep up
+        except OSError:  # no process listens under that name (any more), or it is too slow
             return False
     return True
 

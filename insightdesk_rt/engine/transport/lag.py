@@ -1,7 +1,7 @@
-"""Loop lag: how much later than asked the loop runs things, which is how long whatever comes in waits for its turn.
+"""LoopLag: how late the event loop runs callbacks, which is how long incoming data waits for its turn.
 
-A callback is asked for every 100 ms; by how much it is late is the lag. A loop that is held up for a second shows here
-as a second, also when nothing else was going on.
+A callback is scheduled every 100 ms; its delay is the lag. A loop that is blocked for a second shows a lag of a second,
+even if nothing else was due.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class LoopLag:
 
     def __init__(self) -> None:
         self.seconds = Histogram(LAG_BOUNDS)
-        self._recent: deque[tuple[float, float]] = deque()  # when, lag; the greatest of each second or so
+        self._recent: deque[tuple[float, float]] = deque()  # (time, lag), the greatest of about each second
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -46,7 +46,7 @@ class LoopLag:
         self.seconds.add(lag)
         recent = self._recent
         if recent and now - recent[-1][0] < 1.0 and recent[-1][1] >= lag:
-            pass  # a greater one of the same second is there
+            pass  # there is a greater one of the same second
         else:
             recent.append((now, lag))
         while recent and recent[0][0] < now - KEEP_S:

@@ -1,8 +1,8 @@
-"""Unix sockets between the processes of one machine: whose process is at the other end, and on which machine this is.
+"""Unix sockets between the processes of one machine: whose process is at the other end, and which machine this is.
 
-Names of abstract sockets stand in /proc/net/unix for everybody, and are free again when their process dies. So each end
-asks the kernel for the other's user (SO_PEERCRED, unix(7)) before it sends or reads a byte: nodes of one server run as
-one user, and a key or a client's connection goes to nobody else.
+Everybody can read the names of abstract sockets in /proc/net/unix, and a name is free again when its process dies. So
+each end asks the kernel for the other's user (SO_PEERCRED, unix(7)) before it sends or reads a byte. The nodes of one
+server run as one user, so a key or a client's connection never reaches another user's process.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Stranger(OSError):
 def is_ours(sock: socket.socket) -> bool:
     """Does the peer of a connected unix socket run as this process's user?
 
-    For who connected, the peer is who called listen(); for who accepted, it is who called connect().
+    The peer of a connecting socket is the process that called listen(); of an accepted one, the one that connected.
     """
     _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return bool(uid == os.geteuid())
 
 
 def refused_stranger(sock: socket.socket) -> bool:
-    """Return True if a connected socket is a unix socket of another user's process; it is closed and logged then."""
+    """Close and log a connected unix socket of another user's process. Returns whether it was one."""
     if sock.family != socket.AF_UNIX or is_ours(sock):
         return False
     sock.close()
@@ -47,13 +47,13 @@ def refused_stranger(sock: socket.socket) -> bool:
 
 
 def say_refused(what: str) -> None:
-    """Log a warning about somebody else on this machine, at most once a minute for each text, with how many."""
+    """Log a warning about another user's process, at most once a minute for each text, with a count."""
     _seldom.say(logging.WARNING, what, "")
 
 
 @cache
 def this_machine() -> str:
-    """Return a name of the machine and of the network namespace: abstract sockets reach as far as that."""
+    """Return an id of this machine and its network namespace, within which abstract sockets are visible."""
     name = socket.gethostname()
     for file in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id"):  # systemd's ProcSubset=pid hides the first
         with suppress(OSError):

@@ -1,12 +1,12 @@
-"""Outbox: what one client is still to be sent, bounded, written once per loop turn.
+"""Outbox: the messages that one client is still to be sent. Bounded, and written once per loop turn.
 
-`put` queues and marks the outbox; the node's one Flusher hands each marked outbox to its transport at the end of the
-turn, so that all messages of a turn are one send. While the transport is not writable (the kernel did not take all, no
-GET is parked) messages stay here, where volatile ones can still be dropped; nothing else is ever dropped: a client that
-is hopelessly behind is closed, and resumes from the log.
+`put` queues a message and marks the outbox. At the end of the turn the node's Flusher hands each marked outbox to its
+transport, so that all messages of a turn are one send. While the transport is not writable (the kernel did not take
+everything, or no GET is parked), messages stay here, where volatile ones can still be dropped. Nothing else is ever
+dropped: a client that is too far behind is closed, and resumes from the log.
 
-A client that reads is never closed for what it asked: an empty outbox takes one message of any size, and a client that
-is `behind` is asked nothing more on its behalf (`when_room`) until it has read half of what it may leave unread.
+A client that reads is never closed because of the answers to its own requests. An empty outbox takes one message of any
+size, and a client that is `behind` has its further calls put off (`when_room`) until it has read half of its limit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 TURN_NS = 10_000_000  # some 1,500 writes
 LOOK_EVERY = 64  # writes between looks at the clock
-CLOSED = 1 << 62  # more bytes than any limit: a closed outbox takes the slow way of `put`, the hot way asks nothing
+CLOSED = 1 << 62  # more bytes than any limit, so a closed outbox takes the slow path of `put` without an extra check
 
 
 class OutboxLimits(SettingsPart, frozen=True, gc=False):
@@ -42,17 +42,17 @@ class OutboxLimits(SettingsPart, frozen=True, gc=False):
     ] = 65_536
 
 
-# Seconds. The publisher's time is known to the millisecond, so nothing below it.
+# Seconds. The publisher's time is known to the millisecond, so there are no finer bounds.
 DELIVERY_BOUNDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Flusher:
     """Writes the outboxes that were put to in this loop turn, with one `call_soon` for all of them.
 
-    After TURN_NS the loop goes round before it writes the rest: a broadcast to 100,000 takes 0.7 s and holds up nobody.
+    After TURN_NS the loop has a turn before the rest is written: a broadcast to 100,000 takes 0.7 s and blocks nobody.
 
-    It also counts for all outboxes of the node: every message that was queued is written, dropped for one of three
-    reasons, or still in an outbox.
+    It also counts for all outboxes of the node: every queued message is written, dropped for one of three reasons, or
+    still in an outbox.
     """
 
     __slots__ = ("_dirty", "_events", "_first", "delivery", "dropped_behind", "dropped_closed", "queued", "written")
@@ -63,15 +63,15 @@ class Flusher:
         self._events = 0  # how many there are
         self.queued = 0
         self.written = 0  # handed to a transport
-        self.dropped_behind = 0  # volatile ones of clients that do not keep up
-        self.dropped_closed = 0  # what a client that ended had not been written, or was sent when it had ended
+        self.dropped_behind = 0  # volatile messages to clients that are behind
+        self.dropped_closed = 0  # messages that a client had not been sent when it ended, or was sent afterwards
         self.delivery = Histogram(DELIVERY_BOUNDS)  # seconds from events' publication to the end of the turn's writes
 
     def delivered(self, offset: str) -> None:
-        """A logged event has been put into outboxes. Its offset says in which millisecond it was published.
+        """Note that a logged event was put into outboxes. Its offset has the millisecond of its publication.
 
         hot: once per event. All events of a turn count with the time of the first, which is the oldest. If all its
-        clients were behind already, nothing is measured: then it is they who take time.
+        clients were behind already, nothing is measured, because then the clients take the time.
         """
         if self._dirty:
             self._events += 1
@@ -82,7 +82,7 @@ class Flusher:
         if not self._dirty:
             asyncio.get_running_loop().call_soon(self._flush)
         self._dirty.append(outbox)
-        self.queued += 1  # the message it is marked for; here because it is called anyway
+        self.queued += 1  # the message it is marked for; counted here because this is called anyway
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
@@ -90,7 +90,7 @@ class Flusher:
         for number, outbox in enumerate(dirty, 1):
             try:
                 written += outbox.flush()
-            except Exception:  # a bug of ours in one client's transport must not cost the others their messages
+            except Exception:  # a bug in one client's transport must not cost the others their messages
                 log.exception("flush failed")
             if not number % LOOK_EVERY and monotonic_ns() > end_ns and number < len(dirty):
                 self._go_on_with(dirty[number:])
@@ -102,7 +102,7 @@ class Flusher:
             self._events = 0
 
     def _go_on_with(self, rest: list[Outbox]) -> None:
-        """A room of very many: what else is due in the loop has its turn before the rest of them."""
+        """Write the rest of a very large room in the next turn, after what else is due in the loop."""
         if not self._dirty:
             asyncio.get_running_loop().call_soon(self._flush)
         self._dirty = rest + self._dirty
@@ -117,7 +117,7 @@ class Outbox:
         self._queue: list[Encoded] | None = None
         self._waiting: list[Callable[[], None]] | None = None  # called once there is room
         self.transport: Transport | None = None
-        self.bytes = 0  # queued here, and taken by the transport but not yet by the kernel
+        self.bytes = 0  # queued here, or taken by the transport and not yet by the kernel
         self.dropped = 0  # volatile messages
         self.written = 0  # messages handed to a transport
 
@@ -160,7 +160,7 @@ class Outbox:
         freed = sum([queued.size for queued in queue if queued.volatile])
         left = self.bytes - freed
         held = left + message.size
-        # An empty outbox takes a message of any size: it is one of ours, and who reads it is not behind.
+        # An empty outbox takes a message of any size: it is the server's, and a client that reads is not behind.
         if (left and held > self._limits.max_outbox_bytes) or len(kept) >= self._limits.max_outbox_events:
             flusher.queued += 1
             flusher.dropped_closed += 1
@@ -177,11 +177,11 @@ class Outbox:
 
     @property
     def behind(self) -> bool:
-        """Is more than half of what may lie here unread? Then nothing that the client asks should add to it now."""
+        """Is the outbox more than half full? Then the client's own requests should not add to it now."""
         return CLOSED > self.bytes > self._limits.max_outbox_bytes >> 1
 
     def when_room(self, call: Callable[[], None]) -> None:
-        """Call once the outbox is not `behind` any more, or closed. It is called amid a write, and must not write."""
+        """Run `call` once the outbox is not `behind` any more, or closed. It runs during a write and must not write."""
         if self._waiting is None:
             self._waiting = []
         self._waiting.append(call)
@@ -198,9 +198,9 @@ class Outbox:
         return len(self._queue) if self._queue else 0
 
     def flush(self) -> int:
-        """Hand everything to the transport, if it can take it; return how many messages those were.
+        """Hand the queue to the transport if it is writable; return the number of messages.
 
-        Called by the Flusher, and when it can again; the caller counts them.
+        Called by the Flusher, and when the transport is writable again; the caller counts them.
         """
         queue, transport = self._queue, self.transport
         if queue is None or transport is None or not transport.writable:
@@ -220,7 +220,7 @@ class Outbox:
         return len(queue)
 
     def flush_behind(self, head: bytes) -> None:
-        """Write what is queued now, in one write with bytes that are no message: the answer to a handshake."""
+        """Write the queue now, in one write behind bytes that are not a message: the answer to a handshake."""
         queue, self._queue = self._queue or [], None
         assert self.transport is not None
         self.bytes = self.transport.write([Encoded("", head), *queue])
@@ -233,13 +233,13 @@ class Outbox:
         self._room()
 
     def drained(self) -> None:
-        """The transport has nothing left and is writable again."""
+        """The transport has sent everything and is writable again."""
         self.bytes = sum([queued.size for queued in self._queue]) if self._queue else 0
         self._flusher.written += self.flush()
         self._room()
 
     def take(self) -> list[Encoded]:
-        """Return what is queued, for its transport, and forget it."""
+        """Return the queue, for the transport, and empty it."""
         queue, self._queue = self._queue, None
         if not queue:
             return []
@@ -249,7 +249,7 @@ class Outbox:
         return queue
 
     def close(self) -> None:
-        """Drop what is queued; what is put from now on is forgotten at once."""
+        """Drop the queue; messages that are put from now on are dropped at once."""
         self._flusher.dropped_closed += self.waiting
         self._queue = None
         self.transport = None

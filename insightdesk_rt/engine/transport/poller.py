@@ -1,13 +1,14 @@
-"""Readiness: which connections can be read or written, websockets and visitors of the short way, from one epoll of our
-own that the loop watches as one more file.
+"""Poller: says which connections can be read or written, from one epoll of our own that the event loop watches.
 
-asyncio's own way costs each connection two entries, a Handle and a bound method (0.6 KB), and each wake-up some 2 µs in
-the selector's and the loop's Python. Here a connection is one entry of a dictionary, and a wake-up one call.
+It serves websockets and the HTTP connections of the fast path. asyncio's add_reader costs each connection two entries,
+a Handle and a bound method (0.6 KB), and each wake-up some 2 µs in the selector's and the loop's Python. Here a
+connection is one entry of a dictionary, and a wake-up is one call.
 
-A turn of the loop serves them for TURN_NS; the others have the next, after whatever else is due, so that a storm does
-not hold up what is already flowing. The kernel names those who are always ready in the same order each time, so it is
-not asked again before all whom it named were served. Who takes longer than a turn, with a flood of small frames or a
-big message, comes after all others and one in a turn: however many flood, the others wait for one of them.
+A turn of the loop serves connections for TURN_NS. The rest are served in the next turn, after whatever else is due, so
+that a storm of connects does not hold up established clients. The kernel reports permanently ready connections in the
+same order each time, so epoll is polled again only after all reported connections were served. A connection that takes
+longer than a turn (a flood of small frames, or a big message) is served after all others, one such connection per turn:
+however many clients flood, the others wait for one of them.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 256  # the most that are asked for
+AT_ONCE = 256  # connections that one poll reports at most
 TURN_NS = 2_000_000  # 100 calls, or 10 connects
 NOTHING, READ, WRITE = 0, select.EPOLLIN, select.EPOLLOUT
 
 
 class Watched(Protocol):
-    """Who is called. None raises; what they are called for may be over, or not waited for any more."""
+    """The callbacks of a watched socket. They must not raise, and must tolerate stale events."""
 
     def readable(self) -> None: ...
 
@@ -36,9 +37,9 @@ class Watched(Protocol):
 
 
 class Poller:
-    """Has an epoll, and is known to the running loop, from the first `watch` until `close`, or who is there then.
+    """Has an epoll in the running loop from the first `watch` until `close` and until no connection is left.
 
-    Not only while anybody is watched: a file for it may be had no more when it is needed again.
+    It keeps the epoll while nothing is watched, because later the process may have no file descriptor left for one.
     """
 
     __slots__ = ("_ending", "_epoll", "_late", "_long", "_named", "_watched")
@@ -46,18 +47,18 @@ class Poller:
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
         self._watched: dict[int, Watched] = {}
-        self._named: list[tuple[int, int]] = []  # by the last poll, with their events, and not served yet
-        self._long: set[int] = set()  # who took longer than a turn when they were last served
-        self._late: dict[int, int] = {}  # those of them who are ready, and for what
+        self._named: list[tuple[int, int]] = []  # reported by the last poll, with their events, and not served yet
+        self._long: set[int] = set()  # connections that took longer than a turn when they were last served
+        self._late: dict[int, int] = {}  # those of them that are ready, with their events
         self._ending = False
 
     def __len__(self) -> int:
         return len(self._watched)
 
     def watch(self, number: int, who: Watched) -> None:
-        """Call `who.readable` whenever the file can be read, has ended or failed; `who` may follow on another.
+        """Call `who.readable` whenever the file can be read, has ended or failed. Replaces an earlier `who`.
 
-        Raises OSError, and nothing has changed, if the process or its user has as many files as they may.
+        Raises OSError, without any change, if the limit of open files or of epoll watches is reached.
         """
         if self._epoll is None:
             epoll = select.epoll()
@@ -68,24 +69,24 @@ class Poller:
         self._watched[number] = who
 
     def wait_for(self, number: int, events: int) -> None:
-        """From now on call `readable` and `writable_again` for these events only; `failed` if READ is none of them."""
+        """Watch only for these events from now on. Without READ, `failed` is called when the connection ends."""
         assert self._epoll is not None
         self._epoll.modify(number, events)
 
     def forget(self, number: int) -> None:
-        """To be called before the file is closed. Twice is nothing."""
+        """Stop watching. Call it before the file is closed. Idempotent."""
         if self._watched.pop(number, None) is None or self._epoll is None:
             return
         self._long.discard(number)
         self._late.pop(number, None)
-        if self._named:  # the next file with this number is another's
+        if self._named:  # the next file with this number is another connection
             self._named = [pair for pair in self._named if pair[0] != number]
         self._epoll.unregister(number)
         if self._ending:
             self._end()
 
     def close(self) -> None:
-        """Leave nothing in the loop once nobody is watched any more."""
+        """Remove the epoll from the loop as soon as nothing is watched."""
         self._ending = True
         self._end()
 
@@ -96,7 +97,7 @@ class Poller:
             self._epoll = None
 
     def _turn(self) -> None:
-        """hot: once per turn of the loop in which anything is ready."""
+        """Serve the ready connections. hot: once per turn of the loop in which anything is ready."""
         assert self._epoll is not None
         named = self._named or self._epoll.poll(0, AT_ONCE)
         if self._long:
@@ -109,7 +110,7 @@ class Poller:
             self._serve([(number, self._late.pop(number))], 0)
 
     def _serve(self, named: list[tuple[int, int]], most_ns: int) -> list[tuple[int, int]]:
-        """Call each for so long, one at least. Returns those who were not called."""
+        """Serve the connections for `most_ns`, at least one. Returns those that were not served."""
         watched, now = self._watched, monotonic_ns()
         end_ns = now + most_ns
         for count, (number, events) in enumerate(named, 1):
@@ -123,8 +124,8 @@ class Poller:
                     who.readable()
                 elif events != WRITE:
                     who.failed()
-            except Exception:  # a bug of ours with one client must not cost the others their turn
-                log.exception("a websocket's turn failed")
+            except Exception:  # a bug with one client must not cost the others their turn
+                log.exception("serving a connection failed")
             before, now = now, monotonic_ns()
             if now - before > TURN_NS and number in watched:
                 self._long.add(number)

@@ -1,7 +1,7 @@
-"""Websockets that stay on Tornado's stream: with TLS on our own port, or with permessage-deflate.
+"""StreamTransport: websockets on Tornado's stream, for TLS on our own port and for permessage-deflate.
 
-The frames are ours, so the rules, limits and close codes are those of websocket.py. Neither is the fast way: where many
-clients are served, a proxy in front ends TLS and deflate is off.
+The frames are read and written by our code, so rules, limits and close codes are those of websocket.py. Both are slower
+than a plain socket: with many clients, a proxy in front terminates TLS, and deflate is off.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 
 LEVEL = 6  # zlib's own, and ws's
-TAIL = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: of each message, left out on the wire
+TAIL = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: the end of each message, left out on the wire
 DEFLATE_FROM_BYTES = 1024  # below, deflate costs more than it saves; ws has the same threshold
 
 
 class StreamTransport(WebSocketTransport):
-    """Our frames over a Tornado stream. A Task reads it; it ends with the stream."""
+    """Our frames over a Tornado stream. A task reads the stream and ends with it."""
 
     __slots__ = ("_kept", "_reading", "_stream")
 
@@ -45,7 +45,7 @@ class StreamTransport(WebSocketTransport):
     ) -> None:
         super().__init__(stream.socket, registry, limit_bytes, coded=coded, max_fragments=max_fragments)
         self._stream = stream
-        self._kept = 0  # bytes that the stream was given and the kernel has not taken
+        self._kept = 0  # bytes that the stream has and the kernel has not taken
         self._reading: asyncio.Task[None] | None = None
 
     def start(self, client: Client, leftover: bytes = b"") -> None:
@@ -71,11 +71,11 @@ class StreamTransport(WebSocketTransport):
     def _send(self, data: bytes) -> int:
         self._registry.bytes_out += len(data)
         if self._stream.closed():
-            return 0  # the reading Task sees it too
+            return 0  # the reading task notices it too
         future = self._stream.write(data)
         if not future.done():
             self._kept += len(data)
-            self._unsent = memoryview(data)  # something is in the way of pongs and of FIN
+            self._unsent = memoryview(data)  # pongs and FIN must wait for it
             self.writable = False
             future.add_done_callback(lambda _: self._taken(len(data)))
         return self._kept
@@ -109,13 +109,14 @@ class StreamTransport(WebSocketTransport):
     def abort(self) -> None:
         self._client = None
         self._registry.lingered(self)
-        self._stream.close()  # ends the reading Task
+        self._stream.close()  # ends the reading task
 
 
 class Packer:
-    """The two zlib contexts of a connection, as its handshake agreed (RFC 7692 7.1): some 300 KB.
+    """The two zlib contexts of a connection, as its handshake negotiated them (RFC 7692 7.1): some 300 KB.
 
-    Each is made when it is first needed: whoever has joined nothing yet is sent nothing long, so costs none.
+    Each is created when it is first needed: a client that has not joined a namespace is sent nothing long, so it has
+    none.
     """
 
     def __init__(self, parameters: Mapping[str, str | None]) -> None:
@@ -135,14 +136,14 @@ class Packer:
         return (pack.compress(data) + pack.flush(zlib.Z_SYNC_FLUSH))[: -len(TAIL)]
 
     def unpack(self, data: bytes, max_message_bytes: int) -> bytes:
-        """Raises TooBig before there is more than `max_message_bytes`; WireError (1007) for what is not deflate's."""
+        """Decompress a message. Raises TooBig before it exceeds `max_message_bytes`, WireError (1007) for bad data."""
         unpack = self._unpack or self._new_unpack()
         if self._keeps_unpack:
             self._unpack = unpack
         try:
             unpacked = unpack.decompress(data + TAIL, max_message_bytes + 1)
         except zlib.error:
-            raise WireError("a compressed message is broken", 1007) from None
+            raise WireError("a compressed message is invalid", 1007) from None
         if unpack.eof:
             self._unpack = None  # RFC 7692 7.2.3.4: a message may end its stream
         if len(unpacked) > max_message_bytes:
@@ -151,7 +152,7 @@ class Packer:
 
 
 class DeflateTransport(StreamTransport):
-    """Messages compressed, over plain TCP or TLS: the same frames, rules and limits as without."""
+    """Compressed messages, over plain TCP or TLS, with the same frames, rules and limits."""
 
     __slots__ = ("_packer",)
 

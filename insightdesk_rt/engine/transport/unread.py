@@ -1,4 +1,4 @@
-"""How much of what the kernel was given its peer has not taken."""
+"""Bytes in the kernel's send buffer that the peer has not acknowledged."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from socket import socket
 
 
 def unread_bytes(connection: socket) -> int:
-    """Return the bytes that lie in the kernel, sent or not, and are not acknowledged (SIOCOUTQ, tcp(7))."""
+    """Return how many bytes the kernel holds, sent or not, that the peer has not acknowledged (SIOCOUTQ, tcp(7))."""
     return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)

@@ -1,8 +1,8 @@
-"""Wheel: all the timers of a node on one periodic callback. Heartbeats, typing, expiry: none costs the loop a timer.
+"""Wheel: all timers of a node on one periodic callback. Heartbeats, typing and expiry cost the loop no timers.
 
-Time is cut into steps; a timer lies in the bucket of its step, and setting, replacing or cancelling one is a dictionary
-operation. Whoever calls `turn` (a clock) runs what is due. A timer never fires early, and late by at most
-one step plus what the loop is late. Keys are the owner's: setting a key again replaces its timer.
+Time is divided into steps. A timer is in the bucket of its step, so that setting, replacing or cancelling it is one
+dictionary operation. Periodic work calls `turn`, which runs the timers that are due. A timer never fires early, and at
+most one step late, plus the lag of the loop. The owner chooses the key; setting a key again replaces its timer.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-STEP_MS = 50  # the finest thing anybody waits for is a typing indicator of 5 s
+STEP_MS = 50  # the shortest wait is a typing indicator of 5 s
 
 
 def monotonic_ms() -> int:
-    """The clock a wheel is given outside of tests. hot: once per wake-up of a connection; a third of `loop.time`."""
+    """The wheel's clock outside of tests. hot: once per wake-up of a connection; a third of `loop.time`'s cost."""
     return time.monotonic_ns() // 1_000_000
 
 
@@ -38,10 +38,10 @@ class Wheel:
         return key in self._where
 
     def later(self, key: object, delay_ms: int, call: Callable[..., object], *args: object) -> None:
-        """Run `call(*args)` in `delay_ms`; what was set under the key before is forgotten."""
+        """Run `call(*args)` in `delay_ms`. Replaces the timer that was set under the key before."""
         if key in self._where:
             self.cancel(key)
-        # Rounded up, and never into a step that was run: a timer set by a timer waits for the next turn.
+        # Rounded up, and never into a step that has run: a timer that a timer sets waits for the next turn.
         step = max(-(-(self.now_ms() + delay_ms) // self._step_ms), self._done + 1)
         self._where[key] = step
         bucket = self._buckets.get(step)
@@ -50,7 +50,7 @@ class Wheel:
         bucket[key] = (call, *args)
 
     def cancel(self, key: object) -> None:
-        """Forget the key's timer, if it has one."""
+        """Cancel the key's timer, if it has one."""
         step = self._where.pop(key, None)
         if step is None:
             return
@@ -60,7 +60,7 @@ class Wheel:
             del self._buckets[step]
 
     def turn(self) -> None:
-        """Run what is due, oldest first. A call that raises is logged; the others still run."""
+        """Run the due timers, the oldest first. A call that raises is logged; the others still run."""
         now = self.now_ms() // self._step_ms
         while self._done < now:
             self._done += 1
@@ -69,7 +69,7 @@ class Wheel:
 
     def _run(self, step: int) -> None:
         bucket = self._buckets[step]
-        # A copy, because a call may cancel another of the same bucket; that one is then no longer in it.
+        # A copy, because a call may cancel another timer of the same bucket; that one is then not in it any more.
         for key, timer in tuple(bucket.items()):
             if bucket.get(key) is not timer:
                 continue
