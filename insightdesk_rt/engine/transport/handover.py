@@ -6,9 +6,9 @@ boundaries (SOCK_SEQPACKET) and leave no files behind. One connection carries on
     {"key":"…","sid":"n1-2.…"}\\n and the bytes that were read ahead; with it the descriptor
 
 Each end asks the kernel for the other's user before it sends or reads (neighbours.py); with datagrams the receiver
-could not do that. The node that accepted the websocket completes the handshake. From then on the session's owner has the
-socket, and nothing is relayed. There is no reply: an owner that refuses the socket closes it, which its client sees as
-a failed upgrade.
+could not do that. The node that accepted the websocket completes the handshake. From then on the session's owner has
+the socket, and nothing is relayed. There is no reply: an owner that refuses the socket closes it, which its client sees
+as a failed upgrade.
 """
 
 from __future__ import annotations
