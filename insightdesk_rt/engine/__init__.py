@@ -1,1 +1,1 @@
-"""A realtime server: clients, rooms, delivery, nodes. It knows nothing of the helpdesk."""
+"""A realtime server: clients, rooms, delivery, nodes. It does not know the helpdesk."""

@@ -1,1 +1,1 @@
-"""Floor 3: the other nodes, reached through Valkey."""
+"""The other nodes, reached through Valkey: the logs, the backplane, leases, sessions, calls between nodes."""

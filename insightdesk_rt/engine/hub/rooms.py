@@ -1,8 +1,8 @@
-"""Who is in which room, for one namespace on this node: room → codec → sockets, and socket → rooms.
+"""Rooms: the members of rooms, for one namespace on this node: room → codec → sockets, and socket → rooms.
 
-The two maps change together, in `join` and `leave` and nowhere else; `check` compares them. Sockets of a room lie
-grouped by codec, so that a broadcast encodes once per codec and then only walks. Cost of a disconnect: the socket's
-own rooms, never all rooms.
+The two maps change together, in `join` and `leave` and nowhere else; `check` compares them. The sockets of a room are
+grouped by codec, so that a broadcast encodes once per codec and then only iterates. A disconnect costs as much as the
+socket has rooms, and never as much as there are rooms.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Rooms:
         return False
 
     def leave(self, socket: Socket, room: Room) -> bool:
-        """Return whether the room has no member on this node any more. Leaving twice is nothing."""
+        """Return whether the room has no member on this node any more. Idempotent."""
         if room not in socket.rooms:
             return False
         socket.rooms.discard(room)
@@ -49,7 +49,7 @@ class Rooms:
     def groups(self, rooms: Collection[Room], skip: Collection[str] = ()) -> Groups:
         """Return the members of any of the rooms, each once, without those who are in a room (or have a sid) of `skip`.
 
-        hot: with one room and nothing to skip it is that room's own map, not a copy; do not change it.
+        hot: with one room and nothing to skip this returns the room's own map, not a copy; do not change it.
         """
         if len(rooms) == 1 and not skip:
             (room,) = rooms

@@ -1,4 +1,4 @@
-"""Socket: one client in one namespace. What a namespace may do with the one who called: answer it, ask it, know it.
+"""Socket: one client in one namespace. A namespace uses it to send to the client and to know its user and rooms.
 
 Slots only: an idle agent has five of these. `client` and `outbox` belong to floor 1; this file uses three of their
 methods and names them here, so that the hub can be tested with ten-line fakes.
@@ -19,7 +19,7 @@ from insightdesk_rt.engine.model import NO_OFFSET, Offset, Right, Room, Sid, Use
 from insightdesk_rt.engine.rate_limits import Window
 from insightdesk_rt.engine.wire.codec import Call, Codec, Encoded
 
-MAX_ASKED = 64  # answers a client owes; one that never gives any costs no more than these
+MAX_ASKED = 64  # unanswered requests to a client, for clients that never answer
 
 
 class MemberOutbox(Protocol):
@@ -94,38 +94,38 @@ class Socket:
         self.codec = codec
         self.sent = sent  # of all sockets of the namespace here; the hub's
         self.rooms: set[Room] = set()
-        self.since = NO_OFFSET  # what was logged first up to here concerns it no more; the hub's
+        self.since = NO_OFFSET  # events first logged up to here do not concern it any more; set by the hub
         self.since_in: dict[Room, Offset] | None = None  # the same for rooms it joined later
-        # Of rooms it joined after its connect: from where on it may be sent their events, when it comes back too.
+        # For rooms it joined after its connect: from where on it may be sent their events, also when it resumes.
         self.starts: dict[Room, Right] | None = None
-        # Rooms it had and was kept out of when it came back; told again if it goes again, as it may not have heard it.
+        # Rooms that it was refused when it resumed. Sent again if it resumes again, as the notice may have been lost.
         self.shut: set[Room] | None = None
         self.connected_at_s = 0.0  # Unix seconds, for people
         self.calls_in = 0
-        # A handler that awaits makes later calls of its socket wait their turn: order of arrival is the rule.
+        # While a handler awaits, later calls of its socket wait: calls run in the order of arrival.
         self.busy = True  # until its connect is done
         self.waiting: deque[Call] | None = None
         self.task: asyncio.Task[None] | None = None  # the handler that awaits; owned by dispatch
         self.windows: dict[str, Window] = {}  # the user's rate windows, shared by all sockets of the user here
-        self.connected = False  # its client was told that it is in
+        self.connected = False  # the client has been sent the answer to its CONNECT
         self.asked_with = 0  # a hash of the auth in its CONNECT
-        self.asks = 1  # CONNECTs that came before the first was answered; each is answered
+        self.asks = 1  # CONNECTs that came before the first was answered; each gets an answer
         self.gone = False
         self._acks: dict[int, asyncio.Future[Raw]] | None = None
         self._next_ack = 0
         self._room: asyncio.Future[None] | None = None
 
     def send(self, message: Encoded) -> None:
-        """Queue a message for this client; one that is hopelessly behind is closed instead."""
+        """Queue a message for this client. A client that is too far behind is closed instead."""
         why = self.outbox.put(message)
         if why is not None:
             self.client.close(why)
 
     async def room(self) -> None:
-        """Wait until the client has read most of what it was sent, or is gone.
+        """Wait until the client has read most of what it was sent, or is gone. Returns at once for a client that reads.
 
-        Who sends a client several big things, or answers it, waits for this in between: else the client would be closed
-        as a slow one for what others wrote. Where the client reads, it returns at once.
+        Code that sends a client several big messages awaits this in between. Otherwise the client would be closed as a
+        slow consumer because of what others wrote.
         """
         while self.outbox.behind and not self.gone:
             room = self._room = asyncio.get_running_loop().create_future()
@@ -136,11 +136,6 @@ class Socket:
         """Send an event to this socket alone. `payload` is JSON text."""
         self.sent.add(name)
         self.send(self.codec.event(self.namespace, name, payload, offset))
-
-    def emit_binary(self, name: str, data: object) -> None:
-        """The same for a value that holds bytes; on the native protocol they are base64 text."""
-        self.sent.add(name)
-        self.send(self.codec.binary_event(self.namespace, name, data))
 
     async def request(self, name: str, payload: str, timeout_s: float) -> Raw:
         """Send an event and return the client's answer, the JSON text of the array of its arguments.
@@ -163,13 +158,13 @@ class Socket:
             acks.pop(ack_id, None)
 
     def acked(self, ack_id: int, payload: Raw) -> None:
-        """The client answered. An id nobody waits for is ignored (it may have come too late)."""
+        """Deliver the client's ack to its waiter. An unknown id is ignored: it may have come too late."""
         answer = self._acks.pop(ack_id, None) if self._acks else None
         if answer is not None and not answer.done():
             answer.set_result(payload)
 
     def ended(self) -> None:
-        """The client is gone: whoever waits for its answer is told."""
+        """Mark the socket as gone and fail the requests that wait for its client."""
         self.gone = True
         self.waiting = None
         if self._room is not None and not self._room.done():
@@ -179,7 +174,7 @@ class Socket:
                 answer.set_exception(RtError("UNAVAILABLE", "The client is gone."))
 
     def fields(self) -> dict[str, Any]:
-        """What a log line says of it: never the client's own sid or pid, which are secrets."""
+        """The fields of log lines about this socket; without the client's engine sid and pid, which are secrets."""
         return {"sid": self.sid, "user": self.user.id, "namespace": self.namespace}
 
 

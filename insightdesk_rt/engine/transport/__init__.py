@@ -1,1 +1,1 @@
-"""Floor 1: bytes and time on Tornado's loop. Knows sockets and deadlines, no namespace and no room."""
+"""Clients and how their bytes travel: websocket, polling, outbox, timers. Knows no namespace and no room."""

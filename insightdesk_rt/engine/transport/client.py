@@ -87,14 +87,14 @@ class Client:
         self.sockets: dict[str, Any] = {}  # namespace → hub Socket; owned by dispatch
         self.connected_at_s = 0.0  # Unix seconds, for people
         self.heard_ms = 0  # monotonic
-        self.connects = 0  # into namespaces, refused ones too, of the minute that began at _connects_from_ms
+        self.connects = 0  # CONNECTs, refused ones too, since _connects_from_ms
         self.gone = False
-        self.recovers = True  # is it sent a pid and offsets, unless its CONNECT says otherwise?
+        self.recovers = True  # is it sent a pid and offsets? Yes unless its CONNECT declines
         self._receiver = receiver
         self._registry = registry
         self._probe: Transport | None = None
         self._connects_from_ms = 0
-        self._unfinished = 0  # the message that was coming in at the last look, and since when
+        self._unfinished = 0  # the unfinished message at the last look, and since when
         self._unfinished_ms = 0
 
     @property
@@ -103,18 +103,18 @@ class Client:
 
     @property
     def native(self) -> bool:
-        """Is this connection one namespace, which it ends with, and are its close codes spoken out?"""
+        """Does the client use the native protocol: one namespace per connection, with close codes?"""
         return isinstance(self.session, NativeSession)
 
     @property
     def last_seen(self) -> float:
-        """Unix seconds of the last byte the client sent, not before it connected: the two clocks differ by a moment."""
+        """Unix seconds of the last byte the client sent; never before it connected, as the two clocks differ."""
         return max(self.connected_at_s, time.time() - (self._registry.now_ms() - self.heard_ms) / 1000)
 
     # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, transport: Transport) -> None:
-        """Put the client on the table and queue what its session says first. The transport starts reading after it."""
+        """Register the client and queue its session's first messages. The transport starts reading afterwards."""
         registry = self._registry
         now_ms = self.heard_ms = registry.now_ms()
         self.connected_at_s = time.time()
@@ -129,7 +129,7 @@ class Client:
             registry.wheel.later(("connect", self), registry.connect_timeout_ms, self._connect_late)
 
     def close(self, why: CloseReason, code: int = 0) -> None:
-        """End the client: what is queued is sent, the transport says goodbye, the receiver is told. Once."""
+        """End the client: send what is queued, close the transport, notify the receiver. Idempotent."""
         if self.gone:
             return
         transport = self.transport
@@ -142,7 +142,7 @@ class Client:
         self._receiver.gone(self, why)
 
     def lost(self, transport: Transport, why: CloseReason) -> None:
-        """The transport ended by its peer's doing. A probing one ends alone, any other takes the client with it."""
+        """The peer ended the transport. A probing transport ends alone; the current one ends the client."""
         if transport is self._probe:
             self._end_probe()
         elif transport is self.transport and not self.gone:
@@ -166,10 +166,10 @@ class Client:
             probe.close(why)
         self.outbox.close()
 
-    # ── what comes ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── input ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def heard(self) -> None:
-        """Bytes came, whole messages or not. hot: once per wake-up of a transport."""
+        """Note that bytes came, complete messages or not. hot: once per wake-up of a transport."""
         now_ms = self.heard_ms = self._registry.now_ms()
         self.session.heard(now_ms)
 
@@ -179,14 +179,14 @@ class Client:
             self._probed(transport, message)
             return
         try:
-            said = self.session.receive(message, self.heard_ms)
+            inbound = self.session.receive(message, self.heard_ms)
         except Goodbye:
             self.close(CloseReason.CLIENT_CLOSE)
             return
         except WireError as wrong:
             self.violated(transport, wrong, spoken=self.native or isinstance(wrong, TooBig))
             return
-        for each in said:
+        for each in inbound:
             if self.gone:
                 return
             kind = type(each)
@@ -201,7 +201,7 @@ class Client:
                 self._receiver.left(self, each.namespace)
 
     def _floods(self) -> bool:
-        """Has it asked into namespaces more often than it may in a minute? Then it is closed."""
+        """Count a CONNECT. If there were too many within a minute, close the client and return True."""
         limit, now_ms = self._registry.max_connects_per_minute, self._registry.now_ms()
         if now_ms - self._connects_from_ms >= 60_000:
             self._connects_from_ms, self.connects = now_ms, 0
@@ -212,7 +212,7 @@ class Client:
         return True
 
     def holds(self, held_bytes: int) -> None:
-        """So many bytes of a message that is not whole are kept for this client. Too many close it, or another one."""
+        """Set how many bytes of an unfinished message this client holds. Too many close it, or another client."""
         excess = self._registry.intake.hold(self, held_bytes)
         if excess is not None:
             excess.client.holds_too_much(excess.limit_name)
@@ -224,7 +224,7 @@ class Client:
             self.violated(self.transport, wrong, spoken=self.native)
 
     def violated(self, transport: Transport, wrong: WireError, *, spoken: bool = True) -> None:
-        """The peer broke the protocol on this transport. `spoken`: it is told the close code of the error."""
+        """Close the transport because the peer broke the protocol. `spoken`: send the error's close code."""
         if wrong.limit_name:
             self._registry.over_limit[wrong.limit_name] += 1
         why = CloseReason.TOO_BIG if isinstance(wrong, TooBig) else CloseReason.PARSE_ERROR
@@ -237,16 +237,16 @@ class Client:
         elif transport is self.transport:
             self.close(why, code)
 
-    # ── what goes ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── output ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def send(self, message: Encoded) -> None:
-        """Queue a message; a client that is hopelessly behind is closed instead."""
+        """Queue a message. A client that is too far behind is closed instead."""
         why = self.outbox.put(message)
         if why is not None:
             self.close(why)
 
     def leave(self, namespace: str) -> None:
-        """Tell the client that it is out of the namespace. On the native protocol that is its whole connection."""
+        """Disconnect the client from the namespace. On the native protocol that ends its connection."""
         if self.gone:
             return
         self.session.drop(namespace)
@@ -255,14 +255,14 @@ class Client:
             self.close(CloseReason.SERVER_LEFT)
 
     def dismiss(self, why: CloseReason) -> None:
-        """End the client so that a stock one does not come back by itself."""
+        """End the client in such a way that a stock client does not reconnect by itself."""
         if not self.native:
             for namespace in tuple(self.sockets):
                 self.leave(namespace)
         self.close(why)
 
     def refused(self, namespace: str, code: str) -> None:
-        """The client was not let into the namespace, and has been told so with this error code ("" for no such one)."""
+        """The client was refused in the namespace and has been sent this error code ("" if there is none)."""
         if self.gone:
             return
         self.session.drop(namespace)
@@ -272,14 +272,14 @@ class Client:
     # ── time ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def overdue(self) -> bool:
-        """Is the client past its ping timeout? Then it is closed, whether the wheel has come to it or not."""
+        """Close the client if it is past its ping timeout, without waiting for its timer. Returns whether it ended."""
         if not self.gone and self.session.dead(self._registry.now_ms()):
             self.close(CloseReason.PING_TIMEOUT)
         return self.gone
 
     def _arm(self, now_ms: int) -> None:
-        # With a ping out the deadline is far, but once it is answered the next ping is due earlier. To look again then
-        # is cheaper than to ask for the deadline whenever something comes.
+        # While a ping is unanswered the deadline is far, but after the pong the next ping is due earlier. Looking again
+        # then is cheaper than computing the deadline whenever something comes.
         next_ms = self.session.due_ms() - now_ms
         wait_ms = min(self.session.deadline_ms() - now_ms, next_ms if next_ms > 0 else LOOK_MS)
         if self._unfinished:
@@ -300,8 +300,10 @@ class Client:
             self._arm(now_ms)
 
     def _look_at_unfinished(self, now_ms: int) -> None:
-        """Close who has not finished the message that was coming in so long ago. To look at the heartbeat costs no
-        timer per message, and gives one up to an interval more."""
+        """Close the client if its incoming message is unfinished for too long.
+
+        Checked with the heartbeat. That needs no timer per message, but may give it up to an interval more.
+        """
         transport = self.transport
         if transport is None or not self._registry.message_timeout_ms:
             return
@@ -309,7 +311,7 @@ class Client:
         if not unfinished or unfinished != self._unfinished:
             self._unfinished, self._unfinished_ms = unfinished, now_ms
         elif now_ms - self._unfinished_ms >= self._registry.message_timeout_ms:
-            wrong = WireError("a message that is not finished", 1008, limit_name="message_timeout_s")
+            wrong = WireError("a message was not finished in time", 1008, limit_name="message_timeout_s")
             self.violated(transport, wrong, spoken=self.native)
 
     def _connect_late(self) -> None:
@@ -319,7 +321,7 @@ class Client:
     # ── upgrade ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def probe(self, transport: Transport) -> bool:
-        """Let a second transport try to take over. False: one has done so or is trying; close the new one."""
+        """Let a second transport try to take over. False: another one has or is trying; close the new one."""
         if self.gone or self._probe is not None or not isinstance(self.transport, PollingTransport):
             return False
         self._probe = transport
@@ -330,7 +332,7 @@ class Client:
     def _probed(self, transport: Transport, message: str | bytes) -> None:
         polling, session = self.transport, self.session
         if transport is not self._probe or not isinstance(polling, PollingTransport):
-            return  # said by a transport that is out already
+            return  # from a transport that has been replaced
         assert isinstance(session, EngineSession)
         match session.probe(message):
             case ProbeStep.PONG:

@@ -1,9 +1,9 @@
-"""Long polling: parks one GET, takes the packets of one POST at a time.
+"""PollingTransport: long polling. Parks one GET, and takes the packets of one POST at a time.
 
-A Poll is the handler of a GET; it is parked here until there is something to say, and busy until its answer has left.
+A Poll is the handler of a GET. It is parked here until there is something to send, and busy until its answer has left.
 Between polls the transport is not writable, and messages wait in the outbox. While a websocket probes (`hurry`) no GET
-is parked: each is answered at once, with a noop if there is nothing else, since one noop is not enough; a stock client
-may poll again before it has seen `3probe`. Rules: Node's engine.io 6.6, transports/polling.
+is parked: each is answered at once, with a noop if there is nothing else. One noop would not be enough, because a stock
+client may poll again before it has seen `3probe`. Rules: Node's engine.io 6.6, transports/polling.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from insightdesk_rt.engine.wire.codec import Encoded
 from insightdesk_rt.engine.wire.engine import CLOSE, NOOP
 from insightdesk_rt.engine.wire.engineio import decode_payload, encode_payload
 
-# A payload of a megabyte can hold 500,000 packets (CVE-2020-36048); others have their turn in between.
+# A payload of a megabyte can hold 500,000 packets (CVE-2020-36048); other clients have a turn in between.
 TURN_NS = 2_000_000
 
-# The client's own doing, or it is not there any more: its next poll finds an unknown session, not a goodbye.
-UNSAID = frozenset(
+# The client ended the session or is unreachable: its next poll finds an unknown session and no close packet.
+NO_FAREWELL = frozenset(
     {
         CloseReason.TRANSPORT_CLOSE,
         CloseReason.TRANSPORT_ERROR,
@@ -35,9 +35,9 @@ UNSAID = frozenset(
     }
 )
 
-# The client shall come back by itself. After a close packet on a poll python-socketio's client does not (Node's does);
-# both do when they have their last messages and then find the session unknown.
-COMES_BACK = frozenset(
+# The client should reconnect by itself. After a close packet on a poll python-socketio's client does not (Node's does).
+# Both do if they get their last messages and then find the session unknown.
+RECONNECTS = frozenset(
     {
         CloseReason.TOKEN_EXPIRED,
         CloseReason.SLOW_CONSUMER,
@@ -50,7 +50,7 @@ COMES_BACK = frozenset(
 
 
 class Poll(Protocol):
-    """A GET that can be answered once. It calls `answered` when the answer has left, and `aborted` if it cannot."""
+    """A GET that can be answered once. It calls `answered` when the answer has left, or `aborted` if it cannot."""
 
     def answer(self, payload: str) -> None: ...
 
@@ -63,7 +63,7 @@ class Post(Protocol):
 
 class PollingTransport:
     name = "polling"
-    unfinished = 0  # a POST has its own time
+    unfinished = 0  # a POST has a timeout of its own
     max_messages = 15  # python-engineio's client gives up on a payload of more than 16 packets; one is left for CLOSE
     __slots__ = ("_client", "_hurry", "_last", "_poll", "_post", "_registry", "writable")
 
@@ -72,7 +72,7 @@ class PollingTransport:
         self._client: TransportClient | None = None  # None before `start` and after the end
         self._poll: Poll | None = None
         self._post: Post | None = None
-        self._last: list[Encoded] = []  # last words that found no poll
+        self._last: list[Encoded] = []  # last messages, while no poll was open
         self._hurry = False
         self.writable = False
 
@@ -83,11 +83,11 @@ class PollingTransport:
 
     @property
     def parked(self) -> bool:
-        """Is there a GET, or an answer that has not left?"""
+        """Is there an open GET, or an answer that has not left yet?"""
         return self._poll is not None
 
     def poll(self, poll: Poll) -> bool:
-        """Answer the GET with what there is, or park it. False: there is another one, and the session is closed."""
+        """Answer the GET or park it. False: there is another open GET, and the session is closed."""
         client = self._client
         if client is None:
             return False
@@ -107,7 +107,7 @@ class PollingTransport:
             self._poll = None
 
     def aborted(self, poll: Poll) -> None:
-        """The client took its GET back, or did not read the answer: what was in it may be lost, so the session ends."""
+        """The client aborted its GET or did not read the answer. Messages may be lost, so the session ends."""
         if self._poll is not poll:
             return
         self._poll = None
@@ -117,7 +117,7 @@ class PollingTransport:
             client.lost(self, CloseReason.TRANSPORT_ERROR)
 
     def hurry(self, on: bool) -> None:
-        """A websocket probes: park no GET, let go of the one that is parked. Off: as before."""
+        """While on (a websocket probes), park no GET, and answer the one that is parked."""
         self._hurry = on
         if on and self.writable:
             self._answer([NOOP])
@@ -132,7 +132,7 @@ class PollingTransport:
     # ── POST ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def begin(self, post: Post) -> bool:
-        """A POST begins. False: another one is being read; it is aborted, and the session is closed."""
+        """A POST begins. False: another POST is being read; it is aborted, and the session is closed."""
         client, first = self._client, self._post
         if client is None:
             return False
@@ -149,7 +149,7 @@ class PollingTransport:
         return self._post is not None
 
     async def receive(self, body: str, limit_bytes: int) -> None:
-        """Take the packets of a POST, and let others have their turn in between. Cancelled, it has taken some."""
+        """Take the packets of a POST, with turns for others in between. If cancelled, some have been taken."""
         end_ns = monotonic_ns() + TURN_NS
         for _ in self.take(body, limit_bytes):
             if monotonic_ns() > end_ns:
@@ -157,9 +157,9 @@ class PollingTransport:
                 end_ns = monotonic_ns() + TURN_NS
 
     def take(self, body: str, limit_bytes: int) -> Iterator[None]:
-        """Take the packets of a POST, in order; a bad one closes the session, after those before it were processed.
+        """Take the packets of a POST, in order. A bad packet closes the session after the packets before it.
 
-        Yields after each. A session that ends or moves to a websocket in between takes no more.
+        Yields after each packet. A session that ends or moves to a websocket in between takes no more.
         """
         client = self._client
         if client is None:
@@ -176,7 +176,7 @@ class PollingTransport:
             client.violated(self, wrong)
 
     def end(self, post: Post) -> None:
-        """The POST is answered, or refused in a way that the session survives."""
+        """The POST was answered, or refused without ending the session."""
         if self._post is post:
             self._post = None
 
@@ -197,22 +197,22 @@ class PollingTransport:
         return sum([message.size for message in messages])
 
     def close(self, why: CloseReason, code: int = 0) -> None:
-        """Put the last messages and the close packet into the parked GET, or into the next one where it makes sense."""
+        """Send the last messages and the close packet with the parked GET, or with the next one if that makes sense."""
         client, self._client = self._client, None
         if client is None:
             return
         last, self._last = self._last, []
-        if why is CloseReason.CLIENT_CLOSE:  # it said goodbye itself: its poll is released by a noop
+        if why is CloseReason.CLIENT_CLOSE:  # the client sent a close packet: its poll is answered by a noop
             last.append(NOOP)
-        elif why not in COMES_BACK:
+        elif why not in RECONNECTS:
             last.append(CLOSE)
         if self.writable:
             self._answer(last or [NOOP])
-        elif why not in UNSAID and last:
+        elif why not in NO_FAREWELL and last:
             self._registry.keep_farewell(client.id, last)
 
     def retire(self) -> None:
-        """The websocket has taken over: end without a word to the session."""
+        """End without a close packet: the websocket has taken over."""
         self._client = None
         if self.writable:
             self._answer([NOOP])

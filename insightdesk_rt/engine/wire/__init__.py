@@ -1,1 +1,1 @@
-"""Floor 0, pure: bytes in, packets out, and back. No await, no clock, no socket; time comes in as an argument."""
+"""The protocols, pure: bytes in, packets out, and back. No await, no clock, no socket; callers pass the time."""

@@ -41,7 +41,6 @@ class _Object(Struct):
 
 _encoder = msgspec.json.Encoder()
 _any: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
-_array = msgspec.json.Decoder(list[Raw])
 _event = msgspec.json.Decoder(_Event)
 _items = msgspec.json.Decoder(_Items)
 _object = msgspec.json.Decoder(_Object)
@@ -128,11 +127,6 @@ def decode(decoder: msgspec.json.Decoder[T], raw: str | bytes | Raw, max_depth: 
 def decode_outer(decoder: msgspec.json.Decoder[T], text: str) -> T:
     """Like `decode`, for an envelope with Raw members: their depth is checked when they are decoded themselves."""
     return _decode(decoder, text)
-
-
-def split_array(text: str | bytes | Raw) -> list[Raw]:
-    """Return the items of a JSON array, each as its own JSON text. Raises BadJson."""
-    return _decode(_array, bytes(text) if isinstance(text, Raw) else text)
 
 
 def split_event(text: str) -> tuple[str, Raw]:

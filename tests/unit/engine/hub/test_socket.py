@@ -40,12 +40,6 @@ async def test_who_waits_is_told_when_the_client_goes() -> None:
         await asked
 
 
-def test_a_value_with_bytes_goes_out_as_the_codec_can() -> None:
-    peer = fakes.Peer()
-    fakes.socket("/t", peer=peer).emit_binary("file", {"name": "a", "content": b"\x00\xff"})
-    assert peer.texts == ['{"event":"file","data":{"name":"a","content":"AP8="}}']
-
-
 @aio
 async def test_who_owes_many_answers_is_asked_nothing_more() -> None:
     socket = fakes.socket("/t")

@@ -134,7 +134,7 @@ async def test_what_fails_for_one_is_logged_and_costs_the_others_nothing(
         theirs.send(b"x")
     with caplog.at_level(logging.ERROR):
         await until(lambda: all(reader.read for reader in readers), "all were called")
-    assert "a websocket's turn failed" in caplog.text
+    assert "serving a connection failed" in caplog.text
 
 
 @aio
