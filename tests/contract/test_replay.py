@@ -11,15 +11,23 @@ import random
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from insightdesk_rt.engine.cluster.session_record import since
-from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.cluster.sessions import ClusterSessions
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.dispatch.dispatch import Admission, Dispatch
+from insightdesk_rt.engine.dispatch.namespace import Namespace
+from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
-from insightdesk_rt.engine.model import NO_OFFSET, Offset, ticket_room, ticket_staff_room
+from insightdesk_rt.engine.model import NO_OFFSET, Offset, User, ticket_room, ticket_staff_room
+from insightdesk_rt.engine.wire.codec import Connect
+from insightdesk_rt.helpdesk.chat.events import JoinChat
 from insightdesk_rt.helpdesk.tickets.namespace import SubscribeTicket
 from insightdesk_rt.helpdesk.tickets.store import Actor, Comment
-from tests.support import chatting, fakes
-from tests.support.aio import aio
+from tests.support import chatting, fakes, ticketing
+from tests.support.aio import aio, until
 from tests.support.ticketing import ANNA, CARL, ROOT, Cluster, a_cluster
 
 ZOE, DORA = fakes.user("zoe", team="t2"), fakes.user("dora", "customer")
@@ -210,6 +218,83 @@ async def test_an_agent_who_gets_a_chat_back_is_not_sent_what_was_told_of_it_mea
         kept = await cluster.one.chat.still_allowed(chatting.ANNA, rooms, starts)
         assert rooms - set(kept) == {room for room in rooms if chat in room}
         assert came_back != NO_OFFSET
+
+
+class Door:
+    """The way in to one namespace of a node, with sessions in Valkey, for one user."""
+
+    def __init__(self, valkey: Valkey, hub: Hub, namespace: Namespace, user: User) -> None:
+        self.sessions = ClusterSessions(
+            valkey, "n1", "n1.address", lambda: "n1", hub.position, lambda address, pid: None
+        )
+        hub.on_rooms.append(self.sessions.moved)
+        admission = Admission(lambda token: user)
+        self.path = namespace.path
+        self.dispatch = Dispatch(hub, [namespace], admission, fakes.Clock(), sessions=self.sessions)
+
+    async def connect(self, **auth: str) -> fakes.AskingClient:
+        client = fakes.AskingClient()
+        self.dispatch.asked(client, Connect(self.path, Raw(json.dumps({"token": "good", **auth}).encode())))  # type: ignore[arg-type]
+        await until(
+            lambda: self.path in client.session.accepted and not client.sockets[self.path].busy, "the client is in"
+        )
+        return client
+
+
+def heard(client: fakes.AskingClient) -> list[tuple[str, Any]]:
+    found = [(each["event"], each["data"]) for each in map(json.loads, client.texts)]
+    client.texts.clear()
+    return found
+
+
+@pytest.mark.parametrize("what", ["ticket", "chat"])
+@aio
+async def test_a_client_that_returns_while_access_is_taken_is_sent_nothing_from_after_that(
+    valkey_url: str, prefix: str, what: str
+) -> None:
+    """Access is checked, then taken and the change published, and only then is the log read for the client."""
+    support: Any = ticketing if what == "ticket" else chatting
+    async with support.a_cluster(valkey_url, prefix) as cluster:
+        one, two = cluster.one, cluster.two
+        if what == "ticket":
+            await one.put(teamId="t1")
+            feature, subject, lost = one.tickets, "42", "ticket:unsubscribed"
+        else:
+            carl, root = await two.enters(chatting.CARL), await two.enters(chatting.ROOT)
+            await two.enters(chatting.ZOE)
+            feature, lost = one.chat, "resync"
+            subject = (await carl.ask("chat:start", clientId="1", teamId="t1"))["conversationId"]
+
+        async def take_access() -> None:
+            if what == "ticket":
+                await two.put(teamId="t2", subject="secret")
+            else:
+                await root.ask("chat:transfer", conversationId=subject, teamId="t2", note="secret")
+
+        door = Door(cluster.valkey, one.hub, feature, ANNA)
+        client = await door.connect()
+        socket = client.sockets[door.path]
+        if what == "ticket":
+            await feature.subscribe(socket, SubscribeTicket("42"))
+        else:
+            await feature.join(socket, JoinChat(subject))
+        door.dispatch.gone(client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+        backplane = one.hub._backplane
+        listen = backplane.listen
+
+        async def slow(namespace: str, room: Any) -> Offset:
+            backplane.listen = listen
+            await take_access()
+            return await listen(namespace, room)
+
+        backplane.listen = slow
+        client = await door.connect(pid=socket.pid)
+        told = heard(client)
+        assert told[0][0] == "connect" and told[0][1]["recovered"], told
+        assert told[1][0] == lost and [name for name, _ in told].count(lost) == 1
+        assert "secret" not in str(told)
+        assert not any(subject in room for room in client.sockets[door.path].rooms)
+        await door.sessions.close()
 
 
 def test_an_offset_from_before_the_session_began_is_bounded_by_its_beginning() -> None:

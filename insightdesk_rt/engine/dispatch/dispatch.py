@@ -24,6 +24,7 @@ from insightdesk_rt.engine.dispatch.calls import Calls
 from insightdesk_rt.engine.dispatch.expiry import REFRESH, Expiry
 from insightdesk_rt.engine.dispatch.namespace import Namespace, Timers
 from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.access_rechecks import AccessChanged
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import User, UserKey
@@ -306,20 +307,31 @@ class Dispatch:
         user = socket.user
         if (found.role, found.team_id) != (user.role, user.team_id):
             return False
-        rooms = await namespace.still_allowed(user, found.rooms, found.starts)
-        fresh, socket.sid, socket.pid = socket.sid, found.sid, found.pid
-        self._hub.add(socket)
 
-        def greet_and_shut_out() -> None:
-            greet()
-            socket.shut = set(found.rooms).difference(rooms) or None
-            namespace.notify_lost_rooms(socket, socket.shut or ())  # first: what it missed of these rooms is not sent
+        async def check_and_resume(unchanged: Callable[[], bool]) -> bool:
+            rooms = await namespace.still_allowed(user, found.rooms, found.starts)
+            fresh, socket.sid, socket.pid = socket.sid, found.sid, found.pid
+            self._hub.add(socket)
 
-        if await self._hub.resume(socket, rooms, found.offset, greet_and_shut_out, found.starts):
-            return True
-        self._hub.forget(socket)
-        socket.sid = fresh
-        return False
+            def greet_and_shut_out() -> None:
+                greet()
+                socket.shut = set(found.rooms).difference(rooms) or None
+                namespace.notify_lost_rooms(socket, socket.shut or ())  # first: what it missed of these is not sent
+
+            def undo() -> None:
+                self._hub.forget(socket)
+                socket.sid = fresh
+
+            try:
+                if await self._hub.resume(socket, rooms, found.offset, greet_and_shut_out, found.starts, unchanged):
+                    return True
+            except AccessChanged:
+                undo()
+                raise
+            undo()
+            return False
+
+        return await namespace.rechecks.join(found.rooms, check_and_resume)
 
     def _discard(self, client: Client, socket: Socket) -> None:
         """Undo what `asked` did for a socket that does not come to be."""

@@ -30,6 +30,7 @@ from msgspec import Struct
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.access_rechecks import AccessRechecks
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Right, Role, Room, User
@@ -184,6 +185,7 @@ class Namespace:
         self.hub = hub
         self._timers = timers
         self._tasks = OwnedTasks(log)
+        self.rechecks = AccessRechecks()  # a feature that takes access away notes it here, before it does
 
     @classmethod
     def build(cls, context: Context) -> Self:

@@ -14,6 +14,7 @@ from typing import Annotated, NamedTuple
 
 from insightdesk_rt.engine.counters import EventCounts
 from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.hub.access_rechecks import AccessChanged
 from insightdesk_rt.engine.hub.backplane import Backplane
 from insightdesk_rt.engine.hub.rooms import Groups, Rooms
 from insightdesk_rt.engine.hub.socket import Socket
@@ -35,10 +36,6 @@ class JoinResult(NamedTuple):
 
     offset: Offset
     complete: bool
-
-
-class AccessChanged(Exception):
-    """Who may be in a room was decided anew while a socket was about to join it: ask again."""
 
 
 class Missed(NamedTuple):
@@ -195,6 +192,7 @@ class Hub:
         since: Offset,
         greet: Callable[[], None] = lambda: None,
         starts: Mapping[Room, Right] = {},
+        still: Callable[[], bool] = lambda: True,
     ) -> bool:
         """Make the socket a member of all rooms it had, after sending it what their log holds since its last offset.
 
@@ -202,7 +200,8 @@ class Hub:
         offset) only once it is connected. What it was sent before that it keeps over a disconnect, and hears again
         when it comes back. Of a room in `starts` it is sent nothing from before that.
 
-        Returns False, with nothing sent and nothing joined, if the log does not reach back. Raises RtError UNAVAILABLE.
+        Returns False, with nothing sent and nothing joined, if the log does not reach back. Raises RtError UNAVAILABLE;
+        AccessChanged, with nothing sent and nothing joined, if `still` says no (as in `join_all`).
         """
         with self._heard_if_joined(socket.namespace, rooms):
             await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
@@ -211,6 +210,8 @@ class Hub:
             # no await from here to the joins: an event would be lost
             if socket.gone or not missed.complete:
                 return False
+            if not still():
+                raise AccessChanged
             greet()
             self._send(missed.events, socket, set(rooms))
             socket.since = self.position(socket.namespace)  # it has been sent all up to here

@@ -4,7 +4,8 @@ chat:message  chat:read       everybody who has the conversation open
 chat:presence
 chat:accepted  chat:closed    also all devices of its customer and of its agent
 chat:idleWarning  chat:rated
-chat:transferred              the same, and the old and the new agent; its note goes to staff only
+chat:transferred              the same, the old and the new agent. Its note goes to the staff who have the conversation
+                              open after it, and to the new agent
 chat:queue                    the staff who may take it: the team and admins; without a team all agents. Never a
                               customer, whatever team a token names
 chat:conversation             all devices of its customer, when it begins
@@ -81,14 +82,19 @@ class ChatFeed:
         self._namespace = namespace
         self._keys = keys
 
-    async def publish(self, change: PendingEvent) -> Offset:
-        """Log the events of one change, under ids made of its id. Returns the last offset. Raises RtError."""
+    async def publish(self, change: PendingEvent, agent_id: str = "") -> Offset:
+        """Log the events of one change, under ids made of its id. Returns the last offset. Raises RtError.
+
+        `agent_id` is the agent who has the conversation now; only a transfer needs it.
+        """
         if change.kind == "message":
             m = json.decode(_message, change.data)
             message = out.ChatMessage(change.subject, m.id, out.at(m.at), m.author, m.text, m.clientId)
             return await self._emit(message, chat_room(change.subject), id=change.id)
         if change.kind == "place":  # from an older version of this server, which logged it
             return NO_OFFSET
+        if change.kind == "transferred":
+            return await self._transferred(json.decode(_fact, change.data), change.id, agent_id)
         publish: Any = getattr(self, "_" + change.kind)
         offset: Offset = await publish(json.decode(_fact, change.data), change.id)
         return offset
@@ -115,7 +121,13 @@ class ChatFeed:
         taken = out.ChatTaken(fact.conversationId, Person(fact.agentId, fact.agentName), out.at(fact.at))  # type: ignore[arg-type]
         return await self._to_members(taken, fact, id)
 
-    async def _transferred(self, fact: ChatFact, id: str) -> Offset:
+    async def _transferred(self, fact: ChatFact, id: str, agent_id: str) -> Offset:
+        """The caller has taken access from those who lost it, so the staff room holds only staff who may see the note.
+
+        A user's own room may be that of an agent who lost access. Its devices are told without the note, and if they
+        have the conversation open and still may see it, through the staff room. The same for the new agent, if a
+        later transfer took the conversation away before this one was published.
+        """
         moved = out.ChatTransferred(
             fact.conversationId,
             fact.state,
@@ -125,9 +137,13 @@ class ChatFeed:
             out.person(fact.fromId, fact.fromName),
             out.person(fact.byId, fact.byName),
         )
-        agents = [user_room(self._keys.staff(agent)) for agent in (fact.fromId, fact.agentId) if agent]
+        staff = chat_staff_room(fact.conversationId)
+        new = [user_room(self._keys.staff(fact.agentId))] if fact.agentId and fact.agentId == agent_id else []
         whole = msgspec.structs.replace(moved, note=fact.note)
-        await self._emit(whole, chat_staff_room(fact.conversationId), *agents, skip=(CUSTOMERS,), id=id + ".staff")
+        await self._emit(whole, staff, *new, skip=(CUSTOMERS,), id=id + ".staff")
+        others = [user_room(self._keys.staff(agent)) for agent in (fact.fromId, fact.agentId) if agent]
+        if others := [room for room in others if room not in new]:
+            await self._emit(moved, *others, skip=(staff, CUSTOMERS), id=id + ".agents")
         return await self._emit(moved, *self._customer_rooms(fact), skip=STAFF, id=id)
 
     async def _closed(self, fact: ChatFact, id: str) -> Offset:

@@ -57,7 +57,7 @@ from insightdesk_rt.helpdesk.chat.feed import ChatFeed
 from insightdesk_rt.helpdesk.chat.routes import chat_routes
 from insightdesk_rt.helpdesk.chat.settings import ChatSettings
 from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatStore, ChatTimes
-from insightdesk_rt.helpdesk.event_relay import EventRelay, publish_then_revoke, until_delivered
+from insightdesk_rt.helpdesk.event_relay import EventRelay, revoke_then_publish, until_delivered
 from insightdesk_rt.helpdesk.pages import parts
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers
@@ -173,7 +173,7 @@ class Chat(Namespace):
         await self.connected_users.add(socket)
         try:
             for conversation_id in conversations(socket):
-                await self.recheck_access(conversation_id)
+                await self._remove_unauthorized(conversation_id)
         except RtError:  # access is unknown: the client reconnects, and is checked then
             socket.client.close(CloseReason.UNAVAILABLE)
             return
@@ -201,9 +201,7 @@ class Chat(Namespace):
     @event("chat:join", limit=PAGE)
     async def join(self, socket: Socket, ask: words.JoinChat) -> words.ChatJoined:
         """Open a conversation. FORBIDDEN unless it is the customer's, the agent's, or one that the agent may take."""
-        seen = await self.store.view(socket.user, ask.conversationId, 0)
-        since = Offset(ask.since) if ask.since else None
-        joined = await self._enter(socket, ask.conversationId, since, seen.conversation.right_of(socket.user))
+        joined = await self._enter(socket, ask.conversationId, Offset(ask.since) if ask.since else None)
         try:
             # After the join, so that no message is missing from both, and lost access is noticed.
             page = await self._page(socket, ask.conversationId)
@@ -227,8 +225,8 @@ class Chat(Namespace):
         """Take a waiting conversation. Exactly one agent gets it; the others get CONFLICT with that `agent`."""
         change = await self.store.accept(socket.user, ask.conversationId)
         was_in = chat_room(ask.conversationId) in socket.rooms
-        await self._enter(socket, ask.conversationId, right=change.conversation.right_of(socket.user))
         try:
+            await self._enter(socket, ask.conversationId)
             await self._relay.publish_or_raise(change.pending)
             return await self._page(socket, ask.conversationId)
         except RtError as refused:  # it was taken away meanwhile, or the client does not know that it is in
@@ -308,13 +306,19 @@ class Chat(Namespace):
 
     # ── rooms ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _enter(
-        self, socket: Socket, conversation_id: str, since: Offset | None = None, right: Right = Right()
-    ) -> hubs.JoinResult:
+    async def _enter(self, socket: Socket, conversation_id: str, since: Offset | None = None) -> hubs.JoinResult:
+        """Join the conversation's rooms. Raises RtError FORBIDDEN if the user may not see it, TOO_MANY_ROOMS,
+        UNAVAILABLE."""
         rooms = [chat_room(conversation_id)]
         if socket.user.is_staff:
             rooms.append(chat_staff_room(conversation_id))
-        return await self.hub.join_all(socket, rooms, since, right)
+
+        async def check_and_join(unchanged: Callable[[], bool]) -> hubs.JoinResult:
+            seen = await self.store.view(socket.user, conversation_id, 0)
+            right = seen.conversation.right_of(socket.user)
+            return await self.hub.join_all(socket, rooms, since, right, unchanged)
+
+        return await self.rechecks.join(rooms, check_and_join)
 
     def _take_out(self, socket: Socket, conversation_id: str) -> None:
         self.hub.leave(socket, chat_room(conversation_id))
@@ -325,16 +329,22 @@ class Chat(Namespace):
 
         Returns how many were removed. Raises RtError UNAVAILABLE if Valkey cannot say who may read it.
         """
+        self.rechecks.note(chat_room(conversation_id))
+        await until_delivered(self.hub, self.path, offset)
+        return await self._remove_unauthorized(conversation_id)
+
+    async def _remove_unauthorized(self, conversation_id: str) -> int:
         room = chat_room(conversation_id)
         if room not in self.hub.rooms(self.path):
             return 0
-        await until_delivered(self.hub, self.path, offset)
         conversation = await self.store.get(conversation_id)
         members = list(self.hub.members(self.path, room))
         removed = [one for one in members if conversation is None or not conversation.may_see(one.user)]
         for socket in removed:
+            rooms = {room, chat_staff_room(conversation_id)} & socket.rooms
             self._take_out(socket, conversation_id)
             self._typing.stop(socket, conversation_id)
+            self.notify_lost_rooms(socket, rooms)
         return len(removed)
 
     # ── what is sent ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -360,10 +370,13 @@ class Chat(Namespace):
         if change.kind != "transferred":
             await self._feed.publish(change)
             return
+
+        async def publish() -> Offset:
+            conversation = await self.store.get(change.subject)
+            return await self._feed.publish(change, conversation.agent_id if conversation else "")
+
         # Both before the event counts as published: if this node dies now, the next one to publish it takes access too.
-        await publish_then_revoke(
-            self._feed.publish(change), lambda offset: self._recheck_on_all_nodes(change.subject, offset)
-        )
+        await revoke_then_publish(lambda: self._recheck_on_all_nodes(change.subject, NO_OFFSET), publish)
 
     async def _revoke(self, change: PendingEvent) -> None:
         if change.kind == "transferred":

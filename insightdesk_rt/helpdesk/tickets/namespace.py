@@ -28,7 +28,7 @@ from insightdesk_rt.engine.dispatch.namespace import (
     every,
 )
 from insightdesk_rt.engine.errors import CloseReason, RtError
-from insightdesk_rt.engine.hub.hub import AccessChanged, Hub, JoinResult
+from insightdesk_rt.engine.hub.hub import Hub, JoinResult
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.ids import TICKET, TicketIdText, sift
 from insightdesk_rt.engine.model import (
@@ -66,8 +66,6 @@ from insightdesk_rt.helpdesk.viewer_store import Viewer, ViewerStore, ViewState
 DECIDE_ACCESS = frozenset({"watchers", "customerWatchers", "teamId", "requesterId", "assigneeId"})
 TICKET_ROOM = ticket_room("")
 MAX_AT_ONCE = 200  # tickets per call: a page of a list has 25 to 150
-TRIES = 5  # to open tickets whose access changes at the same time
-ANY = ""  # ticket
 SHOWN_AT_ONCE = 10  # tickets: 30 commands in Valkey's pipeline, and at most a page and a quarter of viewers
 
 
@@ -188,8 +186,6 @@ class Tickets(Namespace):
         audience: Audience = ByCheck(access, readers) if access.of_host else ByRooms(agent_access == "all")
         self._feed = TicketFeed(self, audience)
         self._relay = EventRelay(tickets.pending, self._publish_change, self.spawn, self._revoke)
-        # For each running call that opens tickets: the tickets whose access was checked again in the meantime.
-        self._opening: dict[object, set[str]] = {}
         self._recheck_on_all_nodes = recheck_on_all_nodes or self.recheck_access
 
     @classmethod
@@ -239,7 +235,7 @@ class Tickets(Namespace):
             right = await self._tickets.right(ticket_id, self._access.opened_by(socket.user))
             return await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since, right, still)
 
-        return await self._show(socket, ticket_id, await self._join_unless_access_changes([ticket_id], join))
+        return await self._show(socket, ticket_id, await self.rechecks.join([ticket_room(ticket_id)], join))
 
     async def _open_all(self, socket: Socket, ticket_ids: list[str], since: Offset | None) -> TicketsOpened:
         """Open several tickets with one join: either all that the user may read are open afterwards, or none is."""
@@ -259,7 +255,7 @@ class Tickets(Namespace):
                 return JoinResult(NO_OFFSET, True)
             return await self.hub.join_all(socket, tuple(rights), since, rights, still)
 
-        joined = await self._join_unless_access_changes(ticket_ids, join)
+        joined = await self.rechecks.join([ticket_room(one) for one in ticket_ids], join)
         try:
             shown: dict[str, TicketSubscribed] = {}
             for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
@@ -271,30 +267,6 @@ class Tickets(Namespace):
                 self._take_out(socket, ticket_id)
             raise
         return TicketsOpened([_opened(one, shown.get(one), refused.get(one)) for one in ticket_ids])
-
-    async def _join_unless_access_changes(
-        self, ticket_ids: Collection[str], join: Callable[[Callable[[], bool]], Awaitable[JoinResult]]
-    ) -> JoinResult:
-        """Check access and join; start over if access to one of the tickets is checked again before the join.
-
-        A recheck covers the members of the room. A socket that joins just after it, on an answer from before it, would
-        stay in, and with `since` would get later events too. Raises RtError UNAVAILABLE after TRIES.
-        """
-        for _ in range(TRIES):
-            rechecked: set[str] = set()
-            key = object()
-            self._opening[key] = rechecked
-            try:
-                return await join(lambda rechecked=rechecked: rechecked.isdisjoint((*ticket_ids, ANY)))  # type: ignore[misc]
-            except AccessChanged:
-                continue
-            finally:
-                del self._opening[key]
-        raise RtError("UNAVAILABLE")
-
-    def _note_recheck(self, ticket_id: str) -> None:
-        for rechecked in self._opening.values():
-            rechecked.add(ticket_id)
 
     async def _refusals(self, socket: Socket, ticket_ids: list[str]) -> dict[str, RtError]:
         """Return the tickets that the user may not open, with the errors to answer. Raises RtError UNAVAILABLE."""
@@ -475,7 +447,10 @@ class Tickets(Namespace):
         if not self._may_change_access(record.kind, change):
             return await publish()
         # Both before the event counts as published: if this node dies now, the next one to publish it takes access too.
-        if record.kind == "deleted":  # has an id and a version only: those who had it open may get it
+        # A deletion ends everybody's access, so access taken first would leave nobody to notify. It holds an id and a
+        # version only. Whoever has the ticket open now could read it until the deletion: earlier changes are
+        # published first, and each took the access that it ended.
+        if record.kind == "deleted":
             return await publish_then_revoke(
                 publish(), lambda offset: self._recheck_on_all_nodes(record.subject, offset)
             )
@@ -499,8 +474,8 @@ class Tickets(Namespace):
 
         With `offset` they are sent the event at it first. Raises RtError UNAVAILABLE if access cannot be checked now.
         """
-        self._note_recheck(ticket_id)
         room = ticket_room(ticket_id)
+        self.rechecks.note(room)
         if room not in self.hub.rooms(self.path):
             return 0
         await until_delivered(self.hub, self.path, offset)
@@ -517,7 +492,7 @@ class Tickets(Namespace):
 
         `key` is a UserKey. Raises RtError UNAVAILABLE if access cannot be checked now.
         """
-        self._note_recheck(ANY)
+        self.rechecks.note()
         count = 0
         for socket in [one for one in self.hub.sockets(self.path).values() if one.user.key == key]:
             for ticket_id in _tickets(socket.rooms):

@@ -249,10 +249,9 @@ async def test_a_transfers_note_is_for_staff_and_a_new_team_is_the_only_one_to_s
         for customer in (carl, phone):
             ((name, told),) = customer.heard()
             assert name == "chat:transferred" and "note" not in told and told["previous"]["id"] == "anna"
-        for staff in (anna, mate):
-            (told,) = [data for name, data in staff.heard() if name == "chat:transferred"]
-            assert told["note"] == "he is angry" and told["teamId"] == "t2"
-            assert not any(room.startswith("chat") for room in staff.socket.rooms), "out, on all nodes"
+        assert mate.heard() == [("resync", {"rooms": [f"chat-staff:{c}", f"chat:{c}"]})]
+        assert anna.names() == ["resync", "chat:transferred"]
+        assert not any(room.startswith("chat") for who in (anna, mate) for room in who.socket.rooms)
         assert zoe.names() == ["chat:queue"]
 
         taken = await zoe.ask("chat:accept", conversationId=c)
@@ -263,6 +262,185 @@ async def test_a_transfers_note_is_for_staff_and_a_new_team_is_the_only_one_to_s
         assert "chat:message" in carl.names() and anna.heard() == mate.heard() == []
         with pytest.raises(RtError):
             await mate.ask("chat:history", conversationId=c)
+
+
+class Desk:
+    """Team t1 on both nodes, with a conversation of theirs open: Anna's on two devices; her tablet has it not open."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.people: dict[str, Person] = {}
+        self.conversation_id = ""
+
+    async def begin(self, held_by: str) -> None:
+        one, two = self.cluster.one, self.cluster.two
+        users = {"carl": (one, CARL), "phone": (two, CARL), "anna": (two, ANNA), "laptop": (one, ANNA)}
+        users |= {"tablet": (one, ANNA), "bert": (one, BERT), "zoe": (one, ZOE), "root": (two, ROOT)}
+        for name, (node, user) in users.items():
+            self.people[name] = await node.enters(user)
+        self.conversation_id = (await self.ask("carl", "chat:start", clientId="x1", teamId="t1", text="hi"))[
+            "conversationId"
+        ]
+        if held_by:
+            await self.ask("anna", "chat:accept")
+        if held_by == "zoe":
+            await self.ask("anna", "chat:transfer", agentId="zoe")
+        for name in ("phone", "anna", "laptop", "bert", "root", *(["zoe"] if held_by == "zoe" else [])):
+            await self.ask(name, "chat:join")
+        for person in self.people.values():
+            person.heard()
+
+    async def ask(self, who: str, name: str, **payload: Any) -> Any:
+        if name != "chat:start":
+            payload["conversationId"] = self.conversation_id
+        return await self.people[who].ask(name, **payload)
+
+    async def by_admin(self, what: str, **to: str) -> None:
+        """As the routes of the admin port do it."""
+        chat = self.cluster.two.chat
+        work = getattr(chat.store, what)
+        await chat.publish_change(await work(ROOT, self.conversation_id, **to))
+
+
+STAFF_OF_T1 = ("anna", "laptop", "bert")
+
+
+@pytest.mark.parametrize(
+    ("held_by", "who", "what", "to", "lost"),
+    [
+        ("anna", "anna", "chat:transfer", {"teamId": "t2"}, STAFF_OF_T1),
+        ("anna", "anna", "chat:transfer", {"teamId": "t2", "agentId": "zoe"}, STAFF_OF_T1),
+        ("anna", "root", "chat:transfer", {"teamId": "t2"}, STAFF_OF_T1),
+        ("", "bert", "chat:transfer", {"teamId": "t2"}, STAFF_OF_T1),
+        ("zoe", "zoe", "chat:transfer", {"agentId": "bert"}, ("zoe",)),
+        ("zoe", "zoe", "chat:transfer", {"teamId": "t1"}, ("zoe",)),
+        ("anna", "anna", "chat:transfer", {"agentId": "zoe"}, ()),
+        ("anna", "", "transfer", {"team_id": "t2"}, STAFF_OF_T1),  # requeue
+        ("zoe", "", "transfer", {}, ("zoe",)),
+        ("zoe", "", "transfer", {"agent_id": "anna"}, ("zoe",)),  # assign
+        ("anna", "", "transfer", {"agent_id": "bert"}, ()),
+        ("zoe", "", "close", {}, ()),
+        ("zoe", "zoe", "chat:close", {}, ()),
+        ("zoe", "carl", "chat:close", {}, ()),
+        ("", "bert", "chat:accept", {}, ()),
+    ],
+)
+@aio
+async def test_whoever_loses_a_conversation_is_out_before_its_change_is_published(
+    valkey_url: str, prefix: str, held_by: str, who: str, what: str, to: dict[str, str], lost: tuple[str, ...]
+) -> None:
+    """Deny first, on both nodes: they are told by `resync`, and the old agent by the event without its note."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        desk = Desk(cluster)
+        await desk.begin(held_by)
+        c, people = desk.conversation_id, desk.people
+        note = {"note": "secret"} if what.endswith("transfer") else {}
+        await (desk.ask(who, what, **to, **note) if who else desk.by_admin(what, **to, **note))
+        heard = {name: person.heard() for name, person in people.items()}
+        moved = {"transfer": "chat:transferred", "close": "chat:closed", "accept": "chat:accepted"}[
+            what.removeprefix("chat:")
+        ]
+        for name in lost:
+            told = [one for one in heard[name] if one[0] != "chat:queue"]
+            assert told[0] == ("resync", {"rooms": [f"chat-staff:{c}", f"chat:{c}"]}), name
+            assert [one[0] for one in told[1:]] == [moved] * (people[name].socket.user.id == held_by), name
+            assert not any(c in room for room in people[name].socket.rooms), name
+        for name in {"carl", "phone", "root", *STAFF_OF_T1, *(["zoe"] if held_by == "zoe" else [])} - {*lost}:
+            (told_of,) = [data for one, data in heard[name] if one == moved]
+            assert told_of.get("note") == (note.get("note") if people[name].socket.user.is_staff else None), name
+            assert any(c in room for room in people[name].socket.rooms), name
+        heard_by_the_lost = [heard[name] for name in (*lost, *(["tablet"] if "anna" in lost else []))]
+        assert "secret" not in str(heard_by_the_lost)
+        if moved == "chat:transferred":
+            await desk.ask("carl", "chat:message", text="not for them", clientId="m1")
+            assert [name for name in lost if people[name].heard()] == []
+
+
+@aio
+async def test_the_old_agents_other_devices_are_told_of_a_transfer_without_its_note(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        desk = Desk(cluster)
+        await desk.begin("anna")
+        await desk.ask("anna", "chat:transfer", teamId="t2", note="secret")
+        ((name, told),) = desk.people["tablet"].heard()
+        assert (name, told["previous"]["id"], told["teamId"]) == ("chat:transferred", "anna", "t2")
+        assert "note" not in told
+
+
+@aio
+async def test_a_transfer_is_not_published_while_a_node_cannot_take_access(valkey_url: str, prefix: str) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        desk = Desk(cluster)
+        await desk.begin("anna")
+        recheck = cluster.one.recheck_on_all_nodes
+
+        async def unreachable(conversation_id: str, offset: Any) -> None:
+            raise RtError("UNAVAILABLE")
+
+        for node in (cluster.one, cluster.two):
+            node.recheck_on_all_nodes = unreachable
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await desk.ask("anna", "chat:transfer", teamId="t2", note="secret")
+        assert [name for name, person in desk.people.items() if "chat:transferred" in person.names()] == []
+        for node in (cluster.one, cluster.two):
+            node.recheck_on_all_nodes = recheck
+        assert (await desk.ask("anna", "chat:transfer", teamId="t2", note="secret"))["conversation"]["teamId"] == "t2"
+        assert [data.get("note") for name, data in desk.people["root"].heard() if name == "chat:transferred"] == [
+            "secret"
+        ]
+        assert desk.people["bert"].names() == ["resync"]
+
+
+@aio
+async def test_a_note_that_is_published_late_is_not_sent_to_an_agent_who_has_lost_the_conversation_again(
+    valkey_url: str, prefix: str
+) -> None:
+    async with a_cluster(valkey_url, prefix) as cluster:
+        desk = Desk(cluster)
+        await desk.begin("anna")
+        backplane: Any = cluster.two.hub._backplane
+        append = backplane.append
+
+        async def refuse(event: Any) -> Any:
+            raise RtError("UNAVAILABLE")
+
+        backplane.append = refuse
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await desk.ask("anna", "chat:transfer", agentId="zoe", note="secret of zoe")
+        backplane.append = append
+        await desk.ask("root", "chat:transfer", agentId="bert", note="secret of bert")
+        heard = desk.people["zoe"].heard()
+        assert [name for name, _ in heard] == ["chat:transferred", "chat:transferred"] and "secret" not in str(heard)
+        notes = [data.get("note") for name, data in desk.people["root"].heard() if name == "chat:transferred"]
+        assert notes == ["secret of zoe", "secret of bert"]
+
+
+@pytest.mark.parametrize("how", ["chat:join", "chat:accept"])
+@aio
+async def test_an_agent_who_opens_a_conversation_while_access_is_taken_is_sent_nothing_of_it(
+    valkey_url: str, prefix: str, how: str
+) -> None:
+    """Access is checked, then taken and the transfer published, and only then comes the join."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        carl, bert = await cluster.one.enters(CARL), await cluster.one.enters(BERT)
+        root, _ = await cluster.two.enters(ROOT), await cluster.two.enters(ZOE)
+        c = (await carl.ask("chat:start", clientId="x1", teamId="t1"))["conversationId"]
+        bert.heard()
+        backplane: Any = cluster.one.hub._backplane
+        listen = backplane.listen
+
+        async def slow(namespace: str, room: Any) -> Any:
+            backplane.listen = listen
+            await root.ask("chat:transfer", conversationId=c, teamId="t2", note="secret")
+            return await listen(namespace, room)
+
+        backplane.listen = slow
+        with pytest.raises(RtError, match="FORBIDDEN"):
+            await bert.ask(how, conversationId=c, **({"since": "0-0"} if how == "chat:join" else {}))
+        assert "secret" not in str(heard := bert.heard()) and "chat:joined" not in [name for name, _ in heard]
+        assert not any(c in room for room in bert.socket.rooms)
 
 
 @aio

@@ -194,6 +194,51 @@ async def test_a_deleted_ticket_is_told_before_everybody_is_out(valkey_url: str,
         assert (await refusal(cluster.two.tickets.comment("42", NOTE, True))).code == "NOT_FOUND"
 
 
+@pytest.mark.parametrize("failed", ["", "publishing", "taking access"])
+@aio
+async def test_a_deletion_reaches_only_those_who_could_read_the_ticket_until_then(
+    valkey_url: str, prefix: str, failed: str
+) -> None:
+    """It holds an id and a version only. It is published before access is taken, but after each earlier change took
+    the access that it ended, also if that failed at first."""
+    async with a_cluster(valkey_url, prefix) as cluster:
+        await cluster.one.put(teamId="t1", requesterId="carl", watchers=["wanda"])
+        anna, wanda = await cluster.one.open(ANNA), await cluster.two.open(WANDA)
+        carl, root = await cluster.one.open(CARL), await cluster.two.open(ROOT)
+
+        async def refuse(*_: Any) -> Any:
+            raise RtError("UNAVAILABLE")
+
+        tickets, line = cluster.two.tickets, cluster.lines[1]
+        append, recheck = line.append, tickets._recheck_on_all_nodes
+        if failed == "publishing":
+            line.append = refuse
+        elif failed == "taking access":
+            tickets._recheck_on_all_nodes = refuse
+        changes = (lambda: cluster.two.put(teamId="t2", watchers=[], subject="secret"), lambda: tickets.remove("42"))
+        for change in changes:
+            if failed:
+                assert (await refusal(change())).code == "UNAVAILABLE"
+            else:
+                await change()
+                await cluster.two.idle()  # until it is noted as published
+        if failed == "taking access":
+            assert not any(names(one) for one in (anna, wanda, carl, root)), "nothing is published either"
+        line.append, tickets._recheck_on_all_nodes = append, recheck
+        await tickets.publish_overdue()
+        if failed:
+            await tickets.remove("42")  # the same request again publishes what is pending
+        out = ("ticket:unsubscribed", {"ticketId": "42", "reason": "access"})
+        assert told(anna) == told(wanda) == [out]
+        for socket in (carl, root):
+            heard = told(socket)
+            assert out in heard
+            deleted = [data for name, data in heard if name == "ticket:deleted"]
+            # The ticket was gone before its earlier change took access: that took everybody out.
+            assert deleted == ([] if failed and socket is carl else [{"ticketId": "42", "version": 3}])
+        assert not any(ticket_room("42") in one.rooms for one in (carl, root, anna, wanda))
+
+
 @pytest.mark.parametrize("several", [False, True])
 @aio
 async def test_who_opens_a_ticket_while_access_is_taken_is_sent_nothing_from_after_that(
