@@ -19,7 +19,7 @@ def test_one_connection_is_kicked(console: Console, stage: Stage) -> None:
     console.go("connections?user=kicked")
     said = console.act(button(console, "Kick kicked"), "spams", command="insightdesk-rt kick ")
     assert said == "1 connection closed."
-    console.page.get_by_text("Nobody is connected who fits").wait_for()
+    console.page.get_by_text("No connection matches").wait_for()
 
 
 def test_all_that_were_found_are_counted_and_then_disconnected(console: Console, stage: Stage) -> None:
@@ -243,11 +243,11 @@ def test_more_is_logged_for_a_while(console: Console) -> None:
         button(console, "Change level"),
         "looking for a leak",
         command='"level":"debug"',
-        logger="stores",
+        logger="helpdesk",
         forMinutes="1",
         node="n2",
     )
-    assert said == "stores logs debug."
+    assert said == "helpdesk logs debug."
     console.row("debug").wait_for()
     console.page.get_by_label("Find").fill("ping interval heartbeats")
     console.page.get_by_text("time between heartbeats").wait_for()

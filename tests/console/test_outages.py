@@ -70,10 +70,10 @@ def test_a_node_that_hangs_is_no_live_stream(console: Console, stage: Stage) -> 
     console.go("nodes")
     console.page.evaluate(PATIENCE, [3_000, 2_000])
     with stopped(stage.n2.pid):
-        banner(console, "The live stream is lost: The server says nothing.")
-        assert dot(console) == "bad" and "Nothing here is newer than" in console.page.locator("#banner").inner_text()
+        banner(console, "The live stream is lost: The server does not answer.")
+        assert dot(console) == "bad" and "This page is from" in console.page.locator("#banner").inner_text()
         console.page.evaluate("() => { location.hash = '#/rooms'; }")  # its file is not there yet, and does not come
-        console.page.get_by_text("The page is being loaded.").wait_for()
+        console.page.get_by_text("Loading the page …").wait_for()
         banner(console, "The page could not be loaded.")
         assert dot(console) == "bad"
     console.page.evaluate(PATIENCE, [25_000, 10_000])
@@ -125,7 +125,7 @@ def test_a_filter_that_is_wrong_is_named_and_is_no_outage(console: Console) -> N
     wrong = {f"connections?user={'x' * 201}": "user", f"presence?userIds={'someone-here,' * 180}": "watch"}
     for page, field in wrong.items():
         console.page.evaluate("(to) => { location.hash = '#/' + to; }", page)
-        console.page.locator("#banner", has_text=re.compile(rf"This cannot be shown: .*\({field}")).wait_for()
+        console.page.locator("#banner", has_text=re.compile(rf"This page cannot be shown: .*\({field}")).wait_for()
         assert dot(console) == "good", page
     for page in ("connections?sort=bogus", "rooms?sort=bogus", "chats?state=bogus", "presence?status=bogus"):
         console.go(page)

@@ -134,7 +134,7 @@ def test_one_peak_does_not_flatten_a_chart_and_is_named(console: Console) -> Non
     ("said", "word", "why"),
     [
         ({}, "ready", ""),
-        ({"hears": False}, "not ready", "does not hear the other nodes"),
+        ({"hears": False}, "not ready", "does not receive the other nodes' events"),
         ({"checks": [{"name": "loop", "ok": True}]}, "ready", ""),
         ({"checks": [{"name": "files", "ok": False, "why": "950 of 1024"}]}, "not ready", "files: 950 of 1024"),
         ({"drain": {"overSeconds": 1, "sentAway": 1, "left": 0, "done": True, "since": 1}}, "drained", ""),

@@ -1,17 +1,28 @@
-// Calls of the admin API. Every change carries the header by which the server knows that a page of ours sends it.
+// @ts-check
+// Calls of the admin API. Every request carries the header that tells the server it comes from a page of the console.
 
-// What is said for programs, or by nobody, in words for who looks at a page.
+// Texts for people, where the server gave none or one for programs.
+/** @type {Record<string, string>} */
 const TEXTS = {
 	UNREACHABLE: "The server cannot be reached.",
-	SILENT: "The server says nothing.",
-	INTERNAL: "The server failed; its log says how.",
+	SILENT: "The server does not answer.",
+	INTERNAL: "The server failed; its log says why.",
 };
 
 export class Refused extends Error {
-	/** `code` is for programs, `message` for people, `field` is what was wrong in the request; `text` names it too. */
+	/** @type {string} for programs */
+	code = "";
+	/** @type {string | undefined} the wrong field of the request; `text` names it, too */
+	field;
+	/** @type {number | undefined} of the HTTP answer */
+	status;
+	/** @type {number | undefined} seconds */
+	retryAfter;
+
+	/** @param {{code?: string, message?: string, field?: string, status?: number, retryAfter?: number}} error */
 	constructor({ code = "INTERNAL", message = TEXTS[code], ...fields } = {}) {
-		// Without Valkey the server tells programs how to repeat what they sent.
-		super(code === "UNAVAILABLE" && !/stream/.test(message) ? "Valkey does not answer." : (message ?? code));
+		// Without Valkey the server's text is for programs: how to repeat the request.
+		super(code === "UNAVAILABLE" && !/stream/.test(message ?? "") ? "Valkey does not answer." : (message ?? code));
 		Object.assign(this, { code, ...fields });
 	}
 
@@ -20,8 +31,15 @@ export class Refused extends Error {
 	}
 }
 
-/** Return the answer's JSON. `path` is behind /api/v1/. Throws Refused, also when nobody answers. */
+/**
+ * Return the answer's JSON. `path` is the part after /api/v1/. Throws Refused, also if there is no answer.
+ * @param {string} method
+ * @param {string} path
+ * @param {object} [body]
+ * @returns {Promise<any>}
+ */
 export async function api(method, path, body) {
+	/** @type {RequestInit & {headers: Record<string, string>}} */
 	const options = { method, headers: { "X-Requested-With": "console" }, credentials: "same-origin" };
 	if (body !== undefined) {
 		options.headers["Content-Type"] = "application/json";
@@ -33,17 +51,17 @@ export async function api(method, path, body) {
 	} catch {
 		throw new Refused({ code: "UNREACHABLE" });
 	}
-	const said = await answer.json().catch(() => ({}));
-	if (answer.ok) return said;
-	if (answer.status === 401 && path !== "session") location.reload(); // the session is over: the sign-in page comes
-	throw new Refused(said.error);
+	const found = await answer.json().catch(() => ({}));
+	if (answer.ok) return found;
+	if (answer.status === 401 && path !== "session") location.reload(); // the session is over: show the sign-in page
+	throw new Refused(found.error);
 }
 
-/** Return "?a=1&b=2" of what is not empty, or "". */
+/** Return the values that are not empty as "?a=1&b=2", or "". */
 export function query(values) {
 	const given = Object.entries(values).filter(([, value]) => value !== "" && value !== undefined && value !== null);
 	return given.length ? "?" + given.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&") : "";
 }
 
-/** Return a part of a path. */
+/** Encode a part of a path. */
 export const part = encodeURIComponent;

@@ -1,3 +1,4 @@
+// @ts-check
 // A line chart of the last 15 minutes, drawn as SVG. Arrow keys or the pointer read single moments off it.
 import { h, put, s } from "./dom.js";
 import { clock } from "./format.js";
@@ -65,13 +66,14 @@ export function chart({ title, series, show }) {
 
 	/** The samples of a series that follow each other, as [at, value]. */
 	function runs(one) {
+		/** @type {number[][][]} */
 		const found = [];
 		let last = -Infinity;
 		for (const sample of samples) {
 			const value = one.of(sample);
 			if (value === null || value === undefined) continue;
 			if (sample.at - last > GAP_S) found.push([]);
-			found.at(-1).push([sample.at, value]);
+			found.at(-1)?.push([sample.at, value]);
 			last = sample.at;
 		}
 		return found;
@@ -157,5 +159,5 @@ function height(values) {
 function ceiling(value) {
 	if (value <= 2) return value > 1 ? 2 : 1;
 	const power = 10 ** Math.floor(Math.log10(value));
-	return [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10].map((n) => n * power).find((round) => round >= value && (round >= 10 || round % 2 === 0));
+	return [1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10].map((n) => n * power).find((round) => round >= value && (round >= 10 || round % 2 === 0)) ?? value;
 }

@@ -1,4 +1,5 @@
-// Connections as tables, and sending them away.
+// @ts-check
+// Tables of connections, and disconnecting them.
 import { api, part, query } from "./api.js";
 import { tool } from "./commands.js";
 import { act } from "./dialog.js";
@@ -9,20 +10,23 @@ import { button, counted, people, person, room, small, tag } from "./parts.js";
 import { newRevocation } from "./refusals.js";
 import { table } from "./table.js";
 
-const RECONNECT = { name: "reconnect", label: "Let them come back", type: "check", help: "The connection is cut, and clients connect again by themselves. Otherwise they are told to stay away." };
+const RECONNECT = { name: "reconnect", label: "Let clients reconnect", type: "check", help: "Clients reconnect by themselves. Otherwise they are told not to." };
 
+/** @type {[RegExp, string][]} */
 const BROWSERS = [[/Edg\/(\d+)/, "Edge"], [/OPR\/(\d+)/, "Opera"], [/Firefox\/(\d+)/, "Firefox"], [/Chrome\/(\d+)/, "Chrome"], [/Version\/(\d+).*Safari/, "Safari"]];
+/** @type {[RegExp, string][]} */
 const SYSTEMS = [[/iPhone|iPad/, "iOS"], [/Android/, "Android"], [/Windows/, "Windows"], [/Mac OS/, "macOS"], [/Linux/, "Linux"]];
 
-/** A browser as "Firefox 143, Linux"; anything else as it calls itself. */
+/** Show a browser as "Firefox 143, Linux", any other client by its user agent. */
 function agent({ agent: text }) {
 	const [pattern, browser] = BROWSERS.find(([one]) => one.test(text)) ?? [];
 	const [, system] = SYSTEMS.find(([one]) => one.test(text)) ?? [];
-	const short = text.startsWith("Mozilla/") && browser ? [`${browser} ${text.match(pattern)[1]}`, system].filter(Boolean).join(", ") : text;
+	const short = text.startsWith("Mozilla/") && browser ? [`${browser} ${text.match(pattern)?.[1]}`, system].filter(Boolean).join(", ") : text;
 	return h("span.clip", { title: text }, short || "no user agent");
 }
 const names = (one) => h("span.tags", one.namespaces.map((name) => tag(name)));
 
+/** @param {{sort?: string, onsort?: (name: string) => void, of?: string}} options */
 export function connectionTable({ sort, onsort, of = "" } = {}) {
 	const columns = [
 		{ label: "User", cell: (one) => person(one.user, one.role), sort: "user", name: true, keep: true },
@@ -32,16 +36,16 @@ export function connectionTable({ sort, onsort, of = "" } = {}) {
 		{ label: "Node", cell: (one) => one.node },
 		{ label: "Connected", cell: (one) => ago(one.connectedAt), fix: true, sort: "connected", keep: true },
 		{ label: "Last seen", cell: (one) => ago(one.lastSeenAt), fix: true, sort: "seen", wide: true },
-		{ label: "In / out", cell: (one) => `${num(one.eventsIn)} / ${num(one.eventsOut)}`, num: true, title: "Events it has sent, and all that was written to it" },
-		{ label: "Outbox", cell: (one) => bytes(one.outboxBytes), num: true, sort: "outbox", title: "Waits for it to read" },
-		{ label: "Dropped", cell: (one) => num(one.dropped), num: true, sort: "dropped", title: "Volatile events it was too slow for", wide: true },
+		{ label: "In / out", cell: (one) => `${num(one.eventsIn)} / ${num(one.eventsOut)}`, num: true, title: "Events from the client, and messages to it" },
+		{ label: "Outbox", cell: (one) => bytes(one.outboxBytes), num: true, sort: "outbox", title: "Waiting for the client to read" },
+		{ label: "Dropped", cell: (one) => num(one.dropped), num: true, sort: "dropped", title: "Volatile events dropped because the client was too slow", wide: true },
 	];
 	const kick = { label: "", cell: (one) => button("Kick", () => disconnectOne(one), { danger: true, label: `Kick ${one.user?.id ?? one.sid}` }) };
 	return table({
 		label: "Connections",
 		key: (one) => one.sid,
 		sort, onsort,
-		empty: of ? `${of} is not connected.` : "Nobody is connected who fits. Clients stand here as soon as they connect.",
+		empty: of ? `${of} is not connected.` : "No connection matches. Clients appear here as soon as they connect.",
 		detail,
 		columns: [...(of ? columns.slice(1) : columns), operator(() => kick)].filter(Boolean),
 	});

@@ -1,3 +1,4 @@
+// @ts-check
 // The shell command that does what a button does, to be copied into a runbook or a terminal.
 import { query } from "./api.js";
 

@@ -1,11 +1,20 @@
-// The one way to change something: what it is about, to how many it would be done, why, and the command that does the same.
+// @ts-check
+// The dialog of every action: what it does, how many it affects, the reason, and the shell command that does the same.
 import { h, put } from "./dom.js";
 import { toast } from "./toast.js";
 
 const MAX_REASON = 500;
 const SETTLED_MS = 300;
 
-/** Return a control with its label: {name, label, type, value, options, help, required, …attributes}. */
+/**
+ * @typedef {{name: string, label: string, type?: string, value?: any, options?: any[], help?: string, [attribute: string]: any}} Field
+ * @typedef {any} Values of a form, by the names of its fields
+ */
+
+/**
+ * Return a control with its label. `type` is also "check" or "area"; other keys become attributes.
+ * @param {Field} field
+ */
 export function field({ name, label, type = "text", value = "", options, help, ...attributes }) {
 	const given = { name, value, ...attributes };
 	if (type === "check") {
@@ -20,22 +29,30 @@ export function field({ name, label, type = "text", value = "", options, help, .
 	return h("label.field", h("span", label), input, help && h("small", help));
 }
 
-/** Return a form's values by name; numbers of number fields, booleans of checkboxes. */
+/**
+ * Return a form's values by name: numbers for number fields, booleans for checkboxes.
+ * @param {HTMLFormElement} form
+ * @returns {Values}
+ */
 export function values(form) {
+	/** @type {Record<string, any>} */
 	const found = {};
-	for (const { name, type, value, checked, valueAsNumber } of form.elements) {
+	for (const { name, type, value, checked, valueAsNumber } of /** @type {Iterable<HTMLInputElement>} */ (form.elements)) {
 		if (name) found[name] = type === "checkbox" ? checked : type === "number" ? (value === "" ? "" : valueAsNumber) : value.trim();
 	}
 	return found;
 }
 
 /**
- * Ask for what an action needs, and do it.
+ * Show the dialog of an action, and run it when the user confirms.
  *
- * title, text: what it is. fields: of `field`. button: the word on the button; danger: it cannot be taken back.
- * count(values): a promise of the sentence that says to how many it would be done; nothing is done before it is known.
- * command(values): the same from a shell. run(values): a promise of what to say when it is done.
+ * title, text: what the action does. button: the word on the button; danger: it cannot be undone.
+ * count(values): a promise of the sentence that says how many are affected. The action cannot run before it is there.
+ * command(values): the shell command. run(values): a promise of the text to show when it is done.
  * `values` have `reason` besides the fields.
+ *
+ * @param {{title: string, text: any, fields?: Field[], button: string, danger?: boolean,
+ *   count?: (values: Values) => Promise<any>, command: (values: Values) => string, run: (values: Values) => Promise<string>}} action
  */
 export function act({ title, text, fields = [], button, danger = false, count, command, run }) {
 	const problem = h("p.problem", { role: "alert" });
@@ -76,14 +93,14 @@ export function act({ title, text, fields = [], button, danger = false, count, c
 		known = false;
 		go.disabled = true;
 		put(counted, h("span.skeleton", "counting"));
-		const said = await count(now).catch((refused) => {
+		const text = await /** @type {NonNullable<typeof count>} */ (count)(now).catch((refused) => {
 			asked = "";
 			return refused.message;
 		});
 		if (mine !== turn) return;
 		known = asked !== "";
 		go.disabled = !known;
-		put(counted, said);
+		put(counted, text);
 	}
 
 	async function submitted(event) {
@@ -91,18 +108,19 @@ export function act({ title, text, fields = [], button, danger = false, count, c
 		if (!form.reportValidity() || !known) return;
 		const given = values(form);
 		if (!given.reason) {
-			problem.textContent = "Say why.";
+			problem.textContent = "Give a reason.";
 			return form.elements.reason.focus();
 		}
 		go.disabled = true;
 		problem.textContent = "";
 		try {
-			const said = await run(given);
+			const text = await run(given);
 			dialog.close();
-			toast(said);
-		} catch (refused) {
+			toast(text);
+		} catch (error) {
+			const refused = /** @type {import("./api.js").Refused} */ (error);
 			problem.textContent = refused.text ?? refused.message;
-			form.elements[refused.field]?.focus();
+			/** @type {any} */ (form.elements)[refused.field ?? ""]?.focus();
 			go.disabled = false;
 		}
 	}
@@ -112,7 +130,7 @@ export function act({ title, text, fields = [], button, danger = false, count, c
 			await navigator.clipboard.writeText(shell.textContent);
 			copy.textContent = "Copied";
 		} catch {
-			getSelection().selectAllChildren(shell); // over plain HTTP a page may not write there
+			getSelection()?.selectAllChildren(shell); // over plain HTTP a page must not write to the clipboard
 			copy.textContent = "Selected";
 		}
 	}
@@ -120,6 +138,6 @@ export function act({ title, text, fields = [], button, danger = false, count, c
 	changed();
 	document.body.append(dialog);
 	dialog.showModal();
-	form.querySelector("input, select, textarea").focus();
+	/** @type {HTMLElement} */ (form.querySelector("input, select, textarea")).focus();
 	if (count) look();
 }

@@ -1,20 +1,33 @@
-// Making elements. Whatever comes from outside becomes text here: there is no other way from data into the page.
+// @ts-check
+// Makes elements. All data becomes text nodes or attributes here; nothing else puts data into a page.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Make an element: h("a.tag", {href: "#"}, "text", node, [more]). `on…` are listeners, `data` is the dataset. */
+/**
+ * Make an element: h("a.tag", {href: "#"}, "text", node, [more]). `on…` are listeners, `data` is the dataset.
+ * @param {string} what
+ * @param {any} [props]
+ * @param {...any} children
+ * @returns {any} the element; its type depends on the tag
+ */
 export function h(what, props, ...children) {
 	const [tag, ...classes] = what.split(".");
 	return fill(document.createElement(tag), classes, props, children);
 }
 
-/** The same for SVG. */
+/**
+ * Make an SVG element.
+ * @param {string} what
+ * @param {any} [props]
+ * @param {...any} children
+ * @returns {any}
+ */
 export function s(what, props, ...children) {
 	const [tag, ...classes] = what.split(".");
 	return fill(document.createElementNS(SVG, tag), classes, props, children);
 }
 
-/** Put other children into an element. */
+/** Replace the children of an element. */
 export function put(element, ...children) {
 	element.replaceChildren(...nodes(children));
 	return element;
@@ -43,6 +56,7 @@ function nodes(children) {
 		.map((child) => (child instanceof Node ? child : document.createTextNode(String(child))));
 }
 
+/** @type {Record<string, string>} */
 const ICONS = {
 	overview: "M3 3h8v8H3zM13 3h8v5h-8zM13 10h8v11h-8zM3 13h8v8H3z",
 	events: "M3 12h4l3-8 4 16 3-8h4",
@@ -59,7 +73,7 @@ const ICONS = {
 	close: "M6 6l12 12M18 6L6 18",
 };
 
-/** A small drawing for the eye; it says nothing to readers of the page aloud. */
+/** A small decorative drawing, hidden from screen readers. */
 export function icon(name) {
 	return s("svg.ico", { viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" }, s("path", { d: ICONS[name] }));
 }

@@ -1,3 +1,4 @@
+// @ts-check
 // Numbers and times for people. Times that are told as "3 min ago" go on by themselves.
 import { h } from "./dom.js";
 
@@ -49,7 +50,7 @@ export function at(iso, none = NONE) {
 }
 
 setInterval(() => {
-	for (const time of document.querySelectorAll("time[data-ago]")) {
+	for (const time of /** @type {NodeListOf<HTMLTimeElement>} */ (document.querySelectorAll("time[data-ago]"))) {
 		const text = told(new Date(time.dateTime));
 		if (time.textContent !== text) time.textContent = text;
 	}

@@ -1,32 +1,41 @@
-// What the API answers, as it changes: one stream of server-sent events for a page. Nothing here asks twice.
+// @ts-check
+// Answers of the API as they change: one stream of server-sent events for each page, instead of polling.
 //
-// It is read by fetch and not by EventSource, which keeps from a page why a stream was refused. A stream that is lost,
-// or silent for too long, is tried again, later each time; the shell is told of its state (`onStream`). It is closed
-// while the page is hidden: browsers allow few connections to one server, and nobody looks.
+// It is read with fetch, because EventSource hides from a page why a stream was refused. A stream that is lost, or
+// silent for too long, is opened again, after a growing delay; the shell shows its state (`onStream`). It is closed
+// while the page is hidden: browsers allow few connections to one server.
 import { part, Refused } from "./api.js";
 
 const FIRST_MS = 1000;
 const LAST_MS = 15_000;
 const LOOK_MS = 500;
 
-/** How long the server may take for its first word, and be silent then: it gives a sign of life every 10 s. */
+/** How long the server may take for its first byte, and how long it may be silent later: it sends a keep-alive every 10 s. */
 export const patience = { open_ms: 10_000, silent_ms: 25_000 };
 
-let tell = () => {};
+/** @typedef {{is: string, since?: number, why?: string}} StreamState */
+
+/** @type {(state: StreamState) => void} */
+let report = () => {};
 
 /**
- * `listener({is, since, why})` is told "wait"; "up"; "partly": since then some of what is watched has no answer; "down":
- * the stream is lost since then; "wrong": what was asked for is refused, and will be.
+ * Call `listener({is, since, why})` for each state of the stream. `is`: "wait": connecting; "up"; "partly": some watched
+ * paths have had no answer since then; "down": the stream has been lost since then; "wrong": the request is refused for good.
+ * @param {(state: StreamState) => void} listener
  */
 export function onStream(listener) {
-	tell = listener;
+	report = listener;
 }
 
-/** Watch paths of the API: {"nodes": (body) => …}. Return a function that ends it. `refused(path, error)` for answers that are none. */
+/**
+ * Watch paths of the API. Return a function that ends it. `refused` is called for errors.
+ * @param {Record<string, (body: any) => void>} watched
+ * @param {(path: string, error: Refused) => void} refused
+ */
 export function live(watched, refused = () => {}) {
 	const paths = Object.keys(watched);
 	const failing = new Map(); // path → {since, error, is}
-	const heard = new Set(); // paths: before all have said something, it is not known that all is well
+	const heard = new Set(); // the paths that were answered: the state is "up" once all are
 	return stream("/api/v1/live?watch=" + part(paths.map(part).join(",")), {
 		open: () => {
 			failing.clear();
@@ -38,17 +47,23 @@ export function live(watched, refused = () => {}) {
 			else failing.set(watch, { since: failing.get(watch)?.since ?? Date.now(), why: error.text, is: status < 500 ? "wrong" : "partly" });
 			const worst = [...failing.values()].sort((a, b) => (a.is === b.is ? a.since - b.since : a.is === "partly" ? -1 : 1))[0];
 			heard.add(watch);
-			tell(worst ?? { is: heard.size === paths.length ? "up" : "wait" });
+			report(worst ?? { is: heard.size === paths.length ? "up" : "wait" });
 			if (error) refused(watch, error);
 			else watched[watch]?.(body);
 		},
 	});
 }
 
-/** Read a stream of events: {name: (data) => …}. Return a function that ends it. `always`: also while nobody looks. */
+/**
+ * Read a stream of events: {name: (data) => …}. Return a function that ends it. `always`: also while the page is hidden.
+ * @param {string} url
+ * @param {Record<string, (data?: any) => void>} on
+ */
 export function stream(url, on, { always = false } = {}) {
-	let ending = null; // what ends the one that is open
-	let timer = 0;
+	/** @type {AbortController | null} */
+	let ending = null; // of the open stream
+	/** @type {ReturnType<typeof setTimeout> | undefined} */
+	let timer;
 	let wait = FIRST_MS;
 	let since = 0;
 	let heard = 0;
@@ -66,8 +81,8 @@ export function stream(url, on, { always = false } = {}) {
 			wait = FIRST_MS;
 			since = 0;
 			on.open?.();
-			if (!on.state) tell({ is: "up" });
-			await read(answer.body.pipeThrough(new TextDecoderStream()).getReader(), mine);
+			if (!on.state) report({ is: "up" });
+			await read(/** @type {ReadableStream<any>} */ (answer.body).pipeThrough(new TextDecoderStream()).getReader(), mine);
 		} catch (why) {
 			if (mine === ending) lost(why instanceof Refused ? why : new Refused({ code: "UNREACHABLE" }));
 		}
@@ -79,7 +94,7 @@ export function stream(url, on, { always = false } = {}) {
 			if (done) throw new Refused({ code: "UNREACHABLE" });
 			heard = Date.now();
 			const blocks = (text + value).split("\n\n");
-			text = blocks.pop();
+			text = blocks.pop() ?? "";
 			for (const block of blocks) {
 				if (mine !== ending) return;
 				take(block);
@@ -93,17 +108,17 @@ export function stream(url, on, { always = false } = {}) {
 		try {
 			if (name !== "open") on[name]?.(JSON.parse(data));
 		} catch (bug) {
-			reportError(bug); // of a page; what comes next may be well
+			reportError(bug); // an error of the page; the next event may be fine
 		}
 	}
 
 	function lost(why) {
 		if (!ending) return;
 		close();
-		if (why.code.startsWith("AUTH") || why.status === 401) return location.reload(); // the sign-in page comes
-		if (why.status < 500 && why.status !== 429) return tell({ is: "wrong", why: why.text });
+		if (why.code.startsWith("AUTH") || why.status === 401) return location.reload(); // show the sign-in page
+		if (why.status < 500 && why.status !== 429) return report({ is: "wrong", why: why.text });
 		since ||= Date.now();
-		tell({ is: "down", since, why: why.text });
+		report({ is: "down", since, why: why.text });
 		timer = setTimeout(open, wait * (0.8 + Math.random() * 0.4));
 		wait = Math.min(wait * 2, LAST_MS);
 	}
@@ -125,7 +140,7 @@ export function stream(url, on, { always = false } = {}) {
 	const dog = setInterval(() => {
 		if (ending && Date.now() - heard > (begun ? patience.silent_ms : patience.open_ms)) lost(new Refused({ code: "SILENT" }));
 	}, LOOK_MS);
-	tell({ is: "wait" });
+	report({ is: "wait" });
 	if (always || !document.hidden) open();
 	document.addEventListener("visibilitychange", looked);
 	return () => {

@@ -1,10 +1,11 @@
-// The sign-in form: the key goes to the server once, and no script keeps it.
+// @ts-check
+// The sign-in form: the key is sent to the server once, and no script stores it.
 import { api } from "./api.js";
 
-const form = document.getElementById("login");
-const input = document.getElementById("credential");
-const problem = document.getElementById("problem");
-const button = form.querySelector("button");
+const form = /** @type {HTMLFormElement} */ (document.getElementById("login"));
+const input = /** @type {HTMLInputElement} */ (document.getElementById("credential"));
+const problem = /** @type {HTMLElement} */ (document.getElementById("problem"));
+const button = /** @type {HTMLButtonElement} */ (form.querySelector("button"));
 
 form.addEventListener("submit", async (event) => {
 	event.preventDefault();
@@ -17,7 +18,7 @@ form.addEventListener("submit", async (event) => {
 		await api("POST", "session", { credential });
 		location.reload();
 	} catch (refused) {
-		problem.textContent = said(refused);
+		problem.textContent = textOf(refused);
 		button.disabled = false;
 		button.textContent = "Sign in";
 		input.select();
@@ -25,12 +26,13 @@ form.addEventListener("submit", async (event) => {
 });
 input.focus();
 
-function said(refused) {
+function textOf(refused) {
+	/** @type {Record<string, string>} */
 	const texts = {
 		AUTH_TOKEN_INVALID: "This key or token is not valid.",
 		AUTH_TOKEN_EXPIRED: "This token has expired.",
 		RATE_LIMITED: `Too many wrong keys from this address. Try again in ${refused.retryAfter ?? 60} seconds.`,
-		BAD_REQUEST: "This is no key and no token.",
+		BAD_REQUEST: "This is neither a key nor a token.",
 	};
 	return texts[refused.code] ?? refused.message;
 }

@@ -1,11 +1,13 @@
-// The shell: who is signed in, the pages and the way between them, and the state of the live stream.
+// @ts-check
+// The shell: who is signed in, the menu and its pages, and the state of the live stream.
 import { api } from "./api.js";
 import { h, icon, put } from "./dom.js";
 import { clock } from "./format.js";
 import { onStream, patience } from "./live.js";
 import { me } from "./me.js";
 
-// Where a page stands in the menu, and its module. #/name, #/name/part and ?queries behind it are the page's own.
+// The groups of the menu, with the pages' modules and titles. A page handles its own #/name/part and ?query.
+/** @type {[string, [string, string][]][]} */
 const PAGES = [
 	["Now", [["overview", "Overview"], ["events", "Live events"]]],
 	["People", [["connections", "Connections"], ["users", "User"], ["rooms", "Rooms"], ["chats", "Chats & queue"], ["presence", "Presence"]]],
@@ -13,11 +15,14 @@ const PAGES = [
 ];
 const TITLES = Object.fromEntries(PAGES.flatMap(([, pages]) => pages));
 
+/** @returns {any} the element, which console.html has */
 const id = (name) => document.getElementById(name);
 let leave = () => {};
 let shown = 0;
+/** @type {import("./live.js").StreamState} */
 let now = { is: "wait" };
-const tries = {}; // to load a page's module, where one failed
+/** @type {Record<string, number>} */
+const tries = {}; // failed attempts to load a page's module
 const SLOW_MS = 400;
 
 function read() {
@@ -40,14 +45,14 @@ async function show() {
 	leave();
 	leave = () => {};
 	menu(false);
-	// Back and Forward work behind an open dialog: it is about the page that is left.
-	for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+	// Back and Forward work behind an open dialog, which belongs to the page that is left.
+	for (const dialog of document.querySelectorAll("dialog")) if (dialog.open) dialog.close();
 	for (const link of id("nav").querySelectorAll("a")) {
 		if (link.dataset.page === route.name) link.setAttribute("aria-current", "page");
 		else link.removeAttribute("aria-current");
 	}
 	document.title = `${[...route.rest, TITLES[route.name]].join(" · ")} · insightdesk_rt`;
-	const slow = setTimeout(() => put(id("page"), alone(TITLES[route.name], h("p.soft", { role: "status" }, "The page is being loaded."))), SLOW_MS);
+	const slow = setTimeout(() => put(id("page"), alone(TITLES[route.name], h("p.soft", { role: "status" }, "Loading the page …"))), SLOW_MS);
 	const page = await load(route.name).catch(() => null).finally(() => clearTimeout(slow));
 	if (mine !== shown) return;
 	if (!page) return unloaded(route.name);
@@ -57,10 +62,10 @@ async function show() {
 	leave = page.show(root, route) ?? (() => {});
 }
 
-/** Return a page's module. Rejects when the server does not give it. */
+/** Return a page's module. Rejects if it cannot be loaded. */
 function load(name) {
 	const late = new Promise((_, refuse) => setTimeout(refuse, patience.open_ms));
-	// some browsers keep it for good that a module could not be loaded, by its address
+	// some browsers remember for good that a module at this address failed to load
 	return Promise.race([import(`./pages/${name}.js${tries[name] ? `?again=${tries[name]}` : ""}`), late]);
 }
 
@@ -74,24 +79,30 @@ const alone = (title, ...content) => h("div.page", h("h1", title), content);
 
 function menu(open) {
 	document.body.classList.toggle("menu-open", open);
-	id("menu").setAttribute("aria-expanded", open);
+	id("menu").setAttribute("aria-expanded", String(open));
 }
 
+/** @type {Record<string, string[]>} */
 const DOTS = { up: ["good", "live"], down: ["bad", "stream lost"], wait: ["wait", "connecting"], partly: ["warn", "no answer"], wrong: ["good", "live"] };
 
-/** `over`: nobody tries again. */
+/**
+ * Show the state of the stream. `over`: it is not tried again.
+ * @param {import("./live.js").StreamState & {over?: boolean}} state
+ */
 function state({ is, since, why, over = false }) {
-	// What is lost is lost until a stream says otherwise, whatever page is gone to meanwhile.
+	// An outage lasts until a stream says otherwise, also when another page is opened meanwhile.
 	if (is === "wait" && ["down", "partly"].includes(now.is)) return;
-	// An outage began when the first page heard of it, whichever page is looked at since: a new page's stream knows only itself.
-	if (["down", "partly"].includes(is) && ["down", "partly"].includes(now.is)) since = Math.min(since, now.since);
+	// An outage began when the first page noticed it: the stream of a new page does not know about earlier ones.
+	if (["down", "partly"].includes(is) && ["down", "partly"].includes(now.is)) since = Math.min(since ?? Infinity, now.since ?? Infinity);
 	now = { is, since };
 	for (const dot of [id("stream"), id("bar-state")]) [dot.dataset.is, dot.textContent] = DOTS[is];
-	const text = {
-		down: () => `The live stream is lost: ${why} Nothing here is newer than ${clock(since)}${over ? "." : "; trying again."}`,
-		partly: () => `No answer since ${clock(since)}: ${why} What stands here may be older.`,
-		wrong: () => `This cannot be shown: ${why}`,
-	}[is]?.() ?? "";
+	/** @type {Record<string, () => string>} */
+	const texts = {
+		down: () => `The live stream is lost: ${why} This page is from ${clock(since)}${over ? "." : "; trying again."}`,
+		partly: () => `No answer since ${clock(since)}: ${why} Some of this page may be older.`,
+		wrong: () => `This page cannot be shown: ${why}`,
+	};
+	const text = texts[is]?.() ?? "";
 	const banner = id("banner");
 	banner.hidden = !text;
 	banner.dataset.is = is;
@@ -108,10 +119,10 @@ function shell() {
 	put(id("menu"), icon("menu"));
 	id("me-name").textContent = me.name;
 	id("me-scope").textContent = me.scope;
-	id("me-scope").title = me.may("operator") ? "" : "You may look, and change nothing.";
+	id("me-scope").title = me.may("operator") ? "" : "You can view everything, but not change anything.";
 	const name = () => {
 		id("theme").textContent = theme.names[theme.now];
-		id("theme").title = `Colours: ${theme.names[theme.now]}. Press for the next.`;
+		id("theme").title = `Colours: ${theme.names[theme.now]}. Press to switch.`;
 	};
 	name();
 	id("theme").addEventListener("click", () => {
@@ -128,22 +139,22 @@ function shell() {
 			menu(false);
 			id("menu").focus();
 		}
-		const busy = event.target.closest?.("input, select, textarea, dialog");
+		const busy = /** @type {HTMLElement} */ (event.target).closest?.("input, select, textarea, dialog");
 		if (event.key === "/" && !busy) {
-			const search = document.querySelector("#page input");
+			const search = /** @type {HTMLInputElement | null} */ (document.querySelector("#page input"));
 			if (search) {
 				event.preventDefault();
 				search.focus();
 			}
 		}
 	});
-	document.querySelector(".skip").addEventListener("click", (event) => {
-		event.preventDefault(); // the hash names the page
+	/** @type {HTMLElement} */ (document.querySelector(".skip")).addEventListener("click", (event) => {
+		event.preventDefault(); // the hash is the page's address
 		id("main").focus();
 	});
 	id("nav").addEventListener("click", (event) => {
-		// The page that is there already begins anew.
-		const link = event.target.closest("a");
+		// A click on the open page reloads it.
+		const link = /** @type {HTMLElement} */ (event.target).closest("a");
 		if (link && link.getAttribute("href") === location.hash) show();
 	});
 }

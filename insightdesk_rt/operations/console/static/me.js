@@ -1,3 +1,4 @@
+// @ts-check
 // Who is signed in, and what they may: buttons for what they may not are not there.
 
 const SCOPES = ["viewer", "operator", "admin"];

@@ -1,3 +1,4 @@
+// @ts-check
 // What a node says of itself, in the words that all pages use: its state, and its connections.
 import { connectionsUrl, small, tag } from "./parts.js";
 import { h } from "./dom.js";
@@ -5,27 +6,27 @@ import { ms, num } from "./format.js";
 
 const MAX_LAG_MS = 1000; // where /readyz says that a node is not ready
 const SOME_LAG_MS = 250;
-const MAX_SKEW_MS = 1000; // where the log says that the machine's clock is wrong
+const MAX_SKEW_MS = 1000; // as in the server's log
 
-/** Return {is, word, why: […]}; a node that /readyz would answer 503 for is not "ready", and `why` says why not. */
+/** Return {is, word, why: […]}. A node whose /readyz answers 503 is "not ready", and `why` lists the reasons. */
 export function nodeState(node) {
 	const why = wrong(node);
 	const some = worrying(node);
 	const is = why.length ? "bad" : node.drain || some.length ? "warn" : "good";
 	const word = node.drain ? (node.drain.done ? "drained" : "draining") : why.length ? "not ready" : "ready";
-	return { is, word, why: [...why, ...(why.length ? some.filter((text) => text.startsWith("clock")) : some)] };
+	return { is, word, why: [...why, ...(why.length ? some.filter((text) => String(text).startsWith("clock")) : some)] };
 }
 
-/** What does not keep it from taking clients, and should be looked at. */
+/** Problems that do not stop the node from accepting clients. */
 function worrying({ loopLagMs, clockSkewMs = 0 }) {
 	const how = clockSkewMs > 0 ? "ahead of" : "behind";
 	return [loopLagMs > SOME_LAG_MS && `loop lag ${ms(loopLagMs)}`, Math.abs(clockSkewMs) > MAX_SKEW_MS && `clock ${num(Math.round(Math.abs(clockSkewMs) / 1000))} s ${how} Valkey's`].filter(Boolean);
 }
 
-/** What is wrong with it besides that it is drained, which is meant so. */
+/** Why the node is not ready, apart from a drain, which is intended. */
 function wrong({ checks, hears, loopLagMs }) {
 	if (checks?.length) return checks.filter(({ name, ok }) => !ok && name !== "drain").map(({ name, why }) => (why ? `${name}: ${why}` : name));
-	return [!hears && "does not hear the other nodes", loopLagMs > MAX_LAG_MS && `the loop was held up for ${ms(loopLagMs)}`].filter(Boolean);
+	return [!hears && "does not receive the other nodes' events", loopLagMs > MAX_LAG_MS && `the event loop was blocked for ${ms(loopLagMs)}`].filter(Boolean);
 }
 
 export function stateDot(node) {

@@ -1,3 +1,4 @@
+// @ts-check
 // Notices: what everybody who is connected is told. A list of them, and the actions on it.
 import { api, part, query } from "./api.js";
 import { tool } from "./commands.js";

@@ -1,4 +1,5 @@
-// Small things that several pages show the same way.
+// @ts-check
+// Small parts that several pages share.
 import { part, query } from "./api.js";
 import { field, values } from "./dialog.js";
 import { h } from "./dom.js";
@@ -11,17 +12,18 @@ export const choice = (all, any) => [["", any], ...all.map((one) => [one, one])]
 export const dot = (is, text) => h("span.dot", { data: { is } }, text);
 export const tag = (text, is = "") => h("span.tag", { data: { is } }, text);
 export const small = (...what) => h("small", what);
+/** @type {(text: any, onclick: (event: any) => void, options?: {danger?: boolean, label?: string}) => HTMLElement} */
 export const button = (text, onclick, { danger = false, label } = {}) =>
 	h("button.small", { type: "button", onclick, class: danger ? "danger" : "", "aria-label": label }, text);
 
-/** The top of a page: its name, a sentence, and what may be done. */
+/** The top of a page: title, a sentence, and its actions. */
 export function heading(title, text, ...actions) {
 	return h("header.heading", h("div", h("h1", title), text && h("p.soft", text)), h("div.row", actions));
 }
 
 export const section = (title, ...content) => h("section", h("h2", title), content);
 
-/** A number with its name. Returns {element, set(text, below)}. */
+/** A number with its label. Returns {element, set(text, below)}. */
 export function tile(name) {
 	const value = h("b", h("span.skeleton", "000"));
 	const below = h("small");
@@ -34,12 +36,12 @@ export function tile(name) {
 	};
 }
 
-/** The page of a user; `customer`: of a customer, where customers and staff are numbered apart. */
+/** The address of a user's page; `customer`: of a customer, with separate ids. */
 export const userUrl = (id, customer = false) => `#/users/${part(id)}${customer ? "?kind=customer" : ""}`;
 const roomUrl = (room, namespace = "") => `#/rooms/${part(room)}${query({ namespace })}`;
 export const connectionsUrl = (filters) => `#/connections${query(filters)}`;
 
-/** A user's name with the id below, leading to the user's page. */
+/** A user's name with the id below, as a link to the user's page. */
 export function person(user, role = "") {
 	if (!user) return h("span.soft", "not yet known");
 	return [h("a", { href: userUrl(user.id, user.role === "customer") }, user.name || user.id), small(user.name ? user.id : "", role && ` · ${role}`)];
@@ -48,11 +50,16 @@ export function person(user, role = "") {
 export const room = (name, namespace) => h("a.room", { href: roomUrl(name, namespace) }, name);
 
 const FEW = 3;
-const MAX_CHARS = 200; // of a filter: what the API takes
+const MAX_CHARS = 200; // of a filter, as the API allows
 
-/** A form of filters in a line, on a phone the first two of many; `changed(values)` when somebody has stopped typing. */
+/**
+ * A line of filters; a phone shows the first two of many. `changed(values)` is called when the user stops typing.
+ * @param {import("./dialog.js").Field[]} fields
+ * @param {(values: import("./dialog.js").Values) => void} changed
+ */
 export function filters(fields, changed, settle_ms = 350) {
-	let timer = 0;
+	/** @type {ReturnType<typeof setTimeout> | undefined} */
+	let timer;
 	const later = (ms) => {
 		clearTimeout(timer);
 		timer = setTimeout(() => changed(values(form)), ms);
@@ -69,26 +76,26 @@ export function filters(fields, changed, settle_ms = 350) {
 	return form;
 }
 
-/** Return a word of the address if it is one of these, else the first: addresses are sent around, and grow old. */
+/** Return a word of the address if it is allowed, else the first one: addresses are shared, and become outdated. */
 export const among = (words, word) => (words.includes(word) ? word : words[0]);
 
-/** Keep what is filtered in the address, so that it can be sent to somebody; no page is shown anew for it. */
+/** Keep the filters in the address, so that it can be shared; this does not reload the page. */
 export function remember(page, given) {
 	history.replaceState(null, "", `#/${page}${query(given)}`);
 }
 
 /** A sentence about nodes that did not answer; empty when all did. */
 export function missing(nodes = []) {
-	return nodes.length ? h("p.note", { data: { is: "warn" } }, `Not all nodes answered in time: ${nodes.join(", ")}. What they hold is not shown.`) : "";
+	return nodes.length ? h("p.note", { data: { is: "warn" } }, `Not all nodes answered in time: ${nodes.join(", ")}. Their data is missing here.`) : "";
 }
 
 export const people = (count) => `${num(count)} ${count === 1 ? "connection" : "connections"}`;
 
-/** Return the sentence that is shown before something is done to several connections. */
+/** Return the sentence that a dialog shows before an action on several connections. */
 export function counted({ count, missing = [] }) {
 	return `${people(count)} will be closed.` + (missing.length ? ` Not counted: ${missing.join(", ")}.` : "");
 }
 
 const STATUS = { online: "good", busy: "warn", away: "warn", offline: "off" };
-/** Who is here in any way is here now; of who is not, when they were. */
+/** A user's status; for an offline user also when they were last seen. */
 export const presence = (status, lastSeen) => [dot(STATUS[status] ?? "off", status), status === "offline" ? small("seen ", ago(lastSeen, "never")) : null];

@@ -1,3 +1,4 @@
+// @ts-check
 // Who is refused: blocks of users and addresses, and revoked sessions and tokens. Tables of them, and the actions.
 import { api, part, query } from "./api.js";
 import { curl, removal } from "./commands.js";

@@ -1,18 +1,28 @@
+// @ts-check
 // A table whose rows change in place, so that what is under the pointer or has the focus stays there.
 import { h, put } from "./dom.js";
 
 const FOCUSABLE = "a, button, input, select";
 
 /**
- * columns: [{label, cell(row), sort?, num?, wide?, name?, fix?, title?}]; `sort` is the API's name of the order, `wide` columns go first
- * when there is little room, a `name` is given
- * some, what is `fix` is not broken into lines. Where columns are to `keep`, a phone shows these four alone, and the rest when a row is opened. key(row): its identity. empty: what would stand here. detail(row): more, behind a button.
- * sort, onsort(name): the order now, "-" in front for downwards.
+ * A column. `sort` is the API's name of the order. `num`: aligned right. A `wide` column is hidden first when there is
+ * little room. A `name` column gets more room. A `fix` column is not broken into lines. If a table has `keep` columns, a
+ * phone shows only these, and the rest when a row is opened.
+ * @typedef {{label: string, cell: (row: any) => any, sort?: string, num?: boolean, wide?: boolean, name?: boolean,
+ *   fix?: boolean, keep?: boolean, more?: boolean, title?: string}} Column
+ */
+
+/**
+ * Make a table. key(row): its identity. empty: the text without rows. detail(row): more, behind a button.
+ * sort: the present order, with "-" in front if descending; onsort(name): change it.
  * Returns {element, set(rows)}.
+ * @param {{label: string, columns: Column[], key: (row: any) => any, empty: any, detail?: (row: any) => any,
+ *   sort?: string, onsort?: (name: string) => void}} options
  */
 export function table({ label, columns, key, empty, detail, sort = "", onsort }) {
 	const known = new Map(); // key → {row, text, more}
 	const opened = new Set();
+	/** @type {Column[]} */
 	const all = detail ? [{ label: "", cell: opener, more: true }, ...columns] : columns;
 	const body = h("tbody", { role: "rowgroup" });
 	const none = h("p.empty", { hidden: true }, empty);

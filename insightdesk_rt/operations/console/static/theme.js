@@ -1,13 +1,15 @@
-// The colours somebody chose, before the first paint; a classic script in the head for that reason.
-// "" is what the system says. theme.next() goes on to the next choice.
+// @ts-check
+// Applies the chosen colours before the first paint; therefore a classic script in the head.
+// "" follows the system. theme.next() switches to the next choice.
 const theme = {
+	/** @type {Record<string, string>} */
 	names: { "": "System", light: "Light", dark: "Dark" },
 	get now() {
 		try {
 			const kept = localStorage.getItem("theme");
-			return kept in this.names ? kept : "";
+			return kept !== null && kept in this.names ? kept : "";
 		} catch {
-			return ""; // storage is refused
+			return ""; // the browser forbids storage
 		}
 	},
 	apply() {

@@ -1,3 +1,4 @@
+// @ts-check
 // Audit: who did what through the admin port, from where, why and with what outcome.
 import { query } from "../api.js";
 import { h, put } from "../dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // Chats and their queue: who waits, who is served, what has ended; hand one on or end it.
 import { api, part, query } from "../api.js";
 import { curl } from "../commands.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // Connections: find them on all nodes, see what each holds, send one or many away.
 import { query } from "../api.js";
 import { connectionTable, disconnectAll } from "../clients.js";

@@ -1,4 +1,5 @@
-// Live events: what is published on all nodes, as it happens. A window, not a log: what passed while it was shut is gone.
+// @ts-check
+// Live events: events of all nodes as they are published. Events from before the page was opened are not shown.
 import { query } from "../api.js";
 import { h, put } from "../dom.js";
 import { bytes, clock, num, rate } from "../format.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // Limits: how often users may call, who calls too often, and who is refused altogether.
 import { api, part, query } from "../api.js";
 import { curl, removal } from "../commands.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // Nodes: each with its numbers, and the drain before an upgrade with its progress.
 import { api, part } from "../api.js";
 import { tool } from "../commands.js";

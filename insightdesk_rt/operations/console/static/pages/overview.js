@@ -1,3 +1,4 @@
+// @ts-check
 // Overview: is all well, and what has the cluster done in the last 15 minutes?
 import { chart } from "../chart.js";
 import { h, put } from "../dom.js";

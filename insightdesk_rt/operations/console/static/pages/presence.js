@@ -1,3 +1,4 @@
+// @ts-check
 // Presence: which agents and admins are here, and how they show themselves; anybody by id.
 import { query } from "../api.js";
 import { h, put } from "../dom.js";

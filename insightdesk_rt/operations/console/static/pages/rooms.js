@@ -1,3 +1,4 @@
+// @ts-check
 // Rooms: which there are, on all nodes; and one of them: who is in it, and what was last said to it.
 import { part, query } from "../api.js";
 import { disconnectAll } from "../clients.js";

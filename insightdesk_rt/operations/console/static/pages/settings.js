@@ -1,3 +1,4 @@
+// @ts-check
 // Settings: what this node runs with and where each value is from, and how much is logged.
 import { api } from "../api.js";
 import { curl } from "../commands.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // User: everything about one, and what may be done about them. Without an id: a search.
 import { part } from "../api.js";
 import { connectionTable, closedTable, disconnectUser } from "../clients.js";
