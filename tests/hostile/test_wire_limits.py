@@ -73,7 +73,11 @@ def easy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         [*CASES, "handshake_timeout_s", "connect_timeout_s", "upgrade_timeout_s", "unread_timeout_s"], 0
     )
     off |= dict.fromkeys(
-        ["max_connect_bytes", "max_event_bytes", "max_outbox_bytes", "max_outbox_events", "volatile_outbox_bytes"], 0
+        [
+            *("max_connect_bytes", "max_event_bytes", "max_outbox_bytes", "max_outbox_events"),
+            *("volatile_outbox_bytes", "max_unfinished_bytes", "max_unfinished_bytes_per_user"),
+        ],
+        0,
     )
     with running(tmp_path_factory.mktemp("easy"), **off) as server:
         yield server
