@@ -1,6 +1,14 @@
-"""Composition: builds every part from the settings, owns both ports, starts the clocks, and stops all in reverse.
+"""The composition of one node: builds every part from the settings, and stops all of them in reverse order.
 
-Nothing else in the package knows more than the parts it was handed.
+    open_keys         the keys that tokens are checked with
+    build_cluster     Valkey, the event log, and this node's place among the others
+    build_clients     the clients and sockets of this node, and their way to other nodes
+    build_features    the helpdesk, from its table; then the node registers in the cluster
+    build_operations  moderation, the dispatcher that obeys it, and the numbers of this node
+    open_ports        the HTTP servers: other nodes, clients, admins
+
+Each returns what later steps use, and registers on `Start.stop` how its parts end. Nothing else in the package knows
+more than the parts it was given.
 """
 
 from __future__ import annotations
@@ -12,7 +20,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import structs
 from tornado.web import Application, RequestHandler
@@ -20,20 +28,20 @@ from tornado.web import Application, RequestHandler
 from insightdesk_rt.api.handler import NotFound
 from insightdesk_rt.api.keys_and_scopes import AdminAccess, KeyFile
 from insightdesk_rt.app.certificates import Certificates
-from insightdesk_rt.app.config import LoadedSettings, flat, shown, table
+from insightdesk_rt.app.config import LoadedSettings, Settings, flat, shown, table
 from insightdesk_rt.app.embedded_valkey import Embedded, EmbeddedError
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.demo.routes import demo_routes
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.clock import ValkeyClock
-from insightdesk_rt.engine.cluster.directory import Directory, new_place
+from insightdesk_rt.engine.cluster.directory import Directory, NodePlace, new_place
 from insightdesk_rt.engine.cluster.leases import BEAT_MS, Leases
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
 from insightdesk_rt.engine.cluster.rivals import Rivals, has_ended, this_process
 from insightdesk_rt.engine.cluster.seal import Seal
 from insightdesk_rt.engine.cluster.sessions import ClusterSessions
 from insightdesk_rt.engine.cluster.valkey import Valkey
-from insightdesk_rt.engine.dispatch.dispatch import Dispatch
+from insightdesk_rt.engine.dispatch.dispatch import Dispatch, Verify
 from insightdesk_rt.engine.dispatch.features import Features
 from insightdesk_rt.engine.dispatch.namespace import Context
 from insightdesk_rt.engine.doors.client_port import ClientPort
@@ -70,315 +78,200 @@ SWEEP_MS = 60_000
 REVIVE_MS = 500
 NUMBERS_MS = EVERY_S * 1000
 STOP_WITHIN_S = 10.0
-MAX_BODY_BYTES = 65_536  # of paths that take none; the doors that take one say so themselves
+MAX_BODY_BYTES = 65_536  # of paths that take no body; handlers that take one have their own limit
 
 
 class Server:
     """One node. `start` raises StartError or ConfigError and leaves nothing behind; `stop` ends what it started.
 
-    `clients` are the client port's listening sockets, if somebody has bound them already.
+    `clients` are the client port's listening sockets, if they are bound already.
     """
 
     def __init__(self, loaded: LoadedSettings, clients: list[socket.socket] | None = None) -> None:
-        self.loaded, self.settings = loaded, loaded.settings
+        self.settings = loaded.settings
         self.node_id = loaded.settings.process.node_id or "n" + secrets.token_hex(3)
-        self._clients = clients
-        self.embedded: Embedded | None = None
         self.port = self.admin_port = 0
+        self.embedded: Embedded | None = None
+        self._clients = clients
         self._drain_s = 0.0
         self._certificates = Certificates(loaded.settings.tls)
-        self._stack = contextlib.AsyncExitStack()  # what must be ended, the last first
+        self._start = Start(loaded, self.node_id, contextlib.AsyncExitStack())
 
     async def start(self) -> None:
-        settings = self.settings
         try:
-            clients = self._clients or self._bind("port", settings.client_port.address, settings.client_port.port)
-            admins = self._bind("admin_port", settings.admin_port.admin_address, settings.admin_port.admin_port)
-            relays = self._bind("relay_port", (settings.relay.relay_address,), settings.relay.relay_port)
-            self.port, self.admin_port = port_of(clients), port_of(admins)
-            await self._build(clients, admins, relays)
+            await self._build()
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self, drain_s: float = 0.0) -> None:
-        """Send clients away, spread over `drain_s`, in a way that makes them come back; then end everything else."""
+        """Disconnect the clients over `drain_s`, in a way that makes them reconnect; then end everything else."""
         self._drain_s = drain_s
-        await self._stack.aclose()
+        await self._start.stop.aclose()
 
     def reload(self) -> None:
-        """Load the certificate and key again, for connections from now on. Logs how it went."""
+        """Reload the certificate and key for new connections. Logs the result."""
         self._certificates.reload()
 
-    def _bind(self, setting: str, addresses: Sequence[str], port: int) -> list[socket.socket]:
-        sockets = bind(setting, addresses, port) if any(addresses) else []
-        self._stack.callback(close_all, sockets)
-        return sockets
+    async def _build(self) -> None:
+        start = self._start
+        bound = bind_ports(start, self._clients)  # first, so that a port in use is noticed before anything else starts
+        self.port, self.admin_port = port_of(bound.clients), port_of(bound.admins)
+        keys = await open_keys(start)
+        cluster = await build_cluster(start, bound)
+        self.embedded = cluster.embedded
+        clients = await build_clients(start, cluster)
+        features = await build_features(start, cluster, clients)
+        operations = await build_operations(start, keys, cluster, clients, features)
+        await open_ports(start, bound, self._certificates, keys, cluster, clients, features, operations)
+        # A stop begins here: no new clients, then the present ones are disconnected while polls are still answered.
+        start.stop.push_async_callback(self._drain, operations.drain)
 
-    async def _build(
-        self, clients: list[socket.socket], admins: list[socket.socket], relays: list[socket.socket]
-    ) -> None:
-        settings, stack = self.settings, self._stack
-        admin_keys = KeyFile(settings.admin_port.admin_keys_file)
-        keys = KeyRing(settings.tokens)
-        demo_keys = DemoKeys(settings.tokens) if settings.process.demo else None
-        await keys.start()
-        stack.push_async_callback(keys.close)
-        valkey = await self._valkey()
-        clock = ValkeyClock(valkey)
-        await _or_say(valkey, clock.look())
-        self._tick(clock.look, BEAT_MS, "Valkey's clock")
-        backplane = ValkeyBackplane(
-            valkey,
-            PATHS,
-            self.node_id,
-            settings=settings.event_log,
-            seal=Seal(cluster_key(settings.tokens), clock.now_ms),
-            facts=FACTS,
-        )
-        wheel = Wheel(WHEEL_STEP_MS, monotonic_ms)
-        host = ClientRegistry(wheel, node_id=self.node_id, limits=settings.outbox, settings=settings.clients)
-        hub = Hub(
-            backplane,
-            PATHS,
-            settings.hub.max_rooms_per_socket,
-            Replay.within(settings.outbox),
-            sent_events(),
-            host.flusher.delivered,
-        )
-        await backplane.start()
-        stack.push_async_callback(backplane.close)
-
-        holdings: list[Holding] = []
-        leases = Leases(
-            valkey,
-            self.node_id,
-            lambda dead: _clear(holdings, leases, directory, dead),
-            lambda: _put_down(holdings),
-        )
-        calls = NodeCalls(backplane, hub, lambda: leases.incarnation, leases.living)
-        context = Context(
-            hub,
-            wheel,
-            valkey,
-            calls,
-            lambda: leases.incarnation,
-            leases.fenced,
-            backplane.recovered,
-            settings.features,
-        )
-        try:
-            features = Features(FEATURES, context)
-        except ValueError as why:
-            raise ConfigError(str(why)) from None
-        backplane.on_facts_lost.append(features.put_down_again)
-        calls.on_recheck.append(features.recheck_access)
-        sessions = None
-        if settings.recovery.connection_recovery:
-            sessions = ClusterSessions(
-                valkey,
-                self.node_id,
-                backplane.address,
-                lambda: leases.incarnation,
-                hub.position,
-                calls.replaced,
-                window_s=settings.recovery.recovery_window_s,
-            )
-            holdings.append(sessions)
-            calls.on_replaced.append(sessions.evict)
-            hub.on_rooms.append(sessions.moved)
-            sessions.start()
-            stack.push_async_callback(sessions.close)
-        relay_at = f"{settings.relay.relay_address}:{port_of(relays)}" if relays else ""
-        place = new_place(self.node_id, relay_at, this_process(), fingerprints(settings.tokens))
-        directory = Directory(valkey, lambda: leases.incarnation, place)
-        holdings += [directory, features]  # the features last: it gives a dead node's clients a moment
-        rivals = Rivals(valkey, place, lambda: leases.incarnation)
-        await _or_say(valkey, self._register(valkey, leases, features, directory, rivals))
-        for namespace in features:
-            stack.push_async_callback(namespace.close)
-        verify = demo_keys.beside(keys.verify) if demo_keys is not None else keys.verify
-        moderation = Moderation(
-            RuleStore(valkey), self.node_id, host, hub, verify, lambda: leases.leads, clock.now_s, leases.lost
-        )
-        dispatch = Dispatch(hub, features, moderation.admission, wheel, settings.dispatch, sessions)
-        stack.push_async_callback(dispatch.close, STOP_WITHIN_S)
-        stack.push_async_callback(calls.close)
-        await _or_say(valkey, moderation.start(calls, dispatch.calls))
-        self._tick(moderation.tick, TICK_MS, "what admins have ruled")
-        self._start_clocks(wheel, dispatch, features, leases, directory)
-
-        lag = LoopLag()
-        lag.start()
-        stack.callback(lag.stop)
-        stats = NodeStats(host, hub, dispatch.calls, lag)
-        stats.turn()
-        self._tick(stats.turn, NUMBERS_MS, "this node's numbers")
-        packets = structs.replace(settings.packets, binary=binary_events())
-        port = ClientPort(host, dispatch, settings.client_port, moderation.access.blocks.blocks_address, packets)
-        no_path: dict[str, Any] = {"default_handler_class": NoHandler, "default_handler_args": {"port": port}}
-        relay = Relay(port, directory)
-        handover = Handover(place.local, place.key, relay.take)
-        stack.callback(handover.close)
-        handover.start()
-        self._serve(
-            [*relays, bind_local(place)], relay_routes(port, place.key), **no_path, max_body_size=MAX_BODY_BYTES
-        )
-        demo = (
-            Demo(host, dispatch, features.of(Tickets), features.of(Notifications), demo_keys.sign)
-            if demo_keys
-            else None
-        )
-        self._serve(
-            clients,
-            [
-                *foreign_routes(port, relay, self.node_id),
-                *socketio_handlers(port),
-                *native_handlers(port, PATHS),
-                *client_script_routes(),
-                *demo_routes(demo),
-                ("/healthz", ClientHealthHandler, {"port": port}),
-            ],
-            **no_path,
-            max_body_size=MAX_BODY_BYTES,
-            ssl_options=self._certificates.context(),
-            fast_path_of=port,
-        )
-        if demo is not None:
-            await demo.start()
-            stack.push_async_callback(demo.close)
-        drain = Drain(host, lambda yes: setattr(port, "accepting", yes))
-        admin, routes = admin_port(
-            ServerParts(
-                admin_port_settings(self.loaded),
-                self.node_id,
-                PATHS,
-                AdminAccess(lambda token: moderation.access.passed(keys.verify(token)), admin_keys),
-                valkey,
-                clock,
-                backplane,
-                calls,
-                hub,
-                dispatch,
-                features,
-                moderation,
-                port,
-                stats,
-                lag,
-                drain,
-                lambda: leases.leads,
-            )
-        )
-        self._serve(
-            admins,
-            routes,
-            default_handler_class=NotFound,
-            default_handler_args={"admin": admin},
-            ssl_options=self._certificates.context(),
-        )
-        # A stop goes up from here: no new clients, then those there are sent away while polls are still answered.
-        stack.push_async_callback(self._send_away, drain)
-
-    async def _register(
-        self, valkey: Valkey, leases: Leases, features: Features, directory: Directory, rivals: Rivals
-    ) -> None:
-        """Be known to the other nodes, and clear up after those that died when nobody was there to see it."""
-        if why := await rivals.before():
-            raise StartError(why)
-        self._stack.push_async_callback(directory.withdraw)
-        self._stack.push_async_callback(leases.close)
-        await leases.beat()
-        await directory.announce()
-        if why := await rivals.after():
-            raise StartError(why)
-        await leases.takes_over()
-        await features.reap_all_except(leases.registered)
-        await directory.reap_all_except(leases.registered)
-        # One that came back as another may have forgotten what this node holds.
-        valkey.on_up.append(lambda replaced: leases.re_register_soon() if replaced else None)
-
-    async def _valkey(self) -> Valkey:
-        settings = self.settings
-        url = settings.valkey.valkey_url.reveal()
-        if not url:
-            try:
-                self.embedded = settings.embedded.start()
-            except EmbeddedError as why:
-                raise StartError(str(why)) from None
-            self._stack.callback(self.embedded.stop)
-            self._tick(self._revive, REVIVE_MS, "watching the embedded Valkey")
-            url = self.embedded.url
-        valkey = Valkey(url, settings.valkey.valkey_prefix, durable=settings.valkey.durable)
-        self._stack.push_async_callback(valkey.close)
-        await valkey.start()
-        if not valkey.available:
-            raise StartError(f"valkey_url = {shown_url(url)}: {valkey.trouble}")
-        return valkey
-
-    def _revive(self) -> None:
-        if self.embedded is not None and self.embedded.restart_if_dead():
-            log.error("the embedded Valkey had died and was started again")
-
-    def _start_clocks(
-        self, wheel: Wheel, dispatch: Dispatch, features: Features, leases: Leases, directory: Directory
-    ) -> None:
-        async def beat() -> None:
-            await leases.beat()
-            await directory.reconcile()
-
-        self._tick(beat, BEAT_MS, "the lease")
-        self._tick(wheel.turn, WHEEL_STEP_MS, "the wheel")
-        self._tick(dispatch.sweep, SWEEP_MS, "sweeping")
-        for namespace in features:
-            for ticker in namespace.tickers:
-                work, what = getattr(namespace, ticker.method), f"{namespace.path} {ticker.method}"
-                if ticker.on_leader:
-                    work = only_if(partial(leases.claims, what, ticker.every_ms), work)
-                self._tick(work, ticker.every_ms, what)
-
-    def _tick(self, work: Work, every_ms: float, what: str) -> None:
-        """Run something on a clock until the server stops."""
-        self._stack.callback(every(every_ms, work, what).stop)
-
-    async def _send_away(self, drain: Drain) -> None:
+    async def _drain(self, drain: Drain) -> None:
         await drain.finish(self._drain_s)
 
-    def _serve(
-        self, sockets: list[socket.socket], routes: list[Any], *, fast_path_of: ClientPort | None = None, **options: Any
-    ) -> None:
-        """Answer HTTP on bound sockets. `fast_path_of` is the client port whose plain requests take the fast path."""
-        of_server = {name: options.pop(name) for name in ("max_body_size", "ssl_options") if name in options}
-        application = Application(routes, log_function=_no_access_log, **options)
-        times = self.settings.http
-        head_ms, unread_ms = times.handshake_timeout_s * 1000, times.unread_timeout_s * 1000
-        first = None
-        counted = fast_path_of.host.over_limit if fast_path_of is not None else Counter[str]()
-        server = make_http_server(application, times, lambda setting: counted.update([setting]), **of_server)
-        if fast_path_of is not None and fast_path_allowed(fast_path_of, tls=bool(of_server.get("ssl_options"))):
-            way = FastPath(fast_path_of, server.take, PATHS, head_ms=head_ms, unread_ms=unread_ms)
-            self._stack.callback(way.close)
-            first = way.take
-        server.add_sockets(sockets, first)
 
-        async def close() -> None:
-            server.stop()
-            await server.close_all_connections()
+class Start(NamedTuple):
+    """What every step of the start needs. `stop` ends what has been started, the last part first."""
 
-        self._stack.push_async_callback(close)
+    loaded: LoadedSettings
+    node_id: str
+    stop: contextlib.AsyncExitStack
+
+    @property
+    def settings(self) -> Settings:
+        return self.loaded.settings
+
+    def every(self, ms: float, work: Work, what: str) -> None:
+        """Run work periodically until the server stops."""
+        self.stop.callback(every(ms, work, what).stop)
+
+
+class BoundPorts(NamedTuple):
+    """Listening sockets that nobody accepts from yet."""
+
+    clients: list[socket.socket]
+    admins: list[socket.socket]
+    relays: list[socket.socket]
+
+
+def bind_ports(start: Start, clients: list[socket.socket] | None) -> BoundPorts:
+    settings = start.settings
+
+    def bound(setting: str, addresses: Sequence[str], port: int) -> list[socket.socket]:
+        sockets = bind(setting, addresses, port) if any(addresses) else []
+        start.stop.callback(close_all, sockets)
+        return sockets
+
+    client, admin, relay = settings.client_port, settings.admin_port, settings.relay
+    return BoundPorts(
+        clients or bound("port", client.address, client.port),
+        bound("admin_port", admin.admin_address, admin.admin_port),
+        bound("relay_port", (relay.relay_address,), relay.relay_port),
+    )
+
+
+class Keys(NamedTuple):
+    """`demo` signs and checks the tokens of the demo's people; None without --demo."""
+
+    admins: KeyFile
+    ring: KeyRing
+    demo: DemoKeys | None
+
+    @property
+    def verify(self) -> Verify:
+        return self.ring.verify if self.demo is None else self.demo.beside(self.ring.verify)
+
+
+async def open_keys(start: Start) -> Keys:
+    settings = start.settings
+    admins, ring = KeyFile(settings.admin_port.admin_keys_file), KeyRing(settings.tokens)
+    keys = Keys(admins, ring, DemoKeys(settings.tokens) if settings.process.demo else None)
+    await keys.ring.start()
+    start.stop.push_async_callback(keys.ring.close)
+    return keys
+
+
+# ── the cluster ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Holding(Protocol):
-    """What keeps facts in Valkey under this node's name."""
+    """A part that stores facts in Valkey under this node's incarnation."""
 
     async def node_lost(self, incarnation: str) -> None: ...
 
     def re_register(self) -> Awaitable[None] | None: ...
 
 
-async def _clear(holdings: Sequence[Holding], leases: Leases, directory: Directory, dead: str) -> None:
-    """Clear what a node held that was declared dead, unless it answers: then it is only cut off from Valkey.
+class ClusterParts(NamedTuple):
+    """`place` says how other nodes reach this one. `holdings` are called when a node has died or registers again."""
 
-    Its users are here, and it comes back or dies. Raises RtError UNAVAILABLE: to be called again.
+    valkey: Valkey
+    embedded: Embedded | None
+    clock: ValkeyClock
+    backplane: ValkeyBackplane
+    leases: Leases
+    place: NodePlace
+    directory: Directory
+    holdings: list[Holding]
+
+    def incarnation(self) -> str:
+        """Return the name of this node's present life."""
+        return self.leases.incarnation
+
+    def leads(self) -> bool:
+        return self.leases.leads
+
+
+async def build_cluster(start: Start, bound: BoundPorts) -> ClusterParts:
+    """Connect to Valkey and prepare this node's place in the cluster. `build_features` registers it."""
+    settings, node_id = start.settings, start.node_id
+    valkey, embedded = await open_valkey(start)
+    clock = ValkeyClock(valkey)
+    await or_start_error(valkey, clock.look())
+    start.every(BEAT_MS, clock.look, "Valkey's clock")
+    seal = Seal(cluster_key(settings.tokens), clock.now_ms)
+    backplane = ValkeyBackplane(valkey, PATHS, node_id, settings=settings.event_log, seal=seal, facts=FACTS)
+    holdings: list[Holding] = []
+    leases = Leases(
+        valkey, node_id, lambda dead: clear_up_after(dead, leases, directory, holdings), lambda: re_register(holdings)
+    )
+    relay_at = f"{settings.relay.relay_address}:{port_of(bound.relays)}" if bound.relays else ""
+    place = new_place(node_id, relay_at, this_process(), fingerprints(settings.tokens))
+    directory = Directory(valkey, lambda: leases.incarnation, place)
+    return ClusterParts(valkey, embedded, clock, backplane, leases, place, directory, holdings)
+
+
+async def open_valkey(start: Start) -> tuple[Valkey, Embedded | None]:
+    """Connect to the Valkey of the settings, or start an embedded one. Raises StartError."""
+    settings, embedded = start.settings, None
+    url = settings.valkey.valkey_url.reveal()
+    if not url:
+        try:
+            embedded = settings.embedded.start()
+        except EmbeddedError as why:
+            raise StartError(str(why)) from None
+        start.stop.callback(embedded.stop)
+        start.every(REVIVE_MS, partial(revive, embedded), "watching the embedded Valkey")
+        url = embedded.url
+    valkey = Valkey(url, settings.valkey.valkey_prefix, durable=settings.valkey.durable)
+    start.stop.push_async_callback(valkey.close)
+    await valkey.start()
+    if not valkey.available:
+        raise StartError(f"valkey_url = {shown_url(url)}: {valkey.trouble}")
+    return valkey, embedded
+
+
+def revive(embedded: Embedded) -> None:
+    if embedded.restart_if_dead():
+        log.error("the embedded Valkey had died and was started again")
+
+
+async def clear_up_after(dead: str, leases: Leases, directory: Directory, holdings: Sequence[Holding]) -> None:
+    """Clear what a node held that was declared dead.
+
+    A node that still answers is only cut off from Valkey. It keeps its users, and comes back or dies. Raises RtError
+    UNAVAILABLE: call it again.
     """
     place = await directory.place_of(dead)
     if place is not None and not directory.is_own(place):
@@ -390,27 +283,322 @@ async def _clear(holdings: Sequence[Holding], leases: Leases, directory: Directo
         await holding.node_lost(dead)
 
 
-async def _put_down(holdings: Sequence[Holding]) -> None:
+async def re_register(holdings: Sequence[Holding]) -> None:
+    """Store again what this node holds. Raises RtError UNAVAILABLE: call it again."""
     for holding in holdings:
         done = holding.re_register()
         if done is not None:
             await done
 
 
-async def _or_say(valkey: Valkey, start: Awaitable[None]) -> None:
-    """Await what needs Valkey. Raises StartError with the reason when that does not serve."""
+async def or_start_error(valkey: Valkey, work: Awaitable[None]) -> None:
+    """Await what needs Valkey. Raises StartError with the reason if Valkey does not serve it."""
     try:
-        await start
+        await work
     except RtError as refused:
         raise StartError(f"valkey_url = {shown_url(valkey.url)}: {valkey.trouble or refused.message}") from None
 
 
-def _no_access_log(handler: RequestHandler) -> None:
+# ── the clients ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ClientParts(NamedTuple):
+    """`sessions` is None when connection recovery is off."""
+
+    wheel: Wheel
+    registry: ClientRegistry
+    hub: Hub
+    calls: NodeCalls
+    sessions: ClusterSessions | None
+
+
+async def build_clients(start: Start, cluster: ClusterParts) -> ClientParts:
+    """Make the table of clients, the hub with their sockets and rooms, and the calls to other nodes."""
+    settings, leases = start.settings, cluster.leases
+    wheel = Wheel(WHEEL_STEP_MS, monotonic_ms)
+    registry = ClientRegistry(wheel, node_id=start.node_id, limits=settings.outbox, settings=settings.clients)
+    hub = Hub(
+        cluster.backplane,
+        PATHS,
+        settings.hub.max_rooms_per_socket,
+        Replay.within(settings.outbox),
+        sent_events(),
+        registry.flusher.delivered,
+    )
+    await cluster.backplane.start()
+    start.stop.push_async_callback(cluster.backplane.close)
+    calls = NodeCalls(cluster.backplane, hub, cluster.incarnation, leases.living)
+    start.stop.push_async_callback(calls.close)
+    sessions = open_sessions(start, cluster, hub, calls) if settings.recovery.connection_recovery else None
+    return ClientParts(wheel, registry, hub, calls, sessions)
+
+
+def open_sessions(start: Start, cluster: ClusterParts, hub: Hub, calls: NodeCalls) -> ClusterSessions:
+    sessions = ClusterSessions(
+        cluster.valkey,
+        start.node_id,
+        cluster.backplane.address,
+        cluster.incarnation,
+        hub.position,
+        calls.replaced,
+        window_s=start.settings.recovery.recovery_window_s,
+    )
+    cluster.holdings.append(sessions)
+    calls.on_replaced.append(sessions.evict)
+    hub.on_rooms.append(sessions.moved)
+    sessions.start()
+    start.stop.push_async_callback(sessions.close)
+    return sessions
+
+
+# ── the features ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def build_features(start: Start, cluster: ClusterParts, clients: ClientParts) -> Features:
+    """Build every feature of the table, then register this node in the cluster. Raises ConfigError, StartError."""
+    context = Context(
+        clients.hub,
+        clients.wheel,
+        cluster.valkey,
+        clients.calls,
+        cluster.incarnation,
+        cluster.leases.fenced,
+        cluster.backplane.recovered,
+        start.settings.features,
+    )
+    try:
+        features = Features(FEATURES, context)
+    except ValueError as why:
+        raise ConfigError(str(why)) from None
+    cluster.backplane.on_facts_lost.append(features.put_down_again)
+    clients.calls.on_recheck.append(features.recheck_access)
+    cluster.holdings.extend((cluster.directory, features))  # features last: clients of a dead node get a moment
+    await or_start_error(cluster.valkey, register(start, cluster, features))
+    for feature in features:
+        start.stop.push_async_callback(feature.close)
+    return features
+
+
+async def register(start: Start, cluster: ClusterParts, features: Features) -> None:
+    """Register in the cluster, and clear up after nodes that died while no other node was there to see it."""
+    leases, directory = cluster.leases, cluster.directory
+    rivals = Rivals(cluster.valkey, cluster.place, cluster.incarnation)
+    if why := await rivals.before():
+        raise StartError(why)
+    start.stop.push_async_callback(directory.withdraw)
+    start.stop.push_async_callback(leases.close)
+    await leases.beat()
+    await directory.announce()
+    if why := await rivals.after():
+        raise StartError(why)
+    await leases.takes_over()
+    await features.reap_all_except(leases.registered)
+    await directory.reap_all_except(leases.registered)
+    # A Valkey that was replaced by another may have lost what this node holds.
+    cluster.valkey.on_up.append(lambda replaced: leases.re_register_soon() if replaced else None)
+
+
+# ── moderation and numbers ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class OperationParts(NamedTuple):
+    moderation: Moderation
+    dispatch: Dispatch
+    lag: LoopLag
+    stats: NodeStats
+    port: ClientPort
+    drain: Drain
+
+
+async def build_operations(
+    start: Start, keys: Keys, cluster: ClusterParts, clients: ClientParts, features: Features
+) -> OperationParts:
+    """Make what admins rule, the dispatcher that obeys it, and the numbers of this node; start the periodic work."""
+    settings, registry, hub = start.settings, clients.registry, clients.hub
+    moderation = Moderation(
+        RuleStore(cluster.valkey),
+        start.node_id,
+        registry,
+        hub,
+        keys.verify,
+        cluster.leads,
+        cluster.clock.now_s,
+        cluster.leases.lost,
+    )
+    dispatch = Dispatch(hub, features, moderation.admission, clients.wheel, settings.dispatch, clients.sessions)
+    start.stop.push_async_callback(dispatch.close, STOP_WITHIN_S)
+    await or_start_error(cluster.valkey, moderation.start(clients.calls, dispatch.calls))
+    start.every(TICK_MS, moderation.tick, "what admins have ruled")
+    start_periodic_work(start, cluster, clients, features, dispatch)
+    lag = LoopLag()
+    lag.start()
+    start.stop.callback(lag.stop)
+    stats = NodeStats(registry, hub, dispatch.calls, lag)
+    stats.turn()
+    start.every(NUMBERS_MS, stats.turn, "this node's numbers")
+    packets = structs.replace(settings.packets, binary=binary_events())
+    blocks = moderation.access.blocks.blocks_address
+    port = ClientPort(registry, dispatch, settings.client_port, blocks, packets)
+    drain = Drain(registry, partial(setattr, port, "accepting"))
+    return OperationParts(moderation, dispatch, lag, stats, port, drain)
+
+
+def start_periodic_work(
+    start: Start, cluster: ClusterParts, clients: ClientParts, features: Features, dispatch: Dispatch
+) -> None:
+    leases = cluster.leases
+
+    async def beat() -> None:
+        await leases.beat()
+        await cluster.directory.reconcile()
+
+    start.every(BEAT_MS, beat, "the lease")
+    start.every(WHEEL_STEP_MS, clients.wheel.turn, "the wheel")
+    start.every(SWEEP_MS, dispatch.sweep, "sweeping")
+    for feature in features:
+        for ticker in feature.tickers:
+            work, what = getattr(feature, ticker.method), f"{feature.path} {ticker.method}"
+            if ticker.on_leader:
+                work = only_if(partial(leases.claims, what, ticker.every_ms), work)
+            start.every(ticker.every_ms, work, what)
+
+
+# ── the ports ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def open_ports(
+    start: Start,
+    bound: BoundPorts,
+    certificates: Certificates,
+    keys: Keys,
+    cluster: ClusterParts,
+    clients: ClientParts,
+    features: Features,
+    operations: OperationParts,
+) -> None:
+    """Begin to answer: other nodes, then clients, then admins."""
+    relay = open_relay_port(start, bound, cluster, operations.port)
+    demo = None
+    if keys.demo is not None:
+        tickets, notifications = features.of(Tickets), features.of(Notifications)
+        demo = Demo(clients.registry, operations.dispatch, tickets, notifications, keys.demo.sign)
+    open_client_port(start, bound.clients, certificates, operations.port, relay, demo)
+    if demo is not None:
+        await demo.start()
+        start.stop.push_async_callback(demo.close)
+    admin, routes = admin_port(admin_parts(start, keys, cluster, clients, features, operations))
+    serve(
+        start,
+        bound.admins,
+        Application(
+            routes, log_function=no_access_log, default_handler_class=NotFound, default_handler_args={"admin": admin}
+        ),
+        ssl_options=certificates.context(),
+    )
+
+
+def open_relay_port(start: Start, bound: BoundPorts, cluster: ClusterParts, port: ClientPort) -> Relay:
+    """Answer other nodes, which pass on the polls of this node's clients."""
+    relay, place = Relay(port, cluster.directory), cluster.place
+    handover = Handover(place.local, place.key, relay.take)
+    start.stop.callback(handover.close)
+    handover.start()
+    application = client_application(port, relay_routes(port, place.key))
+    serve(start, [*bound.relays, bind_local(place)], application, max_body_size=MAX_BODY_BYTES)
+    return relay
+
+
+def open_client_port(
+    start: Start,
+    sockets: list[socket.socket],
+    certificates: Certificates,
+    port: ClientPort,
+    relay: Relay,
+    demo: Demo | None,
+) -> None:
+    application = client_application(
+        port,
+        [
+            *foreign_routes(port, relay, start.node_id),
+            *socketio_handlers(port),
+            *native_handlers(port, PATHS),
+            *client_script_routes(),
+            *demo_routes(demo),
+            ("/healthz", ClientHealthHandler, {"port": port}),
+        ],
+    )
+    options = {"max_body_size": MAX_BODY_BYTES, "ssl_options": certificates.context()}
+    serve(start, sockets, application, fast_path_of=port, **options)
+
+
+def client_application(port: ClientPort, routes: list[Any]) -> Application:
+    return Application(
+        routes, log_function=no_access_log, default_handler_class=NoHandler, default_handler_args={"port": port}
+    )
+
+
+def admin_parts(
+    start: Start,
+    keys: Keys,
+    cluster: ClusterParts,
+    clients: ClientParts,
+    features: Features,
+    operations: OperationParts,
+) -> ServerParts:
+    access = operations.moderation.access
+    return ServerParts(
+        admin_port_settings(start.loaded),
+        start.node_id,
+        PATHS,
+        AdminAccess(lambda token: access.passed(keys.ring.verify(token)), keys.admins),
+        cluster.valkey,
+        cluster.clock,
+        cluster.backplane,
+        clients.calls,
+        clients.hub,
+        operations.dispatch,
+        features,
+        operations.moderation,
+        operations.port,
+        operations.stats,
+        operations.lag,
+        operations.drain,
+        cluster.leads,
+    )
+
+
+def serve(
+    start: Start,
+    sockets: list[socket.socket],
+    application: Application,
+    *,
+    fast_path_of: ClientPort | None = None,
+    **options: Any,
+) -> None:
+    """Answer HTTP on bound sockets. `fast_path_of` is the client port whose plain requests take the fast path."""
+    times, first = start.settings.http, None
+    counted = fast_path_of.host.over_limit if fast_path_of is not None else Counter[str]()
+    server = make_http_server(application, times, lambda setting: counted.update([setting]), **options)
+    if fast_path_of is not None and fast_path_allowed(fast_path_of, tls=bool(options.get("ssl_options"))):
+        head_ms, unread_ms = times.handshake_timeout_s * 1000, times.unread_timeout_s * 1000
+        fast_path = FastPath(fast_path_of, server.take, PATHS, head_ms=head_ms, unread_ms=unread_ms)
+        start.stop.callback(fast_path.close)
+        first = fast_path.take
+    server.add_sockets(sockets, first)
+
+    async def close() -> None:
+        server.stop()
+        await server.close_all_connections()
+
+    start.stop.push_async_callback(close)
+
+
+def no_access_log(handler: RequestHandler) -> None:
     """Requests are counted, not logged: a line each would bury what matters, and a sid is a secret."""
 
 
 def admin_port_settings(loaded: LoadedSettings) -> AdminPortSettings:
-    """Return what the admin port is told of the settings."""
+    """Return the settings that the admin port uses and shows."""
     settings, values = loaded.settings, flat(loaded.settings)
     return AdminPortSettings(
         settings.tokens.user_keys,

@@ -33,7 +33,7 @@ BUDGETS = {
     "backend": 700,
     "operations": 4_900,
     "demo": 1_200,
-    "app": 3_600,
+    "app": 3_700,
 }
 MAX_FUNCTION_LINES = 40
 HAVE_A_CLOCK = {"engine/periodic", "engine/seldom", "engine/tasks"}
@@ -41,9 +41,7 @@ HAVE_A_CLOCK = {"engine/periodic", "engine/seldom", "engine/tasks"}
 # What is still to be turned round or shortened. Rows may only go: one that no longer applies fails its test.
 ARROWS_TO_TURN: set[tuple[str, str]] = set()
 CIRCLES_TO_BREAK: list[set[str]] = []
-FUNCTIONS_TO_SHORTEN: set[str] = {
-    "app/server _build",
-}
+FUNCTIONS_TO_SHORTEN: set[str] = set()
 
 # Library → the only places that may import it (the beginning of a file's path in the package).
 ONLY_IN = {
