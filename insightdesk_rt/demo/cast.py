@@ -1,4 +1,4 @@
-"""Who is in the demo and what they say. Data only."""
+"""The people of the demo and what they write. Data only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Who(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """A ticket as the demo begins, with what its customer wrote first."""
+    """A ticket at the start of the demo, with its customer's first text."""
 
     id: str
     requester: Who
@@ -27,7 +27,7 @@ class Opening(NamedTuple):
 
 
 class Talk(NamedTuple):
-    """A chat: its subject, then lines of customer and agent in turn."""
+    """A chat: its subject, then the messages of customer and agent in turn."""
 
     subject: str
     lines: tuple[str, ...]

@@ -1,5 +1,5 @@
-"""Helpdesk: what the demo's back end has and does. Tickets with their texts, in memory; changes of them, sent to the
-server by the same methods that the admin port calls; who the visitor is, with tokens.
+"""The demo's back end. It has the tickets with their texts in memory, changes them through the methods that the admin
+port calls, and makes tokens for the visitor.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Helpdesk:
         self._tickets = tickets
         self._notifications = notifications
         self._sign = sign
-        self.rows: dict[str, dict[str, Any]] = {}  # what the page is shown of each ticket
-        # The same of tickets that somebody pushed through the admin port, the newest last: the robots leave them alone.
+        self.rows: dict[str, dict[str, Any]] = {}  # the tickets as the page gets them
+        # The same for tickets that somebody pushed through the admin port, newest last. The robots leave them alone.
         self._pushed: dict[str, dict[str, Any]] = {}
 
     def token(self, who: Who) -> str:
@@ -50,7 +50,7 @@ class Helpdesk:
         return self._sign(claims if who.role == "customer" else {**claims, "teamId": TEAM})
 
     def as_seen(self) -> dict[str, Any]:
-        """Return what the page begins with."""
+        """Return what the page shows first."""
         visitor = {"agent": NORA, "customer": MIA, "admin": ADA}
         return {
             "people": {name: {"token": self.token(who), "user": who._asdict()} for name, who in visitor.items()},
@@ -61,8 +61,8 @@ class Helpdesk:
         }
 
     async def seed(self) -> None:
-        """Put all tickets as they begin. Raises RtError UNAVAILABLE; again is harmless."""
-        for ticket_id in FRESH_IDS:  # of an earlier run on the same data
+        """Create all tickets of the start. Idempotent. Raises RtError UNAVAILABLE."""
+        for ticket_id in FRESH_IDS:  # left by an earlier run on the same data
             await self.remove(ticket_id)
         for opening in TICKETS:
             await self.open(opening)
@@ -104,7 +104,7 @@ class Helpdesk:
         comment = Comment(new_id(), cast(Any, kind), Actor(who.id, who.name), text)
         await self._tickets.comment(ticket_id, comment, False)
         if ticket_id in self._pushed:
-            return  # it is heard of like everybody's
+            return  # its event comes back like everybody's
         at = iso(int(time.time() * 1000))
         author = {"id": who.id, "name": who.name}
         shown = {"id": comment.id, "kind": kind, "author": author, "excerpt": text, "createdAt": at}
@@ -112,7 +112,7 @@ class Helpdesk:
         row["updatedAt"] = at
 
     async def change(self, who: Who, ticket_id: str, status: str = "", priority: str = "") -> None:
-        """Set what is given. Raises RtError BAD_REQUEST for a word that is none."""
+        """Set what is given. Raises RtError BAD_REQUEST for an unknown status or priority."""
         row = self._row(ticket_id)
         if (status and status not in STATUSES) or (priority and priority not in PRIORITIES):
             raise RtError("BAD_REQUEST", "There is no such status or priority.")
@@ -123,14 +123,14 @@ class Helpdesk:
         )
         await self._tickets.apply(ticket_id, change)
         if ticket_id in self._pushed:
-            return  # it is heard of like everybody's
+            return  # its event comes back like everybody's
         row |= {"status": status or row["status"], "priority": priority or row["priority"]}
         row["updatedAt"] = iso(int(time.time() * 1000))
 
     # ── tickets that somebody else pushed ────────────────────────────────────────────────────────────────────────────
 
     def pushed(self, ticket: Mapping[str, Any]) -> bool:
-        """Take in a ticket that was created; return whether it is somebody else's and new here."""
+        """Add a ticket that was created; return whether it is not the demo's own, and new here."""
         ticket_id = ticket["ticketId"]
         if ticket_id in OWN_IDS or ticket_id in self._pushed:
             return False
@@ -153,7 +153,7 @@ class Helpdesk:
         self._pushed.pop(ticket_id, None)
 
     def cut(self, ticket_id: str) -> None:
-        """Leave nothing of a thread but its beginning."""
+        """Remove all comments of a ticket but the first."""
         if row := self.rows.get(ticket_id):
             row["comments"] = row["comments"][:1]
 

@@ -1,7 +1,7 @@
-"""Line: one robot's client in one namespace. It speaks the native protocol to the server it runs in, over no wire.
+"""A robot's client in one namespace. It speaks the native protocol to the server of this process, without a network.
 
-It stands where a websocket stands: a transport whose other end is this object. So a robot's token, limits and rules
-are those of everybody, and what it does not get, a browser would not get.
+To the server it looks like a websocket: a transport whose other end is this object. So a robot has the same token
+checks, limits and rules as every client, and cannot get anything that a browser would not get.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Hear = Callable[[str, Any], None]
 
 
 class InProcessClient:
-    """`hear` is called with every event, `connect` too: rooms are to be joined again then. Comes back when closed."""
+    """Calls `hear` with every event; after `connect` rooms must be joined again. Reconnects by itself."""
 
     name = "demo"  # as a transport
     max_messages = 0
@@ -51,30 +51,30 @@ class InProcessClient:
         self._awaited: dict[str, list[asyncio.Future[Any]]] = {}
         self._ids = 0
         self._retry: asyncio.TimerHandle | None = None
-        self._over = False
+        self._hung_up = False
         self._connect()
 
     def _connect(self) -> None:
         session = NativeSession(self._namespace, NativeCodec(), PING_MS, PING_MS)
         self._client = Client(session, self._receiver, self._host, address="127.0.0.1", agent="demo")
         self._client.start(self)
-        self._say({"event": "connect", "data": {"token": self._token()}})
+        self._send({"event": "connect", "data": {"token": self._token()}})
 
     def hang_up(self) -> None:
-        self._over = True
+        self._hung_up = True
         if self._retry is not None:
             self._retry.cancel()
         self._client.close(CloseReason.CLIENT_LEFT)
 
     async def ask(self, event: str, **data: Any) -> Any:
-        """Return the ack. Raises RtError: what the server refused with, UNAVAILABLE if no answer came in time."""
+        """Send an event and return its ack. Raises the server's error as RtError; UNAVAILABLE without an answer."""
         self._ids += 1
         ack_id, answer = self._ids, self._loop.create_future()
         self._answers[ack_id] = answer
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._ready.wait()
-                self._say({"event": event, "data": data, "id": ack_id})
+                self._send({"event": event, "data": data, "id": ack_id})
                 ack = await answer
         except TimeoutError:
             raise RtError("UNAVAILABLE", f"No answer to {event}.") from None
@@ -85,7 +85,7 @@ class InProcessClient:
         return ack
 
     async def heard(self, event: str, within_s: float) -> Any:
-        """Return the payload of the next such event, None if there is none in time."""
+        """Wait for the next event of this name and return its payload; None if there is none in time."""
         found = self._loop.create_future()
         waiting = self._awaited.setdefault(event, [])
         waiting.append(found)
@@ -97,12 +97,12 @@ class InProcessClient:
         finally:
             waiting.remove(found)
 
-    def _say(self, frame: dict[str, Any]) -> None:
+    def _send(self, frame: dict[str, Any]) -> None:
         if not self._client.gone:
             self._client.heard()
             self._client.received(self, json.dumps(frame))
 
-    # ── what the server does with its transport ──────────────────────────────────────────────────────────────────────
+    # ── what the server calls on its transport ───────────────────────────────────────────────────────────────────────
 
     def write(self, messages: list[Encoded]) -> int:
         for message in messages:
@@ -111,11 +111,11 @@ class InProcessClient:
 
     def close(self, why: CloseReason, code: int = 0) -> None:
         self._ready.clear()
-        if not self._over:
+        if not self._hung_up:
             self._retry = self._loop.call_later(random.uniform(1, 3), self._connect)
 
     def _read(self, text: str) -> None:
-        if not text:  # a ping: any sign of life answers it
+        if not text:  # a ping: any message answers it
             self._client.heard()
             return
         frame = json.loads(text)

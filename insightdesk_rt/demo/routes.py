@@ -1,11 +1,11 @@
-"""/demo, its files and its tokens, only where the server was started with `--demo`.
+"""/demo with its files and tokens, only if the server was started with `--demo`.
 
-The demo hands a token to whoever asks, so that a newcomer sees everything without signing in. Therefore it answers on
-this machine only: the settings refuse it on any other address, and each request must come from a loopback address, name
-one as its Host (a page of another site, whose name was made to lead here, may not read the tokens) and have no header
-that a proxy adds. A proxy on this machine that adds none, and calls us by a loopback name, looks like this machine;
-therefore the tokens are of the demo's own secret, and open the client port of the demo and nothing else.
-The pages hold no inline script or style, and the policy lets them load nothing from anywhere else.
+The demo gives a token to everybody who asks, so that a newcomer sees everything without signing in. Therefore it
+answers on this machine only. The settings refuse it on any other address. Each request must come from a loopback
+address, and must name one as its Host, so that a page of another site whose name resolves to this machine cannot read
+the tokens. It must have no header that a proxy adds. A proxy on this machine that adds no header and calls us by a
+loopback name looks like a browser here. Therefore the tokens use the demo's own secret, and open only the demo's client
+port. The pages contain no inline script or style, and their policy lets them load nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ MAX_BODY = 16_384
 
 
 class LoopbackOnly(RequestHandler):
-    """Mixed into what gives tokens away or acts without one.
+    """Mixin for handlers that give tokens away or act without one: they answer browsers on this machine only.
 
-    A proxy need not say that it is one: nginx, configured by `proxy_pass` alone, adds no header and calls the server by
-    the loopback address that it was given. But it asks for each request on a connection of its own (HTTP/1.0, or
-    `Connection: close`), as no browser does.
+    A proxy may add no header: nginx with `proxy_pass` alone calls the server by the loopback address it was given. But
+    it opens a connection for each request (HTTP/1.0, or `Connection: close`), which no browser does.
     """
 
     def prepare(self) -> None:
@@ -53,7 +52,7 @@ class LoopbackOnly(RequestHandler):
 class DemoFileHandler(LoopbackOnly, StaticFileHandler):
     def set_default_headers(self) -> None:
         super().set_default_headers()
-        # 'self' names no websockets for older Safaris; the host is known to be a loopback name where the page is sent.
+        # For older Safaris 'self' does not include websockets. The page is only sent if the host is a loopback name.
         host = self.request.headers.get("Host", "")
         sockets = f" ws://{host} wss://{host}" if is_loopback_host(host) else ""
         self.set_header(
@@ -66,7 +65,7 @@ class DemoFileHandler(LoopbackOnly, StaticFileHandler):
 
 
 class DemoHandler(LoopbackOnly, QuietHandler):
-    """JSON of the demo's own small back end."""
+    """Base of the handlers that answer with JSON of the demo's small back end."""
 
     def initialize(self, demo: Demo) -> None:
         self.demo = demo
@@ -83,14 +82,14 @@ class DemoHandler(LoopbackOnly, QuietHandler):
 
 
 class DeskHandler(DemoHandler):
-    """GET: who the visitor is, with tokens, and the tickets as they stand."""
+    """GET: the visitor's people with their tokens, and the current tickets."""
 
     def get(self) -> None:
         self.answer(self.demo.desk())
 
 
 class Act(Struct):
-    """What the visitor does to a ticket, as the agent or the customer of the page: comment on it, set its fields."""
+    """What the visitor does to a ticket as the agent or the customer of the page: comment on it, or set its fields."""
 
     actor: str
     ticketId: TicketIdText
@@ -104,10 +103,10 @@ _act = msgspec.json.Decoder(Act)
 
 
 class ActHandler(DemoHandler):
-    """POST: the same calls that a helpdesk's back end makes."""
+    """POST: makes the calls that a helpdesk's back end would make."""
 
     async def post(self) -> None:
-        # A form of another site can send text/plain here without asking; it cannot send this type.
+        # A form of another site can send text/plain without a preflight request, but not this type.
         if self.request.headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
             self.answer({"error": {"code": "BAD_REQUEST", "message": "The body must be application/json."}}, 400)
             return

@@ -1,7 +1,7 @@
-"""Demo: what the robots do, each story a loop of its own: answer the visitor, work on tickets, chat, come and go.
+"""What the robots of the demo do. Each story is a loop: answer the visitor, work on tickets, chat, come and go.
 
-While nobody looks (the visitor's agent is offline) a step is taken once a minute. A visitor who comes, or writes, is
-answered within seconds.
+While nobody watches (the visitor's agent is offline) each loop takes a step once a minute. A visitor who arrives or
+writes is answered within seconds.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 log = logging.getLogger(__name__)
 
 IDLE_S = 60.0
-VISITOR_MAY_ACCEPT_S = 14.0  # so long a chat waits for the visitor's agent before a robot takes it
+VISITOR_MAY_ACCEPT_S = 14.0  # how long a chat waits for the visitor's agent before a robot takes it
 VISITOR_MAY_ANSWER_S = 90.0
 
 
 class Demo:
-    """`host` and `receiver` are what the client port's handlers get; `sign` makes a token of claims."""
+    """`host` and `receiver` are those of the client port's handlers; `sign` makes a token of claims."""
 
     def __init__(
         self, host: ClientRegistry, receiver: Receiver, tickets: Tickets, notifications: Notifications, sign: Sign
@@ -59,27 +59,27 @@ class Demo:
         self._receiver = receiver
         self._desk = Helpdesk(tickets, notifications, sign)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lines: dict[tuple[str, str], InProcessClient] = {}
+        self._clients: dict[tuple[str, str], InProcessClient] = {}
         self._watched = asyncio.Event()  # the visitor is here
         self._called = asyncio.Event()  # the visitor has just come, or written to Bob
         self._wrote = False  # as the customer, since Bob last answered
         self._thread = Thread()
         self._fresh = deque(FRESH_IDS)
-        self._talking: set[str] = set()  # robot customers in a chat
-        self._mine: dict[str, int] = {}  # Mia's conversations that Priya has → how much Priya has said
+        self._talking: set[str] = set()  # robot customers who are in a chat
+        self._mine: dict[str, int] = {}  # Mia's conversations that Priya has → number of Priya's answers
 
     async def start(self) -> None:
-        """Begin. What the store does not take now is tried again until it does."""
+        """Start the robots. While Valkey is unreachable they try again."""
         self._own(self._run())
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for line in self._lines.values():
-            line.hang_up()
+        for client in self._clients.values():
+            client.hang_up()
 
-    # ── what the page asks ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── what the page calls ──────────────────────────────────────────────────────────────────────────────────────────
 
     def desk(self) -> dict[str, Any]:
         self._called.set()
@@ -120,9 +120,9 @@ class Demo:
             except RtError:
                 await asyncio.sleep(1)
         for robot in ROBOTS:
-            self._line(robot, "/presence", self._watch if robot is BOB else None)
-        self._line(PRIYA, "/chat", self._hear_mia)
-        self._line(JONAS, "/tickets", self._hear_pushed)
+            self._client(robot, "/presence", self._watch if robot is BOB else None)
+        self._client(PRIYA, "/chat", self._hear_mia)
+        self._client(JONAS, "/tickets", self._hear_pushed)
         for step in (self._answer_mia, self._work, self._answer, self._arrive, self._change_status, self._chat):
             self._own(self._keep(step))
 
@@ -130,7 +130,7 @@ class Demo:
         while True:
             try:
                 await step()
-            except RtError as refused:  # a race with the visitor, or the store is away: the next step is another
+            except RtError as refused:  # a race with the visitor, or Valkey is unreachable: go on with the next step
                 log.debug("demo step refused", extra={"why": refused.code})
                 await asyncio.sleep(2)
             except Exception:
@@ -138,7 +138,7 @@ class Demo:
                 await asyncio.sleep(IDLE_S)
 
     async def _rest(self, least_s: float, most_s: float) -> None:
-        """Wait a while; while nobody looks until somebody does, or a minute."""
+        """Wait a while. If nobody watches, first wait until somebody does, at most a minute."""
         if not self._watched.is_set():
             await _within(self._watched.wait(), IDLE_S)
         await asyncio.sleep(random.uniform(least_s, most_s))
@@ -148,19 +148,21 @@ class Demo:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _line(self, who: Who, namespace: str, hear: Hear | None = None) -> InProcessClient:
+    def _client(self, who: Who, namespace: str, hear: Hear | None = None) -> InProcessClient:
         key = (who.id, namespace)
-        if key not in self._lines:
+        if key not in self._clients:
             made = InProcessClient(self._host, self._receiver, namespace, lambda: self._desk.token(who), hear)
-            self._lines[key] = made
-        return self._lines[key]
+            self._clients[key] = made
+        return self._clients[key]
 
     # ── presence ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _watch(self, event: str, data: Any) -> None:
-        """Bob sees whether the visitor's agent is there."""
+        """Bob notices whether the visitor's agent is online."""
         if event == "connect":
-            self._own(self._quietly(self._line(BOB, "/presence").ask("presence:subscribe", userIds=[NORA.id])))
+            self._own(
+                self._ignoring_refusals(self._client(BOB, "/presence").ask("presence:subscribe", userIds=[NORA.id]))
+            )
         updates = data if event == "presence:list" else [data] if event == "presence:update" else []
         for update in updates:
             if update["userId"] == NORA.id:
@@ -169,14 +171,14 @@ class Demo:
     async def _change_status(self) -> None:
         await self._rest(6, 12)
         robot, status = random.choice((PRIYA, JONAS)), random.choice(("online", "online", "busy", "away"))
-        await self._line(robot, "/presence").ask("presence:status", status=status)
+        await self._client(robot, "/presence").ask("presence:status", status=status)
 
     # ── tickets ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _answer_mia(self) -> None:
-        """Somebody says something on the visitor's own ticket; at once if the visitor came or wrote.
+        """Staff write on the visitor's own ticket, at once if the visitor arrived or wrote.
 
-        Each line once: when all was said, it is silent until the visitor writes.
+        Each text comes once. After the last one they are silent until the visitor writes.
         """
         await _within(self._called.wait(), random.uniform(14, 24) if self._watched.is_set() else IDLE_S)
         self._called.clear()
@@ -190,7 +192,7 @@ class Demo:
             await self._desk.notify(NORA.id, "mention", f"{saying.who.name} mentioned you", saying.text, MINE)
 
     async def _work(self) -> None:
-        """An agent answers a ticket, and moves it on."""
+        """An agent answers a ticket and changes its status or priority."""
         await self._rest(2, 5)
         robot, ticket_id = random.choice((PRIYA, JONAS)), self._some_ticket()
         if random.random() < 0.6:
@@ -213,7 +215,7 @@ class Demo:
             await self._desk.notify(NORA.id, "reply", f"{requester.name} replied", text, ticket_id)
 
     async def _arrive(self) -> None:
-        """A new ticket; the one that has been there longest goes."""
+        """A new ticket arrives, and the oldest of the changing ones is deleted."""
         await self._rest(10, 18)
         ticket_id = self._fresh[0]
         self._fresh.rotate(-1)
@@ -225,22 +227,22 @@ class Demo:
 
     async def _write(self, who: Who, ticket_id: str, text: str, note: bool = False) -> None:
         """Open the ticket, type, send, and leave it."""
-        line = self._line(who, "/tickets")
-        await line.ask("ticket:subscribe", ticketId=ticket_id)
-        await line.ask("ticket:view", ticketId=ticket_id, state="replying")
+        client = self._client(who, "/tickets")
+        await client.ask("ticket:subscribe", ticketId=ticket_id)
+        await client.ask("ticket:view", ticketId=ticket_id, state="replying")
         if not note:
-            await line.ask("ticket:typing", ticketId=ticket_id)
+            await client.ask("ticket:typing", ticketId=ticket_id)
         await asyncio.sleep(random.uniform(2.5, 4))
         await self._desk.comment(who, ticket_id, text, note)
-        await line.ask("ticket:stopTyping", ticketId=ticket_id)
-        await line.ask("ticket:view", ticketId=ticket_id, state="viewing")
+        await client.ask("ticket:stopTyping", ticketId=ticket_id)
+        await client.ask("ticket:view", ticketId=ticket_id, state="viewing")
         await asyncio.sleep(random.uniform(1, 2))
-        await line.ask("ticket:unsubscribe", ticketId=ticket_id)
+        await client.ask("ticket:unsubscribe", ticketId=ticket_id)
 
     def _hear_pushed(self, event: str, data: Any) -> None:
-        """Somebody else pushed a ticket through the admin port: the page shows it, also when it is loaded again."""
+        """Somebody pushed a ticket through the admin port: keep it, so that the page shows it after a reload too."""
         if event == "ticket:created" and self._desk.pushed(data["ticket"]):
-            self._own(self._quietly(self._follow(data["ticketId"])))
+            self._own(self._ignoring_refusals(self._follow(data["ticketId"])))
         elif event == "ticket:updated":
             self._desk.changed(data["ticketId"], data["changes"], data["updatedAt"])
         elif event == "ticket:commented":
@@ -249,10 +251,10 @@ class Demo:
             self._desk.gone(data["ticketId"])
 
     async def _follow(self, ticket_id: str) -> None:
-        """Hear what happens on a pushed ticket, without being seen to look at it."""
-        line = self._line(JONAS, "/tickets")
-        await line.ask("ticket:subscribe", ticketId=ticket_id)
-        await line.ask("ticket:view", ticketId=ticket_id, state="away")
+        """Get the events of a pushed ticket without showing as an active viewer."""
+        client = self._client(JONAS, "/tickets")
+        await client.ask("ticket:subscribe", ticketId=ticket_id)
+        await client.ask("ticket:view", ticketId=ticket_id, state="away")
 
     def _some_ticket(self) -> str:
         return random.choice([ticket_id for ticket_id in self._desk.rows if ticket_id != MINE])
@@ -260,47 +262,47 @@ class Demo:
     # ── chats ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _chat(self) -> None:
-        """Begin a chat beside those that go on, three at most."""
+        """Begin another chat, if fewer than three are going on."""
         await self._rest(3, 8)
         idle = [who for who in CUSTOMERS if who.id not in self._talking]
         if len(self._talking) < 3:
-            self._own(self._quietly(self._talk(random.choice(idle), random.choice((PRIYA, JONAS)))))
+            self._own(self._ignoring_refusals(self._talk(random.choice(idle), random.choice((PRIYA, JONAS)))))
 
     async def _talk(self, customer: Who, robot: Who) -> None:
-        """One chat from its start to its end, with the visitor's agent or else with a robot."""
+        """One chat from start to end, with the visitor's agent or, if that one does not accept it, with a robot."""
         self._talking.add(customer.id)
         talk = random.choice(TALKS)
-        line = self._line(customer, "/chat")
+        client = self._client(customer, "/chat")
         try:
-            started = await line.ask("chat:start", clientId=new_id(), subject=talk.subject, text=talk.lines[0])
+            started = await client.ask("chat:start", clientId=new_id(), subject=talk.subject, text=talk.lines[0])
             conversation_id = started["conversationId"]
-            taken = await line.heard("chat:accepted", random.uniform(0.6, 1.4) * VISITOR_MAY_ACCEPT_S)
+            taken = await client.heard("chat:accepted", random.uniform(0.6, 1.4) * VISITOR_MAY_ACCEPT_S)
             if taken is None:
-                agent = self._line(robot, "/chat")
+                agent = self._client(robot, "/chat")
                 await agent.ask("chat:accept", conversationId=conversation_id)
                 for number, text in enumerate(talk.lines[1:], 1):
-                    await self._say(agent if number % 2 else line, conversation_id, text)
+                    await self._write_message(agent if number % 2 else client, conversation_id, text)
                 await asyncio.sleep(random.uniform(2, 5))
                 await agent.ask("chat:close", conversationId=conversation_id)
             else:
-                await self._talk_with_visitor(line, conversation_id, talk.lines[2::2])
-            await line.ask("chat:rate", conversationId=conversation_id, score=random.choice((4, 5)))
+                await self._talk_with_visitor(client, conversation_id, talk.lines[2::2])
+            await client.ask("chat:rate", conversationId=conversation_id, score=random.choice((4, 5)))
         finally:
             self._talking.discard(customer.id)
-            self._lines.pop((customer.id, "/chat")).hang_up()
+            self._clients.pop((customer.id, "/chat")).hang_up()
 
-    async def _talk_with_visitor(self, line: InProcessClient, conversation_id: str, lines: tuple[str, ...]) -> None:
-        """Answer what the visitor's agent says, for a while."""
+    async def _talk_with_visitor(self, client: InProcessClient, conversation_id: str, lines: tuple[str, ...]) -> None:
+        """Answer the visitor's agent for a while."""
         for text in (*lines, "That was all, thank you."):
             while True:
-                message = await line.heard("chat:message", VISITOR_MAY_ANSWER_S)
+                message = await client.heard("chat:message", VISITOR_MAY_ANSWER_S)
                 if message is None or message["author"]["role"] != "customer":
                     break
             if message is None:
                 break
-            await self._say(line, conversation_id, text)
+            await self._write_message(client, conversation_id, text)
         await asyncio.sleep(3)
-        await line.ask("chat:close", conversationId=conversation_id)
+        await client.ask("chat:close", conversationId=conversation_id)
 
     def _hear_mia(self, event: str, data: Any) -> None:
         """Priya takes the visitor's chat if the visitor's agent does not, and answers in it."""
@@ -308,35 +310,35 @@ class Demo:
             waiting = (data.get("waiting") or []) + (data.get("added") or [])
             for entry in waiting:
                 if entry["customer"]["id"] == MIA.id:
-                    self._own(self._quietly(self._take_mine(entry["conversationId"])))
+                    self._own(self._ignoring_refusals(self._take_mine(entry["conversationId"])))
         elif event == "chat:message" and data["conversationId"] in self._mine and data["author"]["id"] == MIA.id:
-            self._own(self._quietly(self._answer_mine(data["conversationId"])))
+            self._own(self._ignoring_refusals(self._answer_mine(data["conversationId"])))
         elif event in ("chat:closed", "chat:transferred"):
             self._mine.pop(data["conversationId"], None)
 
     async def _take_mine(self, conversation_id: str) -> None:
         await asyncio.sleep(VISITOR_MAY_ACCEPT_S)
-        line = self._line(PRIYA, "/chat")
-        await line.ask("chat:accept", conversationId=conversation_id)
+        client = self._client(PRIYA, "/chat")
+        await client.ask("chat:accept", conversationId=conversation_id)
         self._mine[conversation_id] = 0
-        await self._say(line, conversation_id, HELLO.format(name=PRIYA.name))
+        await self._write_message(client, conversation_id, HELLO.format(name=PRIYA.name))
 
     async def _answer_mine(self, conversation_id: str) -> None:
-        said = self._mine[conversation_id]
-        self._mine[conversation_id] = said + 1
+        answers = self._mine[conversation_id]
+        self._mine[conversation_id] = answers + 1
         await asyncio.sleep(0.8)
-        await self._say(self._line(PRIYA, "/chat"), conversation_id, SMALL_TALK[said % len(SMALL_TALK)])
+        await self._write_message(self._client(PRIYA, "/chat"), conversation_id, SMALL_TALK[answers % len(SMALL_TALK)])
 
     @staticmethod
-    async def _say(line: InProcessClient, conversation_id: str, text: str) -> None:
+    async def _write_message(client: InProcessClient, conversation_id: str, text: str) -> None:
         await asyncio.sleep(random.uniform(0.8, 1.8))
-        await line.ask("chat:typing", conversationId=conversation_id)
+        await client.ask("chat:typing", conversationId=conversation_id)
         await asyncio.sleep(random.uniform(1.5, 3))
-        await line.ask("chat:message", conversationId=conversation_id, text=text, clientId=new_id())
+        await client.ask("chat:message", conversationId=conversation_id, text=text, clientId=new_id())
 
     @staticmethod
-    async def _quietly(work: Awaitable[Any]) -> None:
-        """Somebody else was first, or the store is away: it is only a demo."""
+    async def _ignoring_refusals(work: Awaitable[Any]) -> None:
+        """Ignore refusals: somebody else was first, or Valkey is unreachable."""
         try:
             await work
         except RtError as refused:

@@ -1,7 +1,7 @@
-"""What staff say on the visitor's own ticket: a script that is said once, and goes on only when the customer writes.
+"""What staff write on the visitor's own ticket: a script that runs once and continues only when the customer writes.
 
-Without an end it would be the same lines for ever, answered by nobody. A visitor who comes when it is over finds the
-thread cut back to its beginning, and the script begins again. Pure.
+Without an end it would repeat the same texts for ever, with nobody answering. A visitor who arrives after the end finds
+the thread cut back to its beginning, and the script starts again. Pure.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ class Saying(NamedTuple):
 
 
 def script() -> list[Saying]:
-    """Return each line once: a note among colleagues after every two replies, as long as there are any."""
+    """Return each text once: a note to colleagues after every two replies, as long as there are notes."""
     replies, notes = deque(TO_MIA), deque(ABOUT_MIA)
-    said = []
+    lines = []
     while replies or notes:
-        said += [Saying(BOB, replies.popleft()) for _ in range(min(2, len(replies)))]
+        lines += [Saying(BOB, replies.popleft()) for _ in range(min(2, len(replies)))]
         if notes:
-            said.append(Saying(PRIYA, notes.popleft(), note=True))
-    return said
+            lines.append(Saying(PRIYA, notes.popleft(), note=True))
+    return lines
 
 
 class Thread:
-    """`over`: all was said, and nobody says more until the customer writes or a visitor comes."""
+    """`over`: the script has ended, and staff write nothing until the customer writes or a visitor arrives."""
 
     def __init__(self) -> None:
         self._left = deque(script())
@@ -41,11 +41,11 @@ class Thread:
         return not self._left
 
     def next(self) -> Saying | None:
-        """Return what is said when time passes, None when all was said."""
+        """Return the next text of the script, None after its end."""
         return self._left.popleft() if self._left else None
 
     def answer(self) -> Saying:
-        """Return Bob's answer to the customer: the next reply of the script, after it any of them in turn."""
+        """Return Bob's answer to the customer: the next reply of the script, and after its end all replies in turn."""
         for saying in tuple(self._left):
             if not saying.note:
                 self._left.remove(saying)

@@ -16,7 +16,7 @@ const STATUSES = ["new", "open", "pending", "on_hold", "solved", "closed"];
 const PRIORITIES = ["low", "normal", "high", "urgent"];
 const newId = () => crypto.getRandomValues(new Uint32Array(4)).join("").slice(0, 24);
 
-/** Make an element: properties, `data` for data-*, `aria` for aria-*, then what is inside. */
+/** Make an element from properties (`data` for data-*, `aria` for aria-*) and children. */
 function h(tag, { data, aria, ...props } = {}, ...inside) {
 	const element = Object.assign(document.createElement(tag), props);
 	Object.assign(element.dataset, data);
@@ -32,14 +32,14 @@ function put(element, text) {
 	return true;
 }
 
-/** Show that an element has just changed. */
+/** Highlight an element that has just changed. */
 function flash(element) {
 	element.classList.remove("fresh");
 	void element.offsetWidth; // restarts the animation
 	element.classList.add("fresh");
 }
 
-/** Make the children of `parent` those of `items`, keeping elements (and focus) of what stays. */
+/** Give `parent` one child per item. Elements of items that stay are kept, with their focus. */
 function keyed(parent, items, key, make, update) {
 	const old = new Map([...parent.children].map((child) => [child.dataset.key, child]));
 	let place = parent.firstElementChild;
@@ -55,7 +55,7 @@ function keyed(parent, items, key, make, update) {
 	for (const child of old.values()) child.remove();
 }
 
-/** Change a scrolling list, and stay at its end if that is where the reader was. */
+/** Change a scrolling list, and stay at its end if the reader was there. */
 function stay(list, change) {
 	const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
 	change();
@@ -126,7 +126,7 @@ $("drop").addEventListener("click", () => {
 	linkState();
 });
 
-/** Ask; what is refused is shown where the person looks. */
+/** Send an event and wait for its ack. A refusal is shown to the person. */
 async function ask(at, event, data) {
 	try {
 		return await at.call(event, data);
@@ -146,7 +146,7 @@ async function act(actor, ticketId, what) {
 	return answer.ok;
 }
 
-/** Tell that a person types, at most every two seconds, and that they stopped: after three of silence, or when sent. */
+/** Send that a person types, at most every two seconds, and that they stopped: after three seconds, or on sending. */
 function typist(input, say) {
 	let told = 0;
 	let timer;
@@ -187,7 +187,7 @@ function onSend(form, input, send) {
 
 // ── agent: tickets ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-const tickets = new Map(); // what the agent knows: id → {fields…, comments, viewers, typing, touched}
+const tickets = new Map(); // the agent's tickets: id → {fields…, comments, viewers, typing, touched}
 let open = { kind: "", id: "" };
 let desk; // the agent's /tickets
 
@@ -224,7 +224,7 @@ function ticketRow(each) {
 	return h("li", {}, button);
 }
 
-/** Be sent what happens on a ticket. Whoever subscribes is seen as a viewer: say where the agent really looks. */
+/** Subscribe to a ticket. A subscriber shows as a viewer, so send what the agent really views. */
 function watch(ticketId) {
 	const here = open.kind === "ticket" && open.id === ticketId;
 	desk.emit("ticket:subscribe", { ticketId });
@@ -268,7 +268,7 @@ function thread(list, comments) {
 			h("p", { className: "said" }, one.excerpt))));
 }
 
-/** Hear one person's ticket events; `draw` is called after each. `store` gives the ticket of an id. */
+/** Handle one person's ticket events and call `draw` after each. `store` returns the ticket of an id. */
 function follow(at, store, draw) {
 	at.on("ticket:subscribed", (data) => {
 		const each = store(data.ticketId);
@@ -332,7 +332,7 @@ function startAgent(first) {
 		$(select).addEventListener("change", () => act("agent", open.id, { [field]: $(select).value }));
 	}
 	const stopped = typist($("ticket-text"), (typing) => {
-		if ($("ticket-note").checked) return; // whoever writes a note is not announced to the customer
+		if ($("ticket-note").checked) return; // the customer is not shown that somebody writes a note
 		desk.emit(typing ? "ticket:typing" : "ticket:stopTyping", { ticketId: open.id }, { volatile: true });
 		desk.emit("ticket:view", { ticketId: open.id, state: typing ? "replying" : "viewing" }, { volatile: true });
 	});
@@ -388,7 +388,7 @@ function startCustomer(ticket) {
 
 const newTalk = (fields) => ({ state: "waiting", messages: [], typing: new Map(), unread: 0, loaded: false, ...fields });
 
-/** Put a message where it belongs: the place of our own unsent one, or the end. Twice is nothing. */
+/** Add a message: in the place of our own unsent one, or at the end. Idempotent. */
 function heard(talk, message) {
 	const same = (old) => (old.id ? old.id === message.id : old.clientId && old.clientId === message.clientId);
 	const place = talk.messages.findIndex(same);
@@ -400,7 +400,7 @@ function heard(talk, message) {
 
 const remark = (talk, text) => talk.messages.push({ clientId: newId(), remark: true, text });
 
-/** Send a message, and again after a cut: under the same clientId the server says it once. */
+/** Send a message, and again after a lost connection: the server stores it once per clientId. */
 async function say(at, talk, me, text, draw) {
 	const message = { clientId: newId(), author: me, text, at: new Date().toISOString(), unsent: true };
 	talk.messages.push(message);
@@ -426,7 +426,7 @@ function drawThread(list, talk, me) {
 	}, (row, one) => one.remark || (row.dataset.unsent = !!one.unsent)));
 }
 
-/** Hear what is said in the talks that `find` knows; `draw(talk, isNew)` after each. */
+/** Handle messages of the talks that `find` knows, and call `draw(talk, isNew)` after each. */
 function followTalk(at, find, draw) {
 	const on = (event, change) => at.on(event, (data) => {
 		const talk = find(data.conversationId);
@@ -442,7 +442,7 @@ function followTalk(at, find, draw) {
 	});
 }
 
-/** Load a talk from the server, keeping what is not sent yet. */
+/** Load a talk from the server, and keep messages that are not sent yet. */
 async function loadTalk(at, talk) {
 	const page = await ask(at, "chat:join", { conversationId: talk.conversationId });
 	if (page) fill(talk, page);
@@ -596,7 +596,7 @@ function startWidget() {
 		$("widget-rate").append(button);
 	}
 	at.on("chat:conversation", async ({ conversation }) => {
-		// One that was just begun has no id before this: its events come ahead of the answer to chat:start.
+		// A new conversation has no id before this, because its events arrive before the answer to chat:start.
 		const same = talk && (talk.conversationId ?? conversation.conversationId) === conversation.conversationId;
 		if (talk && !same && talk.state !== "closed") return;
 		if (!same) talk = newTalk({});
