@@ -1,8 +1,8 @@
-"""The Receiver: what a client asks becomes a call of a namespace's method, and its result an ack or an error.
+"""The Receiver of the transports: turns what clients send into sockets and into calls of a namespace's handlers.
 
-asked   verify the token, make the Socket, join its first rooms, answer CONNECT, `joined`
-called  calls.py
-gone    out of all rooms, `left`
+asked   verify the token, make the Socket, join its first rooms, answer CONNECT, call `joined`
+called  see calls.py
+gone    leave all rooms, call `left`
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from insightdesk_rt.engine.wire.limits import PacketLimits
 
 log = logging.getLogger(__name__)
 
-MAX_REASONS = 64  # of refusals, as labels of a metric
+MAX_REASONS = 64  # of refusals; each is a label of a metric
 NO_TOKEN = (
     "No token was given. It belongs in auth.token, as in io(url, {auth: {token}}); headers, cookies and the query are"
     " not read."
@@ -48,11 +48,11 @@ NO_TOKEN_NATIVE = "No token was given. It belongs in data.token of connect, or i
 
 
 MINUTE_MS = 60_000
-CONNECTS = "connect"  # among a user's rate windows; no client may call an event of this name
+CONNECTS = "connect"  # a key among a user's rate windows; no client may send an event of this name
 
 
 class Auth(Struct, frozen=True):
-    """What a client sends with CONNECT. The token's type is its verifier's business."""
+    """What a client sends with CONNECT. The verifier checks the type of the token."""
 
     token: Any = None
     pid: Any = None
@@ -93,8 +93,9 @@ Verify = Callable[[object], User]
 
 
 class Admission(NamedTuple):
-    """`verify` tells who a token speaks for, `admit` raises RtError for who may not come in from where they come.
-    `on_new` is called with each socket that has no session it went on with, before its namespace hears of it.
+    """`verify` returns the user of a token. `admit` raises RtError for a client that may not connect from its address.
+
+    `on_new` is called with each socket that did not resume a session, before its namespace's `joined`.
     """
 
     verify: Verify
@@ -130,12 +131,12 @@ class Dispatch:
         self._auth = msgspec.json.Decoder(Auth)
         self._users: dict[str, Counter[UserKey]] = {path: Counter() for path in self._namespaces}
         self.connected: Counter[str] = Counter()  # by namespace
-        self.refused: Counter[tuple[str, str]] = Counter()  # by code, and for invalid tokens by what is wrong with them
+        self.refused: Counter[tuple[str, str]] = Counter()  # by code, and for invalid tokens by what is wrong
         self._seldom = Seldom(log)
         self.resumed = 0
-        self.not_resumed = 0  # asked for a session that could not be had any more, and got a new one
+        self.not_resumed = 0  # clients that asked for a session that was gone, and got a new one
 
-    # ── a client asks into a namespace ─────────────────────────────────────────────────────────────────────────────
+    # ── a client connects to a namespace ─────────────────────────────────────────────────────────────────────────────
 
     def asked(self, client: Client, ask: Connect) -> None:
         namespace = self._namespaces.get(ask.namespace)
@@ -151,7 +152,7 @@ class Dispatch:
             self._admission.admit(client)
             self._limit(client, namespace, user)
         except RtError as refused:
-            if refused.code == "RATE_LIMITED":  # a stock client comes back after a lost transport alone
+            if refused.code == "RATE_LIMITED":  # a stock client reconnects by itself only after a lost transport
                 self._note(client, ask.namespace, refused.code, refused.message)
                 client.close(CloseReason.UNAVAILABLE)
                 return
@@ -167,11 +168,10 @@ class Dispatch:
         self.calls.start(socket, self._connect(client, socket, namespace, auth))
 
     def _asked_before(self, client: Client, ask: Connect) -> bool:
-        """Answer a second CONNECT of a client that cannot have seen the answer to the first; see
-        engine/wire/socketio.py.
+        """Answer a second CONNECT of a client that cannot have seen the answer to its first (engine/wire/socketio.py).
 
-        With the same auth it gets the same answer. With another one it is a new request: the client has given up the
-        first, perhaps to sign in as somebody else, so that socket ends. Returns False where `ask` is to be done.
+        The same auth gets the same answer. Another auth is a new request: the client has given up the first,
+        perhaps to sign in as another user, so that socket ends. Returns False if `ask` is still to be handled.
         """
         first: Socket | None = client.sockets.get(ask.namespace)
         if first is None:
@@ -180,7 +180,7 @@ class Dispatch:
             self._end(client, ask.namespace, CloseReason.CLIENT_LEFT)
             return False
         if first.connected:
-            self._greet(client, first, recovered=False)  # Socket.IO, which alone may ask twice, does not write it
+            self._greet(client, first, recovered=False)  # only Socket.IO asks twice, and it does not write `recovered`
         else:
             first.asks += 1
         return True
@@ -216,7 +216,7 @@ class Dispatch:
                 raise RtError("RATE_LIMITED")
 
     def _refuse(self, client: Client, namespace: str, refused: RtError) -> None:
-        """Tell the client that it is not let in, and leave a trace of why for whoever runs the server."""
+        """Refuse the client, and count and log why."""
         message = refused.message
         if refused.code == "AUTH_TOKEN_MISSING":
             message = NO_TOKEN_NATIVE if client.native else NO_TOKEN
@@ -229,7 +229,7 @@ class Dispatch:
         client.refused(namespace, code)
 
     def _note(self, client: Client, namespace: str, code: str, why: str) -> None:
-        """Count a refusal, and log one of its kind a minute. Nothing of the token is in `why`."""
+        """Count a refusal, and log one of each kind a minute. `why` contains nothing of the token."""
         key = (code, why if code == "AUTH_TOKEN_INVALID" else "")
         if key not in self.refused and len(self.refused) >= MAX_REASONS:
             key = (code, "")
@@ -245,7 +245,7 @@ class Dispatch:
             if socket.gone:
                 return
             self._discard(client, socket)
-            if refused.kind.retry:  # a stock client comes back after a lost transport, not after a CONNECT_ERROR
+            if refused.kind.retry:  # a stock client reconnects after a lost transport, not after a CONNECT_ERROR
                 self._note(client, socket.namespace, refused.code, refused.message)
                 client.close(CloseReason.UNAVAILABLE)
             else:
@@ -263,9 +263,9 @@ class Dispatch:
     async def _enter(
         self, client: Client, socket: Socket, namespace: Namespace, auth: Auth
     ) -> Collection[model.Room] | None:
-        """Give the socket the session it had, with what it missed, or a new one, and answer the CONNECT.
+        """Resume the client's session and replay what it missed, or start a new session; then answer the CONNECT.
 
-        Returns None if it goes on with the one it had, else the rooms whose missed events cannot be had any more.
+        Returns None for a resumed session, otherwise the rooms whose missed events are lost.
         """
 
         def greet(recovered: bool) -> None:
@@ -281,11 +281,11 @@ class Dispatch:
             if isinstance(auth.pid, str):
                 offset = auth.offset if isinstance(auth.offset, str) else ""
                 async with sessions.claim(socket, auth.pid, offset) as found:
-                    if found is not None and await self._goes_on(socket, namespace, found, lambda: greet(True)):
+                    if found is not None and await self._resume(socket, namespace, found, lambda: greet(True)):
                         sessions.opened(socket, found)
                         self.resumed += 1
                         return None
-                    if socket.gone:  # it may be back for the session in a moment
+                    if socket.gone:  # the client may return for the session in a moment
                         return ()
                     self.not_resumed += 1
                     if found is not None:
@@ -299,10 +299,10 @@ class Dispatch:
             sessions.opened(socket)
         return lost
 
-    async def _goes_on(self, socket: Socket, namespace: Namespace, found: Resumed, greet: Callable[[], None]) -> bool:
-        """Give the socket the session it claimed. False: it cannot have it, and is as it was.
+    async def _resume(self, socket: Socket, namespace: Namespace, found: Resumed, greet: Callable[[], None]) -> bool:
+        """Resume the session that the socket claimed. Returns False, with the socket unchanged, if it cannot.
 
-        Not with another role or team: its rooms, and what was told there, are of what the user could see with the old.
+        A user whose role or team has changed cannot resume: the session's rooms follow from the old permissions.
         """
         user = socket.user
         if (found.role, found.team_id) != (user.role, user.team_id):
@@ -313,7 +313,7 @@ class Dispatch:
             fresh, socket.sid, socket.pid = socket.sid, found.sid, found.pid
             self._hub.add(socket)
 
-            def greet_and_shut_out() -> None:
+            def greet_and_notify() -> None:
                 greet()
                 socket.shut = set(found.rooms).difference(rooms) or None
                 namespace.notify_lost_rooms(socket, socket.shut or ())  # first: what it missed of these is not sent
@@ -323,7 +323,7 @@ class Dispatch:
                 socket.sid = fresh
 
             try:
-                if await self._hub.resume(socket, rooms, found.offset, greet_and_shut_out, found.starts, unchanged):
+                if await self._hub.resume(socket, rooms, found.offset, greet_and_notify, found.starts, unchanged):
                     return True
             except AccessChanged:
                 undo()
@@ -334,7 +334,7 @@ class Dispatch:
         return await namespace.rechecks.join(found.rooms, check_and_resume)
 
     def _discard(self, client: Client, socket: Socket) -> None:
-        """Undo what `asked` did for a socket that does not come to be."""
+        """Undo what `asked` did for a socket that is refused."""
         if client.sockets.get(socket.namespace) is socket:
             del client.sockets[socket.namespace]
         self._forget(socket)
@@ -354,7 +354,7 @@ class Dispatch:
 
     def called(self, client: Client, call: Call) -> None:
         socket: Socket | None = client.sockets.get(call.namespace)
-        if socket is not None:  # the native protocol may call right behind a connect that was refused
+        if socket is not None:  # a native client may send a call right after a connect that is refused
             self.calls.take(socket, call)
 
     # ── acks, leaving, ends ────────────────────────────────────────────────────────────────────────────────────────
@@ -384,7 +384,7 @@ class Dispatch:
         self.calls.tasks.spawn(self._leave(socket, running, why), "a leave")
 
     async def _leave(self, socket: Socket, running: asyncio.Task[None] | None, why: CloseReason) -> None:
-        """Tell the namespace, once the handler that was running is done: it must not find itself after the end."""
+        """Call the namespace's `left`, after the running handler is done: a handler must not run after `left`."""
         if running is not None:
             await asyncio.wait([running])
         try:
@@ -397,19 +397,19 @@ class Dispatch:
     # ── housekeeping ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def users(self) -> set[str]:
-        """Return the different users that are connected here. O(users), for who asks now and then."""
+        """Return the distinct users that are connected here. O(users), for occasional callers."""
         return set().union(*self._users.values())
 
     def user_count(self) -> int:
-        """Return how many different users are connected here. O(users)."""
+        """Return the number of distinct users that are connected here. O(users)."""
         return len(self.users())
 
     def sweep(self) -> None:
-        """Forget what is known of users who are gone for good. Called every minute."""
+        """Forget the rate windows of users who have left. Called every minute."""
         self.calls.sweep(lambda user: any(user in users for users in self._users.values()))
 
     async def close(self, within_s: float) -> None:
-        """Wait for handlers that still run, and for the leaves they owe; past the deadline they are cancelled."""
+        """Wait for running handlers and their calls of `left`. Cancel what still runs after the deadline."""
         await self.calls.close(within_s)
 
 
@@ -421,6 +421,6 @@ def first_rooms(user: User) -> list[model.Room]:
 
 
 def _codec(client: Client, auth: Auth) -> Codec:
-    """Return how this client is written to: with recovery if it says so, brings a pid, or is known to use it."""
+    """Return the codec for this client: with recovery if it asks for it, brings a pid, or is known to use it."""
     wanted = auth.recovery if isinstance(auth.recovery, bool) else client.recovers or isinstance(auth.pid, str)
     return client.codec if wanted else client.codec.plain
