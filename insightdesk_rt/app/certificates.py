@@ -1,7 +1,7 @@
-"""The certificate and key of TLS on our own ports: loaded at the start, and again on SIGHUP, without a connection lost.
+"""Loads the certificate and key of TLS at the start, and again on SIGHUP, without losing a connection.
 
-A context takes another certificate while it is in use: connections that there are keep theirs, new ones are shown the
-new one. What cannot be used is found out on a context of its own first, so that the old pair stays whole.
+An SSL context accepts a new certificate while it is in use: existing connections keep the old one, new connections get
+the new one. The files are tried on a separate context first, so that a bad pair never replaces a good one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TlsSettings(SettingsPart, frozen=True):
 
 
 class Certificates:
-    """The pair that `tls_cert_file` and `tls_key_file` name, for one context per port. Raises ConfigError."""
+    """The certificate and key of the settings, with one SSL context per port. Raises ConfigError."""
 
     def __init__(self, settings: TlsSettings) -> None:
         self._cert = settings.tls_cert_file
@@ -43,9 +43,9 @@ class Certificates:
         return made
 
     def reload(self) -> None:
-        """Load both files again for new connections. Logs how it went; on any failure the old pair goes on."""
+        """Reload both files for new connections, and log the result. On any failure the old pair stays in use."""
         if not self._cert:
-            log.info("nothing to load again: tls_cert_file is not set")
+            log.info("no certificate to reload: tls_cert_file is not set")
             return
         try:
             self._check()
@@ -53,10 +53,10 @@ class Certificates:
                 context.load_cert_chain(self._cert, self._key, _no_password)
             shown = x509.load_pem_x509_certificate(Path(self._cert).read_bytes())
         except (ConfigError, OSError, ValueError) as why:
-            log.error("the certificate was not loaded again; the old one goes on", extra={"why": str(why)})
+            log.error("the certificate was not reloaded; the old one stays in use", extra={"why": str(why)})
             return
         ends = shown.not_valid_after_utc.isoformat()
-        log.info("certificate loaded again", extra={"serial": f"{shown.serial_number:x}", "ends": ends})
+        log.info("certificate reloaded", extra={"serial": f"{shown.serial_number:x}", "ends": ends})
 
     def _check(self) -> ssl.SSLContext:
         """Return a context with the pair. Raises ConfigError naming the setting and its file."""
@@ -80,5 +80,5 @@ class Certificates:
 
 
 def _no_password() -> str:
-    """OpenSSL would ask on the terminal for the password of a key that has one, and wait."""
+    """Give an empty password: otherwise OpenSSL would ask for the password of a key on the terminal, and wait."""
     return ""

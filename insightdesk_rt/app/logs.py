@@ -1,6 +1,6 @@
-"""Logs: one line per event of note, `key=value` or JSON, that no client can forge and that holds no secret.
+"""Logs: one line per event, `key=value` or JSON. Clients cannot forge lines, and lines hold no secrets.
 
-The convention: the message is a constant phrase, what varies is in `extra`, by the names a reader would search for.
+The convention: the message is a constant phrase, and what varies is in `extra`, under names that one would search for.
 
     log = logging.getLogger(__name__)
     log.info("connect refused", extra={"code": code, "why": why, "namespace": namespace})
@@ -8,8 +8,8 @@ The convention: the message is a constant phrase, what varies is in `extra`, by 
     time=2026-11-23T04:05:06.789Z level=info logger=namespaces.dispatch msg="connect refused" code=FORBIDDEN why="…"
 
 An `extra` may not be called like an attribute of LogRecord (`name`, `args`, `message`, `module` …): logging raises.
-Every value is made harmless here and nowhere else: tokens and passwords taken out, long ones cut, control characters
-escaped. So callers may log what a client sent, though never on purpose a token or the text of a message.
+Every value is made safe here and nowhere else: tokens and passwords are removed, long values cut, control characters
+escaped. So callers may log what a client sent, but must not log tokens or the texts of messages on purpose.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ MAX_VALUE = 300  # characters; a user agent of a phone has 200
 MAX_TRACE = 8000  # of the end of a traceback: the innermost frames and the error
 PACKAGE = "insightdesk_rt."
 
-# What is not a field of ours in a record: everything logging itself puts there.
+# Fields that logging itself puts into a record; all others come from `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-# A text with such a name is a secret whatever it looks like. `pid` is the one that resumes a session.
+# A text under such a name is always hidden. `pid` is the id that resumes a session.
 _HIDDEN = re.compile(r"^(?:.*_)?(?:token|secret|password|authorization|cookie|pid|bearer)$", re.IGNORECASE)
 _SUSPECT = re.compile(r"eyJ|token|secret|passw|authorization|cookie|bearer|://|[?&]sid=", re.IGNORECASE)
 _SECRETS = (
@@ -42,10 +42,10 @@ _SECRETS = (
     # token=… in a query, "password": "…" in JSON or a Python dict
     (re.compile(r"""(?i)((?:token|secret|passw(?:or)?d)["']?\s*[=:]\s*["']?)[^\s"'&;,}\[]+"""), r"\1[hidden]"),
     (re.compile(r"([?&]sid=)[^&\s]+"), r"\1[hidden]"),  # whoever has a polling session's id has the session
-    # A password that was not encoded may hold any of these signs: all up to the last @ is hidden.
+    # A password that was not percent-encoded may contain @ or /: everything up to the last @ is hidden.
     (re.compile(r"://\S*@"), "://[hidden]@"),
 )
-# C0, DEL, C1, what turns text round or is invisible (bidi marks, BOM), line and paragraph separators, lone surrogates
+# C0, DEL, C1, bidi marks and other invisible characters, BOM, line and paragraph separators, lone surrogates
 _UNSAFE = "\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff"
 _UNSAFE_JSON = re.compile(f"[{_UNSAFE}]")
 _UNSAFE_KV = re.compile(rf'[{_UNSAFE}"\\]')
@@ -58,9 +58,9 @@ class LogSettings(SettingsPart, frozen=True):
 
 
 def setup_logging(level: str, style: str, node: str = "", stream: TextIO | None = None) -> None:
-    """Send all logs to one stream (stderr), `style` "kv" or "json". Called again, it replaces what it did before.
+    """Send all logs to one stream (stderr) in the `style` "kv" or "json". A second call replaces the first.
 
-    `node` goes into every line; with several processes on one terminal it says whose it is.
+    `node` goes into every line, so that lines of several processes on one terminal can be told apart.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(Lines(style, node))
@@ -69,14 +69,14 @@ def setup_logging(level: str, style: str, node: str = "", stream: TextIO | None 
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    # Tornado logs each request, with its whole URL; our doors log what is of note.
+    # Tornado logs each request with its whole URL; the code of the client port logs what matters.
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
     logging.getLogger("tornado.general").addFilter(_is_ours_to_see)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-# Tornado 6.6's words for a peer that sends no HTTP or no TLS, or goes away:
-# whoever connects could fill the log with them.
+# Tornado 6.6's messages about a peer that sends no HTTP or no TLS, or disconnects. Any peer could fill the log with
+# them.
 _PEERS_DOING = (
     "SSL Error on",
     "error on read",
@@ -88,7 +88,7 @@ _PEERS_DOING = (
 
 
 def _is_ours_to_see(record: logging.LogRecord) -> bool:
-    """Is a line of Tornado's about more than one peer's doing? At the level debug all are shown."""
+    """Return whether a line of Tornado says more than what one peer did. At the level debug all lines are shown."""
     return not str(record.msg).startswith(_PEERS_DOING) or logging.getLogger().isEnabledFor(logging.DEBUG)
 
 

@@ -1,4 +1,4 @@
-"""The process: signals, the lines a newcomer reads first, the exit code."""
+"""The server's process: signals, the messages at the start, the exit code."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 
 def run(loaded: LoadedSettings) -> int:
-    """Run a node, or several, until SIGTERM or Ctrl-C, and return the exit code; a second signal kills it.
+    """Run one node, or several workers, until SIGTERM or Ctrl-C, and return the exit code.
 
-    SIGTERM drains. Who presses Ctrl-C sits in front of it, and does not wait for that.
+    SIGTERM drains. Ctrl-C ends without a drain, because a person is waiting. A second signal kills the process.
     """
-    # SIGHUP loads the certificate again, and never ends the server: not before that is set up, nor after.
+    # SIGHUP reloads the certificate. It must never end the server, also before its handler is set and after the stop.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     node_id = loaded.settings.process.node_id or "n" + secrets.token_hex(3)
     loaded = structs.replace(loaded, settings=changed(apart(loaded.settings), node_id=node_id))
@@ -52,7 +52,7 @@ def run(loaded: LoadedSettings) -> int:
 
 
 def apart(settings: Settings) -> Settings:
-    """Return the settings with a data folder of the demo's own: its people, tickets and secret are not the desk's."""
+    """Return the settings with a separate data folder for the demo, whose users, tickets and secret are made up."""
     if not settings.process.demo:
         return settings
     return changed(settings, data_dir=str(Path(settings.tokens.data_dir) / "demo"))
@@ -69,7 +69,7 @@ def _work(loaded: LoadedSettings, sockets: list[socket.socket], news: Connection
 
 
 async def _serve(server: Server, at_once: signal.Signals, started: Callable[[Server], None]) -> None:
-    """Raises StartError."""
+    """Run a server until it is told to stop. Raises StartError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     drain_s: dict[signal.Signals, float] = {signal.SIGTERM: server.settings.process.drain_seconds, at_once: 0.0}
@@ -83,7 +83,7 @@ async def _serve(server: Server, at_once: signal.Signals, started: Callable[[Ser
         nonlocal over_s
         over_s = drain_s[number]
         stop.set()
-        unhandle()  # the next one has its usual effect
+        unhandle()  # a second signal has its default effect
 
     for number in drain_s:
         loop.add_signal_handler(number, stopping, number)
@@ -100,25 +100,25 @@ async def _serve(server: Server, at_once: signal.Signals, started: Callable[[Ser
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        unhandle()  # the loop's end would leave them for a moment without the pipe that they write to
+        unhandle()  # when the loop closes, its handlers would have no pipe to write to for a moment
 
 
 def _calm_the_collector() -> None:
-    """Let Python's garbage collector look for cycles seldom, and never at what is there after the start.
+    """Make Python's garbage collector run rarely, and never look at objects that exist after the start.
 
-    Nearly all here ends by its last reference. A broadcast alone makes more objects than Python's threshold of 700 and
-    had itself collected each time: 6 to 10 % of its CPU, and of a connect's.
+    Nearly all objects are freed by their last reference. A single broadcast creates more objects than Python's
+    threshold of 700, so each one triggered a collection: 6 to 10 % of the CPU of a broadcast, and of a connect.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
 
 
-# ── what a newcomer needs next: where it listens, a token to connect with, how it ends ──────────────────────────────
+# ── the message at the start: addresses, a token to connect with, how to stop ───────────────────────────────────────
 
 
 def command_line(loaded: LoadedSettings, *words: str) -> str:
-    """Return a line for the shell that runs this program with the same secret and server as `loaded`, from anywhere."""
+    """Return a shell command that runs this program for the same server with the same secret, from any folder."""
     if Path(sys.argv[0]).name == "__main__.py":
         program = [sys.executable, "-m", "insightdesk_rt"]
     else:
@@ -163,7 +163,7 @@ def _say(text: str) -> None:
 
 
 def _host(address: str) -> str:
-    """Return an address that can be called: of those that stand for all, this machine's own."""
+    """Return an address that a client can connect to: loopback for the addresses that mean all of them."""
     return {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(address, _written(address))
 
 

@@ -1,13 +1,13 @@
-"""Several processes behind one client port: starts them, starts again what dies, and ends them together.
+"""Several worker processes behind one client port: starts them, restarts those that die, and ends them together.
 
     supervisor ── fork ──▶ worker 1 (n1-1, admin port 3002), worker 2 (n1-2, 3003) …
 
-Each worker is a node like any other, in the cluster of the one Valkey; the kernel spreads new connections over them
-(SO_REUSEPORT). The supervisor holds every worker's listening socket, so connections that come while one is started
-again wait instead of being refused. It owns the embedded Valkey, if there is one, and does nothing else.
+Each worker is an ordinary node of the cluster. The kernel distributes new connections over the workers (SO_REUSEPORT).
+The supervisor holds every worker's listening socket, so new connections wait while a worker restarts instead of being
+refused. The supervisor also owns the embedded Valkey, if there is one. It does nothing else.
 
-A worker obeys the supervisor alone: Ctrl-C in a terminal reaches all processes, and must count once. What it means, to
-end without a drain, the supervisor says by a signal of its own.
+Workers take signals from the supervisor only: Ctrl-C in a terminal reaches all processes, and must count once. To end
+them without a drain, the supervisor sends AT_ONCE.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from insightdesk_rt.engine.secret import SecretUrl
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-RELOAD = signal.SIGHUP  # handed on to every worker
-AT_ONCE = signal.SIGUSR1  # to a worker
+RELOAD = signal.SIGHUP  # passed on to every worker
+AT_ONCE = signal.SIGUSR1  # tells a worker to end without a drain
 START_WITHIN_S = 60.0
-END_WITHIN_S = 30.0  # beside the drain
-AGAIN_S = 0.2  # after a worker's death, doubled with each within CALM_S …
+END_WITHIN_S = 30.0  # in addition to the drain
+AGAIN_S = 0.2  # pause before a restart; doubled with each death within CALM_S of the start …
 AGAIN_MOST_S = 5.0  # … up to this
 CALM_S = 60.0
-LOOK_S = 0.5  # how often the embedded Valkey is looked after
+LOOK_S = 0.5  # how often workers and the embedded Valkey are checked
 
 Serve = Callable[[LoadedSettings, list[socket.socket], Connection], int]
 
 
 class Worker:
-    """One process of several, started as often as it dies. `admin_port` is known once it is ready."""
+    """One worker process, restarted whenever it dies. `admin_port` is known once it is ready."""
 
     def __init__(self, loaded: LoadedSettings, sockets: list[socket.socket], serve: Serve) -> None:
         self.loaded = loaded
@@ -69,7 +69,7 @@ class Worker:
         return self._process.sentinel if self._process is not None else None
 
     def start(self, in_child: Callable[[Worker], None]) -> None:
-        """Fork. Signals wait until the child has its own mind about them."""
+        """Fork. Signals are blocked until the child has set its own handlers."""
         self._news, theirs = multiprocessing.Pipe(duplex=False)
         fork = multiprocessing.get_context("fork")
         self._process = fork.Process(target=self._run, args=(theirs, in_child), name=self.name)
@@ -82,14 +82,14 @@ class Worker:
         self._began_s = time.monotonic()
 
     def wait_ready(self, within_s: float) -> None:
-        """Raises StartError with what the worker said."""
-        said = self._heard(within_s) or "a worker did not get ready in time"
+        """Wait until the worker is ready. Raises StartError with the reason that it gave."""
+        said = self._heard(within_s) or "a worker was not ready in time"
         if isinstance(said, str):
             raise StartError(said)
         self.admin_port = said
 
     def look_after(self, in_child: Callable[[Worker], None]) -> None:
-        """Start the process again if it has died, not at once if that happens again and again."""
+        """Restart the process if it has died, after a pause that grows with repeated deaths."""
         now_s = time.monotonic()
         if self._process is not None and not self._process.is_alive():
             self._deaths = self._deaths + 1 if now_s - self._began_s < CALM_S else 0
@@ -106,7 +106,7 @@ class Worker:
             os.kill(self._process.pid, number)
 
     def join(self, end_s: float) -> None:
-        """Wait for its end, until `end_s` (monotonic); then end it."""
+        """Wait for the process to end until `end_s` (monotonic), then kill it."""
         if self._process is not None:
             self._process.join(max(end_s - time.monotonic(), 0))
             if self._process.is_alive():
@@ -116,7 +116,7 @@ class Worker:
             self._bury()
 
     def _heard(self, within_s: float) -> str | int | None:
-        """Return what the worker said last: its admin port, or why it does not start."""
+        """Return the last message of the worker: its admin port, or why it cannot start; None if there is none."""
         assert self._news is not None
         try:
             said: str | int | None = self._news.recv() if self._news.poll(within_s) else None
@@ -171,18 +171,18 @@ class Supervisor:
             while not self._signals:
                 wait([wake, *(worker.sentinel for worker in self._workers if worker.sentinel is not None)], LOOK_S)
                 with contextlib.suppress(BlockingIOError):
-                    os.read(wake, 4096)  # what a RELOAD wrote: it would wake us again and again
+                    os.read(wake, 4096)  # what a RELOAD wrote: left there, it would wake the loop for ever
                 if not self._signals:
                     self._look_after()
             log.info("stopping")
         finally:
             for own in sockets:
-                close_all(own)  # ours: what a worker leaves is nobody's then
+                close_all(own)  # the supervisor's copies: otherwise connections would wait at a port that nobody serves
             self._end()
         log.info("stopped")
 
     def _signalled(self, number: int, frame: Any) -> None:
-        """The first lets the workers end; the second kills them, as it does a server without workers."""
+        """The first signal lets the workers end, the second kills them, as in a server without workers."""
         self._signals += 1
         if number == signal.SIGINT:
             self._how = AT_ONCE
@@ -199,7 +199,7 @@ class Supervisor:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(RELOAD, signal.SIG_IGN)  # until the worker has a certificate to load again
+        signal.signal(RELOAD, signal.SIG_IGN)  # until the worker can reload its certificate
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, RELOAD))
         for other in self._workers:
             if other is not worker:
@@ -234,7 +234,7 @@ class Supervisor:
 
 
 def _of_worker(loaded: LoadedSettings, number: int, valkey_url: str) -> LoadedSettings:
-    """Return the settings of one worker: a name and ports of its own."""
+    """Return the settings of one worker: they differ in node id, Valkey URL and ports."""
     settings = loaded.settings
 
     def own(port: int) -> int:

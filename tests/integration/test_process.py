@@ -508,18 +508,18 @@ def test_sighup_loads_the_certificate_again_and_ends_nothing(tmp_path: Path, wor
             return set(await shown(ports) or ()) == {renewed}
 
         await until(all_new, "the new certificate on every port")
-        await until(lambda: server.log().count("certificate loaded again") == workers, "a line of each")
+        await until(lambda: server.log().count("certificate reloaded") == workers, "a line of each")
         assert not writer.is_closing()
         file.write_bytes(b"half a certific")
         server.send(signal.SIGHUP)
-        await until(lambda: server.log().count("the old one goes on") == workers, "a line of each")
+        await until(lambda: server.log().count("the old one stays in use") == workers, "a line of each")
         assert await all_new()
         writer.close()
 
     try:
         body()
         assert server.stop() == 0
-        server.assert_quiet("the old one goes on")
+        server.assert_quiet("the old one stays in use")
     finally:
         if server.process.poll() is None:
             server.kill()

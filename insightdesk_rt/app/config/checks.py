@@ -1,6 +1,6 @@
-"""What must fit together before anything is started: one finding per problem, named by the setting to change.
+"""Checks settings against each other before anything starts: one finding per problem, named by the setting to change.
 
-`misfits` and `doubts` are pure: they look at what is said, not at files or addresses. `file_misfits` looks at files.
+`misfits` and `doubts` are pure: they look at the values only. `file_misfits` looks at files and folders.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 
 VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
 VALKEY_URL = "expected valkey://host:6379, valkeys:// (TLS) or unix:///path/to/socket"
-# Of what valkey-py takes behind the ?, what means something for this server's connections.
+# The options of valkey-py behind the ? that make sense for this server's connections.
 PLAIN_OPTIONS = frozenset({"client_name", "db", "password", "username"})
 TLS_OPTIONS = frozenset(
     {"ssl_ca_certs", "ssl_ca_data", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers", "ssl_keyfile"}
 )
-LEAST_BYTES = 1024  # what a small event has; below, nothing works
+LEAST_BYTES = 1024  # the size of a small event; with less nothing works
 LEAST_EVENTS = 10
 TRANSPORTS = {"polling", "websocket"}
 
 
 def misfits(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield name and reason of each setting that cannot stay as it is."""
+    """Yield name and reason of each setting that must be changed."""
     yield from _listening(settings)
     yield from _demo(settings)
     yield from _clients(settings)
@@ -44,30 +44,30 @@ def misfits(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def doubts(settings: Settings) -> Iterator[str]:
-    """Yield what an admin should know and may want."""
+    """Yield warnings: combinations that are allowed, and that an admin should know about."""
     url = split_url(settings.tokens.jwks_url.reveal())
     if url and url.scheme == "http" and not is_loopback(url.hostname or ""):
-        yield "jwks_url is not https: whoever is on the way to it can put in keys of his own"
+        yield "jwks_url is not https: anybody on the network path can replace the keys"
     hs = "HS" in {FAMILIES.get(name) for name in settings.tokens.jwt_algorithms}
     if settings.valkey.valkey_url and not (hs or settings.tokens.cluster_secret or settings.tokens.cluster_secret_file):
-        yield "cluster_secret is not set: whoever may write to Valkey can speak to the nodes as one of them"
+        yield "cluster_secret is not set: anybody who can write to Valkey can send requests as a node"
     if "*" in settings.client_port.allowed_origins:
-        yield "allowed_origins has *: a page of any site may connect with a token it got hold of"
+        yield "allowed_origins has *: a page of any site can connect if it has a token"
     elif "null" in settings.client_port.allowed_origins:
-        yield "allowed_origins has null: any file and any sandboxed page may connect with a token it got hold of"
+        yield "allowed_origins has null: any local file and any sandboxed page can connect if it has a token"
     if settings.packets.max_payload_bytes > settings.outbox.max_outbox_bytes:
-        yield "max_payload_bytes is over max_outbox_bytes: a client may send what no client could be sent"
+        yield "max_payload_bytes is over max_outbox_bytes: a client can send what is too big for any client"
 
 
 def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield name and reason of each file or folder that the server could not use as this user. Leaves nothing."""
+    """Yield name and reason of each file or folder that this user cannot use. Leaves nothing behind."""
     file = settings.tokens.cluster_secret_file
     if file and not os.access(file, os.R_OK):
         yield "cluster_secret_file", "it cannot be read" if Path(file).exists() else "no such file"
     folder = Path(settings.tokens.data_dir).absolute()
     existing = next(one for one in (folder, *folder.parents) if one.exists())
     try:
-        # Tried, not asked: for root os.access says yes to a file system that is read-only, and to /proc.
+        # Really tried, because for root os.access says yes even on a read-only file system and in /proc.
         os.rmdir(tempfile.mkdtemp(prefix=".check-", dir=existing))
     except OSError as why:
         yield "data_dir", f"{existing} cannot be written to: {why.strerror}"
@@ -77,13 +77,16 @@ def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
     client, admin, relay, workers = settings.client_port, settings.admin_port, settings.relay, settings.process.workers
     for name, addresses in {"address": client.address, "admin_address": admin.admin_address}.items():
         if not addresses:
-            yield name, "expected an address of this machine, like 127.0.0.1, or :: for every one"
+            yield name, "expected an address of this machine, like 127.0.0.1, or :: for all addresses"
         for address in addresses:
             if why := _address_misfit(address):
                 yield name, f"{address!r}: {why}"
     same = set(client.address) & set(admin.admin_address)
     if admin.admin_port and client.port in range(admin.admin_port, admin.admin_port + workers) and same:
-        yield "admin_port", "the client port is the same" if workers == 1 else "a worker's is the client port"
+        yield (
+            "admin_port",
+            "it is the client port too" if workers == 1 else "the admin port of a worker is the client port too",
+        )
     if bool(settings.tls.tls_cert_file) != bool(settings.tls.tls_key_file):
         yield "tls_key_file", "tls_cert_file and tls_key_file are needed together"
     if not (settings.tls.tls_cert_file or admin.admin_allow_plaintext or admin.on_loopback):
@@ -91,14 +94,14 @@ def _listening(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "admin_address", why
     last_port = max(port + workers - 1 for port in (admin.admin_port, relay.relay_port))
     if last_port > 65_535:
-        yield "workers", f"each has an admin port and a relay port of its own, and there is no port {last_port}"
+        yield "workers", f"each worker needs an admin port and a relay port, and there is no port {last_port}"
     if relay.relay_address and _is_unspecified(relay.relay_address):
-        yield "relay_address", "expected the address at which others reach this machine"
+        yield "relay_address", "expected the address at which other machines reach this one"
 
 
 def _demo(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.process.demo and settings.process.workers > 1:
-        yield "demo", "the demo's robots live in one process; leave workers out"
+        yield "demo", "the demo runs in one process; do not set workers"
     client = settings.client_port
     if settings.process.demo and not client.on_loopback:
         yield "demo", f"the demo gives out tokens and is for loopback only, not for {','.join(client.address)}"
@@ -125,26 +128,26 @@ def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "jwt_algorithms", "expected some of " + ", ".join(FAMILIES)
         return
     if tokens.jwt_secret and tokens.jwt_secret_file:
-        yield "jwt_secret_file", "jwt_secret is set too; which one counts?"
+        yield "jwt_secret_file", "jwt_secret is set too; set only one of them"
     if tokens.jwt_secret and len(tokens.jwt_secret.reveal().encode()) < MIN_SECRET_BYTES:
         yield "jwt_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
     if tokens.cluster_secret and tokens.cluster_secret_file:
-        yield "cluster_secret_file", "cluster_secret is set too; which one counts?"
+        yield "cluster_secret_file", "cluster_secret is set too; set only one of them"
     if tokens.cluster_secret and len(tokens.cluster_secret.reveal().encode()) < MIN_SECRET_BYTES:
         yield "cluster_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
     if "HS" in families and not secret and not settings.client_port.on_loopback:
-        yield "address", "off loopback a secret is needed: set jwt_secret_file (or take HS out of jwt_algorithms)"
+        yield "address", "off loopback a secret is needed: set jwt_secret_file (or remove HS from jwt_algorithms)"
     if secret and "HS" not in families:
-        yield "jwt_algorithms", "a secret is set, but no HS algorithm that would use it"
+        yield "jwt_algorithms", "a secret is set, but no HS algorithm uses it"
     if public and families == {"HS"}:
-        yield "jwt_algorithms", "a public key is set, but no RS, PS, ES or EdDSA algorithm that would use it"
+        yield "jwt_algorithms", "a public key is set, but no RS, PS, ES or EdDSA algorithm uses it"
     if families - {"HS"} and not public:
         yield "jwt_algorithms", "RS, PS, ES and EdDSA need jwt_public_key_file or jwks_url"
     if {"RS", "PS"} <= families:
-        # RFC 8725 3.1: one key, one use; an RSA key does not say for which of the two it is.
+        # RFC 8725 3.1: one key, one use; an RSA key does not say which of the two it is for.
         yield "jwt_algorithms", "RS and PS use the same kind of key; choose one of them"
     if tokens.jwt_public_key_file and len(families - {"HS"}) > 1:
-        yield "jwt_algorithms", "one public key has one kind of algorithm; several kinds need jwks_url"
+        yield "jwt_algorithms", "one public key fits one kind of algorithm; several kinds need jwks_url"
     url = split_url(tokens.jwks_url.reveal())
     if tokens.jwks_url and not (url and url.scheme in ("http", "https") and url.hostname and not url.username):
         yield "jwks_url", "expected http(s)://host/path, without a password"
@@ -167,7 +170,7 @@ def _store(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _valkey_url_fault(text: str) -> str:
-    """Return why a text is no URL of a Valkey, or ""."""
+    """Return what is wrong with the URL of a Valkey, or ""."""
     if "://" not in text and not text.startswith("unix:"):
         return VALKEY_URL
     if fault := url_fault(text):
@@ -199,7 +202,7 @@ def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
     if 0 < settings.outbox.max_outbox_events < LEAST_EVENTS:
         yield "max_outbox_events", f"expected {LEAST_EVENTS} or more, or 0"
     if settings.event_log.max_event_bytes > settings.outbox.max_outbox_bytes:
-        yield "max_event_bytes", "it is over max_outbox_bytes: one event would close whoever gets it"
+        yield "max_event_bytes", "it is over max_outbox_bytes: one event would close every client that gets it"
     if settings.outbox.volatile_outbox_bytes > settings.outbox.max_outbox_bytes:
         yield "volatile_outbox_bytes", "it is over max_outbox_bytes: volatile events would close clients"
     for event, text in settings.dispatch.rate_limits.items():
@@ -210,9 +213,9 @@ def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _address_misfit(text: str) -> str:
-    """Return why nothing can listen on what is written, "" if something may."""
+    """Return what is wrong with an address to listen on, or ""."""
     if text == "*":
-        return "write :: for every address, of IPv4 and IPv6"
+        return "write :: for all addresses of IPv4 and IPv6"
     if "[" in text or "]" in text:
         return "write an IPv6 address without brackets"
     if re.fullmatch(r"[^:]*:\d*", text):

@@ -1,9 +1,9 @@
-"""Where values come from: command line, else environment, else file, else default; and the error that says so.
+"""Reads settings: from the command line, else the environment, else the file, else the default.
 
     --ping-interval-ms 20000 · INSIGHTDESK_RT_PING_INTERVAL_MS=20000 · ping_interval_ms = 20000
 
-A setting that is unknown, of the wrong type or at odds with another is an error of one line: its name and value, where
-it stands (the line, in a file), what was expected, the nearest name that exists.
+A setting that is unknown, has the wrong type or contradicts another is an error of one line, with its name and value,
+where it is set (in a file: the line), what was expected, and the most similar name that exists.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from insightdesk_rt.engine.errors import ConfigError
 from insightdesk_rt.engine.secret import Secret, printable, shown_text
 
 ENV_PREFIX = "INSIGHTDESK_RT_"
-# Variables that begin like a setting and are none: the file's name, and what the tests must not skip.
+# Variables that begin like a setting and are none: the name of the file, and what the tests must not skip.
 OTHER_ENV = {ENV_PREFIX + "CONFIG", ENV_PREFIX + "REQUIRE"}
 COMMAND_LINE = "command line"
-# What another command must know to reach a server and to be believed by it; data_dir too, if the secret is in it.
+# Settings that another command needs to reach a server and sign a token for it; also data_dir, if the secret is there.
 OF_A_SERVER = ("admin_address", "admin_port", "jwt_secret_file", "jwt_algorithms", "jwt_issuer", "jwt_audience")
 ONE_OR_MORE = ("address", "admin_address")  # lists that may be written as one text in a file, too
 BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 class LoadedSettings(Struct, frozen=True):
-    """The settings and, by name, where each value came from. `warnings` are for the log, a line each."""
+    """The settings and, by name, where each value came from. `warnings` has one line each for the log."""
 
     settings: Settings
     origins: dict[str, str]
@@ -42,9 +42,9 @@ class LoadedSettings(Struct, frozen=True):
     file: str = ""
 
     def same_server(self) -> list[str]:
-        """Return flags that make another command, in any folder and shell, find this server and sign with its secret.
+        """Return the flags with which another command finds this server and its secret, from any folder and shell.
 
-        A secret given by hand is not among them.
+        A secret that was given as text is not among them.
         """
         values, flags = flat(self.settings), []
         if self.file:
@@ -60,7 +60,7 @@ class LoadedSettings(Struct, frozen=True):
 
 
 class Given(Struct, frozen=True):
-    """One value as somebody wrote it; `typed` if its type is known already (TOML), else it is text from a shell."""
+    """One value as it was written. `typed` says that it has a type (TOML); otherwise it is text from a shell."""
 
     name: str
     value: Any
@@ -69,7 +69,7 @@ class Given(Struct, frozen=True):
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> LoadedSettings:
-    """Return the settings that the command line, the environment and the file say. Raises ConfigError."""
+    """Return the settings from command line, environment and file. Raises ConfigError."""
     flags, rest = take_flags(argv)
     if rest:
         raise ConfigError(f"{unknown(rest[0])} ({COMMAND_LINE})")
@@ -77,7 +77,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> LoadedSettings:
 
 
 def load_flags(flags: Mapping[str, str], environ: Mapping[str, str]) -> LoadedSettings:
-    """As `load`, for flags that were taken off the command line; `config` among them names the file."""
+    """Like `load`, for flags that `take_flags` returned; the flag `config` names the file."""
     file = flags.get("config") or environ.get(ENV_PREFIX + "CONFIG", "")
     values: dict[str, Any] = {}
     origins = dict.fromkeys(table(), "default")
@@ -105,9 +105,9 @@ def load_flags(flags: Mapping[str, str], environ: Mapping[str, str]) -> LoadedSe
 
 
 def take_flags(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the settings (`--name value`, `--name=value`, `--yes-or-no`) and the words that are none.
+    """Return the settings (`--name value`, `--name=value`, `--yes-or-no`) and all other words of a command line.
 
-    Of two the last counts. Raises ConfigError for a setting without its value.
+    The last one counts if a setting is given twice. Raises ConfigError for a setting without a value.
     """
     flags: dict[str, str] = {}
     rest: list[str] = []
@@ -130,9 +130,9 @@ def take_flags(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def unknown(word: str, others: Sequence[str] = ()) -> str:
-    """Return the sentence about a word that is no setting, with the nearest one that is, written the same way.
+    """Return the error for a word that is no setting, with the most similar setting, written the same way.
 
-    `others` are names that would have been right there too.
+    `others` are further names that would be correct there.
     """
     word = word.partition("=")[0]  # what follows may be a secret
     bare = word.removeprefix("--").removeprefix(ENV_PREFIX).replace("-", "_").lower()
@@ -146,7 +146,7 @@ def unknown(word: str, others: Sequence[str] = ()) -> str:
 
 
 def shown(name: str, value: Any) -> str:
-    """Return a value as it may be printed: on one line, no secret, no password of a URL, not too long."""
+    """Return a value as it may be printed: one line, without secrets and passwords of URLs, not too long."""
     if name in secrets() and not isinstance(value, Secret):
         value = secrets()[name](value) if isinstance(value, str) else Secret(str(value))
     if isinstance(value, dict):
@@ -158,13 +158,13 @@ def shown(name: str, value: Any) -> str:
 
 
 def _given(flags: Mapping[str, str], environ: Mapping[str, str], file: str) -> Iterator[Given]:
-    """Yield all that was set, the weakest source first."""
+    """Yield every value that was set; later ones take precedence."""
     if file:
         yield from _read(file)
     for variable, text in sorted(environ.items()):
         if variable.startswith(ENV_PREFIX) and variable not in OTHER_ENV:
             name = variable.removeprefix(ENV_PREFIX).lower()
-            # INSIGHTDESK_RT_port would be taken for INSIGHTDESK_RT_PORT: one spelling only
+            # upper case only: otherwise INSIGHTDESK_RT_port would count as INSIGHTDESK_RT_PORT
             yield Given(name if name in table() and variable.isupper() else variable, text, f"environment {variable}")
     for name, text in flags.items():
         if name != "config":
@@ -180,14 +180,14 @@ def _read(file: str) -> Iterator[Given]:
     except ValueError as why:  # TOMLDecodeError says line and column; UnicodeDecodeError the byte
         raise ConfigError(f"config = {file}: {why}") from None
     for name, value in values.items():
-        # tomllib does not say where a key stood. The first line that looks like it is right, but for long texts.
+        # tomllib does not tell the line of a key. The first line that looks like it is taken; long texts can mislead.
         found = re.search(rf"""^[ \t]*\[*[ \t]*["']?{re.escape(name)}["']?[ \t]*[].=]""", text, re.MULTILINE)
         line = text.count("\n", 0, found.start()) + 1 if found else 1
         yield Given(name, value, f"{file}:{line}", typed=True)
 
 
 def _convert(setting: Setting, given: Given) -> Any:
-    """Return the value in the setting's type; text is read as that type is written in a shell. Raises ValueError."""
+    """Return the value in the type of the setting; text from a shell is parsed. Raises ValueError."""
     value = given.value
     if not given.typed:
         parts = [part.strip() for part in value.split(",") if part.strip()]

@@ -60,7 +60,7 @@ async def serial(port: int) -> int:
 async def test_new_connections_are_shown_the_certificate_that_was_loaded_last(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A pair that cannot be used is logged, and the old one goes on whole."""
+    """A pair that cannot be used is logged, and the old one stays in use whole."""
     caplog.set_level(logging.INFO)
     file = certificate(tmp_path / "both.pem")
     first = x509.load_pem_x509_certificate(file.read_bytes()).serial_number

@@ -1,4 +1,4 @@
-"""The table of private parts is complete, all of them are there, and a start without one is refused in one line."""
+"""The table of private parts is complete and correct, and the server refuses to start if one is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from insightdesk_rt.app.private_parts import PARTS, Part, lacking, wanted
 PACKAGE = Path(insightdesk_rt.__file__).parent
 KNOWN = {name for part in PARTS for name in part.names}
 LIBRARIES = ("tornado", "valkey")
-# Names of Python's own, which are not a library's: namedtuple, argparse, os, abc.
+# Private names of Python itself: of namedtuple, argparse, os and abc.
 PYTHONS = {"_replace", "_asdict", "_actions", "_ArgumentGroup", "_exit", "_abc_impl", "_is_protocol"}
 
 
@@ -28,38 +28,43 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
-def test_all_private_parts_are_there() -> None:
+def test_the_installed_libraries_have_all_private_parts() -> None:
     assert lacking() == ""
 
 
 @pytest.mark.parametrize(
     ("part", "gone"),
     [
-        (Part("tornado", "tornado.web", "RequestHandler", ("_log", "_gone")), "tornado.web.RequestHandler._gone"),
-        (Part("tornado", "tornado.nowhere", "X", ("_log",)), "tornado.nowhere.X"),
-        (Part("tornado", "tornado.web", "Nobody", ("_log",)), "tornado.web.Nobody"),
         (
-            Part("valkey", "valkey.asyncio.connection", "Connection", (), (("disconnect", "later"),)),
+            Part("tornado", "6.6.1", "tornado.web", "RequestHandler", ("_log", "_gone")),
+            "tornado.web.RequestHandler._gone",
+        ),
+        (Part("tornado", "6.6.1", "tornado.nowhere", "X", ("_log",)), "tornado.nowhere.X"),
+        (Part("tornado", "6.6.1", "tornado.web", "Nobody", ("_log",)), "tornado.web.Nobody"),
+        (
+            Part("valkey", "6.2.0", "valkey.asyncio.connection", "Connection", (), (("disconnect", "later"),)),
             "valkey.asyncio.connection.Connection.disconnect(later)",
         ),
     ],
 )
-def test_a_part_that_is_gone_is_named_with_what_to_install(part: Part, gone: str) -> None:
+def test_a_missing_part_is_named_with_the_version_to_install(part: Part, gone: str) -> None:
     said = lacking((part,))
     assert gone in said and "\n" not in said
     assert said.endswith(f"install {wanted(part.library)}") and "<" in wanted(part.library)
 
 
-def test_the_server_does_not_start_without_one(
+def test_the_server_refuses_to_start_if_a_part_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(private_parts, "PARTS", (Part("tornado", "tornado.web", "RequestHandler", ("_gone",)),))
+    monkeypatch.setattr(
+        private_parts, "PARTS", (Part("tornado", "6.6.1", "tornado.web", "RequestHandler", ("_gone",)),)
+    )
     assert process.run(load([], {})) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("insightdesk-rt: tornado ") and "RequestHandler._gone" in line
 
 
-def test_every_private_name_that_is_not_ours_is_in_the_table() -> None:
+def test_every_private_name_of_a_library_is_in_the_table() -> None:
     used: dict[str, str] = {}
     ours: set[str] = set()
     for path in PACKAGE.rglob("*.py"):
@@ -79,8 +84,20 @@ def test_every_private_name_that_is_not_ours_is_in_the_table() -> None:
     assert {name: place for name, place in used.items() if name not in ours | KNOWN | PYTHONS} == {}
 
 
+def test_tornados_private_names_are_used_in_one_file() -> None:
+    names = {name for part in PARTS if part.library == "tornado" for name in part.names}
+    places: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in names:
+                own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                if not own:
+                    places.setdefault(node.attr, set()).add(path.relative_to(PACKAGE).as_posix())
+    assert {file for files in places.values() for file in files} == {"engine/transport/tornado_private.py"}
+
+
 def subclasses() -> Iterator[tuple[type, list[type]]]:
-    """Yield our classes that have bases of the libraries, with those."""
+    """Yield each class of ours that derives from a class of a library, with those bases."""
     for module in pkgutil.walk_packages([str(PACKAGE)], "insightdesk_rt."):
         if module.name.endswith("__main__"):
             continue
@@ -91,8 +108,8 @@ def subclasses() -> Iterator[tuple[type, list[type]]]:
                     yield each, bases
 
 
-def test_every_private_name_that_a_subclass_touches_is_in_the_table() -> None:
-    """What a class of ours overrides, sets or reads of a library's class that it derives from."""
+def test_every_private_name_that_a_subclass_uses_is_in_the_table() -> None:
+    """Names that a class of ours overrides, sets or reads of a library's class from which it derives."""
     missing = set()
     for each, bases in subclasses():
         theirs = set().union(*(private_parts._names_of(base) for base in bases))
