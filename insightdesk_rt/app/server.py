@@ -55,7 +55,7 @@ from insightdesk_rt.engine.doors.relay import Relay, answers, bind_local, foreig
 from insightdesk_rt.engine.doors.static_files import client_script_routes
 from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.hub.hub import Hub, Replay
-from insightdesk_rt.engine.periodic import Work, every, only_if
+from insightdesk_rt.engine.periodic import Work, only_if, start_periodic
 from insightdesk_rt.engine.secret import shown_url
 from insightdesk_rt.engine.signing_keys import DemoKeys, KeyRing, cluster_key, fingerprints
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
@@ -144,7 +144,7 @@ class Start(NamedTuple):
 
     def every(self, ms: float, work: Work, what: str) -> None:
         """Run work periodically until the server stops."""
-        self.stop.callback(every(ms, work, what).stop)
+        self.stop.callback(start_periodic(ms, work, what).stop)
 
 
 class BoundPorts(NamedTuple):

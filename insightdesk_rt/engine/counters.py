@@ -1,6 +1,6 @@
-"""Counting for metrics: plain integers on slotted objects that hot code adds to, and that somebody reads now and then.
+"""Counters for metrics: plain integers on slotted objects, which hot code adds to and the metrics page reads.
 
-Pure. Nothing here knows a metrics library: names, labels and help texts are given where the numbers are read.
+Pure. Nothing here knows a metrics library: names, labels and help texts are added where the numbers are read.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
-OTHER = "other"  # what names that are not the server's own are counted under: labels stay bounded
+OTHER = "other"  # counts all names that are not the server's own, so that labels stay bounded
 
 
 class Histogram:
-    """How many values were at most each of `bounds` (ascending); the last count is of what was beyond all of them."""
+    """Counts values per bucket. `bounds` ascend; the last count is of values beyond all bounds."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -36,9 +36,9 @@ class Histogram:
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[int], part: float) -> float | None:
-    """Return the value below which `part` (0 to 1) of what was counted lies, as far as buckets tell; None: of nothing.
+    """Estimate the quantile `part` (0 to 1) from the buckets; None when nothing was counted.
 
-    Within a bucket values are taken as spread evenly, as Prometheus does; beyond the last bound it is that bound.
+    Like Prometheus this assumes an even spread within a bucket; beyond the last bound the result is that bound.
     """
     rank = part * sum(counts)
     if not rank:
@@ -53,7 +53,7 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], part: float) -> flo
 
 
 class EventCounts:
-    """Events by name. What is not one of `names` is counted as OTHER."""
+    """Counts events by name. Names that are not in `names` are counted as OTHER."""
 
     __slots__ = ("by_name",)
 

@@ -1,4 +1,4 @@
-"""Every error a client, a back end or an admin can be told, and every way a connection ends: one table each.
+"""All error codes that a client, a back end or an admin may receive, and all reasons why a connection ends.
 
 Handlers raise `RtError("FORBIDDEN")`; the table decides HTTP status, websocket close code, whether the same request may
 be tried again, and how loud the log is. Wire errors are two: the peer broke the protocol, the peer sent too much.
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 class ErrorKind(NamedTuple):
     http: int
-    close: int  # websocket close code on the native protocol; 44xx: do not come back with this token
+    close: int  # websocket close code on the native protocol; 44xx: do not reconnect with this token
     retry: bool
     text: str
 
@@ -28,7 +28,7 @@ ERRORS: dict[str, ErrorKind] = {
     "BAD_REQUEST": ErrorKind(400, 4400, False, "The request is not as documented."),
     "INVALID_STATUS": ErrorKind(400, 4400, False, "The status must be online, busy or away."),
     "UNKNOWN_EVENT": ErrorKind(400, 4400, False, "There is no such event in this namespace."),
-    "NOT_FOUND": ErrorKind(404, 4404, False, "There is no such thing."),
+    "NOT_FOUND": ErrorKind(404, 4404, False, "Not found."),
     "METHOD_NOT_ALLOWED": ErrorKind(405, 4405, False, "The method is not allowed here."),
     "CONFLICT": ErrorKind(409, 4409, False, "Somebody else was first, or the state does not allow it."),
     "PAYLOAD_TOO_LARGE": ErrorKind(413, 4413, False, "The payload is too large."),
@@ -43,7 +43,7 @@ ERRORS: dict[str, ErrorKind] = {
 
 
 class RtError(Exception):
-    """What a request is refused with. `fields` go into the error object beside code and message."""
+    """Refuses a request. `fields` are added to the error object beside code and message."""
 
     def __init__(self, code: str, message: str | None = None, **fields: Any) -> None:
         self.code = code
@@ -67,7 +67,7 @@ class RtError(Exception):
 
 
 def used_before(field: str, what: str) -> RtError:
-    """Return the refusal of a request whose id, in `field`, was given to another one of its kind before."""
+    """Return the CONFLICT for a request whose id, in `field`, already belongs to another one of its kind."""
     return RtError("CONFLICT", f"{field}: another {what} has this id; use a new one.", field=field)
 
 
@@ -82,7 +82,7 @@ class WireError(Exception):
     """
 
     close = 1002
-    # What was complete before the wrong bytes, for who read many messages at once: it counts, then the close follows.
+    # The messages that were complete before the wrong bytes. They are processed before the connection is closed.
     messages: Sequence[Any] = ()
 
     def __init__(self, why: str, close: int | None = None, *, limit_name: str = "") -> None:
@@ -100,15 +100,16 @@ class TooBig(WireError):
 
 
 class CloseReason(Enum):
-    """Why a client is gone. Values are the words of Socket.IO's `disconnect` event where it has one."""
+    """Why a client's connection ended. Values are those of Socket.IO's `disconnect` event where it has one."""
 
     TRANSPORT_CLOSE = "transport close"
     TRANSPORT_ERROR = "transport error"
     PING_TIMEOUT = "ping timeout"
     PARSE_ERROR = "parse error"
     TOO_BIG = "payload too big"
-    # Engine.IO's close packet. It is no goodbye: stock clients on long-polling send it whenever their engine closes,
-    # also before they reconnect (Polling.doClose). A client that leaves for good sends DISCONNECT first.
+    # Engine.IO's close packet. It does not mean that the client leaves for good: stock clients on long-polling send it
+    # whenever their engine closes, also before they reconnect (Polling.doClose). A client that leaves for good sends
+    # DISCONNECT first.
     CLIENT_CLOSE = "client close"
     CLIENT_LEFT = "client namespace disconnect"
     SERVER_LEFT = "server namespace disconnect"
@@ -119,10 +120,10 @@ class CloseReason(Enum):
     REVOKED = "revoked"
     KICKED = "kicked"
     BLOCKED = "blocked"
-    SENT_AWAY = "sent away"  # by an admin; come back
+    SENT_AWAY = "sent away"  # by an admin; the client should reconnect
     REPLACED = "replaced"
     UNAVAILABLE = "unavailable"
-    DRAINED = "drained"  # by an admin, while the node goes on; come back
+    DRAINED = "drained"  # by an admin, while the node goes on; the client should reconnect
     SHUTDOWN = "server shutting down"
 
     @property
@@ -132,7 +133,7 @@ class CloseReason(Enum):
 
     @property
     def may_resume(self) -> bool:
-        """Is the session kept for a client that comes back? Not if somebody ended it on purpose."""
+        """Is the session kept for a client that reconnects? Not if it was ended on purpose."""
         return self not in ENDED_ON_PURPOSE
 
 
@@ -143,7 +144,7 @@ CLOSE_CODES = {
     CloseReason.SLOW_CONSUMER: 4301,
     CloseReason.UNAVAILABLE: 4302,
     CloseReason.REPLACED: 4303,
-    CloseReason.SHUTDOWN: 1012,  # "service restart": come back
+    CloseReason.SHUTDOWN: 1012,  # "service restart": the client should reconnect
     CloseReason.SENT_AWAY: 1012,
     CloseReason.DRAINED: 1012,
     CloseReason.CONNECT_TIMEOUT: 4408,

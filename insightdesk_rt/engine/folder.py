@@ -1,7 +1,7 @@
-"""The data folder, whose files (the secret, and Valkey's with all texts) are for this process's user alone.
+"""The data folder. Its files (the secret, and Valkey's files with all texts) are for this process's user only.
 
-As PostgreSQL does, the server refuses a folder that others may write to: they could put a secret or a socket of their
-own in the place of ours. A folder that has only our files is closed to others instead; our files are closed anywhere.
+Like PostgreSQL, the server refuses a folder that other users may write to, because they could replace a secret or a
+socket. A folder that has only our files is closed to other users instead; our own files are always closed to them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-# What this server and its embedded Valkey put there.
+# The files of this server and its embedded Valkey.
 OURS = ("*jwt_secret*", "demo", "demo_secret", "valkey.*", "appendonlydir", "appendonly.aof*", "dump.rdb", "temp-*")
 OTHERS, OTHERS_WRITE = 0o077, 0o022
 
@@ -26,9 +26,9 @@ class FolderError(Exception):
 
 
 def private_folder(folder: Path) -> None:
-    """Make the folder if it is missing, and close it and our files in it to other users.
+    """Create the folder if it is missing, and close it and our files in it to other users.
 
-    Raises FolderError if others may write to it and it is not ours to close; OSError.
+    Raises FolderError if other users may write to it and it has files that are not ours; OSError.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = os.listdir(folder)
@@ -40,7 +40,7 @@ def private_folder(folder: Path) -> None:
     elif state.st_mode & OTHERS_WRITE:
         raise FolderError(f"other users may write to the data directory {folder}; use one of its own, or chmod 700 it")
     for path in _files(folder, names):
-        with suppress(FileNotFoundError):  # of a Valkey that still runs there
+        with suppress(FileNotFoundError):  # a Valkey that still runs there may remove a file
             kind = path.lstat()
             if kind.st_uid == os.geteuid() and kind.st_mode & OTHERS and not stat.S_ISLNK(kind.st_mode):
                 path.chmod(stat.S_IMODE(kind.st_mode) & ~OTHERS)

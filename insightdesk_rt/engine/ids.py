@@ -1,13 +1,13 @@
-r"""The kinds of ids and names: one rule for each, whoever sends it and wherever it stands.
+r"""The rules for ids and names. There is one rule per kind, wherever the id comes from.
 
     class Watch(Payload):
-        userId: UserIdText                  # a field: msgspec holds it to the rule
+        userId: UserIdText                  # a field: msgspec checks the rule
 
-    ids.USER.check(claims["sub"])           # anything else: raises ValueError in words
+    ids.USER.check(claims["sub"])           # elsewhere: raises ValueError with a readable text
 
-Ids that others make (users, teams, sessions) may be any visible text, because identity providers make `auth0|5f7c`,
-`ann@example.com` and `CORP\ann`, and teams have spaces in their names. None holds a control or format character: such a
-character breaks a log line, or shows a text that it is not (U+202E turns the rest of a line round).
+Ids from other systems (users, teams, sessions) may be any visible text, because identity providers use `auth0|5f7c`,
+`ann@example.com` and `CORP\ann`, and teams have spaces in their names. Control and format characters are refused: they
+break log lines or make a text look like another one (U+202E reverses the rest of a line).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ FORMATS = (
     "\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\U000e0001\U000e0020-\U000e007f"
 )
-# Names of people may hold the two joiners: Persian, Indic scripts and emoji are not written right without them.
+# Names of people may have the two joiners, which Persian, Indic scripts and emoji need.
 NAME_FORMATS = FORMATS.replace("\u200b-\u200f", "\u200b\u200e\u200f")
 
 
 class IdKind:
-    """One kind of id: `pattern` for msgspec, `words` for people."""
+    """One kind of id: `pattern` for msgspec, `words` describe it in error texts."""
 
     def __init__(self, pattern: str, words: str) -> None:
         self.pattern = pattern
         self.words = words
-        # "" says that a filter is not used; only there
+        # "" means that a filter is not used; only allowed there
         self.or_empty = rf"^(?:{pattern.removeprefix('^').removesuffix(Z)})?{Z}"
         WORDS[self.pattern] = WORDS[self.or_empty] = words
         self._matches = re.compile(pattern).match
@@ -49,13 +49,13 @@ class IdKind:
         return isinstance(text, str) and self._matches(text) is not None
 
     def check(self, text: object) -> str:
-        """Return the text. Raises ValueError that says in words what is expected."""
+        """Return the text. Raises ValueError that says what is expected."""
         if isinstance(text, str) and self._matches(text) is not None:
             return text
         raise ValueError(f"expected text {self.words}" if isinstance(text, str) else "expected text")
 
 
-Z = r"\Z"  # and not $: that would let a newline through at the end
+Z = r"\Z"  # not $, which would allow a newline at the end
 
 
 def _visible(most: int) -> IdKind:
@@ -68,9 +68,9 @@ def _visible(most: int) -> IdKind:
 USER = _visible(128)  # the token's `sub`; a customer or an agent
 TEAM = USER  # the token's `teamId`; the same text as a ticket's, and as helpdesks name teams
 SESSION = USER  # the token's `sessionId`
-CLIENT = _visible(64)  # what a client calls its own message or chat, to send it again
+CLIENT = _visible(64)  # a client's own id of a message or chat, by which it may send it again
 ROOM = IdKind(f"^[^{CONTROLS}]{{1,200}}{Z}", "of 1 to 200 characters, without control characters")
-# Tickets' ids stand in addresses of pages, and in room names before nothing else. A conversation's id is ours.
+# Ticket ids are part of page addresses, and the last part of room names. Conversation ids are made by the server.
 TICKET = IdKind(
     rf"^[A-Za-z0-9][A-Za-z0-9_.\-]{{0,63}}{Z}",
     "of 1 to 64 letters, digits or any of _.-, the first a letter or digit",
@@ -80,8 +80,8 @@ CONVERSATION = TICKET
 PUSH = IdKind(rf"^[A-Za-z0-9_.:\-]{{1,64}}{Z}", "of 1 to 64 letters, digits or any of _.:-")
 EVENT = _visible(128)  # the back end's id of an event of its own
 EVENT_NAME = IdKind(f"^[^{CONTROLS}]{{1,128}}{Z}", "of 1 to 128 characters, without control characters")
-# socket.io-parser 4.2: events that client libraries emit by themselves. One from a peer is a forgery: a stock client
-# ends its connection, comes back, is sent the same from the log, and so on for ever.
+# socket.io-parser 4.2: events that client libraries emit by themselves. A stock client that receives one ends its
+# connection, reconnects, is sent the same event from the log, and so on for ever.
 RESERVED_EVENTS = frozenset(
     {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
 )
@@ -90,16 +90,16 @@ RULE = IdKind(rf"^[0-9a-f]{{20}}{Z}", "of 20 hexadecimal digits")
 
 
 class Refused(Struct, gc=False):
-    """One item of a list that could not be served: its place, from 0, and what is wrong with it. The others were."""
+    """A refused item of a list: its index, and what is wrong with it. The other items were accepted."""
 
     index: int
     message: str
 
 
 def sift(items: Sequence[object], kind: IdKind, field: str) -> tuple[list[str], list[Refused]]:
-    """Return the items that are of the kind, each once, and the others with what is wrong with them.
+    """Return the valid items, each once, and the invalid ones with what is wrong with them.
 
-    Raises RtError BAD_REQUEST naming the first if there are items and none of them is of the kind.
+    Raises RtError BAD_REQUEST about the first item if there are items and none is valid.
     """
     good: dict[str, None] = {}
     bad: list[Refused] = []
@@ -131,5 +131,5 @@ _NAME_REFUSED = re.compile(f"[{CONTROLS}{NAME_FORMATS}]")
 
 
 def is_name(text: str) -> bool:
-    """May this be a person's name? It is shown to others, and must not turn or hide what stands beside it."""
+    """May this be a person's name? It is shown to others and must not reverse or hide the text beside it."""
     return _NAME_REFUSED.search(text) is None

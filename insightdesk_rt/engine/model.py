@@ -1,8 +1,8 @@
-"""The nouns: who a user is, what one publication is, how ids, rooms and offsets are written.
+"""The values of the engine: users, events, and how ids, rooms and offsets are written.
 
-Pure values. Room names are made here and nowhere else: a client never writes one, so nothing it sends can name a
-room of somebody else. What stands before the first ':' says what kind of room it is, and all behind it is one id,
-whatever is in that: so two names are never the same. What an id may be: ids.py.
+Pure values. Room names are made only here. A client never sends one, so nothing it sends can name another user's room.
+The part before the first ':' is the kind of room, and everything behind it is one id, so that different rooms never
+have the same name. The rules for ids are in ids.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, NewType
 from msgspec import Struct
 
 UserId = NewType("UserId", str)
-UserKey = NewType("UserKey", str)  # what a user is told apart by inside the server; see UserKeys
+UserKey = NewType("UserKey", str)  # identifies a user inside the server; see UserKeys
 TeamId = NewType("TeamId", str)
 Sid = NewType("Sid", str)  # a socket: one client in one namespace; 20 characters, public
 Room = NewType("Room", str)
@@ -28,11 +28,11 @@ Severity = Literal["info", "warning", "critical"]  # of a notice
 NO_OFFSET = Offset("0-0")
 
 
-# In front of a customer's id in a UserKey. No id holds a control character, so no id is the key of another.
+# The prefix of a customer's id in a UserKey. Ids have no control characters, so no id equals another user's key.
 CUSTOMER_MARK = "customer\t"
 
 
-# The refusal of a `customerId` where ids are shared.
+# Refuses a `customerId` where ids are shared.
 ONE_KIND = 'Here one id is one person (user_ids = "shared"): name a customer as userId, too.'
 
 
@@ -44,7 +44,7 @@ class Named(NamedTuple):
 
     @property
     def user_id(self) -> str:
-        """What stands in `userId`; "" for a customer, whose id stands in `customer_id`."""
+        """The value of `userId`; "" for a customer, whose id is in `customer_id`."""
         return "" if self.customer else self.id
 
     @property
@@ -53,18 +53,17 @@ class Named(NamedTuple):
 
 
 class UserKeys(NamedTuple):
-    """How ids become the keys that rooms, stores, limits and rules go by: the only place that decides it.
+    """Turns ids into the keys that rooms, stores, limits and rules use. Only this class decides it.
 
     `user_ids = "shared"`: one id is one person, whatever the role, and the key is the id. "separate": customers and
-    staff are numbered apart, so a customer's key has a mark. A key never leaves the server; `named`
-    reads it.
+    staff have ids of their own, so a customer's key has a mark. A key never leaves the server; `named` decodes it.
     """
 
     separate: bool = False
 
     @property
     def mark(self) -> str:
-        """What a customer's key has in front of the id."""
+        """The prefix of a customer's key."""
         return CUSTOMER_MARK if self.separate else ""
 
     def staff(self, id: str) -> UserKey:
@@ -78,12 +77,12 @@ class UserKeys(NamedTuple):
 
 
 def named(key: str) -> Named:
-    """Return whom a UserKey is of."""
+    """Decode a UserKey."""
     return Named(key.removeprefix(CUSTOMER_MARK), key.startswith(CUSTOMER_MARK))
 
 
 class Person(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What others may know of a user. `role` is said of customers only, and only where ids are separate."""
+    """What others may know of a user. `role` is set only for customers, and only where ids are separate."""
 
     id: UserId
     name: str
@@ -95,7 +94,7 @@ class Person(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class User(Struct, frozen=True, gc=False):
-    """Who a verified token speaks for. `expires_s` and `issued_s` are Unix seconds; empty strings mean 'none'.
+    """The user of a verified token. `expires_s` and `issued_s` are Unix seconds; empty strings mean 'none'.
 
     `separate_ids`: the setting `user_ids` is "separate".
     """
@@ -112,7 +111,7 @@ class User(Struct, frozen=True, gc=False):
 
     @property
     def key(self) -> UserKey:
-        """What rooms, stores, limits and rules tell the user apart by."""
+        """The key by which rooms, stores, limits and rules identify the user."""
         return UserKeys(self.separate_ids).of(self.id, self.role)
 
     @property
@@ -127,9 +126,9 @@ class User(Struct, frozen=True, gc=False):
 class Event(Struct, frozen=True, gc=False):
     """One publication: `name` with `payload` (JSON text, encoded once by its publisher) for members of `rooms`.
 
-    `skip` names sids or rooms whose members are left out. A logged event has an `id` of its publisher and, once it is
-    in the log, an `offset`; `was` is the offset it had before its log was lost and it was published again. An event
-    whose id a caller chose has a `fingerprint`: the same id with another fingerprint is refused.
+    `skip` has sids, and rooms whose members are left out. A logged event has an `id` from its publisher and, once it is
+    in the log, an `offset`. `was` is the offset it had before its log was lost and it was published again. An event
+    whose id the caller chose has a `fingerprint`: the same id with another fingerprint is refused.
     """
 
     namespace: str
@@ -149,9 +148,9 @@ class Event(Struct, frozen=True, gc=False):
 
 
 class Right(NamedTuple):
-    """From where on somebody may be sent what a room was told, and the name of that right.
+    """The offset from which on a user may be sent a room's events, and the name of that right.
 
-    `life` is another one each time the right was lost and given again; "" where the server does not know.
+    `life` changes each time the right was lost and given again; "" if the server does not know it.
     """
 
     since: Offset = NO_OFFSET
@@ -179,7 +178,7 @@ def ticket_room(ticket_id: str) -> Room:
 
 
 def ticket_staff_room(ticket_id: str) -> Room:
-    """The agents and admins among them: internal notes go here and nowhere else."""
+    """The agents and admins among them: internal notes are sent only here."""
     return Room("ticket-staff:" + ticket_id)
 
 
@@ -202,31 +201,31 @@ DASHBOARD_ROOM = Room("dashboard")
 
 
 def new_sid() -> Sid:
-    """20 characters from a 62-letter-plus alphabet, 120 bits, from the system's source (CVE-2017-16031)."""
+    """Return a new sid: 20 characters, 120 bits from the system's random source (CVE-2017-16031)."""
     return Sid(secrets.token_urlsafe(15))
 
 
 def new_id() -> str:
-    """An id for something we make (an event, a message, a conversation): 16 characters, 96 bits."""
+    """Return a new id for an event, message or conversation of the server: 16 characters, 96 bits."""
     return secrets.token_urlsafe(12)
 
 
 def iso(at_ms: int) -> str:
-    """Write Unix milliseconds as clients are told them: "2026-11-23T04:01:00.125Z"."""
+    """Format Unix milliseconds as in messages to clients: "2026-11-23T04:01:00.125Z"."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def unix_ms(text: str) -> int:
-    """Return the Unix milliseconds that `iso` was given."""
+    """Parse a text of `iso` to Unix milliseconds."""
     return (datetime.fromisoformat(text) - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
 
 
 def offset_key(offset: str) -> tuple[int, int]:
-    """Return what offsets are compared by. Raises ValueError for anything that is not `<ms>-<seq>`, of 64 bits each."""
+    """Return the sort key of an offset. Raises ValueError unless it is `<ms>-<seq>`, of 64 bits each."""
     ms, dash, seq = offset.partition("-")
     if not (dash and ms.isascii() and seq.isascii() and ms.isdigit() and seq.isdigit() and len(offset) <= 42):
         raise ValueError("not an offset")
     key = int(ms), int(seq)
-    if max(key) >= 1 << 64:  # Valkey's streams know none
+    if max(key) >= 1 << 64:  # not possible in Valkey's streams
         raise ValueError("not an offset")
     return key

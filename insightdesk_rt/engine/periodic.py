@@ -1,7 +1,7 @@
-"""What the server does again and again: start to start, late turns skipped, failures logged, until it stops.
+"""Periodic work: runs from start to start, skips turns that are late, logs failures, and goes on until it is stopped.
 
-By the monotonic clock. Tornado's PeriodicCallback goes by the wall clock: put back by an hour, it stands still for one,
-leases, heartbeats and all.
+It uses the monotonic clock. Tornado's PeriodicCallback uses the wall clock: when that is set back by an hour, it stands
+still for an hour, with leases and heartbeats.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Work = Callable[[], Awaitable[None] | None]
 
 
 class PeriodicWork:
-    """Does `work` at each multiple of a time from now on, until `stop`. While a turn runs no other begins."""
+    """Calls `work` every `every_s` seconds until `stop`. No turn begins while another one runs."""
 
     def __init__(self, every_s: float, work: Work, what: str) -> None:
         self._every_s = every_s
@@ -31,7 +31,7 @@ class PeriodicWork:
         self._running: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
-        """A turn that runs goes on to its end."""
+        """Stop. A turn that is running goes on to its end."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -69,16 +69,16 @@ class PeriodicWork:
             log.error("a turn failed", extra={"what": self._what}, exc_info=failed)
 
 
-def every(ms: float, work: Work, what: str) -> PeriodicWork:
-    """Start a clock. `what` names it in the log."""
-    return PeriodicWork(ms / 1000, work, what)
+def start_periodic(every_ms: float, work: Work, what: str) -> PeriodicWork:
+    """Start periodic work. `what` names it in the log."""
+    return PeriodicWork(every_ms / 1000, work, what)
 
 
-def only_if(true: Callable[[], Awaitable[bool]], work: Callable[[], Awaitable[None]]) -> Work:
-    """Return `work` that is left out when it is not `true`."""
+def only_if(condition: Callable[[], Awaitable[bool]], work: Callable[[], Awaitable[None]]) -> Work:
+    """Return work that does nothing in a turn in which `condition` is false."""
 
     async def maybe() -> None:
-        if await true():
+        if await condition():
             await work()
 
     return maybe

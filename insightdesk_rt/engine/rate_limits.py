@@ -1,7 +1,7 @@
-"""Windows and caps as values: how often something may happen, and how many of it there may be.
+"""Rate windows and caps, pure: how often something may happen, and how many of something there may be.
 
-Nobody here knows the time; it is given in as milliseconds of a clock that never goes back. A window is fixed: it
-opens with the first event, counts `max` of them, and starts anew once it is over.
+Callers pass the time as milliseconds of a clock that never goes back. A window is fixed: it opens with the first event,
+allows `max` events, and a new one begins after it has expired.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import NamedTuple
 
 from insightdesk_rt.engine.addresses import parse_address
 
-ANY = 2**31 - 1  # what a limit that is switched off counts as; clients in Java read it as an int, too
-SWEEP_AT = 1024  # keys held before windows that are over are looked for; each costs some 200 bytes
+ANY = 2**31 - 1  # stands for "no limit"; clients in Java read it as an int, too
+SWEEP_AT = 1024  # keys, of some 200 bytes each, before expired windows are removed
 
 
 class Rate(NamedTuple):
-    """At most `max` in `per_s` seconds. With a `burst` that is the average, and a pause allows so many at once."""
+    """At most `max` in `per_s` seconds. With a `burst` that is the average; `burst` may come at once after a pause."""
 
     max: int
     per_s: int
     burst: int = 0
 
     def window(self) -> Window:
-        """Return what counts by this rate."""
+        """Return a new window with this rate."""
         return Bucket(self) if self.burst else Window(self.max, self.per_s * 1000)
 
 
 def or_any(limit: int) -> int:
-    """Return the limit, or for 0, which means none, a number that nothing reaches."""
+    """Return the limit; for 0, which means no limit, ANY."""
     return limit or ANY
 
 
@@ -58,8 +58,8 @@ class Window:
     def take(self, now_ms: int) -> int:
         """Return 0 if one more is allowed, else how many milliseconds until it is (never 0).
 
-        hot: once per event of a client. The window is over at its end and not a millisecond later, which would make
-        the answer "wait 0".
+        hot: once per event of a client. The window expires at its end and not a millisecond later, which would give the
+        answer "wait 0".
         """
         if not self._count or now_ms >= self._reset_at_ms:
             self._reset_at_ms = now_ms + self._per_ms
@@ -71,9 +71,9 @@ class Window:
         return 0
 
     def take_more(self, more: int, now_ms: int) -> int:
-        """Count a call that was taken as `more` further ones, or none of them: return the milliseconds to wait.
+        """Count a taken call as `more` further ones, all or none. Returns 0, or the milliseconds to wait.
 
-        A call that is bigger than the whole window is allowed if it is the only one in it.
+        A call that is bigger than the whole window is allowed if it is the only one in the window.
         """
         if self._count + more > self._max and self._count > 1:
             return max(self._reset_at_ms - now_ms, 1)
@@ -86,14 +86,14 @@ class Window:
         return self._reset_at_ms - now_ms if full else 0
 
     def expired(self, now_ms: int) -> bool:
-        """Does nothing that was counted matter any more? Then the window may be forgotten."""
+        """Does the window affect no later call? Then it may be forgotten."""
         return not self._count or now_ms >= self._reset_at_ms
 
 
 class Bucket(Window):
     """A window for calls that come in bursts: `burst` at once after a pause, and `max` in `per_s` on average.
 
-    Kept as the moment at which the bucket is full again (GCRA), so that nothing has to run to fill it.
+    It stores only the moment at which the bucket is full again (GCRA), so that nothing must run to fill it.
     """
 
     __slots__ = ("_each_ms", "_full_at_ms", "_spare_ms")
@@ -122,7 +122,7 @@ class Bucket(Window):
 
 
 class Windows:
-    """One window per key (an address). Those that are over are forgotten as the table grows, so that it stays small."""
+    """One window per key (an address). Expired windows are removed as the table grows, so that it stays small."""
 
     __slots__ = ("_max", "_per_ms", "_sweep_at", "_windows")
 
@@ -150,7 +150,7 @@ class Windows:
         return len(self._windows)
 
     def _sweep(self, now_ms: int) -> None:
-        # The next sweep waits until the table has doubled: over many keys each costs O(1) of sweeping.
+        # The next sweep waits until the table has doubled, so that a key costs O(1) of sweeping on average.
         self._windows = {key: window for key, window in self._windows.items() if not window.expired(now_ms)}
         self._sweep_at = max(SWEEP_AT, 2 * len(self._windows))
 
@@ -166,17 +166,18 @@ class Offender(NamedTuple):
 
 
 class Offenders:
-    """Who was refused for too much of something, of late: a small table, whatever is thrown at the server.
+    """Users who recently hit a rate limit. The table has a bounded size.
 
-    Forgotten are those who have kept quiet for longer than `remember_ms`, and, when it is full, whoever did so longest.
+    A user is forgotten after `remember_ms` without a refusal. When the table is full, the one whose last refusal is the
+    oldest is dropped.
     """
 
-    __slots__ = ("_found", "_most", "_remember_ms")
+    __slots__ = ("_found", "_max_entries", "_remember_ms")
 
-    def __init__(self, most: int = 1_000, remember_ms: int = 600_000) -> None:
-        self._most = most
+    def __init__(self, max_entries: int = 1_000, remember_ms: int = 600_000) -> None:
+        self._max_entries = max_entries
         self._remember_ms = remember_ms
-        self._found: dict[tuple[str, str, str], tuple[int, int]] = {}  # the last one refused is the last one here
+        self._found: dict[tuple[str, str, str], tuple[int, int]] = {}  # in the order of their last refusals
 
     def add(self, user: str, namespace: str, event: str, now_ms: int) -> None:
         """hot: once per refusal."""
@@ -184,19 +185,19 @@ class Offenders:
         count, last_ms = self._found.pop(key, (0, now_ms))
         if now_ms - last_ms > self._remember_ms:
             count = 0
-        if len(self._found) >= self._most:
+        if len(self._found) >= self._max_entries:
             del self._found[next(iter(self._found))]
         self._found[key] = (count + 1, now_ms)
 
-    def worst(self, most: int, now_ms: int) -> list[Offender]:
-        """Return those with the most refusals first."""
+    def worst(self, max_count: int, now_ms: int) -> list[Offender]:
+        """Return at most `max_count` offenders, those with the most refusals first."""
         since_ms = now_ms - self._remember_ms
-        late = (Offender(*key, *told) for key, told in self._found.items() if told[1] >= since_ms)
-        return sorted(late, key=lambda one: (-one.refusals, one.user, one.namespace, one.event))[:most]
+        recent = (Offender(*key, *counted) for key, counted in self._found.items() if counted[1] >= since_ms)
+        return sorted(recent, key=lambda one: (-one.refusals, one.user, one.namespace, one.event))[:max_count]
 
 
 class Cap:
-    """At most `max` at a time per key (connections of an address). 0 is no limit."""
+    """At most `max` at a time per key (connections of an address). 0: no limit."""
 
     __slots__ = ("_counts", "_max")
 
@@ -205,15 +206,15 @@ class Cap:
         self._counts: dict[str, int] = {}
 
     def full(self, key: str) -> bool:
-        """Has the key as many as it may?"""
+        """Has the key reached its limit?"""
         return self._max > 0 and self._counts.get(key, 0) >= self._max
 
     def enter(self, key: str) -> None:
-        """Count one in. Who may come was asked before: what was let in is counted, also beyond the limit."""
+        """Count one in, even beyond the limit: the caller has checked it before."""
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def leave(self, key: str) -> None:
-        """Count one out; each `enter` is owed one."""
+        """Count one out. Call it once for each `enter`."""
         count = self._counts[key] - 1
         if count:
             self._counts[key] = count
@@ -225,7 +226,7 @@ class Cap:
 
 
 def counted_as(address: str) -> str:
-    """Return what limits per address count as one: all of a /64, since every IPv6 customer has one to choose from."""
+    """Return the key of limits per address: for IPv6 the /64, because every customer has a whole one to choose from."""
     if ":" not in address:
         return address
     parsed = parse_address(address)

@@ -1,4 +1,4 @@
-"""Log lines that anybody outside can cause: one per kind and minute, with a count of those left out."""
+"""Seldom: limits log lines that outsiders can cause to one per kind and minute, with a count of the others."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 
 class Seldom:
-    """Logs a line per kind of thing and minute, however often it happens.
+    """Logs at most one line per kind and minute.
 
-    The next line of a kind says in `others` how many were left out since its last one. Kinds are bounded: beyond `most`
-    they share one line.
+    The next line of a kind has in `others` how many were left out since the last one. Kinds are bounded: beyond
+    `max_kinds` they share one line.
     """
 
     def __init__(
@@ -20,19 +20,19 @@ class Seldom:
         logger: logging.Logger,
         *,
         every_s: float = 60.0,
-        most: int = 64,
+        max_kinds: int = 64,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = logger
         self._every_s = every_s
-        self._most = most
+        self._max_kinds = max_kinds
         self._now_s = now_s
         self._kinds: dict[tuple[str, str], tuple[float, int]] = {}  # when it was logged last, and left out since
 
     def say(self, level: int, message: str, kind: str, **fields: object) -> None:
         """Log `message` with the fields, unless it was logged with this kind within the last `every_s`."""
         key = (message, kind)
-        if key not in self._kinds and len(self._kinds) >= self._most:
+        if key not in self._kinds and len(self._kinds) >= self._max_kinds:
             key = (message, "")
         logged_s, others = self._kinds.get(key, (-math.inf, 0))
         if self._now_s() - logged_s < self._every_s:

@@ -238,7 +238,7 @@ class RefusedPages:
 
     def __init__(self, listed: tuple[str, ...]) -> None:
         self._listed = listed
-        self._seldom = Seldom(log, most=MAX_LINES)
+        self._seldom = Seldom(log, max_kinds=MAX_LINES)
 
     def report(self, headers: Mapping[str, str], peer: RemotePeer, sender: str) -> None:
         """`sender` is the address of the connection, a proxy's if there is one."""

@@ -20,7 +20,7 @@ from tornado.httputil import HTTPMessageDelegate
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
-from insightdesk_rt.engine.periodic import PeriodicWork, every
+from insightdesk_rt.engine.periodic import PeriodicWork, start_periodic
 from insightdesk_rt.engine.settings import Help, SecondsLimit, SettingsPart
 from insightdesk_rt.engine.transport.neighbours import refused_stranger
 from insightdesk_rt.engine.transport.tornado_private import (
@@ -164,7 +164,9 @@ class ClientHttpServer(HTTPServer):
         for each in sockets:
             add_listener(self, each, accept_few(each, first or self.take))
         if self._cutting is None:
-            self._cutting = every(self._unread_s * 1000, self._cut_unread, "closing connections of slow readers")
+            self._cutting = start_periodic(
+                self._unread_s * 1000, self._cut_unread, "closing connections of slow readers"
+            )
 
     def stop(self) -> None:
         if self._cutting is not None:

@@ -1,7 +1,7 @@
 """What the hub needs of the other nodes: eight verbs, declared here, implemented in engine/cluster/backplane.py.
 
-The rule both sides rely on: a logged event reaches members only through `deliver`, in the order of the log, on the
-node that published it too. A volatile one is delivered here at once and comes from other nodes through `deliver`.
+Both sides rely on this rule: a logged event reaches members only through `deliver`, in the order of the log, also on
+the node that published it. A volatile event is delivered there at once, and on other nodes through `deliver`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room
 
 
 class Backlog(Struct, frozen=True):
-    """What a log holds for some rooms after an offset; not `complete` if it no longer reaches back that far.
+    """What a log holds for some rooms after an offset. Not `complete` if the log does not reach back that far.
 
-    Offsets below `floor` are of a log that was lost; what was lost with it and sent again lies behind the floor.
+    Offsets below `floor` belong to a log that was lost. Events that were sent again after that have later offsets.
     """
 
     events: list[Event]  # in order
@@ -49,45 +49,45 @@ class Backplane(Protocol):
 
     @property
     def available(self) -> bool:
-        """Can the other nodes be reached, as far as is known? If not, who comes new is sent away, not let in deaf."""
+        """Are the other nodes reachable, as far as is known? If not, new clients are refused."""
         ...
 
     async def reach(self) -> None:
-        """Return once the store has answered: then it can be reached now. Raises RtError UNAVAILABLE."""
+        """Return once the store has answered, which proves it reachable. Raises RtError UNAVAILABLE."""
         ...
 
     async def append(self, event: Event) -> Offset:
-        """Put a logged event into its namespace's log, once per `event.id`, and return its offset.
+        """Append an event to its namespace's log, once per `event.id`, and return its offset.
 
         Raises RtError UNAVAILABLE if Valkey did not confirm within its deadline; the same id may be tried again.
         """
         ...
 
     def publish(self, event: Event) -> None:
-        """Tell the other nodes of a volatile event; may be lost."""
+        """Send a volatile event to the other nodes; it may be lost."""
         ...
 
     async def listen(self, namespace: str, room: Room) -> Offset:
-        """Hear a room from now on. Returns once it is sure: everything after the returned offset will be delivered.
+        """Listen to a room. Returns once everything after the returned offset is certain to be delivered.
 
-        While Valkey is away it returns at once; the room is then listened to, and caught up, on reconnection. Raises
-        RtError UNAVAILABLE if that has begun and takes seconds.
+        While Valkey is unreachable this returns at once; the room is subscribed and caught up on reconnection. Raises
+        RtError UNAVAILABLE if catching up has begun and takes seconds.
         """
         ...
 
     def unlisten(self, namespace: str, room: Room) -> None:
-        """The last member on this node has left; the channel is dropped a little later."""
+        """The last member on this node has left: unsubscribe the channel a little later."""
         ...
 
     def position(self, namespace: str) -> Offset:
-        """Everything of this node's rooms up to here was delivered: the offset a client may be told."""
+        """All events of this node's rooms up to here were delivered: the offset that a client may be sent."""
         ...
 
     async def read(
         self, namespace: str, rooms: Iterable[Room], since: Offset, most: int = ..., user: str = ""
     ) -> Backlog:
-        """Read what the log holds for the rooms after `since`; nothing, and not complete, if that is more than `most`.
+        """Read what the log holds for the rooms after `since`. Empty and not complete if that is more than `most`.
 
-        One question of a `user` at a time. Raises RtError UNAVAILABLE, also if the node has more questions than it may.
+        A `user` has one read at a time. Raises RtError UNAVAILABLE, also if too many reads are under way on this node.
         """
         ...

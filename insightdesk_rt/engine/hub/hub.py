@@ -1,8 +1,8 @@
-"""The hub of this node: sockets, their rooms, and the one way out to them.
+"""Hub: the sockets of this node, their rooms, and the only way to send to rooms.
 
-`emit` is for the cluster (through the backplane), `deliver` is for this node, and nothing but `deliver` walks members.
-A logged event goes down to the backplane and comes back up before anybody sees it, so that all members of a room see
-one order; a volatile one is delivered here at once.
+`emit` is for the cluster (through the backplane), `deliver` is for this node, and only `deliver` iterates over members.
+A logged event goes to the backplane and comes back before any client sees it, so that all members of a room see the
+same order. A volatile event is delivered on this node at once.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from insightdesk_rt.engine.wire import json
 
 _ANY = Right(NO_OFFSET)
 PAGE_BYTES = 262_144  # as one event
-HEAD_BYTES = 100  # of an event on the wire beside its payload, about
+HEAD_BYTES = 100  # about, of an event on the wire beside its payload
 
 
 class JoinResult(NamedTuple):
     """`offset`: everything after it will be delivered.
 
-    `complete` is False if the log did not reach back to `since`, or the right to the room did not.
+    `complete` is False if the log, or the right to the room, does not reach back to `since`.
     """
 
     offset: Offset
@@ -48,7 +48,7 @@ class HubSettings(SettingsPart, frozen=True):
 
 
 class Replay(NamedTuple):
-    """How much of the log one client is sent at a time; who missed more is told to load anew."""
+    """How much of the log one client is sent at a time. A client that missed more is told to reload."""
 
     events: int
     size_bytes: int
@@ -86,20 +86,20 @@ class Hub:
         backplane.attach(self)
 
     def add(self, socket: Socket) -> None:
-        """Take the socket in, unless its client went away while it was asked who it is."""
+        """Add the socket, unless its client disconnected while its token was checked."""
         if socket.gone:
             return
         self._sockets[socket.namespace][socket.sid] = socket
 
     def forget(self, socket: Socket) -> None:
-        """Take back an `add`: the socket will be added anew, under another sid."""
+        """Undo `add`: the socket will be added again under another sid."""
         self._take_out(socket)
 
     def remove(self, socket: Socket) -> None:
-        """Take the socket out of everything. Idempotent. `rooms` and `starts` still say afterwards where it was.
+        """Remove the socket from all rooms. Idempotent. `rooms` and `starts` keep their last values.
 
-        The record of its session is written of both: without `starts` a client that comes back could not be held to
-        when, and by which right, it joined a room.
+        The session's record is written from both. Without `starts` the server would not know when, and by which right,
+        a client that resumes had joined a room.
         """
         if not self._take_out(socket):
             return
@@ -110,7 +110,7 @@ class Hub:
         socket.ended()
 
     def _take_out(self, socket: Socket) -> bool:
-        """Return whether it was there. Another socket that goes on with its session has the same sid."""
+        """Return whether it was there. A socket that resumed its session has the same sid."""
         sockets = self._sockets[socket.namespace]
         if sockets.get(socket.sid) is not socket:
             return False
@@ -120,8 +120,8 @@ class Hub:
     async def join(self, socket: Socket, room: Room, since: Offset | None = None) -> JoinResult:
         """Make the socket a member; with `since`, first send it what the room's log holds after that offset.
 
-        No gap and no double between the two. Joining twice is nothing. Raises RtError TOO_MANY_ROOMS; UNAVAILABLE (only
-        with `since`). A socket that went away meanwhile joins nothing.
+        No event is missed or sent twice between the two. Idempotent. Raises RtError TOO_MANY_ROOMS; UNAVAILABLE (only
+        with `since`). A socket that disconnects meanwhile joins nothing.
         """
         return await self.join_all(socket, (room,), since)
 
@@ -133,11 +133,11 @@ class Hub:
         right: Right | Mapping[Room, Right] = Right(),
         still: Callable[[], bool] = lambda: True,
     ) -> JoinResult:
-        """The same for several rooms at once: what their logs hold is sent in one order, as it would have come live.
+        """Join several rooms at once. What their logs hold is sent in one order, as if it had come live.
 
-        `since` is what a client says: nothing from before `right` (to all rooms, or to each its own) began is sent, now
-        or when the socket comes back. `still` says whether what the caller knows of the socket's access is still so:
-        it is asked before anything is sent. Raises AccessChanged, with nothing joined, if it is not.
+        `since` is the client's own offset. Nothing from before `right` began (one right for all rooms, or one for each)
+        is sent, now or when the socket resumes. `still` is called before anything is sent. It says whether the access
+        that the caller has checked is unchanged; if not, AccessChanged is raised and nothing is joined.
         """
         rights = dict.fromkeys(rooms, right) if isinstance(right, Right) else right
         begins = {room: max(since, rights[room].since, key=offset_key) for room in rooms} if since is not None else {}
@@ -169,8 +169,8 @@ class Hub:
     async def enter(self, socket: Socket, rooms: Collection[Room]) -> None:
         """Make the socket a member of its first rooms. One round trip, or two where no room of them has members here.
 
-        Raises RtError UNAVAILABLE while the store cannot be reached: it could subscribe to nothing, and a client that
-        does not look at that refusal would stay connected and hear nothing ever after.
+        Raises RtError UNAVAILABLE while the store is unreachable: then no room could be subscribed, and a client that
+        ignores that refusal would stay connected and never receive anything.
         """
         await self._backplane.reach()
         known = self._rooms[socket.namespace]
@@ -180,7 +180,7 @@ class Hub:
                 await self._backplane.listen(socket.namespace, new[0])
             elif new:
                 await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
-            if not self._backplane.available:  # it may have gone while this waited for it
+            if not self._backplane.available:  # it may have been lost while this waited
                 raise RtError("UNAVAILABLE")
             if self._become_member(socket, rooms):
                 socket.since = self.position(socket.namespace)
@@ -196,12 +196,12 @@ class Hub:
     ) -> bool:
         """Make the socket a member of all rooms it had, after sending it what their log holds since its last offset.
 
-        `greet` is called before the first missed event: a stock client takes an event for received (and moves its
-        offset) only once it is connected. What it was sent before that it keeps over a disconnect, and hears again
-        when it comes back. Of a room in `starts` it is sent nothing from before that.
+        `greet` is called before the first missed event, because a stock client counts an event as received (and moves
+        its offset) only once it is connected. It would keep earlier events over a disconnect and emit them again. For a
+        room in `starts` nothing from before its start is sent.
 
-        Returns False, with nothing sent and nothing joined, if the log does not reach back. Raises RtError UNAVAILABLE;
-        AccessChanged, with nothing sent and nothing joined, if `still` says no (as in `join_all`).
+        Returns False, without sending or joining anything, if the log does not reach back. Raises RtError UNAVAILABLE;
+        AccessChanged, without sending or joining anything, if `still` says no (as in `join_all`).
         """
         with self._heard_if_joined(socket.namespace, rooms):
             await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in rooms))
@@ -214,14 +214,14 @@ class Hub:
                 raise AccessChanged
             greet()
             self._send(missed.events, socket, set(rooms))
-            socket.since = self.position(socket.namespace)  # it has been sent all up to here
+            socket.since = self.position(socket.namespace)  # it has been sent everything up to here
             socket.starts = dict(starts) or None
             return self._become_member(socket, rooms)
 
     async def _missed(self, socket: Socket, floors: Mapping[Room, Offset]) -> Missed:
         """Return what the log holds for each room after its floor, up to what this node has delivered at the return.
 
-        What the log holds beyond that is still on its way to this node and comes live to those who join now.
+        Later events in the log are still on their way to this node; a socket that joins now receives them live.
         """
         found: list[Event] = []
         if not floors:
@@ -237,15 +237,15 @@ class Hub:
             for event in backlog.events:
                 if offset_key(event.offset) > delivered:
                     break
-                first = offset_key(event.was or event.offset)  # one that was logged again is as old as it was
+                first = offset_key(event.was or event.offset)  # an event that was logged again keeps its age
                 if any(room in keys and first > keys[room] for room in event.rooms):
                     found.append(event)
                     size += len(event.payload) + HEAD_BYTES
                 elif event.was and first < floor <= max(keys.get(room, floor) for room in event.rooms):
-                    # Lost with a log, and its reader's offset is of the one after it: nobody knows whether it had it.
+                    # It was lost with a log, and the client's offset is of the next log: it may or may not have had it.
                     return Missed([], False)
             if len(found) > self._replay.events or size > self._replay.size_bytes:
-                return Missed([], False)  # it would be closed as a slow reader, return, and be sent the same again
+                return Missed([], False)  # the client would be closed as too slow, resume, and be sent the same again
             if offset_key(backlog.upto) >= delivered:
                 return Missed(found, True)
             upto = max(upto, backlog.upto, key=offset_key)
@@ -291,7 +291,7 @@ class Hub:
     def publish(
         self, namespace: str, rooms: Collection[Room], name: str, payload: str, skip: Collection[str] = ()
     ) -> None:
-        """Deliver a volatile event to members here, and tell the other nodes; it may be lost on the way."""
+        """Deliver a volatile event to members on this node and send it to the others; it may be lost on the way."""
         event = Event(namespace, name, payload, tuple(rooms), tuple(skip))
         self.deliver(event)
         self._backplane.publish(event)
@@ -330,7 +330,7 @@ class Hub:
         return room in self._rooms[namespace]
 
     def resync(self, namespace: str, rooms: Collection[Room]) -> None:
-        """Tell the rooms' members here that events of theirs are lost for good, and they must load anew."""
+        """Tell the rooms' members on this node that events are lost for good and that they must reload."""
         for room in rooms:
             self.deliver(Event(namespace, "resync", json.dumps({"rooms": [room]}), (room,)))
 
@@ -340,7 +340,7 @@ class Hub:
 
     @property
     def page_bytes(self) -> int:
-        """How long a list in an answer may get, as JSON: a quarter of what a client may leave unread, or less."""
+        """The most bytes of a list in an answer, as JSON: at most a quarter of what a client may leave unread."""
         return min(PAGE_BYTES, self._replay.size_bytes // 2)
 
     @property
@@ -363,7 +363,7 @@ class Hub:
 
     @staticmethod
     def _send(events: list[Event], socket: Socket, joining: set[Room]) -> None:
-        if not events:  # the usual; a socket may be in very many rooms
+        if not events:  # nearly always; a socket may be in very many rooms
             return
         rooms = joining | socket.rooms
         for event in events:
@@ -372,11 +372,11 @@ class Hub:
 
     def _stamp(self, event: Event) -> str:
         # A stock client takes any event's last argument, if it is a string, for its offset (its socket.ts):
-        # a string payload without one behind it would poison the client's resume.
+        # a string payload without an offset behind it would break the client's resume.
         return self.position(event.namespace) if event.payload[:1] == '"' else ""
 
     def _become_member(self, socket: Socket, rooms: Collection[Room]) -> bool:
-        """Put the socket into rooms that are listened to; False: it is gone (it may not have read what it was sent)."""
+        """Add the socket to rooms that are listened to. False: it has ended and may not have read what it was sent."""
         if socket.gone:
             return False
         for room in rooms:
@@ -385,7 +385,7 @@ class Hub:
 
     @contextmanager
     def _heard_if_joined(self, namespace: str, rooms: Collection[Room]) -> Iterator[None]:
-        """Let go of the rooms that nobody is in afterwards: the log could not be read, or who asked has gone."""
+        """Unlisten the rooms that have no member afterwards: the read failed, or the socket has ended."""
         try:
             yield
         finally:
@@ -395,10 +395,10 @@ class Hub:
 
 
 def _concerned(groups: Groups, rooms: Collection[Room], was: Offset) -> Groups:
-    """Return who is to be told of an event that was logged again: not who came, or was sent it, after its first time.
+    """Return the members that an event which was logged again concerns: not those that joined, or got it, after `was`.
 
-    A node that begins to listen to a room does not know its older events, and would tell newcomers of them, after
-    later ones of the same publisher.
+    A node that begins to listen to a room does not know the ids of its older events. It would send them to new members
+    after later events of the same publisher.
     """
     at = offset_key(was)
 

@@ -1,4 +1,4 @@
-"""Clocks go on: through failures, turns that take too long, and a wall clock that jumps."""
+"""Periodic work goes on after failures, after turns that take too long, and when the wall clock jumps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.engine.periodic import every, only_if
+from insightdesk_rt.engine.periodic import only_if, start_periodic
 from tests.support.aio import aio, until
 
 
@@ -16,10 +16,10 @@ from tests.support.aio import aio, until
 async def test_turns_come_until_it_is_stopped_at_multiples_of_their_time() -> None:
     loop, turns = asyncio.get_running_loop(), list[float]()
     began = loop.time()
-    clock = every(20, lambda: turns.append(loop.time() - began), "test")
+    work_again = start_periodic(20, lambda: turns.append(loop.time() - began), "test")
     await until(lambda: len(turns) >= 3, "three turns")
-    clock.stop()
-    clock.stop()
+    work_again.stop()
+    work_again.stop()
     seen = len(turns)
     await asyncio.sleep(0.06)
     assert len(turns) == seen and turns[0] >= 0.019
@@ -37,9 +37,9 @@ async def test_a_turn_that_takes_long_is_alone_and_those_it_overslept_are_left_o
         running -= 1
 
     began = time.monotonic()
-    clock = every(10, work, "test")
+    work_again = start_periodic(10, work, "test")
     await until(lambda: turns >= 4, "four turns")
-    clock.stop()
+    work_again.stop()
     assert most == 1 and time.monotonic() - began > 0.15
     await until(lambda: not running, "the last goes on to its end")
 
@@ -60,9 +60,9 @@ def test_a_failure_is_logged_a_refusal_is_not_and_both_end_nothing(
 
     @aio
     async def story() -> None:
-        clock = every(5, fail if at_once else fail_later, "test")
+        work_again = start_periodic(5, fail if at_once else fail_later, "test")
         await until(lambda: turns >= 3, "it goes on")
-        clock.stop()
+        work_again.stop()
 
     story()
     assert {record.getMessage() for record in caplog.records if record.levelname == "ERROR"} == {"a turn failed"}
@@ -76,11 +76,11 @@ async def test_a_wall_clock_that_is_put_back_stops_nothing(monkeypatch: pytest.M
         nonlocal turns
         turns += 1
 
-    clock = every(5, work, "test")
+    work_again = start_periodic(5, work, "test")
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() - 3600)
     await until(lambda: turns >= 3, "it goes on")
-    clock.stop()
+    work_again.stop()
 
 
 @aio

@@ -112,7 +112,7 @@ def test_addresses_of_one_ipv6_network_are_counted_as_one() -> None:
 
 
 def test_offenders_are_counted_the_worst_first_and_forgotten_when_they_keep_quiet() -> None:
-    offenders = Offenders(most=3, remember_ms=1000)
+    offenders = Offenders(max_entries=3, remember_ms=1000)
     for user, times in (("ann", 2), ("bob", 5), ("carl", 2)):
         for _ in range(times):
             offenders.add(user, "/chat", "chat:message", 100)

@@ -37,7 +37,7 @@ def test_a_kind_is_logged_once_a_minute_with_the_number_of_the_others(caplog: py
 def test_kinds_are_bounded_and_the_rest_shares_a_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = Clock()
-    seldom = Seldom(logging.getLogger("test"), most=3, now_s=lambda: clock.now_s)
+    seldom = Seldom(logging.getLogger("test"), max_kinds=3, now_s=lambda: clock.now_s)
     for number in range(1_000):
         seldom.say(logging.INFO, "refused", f"kind {number}", why=str(number))
     assert lines(caplog) == [("0", 0), ("1", 0), ("2", 0), ("3", 0)]
