@@ -33,7 +33,6 @@ from insightdesk_rt.engine.wire.engineio import (
     FORBIDDEN,
     UNKNOWN_SID,
     UNKNOWN_TRANSPORT,
-    EngineParameters,
     EngineRefusal,
     check_query,
 )
@@ -187,14 +186,8 @@ class AdmissionRules:
         none. Pure: the same request may be judged again.
         """
         if not head.namespace:
-            wrong = check_query(
-                EngineParameters(head.transport, head.sid, head.version),
-                head.method,
-                transports=self._transports,
-                session=session,
-                upgrade=head.upgrade,
-                origin=head.headers.get("origin", ""),
-            )
+            origin = head.headers.get("origin", "")
+            wrong = check_query(head, head.method, self._transports, session, head.upgrade, origin)
             if wrong is not None:
                 return OF_ENGINE[wrong, head.upgrade]
         if not self.allows_page(head.headers, peer):

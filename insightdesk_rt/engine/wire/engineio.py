@@ -9,7 +9,7 @@ import binascii
 import re
 from base64 import b64encode
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from insightdesk_rt.engine.errors import TooBig, WireError
 from insightdesk_rt.engine.wire import json
@@ -95,6 +95,19 @@ def encode_binary(data: bytes) -> str:
 # ── the query of a request ────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class AsksEngine(Protocol):
+    """A request to /socket.io/ with the query parameters that decide what it is; "" for one that is absent."""
+
+    @property
+    def transport(self) -> str: ...
+
+    @property
+    def sid(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+
 class EngineParameters(NamedTuple):
     """The query parameters of a request to /socket.io/ that decide what it is; "" for one that is absent."""
 
@@ -135,9 +148,8 @@ def engine_parameters(query: Values) -> EngineParameters:
 
 
 def check_query(
-    asked: EngineParameters,
+    asked: AsksEngine,
     method: str,
-    *,
     transports: Container[str],
     session: str | None,
     upgrade: bool = False,
@@ -148,23 +160,25 @@ def check_query(
     `session` is the transport of the live session that the sid names ("polling" also while it probes); None if there
     is no such session. `upgrade` says that the request asks for a websocket. Returns None if the request may go on.
     """
-    transport, sid, version = asked
+    transport = asked.transport
     if transport not in transports:
         return UNKNOWN_TRANSPORT
     if origin and _BAD_ORIGIN.search(origin):
         return BAD_REQUEST
     mismatch = upgrade is not (transport == "websocket")  # CVE-2023-31125 and its mirror image
-    if sid:
+    if asked.sid:
         if session is None:
             return UNKNOWN_SID
-        if mismatch or version != EIO or not (upgrade or session == transport):  # CVE-2026-102599: the session's EIO
+        if (
+            mismatch or asked.version != EIO or not (upgrade or session == transport)
+        ):  # CVE-2026-102599: the session's EIO
             return BAD_REQUEST
         return None
     if method != "GET":
         return BAD_METHOD
     if mismatch:
         return BAD_REQUEST
-    return None if version == EIO else BAD_VERSION
+    return None if asked.version == EIO else BAD_VERSION
 
 
 def _one(query: Values, name: str) -> str:

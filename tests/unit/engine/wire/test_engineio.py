@@ -141,7 +141,7 @@ def check(
         values.setdefault(name, []).append(value.encode("latin-1"))
     asked = engine_parameters(values)
     session = LIVE.get(asked.sid)
-    found = check_query(asked, method, transports=transports, session=session, upgrade=upgrade, origin=origin)
+    found = check_query(asked, method, transports, session, upgrade, origin)
     return asked if found is None else found.code
 
 
@@ -243,7 +243,7 @@ def test_refusals_are_json_and_400_but_for_forbidden() -> None:
 def test_any_query_gets_an_answer(query: dict[str, list[bytes | str]], method: str, upgrade: bool, origin: str) -> None:
     asked = engine_parameters(query)
     session = LIVE.get(asked.sid)
-    found = check_query(asked, method, transports=("polling",), session=session, upgrade=upgrade, origin=origin)
+    found = check_query(asked, method, ("polling",), session, upgrade, origin)
     assert found is None or isinstance(found, EngineRefusal)
     index = engineio.jsonp_index(query)
     assert index is None or index == "" or (index.isascii() and index.isdigit())
