@@ -168,7 +168,7 @@ async def test_a_client_with_a_good_token_gets_in_and_is_in_its_first_rooms() ->
         ("good", "/admins", "FORBIDDEN"),
     ],
 )
-def test_a_refusal_says_its_code_and_leaves_nothing(token: object, namespace: str, code: str) -> None:
+def test_a_refused_client_receives_the_code_and_no_state_is_kept(token: object, namespace: str, code: str) -> None:
     house = House()
     house.ask(token, namespace)
     assert house.client.refusals == [(namespace, code)]
@@ -194,7 +194,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_refusal_leaves_a_line_that_says_why(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_kind_of_refusal_is_logged_with_its_reason(fault: str, caplog: pytest.LogCaptureFixture) -> None:
     """Without one, nine different faults of a token look the same: the first hour of every integration."""
     caplog.set_level(logging.INFO)
     text, words = FAULTS[fault]
@@ -216,7 +216,7 @@ def test_every_refusal_leaves_a_line_that_says_why(fault: str, caplog: pytest.Lo
     assert (words in why) is (code == "AUTH_TOKEN_INVALID"), "the metric says it of invalid tokens"
 
 
-def test_a_namespace_that_is_none_leaves_a_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_connect_to_an_unknown_namespace_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     house = House()
     for number in range(100):
@@ -226,20 +226,20 @@ def test_a_namespace_that_is_none_leaves_a_line(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize(("native", "words"), [(False, "io(url, {auth: {token}})"), (True, "Authorization: Bearer")])
-def test_a_client_without_a_token_is_told_where_it_belongs(native: bool, words: str) -> None:
+def test_a_client_without_a_token_learns_where_to_put_it(native: bool, words: str) -> None:
     house = House()
     house.client.native = native
     house.ask(None)
     assert words in house.sent()[0]["data"]["message"]
 
 
-def test_an_auth_that_is_no_object_is_refused() -> None:
+def test_an_auth_that_is_not_an_object_is_refused() -> None:
     house = House()
     house.dispatch.asked(house.client, Connect("/desk", Raw(b"[1]")))  # type: ignore[arg-type]
     assert house.client.refusals == [("/desk", "AUTH_TOKEN_INVALID")]
 
 
-def test_an_unknown_namespace_is_named_invalid() -> None:
+def test_an_unknown_namespace_is_refused_as_invalid() -> None:
     house = House()
     house.ask(namespace="/random")
     assert "Invalid namespace" in house.client.texts[0] and house.client.refusals == [("/random", "")]
@@ -265,7 +265,7 @@ async def test_connections_of_a_user_are_limited() -> None:
 
 
 @aio
-async def test_results_are_acked_and_errors_too() -> None:
+async def test_results_and_errors_are_sent_as_acks() -> None:
     house = House()
     await house.inside()
     house.call("say", {"text": "hello"}, ack=0)
@@ -290,7 +290,7 @@ async def test_without_an_ack_the_same_error_is_an_event() -> None:
 
 
 @aio
-async def test_over_the_limit_an_event_is_dropped_and_told_when_to_retry() -> None:
+async def test_an_event_over_its_rate_limit_is_refused_with_the_time_to_retry() -> None:
     house = House()
     await house.inside()
     other = fakes.AskingClient()
@@ -307,7 +307,7 @@ async def test_over_the_limit_an_event_is_dropped_and_told_when_to_retry() -> No
 
 
 @aio
-async def test_a_call_counts_as_many_times_as_it_weighs() -> None:
+async def test_a_call_counts_against_its_rate_limit_by_its_weight() -> None:
     """A call for many things is no way around the limit of things."""
     house = House()
     await house.inside()
@@ -321,7 +321,7 @@ async def test_a_call_counts_as_many_times_as_it_weighs() -> None:
 
 
 @aio
-async def test_a_limit_outlives_the_connection_and_is_then_forgotten() -> None:
+async def test_a_rate_window_outlives_the_connection_and_is_forgotten_once_it_has_run_out() -> None:
     house = House()
     await house.inside()
     for _ in range(3):
@@ -353,7 +353,7 @@ async def test_calls_of_a_socket_run_in_order_of_arrival() -> None:
 
 
 @aio
-async def test_calls_that_wait_are_bounded() -> None:
+async def test_the_number_of_waiting_calls_is_limited() -> None:
     house = House()
     await house.inside()
     house.call("slow", {"text": "x"})
@@ -364,7 +364,7 @@ async def test_calls_that_wait_are_bounded() -> None:
 
 
 @aio
-async def test_the_bytes_of_a_users_calls_that_wait_are_bounded_over_all_sockets() -> None:
+async def test_the_bytes_of_a_users_waiting_calls_are_limited_across_sockets() -> None:
     """A thousand calls of a megabyte behind a slow one would be a gigabyte for each socket."""
     house = House()
     other = fakes.AskingClient()
@@ -404,7 +404,7 @@ class Unread(fakes.AskingClient):
 
 
 @aio
-async def test_calls_of_who_has_not_read_its_answers_wait_until_it_has() -> None:
+async def test_calls_wait_while_the_client_has_not_read_earlier_answers() -> None:
     """So that an agent who asks for a hundred chats at once is not closed for what customers wrote there."""
     house = House()
     house.client = client = Unread()
@@ -420,7 +420,7 @@ async def test_calls_of_who_has_not_read_its_answers_wait_until_it_has() -> None
 
 
 @aio
-async def test_a_call_that_waits_for_its_reader_ends_with_the_client() -> None:
+async def test_a_call_that_waits_for_a_slow_reader_ends_with_its_client() -> None:
     house = House()
     house.client = client = Unread()
     socket = await house.inside()
@@ -432,7 +432,7 @@ async def test_a_call_that_waits_for_its_reader_ends_with_the_client() -> None:
 
 
 @aio
-async def test_calls_behind_a_connect_wait_for_it() -> None:
+async def test_calls_wait_until_the_connect_is_done() -> None:
     """On the native protocol a client may call before it is told that it is in."""
     house = House()
     house.ask()
@@ -469,7 +469,7 @@ async def test_a_handlers_mistake_is_logged_once_and_answered_internal_and_the_c
 
 
 @aio
-async def test_binary_reaches_only_handlers_that_take_it() -> None:
+async def test_attachments_reach_only_handlers_that_accept_them() -> None:
     house = House()
     await house.inside()
     holder = Raw(b'{"file":{"_placeholder":true,"num":0}}')
@@ -480,7 +480,7 @@ async def test_binary_reaches_only_handlers_that_take_it() -> None:
 
 
 @aio
-async def test_the_end_is_told_after_the_running_handler_with_the_rooms_it_had() -> None:
+async def test_left_is_called_after_the_running_handler_with_the_last_rooms() -> None:
     house = House()
     socket = await house.inside()
     house.call("slow", {"text": "late"}, ack=1)
@@ -496,7 +496,7 @@ async def test_the_end_is_told_after_the_running_handler_with_the_rooms_it_had()
 
 
 @aio
-async def test_a_client_that_goes_while_connecting_leaves_nothing() -> None:
+async def test_a_client_that_leaves_while_connecting_leaves_no_state() -> None:
     house = House()
     house.ask()
     house.dispatch.gone(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
@@ -559,7 +559,7 @@ async def test_leaving_one_namespace_keeps_the_connection() -> None:
 
 
 @aio
-async def test_an_ack_of_the_client_reaches_who_asked() -> None:
+async def test_a_clients_ack_reaches_the_code_that_requested_it() -> None:
     house = House()
     socket = await house.inside()
     asked = asyncio.ensure_future(socket.request("ask", "{}", 1))
@@ -601,7 +601,7 @@ async def test_session_refresh_extends_all_sockets_of_the_user() -> None:
 
 
 @aio
-async def test_when_the_store_is_away_the_transport_is_closed_so_that_the_client_comes_back() -> None:
+async def test_while_valkey_is_unreachable_the_transport_is_closed_so_that_the_client_reconnects() -> None:
     """A stock client does not retry after a CONNECT_ERROR; it does after a lost transport."""
     house = House()
 
@@ -616,7 +616,7 @@ async def test_when_the_store_is_away_the_transport_is_closed_so_that_the_client
 
 
 @aio
-async def test_a_client_may_be_kept_out_for_where_it_comes_from() -> None:
+async def test_a_client_can_be_refused_because_of_its_address() -> None:
     house = House()
 
     def shut(client: Any) -> None:

@@ -58,7 +58,7 @@ class Sample(Namespace):
     async def tick(self) -> None: ...
 
 
-def test_events_and_clocks_are_found_by_their_decorators() -> None:
+def test_events_and_periodic_methods_are_found_by_their_decorators() -> None:
     plain, waiting = Sample.events["plain"], Sample.events["waiting"]
     assert (plain.method, plain.payload, plain.rate, plain.allow) == ("plain", Ask, Rate(1, 2), EVERYBODY)
     assert plain.doc == "What it is for." and not plain.waits
@@ -132,7 +132,7 @@ async def test_delivery_follows_the_outbound_type() -> None:
         sample.publish(Logged(), Room("r"))
 
 
-def test_what_a_socket_is_not_in_it_may_not_touch() -> None:
+def test_a_socket_may_not_act_on_a_room_it_is_not_in() -> None:
     with pytest.raises(RtError, match="FORBIDDEN"):
         Namespace.require_joined(fakes.socket("/sample"), Room("ticket:1"))
 
