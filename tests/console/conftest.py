@@ -18,6 +18,7 @@ EXPECTED = (  # a browser, two servers and these people share two cores: a comma
     "failed: UNAVAILABLE",
     "a call was not answered",
     "the loop was held up",
+    "the event loop was blocked",
 )
 
 

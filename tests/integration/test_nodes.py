@@ -82,12 +82,10 @@ async def test_a_drained_node_sends_its_clients_away_and_takes_them_again(server
             await asyncio.sleep(0.05)
     assert (drain["sentAway"], drain["left"]) == (4, 0)
     status, ready = await two.push("GET", "/readyz", token=None)
-    assert (
-        status == 503 and {"name": "drain", "ok": False, "why": "this node sends its clients away"} in ready["checks"]
-    )
+    assert status == 503 and {"name": "drain", "ok": False, "why": "this node is draining"} in ready["checks"]
 
     async def told() -> bool:
-        return await checks_say(one, "n2") == {"drain": "this node sends its clients away"}
+        return await checks_say(one, "n2") == {"drain": "this node is draining"}
 
     await until(told, "what the node finds, a second old at most")
     with pytest.raises(Exception, match="503"):

@@ -1,8 +1,8 @@
-"""This node's connections as admins see them: found, shown, sent away, and remembered for a while when they are gone.
+"""This node's connections as admins see them: find, show and disconnect them, and remember closed ones for a while.
 
-What a question says (`Wanted`) is the same for a list, for one connection and for a bulk action, so that what was
-counted before is what it is done to. A connection is named by a public id made of its secret one, or by any of its
-sockets' sids. Many connections are looked through in turns: the loop is not held for longer than a millisecond or so.
+The filters (`Wanted`) are the same for a list, for one connection and for a bulk action, so that an action affects what
+was counted before. A connection is named by a public id derived from its secret one, or by the sid of any of its
+sockets. Many connections are searched in turns, so that the loop is not blocked for more than a millisecond or so.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from insightdesk_rt.engine.transport.client_registry import ClientRegistry, in_t
 from insightdesk_rt.engine.wire import json
 
 MAX_ROOMS_SHOWN = 50
-MAX_ROOMS_OF_USER = 1_000  # of all sockets; as many as one socket may have, unless told otherwise
+MAX_ROOMS_OF_USER = 1_000  # of all sockets; by default one socket may have as many
 MAX_CLOSED = 1_000  # some 400 KB
 
-Transport = Literal["websocket", "polling", "demo"]  # demo: a robot of --demo, over no wire
+Transport = Literal["websocket", "polling", "demo"]  # demo: a robot of --demo, without a network connection
 Sort = Literal[
     "connected", "-connected", "seen", "-seen", "outbox", "-outbox", "dropped", "-dropped", "user", "-user"
 ]  # fmt: skip
@@ -48,10 +48,11 @@ class InNamespace(Struct):
 
 
 class Connection(Struct):
-    """`user` is null until it is in a namespace. `eventsOut` counts all that was written to it, answers and pings too.
+    """`user` is null until the client is in a namespace. `eventsOut` counts all messages to it, including acks and
+    pings.
 
-    `outboxBytes` wait for it to read; `dropped` are volatile events it was too slow for. `sessionId` is that claim of
-    its token, by which it can be revoked; null: the token has none.
+    `outboxBytes` wait for the client to read; `dropped` are volatile events it was too slow for. `sessionId` is the
+    claim of its token by which it can be revoked; null: the token has none.
     """
 
     sid: str
@@ -71,11 +72,14 @@ class Connection(Struct):
     eventsOut: int
     outboxBytes: int
     dropped: int
-    sessionId: str | None = None  # without it a node of the version before would count as one that did not answer
+    sessionId: str | None = None  # the default is for nodes of an earlier version, whose answers lack it
 
 
 class Closed(Struct):
-    """A connection that is gone, and why: a word of Socket.IO's or of ours. `sessionId`: its token's, null for none."""
+    """A closed connection, and why: one of Socket.IO's reasons or of ours.
+
+    `sessionId` is its token's, null for none.
+    """
 
     sid: str
     node: str
@@ -93,7 +97,7 @@ class Closed(Struct):
 
 
 class Wanted(Struct, frozen=True, omit_defaults=True):
-    """Which connections are meant: all that is said must be true of one. Empty: not said. `user` is a UserKey."""
+    """Filters: a connection must match all that are not empty. `user` is a UserKey."""
 
     user: str = ""
     ip: str = ""
@@ -106,7 +110,7 @@ class Wanted(Struct, frozen=True, omit_defaults=True):
 
 
 class AskClients(Struct, frozen=True, omit_defaults=True):
-    """For a part of the list: `after` is the key and sid of the last one that was shown."""
+    """Asks for a page: `after` is the key and sid of the last connection of the page before."""
 
     wanted: Wanted
     limit: int
@@ -127,7 +131,7 @@ class Rows(Struct):
 class AskClosed(Struct, frozen=True, omit_defaults=True):
     wanted: Wanted
     limit: int
-    before: tuple[str, str] | None = None  # closedAt and sid of the last one that was shown
+    before: tuple[str, str] | None = None  # closedAt and sid of the last one of the page before
 
 
 class OfUser(Struct):
@@ -150,27 +154,27 @@ _send_away = msgspec.json.Decoder(SendAway)
 
 
 def public_id(client_id: str) -> str:
-    """Return what a connection is called in public: 20 characters, from which its secret id cannot be had."""
+    """Return a connection's public id: 20 characters that do not reveal its secret id."""
     return blake2b(client_id.encode(), digest_size=10).hexdigest()
 
 
 class Connections:
-    """Of one node. Its methods take the words of a cluster call (engine/cluster/node_calls.py)."""
+    """The connections of one node. Its methods take the arguments of a node call (engine/cluster/node_calls.py)."""
 
-    def __init__(self, node_id: str, host: ClientRegistry, hub: Hub) -> None:
+    def __init__(self, node_id: str, registry: ClientRegistry, hub: Hub) -> None:
         self._node_id = node_id
-        self._host = host
+        self._registry = registry
         self._hub = hub
         self._closed: deque[Closed] = deque(maxlen=MAX_CLOSED)
         self._began_ms = (
-            int(time.time() * 1000) - host.now_ms()
-        )  # Unix time of the clock's zero: each machine has its own
+            int(time.time() * 1000) - registry.now_ms()
+        )  # Unix time of the monotonic clock's zero, which each machine has its own of
         self._keys = {**_KEYS, "seen": self._seen_ms}
-        host.on_end.append(self._remember)
+        registry.on_end.append(self._remember)
 
-    async def find(self, words: tuple[str, ...]) -> Rows:
-        """Return the first of those wanted, in order, and how many there are in all."""
-        ask = json.decode(_ask, words[0])
+    async def find(self, arguments: tuple[str, ...]) -> Rows:
+        """Return the first matching connections in order, and how many match in all."""
+        ask = json.decode(_ask, arguments[0])
         descending = ask.sort.startswith("-")
         key_of = self._keys[ask.sort.removeprefix("-")]
         total = 0
@@ -184,9 +188,9 @@ class Connections:
         first = pick(ask.limit, keyed, key=lambda one: one[:2])
         return Rows([Row(key, self._show(sid, client)) for key, sid, client in first], total)
 
-    async def closed(self, words: tuple[str, ...]) -> list[Any]:
-        """Return those that are gone, the newest first."""
-        ask = json.decode(_ask_closed, words[0])
+    async def closed(self, arguments: tuple[str, ...]) -> list[Any]:
+        """Return closed connections, the newest first."""
+        ask = json.decode(_ask_closed, arguments[0])
         found = (
             one
             for one in reversed(self._closed)
@@ -194,9 +198,12 @@ class Connections:
         )
         return [msgspec.to_builtins(one) for one in islice(found, ask.limit)]
 
-    async def of_user(self, words: tuple[str, ...]) -> OfUser:
-        """Return the rooms of a user's sockets, and how many connections of theirs are gone. `words`: the UserKey."""
-        wanted = Wanted(user=words[0])
+    async def of_user(self, arguments: tuple[str, ...]) -> OfUser:
+        """Return the rooms of a user's sockets, and how many closed connections are remembered.
+
+        Argument: the UserKey.
+        """
+        wanted = Wanted(user=arguments[0])
         rooms: set[str] = set()
         async for client in self._wanted(wanted):
             for socket in client.sockets.values():
@@ -204,9 +211,11 @@ class Connections:
         closed = sum(1 for one in self._closed if _was(one, wanted))
         return OfUser(sorted(rooms)[:MAX_ROOMS_OF_USER], len(rooms), closed)
 
-    async def send_away(self, words: tuple[str, ...]) -> int:
-        """Close those wanted and return how many; with `reconnect` their clients come back by themselves."""
-        ask = json.decode(_send_away, words[0])
+    async def send_away(self, arguments: tuple[str, ...]) -> int:
+        """Close the matching connections and return how many; with `reconnect` their clients reconnect by
+        themselves.
+        """
+        ask = json.decode(_send_away, arguments[0])
         count = 0
         async for client in self._wanted(ask.wanted):
             count += 1
@@ -218,7 +227,7 @@ class Connections:
                 client.dismiss(CloseReason.KICKED)
         return count
 
-    # ── looking through them ───────────────────────────────────────────────────────────────────────────────────────
+    # ── searching ───────────────────────────────────────────────────────────────────────────────────────
 
     async def _wanted(self, wanted: Wanted) -> AsyncIterator[Client]:
         if wanted.node not in ("", self._node_id):
@@ -228,7 +237,7 @@ class Connections:
                 yield client
 
     def _candidates(self, wanted: Wanted) -> list[Client]:
-        """Return all that may be meant; where one is named by a socket's sid or a room, not the whole table."""
+        """Return all connections that may match; for a socket's sid or a room without searching the whole table."""
         if wanted.room:
             namespaces = [one for one in self._hub.namespaces if wanted.namespace in ("", one)]
             members = (one for name in namespaces for one in self._hub.members(name, Room(wanted.room)))
@@ -237,7 +246,7 @@ class Connections:
             for namespace in self._hub.namespaces:
                 if socket := self._hub.sockets(namespace).get(wanted.sid):  # type: ignore[call-overload]
                     return [socket.client]
-        return list(self._host.clients.values())
+        return list(self._registry.clients.values())
 
     def _seen_ms(self, client: Client) -> float:
         return float(self._began_ms + client.heard_ms)
@@ -277,7 +286,7 @@ class Connections:
         )
 
     def _remember(self, client: Client, why: CloseReason) -> None:
-        """A connection has ended; its sockets are still there."""
+        """Remember a connection that has ended. Its sockets still exist at this point."""
         sockets: list[Socket] = list(client.sockets.values())
         first = sockets[0] if sockets else None
         self._closed.append(

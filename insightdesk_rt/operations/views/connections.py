@@ -1,12 +1,13 @@
-"""The connections of all nodes: find them, see them, send them away.
+"""The connections of all nodes: find and disconnect them.
 
-    GET    /api/v1/connections                 those there are
-    GET    /api/v1/connections/closed          those that are gone, and why: the newest 1,000 of each node
-    POST   /api/v1/connections/disconnect      send away all that are meant; `dryRun` counts them
-    DELETE /api/v1/connections/{sid}           send away one
+    GET    /api/v1/connections                 open connections
+    GET    /api/v1/connections/closed          closed connections, and why: the newest 1,000 of each node
+    POST   /api/v1/connections/disconnect      disconnect all that match; `dryRun` counts them
+    DELETE /api/v1/connections/{sid}           disconnect one
 
-Whoever is sent away without `reconnect` is told so, and a stock client stays away until its page is loaded anew; with
-it the connection is cut, and the client comes back at once. Neither ends the user's token: that is a revocation.
+Without `reconnect` a client is told not to reconnect; a stock client then stays disconnected until its page is
+reloaded. With `reconnect` the connection is closed and the client reconnects at once. Neither ends the user's token;
+a revocation does.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ from insightdesk_rt.operations.views.clients import (
 
 Text = Annotated[str, Meta(max_length=200)]
 Customer = Annotated[UserIdOrEmpty, Meta(description='a customer, with user_ids = "separate", where user is staff')]
-Reconnect = Annotated[bool, Meta(description="cut it, so that the client comes back by itself")]
+Reconnect = Annotated[bool, Meta(description="let the client reconnect by itself")]
 
 
 class Filters(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which connections are meant; all that is given must be true of one."""
+    """Filters; a connection must match all that are given."""
 
     user: UserIdOrEmpty = ""
     customer: Customer = ""
@@ -67,7 +68,7 @@ class Filters(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Find(Filters, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limit: Limit = USUAL_LIMIT
     cursor: Cursor = ""
-    sort: Annotated[Sort, Meta(description="with - in front the other way round")] = "-connected"
+    sort: Annotated[Sort, Meta(description="with - in front descending")] = "-connected"
 
 
 class FindClosed(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +80,7 @@ class FindClosed(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Found(Page[Connection]):
-    """`total` is how many there are on all pages."""
+    """`total` is the number of items on all pages."""
 
     total: int = 0
 
@@ -94,7 +95,7 @@ class Disconnect(BulkChange, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Everywhere:
-    """The connections of all nodes."""
+    """Finds and closes the connections of all nodes."""
 
     def __init__(self, calls: NodeCalls) -> None:
         self._calls = calls
@@ -102,7 +103,7 @@ class Everywhere:
     async def find(
         self, wanted: Wanted, limit: int, sort: Sort = "-connected", after: tuple[float | str, str] | None = None
     ) -> tuple[list[Row], int, list[str]]:
-        """Return the first `limit` after a place, how many there are in all, and the nodes that did not answer."""
+        """Return the first `limit` after a position, how many match in all, and the nodes that did not answer."""
         asked = json.encode_struct(AskClients(wanted, limit, sort, after))
         answers, missing = decode_replies(await self._calls.request("connections.find", asked), Rows)
         pick = heapq.nlargest if sort.startswith("-") else heapq.nsmallest
@@ -112,19 +113,19 @@ class Everywhere:
     async def closed(
         self, wanted: Wanted, limit: int, before: tuple[str, str] | None = None
     ) -> tuple[list[Closed], list[str]]:
-        """Return the newest `limit` of those that are gone."""
+        """Return the newest `limit` closed connections."""
         asked = json.encode_struct(AskClosed(wanted, limit, before))
         answers, missing = decode_replies(await self._calls.request("connections.closed", asked), list[Closed])
         every = (one for answer in answers.values() for one in answer)
         return heapq.nlargest(limit, every, key=lambda one: (one.closedAt, one.sid)), missing
 
     async def of_user(self, user_id: str) -> tuple[list[OfUser], list[str]]:
-        """Return what else each node knows of a user."""
+        """Return the rooms and closed connections that each node knows of a user."""
         answers, missing = decode_replies(await self._calls.request("connections.of_user", user_id), OfUser)
         return list(answers.values()), missing
 
     async def send_away(self, wanted: Wanted, reconnect: bool = False, dry: bool = False) -> Count:
-        """Close all that are meant."""
+        """Close all matching connections."""
         asked = json.encode_struct(SendAway(wanted, reconnect, dry))
         answers, missing = decode_replies(await self._calls.request("connections.close", asked), int)
         return Count(sum(answers.values()), missing)
@@ -154,7 +155,7 @@ class ClosedHandler(Handler):
 
     @operation("viewer", query=FindClosed, answer=Page[Closed])
     async def get(self, query: FindClosed) -> Answer:
-        """Find connections that are gone, the newest first: of the last 1,000 of each node."""
+        """Find closed connections, the newest first, among the last 1,000 of each node."""
         before = read_cursor(query.cursor, tuple[str, str])
         user = key_of(self.keys, query.user, query.customer, ("user", "customer"))
         wanted = Wanted(user, query.ip, node=query.node, sid=query.sid)
@@ -175,10 +176,14 @@ class DisconnectHandler(Handler):
         target=lambda body: " ".join(f"{name}={value}" for name, value in given(body.where).items()),
     )
     async def post(self, body: Disconnect) -> Answer:
-        """Send away all connections that are meant; at least one filter must say which."""
+        """Disconnect all connections that match; at least one filter is required."""
         wanted = body.where.wanted(self.keys)
         if wanted == Wanted():
-            raise RtError("BAD_REQUEST", "Say which connections: all of them are never meant.", field="where")
+            raise RtError(
+                "BAD_REQUEST",
+                "Give at least one filter; all connections cannot be disconnected at once.",
+                field="where",
+            )
         return Answer(await self.everywhere.send_away(wanted, body.reconnect, body.dryRun))
 
 
@@ -187,10 +192,10 @@ class ConnectionHandler(Handler):
 
     @operation("operator", query=Kick, answer=Count, action="connection.kick", errors=("NOT_FOUND",))
     async def delete(self, sid: SocketId, query: Kick) -> Answer:
-        """Send one connection away, by its own sid or that of a socket of it."""
+        """Disconnect one connection, named by its own sid or that of one of its sockets."""
         rows, _, _ = await self.everywhere.find(Wanted(sid=sid), 1)
         if rows and (user := rows[0].shown.user) is not None:
-            self.done_to = f"{user.role or 'user'}:{user.id}"  # a role only of a customer where ids are separate
+            self.done_to = f"{user.role or 'user'}:{user.id}"  # the role is set only for customers with separate ids
         done = await self.everywhere.send_away(Wanted(sid=sid), query.reconnect)
         if not done.count and not done.missing:
             raise RtError("NOT_FOUND", "There is no such connection.")
@@ -200,7 +205,7 @@ class ConnectionHandler(Handler):
 def connection_routes(
     admin: Admin, here: Connections, everywhere: Everywhere, calls: NodeCalls, keys: UserKeys = UserKeys()
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
-    """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
+    """Return the routes of this file, and register this node's replies to their calls."""
     calls.handle("connections.find", here.find)
     calls.handle("connections.closed", here.closed)
     calls.handle("connections.close", here.send_away)

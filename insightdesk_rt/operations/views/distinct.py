@@ -1,8 +1,8 @@
-"""How many different users several nodes have together, without sending all their names: pure.
+"""Counts the different users of several nodes together without sending all their names. Pure.
 
-Each node sends the smallest hashes of its users' names, MOST at most (the sketch "k minimum values": Bar-Yossef et al.
-2002). With fewer users than that on every node all hashes are there and the count is exact. With more, the MOST-th
-smallest of all hashes says how densely they lie: 512 of them are within 4.4 % (one standard error).
+Each node sends the smallest hashes of its users' names, at most MAX_MARKS (the "k minimum values" sketch: Bar-Yossef et
+al. 2002). If every node has fewer users, all hashes are known and the count is exact. Otherwise the MAX_MARKS-th
+smallest hash estimates the density: 512 hashes are within 4.4 % (one standard error).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from heapq import nsmallest
 
-MOST = 512  # 8 KB of JSON per node and question
+MAX_MARKS = 512  # 8 KB of JSON per node and request
 BITS = 53  # what a JavaScript number holds exactly
 
 
@@ -24,14 +24,14 @@ def mark(name: str) -> int:
 
 
 def marks(names: Iterable[str]) -> list[int]:
-    """Return the smallest hashes of names that differ, in order, MOST at most."""
-    return nsmallest(MOST, map(mark, names))
+    """Return the smallest hashes of different names, in order, at most MAX_MARKS."""
+    return nsmallest(MAX_MARKS, map(mark, names))
 
 
 def count(nodes: Sequence[tuple[int, list[int]]]) -> int:
-    """Return how many different names there are, of each node's count and `marks`."""
+    """Return how many different names there are, from each node's count and `marks`."""
     union = sorted({one for _, found in nodes for one in found})
     if all(total <= len(found) for total, found in nodes):
         return len(union)
-    guess = round((MOST - 1) * (1 << BITS) / union[MOST - 1])
+    guess = round((MAX_MARKS - 1) * (1 << BITS) / union[MAX_MARKS - 1])
     return min(max(guess, *(total for total, _ in nodes)), sum(total for total, _ in nodes))

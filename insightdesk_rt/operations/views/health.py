@@ -1,7 +1,7 @@
-"""Is this process alive, and may it be sent clients? For service managers and balancers: no token is asked.
+"""Liveness and readiness of this process, for service managers and load balancers. No token is required.
 
-GET /healthz  200 while the process answers at all
-GET /readyz   200 if every check is well, else 503; either way each check with what is wrong
+GET /healthz  200 while the process runs
+GET /readyz   200 if every check passes, otherwise 503; both list each check and what is wrong
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from insightdesk_rt.operations.views.node_stats import max_files, open_files_bey
 log = logging.getLogger(__name__)
 
 LAG_WITHIN_S = 2.0
-MAX_LAG_S = 1.0  # as long as a command to Valkey may take: beyond, requests of clients fail
-MAX_FILES = 0.9  # near the limit no client is taken, and no file and no connection to Valkey opened
-FRESH_S = 1.0  # of what nodes tell each other; /readyz is asked anew
-CHECK_WITHIN_S = 2.0  # balancers ask every few seconds and give up after about as many
+MAX_LAG_S = 1.0  # the timeout of a Valkey command; a longer block makes requests of clients fail
+MAX_FILES = 0.9  # of the limit; at the limit no client is accepted, and no file or Valkey connection opened
+FRESH_S = 1.0  # how old results for other nodes may be; /readyz always runs the checks
+CHECK_WITHIN_S = 2.0  # balancers check every few seconds, with a timeout of about the same
 
 
 class Check:
-    """`run` returns what is wrong, in a few words, or "". If it raises, that is wrong, and logged once in a row."""
+    """`run` returns what is wrong in a few words, or "". An exception fails the check and is logged once in a row."""
 
     __slots__ = ("failed", "name", "run")
 
@@ -44,7 +44,7 @@ class Check:
 
 
 class Checked(Struct, omit_defaults=True):
-    """`why` says what is wrong; it is left out where all is well."""
+    """`why` says what is wrong; it is left out if the check passed."""
 
     name: str
     ok: bool
@@ -61,23 +61,23 @@ class Alive(Struct):
 
 
 def node_checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort, lag: LoopLag) -> list[Check]:
-    """Return what makes a node ready."""
+    """Return the checks that make a node ready."""
 
     async def hears() -> str:
-        return "" if backplane.subscribed else "this node does not hear the others"
+        return "" if backplane.subscribed else "this node does not receive the others' events"
 
     async def accepts() -> str:
-        return "" if port.accepting else "this node sends its clients away"
+        return "" if port.accepting else "this node is draining"
 
     async def keeps_up() -> str:
-        # Two seconds back and no more: after one stall the node is soon ready again.
+        # Only the last two seconds, so that the node is ready again soon after one stall.
         worst_s = lag.worst_s(LAG_WITHIN_S)
-        return "" if worst_s <= MAX_LAG_S else f"the loop was held up for {worst_s:.1f} s"
+        return "" if worst_s <= MAX_LAG_S else f"the event loop was blocked for {worst_s:.1f} s"
 
     async def has_files() -> str:
-        most = max_files()
-        used = open_files_beyond(int(most * MAX_FILES))
-        return f"{used} of {most} file descriptors are in use" if used else ""
+        limit = max_files()
+        used = open_files_beyond(int(limit * MAX_FILES))
+        return f"{used} of {limit} file descriptors are in use" if used else ""
 
     return [
         Check("valkey", valkey.fitness),
@@ -100,14 +100,14 @@ class ReadyHandler(Handler):
 
     @operation(None, answer=ReadinessReport, statuses=(200, 503))
     async def get(self) -> Answer:
-        """The node may be sent clients: each check by name, 503 if one fails."""
+        """Each readiness check by name; 503 if one fails, and the node should get no clients."""
         results = await run_checks(self.checks)
         ready = all(result.ok for result in results)
         return Answer(ReadinessReport(ready, results), 200 if ready else 503)
 
 
 def health_routes(admin: Admin, checks: Sequence[Check]) -> list[tuple[str, type[Handler], dict[str, Any]]]:
-    """Return the routes of this file for a Tornado Application."""
+    """Return the routes of this file."""
     return [
         (r"/healthz", HealthHandler, {"admin": admin}),
         (r"/readyz", ReadyHandler, {"admin": admin, "checks": checks}),
@@ -115,7 +115,7 @@ def health_routes(admin: Admin, checks: Sequence[Check]) -> list[tuple[str, type
 
 
 class Lately:
-    """The checks as they went at most FRESH_S ago: however many ask, the node has the work once."""
+    """The results of the checks, at most FRESH_S old, so that many requests cost the work once."""
 
     def __init__(self, checks: Sequence[Check], now_s: Callable[[], float] = time.monotonic) -> None:
         self._checks = checks
@@ -133,12 +133,12 @@ class Lately:
 
 
 async def run_checks(checks: Sequence[Check]) -> list[Checked]:
-    """Return how they went, all at once."""
+    """Run the checks at the same time and return their results."""
     return await asyncio.gather(*(run_check(check) for check in checks))
 
 
 async def run_check(check: Check) -> Checked:
-    """Return how it went; within CHECK_WITHIN_S, and without raising."""
+    """Run a check and return its result within CHECK_WITHIN_S. Never raises."""
     try:
         async with asyncio.timeout(CHECK_WITHIN_S):
             why = await check.run()
@@ -148,7 +148,7 @@ async def run_check(check: Check) -> Checked:
     except RtError as refused:
         why = refused.message
     except Exception:
-        # Its text may hold a URL with a password, and who asks has shown no token: it is for the log.
+        # The exception may contain a URL with a password, and the caller has no token, so it only goes to the log.
         if not check.failed:
             log.exception("a check failed", extra={"check": check.name})
         check.failed = True

@@ -1,11 +1,11 @@
-"""Watching: events as they are published, and what the API answers as it changes. Both are server-sent events.
+"""Live streams: events as they are published, and answers of the API as they change. Both are server-sent events.
 
     GET /api/v1/events     event: event    {at, namespace, event, rooms, except, offset, volatile, bytes, payload?}
     GET /api/v1/live       event: state    {watch, status, body}; a refusal's body is {error}
 
-and in both `event: alive` when there was nothing else for ten seconds, `event: dropped` {count} for a reader that was
-too slow, `event: end` {code} when it is over. Events are those of all nodes and emitters; what a connection to Valkey
-lost meanwhile is not shown again: this is a window, not a log.
+Both also send `event: alive` after ten seconds without another event, `event: dropped` {count} to a reader that was too
+slow, and `event: end` {code} at the end. The events are those of all nodes and emitters. Events that were published
+while the connection to Valkey was lost are not shown later.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from insightdesk_rt.engine.ids import RoomOrEmpty, UserIdOrEmpty
 from insightdesk_rt.engine.model import Event, Room, UserKey, UserKeys, iso, offset_key, user_room
 from insightdesk_rt.engine.wire import json
 
-LOOK_S = 2.0  # between two looks at what is watched
-ROOMS_S = 5.0  # between two looks at the rooms a watched user is in
+POLL_S = 2.0  # between two requests of the watched answers
+ROOMS_S = 5.0  # between two updates of the rooms of a watched user
 MAX_WATCHED = 10
-MAX_PAYLOAD = 16_384  # characters; a longer one is left out
+MAX_PAYLOAD = 16_384  # characters; a longer payload is left out
 
 Text = Annotated[str, Meta(max_length=200)]
 Watched = Annotated[str, Meta(min_length=1, max_length=2_000)]
 
 
 class WatchEvents(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    user: Annotated[UserIdOrEmpty, Meta(description="what this user's connections are sent")] = ""
-    customer: Annotated[UserIdOrEmpty, Meta(description='the same of a customer, with user_ids = "separate"')] = ""
+    user: Annotated[UserIdOrEmpty, Meta(description="events sent to this user's connections")] = ""
+    customer: Annotated[UserIdOrEmpty, Meta(description='events sent to a customer, with user_ids = "separate"')] = ""
     room: RoomOrEmpty = ""
     namespace: Text = ""
     event: Text = ""
@@ -56,13 +56,13 @@ class WatchState(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             min_length=1,
             max_length=MAX_WATCHED,
-            description="paths of this API behind /api/v1/ with their queries, each percent-encoded once more",
+            description="paths of this API after /api/v1/ with their queries, each percent-encoded once more",
         ),
     ]
 
 
 class Overheard(Struct, omit_defaults=True):
-    """`at` is Valkey's time for a logged event, this node's for a volatile one."""
+    """A published event. `at` is Valkey's time for a logged event, this node's for a volatile one."""
 
     at: str
     namespace: str
@@ -83,39 +83,39 @@ class EventsHandler(StreamHandler):
 
     @operation("viewer", query=WatchEvents, stream=True)
     async def get(self, query: WatchEvents) -> None:
-        """Watch what is published, on all nodes, as it happens."""
+        """Stream the events of all nodes as they are published."""
         if query.payload == "full":
             self.require("admin")
         user = key_of(self.keys, query.user, query.customer, ("user", "customer"))
         stream = EventStream(self, "admin" if query.payload == "full" else "viewer")
-        theirs: set[tuple[str, str]] = set()
+        user_rooms: set[tuple[str, str]] = set()
 
         def heard(event: Event) -> None:
             if (query.event and event.name != query.event) or (query.room and Room(query.room) not in event.rooms):
                 return
             if user:
-                reached = {(event.namespace, room) for room in event.rooms} & theirs
-                left_out = {(event.namespace, room) for room in event.skip} & theirs
+                reached = {(event.namespace, room) for room in event.rooms} & user_rooms
+                left_out = {(event.namespace, room) for room in event.skip} & user_rooms
                 if not reached or left_out:
                     return
             stream.put("event", _shown(event, query.payload == "full"))
 
         async def look() -> None:
             found = await self._rooms_of(user, [query.namespace] if query.namespace else self.namespaces)
-            theirs.clear()
-            theirs.update(found)
+            user_rooms.clear()
+            user_rooms.update(found)
 
-        tap = EventMonitor(heard, lambda: stream.end("UNAVAILABLE"))
-        with self.streams.place(self.asker):  # before the tap: who may not have a stream costs Valkey no connection
-            if query.payload == "full":  # all chats, as they are written: who reads along leaves a trace
+        monitor = EventMonitor(heard, lambda: stream.end("UNAVAILABLE"))
+        with self.streams.place(self.asker):  # before the monitor opens a Valkey connection
+            if query.payload == "full":  # this shows all chats, so reading is written to the audit log
                 whom = " ".join(f"{name}={text}" for name, text in given(query).items() if name != "payload")
                 came = self.admin.address(self.request)
                 await self.admin.record(self.asker, "events.read", whom, query, came, "ok")
-            await tap.open(self.valkey, query.namespace, query.room)
+            await monitor.open(self.valkey, query.namespace, query.room)
             try:
                 await stream.run(look if user else None, ROOMS_S)
             finally:
-                tap.close()
+                monitor.close()
 
     async def _rooms_of(self, key: UserKey, namespaces: Collection[str]) -> set[tuple[str, str]]:
         room = user_room(key)
@@ -129,7 +129,7 @@ class LiveHandler(StreamHandler):
 
     @operation("viewer", query=WatchState, stream=True)
     async def get(self, query: WatchState) -> None:
-        """Watch what other calls answer: at once, and again whenever it is something else."""
+        """Stream the answers of other calls: at once, and again when they change."""
         watched = {watch: unquote(watch) for watch in query.watch}
         asked = {watch: self._find(path) for watch, path in watched.items()}
         stream = EventStream(self, "viewer")
@@ -144,10 +144,10 @@ class LiveHandler(StreamHandler):
                         last[watch] = body
 
         with self.streams.place(self.asker):
-            await stream.run(look, LOOK_S)
+            await stream.run(look, POLL_S)
 
     def _find(self, watch: str) -> Callable[[], Awaitable[tuple[int, str]]]:
-        """Return what answers a path. What is wrong with one is its answer too: the others go on."""
+        """Return a function that answers a path. An error becomes that path's answer, and the others continue."""
         try:
             return self._inner(watch)
         except RtError as refused:
@@ -159,7 +159,7 @@ class LiveHandler(StreamHandler):
             return refuse
 
     def _inner(self, watch: str) -> Inner:
-        """Raises RtError BAD_REQUEST: there is no such path, or its query is wrong; FORBIDDEN."""
+        """Raise RtError BAD_REQUEST if there is no such path or its query is wrong; FORBIDDEN."""
         path, _, query = watch.partition("?")
         for pattern, kind, parts in self.routes:
             match = re.fullmatch(pattern, f"/api/v1/{path}")
@@ -167,11 +167,11 @@ class LiveHandler(StreamHandler):
             if match and about is not None and not about.stream and about.scope is not None:
                 self.require(about.scope)
                 return Inner(self, kind, parts, [unquote(part) for part in match.groups()], query)
-        raise RtError("BAD_REQUEST", "This cannot be watched", field="watch")
+        raise RtError("BAD_REQUEST", "This path cannot be watched", field="watch")
 
 
 class Inner:
-    """A GET of another handler, asked from within, again and again."""
+    """A GET of another handler, called repeatedly from inside the server."""
 
     def __init__(
         self, outer: Handler, kind: type[Handler], parts: dict[str, Any], path: Sequence[str], query: str
@@ -202,7 +202,7 @@ def watch_routes(
     routes: Sequence[Route],
     keys: UserKeys = UserKeys(),
 ) -> list[Route]:
-    """Return the routes of this file. `routes`: what may be watched."""
+    """Return the routes of this file. `routes` can be watched."""
     both = {"admin": admin, "streams": Streams()}
     events = {"valkey": valkey, "calls": calls, "namespaces": namespaces, "keys": keys}
     return [

@@ -1,7 +1,7 @@
-"""What this node says of itself in numbers: NodeStats, for `GET /api/v1/nodes` and for readiness.
+"""This node's statistics: NodeStats, for `GET /api/v1/nodes` and for readiness.
 
-`turn` is called every second and keeps what rates and quantiles need of the last minute; everything else is read when
-somebody asks. Nothing here is counted: the counters belong to the parts that do the work.
+`turn` runs every second and keeps the samples of the last minute for rates and quantiles. Everything else is read on
+request. The counters belong to the parts that do the work.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Numbers(Struct):
 
 
 class Point(NamedTuple):
-    """One of a chart, of the POINT_S before `at` (Unix seconds). Rates per second; None: nothing was delivered.
+    """A point of a chart, for the POINT_S before `at` (Unix seconds). Rates per second; None: nothing was delivered.
 
-    `loopLagMs` is the greatest of the last 10 s, so that a stall is seen in two of them.
+    `loopLagMs` is the greatest of the last 10 s, so a stall shows in two points.
     """
 
     at: float
@@ -61,7 +61,7 @@ class Point(NamedTuple):
 
 
 class Clients(NamedTuple):
-    """All clients in one look: by transport, and what is queued for them."""
+    """All clients of a node in numbers: by transport, and what is queued for them."""
 
     by_transport: dict[str, int]
     outbox_bytes: int
@@ -87,10 +87,10 @@ class _Sample(NamedTuple):
 
 
 class NodeStats:
-    """The numbers of one node. `turn` once before anything is asked, then every EVERY_S."""
+    """The statistics of one node. Call `turn` once at the start, then every EVERY_S."""
 
-    def __init__(self, host: ClientRegistry, hub: Hub, calls: Calls, lag: LoopLag) -> None:
-        self._host = host
+    def __init__(self, registry: ClientRegistry, hub: Hub, calls: Calls, lag: LoopLag) -> None:
+        self._registry = registry
         self._hub = hub
         self._calls = calls
         self._lag = lag
@@ -111,8 +111,8 @@ class NodeStats:
         past_s = now.at_s - before.at_s or 1.0
         oldest = self._before(now, QUANTILE_S).deliveries
         recent = [new - old for new, old in zip(now.deliveries, oldest, strict=True)]
-        bounds = self._host.flusher.delivery.bounds
-        clients = clients_of(self._host)
+        bounds = self._registry.flusher.delivery.bounds
+        clients = clients_of(self._registry)
         here = this_process()
         return Numbers(
             clients.by_transport,
@@ -130,10 +130,10 @@ class NodeStats:
         before = self._before(now, POINT_S)
         past_s = now.at_s - before.at_s or 1.0
         recent = [new - old for new, old in zip(now.deliveries, before.deliveries, strict=True)]
-        bounds = self._host.flusher.delivery.bounds
+        bounds = self._registry.flusher.delivery.bounds
         return Point(
             round(time.time(), 1),
-            len(self._host.clients),
+            len(self._registry.clients),
             round((now.events_in - before.events_in) / past_s, 1),
             round((now.events_out - before.events_out) / past_s, 1),
             _ms(quantile(bounds, recent, 0.5)),
@@ -144,18 +144,18 @@ class NodeStats:
     def _sample(self) -> _Sample:
         taken = sum(each.taken for table in self._calls.counters.values() for each in table.values())
         sent = sum(counts.total for counts in self._hub.sent.values())
-        return _Sample(time.monotonic(), taken, sent, tuple(self._host.flusher.delivery.counts))
+        return _Sample(time.monotonic(), taken, sent, tuple(self._registry.flusher.delivery.counts))
 
     def _before(self, now: _Sample, past_s: float) -> _Sample:
-        """Return the oldest sample that is at most that old."""
+        """Return the oldest sample that is at most `past_s` old."""
         return next((sample for sample in self._samples if sample.at_s >= now.at_s - past_s - EVERY_S / 2), now)
 
 
-def clients_of(host: ClientRegistry) -> Clients:
-    """Look at every client: 0.4 ms per thousand."""
+def clients_of(registry: ClientRegistry) -> Clients:
+    """Sum up all clients. Takes 0.4 ms per thousand."""
     transports: Counter[str] = Counter()
     size = messages = 0
-    for client in host.clients.values():
+    for client in registry.clients.values():
         outbox = client.outbox
         size += outbox.bytes
         messages += outbox.waiting
@@ -165,7 +165,7 @@ def clients_of(host: ClientRegistry) -> Clients:
 
 
 def this_process() -> Process:
-    """Read /proc/self, and nothing else of /proc: under systemd's ProcSubset=pid there is nothing else."""
+    """Read /proc/self only: with systemd's ProcSubset=pid the rest of /proc is hidden."""
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()  # proc(5), from field 3 on: a name may hold anything
     ticks = os.sysconf("SC_CLK_TCK")
@@ -181,15 +181,15 @@ def this_process() -> Process:
 
 
 def open_files() -> int:
-    """How many file descriptors this process has.
+    """Return how many file descriptors this process has open.
 
-    Linux 6.2 and newer tells at once; before, they are listed, 3 ms per thousand.
+    Linux 6.2 and newer has the number; before, they are listed, 3 ms per thousand.
     """
     return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1
 
 
 def open_files_beyond(count: int) -> int:
-    """Return how many file descriptors there are if that is more than `count`, else 0: cheap while it is far less."""
+    """Return how many file descriptors are open if more than `count`, else 0. Cheap while it is far fewer."""
     with open("/proc/self/status", "rb") as file:
         room = next(int(line.split()[1]) for line in file if line.startswith(b"FDSize:"))  # the kernel's table of them
     used = open_files() if room > count else 0
@@ -197,7 +197,7 @@ def open_files_beyond(count: int) -> int:
 
 
 def max_files() -> int:
-    """How many it may have; beyond, no connection is taken."""
+    """Return how many file descriptors this process may have; at the limit no connection is accepted."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 

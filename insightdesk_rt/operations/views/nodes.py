@@ -1,11 +1,11 @@
-"""The nodes of the cluster: what each says of itself, and sending the clients of one elsewhere before an upgrade.
+"""The nodes of the cluster: their state, and draining one before an upgrade.
 
     GET  /api/v1/nodes                       every living node; `missing` names those that did not answer
-    GET  /api/v1/nodes/history               what they did in the last 15 minutes
-    POST /api/v1/nodes/{nodeId}/drain        its clients are sent away over a time, and new ones refused
-    POST /api/v1/nodes/{nodeId}/undrain      it takes clients again
+    GET  /api/v1/nodes/history               their statistics of the last 15 minutes
+    POST /api/v1/nodes/{nodeId}/drain        disconnect its clients over a time, and refuse new ones
+    POST /api/v1/nodes/{nodeId}/undrain      accept clients again
 
-Any node may be asked. A drained node goes on running, for what other nodes and the admin port ask of it.
+Any node answers for all. A drained node keeps running and answers other nodes and the admin port.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from insightdesk_rt.operations.views.node_stats import POINT_S, NodeStats, Numbe
 
 
 class NodeState(Numbers, kw_only=True):
-    """`connections` by transport, `sockets` by namespace; `hears` is whether it gets the other nodes' events.
+    """`connections` by transport, `sockets` by namespace; `hears`: does it receive the other nodes' events?
 
     `checks` are those of its /readyz, at most a second old; `maxFiles` is how many `openFiles` there may be, 0 where a
     node's version does not say. `clockSkewMs`: how far the machine's clock is ahead of Valkey's.
@@ -62,7 +62,7 @@ class NodeName(Struct):
 
 
 class Drained(Struct, omit_defaults=True):
-    """`count` is of a dry run: the clients that would be sent away."""
+    """`count` is set in a dry run: the clients that would be disconnected."""
 
     node: str
     count: int | None = None
@@ -71,7 +71,7 @@ class Drained(Struct, omit_defaults=True):
 class Sample(Struct):
     """`at` is Unix seconds; rates per second; the quantiles are null when nothing was delivered.
 
-    `loopLagMs` is the greatest of the 10 s before, so that a stall is seen in two of them.
+    `loopLagMs` is the greatest of the 10 s before, so a stall shows in two samples.
     """
 
     at: float
@@ -84,7 +84,7 @@ class Sample(Struct):
 
 
 class Nodes(Struct):
-    """`users`: how many different ones are connected to the nodes that answered, each counted once.
+    """`users`: the number of different users connected to the nodes that answered.
 
     Exact up to 512 on each node, beyond that within a few percent.
     """
@@ -95,7 +95,7 @@ class Nodes(Struct):
 
 
 class Users(Struct):
-    """The users of one node: how many, and the marks by which those of several are counted once (distinct.py)."""
+    """The users of one node: how many, and the marks that identify users of several nodes (distinct.py)."""
 
     count: int
     marks: list[int]
@@ -113,7 +113,7 @@ class History(Struct):
 
 
 class Node:
-    """This node, as the others may ask about it."""
+    """This node's replies to calls about nodes."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Node:
         self._clock_skew_ms = clock_skew_ms
         self._began_s = time.monotonic()
 
-    async def state(self, words: tuple[str, ...] = ()) -> NodeState:
+    async def state(self, arguments: tuple[str, ...] = ()) -> NodeState:
         return NodeState(
             **msgspec.structs.asdict(self._stats.numbers()),
             node=self.node_id,
@@ -159,28 +159,28 @@ class Node:
             clockSkewMs=self._clock_skew_ms(),
         )
 
-    async def users(self, words: tuple[str, ...] = ()) -> Users:
+    async def users(self, arguments: tuple[str, ...] = ()) -> Users:
         found = self._dispatch.users()
         return Users(len(found), distinct.marks(found))
 
-    async def history(self, words: tuple[str, ...] = ()) -> NodeHistory:
+    async def history(self, arguments: tuple[str, ...] = ()) -> NodeHistory:
         samples = [Sample(*point) for point in self._stats.history]
         return NodeHistory(self.node_id, POINT_S, samples)
 
-    async def clients(self, words: tuple[str, ...]) -> int | None:
-        """Return how many clients a drain would send away. `words`: node id; None: this is another."""
-        return self.drain.clients if words[0] == self.node_id else None
+    async def clients(self, arguments: tuple[str, ...]) -> int | None:
+        """Return how many clients a drain would disconnect; None if another node is meant. Argument: node id."""
+        return self.drain.clients if arguments[0] == self.node_id else None
 
-    async def begin_drain(self, words: tuple[str, ...]) -> bool:
-        """`words`: node id, seconds. Returns whether this is the node."""
-        node_id, over_s = words
+    async def begin_drain(self, arguments: tuple[str, ...]) -> bool:
+        """Begin a drain; return False if another node is meant. Arguments: node id, seconds."""
+        node_id, over_s = arguments
         if node_id != self.node_id:
             return False
         self.drain.begin(float(over_s))
         return True
 
-    async def undrain(self, words: tuple[str, ...]) -> bool:
-        if words[0] != self.node_id:
+    async def undrain(self, arguments: tuple[str, ...]) -> bool:
+        if arguments[0] != self.node_id:
             return False
         await self.drain.undo()
         return True
@@ -191,10 +191,10 @@ class NodesHandler(Handler):
 
     @operation("viewer", answer=Nodes)
     async def get(self) -> Answer:
-        """What every living node says of itself."""
-        said, also_said = await asyncio.gather(self.calls.request("node.state"), self.calls.request("node.users"))
-        nodes, missing = decode_replies(said, NodeState)
-        users, _ = decode_replies(also_said, Users)  # who is missing there is missing above, or of an older version
+        """The state of every living node."""
+        states, user_counts = await asyncio.gather(self.calls.request("node.state"), self.calls.request("node.users"))
+        nodes, missing = decode_replies(states, NodeState)
+        users, _ = decode_replies(user_counts, Users)  # a node missing here is missing above, or older
         for incarnation, node in nodes.items():
             node.incarnation = incarnation
         different = distinct.count([(one.count, one.marks) for one in users.values()])
@@ -206,23 +206,25 @@ class HistoryHandler(Handler):
 
     @operation("viewer", answer=History)
     async def get(self) -> Answer:
-        """What every living node did in the last 15 minutes, a sample for every five seconds, the oldest first."""
+        """The statistics of every living node for the last 15 minutes, a sample every five seconds, the oldest
+        first.
+        """
         nodes, missing = decode_replies(await self.calls.request("node.history"), NodeHistory)
         return Answer(History(sorted(nodes.values(), key=lambda node: node.node), missing))
 
 
 class OneNodeHandler(Handler):
-    """What changes one node, wherever the request lands."""
+    """The base of changes to one node, which any node can receive."""
 
     calls: NodeCalls
 
-    async def tell(self, verb: str, node_id: str, *words: str) -> bytes:
-        """Return what the node answered, as JSON. Raises RtError UNAVAILABLE, NOT_FOUND."""
-        said = await self.calls.request(verb, node_id, *words)
-        found = [bytes(text) for text in said.nodes.values() if bytes(text) not in (b"false", b"null")]
+    async def ask_node(self, verb: str, node_id: str, *arguments: str) -> bytes:
+        """Return the node's answer as JSON. Raises RtError UNAVAILABLE, NOT_FOUND."""
+        replies = await self.calls.request(verb, node_id, *arguments)
+        found = [bytes(text) for text in replies.nodes.values() if bytes(text) not in (b"false", b"null")]
         if not found:
-            if said.missing:
-                raise RtError("UNAVAILABLE", f"Not all nodes answered: {', '.join(said.missing)}.")
+            if replies.missing:
+                raise RtError("UNAVAILABLE", f"Not all nodes answered: {', '.join(replies.missing)}.")
             raise RtError("NOT_FOUND", "There is no such node.")
         return found[0]
 
@@ -230,26 +232,26 @@ class OneNodeHandler(Handler):
 class DrainHandler(OneNodeHandler):
     @operation("operator", body=DrainBody, answer=Drained, action="node.drain", errors=("NOT_FOUND",))
     async def post(self, node_id: str, body: DrainBody) -> Answer:
-        """Send the node's clients to the others, evenly over `overSeconds`, and take no new ones.
+        """Disconnect the node's clients, evenly over `overSeconds`, and accept no new ones.
 
-        GET /nodes shows how far it is.
+        They reconnect to other nodes. GET /nodes shows the progress.
         """
         if body.dryRun:
-            return Answer(Drained(node_id, int(await self.tell("node.clients", node_id))))
-        await self.tell("node.drain", node_id, str(body.overSeconds))
+            return Answer(Drained(node_id, int(await self.ask_node("node.clients", node_id))))
+        await self.ask_node("node.drain", node_id, str(body.overSeconds))
         return Answer(Drained(node_id))
 
 
 class UndrainHandler(OneNodeHandler):
     @operation("operator", body=Change, answer=NodeName, action="node.undrain", errors=("NOT_FOUND", "DRAINING"))
     async def post(self, node_id: str, body: Change) -> Answer:
-        """Let the node take clients again."""
-        await self.tell("node.undrain", node_id)
+        """Let the node accept clients again."""
+        await self.ask_node("node.undrain", node_id)
         return Answer(NodeName(node_id))
 
 
 def node_routes(admin: Admin, node: Node, calls: NodeCalls) -> list[tuple[str, type[Handler], dict[str, Any]]]:
-    """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
+    """Return the routes of this file, and register this node's replies to their calls."""
     calls.handle("node.state", node.state)
     calls.handle("node.users", node.users)
     calls.handle("node.history", node.history)

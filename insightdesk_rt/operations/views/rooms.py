@@ -1,13 +1,13 @@
-"""The rooms of all nodes: which there are, who is in one, and what was last said to it.
+"""The rooms of all nodes: a list, the members of a room, and its last events.
 
     GET /api/v1/rooms            by members or name
     GET /api/v1/rooms/{room}     members, and the last entries of the log
 
-A room lives where its members are: each node tells its first rooms in the order that is asked for, and those of one
-name are added up. By name that is exact: what is among the first of all is among the first of each node that has it.
-By members it is not, as a room may be small on many nodes; so each tells its MAX_TOLD largest (or smallest) whatever
-page is asked for, and says if there are more. Of one room each tells how many members it has and the first of them,
-however many there are.
+A room exists on each node that has members of it. Each node reports its first rooms in the requested order, and the
+members of rooms of the same name are added up. By name this is exact: a room among the first of all is among the first
+of every node that has it. By members it is not, because a room may be small on many nodes. So each node reports its
+MAX_REPORTED largest (or smallest) rooms for every page, and whether there are more. For one room each node reports the
+number of members and the first of them.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from insightdesk_rt.engine.ids import RoomName
 from insightdesk_rt.engine.model import Event, Person, Role, Room, iso, offset_key
 from insightdesk_rt.engine.wire import json
 
-MAX_TOLD = 5_000  # rooms of a node
+MAX_REPORTED = 5_000  # rooms of a node
 MAX_MEMBERS = 500  # that are shown of one room
 MAX_ENTRIES = 20
-TURN = 5_000  # rooms looked at before others have the loop
-MEMBERS_TURN = 500  # members put in order, the same: 0.3 ms
+TURN = 5_000  # rooms to look at before yielding the loop
+MEMBERS_TURN = 500  # members to sort before yielding the loop: 0.3 ms
 
 RoomSort = Literal["-members", "members", "name", "-name"]
 Prefix = Annotated[str, Meta(max_length=200)]
 
 
 class RoomRow(Struct):
-    """`nodes`: on how many of them it has members."""
+    """`nodes`: the number of nodes that have members."""
 
     namespace: str
     room: str
@@ -54,14 +54,15 @@ class RoomRow(Struct):
 
 
 class FindRooms(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    prefix: Annotated[Prefix, Meta(description="how the name begins, for example ticket:")] = ""
+    prefix: Annotated[Prefix, Meta(description="beginning of the name, for example ticket:")] = ""
     namespace: Prefix = ""
     sort: RoomSort = "-members"
 
 
 class FoundRooms(Page[RoomRow]):
-    """`cut`: by members, a node has more such rooms than it tells, its 5,000 largest (or smallest). `members` may then
-    be too few, and the last page is not the end. By name pages hold all rooms.
+    """`cut`: sorted by members, a node has more rooms than the 5,000 largest (or smallest) that it reports.
+
+    `members` may then be too low, and the last page is not the end. Sorted by name, pages hold all rooms.
     """
 
     cut: bool = False
@@ -80,7 +81,7 @@ class Member(Struct):
 
 
 class MemberEntry(Struct):
-    """One event of the log, without what it says."""
+    """One event of the log, without its payload."""
 
     namespace: str
     offset: str
@@ -101,12 +102,12 @@ class RoomView(Struct):
 
 
 class AskRooms(Struct, frozen=True, omit_defaults=True):
-    """By name: `limit` of them, `after` a room and namespace."""
+    """Asks a node for rooms; by name for `limit` of them `after` a room and namespace."""
 
     prefix: str
     namespace: str
     sort: RoomSort = "-members"
-    limit: int = MAX_TOLD
+    limit: int = MAX_REPORTED
     after: tuple[str, str] | None = None
 
 
@@ -117,7 +118,7 @@ class MembersHere(Struct):
     members: list[Member]
 
 
-class ToldNode(Struct):
+class RoomsOfNode(Struct):
     rooms: list[tuple[str, str, int]]  # namespace, room, members here
     cut: bool
 
@@ -126,15 +127,15 @@ _ask = msgspec.json.Decoder(AskRooms)
 
 
 class RoomsHere:
-    """Of one node. Its methods take the words of a cluster call (engine/cluster/node_calls.py)."""
+    """The rooms of one node. Its methods take the arguments of a node call (engine/cluster/node_calls.py)."""
 
     def __init__(self, node_id: str, hub: Hub) -> None:
         self._node_id = node_id
         self._hub = hub
 
-    async def find(self, words: tuple[str, ...]) -> ToldNode:
-        """Return the first of those that are asked for, in that order."""
-        ask = json.decode(_ask, words[0])
+    async def find(self, arguments: tuple[str, ...]) -> RoomsOfNode:
+        """Return the first matching rooms in the requested order."""
+        ask = json.decode(_ask, arguments[0])
         by_name, descending = ask.sort.endswith("name"), ask.sort.startswith("-")
         found: list[tuple[str, str, int]] = []
         for namespace in self._hub.namespaces:
@@ -150,15 +151,16 @@ class RoomsHere:
                     await asyncio.sleep(0)
         pick = heapq.nlargest if descending else heapq.nsmallest
         if by_name:
-            return ToldNode(pick(ask.limit, found, key=lambda one: (one[1], one[0])), False)
-        return ToldNode(pick(MAX_TOLD, found, key=lambda one: one[2]), len(found) > MAX_TOLD)
+            return RoomsOfNode(pick(ask.limit, found, key=lambda one: (one[1], one[0])), False)
+        return RoomsOfNode(pick(MAX_REPORTED, found, key=lambda one: one[2]), len(found) > MAX_REPORTED)
 
-    async def members(self, words: tuple[str, ...]) -> MembersHere:
-        """Return how many a room has, and the first MAX_MEMBERS without their rooms. `words`: room, namespace or "".
+    async def members(self, arguments: tuple[str, ...]) -> MembersHere:
+        """Return the number of members of a room, and the first MAX_MEMBERS, without their rooms.
 
-        100,000 members with their rooms were 29 MB, and the nodes stood still for seconds.
+        Arguments: room, namespace or "". 100,000 members with their rooms were 29 MB, and blocked the nodes for
+        seconds.
         """
-        room, only = words
+        room, only = arguments
         count, first = 0, list[Socket]()
         for namespace in self._hub.namespaces:
             if only not in ("", namespace):
@@ -177,17 +179,17 @@ class RoomsHandler(Handler):
 
     @operation("viewer", query=FindRooms, answer=FoundRooms)
     async def get(self, query: FindRooms) -> Answer:
-        """Which rooms there are, on all nodes."""
+        """The rooms of all nodes."""
         by_name = query.sort.endswith("name")
         after: Any = read_cursor(query.cursor, tuple[str, str] if by_name else tuple[int, str, str])
         ask = AskRooms(query.prefix, query.namespace, query.sort)
         if by_name:
             ask = msgspec.structs.replace(ask, limit=query.limit + 1, after=after)
         asked = json.encode_struct(ask)
-        answers, missing = decode_replies(await self.calls.request("rooms.find", asked), ToldNode)
+        answers, missing = decode_replies(await self.calls.request("rooms.find", asked), RoomsOfNode)
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for told in answers.values():
-            for namespace, room, members in told.rooms:
+        for answer in answers.values():
+            for namespace, room, members in answer.rooms:
                 found[room, namespace].append(members)
 
         def place(row: RoomRow) -> tuple[Any, ...]:
@@ -199,7 +201,7 @@ class RoomsHandler(Handler):
             rows = [row for row in rows if (place(row) < after if descending else place(row) > after)]
         first = (heapq.nlargest if descending else heapq.nsmallest)(query.limit + 1, rows, key=place)
         shown, cursor = cut(first, query.limit, place)
-        return Answer(FoundRooms(shown, cursor, missing, any(told.cut for told in answers.values())))
+        return Answer(FoundRooms(shown, cursor, missing, any(answer.cut for answer in answers.values())))
 
 
 class RoomHandler(Handler):
@@ -209,7 +211,7 @@ class RoomHandler(Handler):
 
     @operation("viewer", query=InRoom, answer=RoomView)
     async def get(self, room: RoomName, query: InRoom) -> Answer:
-        """Who is in a room and what was last said to it, in one namespace or in all. A room may be empty."""
+        """The members and the last events of a room, in one namespace or in all. A room may be empty."""
         if query.namespace and query.namespace not in self.namespaces:
             raise RtError("BAD_REQUEST", "There is no such namespace", field="namespace")
         namespaces = [query.namespace] if query.namespace else list(self.namespaces)
@@ -220,15 +222,17 @@ class RoomHandler(Handler):
         events = sorted(
             (one for events in logged for one in events), key=lambda one: offset_key(one.offset), reverse=True
         )
-        members = heapq.nsmallest(MAX_MEMBERS, (one for told in answers.values() for one in told.members), key=_order)
-        count = sum(told.count for told in answers.values())
+        members = heapq.nsmallest(
+            MAX_MEMBERS, (one for answer in answers.values() for one in answer.members), key=_order
+        )
+        count = sum(answer.count for answer in answers.values())
         return Answer(RoomView(room, count, members, [_entry(one) for one in events[:MAX_ENTRIES]], missing))
 
 
 def room_routes(
     admin: Admin, node_id: str, hub: Hub, calls: NodeCalls, logs: Logs
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
-    """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
+    """Return the routes of this file, and register this node's replies to their calls."""
     here = RoomsHere(node_id, hub)
     calls.handle("rooms.find", here.find)
     calls.handle("rooms.members", here.members)

@@ -1,10 +1,10 @@
-"""One user, as far as all nodes know: connections, rooms, presence, and what is ruled about them.
+"""One user, from all nodes: connections, rooms, presence, blocks and revocations.
 
-    GET    /api/v1/users/{userId}              what there is to know of one
-    POST   /api/v1/users/{userId}/disconnect   send away all of a user
-    …      /api/v1/customers/{customerId}      the same of a customer, where user_ids = "separate"
+    GET    /api/v1/users/{userId}              everything about one user
+    POST   /api/v1/users/{userId}/disconnect   disconnect all of a user's clients
+    …      /api/v1/customers/{customerId}      the same for a customer, with user_ids = "separate"
 
-Lists end somewhere; what they leave out is counted beside them.
+Lists are limited; a count beside each says how many items there are in all.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class UserView(Struct):
     """`name`, `role` and `teamId` are of the newest connection there is or was; null: none is known.
 
     `connections` are the newest 100 of `connectionCount`, `closed` those of `closedCount`, `rooms` the first 1,000 of
-    `roomCount`, by name. `sessionIds` are those of the connections that are shown, the newest first: what there may be
-    to revoke. `blocks` are of the user, and of addresses they are or were shown at; `revocations` of the user and of
+    `roomCount`, by name. `sessionIds` are those of the connections shown, the newest first; they can be
+    revoked. `blocks` are of the user, and of addresses they are or were shown at; `revocations` of the user and of
     `sessionIds`.
     """
 
@@ -70,7 +70,7 @@ class UserDisconnectHandler(Handler):
 
     @operation("operator", body=DisconnectUser, answer=Count, action="user.disconnect")
     async def post(self, user_id: UserIdText, body: DisconnectUser) -> Answer:
-        """Send away all connections of a user."""
+        """Disconnect all clients of a user."""
         wanted = Wanted(user=self.keys.staff(user_id))
         return Answer(await self.everywhere.send_away(wanted, body.reconnect, body.dryRun))
 
@@ -81,7 +81,7 @@ class CustomerDisconnectHandler(Handler):
 
     @operation("operator", body=DisconnectUser, answer=Count, action="customer.disconnect")
     async def post(self, customer_id: UserIdText, body: DisconnectUser) -> Answer:
-        """Send away all connections of a customer, where customers and staff are numbered apart."""
+        """Disconnect all clients of a customer, with separate ids."""
         wanted = Wanted(user=customer(self.keys, customer_id))
         return Answer(await self.everywhere.send_away(wanted, body.reconnect, body.dryRun))
 
@@ -93,18 +93,18 @@ class OneUserHandler(Handler):
     keys: UserKeys
 
     async def view(self, user_id: UserKey) -> Answer:
-        (rows, count, missing), (closed, missing_too), (told, missing_as_well) = await asyncio.gather(
+        (rows, count, missing), (closed, missing_too), (details, missing_as_well) = await asyncio.gather(
             self.everywhere.find(Wanted(user=user_id), SHOWN_OF_USER),
             self.everywhere.closed(Wanted(user=user_id), SHOWN_OF_USER),
             self.everywhere.of_user(user_id),
-        )  # at once: each may wait for a node that hangs
+        )  # at the same time, because each may wait for a node that hangs
         (seen,) = await self.presence.statuses([user_id])
         shown = [row.shown for row in rows]
         known: list[Connection | Closed] = [*shown, *closed]
         newest = known[0] if known else None
         person: Person | None = newest.user if newest is not None else None
         session_ids = list(dict.fromkeys(one.sessionId for one in known if one.sessionId))
-        rooms = sorted({room for one in told for room in one.rooms})
+        rooms = sorted({room for one in details for room in one.rooms})
         return Answer(
             UserView(
                 named(user_id).id,
@@ -115,9 +115,9 @@ class OneUserHandler(Handler):
                 shown,
                 count,
                 closed,
-                sum(one.closedCount for one in told),
+                sum(one.closedCount for one in details),
                 rooms[:MAX_ROOMS_OF_USER],
-                max([len(rooms), *(one.roomCount for one in told)]),
+                max([len(rooms), *(one.roomCount for one in details)]),
                 session_ids,
                 [*map(view_block, self.access.blocks.of(user_id, {one.ip for one in known}))],
                 [*map(view_revocation, self.access.revocations.of(user_id, session_ids))],
@@ -129,14 +129,14 @@ class OneUserHandler(Handler):
 class UserHandler(OneUserHandler):
     @operation("viewer", answer=UserView)
     async def get(self, user_id: UserIdText) -> Answer:
-        """What there is to know of a user: connections, rooms, presence, blocks, revocations, and what is gone."""
+        """Everything about a user: connections, closed connections, rooms, presence, blocks and revocations."""
         return await self.view(self.keys.staff(user_id))
 
 
 class CustomerHandler(OneUserHandler):
     @operation("viewer", answer=UserView)
     async def get(self, customer_id: UserIdText) -> Answer:
-        """The same of a customer, where customers and staff are numbered apart."""
+        """Everything about a customer, with separate ids."""
         return await self.view(customer(self.keys, customer_id))
 
 
@@ -147,7 +147,7 @@ def user_routes(
     access: BlocksAndRevocations,
     keys: UserKeys = UserKeys(),
 ) -> list[tuple[str, type[Handler], dict[str, Any]]]:
-    """Return the routes of this file for a Tornado Application."""
+    """Return the routes of this file."""
     parts = {"admin": admin, "everywhere": everywhere, "keys": keys}
     more = {**parts, "presence": presence, "access": access}
     return [

@@ -37,10 +37,10 @@ class OneNode:
     def __init__(self) -> None:
         self.does: dict[str, Any] = {}
 
-    def answer(self, verb: str, does: Any) -> None:
+    def handle(self, verb: str, does: Any) -> None:
         self.does[verb] = does
 
-    async def ask(self, verb: str, *words: str) -> NodeReplies:
+    async def request(self, verb: str, *words: str) -> NodeReplies:
         return NodeReplies({"n1.1": Raw(msgspec.json.encode(await self.does[verb](words)))}, [])
 
 

@@ -28,10 +28,10 @@ class Bus:
         self.nodes: dict[str, Any] = {}
         self.cut: set[str] = set()
 
-    def answer(self, verb: str, does: Any) -> None:
+    def handle(self, verb: str, does: Any) -> None:
         self.nodes[f"n{len(self.nodes) + 1}"] = does
 
-    async def ask(self, verb: str, *words: str) -> NodeReplies:
+    async def request(self, verb: str, *words: str) -> NodeReplies:
         reached = {name: does for name, does in self.nodes.items() if name not in self.cut}
         counts = {name: msgspec.Raw(msgspec.json.encode(await does(words))) for name, does in reached.items()}
         return NodeReplies(counts, sorted(self.cut))

@@ -30,7 +30,7 @@ def node(name: str, clock_ms: int, heard_ms: int, sockets: Sequence[Socket] = ()
         last_seen=0.0,
         outbox=SimpleNamespace(written=0, bytes=0, dropped=0),
     )
-    host: Any = SimpleNamespace(clients={name: client}, now_ms=lambda: clock_ms)
+    host: Any = SimpleNamespace(on_end=[], clients={name: client}, now_ms=lambda: clock_ms)
     hub: Any = SimpleNamespace(namespaces=())
     return Connections(name, host, hub)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from insightdesk_rt.operations.views.distinct import BITS, MOST, count, mark, marks
+from insightdesk_rt.operations.views.distinct import BITS, MAX_MARKS, count, mark, marks
 
 names = st.sets(st.text(max_size=8), max_size=60)
 
@@ -27,7 +27,7 @@ def test_many_users_are_counted_within_a_few_percent(shared: int) -> None:
     two = {f"user-{n}" for n in range(5_000 - shared, 10_000 - shared)}
     true = len(one | two)
     assert abs(of(one, two) - true) < 0.15 * true
-    assert len(marks(one)) == MOST
+    assert len(marks(one)) == MAX_MARKS
 
 
 def test_one_full_node_alone_says_its_own_number() -> None:

@@ -41,7 +41,7 @@ class Cluster:
         self._here = {name: RoomsHere(name, hub) for name, hub in self.hubs.items()}
         self.told: dict[str, int] = {}
 
-    async def ask(self, verb: str, *words: str) -> NodeReplies:
+    async def request(self, verb: str, *words: str) -> NodeReplies:
         nodes = {}
         for name, here in self._here.items():
             text = json.encode_struct(await getattr(here, verb.removeprefix("rooms."))(words))
@@ -116,7 +116,7 @@ async def test_pages_hold_every_room_that_nodes_have_more_of_than_they_tell_and_
     sort: RoomSort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each node told its largest, whatever the order: pages by name left out the small ones."""
-    monkeypatch.setattr(rooms, "MAX_TOLD", 10)
+    monkeypatch.setattr(rooms, "MAX_REPORTED", 10)
     cluster, sizes = Cluster("n1", "n2"), Counter[tuple[str, str]]()
     for node in cluster.hubs:
         for number in range(30):
