@@ -206,7 +206,7 @@ def fetch(server: ServerProcess, path: str, body: Any = None, **headers: str) ->
         return answer.status, dict(answer.headers), answer.read()
 
 
-def test_the_page_is_all_its_own(server: ServerProcess) -> None:
+def test_the_page_loads_nothing_from_elsewhere(server: ServerProcess) -> None:
     status, headers, body = fetch(server, "/demo")
     assert status == 200
     policy = headers["Content-Security-Policy"]
@@ -267,7 +267,7 @@ def test_a_pushed_ticket_is_still_there_when_the_page_is_loaded_again(server: Se
     until_seen(server, lambda seen: not seen, "it is gone")
 
 
-def test_files_are_not_sent_again_while_they_are_the_same(server: ServerProcess) -> None:
+def test_unchanged_files_are_not_sent_again(server: ServerProcess) -> None:
     _, headers, _ = fetch(server, "/rt/client.js")
     assert headers["Access-Control-Allow-Origin"] == "*"
     status, _, body = fetch(server, "/rt/client.js", If_None_Match=headers["Etag"])
@@ -333,17 +333,19 @@ def test_the_demo_has_a_data_folder_of_its_own(server: ServerProcess) -> None:
         ([], 400, "BAD_REQUEST"),
     ],
 )
-def test_what_the_page_may_not_do_is_refused_by_name(server: ServerProcess, body: Any, status: int, code: str) -> None:
+def test_forbidden_actions_of_the_page_are_refused_with_their_code(
+    server: ServerProcess, body: Any, status: int, code: str
+) -> None:
     answered, _, text = fetch(server, "/demo/act", body, Content_Type="application/json")
     assert (answered, json.loads(text)["error"]["code"]) == (status, code)
 
 
-def test_a_form_of_another_site_does_nothing(server: ServerProcess) -> None:
+def test_a_form_of_another_site_has_no_effect(server: ServerProcess) -> None:
     act = {"actor": "agent", "ticketId": "1042", "text": "x"}
     assert fetch(server, "/demo/act", act, Content_Type="text/plain")[0] == 400
 
 
-def test_without_the_option_there_is_a_client_and_no_demo(tmp_path: Path) -> None:
+def test_without_the_option_client_js_is_served_and_the_demo_is_not(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""Presence, chats and numbers on the admin port of a real process, with the people they are about connected."""
+"""Presence, chats and numbers on the admin port of a real process, with connected users."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def come(server: ServerProcess, namespace: str, name: str, role: str = "ag
 
 
 @aio
-async def test_who_is_here_is_listed_by_status_and_shown_by_name(server: ServerProcess) -> None:
+async def test_present_users_are_listed_by_status_and_found_by_id(server: ServerProcess) -> None:
     tag = secrets.token_hex(3)
     names = [f"agent{n}-{tag}" for n in range(5)]
     peers = [await come(server, "/presence", name) for name in names]
@@ -134,7 +134,7 @@ async def test_an_admin_moves_a_chat_and_everybody_sees_it(server: ServerProcess
 
 
 @aio
-async def test_chats_are_paged_through_by_state(server: ServerProcess) -> None:
+async def test_chats_are_listed_in_pages_by_state(server: ServerProcess) -> None:
     tag = secrets.token_hex(3)
     carl = await come(server, "/chat", f"carl-{tag}", "customer")
     chats = []
@@ -163,7 +163,7 @@ async def test_chats_are_paged_through_by_state(server: ServerProcess) -> None:
 
 
 @aio
-async def test_a_customer_is_not_told_which_key_closed_the_chat(server: ServerProcess) -> None:
+async def test_a_customer_does_not_learn_which_key_closed_the_chat(server: ServerProcess) -> None:
     """A key's name stood there as if it were a user's id."""
     name = f"mia-{secrets.token_hex(3)}"
     mia = await come(server, "/chat", name, "customer")
@@ -192,7 +192,7 @@ async def test_the_numbers_are_those_of_the_dashboard(server: ServerProcess) -> 
 
 
 @aio
-async def test_what_is_wrong_is_named(server: ServerProcess) -> None:
+async def test_errors_name_the_wrong_field(server: ServerProcess) -> None:
     for path, field in (
         ("presence?status=asleep", "status"),
         ("presence?userIds=a%07b", "userIds"),

@@ -1,4 +1,4 @@
-"""Nobody gets into any namespace without a token that holds."""
+"""Every namespace requires a valid token."""
 
 from __future__ import annotations
 

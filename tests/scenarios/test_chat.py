@@ -1,4 +1,4 @@
-"""A conversation from the customer's first word to the stars it gets."""
+"""A conversation from the customer's first message to its rating."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_a_customer_asks_waits_is_taken_and_talks(story: Story) -> None:
     await bob_peer.not_told("chat:message")
 
 
-async def test_the_same_client_id_starts_and_says_once(story: Story) -> None:
+async def test_the_same_client_id_starts_and_sends_once(story: Story) -> None:
     """A client that did not hear the answer asks again."""
     carl, ada, chat = await talking(story)
     again = await carl.ok("chat:start", {"teamId": story.team, "clientId": "start"})
@@ -98,7 +98,7 @@ async def waits(story: Story) -> None:
     await waiting[2].expect("chat:queued", {"position": 1})
 
 
-async def test_who_waits_is_told_the_place_and_each_change_of_it(every_story: list[Story]) -> None:
+async def test_a_waiting_customer_gets_the_place_and_each_change_of_it(every_story: list[Story]) -> None:
     await at_once(waits, every_story)
 
 
@@ -114,7 +114,7 @@ async def test_exactly_one_agent_gets_the_conversation(story: Story) -> None:
     await carl.not_told("chat:accepted")
 
 
-async def test_typing_is_shown_to_the_other_until_it_stops(story: Story) -> None:
+async def test_the_other_side_sees_typing_until_it_stops(story: Story) -> None:
     carl, ada, chat = await talking(story)
     await carl.emit("chat:typing", {"conversationId": chat})
     assert await ada.expect("chat:typing") == {"conversationId": chat, "user": story.customer().person}
@@ -142,11 +142,11 @@ async def typing_ends(story: Story) -> None:
     await ada.expect("chat:stopTyping", deadline_s=3)
 
 
-async def test_typing_ends_by_itself_and_with_the_typist(every_story: list[Story]) -> None:
+async def test_typing_ends_by_itself_and_when_the_user_disconnects(every_story: list[Story]) -> None:
     await at_once(typing_ends, every_story)
 
 
-async def test_what_was_read_is_shown_to_the_other_and_never_goes_back(story: Story) -> None:
+async def test_the_other_side_sees_the_read_mark_which_never_moves_back(story: Story) -> None:
     carl, ada, chat = await talking(story)
     first, second = await say(carl, chat, "one"), await say(carl, chat, "two")
     await ada.emit("chat:read", {"conversationId": chat, "upTo": second["id"]})
@@ -169,7 +169,7 @@ async def test_history_is_read_in_pages(story: Story) -> None:
     assert [message["id"] for message in older["messages"]] == [answer["id"] for answer in said[:5]]
 
 
-async def test_a_customer_who_comes_back_finds_the_conversation_and_what_was_said(story: Story) -> None:
+async def test_a_customer_who_returns_finds_the_conversation_and_its_messages(story: Story) -> None:
     carl, ada, chat = await talking(story)
     offset = (await carl.ok("chat:join", {"conversationId": chat}))["offset"]
     await carl.disconnect()
@@ -185,7 +185,7 @@ async def test_a_customer_who_comes_back_finds_the_conversation_and_what_was_sai
     await back.not_told("chat:message")
 
 
-async def test_after_leave_a_device_hears_no_more(story: Story) -> None:
+async def test_a_device_that_left_a_conversation_gets_no_more_events(story: Story) -> None:
     carl, ada, chat = await talking(story)
     phone = await story.join(story.customer(), "/chat")
     await phone.ok("chat:join", {"conversationId": chat})
@@ -198,7 +198,7 @@ async def test_after_leave_a_device_hears_no_more(story: Story) -> None:
     await phone.not_told("chat:message")
 
 
-async def test_an_agent_hands_over_to_another_with_a_note_the_customer_never_sees(story: Story) -> None:
+async def test_an_agent_transfers_to_another_with_a_note_that_the_customer_never_gets(story: Story) -> None:
     carl, ada, chat = await talking(story)
     bob_who = story.agent("Bob")
     bob = await story.join(bob_who, "/chat")
@@ -215,7 +215,7 @@ async def test_an_agent_hands_over_to_another_with_a_note_the_customer_never_see
     assert error["code"] in ("CONFLICT", "FORBIDDEN")
 
 
-async def test_an_agent_hands_over_to_another_team(story: Story) -> None:
+async def test_an_agent_transfers_to_another_team(story: Story) -> None:
     carl, ada, chat = await talking(story)
     other = story.id("other")
     otto = await story.join(story.agent("Otto", team=other), "/chat")
@@ -234,7 +234,7 @@ async def test_an_agent_hands_over_to_another_team(story: Story) -> None:
 
 
 @pytest.mark.parametrize("who", ["customer", "agent"])
-async def test_either_ends_it_and_the_customer_says_how_it_was(story: Story, who: str) -> None:
+async def test_either_side_closes_and_the_customer_rates(story: Story, who: str) -> None:
     carl, ada, chat = await talking(story)
     rating = {"conversationId": chat, "score": 4, "comment": "quick"}
     assert (await carl.error("chat:rate", rating))["code"] == "CONFLICT"
@@ -252,7 +252,7 @@ async def test_either_ends_it_and_the_customer_says_how_it_was(story: Story, who
     assert (await carl.error("chat:rate", {**rating, "score": 1}))["code"] == "CONFLICT"
 
 
-async def test_a_conversation_is_nobody_elses(story: Story) -> None:
+async def test_only_its_members_may_use_a_conversation(story: Story) -> None:
     carl, ada, chat = await talking(story)
     mallory = await story.join(story.customer("Mallory"), "/chat")
     otto = await story.join(story.agent("Otto", team=story.id("other")), "/chat")
@@ -281,7 +281,7 @@ async def test_a_conversation_is_nobody_elses(story: Story) -> None:
         await thief.not_told("chat:message")
 
 
-async def test_customers_ask_and_agents_serve(story: Story) -> None:
+async def test_customers_start_and_agents_accept_conversations(story: Story) -> None:
     carl = await story.join(story.customer(), "/chat")
     ada = await story.join(story.agent(), "/chat")
     assert (await ada.error("chat:start", {"clientId": "1"}))["code"] == "FORBIDDEN"
@@ -291,7 +291,7 @@ async def test_customers_ask_and_agents_serve(story: Story) -> None:
     assert (await carl.error("chat:transfer", transfer))["code"] == "FORBIDDEN"
 
 
-async def test_the_thirty_first_message_at_once_is_dropped(story: Story) -> None:
+async def test_the_thirty_first_message_in_a_burst_is_dropped(story: Story) -> None:
     carl, ada, chat = await talking(story)
     asks = [{"conversationId": chat, "text": f"{n}", "clientId": f"{n}"} for n in range(31)]
     answers = await asyncio.gather(*(carl.call("chat:message", ask) for ask in asks))

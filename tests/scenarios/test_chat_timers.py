@@ -1,4 +1,4 @@
-"""The server's own clocks in a chat, on a server that has little patience."""
+"""The deadlines of a chat, on a server with short deadlines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def waits_in_vain(story: Story) -> None:
     await ada.expect("chat:queue", lambda queue: queue.get("removed") == [chat])
 
 
-async def test_a_customer_nobody_takes_is_not_kept_waiting_for_ever(stories: list[Story]) -> None:
+async def test_a_conversation_that_no_agent_accepts_is_closed(stories: list[Story]) -> None:
     await at_once(waits_in_vain, stories)
 
 
@@ -62,5 +62,5 @@ async def falls_silent(story: Story) -> None:
     assert time.monotonic() - said > 8.5
 
 
-async def test_a_conversation_that_falls_silent_is_closed_after_a_warning(stories: list[Story]) -> None:
+async def test_an_idle_conversation_is_closed_after_a_warning(stories: list[Story]) -> None:
     await at_once(falls_silent, stories)

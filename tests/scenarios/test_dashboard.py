@@ -1,4 +1,4 @@
-"""The wall: three numbers boards, for admins, from what really is."""
+"""The dashboard: three kinds of numbers for admins, from real tickets, chats and agents."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ BOARDS = ("metrics:tickets", "metrics:queue", "metrics:agents")
 
 
 @pytest.mark.parametrize("role", ["agent", "customer"])
-async def test_only_admins_get_in(story: Story, role: str) -> None:
+async def test_only_admins_may_connect_to_the_dashboard(story: Story, role: str) -> None:
     who = story.agent() if role == "agent" else story.customer()
     refused = await story.refused("/dashboard", {"token": story.token(who)})
     assert refused.code == "FORBIDDEN"
     assert story.door.name != "native" or refused.close_code == 4403
 
 
-async def test_all_three_come_at_once_and_again(story: Story) -> None:
+async def test_all_three_events_come_on_connect_and_again(story: Story) -> None:
     root = await story.join(story.admin(), "/dashboard")
     for _ in range(2):
         for board in BOARDS:
@@ -25,7 +25,7 @@ async def test_all_three_come_at_once_and_again(story: Story) -> None:
             assert all(not isinstance(value, int) or value >= 0 for value in metrics.values())
 
 
-async def test_tickets_are_counted_by_status_priority_and_who_has_them(story: Story) -> None:
+async def test_tickets_are_counted_by_status_priority_and_assignee(story: Story) -> None:
     root = await story.join(story.admin(), "/dashboard")
     before = await root.expect("metrics:tickets")
     await story.ticket("a", status="on_hold", priority="urgent")
@@ -42,7 +42,7 @@ async def test_tickets_are_counted_by_status_priority_and_who_has_them(story: St
     await root.expect("metrics:tickets", lambda now: grown(before, now, "byStatus", "on_hold") == 1)
 
 
-async def test_agents_are_counted_by_what_they_show(story: Story) -> None:
+async def test_agents_are_counted_by_status(story: Story) -> None:
     root = await story.join(story.admin(), "/dashboard")
     ada, bob = story.agent("Ada"), story.agent("Bob")
     ada_peer = await story.join(ada, "/presence")
@@ -60,7 +60,7 @@ async def test_agents_are_counted_by_what_they_show(story: Story) -> None:
     await carl.settled()
 
 
-async def test_the_queue_shows_who_waits_and_who_is_served(story: Story) -> None:
+async def test_the_queue_counts_waiting_and_active_conversations(story: Story) -> None:
     root = await story.join(story.admin(), "/dashboard")
     before = await root.expect("metrics:queue")
     carl = await story.join(story.customer(), "/chat")

@@ -1,4 +1,4 @@
-"""The clocks as they are when nobody has set them: the other stories wind some of them up."""
+"""The default intervals. The other scenarios run with shorter ones."""
 
 from __future__ import annotations
 

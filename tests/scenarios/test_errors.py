@@ -1,4 +1,4 @@
-"""Bad input: a clear error that names the field, to its sender alone, and the connection goes on."""
+"""Invalid input gets a clear error that names the field. Only the sender gets it, and the connection stays."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_every_event_of_every_namespace_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("namespace", [path for path, events in WRONG.items() if events])
-async def test_every_field_wrong_in_turn_is_named(story: Story, namespace: str) -> None:
+async def test_each_invalid_field_is_named(story: Story, namespace: str) -> None:
     # each position of a field has its own users: their rate limits must not come first
     peers: dict[str, Peer] = {}
     for event, fields in WRONG[namespace].items():
@@ -120,7 +120,7 @@ async def test_every_field_wrong_in_turn_is_named(story: Story, namespace: str) 
         await peer.settled()
 
 
-async def test_what_is_no_object_is_a_bad_request(story: Story) -> None:
+async def test_a_payload_that_is_not_an_object_is_a_bad_request(story: Story) -> None:
     ada = await story.join(story.agent(), "/tickets")
     for payload in ("42", 42, None, True, ["42"], []):
         assert (await ada.error("ticket:subscribe", payload))["code"] == "BAD_REQUEST", payload
@@ -150,7 +150,7 @@ async def test_fields_from_a_newer_client_are_ignored(story: Story) -> None:
 
 
 @stock_clients
-async def test_binary_where_none_belongs_is_a_bad_request(story: Story) -> None:
+async def test_unexpected_binary_is_a_bad_request(story: Story) -> None:
     ada = await story.join(story.agent(), "/tickets")
     assert (await ada.error("ticket:subscribe", {"ticketId": b"\x00\x01"}))["code"] == "BAD_REQUEST"
     await ada.settled()

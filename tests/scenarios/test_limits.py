@@ -1,4 +1,4 @@
-"""Too fast is told, with how long to wait, and dropped; ten sockets do not buy ten limits."""
+"""Events over the rate limit are dropped, and the error says how long to wait. All sockets of a user share a limit."""
 
 from __future__ import annotations
 

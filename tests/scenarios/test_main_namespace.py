@@ -12,7 +12,7 @@ from tests.scenarios.conftest import stock_clients
 from tests.scenarios.story import Story
 
 
-async def test_a_client_is_let_into_the_main_namespace_with_a_token(story: Story) -> None:
+async def test_a_client_with_a_token_may_connect_to_the_main_namespace(story: Story) -> None:
     ada = await story.join(story.agent(), "/")
     assert (await ada.error("ticket:subscribe", {"ticketId": "1"}))["code"] == "UNKNOWN_EVENT"
     assert (await ada.error("hello", {}))["code"] == "UNKNOWN_EVENT"

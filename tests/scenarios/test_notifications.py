@@ -1,4 +1,4 @@
-"""The bell: unread counts that agree on all of a user's screens, and a notification arriving once."""
+"""Notifications: the unread count is the same on all of a user's devices, and each notification arrives once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def notify(story: Story, who: Who, title: str, **fields: Any) -> str:
     return notification_id
 
 
-async def test_the_unread_count_is_the_first_thing_told(story: Story) -> None:
+async def test_the_unread_count_is_the_first_event(story: Story) -> None:
     ada = story.agent()
     peer = await story.join(ada, "/notifications")
     assert await peer.expect("notification:count") == {"unread": 0}
@@ -26,7 +26,7 @@ async def test_the_unread_count_is_the_first_thing_told(story: Story) -> None:
     assert later.events[0].event == "notification:count"
 
 
-async def test_a_notification_comes_with_all_it_was_given_and_a_count(story: Story) -> None:
+async def test_a_notification_comes_with_all_its_fields_and_a_count(story: Story) -> None:
     ada, bob = story.agent("Ada"), story.agent("Bob")
     peer = await story.join(ada, "/notifications")
     other = await story.join(bob, "/notifications")
@@ -43,7 +43,7 @@ async def test_a_notification_comes_with_all_it_was_given_and_a_count(story: Sto
     await other.not_told("notification")
 
 
-async def test_one_push_may_be_for_many(story: Story) -> None:
+async def test_one_push_may_go_to_many_users(story: Story) -> None:
     ada, bob = story.agent("Ada"), story.agent("Bob")
     peers = [await story.join(who, "/notifications") for who in (ada, bob)]
     body = {"userIds": [ada.id, bob.id], "type": "system", "title": "Maintenance"}
@@ -64,7 +64,7 @@ async def test_the_same_id_again_changes_nothing(story: Story) -> None:
     assert (await peer.ok("notification:list", {"limit": 10}))["unread"] == 2
 
 
-async def test_reading_on_one_screen_is_seen_on_the_other(story: Story) -> None:
+async def test_reading_on_one_device_shows_on_the_other(story: Story) -> None:
     ada = story.agent()
     ids = [await notify(story, ada, title) for title in ("one", "two", "three")]
     desk, phone = [await story.join(ada, "/notifications") for _ in range(2)]
@@ -92,7 +92,7 @@ async def test_mark_all_read_needs_no_payload(story: Story) -> None:
     assert (await peer.ok("notification:markAllRead"))["unread"] == 0
 
 
-async def test_nobody_reads_for_somebody_else(story: Story) -> None:
+async def test_nobody_can_mark_another_users_notification_as_read(story: Story) -> None:
     ada, mallory = story.agent("Ada"), story.customer("Mallory")
     notification_id = await notify(story, ada, "private")
     thief = await story.join(mallory, "/notifications")

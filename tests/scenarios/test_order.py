@@ -1,4 +1,4 @@
-"""What was first stays first: answers to calls, events of a room. And several namespaces share a connection."""
+"""Order of answers and of events in a room; several namespaces on one connection."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_a_hundred_calls_are_answered_in_their_order(story: Story) -> None
     assert told == ["ticket:subscribed", "ticket:unsubscribed"] * 33 + ["ticket:subscribed"]
 
 
-async def test_all_members_of_a_room_see_one_order(story: Story) -> None:
+async def test_all_members_of_a_room_get_events_in_the_same_order(story: Story) -> None:
     ticket = await story.ticket()
     peers = [await story.join(story.agent(name), "/tickets") for name in ("Ada", "Bob")]
     for peer in peers:
@@ -51,7 +51,7 @@ async def test_all_members_of_a_room_see_one_order(story: Story) -> None:
     assert seen[0] == seen[1] == versions
 
 
-async def test_clients_of_all_doors_share_a_room(every_story: list[Story]) -> None:
+async def test_clients_of_all_protocols_share_a_room(every_story: list[Story]) -> None:
     """Whatever a client is and speaks, it sees the others and the same events in the same order."""
     host = every_story[0]
     ticket = await host.ticket()

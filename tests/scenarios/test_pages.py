@@ -1,4 +1,4 @@
-"""Real pages within the default limits: opened, and reloaded five times within a minute; and lines typed offline."""
+"""Real pages stay within the default limits: opened, reloaded five times a minute, and used offline."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_an_agent_with_100_chats_may_reload_five_times_in_a_minute(story: 
 
 @pytest.mark.parametrize("door", ["js-websocket", "js-polling"], indirect=True)
 @pytest.mark.parametrize("lines", [10, 25])
-async def test_lines_typed_offline_are_all_heard_in_order(story: Story, lines: int) -> None:
+async def test_messages_typed_offline_all_arrive_in_order(story: Story, lines: int) -> None:
     """A stock client keeps what is emitted while it is offline, and sends all of it in one go when it is back."""
     carl = await story.join(story.customer(), "/chat", reconnection=True)
     assert isinstance(carl, NodePeer)

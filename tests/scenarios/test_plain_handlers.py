@@ -1,4 +1,4 @@
-"""Every client that the docs name hears logged events with the plainest handler it has: one parameter, the data."""
+"""Every client that the docs name gets logged events with its simplest handler: one parameter, the data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ one_door = pytest.mark.parametrize("door", ["python-websocket"], indirect=True)
 
 @one_door
 @pytest.mark.parametrize("transport", ["websocket", "polling"])
-async def test_a_python_handler_with_one_parameter_hears_logged_events(story: Story, transport: str) -> None:
+async def test_a_python_handler_with_one_parameter_gets_logged_events(story: Story, transport: str) -> None:
     """With one argument more, python-socketio raises TypeError in a background task and the event is lost."""
     ticket = await story.ticket()
     heard: list[tuple[str, Any]] = []
@@ -54,7 +54,7 @@ async def test_a_python_handler_with_one_parameter_hears_logged_events(story: St
 
 
 @one_door
-async def test_a_handler_of_pythons_blocking_client_hears_logged_events(story: Story) -> None:
+async def test_a_handler_of_pythons_blocking_client_gets_logged_events(story: Story) -> None:
     ticket = await story.ticket()
     heard: list[Any] = []
     token = story.token(story.agent())
@@ -152,9 +152,7 @@ async def test_only_clients_that_use_recovery_are_sent_offsets(story: Story, nam
         ("socket.io-client in a browser", ',"recovery":"no"', True),
     ],
 )
-async def test_a_client_says_itself_whether_it_uses_recovery(
-    story: Story, name: str, says: str, recovers: bool
-) -> None:
+async def test_a_client_chooses_whether_it_uses_recovery(story: Story, name: str, says: str, recovers: bool) -> None:
     """`recovery` in its auth counts first; a client that brings a pid uses it."""
     connected, event = await first_events(story.server, story, MAKERS[name], says)
     assert ('"pid":"' in connected) is recovers

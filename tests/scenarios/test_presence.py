@@ -1,4 +1,4 @@
-"""Who is here. The server of these stories gives absences a second instead of five before they show."""
+"""Presence. The server of these scenarios has a grace period of one second instead of five."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.scenarios.story import Story, Who, at_once
 
 
-async def test_the_team_is_told_who_comes_online(story: Story) -> None:
+async def test_the_team_sees_who_comes_online(story: Story) -> None:
     ada = await story.join(story.agent("Ada"), "/presence")
     other = await story.join(story.agent("Otto", team=story.id("other")), "/presence")
     bob = story.agent("Bob")
@@ -24,7 +24,7 @@ async def test_the_team_is_told_who_comes_online(story: Story) -> None:
     await other.not_told("presence:update", {"userId": bob.id})
 
 
-async def test_a_chosen_status_is_told_to_the_team(story: Story) -> None:
+async def test_the_team_sees_a_chosen_status(story: Story) -> None:
     ada = await story.join(story.agent("Ada"), "/presence")
     bob = story.agent("Bob")
     peer = await story.join(bob, "/presence")
@@ -46,7 +46,7 @@ async def test_any_other_status_is_invalid(story: Story, status: str) -> None:
     await ada.not_told("presence:update", {"userId": bob.id})
 
 
-async def test_a_subscription_begins_with_a_list_and_goes_on_live_until_it_ends(story: Story) -> None:
+async def test_a_subscription_starts_with_a_list_and_then_gets_updates_until_it_ends(story: Story) -> None:
     """Of users of another team: what the team is told anyhow would hide it."""
     bob, nobody = story.agent("Bob", team=story.id("other")), story.agent("Nobody")
     bob_peer = await story.join(bob, "/presence")
@@ -99,7 +99,7 @@ async def goes_offline(story: Story, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["goodbye", "drop"])
-async def test_offline_comes_after_the_last_connection_with_when_they_were_last_seen(
+async def test_offline_comes_after_the_last_disconnect_with_the_time_last_seen(
     every_story: list[Story], how: str
 ) -> None:
     await at_once(lambda story: goes_offline(story, how), every_story)
@@ -118,7 +118,7 @@ async def reloads(story: Story) -> None:
     await ada.not_told("presence:update", {"userId": bob.id})
 
 
-async def test_a_reload_within_the_grace_is_seen_by_nobody(every_story: list[Story]) -> None:
+async def test_a_page_reload_within_the_grace_period_is_not_visible(every_story: list[Story]) -> None:
     await at_once(reloads, every_story)
 
 

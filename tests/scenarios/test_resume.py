@@ -1,4 +1,4 @@
-"""A client whose connection is lost comes back with its sid, its rooms and all it missed: `socket.recovered`."""
+"""A client that lost its connection returns with its sid, its rooms and all missed events: `socket.recovered`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def changed(story: Story, ticket: str, *versions: int) -> None:
 
 
 @resuming_clients
-async def test_what_was_missed_comes_once_in_order_and_rooms_are_kept(story: Story) -> None:
+async def test_missed_events_come_once_in_order_and_rooms_are_kept(story: Story) -> None:
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
     await subscribe(ada, ticket)
@@ -89,7 +89,7 @@ async def test_a_client_that_leaves_its_namespace_is_not_recovered(story: Story)
 
 
 @resuming_clients
-async def test_before_the_first_event_and_again_and_again(story: Story) -> None:
+async def test_recovery_works_before_the_first_event_and_repeatedly(story: Story) -> None:
     """Where other servers fail: no offset yet, and the second time."""
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
@@ -104,7 +104,7 @@ async def test_before_the_first_event_and_again_and_again(story: Story) -> None:
 
 
 @resuming_clients
-async def test_a_client_that_is_cut_again_and_again_while_it_is_sent_what_it_missed_hears_all_of_it_once(
+async def test_a_client_that_is_disconnected_repeatedly_during_replay_gets_each_event_once(
     story: Story,
 ) -> None:
     """Each connection is cut some bytes later than the one before, so that the cuts fall on every part of the replay:
@@ -130,7 +130,7 @@ async def test_a_client_that_is_cut_again_and_again_while_it_is_sent_what_it_mis
 
 
 @resuming_clients
-async def test_a_ticket_deleted_and_restored_while_away_is_told_to_be_closed(story: Story) -> None:
+async def test_a_ticket_deleted_and_restored_during_an_absence_is_closed(story: Story) -> None:
     """It has a new life that the client has not subscribed to: a page that shows the old one would stay silent."""
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
@@ -151,7 +151,7 @@ async def test_a_ticket_deleted_and_restored_while_away_is_told_to_be_closed(sto
 
 
 @resuming_clients
-async def test_what_was_told_before_a_room_was_joined_was_not_missed(story: Story) -> None:
+async def test_events_from_before_a_room_was_joined_are_not_replayed(story: Story) -> None:
     one, two = await story.ticket("one"), await story.ticket("two")
     ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
     await subscribe(ada, one)
@@ -169,7 +169,7 @@ async def test_what_was_told_before_a_room_was_joined_was_not_missed(story: Stor
 
 
 @resuming_clients
-async def test_who_lost_access_meanwhile_is_sent_nothing_of_the_ticket(story: Story) -> None:
+async def test_a_client_that_lost_access_meanwhile_gets_nothing_of_the_ticket(story: Story) -> None:
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
     await subscribe(ada, ticket)
@@ -182,7 +182,7 @@ async def test_who_lost_access_meanwhile_is_sent_nothing_of_the_ticket(story: St
 
 
 @resuming_clients
-async def test_after_an_own_goodbye_it_begins_anew(story: Story) -> None:
+async def test_a_client_that_disconnected_by_itself_starts_a_new_session(story: Story) -> None:
     ada = await story.join(story.agent(), "/tickets")
     sid = ada.sid
     await ada.disconnect()

@@ -1,4 +1,4 @@
-"""A connection does not outlive its token, and need not end with it."""
+"""A connection ends with its token, unless the token is refreshed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from tests.scenarios.conftest import stock_clients
 from tests.scenarios.story import Story, at_once
 
 
-async def test_a_client_is_told_when_less_than_a_minute_is_left(story: Story) -> None:
+async def test_a_client_is_warned_when_its_token_expires_within_a_minute(story: Story) -> None:
     ada = await story.join(story.agent(), "/tickets", ttl_s=50)
     told = await ada.expect("session:expiring")
     assert 45 <= told["inSeconds"] <= 50
 
 
-async def test_a_client_with_time_left_is_told_nothing(story: Story) -> None:
+async def test_a_client_whose_token_is_valid_longer_is_not_warned(story: Story) -> None:
     ada = await story.join(story.agent(), "/tickets", ttl_s=90)
     await ada.not_told("session:expiring")
 

@@ -1,4 +1,4 @@
-"""What the back end changes by HTTP, as people see it."""
+"""What users see when the back end pushes changes over HTTP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.scenarios.story import Story
 from tests.scenarios.test_tickets import subscribe
 
 
-async def test_a_new_ticket_is_told_to_its_team_and_to_admins(story: Story) -> None:
+async def test_a_new_ticket_goes_to_its_team_and_to_admins(story: Story) -> None:
     ada = await story.join(story.agent("Ada"), "/tickets")
     root = await story.join(story.admin(), "/tickets")
     other = await story.join(story.agent("Otto", team=story.id("other")), "/tickets")
@@ -27,7 +27,7 @@ async def test_a_new_ticket_is_told_to_its_team_and_to_admins(story: Story) -> N
         await peer.not_told("ticket:created", {"ticketId": ticket})
 
 
-async def test_a_partial_update_tells_old_and_new_of_what_changed(story: Story) -> None:
+async def test_a_partial_update_sends_old_and_new_values_of_the_changed_fields(story: Story) -> None:
     ticket = await story.ticket(subject="A", priority="low")
     ada = await story.join(story.agent(), "/tickets")
     await subscribe(ada, ticket)
@@ -41,7 +41,7 @@ async def test_a_partial_update_tells_old_and_new_of_what_changed(story: Story) 
     assert (stored["subject"], stored["priority"], stored["version"]) == ("B", "low", 2)
 
 
-async def test_an_update_of_nothing_tells_nobody(story: Story) -> None:
+async def test_an_update_without_effect_sends_nothing(story: Story) -> None:
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets")
     await subscribe(ada, ticket)
@@ -51,7 +51,7 @@ async def test_an_update_of_nothing_tells_nobody(story: Story) -> None:
     await ada.not_told("ticket:updated")
 
 
-async def test_a_change_of_assignee_is_told(story: Story) -> None:
+async def test_a_change_of_assignee_is_published(story: Story) -> None:
     ticket = await story.ticket()
     bob = story.agent("Bob")
     ada = await story.join(story.agent("Ada"), "/tickets")
@@ -65,7 +65,7 @@ async def test_a_change_of_assignee_is_told(story: Story) -> None:
     await ada.not_told("ticket:assigned")
 
 
-async def test_a_reply_is_told_to_all_and_a_note_never_to_a_customer(story: Story) -> None:
+async def test_a_reply_goes_to_everybody_and_a_note_never_to_a_customer(story: Story) -> None:
     carl_who = story.customer()
     ticket = await story.ticket(requesterId=carl_who.id)
     ada = await story.join(story.agent("Ada"), "/tickets")
@@ -88,7 +88,7 @@ async def test_a_reply_is_told_to_all_and_a_note_never_to_a_customer(story: Stor
     assert "angry" not in str(carl.events)
 
 
-async def test_who_catches_up_is_not_given_notes_that_are_not_theirs(story: Story) -> None:
+async def test_a_customer_who_catches_up_does_not_get_notes(story: Story) -> None:
     carl_who = story.customer()
     ticket = await story.ticket(requesterId=carl_who.id)
     start = (await story.push("PUT", f"/tickets/{ticket}", {"status": "pending"}))["offset"]
@@ -107,7 +107,7 @@ async def test_who_catches_up_is_not_given_notes_that_are_not_theirs(story: Stor
     assert "angry" not in str(carl.events)
 
 
-async def test_a_deleted_ticket_is_told_and_gone(story: Story) -> None:
+async def test_a_deletion_is_published_and_the_ticket_is_gone(story: Story) -> None:
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets")
     await subscribe(ada, ticket)
@@ -118,7 +118,7 @@ async def test_a_deleted_ticket_is_told_and_gone(story: Story) -> None:
     await story.push("DELETE", f"/tickets/{ticket}", status=404)
 
 
-async def test_losing_access_takes_people_out_of_the_ticket(story: Story) -> None:
+async def test_users_who_lose_access_are_removed_from_the_ticket(story: Story) -> None:
     wanda_who, carl_who = story.customer("Wanda"), story.customer("Carl")
     ticket = await story.ticket(requesterId=carl_who.id, watchers=[wanda_who.id])
     root = await story.join(story.admin(), "/tickets")

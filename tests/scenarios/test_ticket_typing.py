@@ -11,7 +11,7 @@ from tests.scenarios.story import Story, at_once
 from tests.scenarios.test_tickets import ids, subscribe
 
 
-async def test_typing_reaches_the_others_and_not_the_typist(story: Story) -> None:
+async def test_typing_reaches_the_others_and_not_the_user_who_types(story: Story) -> None:
     ticket = await story.ticket(requesterId=story.customer().id)
     ada = story.agent("Ada")
     ada_peer = await story.join(ada, "/tickets")
@@ -30,7 +30,7 @@ async def test_typing_reaches_the_others_and_not_the_typist(story: Story) -> Non
     await ada_peer.not_told("ticket:stopTyping")
 
 
-async def test_who_comes_later_is_told_who_is_typing(story: Story) -> None:
+async def test_a_client_that_opens_the_ticket_later_sees_who_types(story: Story) -> None:
     ticket = await story.ticket()
     ada = story.agent("Ada")
     ada_peer = await story.join(ada, "/tickets")
@@ -43,7 +43,7 @@ async def test_who_comes_later_is_told_who_is_typing(story: Story) -> None:
     assert (await subscribe(late, ticket))["typing"] == []
 
 
-async def test_who_has_not_the_ticket_open_may_not_type_on_it(story: Story) -> None:
+async def test_a_client_that_has_not_opened_the_ticket_may_not_type_on_it(story: Story) -> None:
     ticket = await story.ticket()
     bob = await story.join(story.agent("Bob"), "/tickets")
     await subscribe(bob, ticket)
@@ -56,7 +56,7 @@ async def test_who_has_not_the_ticket_open_may_not_type_on_it(story: Story) -> N
 
 
 @pytest.mark.parametrize("how", ["unsubscribes", "says goodbye", "dies"])
-async def test_typing_ends_when_the_typist(story: Story, how: str) -> None:
+async def test_typing_ends_when_the_user(story: Story, how: str) -> None:
     ticket = await story.ticket()
     ada = story.agent("Ada")
     ada_peer = await story.join(ada, "/tickets", cable=True)
@@ -114,5 +114,5 @@ async def goes_on(story: Story) -> None:
     await bob.not_told("ticket:stopTyping")
 
 
-async def test_every_keystroke_starts_the_five_seconds_anew(every_story: list[Story]) -> None:
+async def test_every_keystroke_restarts_the_five_seconds(every_story: list[Story]) -> None:
     await at_once(goes_on, every_story)

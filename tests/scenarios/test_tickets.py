@@ -1,4 +1,4 @@
-"""A ticket on the screen: subscribing, access, who else looks at it, and coming back to it."""
+"""Subscribing to a ticket, access, its viewers, and returning to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def viewer_states(viewers: list[dict[str, Any]]) -> dict[str, str]:
     return {viewer["user"]["id"]: viewer["state"] for viewer in viewers}
 
 
-async def test_an_agent_who_subscribes_is_told_so_and_then_what_changes(story: Story) -> None:
+async def test_an_agent_who_subscribes_gets_a_confirmation_and_then_changes(story: Story) -> None:
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets")
     subscribed = await subscribe(ada, ticket)
@@ -42,7 +42,7 @@ async def test_an_acknowledged_subscribe_says_the_same_in_its_answer(story: Stor
     assert set(answer) >= {"offset", "viewers", "typing"}
 
 
-async def test_who_may_not_read_a_ticket_is_told_forbidden_and_nothing_else(story: Story) -> None:
+async def test_a_user_who_may_not_read_a_ticket_gets_forbidden_and_nothing_else(story: Story) -> None:
     ticket = await story.ticket(requesterId=story.customer("Carl").id, watchers=[story.customer("Wanda").id])
     witness = await story.join(story.admin(), "/tickets")
     await subscribe(witness, ticket)
@@ -69,7 +69,7 @@ async def test_who_may_not_read_a_ticket_is_told_forbidden_and_nothing_else(stor
         await subscribe(peer, ticket)
 
 
-async def test_after_unsubscribe_nothing_more_comes(story: Story) -> None:
+async def test_no_events_come_after_unsubscribe(story: Story) -> None:
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets")
     witness = await story.join(story.agent("Bob"), "/tickets")
@@ -87,7 +87,7 @@ def shows(who: Who, state: str | None) -> Callable[[dict[str, Any]], bool]:
     return lambda seen: viewer_states(seen["viewers"]).get(who.id) == state
 
 
-async def test_viewers_are_shown_to_all_in_the_ticket(story: Story) -> None:
+async def test_all_staff_in_the_ticket_see_its_viewers(story: Story) -> None:
     ticket = await story.ticket()
     bob_who = story.agent("Bob")
     ada = await story.join(story.agent("Ada"), "/tickets")
@@ -115,18 +115,18 @@ async def dies_while_viewing(story: Story) -> None:
     await ada.expect("ticket:viewers", shows(bob_who, None))
 
 
-async def test_a_viewer_whose_connection_dies_is_shown_no_more(every_story: list[Story]) -> None:
+async def test_a_viewer_whose_connection_dies_disappears(every_story: list[Story]) -> None:
     await at_once(dies_while_viewing, every_story)
 
 
-async def test_who_views_a_ticket_must_have_subscribed_to_it(story: Story) -> None:
+async def test_a_client_must_subscribe_to_a_ticket_before_it_views_it(story: Story) -> None:
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets")
     error = await ada.error("ticket:view", {"ticketId": ticket, "state": "viewing"})
     assert error["code"] == "FORBIDDEN"
 
 
-async def test_a_client_that_was_away_catches_up_from_the_offset_it_knows(story: Story) -> None:
+async def test_a_client_that_was_offline_catches_up_from_its_offset(story: Story) -> None:
     """No gap and no double: what it had stays had, what it missed comes once, then it is live."""
     ticket = await story.ticket(priority="low")
     ada = story.agent()
@@ -148,7 +148,7 @@ async def test_a_client_that_was_away_catches_up_from_the_offset_it_knows(story:
     assert got == [*missed, live]
 
 
-async def test_an_offset_from_nowhere_is_refused_by_name(story: Story) -> None:
+async def test_an_unknown_offset_is_refused_by_name(story: Story) -> None:
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets")
     for since in ("yesterday", "1-2-3", ""):

@@ -1,4 +1,4 @@
-"""The thread of the visitor's ticket: every line once, then silence until the customer writes."""
+"""The thread of the visitor's ticket: every text once, then silence until the customer writes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from insightdesk_rt.demo.cast import ABOUT_MIA, BOB, TO_MIA
 from insightdesk_rt.demo.thread import Thread, script
 
 
-def test_nobody_repeats_a_line_that_was_not_answered() -> None:
+def test_no_text_is_repeated_while_the_customer_is_silent() -> None:
     """Bob once said the same lines for ever, and nobody answered."""
     thread = Thread()
     said = [thread.next() for _ in range(100)]
@@ -16,7 +16,7 @@ def test_nobody_repeats_a_line_that_was_not_answered() -> None:
     assert [saying.text for saying in script() if not saying.note] == list(TO_MIA)
 
 
-def test_the_customer_is_answered_whenever_she_writes() -> None:
+def test_the_customer_gets_an_answer_whenever_she_writes() -> None:
     thread = Thread()
     first = thread.answer()
     assert (first.who, first.text, first.note) == (BOB, TO_MIA[0], False)

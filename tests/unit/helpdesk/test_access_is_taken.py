@@ -1,4 +1,4 @@
-"""Who loses access is out whether or not they can be told so: every place that both tells and closes, in one table."""
+"""Users who lose access are removed even if that cannot be published: every place that does both."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def quietly(work: Awaitable[object]) -> None:
     ],
 )
 @aio
-async def test_who_may_not_read_a_ticket_any_more_is_out_although_the_change_cannot_be_told(
+async def test_a_user_who_lost_access_to_a_ticket_is_out_even_if_the_change_cannot_be_published(
     valkey_url: str, prefix: str, refusal: str, who: str, change: dict[str, Any] | None, caplog: Any
 ) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
@@ -69,7 +69,7 @@ async def test_who_may_not_read_a_ticket_any_more_is_out_although_the_change_can
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 @aio
-async def test_who_may_not_see_a_conversation_any_more_is_out_although_the_transfer_cannot_be_told(
+async def test_a_user_who_lost_access_to_a_conversation_is_out_even_if_the_transfer_cannot_be_published(
     valkey_url: str, prefix: str, refusal: str, caplog: Any
 ) -> None:
     async with chatting.a_cluster(valkey_url, prefix) as cluster:
@@ -100,7 +100,7 @@ class Mute(fakes.Peer):
 
 @pytest.mark.parametrize("what", ["session", "tokens", "block"])
 @aio
-async def test_who_is_revoked_or_blocked_is_closed_although_nothing_can_be_told(what: str, caplog: Any) -> None:
+async def test_a_revoked_or_blocked_user_is_closed_even_if_nothing_can_be_sent(what: str, caplog: Any) -> None:
     store: Any = None
     clients = {}
     for number in range(2):  # the second must not suffer from the first
@@ -127,7 +127,7 @@ async def test_who_is_revoked_or_blocked_is_closed_although_nothing_can_be_told(
         access.verify("token")
 
 
-def test_a_connection_whose_token_ends_is_closed_although_nothing_can_be_told() -> None:
+def test_a_connection_with_an_expired_token_is_closed_even_if_nothing_can_be_sent() -> None:
     clock, peer = fakes.Clock(), Mute()
     socket = fakes.socket("/tickets", fakes.user("ann"), peer)
     expiry = Expiry(lambda token: pytest.fail("nobody asked"), clock)
@@ -140,7 +140,7 @@ def test_a_connection_whose_token_ends_is_closed_although_nothing_can_be_told() 
 @pytest.mark.parametrize("told", [None, *REFUSALS])
 @pytest.mark.parametrize("closed", [None, *REFUSALS])
 @aio
-async def test_telling_and_taking_access_is_not_done_before_access_is_taken(
+async def test_publish_then_revoke_ends_only_after_access_was_taken(
     told: str | None, closed: str | None, caplog: Any
 ) -> None:
     """A refusal that is not `retry` would count as told. So a failed taking is UNAVAILABLE, which is tried again."""
@@ -171,9 +171,7 @@ async def test_telling_and_taking_access_is_not_done_before_access_is_taken(
 
 @pytest.mark.parametrize("closed", [None, *REFUSALS])
 @aio
-async def test_nothing_is_told_of_a_change_until_the_access_that_it_ends_is_taken(
-    closed: str | None, caplog: Any
-) -> None:
+async def test_revoke_then_publish_publishes_only_after_access_was_taken(closed: str | None, caplog: Any) -> None:
     done: list[str] = []
 
     async def close() -> None:
@@ -195,9 +193,7 @@ async def test_nothing_is_told_of_a_change_until_the_access_that_it_ends_is_take
 
 
 @aio
-async def test_a_resumed_socket_of_which_nobody_knows_whether_it_may_is_closed_and_may_come_back(
-    prefix: str, valkey_url: str
-) -> None:
+async def test_a_resumed_socket_whose_access_is_unknown_is_closed_and_may_return(prefix: str, valkey_url: str) -> None:
     async def may_read(user: Any, ticket_id: str) -> bool:
         raise RtError("UNAVAILABLE")
 

@@ -112,7 +112,7 @@ def test_every_event_of_every_namespace_is_in_one_of_the_tables() -> None:
 
 @pytest.mark.parametrize("name", [*CLIENTS, *OTHERS])
 @aio
-async def test_who_changes_something_is_told_when_the_log_refused_and_a_repeat_does_it_once(
+async def test_a_caller_learns_that_the_log_refused_and_a_repeat_does_it_once(
     valkey_url: str, prefix: str, name: str
 ) -> None:
     """After UNAVAILABLE the same request again is answered as the first would have been, and logs each event once."""
@@ -144,9 +144,7 @@ async def test_who_changes_something_is_told_when_the_log_refused_and_a_repeat_d
 
 @pytest.mark.parametrize("name", sorted(NOTHING_LOGGED))
 @aio
-async def test_what_is_answered_while_the_log_refuses_owes_nobody_an_event(
-    valkey_url: str, prefix: str, name: str
-) -> None:
+async def test_calls_that_succeed_while_the_log_refuses_need_no_event(valkey_url: str, prefix: str, name: str) -> None:
     async with a_whole_desk(valkey_url, prefix) as whole:
         scene = await active(whole)
         space, _, what = name.partition(":")

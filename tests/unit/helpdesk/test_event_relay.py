@@ -1,4 +1,4 @@
-"""Stored changes become events: in order, once, and later if not now."""
+"""The event relay: in order, once, and later if it fails now."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Store:
 
 
 class Log:
-    """What a teller says, with a store that remembers what was told. `refuse`: kind → code."""
+    """A relay that records what it published. `refuse`: kind → error code."""
 
     def __init__(self, **refuse: str) -> None:
         self.said: list[str] = []
@@ -54,7 +54,7 @@ def change(subject: str, seq: int, kind: str = "fine") -> PendingEvent:
 
 
 @aio
-async def test_changes_of_a_subject_are_told_in_order_and_then_forgotten() -> None:
+async def test_events_of_a_subject_are_published_in_order_and_then_forgotten() -> None:
     log = Log()
     await log.relay.publish([change("a", 1), change("b", 7), change("a", 2)])
     await asyncio.gather(*log.tasks)
@@ -63,7 +63,7 @@ async def test_changes_of_a_subject_are_told_in_order_and_then_forgotten() -> No
 
 
 @aio
-async def test_what_valkey_does_not_take_holds_up_its_subject_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_event_that_valkey_refuses_delays_its_own_subject_only(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "insightdesk_rt.helpdesk.event_relay")
     log = Log(late="UNAVAILABLE")
     await log.relay.publish(
@@ -75,7 +75,7 @@ async def test_what_valkey_does_not_take_holds_up_its_subject_and_no_other(caplo
 
 
 @aio
-async def test_what_can_never_be_told_does_not_stand_in_the_way(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_event_that_can_never_be_published_does_not_block_others(caplog: pytest.LogCaptureFixture) -> None:
     log = Log(big="PAYLOAD_TOO_LARGE")
     await log.relay.publish([change("a", 1, "big"), change("a", 2, "bug"), change("a", 3)])
     await asyncio.gather(*log.tasks)
@@ -84,7 +84,7 @@ async def test_what_can_never_be_told_does_not_stand_in_the_way(caplog: pytest.L
 
 
 @aio
-async def test_what_others_left_is_told_by_who_asks() -> None:
+async def test_overdue_events_are_published() -> None:
     log = Log()
     log.store.left = [change("a", 4)]
     await log.relay.publish_overdue()
@@ -95,7 +95,7 @@ async def test_what_others_left_is_told_by_who_asks() -> None:
 
 
 @aio
-async def test_of_many_who_tell_the_same_at_once_each_change_is_said_once() -> None:
+async def test_concurrent_callers_publish_each_event_once() -> None:
     """Otherwise n people who speak at once would say n² times what was said."""
     log = Log()
     everything = [change("a", n) for n in range(1, 51)]
@@ -106,7 +106,7 @@ async def test_of_many_who_tell_the_same_at_once_each_change_is_said_once() -> N
 
 
 @aio
-async def test_who_waited_for_one_that_failed_fails_with_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_caller_that_waited_for_a_failed_one_fails_too(caplog: pytest.LogCaptureFixture) -> None:
     """A server that hangs costs everybody one deadline, not one after the other's."""
     log = Log(late="UNAVAILABLE")
     attempts = 0
@@ -128,7 +128,7 @@ async def test_who_waited_for_one_that_failed_fails_with_it(caplog: pytest.LogCa
 
 
 @aio
-async def test_who_is_refused_is_told_why_in_the_words_of_the_refusal() -> None:
+async def test_callers_get_the_message_and_fields_of_the_refusal() -> None:
     """Which nodes had not answered was dropped, and the store blamed."""
     log = Log()
 

@@ -1,4 +1,4 @@
-"""The host's own check of who may read a ticket: it is asked on every way that something of a ticket can take."""
+"""The host's own check of who may read a ticket: it is asked wherever a user could get anything of a ticket."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ async def enter(cluster: Cluster) -> dict[str, Socket]:
 
 
 @aio
-async def test_a_check_that_says_no_to_all_lets_nobody_hear_anything_of_any_ticket(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_nobody_gets_any_event_of_a_ticket_if_the_check_always_denies(valkey_url: str, prefix: str) -> None:
     """Whatever rooms a user is in by role, team and name."""
     async with a_cluster(valkey_url, prefix, access=HostAccess(lambda user, ticket_id: False)) as cluster:
         sockets = await enter(cluster)
@@ -62,7 +60,7 @@ async def test_a_check_that_says_no_to_all_lets_nobody_hear_anything_of_any_tick
 
 
 @aio
-async def test_a_check_that_says_yes_to_one_lets_that_one_alone_hear(valkey_url: str, prefix: str) -> None:
+async def test_only_the_user_whom_the_check_allows_gets_events(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix, access=HostAccess(lambda user, ticket_id: user.id == "dora")) as cluster:
         sockets = await enter(cluster)
         await story(cluster)
@@ -71,7 +69,9 @@ async def test_a_check_that_says_yes_to_one_lets_that_one_alone_hear(valkey_url:
 
 
 @aio
-async def test_a_changed_assignee_is_out_at_once_where_the_check_goes_by_assignee(valkey_url: str, prefix: str) -> None:
+async def test_an_unassigned_agent_loses_the_ticket_at_once_if_the_check_looks_at_the_assignee(
+    valkey_url: str, prefix: str
+) -> None:
     async def check(user: User, ticket_id: str) -> bool:
         ticket = await cluster.one.store.get(ticket_id)
         return ticket is not None and ticket.assigneeId == user.id
@@ -90,7 +90,7 @@ async def test_a_changed_assignee_is_out_at_once_where_the_check_goes_by_assigne
 
 @pytest.mark.parametrize("kind", ["subject", "status", "comment", "creation"])
 @aio
-async def test_the_hosts_check_is_asked_again_before_each_change_of_a_ticket_is_told(
+async def test_the_hosts_check_runs_again_before_each_change_of_a_ticket_is_published(
     valkey_url: str, prefix: str, kind: str
 ) -> None:
     """It may go by anything: the status, a word in the subject, the host's own tables. Who may not read the ticket any
@@ -109,7 +109,7 @@ async def test_the_hosts_check_is_asked_again_before_each_change_of_a_ticket_is_
 
 
 @aio
-async def test_our_own_rules_cost_no_question_about_users_and_no_recheck_for_what_decides_nothing(
+async def test_our_own_rules_need_no_user_list_and_recheck_only_changes_that_matter(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ReaderStore, "all", lambda self: pytest.fail("nobody need be asked about"))
@@ -124,7 +124,7 @@ async def test_our_own_rules_cost_no_question_about_users_and_no_recheck_for_wha
 
 
 @aio
-async def test_the_check_is_asked_once_for_each_user_however_many_tabs_and_tokens_they_have(
+async def test_the_check_runs_once_per_user_whatever_the_number_of_tabs_and_tokens(
     valkey_url: str, prefix: str
 ) -> None:
     asked: list[str] = []
@@ -142,7 +142,7 @@ async def test_the_check_is_asked_once_for_each_user_however_many_tabs_and_token
 
 
 @aio
-async def test_a_user_of_two_teams_in_two_tabs_is_told_what_both_may_read(valkey_url: str, prefix: str) -> None:
+async def test_a_user_with_two_teams_in_two_tabs_gets_what_both_may_read(valkey_url: str, prefix: str) -> None:
     """Both tabs are in one room: the user's."""
     async with a_cluster(valkey_url, prefix, access=HostAccess(lambda user, _: user.team_id == "t1")) as cluster:
         red, blue = await cluster.one.connect(ANNA), await cluster.two.connect(fakes.user("anna", team="t2"))
@@ -152,7 +152,7 @@ async def test_a_user_of_two_teams_in_two_tabs_is_told_what_both_may_read(valkey
 
 
 @aio
-async def test_who_has_just_gone_is_told_when_they_come_back_and_who_is_long_gone_is_not_asked_about(
+async def test_a_user_who_just_left_gets_events_on_return_and_one_who_left_long_ago_is_not_checked(
     valkey_url: str, prefix: str
 ) -> None:
     """The event is in the log for the user's room: a session that is resumed is sent it."""
@@ -168,7 +168,7 @@ async def test_who_has_just_gone_is_told_when_they_come_back_and_who_is_long_gon
 
 
 @aio
-async def test_a_check_that_does_not_answer_is_a_no_and_holds_nothing_up(
+async def test_a_check_that_does_not_answer_denies_and_delays_nothing(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ticket_audience, "HOST_DEADLINE_S", 0.05)
@@ -188,7 +188,7 @@ async def test_a_check_that_does_not_answer_is_a_no_and_holds_nothing_up(
 
 
 @aio
-async def test_a_check_that_is_broken_writes_one_line_and_not_one_for_each_user(
+async def test_a_broken_check_logs_one_line_and_not_one_per_user(
     valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def check(user: User, ticket_id: str) -> bool:
@@ -202,7 +202,9 @@ async def test_a_check_that_is_broken_writes_one_line_and_not_one_for_each_user(
 
 
 @aio
-async def test_a_recheck_of_a_user_or_ticket_takes_out_who_may_not_read_any_more(valkey_url: str, prefix: str) -> None:
+async def test_a_recheck_of_a_user_or_ticket_removes_users_who_may_not_read_any_more(
+    valkey_url: str, prefix: str
+) -> None:
     """The host's own facts changed: no push of ours says so."""
     open_to: Callable[[User, str], bool]
     open_to = lambda user, ticket_id: True  # noqa: E731
@@ -220,7 +222,7 @@ async def test_a_recheck_of_a_user_or_ticket_takes_out_who_may_not_read_any_more
         assert ticket_room("42") not in bert.rooms
 
 
-def test_a_very_large_desk_is_told_in_several_events_and_each_user_in_the_same_one_when_told_again() -> None:
+def test_a_very_large_staff_gets_several_events_and_each_user_the_same_one_on_a_repeat() -> None:
     rooms: list[Any] = [f"user:{number:0>100}" for number in range(5_000)]
     buckets = in_buckets(rooms)
     assert sorted(room for bucket in buckets for room in bucket) == rooms

@@ -1,4 +1,4 @@
-"""Ids that callers give what they send: the same again does nothing twice, something else under a used id is refused.
+"""Ids that callers choose: a repeat has no second effect, and another request under a used id is refused.
 
 Every place that takes such an id has a row in PLACES.
 """
@@ -122,7 +122,7 @@ async def test_another_request_under_a_used_id_is_a_conflict_that_names_the_fiel
 
 @pytest.mark.parametrize("name", PLACES)
 @aio
-async def test_an_id_is_heard_once_also_when_valkey_forgot_that_it_was_used(
+async def test_an_id_gives_one_event_even_if_valkey_forgot_that_it_was_used(
     valkey_url: str, prefix: str, name: str
 ) -> None:
     """The answer was lost and so was Valkey's last second: the caller sends the same again, as the page tells it to."""
@@ -144,7 +144,7 @@ async def test_an_id_is_heard_once_also_when_valkey_forgot_that_it_was_used(
 
 
 @aio
-async def test_ids_of_people_whose_names_run_together_are_their_own(valkey_url: str, prefix: str) -> None:
+async def test_ids_of_users_whose_names_join_to_the_same_text_do_not_collide(valkey_url: str, prefix: str) -> None:
     """The customer "a" with the clientId "b:x" is not the agent "a:b" with "x", nor the agent "a" with "b:x"."""
     async with a_whole_desk(valkey_url, prefix) as whole:
         carl, anna = fakes.user("a", "customer"), fakes.user("a:b")

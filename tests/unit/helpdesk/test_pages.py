@@ -1,4 +1,4 @@
-"""Sizes: of each answer and each event the largest that its limits allow fits, so that writers close no reader."""
+"""Sizes: the largest answer and event that the limits allow is not too long for its reader."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def a_long_conversation(cluster: Cluster, messages: int = 100) -> str:
 
 
 @aio
-async def test_no_page_of_a_conversation_closes_the_agent_who_asks_for_it(valkey_url: str, prefix: str) -> None:
+async def test_no_page_of_a_conversation_is_too_long_for_its_reader(valkey_url: str, prefix: str) -> None:
     """One customer's messages are the customer's business; the agents who read them are closed for their own faults."""
     async with a_cluster(valkey_url, prefix) as cluster:
         c = await a_long_conversation(cluster)
@@ -147,7 +147,7 @@ async def test_all_messages_are_found_page_by_page(valkey_url: str, prefix: str)
 
 
 @aio
-async def test_a_long_queue_is_shown_in_parts_to_who_reads(valkey_url: str, prefix: str) -> None:
+async def test_a_long_queue_is_sent_in_parts(valkey_url: str, prefix: str) -> None:
     """Forty visitors with ten conversations each, all fields as long as they may be, close no agent at connect."""
     async with a_cluster(valkey_url, prefix) as cluster:
         store = cluster.one.store
@@ -173,7 +173,7 @@ async def test_a_long_queue_is_shown_in_parts_to_who_reads(valkey_url: str, pref
 
 
 @aio
-async def test_no_page_of_notifications_closes_the_user(valkey_url: str, prefix: str) -> None:
+async def test_no_page_of_notifications_is_too_long_for_its_reader(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         store = NotificationStore(cluster.valkey)
         data = Raw(json.dumps("d" * 16_000).encode())
@@ -191,7 +191,7 @@ async def test_no_page_of_notifications_closes_the_user(valkey_url: str, prefix:
 
 
 @aio
-async def test_a_crowd_that_looks_at_a_ticket_closes_nobody_who_opens_it(valkey_url: str, prefix: str) -> None:
+async def test_a_ticket_with_very_many_viewers_can_be_opened(valkey_url: str, prefix: str) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         await desk.one.put("42")
         for number in range(300):
@@ -313,7 +313,7 @@ async def test_the_largest_event_of_each_kind_fits(kind: type[Outbound]) -> None
 
 
 @given(st.lists(st.integers(0, 40)), st.integers(1, 200))
-def test_parts_are_all_items_in_order_each_within_the_limit(lengths: list[int], limit_bytes: int) -> None:
+def test_parts_have_all_items_in_order_within_the_limit(lengths: list[int], limit_bytes: int) -> None:
     people = [Person(UserId("i" * length), "") for length in lengths]
     found = list(parts(people, limit_bytes))
     assert [one for part in found for one in part] == people

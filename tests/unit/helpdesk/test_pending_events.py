@@ -1,4 +1,4 @@
-"""What is stored and not told yet: nothing vanishes, nothing is forgotten twice."""
+"""Pending events: none is lost before it was published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import fakes
 from tests.support.aio import aio
 
 
-def test_a_record_says_its_order_its_kind_and_its_data() -> None:
+def test_a_record_has_its_seq_its_kind_and_its_data() -> None:
     (change,) = read_pending("presence", "u1", ['1795397242677 status {"a": "b c"}'])
     assert change == PendingEvent("presence", "u1", 1795397242677, "status", '{"a": "b c"}')
     assert change.id == "presence.u1.1795397242677"
@@ -30,18 +30,18 @@ def test_different_ids_never_make_the_same_event(first: list[str], second: list[
 
 
 @given(st.text(min_size=1, max_size=8), st.text(max_size=8))
-def test_whose_change_an_event_tells_of_is_read_from_its_id(subject: str, id: str) -> None:
+def test_the_subject_of_an_event_can_be_read_from_its_id(subject: str, id: str) -> None:
     by_number = PendingEvent("notification", subject, 1795397242677, "read", "")
     by_name = PendingEvent("notification", subject, 1, "notification", "", once_of(subject, id))
     assert subject_of(by_number.id) == subject_of(by_name.id) == subject
 
 
-def test_ids_with_the_separator_in_them_are_told_apart() -> None:
+def test_ids_that_contain_the_separator_are_distinguished() -> None:
     assert once_of("a", "b:x") != once_of("a:b", "x")
 
 
 @aio
-async def test_a_change_waits_until_it_was_told(valkey_url: str, prefix: str) -> None:
+async def test_an_event_stays_pending_until_it_was_published(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     store = PresenceStore(valkey, grace_ms=0)
@@ -61,7 +61,7 @@ async def test_a_change_waits_until_it_was_told(valkey_url: str, prefix: str) ->
 
 
 @aio
-async def test_numbers_go_on_for_a_subject_that_was_forgotten(valkey_url: str, prefix: str) -> None:
+async def test_numbers_continue_for_a_subject_that_was_forgotten(valkey_url: str, prefix: str) -> None:
     """Otherwise its first event after that would have the id of an old one, and the log would not take it."""
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
@@ -75,9 +75,7 @@ async def test_numbers_go_on_for_a_subject_that_was_forgotten(valkey_url: str, p
 
 
 @aio
-async def test_numbers_are_not_given_out_twice_by_a_valkey_that_has_lost_its_last_changes(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_numbers_are_not_reused_by_a_valkey_that_lost_its_last_changes(valkey_url: str, prefix: str) -> None:
     """A replica that lags behind is promoted: what follows its copy of the subject must not look like what was lost."""
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()

@@ -1,4 +1,4 @@
-"""Shared: one read for all who ask at the same time, and never one that began before they asked."""
+"""Shared reads: one for all callers at the same time, and never one that began before the call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.aio import aio
 
 
 @aio
-async def test_all_who_ask_during_a_read_are_given_the_next_one() -> None:
+async def test_callers_that_ask_during_a_read_share_the_next_one() -> None:
     shared: Shared[int] = Shared()
     reads, go_on = 0, asyncio.Event()
 
@@ -35,7 +35,7 @@ async def test_all_who_ask_during_a_read_are_given_the_next_one() -> None:
 
 
 @aio
-async def test_a_read_that_fails_is_tried_again_by_the_next_who_waits() -> None:
+async def test_the_next_waiting_caller_repeats_a_failed_read() -> None:
     shared: Shared[str] = Shared()
 
     async def fails() -> str:

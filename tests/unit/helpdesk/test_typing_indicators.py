@@ -1,4 +1,4 @@
-"""Who types belongs to sockets; what a namespace shows of it, and to whom, is its own."""
+"""Typing indicators belong to sockets; each namespace decides who sees them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def told(socket: Socket) -> list[str]:
 
 
 @aio
-async def test_a_user_types_until_both_devices_have_stopped_and_is_not_shown_it(valkey_url: str, prefix: str) -> None:
+async def test_a_user_types_until_both_devices_have_stopped_and_does_not_see_it(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         anna, phone, tablet = await node.open(ANNA), await node.open(CARL), await node.open(CARL)
         for device in (phone, tablet):
@@ -80,9 +80,7 @@ async def test_a_user_types_until_both_devices_have_stopped_and_is_not_shown_it(
 
 
 @aio
-async def test_the_end_of_an_old_socket_does_not_end_what_its_session_types_in_a_new_one(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_an_old_socket_that_leaves_does_not_end_typing_in_the_new_one(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         anna, old = await node.open(ANNA), await node.open(CARL)
         await node.types(old)
@@ -96,9 +94,7 @@ async def test_the_end_of_an_old_socket_does_not_end_what_its_session_types_in_a
 
 
 @aio
-async def test_what_a_dead_nodes_users_typed_is_taken_back_unless_they_type_elsewhere(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_typing_on_a_dead_node_ends_unless_the_user_types_elsewhere(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         anna, other = await node.open(ANNA), ViewerStore(node.store._valkey, lambda: "n2", "chat")
         for user in (CARL, fakes.user("dora")):

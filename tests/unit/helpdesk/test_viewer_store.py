@@ -1,4 +1,4 @@
-"""Who looks and who types, on all nodes: one entry per user, and nothing left of a node that died."""
+"""The viewer store: one entry per user, and none left of a dead node."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_user_with_two_tabs_is_one_viewer_in_the_busiest_state(valkey_ur
 
 
 @aio
-async def test_since_is_when_the_state_began(valkey_url: str, prefix: str) -> None:
+async def test_since_is_the_time_when_the_state_began(valkey_url: str, prefix: str) -> None:
     async with two_nodes(valkey_url, prefix) as (one, _):
         await one.view("42", "s1", ANNA, "viewing")
         began = (await one.live("42")).viewers[0].since
@@ -65,7 +65,7 @@ async def test_since_is_when_the_state_began(valkey_url: str, prefix: str) -> No
 
 
 @aio
-async def test_typing_counts_until_it_is_taken_off_or_its_time_is_over(valkey_url: str, prefix: str) -> None:
+async def test_typing_counts_until_it_is_removed_or_expires(valkey_url: str, prefix: str) -> None:
     async with two_nodes(valkey_url, prefix) as (one, two):
         await one.typing("42", ANNA, 60_000)
         await two.typing("42", ANNA, 60_000)
@@ -80,7 +80,7 @@ async def test_typing_counts_until_it_is_taken_off_or_its_time_is_over(valkey_ur
 
 
 @aio
-async def test_what_a_dead_node_left_is_taken_off_and_nothing_else(valkey_url: str, prefix: str) -> None:
+async def test_only_the_entries_of_the_dead_node_are_removed(valkey_url: str, prefix: str) -> None:
     async with two_nodes(valkey_url, prefix) as (one, two):
         for n in range(250):
             await one.view(f"t{n}", "s1", ANNA, "viewing")
@@ -108,7 +108,7 @@ async def test_a_reaper_that_dies_half_way_leaves_the_rest_to_the_next(valkey_ur
 
 
 @aio
-async def test_one_of_two_who_clear_up_after_the_same_node_does_it(valkey_url: str, prefix: str) -> None:
+async def test_of_two_nodes_that_clear_the_same_dead_node_one_does_it(valkey_url: str, prefix: str) -> None:
     """Else each tells the watchers of every ticket."""
     async with two_nodes(valkey_url, prefix) as (one, two):
         for n in range(250):

@@ -1,4 +1,4 @@
-"""The back end's door: what it may say, what it is answered, and what a retry does."""
+"""What the back end may push, the answers, and what a retry does."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def a_desk(url: str, prefix: str) -> AsyncIterator[Desk]:
 
 
 @aio
-async def test_a_ticket_is_created_changed_shown_and_forgotten(valkey_url: str, prefix: str) -> None:
+async def test_a_ticket_is_created_changed_read_and_deleted(valkey_url: str, prefix: str) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         agents = await desk.connect("/tickets", ANNA)
         created = await desk.ask("PUT", TICKET, {"subject": "Größe", "teamId": "t1"}, 201)
@@ -108,7 +108,9 @@ async def test_a_ticket_is_created_changed_shown_and_forgotten(valkey_url: str, 
 
 
 @aio
-async def test_a_change_of_nothing_and_a_retry_are_answered_alike_and_told_once(valkey_url: str, prefix: str) -> None:
+async def test_a_change_without_effect_and_a_retry_get_the_same_answer_and_publish_once(
+    valkey_url: str, prefix: str
+) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         await desk.ask("PUT", TICKET, {"teamId": "t1"}, 201)
         anna = await desk.open(ANNA)
@@ -123,7 +125,7 @@ async def test_a_change_of_nothing_and_a_retry_are_answered_alike_and_told_once(
 
 
 @aio
-async def test_a_job_that_comes_late_is_answered_that_nothing_was_applied(valkey_url: str, prefix: str) -> None:
+async def test_a_late_job_gets_the_answer_that_nothing_was_applied(valkey_url: str, prefix: str) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         await desk.ask("PUT", TICKET, {"teamId": "t1", "at": "2026-11-30T12:00:00Z", "status": "closed"}, 201)
         anna = await desk.open(ANNA)
@@ -156,7 +158,7 @@ async def test_a_change_of_another_version_is_refused_and_a_condition_in_a_heade
 
 
 @aio
-async def test_a_note_is_told_to_staff_and_a_comment_of_the_same_id_once(valkey_url: str, prefix: str) -> None:
+async def test_a_note_goes_to_staff_and_a_comment_id_is_published_once(valkey_url: str, prefix: str) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         assert (await desk.ask("POST", COMMENTS, REPLY, 404))["error"]["code"] == "NOT_FOUND"
         await desk.ask("PUT", TICKET, {"teamId": "t1", "requesterId": "carl"}, 201)
@@ -209,7 +211,7 @@ async def test_a_note_is_told_to_staff_and_a_comment_of_the_same_id_once(valkey_
     ],
 )
 @aio
-async def test_a_wrong_field_is_named_and_nothing_happens(
+async def test_an_invalid_field_is_named_and_changes_nothing(
     valkey_url: str, prefix: str, method: str, path: str, body: Any, field: str
 ) -> None:
     async with a_desk(valkey_url, prefix) as desk:
@@ -222,7 +224,7 @@ async def test_a_wrong_field_is_named_and_nothing_happens(
 
 
 @aio
-async def test_a_notification_is_kept_and_told_once_per_id(valkey_url: str, prefix: str) -> None:
+async def test_a_notification_is_stored_and_published_once_per_id(valkey_url: str, prefix: str) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         anna = await desk.connect("/notifications", ANNA)
         body = {**NOTICE, "body": "b", "url": "/t/42", "data": {"é": [1, None, 0.1]}, "id": "n1"}
@@ -236,7 +238,7 @@ async def test_a_notification_is_kept_and_told_once_per_id(valkey_url: str, pref
 
 
 @aio
-async def test_an_id_that_no_user_can_have_keeps_nobody_else_from_being_notified(valkey_url: str, prefix: str) -> None:
+async def test_an_invalid_id_does_not_stop_other_users_from_being_notified(valkey_url: str, prefix: str) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         anna = await desk.connect("/notifications", ANNA)
         body = {"userIds": ["a\nb", "anna", 7], "type": "t", "title": "T"}
@@ -268,7 +270,7 @@ async def test_an_event_of_the_back_ends_own_goes_to_its_rooms_once_per_id(valke
 
 @pytest.mark.parametrize("data", [None, 5, "text", [], {"deep": {"er": [1.5, "é", True]}}, {"a": "\u2028"}])
 @aio
-async def test_any_json_goes_through_as_it_is(valkey_url: str, prefix: str, data: Any) -> None:
+async def test_any_json_is_passed_on_unchanged(valkey_url: str, prefix: str, data: Any) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         anna = await desk.connect("/tickets", ANNA)
         await desk.ask("POST", EMIT, {**EVENT, "room": "user:anna", "data": data})
@@ -276,7 +278,7 @@ async def test_any_json_goes_through_as_it_is(valkey_url: str, prefix: str, data
 
 
 @aio
-async def test_what_would_harm_a_client_is_mended_or_refused(valkey_url: str, prefix: str) -> None:
+async def test_json_that_could_harm_a_client_is_cleaned_or_refused(valkey_url: str, prefix: str) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         anna = await desk.connect("/tickets", ANNA)
 

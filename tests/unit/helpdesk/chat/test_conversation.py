@@ -1,4 +1,4 @@
-"""What the scripts answer becomes values, and who may see what."""
+"""Parsing the rows of the scripts, and who may see a conversation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ROW = [
 ]
 
 
-def test_a_row_becomes_a_conversation_and_what_is_missing_is_nothing() -> None:
+def test_a_row_becomes_a_conversation_and_missing_fields_are_empty() -> None:
     found = conversation(ROW)
     assert (found.id, found.state, found.position, found.queued_at) == ("c1", "waiting", 3, 1795397242677)
     assert found.agent_id == "" and found.score == 0 and found.customer_online is False
 
 
-def test_customers_see_their_own_agents_their_teams_and_admins_all() -> None:
+def test_customers_see_their_own_conversations_agents_those_of_the_team_and_admins_all() -> None:
     waiting = conversation(ROW)
     anybody = conversation(["c2", 1, [*ROW[2], "teamId", ""]])
     taken = conversation(["c3", 0, [*ROW[2], "agentId", "zoe"]])

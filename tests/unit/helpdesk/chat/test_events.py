@@ -1,4 +1,4 @@
-"""The words of the chat: what a conversation looks like from outside."""
+"""The payloads of the chat."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIELDS = (
 ROW = ["c1", 0, [*FIELDS.split(), "acceptedAt", "2000", "waitingSince", "1000", "note", "psst", "readByAgent", "3"]]
 
 
-def test_what_does_not_apply_is_missing_and_notes_are_for_staff() -> None:
+def test_fields_that_do_not_apply_are_missing_and_notes_are_for_staff() -> None:
     shown = msgspec.to_builtins(words.view(conversation(ROW), is_staff=False))
     assert shown == {
         "conversationId": "c1",
@@ -29,7 +29,7 @@ def test_what_does_not_apply_is_missing_and_notes_are_for_staff() -> None:
     assert words.view(conversation(ROW), is_staff=True).note == "psst"
 
 
-def test_all_but_typing_and_places_is_logged() -> None:
+def test_all_events_but_typing_and_places_are_logged() -> None:
     """A lost bubble is nothing; a lost message or state stays wrong on a screen. Places would fill the log."""
     told = [
         each for each in vars(words).values() if isinstance(each, type) and issubclass(each, Outbound) and each.event

@@ -1,4 +1,4 @@
-"""Every kind of change the scripts record has its words."""
+"""Every kind of change that the scripts record has an event."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ KINDS = sorted(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_change_is_told(kind: str) -> None:
+def test_every_kind_of_change_has_an_event(kind: str) -> None:
     assert hasattr(ChatFeed, "_" + kind)
 
 
-def test_there_are_kinds() -> None:
+def test_the_scripts_report_several_kinds_of_changes() -> None:
     assert {"queued", "dequeued", "accepted", "closed", "transferred"} <= set(KINDS)
 
 
-def test_who_is_told() -> None:
+def test_who_gets_the_events_of_the_queue() -> None:
     assert takers("t1") == ["team:t1", "role:admin"] and takers("") == ["role:agent", "role:admin"]
     assert CUSTOMERS == "role:customer"

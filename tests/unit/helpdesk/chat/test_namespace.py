@@ -1,4 +1,4 @@
-"""The chat as its people see it: two nodes over a real Valkey, every event of the protocol."""
+"""The chat as its users see it: two nodes with a real Valkey, and every event of the protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def begin(cluster: Cluster, **ask: Any) -> tuple[Person, Person, str]:
 
 
 @aio
-async def test_a_conversation_from_the_first_word_to_the_stars(valkey_url: str, prefix: str) -> None:
+async def test_a_conversation_from_its_start_to_its_rating(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, carl = await cluster.two.enters(ANNA), await cluster.one.enters(CARL)
         assert anna.heard() == [("chat:queue", {"waiting": []})]
@@ -73,7 +73,7 @@ async def test_a_conversation_from_the_first_word_to_the_stars(valkey_url: str, 
 
 
 @aio
-async def test_one_agent_wins_and_the_others_are_told_who(valkey_url: str, prefix: str) -> None:
+async def test_one_agent_gets_the_conversation_and_the_others_learn_who(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         carl = await cluster.one.enters(CARL)
         agents = [await node.enters(u) for node, u in ((cluster.one, ANNA), (cluster.two, BERT), (cluster.two, ROOT))]
@@ -88,7 +88,7 @@ async def test_one_agent_wins_and_the_others_are_told_who(valkey_url: str, prefi
 
 
 @aio
-async def test_the_same_client_id_says_it_once_also_from_another_node(valkey_url: str, prefix: str) -> None:
+async def test_a_client_id_stores_a_message_once_even_from_another_node(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
         phone = await cluster.two.enters(CARL)
@@ -100,7 +100,7 @@ async def test_the_same_client_id_says_it_once_also_from_another_node(valkey_url
 
 
 @aio
-async def test_joining_again_brings_what_was_missed_and_the_newest_page(valkey_url: str, prefix: str) -> None:
+async def test_joining_again_brings_missed_events_and_the_newest_page(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
         joined = await carl.ask("chat:join", conversationId=c)
@@ -122,7 +122,9 @@ async def test_joining_again_brings_what_was_missed_and_the_newest_page(valkey_u
 
 
 @aio
-async def test_strangers_are_refused_without_learning_whether_it_exists(valkey_url: str, prefix: str) -> None:
+async def test_strangers_are_refused_and_do_not_learn_whether_a_conversation_exists(
+    valkey_url: str, prefix: str
+) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         _, _, c = await begin(cluster, teamId="t1")
         strangers = [await cluster.one.enters(user) for user in (DORA, ZOE)]
@@ -150,7 +152,7 @@ async def test_strangers_are_refused_without_learning_whether_it_exists(valkey_u
 
 
 @aio
-async def test_agents_do_not_start_and_customers_do_not_take(valkey_url: str, prefix: str) -> None:
+async def test_agents_cannot_start_and_customers_cannot_accept_a_conversation(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
         for person, name, payload in [
@@ -186,7 +188,7 @@ async def test_agents_do_not_start_and_customers_do_not_take(valkey_url: str, pr
         ("chat:rate", {"conversationId": "c", "score": 4.5}, "score"),
     ],
 )
-def test_a_payload_that_is_wrong_is_refused_naming_the_field(
+def test_an_invalid_payload_is_refused_with_the_name_of_the_field(
     valkey_url: str, prefix: str, name: str, payload: dict[str, Any], field: str
 ) -> None:
     @aio
@@ -201,7 +203,7 @@ def test_a_payload_that_is_wrong_is_refused_naming_the_field(
 
 
 @aio
-async def test_a_transfer_needs_somebody_to_go_to(valkey_url: str, prefix: str) -> None:
+async def test_a_transfer_needs_an_agent_or_a_team(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         _, anna, c = await begin(cluster)
         with pytest.raises(RtError) as refused:
@@ -214,7 +216,7 @@ def test_messages_are_limited_to_five_a_second_and_thirty_after_a_pause() -> Non
 
 
 @aio
-async def test_a_node_that_counted_as_dead_looks_again_who_may_see_what(valkey_url: str, prefix: str) -> None:
+async def test_a_node_that_counted_as_dead_rechecks_access(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         _, anna, c = await begin(cluster, teamId="t1")
         mate = await cluster.two.enters(BERT)
@@ -233,7 +235,7 @@ async def test_a_node_that_counted_as_dead_looks_again_who_may_see_what(valkey_u
 
 
 @aio
-async def test_a_transfers_note_is_for_staff_and_a_new_team_is_the_only_one_to_see(
+async def test_the_note_of_a_transfer_is_for_staff_and_only_the_new_team_sees_the_conversation(
     valkey_url: str, prefix: str
 ) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
@@ -444,7 +446,7 @@ async def test_an_agent_who_opens_a_conversation_while_access_is_taken_is_sent_n
 
 
 @aio
-async def test_an_agent_who_is_handed_a_conversation_is_told_on_all_devices(valkey_url: str, prefix: str) -> None:
+async def test_an_agent_who_gets_a_transfer_is_notified_on_all_devices(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
         zoe = await cluster.one.enters(ZOE)
@@ -495,7 +497,7 @@ async def test_typing_is_shown_to_the_others_and_ends_by_itself(valkey_url: str,
 
 
 @aio
-async def test_those_who_wait_are_told_their_new_place(valkey_url: str, prefix: str) -> None:
+async def test_waiting_customers_get_their_new_place(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         first, second = await cluster.one.enters(CARL), await cluster.two.enters(DORA)
         anna = await cluster.one.enters(ANNA)
@@ -524,7 +526,7 @@ async def test_the_queue_is_never_shown_to_a_customer_whatever_the_token_says(va
 
 
 @aio
-async def test_an_agent_who_connects_is_shown_the_queue_as_it_is_then(valkey_url: str, prefix: str) -> None:
+async def test_an_agent_who_connects_gets_the_current_queue(valkey_url: str, prefix: str) -> None:
     """A conversation that begins while the list is read is in the list that is sent last."""
     async with a_cluster(valkey_url, prefix) as cluster:
         carl = await cluster.one.enters(CARL)
@@ -544,7 +546,7 @@ async def test_an_agent_who_connects_is_shown_the_queue_as_it_is_then(valkey_url
 
 
 @aio
-async def test_a_member_who_goes_is_seen_to_go_and_to_come_back(valkey_url: str, prefix: str) -> None:
+async def test_others_see_a_member_leave_and_return(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
         phone = await cluster.two.enters(CARL)
@@ -559,7 +561,7 @@ async def test_a_member_who_goes_is_seen_to_go_and_to_come_back(valkey_url: str,
 
 
 @aio
-async def test_people_of_a_dead_node_are_gone_and_their_typing_with_them(valkey_url: str, prefix: str) -> None:
+async def test_users_of_a_dead_node_and_their_typing_disappear(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
         await carl.ask("chat:typing", conversationId=c)
@@ -575,7 +577,7 @@ async def test_people_of_a_dead_node_are_gone_and_their_typing_with_them(valkey_
 
 
 @aio
-async def test_who_typed_on_a_dead_node_and_is_on_another_one_too_has_stopped_all_the_same(
+async def test_a_user_who_typed_on_a_dead_node_has_stopped_typing_even_if_connected_to_another_node(
     valkey_url: str, prefix: str
 ) -> None:
     """Nobody was told that they were gone, as they were not: the others saw them type for ever."""
@@ -593,7 +595,7 @@ async def test_who_typed_on_a_dead_node_and_is_on_another_one_too_has_stopped_al
 
 
 @aio
-async def test_the_servers_clocks_are_told_too(valkey_url: str, prefix: str) -> None:
+async def test_what_deadlines_do_is_published_too(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
         key = cluster.valkey.key("chat", c)
@@ -611,7 +613,7 @@ async def test_the_servers_clocks_are_told_too(valkey_url: str, prefix: str) -> 
 
 
 @aio
-async def test_a_stored_message_whose_event_the_log_refused_comes_later(valkey_url: str, prefix: str) -> None:
+async def test_a_message_whose_event_the_log_refused_is_published_later(valkey_url: str, prefix: str) -> None:
     """Its author is told UNAVAILABLE; a retry, whoever speaks next, or the node that leads logs it."""
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
@@ -641,7 +643,7 @@ async def test_a_stored_message_whose_event_the_log_refused_comes_later(valkey_u
 
 
 @aio
-async def test_an_agent_who_may_not_see_what_was_just_accepted_is_not_left_in_its_room(
+async def test_an_agent_who_loses_access_right_after_accepting_is_not_left_in_the_room(
     valkey_url: str, prefix: str
 ) -> None:
     """An admin hands the conversation to another team between the accept and its answer."""
@@ -664,7 +666,9 @@ async def test_an_agent_who_may_not_see_what_was_just_accepted_is_not_left_in_it
 
 
 @aio
-async def test_a_conversation_is_not_handed_to_a_team_of_which_nobody_is_here(valkey_url: str, prefix: str) -> None:
+async def test_a_conversation_cannot_be_transferred_to_a_team_without_connected_agents(
+    valkey_url: str, prefix: str
+) -> None:
     """A team that nobody is of, or a name that was mistyped: nobody would see it, and its agent was out of it."""
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster, teamId="t1")
@@ -690,7 +694,7 @@ async def swept(cluster: Cluster) -> bool:
 
 
 @aio
-async def test_a_customer_is_told_how_many_agents_are_here(valkey_url: str, prefix: str) -> None:
+async def test_a_customer_learns_how_many_agents_are_connected(valkey_url: str, prefix: str) -> None:
     """So that a page can say that nobody is there instead of letting the customer wait for the timeout."""
     async with a_cluster(valkey_url, prefix) as cluster:
         carl = await cluster.one.enters(CARL)
@@ -708,7 +712,7 @@ async def test_a_customer_is_told_how_many_agents_are_here(valkey_url: str, pref
 
 
 @aio
-async def test_one_who_leaves_a_long_queue_costs_the_log_a_few_entries(valkey_url: str, prefix: str) -> None:
+async def test_a_customer_who_leaves_a_long_queue_adds_only_a_few_log_entries(valkey_url: str, prefix: str) -> None:
     """The places of all behind were entries: 200 who wait and one who leaves were 198 of them."""
     async with a_cluster(valkey_url, prefix) as cluster:
         people = [await cluster.one.enters(fakes.user(f"k{n}", "customer")) for n in range(60)]
@@ -727,7 +731,7 @@ async def test_one_who_leaves_a_long_queue_costs_the_log_a_few_entries(valkey_ur
 
 
 @aio
-async def test_a_socket_that_came_back_is_only_where_it_still_may_be(valkey_url: str, prefix: str) -> None:
+async def test_a_resumed_socket_is_only_in_rooms_it_may_still_be_in(valkey_url: str, prefix: str) -> None:
     """Its session kept its rooms; meanwhile the conversation went to another team."""
     async with a_cluster(valkey_url, prefix) as cluster:
         _, anna, c = await begin(cluster, teamId="t1")

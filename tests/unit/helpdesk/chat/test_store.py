@@ -1,4 +1,4 @@
-"""The chat scripts: each change once, by whom it may, and what the clocks do."""
+"""The chat scripts: each change once, access, and deadlines."""
 
 from __future__ import annotations
 
@@ -156,7 +156,9 @@ async def test_of_many_agents_who_accept_at_once_exactly_one_does(valkey_url: st
 
 
 @aio
-async def test_the_same_client_id_is_answered_the_same_and_says_nothing(valkey_url: str, prefix: str) -> None:
+async def test_a_repeat_under_the_same_client_id_gets_the_same_answer_and_stores_nothing(
+    valkey_url: str, prefix: str
+) -> None:
     async with a_chat(valkey_url, prefix) as store:
         starts = await asyncio.gather(*(store.start(CARL, "x1", text="hello") for _ in range(5)))
         (c_id,) = {start.conversation.id for start in starts}
@@ -174,7 +176,7 @@ async def test_the_same_client_id_is_answered_the_same_and_says_nothing(valkey_u
 
 
 @aio
-async def test_nobody_learns_of_what_is_not_theirs(valkey_url: str, prefix: str) -> None:
+async def test_a_user_cannot_find_out_whether_a_foreign_conversation_exists(valkey_url: str, prefix: str) -> None:
     """Rows: who; columns: what they may. A conversation that does not exist is answered the same."""
     async with a_chat(valkey_url, prefix) as store:
         waiting = (await store.start(CARL, "x1", team_id="t1")).conversation.id
@@ -222,7 +224,7 @@ async def test_nobody_learns_of_what_is_not_theirs(valkey_url: str, prefix: str)
 
 
 @aio
-async def test_a_closed_conversation_takes_nothing_more(valkey_url: str, prefix: str) -> None:
+async def test_a_closed_conversation_accepts_no_more_changes(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix) as store:
         c = (await store.start(CARL, "x1")).conversation.id
         async with refused("CONFLICT", state="waiting"):
@@ -244,7 +246,7 @@ async def test_a_closed_conversation_takes_nothing_more(valkey_url: str, prefix:
 
 
 @aio
-async def test_what_a_customer_may_have_open_and_say_is_bounded(
+async def test_open_conversations_and_messages_of_a_customer_are_limited(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_chat(valkey_url, prefix) as store:
@@ -276,7 +278,7 @@ async def test_history_is_paged_backwards(valkey_url: str, prefix: str) -> None:
 
 
 @aio
-async def test_what_was_read_never_goes_back(valkey_url: str, prefix: str) -> None:
+async def test_the_read_mark_never_moves_back(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix) as store:
         c = (await store.start(CARL, "x1")).conversation.id
         await store.accept(ANNA, c)
@@ -290,7 +292,7 @@ async def test_what_was_read_never_goes_back(valkey_url: str, prefix: str) -> No
 
 
 @aio
-async def test_places_are_told_on_change_and_only_then(valkey_url: str, prefix: str) -> None:
+async def test_places_in_the_queue_are_published_only_when_they_change(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix) as store:
         ids = [(await store.start(fakes.user(f"k{n}", "customer"), "x", team_id="t1")).conversation for n in range(4)]
         assert [c.position for c in ids] == [1, 2, 3, 4] and await store.places() == []
@@ -302,7 +304,7 @@ async def test_places_are_told_on_change_and_only_then(valkey_url: str, prefix: 
 
 
 @aio
-async def test_a_transfer_keeps_the_place_that_was_waited_for(valkey_url: str, prefix: str) -> None:
+async def test_a_transferred_conversation_keeps_its_place_in_the_queue(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix) as store:
         first = (await store.start(CARL, "x1", team_id="t1")).conversation
         await asyncio.sleep(0.002)
@@ -330,7 +332,7 @@ async def test_a_transfer_keeps_the_place_that_was_waited_for(valkey_url: str, p
 
 
 @pytest.mark.parametrize("agent", ["nobody", "dora", "gone"])
-def test_a_conversation_is_not_handed_to_who_is_no_agent_or_not_here(valkey_url: str, prefix: str, agent: str) -> None:
+def test_a_conversation_can_only_be_transferred_to_a_connected_agent(valkey_url: str, prefix: str, agent: str) -> None:
     @aio
     async def body() -> None:
         async with a_chat(valkey_url, prefix) as store:
@@ -347,7 +349,7 @@ def test_a_conversation_is_not_handed_to_who_is_no_agent_or_not_here(valkey_url:
 
 
 @aio
-async def test_queues_are_shown_to_those_who_may_take_from_them(valkey_url: str, prefix: str) -> None:
+async def test_queues_are_shown_to_agents_who_may_take_from_them(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix) as store:
         ids = {}
         for n, team in enumerate(["t1", "t2", ""]):
@@ -360,7 +362,7 @@ async def test_queues_are_shown_to_those_who_may_take_from_them(valkey_url: str,
 
 
 @aio
-async def test_the_figures_of_the_queue(valkey_url: str, prefix: str) -> None:
+async def test_the_numbers_of_the_queue(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix) as store:
         first = (await store.start(CARL, "x1", team_id="t1")).conversation
         await asyncio.sleep(0.05)
@@ -379,7 +381,7 @@ async def test_the_figures_of_the_queue(valkey_url: str, prefix: str) -> None:
 
 
 @aio
-async def test_who_waits_too_long_is_told_and_let_go(valkey_url: str, prefix: str) -> None:
+async def test_a_conversation_that_waits_too_long_is_closed(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix) as store:
         c = (await store.start(CARL, "x1")).conversation.id
         assert await store.due() == []
@@ -425,7 +427,9 @@ async def test_a_customer_who_leaves_the_queue_keeps_the_place_for_a_while(valke
 
 
 @aio
-async def test_a_customer_who_came_back_unnoticed_is_not_abandoned(valkey_url: str, prefix: str) -> None:
+async def test_a_conversation_of_a_customer_who_returned_unnoticed_is_not_abandoned(
+    valkey_url: str, prefix: str
+) -> None:
     async with a_chat(valkey_url, prefix) as store:
         c = (await store.start(CARL, "x1")).conversation.id
         await store.go(CARL)
@@ -436,7 +440,7 @@ async def test_a_customer_who_came_back_unnoticed_is_not_abandoned(valkey_url: s
 
 
 @aio
-async def test_a_conversation_whose_agent_is_gone_waits_again_where_it_was(valkey_url: str, prefix: str) -> None:
+async def test_a_conversation_whose_agent_left_waits_again_in_its_old_place(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix) as store:
         c = (await store.start(CARL, "x1", team_id="t1")).conversation
         await asyncio.sleep(0.002)
@@ -470,7 +474,7 @@ async def test_no_key_outlives_its_use(valkey_url: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_people_do_queue_clocks_and_figures_agree(valkey_url: str, prefix: str, seed: int) -> None:
+def test_queue_deadlines_and_numbers_agree_whatever_people_do(valkey_url: str, prefix: str, seed: int) -> None:
     """Random requests and clocks; after each, every index holds exactly the conversations it is about."""
 
     @aio
@@ -581,9 +585,7 @@ def lost(number: int, author: User = CARL) -> Message:
 
 @pytest.mark.parametrize("seed", range(6))
 @aio
-async def test_messages_are_put_down_again_in_whatever_order_nodes_bring_them(
-    valkey_url: str, prefix: str, seed: int
-) -> None:
+async def test_lost_messages_are_stored_again_in_any_order(valkey_url: str, prefix: str, seed: int) -> None:
     """Some are still there, some are brought twice; each ends under its number, and the next one goes on from there."""
     rng = random.Random(seed)
     async with a_chat(valkey_url, prefix) as store:
@@ -603,9 +605,7 @@ async def test_messages_are_put_down_again_in_whatever_order_nodes_bring_them(
 
 
 @aio
-async def test_a_number_that_was_given_to_another_message_meanwhile_stays_with_that(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_a_number_given_to_another_message_in_the_meantime_stays_with_it(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix) as store:
         c = (await store.start(CARL, "x1")).conversation.id
         await store.accept(ANNA, c)
@@ -618,7 +618,7 @@ async def test_a_number_that_was_given_to_another_message_meanwhile_stays_with_t
 
 
 @aio
-async def test_what_is_put_down_into_a_closed_conversation_is_forgotten_with_it(valkey_url: str, prefix: str) -> None:
+async def test_a_message_stored_again_in_a_closed_conversation_expires_with_it(valkey_url: str, prefix: str) -> None:
     async with a_chat(valkey_url, prefix, kept_s=100) as store:
         c = (await store.start(CARL, "x1")).conversation.id
         await store.message(CARL, c, "text 2", "m2")
@@ -632,7 +632,7 @@ LETTER = "\U0001f525"  # four bytes
 
 
 @aio
-async def test_a_conversation_is_full_by_the_bytes_of_its_messages(valkey_url: str, prefix: str) -> None:
+async def test_a_conversation_is_full_when_its_messages_reach_the_limit_in_bytes(valkey_url: str, prefix: str) -> None:
     """10,000 messages are 3 MB of usual lines and 160 MB of the longest; 2 MB is what one may have."""
     async with a_chat(valkey_url, prefix) as store:
         c = (await store.start(CARL, "0")).conversation.id
@@ -650,7 +650,7 @@ async def test_a_conversation_is_full_by_the_bytes_of_its_messages(valkey_url: s
 
 
 @aio
-async def test_a_customer_has_so_many_bytes_kept_in_a_day(valkey_url: str, prefix: str) -> None:
+async def test_a_customer_can_store_a_limited_number_of_bytes_per_day(valkey_url: str, prefix: str) -> None:
     """Over all conversations, closed ones too: closing one and starting another is no way around it."""
     async with a_chat(valkey_url, prefix) as store:
         said = 0
@@ -669,7 +669,7 @@ async def test_a_customer_has_so_many_bytes_kept_in_a_day(valkey_url: str, prefi
 
 
 @aio
-async def test_each_text_that_a_customer_has_kept_counts_among_the_bytes_of_the_day(
+async def test_each_text_of_a_customer_counts_towards_the_bytes_of_the_day(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every kind of text: one that did not count would be the way to fill the memory of all."""
@@ -700,7 +700,7 @@ async def test_each_text_that_a_customer_has_kept_counts_among_the_bytes_of_the_
 
 
 @aio
-async def test_what_a_customer_started_is_forgotten_after_two_days_however_often_they_start_one(
+async def test_client_ids_of_started_conversations_expire_after_two_days_however_often_one_starts(
     valkey_url: str, prefix: str
 ) -> None:
     async with a_chat(valkey_url, prefix) as store:

@@ -1,4 +1,4 @@
-"""The dashboard: three boards at once, and again for everybody when the leader says so."""
+"""The dashboard: three events on connect, and for everybody when the leader publishes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def connect(dashboard: Dashboard) -> Socket:
 
 
 @aio
-async def test_the_boards_come_at_connect_and_with_every_turn(valkey_url: str, prefix: str) -> None:
+async def test_the_numbers_come_on_connect_and_at_every_interval(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     dashboard = build(valkey)
@@ -56,7 +56,7 @@ async def test_the_boards_come_at_connect_and_with_every_turn(valkey_url: str, p
 
 
 @aio
-async def test_while_valkey_is_away_the_door_stays_open_and_the_next_turn_brings_them(
+async def test_admins_can_connect_while_valkey_is_unreachable_and_get_the_numbers_later(
     valkey_url: str, prefix: str
 ) -> None:
     valkey = Valkey(valkey_url, prefix)
@@ -69,7 +69,7 @@ async def test_while_valkey_is_away_the_door_stays_open_and_the_next_turn_brings
     await valkey.close()
 
 
-def test_only_admins_come_in_and_the_leaders_clock_can_be_set(prefix: str) -> None:
+def test_only_admins_may_connect_and_the_interval_can_be_set(prefix: str) -> None:
     assert Dashboard.allow == {"admin"}
     dashboard = build(Valkey("unix:///nowhere/s", prefix), 700)
     assert dashboard.tickers == (Ticker("publish_metrics", 700, True),)

@@ -1,4 +1,4 @@
-"""The dashboard's numbers are what the stores hold."""
+"""The numbers of the dashboard are those of the stores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Queue:
 
 
 @aio
-async def test_the_three_boards_are_read_from_their_stores(valkey_url: str, prefix: str) -> None:
+async def test_the_numbers_are_read_from_the_three_stores(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     tickets, presence = TicketStore(valkey), PresenceStore(valkey)

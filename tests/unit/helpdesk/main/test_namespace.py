@@ -1,4 +1,4 @@
-"""The main namespace is as empty as it says; tests/scenarios/test_main_namespace.py shows it over every door."""
+"""The main namespace has no events; tests/scenarios/test_main_namespace.py tests it with real clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bell: all of a user's sockets agree, on two nodes that share a real Valkey, with a log in memory."""
+"""Notifications: all sockets of a user agree, on two nodes with a real Valkey and a log in memory."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def count(unread: int) -> tuple[str, dict[str, int]]:
 
 
 @aio
-async def test_the_count_is_told_at_connect(valkey_url: str, prefix: str) -> None:
+async def test_the_count_is_sent_on_connect(valkey_url: str, prefix: str) -> None:
     async with a_pair(valkey_url, prefix) as pair:
         assert told(await pair.one.connect()) == [count(0)]
         await pair.two.bell.push(["anna"], content())
@@ -127,7 +127,7 @@ async def test_the_same_id_may_go_to_more_users_later(valkey_url: str, prefix: s
 
 
 @aio
-async def test_what_is_read_on_one_socket_is_read_on_all(valkey_url: str, prefix: str) -> None:
+async def test_a_notification_read_on_one_socket_is_read_on_all(valkey_url: str, prefix: str) -> None:
     async with a_pair(valkey_url, prefix) as pair:
         for n in range(3):
             await pair.one.bell.push(["anna"], content(f"n{n}"))
@@ -145,7 +145,7 @@ async def test_what_is_read_on_one_socket_is_read_on_all(valkey_url: str, prefix
 
 
 @aio
-async def test_a_count_that_arrives_late_is_put_right(valkey_url: str, prefix: str) -> None:
+async def test_a_count_that_arrives_late_is_corrected(valkey_url: str, prefix: str) -> None:
     """Node two's change comes between node one's change and its telling: one's older count arrives last."""
     async with a_pair(valkey_url, prefix) as pair:
         await pair.one.bell.push(["anna"], content("n1"))
@@ -178,7 +178,7 @@ async def test_the_list_is_read_in_pages(valkey_url: str, prefix: str) -> None:
 
 
 @aio
-async def test_a_push_that_was_not_told_is_told_by_the_next_attempt_or_the_leader(
+async def test_an_unpublished_push_is_published_by_the_next_attempt_or_the_leader(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_pair(valkey_url, prefix) as pair:
@@ -203,7 +203,7 @@ async def test_a_push_that_was_not_told_is_told_by_the_next_attempt_or_the_leade
 
 
 @aio
-async def test_a_count_nobody_could_know_at_connect_follows(prefix: str, valkey_url: str) -> None:
+async def test_a_count_that_was_unknown_on_connect_follows_later(prefix: str, valkey_url: str) -> None:
     valkey = Valkey(valkey_url, prefix)  # not started: away
     pair = Pair(valkey)
     anna = await pair.one.connect()
@@ -217,7 +217,7 @@ async def test_a_count_nobody_could_know_at_connect_follows(prefix: str, valkey_
 
 
 @aio
-async def test_many_users_are_told_in_one_push(valkey_url: str, prefix: str) -> None:
+async def test_one_push_notifies_many_users(valkey_url: str, prefix: str) -> None:
     async with a_pair(valkey_url, prefix) as pair:
         users = [f"u{n}" for n in range(250)]
         await pair.one.bell.push(users, content())

@@ -1,4 +1,4 @@
-"""The notification store: once per id, never more than it may keep, and a count that cannot be wrong."""
+"""The notification store: once per id, a limited number, and a count that cannot drift."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def content(id: str, title: str = "T", **more: object) -> Content:
 
 
 @aio
-async def test_a_push_is_kept_whole_and_is_to_be_told(valkey_url: str, prefix: str) -> None:
+async def test_a_push_is_stored_completely_with_its_pending_event(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         (record,) = await store.push("u 1", content("n1", "Größe", body="b", data=Raw(b'{"a":[1,null]}')))
         told = json.loads(json.encode_struct(read_notification(record)))
@@ -51,7 +51,9 @@ async def test_a_push_is_kept_whole_and_is_to_be_told(valkey_url: str, prefix: s
 
 
 @aio
-async def test_the_same_id_again_changes_nothing_and_is_told_only_if_it_was_not(valkey_url: str, prefix: str) -> None:
+async def test_a_repeat_of_an_id_changes_nothing_and_is_pending_only_if_it_was_not_published(
+    valkey_url: str, prefix: str
+) -> None:
     async with a_store(valkey_url, prefix) as store:
         first = await store.push("u1", content("n1", "first", data=Raw(b'{"a":1,"b":2}')))
         again = content("n1", "first", data=Raw(b'{"b":2,"a":1}'))
@@ -64,7 +66,7 @@ async def test_the_same_id_again_changes_nothing_and_is_told_only_if_it_was_not(
 
 
 @aio
-async def test_reading_counts_each_once(valkey_url: str, prefix: str) -> None:
+async def test_a_notification_counts_as_read_once(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         for n in range(4):
             await store.pending.mark_published({"u1": (await store.push("u1", content(f"n{n}")))[-1].seq})
@@ -79,7 +81,7 @@ async def test_reading_counts_each_once(valkey_url: str, prefix: str) -> None:
 
 
 @aio
-async def test_pages_follow_each_other_without_gap_or_double(valkey_url: str, prefix: str) -> None:
+async def test_pages_have_no_gaps_and_no_duplicates(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         # at once: many share a millisecond, and still have an order
         await asyncio.gather(*(store.push("u1", content(f"n{n}")) for n in range(25)))
@@ -95,7 +97,7 @@ async def test_pages_follow_each_other_without_gap_or_double(valkey_url: str, pr
 
 
 @aio
-async def test_the_oldest_make_room_and_the_count_follows(
+async def test_the_oldest_notifications_are_dropped_and_the_count_follows(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notifications, "MAX_KEPT", 5)
@@ -110,7 +112,7 @@ async def test_the_oldest_make_room_and_the_count_follows(
 
 
 @aio
-async def test_the_count_is_what_a_count_would_say_after_anything(
+async def test_the_count_equals_the_number_of_unread_ones_after_any_operations(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notifications, "MAX_KEPT", 10)
@@ -130,7 +132,7 @@ async def test_the_count_is_what_a_count_would_say_after_anything(
 
 
 @aio
-async def test_what_valkey_lost_is_put_down_again_once_and_unread(valkey_url: str, prefix: str) -> None:
+async def test_a_lost_notification_is_stored_again_once_and_unread(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         await store.push("u1", content("n1"))
         await store.mark_read("u1", ["n1"])

@@ -1,4 +1,4 @@
-"""The roster says what is true of this node's users, and says it again until it came through."""
+"""Connected users: the store gets what is true on this node, again until Valkey took it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def test_a_user_costs_one_command_for_the_first_socket_and_one_for_the_las
 
 
 @aio
-async def test_a_socket_that_never_came_does_not_count_when_it_goes(valkey_url: str, prefix: str) -> None:
+async def test_a_socket_that_was_never_added_does_not_count_when_it_leaves(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         here, never = sockets("anna", "anna")
         await node.connected_users.add(here)
@@ -109,9 +109,7 @@ async def test_a_socket_that_never_came_does_not_count_when_it_goes(valkey_url: 
 
 
 @aio
-async def test_a_session_that_came_back_before_its_old_sockets_end_was_told_counts_once(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_a_session_that_returns_before_its_old_socket_left_counts_once(valkey_url: str, prefix: str) -> None:
     """Both have the same sid: the end of the old one took the new one's place, and the user was online for good."""
     async with a_node(valkey_url, prefix) as node:
         (old,) = sockets("anna")
@@ -125,7 +123,7 @@ async def test_a_session_that_came_back_before_its_old_sockets_end_was_told_coun
 
 
 @aio
-async def test_a_user_with_another_role_is_stored_anew(valkey_url: str, prefix: str) -> None:
+async def test_a_user_with_a_changed_role_is_stored_again(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         for socket in sockets("anna") + sockets("anna", role="customer"):
             await node.connected_users.add(socket)
@@ -133,7 +131,7 @@ async def test_a_user_with_another_role_is_stored_anew(valkey_url: str, prefix: 
 
 
 @aio
-async def test_what_did_not_come_through_is_said_again(valkey_url: str, prefix: str) -> None:
+async def test_what_could_not_be_stored_is_stored_later(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         anna, bert = sockets("anna", "bert")
         await node.connected_users.add(bert)
@@ -151,9 +149,7 @@ async def test_what_did_not_come_through_is_said_again(valkey_url: str, prefix: 
 
 
 @aio
-async def test_a_node_that_was_declared_dead_is_back_once_it_has_another_incarnation(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_a_node_that_was_declared_dead_returns_with_another_incarnation(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         anna, bert = sockets("anna", "bert")
         await node.connected_users.add(anna)
@@ -169,7 +165,7 @@ async def test_a_node_that_was_declared_dead_is_back_once_it_has_another_incarna
 
 
 @aio
-async def test_after_a_start_those_of_dead_incarnations_are_gone(valkey_url: str, prefix: str) -> None:
+async def test_a_start_removes_users_of_dead_incarnations(valkey_url: str, prefix: str) -> None:
     """The whole server was killed, and Valkey kept what it had said."""
     async with a_node(valkey_url, prefix) as node:
         await node.store.join(fakes.user("ghost"), "n1.before")
@@ -181,7 +177,7 @@ async def test_after_a_start_those_of_dead_incarnations_are_gone(valkey_url: str
 
 
 @aio
-async def test_a_node_that_starts_beside_another_is_not_taken_for_dead(valkey_url: str, prefix: str) -> None:
+async def test_a_node_that_starts_at_the_same_time_is_not_taken_for_dead(valkey_url: str, prefix: str) -> None:
     """It came between the two questions, who lives and who holds somebody, and was fenced for good."""
     async with a_node(valkey_url, prefix) as node:
 
@@ -195,7 +191,7 @@ async def test_a_node_that_starts_beside_another_is_not_taken_for_dead(valkey_ur
 
 
 @aio
-async def test_the_node_is_told_that_it_is_taken_for_dead(valkey_url: str, prefix: str) -> None:
+async def test_the_server_learns_that_its_incarnation_counts_as_dead(valkey_url: str, prefix: str) -> None:
     """Its lease may run: without this nobody would be seen to come to it any more."""
     async with a_node(valkey_url, prefix) as node:
         anna, bert = sockets("anna", "bert")
@@ -212,7 +208,7 @@ async def test_the_node_is_told_that_it_is_taken_for_dead(valkey_url: str, prefi
 
 
 @aio
-async def test_a_difference_between_node_and_store_is_found_and_mended(valkey_url: str, prefix: str) -> None:
+async def test_a_difference_between_node_and_store_is_found_and_repaired(valkey_url: str, prefix: str) -> None:
     """Valkey was emptied; or a command of a lost connection was executed after the one that followed it."""
     async with a_node(valkey_url, prefix) as node:
         (anna,) = sockets("anna")
@@ -226,7 +222,7 @@ async def test_a_difference_between_node_and_store_is_found_and_mended(valkey_ur
 
 
 @aio
-async def test_many_users_are_said_in_bounded_batches(valkey_url: str, prefix: str) -> None:
+async def test_many_users_are_stored_in_bounded_batches(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         everybody = sockets(*(f"u{n}" for n in range(1_200)))
         node.store.away = True

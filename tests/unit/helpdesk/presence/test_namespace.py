@@ -1,4 +1,4 @@
-"""What presence tells to whom: on two nodes that share a real Valkey, with a log in memory."""
+"""Which presence events go to whom: two nodes with a real Valkey and a log in memory."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ ANNA, BERT, CARL = fakes.user("anna", team="t1"), fakes.user("bert", team="t1"),
 
 
 @aio
-async def test_the_team_and_subscribers_are_told_once_each_on_all_nodes(valkey_url: str, prefix: str) -> None:
+async def test_team_and_subscribers_on_all_nodes_get_each_update_once(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         mate, stranger = await cluster.one.connect(BERT), await cluster.two.connect(fakes.user("zoe", "admin"))
         for socket in (mate, stranger):
@@ -111,7 +111,7 @@ async def test_the_team_and_subscribers_are_told_once_each_on_all_nodes(valkey_u
 
 
 @aio
-async def test_a_reload_within_the_grace_is_seen_by_nobody(valkey_url: str, prefix: str) -> None:
+async def test_a_page_reload_within_the_grace_period_is_not_visible(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix, grace_ms=60_000) as cluster:
         mate, anna = await cluster.one.connect(BERT), await cluster.one.connect(ANNA)
         sent(mate)
@@ -123,7 +123,7 @@ async def test_a_reload_within_the_grace_is_seen_by_nobody(valkey_url: str, pref
 
 
 @aio
-async def test_users_of_a_dead_node_go_offline_unless_another_has_them(valkey_url: str, prefix: str) -> None:
+async def test_users_of_a_dead_node_go_offline_unless_another_node_has_them(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.two.connect(ANNA)
         await cluster.two.connect(fakes.user("dora", team="t1"))
@@ -176,7 +176,7 @@ async def test_too_many_rooms_leave_none_behind(valkey_url: str, prefix: str) ->
 
 
 @aio
-async def test_an_id_that_no_user_can_have_spoils_none_of_the_others(valkey_url: str, prefix: str) -> None:
+async def test_an_invalid_id_does_not_affect_the_others(valkey_url: str, prefix: str) -> None:
     """The answer names its place and says what is wrong; it names no room."""
     async with a_cluster(valkey_url, prefix) as cluster:
         anna = await cluster.one.connect(ANNA)
@@ -191,13 +191,13 @@ async def test_an_id_that_no_user_can_have_spoils_none_of_the_others(valkey_url:
 
 
 @pytest.mark.parametrize("user_ids", ['"anna"', json.dumps(["u"] * (MAX_USERS + 1)), "null"])
-def test_a_list_of_users_is_a_list_of_at_most_500(user_ids: str) -> None:
+def test_a_list_has_at_most_500_users(user_ids: str) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(f'{{"userIds":{user_ids}}}', type=WatchUsers)
 
 
 @aio
-async def test_a_change_that_overtakes_the_list_is_told_again(valkey_url: str, prefix: str) -> None:
+async def test_a_change_that_overtakes_the_list_is_sent_again(valkey_url: str, prefix: str) -> None:
     """The list was read before the change, and sent after the change's event."""
 
     async with a_cluster(valkey_url, prefix) as cluster:
@@ -218,7 +218,7 @@ async def test_a_change_that_overtakes_the_list_is_told_again(valkey_url: str, p
 
 
 @aio
-async def test_a_transition_that_could_not_be_logged_is_told_by_the_leader(valkey_url: str, prefix: str) -> None:
+async def test_the_leader_publishes_a_transition_that_could_not_be_logged(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         mate, anna = await cluster.one.connect(BERT), await cluster.one.connect(ANNA)
         sent(mate)
@@ -242,7 +242,7 @@ async def until_overdue(store: PresenceStore) -> Any:
 
 
 @aio
-async def test_a_connect_while_valkey_is_away_is_made_good_later(valkey_url: str, prefix: str) -> None:
+async def test_a_connect_while_valkey_is_unreachable_is_stored_later(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)  # not started: away
     cluster = Cluster(valkey)
     anna = await cluster.one.connect(ANNA)

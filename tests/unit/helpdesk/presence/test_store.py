@@ -1,4 +1,4 @@
-"""The presence scripts: each transition once, no ghosts, whatever dies where."""
+"""The presence scripts: each transition once and no stale users, whichever node dies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def said(changes: list[PendingEvent]) -> list[tuple[str, str]]:
 
 
 @aio
-async def test_the_first_connection_is_seen_and_the_last_only_after_the_grace(valkey_url: str, prefix: str) -> None:
+async def test_others_see_the_first_connect_at_once_and_the_last_disconnect_after_the_grace_period(
+    valkey_url: str, prefix: str
+) -> None:
     async with a_store(valkey_url, prefix) as store:
         anna = fakes.user("anna", team="t1")
         joined = await store.join(anna, "n1")
@@ -75,7 +77,7 @@ async def test_the_first_connection_is_seen_and_the_last_only_after_the_grace(va
 
 
 @aio
-async def test_who_comes_back_within_the_grace_was_never_away(valkey_url: str, prefix: str) -> None:
+async def test_a_user_who_returns_within_the_grace_period_never_went_offline(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         anna = fakes.user("anna")
         await store.join(anna, "n1")
@@ -137,7 +139,7 @@ async def test_agents_are_counted_by_status_and_customers_are_not(valkey_url: st
 
 
 @aio
-async def test_an_agent_is_here_for_the_team_of_the_newest_token_alone(valkey_url: str, prefix: str) -> None:
+async def test_an_agent_counts_only_for_the_team_of_the_newest_token(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         await store.join(fakes.user("anna", team="t1"), "n1")
         await store.join(fakes.user("carl", "customer", team="t1"), "n1")
@@ -180,7 +182,7 @@ async def test_absent_users_are_forgotten_in_time(valkey_url: str, prefix: str) 
 
 
 @aio
-async def test_of_many_who_ask_at_once_one_gets_the_transition(valkey_url: str, prefix: str) -> None:
+async def test_of_many_concurrent_callers_one_gets_the_transition(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         joins = await asyncio.gather(*(store.join(fakes.user("anna"), f"n{n}") for n in range(5)))
         assert [joined.held for joined in joins].count(HeldPresence.SEEN) == 1
@@ -343,7 +345,9 @@ def per_user(told: list[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_crashes_stalls_and_comes_back_the_truth_is_told_once(valkey_url: str, prefix: str, seed: int) -> None:
+def test_each_transition_is_published_once_whatever_crashes_stalls_and_returns(
+    valkey_url: str, prefix: str, seed: int
+) -> None:
     """The randomized check of the scripts: node crash, zombie, stall, grace, reaper dying half-way."""
 
     @aio

@@ -1,4 +1,4 @@
-"""Who may read a ticket: the table of our own rules, and the host's check at arm's length."""
+"""Who may read a ticket: the table of our own rules, and the host's check with all its failures."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_rules(user: User, ticket: Facts, all_agents: bool, may: bool) -> No
 
 
 @aio
-async def test_a_ticket_that_does_not_exist_is_read_by_nobody(valkey_url: str, prefix: str) -> None:
+async def test_nobody_may_read_a_ticket_that_does_not_exist(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     store = TicketStore(valkey)
@@ -63,7 +63,7 @@ async def test_a_ticket_that_does_not_exist_is_read_by_nobody(valkey_url: str, p
 
 
 @aio
-async def test_only_true_from_the_hosts_check_is_a_yes() -> None:
+async def test_only_true_from_the_hosts_check_allows() -> None:
     async def later(user: User, ticket_id: str) -> bool:
         return user.id == ticket_id
 
@@ -75,7 +75,7 @@ async def test_only_true_from_the_hosts_check_is_a_yes() -> None:
 
 
 @aio
-async def test_whatever_goes_wrong_in_the_hosts_check_is_a_no_and_in_the_log(
+async def test_any_failure_of_the_hosts_check_denies_and_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access, "HOST_DEADLINE_S", 0.02)
@@ -111,7 +111,7 @@ def load(spec: str) -> Any:
 
 
 @aio
-async def test_the_setting_puts_the_hosts_check_in_our_place(host_module: Any) -> None:
+async def test_the_setting_replaces_our_rules_by_the_hosts_check(host_module: Any) -> None:
     class Check:
         def may_read(self, user: User, ticket_id: str) -> bool:
             return ticket_id == "7"
@@ -132,7 +132,7 @@ async def test_the_setting_puts_the_hosts_check_in_our_place(host_module: Any) -
         ("host_of_the_tests:dull", "what host_of_the_tests:dull returned has no may_read(user, ticket_id)"),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_says_what_is_wrong(host_module: Any, spec: str, why: str) -> None:
+def test_a_wrong_setting_gives_a_one_line_error(host_module: Any, spec: str, why: str) -> None:
     host_module.fails = lambda tickets, settings: 1 / 0
     host_module.dull = lambda tickets, settings: object()
     with pytest.raises(ValueError) as wrong:

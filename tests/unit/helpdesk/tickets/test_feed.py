@@ -1,4 +1,4 @@
-"""Which event of a change goes to whom, and what of it a customer is not shown."""
+"""Which event of a change goes to whom, and which fields a customer does not get."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def who_heard(sockets: dict[str, Socket], name: str) -> set[str]:
     ],
 )
 @aio
-async def test_a_new_ticket_is_told_to_those_who_may_read_it_by_role_and_team(
+async def test_a_new_ticket_goes_to_staff_who_may_read_it_by_role_and_team(
     valkey_url: str, prefix: str, agent_access: str, team: str | None, heard: set[str]
 ) -> None:
     async with a_cluster(valkey_url, prefix, agent_access=agent_access) as cluster:
@@ -54,7 +54,7 @@ async def test_a_new_ticket_is_told_to_those_who_may_read_it_by_role_and_team(
 
 
 @aio
-async def test_a_new_ticket_is_shown_whole(valkey_url: str, prefix: str) -> None:
+async def test_the_event_of_a_new_ticket_has_all_its_fields(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         root = await cluster.one.connect(ROOT)
         await cluster.two.put(teamId="t1", subject="A", watchers=["w"])
@@ -75,7 +75,7 @@ async def opened(cluster: Cluster) -> tuple[Socket, Socket]:
 
 
 @aio
-async def test_a_change_says_old_and_new_when_and_who(valkey_url: str, prefix: str) -> None:
+async def test_a_change_has_old_and_new_values_time_and_author(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, carl = await opened(cluster)
         await cluster.two.put(status="open", by=Actor("bert", "Bert"))
@@ -88,7 +88,7 @@ async def test_a_change_says_old_and_new_when_and_who(valkey_url: str, prefix: s
 
 
 @aio
-async def test_a_customer_is_not_shown_the_desks_own_fields_but_sees_the_version(valkey_url: str, prefix: str) -> None:
+async def test_a_customer_gets_the_version_but_not_the_fields_for_staff(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, carl = await opened(cluster)
         await cluster.two.put(watchers=["w"], priority="high")
@@ -101,7 +101,7 @@ async def test_a_customer_is_not_shown_the_desks_own_fields_but_sees_the_version
 
 
 @aio
-async def test_the_new_team_is_told_of_a_ticket_that_comes_to_it(valkey_url: str, prefix: str) -> None:
+async def test_the_new_team_of_a_ticket_gets_the_change(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         sockets = await all_connect(cluster)
         anna, carl = await opened(cluster)
@@ -114,7 +114,7 @@ async def test_the_new_team_is_told_of_a_ticket_that_comes_to_it(valkey_url: str
 
 
 @aio
-async def test_an_assignment_is_told_in_the_ticket_and_to_both_people(valkey_url: str, prefix: str) -> None:
+async def test_an_assignment_goes_to_the_open_ticket_and_to_both_people(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, carl = await opened(cluster)
         bert, otto = await cluster.two.connect(BERT), await cluster.one.connect(OTTO)
@@ -134,7 +134,7 @@ async def test_an_assignment_is_told_in_the_ticket_and_to_both_people(valkey_url
 
 
 @aio
-async def test_a_note_is_told_to_staff_alone(valkey_url: str, prefix: str) -> None:
+async def test_a_note_goes_to_staff_only(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, carl = await opened(cluster)
         for kind in ("note", "reply"):

@@ -1,4 +1,4 @@
-"""Opening a ticket, being shown out of it, and the back end's door: on two nodes, one Valkey, a log in memory."""
+"""Opening tickets, losing access, and pushes of the back end: two nodes, one Valkey, a log in memory."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ async def refusal(work: Any) -> RtError:
 
 
 @aio
-async def test_who_opens_a_ticket_is_told_where_it_stands_and_the_ack_says_the_same(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_opening_a_ticket_sends_its_state_and_the_ack_says_the_same(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         applied = await cluster.one.put(teamId="t1", requesterId="carl")
         anna = await cluster.one.connect(ANNA)
@@ -53,7 +51,7 @@ async def test_who_opens_a_ticket_is_told_where_it_stands_and_the_ack_says_the_s
 
 
 @aio
-async def test_who_may_not_read_it_is_refused_and_admins_are_told_if_there_is_none(
+async def test_users_without_access_are_refused_and_admins_learn_if_there_is_no_such_ticket(
     valkey_url: str, prefix: str
 ) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
@@ -77,7 +75,9 @@ async def test_who_may_not_read_it_is_refused_and_admins_are_told_if_there_is_no
 
 
 @aio
-async def test_who_returns_with_an_offset_gets_what_was_missed_in_order_first(valkey_url: str, prefix: str) -> None:
+async def test_a_client_that_returns_with_an_offset_gets_missed_events_first_and_in_order(
+    valkey_url: str, prefix: str
+) -> None:
     """Notes and replies lie in two rooms; staff get them in the one order of the log."""
     async with a_cluster(valkey_url, prefix) as cluster:
         since = (await cluster.one.put(teamId="t1", requesterId="carl")).offset
@@ -101,7 +101,7 @@ async def test_who_returns_with_an_offset_gets_what_was_missed_in_order_first(va
 
 
 @aio
-async def test_who_was_away_too_long_is_told_to_load_anew(valkey_url: str, prefix: str) -> None:
+async def test_a_client_that_was_offline_too_long_must_reload(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1")
 
@@ -117,7 +117,7 @@ async def test_who_was_away_too_long_is_told_to_load_anew(valkey_url: str, prefi
 
 
 @aio
-async def test_a_socket_is_in_no_more_rooms_than_it_may(valkey_url: str, prefix: str) -> None:
+async def test_a_socket_cannot_exceed_its_limit_of_rooms(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix, max_rooms=3) as cluster:
         await cluster.one.put(teamId="t1")
         anna = await cluster.one.connect(ANNA)  # user, role and team
@@ -127,7 +127,7 @@ async def test_a_socket_is_in_no_more_rooms_than_it_may(valkey_url: str, prefix:
 
 
 @aio
-async def test_who_closes_a_ticket_hears_no_more_of_it(valkey_url: str, prefix: str) -> None:
+async def test_closing_a_ticket_ends_its_events(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1")
         anna = await cluster.one.open(ANNA)
@@ -142,7 +142,7 @@ async def test_who_closes_a_ticket_hears_no_more_of_it(valkey_url: str, prefix: 
 
 
 @aio
-async def test_who_loses_access_is_out_of_the_room_on_every_node_before_the_change_is_told(
+async def test_users_who_lose_access_leave_the_room_on_every_node_before_the_change_is_published(
     valkey_url: str, prefix: str
 ) -> None:
     """Deny first, tell second: the change that takes access may hold what is not for those who lose it."""
@@ -167,7 +167,7 @@ async def test_who_loses_access_is_out_of_the_room_on_every_node_before_the_chan
 
 
 @aio
-async def test_all_nodes_look_again_only_when_it_may_change_who_may_read(valkey_url: str, prefix: str) -> None:
+async def test_all_nodes_recheck_access_only_after_changes_that_may_matter(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1", requesterId="carl", watchers=["wanda"])
         await cluster.one.put(subject="Nobody can be in a new one, and this changes nothing")
@@ -180,7 +180,7 @@ async def test_all_nodes_look_again_only_when_it_may_change_who_may_read(valkey_
 
 
 @aio
-async def test_a_deleted_ticket_is_told_before_everybody_is_out(valkey_url: str, prefix: str) -> None:
+async def test_a_deletion_is_published_before_everybody_is_removed(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1", requesterId="carl")
         sockets = [await cluster.one.open(ROOT), await cluster.two.open(CARL), await cluster.two.open(ANNA)]
@@ -241,7 +241,7 @@ async def test_a_deletion_reaches_only_those_who_could_read_the_ticket_until_the
 
 @pytest.mark.parametrize("several", [False, True])
 @aio
-async def test_who_opens_a_ticket_while_access_is_taken_is_sent_nothing_from_after_that(
+async def test_a_client_that_opens_a_ticket_while_it_loses_access_gets_no_later_events(
     valkey_url: str, prefix: str, several: bool
 ) -> None:
     """The change that takes the access is in the log when it is read for the one who asked since before it."""
@@ -266,7 +266,7 @@ async def test_who_opens_a_ticket_while_access_is_taken_is_sent_nothing_from_aft
 
 
 @aio
-async def test_who_opens_a_ticket_while_access_is_taken_does_not_slip_in(valkey_url: str, prefix: str) -> None:
+async def test_a_client_that_opens_a_ticket_while_it_loses_access_does_not_get_in(valkey_url: str, prefix: str) -> None:
     """The check says yes, the recheck finds nobody in the room, and only then comes the join."""
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1")
@@ -283,7 +283,7 @@ async def test_who_opens_a_ticket_while_access_is_taken_does_not_slip_in(valkey_
 
 
 @aio
-async def test_a_recheck_waits_for_the_event_but_not_for_ever(
+async def test_a_recheck_waits_for_the_event_for_a_limited_time(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("insightdesk_rt.helpdesk.event_relay.DELIVERED_WITHIN_S", 0.05)
@@ -301,7 +301,7 @@ async def test_a_recheck_waits_for_the_event_but_not_for_ever(
 
 
 @aio
-async def test_a_node_that_counted_as_dead_looks_again_who_may_read_what(valkey_url: str, prefix: str) -> None:
+async def test_a_node_that_counted_as_dead_rechecks_access_to_tickets(valkey_url: str, prefix: str) -> None:
     """Nobody waited for it when access changed. An emptied store is no reason: it says no of everybody."""
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1")
@@ -355,7 +355,7 @@ async def test_the_hosts_check_decides_alone_and_its_failure_opens_nothing(
 
 
 @aio
-async def test_the_same_request_again_after_a_failure_tells_what_was_left_once(valkey_url: str, prefix: str) -> None:
+async def test_a_repeat_after_a_failure_publishes_what_is_left_once(valkey_url: str, prefix: str) -> None:
     """The change was stored, then Valkey did not take the event: 503, and the back end tries again."""
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1")
@@ -375,7 +375,7 @@ async def test_the_same_request_again_after_a_failure_tells_what_was_left_once(v
 
 
 @aio
-async def test_a_creation_that_had_to_be_tried_again_is_still_a_creation(valkey_url: str, prefix: str) -> None:
+async def test_a_repeated_creation_is_still_reported_as_a_creation(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         cluster.log.away = True
         assert (await refusal(cluster.one.put(teamId="t1"))).code == "UNAVAILABLE"
@@ -390,7 +390,7 @@ async def test_a_creation_that_had_to_be_tried_again_is_still_a_creation(valkey_
 
 
 @aio
-async def test_what_a_dead_node_left_untold_is_told_by_the_leader_and_takes_people_out(
+async def test_the_leader_publishes_what_a_dead_node_left_pending_and_takes_access(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
@@ -410,7 +410,7 @@ async def test_what_a_dead_node_left_untold_is_told_by_the_leader_and_takes_peop
 
 
 @aio
-async def test_changes_at_once_are_told_in_the_order_of_their_versions(valkey_url: str, prefix: str) -> None:
+async def test_concurrent_changes_are_published_in_the_order_of_their_versions(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1")
         anna = await cluster.one.open(ANNA)
@@ -421,7 +421,7 @@ async def test_changes_at_once_are_told_in_the_order_of_their_versions(valkey_ur
 
 
 @aio
-async def test_while_valkey_is_away_nothing_is_said_to_be_done(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_is_confirmed_while_valkey_is_unreachable(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     cluster = Cluster(Valkey("unix:///nowhere/s", prefix))
     anna = await cluster.one.connect(ANNA)
     for work in (

@@ -1,4 +1,4 @@
-"""The ticket store: versions, diffs and counts hold whatever comes at once."""
+"""The ticket store: versions, diffs and counts stay correct under concurrent changes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ REPLY = Comment("c1", "reply", Actor("anna", "Anna"), 'He said: "100 %" \n')
 
 
 @aio
-async def test_a_new_ticket_has_version_one_and_what_was_not_given_has_defaults(valkey_url: str, prefix: str) -> None:
+async def test_a_new_ticket_has_version_one_and_defaults_for_missing_fields(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         outcome = await store.put("42", change(subject='Größe 100 %d "x"', watchers=["b", "a", "b"]))
         assert (outcome.done, outcome.created, outcome.version, outcome.offset) == (True, True, 1, "")
@@ -63,7 +63,7 @@ async def test_a_new_ticket_has_version_one_and_what_was_not_given_has_defaults(
 
 
 @aio
-async def test_a_change_says_old_and_new_of_what_changed_and_nothing_else(valkey_url: str, prefix: str) -> None:
+async def test_a_change_has_old_and_new_values_of_the_changed_fields_only(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         await store.put("42", change(subject="A", watchers=["a"], assigneeId="anna"))
         outcome = await store.put(
@@ -80,7 +80,7 @@ async def test_a_change_says_old_and_new_of_what_changed_and_nothing_else(valkey
 
 
 @aio
-async def test_what_was_told_is_not_given_again_and_its_offset_is_remembered(valkey_url: str, prefix: str) -> None:
+async def test_a_published_event_is_no_longer_pending_and_its_offset_is_stored(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         first = (await store.put("42", change(subject="A"))).pending[-1]
         second = (await store.put("42", change(subject="B"))).pending[-1]
@@ -94,7 +94,7 @@ async def test_what_was_told_is_not_given_again_and_its_offset_is_remembered(val
 
 
 @aio
-async def test_changes_at_once_get_a_version_each_and_no_change_is_lost(valkey_url: str, prefix: str) -> None:
+async def test_concurrent_changes_get_one_version_each_and_none_is_lost(valkey_url: str, prefix: str) -> None:
     """Seed of the rule: two PUTs that read, then write, would both become version 2."""
     async with a_store(valkey_url, prefix) as store:
         outcomes = await asyncio.gather(*(store.put("42", change(subject=str(n))) for n in range(50)))
@@ -106,7 +106,7 @@ async def test_changes_at_once_get_a_version_each_and_no_change_is_lost(valkey_u
 
 
 @aio
-async def test_counts_are_what_a_count_would_say_after_any_changes(valkey_url: str, prefix: str) -> None:
+async def test_counts_equal_the_number_of_tickets_after_any_changes(valkey_url: str, prefix: str) -> None:
     rng = random.Random(7)
     async with a_store(valkey_url, prefix) as store:
         assert (await store.counts()).byStatus == dict.fromkeys(STATUSES, 0)
@@ -133,7 +133,7 @@ async def test_counts_are_what_a_count_would_say_after_any_changes(valkey_url: s
 
 
 @aio
-async def test_a_deleted_ticket_is_gone_and_its_versions_go_on_if_it_comes_back(valkey_url: str, prefix: str) -> None:
+async def test_versions_of_a_deleted_ticket_continue_if_it_comes_back(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         await store.put("42", change(teamId="t1"))
         gone = await store.delete("42")
@@ -152,7 +152,7 @@ async def test_a_deleted_ticket_is_gone_and_its_versions_go_on_if_it_comes_back(
 
 
 @aio
-async def test_a_comment_is_known_again_by_its_id_alone(valkey_url: str, prefix: str) -> None:
+async def test_a_comment_is_recognised_by_its_id_only(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         with pytest.raises(RtError) as refused:
             await store.comment("42", REPLY, remember=True)
@@ -167,7 +167,7 @@ async def test_a_comment_is_known_again_by_its_id_alone(valkey_url: str, prefix:
 
 
 @aio
-async def test_facts_are_what_access_needs(valkey_url: str, prefix: str) -> None:
+async def test_facts_have_the_fields_that_access_needs(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         await store.put("42", change(teamId="t 1", requesterId="auth0|c", watchers=["w@x.example"]))
         assert await store.facts("42") == Facts("t 1", "auth0|c", ["w@x.example"])
@@ -207,9 +207,7 @@ def before(number: int) -> Guard:
 
 
 @aio
-async def test_changes_with_times_leave_the_same_ticket_in_whatever_order_they_come(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_changes_with_times_give_the_same_ticket_in_any_order(valkey_url: str, prefix: str) -> None:
     """The back end's queue is not ordered: a retried job came last and reopened a ticket that was closed after it."""
     changes = [
         change(at=minute(1), subject="S", status="open"),
@@ -228,9 +226,7 @@ async def test_changes_with_times_leave_the_same_ticket_in_whatever_order_they_c
 
 
 @aio
-async def test_a_change_that_is_older_in_all_its_fields_changes_nothing_and_says_so(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_a_change_that_is_older_in_all_fields_is_reported_as_late(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         closed = await store.put("17", change(at=minute(5), status="closed"))
         late = await store.put("17", change(at=minute(4), status="open"))
@@ -247,7 +243,7 @@ async def test_a_change_that_is_older_in_all_its_fields_changes_nothing_and_says
 
 
 @aio
-async def test_a_job_of_before_a_change_without_a_time_is_late(valkey_url: str, prefix: str) -> None:
+async def test_a_job_from_before_a_change_without_a_time_is_late(valkey_url: str, prefix: str) -> None:
     """A change without a time counts as one of when it arrives, as the page says, where others have times."""
     async with a_store(valkey_url, prefix) as store:
         await store.put("17", change(at=minute(1), subject="S", status="open"))
@@ -260,7 +256,7 @@ async def test_a_job_of_before_a_change_without_a_time_is_late(valkey_url: str, 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=5), timedelta(days=3650)])
 @aio
-async def test_a_time_that_has_not_come_yet_does_not_hold_back_later_changes(
+async def test_a_time_in_the_future_does_not_block_later_changes(
     valkey_url: str, prefix: str, ahead: timedelta
 ) -> None:
     """One job with a wrong clock or zone froze the ticket until its time had come, with 200 to all others."""
@@ -273,7 +269,7 @@ async def test_a_time_that_has_not_come_yet_does_not_hold_back_later_changes(
 
 
 @aio
-async def test_a_time_long_ago_is_taken_where_there_is_no_later_one(valkey_url: str, prefix: str) -> None:
+async def test_an_old_time_is_accepted_if_there_is_no_later_one(valkey_url: str, prefix: str) -> None:
     async with a_store(valkey_url, prefix) as store:
         assert (await store.put("17", change(at=datetime(1, 1, 1, tzinfo=UTC), subject="S"))).created
         assert (await store.put("17", change(at=datetime(1969, 1, 1, tzinfo=UTC), subject="T"))).done
@@ -292,7 +288,7 @@ async def test_a_late_change_does_not_bring_a_deleted_ticket_back(valkey_url: st
 
 
 @aio
-async def test_a_change_of_another_version_than_it_expects_is_a_conflict_that_says_which(
+async def test_a_change_that_expects_another_version_is_a_conflict_with_the_current_version(
     valkey_url: str, prefix: str
 ) -> None:
     async with a_store(valkey_url, prefix) as store:

@@ -1,4 +1,4 @@
-"""Who looks and who types: the others see it, it always ends, and two nodes agree."""
+"""Viewers and typing: others see both, both always end, and two nodes agree."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_typing_in_two_tickets_loses_neither(valkey_url: str, prefix: str)
 
 
 @aio
-async def test_typing_ends_when_it_is_said_so_and_is_told_once(valkey_url: str, prefix: str) -> None:
+async def test_stop_typing_ends_it_and_is_published_once(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         cluster.one.tickets.typing(anna, TICKET)
@@ -118,7 +118,7 @@ async def test_typing_ends_when_it_is_said_so_and_is_told_once(valkey_url: str, 
 
 
 @aio
-async def test_who_stops_before_it_was_noted_is_never_said_to_type(valkey_url: str, prefix: str) -> None:
+async def test_a_user_who_stops_before_typing_was_stored_never_shows_as_typing(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         cluster.one.tickets.typing(anna, TICKET)
@@ -130,7 +130,7 @@ async def test_who_stops_before_it_was_noted_is_never_said_to_type(valkey_url: s
 
 @pytest.mark.parametrize("how", ["unsubscribes", "leaves", "dies", "loses access"])
 @aio
-async def test_typing_ends_when_the_typist(valkey_url: str, prefix: str, how: str) -> None:
+async def test_typing_ends_when_the_user(valkey_url: str, prefix: str, how: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, _, carl = await opened(cluster)
         cluster.one.tickets.typing(anna, TICKET)
@@ -172,7 +172,7 @@ async def test_a_user_with_two_tabs_types_until_both_have_stopped(valkey_url: st
 
 
 @aio
-async def test_who_opens_the_ticket_is_told_who_types_as_long_as_they_do(valkey_url: str, prefix: str) -> None:
+async def test_a_client_that_opens_the_ticket_sees_who_types(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, _, carl = await opened(cluster)
         cluster.one.tickets.typing(anna, TICKET)
@@ -187,7 +187,7 @@ async def test_who_opens_the_ticket_is_told_who_types_as_long_as_they_do(valkey_
 
 
 @aio
-async def test_typing_goes_on_while_valkey_is_away(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_typing_works_while_valkey_is_unreachable(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
     cluster = Cluster(Valkey("unix:///nowhere/s", prefix))
     anna, bert = await cluster.one.connect(ANNA), await cluster.one.connect(BERT)
     for socket in (anna, bert):
@@ -202,7 +202,7 @@ async def test_typing_goes_on_while_valkey_is_away(prefix: str, caplog: pytest.L
 
 
 @aio
-async def test_staff_see_who_looks_and_customers_do_not(valkey_url: str, prefix: str) -> None:
+async def test_staff_see_viewers_and_customers_do_not(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, carl = await opened(cluster)
         seen = await cluster.one.tickets.view(bert, ViewTicket("42", "replying"))
@@ -220,7 +220,7 @@ async def test_staff_see_who_looks_and_customers_do_not(valkey_url: str, prefix:
 
 
 @aio
-async def test_many_changes_are_one_message_and_no_change_is_none(valkey_url: str, prefix: str) -> None:
+async def test_many_changes_give_one_message_and_no_change_gives_none(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         for state in ("replying", "away", "replying"):
@@ -233,7 +233,7 @@ async def test_many_changes_are_one_message_and_no_change_is_none(valkey_url: st
 
 
 @aio
-async def test_two_who_come_at_once_on_two_nodes_both_see_both(valkey_url: str, prefix: str) -> None:
+async def test_two_users_who_open_a_ticket_at_once_on_two_nodes_see_each_other(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1")
         anna, bert = await cluster.one.open(ANNA), await cluster.two.open(BERT)
@@ -244,7 +244,7 @@ async def test_two_who_come_at_once_on_two_nodes_both_see_both(valkey_url: str, 
 
 
 @aio
-async def test_who_reloads_the_page_is_not_seen_to_leave(valkey_url: str, prefix: str) -> None:
+async def test_a_page_reload_does_not_show_the_user_leaving(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         await cluster.one.disconnect(bert)
@@ -260,7 +260,7 @@ async def test_who_reloads_the_page_is_not_seen_to_leave(valkey_url: str, prefix
 
 
 @aio
-async def test_who_leaves_on_purpose_is_gone_at_once(valkey_url: str, prefix: str) -> None:
+async def test_a_viewer_who_closes_the_ticket_disappears_at_once(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         await cluster.one.disconnect(bert, CloseReason.CLIENT_LEFT)
@@ -274,7 +274,7 @@ async def test_who_leaves_on_purpose_is_gone_at_once(valkey_url: str, prefix: st
 
 
 @aio
-async def test_who_goes_while_being_let_in_is_not_seen_to_look_for_ever(valkey_url: str, prefix: str) -> None:
+async def test_a_socket_that_leaves_while_it_is_let_in_does_not_stay_a_viewer(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         cluster.one.tickets.unsubscribe(bert, TICKET)
@@ -289,7 +289,7 @@ async def test_who_goes_while_being_let_in_is_not_seen_to_look_for_ever(valkey_u
 
 
 @aio
-async def test_a_session_that_comes_back_in_time_was_never_away(valkey_url: str, prefix: str) -> None:
+async def test_a_session_that_returns_in_time_stays_a_viewer(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         await cluster.one.tickets.view(bert, ViewTicket("42", "replying"))
@@ -304,7 +304,7 @@ async def test_a_session_that_comes_back_in_time_was_never_away(valkey_url: str,
 
 
 @aio
-async def test_a_session_may_come_back_before_its_old_sockets_end_is_told(valkey_url: str, prefix: str) -> None:
+async def test_a_session_may_return_before_its_old_socket_left(valkey_url: str, prefix: str) -> None:
     """That end waits for the handler that runs: it took view and typing of the one that was there by then."""
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, carl = await opened(cluster)
@@ -332,9 +332,7 @@ async def test_a_session_may_come_back_before_its_old_sockets_end_is_told(valkey
 
 
 @aio
-async def test_who_comes_back_and_may_not_read_the_ticket_any_more_is_not_seen_there(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_a_user_who_returns_without_access_is_not_shown_as_viewer(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         await cluster.one.disconnect(bert)
@@ -348,7 +346,7 @@ async def test_who_comes_back_and_may_not_read_the_ticket_any_more_is_not_seen_t
 
 
 @aio
-async def test_a_dead_nodes_people_look_and_type_no_more(valkey_url: str, prefix: str) -> None:
+async def test_users_of_a_dead_node_no_longer_view_or_type(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, carl = await opened(cluster)
         cluster.two.tickets.typing(carl, TICKET)
@@ -368,7 +366,7 @@ async def test_a_dead_nodes_people_look_and_type_no_more(valkey_url: str, prefix
 
 
 @aio
-async def test_a_node_that_has_another_life_puts_its_people_down_again(valkey_url: str, prefix: str) -> None:
+async def test_a_node_with_a_new_incarnation_stores_its_viewers_again(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await opened(cluster)
         await lost(cluster.two, "n1")
@@ -379,7 +377,7 @@ async def test_a_node_that_has_another_life_puts_its_people_down_again(valkey_ur
 
 
 @aio
-async def test_many_views_are_put_down_again_in_few_pipelines(valkey_url: str, prefix: str) -> None:
+async def test_many_views_are_stored_again_in_few_pipelines(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         watch, sockets = cluster.one.tickets.viewers, [fakes.socket("/tickets", BERT) for _ in range(1_200)]
         for number, socket in enumerate(sockets):
@@ -391,7 +389,7 @@ async def test_many_views_are_put_down_again_in_few_pipelines(valkey_url: str, p
 
 
 @aio
-async def test_what_cannot_be_put_down_again_now_is_asked_for_once_more(prefix: str) -> None:
+async def test_a_failed_re_registration_raises_so_that_it_is_repeated(prefix: str) -> None:
     cluster = Cluster(Valkey("unix:///nowhere/s", prefix))
     watch, socket = cluster.one.tickets.viewers, fakes.socket("/tickets", BERT)
     watch._views[socket.sid, "42"] = Looks(socket, BERT.person, "viewing")
@@ -400,7 +398,7 @@ async def test_what_cannot_be_put_down_again_now_is_asked_for_once_more(prefix: 
 
 
 @aio
-async def test_a_node_that_stops_shows_nobody_leave_who_goes_to_another(valkey_url: str, prefix: str) -> None:
+async def test_clients_that_move_from_a_stopping_node_do_not_show_as_leaving(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         anna, bert, _ = await opened(cluster)
         root = await cluster.two.open(ROOT)
@@ -419,7 +417,7 @@ async def test_a_node_that_stops_shows_nobody_leave_who_goes_to_another(valkey_u
 
 
 @aio
-async def test_two_who_clear_up_after_the_same_node_do_not_hold_up_each_other(valkey_url: str, prefix: str) -> None:
+async def test_two_nodes_that_clear_the_same_dead_node_do_not_block_each_other(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         await opened(cluster)
         both = [asyncio.create_task(cluster.two.tickets.node_lost("n1")) for _ in range(2)]
@@ -430,7 +428,7 @@ async def test_two_who_clear_up_after_the_same_node_do_not_hold_up_each_other(va
 
 
 @aio
-async def test_what_valkey_did_not_take_is_put_down_when_it_is_back(
+async def test_what_valkey_did_not_store_is_stored_when_it_is_reachable_again(
     prefix: str,
 ) -> None:
     with OwnValkey() as server:
