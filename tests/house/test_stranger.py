@@ -26,6 +26,8 @@ from tests.support.nodes import two_nodes
 from tests.support.python_client import PythonDoor
 from tests.support.server import ServerProcess
 
+pytestmark = pytest.mark.valkey
+
 FOLDER = Path(__file__).parent / "stranger" / "beacons"
 DOORS: tuple[Door, ...] = (NativeDoor(), PythonDoor("python-websocket", "websocket"))
 NODE_IS_CLEARED_S = 20.0  # a lease of 4 s, a beat, and a slow machine

@@ -54,7 +54,6 @@ from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.chat import events as words
 from insightdesk_rt.helpdesk.chat.conversation import ConversationChange, Message
 from insightdesk_rt.helpdesk.chat.feed import ChatFeed
-from insightdesk_rt.helpdesk.chat.routes import chat_routes
 from insightdesk_rt.helpdesk.chat.settings import ChatSettings
 from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatStore, ChatTimes
 from insightdesk_rt.helpdesk.event_relay import EventRelay, revoke_then_publish, until_delivered
@@ -145,6 +144,9 @@ class Chat(Namespace):
         )
 
     def routes(self, api: Any) -> Iterable[Route]:
+        # Not imported above: emitters import the table of features, and run where there is no Tornado.
+        from insightdesk_rt.helpdesk.chat.routes import chat_routes
+
         return chat_routes(api, self.store, self.publish_change)
 
     async def still_allowed(

@@ -22,7 +22,6 @@ from insightdesk_rt.engine.model import DASHBOARD_ROOM
 from insightdesk_rt.engine.transport.wheel import monotonic_ms
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatStore
-from insightdesk_rt.helpdesk.dashboard.routes import dashboard_routes
 from insightdesk_rt.helpdesk.dashboard.settings import DashboardSettings
 from insightdesk_rt.helpdesk.dashboard.stats import Metrics, Stats
 from insightdesk_rt.helpdesk.presence.store import PresenceStore
@@ -52,6 +51,9 @@ class Dashboard(Namespace):
         return cls(context.hub, context.timers, stats, context.settings.of(DashboardSettings).dashboard_interval_ms)
 
     def routes(self, api: Any) -> Iterable[Route]:
+        # Not imported above: emitters import the table of features, and run where there is no Tornado.
+        from insightdesk_rt.helpdesk.dashboard.routes import dashboard_routes
+
         return dashboard_routes(api, self.stats)
 
     async def joined(self, socket: Socket) -> None:

@@ -46,7 +46,6 @@ from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.event_relay import EventRelay
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers
-from insightdesk_rt.helpdesk.presence.routes import presence_routes
 from insightdesk_rt.helpdesk.presence.settings import PresenceSettings
 from insightdesk_rt.helpdesk.presence.store import PresenceStore, SeenPresence
 
@@ -139,6 +138,9 @@ class Presence(Namespace):
         return cls(context.hub, context.timers, store, context.incarnation, keys, context.fenced)
 
     def routes(self, api: Any) -> Iterable[Route]:
+        # Not imported above: emitters import the table of features, and run where there is no Tornado.
+        from insightdesk_rt.helpdesk.presence.routes import presence_routes
+
         return presence_routes(api, self.store, self._keys)
 
     async def joined(self, socket: Socket) -> None:
