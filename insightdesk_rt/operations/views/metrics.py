@@ -105,16 +105,16 @@ class NodeCollector(Collector):
         python = platform.python_version()
         yield _gauge(
             "build_info",
-            "Always 1; which version this is.",
+            "Always 1; the labels are the version.",
             {(sources.version, python, sources.node_id): 1},
             ("version", "python", "node"),
         )
         ready = {(check.name,): float(check.ok) for check in self._checks}
-        yield _gauge("ready", "Is a readiness check well (1), as /readyz says?", ready, ("check",))
+        yield _gauge("ready", "1 if a readiness check passes, as in /readyz.", ready, ("check",))
         yield _gauge("loop_lag_max_seconds", "Greatest loop lag of the last 10 s.", {(): sources.lag.worst_s()})
         yield _histogram(
             "loop_lag_seconds",
-            "How much later than asked the loop ran something, looked at ten times a second.",
+            "How late the event loop ran a timer, measured ten times a second.",
             {(): sources.lag.seconds},
         )
 
@@ -122,18 +122,18 @@ class NodeCollector(Collector):
         port, dispatch, hub = self._from.port, self._from.dispatch, self._from.hub
         host = port.host
         open_now = {(name,): clients.by_transport.get(name, 0) for name in ("polling", "websocket")}
-        yield _gauge("connections", "Clients that are connected now.", open_now, ("transport",))
+        yield _gauge("connections", "Connected clients.", open_now, ("transport",))
         sockets = {(path,): len(hub.sockets(path)) for path in hub.sent}
-        yield _gauge("sockets", "Clients that are in a namespace now.", sockets, ("namespace",))
+        yield _gauge("sockets", "Clients in a namespace.", sockets, ("namespace",))
         rooms = {(path,): len(hub.rooms(path).names()) for path in hub.sent}
-        yield _gauge("rooms", "Rooms that have members on this node.", rooms, ("namespace",))
+        yield _gauge("rooms", "Rooms with members on this node.", rooms, ("namespace",))
         opened = {(name,): host.opened[name] for name in ("polling", "websocket")}
-        yield _counter("connections_opened", "Clients, by the transport they began with.", opened, ("transport",))
-        yield _counter("upgrades", "Clients that went on from polling to a websocket.", {(): host.upgraded})
+        yield _counter("connections_opened", "Clients that connected, by first transport.", opened, ("transport",))
+        yield _counter("upgrades", "Clients that upgraded from polling to websocket.", {(): host.upgraded})
         closed = {(why.value.replace(" ", "_"),): host.closed[why] for why in CloseReason}
-        yield _counter("connections_closed", "Clients that are gone, by why.", closed, ("reason",))
+        yield _counter("connections_closed", "Closed clients, by reason.", closed, ("reason",))
         turned_away = {(code,): count for code, count in port.refused.items()}
-        yield _counter("requests_refused", "Requests refused before there was a client.", turned_away, ("reason",))
+        yield _counter("requests_refused", "Requests refused before a client existed.", turned_away, ("reason",))
         text = "Clients that broke the protocol before they joined anything, or speak another version of it."
         yield _counter("clients_not_understood", text, {(): host.not_understood})
         over = {(name,): host.over_limit[name] for name in OVER}
@@ -142,13 +142,13 @@ class NodeCollector(Collector):
             "over_limit", "What clients sent, or how long they took, over a limit, by its setting.", over, ("setting",)
         )
         connects = {(path,): dispatch.connected[path] for path in hub.sent}
-        yield _counter("connects", "Connects into a namespace that were let in.", connects, ("namespace",))
+        yield _counter("connects", "Accepted connects to a namespace.", connects, ("namespace",))
         usual = {(code, "") for code in USUAL_REFUSALS}
         refused = {key: dispatch.refused[key] for key in {*usual, *dispatch.refused}}
         text = "Connects into a namespace that were refused; of invalid tokens with what is wrong with them."
         yield _counter("connects_refused", text, refused, ("reason", "why"))
         resumes = {("resumed",): dispatch.resumed, ("lost",): dispatch.not_resumed}
-        yield _counter("resumes", "Clients that asked for the session they had.", resumes, ("outcome",))
+        yield _counter("resumes", "Clients that asked to resume a session.", resumes, ("outcome",))
         yield _counter("received_bytes", "Bytes of clients: frames and polling bodies.", {(): host.bytes_in})
         yield _counter("sent_bytes", "Bytes to clients: frames and polling bodies.", {(): host.bytes_out})
 
@@ -157,7 +157,7 @@ class NodeCollector(Collector):
         by_event = ("namespace", "event")
         counters = {(path, name): each for path, table in calls.counters.items() for name, each in table.items()}
         taken = {key: each.taken for key, each in counters.items()}
-        yield _counter("events_in", "Events that clients sent, refused ones too.", taken, by_event)
+        yield _counter("events_in", "Events from clients, including refused ones.", taken, by_event)
         yield _histogram(
             "handler_seconds",
             "From an event's turn to its answer; without those that were over a rate limit.",
@@ -165,9 +165,9 @@ class NodeCollector(Collector):
             by_event,
         )
         limited = {key: calls.errors[*key, "RATE_LIMITED"] for key in counters}
-        yield _counter("rate_limited", "Events that were dropped for their rate.", limited, by_event)
+        yield _counter("rate_limited", "Events refused by a rate limit.", limited, by_event)
         errors = {(*key, "INTERNAL"): 0 for key in counters} | calls.errors
-        yield _counter("call_errors", "Events that were answered with an error.", errors, (*by_event, "code"))
+        yield _counter("call_errors", "Events answered with an error.", errors, (*by_event, "code"))
 
     def _events(self) -> Iterator[Metric]:
         hub, presence = self._from.hub, self._from.presence
@@ -183,12 +183,12 @@ class NodeCollector(Collector):
             {(): self._from.port.host.flusher.delivery},
         )
         changes = {(status,): presence.transitions[status] for status in get_args(Status)}
-        yield _counter("presence_transitions", "Changes of presence this node told.", changes, ("status",))
+        yield _counter("presence_transitions", "Presence changes published here.", changes, ("status",))
 
     def _outboxes(self, clients: Clients) -> Iterator[Metric]:
         flusher = self._from.port.host.flusher
         yield _counter("messages_queued", "Messages for clients, answers and pings too.", {(): flusher.queued})
-        yield _counter("messages_written", "Messages that a transport took.", {(): flusher.written})
+        yield _counter("messages_written", "Messages written to a transport.", {(): flusher.written})
         dropped = {("behind",): flusher.dropped_behind, ("closed",): flusher.dropped_closed}
         yield _counter(
             "messages_dropped",
@@ -196,15 +196,15 @@ class NodeCollector(Collector):
             dropped,
             ("reason",),
         )
-        yield _gauge("outbox_messages", "Messages that wait for their clients.", {(): clients.outbox_messages})
-        yield _gauge("outbox_bytes", "Bytes that wait for their clients.", {(): clients.outbox_bytes})
+        yield _gauge("outbox_messages", "Messages waiting in outboxes.", {(): clients.outbox_messages})
+        yield _gauge("outbox_bytes", "Bytes waiting in outboxes.", {(): clients.outbox_bytes})
 
     def _valkey(self) -> Iterator[Metric]:
         valkey, bus = self._from.valkey.counters, self._from.backplane.counters
         skew_s = self._from.clock.skew_ms / 1000
         yield _gauge("clock_skew_seconds", "How far this machine's clock is ahead of Valkey's.", {(): skew_s})
         up = self._from.valkey.available and not self._from.valkey.trouble
-        yield _gauge("valkey_up", "Does Valkey answer commands and take writes?", {(): float(up)})
+        yield _gauge("valkey_up", "1 if Valkey answers and accepts writes.", {(): float(up)})
         yield _counter("valkey_commands", "Commands sent.", {(): valkey["commands"]})
         yield _counter("valkey_commands_failed", "Commands that failed, or could not be sent.", {(): valkey["failed"]})
         yield _counter("valkey_connects", "Times the connection for commands came up.", {(): valkey["connects"]})
@@ -214,17 +214,17 @@ class NodeCollector(Collector):
             {(): self._from.valkey.seconds},
         )
         hears = float(self._from.backplane.subscribed)
-        yield _gauge("subscription_up", "Does this node hear all it should?", {(): hears})
+        yield _gauge("subscription_up", "1 if this node receives all events.", {(): hears})
         yield _gauge("subscription_channels", "Channels this node listens to.", {(): bus["channels"]})
         for name, of, text in (
             ("subscription_connects", "connects", "Times the subscription came up."),
             ("subscription_messages", "received", "Messages that came through the subscription."),
             ("subscription_poison", "poison", "Messages that no node of ours could have sent; they were dropped."),
-            ("subscription_duplicates", "duplicates", "Events that came again and were left out."),
-            ("subscription_gaps", "gaps", "Events that named one before them which had not come."),
+            ("subscription_duplicates", "duplicates", "Events received again and ignored."),
+            ("subscription_gaps", "gaps", "Events whose predecessor had not arrived."),
             ("subscription_repairs", "repairs", "Times a log was read to fill a gap."),
             ("events_repaired", "repaired", "Logged events that were delivered by reading the log."),
-            ("resyncs", "resyncs", "Times rooms had to be told to load anew: events of theirs cannot be had."),
+            ("resyncs", "resyncs", "Times rooms had to reload because events are lost."),
             ("events_logged", "appended", "Logged events this node published."),
             ("events_log_failed", "failed", "Logged events this node could not publish or deliver."),
             ("events_published", "published", "Messages of volatile events to other nodes, one for each room."),
@@ -316,7 +316,7 @@ def _process() -> Iterator[Metric]:
         ("process_virtual_memory_bytes", "Virtual memory.", here.virtual_bytes),
         ("process_start_time_seconds", "When the process was started, in Unix time.", here.started_s),
         ("process_open_fds", "Open file descriptors; every connection is one.", here.open_files),
-        ("process_max_fds", "How many it may have.", here.max_files),
+        ("process_max_fds", "Maximum of open file descriptors.", here.max_files),
     ):
         gauge = GaugeMetricFamily(name, text)
         gauge.add_metric((), value)
