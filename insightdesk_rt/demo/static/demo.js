@@ -147,21 +147,21 @@ async function act(actor, ticketId, what) {
 }
 
 /** Send that a person types, at most every two seconds, and that they stopped: after three seconds, or on sending. */
-function typist(input, say) {
-	let told = 0;
+function typingSender(input, send) {
+	let sentAt = 0;
 	let timer;
 	const stop = () => {
 		clearTimeout(timer);
-		if (told) say(false);
-		told = 0;
+		if (sentAt) send(false);
+		sentAt = 0;
 	};
 	input.addEventListener("input", () => {
 		if (!input.value.trim()) return stop();
 		clearTimeout(timer);
 		timer = setTimeout(stop, 3000);
-		if (Date.now() - told < 2000) return;
-		told = Date.now();
-		say(true);
+		if (Date.now() - sentAt < 2000) return;
+		sentAt = Date.now();
+		send(true);
 	});
 	input.addEventListener("blur", stop);
 	return stop;
@@ -331,7 +331,7 @@ function startAgent(first) {
 		$(select).append(...values.map((value) => h("option", { value }, word(value))));
 		$(select).addEventListener("change", () => act("agent", open.id, { [field]: $(select).value }));
 	}
-	const stopped = typist($("ticket-text"), (typing) => {
+	const stopped = typingSender($("ticket-text"), (typing) => {
 		if ($("ticket-note").checked) return; // the customer is not shown that somebody writes a note
 		desk.emit(typing ? "ticket:typing" : "ticket:stopTyping", { ticketId: open.id }, { volatile: true });
 		desk.emit("ticket:view", { ticketId: open.id, state: typing ? "replying" : "viewing" }, { volatile: true });
@@ -375,7 +375,7 @@ function startCustomer(ticket) {
 		}
 		first = false;
 	});
-	const stopped = typist($("mine-text"), (typing) => at.emit(typing ? "ticket:typing" : "ticket:stopTyping", { ticketId: mine.ticketId }, { volatile: true }));
+	const stopped = typingSender($("mine-text"), (typing) => at.emit(typing ? "ticket:typing" : "ticket:stopTyping", { ticketId: mine.ticketId }, { volatile: true }));
 	onSend($("mine-form"), $("mine-text"), (text) => {
 		stopped();
 		act("customer", mine.ticketId, { text });
@@ -555,7 +555,7 @@ function startAgentChat() {
 	});
 	followTalk(at, (id) => chats.get(id), draw);
 	const current = () => ({ conversationId: open.id });
-	const stopped = typist($("talk-text"), (typing) => at.emit(typing ? "chat:typing" : "chat:stopTyping", current(), { volatile: true }));
+	const stopped = typingSender($("talk-text"), (typing) => at.emit(typing ? "chat:typing" : "chat:stopTyping", current(), { volatile: true }));
 	onSend($("talk-form"), $("talk-text"), (text) => {
 		stopped();
 		const talk = chats.get(open.id);
@@ -616,7 +616,7 @@ function startWidget() {
 		draw();
 	});
 	followTalk(at, (id) => (talk?.conversationId === id ? talk : null), draw);
-	const stopped = typist($("widget-text"), (typing) => {
+	const stopped = typingSender($("widget-text"), (typing) => {
 		if (talk?.state === "active") at.emit(typing ? "chat:typing" : "chat:stopTyping", { conversationId: talk.conversationId }, { volatile: true });
 	});
 	onSend($("widget-form"), $("widget-text"), async (text) => {

@@ -122,10 +122,10 @@ class ChatFeed:
         return await self._to_members(taken, fact, id)
 
     async def _transferred(self, fact: ChatFact, id: str, agent_id: str) -> Offset:
-        """The caller has taken access from those who lost it, so the staff room holds only staff who may see the note.
+        """Log a transfer. The caller has already removed users without access, so the staff room may get the note.
 
-        A user's own room may be that of an agent who lost access. Its devices are told without the note, and if they
-        have the conversation open and still may see it, through the staff room. The same for the new agent, if a
+        A user's own room may be that of an agent who lost access, so its devices get the event without the note.
+        Devices that have the conversation open get it through the staff room. The same holds for the new agent, if a
         later transfer took the conversation away before this one was published.
         """
         moved = out.ChatTransferred(
