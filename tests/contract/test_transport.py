@@ -197,7 +197,7 @@ class NativeTlsPeer(NativePeer):
 
 class DeflatePeer(Peer):
     name = "deflate"
-    settings = {"deflate": True}
+    settings = {"websocket_deflate": True}
 
     async def open(self) -> None:
         url = f"ws://127.0.0.1:{self.door.number}{WEBSOCKET}"
