@@ -5,13 +5,13 @@
     emitter = Emitter("valkey://localhost:6379")
     offset = emitter.of("/tickets").to("ticket:42").emit("ticket:updated", {"ticketId": "42"})
 
-It runs the same script as the nodes, on its own connection; `AsyncEmitter` is the same with `await`. An event has an id
-before it is sent for the first time, and every further try uses it: it is in the log once, however often it was tried.
-When the last try failed too, RtError UNAVAILABLE carries the id, to be given to `emit(..., id=...)` later; with the
-usual `timeout_s` within five seconds. After a failover the next try looks the server's name up anew.
+It runs the same script as the nodes, on its own connection; `AsyncEmitter` is the same with `await`. An event gets its
+id before the first try, and all tries use the same id, so that the event is in the log once. If the last try fails too
+(within five seconds with the default `timeout_s`), RtError UNAVAILABLE has the id, which may be passed to
+`emit(..., id=...)` later. After a failover the next try resolves the server's name again.
 
-Not handled: nodes keep what they published for the case that Valkey loses its last second, an emitter does not. Who
-must be sure of that runs Valkey with `appendfsync always`.
+Not handled: nodes keep what they published in case Valkey loses its last second, an emitter does not. If that matters,
+run Valkey with `appendfsync always`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.features import PATHS, refuse_event, refuse_namespace
 
 TRIES = 4
-PAUSE_S = 0.1  # doubled after each try; with a second for each try, about five until it is given up
-LOST = (valkey.ConnectionError, valkey.TimeoutError)  # also while it loads its file
+PAUSE_S = 0.1  # doubled after each try; with a second per try, it gives up after about five
+LOST = (valkey.ConnectionError, valkey.TimeoutError)  # also while the server loads its file
 
 E = TypeVar("E", "Emitter", "AsyncEmitter")
 
 
 class Target(Struct, Generic[E], frozen=True):
-    """A namespace of an emitter, and rooms in it. Each step gives a new one, so that one can be kept and used again."""
+    """A namespace of an emitter, and rooms in it. Each step returns a new target, so targets can be reused."""
 
     emitter: E
     namespace: str
@@ -59,7 +59,7 @@ class Target(Struct, Generic[E], frozen=True):
         return msgspec.structs.replace(self, rooms=self.rooms + tuple(map(Room, rooms)))
 
     def except_(self, *rooms_or_sids: str) -> Target[E]:
-        """Leave out who is in one of these rooms, or has one of these sids. Raises ValueError as `to`."""
+        """Leave out sockets that are in one of these rooms or have one of these sids. Raises ValueError as `to`."""
         for room in rooms_or_sids:
             _check_room(room)
         return msgspec.structs.replace(self, skip=self.skip + rooms_or_sids)
@@ -90,7 +90,7 @@ DEFAULTS = EventLogSettings()
 
 
 class _Emitter:
-    """What both kinds share: how an event becomes a call, and what an answer says."""
+    """What both emitters share: how an event becomes a script call, and how the answer is decoded."""
 
     def __init__(self, prefix: str, keep: EventLogSettings) -> None:
         self._names = Names(prefix)
@@ -111,7 +111,7 @@ class _Emitter:
 
     @staticmethod
     def _must_be_busy(event: Event, refused: valkey.ResponseError) -> None:
-        """Raise RtError INTERNAL for a refusal that would be the same at the next try."""
+        """Raise RtError INTERNAL for a refusal that another try would not change."""
         if not cannot_serve(refused):
             raise RtError("INTERNAL", id=event.id) from refused
 
@@ -148,7 +148,7 @@ class Emitter(_Emitter):
             except valkey.ResponseError as why:
                 self._must_be_busy(event, why)
                 failed = why
-                self._client.connection_pool.disconnect(inuse_connections=False)  # the name may lead elsewhere by now
+                self._client.connection_pool.disconnect(inuse_connections=False)  # the name may have moved
             time.sleep(pause_s)
         raise RtError("UNAVAILABLE", id=event.id) from failed
 
@@ -178,7 +178,7 @@ class AsyncEmitter(_Emitter):
         super().__init__(prefix, EventLogSettings(log_max_entries, log_max_bytes, max_event_bytes))
         self._client = valkey.asyncio.Valkey.from_url(url, **_options(url, timeout_s))
         self._script = self._client.register_script(self._source)
-        # One at a time: events of one emitter stay in their order, and 200 of them do not open 200 connections.
+        # One call at a time, so that events stay in order, and 200 events do not open 200 connections.
         self._turn = asyncio.Lock()
         self._within_s = TRIES * timeout_s + sum(_pauses())
 
@@ -190,7 +190,7 @@ class AsyncEmitter(_Emitter):
         keys, args = self._call(event)
         failed: Exception | None = None
         try:
-            # Its turn counts: behind others that wait for a server that hangs it would wait for all of them.
+            # The timeout includes the wait for its turn, or it would wait for all calls before it when a server hangs.
             async with asyncio.timeout(self._within_s), self._turn:
                 for pause_s in _pauses():
                     try:
@@ -217,7 +217,7 @@ class AsyncEmitter(_Emitter):
 
 
 def _known(namespace: str) -> str:
-    """Return the namespace. Raises ValueError for one that no node serves: its log would be read by nobody."""
+    """Return the namespace. Raises ValueError for one that no node serves, because nobody would read its log."""
     if refusal := refuse_namespace(namespace, PATHS):
         raise ValueError(f"namespace {str(namespace)[:40]!a}: {refusal}; known are {', '.join(PATHS)}")
     return namespace
@@ -231,9 +231,9 @@ def _check_room(room: str) -> None:
 
 
 def _options(url: str, timeout_s: float) -> dict[str, Any]:
-    """Return what connections are made with. Raises ValueError for a URL whose password is not percent-encoded.
+    """Return the options of connections. Raises ValueError for a URL whose password is not percent-encoded.
 
-    The library would take a part of the password for the host or port, and name it in its error.
+    The library would take a part of such a password for the host or port, and show it in its error.
     """
     if fault := url_fault(url):
         raise ValueError(f"{shown_url(url)}: {fault}")

@@ -1,8 +1,8 @@
-"""Origins of web pages (RFC 6454): which text can be one, and which two are the same.
+"""Origins of web pages (RFC 6454): which texts are valid, and which two are the same.
 
-A browser writes an origin in one way: lower case, no default port, no path, names in their ASCII form. A text that it
-never writes can never match, so the configuration refuses it with what to write instead (`misfit`). Pages without an
-origin of their own say `null` (files, sandboxed frames) or `file://` (Electron, Cordova).
+A browser writes an origin in one form: lower case, no default port, no path, names in ASCII. A text in another form can
+never match, so the configuration refuses it and says what to write instead (`misfit`). Pages without an origin of their
+own send `null` (files, sandboxed frames) or `file://` (Electron, Cordova).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from insightdesk_rt.engine.addresses import parse_address
 
 ANY = "*"
 WITHOUT_HOST = ("null", "file://")
-# Programs that are no browsers write the address they connect to. A websocket's scheme is that of HTTP with TLS or not.
+# Other programs than browsers send the address they connect to, where ws stands for http and wss for https.
 _SAME_SCHEME = {"ws": "http", "wss": "https"}
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 _LOOPBACK = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
@@ -24,14 +24,14 @@ _NUMBERS = re.compile(r"[0-9.]+")
 
 
 def comparable(origin: str) -> str:
-    """Return what two texts of one origin have in common: ws as http, wss as https, no default port."""
+    """Return the canonical form of an origin: ws as http, wss as https, no default port."""
     scheme, mark, rest = origin.partition("://")
     scheme = _SAME_SCHEME.get(scheme, scheme)
     return scheme + mark + rest.removesuffix(_DEFAULT_PORT.get(scheme, "/"))
 
 
 def is_loopback_host(host: str) -> bool:
-    """Is a Host header's value, or what stands behind an origin's scheme, a name of this machine?"""
+    """Is this host (of a Host header or an origin) a loopback name of this machine?"""
     return _LOOPBACK.fullmatch(host) is not None
 
 
@@ -41,7 +41,7 @@ def is_loopback_page(origin: str) -> bool:
 
 
 def misfit(text: str) -> str:
-    """Return why a text in `allowed_origins` can match no page, "" if it can."""
+    """Return why a text in `allowed_origins` can never match a page, or ""."""
     if text == ANY or text in WITHOUT_HOST:
         return ""
     if "*" in text:

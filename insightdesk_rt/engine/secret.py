@@ -1,11 +1,11 @@
-"""Settings that hold a secret are of a type of their own: whoever prints one prints what may be seen of it.
+"""Types for settings that contain a secret: printing one shows only what may be seen.
 
     url = SecretUrl("valkey://desk:p%40ss@db:6379/0?password=x")
     f"{url}"        # valkey://desk:[hidden]@db:6379/0?password=[hidden]
-    url.reveal()    # the text itself, for the one place that dials
+    url.reveal()    # the text itself, for the place that connects
 
-A URL is shown as rebuilt from its parts. Where the parts are not certain, because an `@`, `/`, `#` or `?` of a password
-that was not percent-encoded looks like its end, nothing but the scheme is shown, and `url_fault` says so.
+A URL is shown rebuilt from its parts. If the parts are not certain, because an `@`, `/`, `#` or `?` in a password that
+was not percent-encoded may be its end, only the scheme is shown, and `url_fault` says what is wrong.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 HIDDEN = "[hidden]"
 ENCODE = "percent-encode the password (@ is %40, / is %2F, # is %23, ? is %3F, % is %25)"
 
-# Options in the query of a Valkey URL that say nothing secret: a number, a yes or no, a path.
+# Options in the query of a Valkey URL that are not secret: a number, a yes or no, a path.
 _OPEN_OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
 _HIDDEN_OPTIONS = frozenset({"client_name", "password", "ssl_ca_data", "ssl_ciphers", "username"})
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}(?=:)")
@@ -28,7 +28,7 @@ _URL_IN_TEXT = re.compile(r"\S*://\S*")
 
 
 class Secret:
-    """A text that str(), repr() and format() do not show. An empty one counts as false."""
+    """A text that str(), repr() and format() hide. An empty one is false."""
 
     __slots__ = ("_text",)
 
@@ -55,7 +55,7 @@ class Secret:
 
 
 class SecretUrl(Secret):
-    """A URL that may hold a password: all of it but that is shown."""
+    """A URL that may contain a password. Everything else is shown."""
 
     __slots__ = ()
 
@@ -64,7 +64,7 @@ class SecretUrl(Secret):
 
 
 def split_url(text: str) -> SplitResult | None:
-    """Return the parts of a URL; None for a text that is none, or whose port is no port."""
+    """Return the parts of a URL; None for a text that is not a URL or has an invalid port."""
     try:
         url = urlsplit(text)
         url.port  # noqa: B018  raises for a port that is none
@@ -74,14 +74,14 @@ def split_url(text: str) -> SplitResult | None:
 
 
 def url_fault(text: str) -> str:
-    """Return why it is not certain where the password of a URL ends, and what to do; "" where it is."""
+    """Return why it is not certain where a URL's password ends, and what to do; "" if it is certain."""
     url = split_url(text)
     if url is None:
         return ENCODE if "@" in text else "it is not a URL"
     user, _, host = url.netloc.rpartition("@")
     if "@" in user or "#" in text or _BAD_ESCAPE.search(url.netloc) or _BAD_CHARACTER.search(text):
         return ENCODE
-    if url.scheme == "unix" and not url.netloc:  # a path, in which an @ is a letter like others
+    if url.scheme == "unix" and not url.netloc:  # a path, in which an @ has no special meaning
         return ""
     if url.scheme == "unix" and host:
         return ENCODE if "@" in text else "it is not a URL"
@@ -89,7 +89,7 @@ def url_fault(text: str) -> str:
 
 
 def shown_url(text: str) -> str:
-    """Return a URL as it may be printed: without its password and the values of its query."""
+    """Return a URL for printing: without its password and the values of its query."""
     scheme = _SCHEME.match(text)
     if not text or _ADDRESS.fullmatch(text):
         return text
@@ -100,7 +100,7 @@ def shown_url(text: str) -> str:
         return f"{scheme.group()}://{HIDDEN}"
     user, at, host = url.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
-    # a user alone is often a password that lacks its colon
+    # a user without a password is often a password without its colon
     shown_user = f"{name}:{HIDDEN}" if colon else HIDDEN
     path = url.path if url.scheme == "unix" or not url.path.startswith("//") else HIDDEN
     web = url.scheme in ("http", "https")
@@ -110,7 +110,7 @@ def shown_url(text: str) -> str:
 
 
 def shown_text(text: str) -> str:
-    """Return a text in which every URL is as `shown_url` shows it."""
+    """Return a text with every URL replaced by its `shown_url`."""
     return _URL_IN_TEXT.sub(lambda found: shown_url(found.group()), text)
 
 
@@ -125,7 +125,7 @@ def options_of(url: SplitResult) -> list[str]:
 
 
 def _shown_option(part: str, web: bool) -> str:
-    """Return an option of a query: its value where it says nothing secret, its name where it is surely a name."""
+    """Return an option of a query, with its value if that is not secret, and its name if it is certainly a name."""
     name, equals, value = part.partition("=")
     if not equals or not (_OPTION.fullmatch(name) if web else name in _OPEN_OPTIONS | _HIDDEN_OPTIONS):
         return HIDDEN

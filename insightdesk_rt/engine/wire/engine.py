@@ -1,4 +1,4 @@
-"""EngineSession: one client's Engine.IO 4 side around its Socket.IO session: heartbeat, upgrade, goodbye.
+"""EngineSession: one client's Engine.IO 4 state around its Socket.IO session: heartbeat, upgrade, close.
 
     phase      "2probe"          "5"                anything else     lost
     OPEN       PROBING, PONG     UPGRADED, UPGRADE  OPEN, REFUSE      OPEN
@@ -6,13 +6,13 @@
     UPGRADED   REFUSE, always: it is on a websocket already
     CLOSING    REFUSE, always; and what still comes in is ignored
 
-The table is about the messages of a second carrier, the websocket that wants to take over from polling. A refusal ends
-that websocket only; the session lives on where it was.
+The table is about the messages of a second transport, the websocket that wants to replace polling. A refusal ends only
+that websocket; the session continues on its old transport.
 
 Heartbeat: the server pings `ping_interval_ms` after the open or after the previous ping was due, and the peer is dead
-`ping_timeout_ms` after the ping or its last byte, whichever was later. Pings are not put off by other traffic: a stock
-client closes when no ping came for interval and timeout together. Counted from when the previous ping was due, neither
-a late timer nor a slow pong adds to the next interval.
+`ping_timeout_ms` after the ping or its last byte, whichever was later. Other traffic does not delay pings: a stock
+client closes when no ping came for interval and timeout together. The interval counts from when the previous ping was
+due, so that neither a late timer nor a slow pong adds to it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _STEPS: dict[tuple[EnginePhase, str], tuple[EnginePhase, ProbeStep]] = {
 
 
 class EngineSession:
-    """`on_websocket` is for a client that began there: it has nothing to upgrade to."""
+    """`on_websocket`: the client began on a websocket and has nothing to upgrade to."""
 
     __slots__ = ("_due_ms", "_heard_ms", "_inner", "_pinged_ms", "_settings", "codec", "phase", "sid")
 
@@ -100,7 +100,7 @@ class EngineSession:
     # ── what comes in ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive(self, message: str | bytes, now_ms: int) -> Sequence[Inbound]:
-        """Return what one message or packet says: text with its type digit, bytes as they are.
+        """Decode one message or packet: text with its type digit, or bytes.
 
         hot: once per message. Raises WireError; Goodbye for the close packet.
         """
@@ -112,7 +112,7 @@ class EngineSession:
         if kind == "4":
             return self._inner.receive_text(message[1:])
         if kind == "3":
-            self._pinged_ms = None  # if nobody asked, that changes nothing (CVE-2026-48802)
+            self._pinged_ms = None  # an unsolicited pong has no effect (CVE-2026-48802)
             return ()
         if kind == "b":
             return self._inner.receive_binary(decode_binary(message))
@@ -151,7 +151,7 @@ class EngineSession:
     # ── upgrade and end ────────────────────────────────────────────────────────────────────────────────────────────
 
     def probe(self, message: str | bytes) -> ProbeStep:
-        """Return what to do about a message of the websocket that wants to take over. See the table above."""
+        """Return what to do about a message of the probing websocket. See the table above."""
         step = _STEPS.get((self.phase, message)) if isinstance(message, str) else None
         if step is None:
             self.probe_lost()
@@ -160,7 +160,7 @@ class EngineSession:
         return step[1]
 
     def probe_lost(self) -> None:
-        """The probing websocket closed, or took longer than the upgrade timeout: polling goes on."""
+        """The probing websocket closed or exceeded the upgrade timeout: polling goes on."""
         if self.phase is EnginePhase.PROBING:
             self.phase = EnginePhase.OPEN
 

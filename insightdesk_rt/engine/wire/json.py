@@ -1,9 +1,8 @@
 """The only door to the JSON libraries.
 
-ujson writes untyped values. msgspec writes Structs and reads: typed payloads straight from the text, untyped ones too,
-because ujson lets through what JSON forbids (NaN, raw control characters, leading zeros). Depth is capped. Lone
-surrogates (`"\\ud800"`, which JavaScript may send and UTF-8 cannot hold) become U+FFFD. No error but `BadJson` leaves
-this file.
+ujson encodes untyped values. msgspec encodes Structs and decodes everything: ujson would accept what JSON forbids (NaN,
+raw control characters, leading zeros). Depth is limited. Lone surrogates (`"\\ud800"`, which JavaScript may send and
+UTF-8 cannot encode) become U+FFFD. The only error that leaves this file is `BadJson`.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from insightdesk_rt.engine.wire.texts import in_words
 
 T = TypeVar("T")
 
-# Where nothing else is said. msgspec alone would go on to Python's own recursion limit (about 1,000).
+# The default. msgspec alone would go on to Python's recursion limit (about 1,000).
 MAX_DEPTH = 64
 
 
 class _Event(Struct, array_like=True, frozen=True, gc=False):
-    """An array whose further items are skipped, however many: a list of Raw would cost 80 bytes for each."""
+    """An array whose further items are skipped; a list of Raw would cost 80 bytes for each of them."""
 
     name: str | int | float
     argument: Raw = Raw()
@@ -51,7 +50,7 @@ _LONE_SURROGATE = re.compile(
     r"|[c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
 )
 _NO_TEXT = "\udfff"  # what no text has that went through `_without_surrogates`
-_PLAIN = bytes(byte for byte in range(256) if byte not in b'[]{}"')  # of no matter to the depth
+_PLAIN = bytes(byte for byte in range(256) if byte not in b'[]{}"')  # irrelevant to the depth
 _OPENS = bytes(b"1"[0] if byte in b"[{" else b"0"[0] for byte in range(256))
 
 
@@ -67,7 +66,7 @@ _MISSING = re.compile(r"missing required field `([^`]*)`")
 
 
 class BadJson(ValueError):
-    """Not JSON, or not what was asked for. `field` names the offending field, "" for the whole."""
+    """Not JSON, or not of the expected form. `field` names the offending field, "" for the whole text."""
 
     limit_name = ""  # the setting of the limit that was exceeded, if one was
 
@@ -111,9 +110,9 @@ def encode_struct(value: Struct) -> str:
 
 
 def decode(decoder: msgspec.json.Decoder[T], raw: str | bytes | Raw, max_depth: int = MAX_DEPTH) -> T:
-    """Return what the decoder makes of the text. Raises BadJson, with the field's name where one is at fault; TooDeep.
+    """Decode the text. Raises BadJson, with the name of the offending field if there is one; TooDeep.
 
-    The field is written as a client would: `ticketId`, `user.name`, `userIds[2]`.
+    The field is written as in JavaScript: `ticketId`, `user.name`, `userIds[2]`.
     """
     text = bytes(raw) if type(raw) is Raw else raw
     if len(text) > max_depth:
@@ -153,9 +152,9 @@ def check_array(text: str) -> None:
 
 
 def check_depth(text: str | bytes, max_depth: int = MAX_DEPTH) -> None:
-    """Raise TooDeep if brackets nest deeper than that. Only a text with that many of them is looked into.
+    """Raise TooDeep if brackets nest deeper than that. Only a text with so many of them is examined.
 
-    Any client may send a megabyte of brackets: all steps but the last are of C, and that one takes eight at a time.
+    Any client may send a megabyte of brackets. All steps but the last run in C, and the last takes eight at a time.
     """
     data = text.encode("utf-8", "replace") if isinstance(text, str) else text
     if data.count(b"[") + data.count(b"{") <= max_depth:
@@ -195,7 +194,7 @@ def _decode(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
 
 
 def named(why: str) -> BadJson:
-    """Turn the sentence of a msgspec.ValidationError into ours: its path becomes the field, its pattern words."""
+    """Turn a msgspec.ValidationError's text into a BadJson: its path becomes the field, its pattern a description."""
     at = _AT.search(why)
     field = at.group(1) if at else ""
     missing = _MISSING.search(why)
@@ -223,7 +222,7 @@ def _without_surrogates(text: str) -> str:
 
 
 class _Text:
-    """JSON text that ujson takes over as it is."""
+    """JSON text that ujson inserts unchanged."""
 
     __slots__ = ("_text",)
 

@@ -5,9 +5,9 @@
     C→S {"event":"ticket:subscribe","data":{"ticketId":"42"},"id":7}        id asks for an ack
     S→C {"ack":7,"data":{…}}
 
-An event of the server that wants an answer has an `id`, and is answered by {"ack":id,"data":…} the same way. Calls may
-follow `connect` at once; they wait for its answer. JSON has no bytes: where a value holds some, they go out as base64.
-The heartbeat is RFC 6455's ping, and any byte of the peer answers it.
+An event of the server that expects an ack has an `id`, and the client answers {"ack":id,"data":…} the same way. Calls may
+follow `connect` at once; they wait until it is answered. JSON has no bytes, so bytes in a value are sent as base64.
+The heartbeat is RFC 6455's ping, and any byte of the peer counts as the answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PING = Encoded("", ping_frame())
 
 
 class Frame(Struct, frozen=True, gc=False):
-    """What a client may send: an event (perhaps with an id) or an answer. Other members are ignored."""
+    """What a client may send: an event (with or without an id) or an ack. Other members are ignored."""
 
     event: str | UnsetType = UNSET
     data: Raw = Raw()
@@ -47,7 +47,7 @@ _frame = msgspec.json.Decoder(Frame)
 
 
 class NativeCodec:
-    """Writes the server's frames. With `recovery`, sessions have a pid and logged events their offset."""
+    """Encodes the server's frames. With `recovery`, sessions have a pid and logged events their offset."""
 
     __slots__ = ("plain", "recovery")
 
@@ -118,7 +118,7 @@ class NativePhase(Enum):
     NEW = "new"  # nothing but `connect` may come
     ASKED = "asked"  # calls may come; they wait for the answer
     JOINED = "joined"
-    DROPPED = "dropped"  # refused or expelled: the transport is about to close, nothing is heard
+    DROPPED = "dropped"  # refused or expelled: the transport is about to close, input is ignored
 
 
 class NativeSession:
@@ -136,7 +136,7 @@ class NativeSession:
     )
 
     skips_binary = False  # a binary message closes the connection
-    unfinished = 0  # a message is one frame, to whom it is given
+    unfinished = 0  # a message is one frame, so there is no unfinished packet
 
     def __init__(
         self,
@@ -153,14 +153,14 @@ class NativeSession:
         self._timeout_ms = ping_timeout_ms
         self._phase = NativePhase.NEW
         self._due_ms = 0
-        self._pinged_ms: int | None = None  # when the ping left that nothing was heard after
+        self._pinged_ms: int | None = None  # when the last ping left, if nothing was heard since
 
     def opened(self, now_ms: int) -> Sequence[Encoded]:
         self._due_ms = now_ms + self._interval_ms
         return ()
 
     def receive(self, message: str | bytes, now_ms: int) -> Sequence[Inbound]:
-        """Return what one text frame says. Raises WireError: 1003 for a binary one, TooBig, 1002 for the rest."""
+        """Decode one text frame. Raises WireError: 1003 for a binary one, TooBig, 1002 for other violations."""
         if isinstance(message, bytes):
             raise WireError("binary frame", 1003)
         if self._phase is not NativePhase.JOINED:
@@ -210,7 +210,7 @@ class NativeSession:
     # ── heartbeat ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def heard(self, now_ms: int) -> None:
-        """Pongs do not reach `receive`: whatever the peer says is taken for one."""
+        """Pongs do not reach `receive`, so any byte of the peer counts as one."""
         self._pinged_ms = None
 
     def heartbeat(self, now_ms: int) -> Encoded | None:

@@ -1,8 +1,8 @@
-"""What a text that somebody sends may contain, and the words for each pattern that a field must match.
+"""The rules for texts from outside, and a description of each pattern that a field must match.
 
-A text may not have control characters other than newline and tab: one of them is six bytes of JSON (`\\u0001`), so that
-a limit in characters would be no limit in bytes, and PostgreSQL refuses NUL. Without them a text of n characters is at
-most 4 n bytes of JSON. A carriage return is accepted in front of a newline, because e-mail and Windows end lines so.
+A text must not have control characters other than newline and tab. Such a character is six bytes of JSON (`\\u0001`),
+so a limit in characters would not limit the bytes, and PostgreSQL refuses NUL. Without them a text of n characters is at
+most 4 n bytes of JSON. A carriage return is accepted before a newline, because e-mail and Windows end lines that way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Meta
 
 MAX_CHARACTER_BYTES = 4  # the most that one character of an accepted text takes as JSON in UTF-8
 
-# What leaves no mark on a screen: white space, controls, what Unicode calls Default_Ignorable_Code_Point (15.0), the
+# Invisible on a screen: white space, controls, what Unicode calls Default_Ignorable_Code_Point (15.0), the
 # interlinear annotation characters, and three that are drawn as blanks: Braille blank, Hangul fillers, null notehead.
 INVISIBLE = (
     "\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f"
