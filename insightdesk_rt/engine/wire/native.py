@@ -5,8 +5,8 @@
     C→S {"event":"ticket:subscribe","data":{"ticketId":"42"},"id":7}        id asks for an ack
     S→C {"ack":7,"data":{…}}
 
-An event of the server that expects an ack has an `id`, and the client answers {"ack":id,"data":…} the same way. Calls may
-follow `connect` at once; they wait until it is answered. JSON has no bytes, so bytes in a value are sent as base64.
+An event of the server that expects an ack has an `id`, and the client answers {"ack":id,"data":…} the same way. Calls
+may follow `connect` at once; they wait until it is answered. JSON has no bytes, so bytes in a value are sent as base64.
 The heartbeat is RFC 6455's ping, and any byte of the peer counts as the answer.
 """
 

@@ -1,8 +1,8 @@
 """The rules for texts from outside, and a description of each pattern that a field must match.
 
 A text must not have control characters other than newline and tab. Such a character is six bytes of JSON (`\\u0001`),
-so a limit in characters would not limit the bytes, and PostgreSQL refuses NUL. Without them a text of n characters is at
-most 4 n bytes of JSON. A carriage return is accepted before a newline, because e-mail and Windows end lines that way.
+so a limit in characters would not limit the bytes, and PostgreSQL refuses NUL. Without them a text of n characters has
+at most 4 n bytes of JSON. A carriage return is accepted before a newline, as in e-mail and on Windows.
 """
 
 from __future__ import annotations
