@@ -52,6 +52,7 @@ class InProcessClient:
         self._ids = 0
         self._retry: asyncio.TimerHandle | None = None
         self._hung_up = False
+        self.offset: str | None = None  # of the last logged event that it received
         self._connect()
 
     def _connect(self) -> None:
@@ -127,6 +128,7 @@ class InProcessClient:
         event, data = frame["event"], frame.get("data")
         if event == "connect":
             self._ready.set()
+        self.offset = frame.get("offset") or self.offset
         for found in self._awaited.get(event, ()):
             if not found.done():
                 found.set_result(data)

@@ -242,7 +242,8 @@ class Demo:
     def _hear_pushed(self, event: str, data: Any) -> None:
         """Somebody pushed a ticket through the admin port: keep it, so that the page shows it after a reload too."""
         if event == "ticket:created" and self._desk.pushed(data["ticket"]):
-            self._own(self._ignoring_refusals(self._follow(data["ticketId"])))
+            created = self._client(JONAS, "/tickets").offset
+            self._own(self._ignoring_refusals(self._follow(data["ticketId"], created)))
         elif event == "ticket:updated":
             self._desk.changed(data["ticketId"], data["changes"], data["updatedAt"])
         elif event == "ticket:commented":
@@ -250,10 +251,13 @@ class Demo:
         elif event == "ticket:deleted":
             self._desk.gone(data["ticketId"])
 
-    async def _follow(self, ticket_id: str) -> None:
-        """Get the events of a pushed ticket without showing as an active viewer."""
+    async def _follow(self, ticket_id: str, created: str | None) -> None:
+        """Get the events of a pushed ticket without showing as an active viewer.
+
+        `created` is the offset of its creation: the back end may have changed it again before this subscribes.
+        """
         client = self._client(JONAS, "/tickets")
-        await client.ask("ticket:subscribe", ticketId=ticket_id)
+        await client.ask("ticket:subscribe", ticketId=ticket_id, **({"since": created} if created else {}))
         await client.ask("ticket:view", ticketId=ticket_id, state="away")
 
     def _some_ticket(self) -> str:
