@@ -32,7 +32,7 @@ LIMIT_BYTES = 32 * 1024 * 1024  # the cases of group 9 send 16 MB, and 4 MB in 6
 class EchoSession(NativeSession):
     """Passes every message up as it is."""
 
-    most_bytes = LIMIT_BYTES
+    max_message_bytes = LIMIT_BYTES
 
     def receive(self, message: str | bytes, now_ms: int) -> Sequence[Inbound]:
         if isinstance(message, str):

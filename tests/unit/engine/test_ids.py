@@ -22,8 +22,10 @@ from insightdesk_rt.engine import tokens as auth
 from insightdesk_rt.engine.dispatch.namespace import Payload
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.wire import json
+from insightdesk_rt.helpdesk.chat import routes as chat_routes  # noqa: F401  features import theirs when they serve
 from insightdesk_rt.helpdesk.features import FEATURES
-from insightdesk_rt.operations import routes  # noqa: F401  all routes of the admin port
+from insightdesk_rt.helpdesk.presence import routes as presence_routes  # noqa: F401
+from insightdesk_rt.operations import routes  # noqa: F401  all other routes of the admin port
 from tests.support.tokens import KEYS, token
 
 ODD_USERS = [
