@@ -50,7 +50,7 @@ class CountedBackplane(ValkeyBackplane):
 
     @property
     def probes(self) -> int:
-        return self.heard[self._node_channel]
+        return self.heard[self._node_channels[0]]
 
     @property
     def from_rooms(self) -> int:
