@@ -25,6 +25,8 @@ USERS = 40
 FLAT_MB = 10.0
 # Of one type: some tables have a few entries more or less at one moment than at another.
 FLAT_OBJECTS = 50
+# Published events, which a node keeps for a minute and up to 16 MB, in case Valkey has two primaries.
+KEPT_A_MINUTE = {"insightdesk_rt.engine.cluster.publisher.Sent"}
 
 UPGRADE = {
     "Connection": "Upgrade",
@@ -219,4 +221,5 @@ def test_twenty_thousand_clients_leave_nothing_behind(server: CountingServer) ->
 
 
 def grown(before: Counter[str], after: Counter[str]) -> dict[str, tuple[int, int]]:
-    return {name: (before[name], n) for name, n in after.items() if n > before[name] + FLAT_OBJECTS}
+    more = {name: (before[name], n) for name, n in after.items() if n > before[name] + FLAT_OBJECTS}
+    return {name: counts for name, counts in more.items() if name not in KEPT_A_MINUTE}
