@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shlex
@@ -514,7 +515,7 @@ def test_sighup_loads_the_certificate_again_and_ends_nothing(tmp_path: Path, wor
         server.send(signal.SIGHUP)
         await until(lambda: server.log().count("the old one stays in use") == workers, "a line of each")
         assert await all_new()
-        writer.close()
+        await cut(writer)
 
     try:
         body()
@@ -537,8 +538,15 @@ async def shown(ports: list[int]) -> list[int] | None:
             return None
         der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         serials.append(x509.load_der_x509_certificate(der).serial_number)
-        writer.close()
+        await cut(writer)
     return serials
+
+
+async def cut(writer: asyncio.StreamWriter) -> None:
+    """End a connection at once. A goodbye over TLS would still be under way when the test's loop ends."""
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 def test_sighup_does_not_end_a_server_without_a_certificate(server: ServerProcess) -> None:
