@@ -1,7 +1,7 @@
 """Socket: one client in one namespace. A namespace uses it to send to the client and to know its user and rooms.
 
-Slots only: an idle agent has five of these. `client` and `outbox` belong to floor 1; this file uses three of their
-methods and names them here, so that the hub can be tested with ten-line fakes.
+Slots only: an idle agent has five of these. `client` and `outbox` belong to engine/transport; this file uses three of
+their methods and names them here, so that the hub can be tested with ten-line fakes.
 """
 
 from __future__ import annotations
