@@ -1,4 +1,4 @@
-"""What lies in Valkey: each family of keys is in the table of docs/security.md, with its bound in bytes and its end.
+"""What is stored in Valkey: docs/security.md lists each family of keys, with its bound in bytes and its end.
 
 Each event of clients is played as often as it is allowed in a minute, or two hundred times where that is more, each
 time as large as it may be; the back end pushes its own. Then each key that there is is held against its row.
@@ -43,7 +43,7 @@ class Family(NamedTuple):
 
 
 def families() -> list[Family]:
-    table = DOC.split("## What lies in Valkey")[1].split("\n## ")[0]
+    table = DOC.split("## What is stored in Valkey")[1].split("\n## ")[0]
     found = []
     for names, _, most, ends in re.findall(r"^\| (`.*?`) \| (.*?) \| (.*?) \| (.*?) \|$", table, re.MULTILINE):
         number, unit = re.match(r"([\d.,]+) (B|KB|MB|GB)", most).groups()  # type: ignore[union-attr]
