@@ -4,6 +4,7 @@
     build_cluster     Valkey, the event log, and this node's place among the others
     build_clients     the clients and sockets of this node, and their way to other nodes
     build_features    the helpdesk, from its table; then the node registers in the cluster
+    build_backend     what the helpdesk's back end and the server do for each other, from its table
     build_operations  moderation, the dispatcher that obeys it, and the numbers of this node
     open_ports        the HTTP servers: other nodes, clients, admins
 
@@ -30,6 +31,8 @@ from insightdesk_rt.api.keys_and_scopes import AdminAccess, KeyFile
 from insightdesk_rt.app.certificates import Certificates
 from insightdesk_rt.app.config import LoadedSettings, Settings, flat, shown, table
 from insightdesk_rt.app.embedded_valkey import Embedded, EmbeddedError
+from insightdesk_rt.backend.part import BackendContext, BackendPart
+from insightdesk_rt.backend.parts import PARTS
 from insightdesk_rt.demo import Demo
 from insightdesk_rt.demo.routes import demo_routes
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
@@ -43,7 +46,7 @@ from insightdesk_rt.engine.cluster.sessions import ClusterSessions
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import Dispatch, Verify
 from insightdesk_rt.engine.dispatch.features import Features
-from insightdesk_rt.engine.dispatch.namespace import Context
+from insightdesk_rt.engine.dispatch.namespace import Context, Namespace
 from insightdesk_rt.engine.doors.client_port import ClientPort
 from insightdesk_rt.engine.doors.drain import Drain
 from insightdesk_rt.engine.doors.engineio import socketio_handlers
@@ -122,8 +125,9 @@ class Server:
         self.embedded = cluster.embedded
         clients = await build_clients(start, cluster)
         features = await build_features(start, cluster, clients)
-        operations = await build_operations(start, keys, cluster, clients, features)
-        await open_ports(start, bound, self._certificates, keys, cluster, clients, features, operations)
+        backend = await build_backend(start, cluster, clients, features)
+        operations = await build_operations(start, keys, cluster, clients, features, backend)
+        await open_ports(start, bound, self._certificates, keys, cluster, clients, features, backend, operations)
         # A stop begins here: no new clients, then the present ones are disconnected while polls are still answered.
         start.stop.push_async_callback(self._drain, operations.drain)
 
@@ -398,6 +402,33 @@ async def register(start: Start, cluster: ClusterParts, features: Features) -> N
     cluster.valkey.on_up.append(lambda replaced: leases.re_register_soon() if replaced else None)
 
 
+# ── the back end ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def build_backend(
+    start: Start, cluster: ClusterParts, clients: ClientParts, features: Features
+) -> tuple[BackendPart, ...]:
+    """Build and start every part of the table. Raises ConfigError, StartError."""
+    settings = start.settings
+    context = BackendContext(
+        features,
+        clients.hub,
+        cluster.valkey,
+        clients.calls,
+        PATHS,
+        settings.event_log.max_event_bytes,
+        settings.features,
+    )
+    try:
+        backend = tuple(kind(context) for kind in PARTS)
+    except ValueError as why:
+        raise ConfigError(str(why)) from None
+    for part in backend:
+        start.stop.push_async_callback(part.close)
+        await or_start_error(cluster.valkey, part.start())
+    return backend
+
+
 # ── moderation and numbers ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -411,7 +442,12 @@ class OperationParts(NamedTuple):
 
 
 async def build_operations(
-    start: Start, keys: Keys, cluster: ClusterParts, clients: ClientParts, features: Features
+    start: Start,
+    keys: Keys,
+    cluster: ClusterParts,
+    clients: ClientParts,
+    features: Features,
+    backend: Sequence[BackendPart],
 ) -> OperationParts:
     """Make what admins rule, the dispatcher that obeys it, and the numbers of this node; start the periodic work."""
     settings, registry, hub = start.settings, clients.registry, clients.hub
@@ -429,7 +465,7 @@ async def build_operations(
     start.stop.push_async_callback(dispatch.close, STOP_WITHIN_S)
     await or_start_error(cluster.valkey, moderation.start(clients.calls, dispatch.calls))
     start.every(TICK_MS, moderation.tick, "what admins have ruled")
-    start_periodic_work(start, cluster, clients, features, dispatch)
+    start_periodic_work(start, cluster, clients, features, backend, dispatch)
     lag = LoopLag()
     lag.start()
     start.stop.callback(lag.stop)
@@ -444,7 +480,12 @@ async def build_operations(
 
 
 def start_periodic_work(
-    start: Start, cluster: ClusterParts, clients: ClientParts, features: Features, dispatch: Dispatch
+    start: Start,
+    cluster: ClusterParts,
+    clients: ClientParts,
+    features: Features,
+    backend: Sequence[BackendPart],
+    dispatch: Dispatch,
 ) -> None:
     leases = cluster.leases
 
@@ -455,9 +496,10 @@ def start_periodic_work(
     start.every(BEAT_MS, beat, "the lease")
     start.every(WHEEL_STEP_MS, clients.wheel.turn, "the wheel")
     start.every(SWEEP_MS, dispatch.sweep, "sweeping")
-    for feature in features:
-        for ticker in feature.tickers:
-            work, what = getattr(feature, ticker.method), f"{feature.path} {ticker.method}"
+    named: list[tuple[str, Namespace | BackendPart]] = [(feature.path, feature) for feature in features]
+    for name, owner in [*named, *((part.name, part) for part in backend)]:
+        for ticker in owner.tickers:
+            work, what = getattr(owner, ticker.method), f"{name} {ticker.method}"
             if ticker.on_leader:
                 work = only_if(partial(leases.claims, what, ticker.every_ms), work)
             start.every(ticker.every_ms, work, what)
@@ -474,6 +516,7 @@ async def open_ports(
     cluster: ClusterParts,
     clients: ClientParts,
     features: Features,
+    backend: Sequence[BackendPart],
     operations: OperationParts,
 ) -> None:
     """Begin to answer: other nodes, then clients, then admins."""
@@ -486,7 +529,7 @@ async def open_ports(
     if demo is not None:
         await demo.start()
         start.stop.push_async_callback(demo.close)
-    admin, routes = admin_port(admin_parts(start, keys, cluster, clients, features, operations))
+    admin, routes = admin_port(admin_parts(start, keys, cluster, clients, features, backend, operations))
     serve(
         start,
         bound.admins,
@@ -543,6 +586,7 @@ def admin_parts(
     cluster: ClusterParts,
     clients: ClientParts,
     features: Features,
+    backend: Sequence[BackendPart],
     operations: OperationParts,
 ) -> ServerParts:
     access = operations.moderation.access
@@ -558,6 +602,7 @@ def admin_parts(
         clients.hub,
         operations.dispatch,
         features,
+        backend,
         operations.moderation,
         operations.port,
         operations.stats,
@@ -604,7 +649,6 @@ def admin_port_settings(loaded: LoadedSettings) -> AdminPortSettings:
         settings.tokens.user_keys,
         (*settings.admin_port.admin_hosts, *settings.admin_port.admin_address),
         settings.admin_port.on_loopback,
-        settings.event_log.max_event_bytes,
         [
             SettingView(name, shown(name, values[name]), loaded.origins[name], one.group, one.help)
             for name, one in table().items()

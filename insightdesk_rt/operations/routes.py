@@ -12,8 +12,7 @@ from insightdesk_rt.api.handler import Admin
 from insightdesk_rt.api.keys_and_scopes import AdminAccess
 from insightdesk_rt.api.openapi import Route, openapi_routes
 from insightdesk_rt.api.sessions import Sessions
-from insightdesk_rt.backend.push.access import recheck_routes
-from insightdesk_rt.backend.push.routes import push_routes
+from insightdesk_rt.backend.part import BackendPart
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.clock import ValkeyClock
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
@@ -25,9 +24,7 @@ from insightdesk_rt.engine.doors.drain import Drain
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.model import UserKeys
 from insightdesk_rt.engine.transport.lag import LoopLag
-from insightdesk_rt.helpdesk.notifications.namespace import Notifications
 from insightdesk_rt.helpdesk.presence.namespace import Presence
-from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 from insightdesk_rt.operations.console.console import console_routes, session_routes
 from insightdesk_rt.operations.moderation.access_rules import AccessRuleChanges
 from insightdesk_rt.operations.moderation.blocks import block_routes
@@ -54,7 +51,6 @@ class AdminPortSettings(NamedTuple):
     user_keys: UserKeys
     hosts: Collection[str]  # names and addresses by which it may be called
     on_loopback: bool  # only this machine can reach it
-    max_event_bytes: int
     shown: Sequence[SettingView]  # every setting, for GET /api/v1/config
 
 
@@ -75,6 +71,7 @@ class ServerParts(NamedTuple):
     hub: Hub
     dispatch: Dispatch
     features: Features
+    backend: Collection[BackendPart]
     moderation: Moderation
     port: ClientPort
     stats: NodeStats
@@ -92,7 +89,7 @@ def admin_port(parts: ServerParts) -> tuple[Admin, list[Route]]:
         *health_routes(admin, checks),
         *_node_routes(admin, parts, checks),
         *_client_routes(admin, parts),
-        *_helpdesk_routes(admin, parts),
+        *(route for part in (*parts.features, *parts.backend) for route in part.routes(admin)),
         *_moderation_routes(admin, parts),
         *audit_routes(admin, audit),
     ]
@@ -147,17 +144,6 @@ def _client_routes(admin: Admin, parts: ServerParts) -> list[Route]:
         *connection_routes(admin, here, everywhere, parts.calls, keys),
         *user_routes(admin, everywhere, parts.features.of(Presence).store, parts.moderation.access, keys),
         *room_routes(admin, parts.node_id, parts.hub, parts.calls, parts.backplane.logs),
-    ]
-
-
-def _helpdesk_routes(admin: Admin, parts: ServerParts) -> list[Route]:
-    settings, features = parts.settings, parts.features
-    tickets, notifications = features.of(Tickets), features.of(Notifications)
-    keys, max_bytes = settings.user_keys, settings.max_event_bytes
-    return [
-        *(route for feature in features for route in feature.routes(admin)),
-        *recheck_routes(admin, tickets, parts.calls, keys),
-        *push_routes(admin, tickets, notifications, parts.hub, parts.namespaces, max_bytes, keys),
     ]
 
 

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "app/process": "integration/test_process.py",
     "app/server": "integration/test_process.py",
     "app/workers": "integration/test_workers.py",
+    "backend/parts": "unit/backend/test_part.py",
     "backend/push/access": "integration/test_moderation.py",
     "backend/push/emit": "unit/backend/push/test_routes.py",
     "backend/push/notifications": "unit/backend/push/test_routes.py",

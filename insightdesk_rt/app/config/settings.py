@@ -20,6 +20,7 @@ from insightdesk_rt.api.keys_and_scopes import AdminSettings
 from insightdesk_rt.app.certificates import TlsSettings
 from insightdesk_rt.app.embedded_valkey import EmbeddedSettings
 from insightdesk_rt.app.logs import LogSettings
+from insightdesk_rt.backend.parts import PARTS
 from insightdesk_rt.engine.cluster.publisher import EventLogSettings
 from insightdesk_rt.engine.cluster.sessions import RecoverySettings
 from insightdesk_rt.engine.cluster.valkey import ValkeySettings
@@ -173,8 +174,8 @@ def _parts() -> dict[str, type[SettingsPart]]:
 
 @cache
 def _of_features() -> tuple[type[SettingsPart], ...]:
-    """Return the classes in which features declare their settings, each once."""
-    return tuple(dict.fromkeys(feature.settings for feature in FEATURES))
+    """Return the classes in which features and the parts of the back end's wing declare settings, each once."""
+    return tuple(dict.fromkeys((*(each.settings for each in FEATURES), *(each.settings for each in PARTS))))
 
 
 @cache

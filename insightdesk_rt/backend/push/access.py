@@ -7,6 +7,7 @@ is out of it then, and was notified.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -14,12 +15,11 @@ from msgspec import Meta, Struct
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.operation import Answer, Count
 from insightdesk_rt.api.whom import key_of
-from insightdesk_rt.engine.cluster.node_calls import NodeCalls
+from insightdesk_rt.backend.part import BackendContext, BackendPart
 from insightdesk_rt.engine.cluster.replies import decode_replies
 from insightdesk_rt.engine.dispatch.namespace import Route
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import TicketIdText, UserIdText
-from insightdesk_rt.engine.model import UserKeys
 from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 
 VERB = "access.recheck"
@@ -33,14 +33,18 @@ class RecheckBody(Struct, forbid_unknown_fields=True):
     userId: Annotated[UserIdText | None, Meta(description="check all tickets that this user has open")] = None
 
 
-class Rechecks:
+class AccessRecheck(BackendPart):
     """Asks all nodes, and answers for this one."""
 
-    def __init__(self, tickets: Tickets, calls: NodeCalls, keys: UserKeys) -> None:
-        self.keys = keys
-        self._tickets = tickets
-        self._calls = calls
-        calls.handle(VERB, self._here)
+    def __init__(self, context: BackendContext) -> None:
+        super().__init__(context)
+        self.keys = context.settings.user_keys
+        self._tickets = context.features.of(Tickets)
+        self._calls = context.calls
+        self._calls.handle(VERB, self._here)
+
+    def routes(self, api: Admin) -> Iterable[Route]:
+        return [(r"/api/v1/access/recheck", RecheckHandler, {"admin": api, "rechecks": self})]
 
     async def ask(self, kind: str, id: str) -> Count:
         """Return how many sockets were taken out of a ticket, and the nodes that did not answer."""
@@ -53,7 +57,7 @@ class Rechecks:
 
 
 class RecheckHandler(Handler):
-    rechecks: Rechecks
+    rechecks: AccessRecheck
 
     @operation("operator", body=RecheckBody, answer=Count)
     async def post(self, body: RecheckBody) -> Answer:
@@ -67,9 +71,3 @@ class RecheckHandler(Handler):
         if body.ticketId is not None:
             return Answer(await self.rechecks.ask("ticket", body.ticketId))
         return Answer(await self.rechecks.ask("user", user))
-
-
-def recheck_routes(admin: Admin, tickets: Tickets, calls: NodeCalls, keys: UserKeys = UserKeys()) -> list[Route]:
-    """Return the routes of this file for a Tornado Application, and answer for this node what they ask of all."""
-    parts = {"admin": admin, "rechecks": Rechecks(tickets, calls, keys)}
-    return [(r"/api/v1/access/recheck", RecheckHandler, parts)]

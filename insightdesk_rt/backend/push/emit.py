@@ -6,13 +6,14 @@ An answer means that the log has the event, unless it is volatile. After 503 the
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Annotated
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.operation import Answer
+from insightdesk_rt.backend.part import BackendPart
 from insightdesk_rt.engine import ids
 from insightdesk_rt.engine.cluster.publisher import fingerprint
 from insightdesk_rt.engine.dispatch.namespace import Route
@@ -76,10 +77,11 @@ class EmitHandler(Handler):
         return Answer(Emitted(await self.hub.emit(body.namespace, rooms, body.event, payload, skip, id, same)))
 
 
-def emit_routes(admin: Admin, hub: Hub, namespaces: Collection[str], max_event_bytes: int) -> list[Route]:
-    """Return the routes of this file for a Tornado Application. `namespaces`: the paths that an event may name."""
-    parts = {"admin": admin, "hub": hub, "namespaces": namespaces, "max_event_bytes": max_event_bytes}
-    return [(r"/api/v1/emit", EmitHandler, parts)]
+class EmitPush(BackendPart):
+    def routes(self, api: Admin) -> Iterable[Route]:
+        context = self.context
+        parts = {"hub": context.hub, "namespaces": context.namespaces, "max_event_bytes": context.max_event_bytes}
+        return [(r"/api/v1/emit", EmitHandler, {"admin": api, **parts})]
 
 
 def clean_json(data: Raw) -> str:

@@ -6,6 +6,7 @@ is done, and does what is left. The rules are those of the namespace; this file 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -13,6 +14,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.operation import NO_CONTROLS, Answer
 from insightdesk_rt.api.whom import customer, keys_of
+from insightdesk_rt.backend.part import BackendPart
 from insightdesk_rt.backend.push.emit import clean_json
 from insightdesk_rt.engine.dispatch.namespace import Route
 from insightdesk_rt.engine.errors import RtError
@@ -79,7 +81,8 @@ class NotificationsHandler(Handler):
         return keys, refused, refused_customers
 
 
-def notification_push_routes(admin: Admin, notifications: Notifications, keys: UserKeys) -> list[Route]:
-    """Return the routes of this file for a Tornado Application."""
-    parts = {"admin": admin, "notifications": notifications, "keys": keys}
-    return [(r"/api/v1/notifications", NotificationsHandler, parts)]
+class NotificationPush(BackendPart):
+    def routes(self, api: Admin) -> Iterable[Route]:
+        notifications, keys = self.context.features.of(Notifications), self.context.settings.user_keys
+        parts = {"admin": api, "notifications": notifications, "keys": keys}
+        return [(r"/api/v1/notifications", NotificationsHandler, parts)]

@@ -10,12 +10,14 @@ gave it. The rules are those of the namespace; this file knows paths, bodies and
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.operation import Answer, Query
+from insightdesk_rt.backend.part import BackendPart
 from insightdesk_rt.engine.dispatch.namespace import Route
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import PushId, TicketIdText
@@ -100,9 +102,10 @@ class CommentsHandler(Handler):
         return Answer(CommentAnswer(ticket_id, comment.id, stored.version, stored.offset), 201)
 
 
-def ticket_push_routes(admin: Admin, tickets: Tickets, keys: UserKeys) -> list[Route]:
-    """Return the routes of this file for a Tornado Application."""
-    return [
-        (r"/api/v1/tickets/([^/]+)", TicketHandler, {"admin": admin, "tickets": tickets, "keys": keys}),
-        (r"/api/v1/tickets/([^/]+)/comments", CommentsHandler, {"admin": admin, "tickets": tickets}),
-    ]
+class TicketPush(BackendPart):
+    def routes(self, api: Admin) -> Iterable[Route]:
+        parts = {"admin": api, "tickets": self.context.features.of(Tickets)}
+        return [
+            (r"/api/v1/tickets/([^/]+)", TicketHandler, {**parts, "keys": self.context.settings.user_keys}),
+            (r"/api/v1/tickets/([^/]+)/comments", CommentsHandler, parts),
+        ]

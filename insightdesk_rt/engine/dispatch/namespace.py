@@ -126,6 +126,13 @@ def every(ms: int, *, on: str = "node") -> Callable[[Handler], Handler]:
     return mark
 
 
+def declared_tickers(cls: type[Any]) -> tuple[Ticker, ...]:
+    """Return the methods of a class that are marked with `@every`, those of its base classes first."""
+    own = [(name, getattr(method, "__rt_every__", None)) for name, method in vars(cls).items()]
+    inherited = (ticker for base in cls.__bases__ for ticker in getattr(base, "tickers", ()))
+    return (*inherited, *(Ticker(name, *clock) for name, clock in own if clock))
+
+
 class Timers(Protocol):
     """The part of the timer wheel that a namespace uses. Timers have keys; setting a key again replaces its timer."""
 
@@ -172,14 +179,11 @@ class Namespace:
     def __init_subclass__(cls) -> None:
         """Read the declarations. Raises TypeError for a handler whose return type cannot become an ack."""
         cls.events = {**cls.events}
-        tickers = list(cls.tickers)
         for attribute, method in list(vars(cls).items()):
             if declared := getattr(method, "__rt_event__", None):
                 spec = _read_spec(attribute, method, *declared)
                 cls.events[spec.name] = spec
-            if clock := getattr(method, "__rt_every__", None):
-                tickers.append(Ticker(attribute, *clock))
-        cls.tickers = tuple(tickers)
+        cls.tickers = declared_tickers(cls)
 
     def __init__(self, hub: Hub, timers: Timers) -> None:
         self.hub = hub
@@ -332,6 +336,8 @@ __all__ = [
     "Payload",
     "Rate",
     "Route",
+    "Ticker",
+    "declared_tickers",
     "event",
     "every",
 ]

@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
+from insightdesk_rt.backend.part import BackendContext
+from insightdesk_rt.backend.parts import PARTS
 from insightdesk_rt.backend.push.emit import MAX_ROOMS
 from insightdesk_rt.backend.push.notifications import MAX_USERS
-from insightdesk_rt.backend.push.routes import push_routes
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import first_rooms
+from insightdesk_rt.engine.dispatch.features import Features
+from insightdesk_rt.engine.dispatch.namespace import Context
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
-from insightdesk_rt.engine.model import User
+from insightdesk_rt.engine.model import Offset, User
+from insightdesk_rt.engine.settings import FeatureSettings
 from insightdesk_rt.helpdesk.notifications.namespace import Notifications
-from insightdesk_rt.helpdesk.notifications.store import NotificationStore
-from insightdesk_rt.helpdesk.tickets.access import TicketAccess
+from insightdesk_rt.helpdesk.pending_events import always
 from insightdesk_rt.helpdesk.tickets.namespace import SubscribeTicket, Tickets
-from insightdesk_rt.helpdesk.tickets.readers import ReaderStore
-from insightdesk_rt.helpdesk.tickets.store import TicketStore
-from insightdesk_rt.helpdesk.viewer_store import ViewerStore
 from tests.support import fakes
 from tests.support.admin_port import Port, Reply, a_port, make_admin, token
 from tests.support.aio import aio
@@ -38,16 +38,27 @@ NOTICE = {"userId": "anna", "type": "mention", "title": "T"}
 EVENT = {"namespace": "/tickets", "room": "ticket:42", "event": "ticket:printed", "data": {"pages": 3}}
 
 
+class OwnCalls:
+    """Calls of a node that is the only one. What is pushed here asks the others nothing."""
+
+    def handle(self, verb: str, handler: Any) -> None: ...
+
+    async def recheck_on_all_nodes(self, namespace: str, subject: str, offset: Offset) -> None: ...
+
+
 class Desk:
     """The two namespaces a back end pushes to, behind a real port. `away` makes the log refuse."""
 
     def __init__(self, valkey: Valkey) -> None:
         self.log = fakes.OneNode()
         self.hub = Hub(self.log, PATHS)
-        store = TicketStore(valkey)
-        viewers, readers = ViewerStore(valkey, lambda: "n1"), ReaderStore(valkey)
-        self.tickets = Tickets(self.hub, fakes.Clock(), store, viewers, TicketAccess(store), readers)
-        self.notifications = Notifications(self.hub, fakes.Clock(), NotificationStore(valkey))
+        calls: Any = OwnCalls()
+        context = Context(
+            self.hub, fakes.Clock(), valkey, calls, lambda: "n1", lambda incarnation: None, always, FeatureSettings()
+        )
+        features = Features((Tickets, Notifications), context)
+        self.tickets, self.notifications = features.of(Tickets), features.of(Notifications)
+        self.context = BackendContext(features, self.hub, valkey, calls, PATHS, 1_000, FeatureSettings())
         self.port: Port
 
     async def connect(self, path: str, user: User) -> Socket:
@@ -74,7 +85,7 @@ async def a_desk(url: str, prefix: str) -> AsyncIterator[Desk]:
     await valkey.start()
     desk = Desk(valkey)
     admin = make_admin(max_body_bytes=300_000)
-    routes = push_routes(admin, desk.tickets, desk.notifications, desk.hub, PATHS, 1_000)
+    routes = [route for part in PARTS for route in part(desk.context).routes(admin)]
     try:
         async with a_port(admin, routes) as desk.port:
             yield desk
