@@ -1,4 +1,4 @@
-"""Valkey's time on a node: whatever the machine's own clock says, and as good as an answer was quick."""
+"""A node uses Valkey's time, whatever its own clock says; a quick reply gives a more exact time than a slow one."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ async def a_clock(url: str, prefix: str, machine: Machine) -> AsyncIterator[Valk
 
 @pytest.mark.parametrize("off_s", [0.0, -600.0, 600.0])
 @aio
-async def test_a_node_knows_valkeys_time_whatever_its_own_clock_says(
+async def test_a_node_uses_valkeys_time_even_if_its_own_clock_is_wrong(
     valkey_url: str, prefix: str, off_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine = Machine(off_s)
     async with a_clock(valkey_url, prefix, machine) as clock:
-        assert abs(clock.now_s() - machine.wall_s()) < 1, "until Valkey was asked there is no better one"
+        assert abs(clock.now_s() - machine.wall_s()) < 1, "the machine's clock is used until Valkey has replied"
         await clock.look()
         assert abs(clock.now_s() - time.time()) < 0.5  # Valkey runs on this machine
         assert abs(clock.skew_ms - off_s * 1000) < 500
 
 
 @aio
-async def test_a_clock_that_is_off_by_more_than_a_second_is_said_once_and_so_is_its_end(
+async def test_a_clock_that_is_off_by_more_than_a_second_is_logged_once_and_its_correction_too(
     valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -65,7 +65,7 @@ async def test_a_clock_that_is_off_by_more_than_a_second_is_said_once_and_so_is_
 
 
 @aio
-async def test_a_wall_clock_that_is_set_does_not_move_valkeys_time(valkey_url: str, prefix: str) -> None:
+async def test_setting_the_wall_clock_does_not_change_valkeys_time(valkey_url: str, prefix: str) -> None:
     machine = Machine()
     async with a_clock(valkey_url, prefix, machine) as clock:
         await clock.look()
@@ -75,10 +75,8 @@ async def test_a_wall_clock_that_is_set_does_not_move_valkeys_time(valkey_url: s
 
 
 @aio
-async def test_an_answer_that_took_long_does_not_set_a_clock_that_a_quick_one_has_set(
-    valkey_url: str, prefix: str
-) -> None:
-    """A process that was stopped between question and answer reads a time that is long past."""
+async def test_a_slow_reply_does_not_replace_the_time_of_a_quick_reply(valkey_url: str, prefix: str) -> None:
+    """A process that was stopped between request and reply reads an outdated time."""
     now = [1000.0]
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
@@ -99,7 +97,7 @@ async def test_an_answer_that_took_long_does_not_set_a_clock_that_a_quick_one_ha
 
 
 @aio
-async def test_while_valkey_is_away_its_time_goes_on(prefix: str, valkey_url: str) -> None:
+async def test_valkeys_time_goes_on_while_valkey_is_unreachable(prefix: str, valkey_url: str) -> None:
     now = [1000.0]
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()

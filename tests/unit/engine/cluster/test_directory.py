@@ -1,4 +1,4 @@
-"""Where nodes are: the younger of two with a name, what is known while Valkey is away, and no trace of the dead."""
+"""The directory of nodes: the younger of two with one name is used, outages do not matter, dead nodes are removed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @aio
-async def test_a_node_is_found_by_its_name_and_the_younger_of_two_counts(
+async def test_a_node_is_found_by_its_name_and_the_younger_of_two_is_used(
     valkey_url: str, prefix: str, always_fresh: None
 ) -> None:
     async with connected(valkey_url, prefix) as valkey:
@@ -59,7 +59,7 @@ async def test_a_node_is_found_by_its_name_and_the_younger_of_two_counts(
 
 
 @aio
-async def test_who_leaves_or_died_unseen_is_taken_out(valkey_url: str, prefix: str, always_fresh: None) -> None:
+async def test_nodes_that_leave_or_have_died_are_removed(valkey_url: str, prefix: str, always_fresh: None) -> None:
     async with connected(valkey_url, prefix) as valkey:
         one, two = a_directory(valkey, "n1.x"), a_directory(valkey, "n2.x")
         for each in (one, two):
@@ -73,7 +73,7 @@ async def test_who_leaves_or_died_unseen_is_taken_out(valkey_url: str, prefix: s
 
 
 @aio
-async def test_a_node_that_starts_beside_another_keeps_its_place(
+async def test_a_node_that_starts_during_the_cleanup_of_another_is_kept(
     valkey_url: str, prefix: str, always_fresh: None
 ) -> None:
     async with connected(valkey_url, prefix) as valkey:
@@ -89,7 +89,7 @@ async def test_a_node_that_starts_beside_another_keeps_its_place(
 
 
 @aio
-async def test_a_place_that_was_taken_out_comes_back(valkey_url: str, prefix: str, always_fresh: None) -> None:
+async def test_a_living_node_that_was_removed_is_listed_again(valkey_url: str, prefix: str, always_fresh: None) -> None:
     async with connected(valkey_url, prefix) as valkey:
         one, two = a_directory(valkey, "n1.x"), a_directory(valkey, "n2.x")
         await one.announce()
@@ -100,7 +100,7 @@ async def test_a_place_that_was_taken_out_comes_back(valkey_url: str, prefix: st
 
 
 @aio
-async def test_valkey_is_asked_once_a_second_and_not_needed_for_what_is_known(
+async def test_valkey_is_read_at_most_once_a_second_and_known_nodes_are_found_without_it(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connected(valkey_url, prefix) as valkey:

@@ -1,4 +1,4 @@
-"""What travels on the channels: what was written is read back, and nothing else raises anything but Poison."""
+"""Messages on the channels: each is read as it was written, and invalid ones raise only Poison."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def logged(event: Event, offset: str, previous: str, origin: str) -> bytes:
 
 
 @given(events, texts)
-def test_a_logged_event_comes_out_as_it_went_in(event: Event, origin: str) -> None:
+def test_a_logged_event_is_read_as_it_was_written(event: Event, origin: str) -> None:
     got = read(logged(event, "17-3", "16-0", origin))
     assert isinstance(got, Logged)
     assert (got.at, got.offset, got.previous) == ((17, 3), "17-3", (16, 0))
@@ -52,20 +52,20 @@ def test_a_logged_event_comes_out_as_it_went_in(event: Event, origin: str) -> No
 
 
 @given(events)
-def test_a_volatile_event_does_too(event: Event) -> None:
+def test_a_volatile_event_is_read_as_it_was_written(event: Event) -> None:
     got = read(envelope.volatile(event, "n1", "n1/7").encode())
     assert isinstance(got, Volatile)
     assert (got.event.payload, got.event.rooms, got.event.origin) == (event.payload, event.rooms, "n1")
     assert got.once == ("n1/7" if len(event.rooms) > 1 else "")
 
 
-def test_a_payload_with_line_breaks_is_carried_whole() -> None:
+def test_a_payload_may_contain_line_breaks() -> None:
     event = Event("/t", "x", '{"a":\n1\n}', (Room("r"),), id="i")
     got = read(logged(event, "1-0", "", "n"))
     assert isinstance(got, Logged) and got.previous is None and got.event().payload == event.payload
 
 
-def test_probes_and_calls() -> None:
+def test_probes_and_calls_are_read() -> None:
     assert read(b"1P 7\n/a 1-0 /b 2-5") == Probe(7, [("/a", Offset("1-0")), ("/b", Offset("2-5"))])
     assert read(b"1P 7\n") == Probe(7, [])
     assert read(b"1C 17 ab\nany\nthing") == BusCall(b"17 ab", b"any\nthing")
@@ -78,7 +78,7 @@ def test_unknown_fields_of_a_newer_node_are_ignored() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_arbitrary_bytes_are_poison_or_something(data: bytes) -> None:
+def test_arbitrary_bytes_are_read_or_raise_poison(data: bytes) -> None:
     for prefix in (b"", b"1", b"1L ", b"1L 5-0 \n", b"1V\n", b"1P ", b'1L 5-0 \n{"n":"/t","e":"x","r":["a"]}\n'):
         try:
             got: Any = read(prefix + data)
@@ -92,12 +92,12 @@ def test_arbitrary_bytes_are_poison_or_something(data: bytes) -> None:
     "bad",
     [b"", b"2C\nx", b"1Z", b"1L 5-0\n{}\n{}", b"1L 5-0 x\n{}\n{}", b"1L 5-0 4-0\n{}", b"1P 5\na", b"1P 5\na 1-0 b"],
 )
-def test_what_cannot_be_read_is_poison(bad: bytes) -> None:
+def test_an_invalid_message_raises_poison(bad: bytes) -> None:
     with pytest.raises(Poison):
         read(bad)
 
 
 @pytest.mark.parametrize("offset", ["", "1", "-", "a-b", f"{2**53}-0", f"0-{2**53}", "١-0"])
-def test_an_offset_that_valkey_could_not_compare_is_none(offset: str) -> None:
+def test_an_offset_that_valkey_cannot_compare_is_refused(offset: str) -> None:
     with pytest.raises(ValueError):
         checked_key(offset)

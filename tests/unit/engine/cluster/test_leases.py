@@ -1,4 +1,4 @@
-"""Leases over a real Valkey: the dead are cleared once, the stopped come back under another name, one leads."""
+"""Leases in a real Valkey: dead nodes are cleared once, stopped ones return with a new incarnation, one node leads."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def beating(nodes: list[Node], until_true: object, what: str) -> None:
 
 
 @aio
-async def test_a_node_that_stops_beating_is_cleared_by_the_survivors(valkey_url: str, prefix: str) -> None:
+async def test_a_node_without_heartbeats_is_cleared_once_by_the_others(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a, b, c = (Node(valkey, name) for name in "abc")
         for node in (a, b, c):
@@ -79,12 +79,12 @@ async def test_a_node_that_stops_beating_is_cleared_by_the_survivors(valkey_url:
         before = len(a.cleared) + len(b.cleared)
         await a.leases.beat()
         await b.leases.beat()
-        assert len(a.cleared) + len(b.cleared) == before, "once it is done it is forgotten"
+        assert len(a.cleared) + len(b.cleared) == before, "it is not cleared again"
         await asyncio.gather(a.leases.close(), b.leases.close())
 
 
 @aio
-async def test_what_could_not_be_cleared_is_tried_again(valkey_url: str, prefix: str) -> None:
+async def test_failed_clearing_of_a_dead_node_is_repeated(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a, b = Node(valkey, "a"), Node(valkey, "b")
         await b.leases.beat()
@@ -95,34 +95,34 @@ async def test_what_could_not_be_cleared_is_tried_again(valkey_url: str, prefix:
 
 
 @aio
-async def test_a_node_that_was_stopped_comes_back_under_another_name(valkey_url: str, prefix: str) -> None:
+async def test_a_node_that_was_stopped_returns_with_a_new_incarnation(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a, b = Node(valkey, "a"), Node(valkey, "b")
         await b.leases.beat()
         old = b.leases.incarnation
         await beating([a], lambda: a.cleared, "b is cleared")
         await b.leases.beat()
-        await until(lambda: b.cleared == [old], "what it wrote under the old name, before it knew, is cleared")
+        await until(lambda: b.cleared == [old], "facts written under the old incarnation are cleared")
         assert b.puts == 1 and b.leases.incarnation != old
         assert await a.leases.living() == {a.leases.incarnation, b.leases.incarnation}
         await asyncio.gather(a.leases.close(), b.leases.close())
 
 
 @aio
-async def test_a_node_beats_while_it_puts_down_more_than_a_lease_lets_it(valkey_url: str, prefix: str) -> None:
-    """It was declared dead again before it was done, and so for good."""
+async def test_a_node_keeps_its_lease_while_a_long_re_registration_runs(valkey_url: str, prefix: str) -> None:
+    """Without heartbeats it was declared dead again each time before it had finished."""
     async with valkey_at(valkey_url, prefix) as valkey:
         a, b = Node(valkey, "a"), Node(valkey, "b")
         b.put_s = 2 * LEASE_MS / 1000
         await b.leases.beat()
         await beating([a], lambda: a.cleared, "b is cleared")
-        await beating([a, b], lambda: b.puts == 1 and b.cleared, "b has put down what it holds")
+        await beating([a, b], lambda: b.puts == 1 and b.cleared, "b has registered again")
         assert b.leases.fences == 1 and len(a.cleared) == 1
         await asyncio.gather(a.leases.close(), b.leases.close())
 
 
 @aio
-async def test_a_node_that_is_declared_dead_while_it_puts_down_starts_over(valkey_url: str, prefix: str) -> None:
+async def test_a_node_declared_dead_during_re_registration_starts_it_again(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a, b = Node(valkey, "a"), Node(valkey, "b")
         names = [b.leases.incarnation]
@@ -139,9 +139,7 @@ async def test_a_node_that_is_declared_dead_while_it_puts_down_starts_over(valke
 
 
 @aio
-async def test_a_node_that_is_taken_for_dead_while_its_lease_runs_takes_another_name(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_a_node_declared_dead_before_its_lease_ends_takes_a_new_incarnation(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a = Node(valkey, "a")
         await a.leases.beat()
@@ -149,9 +147,9 @@ async def test_a_node_that_is_taken_for_dead_while_its_lease_runs_takes_another_
         a.leases.fenced(old)
         a.leases.fenced(old)
         await a.leases.beat()
-        await until(lambda: a.cleared == [old], "it is itself again")
+        await until(lambda: a.cleared == [old], "the old incarnation is cleared")
         assert a.puts == 1 and a.leases.incarnation != old
-        a.leases.fenced(old)  # by a command that was under way
+        a.leases.fenced(old)  # by a late reply to an older command
         await a.leases.beat()
         await beating([a], lambda: a.cleared == [old, old], "the old lease ends, too")
         assert (a.puts, a.leases.fences) == (1, 1)
@@ -160,7 +158,7 @@ async def test_a_node_that_is_taken_for_dead_while_its_lease_runs_takes_another_
 
 
 @aio
-async def test_closing_ends_a_put_that_is_under_way(valkey_url: str, prefix: str) -> None:
+async def test_close_cancels_a_running_re_registration(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a = Node(valkey, "a")
         a.put_s = 60.0
@@ -172,14 +170,14 @@ async def test_closing_ends_a_put_that_is_under_way(valkey_url: str, prefix: str
 
 
 @aio
-async def test_one_leads_and_another_takes_over(valkey_url: str, prefix: str) -> None:
+async def test_one_node_leads_and_another_takes_over_after_it_closes(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a, b = Node(valkey, "a", 2_000), Node(valkey, "b", 2_000)
         await a.leases.beat()
         await b.leases.beat()
         assert a.leases.leads and not b.leases.leads
         await asyncio.sleep(1.1)
-        assert not a.leases.leads, "without a beat it stops before its lease ends"
+        assert not a.leases.leads, "without a heartbeat it stops leading before its lease ends"
         await a.leases.close()
         await b.leases.beat()
         assert b.leases.leads
@@ -187,7 +185,7 @@ async def test_one_leads_and_another_takes_over(valkey_url: str, prefix: str) ->
 
 
 @aio
-async def test_a_node_that_leaves_is_cleared_at_once(valkey_url: str, prefix: str) -> None:
+async def test_a_closed_node_is_cleared_at_once(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a, b = Node(valkey, "a", 60_000), Node(valkey, "b", 60_000)
         await a.leases.beat()
@@ -199,9 +197,7 @@ async def test_a_node_that_leaves_is_cleared_at_once(valkey_url: str, prefix: st
 
 
 @aio
-async def test_after_the_server_was_replaced_nobody_is_declared_dead_for_two_leases(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_after_valkey_restarts_no_node_is_declared_dead_at_first(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a, b = Node(valkey, "a"), Node(valkey, "b")
         await a.leases.beat()
@@ -215,7 +211,7 @@ async def test_after_the_server_was_replaced_nobody_is_declared_dead_for_two_lea
 
 
 @aio
-async def test_a_server_that_forgot_everything_fences_nobody_at_first(valkey_url: str, prefix: str) -> None:
+async def test_an_emptied_valkey_does_not_fence_living_nodes(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a = Node(valkey, "a")
         await a.leases.beat()
@@ -226,7 +222,7 @@ async def test_a_server_that_forgot_everything_fences_nobody_at_first(valkey_url
 
 
 @aio
-async def test_without_valkey_a_beat_says_so_and_the_first_one_stays_first(prefix: str) -> None:
+async def test_without_valkey_a_heartbeat_raises_unavailable(prefix: str) -> None:
     valkey = Valkey("unix:///nowhere/at/all", prefix)
     node = Node(valkey, "a")
     with pytest.raises(RtError, match="UNAVAILABLE"):
@@ -235,27 +231,27 @@ async def test_without_valkey_a_beat_says_so_and_the_first_one_stays_first(prefi
 
 
 @aio
-async def test_what_happens_once_per_cluster_is_claimed_by_one_node(valkey_url: str, prefix: str) -> None:
+async def test_work_of_the_whole_cluster_is_claimed_by_one_node_per_turn(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a, b = Node(valkey, "a", lease_ms=4_000), Node(valkey, "b", lease_ms=4_000)
         for node in (a, b):
             await node.leases.beat()
         assert await a.leases.claims("metrics", 600) and not await b.leases.claims("metrics", 600)
-        assert not await a.leases.claims("metrics", 600), "this turn was taken"
-        assert await a.leases.claims("timers", 600), "another clock"
+        assert not await a.leases.claims("metrics", 600), "this turn is claimed already"
+        assert await a.leases.claims("timers", 600), "other work has its own turns"
         await asyncio.sleep(0.31)
         assert await a.leases.claims("metrics", 600)
         # b takes over while a, which was stopped, still believes that it leads
         await valkey.command("DEL", valkey.key("leader"))
         await b.leases.beat()
         assert a.leases.leads and b.leases.leads
-        assert not await b.leases.claims("metrics", 600), "a had this turn"
+        assert not await b.leases.claims("metrics", 600), "a has claimed this turn"
         await asyncio.sleep(0.31)
         assert not await a.leases.claims("metrics", 600) and await b.leases.claims("metrics", 600)
 
 
 @aio
-async def test_a_node_that_valkey_forgot_puts_down_again_what_it_holds(valkey_url: str, prefix: str) -> None:
+async def test_a_node_that_valkey_forgot_registers_again(valkey_url: str, prefix: str) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
         a = Node(valkey, "a", lease_ms=4_000)
         await a.leases.beat()
@@ -271,15 +267,15 @@ async def test_a_node_that_valkey_forgot_puts_down_again_what_it_holds(valkey_ur
             await a.leases.beat()
             await asyncio.sleep(0.01)
         assert (a.puts, a.leases.incarnation, a.leases.fences) == (1, name, 0), (
-            "again until it came through, then no more"
+            "it is repeated until it succeeds, then not again"
         )
 
 
 @aio
-async def test_after_valkeys_return_nobody_is_declared_dead_for_a_moment_and_no_longer(
+async def test_after_valkeys_return_dead_nodes_are_spared_for_at_most_a_quarter_lease_more(
     valkey_url: str, prefix: str
 ) -> None:
-    """Its users are shown for that much longer: with a node's own lease and their grace it must stay below 15 s."""
+    """A dead node's users are shown for that much longer; with the lease and their grace it must stay below 15 s."""
     async with valkey_at(valkey_url, prefix) as valkey:
         await valkey.command("SET", valkey.key("server"), "another run")
         await Node(valkey, "a").leases.beat()
@@ -287,7 +283,7 @@ async def test_after_valkeys_return_nobody_is_declared_dead_for_a_moment_and_no_
 
 
 @aio
-async def test_a_node_that_was_declared_dead_is_lost_until_it_is_back_or_known_to_have_ended(
+async def test_a_dead_node_counts_as_lost_until_it_returns_or_is_known_to_have_ended(
     valkey_url: str, prefix: str
 ) -> None:
     async with valkey_at(valkey_url, prefix) as valkey:
@@ -299,10 +295,10 @@ async def test_a_node_that_was_declared_dead_is_lost_until_it_is_back_or_known_t
         await beating([a], lambda: {was_b, was_c} <= set(a.cleared), "both are cleared")
         assert await a.leases.lost() == [was_b, was_c]
         await beating([a, b], lambda: was_b in b.cleared, "b is back")
-        again = Node(valkey, "c")  # started again: under its name nobody else runs
+        again = Node(valkey, "c")  # a restart: no other process runs under its name
         await again.leases.beat()
         await again.leases.takes_over()
-        await until(lambda: not b.leases._past_incarnations, "b has taken off what it held before")
+        await until(lambda: not b.leases._past_incarnations, "b has cleared its past incarnations")
         assert await a.leases.lost() == []
         await again.leases.close()
         await beating([a, b], lambda: again.leases.incarnation in a.cleared, "it left by itself")

@@ -1,4 +1,4 @@
-"""Calls between nodes, over real backplanes: everybody answers, or is named as missing."""
+"""Calls between nodes, over real backplanes: every node replies or is listed as missing."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def cluster(url: str, prefix: str) -> AsyncIterator[tuple[list[Node], set[
 
 
 @aio
-async def test_sockets_are_found_on_all_nodes_by_room_and_without_those_left_out(valkey_url: str, prefix: str) -> None:
+async def test_sockets_are_found_on_all_nodes_by_room_without_skipped_ones(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, two, three), _):
         await one.member("s1", A)
         await two.member("s2", A, B)
@@ -99,7 +99,7 @@ async def test_sockets_are_found_on_all_nodes_by_room_and_without_those_left_out
 
 
 @aio
-async def test_many_sockets_come_in_several_messages(valkey_url: str, prefix: str) -> None:
+async def test_a_long_list_of_sockets_arrives_in_several_messages(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, two, _), _living):
         for n in range(450):
             await two.member(f"s{n}")
@@ -108,8 +108,8 @@ async def test_many_sockets_come_in_several_messages(valkey_url: str, prefix: st
 
 @pytest.mark.parametrize("verb", ["join", "leave", "disconnect", "explode"])
 @aio
-async def test_a_verb_that_nothing_uses_does_nothing(valkey_url: str, prefix: str, verb: str) -> None:
-    """Each verb is a power over all nodes: whoever could ask for `join` was told what is said in any room."""
+async def test_an_unknown_verb_has_no_effect(valkey_url: str, prefix: str, verb: str) -> None:
+    """Each verb acts on all nodes. With a `join`, an attacker could read the events of any room."""
     async with cluster(valkey_url, prefix) as ((one, two, _), _living):
         spy = await two.member("spy", A)
         asked = await one.calls._collect(verb, NS, [A], more=[B])
@@ -118,10 +118,10 @@ async def test_a_verb_that_nothing_uses_does_nothing(valkey_url: str, prefix: st
 
 
 @aio
-async def test_only_a_node_with_the_clusters_key_is_heard_and_nothing_of_it_twice(
+async def test_forged_and_replayed_calls_between_nodes_are_dropped(
     valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By hand, as somebody who may write to Valkey would: made up, under another key, overheard and said again."""
+    """An attacker who may write to Valkey makes up calls, uses another key, or sends recorded calls again."""
     async with cluster(valkey_url, prefix) as ((one, two, _), _living):
         mallory = Valkey(valkey_url, prefix)
         await mallory.start()
@@ -147,7 +147,7 @@ async def test_only_a_node_with_the_clusters_key_is_heard_and_nothing_of_it_twic
 
 
 @aio
-async def test_a_node_that_does_not_answer_is_named_and_the_others_answers_count(
+async def test_a_node_that_does_not_reply_is_listed_as_missing_and_other_replies_count(
     valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with cluster(valkey_url, prefix) as ((one, two, three), living):
@@ -163,7 +163,7 @@ async def test_a_node_that_does_not_answer_is_named_and_the_others_answers_count
 
 
 @aio
-async def test_each_node_answers_what_it_was_set_up_to_answer(valkey_url: str, prefix: str) -> None:
+async def test_a_node_without_a_handler_for_a_request_is_listed_as_missing(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, two, three), _):
         for node in (one, two):
             node.calls.handle("greet", partial(greet, node.name))
@@ -172,7 +172,7 @@ async def test_each_node_answers_what_it_was_set_up_to_answer(valkey_url: str, p
             "n1": b'{"of":"n1","words":["hello","you"]}',
             "n2": b'{"of":"n2","words":["hello","you"]}',
         }
-        assert said.missing == ["n3"]  # of a version that does not know the question
+        assert said.missing == ["n3"]  # a version without this request
         with pytest.raises(RtError, match="NOT_FOUND"):
             await one.calls.request("greet", "nobody")
         three.calls.handle("greet", partial(greet, "n3"))
@@ -185,8 +185,8 @@ async def greet(name: str, words: tuple[str, ...]) -> object:
 
 
 @aio
-async def test_a_long_answer_comes_in_pieces_and_is_whole(valkey_url: str, prefix: str) -> None:
-    """More than one message of the bus may have; and signs of several bytes lie on every seam."""
+async def test_a_long_reply_arrives_complete_in_several_messages(valkey_url: str, prefix: str) -> None:
+    """It is longer than one message of the bus, and characters of several bytes are split between messages."""
     async with cluster(valkey_url, prefix) as ((one, two, three), _):
         texts = ["ä€😀" * 100 for _ in range(1_000)]
 
@@ -206,7 +206,7 @@ async def test_a_long_answer_comes_in_pieces_and_is_whole(valkey_url: str, prefi
 
 
 @aio
-async def test_a_lone_node_asks_nobody(valkey_url: str, prefix: str) -> None:
+async def test_a_single_node_sends_no_requests(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, *_), living):
         living.clear()
         living.add("n1")
@@ -217,15 +217,15 @@ async def test_a_lone_node_asks_nobody(valkey_url: str, prefix: str) -> None:
 
 
 @aio
-async def test_a_session_that_went_on_elsewhere_is_told_to_its_old_node(valkey_url: str, prefix: str) -> None:
+async def test_the_old_node_of_a_resumed_session_is_notified(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, two, _), _living):
         one.calls.replaced(two.bus.address, "n2.secret")
-        await until(lambda: two.evicted == ["n2.secret"], "told")
+        await until(lambda: two.evicted == ["n2.secret"], "the old node is notified")
         assert one.evicted == []
 
 
 @aio
-async def test_hostile_text_is_counted_and_an_answer_nobody_waits_for_is_nothing(valkey_url: str, prefix: str) -> None:
+async def test_invalid_messages_are_counted_and_unexpected_replies_are_ignored(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, *_), _):
         for text in (
             b"",
@@ -241,12 +241,12 @@ async def test_hostile_text_is_counted_and_an_answer_nobody_waits_for_is_nothing
         one.calls.received(b'{"t":"answer","id":"x","node":"n2"}')
         one.calls.received(b'{"t":"ask","id":"x","to":"nowhere","verb":"explode","unknown":1}')
         one.calls.received(b'{"t":"ask","id":"x","to":"nowhere","verb":"fetch","namespace":"/none"}')
-        await until(lambda: not one.calls._tasks, "answered to nowhere")
+        await until(lambda: not one.calls._tasks, "all requests are handled")
         assert one.calls.poison == 7
 
 
 @aio
-async def test_while_valkey_is_away_a_call_is_refused(prefix: str) -> None:
+async def test_a_call_is_refused_while_valkey_is_unreachable(prefix: str) -> None:
     living = {"n2"}
     node = Node("unix:///nowhere", prefix, "n1", living)
     with pytest.raises(RtError, match="UNAVAILABLE"):
@@ -255,7 +255,7 @@ async def test_while_valkey_is_away_a_call_is_refused(prefix: str) -> None:
 
 
 @aio
-async def test_all_nodes_look_again_who_may_be_in_a_ticket_or_the_asker_is_told(valkey_url: str, prefix: str) -> None:
+async def test_an_access_recheck_reaches_all_nodes_or_fails(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, two, three), _):
         await one.calls.recheck_on_all_nodes(NS, "a", Offset("5-0"))
         assert one.rechecked == two.rechecked == three.rechecked == [(NS, "a", "5-0")]
@@ -265,8 +265,8 @@ async def test_all_nodes_look_again_who_may_be_in_a_ticket_or_the_asker_is_told(
 
 
 @aio
-async def test_a_node_that_turns_out_to_have_died_is_not_waited_for(valkey_url: str, prefix: str) -> None:
-    """Who changed access just after a node had died was refused, for as long as it was listed as living."""
+async def test_a_call_does_not_wait_for_a_node_that_has_died(valkey_url: str, prefix: str) -> None:
+    """Changes of access were refused after a node had died, for as long as it was listed as living."""
     async with cluster(valkey_url, prefix) as ((one, two, _), living):
         living.add("ghost")
         loop = asyncio.get_running_loop()
@@ -282,13 +282,13 @@ async def test_a_node_that_turns_out_to_have_died_is_not_waited_for(valkey_url: 
 
 
 @aio
-async def test_half_an_answer_of_a_node_that_died_is_none(valkey_url: str, prefix: str) -> None:
+async def test_an_incomplete_reply_of_a_dead_node_is_dropped(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as ((one, *others), living):
         for node in (one, *others):
             node.calls.handle("greet", partial(greet, node.name))
         living.add("ghost")
         asked = asyncio.create_task(one.calls.request("greet", "hello"))
-        await until(lambda: one.calls._pending, "asked")
+        await until(lambda: one.calls._pending, "the request was sent")
         one.calls._timeout_s = 5.0
         (id,) = one.calls._pending
         half = {"t": "answer", "id": id, "node": "ghost", "part": "[1,", "more": True}
@@ -300,7 +300,7 @@ async def test_half_an_answer_of_a_node_that_died_is_none(valkey_url: str, prefi
 
 
 @aio
-async def test_the_askers_own_failure_or_delay_leaves_the_others_answers(
+async def test_a_failure_of_the_calling_node_leaves_the_other_replies(
     valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def unable(words: tuple[str, ...]) -> None:

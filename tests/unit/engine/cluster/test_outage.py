@@ -1,4 +1,4 @@
-"""Why Valkey does not serve: words for every error, and two log lines for an outage whatever it costs."""
+"""Outages of Valkey: every error has a readable reason, and an outage is two log lines however many commands fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from insightdesk_rt.engine.cluster.outage import UNKNOWN, Refusals, in_words
 
 
 def caused(cause: Exception) -> Exception:
-    """Return an error as valkey-py raises it: its own, while it handles the system's."""
+    """Return an error as valkey-py raises it: its own error, caused by one of the system."""
     try:
         try:
             raise cause
@@ -53,14 +53,14 @@ def caused(cause: Exception) -> Exception:
     ],
     ids=str,
 )
-def test_every_error_has_a_reason_in_words(error: Exception, words: str) -> None:
+def test_every_error_has_a_readable_reason(error: Exception, words: str) -> None:
     said = in_words(error)
     assert words in said
     assert "hunter2" not in said and type(error).__name__ not in said
 
 
-def test_an_outage_costs_two_lines_however_many_commands_it_costs(caplog: pytest.LogCaptureFixture) -> None:
-    """The first says why, the last how many commands were refused. Reads that go on do not end it."""
+def test_an_outage_is_logged_in_two_lines_however_many_commands_fail(caplog: pytest.LogCaptureFixture) -> None:
+    """The first has the reason, the second the number of refused commands. Successful reads do not end the outage."""
     caplog.set_level(logging.INFO)
     now_s = 0.0
     full = exceptions.OutOfMemoryError("command not allowed")
@@ -72,7 +72,7 @@ def test_an_outage_costs_two_lines_however_many_commands_it_costs(caplog: pytest
     assert refusals.why.startswith("it is full")
     assert [record.message for record in caplog.records] == ["valkey cannot serve"]
     refusals.served("ticket_change")
-    assert refusals.why, "at the limit refusals come and go: it is not over at the first command that is done"
+    assert refusals.why, "at the memory limit some commands succeed: one success does not end the outage"
     now_s += outage.QUIET_S
     refusals.served("GET")
     assert refusals.why
@@ -82,10 +82,10 @@ def test_an_outage_costs_two_lines_however_many_commands_it_costs(caplog: pytest
     _, end = caplog.records
     assert (end.message, vars(end)["refused"], vars(end)["seconds"]) == ("valkey serves again", 1000, 10.0)
     refusals.refused("ticket_change", full)
-    assert len(caplog.records) == 3, "the next outage is said again"
+    assert len(caplog.records) == 3, "the next outage is logged again"
 
 
-def test_another_reason_within_an_outage_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_new_reason_during_an_outage_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     refusals = Refusals(lambda: 0.0)
     for error in ("MISCONF disk", "MISCONF disk", "NOREPLICAS none"):
         refusals.refused("SET", exceptions.ResponseError(error))

@@ -1,4 +1,4 @@
-"""Commands as bytes, scripts by hash."""
+"""Commands of Valkey as bytes, and scripts that are called by their hash."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def test_a_command_is_an_array_of_strings_counted_in_bytes() -> None:
     )
 
 
-def test_text_that_is_not_unicode_is_sent_with_question_marks_and_not_refused() -> None:
+def test_lone_surrogates_are_sent_as_question_marks() -> None:
     assert pack(("\ud800",)) == b"*1\r\n$1\r\n?\r\n"
 
 
-def test_a_script_is_known_by_the_hash_of_its_text() -> None:
+def test_a_script_is_called_by_the_hash_of_its_text() -> None:
     assert Script("x", "return 1").sha == hashlib.sha1(b"return 1").hexdigest()
 
 
-def test_a_script_is_read_from_beside_its_package() -> None:
+def test_a_script_is_read_from_the_folder_of_its_package() -> None:
     assert "XADD" in load_script("insightdesk_rt.engine.cluster", "append").source
 
 
-def test_a_missing_script_is_named() -> None:
+def test_the_error_for_a_missing_script_names_it() -> None:
     with pytest.raises(FileNotFoundError, match="no_such_script"):
         load_script("insightdesk_rt.engine.cluster", "no_such_script")

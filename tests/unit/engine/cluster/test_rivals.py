@@ -1,4 +1,4 @@
-"""Which nodes may not run beside each other, and that one that was killed starts again under its name."""
+"""Nodes that must not run together, and a killed node that starts again under its name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRETS = {"user_ids": "shared", "jwt_secret": "aa", "cluster_secret": "bb"}
 
 
 class Node:
-    """What a starting server does with its place and lease. `elsewhere`: it runs on another machine."""
+    """A starting server's steps with its place and lease. `elsewhere`: it runs on another machine."""
 
     def __init__(
         self, valkey: Valkey, name: str, secrets: dict[str, str] | None = None, *, elsewhere: bool = True
@@ -32,7 +32,7 @@ class Node:
         self.place = place
 
         async def nothing(*words: str) -> None:
-            """Hold nothing, so that there is nothing to clear or put."""
+            """Do nothing: this node holds no facts."""
 
         self.leases = Leases(valkey, name, nothing, nothing, lease_ms=LEASE_MS)
         self.directory = Directory(valkey, lambda: self.leases.incarnation, place)
@@ -53,7 +53,7 @@ class Node:
             await asyncio.sleep(LEASE_MS / 4000)
 
     async def run(self) -> str:
-        """Start, and beat from then on. Returns why not, or ""."""
+        """Start, and renew the lease from then on. Returns why it does not start, or ""."""
         if not (why := await self.register()):
             self.beating = asyncio.get_running_loop().create_task(self.live())
         return why
@@ -92,7 +92,7 @@ async def a_cluster(url: str, prefix: str) -> AsyncIterator[tuple[Valkey, list[N
     ],
 )
 @aio
-async def test_a_node_of_the_same_name_or_with_another_secret_does_not_start_beside_one_that_lives(
+async def test_a_node_with_the_name_of_a_living_one_or_another_secret_does_not_start(
     valkey_url: str, prefix: str, name: str, secrets: dict[str, str], why: str
 ) -> None:
     async with a_cluster(valkey_url, prefix) as (valkey, nodes):
@@ -105,10 +105,10 @@ async def test_a_node_of_the_same_name_or_with_another_secret_does_not_start_bes
 
 @pytest.mark.parametrize("changed", ["nothing", "jwt_secret"])
 @aio
-async def test_a_node_that_was_killed_starts_again_when_its_lease_has_not_been_renewed(
+async def test_a_killed_node_starts_again_once_its_lease_is_not_renewed(
     valkey_url: str, prefix: str, changed: str
 ) -> None:
-    """Nobody on this machine can know that another one lost its power: a lease that is renewed no more says so."""
+    """Whether another machine lost its power can be seen only from a lease that is not renewed."""
     async with a_cluster(valkey_url, prefix) as (valkey, nodes):
         nodes.append(Node(valkey, "n1"))
         await nodes[0].run()
@@ -121,7 +121,7 @@ async def test_a_node_that_was_killed_starts_again_when_its_lease_has_not_been_r
 
 
 @aio
-async def test_a_node_that_was_killed_on_this_machine_starts_again_at_once(valkey_url: str, prefix: str) -> None:
+async def test_a_node_killed_on_this_machine_starts_again_at_once(valkey_url: str, prefix: str) -> None:
     child = await asyncio.create_subprocess_exec("sleep", "60")
     async with a_cluster(valkey_url, prefix) as (valkey, nodes):
         space, _, _ = this_process().split(" ")
@@ -148,8 +148,8 @@ def _stat(pid: int) -> str:
 
 
 @aio
-async def test_of_two_that_start_at_the_same_moment_one_starts(valkey_url: str, prefix: str) -> None:
-    """Neither had a lease when the other looked."""
+async def test_only_one_of_two_nodes_that_start_together_with_one_name_runs(valkey_url: str, prefix: str) -> None:
+    """Neither has a lease yet when the other one checks."""
     async with a_cluster(valkey_url, prefix) as (valkey, nodes):
         nodes += [Node(valkey, "n1"), Node(valkey, "n1")]
         both = asyncio.Barrier(2)
@@ -177,12 +177,12 @@ async def test_of_two_that_start_at_the_same_moment_one_starts(valkey_url: str, 
         assert sorted(bool(why) for why in said) == [False, True]
 
 
-def test_a_process_is_known_again_by_more_than_its_number() -> None:
-    """Numbers are given out again."""
+def test_a_process_is_identified_by_more_than_its_pid() -> None:
+    """The system reuses pids."""
     space, number, began = this_process().split(" ")
     assert int(number) == os.getpid()
     place = new_place("n1", "", f"{space} {number} {began}")
     assert not has_ended(place)
     assert has_ended(new_place("n1", "", f"{space} {number} {int(began) - 1}"))
-    assert not has_ended(new_place("n1", "", f"pid:[1] {number} {int(began) - 1}")), "of a container's own numbers"
+    assert not has_ended(new_place("n1", "", f"pid:[1] {number} {int(began) - 1}")), "pids of a container"
     assert not has_ended(new_place("n1", ""))

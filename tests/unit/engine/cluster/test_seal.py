@@ -1,4 +1,4 @@
-"""The seal of what nodes say to each other: what was said, where, when, under which key, and once."""
+"""The seal of calls between nodes covers text, channel, time and key, and is accepted once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check(stamp: str, *, key: bytes = KEY, channel: str = CHANNEL, text: str = T
     Seal(key, lambda: now_ms).check(channel.encode(), stamp.encode(), text.encode())
 
 
-def test_what_a_node_with_the_key_has_said_is_taken() -> None:
+def test_a_call_with_the_clusters_key_is_accepted() -> None:
     check(Seal(KEY, lambda: NOW_MS).stamp(CHANNEL, TEXT))
     check(Seal(KEY, lambda: NOW_MS - FRESH_MS).stamp(CHANNEL, TEXT))
 
@@ -32,19 +32,19 @@ def test_what_a_node_with_the_key_has_said_is_taken() -> None:
         ({"now_ms": NOW_MS - FRESH_MS - 1}, "too old"),
     ],
 )
-def test_what_is_not_as_it_was_said_is_refused(change: dict[str, object], why: str) -> None:
+def test_a_changed_call_is_refused(change: dict[str, object], why: str) -> None:
     stamp = Seal(KEY, lambda: NOW_MS).stamp(CHANNEL, TEXT)
     with pytest.raises(NotSealed, match=why):
         check(stamp, **change)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stamp", ["", " ", "1", "x y", "-1 00", "1" * 17 + " 00", f"{NOW_MS} é", f"{NOW_MS} "])
-def test_what_is_no_stamp_is_refused(stamp: str) -> None:
+def test_an_invalid_stamp_is_refused(stamp: str) -> None:
     with pytest.raises(NotSealed):
         check(stamp)
 
 
-def test_what_was_said_before_is_refused_and_forgotten_when_it_is_too_old_anyway() -> None:
+def test_a_repeated_call_is_refused_and_old_stamps_are_forgotten() -> None:
     now = [NOW_MS]
     seal = Seal(KEY, lambda: now[0])
     for step in range(20):
@@ -57,14 +57,14 @@ def test_what_was_said_before_is_refused_and_forgotten_when_it_is_too_old_anyway
     assert len(seal._seen) + len(seal._seen_before) < 12
 
 
-def test_a_secret_shows_neither_in_its_key_nor_in_its_fingerprint() -> None:
+def test_neither_the_derived_key_nor_the_fingerprint_reveals_the_secret() -> None:
     secret = b"0123456789abcdef0123456789abcdef"
     assert secret not in derived_key(secret) and fingerprint(secret) != fingerprint(secret + b"!")
     assert fingerprint(secret) != derived_key(secret)[:8].hex() and len(fingerprint(secret)) == 16
 
 
-def test_a_seal_costs_microseconds() -> None:
-    """A call has some hundred bytes; its seal is not what it costs."""
+def test_a_seal_takes_microseconds() -> None:
+    """A call has some hundred bytes, and its seal must be cheap."""
     seal, text = Seal(KEY), "x" * 500
     began_s = time.perf_counter()
     for _ in range(1_000):

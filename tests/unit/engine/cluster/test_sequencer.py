@@ -1,4 +1,4 @@
-"""The order of one namespace on one node, step by step, without a clock or a connection."""
+"""The sequencer orders the events of one namespace on one node. Tested step by step, without clock or connection."""
 
 from __future__ import annotations
 
@@ -38,41 +38,41 @@ def rig() -> Rig:
     return Rig()
 
 
-def test_events_are_delivered_as_they_come_and_again_is_nothing(rig: Rig) -> None:
+def test_events_are_delivered_in_order_and_duplicates_are_dropped(rig: Rig) -> None:
     assert rig.hear(11, 9) and rig.hear(12, 11) and rig.hear(12, 11) and rig.hear(11, 9)
     assert rig.got == ["11", "12"] and rig.sequencer.position == "12-0" and rig.sequencer.duplicates == 2
 
 
-def test_a_missing_predecessor_holds_the_lane_until_the_log_was_read(rig: Rig) -> None:
+def test_a_missing_predecessor_holds_events_until_the_log_is_read(rig: Rig) -> None:
     assert not rig.hear(13, 12)
     assert rig.sequencer.held and rig.sequencer.gaps == 1
-    assert rig.hear(14, 13), "it waits behind"
+    assert rig.hear(14, 13), "it waits behind the gap"
     assert rig.got == [] and rig.sequencer.position == "10-0"
     rig.sequencer.catch_up([event(11), event(12), event(13)], Offset("13-0"))
     assert rig.sequencer.release()
     assert rig.got == ["11", "12", "13", "14"]
 
 
-def test_a_predecessor_before_the_position_or_unknown_is_no_hole(rig: Rig) -> None:
+def test_an_old_or_unknown_predecessor_is_not_a_gap(rig: Rig) -> None:
     assert rig.hear(20, 10) and rig.hear(30, None)
 
 
-def test_a_room_that_is_not_settled_has_no_holes_yet(rig: Rig) -> None:
+def test_a_room_that_is_not_settled_has_no_gaps(rig: Rig) -> None:
     rig.a.settled = False
     assert rig.hear(20, 15)
     assert rig.got == ["20"]
 
 
-def test_a_probe_moves_a_quiet_node_on_and_never_back(rig: Rig) -> None:
+def test_a_probe_moves_the_position_forward_and_never_back(rig: Rig) -> None:
     rig.sequencer.probed(1, Offset("50-3"))
     rig.sequencer.probed(2, Offset("40-0"))
     rig.sequencer.probed(3, None)
     assert rig.sequencer.position == "50-3"
-    assert rig.hear(50, 9), "older than the probe: known"
+    assert rig.hear(50, 9), "it is older than the probe, so it is a duplicate"
     assert rig.got == []
 
 
-def test_a_probe_settles_the_rooms_that_were_asked_for_before_it(rig: Rig) -> None:
+def test_a_probe_settles_the_rooms_subscribed_before_it(rig: Rig) -> None:
     early, late = ChannelSubscription(rig.sequencer, B, b"b"), ChannelSubscription(rig.sequencer, Room("c"), b"c")
     early.probe, late.probe = 4, 5
     rig.sequencer.settling += [early, late]
@@ -82,7 +82,7 @@ def test_a_probe_settles_the_rooms_that_were_asked_for_before_it(rig: Rig) -> No
     assert late.settled and rig.sequencer.settling == []
 
 
-def test_while_held_a_probe_waits_its_turn_among_the_events(rig: Rig) -> None:
+def test_while_held_a_probe_is_queued_among_the_events(rig: Rig) -> None:
     rig.sequencer.held = True
     rig.hear(12, 11)
     rig.sequencer.probed(1, Offset("20-0"))
@@ -91,7 +91,7 @@ def test_while_held_a_probe_waits_its_turn_among_the_events(rig: Rig) -> None:
     assert rig.sequencer.release() and rig.got == ["11", "12"] and rig.sequencer.position == "20-0"
 
 
-def test_a_second_hole_in_the_buffer_is_seen_and_what_is_behind_it_stays(rig: Rig) -> None:
+def test_a_second_gap_in_the_queue_holds_the_events_behind_it(rig: Rig) -> None:
     rig.sequencer.held = True
     rig.hear(12, 11)
     rig.hear(15, 14)
@@ -102,20 +102,20 @@ def test_a_second_hole_in_the_buffer_is_seen_and_what_is_behind_it_stays(rig: Ri
     assert rig.sequencer.release() and rig.got == ["11", "12", "13", "14", "15", "16"]
 
 
-def test_a_hole_that_nothing_fills_can_be_forgiven(rig: Rig) -> None:
+def test_a_gap_that_the_log_cannot_fill_can_be_accepted(rig: Rig) -> None:
     rig.hear(15, 14)
     rig.sequencer.catch_up([], Offset("10-0"))
     assert not rig.sequencer.release()
     assert rig.sequencer.release(accept_gaps=True) and rig.got == ["15"]
 
 
-def test_catching_up_delivers_rooms_of_this_node_only_and_moves_on_over_the_others(rig: Rig) -> None:
+def test_catching_up_delivers_only_events_of_this_nodes_rooms(rig: Rig) -> None:
     rig.sequencer.held = True
     rig.sequencer.catch_up([event(9), event(11, B), event(12), event(13, B)], Offset("14-0"))
     assert rig.got == ["12"] and rig.sequencer.position == "14-0"
 
 
-def test_an_event_that_was_published_again_is_known_by_its_id_for_a_while(rig: Rig) -> None:
+def test_an_event_published_again_is_recognised_by_its_id_for_a_while(rig: Rig) -> None:
     rig.hear(11, 9, id="same")
     rig.sequencer.forget_older()
     rig.hear(12, 11, id="same")
@@ -126,7 +126,7 @@ def test_an_event_that_was_published_again_is_known_by_its_id_for_a_while(rig: R
     assert rig.got == ["11", "13"]
 
 
-def test_going_back_never_goes_later_than_what_was_verified_and_doubles_nothing(rig: Rig) -> None:
+def test_rewinding_goes_back_to_the_verified_position_without_duplicates(rig: Rig) -> None:
     rig.hear(11, 9)
     rig.sequencer.verified = Offset("11-0")
     rig.hear(12, 11)
@@ -138,7 +138,7 @@ def test_going_back_never_goes_later_than_what_was_verified_and_doubles_nothing(
     assert rig.sequencer.release() and rig.got == ["11", "12", "9000", "13"]
 
 
-def test_losing_the_connection_forgets_what_the_log_will_tell(rig: Rig) -> None:
+def test_queued_events_are_dropped_when_the_connection_is_lost(rig: Rig) -> None:
     rig.sequencer.held = True
     rig.hear(12, 11)
     rig.sequencer.connection_lost()
@@ -146,13 +146,13 @@ def test_losing_the_connection_forgets_what_the_log_will_tell(rig: Rig) -> None:
     assert rig.sequencer.release() and rig.got == ["11", "12"]
 
 
-def test_poison_changes_nothing(rig: Rig) -> None:
+def test_an_invalid_event_is_counted_and_dropped(rig: Rig) -> None:
     bad = Logged((99, 0), Offset("99-0"), None, b"nonsense", b"{}")
     assert rig.sequencer.hear(bad, rig.a) and rig.hear(98, None, namespace="/other")
     assert rig.sequencer.position == "10-0" and rig.sequencer.poison == 2
 
 
-def test_before_it_was_started_everything_waits() -> None:
+def test_events_wait_until_the_sequencer_is_started() -> None:
     sequencer = Sequencer(NS, lambda event: None)
     assert sequencer.held and not sequencer.started
     sequencer.probed(1, Offset("5-0"))
@@ -160,8 +160,8 @@ def test_before_it_was_started_everything_waits() -> None:
     assert sequencer.release() and offset_key(sequencer.position) == (7, 0)
 
 
-def test_an_event_that_is_sent_again_and_again_is_remembered_from_the_last_time(rig: Rig) -> None:
-    """Three times emptied in a row, a Valkey brought clients twice what they had had from the start."""
+def test_an_event_sent_several_times_is_remembered_from_the_last_time(rig: Rig) -> None:
+    """When Valkey was emptied three times in a row, clients received the first events twice."""
     rig.hear(11, None, id="same")
     for n in (12, 13, 14):
         rig.sequencer.forget_older()
@@ -169,8 +169,8 @@ def test_an_event_that_is_sent_again_and_again_is_remembered_from_the_last_time(
     assert rig.got == ["11"] and rig.sequencer.skipped == 3
 
 
-def test_ends_of_a_log_that_was_lost_are_forgotten_with_it(rig: Rig) -> None:
-    """Kept, they would be missing in every later log, and each later loss would be read back beyond what is known."""
+def test_ends_of_a_lost_log_are_forgotten(rig: Rig) -> None:
+    """They are missing in every later log, so each later loss would be read back too far."""
     rig.sequencer.verify(Offset("10-0"), 0.0)
     rig.hear(11, None)
     rig.sequencer.verify(Offset("11-0"), 1.0)
@@ -183,8 +183,8 @@ def test_ends_of_a_log_that_was_lost_are_forgotten_with_it(rig: Rig) -> None:
     assert [end.offset for end in rig.sequencer.ends] == ["10-0", "13-0"]
 
 
-def test_ends_are_kept_for_as_long_as_delivered_ids_are_and_one_at_least(rig: Rig) -> None:
-    """In a quiet log the last one stays good: it is seen again and again."""
+def test_ends_are_kept_as_long_as_delivered_ids_and_at_least_one(rig: Rig) -> None:
+    """In a quiet log the last end is verified again and again, so it stays valid."""
     for at_s in range(200):
         if at_s < 100:
             rig.sequencer.advance(Offset(f"{100 + at_s}-0"))

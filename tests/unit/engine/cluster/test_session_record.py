@@ -1,4 +1,4 @@
-"""From where a client that comes back is given the log."""
+"""The offset after which a returning client is sent the log."""
 
 import pytest
 
@@ -13,5 +13,5 @@ def test_only_an_offset_in_the_quiet_time_counts_as_its_end(offset: str, wanted:
     assert since(offset, "5-0", "10-0", "20-0") == wanted
 
 
-def test_a_session_that_never_heard_anything_is_quiet_from_its_start() -> None:
+def test_a_session_without_events_is_quiet_from_its_start() -> None:
     assert since("", "5-0", "5-0", "20-0") == "20-0"

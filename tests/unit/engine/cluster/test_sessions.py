@@ -1,4 +1,4 @@
-"""Sessions over a real Valkey: the last claim has it, by its user, within the window; never after a goodbye."""
+"""Sessions in a real Valkey: the last claim by their user within the window gets them, unless the client left."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Node:
         await self.sessions._flush()
 
     async def claim(self, pid: str, offset: str = "") -> tuple[str, set[str], str] | None:
-        """A client comes back, and goes again before it is let in."""
+        """A client returns, and disconnects before it is admitted."""
         found = await self.claimed(pid, offset)
         return found and (found.sid, set(found.rooms), found.offset)
 
@@ -65,7 +65,7 @@ class Node:
             return found
 
     async def back(self, pid: str, *rooms: str) -> Socket:
-        """A client comes back and is let in."""
+        """A client returns and is admitted."""
         socket = fakes.socket("/tickets", USER)
         async with self.sessions.claim(socket, pid, "") as found:
             assert found is not None
@@ -89,18 +89,18 @@ async def nodes(url: str, prefix: str, window_s: int = 60) -> AsyncIterator[tupl
 
 
 @aio
-async def test_a_lost_client_finds_its_session_on_any_node(valkey_url: str, prefix: str) -> None:
+async def test_a_disconnected_client_can_resume_on_any_node(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, _):
         socket = await a.opened("user:u1")
         socket.rooms.add(Room("ticket:1"))
         await a.ended(socket)
         assert await b.claim(socket.pid, "9-1") == (socket.sid, {"user:u1", "ticket:1"}, "9-1")
-        assert a.told == b.told == [], "nobody has it any more"
+        assert a.told == b.told == [], "no node has it open"
 
 
 @aio
-async def test_where_a_room_was_joined_is_on_record_for_as_long_as_the_room(valkey_url: str, prefix: str) -> None:
-    """Whoever claims the session bounds by it what it is sent; saved with the rooms, and when the connection ends."""
+async def test_a_sessions_record_has_the_right_by_which_each_room_was_joined(valkey_url: str, prefix: str) -> None:
+    """It limits the events a resuming client is sent. It is saved with the rooms and when the connection ends."""
     async with nodes(valkey_url, prefix) as (a, b, _):
         socket = await a.opened("ticket:1", "ticket:2")
         socket.starts = {Room("ticket:1"): Right(Offset("7-0"), "life 1"), Room("ticket:2"): Right(Offset("8-0"))}
@@ -116,7 +116,7 @@ async def test_where_a_room_was_joined_is_on_record_for_as_long_as_the_room(valk
 
 
 @aio
-async def test_of_two_who_claim_a_session_the_last_has_it(valkey_url: str, prefix: str) -> None:
+async def test_the_last_of_two_claims_gets_the_session(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, valkey):
         old = await a.opened()
         await a.ended(old)
@@ -126,14 +126,14 @@ async def test_of_two_who_claim_a_session_the_last_has_it(valkey_url: str, prefi
             one.pid = two.pid = old.pid
             b.sessions.opened(two, second)
             await b.written()
-            a.sessions.opened(one, first)  # the word of the other has not come yet
+            a.sessions.opened(one, first)  # the notice of the other claim has not arrived yet
             await a.written()
         assert one.client.closed is CloseReason.REPLACED and not two.client.closed  # type: ignore[attr-defined]
         assert await valkey.command("HGET", valkey.key("session", old.pid), "owner") == second.owner
 
 
 @aio
-async def test_who_is_on_its_way_in_is_replaced_by_a_later_claim(valkey_url: str, prefix: str) -> None:
+async def test_a_later_claim_replaces_a_client_that_is_still_connecting(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, _):
         old = await a.opened()
         await a.ended(old)
@@ -148,10 +148,8 @@ async def test_who_is_on_its_way_in_is_replaced_by_a_later_claim(valkey_url: str
 
 
 @aio
-async def test_a_client_that_goes_again_before_it_is_let_in_finds_its_session_as_it_was(
-    valkey_url: str, prefix: str
-) -> None:
-    """However often, and also when what it was sent on its way in did not arrive."""
+async def test_a_claim_that_is_given_up_leaves_the_session_unchanged(valkey_url: str, prefix: str) -> None:
+    """However often it happens, and also if the replayed events did not arrive."""
     async with nodes(valkey_url, prefix) as (a, b, valkey):
         socket = await a.opened("ticket:1")
         await a.ended(socket)
@@ -167,7 +165,7 @@ async def test_a_client_that_goes_again_before_it_is_let_in_finds_its_session_as
 
 
 @aio
-async def test_a_session_that_cannot_be_gone_on_with_ends(valkey_url: str, prefix: str) -> None:
+async def test_a_session_that_cannot_be_resumed_is_deleted(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, valkey):
         socket = await a.opened()
         await a.ended(socket)
@@ -179,7 +177,7 @@ async def test_a_session_that_cannot_be_gone_on_with_ends(valkey_url: str, prefi
 
 
 @aio
-async def test_a_session_whose_time_passed_while_valkey_was_away_is_not_left_behind() -> None:
+async def test_a_session_that_expired_during_an_outage_is_deleted() -> None:
     with OwnValkey() as server:
         async with nodes(server.url, "t", window_s=1) as (a, _, valkey):
             lost, left = await a.opened(), await a.opened()
@@ -195,17 +193,15 @@ async def test_a_session_whose_time_passed_while_valkey_was_away_is_not_left_beh
 
 
 @aio
-async def test_a_room_that_a_client_was_told_of_is_in_its_record_however_soon_it_is_lost(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_a_joined_room_is_recorded_before_the_join_is_acknowledged(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, valkey):
         socket = await a.opened("user:u1")
         for number in range(5):
             socket.rooms.add(Room(f"ticket:{number}"))
             a.sessions.moved(socket)
-            await valkey.command("PING")  # a join asks Valkey something before it answers
+            await valkey.command("PING")  # a join sends Valkey a command before its ack
             rooms = await valkey.command("HGET", valkey.key("session", socket.pid), "rooms")
-            assert f"ticket:{number}" in rooms, "kill -9 now would lose it"
+            assert f"ticket:{number}" in rooms, "it would survive kill -9"
         socket.rooms.add(Room("ticket:last"))
         a.sessions.moved(socket)
         a.sessions.ended(socket, CloseReason.SHUTDOWN)
@@ -215,8 +211,8 @@ async def test_a_room_that_a_client_was_told_of_is_in_its_record_however_soon_it
 
 
 @aio
-async def test_without_an_offset_it_begins_where_the_log_was_at_the_connect(valkey_url: str, prefix: str) -> None:
-    """Not where it was at the end: what went into a dead connection did not arrive."""
+async def test_without_an_offset_a_resume_starts_from_the_logs_end_at_the_connect(valkey_url: str, prefix: str) -> None:
+    """Not from its end at the disconnect: events that were written to a dead connection did not arrive."""
     async with nodes(valkey_url, prefix) as (a, b, _):
         for nothing in ("", "yesterday", "9" * 30 + "-0"):
             socket = await a.opened()
@@ -225,7 +221,7 @@ async def test_without_an_offset_it_begins_where_the_log_was_at_the_connect(valk
 
 
 @pytest.mark.parametrize("why", [CloseReason.CLIENT_LEFT, CloseReason.KICKED, CloseReason.PARSE_ERROR])
-def test_a_session_that_was_ended_on_purpose_is_gone(valkey_url: str, prefix: str, why: CloseReason) -> None:
+def test_a_session_that_was_ended_on_purpose_cannot_be_resumed(valkey_url: str, prefix: str, why: CloseReason) -> None:
     @aio
     async def story() -> None:
         async with nodes(valkey_url, prefix) as (a, b, valkey):
@@ -238,7 +234,7 @@ def test_a_session_that_was_ended_on_purpose_is_gone(valkey_url: str, prefix: st
 
 
 @aio
-async def test_nobody_elses_pid_helps_and_it_stays_good_for_its_owner(valkey_url: str, prefix: str) -> None:
+async def test_another_user_cannot_use_a_pid_and_its_owner_still_can(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, _):
         socket = await a.opened()
         await a.ended(socket)
@@ -248,7 +244,7 @@ async def test_nobody_elses_pid_helps_and_it_stays_good_for_its_owner(valkey_url
 
 
 @pytest.mark.parametrize("pid", ["", "x" * 101, "é" * 30, "unknown" * 5, "*", "a b" * 10, "x" * 30 + "\n"])
-def test_what_is_no_pid_of_ours_is_nothing(valkey_url: str, prefix: str, pid: str) -> None:
+def test_an_invalid_pid_finds_no_session(valkey_url: str, prefix: str, pid: str) -> None:
     @aio
     async def story() -> None:
         async with nodes(valkey_url, prefix) as (a, _, _valkey):
@@ -258,11 +254,11 @@ def test_what_is_no_pid_of_ours_is_nothing(valkey_url: str, prefix: str, pid: st
 
 
 @aio
-async def test_the_window_ends(valkey_url: str, prefix: str) -> None:
+async def test_a_session_cannot_be_resumed_after_its_window(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix, window_s=1) as (a, b, valkey):
         socket = await a.opened()
         key = valkey.key("session", socket.pid)
-        assert await valkey.command("PTTL", key) > 3_600_000, "while it lives"
+        assert await valkey.command("PTTL", key) > 3_600_000, "the connection is open"
         await a.ended(socket)
         assert 0 < await valkey.command("PTTL", key) <= 1000
         await asyncio.sleep(1.05)
@@ -270,7 +266,7 @@ async def test_the_window_ends(valkey_url: str, prefix: str) -> None:
 
 
 @aio
-async def test_a_client_that_returns_before_it_was_missed_ends_its_old_connection(valkey_url: str, prefix: str) -> None:
+async def test_a_resume_closes_the_old_connection_of_the_client(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, _):
         here, there = await a.opened(), await a.opened()
         assert await a.claim(here.pid)
@@ -284,23 +280,21 @@ async def test_a_client_that_returns_before_it_was_missed_ends_its_old_connectio
 
 
 @aio
-async def test_an_old_connection_that_was_not_told_learns_it_at_its_next_write(valkey_url: str, prefix: str) -> None:
+async def test_an_old_connection_without_notice_is_closed_at_its_next_write(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, _):
         old = await a.opened()
         new = await b.back(old.pid, "ticket:1")
         old.rooms.add(Room("ticket:2"))
         a.sessions.moved(old)
-        await until(lambda: old.client.closed, "refused, so closed")  # type: ignore[attr-defined]
+        await until(lambda: old.client.closed, "it is closed")  # type: ignore[attr-defined]
         await a.ended(old)
         await b.ended(new)
         assert await a.claim(old.pid) == (old.sid, {"ticket:1"}, "5-0"), "the late writes changed nothing"
 
 
 @aio
-async def test_the_end_of_a_replaced_connection_keeps_its_other_namespaces_for_their_claims(
-    valkey_url: str, prefix: str
-) -> None:
-    """One connection, several namespaces: the claim of the first closes it, the others are claimed a moment later."""
+async def test_the_other_namespaces_of_a_replaced_connection_can_still_be_claimed(valkey_url: str, prefix: str) -> None:
+    """The first namespace's claim closes the old connection; the client claims the others a moment later."""
     async with nodes(valkey_url, prefix) as (a, b, _):
         other = await a.opened()
         await a.ended(other, CloseReason.REPLACED)
@@ -308,7 +302,7 @@ async def test_the_end_of_a_replaced_connection_keeps_its_other_namespaces_for_t
 
 
 @aio
-async def test_a_session_that_ends_before_it_was_ever_written_can_be_claimed(valkey_url: str, prefix: str) -> None:
+async def test_a_session_that_ends_before_its_first_write_can_be_claimed(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, _, _valkey):
         socket = fakes.socket("/tickets", USER)
         socket.pid = a.sessions.new_pid()
@@ -318,7 +312,7 @@ async def test_a_session_that_ends_before_it_was_ever_written_can_be_claimed(val
 
 
 @aio
-async def test_the_sessions_of_a_killed_node_wait_for_their_clients(valkey_url: str, prefix: str) -> None:
+async def test_the_sessions_of_a_killed_node_can_be_resumed(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, valkey):
         sockets = [await a.opened(f"ticket:{n}") for n in range(3)]
         key = valkey.key("session", sockets[0].pid)
@@ -330,7 +324,7 @@ async def test_the_sessions_of_a_killed_node_wait_for_their_clients(valkey_url: 
 
 
 @aio
-async def test_a_resumed_session_does_not_end_with_the_node_it_came_from(valkey_url: str, prefix: str) -> None:
+async def test_a_resumed_session_outlives_its_former_node(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, valkey):
         old = await a.opened()
         await b.back(old.pid)
@@ -339,9 +333,7 @@ async def test_a_resumed_session_does_not_end_with_the_node_it_came_from(valkey_
 
 
 @aio
-async def test_a_node_that_comes_back_under_another_name_lists_its_sessions_under_it(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_a_node_with_a_new_incarnation_lists_its_sessions_under_it(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, valkey):
         stays, goes = await a.opened(), await a.opened()
         await b.sessions.node_lost("a")
@@ -355,7 +347,7 @@ async def test_a_node_that_comes_back_under_another_name_lists_its_sessions_unde
 
 
 @aio
-async def test_what_valkey_forgot_is_written_again_and_nobody_is_thrown_out_for_it(
+async def test_sessions_that_valkey_lost_are_written_again_without_closing_connections(
     valkey_url: str, prefix: str
 ) -> None:
     async with nodes(valkey_url, prefix) as (a, b, valkey):
@@ -372,7 +364,7 @@ async def test_what_valkey_forgot_is_written_again_and_nobody_is_thrown_out_for_
 
 
 @aio
-async def test_what_could_not_be_written_is_written_when_valkey_is_back() -> None:
+async def test_failed_writes_are_repeated_when_valkey_returns() -> None:
     with OwnValkey() as server:
         async with nodes(server.url, "t") as (a, _, valkey):
             server.kill()
@@ -389,8 +381,10 @@ async def test_what_could_not_be_written_is_written_when_valkey_is_back() -> Non
 
 
 @aio
-async def test_a_quiet_session_is_as_good_as_new(valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing was said in its rooms for hours, and the log no longer reaches back so far."""
+async def test_a_session_without_events_can_be_resumed(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rooms had no events for hours, and the log no longer reaches back so far."""
     monkeypatch.setattr(resume, "TOUCH_S", 0.0)
     async with nodes(valkey_url, prefix) as (a, b, valkey):
         socket = await a.opened("ticket:1")
@@ -411,7 +405,7 @@ async def test_a_quiet_session_is_as_good_as_new(valkey_url: str, prefix: str, m
 
 
 @aio
-async def test_without_valkey_a_claim_says_so(prefix: str) -> None:
+async def test_without_valkey_a_claim_raises_unavailable(prefix: str) -> None:
     node = Node(Valkey("unix:///nowhere/at/all", prefix), "a")
     with pytest.raises(RtError, match="UNAVAILABLE"):
         await node.claim(node.sessions.new_pid())
