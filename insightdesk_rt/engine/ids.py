@@ -35,14 +35,14 @@ NAME_FORMATS = FORMATS.replace("\u200b-\u200f", "\u200b\u200e\u200f")
 
 
 class IdKind:
-    """One kind of id: `pattern` for msgspec, `words` describe it in error texts."""
+    """One kind of id: `pattern` for msgspec, and `description` for error texts."""
 
-    def __init__(self, pattern: str, words: str) -> None:
+    def __init__(self, pattern: str, description: str) -> None:
         self.pattern = pattern
-        self.words = words
+        self.description = description
         # "" means that a filter is not used; only allowed there
         self.or_empty = rf"^(?:{pattern.removeprefix('^').removesuffix(Z)})?{Z}"
-        WORDS[self.pattern] = WORDS[self.or_empty] = words
+        WORDS[self.pattern] = WORDS[self.or_empty] = description
         self._matches = re.compile(pattern).match
 
     def fits(self, text: object) -> bool:
@@ -52,16 +52,16 @@ class IdKind:
         """Return the text. Raises ValueError that says what is expected."""
         if isinstance(text, str) and self._matches(text) is not None:
             return text
-        raise ValueError(f"expected text {self.words}" if isinstance(text, str) else "expected text")
+        raise ValueError(f"expected text {self.description}" if isinstance(text, str) else "expected text")
 
 
 Z = r"\Z"  # not $, which would allow a newline at the end
 
 
-def _visible(most: int) -> IdKind:
+def _visible(max_chars: int) -> IdKind:
     return IdKind(
-        f"^[^{CONTROLS}{FORMATS}]{{1,{most}}}{Z}",
-        f"of 1 to {most} characters, without control and format characters",
+        f"^[^{CONTROLS}{FORMATS}]{{1,{max_chars}}}{Z}",
+        f"of 1 to {max_chars} characters, without control and format characters",
     )
 
 
@@ -85,6 +85,7 @@ EVENT_NAME = IdKind(f"^[^{CONTROLS}]{{1,128}}{Z}", "of 1 to 128 characters, with
 RESERVED_EVENTS = frozenset(
     {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
 )
+RESERVED_EVENT = "This name is reserved by Socket.IO clients"
 SOCKET = IdKind(rf"^[A-Za-z0-9_\-]{{20}}{Z}", "of 20 letters, digits or any of _-")
 RULE = IdKind(rf"^[0-9a-f]{{20}}{Z}", "of 20 hexadecimal digits")
 

@@ -1,13 +1,13 @@
 """The table of the helpdesk's features. A feature is one folder beside this file and one line in `FEATURES`.
 
-Each opens a namespace to clients, so adding one is a line that somebody reviews.
+Each feature opens a namespace to clients, so the line that adds one is reviewed.
 """
 
 from collections.abc import Collection, Iterator
 
 from insightdesk_rt.engine.dispatch.expiry import EXPIRING
 from insightdesk_rt.engine.dispatch.namespace import Namespace, Outbound
-from insightdesk_rt.engine.ids import EVENT_NAME, RESERVED_EVENTS
+from insightdesk_rt.engine.ids import EVENT_NAME, RESERVED_EVENT, RESERVED_EVENTS
 from insightdesk_rt.helpdesk.chat.namespace import Chat
 from insightdesk_rt.helpdesk.dashboard.namespace import Dashboard
 from insightdesk_rt.helpdesk.main.namespace import Main
@@ -22,15 +22,15 @@ FACTS: frozenset[str] = frozenset().union(*(feature.facts for feature in FEATURE
 
 
 def refuse_namespace(namespace: str, paths: Collection[str] = PATHS) -> str:
-    """Return why nobody may publish into a namespace, or "". Used by `POST /emit` and by the emitter."""
+    """Return why a namespace cannot be published into, or "". Used by `POST /emit` and by the emitter."""
     return "" if namespace in paths else "There is no such namespace"
 
 
 def refuse_event(name: str) -> str:
-    """Return why nobody may publish an event of this name, or ""."""
+    """Return why an event of this name cannot be published, or ""."""
     if name in RESERVED_EVENTS:
-        return "Clients keep this name for themselves"
-    return "" if EVENT_NAME.fits(name) else f"Expected text {EVENT_NAME.words}"
+        return RESERVED_EVENT
+    return "" if EVENT_NAME.fits(name) else f"Expected text {EVENT_NAME.description}"
 
 
 def sent_events() -> frozenset[str]:

@@ -26,7 +26,7 @@ from insightdesk_rt.engine.cluster.names import Names
 from insightdesk_rt.engine.cluster.resp import Arg, load_script
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError, used_before
-from insightdesk_rt.engine.ids import RESERVED_EVENTS
+from insightdesk_rt.engine.ids import RESERVED_EVENT, RESERVED_EVENTS
 from insightdesk_rt.engine.model import Event, Offset, offset_key
 from insightdesk_rt.engine.settings import BytesLimit, Help, SettingsPart
 from insightdesk_rt.engine.wire import json
@@ -218,7 +218,7 @@ def check_event(event: Event, max_event_bytes: int) -> None:
     limit would disconnect every node at once.
     """
     if event.name in RESERVED_EVENTS:
-        raise RtError("BAD_REQUEST", "event: this name is reserved by Socket.IO clients", field="event")
+        raise RtError("BAD_REQUEST", f"event: {RESERVED_EVENT}", field="event")
     payload = event.payload
     if len(payload) * 4 > max_event_bytes and len(payload.encode("utf-8", "replace")) > max_event_bytes:
         raise RtError("PAYLOAD_TOO_LARGE")

@@ -233,7 +233,7 @@ def test_each_place_takes_and_refuses_what_its_kind_says(struct: str, name: str,
             continue
         with pytest.raises(json.BadJson) as refused:
             read(type_, text)
-        assert "regex" not in refused.value.why and kind(of).words in refused.value.why, refused.value.why
+        assert "regex" not in refused.value.why and kind(of).description in refused.value.why, refused.value.why
 
 
 @pytest.mark.parametrize("of", ACCEPTED)
@@ -255,7 +255,7 @@ def test_a_token_may_hold_what_events_may_name(claim: str, of: str) -> None:
             continue
         with pytest.raises(auth.BadToken) as refused:
             auth.verify(token(**{claim: text}), KEYS, time.time())
-        assert kind(of).words in refused.value.why
+        assert kind(of).description in refused.value.why
 
 
 @pytest.mark.parametrize(
