@@ -431,11 +431,11 @@ async def test_a_poll_waits_for_messages_and_gets_all_of_them() -> None:
         client = await Polling.open(d)
         await client.park()
         d.emit(1, 2, 3)
-        d.client().send(d.client().codec.binary_event("/tickets", "pic", {"data": b"\1\2"}))
+        d.client().send(d.client().codec.ack("/tickets", 7, {"data": b"\1\2"}))
         answer = await client.gets.receive()
         assert answer.body.split("\x1e") == [
             *(f'42/tickets,["n","{n}"]' for n in (1, 2, 3)),
-            '451-/tickets,["pic",{"data":{"_placeholder":true,"num":0}}]',
+            '461-/tickets,7[{"data":{"_placeholder":true,"num":0}}]',
             "bAQI=",
         ]
         d.emit(4)

@@ -69,7 +69,7 @@ class Encoded(Struct, frozen=True, gc=False, eq=False):
 
 
 class Codec(Protocol):
-    """Encodes messages of one protocol. A `payload` is JSON text already; `data` is a value that may contain bytes."""
+    """Encodes messages of one protocol. A `payload` is JSON text; `data` is a value that may contain bytes."""
 
     recovery: bool
     """Does it send a pid and the offsets of logged events?"""
@@ -89,8 +89,6 @@ class Codec(Protocol):
     ) -> Encoded:
         """`offset` is "" for an event that is not logged. A volatile event is dropped first when its reader is slow."""
         ...
-
-    def binary_event(self, namespace: str, name: str, data: object, ack_id: int | None = None) -> Encoded: ...
 
     def ack(self, namespace: str, ack_id: int, data: object) -> Encoded:
         """`data` is what a handler returned: a msgspec Struct or plain JSON values, with bytes if the codec can."""
@@ -125,7 +123,7 @@ class WireSession(Protocol):
         ...
 
     def heard(self, now_ms: int) -> None:
-        """Note that bytes came, even of an unfinished frame: the peer is alive."""
+        """Note that bytes arrived, even of an unfinished frame: the peer is alive."""
         ...
 
     def heartbeat(self, now_ms: int) -> Encoded | None:
@@ -133,7 +131,7 @@ class WireSession(Protocol):
         ...
 
     def deadline_ms(self) -> int:
-        """When `heartbeat` must be called next; while a ping is unanswered, when the peer counts as dead."""
+        """When `heartbeat` must be called next. While a ping is unanswered, when the peer counts as dead."""
         ...
 
     def due_ms(self) -> int:

@@ -4,7 +4,7 @@
     OPEN       PROBING, PONG     UPGRADED, UPGRADE  OPEN, REFUSE      OPEN
     PROBING    PROBING, PONG     UPGRADED, UPGRADE  OPEN, REFUSE      OPEN
     UPGRADED   REFUSE, always: it is on a websocket already
-    CLOSING    REFUSE, always; and what still comes in is ignored
+    CLOSING    REFUSE, always; other input is ignored
 
 The table is about the messages of a second transport, the websocket that wants to replace polling. A refusal ends only
 that websocket; the session continues on its old transport.
@@ -43,7 +43,7 @@ class EngineSettings(NamedTuple):
 
 
 class Goodbye(Exception):
-    """The client sent Engine.IO's close packet, which is no violation. Close its connection as CLIENT_CLOSE."""
+    """The client sent Engine.IO's close packet, which is not a violation. Close its connection as CLIENT_CLOSE."""
 
 
 class EnginePhase(Enum):
@@ -56,9 +56,9 @@ class EnginePhase(Enum):
 class ProbeStep(Enum):
     """What is to be done about one message on the websocket that probes."""
 
-    PONG = "pong"  # answer PROBE_PONG, release the pending poll and every later one with NOOP
-    UPGRADE = "upgrade"  # take over: end polling, send what waits, in order
-    REFUSE = "refuse"  # close the probing websocket, and nothing else
+    PONG = "pong"  # answer PROBE_PONG; answer the pending poll and every later one with NOOP
+    UPGRADE = "upgrade"  # take over: end polling, send the queued messages in order
+    REFUSE = "refuse"  # close only the probing websocket
 
 
 _STEPS: dict[tuple[EnginePhase, str], tuple[EnginePhase, ProbeStep]] = {

@@ -1,6 +1,6 @@
-"""Engine.IO 4 without a session: packet types, the polling payload, the handshake query, refusals, JSONP.
+"""The parts of Engine.IO 4 that need no session: packet types, polling payloads, the query, refusals, JSONP.
 
-Engine.IO protocol 4; what is checked in which order, and with which words it is refused, is Node's engine.io 6.6.
+The order of the checks and the texts of the refusals are those of Node's engine.io 6.6.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _TYPES = frozenset("0123456")
 
 
 def decode_payload(body: str, limit: int) -> Iterator[str | bytes]:
-    """Yield the packets of a POST's body, text with its type digit, binary ones decoded.
+    """Yield the packets of a POST's body: text packets with their type digit, binary ones decoded.
 
-    `limit` is in characters; the reader of the body has refused more bytes before. Their number is not limited, as a
-    stock client fills a payload by bytes: each is looked for when it is asked for. Raises TooBig; WireError in the
-    place of the one that is none.
+    `limit` is in characters; a body of too many bytes was refused before. The number of packets is not limited, because
+    a stock client fills a payload by bytes, so each packet is searched for when the caller asks for it. Raises TooBig,
+    and WireError at the first invalid packet.
     """
     if len(body) > limit:
         raise TooBig(f"payload over {limit} bytes", limit_name="max_payload_bytes")
@@ -60,10 +60,10 @@ _BLANKS = b" \t\r\n"
 
 
 def decode_binary(packet: str) -> bytes:
-    """Return the bytes of a `b<base64>` packet; WireError if it is none (an empty one, or of an unknown type).
+    """Return the bytes of a `b<base64>` packet. Raises WireError for other packets (empty, or of an unknown type).
 
-    As Node does, this takes base64 with line breaks (Java's Base64.DEFAULT adds one at the end and after each 76
-    characters), with spaces, without padding, and with the letters of URLs (RFC 4648 5).
+    Like Node, this accepts base64 with line breaks (Java's Base64.DEFAULT adds one at the end and after each 76
+    characters), with spaces, without padding, and in the URL-safe alphabet (RFC 4648 5).
     """
     if packet[:1] != PacketType.BINARY:
         raise WireError("unknown packet type")
@@ -79,7 +79,7 @@ def decode_binary(packet: str) -> bytes:
 
 
 def encode_payload(messages: Iterable[Encoded]) -> str:
-    """Return the body of a poll's answer. Messages without text (websocket control frames) have no place in it."""
+    """Return the body of a poll's answer. Messages without text (websocket control frames) are left out."""
     records: list[str] = []
     for message in messages:
         if message.text:
@@ -143,7 +143,7 @@ _BAD_ORIGIN = re.compile("[^\t\x20-\x7e\x80-\xff]")  # what a header's value may
 
 
 def engine_parameters(query: Values) -> EngineParameters:
-    """Return the parameters of a parsed query. One that is given twice, or is not ASCII, matches nothing known."""
+    """Return the parameters of a parsed query. A parameter that occurs twice or is not ASCII gets an invalid value."""
     return EngineParameters(_one(query, "transport"), _one(query, "sid"), _one(query, "EIO"))
 
 
@@ -155,10 +155,10 @@ def check_query(
     upgrade: bool = False,
     origin: str = "",
 ) -> EngineRefusal | None:
-    """Check a request to /socket.io/ in Node's order: transport, origin, then the session or the handshake.
+    """Check a request to /socket.io/ in Node's order: transport, origin, then session or handshake.
 
-    `session` is the transport of the live session that the sid names ("polling" also while it probes); None if there
-    is no such session. `upgrade` says that the request asks for a websocket. Returns None if the request may go on.
+    `session` is the transport of the session with this sid ("polling" also while it probes), None if there is no such
+    session. `upgrade`: the request asks for a websocket. Returns None if the request is accepted.
     """
     transport = asked.transport
     if transport not in transports:
@@ -191,7 +191,7 @@ def _one(query: Values, name: str) -> str:
     return text if len(values) == 1 and text.isascii() else "\0"
 
 
-# ── JSONP, for pages that cannot do better ────────────────────────────────────────────────────────────────────────────
+# ── JSONP, for old browsers ───────────────────────────────────────────────────────────────────────────────────────────
 
 MAX_FIELDS = 16
 _NO_TEXT = "\udfff"  # what no text has that was UTF-8
@@ -199,12 +199,12 @@ _BAD_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})")
 
 
 def jsonp_index(query: Values) -> str | None:
-    """Return the digits of `j`, None if the request is not JSONP. Nothing but digits can get into the script."""
+    """Return the digits of `j`, None if the request is not JSONP. Only digits can get into the script."""
     return "".join(c for c in _one(query, "j") if c in "0123456789") if "j" in query else None
 
 
 def jsonp_answer(index: str, payload: str) -> str:
-    """Return the script that hands the payload to the page."""
+    """Return the script that passes the payload to the page."""
     # JSON allows U+2028 and U+2029 in strings, JavaScript before ES2019 did not.
     text = json.dumps(payload).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     return f"___eio[{index}]({text});"

@@ -207,8 +207,8 @@ def _mended(text: str | bytes) -> str:
     """Return the text with U+FFFD for each lone surrogate, be it escaped or (in a str of ours) raw."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    # Escaped backslashes are put aside, or the "u" behind one would be taken for an escape. All of it is one step of C
-    # each: a megabyte of escapes costs no more than one of letters.
+    # Escaped backslashes are put aside, or the "u" behind one would be taken for an escape. Each step runs in C, so a
+    # megabyte of escapes costs no more than a megabyte of letters.
     bare = _without_surrogates(text).replace("\\\\", _NO_TEXT)
     return _LONE_SURROGATE.sub(r"\\ufffd", bare).replace(_NO_TEXT, "\\\\")
 

@@ -18,8 +18,8 @@ class _All:
 
 ALL = _All()
 
-# A ping that leaves up to this late (the wheel's step) counts from when it was due, so that deadlines are exact. After
-# a longer stall of this server it counts from when it left, so that our stall does not time out our peers.
+# A ping that is sent up to this late (the wheel's step) counts from when it was due, so that deadlines are exact. After
+# a longer stall of this server it counts from when it was sent, so that our stall does not time out our peers.
 LATE_MS = 250
 
 

@@ -29,7 +29,7 @@ from insightdesk_rt.engine.wire.frames import encoded, ping_frame, text_frame
 from insightdesk_rt.engine.wire.limits import LATE_MS, PacketLimits
 from insightdesk_rt.engine.wire.socketio import check_event_name
 
-MAX_ID = 2**53  # what JavaScript can count to
+MAX_ID = 2**53  # the largest integer of JavaScript
 
 PING = Encoded("", ping_frame())
 
@@ -47,7 +47,7 @@ _frame = msgspec.json.Decoder(Frame)
 
 
 class NativeCodec:
-    """Encodes the server's frames. With `recovery`, sessions have a pid and logged events their offset."""
+    """Encodes the server's frames. With `recovery` it sends a pid, and the offset with each logged event."""
 
     __slots__ = ("plain", "recovery")
 
@@ -65,7 +65,7 @@ class NativeCodec:
         volatile: bool = False,
         ack_id: int | None = None,
     ) -> Encoded:
-        """Return {"event","data","offset","id"}, of which only the first is always there. hot: once per event."""
+        """Return {"event","data","offset","id"}; all but the first are optional. hot: once per event."""
         text = _head(name)
         if payload:
             text = f'{text},"data":{payload}'
@@ -73,9 +73,6 @@ class NativeCodec:
             text = f'{text},"offset":"{offset}"'
         text = f"{text}}}" if ack_id is None else f'{text},"id":{ack_id}}}'
         return Encoded(text, text_frame(text), volatile=volatile)
-
-    def binary_event(self, namespace: str, name: str, data: object, ack_id: int | None = None) -> Encoded:
-        return self.event(namespace, name, json.dumps(_as_base64(data)), ack_id=ack_id)
 
     def ack(self, namespace: str, ack_id: int, data: object) -> Encoded:
         return self.ack_text(namespace, ack_id, json.dumps(_as_base64(data)))
@@ -97,7 +94,7 @@ class NativeCodec:
         return self.event(namespace, "disconnect", "")
 
 
-@lru_cache(1024)  # names come from the code, but also from whoever publishes: bounded
+@lru_cache(1024)  # bounded, because back ends publish events under names of their own
 def _head(name: str) -> str:
     return f'{{"event":{json.dumps(name)}'
 
