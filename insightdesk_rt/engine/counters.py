@@ -12,7 +12,7 @@ OTHER = "other"  # counts all names that are not the server's own, so that label
 
 
 class Histogram:
-    """Counts values per bucket. `bounds` ascend; the last count is of values beyond all bounds."""
+    """Counts values per bucket. `bounds` ascend; the last bucket counts values beyond all bounds."""
 
     __slots__ = ("bounds", "counts", "sum")
 

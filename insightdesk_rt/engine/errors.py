@@ -1,7 +1,7 @@
 """All error codes that a client, a back end or an admin may receive, and all reasons why a connection ends.
 
 Handlers raise `RtError("FORBIDDEN")`; the table decides HTTP status, websocket close code, whether the same request may
-be tried again, and how loud the log is. Wire errors are two: the peer broke the protocol, the peer sent too much.
+be tried again, and the log level. There are two wire errors: the peer broke the protocol, or sent too much.
 """
 
 from __future__ import annotations
@@ -54,11 +54,10 @@ class RtError(Exception):
 
     @property
     def log_level(self) -> int:
-        """How loud a line about one request that failed is: debug for UNAVAILABLE.
+        """The log level of a failed request: debug for UNAVAILABLE.
 
-        That concerns all requests alike, and is logged with a count where it is noticed
-        (`engine/cluster/outage.py`): a line per request or client would fill the log for as long as Valkey is
-        unreachable or full.
+        An outage affects all requests, and `engine/cluster/outage.py` logs it once with a count. A line per request
+        would fill the log for as long as Valkey is unreachable or full.
         """
         return logging.DEBUG if self.code == "UNAVAILABLE" else logging.WARNING
 
@@ -72,13 +71,13 @@ def used_before(field: str, what: str) -> RtError:
 
 
 class ConfigError(Exception):
-    """The configuration is wrong. The text has one line per problem and can be shown as it is."""
+    """The configuration is wrong. The text has one line per problem and may be shown unchanged."""
 
 
 class WireError(Exception):
     """The peer's bytes are wrong. `close` is the RFC 6455 7.4.1 code its websocket is closed with.
 
-    `over` is the setting that was exceeded, if it is that.
+    `limit_name` is the setting that was exceeded, if there is one.
     """
 
     close = 1002
@@ -100,7 +99,7 @@ class TooBig(WireError):
 
 
 class CloseReason(Enum):
-    """Why a client's connection ended. Values are those of Socket.IO's `disconnect` event where it has one."""
+    """Why a client's connection ended. The values are those of Socket.IO's `disconnect` event where it has one."""
 
     TRANSPORT_CLOSE = "transport close"
     TRANSPORT_ERROR = "transport error"

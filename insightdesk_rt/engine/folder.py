@@ -1,4 +1,4 @@
-"""The data folder. Its files (the secret, and Valkey's files with all texts) are for this process's user only.
+"""The data folder. Only this process's user may read its files (the secret, and Valkey's files with all texts).
 
 Like PostgreSQL, the server refuses a folder that other users may write to, because they could replace a secret or a
 socket. A folder that has only our files is closed to other users instead; our own files are always closed to them.
@@ -22,7 +22,7 @@ OTHERS, OTHERS_WRITE = 0o077, 0o022
 
 
 class FolderError(Exception):
-    """Why the folder cannot be used, in one line for the terminal."""
+    """The folder cannot be used. The text is one line for the terminal."""
 
 
 def private_folder(folder: Path) -> None:

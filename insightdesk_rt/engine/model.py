@@ -82,7 +82,7 @@ def named(key: str) -> Named:
 
 
 class Person(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What others may know of a user. `role` is set only for customers, and only where ids are separate."""
+    """The part of a user that others may see. `role` is set only for customers, and only where ids are separate."""
 
     id: UserId
     name: str
@@ -158,7 +158,7 @@ class Right(NamedTuple):
 
 
 def user_room(key: UserKey | str) -> Room:
-    """All sockets of a user: `user:<id>`, of a customer where ids are separate `customer:<id>`."""
+    """All sockets of a user: `user:<id>`, or `customer:<id>` for a customer where ids are separate."""
     if key.startswith(CUSTOMER_MARK):
         return Room("customer:" + key.removeprefix(CUSTOMER_MARK))
     return Room("user:" + key)
@@ -173,12 +173,12 @@ def team_room(team_id: str) -> Room:
 
 
 def ticket_room(ticket_id: str) -> Room:
-    """Everybody who has the ticket open, the customer included."""
+    """All users who have the ticket open, including the customer."""
     return Room("ticket:" + ticket_id)
 
 
 def ticket_staff_room(ticket_id: str) -> Room:
-    """The agents and admins among them: internal notes are sent only here."""
+    """The agents and admins who have the ticket open. Internal notes are sent only to this room."""
     return Room("ticket-staff:" + ticket_id)
 
 
@@ -191,7 +191,7 @@ def chat_staff_room(conversation_id: str) -> Room:
 
 
 def presence_room(key: UserKey | str) -> Room:
-    """Whoever watches the user: `presence:<id>`, of a customer where ids are separate `presence-customer:<id>`."""
+    """Users who watch this user: `presence:<id>`, or `presence-customer:<id>` for a customer where ids are separate."""
     if key.startswith(CUSTOMER_MARK):
         return Room("presence-customer:" + key.removeprefix(CUSTOMER_MARK))
     return Room("presence:" + key)
@@ -211,7 +211,7 @@ def new_id() -> str:
 
 
 def iso(at_ms: int) -> str:
-    """Format Unix milliseconds as in messages to clients: "2026-11-23T04:01:00.125Z"."""
+    """Format Unix milliseconds as messages to clients do: "2026-11-23T04:01:00.125Z"."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

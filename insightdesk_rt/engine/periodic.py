@@ -1,7 +1,7 @@
-"""Periodic work: runs from start to start, skips turns that are late, logs failures, and goes on until it is stopped.
+"""Periodic work at a fixed rate: it skips late turns, logs failures, and runs until it is stopped.
 
-It uses the monotonic clock. Tornado's PeriodicCallback uses the wall clock: when that is set back by an hour, it stands
-still for an hour, with leases and heartbeats.
+It uses the monotonic clock. Tornado's PeriodicCallback uses the wall clock: when that is set back by an hour, it does
+not run for an hour, and neither do leases and heartbeats.
 """
 
 from __future__ import annotations

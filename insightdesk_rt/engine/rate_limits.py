@@ -210,11 +210,11 @@ class Cap:
         return self._max > 0 and self._counts.get(key, 0) >= self._max
 
     def enter(self, key: str) -> None:
-        """Count one in, even beyond the limit: the caller has checked it before."""
+        """Count one more, even beyond the limit, which the caller has checked before."""
         self._counts[key] = self._counts.get(key, 0) + 1
 
     def leave(self, key: str) -> None:
-        """Count one out. Call it once for each `enter`."""
+        """Count one less. Call it once for each `enter`."""
         count = self._counts[key] - 1
         if count:
             self._counts[key] = count
@@ -226,7 +226,7 @@ class Cap:
 
 
 def counted_as(address: str) -> str:
-    """Return the key of limits per address: for IPv6 the /64, because every customer has a whole one to choose from."""
+    """Return the key for limits per address. For IPv6 it is the /64, because every customer has a whole one."""
     if ":" not in address:
         return address
     parsed = parse_address(address)

@@ -1,4 +1,4 @@
-"""Types for settings that contain a secret: printing one shows only what may be seen.
+"""Types for settings that contain a secret, which is hidden when they are printed.
 
     url = SecretUrl("valkey://desk:p%40ss@db:6379/0?password=x")
     f"{url}"        # valkey://desk:[hidden]@db:6379/0?password=[hidden]
@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 HIDDEN = "[hidden]"
 ENCODE = "percent-encode the password (@ is %40, / is %2F, # is %23, ? is %3F, % is %25)"
 
-# Options in the query of a Valkey URL that are not secret: a number, a yes or no, a path.
+# Options in the query of a Valkey URL that are not secret: numbers, booleans, paths.
 _OPEN_OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
 _HIDDEN_OPTIONS = frozenset({"client_name", "password", "ssl_ca_data", "ssl_ciphers", "username"})
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}(?=:)")
@@ -28,7 +28,7 @@ _URL_IN_TEXT = re.compile(r"\S*://\S*")
 
 
 class Secret:
-    """A text that str(), repr() and format() hide. An empty one is false."""
+    """A text that str(), repr() and format() hide. An empty one is falsy."""
 
     __slots__ = ("_text",)
 
@@ -115,7 +115,7 @@ def shown_text(text: str) -> str:
 
 
 def printable(text: str, longest: int = 200) -> str:
-    """Return the text, cut to `longest` characters, with the characters that a terminal would obey escaped."""
+    """Return the text, cut to `longest` characters, with terminal control characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:longest])
 
 

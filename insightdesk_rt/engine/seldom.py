@@ -27,7 +27,7 @@ class Seldom:
         self._every_s = every_s
         self._max_kinds = max_kinds
         self._now_s = now_s
-        self._kinds: dict[tuple[str, str], tuple[float, int]] = {}  # when it was logged last, and left out since
+        self._kinds: dict[tuple[str, str], tuple[float, int]] = {}  # time of the last line, and lines left out since
 
     def say(self, level: int, message: str, kind: str, **fields: object) -> None:
         """Log `message` with the fields, unless it was logged with this kind within the last `every_s`."""

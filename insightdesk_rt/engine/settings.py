@@ -1,4 +1,4 @@
-"""The kit in which each part of the server declares its settings, beside the code that uses them.
+"""The types with which each part of the server declares its settings, beside the code that uses them.
 
     class OutboxLimits(SettingsPart, frozen=True):
         max_outbox_bytes: Annotated[BytesLimit, Help("unsent bytes at which a client is closed; 0: never")] = 1_048_576
@@ -20,7 +20,7 @@ from insightdesk_rt.engine.model import UserKeys
 from insightdesk_rt.engine.rate_limits import or_any
 from insightdesk_rt.engine.secret import Secret
 
-WHEEL_STEP_MS = 50  # heartbeats are no more exact than this; a timeout must be several of them
+WHEEL_STEP_MS = 50  # the precision of heartbeats; a timeout must be several steps
 
 _ZERO_IS_NO_LIMIT = "zero is no limit"
 

@@ -36,7 +36,7 @@ class OwnedTasks:
         return task
 
     async def wait(self, within_s: float | None = None) -> None:
-        """Wait until all tasks have ended that run now, or the time has passed."""
+        """Wait until all tasks that run now have ended, or the time has passed."""
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=within_s)
 

@@ -292,7 +292,7 @@ class Calls:
             del self._waiting_bytes[user]
 
     def sweep(self, here: Callable[[UserKey], bool]) -> None:
-        """Forget the rate windows of users who are not here, once all of them have run out. Called every minute."""
+        """Forget the expired rate windows of users who are not connected here. Called every minute."""
         now_ms = self.now_ms()
         for user, windows in tuple(self._windows.items()):
             if not here(user) and all(window.expired(now_ms) for window in windows.values()):

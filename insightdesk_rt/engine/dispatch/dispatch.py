@@ -39,7 +39,7 @@ from insightdesk_rt.engine.wire.limits import PacketLimits
 
 log = logging.getLogger(__name__)
 
-MAX_REASONS = 64  # of refusals; each is a label of a metric
+MAX_REASONS = 64  # reasons of refusals; each is a label of a metric
 NO_TOKEN = (
     "No token was given. It belongs in auth.token, as in io(url, {auth: {token}}); headers, cookies and the query are"
     " not read."
@@ -52,7 +52,7 @@ CONNECTS = "connect"  # a key among a user's rate windows; no client may send an
 
 
 class Auth(Struct, frozen=True):
-    """What a client sends with CONNECT. The verifier checks the type of the token."""
+    """The auth object of a CONNECT. The verifier checks the type of the token."""
 
     token: Any = None
     pid: Any = None
@@ -77,7 +77,7 @@ class DispatchSettings(SettingsPart, frozen=True):
 
     @property
     def rates(self) -> dict[str, Rate]:
-        """The rates that are set, by event."""
+        """The configured rates, by event."""
         return {event: parse_rate(text) for event, text in self.rate_limits.items() if event != "default"}
 
     @property
@@ -134,7 +134,7 @@ class Dispatch:
         self.refused: Counter[tuple[str, str]] = Counter()  # by code, and for invalid tokens by what is wrong
         self._seldom = Seldom(log)
         self.resumed = 0
-        self.not_resumed = 0  # clients that asked for a session that was gone, and got a new one
+        self.not_resumed = 0  # clients whose session could not be resumed, and that got a new one
 
     # ── a client connects to a namespace ─────────────────────────────────────────────────────────────────────────────
 
@@ -216,7 +216,7 @@ class Dispatch:
                 raise RtError("RATE_LIMITED")
 
     def _refuse(self, client: Client, namespace: str, refused: RtError) -> None:
-        """Refuse the client, and count and log why."""
+        """Refuse the client. Counts and logs the reason."""
         message = refused.message
         if refused.code == "AUTH_TOKEN_MISSING":
             message = NO_TOKEN_NATIVE if client.native else NO_TOKEN

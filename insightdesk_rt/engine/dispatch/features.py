@@ -1,6 +1,6 @@
-"""All features of one node as one: built from the table, and asked in turn what the server asks of each.
+"""Features: all features of one node, built from the table, and the calls that the server makes to each of them.
 
-Those that come last in the table are asked first. Each call goes on after a failure only when it is made again.
+The features are called in the reverse order of the table. A failure ends the call; the caller repeats it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Features:
         return found
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
-        """Store again what these acknowledged events say, in a Valkey that may have lost it.
+        """Store the facts of these acknowledged events again, in a Valkey that may have lost them.
 
         Raises RtError UNAVAILABLE: call it again.
         """
@@ -41,7 +41,7 @@ class Features:
     async def recheck_access(self, path: str, subject: str, offset: Offset) -> None:
         """Remove this node's sockets that may not read the subject any more. Raises RtError UNAVAILABLE."""
         namespace = self._by_path.get(path)
-        if namespace is not None:  # else another version of the server has it
+        if namespace is not None:  # None if only another version of the server has the namespace
             await namespace.recheck_access(subject, offset)
 
     async def node_lost(self, incarnation: str) -> None:

@@ -1,4 +1,4 @@
-"""What a feature is written in: `Payload` in, `Outbound` out, `@event` on a method, `@every` on a periodic method.
+"""The declarations of a feature: `Payload` in, `Outbound` out, `@event` on a method, `@every` on a periodic method.
 
     class Typing(Outbound):
         event: ClassVar = "ticket:typing"
@@ -47,7 +47,7 @@ class Payload(Struct, gc=False):
 
 
 class Nothing(Payload):
-    """For events without a payload."""
+    """The payload type of events without a payload."""
 
 
 class Outbound(Struct, gc=False, omit_defaults=True):
@@ -86,7 +86,7 @@ class Ticker(NamedTuple):
 
 EVERYBODY: frozenset[Role] = frozenset({"customer", "agent", "admin"})
 # For calls that a page makes once for each item it shows. A page with 150 tickets or 100 chats may be loaded six times
-# in a minute: a person who reloads a page that hangs does that, and must not be refused for the rest of the minute.
+# a minute: somebody who reloads a hanging page does that, and must not be refused for the rest of the minute.
 PAGE = Rate(1_000, per_s=60)
 TYPING = Rate(30, per_s=10)  # three tabs, each once a second; a client should send it every two or three seconds
 STAFF: frozenset[Role] = frozenset({"agent", "admin"})
@@ -146,15 +146,15 @@ class Timers(Protocol):
 
 
 class Context(NamedTuple):
-    """What a feature is built from: the parts of this node that it may use."""
+    """The parts of this node that a feature may use."""
 
     hub: Hub
     timers: Timers
     valkey: Valkey
     calls: NodeCalls
-    incarnation: Callable[[], str]  # names this node's present life; it changes when the node was declared dead
-    fenced: Callable[[str], None]  # reports an incarnation of this node that Valkey takes for dead
-    recovered: Callable[[], Awaitable[None]]  # waits until Valkey has again what it may have lost; RtError UNAVAILABLE
+    incarnation: Callable[[], str]  # identifies this run of the node; changes after the node was declared dead
+    fenced: Callable[[str], None]  # reports an incarnation of this node that is dead according to Valkey
+    recovered: Callable[[], Awaitable[None]]  # waits until lost data is back in Valkey; raises RtError UNAVAILABLE
     settings: FeatureSettings
 
 
@@ -203,7 +203,7 @@ class Namespace:
     # ── a client's life ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def coming(self, user: User) -> None:
-        """A socket of the user is about to be let in. Raises RtError UNAVAILABLE."""
+        """A socket of the user is about to join. Raises RtError UNAVAILABLE."""
 
     async def still_allowed(
         self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}
@@ -236,7 +236,7 @@ class Namespace:
         """Clear what all nodes held that are not among the living. Called once, at start."""
 
     async def re_register(self) -> None:
-        """Store again what this node holds: Valkey lost it, or this node has a new incarnation."""
+        """Store again what this node holds, because Valkey lost it or this node has a new incarnation."""
 
     async def recheck_access(self, subject: str, offset: Offset = NO_OFFSET) -> int:
         """Remove this node's sockets that may not read the subject any more, after the event at `offset`.
@@ -246,7 +246,7 @@ class Namespace:
         return 0
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
-        """Store again what these events of `facts` say, in their order: Valkey may have lost it after the ack."""
+        """Store the facts of these events again, in order, because Valkey may have lost them after the ack."""
 
     # ── what handlers use ──────────────────────────────────────────────────────────────────────────────────────────
 

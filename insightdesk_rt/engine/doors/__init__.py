@@ -1,1 +1,1 @@
-"""The client port: who is let in, and the HTTP and websocket handlers."""
+"""The client port: admission, and the HTTP and websocket handlers."""

@@ -1,13 +1,13 @@
-"""Admission: the one place that decides whether a request to the client port may go on.
+"""Admission: the one place that decides whether a request to the client port is accepted.
 
-Both ways in, the fast path and Tornado's handlers, describe a request as a `RequestHead` and obey what
-`AdmissionRules.judge` returns. `judge` is a pure function of the request, the time and the state it is given: it has no
-clock and no socket, and it changes nothing. So the fast path may ask it and leave a refused request to Tornado, where
-it is judged a second time and then counted (`AdmissionRules.count`).
+The fast path and Tornado's handlers both describe a request as a `RequestHead` and obey what `AdmissionRules.judge`
+returns. `judge` is a pure function of the request, the time and the state it is given: it has no clock and no socket,
+and changes nothing. So the fast path may call it and leave a refused request to Tornado, where it is judged again and
+then counted (`AdmissionRules.count`).
 
 The Origin is checked here, for polling and websockets alike, against one list: Tornado 6.6 no longer calls
 `check_origin` for requests it takes for same-origin, and compares no scheme. A request without Origin comes from a
-program that is not a browser, or from a page of the same origin, and may go on: browsers add no credentials by
+program that is not a browser, or from a page of the same origin, and is accepted: browsers add no credentials by
 themselves that would be accepted here.
 """
 
@@ -45,11 +45,11 @@ RETRY_AFTER_S = 5
 
 
 class RequestHead(Struct, frozen=True, gc=False):
-    """What admission has to know of a request to the client port.
+    """The parts of a request to the client port that admission needs.
 
-    `namespace` is that of /rt/<namespace>, "" at /socket.io/. `upgrade` says that a websocket is asked for.
-    `transport`, `sid` and `version` are Engine.IO's query parameters (`sid` is "" for a new client). The mapping of
-    headers is asked with names in lower case.
+    `namespace` is that of /rt/<namespace>, "" at /socket.io/. `upgrade`: the request asks for a websocket.
+    `transport`, `sid` and `version` are Engine.IO's query parameters (`sid` is "" for a new client). `headers` is
+    looked up with names in lower case.
     """
 
     method: str
@@ -63,14 +63,14 @@ class RequestHead(Struct, frozen=True, gc=False):
 
 
 class Accept(Enum):
-    """A request that may go on: with a new client, or with the session that its sid names."""
+    """An accepted request: of a new client, or of the session that its sid names."""
 
     NEW_CLIENT = "new client"
     SESSION = "session"
 
 
 class Refusal(Struct, frozen=True):
-    """A request that may not go on, with its answer. `code` is what it is counted as; 0 s: no Retry-After header."""
+    """A refused request, with its answer. It is counted under `code`. 0 s: no Retry-After header."""
 
     code: str
     status: int
@@ -94,7 +94,7 @@ def engine_refusal(why: EngineRefusal, *, upgrade: bool) -> Refusal:
 
 
 def _client_refusal(error: RtError) -> Refusal:
-    """Return the answer to a request for a new client that the server does not take now."""
+    """Return the answer to a new client that the server does not accept now."""
     retry_after_s: int = error.fields.get("retryAfter", 0)
     return Refusal(error.code, error.kind.http, TEXT, error.message, retry_after_s)
 
@@ -112,7 +112,7 @@ TOO_MANY = _client_refusal(RtError("TOO_MANY_CONNECTIONS", retryAfter=RETRY_AFTE
 
 
 class OriginPolicy:
-    """Which pages may connect: those of the same origin, the listed ones, and with `loopback` those of this machine.
+    """Decides which pages may connect: same origin, listed origins, and with `loopback` pages of this machine.
 
     Listed origins are `scheme://host[:port]`, `null` or `file://`. "*" allows every page, and then no credentials are
     allowed. With `loopback`, pages of this machine are trusted while the server is called by a name of this machine;
@@ -138,7 +138,7 @@ class OriginPolicy:
         return self._loopback and is_loopback_page(origin) and is_loopback_host(host)
 
     def headers(self, origin: str, allowed: bool) -> Mapping[str, str]:
-        """Return the CORS headers of an answer, errors included. An origin is echoed only if it is allowed."""
+        """Return the CORS headers of any answer. An origin is echoed only if it is allowed."""
         if self.any:
             return _ANY_ORIGIN
         if not origin or not allowed:
@@ -157,10 +157,10 @@ _VARY = {"Vary": "Origin"}
 
 
 class AdmissionRules:
-    """The rules of one node for who may connect, and the state they depend on.
+    """A node's rules for new connections, and the state they depend on.
 
     `accepting` is False while the node drains. `is_blocked` says whether an address is blocked by an admin.
-    `addresses` counts the clients of each address; `connects`, if there is a limit, their new clients a second.
+    `addresses` counts the clients of each address. `connects`, if there is a limit, counts their new clients a second.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class AdmissionRules:
         self._is_blocked = is_blocked
 
     def judge(self, head: RequestHead, peer: RemotePeer, session: str | None, now_ms: int) -> Accept | Refusal:
-        """Decide about a request: its query and session, the page it comes from, then the address of a new client.
+        """Judge a request by its query and session, then by its page, then by the address of a new client.
 
         hot: once per request. `session` is the transport of the live session that `head.sid` names, None if there is
         none. Pure: the same request may be judged again.
@@ -195,7 +195,7 @@ class AdmissionRules:
         return Accept.SESSION if head.sid else self._new_client(peer.address, now_ms)
 
     def allows_page(self, headers: Mapping[str, str], peer: RemotePeer) -> bool:
-        """Return whether the page that sends a request may connect. A request without Origin comes from no page."""
+        """Return whether the page that sent a request may connect; True without an Origin header."""
         origin = headers.get("origin", "")
         return not origin or self.origins.allows(origin, peer.scheme, headers.get("host", ""))
 
@@ -210,9 +210,9 @@ class AdmissionRules:
         return TOO_MANY if self._addresses.full(key) else Accept.NEW_CLIENT
 
     def count(self, verdict: Accept | Refusal, peer: RemotePeer, now_ms: int) -> None:
-        """Write down what was decided. Whoever asks for a new client spends one of the rate, also when it is refused.
+        """Count a verdict. Each request for a new client counts against the rate of its address, also if refused.
 
-        A blocked address spends nothing: it is refused whatever it does.
+        Requests of a blocked address do not count, because they are refused anyway.
         """
         if isinstance(verdict, Refusal):
             self.refused[verdict.code] += 1
@@ -224,9 +224,9 @@ class AdmissionRules:
 
 
 class RefusedPages:
-    """Logs pages that may not connect, and what would let them: a browser shows its user only "CORS error".
+    """Logs refused pages and the setting that would allow them, because browsers show their users only "CORS error".
 
-    One line a minute for each origin, and a bounded number of origins, since anybody can invent them.
+    At most one line a minute for each origin, and a bounded number of origins, since anybody can invent them.
     """
 
     def __init__(self, listed: tuple[str, ...]) -> None:

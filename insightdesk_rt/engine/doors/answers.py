@@ -1,7 +1,7 @@
-"""The answers of the client port: which header fields they have, in which order.
+"""The header fields of the client port's answers, in their order.
 
-A poll, a POST and a refusal look the same whichever way the request came in. Tornado's handlers set these fields one
-by one; the fast path writes them as bytes. The answer to a websocket handshake is in handshake.py.
+The fast path and Tornado's handlers give the same answer to a poll, a POST and a refused request. Tornado's handlers
+set these fields one by one; the fast path writes them as bytes. The answer to a handshake is in handshake.py.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def refusal_fields(refusal: Refusal) -> dict[str, str]:
 
 
 def as_bytes(fields: Mapping[str, str], body: bytes, *, last: bool) -> bytes:
-    """Return a whole 200. `last`: the connection ends with it, which the client is told. hot: once per poll."""
+    """Return a complete 200. `last`: close the connection after it, and say so. hot: once per poll."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
     close = "Connection: close\r\n" if last else ""
     return f"HTTP/1.1 200 OK\r\n{lines}{close}\r\n".encode("latin-1") + body

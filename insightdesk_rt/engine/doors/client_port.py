@@ -1,4 +1,4 @@
-"""The client port's parts, which every handler and the fast path share: admission, and how clients are made."""
+"""ClientPort: what every handler of the client port and the fast path share: admission, and creating clients."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class PortSettings(SettingsPart, frozen=True):
 
 
 class ClientPort:
-    """Given to every handler of the client port, and to the fast path."""
+    """What every handler of the client port and the fast path share."""
 
     def __init__(
         self,
@@ -109,20 +109,20 @@ class ClientPort:
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """Requests that were refused before there was a client, by code."""
+        """Requests that were refused before a client was created, by code."""
         return self.admission.refused
 
     def peer(self, request: HTTPServerRequest) -> RemotePeer:
         return self._proxies.peer(request.remote_ip, request.protocol, request.headers)
 
     def peer_of(self, remote_ip: str, headers: Mapping[str, str]) -> RemotePeer:
-        """Return who sent a request over plain TCP. `headers` are asked with names in lower case."""
+        """Return the sender of a request over plain TCP. `headers` is looked up with names in lower case."""
         return self._proxies.peer(remote_ip, "http", headers)
 
     def judge(self, head: RequestHead, peer: RemotePeer, *, of_another_node: bool = False) -> Accept | Refusal:
-        """Ask admission about a request. Nothing is counted, so the request may be judged again.
+        """Return admission's verdict on a request. Nothing is counted, so the request may be judged again.
 
-        The session of another node is taken for one that polls: its owner knows better, and judges the request, too.
+        Assumes that a session of another node polls: its owner knows the session, and judges the request again.
         """
         session = None
         if head.sid:
@@ -130,11 +130,11 @@ class ClientPort:
         return self.admission.judge(head, peer, session, self.host.now_ms())
 
     def count(self, verdict: Accept | Refusal, peer: RemotePeer) -> None:
-        """Write down what was decided about a request."""
+        """Count a verdict."""
         self.admission.count(verdict, peer, self.host.now_ms())
 
     def report(self, refusal: Refusal, head: RequestHead, peer: RemotePeer, sender: str) -> None:
-        """Log a refusal that the author of a page or client cannot see there. `sender` is the connection's address."""
+        """Log a refusal whose reason the client's author cannot see. `sender` is the address of the connection."""
         if refusal in _BAD_PAGE:
             self._refused_pages.report(head.headers, peer, sender)
         elif refusal in _BAD_VERSION:
@@ -143,7 +143,7 @@ class ClientPort:
     # ── clients ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def engine_client(self, head: RequestHead, peer: RemotePeer) -> Client:
-        """Return a new Socket.IO client, not started, for its first request."""
+        """Create a Socket.IO client for its first request, without starting it."""
         agent = head.headers.get("user-agent", "")
         sid = self.host.new_id()
         packets = SocketIOSession(self._socketio, self._packets)
@@ -153,7 +153,7 @@ class ClientPort:
         return client
 
     def native_client(self, head: RequestHead, peer: RemotePeer) -> Client:
-        """Return a new client of the JSON protocol, not started, for its handshake."""
+        """Create a client of the JSON protocol for its handshake, without starting it."""
         session = self.make_native_session(head.namespace)
         agent, bearer = head.headers.get("user-agent", ""), bearer_of(head.headers.get("authorization", ""))
         return Client(session, self.receiver, self.host, address=peer.address, agent=agent[:MAX_AGENT], bearer=bearer)

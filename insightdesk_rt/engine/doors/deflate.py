@@ -1,6 +1,6 @@
 """The answer to a websocket client's offers of permessage-deflate (RFC 7692).
 
-An offer that this server cannot keep is declined, and the connection goes on without compression (RFC 7692 5.1).
+An offer that this server cannot fulfil is declined, and the connection goes on without compression (RFC 7692 5.1).
 Tornado 6.6 drops parameters without a value and raises for wrong ones, so its own negotiation would give a wrong answer
 or a 500.
 """
@@ -21,7 +21,7 @@ _PARAMETER = re.compile(rf"\s*({_TOKEN})(?:\s*=\s*(?:({_TOKEN})|\"({_TOKEN})\"))
 
 
 def agreed(header: str) -> Parameters | None:
-    """Return the answer's parameters for the first offer that can be kept; None if no offer can.
+    """Return the answer's parameters for the first acceptable offer; None if there is none.
 
     `header` is the value of Sec-WebSocket-Extensions, with all its offers.
     """
@@ -58,7 +58,7 @@ def _answer(texts: list[str]) -> Parameters | None:
             case "server_max_window_bits" if BITS.get(value or "", 0) >= LEAST_BITS:
                 answer[name] = value
             case "client_max_window_bits" if value is None or value in BITS:
-                # Without a value the client says only that it would accept a limit; this server sets none.
+                # Without a value the parameter only means that the client would accept a limit; this server sets none.
                 if value is not None and BITS[value] >= LEAST_BITS:
                     answer[name] = value
             case _:

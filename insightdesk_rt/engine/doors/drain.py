@@ -1,8 +1,8 @@
 """Drain: sends the clients of a node to other nodes, a few at a time and without losing events.
 
-Their transports are closed, which makes stock clients reconnect with their backoff; after a DISCONNECT packet they
-would not. The drain takes some time, so that the other nodes get the clients gradually. New clients are refused from
-its beginning until `undo`.
+It closes their transports, which makes stock clients reconnect with backoff; after a DISCONNECT packet they would not.
+A drain takes time, so that the other nodes get the clients gradually. New clients are refused from its beginning until
+`undo`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Drain:
 
     @property
     def clients(self) -> int:
-        """The number of clients that are connected and would be sent away."""
+        """The number of connected clients, which a drain would send away."""
         return len(self._host.clients)
 
     def begin(self, over_s: float) -> None:
@@ -111,14 +111,14 @@ class Drain:
 
 
 class _Pace(NamedTuple):
-    """When a pace began, over what time it goes, and how many clients had been sent away `before`."""
+    """The schedule of a drain: its begin, its duration, and how many clients had been sent away `before`."""
 
     began_s: float  # monotonic
     over_s: float
     before: int
 
     def due(self, now_s: float, sent_away: int, left: int) -> int:
-        """Return how many of the clients that are left go now.
+        """Return how many of the remaining clients must go now.
 
         The first goes at once, so that a node with one client stops without waiting. Of 6 clients over 60 s, one goes
         every 10 s; of 6,000, ten go every 0.1 s.

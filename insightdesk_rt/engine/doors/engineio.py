@@ -1,9 +1,9 @@
-"""/socket.io/ on Tornado's way: GET polls or opens a session, POST brings packets, a GET with Upgrade is a websocket.
+"""Tornado's handlers of /socket.io/: GET polls or opens a session, POST brings packets, Upgrade opens a websocket.
 
-Every answer has its CORS headers, errors too, or a page cannot read them. Requests are refused with Engine.IO's codes,
-and not logged. A POST is checked before its body is read (session, type, length) and while it is read (length). When
-one is refused early, the rest of its body is read and thrown away instead of cutting the connection, so that the
-client sees the answer.
+Every answer has CORS headers, also errors, because a page could not read it otherwise. Refusals have Engine.IO's codes
+and are not logged. A POST is checked before its body is read (session, type, length) and while it is read (length). If
+it is refused early, the rest of its body is read and discarded instead of cutting the connection, so that the client
+sees the answer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from insightdesk_rt.engine.wire.engineio import (
 PATH = r"/socket\.io/.*"  # Node matches by prefix; without the slash it is another path
 BARE_PATH = r"/socket\.io(?:/.*)?"  # Node's addTrailingSlash: false
 METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"  # as Node's cors; a method that is not served gets its own refusal
-CONNECTS_AT_ONCE = 10  # as many namespaces as a connection may have by default
+CONNECTS_AT_ONCE = 10  # the default limit of namespaces per connection
 DISCARD_BYTES = 8_000_000  # of a refused body; a client that sends more is disconnected
 JAVASCRIPT = "text/javascript; charset=UTF-8"
 
@@ -69,7 +69,7 @@ def wants_websocket(request: HTTPServerRequest) -> bool:
 
 
 class EngineHandler(QuietHandler):
-    """What both handlers of /socket.io/ do with a request first."""
+    """The first steps of both handlers of /socket.io/."""
 
     def head_of(self, *, upgrade: bool) -> RequestHead:
         request, asked = self.request, engine_parameters(self.request.query_arguments)
@@ -77,7 +77,7 @@ class EngineHandler(QuietHandler):
 
 
 class EngineSocketHandler(SocketHandler, EngineHandler):
-    """A websocket: a client of its own, or the one that a polling client wants to move to."""
+    """A websocket: of a new client, or one that a polling client wants to upgrade to."""
 
     def prepare(self) -> None:
         self.asked = self.head_of(upgrade=True)
@@ -95,7 +95,7 @@ class EngineSocketHandler(SocketHandler, EngineHandler):
 
 
 def probe(port: ClientPort, sid: str, transport: WebSocketTransport, leftover: bytes) -> None:
-    """Let a websocket try to take over from the polls of a session."""
+    """Let a websocket probe the upgrade of a polling session."""
     client = port.host.clients.get(sid)
     if client is None:
         transport.abort()
@@ -115,16 +115,16 @@ class SocketIOHandler(EngineHandler):
         self._polling: PollingTransport | None = None
         self._client: Client | None = None
         self._body = bytearray()
-        self._answered = False  # before the body was read
+        self._answered = False  # True if it was answered before the body was read
         self._discarded = 0
         self._cors: Mapping[str, str] = {}
 
     def prepare(self) -> Awaitable[None] | None:
-        # The server's limit for any path is less than what is read here, or thrown away so that a client sees its 413.
+        # The server's limit for other paths is less than what is read here, or discarded so that a client sees its 413.
         most = self.port.settings.max_payload_bytes + DISCARD_BYTES
         self.request.connection.set_max_body_size(max(most, declared_bytes(self.request.headers)))  # type: ignore[union-attr]
         self._set_cors()
-        self._answered = misframed(self.request.headers)  # Tornado refuses it in a moment
+        self._answered = misframed(self.request.headers)  # Tornado will refuse it
         return self._begin_post() if self.request.method == "POST" and not self._answered else None
 
     def _set_cors(self) -> None:
@@ -182,7 +182,7 @@ class SocketIOHandler(EngineHandler):
             written.add_done_callback(self._left)
 
     def _left(self, written: asyncio.Future[None] | None) -> None:
-        """The answer was sent, or could not be."""
+        """The answer was sent, or sending it failed."""
         polling, self._polling = self._polling, None
         if polling is None:
             return
@@ -205,7 +205,7 @@ class SocketIOHandler(EngineHandler):
     # ── POST ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _begin_post(self) -> Awaitable[None] | None:
-        """Check the POST by its headers, and answer it here if it is refused."""
+        """Check the POST by its headers. Answers it if it is refused."""
         head = self.head_of(upgrade=False)
         verdict = self.decide(head)
         if isinstance(verdict, Refusal):
@@ -224,9 +224,9 @@ class SocketIOHandler(EngineHandler):
         return None
 
     def _most_bytes(self) -> int:
-        """Return how long the body may be.
+        """Return the limit of the body in bytes.
 
-        Before a client has joined a namespace: as long as the CONNECT packets that stock clients send together.
+        Until a client has joined a namespace, that is the size of the CONNECT packets that stock clients send together.
         """
         most = self.port.settings.max_payload_bytes
         return most if self._client is None else min(most, CONNECTS_AT_ONCE * self._client.session.max_message_bytes)
@@ -243,7 +243,7 @@ class SocketIOHandler(EngineHandler):
             self._refuse_body()
         if self._client is not None and not self._client.gone:
             self._client.holds(len(self._body))
-            if self._client.gone:  # it holds too much
+            if self._client.gone:  # closed because it holds too many unfinished bytes
                 self._body.clear()
                 self._refuse(UNKNOWN_SID)
         return None
@@ -265,7 +265,7 @@ class SocketIOHandler(EngineHandler):
             self._refuse(UNKNOWN_SID if client.gone else BAD_REQUEST)
 
     def _text(self) -> str | None:
-        """Return the payload. None if the body holds none; then the session has been closed."""
+        """Return the payload. None if the body has no valid one; then the session has been closed."""
         try:
             text = self._body.decode()
             return text if jsonp_index(self.request.query_arguments) is None else jsonp_payload(text)
@@ -280,7 +280,7 @@ class SocketIOHandler(EngineHandler):
             self._client.violated(self._polling, wrong)
 
     def _refuse_body(self) -> None:
-        """Refuse a body that is too long. The session stays open, and the client sees why."""
+        """Refuse a body that is too long. The session stays open, and the client sees the reason."""
         early = self._most_bytes() < self.port.settings.max_payload_bytes
         self.port.host.over_limit["max_connect_bytes" if early else "max_payload_bytes"] += 1
         if self._polling is not None:
@@ -312,11 +312,11 @@ class SocketIOHandler(EngineHandler):
         self._finish_early(refusal.body.encode())
 
     def _refuse(self, why: EngineRefusal) -> None:
-        """Refuse a request that admission let through, and whose session has ended since."""
+        """Refuse a request that admission accepted, but whose session has ended since."""
         self.refuse(OF_ENGINE[why, False])
 
     def _finish_early(self, body: bytes) -> None:
-        """Answer, whether the body has been read or not."""
+        """Answer, whether or not the body has been read."""
         self._polling = None
         if not has_body(self.request.headers) or body_is_read(self.request):
             self.finish(body)
@@ -330,7 +330,7 @@ class SocketIOHandler(EngineHandler):
         self.flush()
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Called by Tornado for a method that it does not know, and for bugs."""
+        """Called by Tornado for unknown methods and for bugs."""
         self._set_cors()
         self.finish()
 
@@ -342,5 +342,5 @@ class SocketIOHandler(EngineHandler):
             polling.broken(self)
 
     def abort(self) -> None:
-        """Cut the connection of a POST that overlapped with another one, or that does not end."""
+        """Cut the connection of a POST that overlaps with another one, or that does not end."""
         self.request.connection.close()  # type: ignore[union-attr]

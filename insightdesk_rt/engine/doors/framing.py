@@ -1,4 +1,4 @@
-"""Where the body of a request ends, and whether that is certain."""
+"""The framing of a request's body: where it ends, and whether that is certain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def misframed(headers: HTTPHeaders) -> bool:
 
 
 def declared_bytes(headers: HTTPHeaders) -> int:
-    """Return the length of the body as the head announces it; 0 if it announces none, or not a number."""
+    """Return the length of the body that the head announces; 0 if it announces none, or not a number."""
     length = headers.get("Content-Length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 19 else 0
 

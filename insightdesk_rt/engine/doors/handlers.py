@@ -1,4 +1,4 @@
-"""What the handlers of the client port share: how they read a request, ask admission, answer, and open a websocket."""
+"""Base classes of the client port's handlers: reading a request, admission, answering, opening a websocket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class QuietHandler(UnloggedHandler):
         return self.port.peer(self.request)
 
     def decide(self, head: RequestHead, *, of_another_node: bool = False) -> Accept | Refusal:
-        """Ask admission about a request, count what it decided, and log what somebody has to know of it."""
+        """Return admission's verdict on a request. Counts it, and logs what an operator should know."""
         peer = self.peer()
         verdict = self.port.judge(head, peer, of_another_node=of_another_node)
         self.port.count(verdict, peer)
@@ -57,7 +57,7 @@ class QuietHandler(UnloggedHandler):
 
 
 class NoHandler(QuietHandler):
-    """Answers every path that is not served."""
+    """Answers paths that are not served."""
 
     def initialize(self, port: ClientPort) -> None:
         self.port = port
@@ -67,10 +67,10 @@ class NoHandler(QuietHandler):
 
 
 class ClientHealthHandler(QuietHandler):
-    """/healthz: whether this node takes new clients, for a balancer that reaches no other port.
+    """/healthz: whether this node accepts new clients, for a balancer that reaches no other port.
 
-    The state of Valkey is not part of the answer: when Valkey is unreachable, it is for every node, and clients that
-    are connected stay. /readyz of the admin port says more.
+    The state of Valkey is not part of the answer: an outage affects every node alike, and connected clients stay.
+    /readyz of the admin port says more.
     """
 
     def initialize(self, port: ClientPort) -> None:
@@ -87,10 +87,10 @@ class ClientHealthHandler(QuietHandler):
 
 
 class SocketHandler(QuietHandler, WebSocketHandler):
-    """A websocket handshake. It ends by giving the connection to a transport; then nothing of the request is kept.
+    """A websocket handshake. It passes the connection to a transport; then nothing of the request is kept.
 
-    A subclass of Tornado's WebSocketHandler, whose handshake and frames are not used: the 101 is the same on both ways
-    in, and the frames are ours (RFC 6455; engine/wire/frames.py).
+    Tornado's own handshake and frames are not used: the 101 is the same as on the fast path, and the frames are ours
+    (RFC 6455; engine/wire/frames.py).
     """
 
     coded = False  # do close frames carry our codes?
@@ -100,7 +100,7 @@ class SocketHandler(QuietHandler, WebSocketHandler):
         self.port = port
 
     def opened(self, transport: WebSocketTransport, leftover: bytes) -> None:
-        """Put a client on the transport, and start it. `leftover` was read with the handshake."""
+        """Start a client on the transport. `leftover` are bytes that were read with the handshake."""
         raise NotImplementedError
 
     def open(self, *args: str, **kwargs: str) -> None:
@@ -125,12 +125,12 @@ class SocketHandler(QuietHandler, WebSocketHandler):
         self.hand_over(stream, parameters)
 
     def compression(self) -> Parameters | None:
-        """Return the parameters of permessage-deflate that are agreed on, None to go on without compression."""
+        """Return the negotiated parameters of permessage-deflate, None for no compression."""
         offered = self.request.headers.get("Sec-WebSocket-Extensions", "")
         return agreed(offered) if self.port.settings.websocket_deflate else None
 
     def hand_over(self, stream: IOStream, parameters: Parameters | None) -> None:
-        """Give the connection, whose 101 is written, to a transport of ours."""
+        """Pass the connection, whose 101 is written, to a transport."""
         host, settings = self.port.host, self.port.settings
         limit, max_fragments = settings.max_payload_bytes, settings.max_fragments_per_message
         if parameters is not None:

@@ -1,6 +1,6 @@
-"""The websocket handshake (RFC 6455 4.2): what a request must have, and the 101 that answers it.
+"""The websocket handshake (RFC 6455 4.2): the checks of a request, and the 101 that answers it.
 
-Both ways in use it, so there is one 101. Compression is agreed on in deflate.py.
+The fast path and Tornado's handlers both use it, so there is one 101. deflate.py negotiates compression.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VERSION = "13"
 # RFC 6455 4.1: tokens (RFC 9110 5.6.2), separated by commas; the first of them.
 _SUBPROTOCOL = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}", re.ASCII).fullmatch
 
-# In the words of Tornado 6.6, whose handshake answered here before.
+# The texts of Tornado 6.6, whose handshake was used here before.
 NO_UPGRADE = Refusal("", 400, HTML_UTF8, 'Can "Upgrade" only to "WebSocket".')
 NO_CONNECTION = Refusal("", 400, HTML_UTF8, '"Connection" must be "Upgrade".')
 OTHER_VERSION = Refusal("", 426, HTML_UTF8, "")
@@ -27,7 +27,7 @@ _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnect
 
 
 def asks_upgrade(headers: Mapping[str, str]) -> bool:
-    """Return whether the Connection header names the upgrade. Names of headers are asked in lower case."""
+    """Return whether the Connection header names the upgrade. `headers` is looked up with names in lower case."""
     return "upgrade" in [word.strip() for word in headers.get("connection", "").lower().split(",")]
 
 
@@ -45,7 +45,7 @@ def handshake_refusal(headers: Mapping[str, str]) -> Refusal | None:
 
 
 def switching_protocols(headers: Mapping[str, str], extension: str = "") -> bytes:
-    """Return the 101 for a handshake that was checked (RFC 6455 4.2.2), with the extension that is agreed on."""
+    """Return the 101 for a checked handshake (RFC 6455 4.2.2), with the negotiated extension."""
     accept = WebSocketProtocol13.compute_accept_value(headers["sec-websocket-key"])
     chosen = subprotocol(headers.get("sec-websocket-protocol", ""))
     more = f"\r\nSec-WebSocket-Protocol: {chosen}" if chosen else ""

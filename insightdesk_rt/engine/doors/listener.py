@@ -52,14 +52,14 @@ LOG_EVERY_S = 60.0
 
 
 class StartError(Exception):
-    """Why the server did not start, in one line for the terminal."""
+    """The server cannot start. The text is one line for the terminal."""
 
 
 def bind(setting: str, addresses: Sequence[str], port: int, *, shared: bool = False) -> list[socket.socket]:
-    """Return listening sockets, one per address, all of one port. Raises StartError naming the setting.
+    """Return listening sockets, one per address, all on one port. Raises StartError with the name of the setting.
 
-    `::` is every address of both families. An address in MAY_BE_MISSING is skipped on a machine without IPv6, if there
-    is another to listen on. `shared`: other processes of this user may bind the same port, and the kernel spreads
+    `::` means all addresses of both families. An address in MAY_BE_MISSING is skipped on a machine without IPv6, if
+    there is another address. `shared`: other processes of this user may bind the same port, and the kernel spreads
     connections over them.
     """
     wanted = list(dict.fromkeys(one for address in addresses for one in EVERY.get(address, (address,))))
@@ -118,7 +118,7 @@ def _listen(family: int, where: tuple[Any, ...], shared: bool) -> socket.socket:
 
 
 def bind_shared(setting: str, addresses: Sequence[str], port: int, count: int) -> list[list[socket.socket]]:
-    """Return `count` sets of listeners of one port, which must be free. Raises StartError."""
+    """Return `count` sets of listeners on one port, which must be free. Raises StartError."""
     alone = bind(setting, addresses, port)  # two servers that share a port by mistake would be hard to find
     port = port_of(alone)
     close_all(alone)
@@ -153,14 +153,14 @@ class ClientHttpServer(HTTPServer):
         super().initialize(*args, **kwargs)
         self._unread_s = unread_s
         self._on_late = on_late
-        self._unread: dict[Any, int] = {}  # connection → bytes that its peer had read at the last look
+        self._unread: dict[Any, int] = {}  # connection → bytes that its peer had read at the last check
         self._cutting: PeriodicWork | None = None
         self._head_s: float | None = None  # for the connection that is being taken, if it is not the usual time
         self._heads_s: dict[Any, float] = {}  # the same for those taken in this turn, by stream
         self._requests: dict[Any, _Request] = {}  # the last of each connection
 
     def add_sockets(self, sockets: Any, first: Callable[[socket.socket, Any], object] | None = None) -> None:
-        """Accept connections. `first` is called with each, and gives those it does not want to `take`."""
+        """Accept connections. `first` is called with each, and passes those that it leaves to `take`."""
         for each in sockets:
             add_listener(self, each, accept_few(each, first or self.take))
         if self._cutting is None:
@@ -174,9 +174,9 @@ class ClientHttpServer(HTTPServer):
         super().stop()
 
     def _cut_unread(self) -> None:
-        """Close the connections whose peers have read nothing since the last look.
+        """Close the connections whose peers have read nothing since the last check.
 
-        What a peer has read is what the kernel was given less what it still holds, which can be megabytes.
+        A peer has read what the kernel was given minus what the kernel still holds, which can be megabytes.
         """
         unread, self._unread = self._unread, {}
         for connection in open_connections(self):
@@ -206,7 +206,7 @@ class ClientHttpServer(HTTPServer):
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: Any, request_conn: Any) -> HTTPMessageDelegate:
-        """Called by Tornado when it begins to wait for a head, with the timeout in `params.header_timeout`."""
+        """Called by Tornado when it starts to wait for a head, with the timeout in `params.header_timeout`."""
         head_s = self._heads_s.pop(request_conn.stream, None)
         if head_s is not None:
             request_conn.params = copy(request_conn.params)
@@ -224,7 +224,7 @@ class ClientHttpServer(HTTPServer):
 
 
 class _Request(HTTPMessageDelegate):
-    """Passes a request on, and reports one that does not come in time."""
+    """Passes a request on, and reports one that does not arrive in time."""
 
     def __init__(
         self, inner: HTTPMessageDelegate, connection: Any, first: bool, on_late: Callable[[str], None]
@@ -258,14 +258,14 @@ class _Request(HTTPMessageDelegate):
         self._inner.on_connection_close()
 
     def ended(self) -> None:
-        """The connection has ended; report if that was too late."""
+        """The connection has ended. Reports it if a timeout ended it."""
         begun = self._awaits == "body_timeout_s" or self._first or unread_input_bytes(self._stream)
         if self._awaits and begun and monotonic() >= self._until_s:
             self._on_late(self._awaits)
 
 
 class Times(SettingsPart, frozen=True):
-    """How long the parts of an HTTP exchange may take."""
+    """Timeouts of the parts of an HTTP exchange."""
 
     handshake_timeout_s: Annotated[
         SecondsLimit, Help("how long HTTP headers may take, and a connection be idle; 0: no limit")

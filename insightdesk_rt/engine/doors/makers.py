@@ -1,4 +1,4 @@
-"""Which client library a handshake is from, as far as it decides whether the client is sent recovery offsets.
+"""Recognises client libraries by their handshake, to decide whether a client is sent recovery offsets.
 
 Socket.IO's connection state recovery appends the offset to every logged event as one more argument. Only clients that
 know recovery remove it again; in others it breaks handlers with a fixed number of arguments (python-socketio raises
@@ -21,6 +21,6 @@ _PYTHON_ENGINEIO = re.compile(r"(?:.*&)?transport=(?:polling|websocket)&EIO=4(?:
 def uses_recovery(agent: str, query: str) -> bool:
     """Return whether the client of this handshake is sent a pid and offsets unless it says otherwise.
 
-    `agent` is its User-Agent header, `query` the query of its first request as it was written.
+    `agent` is its User-Agent header, `query` the unparsed query of its first request.
     """
     return _WITHOUT_RECOVERY(agent) is None and _PYTHON_ENGINEIO(query) is None

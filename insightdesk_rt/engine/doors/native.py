@@ -1,4 +1,4 @@
-"""/rt/<namespace> on Tornado's way: the JSON protocol, with one WebSocketHandler subclass per namespace.
+"""Tornado's handlers of /rt/<namespace>: the JSON protocol, with one WebSocketHandler subclass per namespace.
 
 The classes differ only in their names and namespaces, so they are made from the list of namespaces. Their names appear
 in tracebacks and profiles.

@@ -1,4 +1,4 @@
-"""Who sent a request: the address and scheme of the client, seen through the proxies that are trusted."""
+"""The sender of a request: the client's address and scheme, as reported by trusted proxies."""
 
 from __future__ import annotations
 

@@ -1,17 +1,16 @@
-"""Requests for Engine.IO sessions of another node, as a load balancer without sticky sessions sends them.
+"""Relays requests for Engine.IO sessions of other nodes, which a load balancer without sticky sessions sends here.
 
-A poll is passed on to the node that owns the session, and the answer is passed back. A websocket that wants to take
-over from polls is handed to the owner as a socket, if the owner is a process of this machine; otherwise it is refused,
-and the client stays on polling.
+A poll is passed on to the node that owns the session, and the answer is passed back. A websocket that probes an upgrade
+is handed to the owner as a socket if the owner is a process of this machine. Otherwise it is refused, and the client
+stays on polling.
 
     sid=n2.…  ─▶  Directory.find("n2")  ─▶  its relay: HTTP on a unix socket of this machine, or on `relay_address`
 
-The relay accepts a request only with the owner's key, and passes none on, so there are no loops. The node that the
-client reached has checked the Origin. A session whose owner cannot be reached is unknown, and the client begins a new
-one.
+The relay accepts a request only with the owner's key, and passes none on, so there are no loops. The node that received
+the request has checked its Origin. A session whose owner is unreachable is unknown, and the client begins a new one.
 
-A POST whose sid names no known node is answered when its head has come. Otherwise its body is passed on as it comes,
-and the owner checks the head as it does for its own clients. This node keeps one piece of the body at a time.
+A POST whose sid names no known node is answered when its head has arrived. Otherwise its body is passed on as it
+arrives, and the owner checks the head as it does for its own clients. This node keeps one piece of the body at a time.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 2.0  # to a node of the same network
 ALIVE = "/alive"
-ALIVE_S = 1.0  # a node whose loop is blocked for longer serves no client either
+ALIVE_S = 1.0  # a node whose loop is blocked for longer cannot serve clients either
 SLACK_S = 10.0  # an owner answers a poll within a heartbeat; one that takes longer is dead
 MAX_ANSWER = 64_000_000  # bytes; an outbox holds less
 KEY = "X-Insightdesk-Key"
@@ -76,7 +75,7 @@ class RelayedAnswer(NamedTuple):
 
 
 class Relay:
-    """Passes requests on to other nodes, and takes the sockets that they hand over."""
+    """Passes requests on to other nodes, and accepts the sockets that they hand over."""
 
     def __init__(self, port: ClientPort, directory: Directory) -> None:
         self._port = port
@@ -90,7 +89,7 @@ class Relay:
         return await self._directory.find(node_id)
 
     async def begin(self, node_id: str, request: HTTPServerRequest, exchange: Exchange) -> bool:
-        """Send the head of a request to its owner. False: it cannot be reached, or the exchange was ended."""
+        """Send the head of a request to its owner. False if it is unreachable, or the exchange was ended."""
         place = await self._directory.find(node_id)
         begun = False
         if place is not None and not exchange.ended:
@@ -114,7 +113,7 @@ class Relay:
         return answer
 
     def _unreachable(self, place: NodePlace) -> None:
-        """Log that a node lacks a relay_address. A node of this machine needs none; it has just ended."""
+        """Log that a node lacks a relay_address. A node of this machine needs none: it has just ended."""
         elsewhere = place.machine != this_machine()
         if elsewhere and not place.address and place.node not in self._complained:
             self._complained.add(place.node)
@@ -127,7 +126,7 @@ class Relay:
         self.handed_over += hand_over(place.local, place.key, sid, sock, read_ahead)
 
     def take(self, sid: str, sock: socket.socket, read_ahead: bytes) -> None:
-        """Let a socket that was handed to this node try to take over from the polls of its session."""
+        """Let a socket that was handed to this node probe the upgrade of its polling session."""
         sock.setblocking(False)
         host, limit, most = (
             self._port.host,
@@ -138,11 +137,11 @@ class Relay:
 
 
 class Exchange(HTTPMessageDelegate):
-    """One request to another node. `end` gives it up; then the owner sees the connection of the poll close."""
+    """One request to another node. `end` cancels it; then the owner sees the connection of the poll close."""
 
     def __init__(self) -> None:
         self.ended = False
-        # The owner's answer, which may come before the body is sent; None if the connection ends without one.
+        # The owner's answer, which may arrive before the body is sent; None if the connection ends without one.
         self.answered: asyncio.Future[RelayedAnswer | None] = asyncio.get_running_loop().create_future()
         self._stream: IOStream | None = None
         self._connection: HTTP1Connection | None = None
@@ -157,7 +156,7 @@ class Exchange(HTTPMessageDelegate):
             self._stream.close()
 
     async def begin(self, place: NodePlace, request: HTTPServerRequest) -> bool:
-        """Connect and send the head. False: the exchange was ended meanwhile. Raises OSError, TimeoutError."""
+        """Connect and send the head. False if the exchange was ended meanwhile. Raises OSError, TimeoutError."""
         stream = self._stream = await _connect(place)
         if self.ended:
             stream.close()
@@ -174,9 +173,9 @@ class Exchange(HTTPMessageDelegate):
         return True
 
     async def send(self, chunk: bytes) -> None:
-        """Send a piece of the body, and wait until the kernel has taken it: a slow owner makes the client slow."""
+        """Send a piece of the body and wait until the kernel has taken it, so that a slow owner slows the client."""
         assert self._connection is not None
-        # Tornado 6.6 forgets the future of a write once the answer has been read: it is never done.
+        # Tornado 6.6 never completes the future of a write once the answer has been read.
         written: asyncio.Future[Any] = self._connection.write(chunk)
         await asyncio.wait({written, self.answered}, return_when=asyncio.FIRST_COMPLETED)
 
@@ -208,14 +207,14 @@ class Exchange(HTTPMessageDelegate):
         self._body += chunk
 
     def finish(self) -> None:
-        """The answer is complete. Tornado 6.6 would read on until the request is sent, so the stream is closed."""
+        """The answer is complete. Closes the stream, because Tornado 6.6 would read on until the request is sent."""
         self._settle(RelayedAnswer(self._status, self._headers, bytes(self._body)))
         if self._stream is not None:
             self._stream.close()
 
 
 async def answers(place: NodePlace) -> bool:
-    """Return whether a node answers other nodes, whatever Valkey says of it. A node that takes over ALIVE_S does not.
+    """Return whether a node answers other nodes within ALIVE_S, whatever Valkey says about it.
 
     A node on another machine answers only at its `relay_address`.
     """
@@ -234,7 +233,7 @@ async def answers(place: NodePlace) -> bool:
 
 
 async def _connect(place: NodePlace) -> IOStream:
-    """Return a stream to a node, on this machine if it is there. Raises OSError, TimeoutError."""
+    """Return a stream to a node: to its unix socket if it runs on this machine. Raises OSError, TimeoutError."""
     async with asyncio.timeout(CONNECT_S):
         stream = IOStream(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
@@ -255,7 +254,7 @@ async def _connect(place: NodePlace) -> IOStream:
 
 
 class RelayHandler(SocketIOHandler):
-    """A poll of another node's session. Its owner repeats every check except the one of the Origin."""
+    """A poll of another node's session. The owner repeats every check except that of the Origin."""
 
     def initialize(self, port: ClientPort, relay: Relay) -> None:  # type: ignore[override]
         super().initialize(port)
@@ -276,7 +275,7 @@ class RelayHandler(SocketIOHandler):
             await self._pass_back()
 
     async def _begin_post(self) -> None:
-        """Check the POST by its head, and send that to the owner. Tornado reads the body when this has returned."""
+        """Check the POST's head and send it to the owner. Tornado reads the body after this has returned."""
         head = self.head_of(upgrade=False)
         verdict = self.decide(head)
         if isinstance(verdict, Refusal):
@@ -309,7 +308,7 @@ class RelayHandler(SocketIOHandler):
             await self._pass_back()
 
     def _answered_early(self, answered: asyncio.Future[RelayedAnswer | None]) -> None:
-        """The owner has answered, or is gone. If the body is still coming, it is thrown away from now on."""
+        """The owner has answered or disconnected. The rest of the body, if there is any, is discarded."""
         if not (self._answered or self._gone or body_is_read(self.request)):
             self._say_answer(answered.result())
 
@@ -410,7 +409,7 @@ def relay_routes(port: ClientPort, key: str) -> list[Rule]:
 
 
 class AliveHandler(RequestHandler):
-    """Answers another node that asks whether this one runs, because Valkey has not heard from it for a while."""
+    """Answers another node that asks whether this one runs, because its lease in Valkey was not renewed for a while."""
 
     def get(self) -> None:
         self.set_status(204)

@@ -1,4 +1,4 @@
-"""Files of the package that the client port serves to everybody: the browser client, /rt/client.js."""
+"""Public files of the package on the client port: the browser client, /rt/client.js."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _read(path: Path) -> tuple[bytes, str]:
 
 
 class StaticFileHandler(QuietHandler):
-    """One file. Browsers ask for it each time and are answered 304 while it is the same."""
+    """One file. Browsers revalidate it each time, and get 304 while it is unchanged."""
 
     path = Path()
 
@@ -54,7 +54,7 @@ class StaticFileHandler(QuietHandler):
 
 
 class ClientScriptHandler(StaticFileHandler):
-    """The browser client. Front ends on any origin may load it; it holds nothing of anybody."""
+    """The browser client. Front ends on any origin may load it, because it contains no user data."""
 
     def set_default_headers(self) -> None:
         super().set_default_headers()

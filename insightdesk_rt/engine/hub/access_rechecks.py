@@ -13,7 +13,7 @@ from typing import TypeVar
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import Room
 
-TRIES = 5  # of one join whose access is rechecked each time
+TRIES = 5  # attempts of one join if its access is rechecked during each
 ALL_ROOMS = Room("")
 
 Result = TypeVar("Result")

@@ -1,4 +1,4 @@
-"""What the hub needs of the other nodes: eight verbs, declared here, implemented in engine/cluster/backplane.py.
+"""The hub's interface to the other nodes: eight methods, implemented in engine/cluster/backplane.py.
 
 Both sides rely on this rule: a logged event reaches members only through `deliver`, in the order of the log, also on
 the node that published it. A volatile event is delivered there at once, and on other nodes through `deliver`.
@@ -22,7 +22,7 @@ class Backlog(Struct, frozen=True):
 
     events: list[Event]  # in order
     complete: bool
-    upto: Offset  # everything up to here was looked at
+    upto: Offset  # everything up to here was read
     floor: Offset = NO_OFFSET
 
 

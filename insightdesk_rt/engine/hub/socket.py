@@ -86,17 +86,17 @@ class Socket:
         pid: str = "",
     ) -> None:
         self.sid = sid
-        self.pid = pid  # secret of the one who may resume this session; "" when recovery is off
+        self.pid = pid  # the secret with which a client resumes this session; "" when recovery is off
         self.namespace = namespace
         self.user = user
         self.client = client
         self.outbox = outbox
         self.codec = codec
-        self.sent = sent  # of all sockets of the namespace here; the hub's
+        self.sent = sent  # counts for all sockets of the namespace on this node; owned by the hub
         self.rooms: set[Room] = set()
-        self.since = NO_OFFSET  # events first logged up to here do not concern it any more; set by the hub
+        self.since = NO_OFFSET  # it needs no events first logged up to here; set by the hub
         self.since_in: dict[Room, Offset] | None = None  # the same for rooms it joined later
-        # For rooms it joined after its connect: from where on it may be sent their events, also when it resumes.
+        # For rooms it joined after its connect: the offset after which it may be sent their events, also on a resume.
         self.starts: dict[Room, Right] | None = None
         # Rooms that it was refused when it resumed. Sent again if it resumes again, as the notice may have been lost.
         self.shut: set[Room] | None = None
@@ -122,7 +122,7 @@ class Socket:
             self.client.close(why)
 
     async def room(self) -> None:
-        """Wait until the client has read most of what it was sent, or is gone. Returns at once for a client that reads.
+        """Wait until the client has read most of what it was sent, or has disconnected. Returns at once if it has.
 
         Code that sends a client several big messages awaits this in between. Otherwise the client would be closed as a
         slow consumer because of what others wrote.
@@ -138,10 +138,10 @@ class Socket:
         self.send(self.codec.event(self.namespace, name, payload, offset))
 
     async def request(self, name: str, payload: str, timeout_s: float) -> Raw:
-        """Send an event and return the client's answer, the JSON text of the array of its arguments.
+        """Send an event and return the client's answer: the JSON text of the array of its arguments.
 
-        Raises RtError UNAVAILABLE if none came in time, the client is gone or owes MAX_ASKED answers. Cancelled, it
-        forgets the ack.
+        Raises RtError UNAVAILABLE if none arrives in time, the client disconnects, or MAX_ASKED requests are
+        unanswered. If it is cancelled, the ack is ignored.
         """
         acks = self._acks = {} if self._acks is None else self._acks
         if len(acks) >= MAX_ASKED:
@@ -158,7 +158,7 @@ class Socket:
             acks.pop(ack_id, None)
 
     def acked(self, ack_id: int, payload: Raw) -> None:
-        """Deliver the client's ack to its waiter. An unknown id is ignored: it may have come too late."""
+        """Pass the client's ack to the code that waits for it. An unknown id is ignored: the ack may be late."""
         answer = self._acks.pop(ack_id, None) if self._acks else None
         if answer is not None and not answer.done():
             answer.set_result(payload)

@@ -23,7 +23,7 @@ from insightdesk_rt.engine.wire.codec import Ack, Call, Codec, Connect, Encoded,
 from insightdesk_rt.engine.wire.engine import PROBE_PONG, EngineSession, Goodbye, ProbeStep
 from insightdesk_rt.engine.wire.native import NativeSession
 
-LOOK_MS = 1_000  # between looks at a peer whose pong is later than the next ping was due
+RECHECK_MS = 1_000  # between checks of a peer whose pong is later than the next ping was due
 
 
 class Receiver(Protocol):
@@ -89,12 +89,12 @@ class Client:
         self.heard_ms = 0  # monotonic
         self.connects = 0  # CONNECTs, refused ones too, since _connects_from_ms
         self.gone = False
-        self.recovers = True  # is it sent a pid and offsets? Yes unless its CONNECT declines
+        self.recovers = True  # it is sent a pid and offsets, unless its CONNECT declines them
         self._receiver = receiver
         self._registry = registry
         self._probe: Transport | None = None
         self._connects_from_ms = 0
-        self._unfinished = 0  # the unfinished message at the last look, and since when
+        self._unfinished = 0  # the unfinished message at the last check, and since when
         self._unfinished_ms = 0
 
     @property
@@ -281,7 +281,7 @@ class Client:
         # While a ping is unanswered the deadline is far, but after the pong the next ping is due earlier. Looking again
         # then is cheaper than computing the deadline whenever something comes.
         next_ms = self.session.due_ms() - now_ms
-        wait_ms = min(self.session.deadline_ms() - now_ms, next_ms if next_ms > 0 else LOOK_MS)
+        wait_ms = min(self.session.deadline_ms() - now_ms, next_ms if next_ms > 0 else RECHECK_MS)
         if self._unfinished:
             wait_ms = min(wait_ms, self._unfinished_ms + self._registry.message_timeout_ms - now_ms)
         self._registry.wheel.later(self, max(wait_ms, 0), self._tick)

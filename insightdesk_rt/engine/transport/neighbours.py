@@ -1,4 +1,4 @@
-"""Unix sockets between the processes of one machine: whose process is at the other end, and which machine this is.
+"""Unix sockets between the processes of one machine: checks of the other end's user, and an id of the machine.
 
 Everybody can read the names of abstract sockets in /proc/net/unix, and a name is free again when its process dies. So
 each end asks the kernel for the other's user (SO_PEERCRED, unix(7)) before it sends or reads a byte. The nodes of one

@@ -1,12 +1,12 @@
-"""Outbox: the messages that one client is still to be sent. Bounded, and written once per loop turn.
+"""Outbox: the unsent messages of one client. Bounded, and written once per loop turn.
 
 `put` queues a message and marks the outbox. At the end of the turn the node's Flusher hands each marked outbox to its
 transport, so that all messages of a turn are one send. While the transport is not writable (the kernel did not take
 everything, or no GET is parked), messages stay here, where volatile ones can still be dropped. Nothing else is ever
 dropped: a client that is too far behind is closed, and resumes from the log.
 
-A client that reads is never closed because of the answers to its own requests. An empty outbox takes one message of any
-size, and a client that is `behind` has its further calls put off (`when_room`) until it has read half of its limit.
+A client that reads is never closed because of the answers to its own requests. An empty outbox accepts one message of
+any size, and further calls of a client that is `behind` wait (`when_room`) until it has read half of its limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from insightdesk_rt.engine.wire.codec import Encoded
 log = logging.getLogger(__name__)
 
 TURN_NS = 10_000_000  # some 1,500 writes
-LOOK_EVERY = 64  # writes between looks at the clock
+CLOCK_EVERY = 64  # writes between readings of the clock
 CLOSED = 1 << 62  # more bytes than any limit, so a closed outbox takes the slow path of `put` without an extra check
 
 
@@ -47,9 +47,9 @@ DELIVERY_BOUNDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 
 
 class Flusher:
-    """Writes the outboxes that were put to in this loop turn, with one `call_soon` for all of them.
+    """Writes the outboxes that got messages in this loop turn, with one `call_soon` for all of them.
 
-    After TURN_NS the loop has a turn before the rest is written: a broadcast to 100,000 takes 0.7 s and blocks nobody.
+    After TURN_NS the rest waits for the next turn of the loop: a broadcast to 100,000 takes 0.7 s and blocks nobody.
 
     It also counts for all outboxes of the node: every queued message is written, dropped for one of three reasons, or
     still in an outbox.
@@ -92,7 +92,7 @@ class Flusher:
                 written += outbox.flush()
             except Exception:  # a bug in one client's transport must not cost the others their messages
                 log.exception("flush failed")
-            if not number % LOOK_EVERY and monotonic_ns() > end_ns and number < len(dirty):
+            if not number % CLOCK_EVERY and monotonic_ns() > end_ns and number < len(dirty):
                 self._go_on_with(dirty[number:])
                 break
         self.written += written
@@ -117,7 +117,7 @@ class Outbox:
         self._queue: list[Encoded] | None = None
         self._waiting: list[Callable[[], None]] | None = None  # called once there is room
         self.transport: Transport | None = None
-        self.bytes = 0  # queued here, or taken by the transport and not yet by the kernel
+        self.bytes = 0  # queued here, or held by the transport and not yet taken by the kernel
         self.dropped = 0  # volatile messages
         self.written = 0  # messages handed to a transport
 

@@ -1,4 +1,4 @@
-"""Poller: says which connections can be read or written, from one epoll of our own that the event loop watches.
+"""Poller: watches all connections with one epoll of our own, which the event loop watches.
 
 It serves websockets and the HTTP connections of the fast path. asyncio's add_reader costs each connection two entries,
 a Handle and a bound method (0.6 KB), and each wake-up some 2 µs in the selector's and the loop's Python. Here a
@@ -37,7 +37,7 @@ class Watched(Protocol):
 
 
 class Poller:
-    """Has an epoll in the running loop from the first `watch` until `close` and until no connection is left.
+    """Its epoll is in the running loop from the first `watch` until `close` was called and no connection is left.
 
     It keeps the epoll while nothing is watched, because later the process may have no file descriptor left for one.
     """
@@ -115,7 +115,7 @@ class Poller:
         end_ns = now + most_ns
         for count, (number, events) in enumerate(named, 1):
             who = watched.get(number)
-            if who is None:  # ended since it was named
+            if who is None:  # it ended after the poll that reported it
                 continue
             try:
                 if events & WRITE:

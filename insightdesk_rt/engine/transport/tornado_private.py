@@ -1,4 +1,4 @@
-"""Everything private of Tornado that the client port uses, in one file: each function names what it touches.
+"""All private parts of Tornado that the client port uses, in one file: each function names those it uses.
 
 All of it was read in Tornado 6.6.1. `setup.cfg` has an upper bound for the version, and the server refuses to start if
 one of the names is missing (app/private_parts.py has the table). The files around this one use Tornado's public API.
@@ -26,7 +26,7 @@ class UnloggedHandler(RequestHandler):
     """
 
     def _log(self) -> None:
-        """Most requests are not worth a line."""
+        """Log nothing."""
 
     def _request_summary(self) -> str:
         return f"{self.request.method} {self.request.path}"
@@ -62,13 +62,13 @@ def last_write(request: HTTPServerRequest) -> asyncio.Future[None] | None:
 
 
 def body_timeout_s(connection: Any) -> float | None:
-    """Return how long the body of a request may take, None for ever. Tornado 6.6: HTTP1Connection._body_timeout."""
+    """Return the timeout of a request's body, or None. Tornado 6.6: HTTP1Connection._body_timeout."""
     timeout: float | None = connection._body_timeout
     return timeout
 
 
 def close_after_answer(connection: Any) -> None:
-    """End the connection with this answer. Tornado 6.6: HTTP1Connection._disconnect_on_finish."""
+    """Close the connection after this answer. Tornado 6.6: HTTP1Connection._disconnect_on_finish."""
     connection._disconnect_on_finish = True
 
 
@@ -114,5 +114,5 @@ def serve_connection(server: HTTPServer, connection: socket.socket, address: Any
 
 
 def open_connections(server: HTTPServer) -> tuple[Any, ...]:
-    """Return the connections that a server has. Tornado 6.6: HTTPServer._connections."""
+    """Return a server's open connections. Tornado 6.6: HTTPServer._connections."""
     return tuple(server._connections)

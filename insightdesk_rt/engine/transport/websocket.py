@@ -1,16 +1,16 @@
-"""A websocket on a plain TCP socket after its handshake, which the fast path did, or Tornado, from whom it was taken.
+"""WebSocketTransport: a websocket on a plain TCP socket, after the fast path or Tornado has done the handshake.
 
     OPEN ──close(), peer's CLOSE, an error of the peer──▶ CLOSING ──peer's FIN, or the deadline──▶ ENDED
     OPEN ──peer's FIN or RST──▶ ENDED
 
-One recv per wake-up, all frames of it; one send per flush; writability is watched for only after a partial send.
-Slots only: an idle one costs a socket, a reader and this. In CLOSING our close frame is out (or queued behind what was
-unsent), the writing side is shut, and what still comes is thrown away: closing a socket with unread bytes sends RST,
-and the peer would lose the close frame.
+Each wake-up is one recv, whose frames are all handled; each flush is one send. Writability is watched only after a
+partial send. The class has only slots: an idle websocket costs a socket, a reader and this object. In CLOSING our close
+frame has been sent (or is queued behind unsent bytes), the writing side is shut down, and input is discarded, because
+closing a socket with unread bytes sends RST, and the peer would lose the close frame.
 
-Measured side by side, server's CPU: a Socket.IO call and its ack cost a sixth of a bare echo on Tornado's frame loop;
-client, session and this take 1.6 (native) to 1.7 KB of Python's memory; with a joined socket and all else the process
-takes 5 KB for each (docs/performance.md).
+Measured on one machine: a Socket.IO call with its ack takes a sixth of the CPU of a bare echo on Tornado's frame loop.
+Client, session and transport take 1.6 (native) to 1.7 KB of Python's memory. With a joined socket and everything else
+the process takes 5 KB per client (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
     from insightdesk_rt.engine.transport.client import Client
     from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 
-READ_BYTES = 16_384  # of 7-byte frames these are 2,300, some 5 ms of work, then others have their turn
+READ_BYTES = 16_384  # 2,300 frames of 7 bytes take some 5 ms; then other clients have their turn
 TEXT, BINARY, PING, CLOSE = Opcode.TEXT, Opcode.BINARY, Opcode.PING, Opcode.CLOSE
-# After a close frame of ours: enough for what a peer had on its way, not for one who goes on sending.
+# Discarded after our close frame: enough for data that was in flight, but not for a peer that goes on sending.
 DISCARD_BYTES = 4 * 1024 * 1024
 
 
 def take_over(stream: IOStream) -> tuple[socket.socket, bytes]:
-    """Return the socket of a Tornado stream, and what Tornado had read ahead. The stream is closed, the socket is not.
+    """Return the socket of a Tornado stream, and the bytes Tornado had read ahead. Closes the stream, not the socket.
 
-    Raises ConnectionError if the stream is closed, or the handshake's answer is still not sent: then the peer is not
-    reading at all.
+    Raises ConnectionError if the stream is closed, or if the answer to the handshake is not sent yet, because then the
+    peer does not read at all.
     """
     if stream.closed() or stream.writing():
         stream.close()
-        raise ConnectionError("the peer went away during the handshake")
+        raise ConnectionError("the peer disconnected during the handshake")
     sock, leftover = release_socket(stream)
     sock.setblocking(False)
     if sock.family != socket.AF_UNIX:
@@ -61,9 +61,10 @@ def take_over(stream: IOStream) -> tuple[socket.socket, bytes]:
 
 
 class WebSocketTransport:
-    """Owned by its client, until it is closed. `coded`: close frames carry `CloseReason.close_code`.
+    """The transport of one client, which owns it until it is closed. `coded`: close frames carry our close codes.
 
-    Socket.IO's do not (its clients expect 1005), except for errors of the frames themselves (1002, 1007, 1009).
+    The codes are `CloseReason.close_code`. Socket.IO's close frames carry none (its clients expect 1005), except for
+    errors in frames (1002, 1007, 1009).
     """
 
     name = "websocket"
@@ -95,14 +96,14 @@ class WebSocketTransport:
         self._reader = FrameReader(limit_bytes, max_fragments)
         self._coded = coded
         self._client: Client | None = None  # None before `start`, and from CLOSING on
-        self._unsent: memoryview | None = None  # what the kernel did not take
-        self._pong: bytes | None = None  # the answer to the last ping, while `_unsent` is in its way
+        self._unsent: memoryview | None = None  # bytes that the kernel did not take
+        self._pong: bytes | None = None  # the answer to the last ping; waits until `_unsent` is sent
         self._discarded = 0
         self._held = 0  # bytes of an unfinished message, as the registry knows
         self.writable = True
 
     def start(self, client: Client, leftover: bytes = b"") -> None:
-        """Read from now on; `leftover` was read before."""
+        """Start reading. `leftover` are bytes that were read before."""
         self._client = client
         self._reader.limit_by(client.session)
         self._registry.poller.watch(self._sock.fileno(), self)
@@ -173,9 +174,9 @@ class WebSocketTransport:
             client.violated(self, wrong)
 
     def _answer_pings(self, pongs: list[bytes]) -> None:
-        """Every ping of a peer that reads is answered; of one that does not, the last (RFC 6455 5.5.3 allows it).
+        """Answer each ping if the peer reads, otherwise only the last one (RFC 6455 5.5.3 allows it).
 
-        So a flood of pings queues one frame, not one each (the ws 8.23 advisory).
+        So a flood of pings queues a single frame (the ws 8.23 advisory).
         """
         if self._unsent is None:
             self._send(b"".join(pongs))
@@ -209,7 +210,7 @@ class WebSocketTransport:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            return 0  # a broken pipe is readable too: `readable` ends the client, from a place where it may
+            return 0  # a broken pipe is also readable, and `readable` may end the client
         if sent == len(data):
             return 0
         self._unsent = memoryview(data)[sent:]
@@ -261,7 +262,7 @@ class WebSocketTransport:
             self._shut()
 
     def _shut(self) -> None:
-        """All is said. The peer answers with its close frame and, seeing our FIN, with its own."""
+        """Shut down writing after our close frame. The peer answers with its close frame and its FIN."""
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -274,7 +275,7 @@ class WebSocketTransport:
             client.lost(self, why)
 
     def abort(self) -> None:
-        """End without another word. Twice is nothing."""
+        """Close the socket at once, without a close frame. Idempotent."""
         self._client = None
         if self._sock.fileno() < 0:
             return

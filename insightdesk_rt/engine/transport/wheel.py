@@ -1,4 +1,4 @@
-"""Wheel: all timers of a node on one periodic callback. Heartbeats, typing and expiry cost the loop no timers.
+"""Wheel: runs all timers of a node from one periodic callback, so the loop has no timer per heartbeat or expiry.
 
 Time is divided into steps. A timer is in the bucket of its step, so that setting, replacing or cancelling it is one
 dictionary operation. Periodic work calls `turn`, which runs the timers that are due. A timer never fires early, and at

@@ -1,17 +1,17 @@
 """The fast path: answers the requests that stock clients send from their first bytes, before Tornado parses them.
 
-    It takes:   a websocket handshake, a poll, or a POST of up to 8 KB and 32 packets, on plain TCP without compression,
-                whose bytes are all there, whose syntax is the strict part of RFC 9112 (request_head.py), that admission
-                accepts, and whose session, if it names one, is here and waits for just this request.
+    It takes:   a websocket handshake, a poll, or a POST of up to 8 KB and 32 packets, on plain TCP without compression.
+                The request must have arrived completely, be in the strict syntax of RFC 9112 (request_head.py) and be
+                accepted by admission. Its session, if it names one, must be on this node and wait for this request.
     It leaves:  everything else to Tornado's handlers: refusals, other nodes' sessions, long or partial requests, TLS.
-    It is safe: it looks at the bytes without taking them (MSG_PEEK), so a request that it leaves is read by Tornado as
-                if nobody had looked, and Tornado keeps the connection for good. It only ever sends 101 and 200, both
-                written by the functions that Tornado's handlers use, and only after `judge`, which they ask, too.
-                tests/fuzz/heads.py compares how both read a head; tests/hostile/test_both_paths.py compares answers.
-    A connection that sends nothing is closed when its time for a head is over.
+    It is safe: it peeks at the bytes (MSG_PEEK), so Tornado can read a request that is left to it from the beginning,
+                and then keeps the connection. The fast path sends only 101 and 200, by the same functions as Tornado's
+                handlers, and only after the same `judge`. tests/fuzz/heads.py compares how both read a head;
+                tests/hostile/test_both_paths.py compares the answers.
+    A connection that sends nothing is closed when its time for a head has passed.
 
-Tornado goes through a stream, an HTTP connection with a Task and a timeout, a routed handler and a response. An open
-websocket needs none of them, and they cost more than half of a connect's CPU, token and session included.
+Tornado uses a stream, an HTTP connection with a Task and a timeout, a routed handler and a response. An open websocket
+needs none of them, and they cost more than half of a connect's CPU, token and session included.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from insightdesk_rt.engine.transport.websocket import WebSocketTransport
 from insightdesk_rt.engine.wire.codec import Encoded
 from insightdesk_rt.engine.wire.engineio import SEPARATOR
 
-MAX_PACKETS = 32  # of a POST: some 1 ms. Tornado's handler lets others have their turn in between
+MAX_PACKETS = 32  # of a POST; they take some 1 ms. Tornado's handler lets other clients have their turn in between
 
-# Called with a connection, its address, and the seconds that are left for its head.
+# Called with a connection, its address, and the seconds left for its head.
 Otherwise = Callable[[socket.socket, Any, float], object]
 
 
 def fast_path_allowed(port: ClientPort, *, tls: bool) -> bool:
-    """Return whether a client port can have a fast path: not with TLS or compression of its own."""
+    """Return whether a client port can have a fast path. With TLS or compression of its own it cannot."""
     return not tls and not port.settings.websocket_deflate
 
 
 class FastPath:
-    """Takes accepted connections before Tornado does. `otherwise` gives one to Tornado. `close` ends those held here.
+    """Takes accepted connections before Tornado. `otherwise` passes one to Tornado. `close` ends those held here.
 
     A head may take `head_ms`, and an idle connection is kept as long; an answer may stay unread for `unread_ms`.
     """
@@ -59,7 +59,7 @@ class FastPath:
         self._context = FastPathContext(port.host, head_ms, unread_ms, self._look, self._connections.discard)
 
     def take(self, sock: socket.socket, address: Any) -> None:
-        """hot: once per connection. Raises OSError, and keeps nothing of it, if it cannot be watched."""
+        """Accept a connection. Raises OSError, and keeps nothing, if it cannot be watched. hot: once per connection."""
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what belongs together is sent in one write
         connection = HttpConnection(self._context, sock, address)
@@ -71,7 +71,7 @@ class FastPath:
             connection.close()
 
     def _look(self, connection: HttpConnection) -> None:
-        """hot: once per request. A request has come, or a part of one, or the end of the connection."""
+        """Handle what a connection received: a request, a part of one, or its end. hot: once per request."""
         data = connection.peek(MAX_HEAD)
         if data is None:
             return
@@ -117,7 +117,7 @@ class FastPath:
         transport.start(client)
 
     def _probe(self, connection: HttpConnection, head: PlainRequest) -> None:
-        """Let a websocket try to take over from the polls of its session."""
+        """Let a websocket probe the upgrade of its polling session."""
         transport = self._transport(connection, head)
         transport.write([Encoded("", switching_protocols(head.headers))])
         probe(self._port, head.sid, transport, b"")
@@ -138,7 +138,7 @@ class FastPath:
     # ── polls ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _polling(self, sid: str) -> PollingTransport | None:
-        """Return the transport of a live session that polls; None for one whose last messages wait to be fetched."""
+        """Return the transport of a live polling session; None for an ended one whose last messages are kept."""
         client = self._port.host.clients.get(sid)
         return client.transport if client is not None and isinstance(client.transport, PollingTransport) else None
 

@@ -26,7 +26,7 @@ from insightdesk_rt.engine.transport.unread import unread_bytes
 
 
 class FastPathContext(Struct, frozen=True):
-    """What a connection needs of its fast path: the times, who looks at a request, who is called when it leaves."""
+    """What a connection needs of its fast path: timeouts, and callbacks for a request and for the connection's end."""
 
     host: ClientRegistry
     head_ms: int
@@ -36,7 +36,7 @@ class FastPathContext(Struct, frozen=True):
 
 
 class HttpConnection:
-    """Raises nothing: a connection that fails is closed, and the session whose poll it carried is notified."""
+    """One connection. It raises nothing: a failed connection is closed, and the session of its poll is notified."""
 
     __slots__ = (
         "_context",
@@ -58,12 +58,12 @@ class HttpConnection:
         self.address = address
         self._polling: PollingTransport | None = None  # the transport whose poll is parked
         self._cors: Mapping[str, str] = {}  # CORS headers of its answer
-        self._unsent: memoryview | None = None  # the rest of an answer; empty: it cannot be sent
-        self._left = 0  # bytes that the peer had not read at the last look
+        self._unsent: memoryview | None = None  # the rest of an answer; empty if it cannot be sent
+        self._left = 0  # bytes that the peer had not read at the last check
         self._last = False  # the connection ends with the answer
         self._pipelined = False  # PARKED, and there is a request behind the poll
         self._served = False
-        self._until_ms = 0  # WAITING: when it is closed
+        self._until_ms = 0  # when it is closed, if it is WAITING
 
     def enter(self) -> None:
         self._context.host.poller.watch(self.sock.fileno(), self)
@@ -75,7 +75,7 @@ class HttpConnection:
 
     @property
     def rest_s(self) -> float:
-        """How much longer the rest of a head may take."""
+        """Seconds that the rest of a head may still take."""
         return max(self._until_ms - self._context.host.now_ms(), 0) / 1000
 
     def _late(self) -> None:
@@ -101,7 +101,7 @@ class HttpConnection:
         self.close()
 
     def peek(self, most: int) -> bytes | None:
-        """Return the received bytes and leave them in the socket. Empty: the connection has ended; None: none yet."""
+        """Return the received bytes, which stay in the socket; b"" if the connection has ended; None if none came."""
         try:
             return self.sock.recv(most, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
@@ -110,14 +110,14 @@ class HttpConnection:
             return b""
 
     def take(self, head: PlainRequest) -> None:
-        """Remove a whole request from the socket, which was only peeked at so far."""
+        """Remove a complete request from the socket, where it was only peeked at until now."""
         self._served, self._last = True, head.last
         self.sock.recv(head.length + (head.body or 0))
 
     # ── answering ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def park(self, polling: PollingTransport, cors: Mapping[str, str]) -> None:
-        """Let a transport answer the request that was taken, now or later, with these CORS headers."""
+        """Let a transport answer the taken request, now or later, with these CORS headers."""
         self._context.host.wheel.cancel(self)
         self._polling = polling
         self._cors = cors
@@ -127,14 +127,14 @@ class HttpConnection:
         self.say(payload.encode(), TEXT, self._cors)
 
     def say(self, body: bytes, content_type: str, cors: Mapping[str, str]) -> None:
-        """Answer the request that was taken. hot: once per request."""
+        """Answer the taken request. hot: once per request."""
         data = as_bytes(answer_fields(content_type, len(body), cors), body, last=self._last)
         try:
             sent = self.sock.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            self._unsent = memoryview(b"")  # the kernel reports the failure, and `failed` may close it
+            self._unsent = memoryview(b"")  # the kernel reports the failure, and then `failed` may close it
             self._context.host.poller.wait_for(self.sock.fileno(), NOTHING)
             self._wait()
             return
@@ -181,7 +181,7 @@ class HttpConnection:
         self._context.host.wheel.later(self, self._context.unread_ms, self._look_at_reader)
 
     def _look_at_reader(self) -> None:
-        """Close the connection if its peer has read nothing since the last look."""
+        """Close the connection if its peer has read nothing since the last check."""
         left = unread_bytes(self.sock) + len(self._unsent or b"")
         if left == self._left:
             self._context.host.over_limit["unread_timeout_s"] += 1
@@ -193,7 +193,7 @@ class HttpConnection:
     # ── leaving ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def leave(self, *, watched: bool = False) -> None:
-        """Let go of the socket. `watched`: the poller keeps it, for its next owner."""
+        """Give up the socket to its next owner. `watched`: the poller goes on watching it."""
         self._context.host.wheel.cancel(self)
         if not watched:
             self._context.host.poller.forget(self.sock.fileno())

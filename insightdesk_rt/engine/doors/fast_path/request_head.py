@@ -2,7 +2,7 @@
 
     parse(b"GET /socket.io/?EIO=4&transport=polling&t=a&sid=n1.x HTTP/1.1\r\nHost: …\r\n\r\n…")  ─▶  PlainRequest
 
-It returns None if the request is left to Tornado, which reads it from its first byte.
+It returns None for a request that is left to Tornado, which then reads it from its first byte.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PlainRequest(RequestHead, frozen=True, gc=False):
 
 
 def parse(data: bytes) -> PlainRequest | None:
-    """Return the head that the bytes begin with; None if it is not complete, or not plain."""
+    """Return the head at the beginning of the data; None if it is incomplete or not plain."""
     found = _HEAD(data)
     if found is None:
         return None
@@ -74,7 +74,7 @@ def fields(lines: bytes) -> dict[str, str] | None:
 
 
 def parameters(query: str) -> dict[str, str] | None:
-    """Return the parameters that stock clients write; None if there is another one, or one occurs twice."""
+    """Return the query parameters; None if one occurs twice, or is not among those that stock clients write."""
     found: dict[str, str] = {}
     for pair in query.split("&"):
         known = _PARAMETER(pair)

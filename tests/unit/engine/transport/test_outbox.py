@@ -222,7 +222,7 @@ async def test_very_many_are_written_in_several_turns_and_others_have_theirs_in_
 ) -> None:
     monkeypatch.setattr(outboxes, "TURN_NS", -1)
     flusher, sink, order = Flusher(), Sink(), list[str]()
-    boxes = [Outbox(OutboxLimits(), flusher) for _ in range(2 * outboxes.LOOK_EVERY + 2)]
+    boxes = [Outbox(OutboxLimits(), flusher) for _ in range(2 * outboxes.CLOCK_EVERY + 2)]
     monkeypatch.setattr(sink, "write", lambda messages: order.extend(each.text for each in messages) or 0)
     for box in boxes:
         box.transport = sink
@@ -235,7 +235,7 @@ async def test_very_many_are_written_in_several_turns_and_others_have_theirs_in_
     boxes[-1].put(message("too"))  # waits still: the same write takes both
     assert flusher.delivery.total == 0, "not all are told yet"
     await until(lambda: flusher.written == flusher.queued, "all are written")
-    each = outboxes.LOOK_EVERY
+    each = outboxes.CLOCK_EVERY
     assert order[each] == "other" and order.count("event") == len(boxes)
     assert order[-3:] == ["event", "too", "later"]
     assert flusher.delivery.total == 1
