@@ -622,7 +622,7 @@ def serve(
 ) -> None:
     """Answer HTTP on bound sockets. `fast_path_of` is the client port whose plain requests take the fast path."""
     times, first = start.settings.http, None
-    counted = fast_path_of.host.over_limit if fast_path_of is not None else Counter[str]()
+    counted = fast_path_of.registry.over_limit if fast_path_of is not None else Counter[str]()
     server = make_http_server(application, times, lambda setting: counted.update([setting]), **options)
     if fast_path_of is not None and fast_path_allowed(fast_path_of, tls=bool(options.get("ssl_options"))):
         head_ms, unread_ms = times.handshake_timeout_s * 1000, times.unread_timeout_s * 1000

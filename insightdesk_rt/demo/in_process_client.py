@@ -34,13 +34,13 @@ class InProcessClient:
 
     def __init__(
         self,
-        host: ClientRegistry,
+        registry: ClientRegistry,
         receiver: Receiver,
         namespace: str,
         token: Callable[[], str],
         hear: Hear | None = None,
     ) -> None:
-        self._host = host
+        self._registry = registry
         self._receiver = receiver
         self._namespace = namespace
         self._token = token
@@ -57,7 +57,7 @@ class InProcessClient:
 
     def _connect(self) -> None:
         session = NativeSession(self._namespace, NativeCodec(), PING_MS, PING_MS)
-        self._client = Client(session, self._receiver, self._host, address="127.0.0.1", agent="demo")
+        self._client = Client(session, self._receiver, self._registry, address="127.0.0.1", agent="demo")
         self._client.start(self)
         self._send({"event": "connect", "data": {"token": self._token()}})
 

@@ -50,12 +50,12 @@ VISITOR_MAY_ANSWER_S = 90.0
 
 
 class Demo:
-    """`host` and `receiver` are those of the client port's handlers; `sign` makes a token of claims."""
+    """`registry` and `receiver` are those of the client port's handlers; `sign` makes a token of claims."""
 
     def __init__(
-        self, host: ClientRegistry, receiver: Receiver, tickets: Tickets, notifications: Notifications, sign: Sign
+        self, registry: ClientRegistry, receiver: Receiver, tickets: Tickets, notifications: Notifications, sign: Sign
     ) -> None:
-        self._host = host
+        self._registry = registry
         self._receiver = receiver
         self._desk = Helpdesk(tickets, notifications, sign)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,7 +151,7 @@ class Demo:
     def _client(self, who: Who, namespace: str, hear: Hear | None = None) -> InProcessClient:
         key = (who.id, namespace)
         if key not in self._clients:
-            made = InProcessClient(self._host, self._receiver, namespace, lambda: self._desk.token(who), hear)
+            made = InProcessClient(self._registry, self._receiver, namespace, lambda: self._desk.token(who), hear)
             self._clients[key] = made
         return self._clients[key]
 

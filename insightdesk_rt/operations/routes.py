@@ -139,7 +139,7 @@ def _node_routes(admin: Admin, parts: ServerParts, checks: Sequence[Check]) -> l
 
 def _client_routes(admin: Admin, parts: ServerParts) -> list[Route]:
     keys, everywhere = parts.settings.user_keys, Everywhere(parts.calls)
-    here = Connections(parts.node_id, parts.port.host, parts.hub)
+    here = Connections(parts.node_id, parts.port.registry, parts.hub)
     return [
         *connection_routes(admin, here, everywhere, parts.calls, keys),
         *user_routes(admin, everywhere, parts.features.of(Presence).store, parts.moderation.access, keys),
@@ -151,7 +151,7 @@ def _moderation_routes(admin: Admin, parts: ServerParts) -> list[Route]:
     moderation, calls, keys = parts.moderation, parts.calls, parts.settings.user_keys
     rules, access = moderation.rules, moderation.access
     tables = (access.revocations.table, access.blocks.table)
-    changes = AccessRuleChanges(rules, parts.port.host, calls, tables)
+    changes = AccessRuleChanges(rules, parts.port.registry, calls, tables)
     return [
         *revocation_routes(admin, changes, access.revocations, keys),
         *block_routes(admin, changes, access.blocks, keys),

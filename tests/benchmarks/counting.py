@@ -55,10 +55,10 @@ class Receiver:
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
 
-    def called(self, client: Client, call: Call) -> None:
+    def call_received(self, client: Client, call: Call) -> None:
         self._bench.calls.take(client.sockets[call.namespace], call)
 
-    def gone(self, client: Client, why: CloseReason) -> None:
+    def client_ended(self, client: Client, why: CloseReason) -> None:
         """Nobody is left to be told."""
 
 
@@ -73,8 +73,8 @@ def tcp_pair(listening: socket.socket) -> tuple[socket.socket, socket.socket]:
 
 class Bench:
     def __init__(self) -> None:
-        self.host = ClientRegistry(Wheel(50, monotonic_ms))
-        self.hub = Hub(fakes.OneNode(), ["/desk"], events=(NAME,), delivered=self.host.flusher.delivered)
+        self.registry = ClientRegistry(Wheel(50, monotonic_ms))
+        self.hub = Hub(fakes.OneNode(), ["/desk"], events=(NAME,), delivered=self.registry.flusher.delivered)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._codec = NativeCodec(True)
         self.desk = Desk(self.hub, fakes.Clock())
@@ -85,8 +85,8 @@ class Bench:
     async def add(self) -> None:
         near, far = tcp_pair(self._listening)
         codec = self._codec
-        client = Client(NativeSession("/desk", codec, 25_000, 30_000), Receiver(self), self.host)  # type: ignore[arg-type]
-        transport = WebSocketTransport(near, self.host, 1_000_000, coded=True)
+        client = Client(NativeSession("/desk", codec, 25_000, 30_000), Receiver(self), self.registry)  # type: ignore[arg-type]
+        transport = WebSocketTransport(near, self.registry, 1_000_000, coded=True)
         client.start(transport)
         transport.start(client)
         client.session.accept("/desk")
@@ -117,7 +117,7 @@ class Bench:
         update = Event("/desk", NAME, payload, (ROOM,), id="i", offset=Offset(f"{ms}-0"))
         began = time.perf_counter()
         self.hub.deliver(update)
-        self.host.flusher._flush()
+        self.registry.flusher._flush()
         took = time.perf_counter() - began
         self.empty()
         return took * 1e6 / CLIENTS
@@ -127,9 +127,9 @@ class Bench:
         text = b'{"event":"say","data":{"text":"hello"},"id":1}'
         for far in self.far_ends:
             far.send(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
-        written = self.host.flusher.written + CLIENTS
+        written = self.registry.flusher.written + CLIENTS
         began = time.perf_counter()
-        while self.host.flusher.written < written:  # noqa: ASYNC110  turns of the loop are what is measured
+        while self.registry.flusher.written < written:  # noqa: ASYNC110  turns of the loop are what is measured
             await asyncio.sleep(0)
         took = time.perf_counter() - began
         self.empty()
@@ -150,7 +150,7 @@ async def main() -> None:
     for _ in range(CLIENTS):
         await bench.add()
     bench.empty()
-    flusher = bench.host.flusher
+    flusher = bench.registry.flusher
     queue = [bench.sockets[0].codec.event("/desk", NAME, "{}")]
     tally = bench.calls.counters["/desk"]["say"]
     # The very statements, on the very objects. `put` and `flush` do these two for each message of a client:
@@ -182,9 +182,9 @@ async def main() -> None:
     print(f"counting {shared:.3f} µs = {shared / delivery:.1%} (and {per_event + per_turn:.2f} µs for the event)")
     print(f"call and its answer                   {call:6.2f} µs", end="  ")
     print(f"counting {per_message + per_call:.3f} µs = {(per_message + per_call) / call:.1%}")
-    look = cost("look(host)", turns=200, look=clients_of, host=bench.host)
+    look = cost("look(registry)", turns=200, look=clients_of, registry=bench.registry)
     print(f"a scrape's look at the clients        {look / CLIENTS * 1000:6.0f} µs per thousand")
-    await bench.host.close(CloseReason.SHUTDOWN, 0.1)
+    await bench.registry.close(CloseReason.SHUTDOWN, 0.1)
     for far in bench.far_ends:
         far.close()
 

@@ -234,7 +234,7 @@ class Door:
 
     async def connect(self, **auth: str) -> fakes.AskingClient:
         client = fakes.AskingClient()
-        self.dispatch.asked(client, Connect(self.path, Raw(json.dumps({"token": "good", **auth}).encode())))  # type: ignore[arg-type]
+        self.dispatch.connect_received(client, Connect(self.path, Raw(json.dumps({"token": "good", **auth}).encode())))  # type: ignore[arg-type]
         await until(
             lambda: self.path in client.session.accepted and not client.sockets[self.path].busy, "the client is in"
         )
@@ -278,7 +278,7 @@ async def test_a_client_that_returns_while_access_is_taken_is_sent_nothing_from_
             await feature.subscribe(socket, SubscribeTicket("42"))
         else:
             await feature.join(socket, JoinChat(subject))
-        door.dispatch.gone(client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+        door.dispatch.client_ended(client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
         backplane = one.hub._backplane
         listen = backplane.listen
 

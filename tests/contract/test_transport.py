@@ -317,8 +317,8 @@ async def test_the_server_may_end_it_and_its_receiver_is_told_once(kind: type[Pe
         if not isinstance(peer, PollingPeer):
             assert peer.closed_with == kind.closes.get(CloseReason.SHUTDOWN, 1005)
         assert d.recorder.ends == [CloseReason.SHUTDOWN]
-        assert d.host.clients == {} and client.gone and d.host.closed == {CloseReason.SHUTDOWN: 1}
-        await until(lambda: not d.host._lingering, "nothing lingers once the peer has answered")
+        assert d.registry.clients == {} and client.gone and d.registry.closed == {CloseReason.SHUTDOWN: 1}
+        await until(lambda: not d.registry._lingering, "nothing lingers once the peer has answered")
         if not isinstance(peer, PollingPeer):
             assert len(d.wheel) == 0
 
@@ -332,7 +332,7 @@ async def test_a_client_that_vanishes_is_gone_at_once(kind: type[Peer]) -> None:
         await until(lambda: d.recorder.ends, "the receiver is told")
         assert d.recorder.ends[0] in (CloseReason.TRANSPORT_ERROR, CloseReason.TRANSPORT_CLOSE)
         kept = isinstance(peer, PollingPeer)  # the connection that its POSTs came on
-        assert d.host.clients == {} and len(d.wheel) == kept
+        assert d.registry.clients == {} and len(d.wheel) == kept
 
 
 @each
@@ -380,10 +380,10 @@ async def test_the_end_of_all_clients_is_quick_and_complete(kind: type[Peer]) ->
 
         waiting = [asyncio.create_task(ends(peer)) for peer in peers]
         await asyncio.sleep(0.01)
-        await d.host.close(CloseReason.SHUTDOWN, 5)
+        await d.registry.close(CloseReason.SHUTDOWN, 5)
         await asyncio.gather(*waiting)
         assert d.recorder.ends == [CloseReason.SHUTDOWN] * 5
-        assert d.host.clients == {} and not d.host._lingering
+        assert d.registry.clients == {} and not d.registry._lingering
 
 
 # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -445,30 +445,30 @@ async def test_bytes_of_an_unfinished_message_are_a_sign_of_life(kind: type[Peer
 async def test_connections_of_one_user_hold_no_more_unfinished_bytes_than_the_user_may(kind: type[Peer]) -> None:
     """A megabyte that is begun and not finished is kept on each of a user's hundreds of connections."""
     async with open_door(kind) as d:
-        d.host.intake = Intake(100_000, 1_000_000)
+        d.registry.intake = Intake(100_000, 1_000_000)
         one, two = [await joined(kind, d) for _ in range(2)]
         half = frame(1, b"x" * 70_000)[:60_000]
         one.socket.send(half)
-        await until(lambda: d.host.intake.total > 55_000, "the first half")
+        await until(lambda: d.registry.intake.total > 55_000, "the first half")
         two.socket.send(half)
         assert await one.socket.closed() == (1008 if kind is NativePeer else 1005)
-        await until(lambda: len(d.host.clients) == 1, "the one that held most is closed")
-        assert d.host.over_limit["max_unfinished_bytes_per_user"] == 1
+        await until(lambda: len(d.registry.clients) == 1, "the one that held most is closed")
+        assert d.registry.over_limit["max_unfinished_bytes_per_user"] == 1
         two.socket.send(frame(1, b"x" * 70_000)[60_000:])
-        await until(lambda: d.host.intake.total == 0, "what is finished or closed is not held")
+        await until(lambda: d.registry.intake.total == 0, "what is finished or closed is not held")
 
 
 @aio
 async def test_bodies_of_posts_count_as_unfinished_too() -> None:
     async with door() as d:
-        d.host.intake = Intake(100_000, 1_000_000)
+        d.registry.intake = Intake(100_000, 1_000_000)
         peers = [await joined(PollingPeer, d) for _ in range(2)]
         for peer in peers:
             head = f"POST {peer.target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 70000\r\n\r\n"
             peer.posts.writer.write(head.encode() + b"4" * 60_000)
-        await until(lambda: len(d.host.clients) == 1, "one is closed")
-        assert d.host.over_limit["max_unfinished_bytes_per_user"] == 1
-        assert d.host.intake.total <= 60_000
+        await until(lambda: len(d.registry.clients) == 1, "one is closed")
+        assert d.registry.over_limit["max_unfinished_bytes_per_user"] == 1
+        assert d.registry.intake.total <= 60_000
 
 
 # ── the reader stops reading ──────────────────────────────────────────────────────────────────────────────────────────
@@ -509,7 +509,7 @@ async def test_a_slow_reader_that_catches_up_misses_nothing_and_disturbs_nobody(
         slow = await joined(kind, d)
         client = d.client()
         fast = await joined(kind, d)
-        other = next(each for each in d.host.clients.values() if each is not client)
+        other = next(each for each in d.registry.clients.values() if each is not client)
         d.emit_to(client, *range(300), size=2_000)
         await asyncio.sleep(0.05)
         d.emit_to(client, *range(300, 400), size=10)

@@ -269,9 +269,9 @@ async def outcome(case: Case) -> tuple[dict[str, Any], str]:
         got = await answer(d, case.data)
         seen = {
             "answer": re.sub(rb"Date: [^\r]*", b"Date: x", got),
-            "clients": sorted(d.host.clients),
+            "clients": sorted(d.registry.clients),
             "refused": dict(d.client_port.refused),
-            "over": dict(d.host.over_limit),
+            "over": dict(d.registry.over_limit),
             "ends": list(d.recorder.ends),
         }
         return seen, TORNADO if d.by_tornado > by_tornado else FAST

@@ -76,7 +76,7 @@ async def test_an_unfinished_post_is_kept_by_its_owner_alone_and_ends_the_sessio
         http.send("POST", f"{POLL}&sid={sid}", b"x" * 100_000, {"Content-Length": "160000"})
         await until(lambda: by.door.client().transport.posting, "the owner has its head")  # type: ignore[union-attr]
         await http.close()
-        await until(lambda: not by.door.host.clients, "a POST that breaks off ends its session")
+        await until(lambda: not by.door.registry.clients, "a POST that breaks off ends its session")
         assert by.relay is None or by.relay.passed == 0
 
 
@@ -89,7 +89,7 @@ async def test_a_body_that_does_not_come_ends_its_connection(way: str) -> None:
         http.send("POST", f"{POLL}&sid={sid}", b"4", {"Content-Length": "2"})
         async with asyncio.timeout(10):
             assert await http.eof()
-        await until(lambda: not by.door.host.clients, "its session ends")
+        await until(lambda: not by.door.registry.clients, "its session ends")
         await until(lambda: by.over_limit == {"body_timeout_s": 1}, f"it is counted: {by.over_limit}")
 
 
@@ -153,7 +153,7 @@ async def test_a_websocket_over_a_limit_is_closed_and_counted(name: str, way: st
         async with asyncio.timeout(10):
             assert await socket.closed() == code
         await until(lambda: by.over_limit == counted, f"it is counted: {by.over_limit}")
-        await until(lambda: not by.door.host.clients, "nothing is left of it")
+        await until(lambda: not by.door.registry.clients, "nothing is left of it")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -177,7 +177,7 @@ async def test_an_upgrade_that_is_not_finished_is_closed(way: str) -> None:
             assert await socket.text() == "3probe"
             await socket.closed()
         await until(lambda: by.over_limit == {"upgrade_timeout_s": 1}, f"it is counted: {by.over_limit}")
-        assert sid in by.door.host.clients, "the client stays on polling"
+        assert sid in by.door.registry.clients, "the client stays on polling"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -196,7 +196,7 @@ async def test_a_message_that_is_not_finished_is_closed(way: str) -> None:
 async def test_unfinished_input_is_bounded_per_user(way: str) -> None:
     """An unfinished frame and an unfinished POST both count for the user who sends them."""
     async with door_by(way) as by:
-        by.door.host.intake = Intake(10_000, 1_000_000)
+        by.door.registry.intake = Intake(10_000, 1_000_000)
         socket = await by.socket()
         socket.send(frame(1, b"4" * 12_000, fin=False))
         async with asyncio.timeout(10):
@@ -205,4 +205,4 @@ async def test_unfinished_input_is_bounded_per_user(way: str) -> None:
         http = await by.http()
         http.send("POST", f"{POLL}&sid={sid}", b"4" * 12_000, {"Content-Length": "15000"})
         await until(lambda: by.over_limit == {"max_unfinished_bytes_per_user": 2}, f"it is counted: {by.over_limit}")
-        await until(lambda: not by.door.host.clients, "both sessions have ended")
+        await until(lambda: not by.door.registry.clients, "both sessions have ended")

@@ -29,7 +29,7 @@ def event(target: str) -> str:
 
 
 async def counted(d: Door, times: int) -> None:
-    await until(lambda: d.host.over_limit["max_connect_bytes"] == times, f"it is counted: {d.host.over_limit}")
+    await until(lambda: d.registry.over_limit["max_connect_bytes"] == times, f"it is counted: {d.registry.over_limit}")
 
 
 async def joined(target: str, d: Door, **how: Any) -> RawSocket:

@@ -151,7 +151,7 @@ async def test_each_refusal_has_its_code(method: str, query: str, code: int, mes
         assert answer.status == 400
         assert answer.headers["content-type"] == "application/json"
         assert json.loads(answer.body) == {"code": code, "message": message}
-        assert d.host.clients == {}
+        assert d.registry.clients == {}
 
 
 @aio
@@ -198,7 +198,7 @@ async def test_a_balancer_may_ask_the_client_port_whether_it_takes_clients() -> 
             answer = await ask(d, "GET", "/healthz")
             assert (answer.status, answer.body, answer.headers["cache-control"]) == (status, body, "no-store")
             assert (await ask(d, "HEAD", "/healthz")).status == status
-        assert d.host.clients == {} and not d.client_port.refused
+        assert d.registry.clients == {} and not d.client_port.refused
 
 
 @aio
@@ -349,7 +349,7 @@ async def test_a_body_that_does_not_come_ends_its_connection(session: bool) -> N
         assert await client.posts.eof()
         if session:
             await client.is_gone(CloseReason.TRANSPORT_ERROR)
-        await until(lambda: d.host.over_limit == {"body_timeout_s": 1}, "it is counted")
+        await until(lambda: d.registry.over_limit == {"body_timeout_s": 1}, "it is counted")
 
 
 @aio
@@ -362,8 +362,8 @@ async def test_a_body_that_comes_in_time_or_is_aborted_by_the_client_is_not_coun
         gone = await Http.to(d)
         gone.send("POST", client.target, headers={"Content-Length": "100"})
         await gone.close()
-        await until(lambda: not d.host.clients, "the session ended with its POST")
-        assert not d.host.over_limit
+        await until(lambda: not d.registry.clients, "the session ended with its POST")
+        assert not d.registry.over_limit
 
 
 @aio
@@ -372,7 +372,7 @@ async def test_the_body_timeout_also_holds_at_an_unknown_path() -> None:
         http = await Http.to(d)
         http.send("POST", "/nowhere", headers={"Content-Length": "100"})
         assert await http.eof()
-        await until(lambda: d.host.over_limit == {"body_timeout_s": 1}, "it is counted")
+        await until(lambda: d.registry.over_limit == {"body_timeout_s": 1}, "it is counted")
 
 
 @aio
@@ -585,7 +585,7 @@ async def test_queued_messages_and_a_close_packet_wait_for_the_next_poll() -> No
         client = await Polling.open(d)
         d.emit(1)
         d.client().close(CloseReason.KICKED)
-        assert d.recorder.ends == [CloseReason.KICKED] and d.host.clients == {}
+        assert d.recorder.ends == [CloseReason.KICKED] and d.registry.clients == {}
         assert json.loads((await client.post("40/chat,")).body)["code"] == 1
         assert (await client.get()).body == '42/tickets,["n","1"]\x1e1'
         answer = await client.get()
@@ -657,7 +657,7 @@ async def test_a_client_moves_from_polling_to_websocket_and_nothing_is_lost() ->
             assert json.loads(answer.body)["code"] == 3
         socket.say('42/tickets,8["alive"]')
         assert await socket.text() == "43/tickets,8[]"
-        assert d.recorder.ends == [] and d.host.upgraded == 1
+        assert d.recorder.ends == [] and d.registry.upgraded == 1
         await socket.close()
         await client.close()
 
@@ -718,7 +718,7 @@ async def test_a_second_probing_websocket_is_closed_and_the_first_continues(when
         first = await probe(client)
         if when == "upgraded":
             first.say("5")
-            await until(lambda: d.host.upgraded, "the swap")
+            await until(lambda: d.registry.upgraded, "the swap")
         second = await RawSocket.to(d, f"{WEBSOCKET}&sid={client.sid}")
         second.say("2probe")
         assert await second.closed() == 1005
@@ -797,7 +797,7 @@ async def test_a_post_that_ends_after_the_upgrade_is_refused_and_the_websocket_s
         await until(lambda: d.client().transport._post, "it is being read")  # type: ignore[union-attr]
         socket = await probe(client)
         socket.say("5")
-        await until(lambda: d.host.upgraded, "the swap")
+        await until(lambda: d.registry.upgraded, "the swap")
         client.posts.writer.write(b"40/chat,")
         assert json.loads((await client.posts.receive()).body)["code"] == 3
         d.emit(1)
@@ -991,7 +991,7 @@ async def test_a_client_with_another_parser_is_logged_once_and_counted(
                 client = await Polling.open(d, join=False)
                 await client.post("b" + b64encode(MSGPACK_CONNECT).decode())
                 await client.close()
-        assert d.host.not_understood == 5
+        assert d.registry.not_understood == 5
     (line,) = [record for record in caplog.records if record.getMessage() == "a client cannot be understood"]
     assert "another parser, such as msgpack" in line.why  # type: ignore[attr-defined]
 
@@ -1003,7 +1003,7 @@ async def test_a_client_of_another_version_is_logged_once_and_counted(caplog: py
         http = await Http.to(d)
         for _ in range(5):
             assert (await http.ask("GET", "/socket.io/?EIO=3&transport=polling")).status == 400
-        assert d.host.not_understood == 5
+        assert d.registry.not_understood == 5
     (line,) = [record for record in caplog.records if record.getMessage() == "a client cannot be understood"]
     assert "another version of Engine.IO" in line.why  # type: ignore[attr-defined]
 
@@ -1016,7 +1016,7 @@ async def test_a_client_that_was_understood_before_is_not_logged(caplog: pytest.
         socket.say("40/tickets,")
         socket.say("nonsense")
         assert await socket.closed() == 1005
-        assert d.host.not_understood == 0
+        assert d.registry.not_understood == 0
     assert not [record for record in caplog.records if record.getMessage() == "a client cannot be understood"]
 
 
@@ -1061,7 +1061,7 @@ async def test_a_foreign_page_is_refused_on_every_transport(origin: str) -> None
                     **site,
                 )
                 assert answer.status in (400, 403) and answer.status != 101
-        assert d.host.clients == {}
+        assert d.registry.clients == {}
         client = await Polling.open(d)
         answer = await ask(d, "POST", client.target, b"41/tickets,", Origin=origin)
         assert answer.status == 403 and d.recorder.lefts == []
@@ -1232,7 +1232,7 @@ async def test_a_websocket_key_that_is_not_16_bytes_is_refused(target: str, key:
     async with door() as d:
         http = await Http.to(d)
         answer = await http.ask("GET", target, headers={**HANDSHAKE, "Sec-WebSocket-Key": key})
-        assert answer.status == 400 and d.host.clients == {}
+        assert answer.status == 400 and d.registry.clients == {}
 
 
 @pytest.mark.parametrize("target", [WEBSOCKET, "/rt/tickets"])
@@ -1382,9 +1382,9 @@ async def test_an_address_never_has_more_clients_than_allowed_even_if_all_connec
         let_in = 200 if target == OPEN else 101
         statuses = await asyncio.gather(*(status(d, target) for _ in range(20)))
         assert sorted(statuses) == [let_in] * 3 + [429] * 17
-        assert len(d.host.clients) == 3 and d.client_port.refused["TOO_MANY_CONNECTIONS"] == 17
+        assert len(d.registry.clients) == 3 and d.client_port.refused["TOO_MANY_CONNECTIONS"] == 17
         assert [await status(d, other) for other in (OPEN, WEBSOCKET, "/rt/chat")] == [429] * 3
-        for client in tuple(d.host.clients.values()):
+        for client in tuple(d.registry.clients.values()):
             client.close(CloseReason.SHUTDOWN)
         assert await status(d, target) == let_in
 

@@ -30,7 +30,7 @@ async def test_a_head_that_began_late_has_what_is_left_of_its_time() -> None:
     async with door(head_ms=int(HEAD_S * 1000)) as d:
         took_s = await cut_after_s(await Http.to(d), (HEAD_S * 0.9, b"GET / HTTP/1.1\r\nHost: x\r\nX: "))
         assert took_s < 1.6 * HEAD_S  # twice it, if Tornado began anew
-        await until(lambda: d.host.over_limit == {"handshake_timeout_s": 1}, "it is counted")
+        await until(lambda: d.registry.over_limit == {"handshake_timeout_s": 1}, "it is counted")
 
 
 @pytest.mark.parametrize("way", ["plain", "deflate", "tls"])
@@ -41,7 +41,7 @@ async def test_who_says_no_head_or_half_of_one_is_counted(start: bytes, way: str
     how: dict[str, Any] = {"ssl": client} if client else {}
     async with door(head_ms=300, tls=server, websocket_deflate=way == "deflate") as d:
         await cut_after_s(await Http.to(d, **how), (0, start))
-        await until(lambda: d.host.over_limit == {"handshake_timeout_s": 1}, "it is counted")
+        await until(lambda: d.registry.over_limit == {"handshake_timeout_s": 1}, "it is counted")
 
 
 @pytest.mark.parametrize("target", [POLL, "/nowhere"])
@@ -53,4 +53,4 @@ async def test_a_connection_that_was_kept_for_nothing_is_not_counted_but_half_a_
             assert (await http.ask("GET", target)).status in (200, 404)
         half.writer.write(b"GET / HTTP")
         assert await kept.eof() and await half.eof()
-        await until(lambda: d.host.over_limit == {"handshake_timeout_s": 1}, "one is counted")
+        await until(lambda: d.registry.over_limit == {"handshake_timeout_s": 1}, "one is counted")

@@ -53,7 +53,7 @@ async def test_who_does_not_finish_a_message_is_closed_and_counted(target: str, 
         }
         took_s = await lives(d, socket, alive.get(start, repeat(frame(10))))
         assert LIMIT_MS / 1000 <= took_s < 3 * LIMIT_MS / 1000
-        assert d.host.over_limit == {"message_timeout_s": 1}
+        assert d.registry.over_limit == {"message_timeout_s": 1}
         assert d.recorder.ends == [CloseReason.PARSE_ERROR]
         assert await socket.closed() == (1008 if target == NATIVE else 1005)
 

@@ -43,7 +43,7 @@ class Recorder:
         self.refuse: tuple[str, str] | None = None
         self.on_call: Callable[[Client, Call], None] | None = None
 
-    def asked(self, client: Client, ask: Connect) -> None:
+    def connect_received(self, client: Client, ask: Connect) -> None:
         self.clients.append(client)
         if self.refuse is not None:
             client.send(client.codec.refused(ask.namespace, *self.refuse))
@@ -52,20 +52,20 @@ class Recorder:
         client.session.accept(ask.namespace)
         client.send(client.codec.connected(ask.namespace, "sid-of-a-socket", "", False))
 
-    def called(self, client: Client, call: Call) -> None:
+    def call_received(self, client: Client, call: Call) -> None:
         self.calls.append(call)
         if self.on_call is not None:
             self.on_call(client, call)
         elif call.ack_id is not None:
             client.send(client.codec.ack_text(call.namespace, call.ack_id, bytes(call.payload).decode()))
 
-    def acked(self, client: Client, ack: Ack) -> None:
+    def ack_received(self, client: Client, ack: Ack) -> None:
         self.acks.append(ack)
 
-    def left(self, client: Client, namespace: str) -> None:
+    def leave_received(self, client: Client, namespace: str) -> None:
         self.lefts.append(namespace)
 
-    def gone(self, client: Client, why: CloseReason) -> None:
+    def client_ended(self, client: Client, why: CloseReason) -> None:
         self.ends.append(why)
 
     def payloads(self) -> list[str]:
@@ -80,15 +80,15 @@ class Door:
         self.skew_ms = 0
         self.recorder = Recorder()
         self.wheel = Wheel(20, lambda: int(loop.time() * 1000) + self.skew_ms)
-        self.host = ClientRegistry(self.wheel, limits=limits, settings=clients)
-        self.client_port = ClientPort(self.host, self.recorder, settings)
+        self.registry = ClientRegistry(self.wheel, limits=limits, settings=clients)
+        self.client_port = ClientPort(self.registry, self.recorder, settings)
         self.number = 0  # of the TCP port
         self.connections: list[Http] = []
         self.by_tornado = 0  # connections that Tornado was given
 
     def client(self) -> Client:
         """The only client there is."""
-        (client,) = self.host.clients.values()
+        (client,) = self.registry.clients.values()
         return client
 
     def emit(self, *numbers: int, size: int = 0) -> None:
@@ -136,7 +136,7 @@ async def door(
     routes: list[Any] = [*socketio_handlers(port), *native_handlers(port, namespaces)]
     routes.append(("/healthz", ClientHealthHandler, {"port": port}))
     application = Application(routes, default_handler_class=NoHandler, default_handler_args={"port": port})
-    over_limit = opened.host.over_limit
+    over_limit = opened.registry.over_limit
     times = Times(head_ms / 1000, body_timeout_s, 10)  # type: ignore[arg-type]
     server = make_http_server(application, times, lambda setting: over_limit.update([setting]), ssl_options=tls)
 
@@ -168,7 +168,7 @@ async def door(
             await connection.close()
         server.stop()
         way.close()
-        await opened.host.close(CloseReason.SHUTDOWN, 0.2)
+        await opened.registry.close(CloseReason.SHUTDOWN, 0.2)
         await server.close_all_connections()
         if turner is not None:
             turner.cancel()

@@ -41,19 +41,19 @@ class EchoSession(NativeSession):
 
 
 class Echo:
-    def called(self, client: Client, call: Call) -> None:
+    def call_received(self, client: Client, call: Call) -> None:
         if call.attachments:
             client.send(Encoded("", binary_frame(call.attachments[0])))
         else:
             client.send(encoded(call.event))
 
-    def asked(self, client: Client, ask: Connect) -> None: ...
+    def connect_received(self, client: Client, ask: Connect) -> None: ...
 
-    def acked(self, client: Client, ack: Ack) -> None: ...
+    def ack_received(self, client: Client, ack: Ack) -> None: ...
 
-    def left(self, client: Client, namespace: str) -> None: ...
+    def leave_received(self, client: Client, namespace: str) -> None: ...
 
-    def gone(self, client: Client, why: CloseReason) -> None: ...
+    def client_ended(self, client: Client, why: CloseReason) -> None: ...
 
 
 class EchoPort(ClientPort):
@@ -65,12 +65,12 @@ class EchoPort(ClientPort):
 async def main() -> None:
     loop = asyncio.get_running_loop()
     wheel = Wheel(50, lambda: int(loop.time() * 1000))
-    host = ClientRegistry(
+    registry = ClientRegistry(
         wheel,
         limits=OutboxLimits(LIMIT_BYTES * 4, 1_000_000, LIMIT_BYTES),
         settings=ClientSettings(connect_timeout_s=600, max_unfinished_bytes_per_user=0),
     )
-    port = EchoPort(host, Echo(), PortSettings(max_payload_bytes=LIMIT_BYTES, max_fragments_per_message=100_000))
+    port = EchoPort(registry, Echo(), PortSettings(max_payload_bytes=LIMIT_BYTES, max_fragments_per_message=100_000))
     routes = native_handlers(port, ["/echo"])
     # The cases are run against the root of an address.
     server = HTTPServer(Application([*routes, ("/", *routes[0][1:])]))

@@ -54,8 +54,8 @@ class ByWay:
     @property
     def over_limit(self) -> dict[str, int]:
         """What was counted, by either node."""
-        counts = self.door.host.over_limit
-        return dict(counts + self.front.host.over_limit if self.front is not None else counts)
+        counts = self.door.registry.over_limit
+        return dict(counts + self.front.registry.over_limit if self.front is not None else counts)
 
     async def http(self) -> Http:
         how = {name: value for name, value in self.how.items() if name != "headers"}
@@ -124,11 +124,11 @@ async def another_node(by: ByWay, options: dict[str, Any]) -> AsyncIterator[None
     handover.start()
 
     front_settings = {name: value for name, value in options.items() if name in PortSettings.__struct_fields__}
-    front = by.front = ClientPort(type(opened.host)(opened.wheel), opened.recorder, PortSettings(**front_settings))
+    front = by.front = ClientPort(type(opened.registry)(opened.wheel), opened.recorder, PortSettings(**front_settings))
     relay = by.relay = Relay(front, directory)
     routes = [*foreign_routes(front, relay, OTHER), *socketio_handlers(front)]
     settings = {"default_handler_class": NoHandler, "default_handler_args": {"port": front}}
-    counted = front.host.over_limit
+    counted = front.registry.over_limit
     outer = make_http_server(Application(routes, **settings), times, lambda setting: counted.update([setting]))
     sockets = bind_sockets(0, "127.0.0.1")
     outer.add_sockets(sockets)

@@ -1,8 +1,8 @@
 """The Receiver of the transports: turns what clients send into sockets and into calls of a namespace's handlers.
 
-asked   verify the token, make the Socket, join its first rooms, answer CONNECT, call `joined`
-called  see calls.py
-gone    leave all rooms, call `left`
+connect_received  verify the token, make the Socket, join its first rooms, answer CONNECT, call `joined`
+call_received     see calls.py
+client_ended      leave all rooms, call `left`
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Dispatch:
 
     # ── a client connects to a namespace ─────────────────────────────────────────────────────────────────────────────
 
-    def asked(self, client: Client, ask: Connect) -> None:
+    def connect_received(self, client: Client, ask: Connect) -> None:
         namespace = self._namespaces.get(ask.namespace)
         if namespace is None:
             self._note(client, ask.namespace, "INVALID_NAMESPACE", "there is no such namespace")
@@ -334,7 +334,7 @@ class Dispatch:
         return await namespace.rechecks.join(found.rooms, check_and_resume)
 
     def _discard(self, client: Client, socket: Socket) -> None:
-        """Undo what `asked` did for a socket that is refused."""
+        """Undo `connect_received` for a socket that is refused."""
         if client.sockets.get(socket.namespace) is socket:
             del client.sockets[socket.namespace]
         self._forget(socket)
@@ -352,22 +352,22 @@ class Dispatch:
 
     # ── a client calls ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def called(self, client: Client, call: Call) -> None:
+    def call_received(self, client: Client, call: Call) -> None:
         socket: Socket | None = client.sockets.get(call.namespace)
         if socket is not None:  # a native client may send a call right after a connect that is refused
             self.calls.take(socket, call)
 
     # ── acks, leaving, ends ────────────────────────────────────────────────────────────────────────────────────────
 
-    def acked(self, client: Client, ack: Ack) -> None:
+    def ack_received(self, client: Client, ack: Ack) -> None:
         socket: Socket | None = client.sockets.get(ack.namespace)
         if socket is not None:
             socket.acked(ack.ack_id, ack.payload)
 
-    def left(self, client: Client, namespace: str) -> None:
+    def leave_received(self, client: Client, namespace: str) -> None:
         self._end(client, namespace, CloseReason.CLIENT_LEFT)
 
-    def gone(self, client: Client, why: CloseReason) -> None:
+    def client_ended(self, client: Client, why: CloseReason) -> None:
         for namespace in tuple(client.sockets):
             self._end(client, namespace, why)
 

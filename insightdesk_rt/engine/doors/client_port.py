@@ -73,20 +73,20 @@ class ClientPort:
 
     def __init__(
         self,
-        host: ClientRegistry,
+        registry: ClientRegistry,
         receiver: Receiver,
         settings: PortSettings = PortSettings(),
         is_blocked: Callable[[str], bool] = lambda address: False,
         packets: PacketLimits = PacketLimits(),
     ) -> None:
-        self.host = host
+        self.registry = registry
         self.receiver = receiver
         self.settings = settings
         self._packets = packets
         self.origins = OriginPolicy(settings.allowed_origins, settings.on_loopback)
         rate = settings.max_connects_per_address_per_second
         connects = Windows(rate, 1000) if rate else None
-        self.admission = AdmissionRules(self.origins, settings.transports, host.addresses, connects, is_blocked)
+        self.admission = AdmissionRules(self.origins, settings.transports, registry.addresses, connects, is_blocked)
         self._refused_pages = RefusedPages(self.origins.listed)
         self._proxies = TrustedProxies(settings.trusted_proxies)
         upgrades = ("websocket",) if "websocket" in settings.transports else ()
@@ -127,28 +127,28 @@ class ClientPort:
         session = None
         if head.sid:
             session = "polling" if of_another_node else self.transport_of(head.sid)
-        return self.admission.judge(head, peer, session, self.host.now_ms())
+        return self.admission.judge(head, peer, session, self.registry.now_ms())
 
     def count(self, verdict: Accept | Refusal, peer: RemotePeer) -> None:
         """Count a verdict."""
-        self.admission.count(verdict, peer, self.host.now_ms())
+        self.admission.count(verdict, peer, self.registry.now_ms())
 
     def report(self, refusal: Refusal, head: RequestHead, peer: RemotePeer, sender: str) -> None:
         """Log a refusal whose reason the client's author cannot see. `sender` is the address of the connection."""
         if refusal in _BAD_PAGE:
             self._refused_pages.report(head.headers, peer, sender)
         elif refusal in _BAD_VERSION:
-            self.host.log_not_understood(OLD_VERSION, peer.address, head.headers.get("user-agent", ""))
+            self.registry.log_not_understood(OLD_VERSION, peer.address, head.headers.get("user-agent", ""))
 
     # ── clients ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def engine_client(self, head: RequestHead, peer: RemotePeer) -> Client:
         """Create a Socket.IO client for its first request, without starting it."""
         agent = head.headers.get("user-agent", "")
-        sid = self.host.new_id()
+        sid = self.registry.new_id()
         packets = SocketIOSession(self._socketio, self._packets)
         session = EngineSession(sid, packets, self._engine, head.upgrade)
-        client = Client(session, self.receiver, self.host, id=sid, address=peer.address, agent=agent[:MAX_AGENT])
+        client = Client(session, self.receiver, self.registry, id=sid, address=peer.address, agent=agent[:MAX_AGENT])
         client.recovers = uses_recovery(agent, head.query)
         return client
 
@@ -156,7 +156,9 @@ class ClientPort:
         """Create a client of the JSON protocol for its handshake, without starting it."""
         session = self.make_native_session(head.namespace)
         agent, bearer = head.headers.get("user-agent", ""), bearer_of(head.headers.get("authorization", ""))
-        return Client(session, self.receiver, self.host, address=peer.address, agent=agent[:MAX_AGENT], bearer=bearer)
+        return Client(
+            session, self.receiver, self.registry, address=peer.address, agent=agent[:MAX_AGENT], bearer=bearer
+        )
 
     def make_native_session(self, namespace: str) -> NativeSession:
         settings = self.settings
@@ -166,9 +168,9 @@ class ClientPort:
 
     def transport_of(self, sid: str) -> str | None:
         """Return the transport of a live Engine.IO session, None if there is none. A session past its deadline ends."""
-        client = self.host.clients.get(sid)
+        client = self.registry.clients.get(sid)
         if client is None or client.native:
-            return "polling" if sid in self.host.farewells else None
+            return "polling" if sid in self.registry.farewells else None
         if client.overdue() or client.transport is None:
             return None
         return client.transport.name

@@ -38,8 +38,8 @@ class Progress(Struct, frozen=True):
 class Drain:
     """The drain of one node. `accept(bool)` makes its client port accept new clients or refuse them."""
 
-    def __init__(self, host: ClientRegistry, accept: Callable[[bool], None]) -> None:
-        self._host = host
+    def __init__(self, registry: ClientRegistry, accept: Callable[[bool], None]) -> None:
+        self._registry = registry
         self._accept = accept
         self._task: asyncio.Task[None] | None = None
         self._since_s = 0.0
@@ -52,13 +52,13 @@ class Drain:
         """None while the node accepts clients."""
         if self._task is None:
             return None
-        left = len(self._host.clients)
+        left = len(self._registry.clients)
         return Progress(self._since_s, self._pace.over_s, self._sent_away, left, self._task.done())
 
     @property
     def clients(self) -> int:
         """The number of connected clients, which a drain would send away."""
-        return len(self._host.clients)
+        return len(self._registry.clients)
 
     def begin(self, over_s: float) -> None:
         """Refuse new clients, and send the connected ones away evenly over `over_s`.
@@ -98,15 +98,15 @@ class Drain:
         return CloseReason.SHUTDOWN if self._final else CloseReason.DRAINED
 
     async def _send_away(self) -> None:
-        host = self._host
-        while host.clients:
-            due = self._pace.due(time.monotonic(), self._sent_away, len(host.clients))
-            for client in list(itertools.islice(host.clients.values(), due)):
+        registry = self._registry
+        while registry.clients:
+            due = self._pace.due(time.monotonic(), self._sent_away, len(registry.clients))
+            for client in list(itertools.islice(registry.clients.values(), due)):
                 client.close(self._why)
                 self._sent_away += 1
-            if host.clients:
+            if registry.clients:
                 await asyncio.sleep(BATCH_EVERY_S)
-        await host.close(self._why, GOODBYE_S)
+        await registry.close(self._why, GOODBYE_S)
         log.info("drained", extra={"clients": self._sent_away})
 
 

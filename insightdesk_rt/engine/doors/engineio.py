@@ -80,23 +80,23 @@ class EngineSocketHandler(SocketHandler, EngineHandler):
     """A websocket: of a new client, or one that a polling client wants to upgrade to."""
 
     def prepare(self) -> None:
-        self.asked = self.head_of(upgrade=True)
-        verdict = self.decide(self.asked)
+        self.request_head = self.head_of(upgrade=True)
+        verdict = self.decide(self.request_head)
         if isinstance(verdict, Refusal):
             self.refuse(verdict)
 
     def opened(self, transport: WebSocketTransport, leftover: bytes) -> None:
-        if self.asked.sid:
-            probe(self.port, self.asked.sid, transport, leftover)
+        if self.request_head.sid:
+            probe(self.port, self.request_head.sid, transport, leftover)
             return
-        client = self.port.engine_client(self.asked, self.peer())
+        client = self.port.engine_client(self.request_head, self.peer())
         client.start(transport)
         transport.start(client, leftover)
 
 
 def probe(port: ClientPort, sid: str, transport: WebSocketTransport, leftover: bytes) -> None:
     """Let a websocket probe the upgrade of a polling session."""
-    client = port.host.clients.get(sid)
+    client = port.registry.clients.get(sid)
     if client is None:
         transport.abort()
     elif client.probe(transport):
@@ -134,7 +134,7 @@ class SocketIOHandler(EngineHandler):
         self.set_fields(self.get_status(), self._cors)
 
     def _session(self, sid: str) -> bool:
-        client = self.port.host.clients.get(sid)
+        client = self.port.registry.clients.get(sid)
         if client is None or not isinstance(client.transport, PollingTransport):
             return False
         self._client, self._polling = client, client.transport
@@ -152,13 +152,13 @@ class SocketIOHandler(EngineHandler):
             self._open(head)
         elif self._session(head.sid):
             self._park()
-        elif last := self.port.host.farewell(head.sid):
+        elif last := self.port.registry.farewell(head.sid):
             self._say(encode_payload(last))
         else:
             self._refuse(UNKNOWN_SID)
 
     def _open(self, head: RequestHead) -> None:
-        polling = self._polling = PollingTransport(self.port.host)
+        polling = self._polling = PollingTransport(self.port.registry)
         client = self._client = self.port.engine_client(head, self.peer())
         polling.start(client)
         client.start(polling)
@@ -282,7 +282,7 @@ class SocketIOHandler(EngineHandler):
     def _refuse_body(self) -> None:
         """Refuse a body that is too long. The session stays open, and the client sees the reason."""
         early = self._most_bytes() < self.port.settings.max_payload_bytes
-        self.port.host.over_limit["max_connect_bytes" if early else "max_payload_bytes"] += 1
+        self.port.registry.over_limit["max_connect_bytes" if early else "max_payload_bytes"] += 1
         if self._polling is not None:
             self._polling.end(self)
         self.set_status(413)

@@ -94,7 +94,7 @@ class SocketHandler(QuietHandler, WebSocketHandler):
     """
 
     coded = False  # do close frames carry our codes?
-    asked: RequestHead  # set by `prepare`
+    request_head: RequestHead  # set by `prepare`
 
     def initialize(self, port: ClientPort) -> None:
         self.port = port
@@ -131,19 +131,19 @@ class SocketHandler(QuietHandler, WebSocketHandler):
 
     def hand_over(self, stream: IOStream, parameters: Parameters | None) -> None:
         """Pass the connection, whose 101 is written, to a transport."""
-        host, settings = self.port.host, self.port.settings
+        registry, settings = self.port.registry, self.port.settings
         limit, max_fragments = settings.max_payload_bytes, settings.max_fragments_per_message
         if parameters is not None:
             transport = DeflateTransport(
-                stream, host, limit, coded=self.coded, max_fragments=max_fragments, parameters=parameters
+                stream, registry, limit, coded=self.coded, max_fragments=max_fragments, parameters=parameters
             )
             self.opened(transport, b"")
             return
         if isinstance(stream, SSLIOStream):
-            self.opened(StreamTransport(stream, host, limit, coded=self.coded, max_fragments=max_fragments), b"")
+            self.opened(StreamTransport(stream, registry, limit, coded=self.coded, max_fragments=max_fragments), b"")
             return
         try:
             sock, leftover = take_over(stream)
         except OSError:
             return  # the peer is gone already
-        self.opened(WebSocketTransport(sock, host, limit, coded=self.coded, max_fragments=max_fragments), leftover)
+        self.opened(WebSocketTransport(sock, registry, limit, coded=self.coded, max_fragments=max_fragments), leftover)

@@ -23,15 +23,15 @@ class NativeHandler(SocketHandler):
 
     def prepare(self) -> None:
         asked = self.request
-        self.asked = RequestHead(
+        self.request_head = RequestHead(
             asked.method or "", self.namespace, True, "websocket", "", "", asked.query, asked.headers
         )
-        verdict = self.decide(self.asked)
+        verdict = self.decide(self.request_head)
         if isinstance(verdict, Refusal):
             self.refuse(verdict)
 
     def opened(self, transport: WebSocketTransport, leftover: bytes) -> None:
-        client = self.port.native_client(self.asked, self.peer())
+        client = self.port.native_client(self.request_head, self.peer())
         client.start(transport)
         transport.start(client, leftover)
 

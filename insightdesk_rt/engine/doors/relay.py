@@ -128,12 +128,17 @@ class Relay:
     def take(self, sid: str, sock: socket.socket, read_ahead: bytes) -> None:
         """Let a socket that was handed to this node probe the upgrade of its polling session."""
         sock.setblocking(False)
-        host, limit, most = (
-            self._port.host,
+        registry, limit, max_fragments = (
+            self._port.registry,
             self._port.settings.max_payload_bytes,
             self._port.settings.max_fragments_per_message,
         )
-        probe(self._port, sid, WebSocketTransport(sock, host, limit, coded=False, max_fragments=most), read_ahead)
+        probe(
+            self._port,
+            sid,
+            WebSocketTransport(sock, registry, limit, coded=False, max_fragments=max_fragments),
+            read_ahead,
+        )
 
 
 class Exchange(HTTPMessageDelegate):
@@ -343,10 +348,10 @@ class HandOverHandler(EngineSocketHandler):
         return None  # its state could not be handed over
 
     async def prepare(self) -> None:  # type: ignore[override]
-        self.asked = self.head_of(upgrade=True)
-        verdict = self.decide(self.asked, of_another_node=True)
+        self.request_head = self.head_of(upgrade=True)
+        verdict = self.decide(self.request_head, of_another_node=True)
         if not isinstance(verdict, Refusal):
-            place = await self._relay.find(self.asked.sid.partition(".")[0])
+            place = await self._relay.find(self.request_head.sid.partition(".")[0])
             plain = not isinstance(self.request.connection.stream, SSLIOStream)  # type: ignore[union-attr]
             if place is not None and plain and is_here(place.local):
                 self._place = place
@@ -360,7 +365,7 @@ class HandOverHandler(EngineSocketHandler):
             sock, read_ahead = take_over(stream)
         except OSError:
             return  # the peer is gone already
-        self._relay.hand_over(self._place, self.asked.sid, sock, read_ahead)
+        self._relay.hand_over(self._place, self.request_head.sid, sock, read_ahead)
 
 
 class _OfAnother(PathMatches):

@@ -27,20 +27,20 @@ RECHECK_MS = 1_000  # between checks of a peer whose pong is later than the next
 
 
 class Receiver(Protocol):
-    """Takes what clients send: implemented by engine/dispatch.
+    """Receives what clients send; engine/dispatch implements it.
 
-    No method may block or raise, and none is called for a client after `gone`.
+    No method may block or raise, and none is called for a client after `client_ended`.
     """
 
-    def asked(self, client: Client, ask: Connect) -> None: ...
+    def connect_received(self, client: Client, ask: Connect) -> None: ...
 
-    def called(self, client: Client, call: Call) -> None: ...
+    def call_received(self, client: Client, call: Call) -> None: ...
 
-    def acked(self, client: Client, ack: Ack) -> None: ...
+    def ack_received(self, client: Client, ack: Ack) -> None: ...
 
-    def left(self, client: Client, namespace: str) -> None: ...
+    def leave_received(self, client: Client, namespace: str) -> None: ...
 
-    def gone(self, client: Client, why: CloseReason) -> None: ...
+    def client_ended(self, client: Client, why: CloseReason) -> None: ...
 
 
 class Client:
@@ -139,7 +139,7 @@ class Client:
             if last:
                 transport.write(last)
             transport.close(why, code)
-        self._receiver.gone(self, why)
+        self._receiver.client_ended(self, why)
 
     def lost(self, transport: Transport, why: CloseReason) -> None:
         """The peer ended the transport. A probing transport ends alone; the current one ends the client."""
@@ -147,7 +147,7 @@ class Client:
             self._end_probe()
         elif transport is self.transport and not self.gone:
             self._end(why)
-            self._receiver.gone(self, why)
+            self._receiver.client_ended(self, why)
 
     def _end(self, why: CloseReason) -> None:
         self.gone = True
@@ -191,14 +191,14 @@ class Client:
                 return
             kind = type(each)
             if kind is Call:
-                self._receiver.called(self, each)  # type: ignore[arg-type]
+                self._receiver.call_received(self, each)  # type: ignore[arg-type]
             elif kind is Ack:
-                self._receiver.acked(self, each)  # type: ignore[arg-type]
+                self._receiver.ack_received(self, each)  # type: ignore[arg-type]
             elif kind is Connect:
                 if not self._floods():
-                    self._receiver.asked(self, each)  # type: ignore[arg-type]
+                    self._receiver.connect_received(self, each)  # type: ignore[arg-type]
             elif kind is Leave:
-                self._receiver.left(self, each.namespace)
+                self._receiver.leave_received(self, each.namespace)
 
     def _floods(self) -> bool:
         """Count a CONNECT. If there were too many within a minute, close the client and return True."""

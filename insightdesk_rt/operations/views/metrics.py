@@ -92,7 +92,7 @@ class NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._node()
-        clients = clients_of(self._from.port.host)
+        clients = clients_of(self._from.port.registry)
         yield from self._clients(clients)
         yield from self._calls()
         yield from self._events()
@@ -120,23 +120,23 @@ class NodeCollector(Collector):
 
     def _clients(self, clients: Clients) -> Iterator[Metric]:
         port, dispatch, hub = self._from.port, self._from.dispatch, self._from.hub
-        host = port.host
+        registry = port.registry
         open_now = {(name,): clients.by_transport.get(name, 0) for name in ("polling", "websocket")}
         yield _gauge("connections", "Connected clients.", open_now, ("transport",))
         sockets = {(path,): len(hub.sockets(path)) for path in hub.sent}
         yield _gauge("sockets", "Clients in a namespace.", sockets, ("namespace",))
         rooms = {(path,): len(hub.rooms(path).names()) for path in hub.sent}
         yield _gauge("rooms", "Rooms with members on this node.", rooms, ("namespace",))
-        opened = {(name,): host.opened[name] for name in ("polling", "websocket")}
+        opened = {(name,): registry.opened[name] for name in ("polling", "websocket")}
         yield _counter("connections_opened", "Clients that connected, by first transport.", opened, ("transport",))
-        yield _counter("upgrades", "Clients that upgraded from polling to websocket.", {(): host.upgraded})
-        closed = {(why.value.replace(" ", "_"),): host.closed[why] for why in CloseReason}
+        yield _counter("upgrades", "Clients that upgraded from polling to websocket.", {(): registry.upgraded})
+        closed = {(why.value.replace(" ", "_"),): registry.closed[why] for why in CloseReason}
         yield _counter("connections_closed", "Closed clients, by reason.", closed, ("reason",))
         turned_away = {(code,): count for code, count in port.refused.items()}
         yield _counter("requests_refused", "Requests refused before a client existed.", turned_away, ("reason",))
         text = "Clients that broke the protocol before they joined anything, or speak another version of it."
-        yield _counter("clients_not_understood", text, {(): host.not_understood})
-        over = {(name,): host.over_limit[name] for name in OVER}
+        yield _counter("clients_not_understood", text, {(): registry.not_understood})
+        over = {(name,): registry.over_limit[name] for name in OVER}
         over["max_json_depth",] += dispatch.calls.too_deep
         yield _counter(
             "over_limit", "What clients sent, or how long they took, over a limit, by its setting.", over, ("setting",)
@@ -149,8 +149,8 @@ class NodeCollector(Collector):
         yield _counter("connects_refused", text, refused, ("reason", "why"))
         resumes = {("resumed",): dispatch.resumed, ("lost",): dispatch.not_resumed}
         yield _counter("resumes", "Clients that asked to resume a session.", resumes, ("outcome",))
-        yield _counter("received_bytes", "Bytes of clients: frames and polling bodies.", {(): host.bytes_in})
-        yield _counter("sent_bytes", "Bytes to clients: frames and polling bodies.", {(): host.bytes_out})
+        yield _counter("received_bytes", "Bytes of clients: frames and polling bodies.", {(): registry.bytes_in})
+        yield _counter("sent_bytes", "Bytes to clients: frames and polling bodies.", {(): registry.bytes_out})
 
     def _calls(self) -> Iterator[Metric]:
         calls = self._from.dispatch.calls
@@ -180,13 +180,13 @@ class NodeCollector(Collector):
             "From a logged event's publication to its last write to clients of this node, once for each event; "
             "events of one loop turn count as the oldest of them. Valkey's clock against this machine's, "
             "and the publication is known to the millisecond. Volatile events carry no time.",
-            {(): self._from.port.host.flusher.delivery},
+            {(): self._from.port.registry.flusher.delivery},
         )
         changes = {(status,): presence.transitions[status] for status in get_args(Status)}
         yield _counter("presence_transitions", "Presence changes published here.", changes, ("status",))
 
     def _outboxes(self, clients: Clients) -> Iterator[Metric]:
-        flusher = self._from.port.host.flusher
+        flusher = self._from.port.registry.flusher
         yield _counter("messages_queued", "Messages for clients, answers and pings too.", {(): flusher.queued})
         yield _counter("messages_written", "Messages written to a transport.", {(): flusher.written})
         dropped = {("behind",): flusher.dropped_behind, ("closed",): flusher.dropped_closed}

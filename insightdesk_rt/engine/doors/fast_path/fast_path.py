@@ -56,7 +56,7 @@ class FastPath:
         self._otherwise = otherwise
         self._namespaces = frozenset(namespaces)
         self._connections: set[HttpConnection] = set()
-        self._context = FastPathContext(port.host, head_ms, unread_ms, self._look, self._connections.discard)
+        self._context = FastPathContext(port.registry, head_ms, unread_ms, self._look, self._connections.discard)
 
     def take(self, sock: socket.socket, address: Any) -> None:
         """Accept a connection. Raises OSError, and keeps nothing, if it cannot be watched. hot: once per connection."""
@@ -129,7 +129,7 @@ class FastPath:
         connection.leave(watched=True)
         return WebSocketTransport(
             connection.sock,
-            self._port.host,
+            self._port.registry,
             settings.max_payload_bytes,
             coded=coded,
             max_fragments=settings.max_fragments_per_message,
@@ -139,12 +139,12 @@ class FastPath:
 
     def _polling(self, sid: str) -> PollingTransport | None:
         """Return the transport of a live polling session; None for an ended one whose last messages are kept."""
-        client = self._port.host.clients.get(sid)
+        client = self._port.registry.clients.get(sid)
         return client.transport if client is not None and isinstance(client.transport, PollingTransport) else None
 
     def _open_poll(self, connection: HttpConnection, head: PlainRequest, peer: RemotePeer) -> None:
         connection.take(head)
-        polling = PollingTransport(self._port.host)
+        polling = PollingTransport(self._port.registry)
         client = self._port.engine_client(head, peer)
         polling.start(client)
         client.start(polling)

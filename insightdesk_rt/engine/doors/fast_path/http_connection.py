@@ -28,7 +28,7 @@ from insightdesk_rt.engine.transport.unread import unread_bytes
 class FastPathContext(Struct, frozen=True):
     """What a connection needs of its fast path: timeouts, and callbacks for a request and for the connection's end."""
 
-    host: ClientRegistry
+    registry: ClientRegistry
     head_ms: int
     unread_ms: int
     look: Callable[[HttpConnection], object]
@@ -66,20 +66,20 @@ class HttpConnection:
         self._until_ms = 0  # when it is closed, if it is WAITING
 
     def enter(self) -> None:
-        self._context.host.poller.watch(self.sock.fileno(), self)
+        self._context.registry.poller.watch(self.sock.fileno(), self)
         self._wait()
 
     def _wait(self) -> None:
-        self._until_ms = self._context.host.now_ms() + self._context.head_ms
-        self._context.host.wheel.later(self, self._context.head_ms, self._late)
+        self._until_ms = self._context.registry.now_ms() + self._context.head_ms
+        self._context.registry.wheel.later(self, self._context.head_ms, self._late)
 
     @property
     def rest_s(self) -> float:
         """Seconds that the rest of a head may still take."""
-        return max(self._until_ms - self._context.host.now_ms(), 0) / 1000
+        return max(self._until_ms - self._context.registry.now_ms(), 0) / 1000
 
     def _late(self) -> None:
-        self._context.host.over_limit["handshake_timeout_s"] += not self._served
+        self._context.registry.over_limit["handshake_timeout_s"] += not self._served
         self.close()
 
     # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -93,7 +93,7 @@ class HttpConnection:
             data = self.peek(1)
             if data:
                 self._pipelined = True
-                self._context.host.poller.wait_for(self.sock.fileno(), NOTHING)
+                self._context.registry.poller.wait_for(self.sock.fileno(), NOTHING)
             elif data is not None:
                 self.close()
 
@@ -118,7 +118,7 @@ class HttpConnection:
 
     def park(self, polling: PollingTransport, cors: Mapping[str, str]) -> None:
         """Let a transport answer the taken request, now or later, with these CORS headers."""
-        self._context.host.wheel.cancel(self)
+        self._context.registry.wheel.cancel(self)
         self._polling = polling
         self._cors = cors
         polling.poll(self)
@@ -135,14 +135,14 @@ class HttpConnection:
             sent = 0
         except OSError:
             self._unsent = memoryview(b"")  # the kernel reports the failure, and then `failed` may close it
-            self._context.host.poller.wait_for(self.sock.fileno(), NOTHING)
+            self._context.registry.poller.wait_for(self.sock.fileno(), NOTHING)
             self._wait()
             return
         if sent == len(data):
             self._sent()
             return
         self._unsent = memoryview(data)[sent:]
-        self._context.host.poller.wait_for(self.sock.fileno(), WRITE)
+        self._context.registry.poller.wait_for(self.sock.fileno(), WRITE)
         self._left = 0
         self._watch_reader()
 
@@ -161,7 +161,7 @@ class HttpConnection:
             self._unsent = unsent[sent:]
             return
         self._unsent = None
-        self._context.host.poller.wait_for(self.sock.fileno(), READ)
+        self._context.registry.poller.wait_for(self.sock.fileno(), READ)
         self._sent()
 
     def _sent(self) -> None:
@@ -169,7 +169,7 @@ class HttpConnection:
         polling, self._polling = self._polling, None
         if self._pipelined:
             self._pipelined = False
-            self._context.host.poller.wait_for(self.sock.fileno(), READ)
+            self._context.registry.poller.wait_for(self.sock.fileno(), READ)
         if self._last:
             self.close()
         else:
@@ -178,13 +178,13 @@ class HttpConnection:
             polling.answered(self)
 
     def _watch_reader(self) -> None:
-        self._context.host.wheel.later(self, self._context.unread_ms, self._look_at_reader)
+        self._context.registry.wheel.later(self, self._context.unread_ms, self._look_at_reader)
 
     def _look_at_reader(self) -> None:
         """Close the connection if its peer has read nothing since the last check."""
         left = unread_bytes(self.sock) + len(self._unsent or b"")
         if left == self._left:
-            self._context.host.over_limit["unread_timeout_s"] += 1
+            self._context.registry.over_limit["unread_timeout_s"] += 1
             self.close()
         else:
             self._left = left
@@ -194,9 +194,9 @@ class HttpConnection:
 
     def leave(self, *, watched: bool = False) -> None:
         """Give up the socket to its next owner. `watched`: the poller goes on watching it."""
-        self._context.host.wheel.cancel(self)
+        self._context.registry.wheel.cancel(self)
         if not watched:
-            self._context.host.poller.forget(self.sock.fileno())
+            self._context.registry.poller.forget(self.sock.fileno())
         self._context.left(self)
 
     def close(self) -> None:

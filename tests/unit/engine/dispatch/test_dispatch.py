@@ -128,7 +128,7 @@ class House:
 
     def ask(self, token: object = "good", namespace: str = "/desk", client: Any = None) -> None:
         auth = Raw(json.dumps({"token": token}).encode()) if token is not None else Raw(b"")
-        self.dispatch.asked(client or self.client, Connect(namespace, auth))
+        self.dispatch.connect_received(client or self.client, Connect(namespace, auth))
 
     async def inside(self, token: object = "good", client: Any = None) -> Socket:
         client = client or self.client
@@ -139,7 +139,7 @@ class House:
 
     def call(self, name: str, data: object = None, ack: int | None = None, client: Any = None) -> None:
         payload = Raw(b"" if data is None else json.dumps(data).encode())
-        self.dispatch.called(client or self.client, Call("/desk", name, payload, ack))
+        self.dispatch.call_received(client or self.client, Call("/desk", name, payload, ack))
 
     def sent(self) -> list[Any]:
         found = [json.loads(text) for text in self.client.texts]
@@ -235,7 +235,7 @@ def test_a_client_without_a_token_learns_where_to_put_it(native: bool, words: st
 
 def test_an_auth_that_is_not_an_object_is_refused() -> None:
     house = House()
-    house.dispatch.asked(house.client, Connect("/desk", Raw(b"[1]")))  # type: ignore[arg-type]
+    house.dispatch.connect_received(house.client, Connect("/desk", Raw(b"[1]")))  # type: ignore[arg-type]
     assert house.client.refusals == [("/desk", "AUTH_TOKEN_INVALID")]
 
 
@@ -260,7 +260,7 @@ async def test_connections_of_a_user_are_limited() -> None:
     second = fakes.AskingClient()
     house.ask(client=second)
     assert second.refusals == [("/desk", "TOO_MANY_CONNECTIONS")]
-    house.dispatch.gone(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    house.dispatch.client_ended(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
     await house.inside(client=second)
 
 
@@ -326,13 +326,13 @@ async def test_a_rate_window_outlives_the_connection_and_is_forgotten_once_it_ha
     await house.inside()
     for _ in range(3):
         house.call("say", {"text": "x"})
-    house.dispatch.gone(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    house.dispatch.client_ended(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
     house.dispatch.sweep()
     house.client = fakes.AskingClient()
     await house.inside()
     house.call("say", {"text": "x"})
     assert house.sent()[0]["data"]["code"] == "RATE_LIMITED"
-    house.dispatch.gone(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    house.dispatch.client_ended(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
     house.clock.advance(60_001)
     house.dispatch.sweep()
     assert house.dispatch.calls._windows == {}
@@ -378,7 +378,7 @@ async def test_the_bytes_of_a_users_waiting_calls_are_limited_across_sockets() -
     assert len(house.client.texts) == 0
     refused = [json.loads(text)["data"]["error"]["code"] for text in other.texts]
     assert refused == ["RATE_LIMITED"], "seven wait"
-    house.dispatch.gone(other, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    house.dispatch.client_ended(other, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
     for _ in range(3):
         house.call("sum", big, ack=2)
     assert house.client.texts == [], "what waited in the other is not held any more"
@@ -426,7 +426,7 @@ async def test_a_call_that_waits_for_a_slow_reader_ends_with_its_client() -> Non
     socket = await house.inside()
     client.behind = True
     house.call("sum", {"text": ""}, ack=1)
-    house.dispatch.gone(client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    house.dispatch.client_ended(client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
     await until(lambda: house.desk.ended and socket.task is None, "left")
     assert client.texts == []
 
@@ -473,8 +473,8 @@ async def test_attachments_reach_only_handlers_that_accept_them() -> None:
     house = House()
     await house.inside()
     holder = Raw(b'{"file":{"_placeholder":true,"num":0}}')
-    house.dispatch.called(house.client, Call("/desk", "file", holder, 1, (b"abc",)))  # type: ignore[arg-type]
-    house.dispatch.called(house.client, Call("/desk", "say", holder, 2, (b"abc",)))  # type: ignore[arg-type]
+    house.dispatch.call_received(house.client, Call("/desk", "file", holder, 1, (b"abc",)))  # type: ignore[arg-type]
+    house.dispatch.call_received(house.client, Call("/desk", "say", holder, 2, (b"abc",)))  # type: ignore[arg-type]
     first, second = house.sent()
     assert first["data"] == {"ok": True, "size": 3} and second["data"]["error"]["code"] == "BAD_REQUEST"
 
@@ -485,7 +485,7 @@ async def test_left_is_called_after_the_running_handler_with_the_last_rooms() ->
     socket = await house.inside()
     house.call("slow", {"text": "late"}, ack=1)
     await asyncio.sleep(0)
-    house.dispatch.gone(house.client, CloseReason.PING_TIMEOUT)  # type: ignore[arg-type]
+    house.dispatch.client_ended(house.client, CloseReason.PING_TIMEOUT)  # type: ignore[arg-type]
     assert list(house.hub.sockets("/desk")) == [] and house.desk.ended == []
     house.desk.gate.set()
     await until(lambda: house.desk.ended, "left")
@@ -499,7 +499,7 @@ async def test_left_is_called_after_the_running_handler_with_the_last_rooms() ->
 async def test_a_client_that_leaves_while_connecting_leaves_no_state() -> None:
     house = House()
     house.ask()
-    house.dispatch.gone(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
+    house.dispatch.client_ended(house.client, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
     await house.dispatch.close(1)
     assert house.client.texts == [] and house.desk.ended == []
     assert list(house.hub.sockets("/desk")) == [] and list(house.hub.rooms("/desk").names()) == []
@@ -552,7 +552,7 @@ async def test_a_second_connect_with_a_bad_token_ends_the_first_and_is_refused()
 async def test_leaving_one_namespace_keeps_the_connection() -> None:
     house = House()
     await house.inside()
-    house.dispatch.left(house.client, "/desk")  # type: ignore[arg-type]
+    house.dispatch.leave_received(house.client, "/desk")  # type: ignore[arg-type]
     await until(lambda: house.desk.ended, "left")
     assert house.desk.ended[0][1] is CloseReason.CLIENT_LEFT and house.client.closed is None
     await house.inside()
@@ -564,7 +564,7 @@ async def test_a_clients_ack_reaches_the_code_that_requested_it() -> None:
     socket = await house.inside()
     asked = asyncio.ensure_future(socket.request("ask", "{}", 1))
     await asyncio.sleep(0)
-    house.dispatch.acked(house.client, Ack("/desk", 0, Raw(b"[1]")))  # type: ignore[arg-type]
+    house.dispatch.ack_received(house.client, Ack("/desk", 0, Raw(b"[1]")))  # type: ignore[arg-type]
     assert bytes(await asked) == b"[1]"
 
 

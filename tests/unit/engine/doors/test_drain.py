@@ -17,17 +17,17 @@ LATE_S = 0.3  # beyond a tick, on a busy machine
 
 
 class Client:
-    def __init__(self, host: Host, name: str) -> None:
-        self.host = host
+    def __init__(self, registry: Registry, name: str) -> None:
+        self.registry = registry
         self.name = name
 
     def close(self, why: CloseReason) -> None:
-        self.host.whys.add(why)
-        del self.host.clients[self.name]
-        self.host.closed_s.append(time.monotonic() - self.host.began_s)
+        self.registry.whys.add(why)
+        del self.registry.clients[self.name]
+        self.registry.closed_s.append(time.monotonic() - self.registry.began_s)
 
 
-class Host:
+class Registry:
     """`goodbyes_s`: how long clients take to answer a close frame."""
 
     def __init__(self, clients: int, goodbyes_s: float = 0.0) -> None:
@@ -41,9 +41,9 @@ class Host:
         await asyncio.sleep(min(self.goodbyes_s, within_s))
 
 
-def drain_of(host: Host) -> tuple[Drain, list[bool]]:
+def drain_of(registry: Registry) -> tuple[Drain, list[bool]]:
     said: list[bool] = []
-    return Drain(cast(ClientRegistry, host), said.append), said
+    return Drain(cast(ClientRegistry, registry), said.append), said
 
 
 def progress_of(drain: Drain) -> Any:
@@ -54,52 +54,52 @@ def progress_of(drain: Drain) -> Any:
 @aio
 async def test_few_clients_are_spread_over_the_whole_time() -> None:
     """At least one a tick was too many: six clients were gone in half a second, whatever the time was."""
-    host = Host(6)
-    drain, said = drain_of(host)
+    registry = Registry(6)
+    drain, said = drain_of(registry)
     await drain.finish(1.8)
     assert said == [False]
-    for n, at_s in enumerate(host.closed_s):
-        assert 0.3 * n <= at_s < 0.3 * n + BATCH_EVERY_S + LATE_S, host.closed_s
-    assert len(host.closed_s) == 6 and progress_of(drain).sentAway == 6
+    for n, at_s in enumerate(registry.closed_s):
+        assert 0.3 * n <= at_s < 0.3 * n + BATCH_EVERY_S + LATE_S, registry.closed_s
+    assert len(registry.closed_s) == 6 and progress_of(drain).sentAway == 6
 
 
 @aio
 async def test_many_clients_leave_in_equal_batches_and_the_last_in_time() -> None:
-    host = Host(1_000)
-    drain, _ = drain_of(host)
+    registry = Registry(1_000)
+    drain, _ = drain_of(registry)
     await drain.finish(1.0)
-    assert host.closed_s[-1] < 1.0 + BATCH_EVERY_S + LATE_S
-    assert 350 < sum(at_s < 0.5 for at_s in host.closed_s) < 650
+    assert registry.closed_s[-1] < 1.0 + BATCH_EVERY_S + LATE_S
+    assert 350 < sum(at_s < 0.5 for at_s in registry.closed_s) < 650
 
 
 @aio
 async def test_a_drain_of_at_most_one_client_or_without_time_ends_at_once() -> None:
     for clients, over_s in ((0, 60.0), (1, 60.0), (50, 0.0)):
-        host = Host(clients)
-        drain, _ = drain_of(host)
+        registry = Registry(clients)
+        drain, _ = drain_of(registry)
         await drain.finish(over_s)
-        assert time.monotonic() - host.began_s < BATCH_EVERY_S + LATE_S and not host.clients
+        assert time.monotonic() - registry.began_s < BATCH_EVERY_S + LATE_S and not registry.clients
 
 
 @aio
 async def test_clients_that_leave_by_themselves_do_not_make_others_leave_earlier() -> None:
-    host = Host(10)
-    drain, _ = drain_of(host)
+    registry = Registry(10)
+    drain, _ = drain_of(registry)
     drain.begin(60.0)
-    await until(lambda: len(host.clients) == 9, "the first is gone")
-    for name in list(host.clients)[:5]:
-        del host.clients[name]
+    await until(lambda: len(registry.clients) == 9, "the first is gone")
+    for name in list(registry.clients)[:5]:
+        del registry.clients[name]
     await asyncio.sleep(3 * BATCH_EVERY_S)
-    assert len(host.clients) == 4
+    assert len(registry.clients) == 4
     await drain.undo()
 
 
 @aio
 async def test_a_second_begin_changes_the_pace_for_the_remaining_clients() -> None:
-    host = Host(4)
-    drain, _ = drain_of(host)
+    registry = Registry(4)
+    drain, _ = drain_of(registry)
     drain.begin(3600.0)
-    await until(lambda: len(host.clients) == 3, "the first is gone")
+    await until(lambda: len(registry.clients) == 3, "the first is gone")
     drain.begin(0.2)
     await until(lambda: progress_of(drain).done, "drained", 0.2 + BATCH_EVERY_S + LATE_S)
     assert (progress_of(drain).sentAway, progress_of(drain).overSeconds) == (4, 0.2)
@@ -108,13 +108,13 @@ async def test_a_second_begin_changes_the_pace_for_the_remaining_clients() -> No
 @aio
 async def test_an_admin_may_speed_up_the_drain_of_a_stopping_node() -> None:
     """It used to cancel the drain of the stop, and with it the whole stop."""
-    host = Host(40)
-    drain, _ = drain_of(host)
+    registry = Registry(40)
+    drain, _ = drain_of(registry)
     stop = asyncio.create_task(drain.finish(3600.0))
-    await until(lambda: len(host.clients) < 40, "the first is gone")
+    await until(lambda: len(registry.clients) < 40, "the first is gone")
     drain.begin(0.2)
     await asyncio.wait_for(stop, 0.2 + BATCH_EVERY_S + LATE_S)
-    assert not host.clients and progress_of(drain).sentAway == 40
+    assert not registry.clients and progress_of(drain).sentAway == 40
     drain.begin(10.0)  # too late to matter
     assert progress_of(drain).done
 
@@ -122,20 +122,20 @@ async def test_an_admin_may_speed_up_the_drain_of_a_stopping_node() -> None:
 @aio
 async def test_an_admin_cannot_slow_down_the_drain_of_a_stopping_node() -> None:
     """A supervisor would kill the process, and all clients that are left with it."""
-    host = Host(40)
-    drain, _ = drain_of(host)
+    registry = Registry(40)
+    drain, _ = drain_of(registry)
     stop = asyncio.create_task(drain.finish(0.5))
-    await until(lambda: len(host.clients) < 40, "the first are gone")
+    await until(lambda: len(registry.clients) < 40, "the first are gone")
     drain.begin(3600.0)
     await asyncio.wait_for(stop, 0.5 + BATCH_EVERY_S + LATE_S)
 
 
 @aio
 async def test_a_stop_waits_for_the_close_frames_that_a_drain_waits_for() -> None:
-    host = Host(3, goodbyes_s=0.3)
-    drain, _ = drain_of(host)
+    registry = Registry(3, goodbyes_s=0.3)
+    drain, _ = drain_of(registry)
     drain.begin(0.0)
-    await until(lambda: not host.clients, "all closed")
+    await until(lambda: not registry.clients, "all closed")
     began_s = time.monotonic()
     await drain.finish(0.0)
     assert time.monotonic() - began_s > 0.2
@@ -143,12 +143,12 @@ async def test_a_stop_waits_for_the_close_frames_that_a_drain_waits_for() -> Non
 
 @aio
 async def test_undo_accepts_clients_again_and_fails_on_a_stopping_node() -> None:
-    host = Host(3)
-    drain, said = drain_of(host)
+    registry = Registry(3)
+    drain, said = drain_of(registry)
     drain.begin(3600.0)
-    await until(lambda: len(host.clients) == 2, "the first is gone")
+    await until(lambda: len(registry.clients) == 2, "the first is gone")
     await drain.undo()
-    assert drain.progress is None and said == [False, True] and len(host.clients) == 2
+    assert drain.progress is None and said == [False, True] and len(registry.clients) == 2
     await drain.finish(0.0)
     with pytest.raises(RtError, match="DRAINING"):
         await drain.undo()
@@ -157,11 +157,11 @@ async def test_undo_accepts_clients_again_and_fails_on_a_stopping_node() -> None
 @aio
 async def test_the_close_reason_says_whether_a_node_is_drained_or_stops() -> None:
     for final, why in ((False, CloseReason.DRAINED), (True, CloseReason.SHUTDOWN)):
-        host = Host(3)
-        drain, _ = drain_of(host)
+        registry = Registry(3)
+        drain, _ = drain_of(registry)
         if final:
             await drain.finish(0.0)
         else:
             drain.begin(0.0)
             await until(lambda drain=drain: progress_of(drain).done, "drained")  # type: ignore[misc]
-        assert host.whys == {why}
+        assert registry.whys == {why}

@@ -71,8 +71,8 @@ async def test_pings_leave_an_interval_apart_and_do_not_drift(session: Any, pong
     """Each timer runs up to 50 ms late. Counted from the pong or the late timer, that would add up."""
     clock = Clock()
     wheel = Wheel(STEP_MS, lambda: clock.now_ms)
-    host = ClientRegistry(wheel, settings=ClientSettings(connect_timeout_s=0))
-    wire, client = Wire(clock), Client(session(), Nobody(), host)
+    registry = ClientRegistry(wheel, settings=ClientSettings(connect_timeout_s=0))
+    wire, client = Wire(clock), Client(session(), Nobody(), registry)
     client.start(wire)
     began_ms, answered = clock.now_ms, 0
     clock.now_ms += SKEW_MS
@@ -96,8 +96,8 @@ async def test_a_pong_later_than_the_next_ping_does_not_keep_that_ping_back() ->
     """A client closes when no ping came for interval and timeout together, so the next one leaves soon after."""
     clock = Clock()
     wheel = Wheel(STEP_MS, lambda: clock.now_ms)
-    host = ClientRegistry(wheel, settings=ClientSettings(connect_timeout_s=0))
-    wire, client = Wire(clock), Client(engine(), Nobody(), host)
+    registry = ClientRegistry(wheel, settings=ClientSettings(connect_timeout_s=0))
+    wire, client = Wire(clock), Client(engine(), Nobody(), registry)
     client.start(wire)
     answered = False
     while len(wire.pings_ms) < 2:

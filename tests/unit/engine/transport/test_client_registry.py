@@ -16,7 +16,7 @@ class Clock:
     now_ms = 0
 
 
-def host() -> tuple[ClientRegistry, Clock]:
+def registry() -> tuple[ClientRegistry, Clock]:
     clock = Clock()
     return ClientRegistry(Wheel(50, lambda: clock.now_ms), node_id="n7"), clock
 
@@ -24,25 +24,25 @@ def host() -> tuple[ClientRegistry, Clock]:
 class Closing:
     """A transport that waits for its peer's goodbye."""
 
-    def __init__(self, host: ClientRegistry) -> None:
-        self.host = host
+    def __init__(self, registry: ClientRegistry) -> None:
+        self.registry = registry
         self.aborted = 0
 
     def abort(self) -> None:
         self.aborted += 1
-        self.host.lingered(self)
+        self.registry.lingered(self)
 
 
 def test_an_id_names_its_node_and_cannot_be_guessed() -> None:
     """A balancer routes on the part before the dot; CVE-2017-16031 is what a guessable rest costs."""
-    node, _ = host()
+    node, _ = registry()
     ids = {node.new_id() for _ in range(1_000)}
     assert len(ids) == 1_000
     assert all(id.startswith("n7.") and len(id) >= 23 for id in ids)
 
 
 def test_last_words_are_said_once_and_kept_thirty_seconds() -> None:
-    node, clock = host()
+    node, clock = registry()
     node.keep_farewell("n7.a", [CLOSE])
     node.keep_farewell("n7.b", [CLOSE])
     assert node.farewell("n7.a") == [CLOSE]
@@ -53,7 +53,7 @@ def test_last_words_are_said_once_and_kept_thirty_seconds() -> None:
 
 
 def test_a_transport_that_lingers_is_ended_at_its_deadline() -> None:
-    node, clock = host()
+    node, clock = registry()
     one, two = Closing(node), Closing(node)
     node.linger(one)
     node.linger(two)
@@ -67,7 +67,7 @@ def test_a_transport_that_lingers_is_ended_at_its_deadline() -> None:
 
 @aio
 async def test_close_waits_for_goodbyes_until_its_deadline_and_leaves_nothing_open() -> None:
-    node, _ = host()
+    node, _ = registry()
     await node.close(CloseReason.SHUTDOWN, 5)
     closing = Closing(node)
     node.linger(closing)
@@ -77,7 +77,7 @@ async def test_close_waits_for_goodbyes_until_its_deadline_and_leaves_nothing_op
 
 @aio
 async def test_the_end_waits_a_moment_for_who_has_last_words_to_fetch() -> None:
-    node, _ = host()
+    node, _ = registry()
     loop = asyncio.get_running_loop()
     node.keep_farewell("n7.a", [CLOSE])
     loop.call_later(0.1, node.farewell, "n7.a")

@@ -21,8 +21,8 @@ async def on_packets(d: Door) -> tuple[socket.socket, WebSocketTransport]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     theirs.setblocking(False)
-    transport = WebSocketTransport(ours, d.host, 10_000, coded=True)
-    client = Client(d.client_port.make_native_session("/tickets"), d.recorder, d.host)
+    transport = WebSocketTransport(ours, d.registry, 10_000, coded=True)
+    client = Client(d.client_port.make_native_session("/tickets"), d.recorder, d.registry)
     client.start(transport)
     transport.start(client)
     theirs.send(frame(1, b'{"event":"connect","data":{}}'))
@@ -111,14 +111,14 @@ async def test_nothing_of_the_http_request_outlives_the_handshake() -> None:
     async with door() as d:
         for target in (WEBSOCKET, "/rt/tickets"):
             await RawSocket.to(d, target)  # what is made once is made
-        await until(lambda: len(d.host.clients) == 2, "they are in")
+        await until(lambda: len(d.registry.clients) == 2, "they are in")
         gc.collect()
         gc.disable()  # what follows must be freed without its help
         try:
             before, tasks = alive(), len(asyncio.all_tasks())
             for target in (WEBSOCKET, "/rt/tickets", "/rt/chat") * 5:
                 await RawSocket.to(d, target)
-            await until(lambda: len(d.host.clients) == 17, "they are in")
+            await until(lambda: len(d.registry.clients) == 17, "they are in")
             await asyncio.sleep(0.01)
             assert alive() - before == {}
             assert len(asyncio.all_tasks()) == tasks
@@ -143,7 +143,7 @@ async def test_nothing_of_a_client_outlives_its_end() -> None:
                 await peer.closed()
             else:
                 await peer.close()
-            await until(lambda: not d.host.clients and not d.host._lingering, "the end")
+            await until(lambda: not d.registry.clients and not d.registry._lingering, "the end")
         d.recorder.clients.clear()
         gc.collect()
         assert alive() == before

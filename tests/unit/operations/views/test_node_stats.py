@@ -21,18 +21,18 @@ from tests.support.aio import aio
 
 @aio
 async def test_rates_and_quantiles_are_of_what_was_counted_since() -> None:
-    host = ClientRegistry(Wheel(50, monotonic_ms))
+    registry = ClientRegistry(Wheel(50, monotonic_ms))
     hub = Hub(fakes.OneNode(), ["/tickets"])
     calls = Calls([], monotonic_ms, Rate(1, 1), {}, {})
-    stats = NodeStats(host, hub, calls, LoopLag())
+    stats = NodeStats(registry, hub, calls, LoopLag())
     hub.sent["/tickets"].add("anything", 1000)
     stats.turn()
     assert stats.numbers().deliveryP50Ms is None
     began = time.monotonic()
     hub.sent["/tickets"].add("anything", 50)
     for _ in range(99):
-        host.flusher.delivery.add(0.0015)
-    host.flusher.delivery.add(2.0)
+        registry.flusher.delivery.add(0.0015)
+    registry.flusher.delivery.add(2.0)
     await asyncio.sleep(0.2)
     now = stats.numbers()
     past_s = time.monotonic() - began
@@ -60,9 +60,9 @@ def test_a_shortage_of_files_is_seen_and_nothing_before() -> None:
 
 @aio
 async def test_the_history_has_a_point_for_every_five_seconds_of_the_last_fifteen_minutes() -> None:
-    host = ClientRegistry(Wheel(50, monotonic_ms))
+    registry = ClientRegistry(Wheel(50, monotonic_ms))
     hub = Hub(fakes.OneNode(), ["/tickets"])
-    stats = NodeStats(host, hub, Calls([], monotonic_ms, Rate(1, 1), {}, {}), LoopLag())
+    stats = NodeStats(registry, hub, Calls([], monotonic_ms, Rate(1, 1), {}, {}), LoopLag())
     for turn in range(16):
         hub.sent["/tickets"].add("anything", 10)
         stats.turn()

@@ -101,7 +101,7 @@ async def test_unknown_namespaces_and_sessions_are_left_to_tornado() -> None:
         http = await Http.to(d)
         http.send("GET", f"{FRESH}&sid=nobody", headers=UPGRADE)
         assert (await http.receive()).status == 400
-        assert not d.host.clients and len(d.host.poller) == 0
+        assert not d.registry.clients and len(d.registry.poller) == 0
 
 
 @aio
@@ -115,7 +115,7 @@ async def test_a_head_that_comes_in_pieces_is_left_to_tornado() -> None:
                 http.writer.write(piece.encode())
                 await asyncio.sleep(0.05)
             assert (await http.receive()).status in (101, 200)
-        assert d.by_tornado == 2 and len(d.host.clients) == 2
+        assert d.by_tornado == 2 and len(d.registry.clients) == 2
         assert await status(d, "/socket.io/?EIO=3&transport=websocket") == (400, 1)
 
 
@@ -123,13 +123,13 @@ async def test_a_head_that_comes_in_pieces_is_left_to_tornado() -> None:
 async def test_a_connection_that_sends_nothing_is_closed() -> None:
     async with door(head_ms=10_000) as d:
         gone, silent = await Http.to(d), await Http.to(d)
-        await until(lambda: len(d.host.poller) == 2, "both are waited for")
+        await until(lambda: len(d.registry.poller) == 2, "both are waited for")
         await gone.close()
-        await until(lambda: len(d.host.poller) == 1, "one has ended")
+        await until(lambda: len(d.registry.poller) == 1, "one has ended")
         d.skew_ms = 11_000
         assert await silent.eof()
-        assert len(d.host.poller) == 0 and len(d.host.wheel) == 0 and not d.host.clients
-        assert d.host.over_limit["handshake_timeout_s"] == 1
+        assert len(d.registry.poller) == 0 and len(d.registry.wheel) == 0 and not d.registry.clients
+        assert d.registry.over_limit["handshake_timeout_s"] == 1
 
 
 # ── websockets ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -158,7 +158,7 @@ async def comes_in(d: Door) -> tuple[Any, ...]:
     socket = await RawSocket.to(d, FRESH, headers={"User-Agent": "x" * 300})
     opened = await socket.text()
     client = d.client()
-    assert d.host.flusher.written == d.host.flusher.queued == 1
+    assert d.registry.flusher.written == d.registry.flusher.queued == 1
     assert client.outbox.bytes == 0
     await socket.close()
     phase = client.session.phase  # type: ignore[attr-defined]
@@ -189,7 +189,7 @@ async def moves_over(d: Door) -> tuple[Any, ...]:
     assert await probing.text() == "3probe"
     noop = await gets.receive()
     probing.send(frame(1, b"5"))
-    await until(lambda: d.host.upgraded, "it has taken over")
+    await until(lambda: d.registry.upgraded, "it has taken over")
     d.emit(1)
     said = await probing.text()
     client = d.client()
@@ -239,7 +239,7 @@ async def test_one_connection_may_carry_polls_and_posts_of_several_sessions() ->
         for target in (one, two):
             assert (await http.ask("POST", target, b"40/tickets,")).body == "ok"
             assert (await http.ask("GET", target)).body.startswith("40/tickets,")
-        assert len(d.host.clients) == 2 and d.by_tornado == 0
+        assert len(d.registry.clients) == 2 and d.by_tornado == 0
 
 
 @aio
@@ -285,7 +285,7 @@ async def test_connection_close_ends_the_connection_with_its_answer() -> None:
         d.emit(1)
         assert (await parked.receive()).body.startswith("42/tickets") and await parked.eof()
         assert d.by_tornado == 0 and d.recorder.ends == []
-        assert len(d.host.poller) == 1, "the first connection"
+        assert len(d.registry.poller) == 1, "the first connection"
 
 
 @aio
@@ -305,7 +305,7 @@ async def test_a_session_ends_when_the_connection_of_its_parked_poll_is_lost() -
                 await http.close()
             await until(lambda: d.recorder.ends, "the session has ended")
             assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
-            assert len(d.host.poller) == 0 and len(d.host.wheel) == 0
+            assert len(d.registry.poller) == 0 and len(d.registry.wheel) == 0
 
 
 @aio
@@ -322,7 +322,7 @@ async def test_an_answer_to_a_lost_connection_ends_the_session_and_frees_everyth
         d.emit(1)  # before the loop can see it
         await until(lambda: d.recorder.ends, "the session has ended")
         assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
-        assert len(d.host.poller) == 0 and len(d.host.wheel) == 0
+        assert len(d.registry.poller) == 0 and len(d.registry.wheel) == 0
 
 
 @aio
@@ -348,7 +348,7 @@ async def test_a_stale_event_of_the_poller_is_ignored() -> None:
         http, target = await joined(d)
         http.send("GET", target)
         await until(lambda: d.client().transport.writable, "the GET is parked")  # type: ignore[union-attr]
-        (connection,) = (each for each in d.host.poller._watched.values() if isinstance(each, HttpConnection))
+        (connection,) = (each for each in d.registry.poller._watched.values() if isinstance(each, HttpConnection))
         http.writer.transport.pause_reading()  # type: ignore[attr-defined]
         http.send("POST", target, b"3")
         connection.readable()
@@ -382,7 +382,7 @@ async def test_an_unread_answer_ends_the_connection_and_a_slow_reader_keeps_it()
 
         await until(looked, "it is given up")
         assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
-        assert d.host.over_limit["unread_timeout_s"] == 1
+        assert d.registry.over_limit["unread_timeout_s"] == 1
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"x" * 9_000, b"4" * 2_000])
