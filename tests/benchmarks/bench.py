@@ -81,13 +81,13 @@ def main() -> None:
 
 
 def planned(names: list[str], who: list[type[Contestant]]) -> dict[str, list[str]]:
-    """Return who will be measured in what."""
+    """Return the contestants of each measure."""
     kinds = [kind for kind in measures.ALL if kind.key in names]
     return {kind.key: [contestant.key for contestant in who if kind.fits(contestant)] for kind in kinds}
 
 
 def shorten(kind: type[Measure]) -> None:
-    """Make it take seconds: enough for a ratio that is far from its bound."""
+    """Shorten a measure to seconds: enough for a ratio that is far from its bound."""
     changes: dict[str, dict[str, Any]] = {
         "broadcast": {"rounds": 20},
         "burst": {"rounds": 3},
@@ -100,14 +100,14 @@ def shorten(kind: type[Measure]) -> None:
 
 
 def present(names: list[str], shop: Workshop) -> list[type[Contestant]]:
-    """Return those asked for that this machine can run; of the others, say why not."""
+    """Return the requested contestants that this machine can run, and print why the others cannot."""
     who = []
     for kind in contestants.ALL:
         if kind.key not in names:
             continue
         lacks = kind(shop).missing()
         if lacks:
-            print(f"without {kind.name}: it needs {lacks}")
+            print(f"{kind.name} is left out: it needs {lacks}")
         else:
             who.append(kind)
     shop.build(Path(__file__).with_name("load.c"))
@@ -118,7 +118,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bin/bench", description="Measure this server beside its peers.")
     every, peers = [*(kind.key for kind in measures.ALL), *OTHERS], [kind.key for kind in contestants.ALL]
     parser.add_argument(
-        "--short", action="store_true", help="about two minutes: the main measures, Node's Socket.IO alone"
+        "--short", action="store_true", help="about two minutes: the main measures, compared only with Node's Socket.IO"
     )
     parser.add_argument("--only", default="", metavar="NAMES", help=f"of {','.join(every)}")
     parser.add_argument("--peers", default="", metavar="NAMES", help=f"of {','.join(peers)}")

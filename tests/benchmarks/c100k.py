@@ -2,8 +2,8 @@
 
     bin/c100k [--connections N] [--hold SECONDS] [--json FILE]
 
-Server and clients are processes of their own, with a file limit each; clients come from many addresses of 127.0.0.0/8.
-Where the machine does not let a process have that many files, it says so and takes as many connections as it may.
+Server and clients are separate processes, each with its own file limit. Clients connect from many addresses of
+127.0.0.0/8. If the machine allows a process fewer files, it says so and opens as many connections as possible.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def run(shop: Workshop, wanted: int, hold_s: float) -> dict[str, Any]:
 
 
 class Lag:
-    """How late the server's loop was since now, from its /metrics: most of its turns, and the latest."""
+    """The server's loop lag from now on, from its /metrics: in 99 % of the samples, and at most."""
 
     def __init__(self, who: ThisServer) -> None:
         self._who = who
         self._before = self._buckets()
 
     def since(self) -> dict[str, float]:
-        """Return in ms, as bounds of buckets: what 99 % of the looks were at most, and what all were."""
+        """Return the upper bound of 99 % of the samples and of all, in ms, as bounds of buckets."""
         counts = {bound: count - self._before.get(bound, 0) for bound, count in self._buckets().items()}
         total = counts[float("inf")]
         return {
@@ -104,18 +104,18 @@ def say(text: str) -> None:
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Return one line: is the process within its memory, as measured or as it would be with 100,000?"""
+    """Return one line that says whether the process stays within its memory limit, measured or computed for 100,000."""
     base = found["rss_bytes"] - found["rss_each"] * found["connections"]
     expected = base + found["rss_each"] * WANTED
     how = "measured" if found["connections"] >= WANTED else f"computed from {found['connections']:,} connections"
     sign = "under" if expected < LIMIT_BYTES else "over"
-    return f"100,000 connections: {expected / 1e6:,.0f} MB ({how}), {sign} the {LIMIT_BYTES / 1e6:,.0f} MB it may have"
+    return f"100,000 connections: {expected / 1e6:,.0f} MB ({how}), {sign} the limit of {LIMIT_BYTES / 1e6:,.0f} MB"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bin/c100k", description="100,000 idle websockets in one process.")
     parser.add_argument("--connections", type=int, default=WANTED, metavar="N")
-    parser.add_argument("--hold", type=float, default=HOLD_S, metavar="SECONDS", help="of watching them idle")
+    parser.add_argument("--hold", type=float, default=HOLD_S, metavar="SECONDS", help="how long to measure them idle")
     parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
     with Workshop() as shop:

@@ -1,9 +1,9 @@
-"""What grows with what: a message with the members of its room, coming and going with those who are there, heartbeats.
+"""Measures how costs grow: messages by room size, connects and disconnects by connected clients, heartbeats.
 
     python -m tests.benchmarks.growth [--json FILE]
 
 One server grows through the sizes, as far as the machine's file limit lets it. A cost is CPU µs of the server process,
-the median of RUNS or more, without what the server does while nobody wants anything (measured at each size, before).
+the median of RUNS or more, without the cost of an idle server (measured at each size before).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ CONNECTED = (1_000, 10_000, 50_000, 100_000)
 RUNS = 5
 SETTLE_S = 2.0
 DELIVERIES = 20_000  # of a run, or more
-COMING = 2_000  # at 100 to 400 µs each, many times what the server does by itself meanwhile
+COMING = 2_000  # at 100 to 400 µs each, many times the server's background work in that time
 COMING_RUNS = 9
-GOING_S = 1.5  # until those who went are gone for the server, too
+GOING_S = 1.5  # until the server has closed those clients too
 UNLISTENED_S = 6.0  # their rooms are unsubscribed five seconds later: not a part of any run
 NO_PINGS_MS = 3_600_000
-PING_S = 25.0  # the default, and so what heartbeats are computed for
-FAST_PING_MS = 5_000  # so that all have theirs within seconds
+PING_S = 25.0  # the default interval, for which the cost is computed
+FAST_PING_MS = 5_000  # so that all clients are pinged within seconds
 
 Points = dict[int, list[float]]
 
@@ -54,9 +54,9 @@ def room_sizes(shop: Workshop) -> Points:
 
 
 def coming_and_going(shop: Workshop) -> tuple[Points, Points]:
-    """Return CPU µs per connect, and per disconnect, by clients that are there already.
+    """Return CPU µs per connect, and per disconnect, by clients that are connected already.
 
-    Without heartbeats: who came together is pinged together, so that a run of seconds has all of them in it or none.
+    Heartbeats are off: clients that connect together are pinged together, so a short run would have all pings or none.
     """
     going: Points = {}
 
@@ -83,7 +83,7 @@ def coming_and_going(shop: Workshop) -> tuple[Points, Points]:
 
 
 def heartbeats(shop: Workshop) -> Points:
-    """Return the share of a core, in %, that the heartbeats of so many clients take."""
+    """Return the share of a core, in %, that heartbeats take, by number of clients."""
 
     def cost(who: ThisServer, crowd: Crowd, size: int) -> float:
         seconds = 2 * FAST_PING_MS / 1000
@@ -108,7 +108,7 @@ def over_sizes(
     runs: int = 0,
     **settings: Any,
 ) -> Points:
-    """Return the runs at each size that can be had here; what is too large is replaced by the largest that is not."""
+    """Return the runs at each size. A size too large for this machine is replaced by the largest possible one."""
     most, why_not_more = attainable(max(sizes) + spare)
     if why_not_more:
         print(f"  {why_not_more}")
@@ -129,7 +129,7 @@ def over_sizes(
 
 
 def per_unit(who: ThisServer, work: Callable[[], int], rest: float) -> float:
-    """Return CPU µs per unit of the work, which says how many they were. `rest` is the share of a core used anyway."""
+    """Return CPU µs per unit; `work` returns the number of units. `rest` is the share of a core used when idle."""
     began_s, cpu_s = time.monotonic(), who.cpu_s()
     units = work()
     return 1e6 * (who.cpu_s() - cpu_s - rest * (time.monotonic() - began_s)) / units
@@ -142,7 +142,7 @@ def rest_of(who: ThisServer, seconds: float = 1.0) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth", description="What grows with what.")
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.growth", description="Measure how costs grow.")
     parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
     with Workshop() as shop:
@@ -154,9 +154,9 @@ def main() -> None:
 def measured(shop: Workshop) -> dict[str, Points]:
     print("CPU µs per message delivered, by members of the room", flush=True)
     results = {"room": room_sizes(shop)}
-    print("CPU µs per connect, by clients that are there", flush=True)
+    print("CPU µs per connect, by connected clients", flush=True)
     results["connect"], results["disconnect"] = coming_and_going(shop)
-    print("% of a core for heartbeats, by clients", flush=True)
+    print("% of a core for heartbeats, by connected clients", flush=True)
     results["heartbeats"] = heartbeats(shop)
     return results
 

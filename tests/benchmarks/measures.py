@@ -1,7 +1,7 @@
-"""What bin/bench measures. Each measure prepares a contestant, and is then run on all in turn, again and again.
+"""The measures of bin/bench. Each measure prepares a contestant; then all contestants run in turns, several times.
 
-A run gives values by name. `cpu_us` is CPU time of the server process (from /proc) per unit of the measure, `valkey_us`
-that of the Valkey it uses; what ends in _ms is time by the clock; `busy` is how much of a core the generator used.
+A run returns values by name. `cpu_us` is the CPU time of the server process (from /proc) per unit of the measure,
+`valkey_us` that of its Valkey. Names in _ms are elapsed time. `busy` is the share of a core that the generator used.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tests.benchmarks.generator import Generator, payload
 
 Values = dict[str, Any]  # numbers, and the first failure's text, "" if there was none
 SUBSCRIBERS = 1_000
-WINDOW = 50  # clients on their way in at a time, where not all come at once
+WINDOW = 50  # clients that connect at the same time, unless all connect at once
 
 
 class Spent:
-    """`with` it around work: CPU seconds of the contestant, and of its Valkey."""
+    """A context manager that measures CPU seconds of the contestant and of its Valkey."""
 
     def __init__(self, who: Contestant) -> None:
         self._who = who
@@ -43,7 +43,7 @@ class Spent:
 
 
 class Measure:
-    """`title` says what, `unit` of what `cpu_us` is the cost. `seconds` is about how long a run takes."""
+    """`title` names the measure; `cpu_us` is the cost of one `unit`. `seconds` is about how long a run takes."""
 
     key: ClassVar[str]
     title: ClassVar[str]
@@ -56,7 +56,7 @@ class Measure:
 
     @classmethod
     def fits(cls, kind: type[Contestant]) -> bool:
-        """Can this contestant do it?"""
+        """Return whether this kind of contestant can run the measure."""
         return True
 
     def prepare(self) -> None:
@@ -85,8 +85,8 @@ class WithClients(Measure):
         super().finish()
 
 
-class Anew(Measure):
-    """Each run has a process of its own: `run` starts and ends it."""
+class FreshProcess(Measure):
+    """Each run has its own server process, which `run` starts and ends."""
 
     @classmethod
     def fits(cls, kind: type[Contestant]) -> bool:
@@ -117,7 +117,7 @@ class Broadcast(WithClients):
         self._publish: Callable[[int], dict[str, Any]] = lambda rounds: self.load.publish(
             rounds, self.per_s, self.burst, port, request
         )
-        self._publish(10)  # what is made once is made
+        self._publish(10)  # warm-up: caches are filled
 
     def run(self) -> Values:
         with Spent(self.who) as spent:
@@ -132,7 +132,7 @@ class BroadcastKilobyte(Broadcast):
 
 
 class BroadcastLogged(Broadcast):
-    """What only this server has: an event that is in the log before anybody sees it."""
+    """A feature of this server alone: an event is in the log before anybody receives it."""
 
     key, title = "broadcast-logged", "broadcast of 100 B to 1,000 clients, 20 a second, logged in Valkey first"
     logged = True
@@ -148,9 +148,9 @@ class Burst(Broadcast):
 
 
 class BurstLogged(Burst):
-    """Node is measured beside it, with what it does for any burst: it has no log."""
+    """Compared with an ordinary burst of Node, which has no log."""
 
-    key, title = "burst-logged", "the same burst, logged in Valkey first; Node's, which has no log, as above"
+    key, title = "burst-logged", "the same burst, logged in Valkey first; Node has no log, so its burst is as above"
     logged = True
 
     @classmethod
@@ -159,7 +159,7 @@ class BurstLogged(Burst):
 
 
 class Echo(WithClients):
-    key, title, unit = "echo", "event and ack, 200 clients with one under way each", "round trip"
+    key, title, unit = "echo", "event and ack, 200 clients with one call at a time each", "round trip"
     clients, seconds = 200, 2.0
     extra = ("per_s", "p50_ms", "p99_ms")
 
@@ -191,7 +191,7 @@ class Connect(WithClients):
 
     def prepare(self) -> None:
         super().prepare()
-        self.run()  # what is compiled as it runs has been
+        self.run()  # warm-up: code that is compiled at run time is compiled now
 
     def run(self) -> Values:
         with Spent(self.who) as spent:
@@ -202,7 +202,7 @@ class Connect(WithClients):
 
 
 class Disconnect(Connect):
-    key, title, unit = "disconnect", "disconnect: the connection is gone", "disconnect"
+    key, title, unit = "disconnect", "disconnect: the connection is closed", "disconnect"
     extra = ()
 
     def run(self) -> Values:
@@ -214,16 +214,17 @@ class Disconnect(Connect):
         return {**spent.per(self.connects), "busy": report["busy"]}
 
 
-class Storm(Anew, WithClients):
-    """5,000 come at once while 1,000 that are in are sent 20 messages a second, until all newcomers are in or fail.
+class Storm(FreshProcess, WithClients):
+    """5,000 clients connect at once while 1,000 connected ones receive 20 messages a second.
 
-    After 40 s nobody is waited for. The traffic's cost is in `cpu_us`, and not taken off: who is behind delivers some
-    messages together, so that what one costs there is not what it costs elsewhere. `messages` says how many there were.
+    A run ends when all new clients are connected or have failed, and after 40 s at the latest. The traffic's cost is
+    part of `cpu_us`. It is not subtracted, because an overloaded server delivers messages together, so one message
+    costs less there than elsewhere. `messages` is the number of deliveries per connect.
 
-    Each run has a process of its own: one that is behind would work on while the next contestant is measured.
+    Each run has its own process: an overloaded one would still work while the next contestant is measured.
     """
 
-    key, title = "storm", "5,000 connect at once, 1,000 are being sent 20 volatile messages a second"
+    key, title = "storm", "5,000 clients connect at once while 1,000 receive 20 volatile messages a second"
     unit = "connect, traffic included"
     extra = ("messages", "let_in", "all_in_ms", "worst_ms", "traffic_p99_ms", "traffic_max_ms")
     newcomers, limit_s, late_s, per_s = 5_000, 40.0, 20.0, 20.0
@@ -237,12 +238,12 @@ class Storm(Anew, WithClients):
 
     def _run(self) -> Values:
         port, request = self.who.emit(payload(100))
-        self.load.publish(10, self.per_s, 1, port, request, late_s=self.late_s)  # what is made once is made
+        self.load.publish(10, self.per_s, 1, port, request, late_s=self.late_s)  # warm-up: caches are filled
         with Generator(self.shop, source=1) as storm, Spent(self.who) as spent:
             entered, traffic = self.load.publish_until(
                 lambda: self._storm(storm), self.per_s, port, request, late_s=self.late_s
             )
-        never_ms, let_in = 1e3 * self.limit_s, max(1, entered["in"])  # who cannot keep up may let nobody in
+        never_ms, let_in = 1e3 * self.limit_s, max(1, entered["in"])  # an overloaded server may accept nobody
         return {
             **spent.per(let_in),
             "messages": traffic["deliveries"] / let_in,
@@ -265,8 +266,8 @@ class Storm(Anew, WithClients):
         return storm.answer(self.limit_s + 20)
 
 
-class Memory(Anew):
-    """A fresh process each time. The kernel's part is of both ends of a connection: they are on one machine."""
+class Memory(FreshProcess):
+    """Memory per idle connection. The kernel's part is of both ends of a connection, which are on one machine."""
 
     key, title, unit = "memory", "idle connection, one namespace", "connection"
     extra = ("rss_bytes", "kernel_bytes")
@@ -279,7 +280,7 @@ class Memory(Anew):
         try:
             with Generator(self.shop) as load:
                 script = self.who.script(self.namespaces)
-                load.open(200, WINDOW, self.who.port, script, tokens(self.role))  # what is made once is made
+                load.open(200, WINDOW, self.who.port, script, tokens(self.role))  # warm-up: caches are filled
                 load.idle(1)
                 rss, kernel = self.who.rss(), kernel_bytes()
                 report = load.open(
@@ -306,7 +307,7 @@ class MemoryOfFive(Memory):
 
 
 def kernel_bytes() -> int:
-    """What the kernel holds for sockets and files: its slab, and the pages of TCP's queues."""
+    """Return the kernel's memory for sockets and files: its slab, and the pages of TCP's queues."""
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
     tcp = next(
         line for line in Path("/proc/net/sockstat").read_text(encoding="utf-8").splitlines() if line.startswith("TCP:")
@@ -341,7 +342,7 @@ class OfThisServer(Measure):
 
 
 class Emits(OfThisServer):
-    """Of a back end, over the admin port, to a room that nobody is in."""
+    """Requests of a back end on the admin port, to a room without members."""
 
     key, title, unit = "push-emit", "POST /emit of a logged event, 16 requests at a time", "request"
     extra = ("per_s", "p50_ms", "p99_ms")
@@ -374,9 +375,9 @@ class Tickets(Emits):
 
 
 class PresenceMeasure(OfThisServer):
-    """2,000 agents of 20 teams come; all go; the grace passes. A transition is one coming or going."""
+    """2,000 agents of 20 teams connect, all disconnect, the grace ends. A transition is one connect or disconnect."""
 
-    key, title, unit = "presence", "2,000 agents of 20 teams come and go on /presence", "transition"
+    key, title, unit = "presence", "2,000 agents of 20 teams connect to /presence and disconnect", "transition"
     extra = ("commands",)
     agents, teams, grace_s = 2_000, 20, 5.0
 
@@ -397,7 +398,7 @@ class PresenceMeasure(OfThisServer):
 
 
 class TwoNodes(OfThisServer):
-    """What is published on one node reaches 1,000 clients of the other."""
+    """Events published on one node reach 1,000 clients of the other."""
 
     key, title = "two-nodes", "logged broadcast of 100 B on one node to 1,000 clients of another"
     unit = "message delivered"

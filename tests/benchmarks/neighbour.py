@@ -1,11 +1,10 @@
-"""How long a neighbour waits while others attack: a table for docs/security.md.
+"""Measures how long another client waits while one attacks: a table for docs/security.md.
 
     python -m tests.benchmarks.neighbour [--seconds S] [--only WORD]
 
-One real server with the limits of its defaults. A neighbour calls an event, waits for the answer, and calls again 20 ms
-later: first in quiet, then during each attack, which is kept up for some seconds from another process, so that what
-the attacker costs is not what the neighbour waits for (on a machine of one core it is). What one attack leaves behind
-has a second to go before the next one.
+One real server runs with its default limits. A client, the neighbour, calls an event, waits for the answer, and calls
+again 20 ms later: first without an attack, then during each one. Attacks run in another process, so that the attacker's
+own cost does not delay the neighbour (on a machine with one core it does). There is a second's pause between attacks.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ SETTINGS = {"drain_seconds": 0, "rate_limits": "presence:unsubscribe=999999999/1
 
 
 def _flood(data: bytes, path: str = SOCKET, *, joined: bool = False, reads: bool = True) -> Attack:
-    """Eight connections that write the same bytes as fast as they are taken; who is closed comes back."""
+    """Write the same bytes on eight connections as fast as possible; a closed connection is opened again."""
 
     async def one(target: Target, token: str) -> None:
         socket = await (_joined(target, token) if joined else target.socket(path))
@@ -61,7 +60,7 @@ def _flood(data: bytes, path: str = SOCKET, *, joined: bool = False, reads: bool
 
 
 def _again(one: Callable[[Target, str], Awaitable[None]], at_once: int = AT_ONCE) -> Attack:
-    """The same thing again and again, by so many at once."""
+    """Repeat an action, with so many in parallel."""
 
     async def attack(target: Target, token: str, until: float) -> None:
         async def attacker() -> None:
@@ -134,7 +133,7 @@ async def _odd_requests(target: Target, token: str) -> None:
 
 
 async def _every(target: Target, token: str, until: float) -> None:
-    """All that breaks the protocol and all that is only nonsense, one after the other."""
+    """Every protocol violation and every well-formed nonsense, one after the other."""
     while time.monotonic() < until:
         for data in [*(data for data, _ in ENDS.values()), *STAYS.values()]:
             if time.monotonic() < until:
@@ -146,28 +145,28 @@ LONE_SURROGATE = "\\ud800"
 ATTACKS: dict[str, Attack] = {
     "pings of the websocket": _flood(frame(9, b"x" * 100) * 2_000),
     "pongs of the websocket": _flood(frame(10) * 20_000),
-    "Engine.IO's heartbeats, unasked": _flood(text("3") * 20_000),
-    "fragments of a byte": _again(_sends(ENDS["endless fragments of a byte"][0]), FLOODERS),
-    "fragments of nothing": _again(_sends(ENDS["endless fragments of nothing"][0]), FLOODERS),
+    "unrequested Engine.IO pongs": _flood(text("3") * 20_000),
+    "fragments of one byte": _again(_sends(ENDS["endless fragments of a byte"][0]), FLOODERS),
+    "empty fragments": _again(_sends(ENDS["endless fragments of nothing"][0]), FLOODERS),
     "subscriptions": _flood(STAYS["three thousand subscriptions"], joined=True),
     "events that do not exist": _flood(text('42/tickets,["x"]') * 3_000, joined=True),
-    "native messages that are none": _flood(text('{"event":1}') * 3_000, "/rt/tickets"),
+    "invalid native messages": _flood(text('{"event":1}') * 3_000, "/rt/tickets"),
     "messages of 1 MB": _flood(text(f'42/tickets,["x",{{"a":"{"x" * MEGABYTE}"}}]'), joined=True),
     "messages of 1 MB of small objects": _flood(text(f'42/tickets,["x",[{"{}," * 330_000}0]]'), joined=True),
     "messages of 1 MB of escapes": _flood(
         text(f'42/tickets,["ticket:subscribe",{{"ticketId":"{LONE_SURROGATE * 165_000}"}}]'), joined=True
     ),
-    "brackets 100,000 deep": _again(_sends(ENDS["an argument 100,000 deep"][0]), FLOODERS),
-    "clients that ask on and read nothing": _flood(
+    "JSON nested 100,000 deep": _again(_sends(ENDS["an argument 100,000 deep"][0]), FLOODERS),
+    "clients that send calls and read no answers": _flood(
         text('42/tickets,7["ticket:unsubscribe",{"ticketId":"1"}]') * 200, joined=True, reads=False
     ),
     "connects": _again(_connects),
-    "connects with tokens that are none": _again(_bad_tokens),
-    "three thousand tokens that are none": _again(_sends(ENDS["three thousand tokens that are none"][0]), FLOODERS),
+    "connects with invalid tokens": _again(_bad_tokens),
+    "three thousand invalid tokens": _again(_sends(ENDS["three thousand tokens that are none"][0]), FLOODERS),
     "new sessions by polling": _again(_polls),
-    "half heads": _again(_half_a_head, 200),
+    "incomplete request heads": _again(_half_a_head, 200),
     "odd requests": _again(_odd_requests, FLOODERS),
-    "all that breaks the protocol, in turn": _every,
+    "every protocol violation in turn": _every,
 }
 
 
@@ -175,7 +174,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 async def waits_ms(neighbour: Caller, seconds: float) -> list[float]:
-    """Return how long each answer took. What does not come within GIVE_UP_S ends the run."""
+    """Return how long each answer took. Ends the run if one takes longer than GIVE_UP_S."""
     found, end = list[float](), time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.monotonic()
@@ -194,7 +193,7 @@ def row(name: str, waits: list[float]) -> str:
 
 
 def attack_from_here(name: str, port: int, token: str, seconds: float, begun: Event) -> None:
-    """What runs in the attacker's process."""
+    """The main function of the attacker's process."""
 
     async def story() -> None:
         target = Target(port)
@@ -203,18 +202,18 @@ def attack_from_here(name: str, port: int, token: str, seconds: float, begun: Ev
             async with asyncio.timeout(seconds + 5):
                 await ATTACKS[name](target, token, time.monotonic() + seconds)
         except (TimeoutError, OSError, EOFError, AssertionError):
-            pass  # the server's way to say no; what is judged is the neighbour
+            pass  # the server closed the connection; only the neighbour is measured
         await target.close()
 
     asyncio.run(story())
 
 
 async def rows(server: ServerProcess, names: list[str], seconds: float, quiet_s: float) -> list[str]:
-    """Print and return a row for quiet, and one for each attack."""
+    """Print and return a row without an attack, and one for each attack."""
     target, spawning = Target(server.port), multiprocessing.get_context("spawn")
     neighbour = await Caller.to(target, server.token("neighbour", "agent", "red", ttl_s=7200), "/presence")
-    await waits_ms(neighbour, min(1.0, quiet_s))  # what is made once is made
-    found = [row("quiet", await waits_ms(neighbour, quiet_s))]
+    await waits_ms(neighbour, min(1.0, quiet_s))  # warm-up
+    found = [row("no attack", await waits_ms(neighbour, quiet_s))]
     print(found[0], flush=True)
     for name in names:
         token = server.token("mallory", "customer", ttl_s=7200)

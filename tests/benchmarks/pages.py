@@ -1,8 +1,8 @@
-"""docs/performance.md: its tables and plots, made of bench.json.
+"""Generates the tables and plots of docs/performance.md from bench.json.
 
-    python -m tests.benchmarks.pages        write them anew from what was measured last
+    python -m tests.benchmarks.pages        rewrite them from the latest results
 
-What stands between `<!-- NAME -->` and `<!-- /NAME -->` is written here; all else by people.
+The parts between `<!-- NAME -->` and `<!-- /NAME -->` are generated; all other text is written by people.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def read() -> Results:
 
 
 def keep(new: Results) -> None:
-    """Put results into the file, beside those of other measures that it has.
+    """Store results in the file, and keep those of other measures.
 
-    `about` is of most of them; what was measured on another machine since says so under `elsewhere`, by its name.
+    `about` describes the machine of most of them. `elsewhere` names, per measure, another machine that was used since.
     """
     old = read()
     measured = {**old["measures"], **new["measures"]}
@@ -52,9 +52,9 @@ def keep(new: Results) -> None:
 
 
 def would_lose(plan: dict[str, list[str]], runs: int) -> list[str]:
-    """Return what the file has that a plan (measure → contestants), once measured and kept, would leave out.
+    """Return the results that would be lost if a plan (measure → contestants) were measured and stored.
 
-    A measure is replaced whole, since its ratios are of runs side by side.
+    A measure is replaced as a whole, because its ratios compare runs made side by side.
     """
     found = read()["measures"]
     lost = [f"{who} of {name}" for name, whom in plan.items() for who in found.get(name, {}) if who not in whom]
@@ -102,7 +102,7 @@ def plots(results: Results) -> dict[str, str]:
     if growth:
         made["room"] = lines({"a message": growth["room"]}, "members of the room", "CPU µs per message delivered")
         coming = {"connect": growth["connect"], "disconnect": growth["disconnect"]}
-        made["present"] = lines(coming, "clients that are there already", "CPU µs")
+        made["present"] = lines(coming, "connected clients", "CPU µs")
         made["heartbeats"] = lines({"a ping every 25 s": growth["heartbeats"]}, "clients", "% of a core")
     return made
 
@@ -118,7 +118,7 @@ def _measure(results: Results, kind: type[measures.Measure], found: Runs) -> str
 
 
 def _where(results: Results, part: str) -> list[str]:
-    """Return what a part was measured on, if not on what the page names."""
+    """Return the machine of a part, if it is not the one that the page names."""
     other = results.get("elsewhere", {}).get(part, {})
     return [f"Measured with {', '.join(f'{name} {value}' for name, value in other.items())}.", ""] if other else []
 
@@ -126,9 +126,9 @@ def _where(results: Results, part: str) -> list[str]:
 def _growth(growth: dict[str, dict[int, list[float]]]) -> list[str]:
     what = {
         "room": "message delivered, by members of its room (µs)",
-        "connect": "connect, by clients that are there (µs)",
-        "disconnect": "disconnect, by clients that are there (µs)",
-        "heartbeats": "heartbeats, by clients (% of a core)",
+        "connect": "connect, by connected clients (µs)",
+        "disconnect": "disconnect, by connected clients (µs)",
+        "heartbeats": "heartbeats, by connected clients (% of a core)",
     }
     lines_ = []
     for name, points in growth.items():
@@ -151,16 +151,16 @@ def _c100k(found: dict[str, Any]) -> list[str]:
         "to open them": f"{found['connect_s']:.1f} s, {found['connect_us']:.0f} µs of CPU each",
         "memory of the process": f"{found['rss_bytes'] / 1e6:,.0f} MB, {found['rss_each']:,.0f} B each",
         "memory of the kernel, both ends": f"{found['kernel_each']:,.0f} B each",
-        "idle, with heartbeats": f"{found['idle_busy']:.1%} of a core; the loop late by {_lag(found['idle_lag'])}",
-        "a broadcast to all": f"half of them after {found['broadcast_p50_ms']:.0f} ms, the last after"
+        "idle, with heartbeats": f"{found['idle_busy']:.1%} of a core; loop lag {_lag(found['idle_lag'])}",
+        "a broadcast to all": f"half of the clients after {found['broadcast_p50_ms']:.0f} ms, the last after"
         f" {found['broadcast_last_ms']:.0f} ms; {found['broadcast_us']:.1f} µs each",
-        "the loop meanwhile": f"late by {_lag(found['broadcast_lag'])}",
+        "loop lag during the broadcasts": _lag(found["broadcast_lag"]),
     }
     return [*reason, "| | |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows.items()), "", c100k.verdict(found) + "."]
 
 
 def _lag(lag: dict[str, float]) -> str:
-    return f"at most {lag['p99_ms']:g} ms in 99 of 100 looks, at most {lag['max_ms']:g} ms in all"
+    return f"at most {lag['p99_ms']:g} ms in 99 % of the samples, at most {lag['max_ms']:g} ms in all"
 
 
 def _spread(runs: list[float]) -> str:
@@ -169,7 +169,7 @@ def _spread(runs: list[float]) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """Four digits: no measurement here has more."""
+    """Return a value with its numbers rounded to four digits; no measurement here is more precise."""
     if isinstance(value, dict):
         return {name: _rounded(each) for name, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What bin/bench measured, as tables and as verdicts on the targets."""
+"""The results of bin/bench as tables, and the verdicts on the targets."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ UNITS = {
     "valkey_us": "Valkey µs",
     "other_us": "first node µs",
     "per_s": "per second",
+    "let_in": "connected",
+    "all_in_ms": "all connected ms",
+    "worst_ms": "slowest connect ms",
 }
-COSTS = ("cpu_us", "other_us", "valkey_us")  # what of it a contestant has stands first, in every table
+COSTS = ("cpu_us", "other_us", "valkey_us")  # the first columns of every table, if a contestant has them
 NAMES = {kind.key: kind.name for kind in contestants.ALL}
 
 
 class Target(NamedTuple):
-    """At most `bound`, or with `least` at least, of `value` of this server by that of another."""
+    """A bound for the ratio of `value` between this server and a peer: at most `bound`, or at least with `least`."""
 
     measure: str
     value: str
@@ -89,7 +92,7 @@ def table(kind: type[Measure], found: Runs) -> list[str]:
 def ratio(found: dict[str, Runs], target: Target, *, valkey: bool = False) -> float | None:
     """Return the median of the ratios within each run; None if one of the two was not measured.
 
-    `valkey`: with the CPU time of this server's Valkey added to its own.
+    `valkey`: add the CPU time of this server's Valkey to its own.
     """
     runs = found.get(target.measure, {})
     if "this" not in runs or target.peer not in runs:
@@ -100,13 +103,13 @@ def ratio(found: dict[str, Runs], target: Target, *, valkey: bool = False) -> fl
 
 
 def verdicts(found: dict[str, Runs], targets: Sequence[Target] = TARGETS) -> list[str]:
-    """Return targets as a Markdown table: judged on the server process alone, and shown with its Valkey."""
+    """Return the targets as a Markdown table, judged on the server process alone and also shown with its Valkey."""
     lines = ["| target | | measured | with Valkey's CPU | |", "|---|---|---|---|---|"]
     for target in targets:
         what = (
-            f"{target.measure}: {NAMES[target.peer]} needs"
+            f"{target.measure}: {NAMES[target.peer]} relative to this server"
             if target.least
-            else f"{target.measure}, of {NAMES[target.peer]}"
+            else f"{target.measure}: relative to {NAMES[target.peer]}"
         )
         bound, value = f"{'≥' if target.least else '≤'} {target.bound:g} ×", ratio(found, target)
         if value is None:

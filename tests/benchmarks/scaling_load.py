@@ -34,7 +34,7 @@ APPEND = load_script("insightdesk_rt.engine.cluster", "append")
 # 300 bytes, as a change of a ticket has
 PAYLOAD = '{"ticketId":"123456","version":12,"changes":{"status":["open","pending"]},"text":"' + "x" * 216 + '"}'
 RUNS = 5
-LANES = 16  # connections that have one command underway each, as many nodes together have
+LANES = 16  # connections that have one command under way each, as many nodes together have
 
 
 class Result(NamedTuple):
@@ -141,7 +141,7 @@ class Bench(OwnValkey):
 
 
 class Lanes:
-    """Sends a list of commands over LANES connections, one underway on each; `after` is called after each round."""
+    """Sends a list of commands over LANES connections, one under way on each; `after` is called after each round."""
 
     def __init__(self, port: int, count: int = LANES) -> None:
         self.connections = [Connection(port) for _ in range(count)]

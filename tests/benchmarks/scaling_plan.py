@@ -1,8 +1,8 @@
-"""The arithmetic of docs/scaling.md: figures that bin/scaling measured, and a load, give what a cluster costs.
+"""The formulas of docs/scaling.md: they compute the cost of a cluster from measured figures and a load.
 
     .venv/bin/python -m tests.benchmarks.scaling_plan [FILE]
 
-prints the tables of that page; FILE is what `bin/scaling --json` wrote, by default the figures the page was made from.
+prints the tables of that page. FILE is the output of `bin/scaling --json`, by default the figures of the page itself.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 
 FIGURES = Path(__file__).with_name("scaling.json")
 MESSAGE_BYTES = 511  # on the wire, of an event with 300 bytes of payload in one room
-SHARED_ROOMS = 4  # of a connection, beside its user's own
+SHARED_ROOMS = 4  # that each connection is in, besides its user's own room
 WINDOW_S, OFFSETS_S, OFFSETS = 120, 3_600, 1_000  # how long ids and a room's offsets are kept, and how many
 OUTAGE_S = 2.0
-BUSY = 0.6  # of a core: beyond it, waiting grows
+BUSY = 0.6  # of a core; above this load, waiting times grow
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Load:
 
     @classmethod
     def of(cls, nodes: int) -> Load:
-        """10,000 connections a node; each gives rise to a logged and a volatile event in a hundred seconds."""
+        """Return a load of 10,000 connections per node; each causes a logged and a volatile event in 100 seconds."""
         return cls(nodes, 10_000 * nodes, 100.0 * nodes, 100.0 * nodes)
 
     @property
     def interested(self) -> float:
-        """Nodes that have a member of a room: k."""
+        """The number of nodes that have a member of a room: k."""
         return self.nodes * (1 - (1 - 1 / self.nodes) ** self.members)
 
     @property
@@ -67,14 +67,14 @@ class Plan:
         return self.load.connections / self.load.stay_s * each / 1e6
 
     def clocks(self) -> float:
-        """Idle, each command wakes Valkey and costs ten times as much: no figure to multiply."""
+        """When Valkey is idle, each command must wake it and costs ten times as much. Do not multiply that figure."""
         return self.load.nodes * (4 * self.f["probe"] + self.f["lease_1000"] + 3 * self.f["sweep"]) / 1e6
 
     def valkey(self) -> float:
         return self.appends() + self.volatile() + self.deliveries() + self.people() + self.clocks()
 
     def valkey_of_tickets(self) -> float:
-        """The same if every logged event is a change of a ticket: checked and stored too, told and noted as told."""
+        """The same if every logged event is a change of a ticket, which is also checked, stored and marked."""
         return self.valkey() - self.appends() + self.load.logged_per_s * self.f["push_valkey"] / 1e6
 
     # ── bytes ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -107,7 +107,7 @@ class Plan:
     # ── a node ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def heard(self) -> float:
-        """Events per second that one node hears."""
+        """Events per second that one node receives."""
         return (self.load.logged_per_s + self.load.volatile_per_s) * self.load.interested / self.load.nodes
 
     def heard_if_sent_to_all(self) -> float:
@@ -124,10 +124,10 @@ class Plan:
     def node_memory(self) -> float:
         return self.node_rooms() * self.f["room_node_bytes"]
 
-    # ── after Valkey was away ─────────────────────────────────────────────────────────────────────────────────────
+    # ── after an outage ───────────────────────────────────────────────────────────────────────────────────────────
 
     def repair(self) -> float:
-        """Seconds of Valkey's core until all nodes have read what was logged in OUTAGE_S: each reads all of it."""
+        """Seconds of Valkey's core until all nodes have read what was logged in OUTAGE_S. Each reads the whole log."""
         missed = self.load.logged_per_s * OUTAGE_S
         return self.load.nodes * missed * self.f["repair_10000_valkey"] / 1e6
 
@@ -145,7 +145,7 @@ def limit(figures: Mapping[str, float], term: Callable[[Plan], float], bound: fl
 
 
 def number(value: float) -> str:
-    """Two digits that count."""
+    """Return a value with two significant digits."""
     if value >= 99.5:
         return f"{float(f'{value:.2g}'):,.0f}"
     return f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
@@ -155,14 +155,14 @@ SIZES = (10, 100, 1_000)
 ROWS: tuple[tuple[str, Callable[[Plan], float]], ...] = (
     ("connections", lambda p: p.load.connections),
     ("logged events, and as many volatile ones, per second (M, V)", lambda p: p.load.logged_per_s),
-    ("nodes that hear a room (k)", lambda p: p.load.interested),
+    ("nodes that receive a room's events (k)", lambda p: p.load.interested),
     ("**Valkey, cores**: appends", Plan.appends),
     ("deliveries to nodes", Plan.deliveries),
     ("volatile events", Plan.volatile),
-    ("people who come and go", Plan.people),
-    ("the nodes' clocks", Plan.clocks),
+    ("connects and disconnects", Plan.people),
+    ("periodic work of the nodes", Plan.clocks),
     ("**sum, cores**", Plan.valkey),
-    ("(if all logged events are changes of tickets)", Plan.valkey_of_tickets),
+    ("(if every logged event is a change of a ticket)", Plan.valkey_of_tickets),
     ("**Valkey, output**, MB/s", lambda p: p.output() / 1e6),
     ("**Valkey, memory**, GB: log and ids of two minutes", lambda p: p.log() / 1e9),
     ("rooms' offsets", lambda p: p.room_offsets() / 1e9),
@@ -170,18 +170,18 @@ ROWS: tuple[tuple[str, Callable[[Plan], float]], ...] = (
     ("sessions and presence", lambda p: p.records() / 1e9),
     ("**sum, GB**", lambda p: p.memory() / 1e9),
     ("**Connections to Valkey**", lambda p: 2 * p.load.nodes),
-    ("**A node**: events heard per second", Plan.heard),
-    ("(if everything were sent to all)", Plan.heard_if_sent_to_all),
+    ("**A node**: events received per second", Plan.heard),
+    ("(if every event were sent to every node)", Plan.heard_if_sent_to_all),
     ("share of a core", Plan.node),
-    ("rooms it listens to", Plan.node_rooms),
+    ("rooms it is subscribed to", Plan.node_rooms),
     ("their memory, MB", lambda p: p.node_memory() / 1e6),
-    ("**Valkey back after 2 s**, seconds of its core: subscribing again", Plan.resubscribe),
+    ("**After an outage of 2 s**, seconds of Valkey's core: subscribing again", Plan.resubscribe),
     ("reading what was missed", Plan.repair),
 )
 LIMITS: tuple[tuple[str, str, Callable[[Plan], float], float], ...] = (
-    ("Valkey's CPU, if all logged events are changes of tickets", "60 % of a core", Plan.valkey_of_tickets, BUSY),
-    ("Valkey's CPU, if they are only appended", "60 % of a core", Plan.valkey, BUSY),
-    ("reading what was missed in 2 s", "10 s of a core", Plan.repair, 10),
+    ("Valkey's CPU, if every logged event is a change of a ticket", "60 % of a core", Plan.valkey_of_tickets, BUSY),
+    ("Valkey's CPU, if all are only appended", "60 % of a core", Plan.valkey, BUSY),
+    ("reading what was missed in an outage of 2 s", "10 s of a core", Plan.repair, 10),
     ("subscribing again", "10 s of a core", Plan.resubscribe, 10),
     ("Valkey's output", "1 GB/s, a link of 10 Gbit", Plan.output, 1e9),
     ("Valkey's memory", "32 GB", Plan.memory, 32e9),
@@ -194,7 +194,7 @@ def tables(figures: Mapping[str, float]) -> tuple[list[str], list[str]]:
     plans = [Plan(figures, Load.of(nodes)) for nodes in SIZES]
     sizes = ["| | " + " | ".join(f"{nodes:,} nodes" for nodes in SIZES) + " |", "|---" * 4 + "|"]
     sizes += [f"| {what} | " + " | ".join(number(term(plan)) for plan in plans) + " |" for what, term in ROWS]
-    found = ["| term | is too much at | nodes of 10,000 connections |", "|---" * 3 + "|"]
+    found = ["| term | limit | largest number of nodes |", "|---" * 3 + "|"]
     for what, said, term, bound in LIMITS:
         found.append(f"| {what} | {said} | {number(limit(figures, term, bound))} |")
     return sizes, found

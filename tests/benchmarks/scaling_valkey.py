@@ -50,7 +50,7 @@ def appends(bench: Bench, of: str = "") -> Iterator[Result]:
             commands, before_us = [append(rng.choice(names)) for _ in range(5_000)], bench.script_us()
             runs.append(cost(bench, partial(sequencers.run, commands), len(commands)))
             inside.append((bench.script_us() - before_us) / len(commands))
-        yield Result(f"append_{key}{of}", f"append to {what}, nobody listens{said}", CPU, runs[1:])
+        yield Result(f"append_{key}{of}", f"append to {what}, no subscriber{said}", CPU, runs[1:])
         yield Result(f"append_{key}{of}_script", f"of that, inside the script{said}", CPU, inside[1:])
     if not of:
         runs = []
@@ -91,8 +91,8 @@ def publishes(bench: Bench) -> Iterator[Result]:
     for k in channels:
         yield Result(f"publish_{k}", f"PUBLISH to {k} of {SUBSCRIBERS} nodes", CPU, runs[k][1:])
     each = [(most - none) / 16 for most, none in zip(runs[16][1:], runs[0][1:], strict=True)]
-    yield Result("delivery", "of that, for each node that hears it", CPU, each)
-    yield Result("append_heard_4", f"append, heard by 4 of {SUBSCRIBERS} nodes", CPU, logged[1:])
+    yield Result("delivery", "of that, for each node that receives it", CPU, each)
+    yield Result("append_heard_4", f"append, received by 4 of {SUBSCRIBERS} nodes", CPU, logged[1:])
     crowd.close()
     sequencers.close()
 
@@ -117,8 +117,8 @@ def subscriptions(bench: Bench) -> Iterator[Result]:
             sizes[number].append((bench.memory() - before) / count)
         crowd.close()
         bench.control.ask("PING")
-    yield Result("subscribe_first", "SUBSCRIBE, per channel nobody had yet", CPU, cpu[0])
-    yield Result("subscribe_more", "SUBSCRIBE, per channel that others have", CPU, cpu[1])
+    yield Result("subscribe_first", "SUBSCRIBE, per channel that no node had yet", CPU, cpu[0])
+    yield Result("subscribe_more", "SUBSCRIBE, per channel that other nodes have", CPU, cpu[1])
     yield Result("channel_first_bytes", "a channel and its first node", BYTES, sizes[0])
     yield Result("channel_more_bytes", "each further node in a channel", BYTES, sizes[1])
     connections = []
@@ -147,7 +147,7 @@ def clocks(bench: Bench) -> Iterator[Result]:
         sequencers.run(beats)
         many = (beats * (5_000 // nodes + 1))[:5_000]
         runs = [cost(bench, partial(sequencers.run, many), len(many)) for _ in range(RUNS)]
-        yield Result(f"lease_{nodes}", f"a lease's beat, one of {nodes} nodes (1 per {BEAT_MS} ms)", CPU, runs)
+        yield Result(f"lease_{nodes}", f"renewing a lease, one of {nodes} nodes (1 per {BEAT_MS} ms)", CPU, runs)
     bench.empty()
     for number, namespace in enumerate(("/tickets", "/chat", "/notifications", "/presence", "/dashboard")):
         bench.control.ask("HSET", NAMES.tops, namespace, f"179539724267{number}-0")
@@ -160,7 +160,7 @@ def clocks(bench: Bench) -> Iterator[Result]:
     crowd.close()
     sweeps = [call(SWEEP, [f"{PREFIX}:presence"], (200,))] * 5_000
     runs = [cost(bench, partial(sequencers.run, sweeps), len(sweeps)) for _ in range(RUNS)]
-    yield Result("sweep", "a look for users whose grace is over (3 per second and node)", CPU, runs)
+    yield Result("sweep", "a search for users whose grace period has ended (3 per second and node)", CPU, runs)
     sequencers.close()
 
 
@@ -184,7 +184,7 @@ def people(bench: Bench) -> Iterator[Result]:
         go.append(cost(bench, partial(sequencers.run, leaves), count))
     yield Result("presence_come", "a user comes online", CPU, come)
     yield Result("presence_go", "a user's last connection ends", CPU, go)
-    yield Result("presence_bytes", "a user who is online, with the change not told yet", BYTES, kept)
+    yield Result("presence_bytes", "a user who is online, including a change not published yet", BYTES, kept)
     bench.empty()
     saved, ended, sizes = [], [], []
     rooms = '["role:agent","team:red","ticket:123456","ticket:123457","user:12345"]'
@@ -205,7 +205,7 @@ def people(bench: Bench) -> Iterator[Result]:
         ends = [call(END, key, [f"node-1.abcdef01/{n}", pids[n], 120_000, rooms]) for n, key in enumerate(keys)]
         ended.append(cost(bench, partial(sequencers.run, ends), count))
     yield Result("session_save", "a session's record is written", CPU, saved)
-    yield Result("session_end", "a session's end is noted", CPU, ended)
+    yield Result("session_end", "the end of a session is recorded", CPU, ended)
     yield Result("session_bytes", "a session's record", BYTES, sizes)
     sequencers.close()
 

@@ -1,4 +1,4 @@
-"""The table of what a neighbour waits is made: a row for quiet, and one for each attack, of which none ends the run."""
+"""The table of another client's waiting times has a row without an attack and one for each attack."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.alone
 
 
 def test_a_neighbour_is_timed_in_quiet_and_during_attacks(tmp_path: Path) -> None:
-    names = ["messages of 1 MB", "half heads"]
+    names = ["messages of 1 MB", "incomplete request heads"]
     assert set(names) < ATTACKS.keys()
     server = ServerProcess(tmp_path, **SETTINGS)
     server.start()
@@ -26,7 +26,7 @@ def test_a_neighbour_is_timed_in_quiet_and_during_attacks(tmp_path: Path) -> Non
         if server.process is not None and server.process.poll() is None:
             server.kill()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    assert [row[0] for row in cells] == ["quiet", *names]
+    assert [row[0] for row in cells] == ["no attack", *names]
     for row in cells:
         p50_ms, p99_ms, max_ms, answers = map(float, row[1:])
         assert 0 < p50_ms <= p99_ms <= max_ms and answers >= 1
