@@ -88,10 +88,10 @@ def test_a_client_comes_back_with_its_session(
     torture.await_(body())
 
 
-def test_clients_that_are_cut_again_and_again(torture: Torture) -> None:
+def test_clients_that_are_disconnected_again_and_again_miss_nothing(torture: Torture) -> None:
     row = torture.play("clients-cut", 1)
     assert row.verdict.recovered > 10
 
 
-def test_clients_that_are_cut_while_they_are_sent_what_they_missed(torture: Torture) -> None:
+def test_clients_that_are_disconnected_while_they_catch_up_miss_nothing(torture: Torture) -> None:
     torture.play("clients-cut-in-replay", seed=1)

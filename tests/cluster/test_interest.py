@@ -132,7 +132,7 @@ async def say(nodes: list[Node], rng: random.Random, rooms: list[Room], logged: 
 
 
 @aio
-async def test_a_node_receives_what_its_own_rooms_are_told_and_nothing_else(server: OwnValkey) -> None:
+async def test_a_node_receives_only_the_events_of_its_own_rooms(server: OwnValkey) -> None:
     rng = random.Random(4)
     async with cluster(server) as nodes:
         rooms = rng.sample(ROOMS, len(ROOMS))
@@ -153,7 +153,7 @@ async def test_a_node_receives_what_its_own_rooms_are_told_and_nothing_else(serv
 
 
 @aio
-async def test_what_a_room_costs_grows_with_the_nodes_its_members_are_on(server: OwnValkey) -> None:
+async def test_the_cost_of_a_room_grows_with_the_nodes_of_its_members(server: OwnValkey) -> None:
     """N(1 - (1 - 1/N)^m) nodes are interested in a room of m members: the figure docs/scaling.md computes with."""
     rng, members = random.Random(3), 3
     async with cluster(server) as nodes:
@@ -195,7 +195,7 @@ async def test_a_node_that_only_publishes_receives_nothing(server: OwnValkey) ->
 
 
 @aio
-async def test_a_reload_costs_no_command_and_a_room_that_was_left_is_let_go_a_little_after(server: OwnValkey) -> None:
+async def test_a_page_reload_costs_no_command_and_an_empty_room_is_unsubscribed_later(server: OwnValkey) -> None:
     async with cluster(server) as (node, other, *_):
         loop = asyncio.get_running_loop()
         rooms = ROOMS[:600]
@@ -231,7 +231,7 @@ async def test_a_reload_costs_no_command_and_a_room_that_was_left_is_let_go_a_li
 
 
 @aio
-async def test_a_storm_of_joins_is_a_few_commands(server: OwnValkey) -> None:
+async def test_many_joins_at_once_take_a_few_commands(server: OwnValkey) -> None:
     async with cluster(server) as (node, *_):
         before, probes = calls(server, "subscribe"), calls(server, "evalsha")
         began_s = asyncio.get_running_loop().time()
@@ -286,7 +286,7 @@ def subscriptions(server: OwnValkey) -> dict[str, dict[str, int]]:
 
 
 @aio
-async def test_four_servers_get_a_quarter_each_by_valkeys_own_count(
+async def test_each_of_four_servers_receives_a_quarter_by_valkeys_own_count(
     servers: list[ServerProcess], server: OwnValkey
 ) -> None:
     """An agent at each server looks after 250 people of their own; something is told of every person in turn."""

@@ -29,18 +29,18 @@ def figures(verdict: Verdict) -> tuple[int, int, int, int]:
     return len(verdict.missing), len(verdict.doubled), len(verdict.disordered), verdict.told
 
 
-def test_all_there_in_order_is_clean() -> None:
+def test_a_complete_and_ordered_record_is_clean() -> None:
     verdict = judge(sent(1, 2, 3), [record(1, 2, 3), record(1, 2, 3)])
     assert verdict.clean and (verdict.expected, verdict.delivered) == (6, 6) and str(verdict) == "clean"
 
 
-def test_what_is_not_there_is_missing_for_who_was_in() -> None:
+def test_an_event_that_a_member_did_not_receive_is_missing() -> None:
     assert figures(judge(sent(1, 2, 3), [record(1, 3)])) == (1, 0, 0, 0)
     assert figures(judge(sent(1, 2, 3), [record()])) == (3, 0, 0, 0)
     assert figures(judge(sent(1, 2, 3), [record(3, from_s=2.5)])) == (0, 0, 0, 0), "it came later"
 
 
-def test_a_session_that_is_not_there_any_more_is_a_fault_unless_valkey_lost_it_or_its_client_knows_none() -> None:
+def test_a_lost_session_is_a_fault_unless_valkey_lost_it_or_the_client_has_no_recovery() -> None:
     client = record(1)
     client.came_back(recovered=True)
     assert judge(sent(1), [client]).clean
@@ -51,14 +51,14 @@ def test_a_session_that_is_not_there_any_more_is_a_fault_unless_valkey_lost_it_o
     assert judge(sent(1), [client]).clean
 
 
-def test_what_was_not_acknowledged_is_not_owed_but_must_not_come_twice() -> None:
+def test_an_unacknowledged_event_may_be_missing_but_must_not_come_twice() -> None:
     events = sent(1, 2)
     events[1].offset = ""
     assert figures(judge(events, [record(1)])) == (0, 0, 0, 0)
     assert figures(judge(events, [record(1, 2, 2)])) == (0, 1, 0, 0)
 
 
-def test_a_change_that_was_repeated_at_a_valkey_that_had_forgotten_its_ticket_is_counted_apart() -> None:
+def test_a_change_repeated_after_valkey_lost_its_ticket_is_counted_separately() -> None:
     events = sent(1, 2)
     for event in events:
         event.by_id = False
@@ -69,19 +69,19 @@ def test_a_change_that_was_repeated_at_a_valkey_that_had_forgotten_its_ticket_is
     assert figures(judge(events, [record(1, 1, 2)], log_kept=False)) == (0, 1, 0, 0), "it was acknowledged at once"
 
 
-def test_a_double_is_found_also_if_it_was_heard_a_round_ago() -> None:
+def test_a_duplicate_from_an_earlier_round_is_found() -> None:
     client = record(1, 2)
     client.begin_round()
     hear(client, 2, 3)
     assert figures(judge(sent(3), [client])) == (0, 1, 0, 0)
 
 
-def test_another_order_is_found() -> None:
+def test_a_wrong_order_is_found() -> None:
     """Once as the publisher's order, once as the offsets'."""
     assert figures(judge(sent(1, 2, 3), [record(1, 3, 2)])) == (0, 0, 2, 0)
 
 
-def test_another_order_of_two_publishers_is_a_fault_unless_valkey_had_lost_its_log() -> None:
+def test_a_wrong_order_of_two_publishers_is_a_fault_unless_valkey_lost_its_log() -> None:
     events = [*sent(1), Sent(("q", 1), frozenset({ROOM}), 2.0, True, 2.0, "2-0", 1)]
     client = record()
     client.hears(("q", 1), "2-0", 2.0)
@@ -91,7 +91,7 @@ def test_another_order_of_two_publishers_is_a_fault_unless_valkey_had_lost_its_l
     assert lost.clean and lost.moved == 1
 
 
-def test_a_publisher_that_went_on_at_another_node_may_be_heard_in_another_order_when_valkey_had_lost_its_log() -> None:
+def test_a_publisher_that_changed_its_node_may_be_out_of_order_if_valkey_lost_its_log() -> None:
     first, second = sent(1, 2)
     client = record(2)
     hear(client, 1)
@@ -102,21 +102,21 @@ def test_a_publisher_that_went_on_at_another_node_may_be_heard_in_another_order_
     assert not judge([first, second], [client]).clean
 
 
-def test_one_event_with_two_offsets_is_a_fault_unless_valkey_had_lost_its_log() -> None:
+def test_one_event_with_two_offsets_is_a_fault_unless_valkey_lost_its_log() -> None:
     other = record()
     other.hears(("p", 1), "9-0", 1.0)
     assert figures(judge(sent(1), [record(1), other])) == (0, 0, 1, 0)
     assert judge(sent(1), [record(1), other], log_kept=False).clean
 
 
-def test_a_gap_after_recovered_is_silent_and_so_missing() -> None:
+def test_a_gap_after_recovered_true_counts_as_missing() -> None:
     client = record(1)
     client.came_back(recovered=True)
     hear(client, 3)
     assert figures(judge(sent(1, 2, 3), [client])) == (1, 0, 0, 0)
 
 
-def test_a_gap_that_was_told_is_counted_and_what_was_before_is_still_owed() -> None:
+def test_an_announced_gap_is_counted_and_earlier_events_are_still_required() -> None:
     client = record(1, 3)
     client.came_back(recovered=False)
     client.joined(ROOM, 5.5)
@@ -124,7 +124,7 @@ def test_a_gap_that_was_told_is_counted_and_what_was_before_is_still_owed() -> N
     assert figures(judge(sent(1, 2, 3, 4, 5, 6), [client])) == (1, 0, 0, 2), "2 is missing, 4 and 5 are told"
 
 
-def test_a_resync_forgives_its_room_up_to_now() -> None:
+def test_a_resync_excuses_earlier_gaps_of_its_room() -> None:
     client = record(1)
     client.resync(ROOM, 2.5)
     hear(client, 4)
@@ -134,7 +134,7 @@ def test_a_resync_forgives_its_room_up_to_now() -> None:
     assert figures(judge(sent(1, 2), [client])) == (1, 0, 0, 0), "another room's"
 
 
-def test_what_an_emitter_lost_with_valkey_is_counted_apart() -> None:
+def test_emitter_events_lost_with_valkey_are_counted_separately() -> None:
     assert figures(judge(sent(1, kept=False), [record()])) == (1, 0, 0, 0)
     verdict = judge(sent(1, kept=False), [record()], log_kept=False)
     assert verdict.clean and verdict.unkept == 1

@@ -59,7 +59,7 @@ async def dashboards(c: Cluster, nodes: list[int]) -> Turns:
 
 
 @minute
-async def test_all_dashboards_are_told_the_same_numbers_once_a_turn(started: list[Any]) -> None:
+async def test_all_dashboards_receive_the_same_numbers_once_per_turn(started: list[Any]) -> None:
     async with cluster(started) as c:
         turns = await dashboards(c, [0, 1, 2])
         await turns.watch(5 * EVERY_S)
@@ -72,7 +72,7 @@ async def test_all_dashboards_are_told_the_same_numbers_once_a_turn(started: lis
 
 
 @minute
-async def test_a_leader_that_is_killed_is_followed_within_ten_seconds(started: list[Any]) -> None:
+async def test_a_killed_leader_is_replaced_within_ten_seconds(started: list[Any]) -> None:
     async with cluster(started) as c:
         leader = await c.leader()
         others = [node for node in (0, 1, 2) if node != leader]
@@ -88,7 +88,7 @@ async def test_a_leader_that_is_killed_is_followed_within_ten_seconds(started: l
 
 
 @minute
-async def test_a_leader_that_was_stopped_and_goes_on_does_nothing_twice(started: list[Any]) -> None:
+async def test_a_leader_that_was_frozen_repeats_nothing_when_it_wakes(started: list[Any]) -> None:
     async with cluster(started) as c:
         leader = await c.leader()
         others = [node for node in (0, 1, 2) if node != leader]
@@ -108,7 +108,7 @@ async def test_a_leader_that_was_stopped_and_goes_on_does_nothing_twice(started:
 
 
 @minute
-async def test_two_leaders_never_share_a_turn_when_valkey_is_away_for_longer_than_a_lease(started: list[Any]) -> None:
+async def test_no_turn_has_two_leaders_when_an_outage_of_valkey_outlasts_a_lease(started: list[Any]) -> None:
     async with cluster(started) as c:
         turns = await dashboards(c, [0, 1, 2])
         await turns.watch(2 * EVERY_S)

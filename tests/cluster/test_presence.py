@@ -65,7 +65,7 @@ async def quiet(peers: list[Peer], *users: dict[str, str]) -> AsyncIterator[None
 
 
 @minutes
-async def test_devices_on_all_nodes_count_once(started: list[Any]) -> None:
+async def test_a_user_with_devices_on_all_nodes_counts_once(started: list[Any]) -> None:
     async with cluster(started) as c:
         watchers = [await c.join(node, "/presence", f"watcher{node}") for node in range(3)]
         devices = [await c.join(node, "/presence", "bob") for node in (0, 1, 2, 1)]
@@ -82,7 +82,7 @@ async def test_devices_on_all_nodes_count_once(started: list[Any]) -> None:
 
 
 @minutes
-async def test_users_of_a_killed_node_are_offline_once_for_all_and_others_do_not_flicker(started: list[Any]) -> None:
+async def test_users_of_a_killed_node_go_offline_once_and_others_stay_online(started: list[Any]) -> None:
     async with cluster(started) as c:
         team = [await c.join(node, "/presence", f"watcher{node}") for node in (0, 2)]
         other = await c.join(0, "/presence", "dan", team="blue")
@@ -106,7 +106,7 @@ async def test_users_of_a_killed_node_are_offline_once_for_all_and_others_do_not
 
 
 @minutes
-async def test_a_reaper_that_dies_leaves_no_ghosts(started: list[Any]) -> None:
+async def test_users_go_offline_even_if_the_node_that_cleans_up_dies(started: list[Any]) -> None:
     """One survivor is killed while it clears up; the last one finishes, and nobody is told twice."""
     async with cluster(started) as c:
         watcher = await c.join(0, "/presence", "watcher")
@@ -179,7 +179,7 @@ async def test_a_chosen_status_outlives_the_node_it_was_chosen_on(started: list[
 
 
 @minutes
-async def test_who_looks_and_types_on_a_killed_node_does_so_no_more(started: list[Any]) -> None:
+async def test_viewers_and_typing_users_of_a_killed_node_are_removed(started: list[Any]) -> None:
     async with cluster(started) as c:
         ticket = f"t-{c.tag}"
         await c.push(0, f"/tickets/{ticket}", {"teamId": f"red-{c.tag}"})
@@ -233,7 +233,7 @@ async def test_chats_go_on_when_the_agents_node_is_killed(started: list[Any]) ->
 
 
 @minutes
-async def test_nobody_flickers_when_valkey_is_killed_or_emptied(started: list[Any]) -> None:
+async def test_users_stay_online_when_valkey_is_killed_or_emptied(started: list[Any]) -> None:
     async with cluster(started) as c:
         watcher = await c.join(0, "/presence", "watcher")
         for node in (1, 2):
@@ -255,7 +255,7 @@ async def test_nobody_flickers_when_valkey_is_killed_or_emptied(started: list[An
 
 
 @minutes
-async def test_a_rolling_restart_flips_nobody_who_reconnects_within_the_grace(
+async def test_users_who_reconnect_within_the_grace_stay_online_in_a_rolling_restart(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """Stock clients behind a balancer that knows nothing; every node is stopped and started once."""

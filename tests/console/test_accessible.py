@@ -77,7 +77,7 @@ def test_the_sign_in_page_has_no_violations(browser: Any, stage: Stage) -> None:
     console.close()
 
 
-def test_it_is_used_without_a_mouse(browser: Any, stage: Stage) -> None:
+def test_the_console_works_without_a_mouse(browser: Any, stage: Stage) -> None:
     """Sign in, skip to the page, go to another one, open a dialog, leave it: the focus is where it was."""
     console = Console(browser, stage)
     console.page.goto(f"http://127.0.0.1:{stage.n1.admin_port}/")
@@ -111,7 +111,7 @@ def test_it_is_used_without_a_mouse(browser: Any, stage: Stage) -> None:
     console.close()
 
 
-def test_a_chart_is_read_by_keys(browser: Any, stage: Stage) -> None:
+def test_a_chart_can_be_read_with_the_keyboard(browser: Any, stage: Stage) -> None:
     console = Console(browser, stage)
     console.sign_in()
     plot = console.page.locator(".chart[data-title=Connections] .plot")
@@ -141,7 +141,7 @@ def test_the_menu_of_a_phone_opens_and_closes(browser: Any, stage: Stage) -> Non
     console.close()
 
 
-def test_colours_are_chosen_and_kept(browser: Any, stage: Stage) -> None:
+def test_the_choice_of_colours_is_kept(browser: Any, stage: Stage) -> None:
     console = Console(browser, stage)
     console.sign_in()
     background = "() => getComputedStyle(document.body.parentElement).backgroundColor"

@@ -22,7 +22,7 @@ def test_one_connection_is_kicked(console: Console, stage: Stage) -> None:
     console.page.get_by_text("No connection matches").wait_for()
 
 
-def test_all_that_were_found_are_counted_and_then_disconnected(console: Console, stage: Stage) -> None:
+def test_connections_that_were_found_are_counted_and_then_disconnected(console: Console, stage: Stage) -> None:
     for number in range(3):
         stage.come(f"bulk{number}", "/presence", address="192.0.2.77", node=(stage.n1, stage.n2)[number % 2])
     console.go("connections")
@@ -56,7 +56,7 @@ def test_connections_are_sorted_and_paged(console: Console, stage: Stage) -> Non
     stage.push("POST", "connections/disconnect", {"where": {"ip": "192.0.2.99"}, "reason": "the test is over"})
 
 
-def test_a_user_is_seen_disconnected_revoked_and_blocked(console: Console, stage: Stage) -> None:
+def test_a_user_is_shown_disconnected_revoked_and_blocked(console: Console, stage: Stage) -> None:
     stage.come("rene", "/presence", name="René Blanc")
     console.go("users")
     console.page.get_by_label("User id").fill("rene")
@@ -86,7 +86,7 @@ def test_a_user_is_seen_disconnected_revoked_and_blocked(console: Console, stage
     unblock.wait_for(state="detached")
 
 
-def test_a_rooms_members_are_seen_and_disconnected(console: Console, stage: Stage) -> None:
+def test_a_rooms_members_are_shown_and_disconnected(console: Console, stage: Stage) -> None:
     stage.come("roomy", "/presence", name="Roomy Ray")
     console.go("rooms")
     console.page.get_by_label("Name begins with").fill("user:roomy")
@@ -152,7 +152,7 @@ def test_a_notice_begins_later_and_may_be_as_long_as_the_api_takes(console: Cons
     stage.push("DELETE", f"notices/{notice['id']}?reason=over")
 
 
-def test_a_node_is_drained_with_progress_and_takes_clients_again(console: Console, stage: Stage) -> None:
+def test_a_node_is_drained_with_progress_and_accepts_clients_after_an_undrain(console: Console, stage: Stage) -> None:
     stage.come("drained", "/presence", node=stage.n2)
     console.go("nodes")
     card = console.page.get_by_role("article", name="Node n2")
@@ -171,7 +171,7 @@ def test_a_node_is_drained_with_progress_and_takes_clients_again(console: Consol
     card.get_by_text("ready").wait_for()
 
 
-def test_the_last_node_that_takes_clients_is_not_drained_unwarned(console: Console, stage: Stage) -> None:
+def test_the_drain_of_the_last_node_shows_a_warning(console: Console, stage: Stage) -> None:
     console.go("nodes")
     nowhere = "No other node takes clients"
     stage.push("POST", "nodes/n1/drain", {"overSeconds": 3600, "reason": "kernel"})
@@ -189,7 +189,7 @@ def test_the_last_node_that_takes_clients_is_not_drained_unwarned(console: Conso
     console.page.keyboard.press("Escape")
 
 
-def test_limits_are_changed_and_addresses_and_sessions_refused(console: Console, stage: Stage) -> None:
+def test_limits_are_changed_addresses_blocked_and_sessions_revoked(console: Console, stage: Stage) -> None:
     console.go("limits")
     done = console.act(
         button(console, "Change the limit of ticket:typing"), "a loop", command='"max":3', max="3", forMinutes="5"
@@ -224,7 +224,7 @@ def test_limits_are_changed_and_addresses_and_sessions_refused(console: Console,
     assert console.act(taken, "a mistake", command="curl") == "Taken back."
 
 
-def test_who_calls_too_often_is_shown(console: Console, stage: Stage) -> None:
+def test_users_who_exceed_a_rate_are_shown(console: Console, stage: Stage) -> None:
     peer = stage.come("hasty", "/presence")
 
     async def hammer() -> None:
@@ -237,7 +237,7 @@ def test_who_calls_too_often_is_shown(console: Console, stage: Stage) -> None:
     assert "presence:status" in console.row("hasty").inner_text()
 
 
-def test_more_is_logged_for_a_while(console: Console) -> None:
+def test_a_log_level_is_changed_for_a_while(console: Console) -> None:
     console.go("settings")
     said = console.act(
         button(console, "Change level"),
@@ -254,7 +254,7 @@ def test_more_is_logged_for_a_while(console: Console) -> None:
     assert console.page.locator("tbody tr", has_text="ping_interval_ms").count() == 1
 
 
-def test_events_are_seen_filtered_and_paused(console: Console, stage: Stage) -> None:
+def test_events_are_shown_filtered_and_paused(console: Console, stage: Stage) -> None:
     console.go("events")
     emit = {"namespace": "/tickets", "room": "console:test", "event": "desk:lamp", "data": {"lit": "a test payload"}}
     console.page.get_by_label("Event", exact=True).fill("desk:lamp")
@@ -287,7 +287,7 @@ def test_events_are_seen_filtered_and_paused(console: Console, stage: Stage) -> 
     console.page.wait_for_function("(n) => document.querySelectorAll('#page tbody tr').length > n", arg=shown)
 
 
-def test_what_was_done_stands_in_the_audit_page_with_its_reason(console: Console) -> None:
+def test_the_audit_page_shows_each_action_with_its_reason(console: Console) -> None:
     console.go("audit?action=node")
     console.row("kernel").wait_for()
     assert "node.drain" in console.row("kernel").inner_text() and "admin" in console.row("kernel").inner_text()
@@ -296,7 +296,7 @@ def test_what_was_done_stands_in_the_audit_page_with_its_reason(console: Console
     assert console.page.get_by_text("kernel").count() == 0
 
 
-def test_presence_follows_people(console: Console, stage: Stage) -> None:
+def test_the_presence_page_follows_people(console: Console, stage: Stage) -> None:
     peer = stage.come("moody", "/presence", name="Moody Mo")
     console.go("presence")
     console.row("Moody Mo").wait_for()
@@ -306,7 +306,7 @@ def test_presence_follows_people(console: Console, stage: Stage) -> None:
     console.page.wait_for_function("() => document.querySelectorAll('#page tbody tr').length === 2")
 
 
-def test_pages_follow_without_asking_twice(console: Console, stage: Stage) -> None:
+def test_pages_update_by_themselves(console: Console, stage: Stage) -> None:
     console.go("connections?user=follows")
     console.page.get_by_text("0 connections found").wait_for()
     asked: list[str] = []

@@ -8,7 +8,7 @@ from tests.console.stage import Stage
 pytestmark = needs_chromium
 
 
-def test_connections_are_counted_alike_on_all_pages(console: Console) -> None:
+def test_all_pages_show_the_same_number_of_connections(console: Console) -> None:
     """The page of the nodes left the demo's robots out, which the others counted."""
 
     def counts() -> set[int]:
@@ -31,7 +31,7 @@ def test_connections_are_counted_alike_on_all_pages(console: Console) -> None:
     assert "demo" in console.page.locator("#page tbody tr").first.inner_text()
 
 
-def test_a_user_who_is_on_two_nodes_is_one_user(console: Console, stage: Stage) -> None:
+def test_a_user_who_is_on_two_nodes_is_counted_once(console: Console, stage: Stage) -> None:
     """The tile added the nodes' numbers up, and said in small print that it did."""
     stage.come("zoe", "/presence", node=stage.n1)
     stage.come("zoe", "/tickets", node=stage.n2)
@@ -53,7 +53,7 @@ def test_a_user_who_is_on_two_nodes_is_one_user(console: Console, stage: Stage) 
     assert answer["users"] < sum(node["users"] for node in answer["nodes"])
 
 
-def test_blocks_of_more_than_a_page_are_all_there(console: Console, stage: Stage) -> None:
+def test_all_blocks_are_shown_if_there_are_more_than_a_page(console: Console, stage: Stage) -> None:
     """The page showed the first 500 and said nothing of the rest."""
     made = [stage.push("POST", "blocks", {"ip": f"192.0.2.{n}", "reason": "many"})["id"] for n in range(1, 53)]
     console.go("limits")

@@ -79,7 +79,7 @@ def test_payloads_and_rooms_of_live_events_are_text(browser: Any, stage: Stage) 
     console.close()
 
 
-def test_a_lost_stream_is_said_and_found_again(browser: Any, stage: Stage) -> None:
+def test_a_lost_stream_is_reported_and_opened_again(browser: Any, stage: Stage) -> None:
     console = Console(browser, stage)
     console.sign_in(node="n2")
     console.go("nodes")

@@ -65,7 +65,7 @@ def banner(console: Console, text: str) -> Any:
     return found
 
 
-def test_a_node_that_hangs_is_no_live_stream(console: Console, stage: Stage) -> None:
+def test_a_node_that_hangs_is_not_shown_as_live(console: Console, stage: Stage) -> None:
     """The connection stood, so the page said "live" for as long as anybody looked."""
     console.go("nodes")
     console.page.evaluate(PATIENCE, [3_000, 2_000])
@@ -108,7 +108,7 @@ def test_every_page_says_since_when_valkey_does_not_answer(console: Console, sta
     assert len(since) == 1, f"an outage began once, whatever page was looked at since: {since}"
 
 
-def test_a_valkey_that_takes_no_writes_is_named_on_the_overview(console: Console, stage: Stage) -> None:
+def test_a_valkey_that_refuses_writes_is_reported_on_the_overview(console: Console, stage: Stage) -> None:
     """It answered, so the page said that it was well."""
     console.go("overview")
     with valkey.Valkey(unix_socket_path=str(stage.n1.data_dir / "demo" / "valkey.sock")) as client:
@@ -121,7 +121,7 @@ def test_a_valkey_that_takes_no_writes_is_named_on_the_overview(console: Console
     console.page.locator("#page .checks li").first.get_by_text("answers").wait_for()
 
 
-def test_a_filter_that_is_wrong_is_named_and_is_no_outage(console: Console) -> None:
+def test_a_wrong_filter_is_reported_and_not_as_an_outage(console: Console) -> None:
     wrong = {f"connections?user={'x' * 201}": "user", f"presence?userIds={'someone-here,' * 180}": "watch"}
     for page, field in wrong.items():
         console.page.evaluate("(to) => { location.hash = '#/' + to; }", page)
@@ -134,7 +134,7 @@ def test_a_filter_that_is_wrong_is_named_and_is_no_outage(console: Console) -> N
     assert console.page.get_by_label("User").get_attribute("maxlength") == "200"
 
 
-def test_a_name_of_no_page_leads_to_the_overview(console: Console) -> None:
+def test_an_unknown_page_leads_to_the_overview(console: Console) -> None:
     """`constructor` is in every object: the shell took it for a page and stood still."""
     for name in ("constructor", "__proto__", "nonsense"):
         console.page.evaluate("(to) => { location.hash = '#/' + to; }", name)
@@ -153,7 +153,7 @@ def test_a_page_that_cannot_be_loaded_says_so_and_is_tried_again(console: Consol
     console.ready()
 
 
-def test_why_a_stream_is_refused_is_shown(console: Console, stage: Stage) -> None:
+def test_the_reason_why_a_stream_is_refused_is_shown(console: Console, stage: Stage) -> None:
     console.page.goto("about:blank")
     key, taken = stage.keys["viewer"], []
     for _ in range(MAX_OF_ONE):

@@ -84,7 +84,7 @@ def show(console: Console, page: str) -> None:
     console.page.wait_for_selector(f"#page > .page[data-page={page.split('/')[0]}]")
 
 
-def test_a_user_is_shown_with_what_is_ruled_and_with_the_sessions(console: Console) -> None:
+def test_a_user_is_shown_with_blocks_revocations_and_sessions(console: Console) -> None:
     user = {**USER, "connections": [{**ANN, "sessionId": "s-2"}], "blocks": [BLOCK], "revocations": [REVOKED]}
     say(console, "users", {"users/ann": {**user, "connectionCount": 120, "closedCount": 0, "roomCount": 1}})
     show(console, "users/ann")
@@ -100,7 +100,7 @@ def test_a_user_is_shown_with_what_is_ruled_and_with_the_sessions(console: Conso
     console.page.unroute_all()
 
 
-def test_of_a_user_nothing_is_claimed_that_the_node_does_not_say(console: Console) -> None:
+def test_fields_of_a_user_that_an_older_node_does_not_send_are_not_shown(console: Console) -> None:
     say(console, "users", {"users/bob": USER})
     show(console, "users/bob")
     console.row("203.0.113.9").get_by_role("button", name="More").click()
@@ -111,7 +111,7 @@ def test_of_a_user_nothing_is_claimed_that_the_node_does_not_say(console: Consol
     console.page.unroute_all()
 
 
-def test_one_peak_does_not_flatten_a_chart_and_is_named(console: Console) -> None:
+def test_one_peak_does_not_flatten_a_chart_and_is_labelled(console: Console) -> None:
     point = {"connections": 26, "eventsIn": 2, "eventsOut": 40, "deliveryP50Ms": 2, "loopLagMs": 5}
     samples = [{**point, "at": 1_795_000_000 + 5 * n, "deliveryP99Ms": 20 + n % 9} for n in range(180)]
     samples[90]["deliveryP99Ms"] = 1_500
@@ -153,7 +153,7 @@ def test_a_nodes_state_is_the_same_on_all_pages(console: Console, said: dict[str
     console.page.unroute_all()
 
 
-def test_commands_are_read_by_a_shell_and_the_tool_as_they_are_meant(console: Console) -> None:
+def test_shell_commands_are_quoted_so_that_the_tool_understands_them(console: Console) -> None:
     """What begins with a dash was taken for a flag; a sid beside filters was refused."""
     tool = "async (given) => (await import('/console/commands.js')).tool(...given)"
     reads = _parser()[0].parse_args

@@ -61,7 +61,7 @@ def cookie_of(reply: Reply) -> str:
     return reply.headers["set-cookie"].partition(";")[0]
 
 
-def test_a_key_is_given_for_a_cookie_that_scripts_and_other_sites_do_not_get(stage: Stage) -> None:
+def test_signing_in_with_a_key_sets_a_cookie_that_scripts_and_other_sites_cannot_use(stage: Stage) -> None:
     reply = sign_in(stage.n1, stage.keys["operator"])
     assert reply.json == {"name": "operator", "scope": "operator", "via": "cookie"}
     value, *attributes = reply.headers["set-cookie"].split("; ")
@@ -80,7 +80,7 @@ def test_a_token_of_an_admin_signs_in_and_one_of_an_agent_does_not(stage: Stage)
     assert (refused.status, refused.code) == (403, "FORBIDDEN") and "set-cookie" not in refused.headers
 
 
-def test_who_is_known_by_a_header_is_told_so(stage: Stage) -> None:
+def test_a_user_with_a_token_in_the_header_is_named_by_the_session_call(stage: Stage) -> None:
     by_key = ask(stage.n1, "GET", "/api/v1/session", Authorization=f"Bearer {stage.keys['viewer']}")
     assert by_key.json == {"name": "viewer", "scope": "viewer", "via": "key"}
     by_token = ask(stage.n1, "GET", "/api/v1/session", Authorization=f"Bearer {stage.n1.token('ada', 'admin')}")
@@ -92,7 +92,7 @@ def test_behind_a_trusted_proxy_with_tls_the_cookie_is_for_tls_only(stage: Stage
     assert "Secure" in reply.headers["set-cookie"].split("; ")
 
 
-def test_the_session_counts_on_every_node(stage: Stage) -> None:
+def test_the_session_is_valid_on_every_node(stage: Stage) -> None:
     cookie = cookie_of(sign_in(stage.n1, stage.keys["operator"]))
     assert ask(stage.n2, "GET", "/api/v1/session", Cookie=cookie).json["name"] == "operator"
 
@@ -109,7 +109,7 @@ def test_signing_out_ends_it_on_every_node(stage: Stage) -> None:
     assert again.status == 401
 
 
-def test_a_key_that_is_taken_out_ends_its_sessions_and_its_streams(stage: Stage) -> None:
+def test_removing_a_key_ends_its_sessions_and_streams(stage: Stage) -> None:
     here = {"X_Forwarded_For": next(ADDRESS)}
     cookie = cookie_of(sign_in(stage.n1, stage.keys["viewer"], **here))
     stage.write_keys("operator", "admin")
@@ -151,7 +151,7 @@ def test_wrong_keys_are_limited_and_a_right_one_from_the_same_address_signs_in(s
         pytest.param({"Origin": "", "Sec_Fetch_Site": ""}, id="no word of where it is from"),
     ],
 )
-def test_what_another_page_sends_is_refused(stage: Stage, foreign: dict[str, str]) -> None:
+def test_requests_of_other_pages_are_refused(stage: Stage, foreign: dict[str, str]) -> None:
     cookie = cookie_of(sign_in(stage.n1, stage.keys["admin"]))
     sent = own(stage.n1, Cookie=cookie) | foreign
     forged = ask(stage.n1, "POST", "/api/v1/nodes/n9/undrain", {"reason": "forged"}, **sent)
@@ -180,14 +180,14 @@ def test_another_port_of_this_host_may_not_read_with_the_cookie_either(stage: St
         assert ask(stage.n1, "GET", "/api/v1/nodes", Cookie=cookie, Sec_Fetch_Site=site).status == status
 
 
-def test_a_cookie_that_nobody_was_given_is_no_session(stage: Stage) -> None:
+def test_an_invented_cookie_is_not_a_session(stage: Stage) -> None:
     here = {"X_Forwarded_For": next(ADDRESS)}
     for value in ("x", "irt_" + "x" * 43, "a" * 3000):
         assert ask(stage.n1, "GET", "/api/v1/nodes", Cookie=f"{COOKIE}={value}", **here).status == 401
     assert ask(stage.n1, "GET", "/", Cookie=f"{COOKIE}=x").status == 200, "it may sign in"
 
 
-def test_what_is_no_credential_is_refused_by_name(stage: Stage) -> None:
+def test_an_invalid_credential_is_refused_by_name(stage: Stage) -> None:
     for wrong in (
         {"credential": ""},
         {"credential": "a b"},
@@ -201,7 +201,7 @@ def test_what_is_no_credential_is_refused_by_name(stage: Stage) -> None:
     assert ask(stage.n1, "POST", "/api/v1/session", {"credential": "x" * 2_000_000}, **own(stage.n1)).status == 413
 
 
-def test_pages_and_files_carry_the_policy_and_are_sent_once(stage: Stage) -> None:
+def test_pages_and_files_have_the_security_policy_and_are_sent_once(stage: Stage) -> None:
     for path, kind in (("/", "text/html"), ("/console/main.js", "text/javascript"), ("/console/base.css", "text/css")):
         reply = ask(stage.n1, "GET", path)
         assert reply.status == 200 and reply.headers["content-type"].startswith(kind)
@@ -216,7 +216,7 @@ def test_pages_and_files_carry_the_policy_and_are_sent_once(stage: Stage) -> Non
     assert "unsafe" not in POLICY and "default-src 'none'" in POLICY
 
 
-def test_the_console_itself_is_for_who_has_signed_in(stage: Stage) -> None:
+def test_the_console_is_served_only_after_signing_in(stage: Stage) -> None:
     cookie = cookie_of(sign_in(stage.n1, stage.keys["viewer"]))
     assert b"Sign in" in ask(stage.n1, "GET", "/").body
     page = ask(stage.n1, "GET", "/", Cookie=cookie)
@@ -236,7 +236,7 @@ def test_nothing_but_the_consoles_files_is_served(stage: Stage) -> None:
     assert ask(stage.n1, "GET", "/", Host="console.evil.example").status == 403
 
 
-def test_it_is_small_and_needs_nobody_else() -> None:
+def test_the_console_is_small_and_loads_nothing_from_elsewhere() -> None:
     size = sum(len(content) for content, _ in files().values())
     assert size < MAX_BYTES, f"{size} bytes"
     assert {path.suffix for path in FOLDER.rglob("*") if path.is_file()} == {".html", ".js", ".css", ".svg"}

@@ -53,7 +53,7 @@ async def test_nobody_opens_types_in_or_views_a_ticket_that_is_not_theirs(server
 
 
 @aio
-async def test_an_id_that_is_none_is_refused_before_it_becomes_a_room(server: ServerProcess) -> None:
+async def test_an_invalid_id_is_refused_before_it_becomes_a_room(server: ServerProcess) -> None:
     target = Target(server.port)
     ada = await Caller.to(target, server.token("craft", "agent", "red"), *DESK)
     asks: list[tuple[str, str, Callable[[str], Any]]] = [
@@ -75,7 +75,7 @@ async def test_an_id_that_is_none_is_refused_before_it_becomes_a_room(server: Se
 
 
 @aio
-async def test_a_note_reaches_no_customer_live_or_by_since_or_when_the_ticket_moves(server: ServerProcess) -> None:
+async def test_an_internal_note_reaches_no_customer_live_or_later(server: ServerProcess) -> None:
     await server.push("PUT", "/api/v1/tickets/noted", {"subject": "x", "requesterId": "carl", "teamId": "red"})
     target = Target(server.port)
     carl = await Caller.to(target, server.token("carl", "customer", "red"), *DESK)
@@ -135,7 +135,7 @@ async def test_nobody_reads_or_touches_a_conversation_that_is_not_theirs(server:
 
 
 @aio
-async def test_a_customer_accepts_and_hands_over_nothing_and_is_never_handed_a_conversation(
+async def test_a_customer_cannot_accept_transfer_or_be_given_a_conversation(
     server: ServerProcess,
 ) -> None:
     target = Target(server.port)
@@ -156,7 +156,7 @@ async def test_a_customer_accepts_and_hands_over_nothing_and_is_never_handed_a_c
 
 
 @aio
-async def test_only_admins_get_into_the_dashboard_and_nobody_else_hears_its_numbers(server: ServerProcess) -> None:
+async def test_only_admins_may_join_the_dashboard_and_receive_its_numbers(server: ServerProcess) -> None:
     target = Target(server.port)
     for token in (*strangers(server).values(), server.token("ada", "agent", "red")):
         caller = Caller(await target.socket())
@@ -167,7 +167,7 @@ async def test_only_admins_get_into_the_dashboard_and_nobody_else_hears_its_numb
 
 
 @aio
-async def test_a_customer_is_told_nobodys_presence_not_even_with_a_team_in_the_token(server: ServerProcess) -> None:
+async def test_a_customer_receives_no_presence_even_with_a_team_in_the_token(server: ServerProcess) -> None:
     target = Target(server.port)
     spies = [
         await Caller.to(target, server.token("spy1", "customer"), "/presence"),
@@ -186,7 +186,7 @@ async def test_a_customer_is_told_nobodys_presence_not_even_with_a_team_in_the_t
 
 
 @aio
-async def test_a_notification_is_its_users_alone(server: ServerProcess) -> None:
+async def test_a_notification_reaches_only_its_user(server: ServerProcess) -> None:
     target = Target(server.port)
     ada = await Caller.to(target, server.token("ada", "agent", "red"), "/notifications")
     others = await people(target, strangers(server))
@@ -202,7 +202,7 @@ async def test_a_notification_is_its_users_alone(server: ServerProcess) -> None:
 
 
 @aio
-async def test_a_refreshed_token_makes_nobody_somebody_else(server: ServerProcess) -> None:
+async def test_a_token_refresh_cannot_change_the_user(server: ServerProcess) -> None:
     target = Target(server.port)
     mallory = await Caller.to(target, server.token("mallory", "customer"), "/chat")
     for token in (
@@ -231,7 +231,7 @@ async def test_a_refresh_in_one_namespace_changes_no_role_in_another(server: Ser
 
 
 @aio
-async def test_a_customer_with_an_agents_id_is_told_nothing_that_is_meant_for_staff(server: ServerProcess) -> None:
+async def test_a_customer_with_an_agents_id_receives_nothing_that_is_meant_for_staff(server: ServerProcess) -> None:
     """Helpdesks number customers and agents apart. Whatever the setting says of ids, the role of the socket decides."""
     target = Target(server.port)
     spies = [

@@ -31,7 +31,7 @@ async def says(http: Http, path: str, packet: str) -> None:
 
 
 @aio
-async def test_session_ids_are_nobodys_to_guess(server: ServerProcess) -> None:
+async def test_session_ids_cannot_be_guessed(server: ServerProcess) -> None:
     """CVE-2017-16031."""
     async with at(server) as target:
         secrets = [(await target.session()).partition("sid=")[2].partition(".")[2] for _ in range(100)]
@@ -60,7 +60,7 @@ async def test_an_upgrade_in_another_version_harms_neither_session_nor_server(
 
 
 @aio
-async def test_a_body_is_not_unpacked(server: ServerProcess) -> None:
+async def test_a_compressed_body_is_not_unpacked(server: ServerProcess) -> None:
     """Of Tornado: `decompress_request` and a body that unpacks to much. It is off: these bytes are no packet."""
     async with at(server) as target:
         path, http = await target.session(), await target.http()
@@ -72,7 +72,7 @@ async def test_a_body_is_not_unpacked(server: ServerProcess) -> None:
 
 
 @aio
-async def test_chunks_of_a_byte_let_others_have_their_turn(server: ServerProcess) -> None:
+async def test_chunks_of_one_byte_do_not_block_other_clients(server: ServerProcess) -> None:
     """Tornado 6.6: each chunk is a turn of its own."""
     async with at(server) as target:
         path, http, neighbour = await target.session(), await target.http(), await target.http()
@@ -90,7 +90,7 @@ async def test_chunks_of_a_byte_let_others_have_their_turn(server: ServerProcess
 
 
 @aio
-async def test_who_is_not_in_yet_does_nothing(server: ServerProcess) -> None:
+async def test_calls_before_the_connect_is_answered_have_no_effect(server: ServerProcess) -> None:
     """python-socketio 5.17, python-engineio 4.15: what is sent while the connect is still looked at."""
     await server.push("PUT", "/api/v1/tickets/early", {"subject": "x", "requesterId": "carl"})
     subscribe = '["ticket:subscribe",{"ticketId":"early"}]'
@@ -127,7 +127,7 @@ async def everything(socket: RawSocket) -> str:
 
 @pytest.mark.parametrize("path", [SOCKET, "/rt/tickets"])
 @aio
-async def test_pings_of_who_reads_are_answered_and_of_who_does_not_cost_nothing(
+async def test_pings_are_answered_and_not_queued_for_a_client_that_does_not_read(
     server: ServerProcess, path: str
 ) -> None:
     """ws 8.23: an answer queued for each."""

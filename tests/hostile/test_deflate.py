@@ -31,7 +31,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("path", [SOCKET, "/rt/tickets"])
-def test_a_broken_stream_ends_its_connection_and_is_no_error_of_ours(tmp_path: Path, path: str) -> None:
+def test_a_broken_compressed_stream_closes_the_connection_without_a_server_error(tmp_path: Path, path: str) -> None:
     server = ServerProcess(tmp_path, websocket_deflate="true", drain_seconds=0)
     server.start()
 

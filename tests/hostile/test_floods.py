@@ -67,7 +67,7 @@ def flooding(sockets: list[RawSocket], data: bytes) -> Iterator[Flood]:
 
 @pytest.mark.parametrize(("path", "one"), [(SOCKET, text("3")), (SOCKET, frame(10)), ("/rt/tickets", frame(10))])
 @aio
-async def test_floods_of_small_frames_keep_nobody_from_their_turn(server: ServerProcess, path: str, one: bytes) -> None:
+async def test_floods_of_small_frames_do_not_block_other_clients(server: ServerProcess, path: str, one: bytes) -> None:
     """Those who come during the flood get in, too, and by every way: a server that served them in the order that the
     kernel names them in would serve the first of the flood for ever."""
     target = Target(server.port)

@@ -102,7 +102,7 @@ async def joined(target: Target, server: ServerProcess) -> RawSocket:
 
 
 @pytest.mark.parametrize("attack", ENDS)
-def test_what_breaks_the_protocol_ends_its_connection_with_the_code_of_its_kind(
+def test_each_protocol_violation_closes_the_connection_with_its_code(
     target: Target, server: ServerProcess, attack: str
 ) -> None:
     @aio
@@ -116,7 +116,7 @@ def test_what_breaks_the_protocol_ends_its_connection_with_the_code_of_its_kind(
 
 
 @pytest.mark.parametrize("attack", STAYS)
-def test_what_is_only_nonsense_is_refused_and_the_connection_goes_on(
+def test_well_formed_nonsense_is_refused_and_the_connection_stays(
     target: Target, server: ServerProcess, attack: str
 ) -> None:
     @aio
@@ -131,7 +131,9 @@ def test_what_is_only_nonsense_is_refused_and_the_connection_goes_on(
     story()
 
 
-def test_attackers_leave_nothing_behind_and_a_neighbour_notices_nothing(target: Target, server: ServerProcess) -> None:
+def test_attackers_leave_nothing_behind_and_do_not_disturb_another_client(
+    target: Target, server: ServerProcess
+) -> None:
     @aio
     async def story() -> None:
         neighbour = await Caller.to(target, server.token("nell", "agent", "red"), "/tickets")

@@ -119,7 +119,7 @@ async def test_a_second_websocket_of_a_session_is_closed_and_the_first_takes_ove
 
 
 @aio
-async def test_a_token_that_ends_while_its_client_connects_is_told_so_and_closed(server: ServerProcess) -> None:
+async def test_a_client_whose_token_expires_while_it_connects_is_told_and_closed(server: ServerProcess) -> None:
     target = Target(server.port)
     caller = await Caller.to(target, server.token("late", "agent", "red", ttl_s=2), "/tickets", "/chat")
     await caller.until(lambda: caller.code is not None, "the connection is closed", 15)
@@ -128,7 +128,7 @@ async def test_a_token_that_ends_while_its_client_connects_is_told_so_and_closed
 
 
 @aio
-async def test_who_missed_more_than_an_outbox_holds_comes_back_all_the_same(tmp_path: Path) -> None:
+async def test_a_client_that_missed_more_than_an_outbox_holds_can_reconnect(tmp_path: Path) -> None:
     small = ServerProcess(tmp_path, max_outbox_bytes=100_000, max_event_bytes=50_000, drain_seconds=0)
     small.start()
     try:
@@ -147,7 +147,7 @@ async def test_who_missed_more_than_an_outbox_holds_comes_back_all_the_same(tmp_
 
 
 @pytest.mark.parametrize("how", ["stopped for three seconds", "killed"])
-def test_talk_goes_on_after_valkey_was_away_without_a_loss_or_an_event_twice(tmp_path: Path, how: str) -> None:
+def test_a_chat_continues_after_an_outage_of_valkey_without_losses_or_duplicates(tmp_path: Path, how: str) -> None:
     server = ServerProcess(tmp_path, drain_seconds=0, presence_grace_ms=500)
     server.start()
 

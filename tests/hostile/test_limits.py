@@ -69,7 +69,7 @@ async def closed_reasons(server: ServerProcess) -> dict[str, int]:
 
 @pytest.mark.parametrize("token", ["bad", "good"])
 @aio
-async def test_who_asks_into_namespaces_without_end_is_closed(tmp_path: Path, token: str) -> None:
+async def test_a_client_with_too_many_connects_is_closed(tmp_path: Path, token: str) -> None:
     with running(tmp_path, max_connects_per_connection_per_minute=10) as server:
         shown = server.token("ann", "agent", "red") if token == "good" else "nonsense"
         connect = f"40/tickets,{json.dumps({'token': shown})}"
@@ -87,7 +87,7 @@ async def test_who_asks_into_namespaces_without_end_is_closed(tmp_path: Path, to
 
 
 @aio
-async def test_a_body_whose_end_is_unsure_is_answered_once(tmp_path: Path) -> None:
+async def test_a_body_of_ambiguous_length_is_answered_once(tmp_path: Path) -> None:
     """Request smuggling: a proxy in between may see another end than we do (RFC 9112 6.3)."""
     with running(tmp_path) as server:
         target = Target(server.port)
@@ -108,7 +108,7 @@ async def test_a_body_whose_end_is_unsure_is_answered_once(tmp_path: Path) -> No
 
 
 @aio
-async def test_at_the_limit_of_files_those_who_are_in_go_on(tmp_path: Path) -> None:
+async def test_at_the_file_descriptor_limit_connected_clients_continue(tmp_path: Path) -> None:
     with running(tmp_path, "no new connections for a while") as server:
         neighbour = await Neighbour.of(server)
         _, most = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)

@@ -63,7 +63,9 @@ async def joins(server: ServerProcess, user: str) -> dict[str, str]:
 
 
 @aio
-async def test_a_connection_joins_so_many_namespaces_and_may_join_another_for_one_it_left(low: ServerProcess) -> None:
+async def test_namespaces_of_a_connection_are_limited_and_leaving_one_makes_room_for_another(
+    low: ServerProcess,
+) -> None:
     token = low.token("nan", "agent", "red")
     caller = await Caller.to(Target(low.port), token, *ALL[:2])
     assert not await caller.join(ALL[2], token)
@@ -80,7 +82,7 @@ async def test_without_a_limit_a_connection_joins_all_namespaces(off: ServerProc
 
 
 @aio
-async def test_a_user_has_so_many_sockets_or_any_number(low: ServerProcess, off: ServerProcess) -> None:
+async def test_sockets_of_a_user_are_limited_unless_the_limit_is_off(low: ServerProcess, off: ServerProcess) -> None:
     for server, refused in ((low, 1), (off, 0)):
         token = server.token("uma", "agent", "red")
         callers = [await Caller.to(Target(server.port), token, "/tickets") for _ in range(3)]
@@ -90,7 +92,7 @@ async def test_a_user_has_so_many_sockets_or_any_number(low: ServerProcess, off:
 
 
 @aio
-async def test_a_socket_is_in_so_many_rooms_or_any_number(low: ServerProcess, off: ServerProcess) -> None:
+async def test_rooms_of_a_socket_are_limited_unless_the_limit_is_off(low: ServerProcess, off: ServerProcess) -> None:
     for server, tickets, last in ((low, 9, "TOO_MANY_ROOMS"), (off, 40, "ok")):
         for number in range(tickets):
             await server.push("PUT", f"/api/v1/tickets/t{number}", {"subject": "x", "teamId": "red"})
@@ -104,7 +106,7 @@ async def test_a_socket_is_in_so_many_rooms_or_any_number(low: ServerProcess, of
 
 
 @aio
-async def test_without_a_limit_a_connection_asks_into_namespaces_as_often_as_it_likes(off: ServerProcess) -> None:
+async def test_without_a_limit_a_connection_may_connect_to_namespaces_any_number_of_times(off: ServerProcess) -> None:
     socket = await Target(off.port).socket()
     await socket.text()  # Engine.IO's
     for _ in range(200):
@@ -114,7 +116,7 @@ async def test_without_a_limit_a_connection_asks_into_namespaces_as_often_as_it_
 
 
 @aio
-async def test_a_user_connects_so_often_a_minute_from_however_many_sockets_or_any_number(
+async def test_connects_of_a_user_per_minute_are_limited_unless_the_limit_is_off(
     low: ServerProcess, off: ServerProcess
 ) -> None:
     """Whoever is over it is closed in a way that makes a client come back later (4302); others are let in."""
@@ -136,7 +138,7 @@ async def test_a_user_connects_so_often_a_minute_from_however_many_sockets_or_an
 
 @pytest.mark.parametrize("target", [POLL, SOCKET, "/rt/tickets"])
 @aio
-async def test_an_address_has_so_many_new_clients_a_second_or_any_number(
+async def test_new_clients_of_an_address_per_second_are_limited_unless_the_limit_is_off(
     low: ServerProcess, off: ServerProcess, target: str
 ) -> None:
     async def status(server: ServerProcess) -> int:
@@ -155,7 +157,9 @@ async def test_an_address_has_so_many_new_clients_a_second_or_any_number(
 
 
 @aio
-async def test_without_an_outbox_limit_who_does_not_read_is_kept_and_gets_all_of_it(off: ServerProcess) -> None:
+async def test_without_an_outbox_limit_a_client_that_does_not_read_stays_and_gets_everything_later(
+    off: ServerProcess,
+) -> None:
     """More than the default limits of bytes and of events, volatile ones too, while the client is behind."""
     await off.push("PUT", "/api/v1/tickets/t1", {"teamId": "red"})
     socket = await on_ticket(off)
@@ -186,7 +190,7 @@ async def on_ticket(server: ServerProcess) -> RawSocket:
 
 
 @aio
-async def test_without_time_limits_who_takes_long_is_waited_for(off: ServerProcess) -> None:
+async def test_without_time_limits_slow_clients_are_waited_for(off: ServerProcess) -> None:
     """Nobody waits 45 s here: that a second is not too long for 0 is what can go wrong."""
     target = Target(off.port)
     nothing, begun = await target.socket(), await target.socket()
@@ -214,7 +218,7 @@ async def test_without_time_limits_who_takes_long_is_waited_for(off: ServerProce
 
 
 @aio
-async def test_without_a_limit_a_connect_is_as_long_as_any_message(off: ServerProcess) -> None:
+async def test_without_a_limit_a_connect_may_be_as_long_as_any_message(off: ServerProcess) -> None:
     socket = await Target(off.port).socket()
     await socket.text()
     token = off.token("long", "customer")
@@ -224,7 +228,7 @@ async def test_without_a_limit_a_connect_is_as_long_as_any_message(off: ServerPr
 
 
 @aio
-async def test_a_limit_that_was_met_is_counted_where_the_table_says(low: ServerProcess) -> None:
+async def test_each_exceeded_limit_is_counted_under_its_documented_metric(low: ServerProcess) -> None:
     async def refused() -> bool:
         counters = await scrape(low)
         return (

@@ -104,7 +104,7 @@ SELDOM = ("a page may not connect", "a client cannot be understood")
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_an_odd_request_is_answered_and_the_next_client_too(server: ServerProcess, name: str) -> None:
+def test_an_odd_request_is_answered_and_the_next_client_is_served(server: ServerProcess, name: str) -> None:
     @aio
     async def story() -> None:
         data, status = ASKED[name]
@@ -134,7 +134,7 @@ def test_a_websocket_that_is_reset_during_its_handshake_leaves_no_trace(server: 
     story()
 
 
-def test_a_post_of_500000_packets_lets_others_have_their_turn(server: ServerProcess) -> None:
+def test_a_post_of_500000_packets_does_not_block_other_clients(server: ServerProcess) -> None:
     @aio
     async def story() -> None:
         target = Target(server.port)
@@ -155,7 +155,7 @@ def test_a_post_of_500000_packets_lets_others_have_their_turn(server: ServerProc
 
 
 @pytest.mark.parametrize("path", ["/rt/tickets", "/nowhere", f"{POLL}&sid=none"])
-def test_a_body_nobody_wants_is_not_kept(server: ServerProcess, path: str) -> None:
+def test_a_body_that_nobody_reads_is_not_kept_in_memory(server: ServerProcess, path: str) -> None:
     @aio
     async def story() -> None:
         target = Target(server.port)
@@ -189,7 +189,7 @@ SLOW: dict[str, tuple[str, bytes]] = {
 }
 
 
-def test_who_takes_longer_than_the_handshake_timeout_is_cut_off(tmp_path: Path) -> None:
+def test_a_client_slower_than_the_handshake_timeout_is_cut_off(tmp_path: Path) -> None:
     impatient = ServerProcess(tmp_path, handshake_timeout_s=1, drain_seconds=0)
     impatient.start()
 
@@ -218,7 +218,7 @@ API = [
 
 
 @pytest.mark.parametrize(("method", "path"), API)
-def test_the_admin_api_is_for_admins_alone(server: ServerProcess, method: str, path: str) -> None:
+def test_only_admins_may_use_the_admin_api(server: ServerProcess, method: str, path: str) -> None:
     @aio
     async def story() -> None:
         for token, status in (
@@ -233,7 +233,7 @@ def test_the_admin_api_is_for_admins_alone(server: ServerProcess, method: str, p
 
 
 @pytest.mark.parametrize("ticket_id", ["..%2f..%2fx", "a%0a", "*", "%00", "a" * 100, "%ef%bd%94"])
-def test_a_ticket_id_that_is_none_is_a_bad_request_of_the_back_end(server: ServerProcess, ticket_id: str) -> None:
+def test_an_invalid_ticket_id_from_the_back_end_is_a_bad_request(server: ServerProcess, ticket_id: str) -> None:
     @aio
     async def story() -> None:
         assert (await server.push("PUT", f"/api/v1/tickets/{ticket_id}", {"subject": "x"}))[0] in (400, 404)

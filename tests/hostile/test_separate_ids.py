@@ -71,7 +71,7 @@ async def quiet() -> None:
 
 
 @aio
-async def test_each_has_rooms_of_their_own(apart: ServerProcess) -> None:
+async def test_a_customer_and_an_agent_of_one_id_have_separate_rooms(apart: ServerProcess) -> None:
     async with Two(apart, "41") as two:
         user, customer = await two.api("GET", "/users/41"), await two.api("GET", "/customers/41")
         assert "user:41" in user["rooms"] and "customer:41" not in user["rooms"]
@@ -86,7 +86,7 @@ async def test_each_has_rooms_of_their_own(apart: ServerProcess) -> None:
 
 
 @aio
-async def test_an_id_that_looks_like_anothers_key_is_only_itself(apart: ServerProcess) -> None:
+async def test_an_id_that_looks_like_a_customers_key_gives_no_access_to_that_customer(apart: ServerProcess) -> None:
     """No text that a token may hold as `sub` leads to a customer's rooms or stores."""
     async with Two(apart, "40") as two:
         tricky = ["customer:40", "customer\\t40", "customer 40", "user:40"]
@@ -99,7 +99,7 @@ async def test_an_id_that_looks_like_anothers_key_is_only_itself(apart: ServerPr
 
 
 @aio
-async def test_each_has_a_bell_of_their_own(apart: ServerProcess) -> None:
+async def test_a_customer_and_an_agent_of_one_id_have_separate_notifications(apart: ServerProcess) -> None:
     async with Two(apart, "42") as two:
         await two.api("POST", "/notifications", {"userId": "42", "type": "x", "title": "for agent 42", "id": "a"})
         await two.api(
@@ -119,7 +119,7 @@ async def test_each_has_a_bell_of_their_own(apart: ServerProcess) -> None:
 
 
 @aio
-async def test_each_has_a_status_of_their_own(apart: ServerProcess) -> None:
+async def test_a_customer_and_an_agent_of_one_id_have_separate_presence(apart: ServerProcess) -> None:
     async with Two(apart, "43") as two:
         ask = {"userIds": ["43"], "customerIds": ["43"]}
         assert await two.mate.outcome("/presence", "presence:subscribe", ask) == "ok"
@@ -149,7 +149,7 @@ async def test_each_has_a_status_of_their_own(apart: ServerProcess) -> None:
 
 
 @aio
-async def test_a_customer_watches_their_own_status_and_no_agents(apart: ServerProcess) -> None:
+async def test_a_customer_may_watch_their_own_status_and_no_agents(apart: ServerProcess) -> None:
     async with Two(apart, "44") as two:
         ask = {"userIds": ["44"]}
         assert await two.customer.outcome("/presence", "presence:subscribe", ask) == "FORBIDDEN"
@@ -158,7 +158,7 @@ async def test_a_customer_watches_their_own_status_and_no_agents(apart: ServerPr
 
 
 @aio
-async def test_each_has_limits_of_their_own(apart: ServerProcess) -> None:
+async def test_a_customer_and_an_agent_of_one_id_have_separate_limits(apart: ServerProcess) -> None:
     async with Two(apart, "45") as two:
         outcomes = [await two.customer.outcome("/presence", "presence:status", {"status": "busy"}) for _ in range(7)]
         assert outcomes == ["ok"] * 5 + ["RATE_LIMITED"] * 2
@@ -177,7 +177,9 @@ async def test_each_has_limits_of_their_own(apart: ServerProcess) -> None:
 
 @pytest.mark.parametrize("what", ["revocations", "blocks"])
 @aio
-async def test_each_is_kept_out_alone(apart: ServerProcess, what: str) -> None:
+async def test_a_customer_and_an_agent_of_one_id_are_blocked_and_revoked_separately(
+    apart: ServerProcess, what: str
+) -> None:
     id = f"46{what}"
     async with Two(apart, id) as two:
         for field, out, stays, count in (("customerId", two.customer, two.agent, 1), ("userId", two.agent, None, 2)):
@@ -198,7 +200,7 @@ async def test_each_is_kept_out_alone(apart: ServerProcess, what: str) -> None:
 
 
 @aio
-async def test_each_is_sent_away_and_found_alone(apart: ServerProcess) -> None:
+async def test_a_customer_and_an_agent_of_one_id_are_found_and_disconnected_separately(apart: ServerProcess) -> None:
     async with Two(apart, "47") as two:
         for name, role in (("user", "agent"), ("customer", "customer")):
             found = (await two.api("GET", f"/connections?{name}=47"))["items"]
@@ -218,7 +220,7 @@ async def test_each_is_sent_away_and_found_alone(apart: ServerProcess) -> None:
 
 
 @aio
-async def test_who_types_is_told_to_the_other_of_the_same_id(apart: ServerProcess) -> None:
+async def test_typing_is_shown_to_the_other_user_of_the_same_id(apart: ServerProcess) -> None:
     async with Two(apart, "48") as two:
         await two.api("PUT", "/tickets/typed48", {"subject": "x", "teamId": "t", "requesterId": "48"})
         for caller in (two.customer, two.agent):
@@ -241,7 +243,7 @@ async def test_who_types_is_told_to_the_other_of_the_same_id(apart: ServerProces
 
 
 @aio
-async def test_two_of_one_id_talk_in_one_chat(apart: ServerProcess) -> None:
+async def test_a_customer_and_an_agent_of_one_id_can_chat_with_each_other(apart: ServerProcess) -> None:
     """The same id and the same clientId on both sides, which is two people and two messages."""
     async with Two(apart, "49") as two:
         started = await two.customer.call("/chat", "chat:start", {"clientId": "1", "teamId": "t"})
@@ -275,7 +277,7 @@ async def test_two_of_one_id_talk_in_one_chat(apart: ServerProcess) -> None:
 
 
 @aio
-async def test_an_agents_chats_count_not_as_the_customers(apart: ServerProcess) -> None:
+async def test_an_agents_chats_do_not_count_as_those_of_the_customer_of_that_id(apart: ServerProcess) -> None:
     """A customer may have ten open conversations; those that the agent of the same id has taken are others."""
     async with Two(apart, "50") as two:
         asker = await Caller.to(two.target, apart.token("asker", "customer"), "/chat")
@@ -298,7 +300,7 @@ async def test_an_agents_chats_count_not_as_the_customers(apart: ServerProcess) 
 
 
 @aio
-async def test_a_chat_is_handed_to_the_agent_and_not_to_the_customer_of_that_id(apart: ServerProcess) -> None:
+async def test_a_chat_is_transferred_to_the_agent_and_not_to_the_customer_of_that_id(apart: ServerProcess) -> None:
     async with Two(apart, "51-agent") as two:
         customer = await Caller.to(two.target, apart.token("51", "customer"), *DESK)
         asker = await Caller.to(two.target, apart.token("asker51", "customer"), "/chat")
@@ -317,7 +319,7 @@ async def test_a_chat_is_handed_to_the_agent_and_not_to_the_customer_of_that_id(
 
 
 @aio
-async def test_a_ticket_names_each_where_it_means_them(apart: ServerProcess) -> None:
+async def test_each_field_of_a_ticket_names_either_staff_or_customers(apart: ServerProcess) -> None:
     """`watchers` and `assigneeId` are staff, `requesterId` and `customerWatchers` are customers."""
     async with Two(apart, "52") as two:
         path, of = "/tickets/of52", {"ticketId": "of52"}
@@ -345,7 +347,7 @@ async def test_a_ticket_names_each_where_it_means_them(apart: ServerProcess) -> 
 
 
 @aio
-async def test_a_session_is_resumed_by_its_own_user_alone(apart: ServerProcess) -> None:
+async def test_only_its_own_user_can_resume_a_session(apart: ServerProcess) -> None:
     async with Two(apart, "53") as two:
         first = await Caller.to(two.target, two.tokens["customer"], "/tickets")
         pid = first.pids["/tickets"]
@@ -379,7 +381,7 @@ CUSTOMER_ID: list[tuple[str, str, Any, str]] = [
     ("method", "path", "body", "field"), CUSTOMER_ID, ids=lambda one: one if isinstance(one, str) else ""
 )
 @aio
-async def test_where_ids_are_shared_no_customer_is_named_apart(
+async def test_with_shared_ids_fields_for_customers_are_refused(
     server: ServerProcess, method: str, path: str, body: Any, field: str
 ) -> None:
     """Whoever names one expects customers to be people of their own, and would block the agent, too."""
@@ -389,7 +391,7 @@ async def test_where_ids_are_shared_no_customer_is_named_apart(
 
 
 @aio
-async def test_where_ids_are_shared_one_id_is_one_person(server: ServerProcess) -> None:
+async def test_with_shared_ids_one_id_is_one_person(server: ServerProcess) -> None:
     async with Two(server, "60") as two:
         error = await two.mate.call("/presence", "presence:subscribe", {"userIds": [], "customerIds": ["60"]})
         assert error["error"]["field"] == "customerIds"
@@ -399,7 +401,7 @@ async def test_where_ids_are_shared_one_id_is_one_person(server: ServerProcess) 
 
 
 @aio
-async def test_the_console_is_told_that_ids_are_separate(apart: ServerProcess, server: ServerProcess) -> None:
+async def test_the_console_learns_that_ids_are_separate(apart: ServerProcess, server: ServerProcess) -> None:
     """Or a click on a customer's name would show, and block, the agent of that id."""
     _, session = await apart.push("GET", "/api/v1/session")
     assert session["separateIds"] is True

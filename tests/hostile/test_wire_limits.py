@@ -102,7 +102,7 @@ async def counted(server: ServerProcess, setting: str) -> float:
 
 @pytest.mark.parametrize("name", CASES)
 @aio
-async def test_who_is_over_a_limit_is_closed_and_counted(strict: ServerProcess, name: str) -> None:
+async def test_a_client_that_exceeds_a_message_limit_is_closed_and_counted(strict: ServerProcess, name: str) -> None:
     case, before = CASES[name], await counted(strict, name)
     socket = await joined(Target(strict.port), strict)
     socket.send(case.data)
@@ -118,7 +118,7 @@ async def test_who_is_over_a_limit_is_closed_and_counted(strict: ServerProcess, 
 
 @pytest.mark.parametrize("name", CASES)
 @aio
-async def test_a_limit_of_0_lets_the_same_through(easy: ServerProcess, name: str) -> None:
+async def test_a_limit_of_0_accepts_the_same_message(easy: ServerProcess, name: str) -> None:
     case = CASES[name]
     socket = await joined(Target(easy.port), easy)
     socket.send(case.data)
@@ -145,7 +145,7 @@ async def test_a_call_that_is_too_deep_is_refused_and_counted_and_its_client_sta
 
 
 @aio
-async def test_a_post_that_is_too_long_is_counted_and_without_a_limit_taken(
+async def test_a_post_that_is_too_long_is_counted_and_without_a_limit_accepted(
     strict: ServerProcess, easy: ServerProcess
 ) -> None:
     body = ("4" + "x" * 3000).encode()  # no packet of Socket.IO: where it is read, it ends the session
@@ -160,7 +160,7 @@ async def test_a_post_that_is_too_long_is_counted_and_without_a_limit_taken(
 
 
 @aio
-async def test_who_takes_too_long_is_counted(strict: ServerProcess) -> None:
+async def test_clients_that_take_too_long_are_counted(strict: ServerProcess) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", strict.port)
     target = Target(strict.port)
     socket = await target.socket(f"{SOCKET}&sid={(await target.session()).partition('sid=')[2]}")
@@ -174,7 +174,7 @@ async def test_who_takes_too_long_is_counted(strict: ServerProcess) -> None:
 
 
 @aio
-async def test_who_reads_no_answer_is_cut_and_counted(strict: ServerProcess) -> None:
+async def test_a_client_that_reads_no_answer_is_cut_off_and_counted(strict: ServerProcess) -> None:
     deaf = socket.socket()
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.connect(strict.address)
@@ -191,7 +191,7 @@ async def test_who_reads_no_answer_is_cut_and_counted(strict: ServerProcess) -> 
 
 
 @aio
-async def test_without_a_limit_a_long_post_in_chunks_is_taken(easy: ServerProcess) -> None:
+async def test_without_a_limit_a_long_post_in_chunks_is_accepted(easy: ServerProcess) -> None:
     target, size = Target(easy.port), 10_000_000
     http = await target.http()
     http.send("POST", await target.session(), headers={"Transfer-Encoding": "chunked"})

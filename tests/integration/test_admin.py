@@ -70,7 +70,7 @@ async def test_every_operation_refuses_what_is_not_declared_and_names_it(server:
 
 
 @aio
-async def test_what_was_done_stands_in_the_audit_log(server: ServerProcess) -> None:
+async def test_every_change_is_in_the_audit_log(server: ServerProcess) -> None:
     key = KEYS["operator"][0]
     for over_s in (0, 1, 2):
         order = {"overSeconds": over_s, "reason": f"kernel {over_s}"}

@@ -146,7 +146,7 @@ async def test_polls_reach_their_node_by_the_session_id(site: Site) -> None:
 
 
 @aio
-async def test_who_a_client_says_it_is_does_not_count(site: Site) -> None:
+async def test_a_client_cannot_choose_its_own_address(site: Site) -> None:
     """All come from here, whatever they say, so that there is an end to how many may come."""
     ends = {
         (await site.ask("GET", POLL, **{"X-Forwarded-For": f"6.6.6.{n}"})).status for n in range(2 * PER_ADDRESS + 1)
@@ -209,7 +209,7 @@ async def test_clients_of_a_node_that_is_drained_or_killed_go_on_at_the_other(si
 
 @pytest.mark.parametrize("site", ["nginx"], indirect=True)
 @aio
-async def test_who_comes_through_an_nginx_that_is_reloaded_misses_nothing(site: Site) -> None:
+async def test_clients_miss_nothing_when_nginx_is_reloaded(site: Site) -> None:
     """Its old workers end a second later, and every connection with them."""
     async with doors() as all_doors:
         peers: list[Peer] = []

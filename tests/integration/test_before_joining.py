@@ -42,7 +42,7 @@ async def joined(target: str, d: Door, **how: Any) -> RawSocket:
 @pytest.mark.parametrize("target", [SOCKET, "/rt/tickets"])
 @pytest.mark.parametrize("way", ["plain", "tls", "deflate"])
 @aio
-async def test_before_joining_a_message_is_short_and_then_as_long_as_any(target: str, way: str) -> None:
+async def test_messages_before_joining_must_be_short_and_later_ones_may_be_long(target: str, way: str) -> None:
     server, client = contexts() if way == "tls" else (None, None)
     how: dict[str, Any] = {"ssl": client} if client else {}
     if way == "deflate":
@@ -61,7 +61,7 @@ async def test_before_joining_a_message_is_short_and_then_as_long_as_any(target:
 
 @pytest.mark.parametrize("target", [SOCKET, "/rt/tickets"])
 @aio
-async def test_before_joining_a_long_message_is_refused_by_its_head(target: str) -> None:
+async def test_a_long_message_before_joining_is_refused_by_its_header(target: str) -> None:
     """Nothing of it is kept, in one frame or in many."""
     async with door() as d:
         for data in (frame(1, b"x" * 900_000)[:14], frame(1, b"x" * 9_000, fin=False) + frame(0, b"x" * 9_000)[:8]):
@@ -72,7 +72,7 @@ async def test_before_joining_a_long_message_is_refused_by_its_head(target: str)
 
 
 @aio
-async def test_a_connect_is_short_also_of_who_has_joined_something() -> None:
+async def test_a_second_connect_must_be_short_too() -> None:
     async with door() as d:
         socket = await joined(SOCKET, d)
         socket.say(f'40/chat,{{"token":"{"t" * MOST}"}}')
@@ -82,7 +82,7 @@ async def test_a_connect_is_short_also_of_who_has_joined_something() -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 @aio
-async def test_before_joining_a_post_holds_some_connects_and_then_any_packet(chunked: bool) -> None:
+async def test_a_post_before_joining_may_hold_some_connects_and_later_any_packet(chunked: bool) -> None:
     async with door() as d:
         http = await Http.to(d)
         session = f"{POLL}&sid={json.loads((await http.ask('GET', POLL)).body[1:])['sid']}"
@@ -106,7 +106,7 @@ async def test_before_joining_a_post_holds_some_connects_and_then_any_packet(chu
 
 
 @aio
-async def test_a_connect_by_post_is_as_short_as_any() -> None:
+async def test_a_connect_by_post_has_the_same_limit() -> None:
     async with door() as d:
         http = await Http.to(d)
         session = f"{POLL}&sid={json.loads((await http.ask('GET', POLL)).body[1:])['sid']}"

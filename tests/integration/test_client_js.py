@@ -89,7 +89,7 @@ def push(server: ServerProcess) -> None:
 
 
 @needs_node
-def test_it_connects_and_what_was_said_before_is_sent_then(said: dict[str, Any]) -> None:
+def test_it_connects_and_sends_what_was_queued_before(said: dict[str, Any]) -> None:
     assert said["connected"] == {"sid": True, "recovered": False, "connected": True}
     assert said["waited"] == "42"
 
@@ -108,39 +108,39 @@ def test_errors_without_an_ack_are_events_and_listeners_may_fail(said: dict[str,
 
 
 @needs_node
-def test_after_a_cut_it_comes_back_and_sends_what_waited(said: dict[str, Any]) -> None:
+def test_it_reconnects_after_a_cut_and_sends_what_was_queued(said: dict[str, Any]) -> None:
     assert said["down"] == [False, "DISCONNECTED", False]
     assert said["back"] == {"same": True, "recovered": True, "later": True}
 
 
 @needs_node
-def test_what_it_missed_is_told_after_connect(said: dict[str, Any]) -> None:
+def test_missed_events_arrive_after_connect(said: dict[str, Any]) -> None:
     assert said["missed"] == ["connect", "ticket:updated"]
 
 
 @needs_node
-def test_it_stays_away_where_it_is_not_let_in(said: dict[str, Any]) -> None:
+def test_it_does_not_reconnect_to_a_namespace_that_refused_it(said: dict[str, Any]) -> None:
     assert said["forbidden"] == {"code": "FORBIDDEN", "close": 4403, "final": True}
     assert said["expired"] == {"code": "AUTH_TOKEN_EXPIRED", "close": 4401, "final": True}
 
 
 @needs_node
-def test_a_new_token_lets_it_in_again_and_is_asked_for_once(said: dict[str, Any]) -> None:
+def test_it_reconnects_with_a_new_token_that_it_requests_once(said: dict[str, Any]) -> None:
     assert said["renewed"] == 1, "two namespaces, one question"
     assert said["stuck"] == {"code": 4401, "final": True, "tried": 2}
 
 
 @needs_node
-def test_a_token_is_renewed_in_place_before_it_ends(said: dict[str, Any]) -> None:
+def test_a_token_is_renewed_on_the_open_connection_before_it_expires(said: dict[str, Any]) -> None:
     assert said["refreshed"] == {"renewals": 1, "cut": 0, "works": True}
 
 
 @needs_node
-def test_a_server_that_is_away_is_told_and_tried_again(said: dict[str, Any]) -> None:
+def test_an_unreachable_server_is_reported_and_tried_again(said: dict[str, Any]) -> None:
     assert said["away"] == {"code": "OFFLINE", "final": True}
 
 
-def test_it_is_small_and_stands_alone() -> None:
+def test_it_is_small_and_has_no_dependencies() -> None:
     text = CLIENT_JS.read_text()
     assert len(text.encode()) < 8192
     assert not re.search(r"\brequire\(|^import |^export |\beval\(|innerHTML", text.split("*/", 1)[1], re.MULTILINE)

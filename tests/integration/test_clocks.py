@@ -19,7 +19,7 @@ WRONG_CLOCK = "import time\nright = time.time\ntime.time = lambda: right() + {of
 
 @pytest.mark.parametrize("off_s", [-600, 600])
 @aio
-async def test_what_a_node_with_a_wrong_clock_rules_holds_from_the_common_time(
+async def test_rules_made_on_a_node_with_a_wrong_clock_start_at_valkeys_time(
     tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch, off_s: int
 ) -> None:
     """Ten minutes behind it would revoke no token of the last ten minutes, ahead all those of the next ten."""

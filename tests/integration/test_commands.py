@@ -71,7 +71,7 @@ async def open_as(server: ServerProcess, name: str, door: Any = DOOR) -> Peer:
 
 
 @aio
-async def test_connections_are_shown_as_a_table_as_json_and_when_they_are_gone(servers: Pair) -> None:
+async def test_connections_are_shown_as_a_table_as_json_and_after_they_closed(servers: Pair) -> None:
     one, two = servers
     peers = [await open_as(two, "ann"), await open_as(one, "ann", POLLING), await open_as(one, "bob")]
     said = await run(one, "connections", "--user", "ann", "--sort", "connected")
@@ -91,7 +91,7 @@ async def test_connections_are_shown_as_a_table_as_json_and_when_they_are_gone(s
 
 
 @aio
-async def test_kick_ends_one_or_says_how_many_and_asks_first(servers: Pair) -> None:
+async def test_kick_closes_one_connection_or_asks_before_it_closes_many(servers: Pair) -> None:
     one, two = servers
     peers = [await open_as(server, "eve") for server in (one, two, two)]
     (row, *_) = (await run(one, "connections", "--user", "eve", "--node", "n1")).rows()[1:]
@@ -179,7 +179,7 @@ async def test_tail_shows_events_until_ctrl_c_and_waits_for_a_server_that_restar
 
 
 @aio
-async def test_tail_of_who_may_not_ends_with_a_line(servers: Pair, tmp_path: Path) -> None:
+async def test_tail_without_permission_ends_with_one_line(servers: Pair, tmp_path: Path) -> None:
     one, _ = servers
     file = tmp_path / "key"
     file.write_text(one.token("ann", "agent"))
@@ -202,7 +202,7 @@ async def test_drain_waits_until_the_clients_are_gone_and_can_be_undone(servers:
 
 
 @aio
-async def test_notice_tells_everybody_lists_and_ends(servers: Pair) -> None:
+async def test_notices_are_sent_listed_and_ended(servers: Pair) -> None:
     one, two = servers
     peer = await open_as(two, "ann")
     said = await run(one, "notice", "Down at ten", "--severity", "critical", "--for", "3600", "--reason", "deploy")

@@ -60,7 +60,7 @@ def unique(name: str) -> str:
 
 
 @aio
-async def test_a_connection_is_found_by_all_that_is_known_of_it(servers: Pair) -> None:
+async def test_a_connection_is_found_by_each_of_its_fields(servers: Pair) -> None:
     one, two = servers
     ann, bob, carl = unique("ann"), unique("bob"), unique("carl")
     native = await open_as(two, ann)
@@ -121,7 +121,7 @@ async def test_pages_together_hold_everything_once_in_order(servers: Pair) -> No
 
 
 @aio
-async def test_what_a_slow_client_has_waiting_sorts_it_to_the_front(servers: Pair) -> None:
+async def test_sorting_by_outbox_shows_slow_clients_first(servers: Pair) -> None:
     """The polling client has no poll open after its last answer: what it is sent waits."""
     one, two = servers
     name = unique("slow")
@@ -136,7 +136,7 @@ async def test_what_a_slow_client_has_waiting_sorts_it_to_the_front(servers: Pai
 
 @pytest.mark.parametrize("door", (NATIVE, WEBSOCKET, POLLING), ids=lambda door: door.name)
 @aio
-async def test_who_is_kicked_stays_away(servers: Pair, door: Door) -> None:
+async def test_a_kicked_client_does_not_reconnect(servers: Pair, door: Door) -> None:
     one, two = servers
     name = unique("kicked")
     peer = await open_as(two, name, door=door, reconnection=door.reconnects)
@@ -159,7 +159,7 @@ async def test_who_is_kicked_stays_away(servers: Pair, door: Door) -> None:
 
 @pytest.mark.parametrize("door", (WEBSOCKET, POLLING), ids=lambda door: door.name)
 @aio
-async def test_who_is_sent_away_to_reconnect_comes_back(servers: Pair, door: Door) -> None:
+async def test_a_client_kicked_with_reconnect_comes_back(servers: Pair, door: Door) -> None:
     one, two = servers
     name = unique("back")
     peer = await open_as(two, name, door=door, reconnection=door.reconnects)
@@ -172,7 +172,7 @@ async def test_who_is_sent_away_to_reconnect_comes_back(servers: Pair, door: Doo
 
 
 @aio
-async def test_many_are_counted_before_they_are_sent_away(servers: Pair) -> None:
+async def test_a_bulk_disconnect_is_counted_first(servers: Pair) -> None:
     one, two = servers
     team = [unique("team") for _ in range(3)]
     peers = [await open_as(server, name) for server, name in zip((one, two, two), team, strict=True)]
@@ -200,7 +200,7 @@ async def test_many_are_counted_before_they_are_sent_away(servers: Pair) -> None
 
 
 @aio
-async def test_a_user_is_shown_whole(servers: Pair) -> None:
+async def test_a_user_is_shown_with_everything_known_about_them(servers: Pair) -> None:
     one, two = servers
     name = unique("whole")
     peers = [await open_as(one, name), await open_as(two, name, ns="/presence")]
@@ -225,7 +225,7 @@ async def test_a_user_is_shown_whole(servers: Pair) -> None:
 
 
 @aio
-async def test_which_session_to_revoke_is_shown_of_those_that_are_here_and_gone(servers: Pair) -> None:
+async def test_open_and_closed_connections_show_their_session_ids(servers: Pair) -> None:
     one, two = servers
     name = unique("lost")
     peers = [await open_as(two, name, sessionId="phone"), await open_as(one, name, sessionId=None)]
@@ -243,7 +243,7 @@ async def test_which_session_to_revoke_is_shown_of_those_that_are_here_and_gone(
 
 
 @aio
-async def test_what_is_ruled_about_a_user_is_shown_with_them(servers: Pair) -> None:
+async def test_a_user_is_shown_with_their_blocks_and_revocations(servers: Pair) -> None:
     """All blocks and revocations are pages and pages: what concerns one user was looked for in the first of them."""
     one, two = servers
     name = unique("ruled")
@@ -274,7 +274,7 @@ async def test_what_is_ruled_about_a_user_is_shown_with_them(servers: Pair) -> N
 
 
 @aio
-async def test_rooms_are_added_up_over_nodes(servers: Pair) -> None:
+async def test_rooms_of_all_nodes_are_added_up(servers: Pair) -> None:
     one, two = servers
     ticket = unique("rooms")
     status, _ = await one.push(
@@ -350,7 +350,9 @@ WRONG = (
 
 @pytest.mark.parametrize(("method", "path", "body", "field"), WRONG, ids=lambda value: str(value)[:60])
 @aio
-async def test_what_is_wrong_is_named(servers: Pair, method: str, path: str, body: Any, field: str) -> None:
+async def test_a_wrong_parameter_of_a_list_is_named(
+    servers: Pair, method: str, path: str, body: Any, field: str
+) -> None:
     status, answer = await servers[0].push(method, f"/api/v1/{path}", body)
     assert (status, answer["error"]["code"], answer["error"]["field"]) == (400, "BAD_REQUEST", field)
 
@@ -370,7 +372,7 @@ async def test_the_audit_log_names_the_user_who_was_kicked(servers: Pair) -> Non
 
 
 @aio
-async def test_who_was_sent_away_by_a_drain_is_shown_so_and_not_as_of_a_server_that_ends(servers: Pair) -> None:
+async def test_clients_disconnected_by_a_drain_have_that_close_reason(servers: Pair) -> None:
     one, two = servers
     ann = unique("ann")
     peer = await open_as(two, ann)

@@ -111,7 +111,7 @@ def test_its_memory_is_bounded_and_a_full_one_refuses_writes_and_answers_reads(
         server.stop()
 
 
-def test_its_files_are_for_its_user_alone_whatever_the_umask_and_the_folder_were(folder: Path) -> None:
+def test_its_files_are_private_whatever_the_umask_and_the_folder_allow(folder: Path) -> None:
     """A folder made before, with permissions 755, and a umask of 022: the files hold all texts."""
     folder.mkdir()
     folder.chmod(0o755)
@@ -132,7 +132,7 @@ def test_its_files_are_for_its_user_alone_whatever_the_umask_and_the_folder_were
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
-def test_it_dies_with_a_parent_that_could_not_say_goodbye_and_loses_nothing(folder: Path, how: int) -> None:
+def test_it_ends_when_its_parent_is_killed_and_loses_nothing(folder: Path, how: int) -> None:
     parent = Parent(folder)
     ask(parent.url, "SET", "k", "v")
     parent.end(how)
@@ -187,7 +187,7 @@ def test_odd_characters_in_the_path_are_quoted(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EmbeddedError, match=r"cannot write to the data directory .*file/data"):
         start_embedded(tmp_path / "file" / "data")

@@ -138,7 +138,7 @@ async def test_each_parameter_is_refused_by_its_name_when_it_is_wrong(server: Se
 
 
 @aio
-async def test_a_body_that_is_not_said_to_be_json_is_refused(server: ServerProcess) -> None:
+async def test_a_body_without_the_json_content_type_is_refused(server: ServerProcess) -> None:
     for one in await operations(server):
         if one.body is None:
             continue

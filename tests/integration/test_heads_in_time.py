@@ -26,7 +26,7 @@ async def cut_after_s(http: Http, *pieces: tuple[float, bytes]) -> float:
 
 
 @aio
-async def test_a_head_that_began_late_has_what_is_left_of_its_time() -> None:
+async def test_a_head_that_starts_late_gets_only_the_remaining_time() -> None:
     async with door(head_ms=int(HEAD_S * 1000)) as d:
         took_s = await cut_after_s(await Http.to(d), (HEAD_S * 0.9, b"GET / HTTP/1.1\r\nHost: x\r\nX: "))
         assert took_s < 1.6 * HEAD_S  # twice it, if Tornado began anew
@@ -36,7 +36,7 @@ async def test_a_head_that_began_late_has_what_is_left_of_its_time() -> None:
 @pytest.mark.parametrize("way", ["plain", "deflate", "tls"])
 @pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n"])
 @aio
-async def test_who_says_no_head_or_half_of_one_is_counted(start: bytes, way: str) -> None:
+async def test_connections_without_a_complete_head_are_counted(start: bytes, way: str) -> None:
     server, client = contexts() if way == "tls" else (None, None)
     how: dict[str, Any] = {"ssl": client} if client else {}
     async with door(head_ms=300, tls=server, websocket_deflate=way == "deflate") as d:
@@ -46,7 +46,7 @@ async def test_who_says_no_head_or_half_of_one_is_counted(start: bytes, way: str
 
 @pytest.mark.parametrize("target", [POLL, "/nowhere"])
 @aio
-async def test_a_connection_that_was_kept_for_nothing_is_not_counted_but_half_a_second_head_is(target: str) -> None:
+async def test_an_idle_kept_connection_is_not_counted_but_half_a_second_head_is(target: str) -> None:
     async with door(head_ms=300) as d:
         kept, half = await Http.to(d), await Http.to(d)
         for http in (kept, half):

@@ -10,7 +10,7 @@ from tests.support.nodes import two_nodes
 
 
 @aio
-async def test_what_the_hosts_check_refuses_is_not_heard_and_a_recheck_ends_what_it_has_allowed(
+async def test_the_hosts_check_decides_who_receives_events_and_a_recheck_removes_access(
     tmp_path: Path, valkey_url: str
 ) -> None:
     """Its facts are the host's: only `POST /access/recheck` says that they have changed."""

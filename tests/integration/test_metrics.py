@@ -116,7 +116,7 @@ async def test_what_a_client_does_is_counted_exactly(server: ServerProcess, door
 
 
 @aio
-async def test_what_is_refused_is_counted_by_reason(server: ServerProcess) -> None:
+async def test_refusals_are_counted_by_reason(server: ServerProcess) -> None:
     before = await scrape(server)
     expired = server.token("ada", "agent", ttl_s=-60)
     for auth, code in (
@@ -143,7 +143,7 @@ async def test_what_is_refused_is_counted_by_reason(server: ServerProcess) -> No
 
 
 @aio
-async def test_what_a_client_that_does_not_read_was_not_sent_is_counted(server: ServerProcess) -> None:
+async def test_messages_dropped_for_a_client_that_does_not_read_are_counted(server: ServerProcess) -> None:
     """Volatile events are dropped first, then the client is closed; no message is unaccounted for at any time."""
     before = await scrape(server)
     tag = secrets.token_hex(3)
@@ -223,7 +223,7 @@ def resident_kb(pid: int) -> int:
 
 
 @aio
-async def test_the_process_is_told_as_the_kernel_knows_it(server: ServerProcess) -> None:
+async def test_process_metrics_match_the_kernels_figures(server: ServerProcess) -> None:
     now = await scrape(server)
     listed = len(os.listdir(f"/proc/{server.pid}/fd"))
     assert abs(now.of("process_open_fds") - listed) <= 3  # the scrape's own connection
@@ -254,9 +254,7 @@ async def test_a_page_that_names_this_machine_as_its_own_host_reads_nothing(serv
     ],
 )
 @aio
-async def test_what_a_proxy_on_this_machine_passes_on_needs_a_token(
-    server: ServerProcess, name: str, value: str
-) -> None:
+async def test_requests_passed_on_by_a_local_proxy_need_a_token(server: ServerProcess, name: str, value: str) -> None:
     """A reverse proxy for the console opened it to the world."""
     assert (await fetch(server, **{name: value})).code == 401
     bearer = f"Bearer {server.token('prometheus', 'admin')}"
@@ -295,7 +293,7 @@ async def until_failing(server: ServerProcess, names: set[str], deadline_s: floa
 
 
 @aio
-async def test_a_loop_that_was_held_up_makes_the_node_unready_for_two_seconds(server: ServerProcess) -> None:
+async def test_a_blocked_event_loop_makes_the_node_unready_for_two_seconds(server: ServerProcess) -> None:
     before = await scrape(server)
     os.kill(server.pid, signal.SIGSTOP)
     await asyncio.sleep(1.3)
@@ -331,7 +329,7 @@ async def test_a_shortage_of_file_descriptors_makes_the_node_unready(server: Ser
 
 
 @aio
-async def test_each_metric_is_documented_with_its_labels_and_the_other_way_round(server: ServerProcess) -> None:
+async def test_metrics_and_their_labels_match_the_documentation(server: ServerProcess) -> None:
     now = await scrape(server)
     rows = re.findall(r"^\| `(\w+)` \| ([\w, ]*)\|", DOC, re.MULTILINE)
     documented = {name: set(labels.replace(",", " ").split()) for name, labels in rows if "_" in name}
@@ -342,7 +340,7 @@ async def test_each_metric_is_documented_with_its_labels_and_the_other_way_round
 
 
 @aio
-async def test_alerts_are_about_metrics_that_there_are(server: ServerProcess) -> None:
+async def test_alerts_use_only_existing_metrics(server: ServerProcess) -> None:
     now = await scrape(server)
     exported = {name for name, _ in now.values}
     used = set(re.findall(r"\b(?:insightdesk_rt|process)_\w+", RULES))

@@ -138,7 +138,7 @@ async def test_a_revoked_session_is_closed_on_every_node_at_once_and_refused(ser
 
 
 @aio
-async def test_a_users_tokens_are_revoked_up_to_a_time_and_later_ones_count(servers: Pair) -> None:
+async def test_a_users_tokens_are_revoked_up_to_a_time_and_later_ones_stay_valid(servers: Pair) -> None:
     one, two = servers
     bob, now = unique("bob"), int(time.time())
     old = await open_as(two, bob, iat=now - 100, sessionId=None)
@@ -179,7 +179,7 @@ async def test_a_revoked_token_resumes_no_session_and_opens_no_admin_port(server
 
 
 @aio
-async def test_a_stock_client_whose_session_is_revoked_is_told_and_stays_away(servers: Pair) -> None:
+async def test_a_stock_client_with_a_revoked_session_does_not_reconnect(servers: Pair) -> None:
     one, two = servers
     async with stock_clients() as node:
         dora = unique("dora")
@@ -197,7 +197,7 @@ async def test_a_stock_client_whose_session_is_revoked_is_told_and_stays_away(se
 
 
 @aio
-async def test_a_blocked_user_is_out_and_stays_out_until_the_block_ends(servers: Pair) -> None:
+async def test_a_blocked_user_is_refused_until_the_block_ends(servers: Pair) -> None:
     one, two = servers
     eve = unique("eve")
     peers = [await open_as(one, eve), await open_as(two, eve, WEBSOCKET)]
@@ -261,7 +261,7 @@ async def test_an_address_behind_a_proxy_is_blocked(
 
 
 @aio
-async def test_two_blocks_of_one_address_each_hold_by_themselves(servers: Pair) -> None:
+async def test_two_blocks_of_one_address_are_independent(servers: Pair) -> None:
     """Taken as one, the second to be made took the first away with it: it was listed and kept nobody out."""
     one, two = servers
     address = "203.0.113.77"
@@ -276,7 +276,7 @@ async def test_two_blocks_of_one_address_each_hold_by_themselves(servers: Pair) 
 
 
 @aio
-async def test_whoever_blocks_their_own_address_can_take_it_back(servers: Pair) -> None:
+async def test_an_admin_can_remove_a_block_of_their_own_address(servers: Pair) -> None:
     one, two = servers
     done = await call(one, "POST", "blocks", {"cidr": "127.0.0.0/8"}, 201)
     with pytest.raises(Exception, match="403"):
@@ -326,7 +326,7 @@ async def test_whoever_blocks_their_own_address_can_take_it_back(servers: Pair) 
     ],
 )
 @aio
-async def test_what_makes_no_sense_is_refused_by_its_name(
+async def test_an_invalid_rule_is_refused_and_its_field_named(
     servers: Pair, path: str, body: dict[str, Any], field: str
 ) -> None:
     answer = await call(servers[0], "POST", path, body, 400)
@@ -337,7 +337,7 @@ async def test_what_makes_no_sense_is_refused_by_its_name(
 
 
 @aio
-async def test_while_valkey_is_away_nothing_is_ruled_and_what_was_holds(tmp_path: Path) -> None:
+async def test_without_valkey_new_rules_are_refused_and_existing_ones_hold(tmp_path: Path) -> None:
     with OwnValkey() as valkey, two_nodes(tmp_path, valkey.url, VALKEY_AWAY) as (one, two):
         done = await call(one, "POST", "revocations", {"sessionId": "gone"}, 201)
         valkey.freeze()
@@ -358,7 +358,7 @@ async def test_while_valkey_is_away_nothing_is_ruled_and_what_was_holds(tmp_path
 
 
 @aio
-async def test_what_was_ruled_outlives_the_memory_of_valkey(tmp_path: Path) -> None:
+async def test_rules_survive_an_emptied_valkey(tmp_path: Path) -> None:
     with OwnValkey() as valkey, two_nodes(tmp_path, valkey.url, VALKEY_AWAY) as (one, two):
         await call(one, "POST", "revocations", {"sessionId": "gone"}, 201)
         await call(one, "POST", "blocks", {"userId": "eve"}, 201)
@@ -383,7 +383,7 @@ async def test_what_was_ruled_outlives_the_memory_of_valkey(tmp_path: Path) -> N
 
 
 @aio
-async def test_everybody_is_told_once_and_so_is_who_comes_later_until_it_ends(servers: Pair) -> None:
+async def test_a_notice_reaches_everybody_once_and_later_clients_until_it_ends(servers: Pair) -> None:
     one, two = servers
     ann = unique("ann")
     peers = [
@@ -409,7 +409,7 @@ async def test_everybody_is_told_once_and_so_is_who_comes_later_until_it_ends(se
 
 
 @aio
-async def test_a_notice_is_for_whom_it_says_and_when(servers: Pair) -> None:
+async def test_a_notice_reaches_only_its_recipients_at_its_time(servers: Pair) -> None:
     one, two = servers
     agent = await open_as(two, unique("agent"), ns="/chat")
     customer = await open_as(two, unique("customer"), ns="/chat", role="customer")
@@ -437,7 +437,7 @@ async def test_a_notice_is_for_whom_it_says_and_when(servers: Pair) -> None:
 
 
 @aio
-async def test_a_client_that_resumes_is_told_what_it_missed_and_nothing_twice(servers: Pair) -> None:
+async def test_a_resumed_client_receives_missed_notices_and_none_twice(servers: Pair) -> None:
     one, two = servers
     async with stock_clients() as node:
         name = unique("resumes")
@@ -476,7 +476,7 @@ async def rate_of(server: ServerProcess, event: str) -> dict[str, Any]:
 
 
 @aio
-async def test_a_rate_is_another_on_all_nodes_until_it_ends_or_is_taken_back(servers: Pair) -> None:
+async def test_a_changed_rate_applies_on_all_nodes_until_it_ends_or_is_reset(servers: Pair) -> None:
     one, two = servers
     ann = unique("ann")
     peers = [await open_as(server, ann, ns="/chat") for server in servers]
@@ -509,7 +509,7 @@ async def test_a_rate_is_another_on_all_nodes_until_it_ends_or_is_taken_back(ser
 
 
 @aio
-async def test_the_default_rate_is_of_events_without_their_own_and_of_those_that_do_not_exist(servers: Pair) -> None:
+async def test_the_default_rate_applies_to_unknown_events_and_to_those_without_their_own(servers: Pair) -> None:
     one, _ = servers
     peer = await open_as(one, unique("ann"), ns="/chat")
     await call(one, "PUT", "ratelimits/default", {"max": 1, "window": 60})
@@ -529,7 +529,7 @@ def _unix(text: str) -> float:
 
 
 @aio
-async def test_a_logger_says_more_for_a_while_on_one_node_or_all(servers: Pair) -> None:
+async def test_a_log_level_is_changed_for_a_while_on_one_node_or_all(servers: Pair) -> None:
     one, two = servers
 
     async def levels(name: str) -> list[str]:
@@ -567,7 +567,7 @@ async def test_a_logger_says_more_for_a_while_on_one_node_or_all(servers: Pair) 
 
 
 @aio
-async def test_the_settings_say_where_they_are_from_and_hide_secrets(servers: Pair) -> None:
+async def test_settings_show_their_origin_and_hide_secrets(servers: Pair) -> None:
     one, two = servers
     for node, server in (("", one), ("n2", two)):
         found = await call(one, "GET", "config", **({"node": node} if node else {}))
@@ -582,7 +582,7 @@ async def test_the_settings_say_where_they_are_from_and_hide_secrets(servers: Pa
 
 
 @aio
-async def test_what_was_ruled_stands_in_the_audit_log(servers: Pair) -> None:
+async def test_rules_are_in_the_audit_log(servers: Pair) -> None:
     one, _ = servers
     name = unique("audited")
     done = await call(one, "POST", "blocks", {"userId": name, "forSeconds": 60, "reason": "spam"}, 201)
@@ -617,7 +617,7 @@ async def test_what_was_ruled_stands_in_the_audit_log(servers: Pair) -> None:
     ],
 )
 @aio
-async def test_the_audit_log_names_whom_it_was_done_to_and_what_was_set(
+async def test_the_audit_log_names_the_target_and_the_fields_that_were_set(
     servers: Pair, method: str, path: str, body: dict[str, Any], status: int, action: str, target: str
 ) -> None:
     done = await call(servers[0], method, path, body, status)

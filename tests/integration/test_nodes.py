@@ -44,7 +44,7 @@ async def checks_say(server: ServerProcess, name: str) -> dict[str, str]:
 
 
 @aio
-async def test_any_node_tells_of_all(servers: list[ServerProcess]) -> None:
+async def test_any_node_describes_all_nodes(servers: list[ServerProcess]) -> None:
     one, two = servers
     token = one.token("ann", "agent", "red")
     peer = await DOOR.open(two.address, "/tickets", {"token": token})
@@ -64,7 +64,9 @@ async def test_any_node_tells_of_all(servers: list[ServerProcess]) -> None:
 
 
 @aio
-async def test_a_drained_node_sends_its_clients_away_and_takes_them_again(servers: list[ServerProcess]) -> None:
+async def test_a_drained_node_disconnects_its_clients_and_accepts_them_after_an_undrain(
+    servers: list[ServerProcess],
+) -> None:
     one, two = servers
     token = one.token("ann", "agent", "red")
     peers = [await DOOR.open(two.address, "/tickets", {"token": token}) for _ in range(4)]
@@ -110,7 +112,7 @@ async def test_a_drained_node_sends_its_clients_away_and_takes_them_again(server
 
 
 @aio
-async def test_who_may_not_and_what_is_wrong_is_refused(servers: list[ServerProcess]) -> None:
+async def test_wrong_requests_and_requests_without_permission_are_refused(servers: list[ServerProcess]) -> None:
     one, _ = servers
     agent = one.token("ann", "agent", "red")
     for method, path in (("GET", "/nodes"), ("POST", "/nodes/n1/drain"), ("POST", "/nodes/n1/undrain")):
@@ -131,7 +133,7 @@ async def test_who_may_not_and_what_is_wrong_is_refused(servers: list[ServerProc
 
 
 @aio
-async def test_access_is_changed_once_a_node_that_was_killed_counts_as_dead(servers: list[ServerProcess]) -> None:
+async def test_access_is_changed_once_a_killed_node_is_declared_dead(servers: list[ServerProcess]) -> None:
     """It was refused, and the store blamed, until the lease of the dead node had ended and somebody tried again."""
     one, two = servers
     ticket = {"teamId": "red", "requesterId": "mia"}

@@ -89,7 +89,7 @@ async def put(server: ServerProcess, ticket_id: str, **fields: Any) -> Any:
 # ── it starts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_says_where_it_listens_how_to_get_a_token_and_how_to_stop_it(server: ServerProcess) -> None:
+def test_the_banner_says_where_it_listens_how_to_get_a_token_and_how_to_stop_it(server: ServerProcess) -> None:
     server.start()
     said = server.log()
     for words in (
@@ -103,7 +103,7 @@ def test_it_says_where_it_listens_how_to_get_a_token_and_how_to_stop_it(server: 
     server.assert_quiet()
 
 
-def test_the_token_line_it_prints_opens_the_door(server: ServerProcess) -> None:
+def test_the_token_command_in_the_banner_makes_a_valid_token(server: ServerProcess) -> None:
     """Nothing is configured: the secret is made on the first start, readable by its owner alone."""
     del server.settings["jwt_secret"]
     server.start()
@@ -126,7 +126,7 @@ def test_the_token_line_it_prints_opens_the_door(server: ServerProcess) -> None:
     server.assert_quiet()
 
 
-def test_with_a_valkey_of_ones_own_none_is_started(server: ServerProcess, valkey_url: str, prefix: str) -> None:
+def test_no_valkey_is_started_if_valkey_url_is_set(server: ServerProcess, valkey_url: str, prefix: str) -> None:
     server.settings |= {"valkey_url": valkey_url, "valkey_prefix": prefix}
     server.start()
     assert children(server.pid) == []
@@ -166,7 +166,7 @@ def test_a_data_dir_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         assert folder in said, said
 
 
-def test_a_valkey_that_nobody_answers_is_named(tmp_path: Path) -> None:
+def test_an_unreachable_valkey_is_named(tmp_path: Path) -> None:
     url = f"valkey://:hush@127.0.0.1:{free_port()}/0"
     said = refused(*ports(), "--data-dir", str(tmp_path / "data"), "--valkey-url", url)
     assert said.endswith(f"valkey_url = valkey://:[hidden]@{url.rpartition('@')[2]}: nothing listens there"), said
@@ -251,7 +251,7 @@ def test_a_signal_ends_it_and_everything_it_started(server: ServerProcess, how: 
     server.assert_quiet()
 
 
-def test_ctrl_c_waits_for_no_drain(tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_without_a_drain(tmp_path: Path) -> None:
     for workers in (1, 2):
         server = ServerProcess(tmp_path / str(workers), drain_seconds=60, workers=workers)
         server.start()
@@ -270,7 +270,7 @@ def test_ctrl_c_waits_for_no_drain(tmp_path: Path) -> None:
         server.assert_quiet()
 
 
-def test_clients_are_sent_away_so_that_they_come_back(server: ServerProcess) -> None:
+def test_clients_are_disconnected_so_that_they_reconnect(server: ServerProcess) -> None:
     server.start()
 
     @aio
@@ -286,7 +286,7 @@ def test_clients_are_sent_away_so_that_they_come_back(server: ServerProcess) -> 
     server.assert_quiet()
 
 
-def test_an_admin_who_drains_a_node_that_stops_only_makes_it_faster(tmp_path: Path) -> None:
+def test_a_drain_of_a_stopping_node_only_makes_the_stop_faster(tmp_path: Path) -> None:
     """It cancelled the stop: a traceback, exit code 1, and everybody cut off without a goodbye."""
     server = ServerProcess(tmp_path, drain_seconds=60, node_id="n1")
     server.start()
@@ -343,7 +343,7 @@ class Polling:
 
 
 @pytest.mark.parametrize("fetches", [True, False], ids=["which fetches it", "which is away"])
-def test_what_is_queued_for_a_polling_client_at_a_stop_is_not_lost(server: ServerProcess, fetches: bool) -> None:
+def test_messages_queued_for_a_polling_client_at_a_stop_are_not_lost(server: ServerProcess, fetches: bool) -> None:
     """Between two polls it has no connection to say goodbye on. What it does not fetch, recovery brings."""
     server.start()
     auth = {"token": server.token("ada", "agent", "support")}
@@ -403,7 +403,7 @@ def test_kill_9_leaves_no_process_no_lock_and_all_data(server: ServerProcess) ->
     server.assert_quiet()
 
 
-def test_a_restart_keeps_what_was_said(server: ServerProcess) -> None:
+def test_a_restart_keeps_tickets_notifications_and_the_log(server: ServerProcess) -> None:
     """Tickets, unread notifications, and the log: a client of before catches up after."""
     server.start()
     auth = {"token": server.token("ada", "agent", "support")}
@@ -439,7 +439,7 @@ def test_a_restart_keeps_what_was_said(server: ServerProcess) -> None:
     server.assert_quiet()
 
 
-def test_a_valkey_of_its_own_that_dies_is_started_again(server: ServerProcess) -> None:
+def test_an_embedded_valkey_that_dies_is_restarted(server: ServerProcess) -> None:
     server.start()
     (valkey,) = [pid for pid in children(server.pid) if b"valkey-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(valkey, signal.SIGKILL)
@@ -462,7 +462,7 @@ def test_a_valkey_of_its_own_that_dies_is_started_again(server: ServerProcess) -
     assert "Traceback" not in server.log()
 
 
-def test_a_log_in_json_is_a_line_each_and_has_no_secret(server: ServerProcess) -> None:
+def test_each_line_of_a_json_log_is_an_object_without_secrets(server: ServerProcess) -> None:
     server.settings["log_format"] = "json"
     server.start()
     token = server.token("ada", "agent")
@@ -484,7 +484,7 @@ def test_a_log_in_json_is_a_line_each_and_has_no_secret(server: ServerProcess) -
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_sighup_loads_the_certificate_again_and_ends_nothing(tmp_path: Path, workers: int) -> None:
+def test_sighup_reloads_the_certificate_and_ends_no_connection(tmp_path: Path, workers: int) -> None:
     """Of each process. An open connection goes on; a pair that cannot be used leaves the old one; a line says so."""
     file = certificate(tmp_path / "tls.pem")
     server = ServerProcess(tmp_path, workers=workers, drain_seconds=0, tls_cert_file=file, tls_key_file=file)

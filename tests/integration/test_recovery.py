@@ -98,7 +98,7 @@ async def put(server: ServerProcess, ticket: str, **fields: Any) -> None:
 
 
 @aio
-async def test_who_is_cut_again_while_coming_back_has_lost_nothing(server: ServerProcess) -> None:
+async def test_a_client_that_is_cut_again_while_it_reconnects_loses_nothing(server: ServerProcess) -> None:
     """Before its CONNECT is read, while it is let in, and when what it missed is on the way to it."""
     async with at(server) as target:
         token = server.token("flap", "agent", "red")
@@ -121,7 +121,7 @@ async def test_who_is_cut_again_while_coming_back_has_lost_nothing(server: Serve
 
 
 @aio
-async def test_with_another_role_nothing_of_the_old_one_is_kept(server: ServerProcess) -> None:
+async def test_a_client_that_returns_with_another_role_loses_the_old_ones_permissions(server: ServerProcess) -> None:
     """A demoted agent was in the room of internal notes; who may still read the ticket hears what customers hear."""
     async with at(server) as target:
         await put(server, "demoted", teamId="red", requesterId="mia", watchers=["ann"])
@@ -157,7 +157,7 @@ async def test_with_another_role_nothing_of_the_old_one_is_kept(server: ServerPr
 
 
 @aio
-async def test_who_comes_back_beyond_the_log_is_told_what_to_load_anew(server: ServerProcess) -> None:
+async def test_a_client_that_returns_too_late_for_the_log_is_told_to_reload(server: ServerProcess) -> None:
     async with at(server) as target:
         token = server.token("late", "agent", "red")
         await put(server, "late", teamId="red", subject="0")
@@ -197,7 +197,7 @@ async def test_a_resumed_session_is_sent_nothing_from_before_it_began(server: Se
 
 
 @aio
-async def test_a_new_client_that_comes_while_valkey_is_away_is_closed_and_let_in_later(tmp_path: Path) -> None:
+async def test_a_client_that_connects_during_an_outage_of_valkey_is_closed_and_can_reconnect(tmp_path: Path) -> None:
     """Let in it would be deaf: what it subscribes to is refused, and a client that does not look at that stays so."""
     with OwnValkey("--appendonly", "yes") as valkey:
         server = ServerProcess(tmp_path, valkey_url=valkey.url, drain_seconds=0)
@@ -226,7 +226,7 @@ async def test_a_new_client_that_comes_while_valkey_is_away_is_closed_and_let_in
 
 
 @aio
-async def test_who_is_cut_before_it_hears_that_a_ticket_is_closed_to_it_is_told_again(server: ServerProcess) -> None:
+async def test_a_returning_client_is_told_again_that_it_lost_access_to_a_ticket(server: ServerProcess) -> None:
     """Until it subscribes anew or lets go of the ticket: without that it would wait for its events for ever."""
     async with at(server) as target:
         token = server.token("deaf", "agent", "red")

@@ -109,7 +109,7 @@ async def post(server: ServerProcess, sid: str, body: str, **how: str) -> Answer
 
 
 @aio
-async def test_polls_are_answered_by_the_owner_wherever_they_land(pair: Pair) -> None:
+async def test_polls_are_answered_by_the_owner_wherever_they_arrive(pair: Pair) -> None:
     sid = await opened(pair.one)
     assert sid.startswith("n1.")
     connect = '40/tickets,{"token":"' + pair.one.token("ann", "agent", "red") + '"}'
@@ -124,7 +124,7 @@ async def test_polls_are_answered_by_the_owner_wherever_they_land(pair: Pair) ->
 
 
 @aio
-async def test_what_is_wrong_with_a_poll_is_said_as_its_owner_would(pair: Pair) -> None:
+async def test_a_wrong_poll_gets_the_same_error_as_at_its_owner(pair: Pair) -> None:
     sid = await opened(pair.one)
     for server in (pair.one, pair.two):
         assert (await post(server, sid, "4" + "x" * 10_001)).status == 413
@@ -156,7 +156,7 @@ async def test_two_polls_at_once_end_the_session_as_they_do_at_its_owner(pair: P
 
 
 @aio
-async def test_a_poll_that_is_given_up_ends_at_the_owner_too(pair: Pair) -> None:
+async def test_an_aborted_poll_also_ends_at_its_owner(pair: Pair) -> None:
     """Else the client's next one would be a second at once."""
     sid = await opened(pair.one)
     async with http(pair.two) as polls:
@@ -184,7 +184,7 @@ async def test_an_owner_that_dies_makes_its_sessions_unknown(own: Pair) -> None:
 
 
 @aio
-async def test_another_machines_node_is_reached_where_it_says(own: Pair) -> None:
+async def test_a_node_of_another_machine_is_reached_at_its_relay_address(own: Pair) -> None:
     sid, here = await opened(own.two), await opened(own.one)
     place = own.move("n2")
     own.move("n1")
@@ -219,7 +219,7 @@ async def test_a_websocket_is_handed_to_the_owner_on_this_machine(own: Pair) -> 
 
 
 @aio
-async def test_a_websocket_for_a_session_that_is_not_there_is_ended(pair: Pair) -> None:
+async def test_a_websocket_for_an_unknown_session_is_closed(pair: Pair) -> None:
     async with http(pair.two) as socket:
         answer = await socket.ask("GET", "/socket.io/?EIO=4&transport=websocket&sid=n1.none", headers=UPGRADE)
         assert answer.status == 101
@@ -232,7 +232,7 @@ async def test_a_websocket_for_a_session_that_is_not_there_is_ended(pair: Pair) 
 
 
 @aio
-async def test_the_relay_is_for_nodes_alone(pair: Pair) -> None:
+async def test_the_relay_serves_only_nodes(pair: Pair) -> None:
     sid = await opened(pair.two)
     place = pair.places["n2"]
     host, _, port = str(place["address"]).rpartition(":")

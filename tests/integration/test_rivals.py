@@ -11,9 +11,7 @@ import pytest
 from tests.support.server import ServerProcess
 
 
-def test_a_server_beside_one_of_its_name_or_with_another_secret_ends_with_one_line(
-    tmp_path: Path, valkey_url: str
-) -> None:
+def test_a_server_with_a_taken_name_or_another_secret_ends_with_one_line(tmp_path: Path, valkey_url: str) -> None:
     common = {"valkey_url": valkey_url, "valkey_prefix": "rivals" + secrets.token_hex(3), "drain_seconds": 0}
     first = ServerProcess(tmp_path / "first", node_id="n1", **common)
     others = {

@@ -80,7 +80,7 @@ async def test_a_push_to_one_node_reaches_the_other_in_order_once(servers: tuple
 
 
 @aio
-async def test_losing_access_at_one_node_takes_people_out_at_the_other(
+async def test_access_that_is_lost_at_one_node_is_lost_at_the_other(
     servers: tuple[ServerProcess, ServerProcess],
 ) -> None:
     async with nodes(servers) as n:
@@ -109,7 +109,7 @@ async def test_presence_counts_a_user_once_in_the_cluster(servers: tuple[ServerP
 
 
 @aio
-async def test_who_goes_to_another_node_when_theirs_stops_is_not_seen_to_leave_a_ticket(
+async def test_a_viewer_who_moves_to_another_node_is_not_shown_as_leaving_the_ticket(
     servers: tuple[ServerProcess, ServerProcess],
 ) -> None:
     async with nodes(servers) as n:

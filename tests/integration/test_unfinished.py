@@ -43,7 +43,7 @@ async def lives(d: Door, socket: RawSocket, alive: Iterator[bytes]) -> float:
 
 @pytest.mark.parametrize(("target", "start"), [(SOCKET, one) for one in STARTS] + [(NATIVE, "a fragment")])
 @aio
-async def test_who_does_not_finish_a_message_is_closed_and_counted(target: str, start: str) -> None:
+async def test_a_client_that_does_not_finish_a_message_is_closed_and_counted(target: str, start: str) -> None:
     async with door(**TIMES) as d:
         socket = await joined(d, target)
         socket.send(STARTS[start])
@@ -59,7 +59,7 @@ async def test_who_does_not_finish_a_message_is_closed_and_counted(target: str, 
 
 
 @aio
-async def test_who_finishes_each_message_in_time_or_has_no_limit_goes_on() -> None:
+async def test_a_client_that_finishes_messages_in_time_or_has_no_limit_stays_connected() -> None:
     async with door(**TIMES) as d:
         socket = await joined(d, SOCKET)
         for _ in range(15):  # one after the other, so that at each look there is one

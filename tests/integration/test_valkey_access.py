@@ -45,7 +45,7 @@ FORBIDDEN = (
 )
 
 
-def test_what_the_user_needs_is_granted_and_nothing_that_concerns_others() -> None:
+def test_the_servers_valkey_user_may_do_what_it_needs_and_nothing_else() -> None:
     with OwnValkey() as server, valkey.Valkey.from_url(server.least()) as client:
         for command in FORBIDDEN:
             with pytest.raises(valkey.exceptions.NoPermissionError):
@@ -125,7 +125,7 @@ async def test_two_nodes_as_that_user_find_each_other_and_pass_events_on(tmp_pat
 
 
 @aio
-async def test_two_environments_on_one_valkey_hear_nothing_of_each_other(tmp_path: Path, valkey_url: str) -> None:
+async def test_two_environments_on_one_valkey_receive_nothing_from_each_other(tmp_path: Path, valkey_url: str) -> None:
     prefixes = [f"{name}{secrets.token_hex(3)}" for name in ("live", "test")]
     servers = [ServerProcess(tmp_path / name, valkey_url=valkey_url, valkey_prefix=name) for name in prefixes]
     door, peers = NativeDoor(), []

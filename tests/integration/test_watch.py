@@ -52,7 +52,7 @@ async def until_marked(events: Events, server: ServerProcess, namespace: str, ro
 
 
 @aio
-async def test_each_event_of_every_node_is_seen_once_without_what_it_says(servers: Pair) -> None:
+async def test_each_event_of_every_node_is_shown_once_without_its_content(servers: Pair) -> None:
     one, two = servers
     room = "watched:" + secrets.token_hex(3)
     async with watching(one, "events?namespace=/tickets", VIEWER[0]) as events, watching(one, "events") as all_events:
@@ -81,7 +81,7 @@ async def test_each_event_of_every_node_is_seen_once_without_what_it_says(server
 
 
 @aio
-async def test_what_it_says_is_for_the_scope_admin(servers: Pair) -> None:
+async def test_the_content_of_events_needs_the_scope_admin(servers: Pair) -> None:
     one, _ = servers
     room = "watched:" + secrets.token_hex(3)
     async with watching(one, "events?payload=full", VIEWER[0]) as refused:
@@ -149,7 +149,7 @@ async def test_live_shows_what_changes_and_only_that(servers: Pair) -> None:
 
 
 @aio
-async def test_what_is_wrong_with_a_watched_path_is_its_answer_and_the_others_go_on(servers: Pair) -> None:
+async def test_a_wrong_watched_path_gets_its_own_error_and_the_others_continue(servers: Pair) -> None:
     """A filter that was mistyped ended the whole stream, without a word of why that a browser can read."""
     one, _ = servers
     wrong = {"nonsense": "watch", "connections?limit=0": "limit", "openapi.json": "watch", "live": "watch"}
@@ -228,7 +228,7 @@ async def test_a_stream_that_is_never_idle_ends_with_its_permission_too(servers:
 
 
 @aio
-async def test_a_quiet_stream_says_that_it_lives(servers: Pair) -> None:
+async def test_a_quiet_stream_sends_keep_alives(servers: Pair) -> None:
     one, _ = servers
     async with watching(one, "events?event=none") as events:
         with pytest.raises(TimeoutError):
@@ -237,7 +237,7 @@ async def test_a_quiet_stream_says_that_it_lives(servers: Pair) -> None:
 
 
 @aio
-async def test_streams_are_counted_for_each_who_reads_them_and_given_back(servers: Pair) -> None:
+async def test_streams_are_limited_per_key_and_released(servers: Pair) -> None:
     """Who has all they may shuts nobody else out, and costs Valkey no connection when they ask for more."""
     _, two = servers
     async with contextlib.AsyncExitStack() as stack:
@@ -262,7 +262,7 @@ async def test_streams_are_counted_for_each_who_reads_them_and_given_back(server
 
 
 @aio
-async def test_reading_all_events_with_what_they_say_leaves_an_entry_in_the_audit_log(servers: Pair) -> None:
+async def test_reading_the_content_of_events_is_recorded_in_the_audit_log(servers: Pair) -> None:
     one, two = servers
     async with watching(one, "events?payload=full&namespace=/chat", one.token("eve", "admin")) as events:
         assert events.status == 200

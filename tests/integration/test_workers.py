@@ -167,7 +167,7 @@ def test_a_second_signal_ends_them_at_once(tmp_path: Path) -> None:
     wait_gone(everything)
 
 
-def test_what_cannot_work_is_said_in_one_line(tmp_path: Path, server: Workers) -> None:
+def test_a_configuration_that_cannot_work_is_reported_in_one_line(tmp_path: Path, server: Workers) -> None:
     folder = ["--data-dir", str(tmp_path / "other"), "--workers", "2"]
     assert f"port = {server.port}: cannot listen" in refused(*folder, *ports(port=server.port))
     assert f"admin_port = {server.admin_port}: cannot listen" in refused(*folder, *ports(admin_port=server.admin_port))
