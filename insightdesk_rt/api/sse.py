@@ -20,6 +20,7 @@ from tornado.iostream import StreamClosedError
 from insightdesk_rt.api.handler import Handler
 from insightdesk_rt.api.keys_and_scopes import Principal, Scope
 from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.wire import json
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,9 @@ class EventStream:
         handler = self._handler
         handler.set_header("Content-Type", "text/event-stream")
         handler.set_header("X-Accel-Buffering", "no")  # or nginx buffers it
-        working = asyncio.get_running_loop().create_task(self._work(work, every_s)) if work is not None else None
+        tasks = OwnedTasks(log)
+        if work is not None:
+            tasks.spawn(self._work(work, every_s), "the work for a stream")
         try:
             await self._write(": welcome\n\n")
             while not self._over:
@@ -126,10 +129,10 @@ class EventStream:
         except TimeoutError:  # the reader reads nothing: the written data would wait forever
             cast(HTTP1Connection, handler.request.connection).close()
         finally:
-            if working is not None:
-                working.cancel()
+            await tasks.close()
 
     async def _work(self, work: Callable[[], Awaitable[None]], every_s: float) -> None:
+        """Not periodic work: the pause grows with the cost of a turn, and a failure ends the stream."""
         while True:
             began_s = time.monotonic()
             try:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from insightdesk_rt.demo.cast import (
@@ -37,6 +37,7 @@ from insightdesk_rt.demo.in_process_client import Hear, InProcessClient
 from insightdesk_rt.demo.thread import Thread
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import new_id
+from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.transport.client import Receiver
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.helpdesk.notifications.namespace import Notifications
@@ -58,7 +59,7 @@ class Demo:
         self._registry = registry
         self._receiver = receiver
         self._desk = Helpdesk(tickets, notifications, sign)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks(log)
         self._clients: dict[tuple[str, str], InProcessClient] = {}
         self._watched = asyncio.Event()  # the visitor is here
         self._called = asyncio.Event()  # the visitor has just come, or written to Bob
@@ -73,9 +74,7 @@ class Demo:
         self._own(self._run())
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         for client in self._clients.values():
             client.hang_up()
 
@@ -143,10 +142,8 @@ class Demo:
             await _within(self._watched.wait(), IDLE_S)
         await asyncio.sleep(random.uniform(least_s, most_s))
 
-    def _own(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.spawn(work, "a story of the demo")
 
     def _client(self, who: Who, namespace: str, hear: Hear | None = None) -> InProcessClient:
         key = (who.id, namespace)

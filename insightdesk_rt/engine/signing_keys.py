@@ -30,6 +30,7 @@ from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.folder import FolderError, private_folder
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.seldom import Seldom
+from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.tokens import FAMILIES, BadKey, TokenSettings, VerificationKey, VerificationKeys
 from insightdesk_rt.engine.wire import json
 
@@ -167,7 +168,7 @@ class KeyRing:
         self._configured = configured_keys(settings, may_make=may_make)
         self._seldom = Seldom(log, every_s=ODD_S)
         self._wanted = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = OwnedTasks(log)
         self._http: SimpleAsyncHTTPClient | None = None
         self.keys = self._with(())
         self.fetches = 0
@@ -186,23 +187,20 @@ class KeyRing:
 
     async def start(self) -> None:
         """Fetch the published keys, if there are any, and keep them fresh. An issuer that is down is only logged."""
-        if self._settings.jwks_url and self._task is None:
+        if self._settings.jwks_url and self._http is None:
             # force_instance: Tornado shares one client per loop, and its limits; this one's are stricter
             self._http = SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_JWKS_BYTES, max_clients=1)
             await self._fetch()
-            self._task = asyncio.create_task(self._stay_fresh())
+            self._tasks.spawn(self._stay_fresh(), "fetching keys")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._tasks.close()
         if self._http is not None:
             self._http.close()
             self._http = None
 
     async def _stay_fresh(self) -> None:
+        """Not periodic work: a token with an unknown key must not wait for the next turn."""
         while True:
             await asyncio.sleep(self._retry_s)
             with contextlib.suppress(TimeoutError):

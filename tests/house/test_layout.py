@@ -43,6 +43,16 @@ ARROWS_TO_TURN: set[tuple[str, str]] = set()
 CIRCLES_TO_BREAK: list[set[str]] = []
 FUNCTIONS_TO_SHORTEN: set[str] = set()
 
+# Who starts a task by itself, and why OwnedTasks (engine/tasks.py) does not own it.
+STARTS_TASKS = {
+    "engine/tasks": "it is the home of tasks",
+    "engine/periodic": "a turn that has begun goes on to its end, also when the work is stopped",
+    "engine/cluster/node_calls": "the function that starts the task waits for it, and cancels it",
+    "engine/cluster/valkey": "its tasks live as long as the connection, which ends them in order",
+    "engine/transport/stream": "one for each connection, which ends it; a set for each would cost memory",
+    "helpdesk/tickets/audience": "the function that starts the tasks waits for them, and cancels them",
+}
+
 # Library → the only places that may import it (the beginning of a file's path in the package).
 ONLY_IN = {
     "tornado": (
@@ -204,6 +214,16 @@ def test_the_pure_core_has_no_await_no_clock_and_no_socket() -> None:
             continue
         assert not any(isinstance(node, ast.AsyncFunctionDef | ast.Await) for node in ast.walk(tree(path))), path
         assert not {"time", "asyncio", "socket", "threading"} & {module for module, _ in imports(path)}, path
+
+
+def test_a_background_task_has_an_owner_that_ends_it_and_logs_its_failure() -> None:
+    started = {
+        name_of(path)
+        for path in sources()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")
+    }
+    assert started == set(STARTS_TASKS), "use OwnedTasks, or give the reason here"
 
 
 def test_an_event_name_stands_in_its_features_folder_only() -> None:

@@ -78,7 +78,7 @@ class Directory:
         self._turn = 0
         self._places: dict[str, NodePlace] = {}
         self._read_s = -FRESH_S
-        self._reading: asyncio.Task[None] | None = None
+        self._reading = asyncio.Lock()
 
     async def announce(self) -> None:
         """Write this node's place. Raises RtError UNAVAILABLE."""
@@ -125,19 +125,18 @@ class Directory:
     async def find(self, node_id: str) -> NodePlace | None:
         """Return the place of the node with this name, or None. Never raises."""
         if time.monotonic() - self._read_s >= FRESH_S:
-            if self._reading is None:
-                self._reading = asyncio.get_running_loop().create_task(self._read())
-            await asyncio.wait([self._reading])
+            async with self._reading:  # one read for all who ask at the same time
+                if time.monotonic() - self._read_s >= FRESH_S:
+                    await self._read()
         return self._places.get(node_id)
 
     async def _read(self) -> None:
         try:
             found = await self._valkey.command("HVALS", self._key)
         except RtError:
-            return  # the last read is still used
-        finally:
             self._read_s = time.monotonic()
-            self._reading = None
+            return  # the last read is still used
+        self._read_s = time.monotonic()
         places: dict[str, NodePlace] = {}
         for text in found:
             place = read_place(text)

@@ -17,7 +17,6 @@ that was declared dead stays `lost` until it is known to have ended, is back, or
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
@@ -25,6 +24,7 @@ from collections.abc import Awaitable, Callable
 
 from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
 from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.tasks import OwnedTasks
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +60,13 @@ class Leases:
         self._must_register = False
         self._refused = ""
         self._past_incarnations: list[str] = []  # incarnations of this node that were declared dead
-        self._registering: asyncio.Task[None] | None = None
         self._lease_ms = lease_ms
         self._keys = [valkey.key(name) for name in ("nodes", "reaping", "leader", "server", "calm", "lost")]
         self._first = True
         self._leads_until_ms = 0.0
-        self._clearing: dict[str, asyncio.Task[None]] = {}
+        self._tasks = OwnedTasks(log)
+        self._registering = False
+        self._clearing: set[str] = set()  # incarnations
         self.incarnation = self._new_incarnation()
         self.fences = 0
         self.cleared = 0
@@ -93,10 +94,11 @@ class Leases:
             self._leads_until_ms = asked_ms + self._lease_ms - LEAD_MARGIN_MS
         for incarnation in dead:
             if incarnation not in self._clearing:
-                task = asyncio.get_running_loop().create_task(self._clear_one(incarnation))
-                self._clearing[incarnation] = task
-        if self._registering is None and (self._must_register or self._past_incarnations):
-            self._registering = asyncio.get_running_loop().create_task(self._re_register())
+                self._clearing.add(incarnation)
+                self._tasks.spawn(self._clear_one(incarnation), f"clearing up after {incarnation}")
+        if not self._registering and (self._must_register or self._past_incarnations):
+            self._registering = True
+            self._tasks.spawn(self._re_register(), "registering again")
 
     def re_register_soon(self) -> None:
         """Register everything again after the next beat: Valkey may have lost it."""
@@ -144,10 +146,7 @@ class Leases:
     async def close(self) -> None:
         """Give the lease back, so that the others need not wait for its end."""
         self._leads_until_ms = 0.0
-        tasks = [*self._clearing.values(), *([self._registering] if self._registering else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
         try:
             await self._valkey.call(END, self._keys[:3], (self.incarnation,))
         except RtError:
@@ -183,10 +182,8 @@ class Leases:
                     del self._past_incarnations[0]
         except RtError as refused:
             log.debug("registering again is continued later", extra={"why": refused.code})
-        except Exception:
-            log.exception("registering again failed")
         finally:
-            self._registering = None
+            self._registering = False
 
     async def _clear_one(self, incarnation: str) -> None:
         try:
@@ -196,10 +193,8 @@ class Leases:
             log.info("cleared up after a node", extra={"node": incarnation})
         except RtError as refused:
             log.debug("clearing up is continued later", extra={"node": incarnation, "why": refused.code})
-        except Exception:
-            log.exception("clearing up failed", extra={"node": incarnation})
         finally:
-            self._clearing.pop(incarnation, None)
+            self._clearing.discard(incarnation)
 
     def _new_incarnation(self) -> str:
         return f"{self._node_id}.{secrets.token_hex(4)}"

@@ -30,7 +30,9 @@ from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Offset, Room, Sid
+from insightdesk_rt.engine.periodic import PeriodicWork, start_periodic
 from insightdesk_rt.engine.settings import Help, Seconds, SettingsPart
+from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.wire import json
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 PID = re.compile(r"[A-Za-z0-9_.\-]{24,100}")
 RETRY_S = 0.2
 TOUCH_S = 900.0  # a quarter of the time that a room's offsets are kept
-TOUCH_TURN_S = TOUCH_S / 10
+TOUCH_TURN_MS = TOUCH_S * 1000 / 10
 # Longer than the time between two writes of a record. Records that no node could clear (all died at once) expire.
 SAFETY_TTL_MS = 86_400_000
 REAP_BATCH = 500
@@ -87,20 +89,20 @@ class ClusterSessions:
         self._dirty: dict[str, SessionRecord] = {}
         self._ended: dict[str, Ended] = {}
         self._ending: dict[str, Ended] = {}  # those in _ended that are being written
-        self._flushes: set[asyncio.Task[bool]] = set()
+        self._flushes = OwnedTasks(log)
         self._due: asyncio.Handle | None = None  # the next flush
-        self._touching: asyncio.Task[None] | None = None
+        self._touching: PeriodicWork | None = None  # from `start` to `close`
         self.claimed = self.refused = self.evicted = 0
 
     def start(self) -> None:
-        self._touching = asyncio.create_task(self._keep_touching(), name="resume")
+        self._touching = start_periodic(TOUCH_TURN_MS, self._touch, "noting that sessions missed nothing")
 
     async def close(self) -> None:
         """Write what is still to be written if Valkey is reachable, then end."""
         touching, self._touching = self._touching, None
         if touching is not None:
-            touching.cancel()
-            await asyncio.wait([touching, *self._flushes])
+            touching.stop()
+            await self._flushes.wait()
         if self._due is not None:
             self._due.cancel()
         if not await self._quietly(self._flush()):
@@ -163,7 +165,7 @@ class ClusterSessions:
         self._flush_soon()
 
     def drop(self, found: Resumed) -> None:
-        """LogEnd a session that was claimed and cannot be gone on with."""
+        """End a session that was claimed and cannot be gone on with."""
         self._end_later(found.pid, found.owner, 0, "[]", "")
 
     def _new_owner(self) -> str:
@@ -207,7 +209,7 @@ class ClusterSessions:
                 socket.client.close(CloseReason.REPLACED)
 
     async def re_register(self) -> None:
-        """Valkey forgot_ends, or this node has a new incarnation: write all records again."""
+        """Valkey lost its data, or this node has a new incarnation: write all records again."""
         for pid, session in self._sessions.items():
             if session.mode != "open":
                 session.mode = "again"
@@ -229,14 +231,7 @@ class ClusterSessions:
 
     def _begin_flush(self) -> None:
         self._due = None
-        task = asyncio.get_running_loop().create_task(self._quietly(self._flush()))
-        self._flushes.add(task)
-        task.add_done_callback(self._flushes.discard)
-
-    async def _keep_touching(self) -> None:
-        while True:
-            await asyncio.sleep(TOUCH_TURN_S)
-            await self._quietly(self._touch(asyncio.get_running_loop().time()))
+        self._flushes.spawn(self._quietly(self._flush()), "writing sessions")
 
     async def _quietly(self, work: Coroutine[Any, Any, None]) -> bool:
         try:
@@ -255,7 +250,7 @@ class ClusterSessions:
         ends = [(pid, ended) for pid, ended in self._ended.items() if self._ending.get(pid) is not ended]
         self._ending.update(ends)
         try:
-            while len(saves) > MAX_SAVES:  # after Valkey was emptied_ends
+            while len(saves) > MAX_SAVES:  # after Valkey was emptied
                 part, saves = saves[:MAX_SAVES], saves[MAX_SAVES:]
                 await self._write(part, [])
             part, saves = saves, []
@@ -304,7 +299,7 @@ class ClusterSessions:
         except BaseException:
             session.mode = "keep" if mode == "keep" else "again"
             raise
-        if saved == NO_RECORD:  # Valkey was emptied_ends
+        if saved == NO_RECORD:  # Valkey was emptied
             session.mode = "again"
             self._dirty.setdefault(pid, session)
             self._flush_soon()
@@ -320,7 +315,8 @@ class ClusterSessions:
         if self._ended.get(pid) is ended:
             del self._ended[pid]
 
-    async def _touch(self, now_s: float) -> None:
+    async def _touch(self) -> None:
+        now_s = asyncio.get_running_loop().time()
         due = [(pid, s) for pid, s in self._sessions.items() if now_s - s.touched_s > TOUCH_S and s.mode == "keep"]
         for start in range(0, len(due), MAX_SAVES):
             calls = []

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from insightdesk_rt.engine.errors import CloseReason, RtError
+from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class Drain:
     def __init__(self, registry: ClientRegistry, accept: Callable[[bool], None]) -> None:
         self._registry = registry
         self._accept = accept
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = OwnedTasks(log)
+        self._task: asyncio.Task[None] | None = None  # the present or last drain
         self._since_s = 0.0
         self._pace = _Pace(0.0, 0.0, 0)
         self._sent_away = 0
@@ -74,17 +76,15 @@ class Drain:
         self._pace = _Pace(now_s, over_s, self._sent_away)
         self._accept(False)
         if self._task is None or (self._task.done() and not self._final):
-            self._task = asyncio.get_running_loop().create_task(self._send_away())
+            self._task = self._tasks.spawn(self._send_away(), "draining")
 
     async def undo(self) -> None:
         """Accept clients again; those still connected stay. Raises RtError DRAINING if the node is about to end."""
         if self._final:
             raise RtError("DRAINING")
-        task, self._task = self._task, None
+        self._task = None
         self._accept(True)
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._tasks.close()
 
     async def finish(self, over_s: float) -> None:
         """Send all clients away for good, and return when they are gone."""

@@ -44,6 +44,7 @@ from insightdesk_rt.engine.doors.engineio import (
 )
 from insightdesk_rt.engine.doors.framing import declared_bytes
 from insightdesk_rt.engine.settings import Help, Port, SettingsPart
+from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.transport.handover import hand_over, is_here
 from insightdesk_rt.engine.transport.neighbours import Stranger, is_ours, say_refused, this_machine
 from insightdesk_rt.engine.transport.tornado_private import body_is_read
@@ -150,7 +151,7 @@ class Exchange(HTTPMessageDelegate):
         self.answered: asyncio.Future[RelayedAnswer | None] = asyncio.get_running_loop().create_future()
         self._stream: IOStream | None = None
         self._connection: HTTP1Connection | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._tasks = OwnedTasks(log)  # they end with the stream
         self._status = 0
         self._headers = HTTPHeaders()
         self._body = bytearray()
@@ -174,7 +175,7 @@ class Exchange(HTTPMessageDelegate):
         connection = self._connection = HTTP1Connection(stream, True, parameters)
         uri = f"{request.path}?{request.query}"
         await connection.write_headers(RequestStartLine(request.method or "GET", uri, "HTTP/1.1"), headers)
-        self._reading = asyncio.get_running_loop().create_task(self._read(connection, stream))
+        self._tasks.spawn(self._read(connection, stream), "reading a relayed answer")
         return True
 
     async def send(self, chunk: bytes) -> None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 import insightdesk_rt
 from insightdesk_rt.api.handler import Handler
 from insightdesk_rt.api.openapi import METHODS
+from insightdesk_rt.backend import parts as backend_parts  # noqa: F401
 from insightdesk_rt.emitter import Target
 from insightdesk_rt.engine import ids
 from insightdesk_rt.engine import tokens as auth
