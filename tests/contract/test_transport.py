@@ -69,7 +69,7 @@ class Peer:
         raise NotImplementedError
 
     async def vanish(self) -> None:
-        """LogEnd without a word."""
+        """End without a word."""
 
     async def leave(self) -> None:
         """Say goodbye."""

@@ -189,7 +189,7 @@ class Sequencer:
         self.advance(upto)
 
     def release(self, *, accept_gaps: bool = False) -> bool:
-        """LogEnd a hold and work off the buffer. Returns False if that found another hole: repair again.
+        """End a hold and work off the buffer. Returns False if that found another hole: repair again.
 
         `accept_gaps`: take the buffer as it is. For a hole that no reading of the log fills: its event was made up.
         """

@@ -58,7 +58,7 @@ class Subscription(asyncio.Protocol):
         self._end(str(error) if error else self._why)
 
     def abort(self, why: str) -> None:
-        """LogEnd it now; `lost` is called before this returns."""
+        """End it now; `lost` is called before this returns."""
         if self._transport is not None:
             self._transport.abort()
         self._end(why)

@@ -112,7 +112,7 @@ class SubscriptionLink:
         return asyncio.get_running_loop().time() - self._heard_s < DEAD_S
 
     def drop(self, why: str) -> None:
-        """LogEnd the connection, if there is one; the owner is told before this returns."""
+        """End the connection, if there is one; the owner is told before this returns."""
         if self.connection is not None:
             self.connection.abort(why)
 
