@@ -75,15 +75,15 @@ class Settings(Struct, frozen=True, kw_only=True):
 # The order of the settings in the documentation, the file and --help. A setting that is not named here, such as that of
 # a new feature, stands at the end of its group: the features' settings under "Helpdesk", all others under "Logs".
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Where it listens": (
+    "Addresses and ports": (
         "address", "port", "admin_address", "admin_port", "admin_allow_plaintext", "workers", "relay_address",
         "relay_port", "admin_hosts", "tls_cert_file", "tls_key_file", "allowed_origins", "trusted_proxies", "demo",
     ),
-    "What it keeps": (
+    "Stored data": (
         "data_dir", "valkey_url", "valkey_prefix", "node_id", "cluster_secret", "cluster_secret_file",
         "log_max_entries", "log_max_bytes", "embedded_memory_bytes", "durable",
     ),
-    "Who may come in": (
+    "Authentication": (
         "jwt_secret", "jwt_secret_file", "jwt_algorithms", "jwt_public_key_file", "jwks_url", "jwt_issuer",
         "jwt_audience", "jwt_leeway_s", "user_ids", "admin_keys_file", "agent_access", "access",
     ),
