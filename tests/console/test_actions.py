@@ -74,15 +74,15 @@ def test_a_user_is_shown_disconnected_revoked_and_blocked(console: Console, stag
     said = console.act(button(console, "Revoke"), "laptop stolen", count=one, command="/api/v1/revocations")
     assert said == "Revoked. 1 connection closed."
     console.go("limits")
-    back = button(console, "Take back the revocation of rene")
-    assert console.act(back, "found again", command="curl -X DELETE") == "Taken back."
+    back = button(console, "Remove the revocation of rene")
+    assert console.act(back, "found again", command="curl -X DELETE") == "The revocation was removed."
     stage.come("rene", "/presence")
     console.go("users/rene")
     said = console.act(button(console, "Block"), "abuse", count=one, command='"forSeconds":7200', forHours="2")
     assert said == "Blocked. 1 connection closed."
     console.go("limits")
     unblock = button(console, "Unblock rene")
-    assert console.act(unblock, "sorry", command="curl -X DELETE") == "Unblocked."
+    assert console.act(unblock, "sorry", command="curl -X DELETE") == "The block was removed."
     unblock.wait_for(state="detached")
 
 
@@ -108,10 +108,10 @@ def test_a_chat_is_assigned_queued_again_and_closed(console: Console, stage: Sta
     console.go("chats?state=waiting")
     name = "the chat of Carla Conti"
     done = console.act(button(console, f"Assign {name}"), "she knows it", command="/assign", agentId="ines")
-    assert done == "The chat is the agent's."
+    assert done == "The chat was assigned."
     button(console, "Active").click()
     console.row("Ines Duarte").wait_for()
-    assert console.act(button(console, f"Requeue {name}"), "lunch", command="/requeue") == "The chat waits again."
+    assert console.act(button(console, f"Requeue {name}"), "lunch", command="/requeue") == "The chat was requeued."
     button(console, "Waiting").click()
     assert console.act(button(console, f"Close {name}"), "solved by phone", command="/close") == "The chat has ended."
     button(console, "Closed").click()
@@ -129,7 +129,7 @@ def test_a_notice_is_sent_and_ended(console: Console, stage: Stage) -> None:
         severity="warning",
         forMinutes="10",
     )
-    assert said == "The notice is out."
+    assert said == "The notice was sent."
     stage.do(peer.expect("server:notice", {"message": "Back at noon", "severity": "warning"}))
     end = button(console, "End the notice: Back at noon")
     assert console.act(end, "done early", command="insightdesk-rt notice --end") == "The notice has ended."
@@ -159,21 +159,21 @@ def test_a_node_is_drained_with_progress_and_accepts_clients_after_an_undrain(co
     said = console.act(
         button(console, "Drain", card),
         "kernel",
-        count=" will be sent away.",
+        count=" will be closed.",
         command="insightdesk-rt drain n2 --over 4 --reason",
         overSeconds="4",
     )
-    assert said == "n2 sends its clients away."
+    assert said == "n2 disconnects its clients."
     card.get_by_role("progressbar", name="Drain").wait_for()
-    card.get_by_text("No new ones are taken.").wait_for()
+    card.get_by_text("The node accepts no new clients.").wait_for()
     undrained = console.act(button(console, "Undrain", card), "rebooted", command="insightdesk-rt drain n2 --undo")
-    assert undrained == "n2 takes clients again."
+    assert undrained == "n2 accepts clients again."
     card.get_by_text("ready").wait_for()
 
 
 def test_the_drain_of_the_last_node_shows_a_warning(console: Console, stage: Stage) -> None:
     console.go("nodes")
-    nowhere = "No other node takes clients"
+    nowhere = "No other node accepts clients"
     stage.push("POST", "nodes/n1/drain", {"overSeconds": 3600, "reason": "kernel"})
     try:
         console.page.get_by_role("article", name="Node n1").get_by_text("draining").wait_for()
@@ -184,7 +184,7 @@ def test_the_drain_of_the_last_node_shows_a_warning(console: Console, stage: Sta
         stage.push("POST", "nodes/n1/undrain", {"reason": "the test is over"})
     console.page.get_by_role("article", name="Node n1").get_by_text("ready").wait_for()
     button(console, "Drain", console.page.get_by_role("article", name="Node n2")).click()
-    console.page.locator("dialog .count").get_by_text("will be sent away.").wait_for()
+    console.page.locator("dialog .count").get_by_text("will be closed.").wait_for()
     assert nowhere not in console.page.locator("dialog .count").inner_text()
     console.page.keyboard.press("Escape")
 
@@ -197,7 +197,7 @@ def test_limits_are_changed_addresses_blocked_and_sessions_revoked(console: Cons
     assert done == "The limit of ticket:typing has changed."
     reset = button(console, "Reset the limit of ticket:typing")
     assert console.act(reset, "fixed", command="ratelimits/ticket%3Atyping?reason=") == (
-        "The limit of ticket:typing is as configured."
+        "The limit of ticket:typing is the configured one again."
     )
     reset.wait_for(state="detached")
     stage.come("networked", "/presence", address="192.0.2.200")
@@ -210,7 +210,7 @@ def test_limits_are_changed_addresses_blocked_and_sessions_revoked(console: Cons
         whom="192.0.2.192/26",
     )
     assert said == "Blocked. 1 connection closed."
-    assert console.act(button(console, "Unblock 192.0.2.192/26"), "ours", command="curl") == "Unblocked."
+    assert console.act(button(console, "Unblock 192.0.2.192/26"), "ours", command="curl") == "The block was removed."
     stage.come("lost", "/presence")
     said = console.act(
         button(console, "New revocation"),
@@ -220,8 +220,8 @@ def test_limits_are_changed_addresses_blocked_and_sessions_revoked(console: Cons
         whom="session-lost",
     )
     assert said == "Revoked. 1 connection closed."
-    taken = button(console, "Take back the revocation of session-lost")
-    assert console.act(taken, "a mistake", command="curl") == "Taken back."
+    taken = button(console, "Remove the revocation of session-lost")
+    assert console.act(taken, "a mistake", command="curl") == "The revocation was removed."
 
 
 def test_users_who_exceed_a_rate_are_shown(console: Console, stage: Stage) -> None:
@@ -247,7 +247,7 @@ def test_a_log_level_is_changed_for_a_while(console: Console) -> None:
         forMinutes="1",
         node="n2",
     )
-    assert said == "helpdesk logs debug."
+    assert said == "helpdesk now logs at level debug."
     console.row("debug").wait_for()
     console.page.get_by_label("Find").fill("ping interval heartbeats")
     console.page.get_by_text("time between heartbeats").wait_for()

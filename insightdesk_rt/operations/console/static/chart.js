@@ -1,20 +1,20 @@
 // @ts-check
-// A line chart of the last 15 minutes, drawn as SVG. Arrow keys or the pointer read single moments off it.
+// A line chart of the last 15 minutes, drawn as SVG. The arrow keys or the pointer select a moment to read.
 import { h, put, s } from "./dom.js";
 import { clock } from "./format.js";
 
 const HEIGHT = 150;
 const LEFT = 48;
-const RIGHT = 16; // half of "now"
+const RIGHT = 16; // half the width of the label "now"
 const TOP = 10;
 const BOTTOM = 20;
 const SPAN_S = 900;
-const GAP_S = 16; // between samples that are not joined: some are missing
-const MOST = 0.95; // of the values a chart is as high as; fewer than one in twenty, and far above, are cut off
-const FAR = 2.5; // times
-const ENOUGH = 20; // values to tell which of them are few
+const GAP_S = 16; // samples further apart are not joined by a line: some are missing between them
+const MOST = 0.95; // the chart is at least as high as this share of the values; single peaks far above are cut off
+const FAR = 2.5; // a peak is far above if it exceeds the usual values by this factor
+const ENOUGH = 20; // with fewer values, nothing is cut off
 
-/** series: [{name, of(sample)}], at most two. show(value): as text. Returns {element, set(samples)}; samples have `at`. */
+/** Make a chart. series: [{name, of(sample)}], at most two. show(value) returns its text. Returns {element, set(samples)}; samples have `at`. */
 export function chart({ title, series, show }) {
 	const svg = s("svg", { "aria-hidden": "true", focusable: "false" });
 	const legend = h("p.legend");
@@ -64,7 +64,7 @@ export function chart({ title, series, show }) {
 		);
 	}
 
-	/** The samples of a series that follow each other, as [at, value]. */
+	/** Return the unbroken runs of a series, each a list of [at, value]. */
 	function runs(one) {
 		/** @type {number[][][]} */
 		const found = [];
@@ -86,7 +86,7 @@ export function chart({ title, series, show }) {
 		return [n === 0 && s("path.area", { d: area }), s("path.line", { d: path, "data-n": n })].filter(Boolean);
 	}
 
-	/** The greatest value that is cut off, by its name. */
+	/** Return a label for the greatest value that is cut off, if any is. */
 	function peak(x, top) {
 		const cut = samples.flatMap((sample) => series.map((one) => [one.of(sample) ?? 0, sample.at])).filter(([value]) => value > top);
 		if (!cut.length) return [];
@@ -133,21 +133,21 @@ export function chart({ title, series, show }) {
 	}
 
 	function spoken() {
-		const told = series.map((one) => {
+		const texts = series.map((one) => {
 			const shown = samples[picked];
 			const found = samples.map(one.of).filter((value) => value !== null && value !== undefined);
 			if (shown) return `${one.name} ${show(one.of(shown))}`;
 			if (!found.length) return `${one.name}: nothing yet`;
 			return `${one.name}: now ${show(found.at(-1))}, from ${show(Math.min(...found))} to ${show(Math.max(...found))}`;
 		});
-		return `${title}, ${samples[picked] ? `at ${clock(samples[picked].at * 1000)}` : "last 15 minutes"}. ${told.join("; ")}`;
+		return `${title}, ${samples[picked] ? `at ${clock(samples[picked].at * 1000)}` : "last 15 minutes"}. ${texts.join("; ")}`;
 	}
 
 	draw();
 	return { element, set };
 }
 
-/** Return how high a chart of these values is: nearly all fit in, and one that is far above the rest does not flatten it. */
+/** Return the upper end of the scale: nearly all values fit, and a single peak far above the rest does not flatten the others. */
 function height(values) {
 	const most = Math.max(0, ...values);
 	const seen = values.filter((value) => value > 0).sort((a, b) => a - b);
@@ -155,7 +155,7 @@ function height(values) {
 	return ceiling(most > usual * FAR ? usual * 1.25 : most);
 }
 
-/** Return the next round number that holds a value, and whose half is round too. */
+/** Return the next round number above a value whose half is round too. */
 function ceiling(value) {
 	if (value <= 2) return value > 1 ? 2 : 1;
 	const power = 10 ** Math.floor(Math.log10(value));

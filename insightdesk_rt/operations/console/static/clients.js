@@ -10,7 +10,7 @@ import { button, counted, people, person, room, small, tag } from "./parts.js";
 import { newRevocation } from "./refusals.js";
 import { table } from "./table.js";
 
-const RECONNECT = { name: "reconnect", label: "Let clients reconnect", type: "check", help: "Clients reconnect by themselves. Otherwise they are told not to." };
+const RECONNECT = { name: "reconnect", label: "Let clients reconnect", type: "check", help: "Clients reconnect by themselves. Otherwise they stay disconnected." };
 
 /** @type {[RegExp, string][]} */
 const BROWSERS = [[/Edg\/(\d+)/, "Edge"], [/OPR\/(\d+)/, "Opera"], [/Firefox\/(\d+)/, "Firefox"], [/Chrome\/(\d+)/, "Chrome"], [/Version\/(\d+).*Safari/, "Safari"]];
@@ -66,7 +66,7 @@ function detail(one) {
 	);
 }
 
-/** The session of its token, and the end of it; nothing where none is known. */
+/** The session of the connection's token, with a button to revoke it; empty if the token has none. */
 function session({ sessionId }) {
 	if (!sessionId) return [];
 	return [h("dt", "Session"), h("dd", h("div.row", h("code", sessionId), operator(() => button("Revoke this session", () => newRevocation({ sessionId }), { danger: true }))))];
@@ -76,7 +76,7 @@ export function closedTable() {
 	return table({
 		label: "Closed connections",
 		key: (one) => one.sid + one.closedAt,
-		empty: "None is remembered. Each node keeps its newest 1,000.",
+		empty: "No closed connections. Each node keeps its newest 1,000.",
 		detail: (one) => h("dl.facts", h("dt", "Connection"), h("dd", h("code", one.sid)), session(one), h("dt", "User agent"), h("dd", one.agent || "–")),
 		columns: [
 			{ label: "Closed", cell: (one) => at(one.closedAt), fix: true },
@@ -107,12 +107,12 @@ function disconnectOne(one) {
 	});
 }
 
-/** Ask for all connections that are meant: filters of the API by name, at least one. */
+/** Open the dialog that disconnects all matching connections. `where`: filters of the API by name, at least one. */
 export function disconnectAll(where) {
 	const ask = (given, dryRun) => api("POST", "connections/disconnect", { where, reconnect: given.reconnect, reason: given.reason || "count", dryRun });
 	const flags = Object.fromEntries(Object.entries(where).map(([name, value]) => [`--${name}`, value]));
 	act({
-		title: "Disconnect all that were found",
+		title: "Disconnect all matching connections",
 		text: Object.entries(where).map(([name, value]) => `${name} ${value}`).join(", "),
 		button: "Disconnect",
 		danger: true,
@@ -130,7 +130,7 @@ export function disconnectUser(id, customer) {
 	const path = `${customer ? "customers" : "users"}/${part(id)}/disconnect`;
 	act({
 		title: `Disconnect ${id}`,
-		text: "All connections of this user, on all nodes. The token stays good: to end it, revoke it.",
+		text: "Closes all connections of this user on all nodes. The token stays valid; revoke it to end it.",
 		button: "Disconnect",
 		danger: true,
 		fields: [RECONNECT],

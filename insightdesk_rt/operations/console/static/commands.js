@@ -8,8 +8,8 @@ function word(text) {
 }
 
 /**
- * insightdesk-rt with its arguments; {"--flag": value} after them, a flag with true stands alone. What begins with "-"
- * and is no flag is told from one: as --flag=value, or behind "--" at the end.
+ * Return an insightdesk-rt command. Arguments come first, then {"--flag": value}; a flag with true has no value. A value
+ * that begins with "-" is written so that it is not taken for a flag: as --flag=value, or after "--" at the end.
  */
 export function tool(command, ...words) {
 	const flags = typeof words.at(-1) === "object" ? words.pop() : {};
@@ -23,12 +23,12 @@ export function tool(command, ...words) {
 	return [...all, ...(dashed ? ["--", ...words.map(word)] : [])].join(" ");
 }
 
-/** The call of the API by curl, for what has no command of its own. */
+/** Return the API call as a curl command, for actions without a command of their own. */
 export function curl(method, path, body) {
 	const head = `curl -X ${method} -H "Authorization: Bearer $KEY"`;
 	const url = word(`${location.origin}/api/v1/${path}`);
 	return body === undefined ? `${head} ${url}` : `${head} -H 'Content-Type: application/json' \\\n  -d ${word(JSON.stringify(body))} ${url}`;
 }
 
-/** DELETE takes its reason as a query. */
+/** Return a DELETE as a curl command; the reason is in its query. */
 export const removal = (path, values) => curl("DELETE", path + query(values));

@@ -1,5 +1,5 @@
 // @ts-check
-// Numbers and times for people. Times that are told as "3 min ago" go on by themselves.
+// Numbers and times as text for people. Times like "3 min ago" update by themselves.
 import { h } from "./dom.js";
 
 const whole = new Intl.NumberFormat("en");
@@ -31,18 +31,18 @@ export function duration(seconds) {
 export const clock = (date) => new Date(date).toLocaleTimeString("en-GB");
 const stamp = (date) => `${new Date(date).toLocaleDateString("en-CA")} ${clock(date)}`;
 
-function told(date) {
+function relative(date) {
 	const seconds = (Date.now() - date) / 1000;
 	return seconds < 0 ? `in ${duration(-seconds)}` : seconds < 2 ? "now" : `${duration(seconds)} ago`;
 }
 
-/** How long ago an ISO time was, or how far off it is; "–" for none. */
+/** How long ago an ISO time was, or how far in the future it is; "–" for none. */
 export function ago(iso, none = NONE) {
 	if (!iso) return none;
-	return h("time", { datetime: iso, title: stamp(iso), data: { ago: "" } }, told(new Date(iso)));
+	return h("time", { datetime: iso, title: stamp(iso), data: { ago: "" } }, relative(new Date(iso)));
 }
 
-/** A moment as it is on the clock here; with the date if it was not today. */
+/** A moment in local time, with the date if it was not today. */
 export function at(iso, none = NONE) {
 	if (!iso) return none;
 	const today = new Date(iso).toDateString() === new Date().toDateString();
@@ -51,7 +51,7 @@ export function at(iso, none = NONE) {
 
 setInterval(() => {
 	for (const time of /** @type {NodeListOf<HTMLTimeElement>} */ (document.querySelectorAll("time[data-ago]"))) {
-		const text = told(new Date(time.dateTime));
+		const text = relative(new Date(time.dateTime));
 		if (time.textContent !== text) time.textContent = text;
 	}
 }, 1000);

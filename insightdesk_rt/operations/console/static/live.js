@@ -20,7 +20,7 @@ let report = () => {};
 
 /**
  * Call `listener({is, since, why})` for each state of the stream. `is`: "wait": connecting; "up"; "partly": some watched
- * paths have had no answer since then; "down": the stream has been lost since then; "wrong": the request is refused for good.
+ * paths have had no answer since then; "down": the stream has been lost since then; "wrong": the request is refused and not repeated.
  * @param {(state: StreamState) => void} listener
  */
 export function onStream(listener) {
@@ -35,19 +35,19 @@ export function onStream(listener) {
 export function live(watched, refused = () => {}) {
 	const paths = Object.keys(watched);
 	const failing = new Map(); // path → {since, error, is}
-	const heard = new Set(); // the paths that were answered: the state is "up" once all are
+	const answered = new Set(); // the paths that were answered: the state is "up" once all are
 	return stream("/api/v1/live?watch=" + part(paths.map(part).join(",")), {
 		open: () => {
 			failing.clear();
-			heard.clear();
+			answered.clear();
 		},
 		state({ watch, status, body }) {
 			const error = status === 200 ? null : new Refused({ status, ...body.error });
 			if (!error) failing.delete(watch);
 			else failing.set(watch, { since: failing.get(watch)?.since ?? Date.now(), why: error.text, is: status < 500 ? "wrong" : "partly" });
 			const worst = [...failing.values()].sort((a, b) => (a.is === b.is ? a.since - b.since : a.is === "partly" ? -1 : 1))[0];
-			heard.add(watch);
-			report(worst ?? { is: heard.size === paths.length ? "up" : "wait" });
+			answered.add(watch);
+			report(worst ?? { is: answered.size === paths.length ? "up" : "wait" });
 			if (error) refused(watch, error);
 			else watched[watch]?.(body);
 		},
@@ -66,14 +66,14 @@ export function stream(url, on, { always = false } = {}) {
 	let timer;
 	let wait = FIRST_MS;
 	let since = 0;
-	let heard = 0;
+	let receivedAt = 0;
 	let begun = false;
 
 	async function open() {
 		clearTimeout(timer);
 		const mine = (ending = new AbortController());
 		begun = false;
-		heard = Date.now();
+		receivedAt = Date.now();
 		try {
 			const answer = await fetch(url, { credentials: "same-origin", cache: "no-store", headers: { Accept: "text/event-stream" }, signal: mine.signal });
 			if (!answer.ok) throw new Refused({ status: answer.status, ...(await answer.json()).error });
@@ -92,7 +92,7 @@ export function stream(url, on, { always = false } = {}) {
 		for (let text = ""; ;) {
 			const { value, done } = await reader.read();
 			if (done) throw new Refused({ code: "UNREACHABLE" });
-			heard = Date.now();
+			receivedAt = Date.now();
 			const blocks = (text + value).split("\n\n");
 			text = blocks.pop() ?? "";
 			for (const block of blocks) {
@@ -138,7 +138,7 @@ export function stream(url, on, { always = false } = {}) {
 	}
 
 	const dog = setInterval(() => {
-		if (ending && Date.now() - heard > (begun ? patience.silent_ms : patience.open_ms)) lost(new Refused({ code: "SILENT" }));
+		if (ending && Date.now() - receivedAt > (begun ? patience.silent_ms : patience.open_ms)) lost(new Refused({ code: "SILENT" }));
 	}, LOOK_MS);
 	report({ is: "wait" });
 	if (always || !document.hidden) open();

@@ -65,7 +65,7 @@ async function show() {
 /** Return a page's module. Rejects if it cannot be loaded. */
 function load(name) {
 	const late = new Promise((_, refuse) => setTimeout(refuse, patience.open_ms));
-	// some browsers remember for good that a module at this address failed to load
+	// Some browsers never retry a module whose address once failed to load, so a retry uses another address.
 	return Promise.race([import(`./pages/${name}.js${tries[name] ? `?again=${tries[name]}` : ""}`), late]);
 }
 
@@ -86,7 +86,7 @@ function menu(open) {
 const DOTS = { up: ["good", "live"], down: ["bad", "stream lost"], wait: ["wait", "connecting"], partly: ["warn", "no answer"], wrong: ["good", "live"] };
 
 /**
- * Show the state of the stream. `over`: it is not tried again.
+ * Show the state of the stream. `over`: it is not opened again.
  * @param {import("./live.js").StreamState & {over?: boolean}} state
  */
 function state({ is, since, why, over = false }) {

@@ -1,10 +1,10 @@
 // @ts-check
-// What a node says of itself, in the words that all pages use: its state, and its connections.
+// A node's state and connections, in the words that all pages use.
 import { connectionsUrl, small, tag } from "./parts.js";
 import { h } from "./dom.js";
 import { ms, num } from "./format.js";
 
-const MAX_LAG_MS = 1000; // where /readyz says that a node is not ready
+const MAX_LAG_MS = 1000; // at this lag, /readyz reports the node as not ready
 const SOME_LAG_MS = 250;
 const MAX_SKEW_MS = 1000; // as in the server's log
 
@@ -37,7 +37,7 @@ export function stateDot(node) {
 export const takesClients = (node) => !node.drain && nodeState(node).is !== "bad";
 export const leader = (node) => (node.leads ? tag("leader") : "");
 
-/** How many connections nodes have, robots of the demo among them; `kinds`: which are no websockets, in words. */
+/** Count the connections of nodes, including the demo's robots. `kinds` describes those that are not websockets. */
 export function connectionsOf(...nodes) {
 	const by = (kind) => nodes.reduce((sum, node) => sum + (node.connections[kind] ?? 0), 0);
 	const total = nodes.reduce((sum, node) => Object.values(node.connections).reduce((a, b) => a + b, sum), 0);

@@ -1,5 +1,5 @@
 // @ts-check
-// Notices: what everybody who is connected is told. A list of them, and the actions on it.
+// Notices: messages from admins to everybody who is connected. The list of them, and its actions.
 import { api, part, query } from "./api.js";
 import { tool } from "./commands.js";
 import { act } from "./dialog.js";
@@ -15,7 +15,7 @@ export function noticeList() {
 	return {
 		element,
 		set(items) {
-			put(element, items.length ? items.map(shown) : h("li.empty", "Nobody is being told anything. A notice is sent to all who are connected, and to those who come while it lasts."));
+			put(element, items.length ? items.map(shown) : h("li.empty", "There are no notices. A notice is shown to everybody who is connected, and to clients that connect while it lasts."));
 		},
 	};
 }
@@ -38,20 +38,20 @@ export function addNotice() {
 	});
 	act({
 		title: "New notice",
-		text: "Everybody it concerns is told when it begins, and whoever connects while it lasts.",
+		text: "It is sent to all its recipients when it begins, and to those who connect while it lasts.",
 		button: "Send notice",
 		fields: [
 			{ name: "message", label: "Message", type: "area", required: true, maxlength: 2000 },
 			{ name: "severity", label: "Severity", value: "info", options: Object.keys(IS).map((one) => [one, one]) },
-			{ name: "startsAt", label: "Begins", type: "datetime-local", help: "In your own time. Empty: now." },
-			{ name: "forMinutes", label: "Minutes it lasts", type: "number", min: 1, max: 100_000, help: "Empty: until somebody ends it." },
+			{ name: "startsAt", label: "Begins", type: "datetime-local", help: "In your local time. Empty: now." },
+			{ name: "forMinutes", label: "Duration in minutes", type: "number", min: 1, max: 100_000, help: "Empty: until it is ended." },
 			{ name: "namespace", label: "Only in", options: choice(NAMESPACES, "every namespace") },
 			{ name: "role", label: "Only for", options: choice(ROLES, "everybody") },
 		],
 		command: (given) => tool("notice", given.message, { "--severity": given.severity, "--starts": given.startsAt && iso(given.startsAt), "--for": given.forMinutes === "" ? "" : String(given.forMinutes * 60), "--namespace": given.namespace, "--role": given.role, "--reason": given.reason }),
 		async run(given) {
 			await api("POST", "notices", body(given));
-			return Date.parse(given.startsAt) > Date.now() ? "The notice will be sent." : "The notice is out.";
+			return Date.parse(given.startsAt) > Date.now() ? "The notice will be sent." : "The notice was sent.";
 		},
 	});
 }

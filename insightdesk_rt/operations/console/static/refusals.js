@@ -1,5 +1,5 @@
 // @ts-check
-// Who is refused: blocks of users and addresses, and revoked sessions and tokens. Tables of them, and the actions.
+// Blocks of users and addresses, and revoked sessions and tokens: their tables and actions.
 import { api, part, query } from "./api.js";
 import { curl, removal } from "./commands.js";
 import { act } from "./dialog.js";
@@ -9,7 +9,7 @@ import { operator } from "./me.js";
 import { button, counted, people, small, userUrl } from "./parts.js";
 import { table } from "./table.js";
 
-// Whom a rule names: where customers and staff are numbered apart, a customer by `customerId`.
+// The id that a rule names. With separate ids, a customer is named by `customerId`.
 const idOf = (one) => one.userId ?? one.customerId;
 const user = (one) => h("a", { href: userUrl(idOf(one), Boolean(one.customerId)) }, idOf(one));
 const by = (one) => [one.by, small(ago(one.at))];
@@ -39,12 +39,12 @@ export function revocationTable(empty) {
 			{ label: "Reason", cell: (one) => one.reason },
 			{ label: "By", cell: by },
 			{ label: "Kept until", cell: (one) => (one.until ? at(one.until) : "–"), wide: true },
-			operator(() => ({ label: "", cell: (one) => button("Take back", () => takeBack(one), { label: `Take back the revocation of ${idOf(one) ?? one.sessionId}` }) })),
+			operator(() => ({ label: "", cell: (one) => button("Remove", () => takeBack(one), { label: `Remove the revocation of ${idOf(one) ?? one.sessionId}` }) })),
 		].filter(Boolean),
 	});
 }
 
-/** Ask for a block; `given` names whom, or the dialog asks. */
+/** Open the dialog of a new block. `given` names the user; without it the dialog asks what to block. */
 export function newBlock(given = {}) {
 	const what = ({ kind, whom }) => (idOf(given) ? given : { [kind]: whom });
 	const body = (asked, dryRun) => ({
@@ -58,11 +58,11 @@ export function newBlock(given = {}) {
 	];
 	act({
 		title: idOf(given) ? `Block ${idOf(given)}` : "New block",
-		text: "Connections are closed now on all nodes, and new ones are refused while it lasts.",
+		text: "Closes all matching connections on all nodes now, and refuses new ones while the block lasts.",
 		button: "Block",
 		danger: true,
-		fields: [...whom, { name: "forHours", label: "Hours it lasts", type: "number", min: 0.1, max: 87_600, step: "any", help: "Empty: until somebody ends it." }],
-		count: async (asked) => (idOf(given) || asked.whom ? counted(await api("POST", "blocks", body(asked, true))) : "Say whom."),
+		fields: [...whom, { name: "forHours", label: "Duration in hours", type: "number", min: 0.1, max: 87_600, step: "any", help: "Empty: until it is removed." }],
+		count: async (asked) => (idOf(given) || asked.whom ? counted(await api("POST", "blocks", body(asked, true))) : "Enter an address, a network or a user id."),
 		command: (asked) => curl("POST", "blocks", { ...body(asked), reason: asked.reason }),
 		async run(asked) {
 			return `Blocked. ${done(await api("POST", "blocks", body(asked)))}`;
@@ -70,7 +70,7 @@ export function newBlock(given = {}) {
 	});
 }
 
-/** Ask for a revocation; `given` names the user or the session, or the dialog asks for one. */
+/** Open the dialog of a new revocation. `given` names the user or the session; without it the dialog asks for one. */
 export function newRevocation(given = {}) {
 	const named = idOf(given) ?? given.sessionId;
 	const what = ({ kind, whom }) => (named ? given : { [kind]: whom });
@@ -78,15 +78,15 @@ export function newRevocation(given = {}) {
 	act({
 		title: idOf(given) ? `Revoke the tokens of ${idOf(given)}` : given.sessionId ? `Revoke the session ${given.sessionId}` : "New revocation",
 		text: given.sessionId
-			? "No token of this session counts any more: connections are closed on all nodes, new ones are refused. Other sessions of the user go on."
-			: "Every token issued until now counts no more: connections are closed on all nodes, new ones are refused. Tokens issued later are good.",
+			? "Tokens of this session become invalid: its connections are closed on all nodes, and new ones are refused. Other sessions of the user continue."
+			: "All tokens issued until now become invalid: connections are closed on all nodes, and new ones with such a token are refused. Tokens issued later are valid.",
 		button: "Revoke",
 		danger: true,
 		fields: named ? [] : [
 			{ name: "kind", label: "What", value: "sessionId", options: [["sessionId", "a session"], ["userId", "all tokens of a user"]] },
 			{ name: "whom", label: "Which", required: true, maxlength: 200, placeholder: "the session's or user's id" },
 		],
-		count: async (asked) => (named || asked.whom ? counted(await api("POST", "revocations", body(asked, true))) : "Say whom."),
+		count: async (asked) => (named || asked.whom ? counted(await api("POST", "revocations", body(asked, true))) : "Enter the id of a session or a user."),
 		command: (asked) => curl("POST", "revocations", { ...body(asked), reason: asked.reason }),
 		async run(asked) {
 			return `Revoked. ${done(await api("POST", "revocations", body(asked)))}`;
@@ -103,7 +103,7 @@ function unblock(block) {
 		command: ({ reason }) => removal(path, { reason }),
 		async run({ reason }) {
 			await api("DELETE", path + query({ reason }));
-			return "Unblocked.";
+			return "The block was removed.";
 		},
 	});
 }
@@ -111,13 +111,13 @@ function unblock(block) {
 function takeBack(one) {
 	const path = `revocations/${part(one.id)}`;
 	act({
-		title: `Take back the revocation of ${idOf(one) ?? one.sessionId}`,
-		text: `Revoked by ${one.by}: ${one.reason}. Tokens that have not expired are good again.`,
-		button: "Take back",
+		title: `Remove the revocation of ${idOf(one) ?? one.sessionId}`,
+		text: `Revoked by ${one.by}: ${one.reason}. Tokens that have not expired become valid again.`,
+		button: "Remove",
 		command: ({ reason }) => removal(path, { reason }),
 		async run({ reason }) {
 			await api("DELETE", path + query({ reason }));
-			return "Taken back.";
+			return "The revocation was removed.";
 		},
 	});
 }

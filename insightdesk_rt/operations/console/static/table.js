@@ -1,5 +1,5 @@
 // @ts-check
-// A table whose rows change in place, so that what is under the pointer or has the focus stays there.
+// A table whose rows change in place, so that the element under the pointer or with the focus stays.
 import { h, put } from "./dom.js";
 
 const FOCUSABLE = "a, button, input, select";
@@ -130,8 +130,8 @@ export function pager(go) {
 			turn(next);
 		},
 	}, "Next");
-	const said = h("span.soft");
-	const element = h("div.pager", said, back, on);
+	const status = h("span.soft");
+	const element = h("div.pager", status, back, on);
 
 	function turn(cursor) {
 		now = cursor;
@@ -142,7 +142,7 @@ export function pager(go) {
 
 	return {
 		element,
-		/** Something else is asked for: it begins at its first page. */
+		/** Return to the first page, because the filter or order has changed. */
 		reset() {
 			before.length = 0;
 			now = "";
@@ -151,7 +151,7 @@ export function pager(go) {
 			next = cursor;
 			on.disabled = !next;
 			back.disabled = before.length === 0;
-			said.textContent = before.length || next ? [`Page ${before.length + 1}`, text].filter(Boolean).join(" · ") : text;
+			status.textContent = before.length || next ? [`Page ${before.length + 1}`, text].filter(Boolean).join(" · ") : text;
 		},
 	};
 }

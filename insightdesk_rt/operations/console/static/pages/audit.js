@@ -16,9 +16,9 @@ export function show(root, { query: given }) {
 	const list = table({
 		label: "Audit log",
 		key: (entry) => entry.id,
-		empty: "Nothing that fits. Every change that is made through the API, the shell or this console stands here.",
+		empty: "No entries match. Every change made through the API, the shell or this console is listed here.",
 		detail: (entry) => h("dl.facts",
-			h("dt", "Asked"), h("dd", h("code", entry.what || "nothing more")),
+			h("dt", "Fields"), h("dd", h("code", entry.what || "none")),
 			h("dt", "From"), h("dd", entry.address),
 			h("dt", "Done by node"), h("dd", entry.node),
 			h("dt", "Entry"), h("dd", h("code", entry.id)),
@@ -60,7 +60,7 @@ export function show(root, { query: given }) {
 		end = live({
 			["audit" + query({ ...asked, limit: LIMIT, cursor })]: (body) => {
 				list.set(body.items);
-				put(kept, small(`Entries are kept for ${body.keptDays} days at least. ${num(body.dropped)} older ones are gone${body.droppedEarly ? `, ${num(body.droppedEarly)} of them early: there were too many` : ""}.`));
+				put(kept, small(`Entries are kept for at least ${body.keptDays} days. ${num(body.dropped)} older ones were deleted${body.droppedEarly ? `, ${num(body.droppedEarly)} of them early because there were too many` : ""}.`));
 				pages.set(body.next);
 			},
 		});

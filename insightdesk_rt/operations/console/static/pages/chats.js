@@ -1,5 +1,5 @@
 // @ts-check
-// Chats and their queue: who waits, who is served, what has ended; hand one on or end it.
+// Chats and their queue: waiting, active and closed chats; assign, requeue or close them.
 import { api, part, query } from "../api.js";
 import { curl } from "../commands.js";
 import { act } from "../dialog.js";
@@ -13,8 +13,8 @@ import { pager, table } from "../table.js";
 const LIMIT = 50;
 const STATES = ["waiting", "active", "closed"];
 const EMPTY = {
-	waiting: "Nobody waits. Customers who ask for a chat stand here until an agent takes them.",
-	active: "No chat is going on.",
+	waiting: "Nobody is waiting. Customers who ask for a chat appear here until an agent accepts.",
+	active: "No chat is active.",
 	closed: "No chat has ended yet.",
 };
 
@@ -32,7 +32,7 @@ export function show(root, { query: given }) {
 		watch();
 	});
 	put(root,
-		heading("Chats & queue", "Conversations between customers and agents, without what is said in them."),
+		heading("Chats & queue", "Conversations between customers and agents, without their messages."),
 		h("div.tiles", Object.values(tiles).map((one) => one.element)),
 		h("div.tabs", { role: "group", "aria-label": "State" }, tabs),
 		holder, pages.element,
@@ -99,7 +99,7 @@ function conversations(state, agents) {
 
 const title = (one) => `the chat of ${one.customer.name || one.customer.id}`;
 
-/** Ask for one of the three things that may be done to a chat. `more` are the values besides the reason. */
+/** Open the dialog of an action on a chat. `more` returns the values besides the reason. */
 function change(one, verb, more, about) {
 	const path = `chats/${part(one.conversationId)}/${verb}`;
 	act({
@@ -117,27 +117,27 @@ function assign(one, agents) {
 	const which = { name: "agentId", label: "To agent", required: true, maxlength: 128 };
 	change(one, "assign", ({ agentId }) => ({ agentId }), {
 		title: `Assign ${title(one)}`,
-		text: "The agent gets it at once, and must be in the chat now.",
+		text: "The agent receives it at once, and must be connected to the chat now.",
 		button: "Assign",
 		fields: [known.length ? { ...which, value: known[0].userId, options: known.map((agent) => [agent.userId, `${agent.name || agent.userId} (${agent.userId})`]) } : { ...which, placeholder: "user id" }],
-		done: "The chat is the agent's.",
+		done: "The chat was assigned.",
 	});
 }
 
 function requeue(one) {
 	change(one, "requeue", ({ teamId }) => (teamId ? { teamId } : {}), {
 		title: `Requeue ${title(one)}`,
-		text: "It waits for another agent, in the place it had.",
+		text: "It waits for another agent, in its old place in the queue.",
 		button: "Requeue",
-		fields: [{ name: "teamId", label: "Team", value: one.teamId ?? "", maxlength: 128, help: "Another team's queue, or the one it has." }],
-		done: "The chat waits again.",
+		fields: [{ name: "teamId", label: "Team", value: one.teamId ?? "", maxlength: 128, help: "The team whose queue it joins." }],
+		done: "The chat was requeued.",
 	});
 }
 
 function close(one) {
 	change(one, "close", () => ({}), {
 		title: `Close ${title(one)}`,
-		text: "Customer and agent are told that it has ended.",
+		text: "The customer and the agent see that it has ended.",
 		button: "Close",
 		danger: true,
 		done: "The chat has ended.",

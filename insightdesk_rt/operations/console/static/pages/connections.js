@@ -1,5 +1,5 @@
 // @ts-check
-// Connections: find them on all nodes, see what each holds, send one or many away.
+// Connections: find them on all nodes, see their details, disconnect one or many.
 import { query } from "../api.js";
 import { connectionTable, disconnectAll } from "../clients.js";
 import { h, put } from "../dom.js";

@@ -9,7 +9,7 @@ import { button, choice, dot, filters, heading, NAMESPACES, remember, room, smal
 import { table } from "../table.js";
 
 const KEPT = 300; // rows that are shown
-const HELD = 1000; // that wait while it is paused
+const HELD = 1000; // events that wait while the page is paused
 const DRAW_MS = 250;
 const RATE_S = 10;
 
@@ -25,13 +25,13 @@ export function show(root, { query: given }) {
 	const times = [];
 	let number = 0;
 
-	const tiles = { rate: tile("Events per second"), seen: tile("Seen"), lost: tile("Passed over") };
+	const tiles = { rate: tile("Events per second"), seen: tile("Received"), lost: tile("Skipped") };
 	const pause = button("Pause", toggle);
-	const said = h("p", { role: "status" });
+	const status = h("p", { role: "status" });
 	const list = table({
 		label: "Live events",
 		key: (row) => row.key,
-		empty: "Nothing yet. Events that fit stand here as they are published, the newest first.",
+		empty: "No events yet. Events that match the filter appear here as they are published, the newest first.",
 		detail: (row) => h("dl.facts",
 			h("dt", "Rooms"), h("dd", h("div.rooms", row.rooms.map((name) => room(name, row.namespace)))),
 			row.except?.length ? [h("dt", "Not to"), h("dd", h("div.rooms", row.except.map((name) => room(name, row.namespace))))] : [],
@@ -48,7 +48,7 @@ export function show(root, { query: given }) {
 		],
 	});
 	put(root,
-		heading("Live events", "What is published, on all nodes and by all back ends, as it happens.", pause, button("Clear", clear)),
+		heading("Live events", "Events of all nodes and back ends, as they are published.", pause, button("Clear", clear)),
 		filters([
 			{ name: "user", label: "Reaches user", value: asked.user, placeholder: "user id" },
 			{ name: "room", label: "Room", value: asked.room, placeholder: "ticket:42" },
@@ -62,16 +62,16 @@ export function show(root, { query: given }) {
 			watch();
 		}),
 		h("div.tiles", Object.values(tiles).map((one) => one.element)),
-		said, list.element,
+		status, list.element,
 	);
 
 	function watch() {
 		end();
 		const { payload, ...rest } = asked;
-		end = stream("/api/v1/events" + query({ ...rest, payload: payload ? "full" : "" }), { event: heard, dropped: ({ count }) => (lost += count) }, { always: true });
+		end = stream("/api/v1/events" + query({ ...rest, payload: payload ? "full" : "" }), { event: received, dropped: ({ count }) => (lost += count) }, { always: true });
 	}
 
-	function heard(event) {
+	function received(event) {
 		seen += 1;
 		times.push(Date.now());
 		const row = { ...event, key: (number += 1) };
@@ -89,7 +89,7 @@ export function show(root, { query: given }) {
 		tiles.seen.set(num(seen), "since the filter was set");
 		tiles.lost.set(num(lost), lost ? "this browser was too slow" : "none");
 		const text = paused ? `Paused. ${num(held.length)}${held.length === HELD ? " or more" : ""} ${held.length === 1 ? "event waits" : "events wait"}.` : "";
-		if (said.textContent !== text) said.textContent = text;
+		if (status.textContent !== text) status.textContent = text;
 		if (changed) list.set(rows);
 		changed = false;
 	}

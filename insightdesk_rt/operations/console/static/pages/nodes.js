@@ -1,5 +1,5 @@
 // @ts-check
-// Nodes: each with its numbers, and the drain before an upgrade with its progress.
+// Nodes: the numbers of each, and the drain before an upgrade with its progress.
 import { api, part } from "../api.js";
 import { tool } from "../commands.js";
 import { act } from "../dialog.js";
@@ -36,7 +36,7 @@ export function show(root) {
 	});
 }
 
-/** `others(name)`: how many other nodes take clients. */
+/** Make a node's card. `others(name)` returns how many other nodes accept clients. */
 function card({ node: name }, others) {
 	const state = h("span");
 	const leads = h("span");
@@ -45,7 +45,7 @@ function card({ node: name }, others) {
 	const actions = h("div.row");
 	const element = h("article.node.card", { "aria-label": `Node ${name}` }, h("header", h("h2", name), leads, state, actions), progress, figures);
 	let drained = null;
-	let known = null; // what it said last
+	let known = null; // the node's last answer
 	return {
 		element,
 		set(node) {
@@ -86,31 +86,31 @@ function rows(node) {
 
 function drain({ overSeconds, sentAway, left, done, since }) {
 	const all = sentAway + left;
-	const text = done ? `Drained: ${people(sentAway)} sent away. No new ones are taken.` : `${num(sentAway)} of ${people(all)} sent away, over ${duration(overSeconds)}`;
+	const text = done ? `Drained: ${people(sentAway)} closed. The node accepts no new clients.` : `${num(sentAway)} of ${people(all)} closed, over ${duration(overSeconds)}`;
 	const bar = h("progress", { max: Math.max(1, all), "aria-label": "Drain" });
 	bar.value = done ? Math.max(1, all) : sentAway;
 	return h("div.drain", h("p", text), bar, small(`since ${clock(since * 1000)}`));
 }
 
-/** `others()`: how many nodes its clients may go to. */
+/** Open the dialog of a drain. `others()` returns how many other nodes accept clients. */
 function askDrain(node, others) {
 	const name = node.node;
 	const path = `nodes/${part(name)}/drain`;
 	act({
 		title: `Drain ${name}`,
-		text: "Its clients are sent to the other nodes, and it takes no new ones until it is undrained or restarted.",
+		text: "Its clients are disconnected and reconnect to other nodes. It accepts no new clients until it is undrained or restarted.",
 		button: "Drain",
 		danger: true,
-		fields: [{ name: "overSeconds", label: "Over how many seconds", type: "number", value: OVER_S, min: 0, max: 3600, required: true, help: "Spread out, so that the others are not overrun." }],
+		fields: [{ name: "overSeconds", label: "Duration in seconds", type: "number", value: OVER_S, min: 0, max: 3600, required: true, help: "Clients leave evenly over this time, so that the other nodes are not overloaded." }],
 		async count({ overSeconds }) {
-			// A node that says its checks can be asked; of an older one the page knows about how many.
+			// A node that reports its checks supports dryRun. For an older node, use the number on this page.
 			const { count } = node.checks?.length ? await api("POST", path, { overSeconds: overSeconds || 0, reason: "count", dryRun: true }) : { count: connectionsOf(node).total };
-			return `${people(count)} will be sent away.` + (others() ? "" : " No other node takes clients: they will have nowhere to go.");
+			return `${people(count)} will be closed.` + (others() ? "" : " No other node accepts clients, so they cannot reconnect.");
 		},
 		command: ({ overSeconds, reason }) => tool("drain", name, { "--over": String(overSeconds), "--reason": reason }),
 		async run({ overSeconds, reason }) {
 			await api("POST", path, { overSeconds, reason });
-			return `${name} sends its clients away.`;
+			return `${name} disconnects its clients.`;
 		},
 	});
 }
@@ -119,12 +119,12 @@ function askUndrain(name) {
 	const path = `nodes/${part(name)}/undrain`;
 	act({
 		title: `Undrain ${name}`,
-		text: "It takes clients again.",
+		text: "It accepts clients again.",
 		button: "Undrain",
 		command: ({ reason }) => tool("drain", name, { "--undo": true, "--reason": reason }),
 		async run({ reason }) {
 			await api("POST", path, { reason });
-			return `${name} takes clients again.`;
+			return `${name} accepts clients again.`;
 		},
 	});
 }

@@ -1,5 +1,5 @@
 // @ts-check
-// Overview: is all well, and what has the cluster done in the last 15 minutes?
+// Overview: the cluster's health, and the last 15 minutes.
 import { chart } from "../chart.js";
 import { h, put } from "../dom.js";
 import { ago, bytes, duration, ms, num, rate } from "../format.js";
@@ -17,7 +17,7 @@ export function show(root) {
 		chart({ title: "Events per second", show: rate, series: [{ name: "out", of: (sample) => sample.eventsOut }, { name: "in", of: (sample) => sample.eventsIn }] }),
 		chart({ title: "Delivery latency", show: ms, series: [{ name: "p99", of: (sample) => sample.deliveryP99Ms }, { name: "p50", of: (sample) => sample.deliveryP50Ms }] }),
 	];
-	const health = h("ul.checks", h("li", h("span.skeleton", "looking at the nodes")));
+	const health = h("ul.checks", h("li", h("span.skeleton", "asking the nodes")));
 	const notices = noticeList();
 	const nodes = nodeTable();
 	const acts = h("ol.acts-list", h("li", h("span.skeleton", "reading the audit log")));
@@ -48,7 +48,7 @@ export function show(root) {
 		},
 		notices: (body) => notices.set(body.items),
 		"metrics/queue": (body) => tiles.queue.set(num(body.waiting), body.waiting ? `longest ${duration(body.longestWaitMs / 1000)}` : `${num(body.active)} active`),
-		"audit?limit=6": (body) => put(acts, body.items.length ? body.items.map(deed) : h("li.empty", "Nobody has done anything yet. What admins do stands here, with their reason.")),
+		"audit?limit=6": (body) => put(acts, body.items.length ? body.items.map(deed) : h("li.empty", "No actions yet. Changes made by admins appear here, with their reasons.")),
 	}, (path, error) => {
 		if (path === "nodes") put(health, h("li", dot("bad", error.code === "UNAVAILABLE" ? "Valkey" : "Nodes"), small(error.code === "UNAVAILABLE" ? "does not answer" : error.text)));
 	});
@@ -67,7 +67,7 @@ function totals(tiles, { nodes, users, missing: lost }) {
 }
 
 function checks({ nodes, missing: lost }) {
-	// It answers reads, also when it is full or a replica: whether it takes writes the nodes have tried.
+	// Valkey also answers reads when it is full or a replica. The nodes' own check tries a write.
 	const trouble = nodes.flatMap((node) => node.checks ?? []).find((check) => check.name === "valkey" && !check.ok);
 	return [
 		h("li", h("span.dot.state", { data: { is: trouble ? "bad" : "good" } }, "Valkey"), small(trouble?.why ?? "answers")),
@@ -105,24 +105,24 @@ const SUMMED = ["connections", "eventsIn", "eventsOut"];
 const SLOWEST = ["deliveryP50Ms", "deliveryP99Ms"];
 
 /**
- * Add the nodes' samples up: sums of what is counted, the slowest node's latency. Nodes take theirs at moments of their own, a
- * busy one late: each is read at the same moments, from its nearest sample.
+ * Combine the nodes' samples: sums of the counts, and the latency of the slowest node. Nodes take samples at different
+ * moments, a busy one late, so each is read at common moments from its nearest sample.
  */
 function together(nodes) {
-	const told = nodes.filter((node) => node.samples.length);
-	if (!told.length) return [];
-	const every = told[0].everySeconds;
-	const last = Math.min(...told.map((node) => node.samples.at(-1).at));
-	const first = Math.min(...told.map((node) => node.samples[0].at));
+	const sampled = nodes.filter((node) => node.samples.length);
+	if (!sampled.length) return [];
+	const every = sampled[0].everySeconds;
+	const last = Math.min(...sampled.map((node) => node.samples.at(-1).at));
+	const first = Math.min(...sampled.map((node) => node.samples[0].at));
 	const moments = [];
 	for (let at = last; at >= first; at -= every) moments.unshift({ at, connections: 0, eventsIn: 0, eventsOut: 0, deliveryP50Ms: null, deliveryP99Ms: null });
-	for (const { samples } of told) {
+	for (const { samples } of sampled) {
 		let near = 0;
 		for (const sum of moments) {
 			const off = (index) => Math.abs(samples[index].at - sum.at);
 			while (near + 1 < samples.length && off(near + 1) <= off(near)) near += 1;
 			const sample = samples[near];
-			if (off(near) > every) continue; // it was not there then
+			if (off(near) > every) continue; // the node has no sample of that moment
 			for (const name of SUMMED) sum[name] += sample[name];
 			for (const name of SLOWEST) if (sample[name] !== null) sum[name] = Math.max(sum[name] ?? 0, sample[name]);
 		}

@@ -1,5 +1,5 @@
 // @ts-check
-// Presence: which agents and admins are here, and how they show themselves; anybody by id.
+// Presence: agents and admins by status; any user by id.
 import { query } from "../api.js";
 import { h, put } from "../dom.js";
 import { num } from "../format.js";
@@ -18,7 +18,7 @@ export function show(root, { query: given }) {
 	const list = table({
 		label: "Presence",
 		key: (one) => one.userId,
-		empty: "Nobody fits. Agents and admins who were here within 30 days stand here; customers are found by their ids.",
+		empty: "Nobody matches. Agents and admins who were connected within 30 days are listed; find customers by their ids.",
 		columns: [
 			{ label: "User", cell: (one) => person({ id: one.userId, name: one.name }), name: true, keep: true },
 			{ label: "Status", cell: (one) => presence(one.status, one.lastSeen), keep: true },
@@ -31,7 +31,7 @@ export function show(root, { query: given }) {
 		watch();
 	});
 	put(root,
-		heading("Presence", "Who is here: one status for a user, over all connections and nodes."),
+		heading("Presence", "Who is connected: one status per user, over all connections and nodes."),
 		h("div.tiles", STATUSES.map((status) => tiles[status].element)),
 		filters([
 			{ name: "userIds", label: "User ids", value: asked.userIds, placeholder: "ann,bob", maxlength: 1500 },

@@ -1,5 +1,5 @@
 // @ts-check
-// Rooms: which there are, on all nodes; and one of them: who is in it, and what was last said to it.
+// Rooms: the rooms of all nodes; and one room with its members and its last events.
 import { part, query } from "../api.js";
 import { disconnectAll } from "../clients.js";
 import { h, put } from "../dom.js";
@@ -29,7 +29,7 @@ function all(root, given) {
 		watch();
 	});
 	put(root,
-		heading("Rooms", "What is said to a room reaches its members, wherever they are connected."),
+		heading("Rooms", "An event sent to a room reaches its members on all nodes."),
 		filters([
 			{ name: "prefix", label: "Name begins with", value: asked.prefix, placeholder: "ticket:" },
 			{ name: "namespace", label: "Namespace", value: asked.namespace, options: choice(NAMESPACES, "any") },
@@ -51,7 +51,7 @@ function all(root, given) {
 		list = table({
 			label: "Rooms",
 			key: (row) => row.namespace + row.room,
-			empty: "There is no such room. A room begins with its first member and ends with its last.",
+			empty: "No room matches. A room exists while it has members.",
 			sort,
 			onsort(name) {
 				sort = name;
@@ -72,7 +72,7 @@ function all(root, given) {
 		end();
 		end = live({
 			["rooms" + query({ ...asked, sort, limit: LIMIT, cursor })]: (body) => {
-				put(lost, missing(body.missing), body.cut && h("p.note", "A node has more such rooms than the 5,000 largest, which it tells."));
+				put(lost, missing(body.missing), body.cut && h("p.note", "A node has more than 5,000 such rooms and lists only the 5,000 largest."));
 				list.set(body.items);
 				pages.set(body.next);
 			},
@@ -101,7 +101,7 @@ function one(root, name, namespace) {
 	const entries = table({
 		label: "Last events",
 		key: (entry) => entry.namespace + entry.offset,
-		empty: "Nothing was said to it within the last hour.",
+		empty: "No events within the last hour.",
 		columns: [
 			{ label: "When", cell: (entry) => at(entry.at), fix: true },
 			{ label: "Event", cell: (entry) => h("code", entry.event) },

@@ -1,5 +1,5 @@
 // @ts-check
-// Settings: what this node runs with and where each value is from, and how much is logged.
+// Settings: this node's settings and where each value comes from; log levels of all nodes.
 import { api } from "../api.js";
 import { curl } from "../commands.js";
 import { act } from "../dialog.js";
@@ -22,7 +22,7 @@ export function show(root) {
 	const settings = table({
 		label: "Settings",
 		key: (one) => one.name,
-		empty: "No setting fits.",
+		empty: "No setting matches.",
 		columns: [
 			{ label: "Setting", cell: (one) => [h("code", one.name), small(one.help)] },
 			{ label: "Value", cell: (one) => h("code", one.value || "(empty)") },
@@ -32,7 +32,7 @@ export function show(root) {
 	const loggers = table({
 		label: "Loggers",
 		key: (one) => `${one.node} ${one.logger}`,
-		empty: "No logger has said its level.",
+		empty: "No node has reported its levels.",
 		columns: [
 			{ label: "Logger", cell: (one) => h("code", one.logger || "(all)") },
 			{ label: "Node", cell: (one) => one.node },
@@ -43,11 +43,11 @@ export function show(root) {
 	});
 	const every = button("Show every logger", () => {
 		whole = !whole;
-		every.textContent = whole ? "Show what differs" : "Show every logger";
+		every.textContent = whole ? "Show only differences" : "Show every logger";
 		drawLevels();
 	});
 	put(root,
-		heading("Settings", "What runs. Settings are changed by flag, environment or file, and a restart; levels here.",
+		heading("Settings", "The settings of this node. To change one, use a flag, the environment or the file, and restart. Log levels are changed here.",
 			h("a", { href: "/api/v1/openapi.json", target: "_blank", rel: "noopener" }, "API description")),
 		lost,
 		h("section",
@@ -68,7 +68,7 @@ export function show(root) {
 		settings.set(all.filter((one) => words.every((word) => `${one.name} ${one.help}`.toLowerCase().includes(word)) && !(asked.changed && one.origin === "default")));
 	}
 
-	/** Of each node its own level, and the loggers that have another one. */
+	/** Show each node's own level, and the loggers that have another one. */
 	function drawLevels() {
 		loggers.set(levels.filter((one) => whole || !one.logger || one.until || one.level !== one.base));
 	}
@@ -94,10 +94,10 @@ function change(one) {
 	const body = ({ logger, level, forMinutes, node, reason }) => ({ logger, level, forSeconds: forMinutes * 60, reason, ...(node ? { node } : {}) });
 	act({
 		title: "Change a log level",
-		text: "It goes back by itself.",
+		text: "The configured level returns by itself after this time.",
 		button: "Change",
 		fields: [
-			{ name: "logger", label: "Logger", value: one?.logger ?? "", maxlength: 100, help: "As log lines name it, or a first part of that. Empty: all." },
+			{ name: "logger", label: "Logger", value: one?.logger ?? "", maxlength: 100, help: "A logger's name as in log lines, or the beginning of one. Empty: all." },
 			{ name: "level", label: "Level", value: "debug", options: LEVELS.map((name) => [name, name]) },
 			{ name: "forMinutes", label: "For how many minutes", type: "number", value: 10, min: 1, max: 1440, required: true },
 			{ name: "node", label: "Node", value: one?.node ?? "", help: "Empty: on all nodes." },
@@ -105,7 +105,7 @@ function change(one) {
 		command: (given) => curl("PUT", "logging", body(given)),
 		async run(given) {
 			await api("PUT", "logging", body(given));
-			return `${given.logger || "Every logger"} logs ${given.level}.`;
+			return `${given.logger || "Every logger"} now logs at level ${given.level}.`;
 		},
 	});
 }

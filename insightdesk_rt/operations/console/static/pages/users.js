@@ -1,5 +1,5 @@
 // @ts-check
-// User: everything about one, and what may be done about them. Without an id: a search.
+// User: everything about one user, and the actions on them. Without an id: a search.
 import { part } from "../api.js";
 import { connectionTable, closedTable, disconnectUser } from "../clients.js";
 import { h, put } from "../dom.js";
@@ -19,7 +19,7 @@ function search(root) {
 	const list = table({
 		label: "Staff",
 		key: (one) => one.userId,
-		empty: "No agent or admin has been here within 30 days.",
+		empty: "No agent or admin was connected within 30 days.",
 		columns: [
 			{ label: "Name", cell: (one) => person({ id: one.userId, name: one.name }), name: true, keep: true },
 			{ label: "Status", cell: (one) => presence(one.status, one.lastSeen), keep: true },
@@ -42,20 +42,20 @@ function search(root) {
 	return live({ "presence?limit=100": (body) => list.set(body.items) });
 }
 
-/** Return what is said below a list of which there is more. */
+/** Return the text below a list that shows only a part. */
 const of = (shown, count) => (count > shown.length ? `${num(shown.length)} of ${num(count)} are shown.` : "");
 
 function one(root, id, customer) {
 	const whom = customer ? { customerId: id } : { userId: id };
 	const title = h("h1", id);
-	const facts = h("div.row", h("span.skeleton", "looking"));
+	const facts = h("div.row", h("span.skeleton", "loading"));
 	const lost = h("div");
-	const rooms = h("div.card.pad", h("span.skeleton", "looking"));
+	const rooms = h("div.card.pad", h("span.skeleton", "loading"));
 	const open = connectionTable({ of: id });
 	const closed = closedTable();
 	const blocks = blockTable("Neither this user nor an address of theirs is blocked.");
 	const revocations = revocationTable("No token and no session of this user is revoked.");
-	const ruled = h("div.rulings", { hidden: true }, section("Blocks", blocks.element), section("Revocations", revocations.element));
+	const rules = h("div.rulings", { hidden: true }, section("Blocks", blocks.element), section("Revocations", revocations.element));
 	const totals = [open, closed].map(() => h("span.soft"));
 	put(root,
 		h("header.heading", h("div", title, facts), h("div.row", operator(() => [
@@ -67,7 +67,7 @@ function one(root, id, customer) {
 		section("Connections", open.element, totals[0]),
 		section("Rooms", rooms),
 		section("Recent closes", closed.element, totals[1]),
-		ruled,
+		rules,
 	);
 	return live({
 		[`${customer ? "customers" : "users"}/${part(id)}`]: (user) => {
@@ -79,7 +79,7 @@ function one(root, id, customer) {
 			totals[0].textContent = of(user.connections, user.connectionCount);
 			totals[1].textContent = of(user.closed, user.closedCount);
 			put(rooms, user.rooms.length ? h("div.rooms", user.rooms.map((name) => room(name)), h("span.soft", of(user.rooms, user.roomCount))) : h("p.soft", "In no room."));
-			ruled.hidden = !user.blocks; // an older node: what it does not say is not said
+			rules.hidden = !user.blocks; // an older node does not send them
 			blocks.set(user.blocks ?? []);
 			revocations.set(user.revocations ?? []);
 		},
