@@ -98,6 +98,7 @@ class Server:
         self._clients = clients
         self._drain_s = 0.0
         self._certificates = Certificates(loaded.settings.tls)
+        self._ring: KeyRing | None = None
         self._start = Start(loaded, self.node_id, contextlib.AsyncExitStack())
 
     async def start(self) -> None:
@@ -113,14 +114,17 @@ class Server:
         await self._start.stop.aclose()
 
     def reload(self) -> None:
-        """Reload the certificate and key for new connections. Logs the result."""
+        """Reload the certificate, and the keys that verify tokens, for new connections. Logs the result."""
         self._certificates.reload()
+        if self._ring is not None:
+            self._ring.reload()
 
     async def _build(self) -> None:
         start = self._start
         bound = bind_ports(start, self._clients)  # first, so that a port in use is noticed before anything else starts
         self.port, self.admin_port = port_of(bound.clients), port_of(bound.admins)
         keys = await open_keys(start)
+        self._ring = keys.ring
         cluster = await build_cluster(start, bound)
         self.embedded = cluster.embedded
         clients = await build_clients(start, cluster)

@@ -1,9 +1,8 @@
-"""Which keys count now: the secret, the public key, and what the issuer publishes under `jwks_url`.
+"""The keys that verify tokens now: secrets, public keys, and the keys that issuers publish.
 
-The secret is given, in a file, or made once in data_dir. Published keys are fetched on Tornado's client, never waited
-for by a token: at the start, every five minutes, and, at most every half minute, when a token names a key we do not
-have. What was fetched last stays good until something better comes, so an issuer that is down locks nobody out; a key
-that it took back is refused within five minutes.
+A secret comes from a setting, from a file, or is made once in data_dir. Several secrets and public keys may be in use
+at once, so that a key can be replaced without refusing anybody. Each entry of `jwt_issuers` has keys of its own.
+published_keys.py fetches what issuers publish. `KeyRing.reload` reads the files again.
 """
 
 from __future__ import annotations
@@ -17,68 +16,70 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
-from tornado.httpclient import HTTPRequest
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
+from msgspec import structs
 
 from insightdesk_rt.engine import tokens as auth
+from insightdesk_rt.engine.claims import claim_map
 from insightdesk_rt.engine.cluster.seal import derived_key, fingerprint
 from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.folder import FolderError, private_folder
 from insightdesk_rt.engine.model import User
+from insightdesk_rt.engine.published_keys import REFRESH_S, RETRY_S, PublishedKeys
 from insightdesk_rt.engine.seldom import Seldom
-from insightdesk_rt.engine.tasks import OwnedTasks
-from insightdesk_rt.engine.tokens import FAMILIES, BadKey, TokenSettings, VerificationKey, VerificationKeys
-from insightdesk_rt.engine.wire import json
+from insightdesk_rt.engine.tokens import (
+    FAMILIES,
+    BadKey,
+    Pass,
+    TokenIssuer,
+    TokenSettings,
+    VerificationKey,
+    VerificationKeys,
+)
 
 log = logging.getLogger(__name__)
 
 SECRET_FILE = "jwt_secret"
 DEMO_SECRET_FILE = "demo_secret"
-FETCH_TIMEOUT_S = 3.0
-REFRESH_S = 300.0
-RETRY_S = 30.0  # an unknown kid costs one fetch in this time, however many tokens name one
-ODD_S = 3600.0  # between two lines about the same oddity of tokens
-MAX_JWKS_BYTES = 65_536  # Google's set has 1.5 KB, Microsoft's 13 KB
-MAX_KEYS = 64
-MAX_REDIRECTS = 3
-TOO_OPEN = stat.S_IWGRP | stat.S_IRWXO  # a group may read: that is how a service's user is given a secret of root's
+ODD_S = 3600.0  # between two log lines about the same oddity of tokens
+MAX_FILE_BYTES = 65_536  # of a secret or a public key
+TOO_OPEN = stat.S_IWGRP | stat.S_IRWXO  # a group may read: so a service may use a secret file of root
 
 
 def signing_key(settings: TokenSettings, *, may_make: bool = True) -> VerificationKey:
     """Return the key that tokens are signed with. Raises ConfigError.
 
-    A server makes the secret if there is none yet. A command must not (`may_make=False`): what it signed with a secret
-    of its own no server would believe.
+    A server makes the secret if there is none yet. A command must not (`may_make=False`): no server would accept what
+    it signs with a new secret.
     """
     if not may_make and not has_secret(settings) and "HS" in settings.families:
         raise ConfigError(
             f"there is no secret in {settings.data_dir}, where a server makes one at its first start; "
             "name the server's --config or --data-dir"
         )
+    name = "jwt_secret" if settings.jwt_secret else "jwt_secret_file"
+    if name == "jwt_secret_file" and not settings.jwt_secret_file and settings.jwt_secret_files:
+        name = "jwt_secret_files"
     try:
-        return auth.secret_key(_secret(settings), settings.jwt_algorithms)
+        return structs.replace(auth.secret_key(_secret(settings), settings.jwt_algorithms), origin=name)
     except BadKey as why:
-        name = "jwt_secret" if settings.jwt_secret else "jwt_secret_file"
-        if "HS" not in settings.families:
-            name = "jwt_algorithms"
-        raise ConfigError(f"{name}: {why}") from None
+        raise ConfigError(f"{name if 'HS' in settings.families else 'jwt_algorithms'}: {why}") from None
 
 
 def has_secret(settings: TokenSettings) -> bool:
-    """Is there a secret to sign with, without making one?"""
-    hs = "HS" in settings.families
-    return hs and bool(settings.jwt_secret or settings.jwt_secret_file or _made(settings).exists())
+    """Return whether there is a secret to sign with. Makes none."""
+    named = settings.jwt_secret or settings.jwt_secret_file or settings.jwt_secret_files
+    return "HS" in settings.families and bool(named or _made(settings).exists())
 
 
 class DemoKeys:
     """Signs and verifies the demo's tokens, with a secret of their own in data_dir. Raises ConfigError.
 
-    The demo gives tokens to whoever reaches its page, an admin's among them, so they open the client port and nothing
-    else: the server's own keys do not verify them, and the admin port asks those alone.
+    The demo gives tokens to everybody who reaches its page, also an admin's token. So they open only the client port:
+    the server's own keys do not verify them, and the admin port asks only those.
     """
 
     def __init__(self, settings: TokenSettings, now_s: Callable[[], float] = time.time) -> None:
@@ -91,7 +92,7 @@ class DemoKeys:
         return auth.sign(claims, self._key)
 
     def beside(self, verify: Callable[[object], User]) -> Callable[[object], User]:
-        """Return what verifies a token of the demo's or, if it is none, as `verify` does."""
+        """Return a function that verifies a token of the demo, and every other token as `verify` does."""
         keys = VerificationKeys((self._key,))
 
         def either(token: object) -> User:
@@ -106,26 +107,52 @@ class DemoKeys:
 
 
 def configured_keys(settings: TokenSettings, *, may_make: bool = True) -> tuple[VerificationKey, ...]:
-    """Return the keys that need no network. Raises ConfigError naming the setting and its file.
+    """Return the keys that need no network, without those of `jwt_issuers`. Raises ConfigError naming setting and file.
 
-    Without `may_make` nothing is written: the secret that would be made is left out.
+    Without `may_make` nothing is written: a secret that would have to be made is left out.
     """
     keys: list[VerificationKey] = []
     if has_secret(settings) or (may_make and "HS" in settings.families):
         keys.append(signing_key(settings))
-    file = settings.jwt_public_key_file
-    if file:
-        try:
-            keys.append(auth.public_key(_read("jwt_public_key_file", file), settings.jwt_algorithms))
-        except BadKey as why:
-            raise ConfigError(f"jwt_public_key_file = {file}: {why}") from None
+    further = settings.jwt_secret_files if settings.jwt_secret or settings.jwt_secret_file else ()
+    keys += _secret_keys("jwt_secret_files", further or settings.jwt_secret_files[1:], settings.jwt_algorithms)
+    keys += _public_keys("jwt_public_key_file", settings.jwt_public_key_file, settings.jwt_algorithms)
     return tuple(keys)
 
 
-def cluster_key(settings: TokenSettings) -> bytes:
-    """Return the key under which nodes speak to each other: of cluster_secret, or else of the tokens' secret.
+def keys_of(issuer: TokenIssuer) -> tuple[VerificationKey, ...]:
+    """Return the keys of an entry of `jwt_issuers` that need no network. Raises ConfigError."""
+    return (
+        *_secret_keys("jwt_issuers: secret_files", issuer.secret_files, issuer.algorithms),
+        *_public_keys("jwt_issuers: public_key_file", issuer.public_key_file, issuer.algorithms),
+    )
 
-    Where there is neither, nodes are not protected from who may write to Valkey. Raises ConfigError.
+
+def _secret_keys(name: str, files: tuple[str, ...], allowed: tuple[str, ...]) -> list[VerificationKey]:
+    keys = []
+    for file in files:
+        try:
+            key = auth.secret_key(_secret_in(name, Path(file)), allowed)
+        except BadKey as why:
+            raise ConfigError(f"{name} = {file}: {why}") from None
+        keys.append(structs.replace(key, origin=f"{name} = {file}"))
+    return keys
+
+
+def _public_keys(name: str, file: str, allowed: tuple[str, ...]) -> list[VerificationKey]:
+    if not file:
+        return []
+    try:
+        found = auth.public_keys(_read(name, file), allowed)
+    except BadKey as why:
+        raise ConfigError(f"{name} = {file}: {why}") from None
+    return [structs.replace(key, origin=f"{name} = {file}") for key in found]
+
+
+def cluster_key(settings: TokenSettings) -> bytes:
+    """Return the key that seals requests between nodes: from cluster_secret, or else from the secret of tokens.
+
+    Without either, anybody who can write to Valkey can send requests as a node. Raises ConfigError.
     """
     secret = _own_cluster_secret(settings)
     if not secret and "HS" in settings.families:
@@ -134,16 +161,44 @@ def cluster_key(settings: TokenSettings) -> bytes:
 
 
 def fingerprints(settings: TokenSettings) -> dict[str, str]:
-    """Return what the secrets that all nodes must share are told apart by, by setting. Raises ConfigError.
+    """Return fingerprints of the secrets that nodes must share, by setting; several of one setting have spaces between.
 
-    And `user_ids` as it is: nodes that name users otherwise would let one read what is another's.
+    Nodes with a `cluster_secret` need one secret of tokens in common, so that it can be replaced node by node. Without
+    `cluster_secret` the first secret seals their requests, and must be the same. `user_ids` is there as it is: nodes
+    with different values would let one user read what belongs to another. Raises ConfigError.
     """
     found: dict[str, str] = {"user_ids": settings.user_ids}
-    if own := _own_cluster_secret(settings):
+    own = _own_cluster_secret(settings)
+    if own:
         found["cluster_secret"] = fingerprint(own)
     if "HS" in settings.families:
-        found["jwt_secret"] = fingerprint(_secret(settings))
+        further = [_secret_in("jwt_secret_files", Path(file)) for file in settings.jwt_secret_files] if own else []
+        found["jwt_secret"] = " ".join(dict.fromkeys(map(fingerprint, [_secret(settings), *further])))
     return found
+
+
+class IssuerKeys:
+    """The keys of one issuer, configured and published, with what else its tokens are checked against."""
+
+    def __init__(
+        self,
+        configured: Callable[[], tuple[VerificationKey, ...]],
+        against: VerificationKeys,
+        published: PublishedKeys | None,
+    ) -> None:
+        self._load = configured
+        self._configured = configured()
+        self._against = against
+        self.published = published
+
+    @property
+    def keys(self) -> VerificationKeys:
+        published = self.published.keys if self.published is not None else ()
+        return structs.replace(self._against, keys=self._configured + published)
+
+    def reload(self) -> None:
+        """Read secrets and public keys again. Raises ConfigError, and then keeps the old ones."""
+        self._configured = self._load()
 
 
 class KeyRing:
@@ -163,129 +218,115 @@ class KeyRing:
     ) -> None:
         self._settings = settings
         self._now_s = now_s
-        self._refresh_s = refresh_s
-        self._retry_s = retry_s
-        self._configured = configured_keys(settings, may_make=may_make)
+        self._pace = {"refresh_s": refresh_s, "retry_s": retry_s}
         self._seldom = Seldom(log, every_s=ODD_S)
-        self._wanted = asyncio.Event()
-        self._tasks = OwnedTasks(log)
-        self._http: SimpleAsyncHTTPClient | None = None
-        self.keys = self._with(())
-        self.fetches = 0
-        self.failures = 0
+        own = VerificationKeys((), settings.jwt_issuer, settings.jwt_audience, claims=settings.claim_map)
+        self._own = self._issuer(
+            own,
+            lambda: configured_keys(settings, may_make=may_make),
+            settings.jwks_url.reveal(),
+            settings.jwt_algorithms,
+        )
+        self._others: dict[str, IssuerKeys] = {}
+        for one in settings.jwt_issuers:
+            against = VerificationKeys((), one.issuer, one.audience, claims=claim_map(one.claims, one.roles))
+            self._others[one.issuer] = self._issuer(against, partial(keys_of, one), one.jwks_url, one.algorithms)
+        self._changed()
+
+    def _issuer(
+        self,
+        against: VerificationKeys,
+        configured: Callable[[], tuple[VerificationKey, ...]],
+        url: str,
+        algorithms: tuple[str, ...],
+    ) -> IssuerKeys:
+        against = structs.replace(
+            against,
+            leeway_s=self._settings.jwt_leeway_s,
+            published=tuple(one for one in algorithms if url and FAMILIES[one] != "HS"),
+            separate_ids=self._settings.user_ids == "separate",
+        )
+        return IssuerKeys(
+            configured, against, PublishedKeys(url, algorithms, self._changed, **self._pace) if url else None
+        )
+
+    def _changed(self) -> None:
+        self.keys = structs.replace(self._own.keys, others={name: one.keys for name, one in self._others.items()})
+
+    @property
+    def _published(self) -> list[PublishedKeys]:
+        return [one.published for one in (self._own, *self._others.values()) if one.published is not None]
+
+    @property
+    def fetches(self) -> int:
+        return sum(one.fetches for one in self._published)
+
+    @property
+    def failures(self) -> int:
+        return sum(one.failures for one in self._published)
 
     def verify(self, token: object) -> User:
-        """Return who the token speaks for, now. Raises RtError as `auth.verify` does."""
+        """Return the user that the token speaks for now. Raises RtError as `auth.verify` does."""
         try:
             return auth.verify(token, self.keys, self._now_s(), self._odd)
-        except auth.UnknownKey:
-            self._wanted.set()
+        except auth.UnknownKey as unknown:
+            self._fetch_for(unknown)
             raise
+
+    def verify_pass(self, token: object) -> Pass:
+        """Return what a pass allows now. Raises RtError as `auth.verify_pass` does."""
+        try:
+            return auth.verify_pass(token, self.keys, self._now_s())
+        except auth.UnknownKey as unknown:
+            self._fetch_for(unknown)
+            raise
+
+    def _fetch_for(self, unknown: auth.UnknownKey) -> None:
+        published = self._others.get(unknown.issuer, self._own).published
+        if published is not None:
+            published.want()
 
     def _odd(self, what: str) -> None:
         self._seldom.say(logging.WARNING, "a token is accepted and looks wrong", what, why=what)
 
+    def reload(self) -> None:
+        """Read all secrets and public keys from their files again, and log the result.
+
+        If one cannot be used, all of its issuer's old keys stay in use.
+        """
+        for issuer in (self._own, *self._others.values()):
+            try:
+                issuer.reload()
+            except ConfigError as why:
+                log.error("the keys were not reloaded; the old ones stay in use", extra={"why": str(why)})
+        self._changed()
+        count = len(self.keys.keys) + sum(len(one.keys) for one in self.keys.others.values())
+        log.info("keys reloaded", extra={"keys": count})
+
     async def start(self) -> None:
-        """Fetch the published keys, if there are any, and keep them fresh. An issuer that is down is only logged."""
-        if self._settings.jwks_url and self._http is None:
-            # force_instance: Tornado shares one client per loop, and its limits; this one's are stricter
-            self._http = SimpleAsyncHTTPClient(force_instance=True, max_body_size=MAX_JWKS_BYTES, max_clients=1)
-            await self._fetch()
-            self._tasks.spawn(self._stay_fresh(), "fetching keys")
+        """Fetch the keys that issuers publish, and keep them fresh. An issuer that is down is only logged."""
+        await asyncio.gather(*(one.start() for one in self._published))
 
     async def close(self) -> None:
-        await self._tasks.close()
-        if self._http is not None:
-            self._http.close()
-            self._http = None
-
-    async def _stay_fresh(self) -> None:
-        """Not periodic work: a token with an unknown key must not wait for the next turn."""
-        while True:
-            await asyncio.sleep(self._retry_s)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._refresh_s - self._retry_s):
-                    await self._wanted.wait()
-            await self._fetch()
-
-    async def _fetch(self) -> None:
-        """Take over what is published; on any failure keep what there was, and ask again soon."""
-        self._wanted.clear()
-        self.fetches += 1
-        try:
-            async with asyncio.timeout(FETCH_TIMEOUT_S):
-                body = await self._get(self._settings.jwks_url.reveal())
-            published = _parse(body, self._settings.jwt_algorithms)
-        except Exception as why:  # whatever a foreign server does is no reason to stop
-            self.failures += 1
-            self._wanted.set()
-            kept = len(self.keys.keys) - len(self._configured)
-            log.warning("fetching keys failed", extra={"why": str(why) or type(why).__name__, "kept": kept})
-            return
-        fresh = self._with(published)
-        if [key.kid for key in fresh.keys] != [key.kid for key in self.keys.keys]:
-            log.info("keys fetched", extra={"kids": ",".join(key.kid for key in published)})
-        self.keys = fresh
-
-    async def _get(self, url: str) -> bytes:
-        """Return the body behind the URL. A redirect may lead elsewhere on the same host, never to another one."""
-        assert self._http is not None
-        for _ in range(MAX_REDIRECTS + 1):
-            request = HTTPRequest(
-                url,
-                headers={"Accept": "application/jwk-set+json, application/json"},
-                connect_timeout=FETCH_TIMEOUT_S,
-                request_timeout=FETCH_TIMEOUT_S,
-                follow_redirects=False,
-                decompress_response=False,  # 64 KB on the wire stay 64 KB
-            )
-            answer = await self._http.fetch(request, raise_error=False)
-            if answer.code == 200:
-                return answer.body
-            where = answer.headers.get("Location", "")
-            if answer.code not in (301, 302, 303, 307, 308) or not where:
-                raise ValueError(str(answer.error or answer.code))
-            target = urljoin(url, where)
-            if urlsplit(target)[:2] != urlsplit(url)[:2]:
-                raise ValueError("redirected to another host or scheme")
-            url = target
-        raise ValueError("too many redirects")
-
-    def _with(self, published: tuple[VerificationKey, ...]) -> VerificationKeys:
-        settings = self._settings
-        open_to = tuple(name for name in settings.jwt_algorithms if settings.jwks_url and FAMILIES[name] != "HS")
-        return VerificationKeys(
-            self._configured + published,
-            settings.jwt_issuer,
-            settings.jwt_audience,
-            settings.jwt_leeway_s,
-            open_to,
-            settings.user_ids == "separate",
-        )
-
-
-def _parse(body: bytes, allowed: tuple[str, ...]) -> tuple[VerificationKey, ...]:
-    """Return the keys of a JWKS that may be used. One that has none is taken for a failure of its server."""
-    found: Any = json.loads(body)
-    members = found.get("keys") if isinstance(found, dict) else None
-    if not isinstance(members, list):
-        raise ValueError("it is not a JWKS")
-    candidates = (auth.jwk_key(member, allowed) for member in members[:MAX_KEYS] if isinstance(member, dict))
-    keys = tuple(key for key in candidates if key is not None)
-    if not keys:
-        raise ValueError("it has no key that could be used")
-    return keys
+        for one in self._published:
+            await one.close()
 
 
 def _secret(settings: TokenSettings) -> bytes:
+    """Return the secret that tokens are signed with; make it if there is none."""
     if settings.jwt_secret:
         return settings.jwt_secret.reveal().encode()
     if settings.jwt_secret_file:
-        path = Path(settings.jwt_secret_file)
-    else:
-        path = _made(settings)
-        _make_secret(path)
-    secret = _read("jwt_secret_file", str(path)).rstrip(b"\r\n")
+        return _secret_in("jwt_secret_file", Path(settings.jwt_secret_file))
+    if settings.jwt_secret_files:
+        return _secret_in("jwt_secret_files", Path(settings.jwt_secret_files[0]))
+    path = _made(settings)
+    _make_secret(path)
+    return _secret_in("jwt_secret_file", path)
+
+
+def _secret_in(name: str, path: Path) -> bytes:
+    secret = _read(name, str(path)).rstrip(b"\r\n")
     if path.stat().st_mode & TOO_OPEN:
         log.warning("the secret's file is open to others; chmod 600 it", extra={"file": str(path)})
     return secret
@@ -307,7 +348,7 @@ def _made(settings: TokenSettings) -> Path:
 
 
 def _make_secret(path: Path) -> None:
-    """Make the file if it is not there: never half of it, and one only, however many processes try."""
+    """Make the file if it does not exist: completely or not at all, and only once if several processes try."""
     if path.exists():
         return
     try:
@@ -318,7 +359,7 @@ def _make_secret(path: Path) -> None:
                 file.write(secrets.token_hex(32) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):  # another process was first: its secret is the one
+            with contextlib.suppress(FileExistsError):  # another process was first, and its secret counts
                 os.link(draft, path)
         finally:
             os.unlink(draft)
@@ -331,6 +372,6 @@ def _make_secret(path: Path) -> None:
 def _read(name: str, file: str) -> bytes:
     try:
         with open(file, "rb") as opened:
-            return opened.read(MAX_JWKS_BYTES)
+            return opened.read(MAX_FILE_BYTES)
     except OSError as why:
         raise ConfigError(f"{name} = {file}: {why.strerror}") from None

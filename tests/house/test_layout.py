@@ -26,14 +26,14 @@ ENGINE = ("wire", "transport", "hub", "cluster", "dispatch", "doors")
 # Lines of Python and Lua, docstrings included. Raise one in the commit that needs it, with the reason.
 BUDGETS = {
     # its parts declare their settings and the hooks of features, with their docstrings and helps; joins that start
-    # again after a recheck of access, for all features and for clients that return
-    "engine": 16_200,
+    # again after a recheck of access, for all features and for clients that return; tokens of several issuers
+    "engine": 16_700,
     "api": 1_800,
     "helpdesk": 6_800,
     "backend": 700,
     "operations": 4_900,
     "demo": 1_200,
-    "app": 3_700,
+    "app": 3_900,
 }
 MAX_FUNCTION_LINES = 40
 HAVE_A_CLOCK = {"engine/periodic", "engine/seldom", "engine/tasks"}
@@ -59,7 +59,7 @@ ONLY_IN = {
         "engine/transport",
         "engine/doors",
         "engine/periodic",
-        "engine/signing_keys",
+        "engine/published_keys",
         "api",
         "operations",
         "demo/routes",
@@ -69,7 +69,7 @@ ONLY_IN = {
     "valkey": ("engine/cluster/valkey", "emitter", "app/config", "app/cli"),
     "libvalkey": ("engine/cluster/",),
     "ujson": ("engine/wire/json",),
-    "jwt": ("engine/tokens", "engine/signing_keys"),
+    "jwt": ("engine/tokens",),
     "prometheus_client": ("operations/views/metrics",),
     "cryptography": ("api/sessions", "app/certificates"),
     "socket": ("engine/transport", "engine/cluster", "engine/doors", "app"),
@@ -130,7 +130,9 @@ def rank(module: str) -> tuple[int, int]:
     if wing != "engine":
         return WINGS.index(wing), 0
     if not inner or inner[0] not in ENGINE:
-        return 0, ENGINE.index("dispatch") if module == "engine.signing_keys" else 0  # it makes the cluster's key, too
+        # they make the cluster's key, and fetch keys: not pure
+        above = module in ("engine.signing_keys", "engine.published_keys")
+        return 0, ENGINE.index("dispatch") if above else 0
     return 0, ENGINE.index(inner[0]) + (0 if inner[0] == "wire" else 1)
 
 

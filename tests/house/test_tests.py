@@ -40,6 +40,7 @@ ELSEWHERE = {
     "engine/doors/static_files": "integration/test_client_js.py",
     "engine/doors/relay": "integration/test_relay.py",
     "engine/hub/backplane": "contract/test_backplane.py",
+    "engine/published_keys": "unit/engine/test_signing_keys.py",
     "engine/transport/base": "contract/test_transport.py",
     "engine/transport/client": "contract/test_transport.py",
     "engine/transport/polling": "contract/test_transport.py",

@@ -27,6 +27,7 @@ from insightdesk_rt.app.cli.explain import explain
 from insightdesk_rt.app.cli.operate import DONE, FAILED, Failed, table
 from insightdesk_rt.app.cli.remote import NoAnswer
 from insightdesk_rt.app.config import ConfigError, LoadedSettings, Settings
+from insightdesk_rt.engine.claims import ClaimUse
 from insightdesk_rt.engine.model import Role
 from insightdesk_rt.engine.signing_keys import configured_keys
 from insightdesk_rt.helpdesk.tickets.access import find_factory
@@ -89,19 +90,16 @@ def _token(loaded: LoadedSettings, options: argparse.Namespace) -> int:
         raise ConfigError(
             f"the following arguments are required: {', '.join(missing)}; see insightdesk-rt token --help"
         )
-    claims = {
-        "sub": options.sub,
+    facts: dict[ClaimUse, str | None] = {
+        "user": options.sub,
         "role": options.role,
         "name": options.name,
         "email": options.email,
-        "teamId": options.team,
-        "sessionId": options.session,
+        "team": options.team,
+        "session": options.session,
     }
-    print(
-        operate.make_token(
-            loaded.settings.tokens, {name: value for name, value in claims.items() if value}, options.ttl
-        )
-    )
+    given: dict[ClaimUse, str] = {use: text for use, text in facts.items() if text}
+    print(operate.make_token(loaded.settings.tokens, given, options.ttl))
     return DONE
 
 
@@ -338,7 +336,9 @@ SAME_HELP = """This command also takes every setting of `serve`. They tell it wh
 
 def _metavar(setting: config.Setting) -> str:
     by_ending = {"file": "FILE", "dir": "DIR", "url": "URL"}
-    by_kind = {bool: "YES|NO", int: "N", tuple: "A,B", dict: "EVENT=MAX/SECONDS"}
+    by_kind = {bool: "YES|NO", int: "N", tuple: "A,B", dict: "NAME=TEXT,…"}
+    if setting.of_tables:
+        return "JSON"
     return by_kind.get(setting.kind) or by_ending.get(setting.name.rpartition("_")[2], "TEXT")
 
 

@@ -9,13 +9,14 @@ import argparse
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from insightdesk_rt.app.cli import remote
 from insightdesk_rt.app.config import ConfigError, LoadedSettings
 from insightdesk_rt.engine import tokens as auth
+from insightdesk_rt.engine.claims import ClaimUse, placed_claims
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.secret import shown_url, split_url
 from insightdesk_rt.engine.signing_keys import has_secret, signing_key
@@ -116,23 +117,29 @@ def admin_url(loaded: LoadedSettings, options: argparse.Namespace) -> str:
 def admin_key(loaded: LoadedSettings, options: argparse.Namespace, ttl_s: int = KEY_S) -> str:
     """Return a key that the server accepts: from --key-file, or a token signed here. Raises ConfigError."""
     if not options.key_file:
-        return make_token(loaded.settings.tokens, {"sub": "insightdesk-rt", "role": "admin"}, ttl_s)
+        return make_token(loaded.settings.tokens, {"user": "insightdesk-rt", "role": "admin"}, ttl_s)
     try:
         return Path(options.key_file).read_text("ascii").strip()
     except (OSError, ValueError) as why:
         raise ConfigError(f"--key-file {options.key_file}: {getattr(why, 'strerror', None) or 'not a key'}") from None
 
 
-def make_token(settings: TokenSettings, claims: dict[str, Any], ttl_s: int) -> str:
-    """Return a token that this server accepts. Raises ConfigError: no secret, or claims the server would refuse."""
+def make_token(settings: TokenSettings, facts: Mapping[ClaimUse, str], ttl_s: int) -> str:
+    """Return a token that this server accepts. Raises ConfigError: no secret, or facts the server would refuse."""
     now_s = int(time.time())
     parties = {"iss": settings.jwt_issuer, "aud": settings.jwt_audience}
     key = signing_key(settings, may_make=False)
+    where = settings.claim_map
+    try:
+        claims = placed_claims(facts, where)
+    except ValueError as why:
+        raise ConfigError(f"the server would refuse this token: {why}") from None
     token = auth.sign(
         {**claims, "iat": now_s, "exp": now_s + ttl_s, **{name: value for name, value in parties.items() if value}}, key
     )
+    keys = auth.VerificationKeys((key,), settings.jwt_issuer, settings.jwt_audience, claims=where)
     try:
-        auth.verify(token, auth.VerificationKeys((key,), settings.jwt_issuer, settings.jwt_audience), now_s)
+        auth.verify(token, keys, now_s)
     except auth.BadToken as refused:
         raise ConfigError(f"the server would refuse this token: {refused.why}") from None
     except RtError as refused:

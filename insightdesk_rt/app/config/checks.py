@@ -9,16 +9,17 @@ import ipaddress
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from insightdesk_rt.app.config.settings import Settings, flat
 from insightdesk_rt.engine import origins
 from insightdesk_rt.engine.addresses import is_loopback, parse_address
+from insightdesk_rt.engine.claims import ClaimUse
 from insightdesk_rt.engine.rate_limits import parse_rate
 from insightdesk_rt.engine.secret import options_of, split_url, url_fault
-from insightdesk_rt.engine.tokens import FAMILIES, MIN_SECRET_BYTES
+from insightdesk_rt.engine.tokens import FAMILIES, MIN_SECRET_BYTES, TokenIssuer, TokenSettings
 from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 
 VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
@@ -31,6 +32,8 @@ TLS_OPTIONS = frozenset(
 LEAST_BYTES = 1024  # the size of a small event; with less nothing works
 LEAST_EVENTS = 10
 TRANSPORTS = {"polling", "websocket"}
+MAX_PATH = 200  # characters of the path of a claim
+NOT_A_WEB_URL = "expected http(s)://host/path, without a password"
 
 
 def misfits(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -45,9 +48,13 @@ def misfits(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def doubts(settings: Settings) -> Iterator[str]:
     """Yield warnings: combinations that are allowed, and that an admin should know about."""
-    url = split_url(settings.tokens.jwks_url.reveal())
-    if url and url.scheme == "http" and not is_loopback(url.hostname or ""):
-        yield "jwks_url is not https: anybody on the network path can replace the keys"
+    for name, text in [
+        ("jwks_url", settings.tokens.jwks_url.reveal()),
+        *(("jwt_issuers: jwks_url", one.jwks_url) for one in settings.tokens.jwt_issuers),
+    ]:
+        url = split_url(text)
+        if url and url.scheme == "http" and not is_loopback(url.hostname or ""):
+            yield f"{name} is not https: anybody on the network path can replace the keys"
     hs = "HS" in {FAMILIES.get(name) for name in settings.tokens.jwt_algorithms}
     if settings.valkey.valkey_url and not (hs or settings.tokens.cluster_secret or settings.tokens.cluster_secret_file):
         yield "cluster_secret is not set: anybody who can write to Valkey can send requests as a node"
@@ -122,7 +129,7 @@ def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
     tokens = settings.tokens
     unknown = [name for name in tokens.jwt_algorithms if name not in FAMILIES]
     families = {FAMILIES[name] for name in tokens.jwt_algorithms if name in FAMILIES}
-    secret = tokens.jwt_secret or tokens.jwt_secret_file
+    secret = tokens.jwt_secret or tokens.jwt_secret_file or tokens.jwt_secret_files
     public = tokens.jwt_public_key_file or tokens.jwks_url
     if unknown or not families:
         yield "jwt_algorithms", "expected some of " + ", ".join(FAMILIES)
@@ -137,6 +144,8 @@ def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "cluster_secret", f"it is shorter than {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
     if "HS" in families and not secret and not settings.client_port.on_loopback:
         yield "address", "off loopback a secret is needed: set jwt_secret_file (or remove HS from jwt_algorithms)"
+    yield from _claims("jwt_claims", tokens.jwt_claims)
+    yield from _issuers(tokens)
     if secret and "HS" not in families:
         yield "jwt_algorithms", "a secret is set, but no HS algorithm uses it"
     if public and families == {"HS"}:
@@ -148,9 +157,48 @@ def _keys(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "jwt_algorithms", "RS and PS use the same kind of key; choose one of them"
     if tokens.jwt_public_key_file and len(families - {"HS"}) > 1:
         yield "jwt_algorithms", "one public key fits one kind of algorithm; several kinds need jwks_url"
-    url = split_url(tokens.jwks_url.reveal())
-    if tokens.jwks_url and not (url and url.scheme in ("http", "https") and url.hostname and not url.username):
-        yield "jwks_url", "expected http(s)://host/path, without a password"
+    if tokens.jwks_url and not is_web_url(tokens.jwks_url.reveal()):
+        yield "jwks_url", NOT_A_WEB_URL
+
+
+def is_web_url(text: str) -> bool:
+    """Return whether the text is a URL of HTTP or HTTPS without a password."""
+    url = split_url(text)
+    return bool(url and url.scheme in ("http", "https") and url.hostname and "@" not in url.netloc)
+
+
+def _claims(setting: str, paths: Mapping[ClaimUse, str]) -> Iterator[tuple[str, str]]:
+    for use, path in paths.items():
+        if not path or len(path) > MAX_PATH or "" in path.split("."):
+            yield setting, f"{use}: expected the name of a claim, or a path like realm_access.roles"
+
+
+def _issuers(tokens: TokenSettings) -> Iterator[tuple[str, str]]:
+    names = [one.issuer for one in tokens.jwt_issuers]
+    for name in {name for name in names if names.count(name) > 1 or name == tokens.jwt_issuer}:
+        yield "jwt_issuers", f"{name}: the issuer is configured twice"
+    for one in tokens.jwt_issuers:
+        for why in _issuer_faults(one):
+            yield "jwt_issuers", f"{one.issuer or 'an issuer'}: {why}"
+        for _, why in _claims("", one.claims):
+            yield "jwt_issuers", f"{one.issuer}: claims: {why}"
+
+
+def _issuer_faults(one: TokenIssuer) -> Iterator[str]:
+    families = {FAMILIES[name] for name in one.algorithms if name in FAMILIES}
+    if not one.issuer:
+        yield "issuer: expected the iss of its tokens"
+    if set(one.algorithms) - set(FAMILIES) or not families:
+        yield "algorithms: expected some of " + ", ".join(FAMILIES)
+        return
+    if {"RS", "PS"} <= families:
+        yield "algorithms: RS and PS use the same kind of key; choose one of them"
+    if bool(one.secret_files) != ("HS" in families):
+        yield "secret_files: HS algorithms need them, and nothing else does"
+    if bool(one.jwks_url or one.public_key_file) != bool(families - {"HS"}):
+        yield "RS, PS, ES and EdDSA need jwks_url or public_key_file, and nothing else does"
+    if one.jwks_url and not is_web_url(one.jwks_url):
+        yield f"jwks_url: {NOT_A_WEB_URL}"
 
 
 def _store(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -84,8 +84,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "log_max_entries", "log_max_bytes", "embedded_memory_bytes", "durable",
     ),
     "Authentication": (
-        "jwt_secret", "jwt_secret_file", "jwt_algorithms", "jwt_public_key_file", "jwks_url", "jwt_issuer",
-        "jwt_audience", "jwt_leeway_s", "user_ids", "admin_keys_file", "agent_access", "access",
+        "jwt_secret", "jwt_secret_file", "jwt_secret_files", "jwt_algorithms", "jwt_public_key_file", "jwks_url",
+        "jwt_issuer", "jwt_audience", "jwt_claims", "jwt_roles", "jwt_issuers", "jwt_leeway_s", "user_ids",
+        "admin_keys_file", "agent_access", "access",
     ),
     "Connections": (
         "transports", "add_trailing_slash", "websocket_deflate", "ping_interval_ms", "ping_timeout_ms",
@@ -108,6 +109,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+TABLES = "a list of tables with the fields that the documentation names"
+
+
 class Setting(NamedTuple):
     """One row of the table."""
 
@@ -122,6 +126,11 @@ class Setting(NamedTuple):
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def of_tables(self) -> bool:
+        """Whether it is a list of tables, which is written as JSON in a shell."""
+        return self.expected == TABLES
 
 
 @cache
@@ -216,10 +225,14 @@ def _expected(kind: msgspec.inspect.Type) -> str:
             return "true or false"
         case msgspec.inspect.IntType(ge=least, le=most):
             return f"a whole number from {least}" + ("" if most is None else f" to {most}")
+        case msgspec.inspect.VarTupleType(item_type=msgspec.inspect.StructType()):
+            return TABLES
         case msgspec.inspect.VarTupleType():
             return "a list of texts"
-        case msgspec.inspect.DictType():
-            return 'a table of event = "max/seconds"'
+        case msgspec.inspect.DictType(key_type=keys, value_type=values):
+            named = [one for one in (keys, values) if isinstance(one, msgspec.inspect.LiteralType)]
+            known = [" or ".join(map(str, one.values)) for one in named]
+            return f"a table of name = text, with {known[0]}" if known else 'a table of event = "max/seconds"'
     return "a text"
 
 

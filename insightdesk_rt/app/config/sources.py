@@ -22,13 +22,17 @@ from insightdesk_rt.app.config.checks import doubts, misfits
 from insightdesk_rt.app.config.settings import Setting, Settings, compose, flat, secrets, table
 from insightdesk_rt.engine.errors import ConfigError
 from insightdesk_rt.engine.secret import Secret, printable, shown_text
+from insightdesk_rt.engine.wire import json
 
 ENV_PREFIX = "INSIGHTDESK_RT_"
 # Variables that begin like a setting and are none: the name of the file, and what the tests must not skip.
 OTHER_ENV = {ENV_PREFIX + "CONFIG", ENV_PREFIX + "REQUIRE"}
 COMMAND_LINE = "command line"
 # Settings that another command needs to reach a server and sign a token for it; also data_dir, if the secret is there.
-OF_A_SERVER = ("admin_address", "admin_port", "jwt_secret_file", "jwt_algorithms", "jwt_issuer", "jwt_audience")
+OF_A_SERVER = (
+    *("admin_address", "admin_port", "jwt_secret_file", "jwt_secret_files", "jwt_algorithms", "jwt_issuer"),
+    *("jwt_audience", "jwt_claims", "jwt_roles"),
+)
 ONE_OR_MORE = ("address", "admin_address")  # lists that may be written as one text in a file, too
 BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -49,14 +53,22 @@ class LoadedSettings(Struct, frozen=True):
         values, flags = flat(self.settings), []
         if self.file:
             flags += ["--config", str(Path(self.file).absolute())]
-        if not (values["jwt_secret"] or values["jwt_secret_file"]):
+        if not (values["jwt_secret"] or values["jwt_secret_file"] or values["jwt_secret_files"]):
             flags += ["--data-dir", str(Path(values["data_dir"]).absolute())]
         for name in OF_A_SERVER:
             if self.origins[name] == COMMAND_LINE or self.origins[name].startswith("environment"):
-                value = values[name]
-                text = ",".join(value) if isinstance(value, tuple) else str(value)
-                flags += [table()[name].flag, str(Path(text).absolute()) if name.endswith("_file") else text]
+                flags += [table()[name].flag, _written(name, values[name])]
         return flags
+
+
+def _written(name: str, value: Any) -> str:
+    """Return a value as it is written in a shell, with absolute paths of files."""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={one}" for key, one in value.items())
+    texts = list(value) if isinstance(value, tuple) else [str(value)]
+    if name.endswith(("_file", "_files")):
+        texts = [str(Path(text).absolute()) for text in texts]
+    return ",".join(texts)
 
 
 class Given(Struct, frozen=True):
@@ -191,7 +203,9 @@ def _convert(setting: Setting, given: Given) -> Any:
     value = given.value
     if not given.typed:
         parts = [part.strip() for part in value.split(",") if part.strip()]
-        if setting.kind is bool:
+        if setting.of_tables:
+            value = json.loads(value or "[]")
+        elif setting.kind is bool:
             value = BOOLS.get(value.lower(), value)
         elif setting.kind is int:
             value = int(value)

@@ -103,7 +103,8 @@ class Rivals:
         if place is None or not place.secrets:  # of a version that does not announce them
             return ""
         for setting in sorted(self._place.secrets.keys() | place.secrets.keys()):
-            if self._place.secrets.get(setting) != place.secrets.get(setting):
+            mine, its = self._place.secrets.get(setting, ""), place.secrets.get(setting, "")
+            if set(mine.split()).isdisjoint(its.split()):  # one in common is enough while a secret is replaced
                 return f"{setting}: node {place.node}, which runs, has another; all nodes of a cluster have the same"
         return ""
 

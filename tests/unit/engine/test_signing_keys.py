@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from insightdesk_rt.app.config import ConfigError
-from insightdesk_rt.engine import signing_keys as keys_module
+from insightdesk_rt.engine import published_keys as keys_module
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.engine.signing_keys import KeyRing, configured_keys, signing_key
-from insightdesk_rt.engine.tokens import TokenSettings
+from insightdesk_rt.engine.signing_keys import KeyRing, configured_keys, fingerprints, signing_key
+from insightdesk_rt.engine.tokens import TokenSettings, secret_key
 from tests.support.aio import aio, until
 from tests.support.tokens import SECRET, jwk, pem, private, private_key, token
 
@@ -145,6 +145,64 @@ def test_a_secret_and_a_public_key_serve_side_by_side(tmp_path: Path) -> None:
     ring = KeyRing(settings)
     assert ring.verify(token(private("RS256"))).id == "anna"
     assert ring.verify(token(signing_key(settings))).id == "anna"
+
+
+def secret_file(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o600)
+    return str(path)
+
+
+def test_a_secret_is_replaced_while_tokens_of_both_are_accepted(tmp_path: Path) -> None:
+    old, new = (secret_file(tmp_path / name, name * 16) for name in ("old", "new"))
+    of_old = token(secret_key(b"old" * 16, ("HS256",)))
+    of_new = token(secret_key(b"new" * 16, ("HS256",)))
+    steps = [
+        (TokenSettings(jwt_secret_file=old), {of_old}),
+        (TokenSettings(jwt_secret_file=old, jwt_secret_files=(new,)), {of_old, of_new}),
+        (TokenSettings(jwt_secret_file=new, jwt_secret_files=(old,)), {of_old, of_new}),
+        (TokenSettings(jwt_secret_files=(new, old)), {of_old, of_new}),
+        (TokenSettings(jwt_secret_files=(new,)), {of_new}),
+    ]
+    for settings, accepted in steps:
+        ring = KeyRing(settings)
+        assert {text for text in (of_old, of_new) if _accepts(ring, text)} == accepted
+    assert signing_key(TokenSettings(jwt_secret_files=(new, old))).material == b"new" * 16, "the first one signs"
+
+
+def test_nodes_with_a_cluster_secret_need_one_secret_of_tokens_in_common(tmp_path: Path) -> None:
+    old, new = (secret_file(tmp_path / name, name * 16) for name in ("old", "new"))
+    apart = {"cluster_secret": "c" * 32}
+    before = fingerprints(TokenSettings(jwt_secret_file=old, **apart))["jwt_secret"].split()  # type: ignore[arg-type]
+    both = fingerprints(TokenSettings(jwt_secret_file=new, jwt_secret_files=(old,), **apart))["jwt_secret"].split()  # type: ignore[arg-type]
+    assert len(before) == 1 and len(both) == 2 and set(before) < set(both)
+    alone = fingerprints(TokenSettings(jwt_secret_file=new, jwt_secret_files=(old,)))["jwt_secret"].split()
+    assert alone == both[:1], "without it the first secret seals requests between nodes"
+
+
+def test_a_reload_reads_the_files_again_and_keeps_the_old_keys_of_a_bad_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "secret"
+    ring = KeyRing(TokenSettings(jwt_secret_file=secret_file(file, "old" * 16)))
+    of_old, of_new = (token(secret_key(text * 16, ("HS256",))) for text in (b"old", b"new"))
+    secret_file(file, "new" * 16)
+    assert _accepts(ring, of_old) and not _accepts(ring, of_new)
+    ring.reload()
+    assert _accepts(ring, of_new) and not _accepts(ring, of_old)
+    secret_file(file, "short")
+    with caplog.at_level(logging.ERROR):
+        ring.reload()
+    assert _accepts(ring, of_new)
+    (record,) = caplog.records
+    assert record.message == "the keys were not reloaded; the old ones stay in use"
+
+
+def _accepts(ring: KeyRing, text: str) -> bool:
+    try:
+        return ring.verify(text).id == "anna"
+    except RtError:
+        return False
 
 
 def test_time_and_settings_reach_the_check(tmp_path: Path) -> None:

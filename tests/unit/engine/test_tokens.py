@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from insightdesk_rt.engine import tokens as auth
+from insightdesk_rt.engine.claims import claim_map
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.tokens import (
@@ -23,10 +24,12 @@ from insightdesk_rt.engine.tokens import (
     VerificationKeys,
     jwk_key,
     public_key,
+    public_keys,
     secret_key,
     sign,
     unverified,
     verify,
+    verify_pass,
 )
 from tests.support.tokens import HS, KEYS, SECRET, claims, handmade, jwk, part, pem, private, private_key, token
 
@@ -239,7 +242,7 @@ def test_sub_is_a_visible_text_of_1_to_128(sub: object) -> None:
     assert verify(token(sub="auth0|Größe 1"), KEYS, time.time()).id == "auth0|Größe 1"
 
 
-@pytest.mark.parametrize("role", [..., None, "", "root", "Admin", "admin ", 1, ["admin"], {"admin": 1}])
+@pytest.mark.parametrize("role", [..., None, "", "root", "Admin", "admin ", 1, ["root", 1], [], {"admin": 1}])
 def test_role_is_one_of_three(role: object) -> None:
     assert refused(token(role=role))
 
@@ -585,3 +588,72 @@ def test_a_key_serves_the_algorithms_of_its_curve_alone() -> None:
     assert key is not None and key.algorithms == ("RS256", "RS512")
     key = jwk_key(jwk("RS256", alg="RS512"), ("RS256", "RS512"))
     assert key is not None and key.algorithms == ("RS512",)
+
+
+# ── several keys, several issuers, passes ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_secret_in_use_is_tried_and_no_other() -> None:
+    """During a rotation tokens of the old and of the new secret are accepted."""
+    old, new = secret_key(b"o" * 32, ("HS256",)), secret_key(b"n" * 32, ("HS256",))
+    keys = VerificationKeys((new, old))
+    for key in (old, new):
+        assert verify(token(key), keys, time.time()).id == "anna"
+        assert verify(token(key, {"kid": "any"}), keys, time.time()).id == "anna"
+    assert refused(token(secret_key(b"x" * 32, ("HS256",))), keys)
+
+
+def test_a_file_may_hold_several_public_keys() -> None:
+    one, two = pem(private_key("ES256")), pem(rsa.generate_private_key(65537, 2048))
+    with pytest.raises(BadKey):
+        public_keys(one + two, ("ES256",))
+    other = ec.generate_private_key(ec.SECP256R1())
+    keys = VerificationKeys(tuple(public_keys(one + b"\n" + pem(other), ("ES256",))))
+    assert verify(token(private("ES256")), keys, time.time()).id == "anna"
+    assert verify(token(VerificationKey(("ES256",), other)), keys, time.time()).id == "anna"
+    assert refused(token(VerificationKey(("ES256",), ec.generate_private_key(ec.SECP256R1()))), keys)
+
+
+@given(st.sampled_from(["a", "b", None, "c"]), st.sampled_from(["a", "b", None]))
+def test_the_keys_of_an_issuer_verify_only_tokens_that_name_it(named: str | None, signer: str | None) -> None:
+    """Whoever signs: the token's iss chooses the keys, and only those are tried. None: the keys of no issuer."""
+    secrets = {one: secret_key(str(one).encode() * 32, ("HS256",)) for one in ("a", "b", None)}
+    others = {one: VerificationKeys((secrets[one],), one) for one in ("a", "b")}
+    keys = VerificationKeys((secrets[None],), others=others)
+    text = token(secrets[signer], iss=... if named is None else named)
+    assert refused(text, keys) if signer != (None if named == "c" else named) else verify(text, keys, time.time())
+
+
+def test_a_pass_names_a_user_rooms_and_an_end() -> None:
+    now_s = int(time.time())
+    found = verify_pass(token(role=..., rooms=["ticket:42"], exp=now_s + 60, iat=now_s), KEYS, now_s)
+    assert (found.sub, found.rooms, found.expires_s, found.issued_s) == ("anna", {"ticket:42"}, now_s + 60, now_s)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"rooms": ...}, "AUTH_TOKEN_INVALID"),
+        ({"rooms": []}, "AUTH_TOKEN_INVALID"),
+        ({"rooms": "ticket:42"}, "AUTH_TOKEN_INVALID"),
+        ({"rooms": ["ticket:42", 1]}, "AUTH_TOKEN_INVALID"),
+        ({"rooms": ["r"] * 201}, "AUTH_TOKEN_INVALID"),
+        ({"exp": ...}, "AUTH_TOKEN_INVALID"),
+        ({"sub": ...}, "AUTH_TOKEN_INVALID"),
+        ({"role": "boss"}, "AUTH_TOKEN_INVALID"),
+        ({"aud": "somebody"}, "AUTH_TOKEN_INVALID"),
+        ({"typ": "refresh"}, "AUTH_TOKEN_INVALID"),
+        ({"exp": 1_000_000_000}, "AUTH_TOKEN_EXPIRED"),
+    ],
+)
+def test_what_is_not_a_valid_pass_is_refused(change: dict[str, Any], why: str) -> None:
+    text = token(**{"rooms": ["ticket:42"], "role": ..., **change})
+    with pytest.raises(RtError) as caught:
+        verify_pass(text, KEYS, time.time())
+    assert caught.value.code == why
+
+
+def test_a_pass_opens_no_connection() -> None:
+    assert code(token(rooms=["ticket:42"])) == "AUTH_TOKEN_INVALID"
+    anybody = VerificationKeys((HS,), claims=claim_map({}, {"*": "customer"}))
+    assert code(token(role=..., rooms=["ticket:42"]), anybody) == "AUTH_TOKEN_INVALID"

@@ -504,7 +504,7 @@ def test_a_token_that_is_refused_for_its_time_is_said(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(auth, "verify", late)
     with pytest.raises(config.ConfigError, match="has expired"):
-        operate.make_token(TokenSettings(jwt_secret="s" * 32), {"sub": "a", "role": "agent"}, 1)
+        operate.make_token(TokenSettings(jwt_secret="s" * 32), {"user": "a", "role": "agent"}, 1)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from insightdesk_rt.app.config import ConfigError, LoadedSettings, compose, flat, load, shown, table, take_flags
+from insightdesk_rt.engine.tokens import TokenIssuer
 
 Write = Callable[[str], str]
 
@@ -226,6 +227,49 @@ def _value(name: str, argv: list[str], environ: dict[str, str]) -> Any:
     loaded = load(argv, environ)
     assert loaded.origins[name] != "default"
     return flat(loaded.settings)[name]
+
+
+def test_tables_of_claims_roles_and_issuers_are_read_in_all_three_ways(toml: Write) -> None:
+    issuer = TokenIssuer("https://id", jwks_url="https://id/keys", claims={"role": "a.b"}, roles={"boss": "admin"})
+    text = '[{"issuer":"https://id","jwks_url":"https://id/keys","claims":{"role":"a.b"},"roles":{"boss":"admin"}}]'
+    file = toml(
+        '[jwt_claims]\nuser = "oid"\n[jwt_roles]\n"*" = "customer"\n[[jwt_issuers]]\nissuer = "https://id"\n'
+        'jwks_url = "https://id/keys"\nclaims = { role = "a.b" }\nroles = { boss = "admin" }\n'
+    )
+    flags = ["--jwt-claims", "user=oid", "--jwt-roles=*=customer", "--jwt-issuers", text]
+    environ = {"JWT_CLAIMS": "user=oid", "JWT_ROLES": "*=customer", "JWT_ISSUERS": text}
+    for argv, env in [
+        (["--config", file], {}),
+        (flags, {}),
+        ([], {f"INSIGHTDESK_RT_{name}": one for name, one in environ.items()}),
+    ]:
+        tokens = load(argv, env).settings.tokens
+        assert (tokens.jwt_claims, tokens.jwt_roles) == ({"user": "oid"}, {"*": "customer"})
+        assert tokens.jwt_issuers == (issuer,)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--jwt-claims", "id=sub"], "expected a table of name = text, with email or name or role or session or team"),
+        (["--jwt-claims", "role=a..b"], "role: expected the name of a claim"),
+        (["--jwt-roles", "boss=owner"], "expected a table of name = text, with admin or agent or customer"),
+        (["--jwt-issuers", "x"], "expected a list of tables"),
+        (["--jwt-issuers", '[{"issuer": "a", "secret": "b"}]'], "expected a list of tables"),
+        (["--jwt-issuers", '[{"issuer": "a"}]'], "a: RS, PS, ES and EdDSA need jwks_url or public_key_file"),
+        (["--jwt-issuers", '[{"issuer": "a", "jwks_url": "ftp://a"}]'], "a: jwks_url: expected http(s)://host/path"),
+        (
+            ["--jwt-issuer", "a", "--jwt-issuers", '[{"issuer": "a", "jwks_url": "https://a/k"}]'],
+            "a: the issuer is configured twice",
+        ),
+        (
+            ["--jwt-issuers", '[{"issuer": "a", "algorithms": ["HS256"]}]'],
+            "a: secret_files: HS algorithms need them",
+        ),
+    ],
+)
+def test_a_wrong_table_of_tokens_is_named(argv: list[str], words: str) -> None:
+    assert words in problem(argv)
 
 
 def test_an_address_is_one_text_or_a_list(tmp_path: Path) -> None:
