@@ -1,4 +1,4 @@
-"""Addresses: however one is written, it is one text."""
+"""Addresses have one canonical text."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from insightdesk_rt.engine.addresses import parse_address, parse_net, spelled
         ("192.0.2.07", "192.0.2.07"),
     ],
 )
-def test_an_address_has_one_spelling_and_other_text_stays(written: str, one: str) -> None:
+def test_an_address_is_written_in_canonical_form_and_other_text_is_unchanged(written: str, one: str) -> None:
     assert spelled(written) == one == spelled(one)
     assert (parse_address(written) is None) is (one in ("unknown", "", "192.0.2.07"))
 
 
-def test_a_network_of_ipv4_written_as_ipv6_is_that_of_ipv4() -> None:
+def test_an_ipv4_network_written_as_ipv6_is_parsed_as_ipv4() -> None:
     assert str(parse_net("::ffff:10.0.0.0/104")) == "10.0.0.0/8"
     assert str(parse_net("::ffff:10.1.2.3")) == "10.1.2.3/32"
     assert str(parse_net("10.1.2.3/8", strict=False)) == "10.0.0.0/8"

@@ -1,4 +1,4 @@
-"""Counting: every value is in one bucket, quantiles are where the values were, unknown names are one."""
+"""Counters: every value is in one bucket, quantiles are estimated, unknown names are counted together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BOUNDS = (0.1, 1.0, 10.0)
 
 
 @given(st.lists(st.floats(0, 1000)))
-def test_each_value_is_in_the_first_bucket_that_is_not_below_it(values: list[float]) -> None:
+def test_each_value_is_counted_in_the_first_bucket_not_below_it(values: list[float]) -> None:
     histogram = Histogram(BOUNDS)
     for value in values:
         histogram.add(value)
@@ -22,7 +22,7 @@ def test_each_value_is_in_the_first_bucket_that_is_not_below_it(values: list[flo
 
 
 @given(st.lists(st.floats(0, 10, exclude_min=True), min_size=1), st.floats(0.01, 1))
-def test_a_quantile_lies_in_the_bucket_of_the_true_one(values: list[float], part: float) -> None:
+def test_an_estimated_quantile_is_in_the_bucket_of_the_true_one(values: list[float], part: float) -> None:
     histogram = Histogram(BOUNDS)
     for value in values:
         histogram.add(value)
@@ -32,13 +32,13 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(values: list[float], part
     assert at_most >= part * len(values) - 1e-6
 
 
-def test_quantiles_of_nothing_and_of_what_is_beyond_all_buckets() -> None:
+def test_quantiles_without_values_and_beyond_all_buckets() -> None:
     assert quantile(BOUNDS, [0, 0, 0, 0], 0.5) is None
     assert quantile(BOUNDS, [0, 0, 0, 5], 0.5) == 10.0
     assert quantile(BOUNDS, [10, 0, 0, 0], 0.5) == pytest.approx(0.05)
 
 
-def test_names_that_are_not_the_servers_are_counted_as_one() -> None:
+def test_names_that_are_not_the_servers_are_counted_together() -> None:
     counts = EventCounts(("ticket:updated",))
     counts.add("ticket:updated", 3)
     for n in range(1000):

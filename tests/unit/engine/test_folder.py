@@ -1,4 +1,4 @@
-"""The data folder: closed to other users, or refused; and nothing is touched that is not the server's."""
+"""The data folder is closed to other users or refused, and files of others are not touched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def put(path: Path, permissions: int) -> Path:
     return path
 
 
-def test_a_missing_folder_is_made_for_this_user_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_folder_is_created_for_this_user_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     private_folder(tmp_path / "a" / "data")
     assert mode(tmp_path / "a" / "data") == 0o700
     private_folder(tmp_path / "a" / "data")
@@ -28,10 +28,10 @@ def test_a_missing_folder_is_made_for_this_user_alone(tmp_path: Path, caplog: py
 
 
 @pytest.mark.parametrize("permissions", [0o755, 0o775, 0o777, 0o750, 0o701])
-def test_a_folder_of_ours_that_others_may_enter_is_closed(
+def test_a_folder_of_ours_that_others_may_read_is_closed_to_them(
     tmp_path: Path, permissions: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Files of an earlier version, or of a umask of 022, hold what people have written."""
+    """Files of an earlier version, or written with a umask of 022, contain users' texts."""
     folder = tmp_path / "data"
     (folder / "appendonlydir").mkdir(parents=True)
     (folder / "appendonlydir").chmod(0o755)
@@ -44,12 +44,12 @@ def test_a_folder_of_ours_that_others_may_enter_is_closed(
     assert [mode(path) for path in files] == [0o600] * 3
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     private_folder(folder)
-    assert len(caplog.records) == 1, "nothing is left to do"
+    assert len(caplog.records) == 1, "a second call changes nothing"
 
 
 @pytest.mark.parametrize("permissions", [0o777, 0o1777, 0o775, 0o722])
-def test_a_folder_with_other_things_in_it_that_others_may_write_to_is_refused(tmp_path: Path, permissions: int) -> None:
-    """/tmp, or a folder of a team: closing it would break what others do there."""
+def test_a_folder_with_foreign_files_that_others_may_write_to_is_refused(tmp_path: Path, permissions: int) -> None:
+    """It may be /tmp or a team's folder; closing it would break the work of others."""
     other = put(tmp_path / "notes.txt", 0o644)
     tmp_path.chmod(permissions)
     with pytest.raises(FolderError, match=f"other users may write to the data directory {tmp_path}"):
@@ -66,7 +66,7 @@ def test_an_empty_sticky_folder_is_refused_and_not_closed(tmp_path: Path) -> Non
     tmp_path.chmod(0o700)
 
 
-def test_in_a_folder_with_other_things_that_others_may_read_only_our_files_are_closed(tmp_path: Path) -> None:
+def test_in_a_readable_folder_with_foreign_files_only_ours_are_closed(tmp_path: Path) -> None:
     other, secret, target = (put(tmp_path / name, 0o644) for name in ("notes.txt", "jwt_secret", "target"))
     os.symlink(target, tmp_path / "valkey.log")
     tmp_path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""One rule for each kind of id, in every place where one of the kind is named: events, admin API, tokens, emitter."""
+"""Each kind of id has one rule, which applies in events, the admin API, tokens and the emitter."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ REFUSED = {
     "socket": ["", "A" * 19, "A" * 21, "A" * 19 + "."],
     "rule": ["", "0" * 19, "g" * 20],
 }
-# What a field or path part of a name holds, wherever it stands. A new name that looks like an id is to be put here.
+# The kind of id by the name of a field or path part. Add each new name that looks like an id.
 KIND_OF = {
     "userId": "user",
     "userIds": "user",
@@ -119,7 +119,7 @@ KIND_OF = {
     "BlockHandler.id": "rule",
     "NoticeHandler.id": "rule",
 }
-# Filters: "" is "not said", and they hold texts of many kinds.
+# Filters: "" means that the filter is not used, and they contain texts of several kinds.
 EMPTY_IS_FINE = {"Find", "FindClosed", "Filters", "WatchEvents"}
 PER_ITEM = {
     ("WatchUsers", "userIds"),
@@ -196,7 +196,7 @@ def read(type_: Any, text: str) -> Any:
     return json.decode(msgspec.json.Decoder(holder), json.dumps({"it": value}))
 
 
-def test_the_walk_finds_the_places_that_matter() -> None:
+def test_the_search_finds_known_places_of_ids() -> None:
     found = {(struct, name) for struct, name, _, _ in NAMED}
     assert {
         ("WatchUsers", "userIds"),
@@ -213,7 +213,7 @@ def test_the_walk_finds_the_places_that_matter() -> None:
     assert len(found) > 40
 
 
-def test_every_field_that_is_named_as_an_id_has_a_kind() -> None:
+def test_every_field_named_like_an_id_has_a_kind() -> None:
     named = [
         (struct, name)
         for (struct, name), _ in PLACES
@@ -223,12 +223,12 @@ def test_every_field_that_is_named_as_an_id_has_a_kind() -> None:
 
 
 @pytest.mark.parametrize(("struct", "name", "type_", "of"), NAMED, ids=lambda one: one if isinstance(one, str) else "")
-def test_each_place_takes_and_refuses_what_its_kind_says(struct: str, name: str, type_: Any, of: str) -> None:
-    """A refusal is in words, and is the same wherever the kind is named."""
+def test_each_field_checks_ids_by_the_rule_of_its_kind(struct: str, name: str, type_: Any, of: str) -> None:
+    """The refusal is readable, and the same for all fields of a kind."""
     for text in ACCEPTED[of]:
         read(type_, text)
     if (struct, name) in PER_ITEM:
-        return  # each item is answered by itself: test_a_list_is_sifted…
+        return  # each item has its own result: test_a_list_is_sifted…
     for text in REFUSED[of]:
         if text == "" and struct in EMPTY_IS_FINE:
             continue
@@ -238,7 +238,7 @@ def test_each_place_takes_and_refuses_what_its_kind_says(struct: str, name: str,
 
 
 @pytest.mark.parametrize("of", ACCEPTED)
-def test_a_kind_is_checked_outside_of_messages_as_in_them(of: str) -> None:
+def test_a_kind_has_the_same_rule_outside_of_messages(of: str) -> None:
     for text in ACCEPTED[of]:
         assert kind(of).check(text) == text and kind(of).fits(text)
     for text in [*REFUSED[of], 7, None, ["a"]]:
@@ -248,7 +248,7 @@ def test_a_kind_is_checked_outside_of_messages_as_in_them(of: str) -> None:
 
 
 @pytest.mark.parametrize(("claim", "of"), [("sub", "user"), ("teamId", "team"), ("sessionId", "session")])
-def test_a_token_may_hold_what_events_may_name(claim: str, of: str) -> None:
+def test_a_token_may_contain_all_ids_that_events_may_contain(claim: str, of: str) -> None:
     for text in ACCEPTED[of]:
         auth.verify(token(**{claim: text}), KEYS, time.time())
     for text in REFUSED[of]:
@@ -262,17 +262,17 @@ def test_a_token_may_hold_what_events_may_name(claim: str, of: str) -> None:
 @pytest.mark.parametrize(
     "name", ["Ann \u202egnp", "a\u2066b", "a\ufeff", "a\u200eb", "a\nb", "soft\u00adhyphen", "a\u200bb"]
 )
-def test_a_name_that_turns_or_hides_what_stands_beside_it_is_refused(name: str) -> None:
+def test_a_name_that_reverses_or_hides_adjacent_text_is_refused(name: str) -> None:
     with pytest.raises(auth.BadToken):
         auth.verify(token(name=name), KEYS, time.time())
 
 
 @pytest.mark.parametrize("name", ["علی\u200cرضا", "👩\u200d💻 Ann", "Zoë O'Neil", "株式会社　安娜"])
-def test_a_name_may_be_written_as_its_script_is(name: str) -> None:
+def test_a_name_may_contain_the_joiners_of_its_script(name: str) -> None:
     assert auth.verify(token(name=name), KEYS, time.time()).name == name
 
 
-def test_an_emitter_names_any_room_and_none_that_cannot_be() -> None:
+def test_an_emitter_accepts_any_valid_room_and_refuses_others() -> None:
     target: Target[Any] = Target(None, "/tickets")
     for room in ACCEPTED["room"]:
         assert target.to(room).except_(room).rooms == (room,)
@@ -283,7 +283,7 @@ def test_an_emitter_names_any_room_and_none_that_cannot_be() -> None:
 
 
 def test_a_list_is_sifted_item_by_item() -> None:
-    """One id that cannot be costs the others nothing, and is named by its place."""
+    """An invalid id does not affect the others, and is reported with its index."""
     good = [f"u{n}" for n in range(499)]
     kept, refused = ids.sift([*good[:100], "a\nb", *good[100:], "u0"], ids.USER, "userIds")
     assert kept == good
@@ -295,14 +295,14 @@ def test_a_list_is_sifted_item_by_item() -> None:
 
 
 def test_control_and_format_characters_are_those_of_unicode() -> None:
-    """Read from Python's tables, so that a character that is missing in ours shows."""
+    """Compared with Python's tables, so that a missing character is found."""
     for code in range(0x110000):
         if unicodedata.category(chr(code)) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
             assert not ids.USER.fits(chr(code)), hex(code)
             assert ids.is_name(chr(code)) is (code in (0x200C, 0x200D)), hex(code)
 
 
-# Where a user's bare id is right: what is shown, what is said of one side of a chat or ticket, which the role decides.
+# Places where a user's id without the key is right: texts for display, and facts where the role decides the side.
 BY_ID = {
     "engine/model.py": "makes the key, and the Person who is shown",
     "engine/hub/socket.py": "a line of the log, which has the role's rooms beside it",
@@ -318,12 +318,12 @@ BY_ID = {
 }
 
 
-def test_users_are_told_apart_by_their_key() -> None:
-    """A room, store, limit or rule that goes by `user.id` would be shared by a customer and an agent of that id."""
+def test_users_are_identified_by_their_key() -> None:
+    """A room, store, limit or rule that uses `user.id` would be shared by a customer and an agent with that id."""
     package = Path(insightdesk_rt.__file__).parent
     found = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if re.search(r"\buser\.id\b|\bself\.user\.id\b", path.read_text("utf-8"))
     }
-    assert found - {"demo/helpdesk.py"} <= set(BY_ID), "use user.key, or say here why the id is right"
+    assert found - {"demo/helpdesk.py"} <= set(BY_ID), "use user.key, or list here why the id is right"

@@ -1,4 +1,4 @@
-"""The nouns: ids are not guessable, offsets compare as numbers, rooms of different kinds never meet."""
+"""Values of the model: ids cannot be guessed, offsets compare as numbers, rooms of different kinds have other names."""
 
 import pytest
 
@@ -18,12 +18,12 @@ def test_offsets_compare_as_numbers_not_as_text() -> None:
 @pytest.mark.parametrize(
     "text", ["", "1", "1-", "-1", "a-1", "1-1-1", "²-1", "1" * 42 + "-1", "1 -1", f"{1 << 64}-0", f"0-{1 << 64}"]
 )
-def test_what_is_not_an_offset_is_refused(text: str) -> None:
+def test_an_invalid_offset_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an offset"):
         model.offset_key(text)
 
 
-def test_rooms_of_different_kinds_never_meet() -> None:
+def test_rooms_of_different_kinds_never_have_the_same_name() -> None:
     makers = (
         model.user_room,
         model.role_room,
@@ -37,7 +37,7 @@ def test_rooms_of_different_kinds_never_meet() -> None:
     assert len({make("1") for make in makers} | {model.DASHBOARD_ROOM}) == len(makers) + 1
 
 
-def test_only_a_customer_is_not_staff() -> None:
+def test_everybody_except_customers_is_staff() -> None:
     assert not model.User(model.UserId("c"), "customer").is_staff
     assert model.User(model.UserId("a"), "agent").is_staff
     assert model.User(model.UserId("b"), "admin").is_staff

@@ -1,4 +1,4 @@
-"""Origins: what a browser never writes is refused with what to write instead; two texts of one origin are the same."""
+"""Origins: a text that no browser sends is refused with a correction, and equivalent texts compare as equal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOOD = [
     "null",
     "file://",
     "*",
-    # understood, though browsers write them otherwise
+    # accepted, although browsers write them differently
     "http://ok.example:80",
     "https://ok.example:443",
     "wss://desk.example.com",
@@ -58,7 +58,7 @@ NEVER_MATCHES = [
 
 
 @pytest.mark.parametrize("text", GOOD)
-def test_an_origin_that_a_page_may_have_can_be_listed_and_gets_in(text: str) -> None:
+def test_an_origin_that_a_page_can_have_can_be_listed_and_is_accepted(text: str) -> None:
     assert misfit(text) == ""
     policy = OriginPolicy((text,))
     sent = {
@@ -72,7 +72,7 @@ def test_an_origin_that_a_page_may_have_can_be_listed_and_gets_in(text: str) -> 
 
 
 @pytest.mark.parametrize(("text", "why"), NEVER_MATCHES)
-def test_an_origin_that_can_never_match_is_refused_with_what_to_write(text: str, why: str) -> None:
+def test_an_origin_that_can_never_match_is_refused_with_a_correction(text: str, why: str) -> None:
     assert why in misfit(text)
 
 
@@ -85,7 +85,7 @@ def test_an_origin_that_can_never_match_is_refused_with_what_to_write(text: str,
         ("http://[::1]:80", "http://[::1]"),
     ],
 )
-def test_two_texts_of_one_origin_are_the_same(one: str, other: str) -> None:
+def test_equivalent_texts_of_an_origin_are_equal(one: str, other: str) -> None:
     assert comparable(one) == comparable(other) == other
 
 
@@ -100,12 +100,12 @@ def test_two_texts_of_one_origin_are_the_same(one: str, other: str) -> None:
         ("null", "http://null"),
     ],
 )
-def test_two_origins_are_two(one: str, other: str) -> None:
+def test_different_origins_are_not_equal(one: str, other: str) -> None:
     assert comparable(one) != comparable(other)
 
 
-def test_a_program_that_says_the_address_it_connects_to_is_of_the_same_origin() -> None:
-    """Clients that are no browsers write the websocket's URL as their Origin."""
+def test_a_program_that_sends_the_address_it_connects_to_is_of_the_same_origin() -> None:
+    """Clients that are not browsers send the websocket's URL as their Origin."""
     policy = OriginPolicy()
     for origin in ("wss://own.example", "wss://own.example:443", "https://own.example", "https://own.example:443"):
         assert policy.allows(origin, "https", "own.example"), origin
@@ -127,8 +127,8 @@ def test_a_program_that_says_the_address_it_connects_to_is_of_the_same_origin() 
         ("", False),
     ],
 )
-def test_a_page_of_this_machine_is_trusted_while_the_server_is_called_by_a_name_of_it(host: str, allowed: bool) -> None:
-    """Behind a proxy, a loopback address is how the server is bound, and anybody's localhost is not this machine."""
+def test_a_local_page_is_trusted_if_the_server_is_called_by_a_local_name(host: str, allowed: bool) -> None:
+    """Behind a proxy the server may be bound to loopback, and then a user's localhost is another machine."""
     for origin in ("http://localhost:8888", "http://127.0.0.1:5173", "https://[::1]:1"):
         assert OriginPolicy((), loopback=True).allows(origin, "http", host) is allowed
         assert not OriginPolicy((), loopback=False).allows(origin, "http", host)

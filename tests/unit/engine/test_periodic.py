@@ -13,7 +13,7 @@ from tests.support.aio import aio, until
 
 
 @aio
-async def test_turns_come_until_it_is_stopped_at_multiples_of_their_time() -> None:
+async def test_work_runs_at_multiples_of_its_interval_until_it_is_stopped() -> None:
     loop, turns = asyncio.get_running_loop(), list[float]()
     began = loop.time()
     work_again = start_periodic(20, lambda: turns.append(loop.time() - began), "test")
@@ -26,7 +26,7 @@ async def test_turns_come_until_it_is_stopped_at_multiples_of_their_time() -> No
 
 
 @aio
-async def test_a_turn_that_takes_long_is_alone_and_those_it_overslept_are_left_out() -> None:
+async def test_turns_never_overlap_and_late_ones_are_skipped() -> None:
     running, most, turns = 0, 0, 0
 
     async def work() -> None:
@@ -41,11 +41,11 @@ async def test_a_turn_that_takes_long_is_alone_and_those_it_overslept_are_left_o
     await until(lambda: turns >= 4, "four turns")
     work_again.stop()
     assert most == 1 and time.monotonic() - began > 0.15
-    await until(lambda: not running, "the last goes on to its end")
+    await until(lambda: not running, "the last turn is finished")
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_failure_is_logged_a_refusal_is_not_and_both_end_nothing(
+def test_work_goes_on_after_a_failure_which_is_logged_and_after_a_refusal(
     caplog: pytest.LogCaptureFixture, at_once: bool
 ) -> None:
     turns = 0
@@ -69,7 +69,7 @@ def test_a_failure_is_logged_a_refusal_is_not_and_both_end_nothing(
 
 
 @aio
-async def test_a_wall_clock_that_is_put_back_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_setting_the_wall_clock_back_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = 0
 
     def work() -> None:
@@ -84,7 +84,7 @@ async def test_a_wall_clock_that_is_put_back_stops_nothing(monkeypatch: pytest.M
 
 
 @aio
-async def test_work_is_left_out_when_something_is_not_so() -> None:
+async def test_work_is_skipped_while_its_condition_is_false() -> None:
     done = []
 
     async def work() -> None:

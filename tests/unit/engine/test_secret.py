@@ -1,4 +1,4 @@
-"""What is shown of a secret and of a URL that may hold one: never a part of a password, whatever it is made of."""
+"""Printing a secret, or a URL that may contain one, never shows a part of a password, whatever characters it has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from insightdesk_rt.app.config import ConfigError, load, shown
 from insightdesk_rt.app.config.settings import compose, flat, secrets, table
 from insightdesk_rt.engine.secret import ENCODE, HIDDEN, Secret, SecretUrl, shown_text, shown_url, url_fault
 
-# Of letters that stand nowhere else in these URLs, and of what a URL gives a meaning.
+# Letters that occur nowhere else in these URLs, and characters with a meaning in URLs.
 PASSWORDS = st.text("QXZJ@/#?:%&=[]! \t", min_size=1).filter(lambda text: set(text) & set("QXZJ"))
 
 
@@ -45,14 +45,14 @@ def leaked(shown: str) -> set[str]:
         ("", ""),
     ],
 )  # fmt: skip
-def test_a_url_is_shown_without_what_may_be_secret(url: str, expected: str) -> None:
+def test_a_url_is_shown_without_its_secrets(url: str, expected: str) -> None:
     assert shown_url(url) == expected
     assert f"{SecretUrl(url)}" == expected and "hunter2" not in repr(SecretUrl(url))
 
 
 @settings(max_examples=300)
 @given(PASSWORDS, st.sampled_from(["valkey://:{}@db:6379/0", "valkeys://desk:{}@db", "unix://:{}@/run/s"]))
-def test_no_part_of_a_password_is_shown_that_was_not_encoded(password: str, url: str) -> None:
+def test_no_part_of_an_unencoded_password_is_shown(password: str, url: str) -> None:
     """Either it is certain where the password ends, or only the scheme is shown."""
     text = url.format(password)
     assert not leaked(shown_url(text)), shown_url(text)
@@ -60,7 +60,7 @@ def test_no_part_of_a_password_is_shown_that_was_not_encoded(password: str, url:
 
 
 @given(PASSWORDS)
-def test_an_encoded_password_is_understood_and_hidden(password: str) -> None:
+def test_an_encoded_password_is_hidden(password: str) -> None:
     text = f"valkey://desk:{quote(password, safe='')}@db:6379/0"
     assert url_fault(text) == ""
     assert shown_url(text) == "valkey://desk:[hidden]@db:6379/0"
@@ -70,7 +70,7 @@ def test_an_encoded_password_is_understood_and_hidden(password: str) -> None:
 
 
 @pytest.mark.parametrize("password", ["p@ss", "p/ss", "p#ss", "p@ss/w#rd", "a?b", "50%", "a b", "p[ss", "a@b@c", "1/2"])
-def test_a_url_whose_password_is_not_encoded_is_refused_with_what_to_do(password: str) -> None:
+def test_a_url_with_an_unencoded_password_is_refused_with_a_correction(password: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load(["--valkey-url", f"valkey://:{password}@127.0.0.1:6379"], {})
     assert str(refused.value) == f"valkey_url = valkey://[hidden] (command line): {ENCODE}"
@@ -90,21 +90,21 @@ def test_a_url_whose_password_is_not_encoded_is_refused_with_what_to_do(password
         ("http://db", "expected valkey://host:6379"),
     ],
 )
-def test_a_url_that_would_not_be_understood_is_refused(url: str, why: str) -> None:
+def test_an_invalid_url_is_refused(url: str, why: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load([f"--valkey-url={url}"], {})
     assert why in str(refused.value) and "hunter2" not in str(refused.value)
 
 
-def test_every_setting_for_a_secret_is_of_the_type() -> None:
-    """Whatever is added later under such a name: a text would be printed, a Secret is not."""
+def test_every_setting_for_a_secret_has_a_secret_type() -> None:
+    """This also covers settings that are added later: a text would be printed, a Secret is not."""
     for name, setting in table().items():
         secret = name.endswith(("secret", "password", "_url", "_key"))
         assert issubclass(setting.kind, Secret) == (name in secrets()) == secret, name
 
 
 @pytest.mark.parametrize("name", list(secrets()))
-def test_settings_make_secrets_of_texts(name: str) -> None:
+def test_settings_convert_texts_to_secrets(name: str) -> None:
     value = flat(compose(**{name: "https://a:hunter2@b?c=hunter2"}))[name]
     assert isinstance(value, secrets()[name]) and value.reveal() == "https://a:hunter2@b?c=hunter2"
     for text in (str(value), repr(value), f"{value}", f"{compose(**{name: 'x://a:hunter2@b'})}"):
@@ -130,7 +130,7 @@ def said(argv: list[str], environ: dict[str, str]) -> str:
         return str(why)
 
 
-def test_urls_within_a_text_are_shown_the_same_way() -> None:
+def test_urls_within_a_text_are_shown_without_their_secrets() -> None:
     text = "nobody answers at http://a:hunter2@127.0.0.1:1/x: refused, nor at http://127.0.0.1:2/readyz: refused"
     expected = "nobody answers at http://a:[hidden]@127.0.0.1:1/x: refused, nor at http://127.0.0.1:2/readyz: refused"
     assert shown_text(text) == expected

@@ -1,4 +1,4 @@
-"""One line per kind and minute, however often it happens, and a count of the others in the next."""
+"""At most one log line per kind and minute, with the number of lines that were left out before."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_kind_is_logged_once_a_minute_with_the_number_of_the_others(caplog: py
     assert lines(caplog) == [("a", 59)]
 
 
-def test_kinds_are_bounded_and_the_rest_shares_a_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_number_of_kinds_is_bounded_and_further_kinds_share_a_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = Clock()
     seldom = Seldom(logging.getLogger("test"), max_kinds=3, now_s=lambda: clock.now_s)

@@ -1,4 +1,4 @@
-"""The kit in which parts declare their settings."""
+"""The types with which parts declare their settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SampleSettings(SettingsPart, frozen=True):
     sample_secret: Annotated[Secret, Help("a secret")] = Secret()
 
 
-def test_a_limit_of_0_becomes_a_number_that_nothing_reaches() -> None:
+def test_a_limit_of_0_becomes_a_number_that_is_never_reached() -> None:
     part = SampleSettings(max_things=0)
     assert part.max_things == ANY and has_no_limit(part, "max_things")
     assert part.max_others == 0 and not has_no_limit(part, "max_others")

@@ -1,4 +1,4 @@
-"""Keys from settings, files and a real HTTP server: one secret however many processes make it, last good keys kept."""
+"""Keys from settings, files and a real HTTP server: processes agree on one secret, and the last valid keys are kept."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from tests.support.tokens import SECRET, jwk, pem, private, private_key, token
 ROUND = 0.05  # seconds; stands for the half minute between two fetches
 
 
-def test_tokens_that_end_in_milliseconds_leave_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """They are accepted, as nothing forbids the year 58,000; their issuer should know."""
+def test_tokens_that_expire_in_milliseconds_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """They are accepted, because nothing forbids the year 58,000, but their issuer should know."""
     ring = KeyRing(TokenSettings(jwt_secret=SECRET.decode()))
     for number in range(5):
         text = token(exp=int(time.time() * 1000), sub=f"user{number}")
@@ -42,7 +42,7 @@ def test_tokens_that_end_in_milliseconds_leave_one_warning(caplog: pytest.LogCap
 # ── the secret ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_secret_is_made_once_and_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_secret_is_created_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     settings = TokenSettings(data_dir=str(tmp_path / "data"))
     one = signing_key(settings)
     file = tmp_path / "data" / "jwt_secret"
@@ -53,7 +53,7 @@ def test_a_secret_is_made_once_and_is_for_its_owner_alone(tmp_path: Path) -> Non
     assert os.listdir(file.parent) == ["jwt_secret"]
 
 
-def test_processes_that_start_together_take_the_same_secret(tmp_path: Path) -> None:
+def test_processes_that_start_together_use_the_same_secret(tmp_path: Path) -> None:
     code = (
         "import sys; from insightdesk_rt.engine.tokens import TokenSettings;"
         "from insightdesk_rt.engine.signing_keys import signing_key;"
@@ -68,7 +68,7 @@ def test_processes_that_start_together_take_the_same_secret(tmp_path: Path) -> N
         )
         for _ in range(4)
     ]
-    for process in started:  # all have imported, or soon will; then all make it at once
+    for process in started:  # all have imported, or soon will; then all create it at the same time
         assert process.stdin
         process.stdin.write("x")
         process.stdin.flush()
@@ -77,8 +77,8 @@ def test_processes_that_start_together_take_the_same_secret(tmp_path: Path) -> N
     assert os.listdir(tmp_path / "data") == ["jwt_secret"]
 
 
-def test_the_first_secret_stays_when_two_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The race itself: the other process is done between our look and our link."""
+def test_the_first_of_two_created_secrets_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The race itself: the other process finishes between our check and our link()."""
     file = tmp_path / "jwt_secret"
     link = os.link
 
@@ -90,7 +90,7 @@ def test_the_first_secret_stays_when_two_are_made(tmp_path: Path, monkeypatch: p
     assert signing_key(TokenSettings(data_dir=str(tmp_path))).material == b"the other one was first" * 3
 
 
-def test_a_secret_is_taken_from_a_file_without_its_newline(tmp_path: Path) -> None:
+def test_a_secret_is_read_from_a_file_without_its_newline(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_bytes(b"x" * 40 + b"\r\n")
     file.chmod(0o600)
@@ -99,7 +99,7 @@ def test_a_secret_is_taken_from_a_file_without_its_newline(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, 0), (0o640, 0), (0o400, 0), (0o644, 1), (0o660, 1), (0o666, 1)])
-def test_a_secret_that_others_may_read_is_warned_of(
+def test_a_secret_file_that_others_may_read_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: int
 ) -> None:
     file = tmp_path / "secret"
@@ -110,7 +110,7 @@ def test_a_secret_that_others_may_read_is_warned_of(
     assert b"x" * 40 not in caplog.text.encode()
 
 
-def test_what_is_wrong_with_a_key_is_one_line_that_names_it(tmp_path: Path) -> None:
+def test_an_invalid_key_is_reported_in_one_line_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "short").write_text("short\n")
     (tmp_path / "key.pem").write_text("no key")
     (tmp_path / "file").write_text("")
@@ -132,12 +132,12 @@ def test_what_is_wrong_with_a_key_is_one_line_that_names_it(tmp_path: Path) -> N
         signing_key(TokenSettings(data_dir=str(tmp_path), **rs))  # type: ignore[arg-type]
 
 
-def test_looking_makes_no_secret(tmp_path: Path) -> None:
+def test_a_check_of_the_settings_creates_no_secret(tmp_path: Path) -> None:
     assert configured_keys(TokenSettings(data_dir=str(tmp_path)), may_make=False) == ()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_secret_and_a_public_key_serve_side_by_side(tmp_path: Path) -> None:
+def test_a_secret_and_a_public_key_can_be_used_together(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(pem(private_key("RS256")))
     settings = TokenSettings(
         data_dir=str(tmp_path), jwt_algorithms=("RS256", "HS256"), jwt_public_key_file=str(tmp_path / "key.pem")
@@ -205,7 +205,7 @@ def _accepts(ring: KeyRing, text: str) -> bool:
         return False
 
 
-def test_time_and_settings_reach_the_check(tmp_path: Path) -> None:
+def test_leeway_and_other_settings_reach_the_verifier(tmp_path: Path) -> None:
     settings = TokenSettings(jwt_secret="x" * 32, jwt_issuer="me", jwt_audience="desk", jwt_leeway_s=5)
     ring = KeyRing(settings, now_s=lambda: 1_800_000_004.0)
     key = signing_key(settings)
@@ -257,7 +257,7 @@ class Issuer:
                 headers = {"Content-Length": len(body), "Connection": "close"} | headers
                 head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
                 writer.write(f"HTTP/1.1 {status} OK\r\n{head}\r\n".encode() + body)
-            await reader.read()  # until the client is done with it
+            await reader.read()  # until the client closes the connection
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -296,7 +296,7 @@ def believes(ring: KeyRing, algorithm: str, kid: str) -> bool:
 
 
 @aio
-async def test_published_keys_count_from_the_start() -> None:
+async def test_published_keys_are_used_from_the_start() -> None:
     async with issuer() as server, ring(server.url) as keys:
         assert believes(keys, "RS256", "k1")
         assert not believes(keys, "ES256", "k1")
@@ -313,14 +313,14 @@ async def test_a_new_key_is_fetched_when_a_token_names_it() -> None:
 
 
 @aio
-async def test_a_key_that_was_taken_back_is_refused_after_the_next_refresh() -> None:
+async def test_a_withdrawn_key_is_refused_after_the_next_refresh() -> None:
     async with issuer() as server, ring(server.url, refresh_s=2 * ROUND) as keys:
         server.answer = {"keys": [jwk("ES256", kid="k2")]}
-        await until(lambda: not believes(keys, "RS256", "k1"), "the old key is gone")
+        await until(lambda: not believes(keys, "RS256", "k1"), "the old key is removed")
 
 
 @aio
-async def test_unknown_kids_cost_one_fetch_in_a_while_however_many() -> None:
+async def test_many_unknown_kids_cause_one_fetch() -> None:
     async with issuer() as server, ring(server.url, retry_s=0.5) as keys:
         text = [token(private("RS256"), {"kid": f"unknown-{n}"}) for n in range(20)]
         end = time.monotonic() + 0.8
@@ -333,7 +333,7 @@ async def test_unknown_kids_cost_one_fetch_in_a_while_however_many() -> None:
 
 
 @aio
-async def test_an_issuer_that_is_down_at_the_start_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_keys_are_fetched_again_if_the_issuer_is_down_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
     server = Issuer()
     await server.listen()
     await server.down()
@@ -374,7 +374,7 @@ BAD_ANSWERS: list[Any] = [
 
 
 @pytest.mark.parametrize("answer", BAD_ANSWERS, ids=lambda one: str(one)[:60])
-def test_whatever_the_issuer_answers_the_last_good_keys_stay(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_last_valid_keys_stay_whatever_the_issuer_answers(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
     @aio
     async def body() -> None:
         async with issuer() as server, ring(server.url) as keys:
@@ -384,7 +384,7 @@ def test_whatever_the_issuer_answers_the_last_good_keys_stay(answer: Any, caplog
             assert believes(keys, "RS256", "k1")
             assert all(path == "/jwks" for path in server.paths)
             server.answer = {"keys": [jwk("ES256", kid="k2")]}
-            await until(lambda: believes(keys, "ES256", "k2"), "a good answer counts again")
+            await until(lambda: believes(keys, "ES256", "k2"), "a valid answer is used again")
 
     body()
     assert all(
@@ -407,29 +407,29 @@ async def test_a_redirect_on_the_same_host_is_followed() -> None:
 
 
 @aio
-async def test_an_issuer_that_never_answers_is_given_up_and_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fetch_from_a_silent_issuer_times_out_and_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys_module, "FETCH_TIMEOUT_S", 0.3)
     async with issuer() as server, ring(server.url) as keys:
         server.answer = None
         believes(keys, "RS256", "unknown")
-        await until(lambda: len(server.paths) == 2, "it was asked")
+        await until(lambda: len(server.paths) == 2, "the fetch began")
         assert believes(keys, "RS256", "k1") and not keys.failures, "nobody waits for it"
-        await until(lambda: keys.failures, "it was given up")
+        await until(lambda: keys.failures, "the fetch timed out")
 
 
 @aio
-async def test_closing_in_the_middle_of_a_fetch_leaves_nothing() -> None:
+async def test_close_during_a_fetch_leaves_no_task() -> None:
     async with issuer() as server:
         async with ring(server.url) as keys:
             server.answer = None
             believes(keys, "RS256", "unknown")
-            await until(lambda: len(server.paths) == 2, "it was asked")
+            await until(lambda: len(server.paths) == 2, "the fetch began")
         assert [task for task in asyncio.all_tasks() if "_stay_fresh" in repr(task)] == []
         await keys.close()
 
 
 @aio
-async def test_without_an_address_nothing_is_fetched(tmp_path: Path) -> None:
+async def test_without_a_url_nothing_is_fetched(tmp_path: Path) -> None:
     keys = KeyRing(TokenSettings(data_dir=str(tmp_path)))
     await keys.start()
     with pytest.raises(RtError, match="AUTH_TOKEN_MISSING"):

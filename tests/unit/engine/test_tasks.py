@@ -1,4 +1,4 @@
-"""Owned tasks end with their owner, and a failure is logged once."""
+"""Owned tasks end with their owner, and each failure is logged once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands: batches, deadlines, scripts, what each failure is told as. Against a real server throughout."""
+"""Commands of Valkey: batches, deadlines, scripts, and the error for each failure. All tests use a real server."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_commands_of_one_turn_go_out_as_one_pipeline(valkey_url: str, pref
 
 
 @aio
-async def test_answers_are_text_and_one_refused_command_does_not_touch_its_neighbours(
+async def test_replies_are_text_and_a_refused_command_does_not_affect_others(
     valkey_url: str, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     valkey = Valkey(valkey_url, prefix)
@@ -72,7 +72,7 @@ async def test_answers_are_text_and_one_refused_command_does_not_touch_its_neigh
 
 
 @aio
-async def test_hostile_text_and_bytes_go_through(valkey_url: str, prefix: str) -> None:
+async def test_any_text_and_bytes_can_be_stored(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     key = valkey.key("x")
@@ -94,19 +94,19 @@ async def test_a_script_survives_a_flush_and_a_restart() -> None:
         assert await valkey.call(ADD, ["t:n"], [2]) == 2
         server("SCRIPT", "FLUSH")
         both = await asyncio.gather(valkey.call(ADD, ["t:n"], [2]), valkey.call(ADD, ["t:n"], [2]))
-        assert both == [4, 6], "in the order they were asked"
+        assert both == [4, 6], "in the order of the commands"
         server.kill()
         assert await refused(valkey.command("PING")) == "UNAVAILABLE"
         server.start()
         await until(lambda: valkey.available, "connected again")
-        assert server("SCRIPT", "EXISTS", ADD.sha) == [1], "it is loaded on connect"
+        assert server("SCRIPT", "EXISTS", ADD.sha) == [1], "scripts are loaded on connect"
         assert await valkey.call(ADD, ["t:n"], [2]) == 2
         assert changes == [False, True]
         await valkey.close()
 
 
 @aio
-async def test_a_missed_deadline_drops_the_connection_and_no_answer_goes_to_another() -> None:
+async def test_a_missed_deadline_drops_the_connection_and_no_reply_reaches_another_command() -> None:
     with OwnValkey() as server:
         valkey = Valkey(server.url, "t", deadline_ms=200)
         await valkey.start()
@@ -124,18 +124,18 @@ async def test_a_missed_deadline_drops_the_connection_and_no_answer_goes_to_anot
 
 
 @aio
-async def test_a_connection_that_ends_while_nothing_is_asked_is_noticed_at_once() -> None:
+async def test_the_end_of_an_idle_connection_is_noticed_at_once() -> None:
     with OwnValkey() as server:
         valkey = Valkey(server.url, "t")
         await valkey.start()
         server("CLIENT", "KILL", "TYPE", "normal")
-        await until(lambda: valkey.counters["connects"] == 2, "noticed and mended without a command")
+        await until(lambda: valkey.counters["connects"] == 2, "it is connected again without a command")
         assert await valkey.command("PING") == "PONG"
         await valkey.close()
 
 
 @aio
-async def test_start_does_not_fail_while_valkey_is_away_and_it_is_found_later() -> None:
+async def test_start_succeeds_while_valkey_is_unreachable_and_connects_later() -> None:
     with OwnValkey() as server:
         server.kill()
         valkey = Valkey(server.url, "t", deadline_ms=100)
@@ -148,7 +148,7 @@ async def test_start_does_not_fail_while_valkey_is_away_and_it_is_found_later() 
 
 
 @pytest.mark.parametrize("state", ["full", "busy", "replica"])
-def test_a_server_that_cannot_serve_just_now_is_unavailable(state: str) -> None:
+def test_a_server_that_cannot_serve_is_unavailable(state: str) -> None:
     @aio
     async def body() -> None:
         with OwnValkey("--busy-reply-threshold", "50") as server:
@@ -167,7 +167,7 @@ def test_a_server_that_cannot_serve_just_now_is_unavailable(state: str) -> None:
                 while await said(valkey.command("SET", "t:x", "1")) == "UNAVAILABLE":  # noqa: ASYNC110  # until the test's deadline
                     await asyncio.sleep(0.02)
             if state == "replica":
-                await until(lambda: not valkey.available, "a replica is not our server")
+                await until(lambda: not valkey.available, "a replica is not accepted")
                 server("REPLICAOF", "NO", "ONE")
                 await until(lambda: valkey.available, "promoted again")
             await valkey.close()
@@ -188,8 +188,8 @@ UNFIT: dict[str, tuple[list[tuple[object, ...]], str]] = {
 
 
 @pytest.mark.parametrize("state", [*UNFIT, "disk"])
-def test_a_server_that_takes_no_write_or_drops_data_is_not_fit(state: str) -> None:
-    """It answers PING in each of these states: health asks whether it takes a write and keeps it."""
+def test_a_server_that_refuses_writes_or_drops_data_is_not_healthy(state: str) -> None:
+    """It answers PING in each of these states, so the health check writes a value and reads it back."""
 
     @aio
     async def body() -> None:
@@ -230,11 +230,11 @@ def test_a_server_that_takes_no_write_or_drops_data_is_not_fit(state: str) -> No
         (["--databases", "1"], "", "no database of this number"),
     ],
 )
-def test_a_server_that_cannot_be_ours_is_named_by_what_it_is(options: list[str], credentials: str, words: str) -> None:
+def test_an_unsuitable_server_is_reported_with_its_kind(options: list[str], credentials: str, words: str) -> None:
     @aio
     async def body(port: int) -> None:
         held: list[socket.socket] = []
-        await until(lambda: _listens(port, held), "it listens")
+        await until(lambda: _listens(port, held), "it accepts connections")
         database = "/7" if "--databases" in options else ""
         valkey = Valkey(f"valkey://{credentials}127.0.0.1:{port}{database}", "t", deadline_ms=300)
         await valkey.start()
@@ -250,14 +250,14 @@ def test_a_server_that_cannot_be_ours_is_named_by_what_it_is(options: list[str],
 
 @contextmanager
 def listening(*options: str, sentinel: bool = False) -> Iterator[int]:
-    """Run a valkey-server, or a Sentinel, on a TCP port of its own, and yield that."""
+    """Run a valkey-server, or a Sentinel, on a free TCP port, and yield the port."""
     port, folder = free_port(), Path(tempfile.mkdtemp(prefix="vk"))
     conf = folder / "valkey.conf"
     text = "sentinel monitor main 127.0.0.1 1 1\n" if sentinel else 'save ""\n'
     conf.write_text(f"port {port}\ndir {folder}\n{text}", encoding="utf-8")
     command = [str(get_binary_path()), str(conf), *options, *(["--sentinel"] if sentinel else [])]
     if "--cluster-enabled" in options:
-        command += ["--cluster-port", str(free_port())]  # the usual one, 10000 above, may be taken
+        command += ["--cluster-port", str(free_port())]  # the default one, 10000 above, may be in use
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         yield port
@@ -268,7 +268,7 @@ def listening(*options: str, sentinel: bool = False) -> Iterator[int]:
 
 
 def _listens(port: int, held: list[socket.socket]) -> bool:
-    """Can one connect? The connection is kept: with `maxclients 1` it is the one."""
+    """Does the server accept a connection? It is kept open: with `maxclients 1` it is the only one."""
     try:
         held.append(socket.create_connection(("127.0.0.1", port), 1))
     except OSError:
@@ -276,7 +276,7 @@ def _listens(port: int, held: list[socket.socket]) -> bool:
     return True
 
 
-def test_the_port_of_a_sentinel_is_named_as_one() -> None:
+def test_a_sentinels_port_is_reported_as_such() -> None:
     @aio
     async def body(port: int) -> None:
         valkey = Valkey(f"valkey://127.0.0.1:{port}", "t", deadline_ms=300)
@@ -296,7 +296,7 @@ def test_the_port_of_a_sentinel_is_named_as_one() -> None:
         ("valkey://no-such-host.invalid:6379", "its host name is not known"),
     ],
 )
-def test_a_server_that_is_not_there_is_named_by_how_it_is_missed(url: str, words: str) -> None:
+def test_an_unreachable_server_is_reported_with_the_reason(url: str, words: str) -> None:
     @aio
     async def body() -> None:
         valkey = Valkey(url.format(port=free_port()), "t", deadline_ms=300)
@@ -309,20 +309,20 @@ def test_a_server_that_is_not_there_is_named_by_how_it_is_missed(url: str, words
 
 
 @aio
-async def test_a_server_that_evicts_is_said_at_each_connect(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_evicts_keys_is_logged_at_each_connect(caplog: pytest.LogCaptureFixture) -> None:
     with OwnValkey("--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl") as server:
         valkey = Valkey(server.url, "t")
         await valkey.start()
-        assert valkey.available, "it serves: what it may lose is said, and shown on /readyz"
+        assert valkey.available, "it is used; the possible loss is logged and shown on /readyz"
         assert [record.levelname for record in caplog.records if "may drop" in record.message] == ["ERROR"]
         await valkey.close()
 
 
 @pytest.mark.parametrize(("appendonly", "lines"), [("no", 1), ("yes", 0)])
-def test_a_server_without_a_file_is_named_in_the_log_once(
+def test_a_server_without_persistence_is_logged_once(
     caplog: pytest.LogCaptureFixture, appendonly: str, lines: int
 ) -> None:
-    """It is served all the same: for a try that is enough, and the page says what a restart costs."""
+    """It is used all the same: that is enough for a trial, and the page says what a restart loses."""
 
     @aio
     async def body() -> None:
@@ -340,7 +340,7 @@ def test_a_server_without_a_file_is_named_in_the_log_once(
 
 
 @aio
-async def test_durable_waits_for_the_disk_and_is_refused_without_one(caplog: pytest.LogCaptureFixture) -> None:
+async def test_durable_commands_wait_for_the_disk_or_fail(caplog: pytest.LogCaptureFixture) -> None:
     with OwnValkey("--appendonly", "yes", "--appendfsync", "always") as server:
         valkey = Valkey(server.url, "t", durable=True)
         await valkey.start()
@@ -358,7 +358,7 @@ async def test_durable_waits_for_the_disk_and_is_refused_without_one(caplog: pyt
 
 
 @aio
-async def test_without_the_setting_durable_commands_are_ordinary_ones(valkey_url: str, prefix: str) -> None:
+async def test_without_the_setting_durable_commands_do_not_wait_for_the_disk(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     assert await valkey.command("SET", valkey.key("x"), "1", durable=True) == "OK"
@@ -366,7 +366,7 @@ async def test_without_the_setting_durable_commands_are_ordinary_ones(valkey_url
 
 
 @aio
-async def test_a_cancelled_caller_leaves_the_others_their_answers(valkey_url: str, prefix: str) -> None:
+async def test_a_cancelled_command_does_not_affect_others(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     first = asyncio.ensure_future(valkey.command("ECHO", "1"))
@@ -377,23 +377,23 @@ async def test_a_cancelled_caller_leaves_the_others_their_answers(valkey_url: st
     await valkey.close()
 
 
-def test_what_is_not_a_url_is_refused_at_once() -> None:
+def test_an_invalid_url_is_refused_at_once() -> None:
     with pytest.raises(ValueError):
         Valkey("localhost:6379", "t")
 
 
-def test_tls_checks_the_name_of_the_host() -> None:
+def test_tls_checks_the_host_name() -> None:
     tls = endpoint("rediss://localhost:6379").tls
     assert tls is not None and tls.check_hostname
 
 
-def test_an_endpoint_has_all_a_connection_of_ones_own_needs() -> None:
+def test_an_endpoint_has_everything_for_a_separate_connection() -> None:
     assert endpoint("unix:///a%20b/s") == ("/a b/s", "localhost", 6379, "", "", None)
     assert endpoint("valkey://u:p%40@h:1") == ("", "h", 1, "u", "p@", None)
 
 
 @aio
-async def test_send_does_not_wait_and_its_failure_reaches_nobody(valkey_url: str, prefix: str) -> None:
+async def test_send_does_not_wait_and_ignores_failures(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     assert not valkey.send("PING")
     await valkey.start()
@@ -410,8 +410,8 @@ def _quietly(server: OwnValkey, *command: object) -> None:
 
 
 @aio
-async def test_a_costly_call_that_takes_too_long_costs_nobody_else_anything(valkey_url: str, prefix: str) -> None:
-    """It has a connection of its own: that one is dropped at the deadline, and made again."""
+async def test_a_slow_costly_command_does_not_affect_others(valkey_url: str, prefix: str) -> None:
+    """It has its own connection, which is dropped at the deadline and opened again."""
     valkey = Valkey(valkey_url, prefix, deadline_ms=300)
     await valkey.start()
     slow = asyncio.create_task(said(valkey.command("BLPOP", valkey.key("nothing"), 0, costly=True)))
@@ -421,5 +421,5 @@ async def test_a_costly_call_that_takes_too_long_costs_nobody_else_anything(valk
         answered += 1
     assert await slow == "UNAVAILABLE" and answered > 10
     assert valkey.available and valkey.counters["connects"] == 1
-    assert await valkey.command("PING", costly=True) == "PONG", "as soon as it is back"
+    assert await valkey.command("PING", costly=True) == "PONG", "as soon as it is connected again"
     await valkey.close()

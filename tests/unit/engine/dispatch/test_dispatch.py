@@ -1,4 +1,4 @@
-"""Dispatch: who gets in, in which order calls run, what is answered, and what happens when a client goes away."""
+"""Dispatch: connecting, the order of calls, their answers, and what happens when a client disconnects."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class House:
 
 
 @aio
-async def test_a_client_with_a_good_token_gets_in_and_is_in_its_first_rooms() -> None:
+async def test_a_client_with_a_valid_token_joins_its_first_rooms() -> None:
     house = House(good=fakes.user("u1", team="t1"))
     house.ask()
     await until(lambda: len(house.client.texts) == 2, "connect and welcome")
@@ -195,7 +195,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_kind_of_refusal_is_logged_with_its_reason(fault: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Without one, nine different faults of a token look the same: the first hour of every integration."""
+    """Otherwise nine different mistakes in a token look the same, and integrators search for hours."""
     caplog.set_level(logging.INFO)
     text, words = FAULTS[fault]
     house = House()
@@ -213,7 +213,7 @@ def test_each_kind_of_refusal_is_logged_with_its_reason(fault: str, caplog: pyte
     )
     ((code, why),) = house.dispatch.refused
     assert house.dispatch.refused[code, why] == 5 and code in line
-    assert (words in why) is (code == "AUTH_TOKEN_INVALID"), "the metric says it of invalid tokens"
+    assert (words in why) is (code == "AUTH_TOKEN_INVALID"), "the metric has the reason for invalid tokens"
 
 
 def test_a_connect_to_an_unknown_namespace_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -300,7 +300,7 @@ async def test_an_event_over_its_rate_limit_is_refused_with_the_time_to_retry() 
     house.call("say", {"text": "too many"})
     (error,) = house.sent()
     assert error["data"]["code"] == "RATE_LIMITED" and error["data"]["retryAfter"] == 10
-    assert house.desk.heard == ["0", "1", "2"], "ten sockets of a user do not buy ten limits"
+    assert house.desk.heard == ["0", "1", "2"], "all sockets of a user share one limit"
     house.clock.advance(10_001)
     house.call("say", {"text": "again"})
     assert house.desk.heard[-1] == "again"
@@ -308,7 +308,7 @@ async def test_an_event_over_its_rate_limit_is_refused_with_the_time_to_retry() 
 
 @aio
 async def test_a_call_counts_against_its_rate_limit_by_its_weight() -> None:
-    """A call for many things is no way around the limit of things."""
+    """A call for many items must not bypass the limit of items."""
     house = House()
     await house.inside()
     house.call("many", {"ids": ["a", "b", "c"]}, ack=1)
@@ -377,18 +377,18 @@ async def test_the_bytes_of_a_users_waiting_calls_are_limited_across_sockets() -
             house.call("sum", big, ack=1, client=client)
     assert len(house.client.texts) == 0
     refused = [json.loads(text)["data"]["error"]["code"] for text in other.texts]
-    assert refused == ["RATE_LIMITED"], "seven wait"
+    assert refused == ["RATE_LIMITED"], "seven calls wait"
     house.dispatch.client_ended(other, CloseReason.TRANSPORT_CLOSE)  # type: ignore[arg-type]
     for _ in range(3):
         house.call("sum", big, ack=2)
-    assert house.client.texts == [], "what waited in the other is not held any more"
+    assert house.client.texts == [], "the bytes of the ended socket are released"
     house.desk.gate.set()
     await until(lambda: len(house.client.texts) == 7, "all are answered")
     assert house.dispatch.calls._waiting_bytes == {}
 
 
 class Unread(fakes.AskingClient):
-    """A client that has not read what it was sent."""
+    """A client with unread messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -405,7 +405,7 @@ class Unread(fakes.AskingClient):
 
 @aio
 async def test_calls_wait_while_the_client_has_not_read_earlier_answers() -> None:
-    """So that an agent who asks for a hundred chats at once is not closed for what customers wrote there."""
+    """Otherwise an agent who requests a hundred chats at once would be closed because of what customers wrote there."""
     house = House()
     house.client = client = Unread()
     await house.inside()
@@ -433,7 +433,7 @@ async def test_a_call_that_waits_for_a_slow_reader_ends_with_its_client() -> Non
 
 @aio
 async def test_calls_wait_until_the_connect_is_done() -> None:
-    """On the native protocol a client may call before it is told that it is in."""
+    """On the native protocol a client may call before its connect is answered."""
     house = House()
     house.ask()
     house.call("sum", {"text": "ab"}, ack=1)
@@ -452,7 +452,7 @@ async def test_roles_are_checked_per_event() -> None:
 @pytest.mark.parametrize("native", [True, False], ids=["native", "socketio"])
 @pytest.mark.parametrize("name", ["broken", "breaks-later", "list", "list-later"])
 @aio
-async def test_a_handlers_mistake_is_logged_once_and_answered_internal_and_the_client_stays(
+async def test_an_unexpected_error_is_logged_once_and_answered_internal(
     name: str, native: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     house = House()
@@ -514,15 +514,15 @@ async def test_every_connect_that_comes_before_the_answer_is_answered_with_the_s
     sid = house.client.sockets["/desk"].sid
     assert [frame["data"]["sid"] for frame in house.sent() if frame["event"] == "connect"] == [sid] * 3
     house.ask()
-    assert [frame["data"]["sid"] for frame in house.sent() if frame["event"] == "connect"] == [sid], "behind it, too"
+    assert [frame["data"]["sid"] for frame in house.sent() if frame["event"] == "connect"] == [sid], "after it, too"
     assert list(house.hub.sockets("/desk")) == [sid] and house.dispatch.user_count() == 1
     assert house.client.closed is None and house.desk.ended == []
 
 
 @pytest.mark.parametrize("answered", [False, True])
 @aio
-async def test_a_second_connect_with_another_token_is_of_another_user(answered: bool) -> None:
-    """Sign out and in again at once: the first socket's sid, rooms and user must not be given to the second."""
+async def test_a_second_connect_with_another_token_replaces_the_first(answered: bool) -> None:
+    """When somebody signs out and in again, the second socket must not get the first one's sid, rooms and user."""
     house = House()
     if answered:
         await house.inside("good")
@@ -531,12 +531,12 @@ async def test_a_second_connect_with_another_token_is_of_another_user(answered: 
         house.ask("good")
         first = house.client.sockets["/desk"]
     house.ask("customer")
-    await until(lambda: house.client.sockets["/desk"].connected, "the second is in")
+    await until(lambda: house.client.sockets["/desk"].connected, "the second has joined")
     second = house.client.sockets["/desk"]
     assert second is not first and second.sid != first.sid and second.user.id == "c1"
     assert first.gone and list(house.hub.sockets("/desk")) == [second.sid]
     assert [frame["data"]["sid"] for frame in house.sent() if frame["event"] == "connect"] == [second.sid]
-    await until(lambda: [why for _, why in house.desk.ended] == [CloseReason.CLIENT_LEFT] * answered, "the end told")
+    await until(lambda: [why for _, why in house.desk.ended] == [CloseReason.CLIENT_LEFT] * answered, "left")
 
 
 @aio
@@ -559,7 +559,7 @@ async def test_leaving_one_namespace_keeps_the_connection() -> None:
 
 
 @aio
-async def test_a_clients_ack_reaches_the_code_that_requested_it() -> None:
+async def test_a_clients_ack_reaches_the_code_that_waits_for_it() -> None:
     house = House()
     socket = await house.inside()
     asked = asyncio.ensure_future(socket.request("ask", "{}", 1))
@@ -569,7 +569,7 @@ async def test_a_clients_ack_reaches_the_code_that_requested_it() -> None:
 
 
 @aio
-async def test_a_connection_does_not_outlive_its_token() -> None:
+async def test_a_connection_is_closed_when_its_token_expires() -> None:
     now = int(time.time())
     house = House(good=msgspec.structs.replace(fakes.user(), expires_s=now + 100))
     await house.inside()
@@ -602,7 +602,7 @@ async def test_session_refresh_extends_all_sockets_of_the_user() -> None:
 
 @aio
 async def test_while_valkey_is_unreachable_the_transport_is_closed_so_that_the_client_reconnects() -> None:
-    """A stock client does not retry after a CONNECT_ERROR; it does after a lost transport."""
+    """A stock client retries after a lost transport, but not after a CONNECT_ERROR."""
     house = House()
 
     async def away(socket: Socket, rooms: object) -> None:

@@ -1,4 +1,4 @@
-"""The features of a node as one: built from a table, and called in turn."""
+"""Features: built from a table, and called one after the other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ calls: list[str] = []
 
 
 class Noting(Namespace):
-    """Writes down what it is asked."""
+    """Records its calls."""
 
     async def node_lost(self, incarnation: str) -> None:
         calls.append(f"{self.path} node_lost {incarnation}")
@@ -64,7 +64,7 @@ def test_each_feature_of_the_table_is_built_once_and_found_by_its_class() -> Non
 
 
 @aio
-async def test_the_cluster_calls_reach_every_feature_the_last_of_the_table_first() -> None:
+async def test_calls_about_the_cluster_reach_every_feature_in_reverse_order() -> None:
     built = features(One, Two)
 
     async def living() -> Collection[str]:

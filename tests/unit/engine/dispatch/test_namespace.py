@@ -1,4 +1,4 @@
-"""The declarations a namespace is made of are read once, at class creation."""
+"""The declarations of a namespace are read once, when its class is created."""
 
 import logging
 from typing import Any, ClassVar
@@ -49,7 +49,7 @@ class Sample(Namespace):
 
     @event("plain", limit=Rate(1, 2))
     def plain(self, socket: Socket, ask: Ask) -> None:
-        """What it is for."""
+        """A docstring."""
 
     @event("waiting")
     async def waiting(self, socket: Socket) -> None: ...
@@ -61,7 +61,7 @@ class Sample(Namespace):
 def test_events_and_periodic_methods_are_found_by_their_decorators() -> None:
     plain, waiting = Sample.events["plain"], Sample.events["waiting"]
     assert (plain.method, plain.payload, plain.rate, plain.allow) == ("plain", Ask, Rate(1, 2), EVERYBODY)
-    assert plain.doc == "What it is for." and not plain.waits
+    assert plain.doc == "A docstring." and not plain.waits
     assert waiting.payload is Nothing and waiting.waits
     assert Sample.tickers == (Ticker("tick", 5_000, True),)
     assert Namespace.events == {}
@@ -87,12 +87,12 @@ def test_a_handler_may_return_a_struct_a_dict_or_none(returns: Any, waits: bool)
 
 @pytest.mark.parametrize("waits", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("returns", [str, int, list[int], Sum | str, Any, object, bytes], ids=str)
-def test_any_other_return_type_fails_when_the_class_is_made_and_names_the_method(returns: Any, waits: bool) -> None:
+def test_any_other_return_type_fails_when_the_class_is_created_and_names_the_method(returns: Any, waits: bool) -> None:
     with pytest.raises(TypeError, match=r"(plain|waiting) must return a Struct, a dict or None"):
         type("Wrong", (Namespace,), {"work": handler(returns, waits)})
 
 
-def test_a_handler_without_a_return_annotation_fails_when_the_class_is_made() -> None:
+def test_a_handler_without_a_return_annotation_fails_when_the_class_is_created() -> None:
     def silent(self, socket, ask): ...  # type: ignore[no-untyped-def]
 
     with pytest.raises(TypeError, match="silent must return"):
@@ -120,7 +120,7 @@ async def test_every_hook_of_the_server_does_nothing_by_default() -> None:
 
 
 @aio
-async def test_delivery_follows_the_outbound_type() -> None:
+async def test_the_outbound_type_decides_whether_an_event_is_logged() -> None:
     node = fakes.OneNode()
     hub = Hub(node, ["/sample"])
     sample = Sample(hub, fakes.Clock())
@@ -138,7 +138,7 @@ def test_a_socket_may_not_act_on_a_room_it_is_not_in() -> None:
 
 
 @aio
-async def test_spawned_work_is_owned_and_its_failure_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_spawned_work_ends_with_its_namespace_and_its_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "insightdesk_rt.engine.dispatch.namespace")
     sample = Sample(Hub(fakes.OneNode(), ["/sample"]), fakes.Clock())
 

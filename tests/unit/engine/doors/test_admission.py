@@ -1,4 +1,4 @@
-"""engine/doors/admission.py: what `judge` decides about a request, in which order, and that it changes nothing."""
+"""engine/doors/admission.py: the verdicts of `judge`, the order of its checks, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_new_client_is_judged_by_its_address_in_a_fixed_order(asked: dict[str,
     assert rules.judge(head(**asked), PEER, None, 0) == DRAINING
     rules._is_blocked = lambda address: True
     assert rules.judge(head(**asked), PEER, None, 0) == BLOCKED
-    assert rules.judge(head(sid="a"), PEER, "polling", 0) is Accept.SESSION, "a session that is there goes on"
+    assert rules.judge(head(sid="a"), PEER, "polling", 0) is Accept.SESSION, "its session exists"
 
 
 @given(st.lists(st.integers(0, 3_000), max_size=30))

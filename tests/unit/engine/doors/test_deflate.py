@@ -1,4 +1,4 @@
-"""Offers of permessage-deflate: which are kept, and what is answered (RFC 7692 7.1)."""
+"""Offers of permessage-deflate: which are accepted, and the answer (RFC 7692 7.1)."""
 
 from __future__ import annotations
 

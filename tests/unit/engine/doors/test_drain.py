@@ -13,7 +13,7 @@ from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from tests.support.aio import aio, until
 
-LATE_S = 0.3  # beyond a tick, on a busy machine
+LATE_S = 0.3  # tolerance beyond a tick, for a busy machine
 
 
 class Client:
@@ -28,7 +28,7 @@ class Client:
 
 
 class Registry:
-    """`goodbyes_s`: how long clients take to answer a close frame."""
+    """`goodbyes_s`: seconds that clients take to answer a close frame."""
 
     def __init__(self, clients: int, goodbyes_s: float = 0.0) -> None:
         self.clients = {str(n): Client(self, str(n)) for n in range(clients)}
@@ -53,7 +53,7 @@ def progress_of(drain: Drain) -> Any:
 
 @aio
 async def test_few_clients_are_spread_over_the_whole_time() -> None:
-    """At least one a tick was too many: six clients were gone in half a second, whatever the time was."""
+    """With at least one a tick, six clients were closed within half a second, whatever the duration."""
     registry = Registry(6)
     drain, said = drain_of(registry)
     await drain.finish(1.8)
@@ -107,7 +107,7 @@ async def test_a_second_begin_changes_the_pace_for_the_remaining_clients() -> No
 
 @aio
 async def test_an_admin_may_speed_up_the_drain_of_a_stopping_node() -> None:
-    """It used to cancel the drain of the stop, and with it the whole stop."""
+    """This used to cancel the drain of the stop, and with it the stop itself."""
     registry = Registry(40)
     drain, _ = drain_of(registry)
     stop = asyncio.create_task(drain.finish(3600.0))
@@ -121,7 +121,7 @@ async def test_an_admin_may_speed_up_the_drain_of_a_stopping_node() -> None:
 
 @aio
 async def test_an_admin_cannot_slow_down_the_drain_of_a_stopping_node() -> None:
-    """A supervisor would kill the process, and all clients that are left with it."""
+    """A supervisor would kill the process, and with it all remaining clients."""
     registry = Registry(40)
     drain, _ = drain_of(registry)
     stop = asyncio.create_task(drain.finish(0.5))

@@ -1,4 +1,4 @@
-"""engine/doors/handshake.py: what is a websocket handshake, and its 101 (RFC 6455 4.2)."""
+"""engine/doors/handshake.py: the checks of a websocket handshake, and its 101 (RFC 6455 4.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""engine/doors/listener.py: few connections are accepted at a time, and idle ones are closed; what is bound."""
+"""engine/doors/listener.py: binding, accepting few connections at a time, and closing idle ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_other_work_runs_between_accepted_connections(monkeypatch: pytest.
 async def test_a_connection_that_cannot_be_watched_is_closed_and_accepting_pauses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Watching a connection may need one file descriptor too many; or the connection may be broken already."""
+    """Watching a connection may need a file descriptor that is not left, or the connection may be broken already."""
     monkeypatch.setattr(listener, "PAUSE_S", 0.05)
     door = socket.create_server(("127.0.0.1", 0), backlog=16)
     door.setblocking(False)
@@ -166,7 +166,7 @@ def test_workers_share_every_address() -> None:
 def test_without_ipv6_the_default_address_is_served_on_ipv4(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Containers often have no IPv6. An address that is the only one asked for must exist."""
+    """Containers often have no IPv6. If only one address is configured, it must exist."""
     real = listener._listen
 
     def listen(family: int, where: tuple[Any, ...], shared: bool) -> socket.socket:

@@ -1,4 +1,4 @@
-"""engine/doors/peers.py: whom a request is from, behind proxies that are trusted and behind others."""
+"""engine/doors/peers.py: the sender of a request behind trusted proxies and behind others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROXIES = TrustedProxies(("127.0.0.1", "10.0.0.0/8"))
         ("192.0.2.9", {"x-forwarded-for": "6.6.6.6", "x-forwarded-proto": "https"}, ("192.0.2.9", "http")),
     ],
 )
-def test_forwarded_headers_are_believed_as_far_as_their_writers_are_trusted(
+def test_only_forwarded_headers_of_trusted_proxies_are_used(
     remote: str, headers: dict[str, str], expected: tuple[str, str]
 ) -> None:
     assert PROXIES.peer(remote, "http", headers) == RemotePeer(*expected)

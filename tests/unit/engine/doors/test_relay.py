@@ -25,7 +25,7 @@ def elsewhere(place: NodePlace, address: str) -> NodePlace:
     [("has just gone", 0), ("is on another machine", 1), ("of another machine has just gone", 0)],
 )
 @aio
-async def test_a_node_that_has_just_ended_is_not_reported_as_a_configuration_error(
+async def test_a_node_that_has_just_stopped_is_not_reported_as_a_configuration_error(
     what: str, warnings: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its address stays known for up to a second after its sockets are closed."""

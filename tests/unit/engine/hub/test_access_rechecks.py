@@ -1,4 +1,4 @@
-"""Joins that a recheck of access overtakes start again, and no others."""
+"""A join starts again if access to its room is rechecked meanwhile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_a_join_starts_again_if_access_to_its_room_is_rechecked_meanwhile(
     async def check_and_join(unchanged: Unchanged) -> str:
         nonlocal tried
         tried += 1
-        assert unchanged(), "what was noted before this try is of no concern to it"
+        assert unchanged(), "a recheck before this attempt does not affect it"
         for room in noted if tried == 1 else ():
             rechecks.note(room)
         if not unchanged():
@@ -37,7 +37,7 @@ async def test_a_join_starts_again_if_access_to_its_room_is_rechecked_meanwhile(
 
 
 @aio
-async def test_a_join_that_is_overtaken_each_time_is_refused_with_unavailable() -> None:
+async def test_a_join_whose_room_is_rechecked_at_each_attempt_is_unavailable() -> None:
     rechecks, tried = AccessRechecks(), 0
 
     async def check_and_join(unchanged: Unchanged) -> None:
@@ -51,7 +51,7 @@ async def test_a_join_that_is_overtaken_each_time_is_refused_with_unavailable() 
 
 
 @aio
-async def test_a_join_that_fails_is_not_tried_again_and_leaves_nothing() -> None:
+async def test_a_failed_join_is_not_repeated_and_leaves_no_state() -> None:
     rechecks = AccessRechecks()
 
     async def check_and_join(unchanged: Unchanged) -> None:

@@ -1,4 +1,4 @@
-"""The hub of one node: what is delivered to whom, in which order, and what a latecomer is sent."""
+"""The hub of one node: delivery, its order, and replay for sockets that join later."""
 
 import json
 
@@ -50,7 +50,7 @@ async def test_a_volatile_event_is_delivered_here_and_published_for_others() -> 
 
 
 @aio
-async def test_the_channel_follows_the_members() -> None:
+async def test_a_rooms_channel_is_subscribed_while_it_has_members() -> None:
     hub, node = hub_of()
     one, _ = added(hub)
     two, _ = added(hub)
@@ -65,7 +65,7 @@ async def test_the_channel_follows_the_members() -> None:
 
 
 @aio
-async def test_a_removed_socket_still_says_where_it_was() -> None:
+async def test_a_removed_socket_keeps_its_last_rooms() -> None:
     hub, _ = hub_of()
     one, _ = added(hub)
     await hub.join(one, T)
@@ -75,8 +75,8 @@ async def test_a_removed_socket_still_says_where_it_was() -> None:
 
 
 @aio
-async def test_a_removed_socket_still_says_by_which_right_it_joined() -> None:
-    """The record of its session is written at its end. Without this, a client that comes back was held to no bound."""
+async def test_a_removed_socket_keeps_the_rights_by_which_it_joined() -> None:
+    """They are written to the session's record at its end. Without them the replay on a resume had no limit."""
     hub, _ = hub_of()
     one, _ = added(hub)
     await hub.join_all(one, [T], None, Right(Offset("5-0"), "first life"))
@@ -87,7 +87,7 @@ async def test_a_removed_socket_still_says_by_which_right_it_joined() -> None:
 
 
 @aio
-async def test_a_socket_that_went_away_while_joining_joins_nothing() -> None:
+async def test_a_socket_that_disconnects_while_joining_joins_nothing() -> None:
     hub, node = hub_of()
     one, _ = added(hub)
     hub.remove(one)
@@ -97,7 +97,7 @@ async def test_a_socket_that_went_away_while_joining_joins_nothing() -> None:
 
 
 @aio
-async def test_a_room_that_could_not_be_joined_is_heard_no_longer() -> None:
+async def test_the_channel_of_a_failed_join_is_unsubscribed() -> None:
     hub, node = hub_of()
     socket, _ = added(hub)
     node.away = True
@@ -108,7 +108,7 @@ async def test_a_room_that_could_not_be_joined_is_heard_no_longer() -> None:
 
 
 @aio
-async def test_join_with_since_sends_what_was_missed_and_nothing_twice() -> None:
+async def test_a_join_with_since_replays_missed_events_once() -> None:
     hub, _ = hub_of()
     writer, _ = added(hub)
     await hub.join(writer, T)
@@ -123,7 +123,7 @@ async def test_join_with_since_sends_what_was_missed_and_nothing_twice() -> None
 
 
 @aio
-async def test_resume_sends_missed_events_in_order_without_those_it_was_left_out_of() -> None:
+async def test_a_resume_replays_missed_events_in_order_without_skipped_ones() -> None:
     hub, _ = hub_of()
     writer, _ = added(hub)
     a, b = Room("a"), Room("b")
@@ -141,7 +141,7 @@ async def test_resume_sends_missed_events_in_order_without_those_it_was_left_out
 
 
 @aio
-async def test_an_event_that_was_logged_again_is_not_replayed_to_who_has_it() -> None:
+async def test_an_event_logged_again_is_not_replayed_to_a_client_that_has_it() -> None:
     hub, node = hub_of()
     late, texts = added(hub)
     node.log.append(Event("/tickets", "e", "1", (T,), (), "x", Offset("9-0"), "", Offset("3-0")))
@@ -162,7 +162,7 @@ async def test_rooms_per_socket_are_limited() -> None:
 
 
 @aio
-async def test_a_reader_that_is_too_far_behind_is_closed_and_the_others_are_served() -> None:
+async def test_a_client_that_is_too_far_behind_is_closed_and_others_are_served() -> None:
     hub, _ = hub_of()
     slow = fakes.Peer(full=True)
     one, _ = added(hub, slow)
@@ -174,8 +174,8 @@ async def test_a_reader_that_is_too_far_behind_is_closed_and_the_others_are_serv
 
 
 @aio
-async def test_a_string_payload_is_followed_by_an_offset_even_when_volatile() -> None:
-    """A stock client takes a last argument that is a string for its offset; ours must come behind it."""
+async def test_a_string_payload_is_always_followed_by_an_offset() -> None:
+    """A stock client uses a last argument that is a string as its offset, so ours must be the last one."""
     hub, _ = hub_of()
     one, texts = added(hub)
     await hub.join(one, T)
@@ -187,8 +187,8 @@ async def test_a_string_payload_is_followed_by_an_offset_even_when_volatile() ->
 
 
 @aio
-async def test_an_event_that_was_logged_again_is_not_told_to_who_came_after_it() -> None:
-    """It would come after later ones of its publisher, or twice to who was sent it from the log at its return."""
+async def test_an_event_logged_again_is_not_delivered_to_members_that_joined_later() -> None:
+    """They would get it after later events of its publisher, or twice if it was replayed on their resume."""
     hub, _ = hub_of()
     early, texts_early = added(hub)
     await hub.enter(early, [T])
@@ -212,8 +212,8 @@ async def test_an_event_that_was_logged_again_is_not_told_to_who_came_after_it()
 
 
 @aio
-async def test_nobody_new_is_let_in_while_the_other_nodes_cannot_be_reached() -> None:
-    """Also if they went away while it was waited for a room."""
+async def test_new_sockets_are_refused_while_other_nodes_are_unreachable() -> None:
+    """Also if the nodes become unreachable while a room is being subscribed."""
     hub, log = hub_of()
     socket, _ = added(hub)
     log.away = True
@@ -230,27 +230,27 @@ async def test_nobody_new_is_let_in_while_the_other_nodes_cannot_be_reached() ->
     log.listen = listens_for_long  # type: ignore[method-assign]
     with pytest.raises(RtError, match="UNAVAILABLE"):
         await hub.enter(socket, [T])
-    assert not socket.rooms and log.unheard == [("/tickets", T)], "and the room is let go"
+    assert not socket.rooms and log.unheard == [("/tickets", T)], "the room is unsubscribed"
 
 
 @aio
-async def test_a_replay_that_may_hold_what_its_reader_had_from_a_lost_log_is_not_called_complete() -> None:
-    """The reader's offset is of the log that was mended since; what is logged again behind it, it had or had not."""
+async def test_a_replay_that_may_repeat_events_of_a_lost_log_is_not_complete() -> None:
+    """The client's offset is of the lost log, so it is unknown whether it has the events that were logged again."""
     hub, log = hub_of()
     socket, texts = added(hub)
     for offset, was in (("50-0", ""), ("51-0", "10-0")):
         log.log.append(Event("/tickets", "e", "1", (T,), id=offset, offset=Offset(offset), was=Offset(was)))
     log.floor = Offset("40-0")
     assert not await hub.resume(socket, [T], Offset("50-0")) and texts == []
-    assert await hub.resume(socket, [T], Offset("51-0")), "all of it is behind the reader"
+    assert await hub.resume(socket, [T], Offset("51-0")), "all events are older than the client's offset"
     log.floor = Offset("5-0")
     other, texts = added(hub)
-    assert await hub.resume(other, [T], Offset("50-0")) and texts == [], "the reader had it when it was logged first"
+    assert await hub.resume(other, [T], Offset("50-0")) and texts == [], "the client got it when it was logged first"
 
 
 @aio
-async def test_who_missed_more_bytes_than_a_replay_may_have_is_sent_none_of_them() -> None:
-    """Else it would be closed as a slow reader, come back, and be sent the same again."""
+async def test_a_client_that_missed_more_bytes_than_the_replay_limit_is_sent_none() -> None:
+    """Otherwise it would be closed as a slow consumer, resume, and be sent the same again."""
     node = fakes.OneNode()
     hub = Hub(node, ["/tickets"], replay=Replay(events=1_000, size_bytes=2_000))
     for number in range(20):

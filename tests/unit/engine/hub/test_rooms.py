@@ -10,7 +10,7 @@ from tests.support import fakes
 A, B, C = Room("a"), Room("b"), Room("c")
 
 
-def test_first_join_and_last_leave_are_told() -> None:
+def test_the_first_join_and_the_last_leave_are_reported() -> None:
     rooms, one, two = Rooms(), fakes.socket("/t"), fakes.socket("/t")
     assert rooms.join(one, A) is True
     assert rooms.join(two, A) is False

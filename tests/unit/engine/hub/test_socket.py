@@ -1,4 +1,4 @@
-"""Acks of a client: each answered once, forgotten when late, told when the client is gone."""
+"""Requests to a client: each is answered once, late acks are ignored, and requests fail when the client disconnects."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ async def test_a_request_returns_the_clients_answer() -> None:
 
 
 @aio
-async def test_an_answer_that_does_not_come_is_unavailable_and_forgotten() -> None:
+async def test_a_request_without_an_answer_is_unavailable() -> None:
     socket = fakes.socket("/t")
     with pytest.raises(RtError, match="UNAVAILABLE"):
         await socket.request("ask", "{}", timeout_s=0.01)
@@ -31,7 +31,7 @@ async def test_an_answer_that_does_not_come_is_unavailable_and_forgotten() -> No
 
 
 @aio
-async def test_who_waits_is_told_when_the_client_goes() -> None:
+async def test_a_waiting_request_fails_when_the_client_disconnects() -> None:
     socket = fakes.socket("/t")
     asked = asyncio.ensure_future(socket.request("ask", "{}", timeout_s=5))
     await asyncio.sleep(0)
@@ -41,7 +41,7 @@ async def test_who_waits_is_told_when_the_client_goes() -> None:
 
 
 @aio
-async def test_who_owes_many_answers_is_asked_nothing_more() -> None:
+async def test_requests_to_a_client_with_many_unanswered_ones_are_refused() -> None:
     socket = fakes.socket("/t")
     asked = [asyncio.ensure_future(socket.request("ask", "{}", timeout_s=5)) for _ in range(MAX_ASKED)]
     await asyncio.sleep(0)

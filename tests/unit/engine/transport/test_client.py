@@ -1,4 +1,4 @@
-"""A client's clock: when its pings leave, over hours, with timers that run late and pongs that take their time."""
+"""The times of a client's pings over hours, with late timers and slow pongs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.aio import aio
 INTERVAL_MS, TIMEOUT_MS = 25_000, 30_000
 STEP_MS = 50
 PINGS = 30
-SKEW_MS = 17  # of the clock's turns against the wheel's steps, so that every timer is late
+SKEW_MS = 17  # between the clock's turns and the wheel's steps, so that every timer is late
 
 
 class Clock:
@@ -30,7 +30,7 @@ class Clock:
 
 
 class Wire:
-    """A transport that notes when each ping left."""
+    """A transport that records when each ping was sent."""
 
     name = "websocket"
     max_messages = 0
@@ -67,8 +67,8 @@ def native() -> WireSession:
 @pytest.mark.parametrize("session", [engine, native])
 @pytest.mark.parametrize("pong_ms", [1, 49, 400, 24_000])
 @aio
-async def test_pings_leave_an_interval_apart_and_do_not_drift(session: Any, pong_ms: int) -> None:
-    """Each timer runs up to 50 ms late. Counted from the pong or the late timer, that would add up."""
+async def test_pings_are_sent_an_interval_apart_and_do_not_drift(session: Any, pong_ms: int) -> None:
+    """Each timer runs up to 50 ms late. If intervals began at the pong or the late timer, delays would add up."""
     clock = Clock()
     wheel = Wheel(STEP_MS, lambda: clock.now_ms)
     registry = ClientRegistry(wheel, settings=ClientSettings(connect_timeout_s=0))
@@ -92,8 +92,8 @@ async def test_pings_leave_an_interval_apart_and_do_not_drift(session: Any, pong
 
 
 @aio
-async def test_a_pong_later_than_the_next_ping_does_not_keep_that_ping_back() -> None:
-    """A client closes when no ping came for interval and timeout together, so the next one leaves soon after."""
+async def test_a_late_pong_does_not_delay_the_next_ping() -> None:
+    """A client closes when no ping came for interval and timeout together, so the next one is sent soon after."""
     clock = Clock()
     wheel = Wheel(STEP_MS, lambda: clock.now_ms)
     registry = ClientRegistry(wheel, settings=ClientSettings(connect_timeout_s=0))

@@ -1,4 +1,4 @@
-"""What the clients of a node share: ids, last words, and the end of them all."""
+"""The client registry: ids, last messages for polling clients, and closing all clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def registry() -> tuple[ClientRegistry, Clock]:
 
 
 class Closing:
-    """A transport that waits for its peer's goodbye."""
+    """A transport that waits for its peer's close frame."""
 
     def __init__(self, registry: ClientRegistry) -> None:
         self.registry = registry
@@ -34,14 +34,14 @@ class Closing:
 
 
 def test_an_id_names_its_node_and_cannot_be_guessed() -> None:
-    """A balancer routes on the part before the dot; CVE-2017-16031 is what a guessable rest costs."""
+    """A balancer routes by the part before the dot; the rest must not be guessable (CVE-2017-16031)."""
     node, _ = registry()
     ids = {node.new_id() for _ in range(1_000)}
     assert len(ids) == 1_000
     assert all(id.startswith("n7.") and len(id) >= 23 for id in ids)
 
 
-def test_last_words_are_said_once_and_kept_thirty_seconds() -> None:
+def test_last_messages_are_fetched_once_and_kept_thirty_seconds() -> None:
     node, clock = registry()
     node.keep_farewell("n7.a", [CLOSE])
     node.keep_farewell("n7.b", [CLOSE])
@@ -52,7 +52,7 @@ def test_last_words_are_said_once_and_kept_thirty_seconds() -> None:
     assert node.farewells == {} and len(node.wheel) == 0
 
 
-def test_a_transport_that_lingers_is_ended_at_its_deadline() -> None:
+def test_a_lingering_transport_is_aborted_at_its_deadline() -> None:
     node, clock = registry()
     one, two = Closing(node), Closing(node)
     node.linger(one)
@@ -66,7 +66,7 @@ def test_a_transport_that_lingers_is_ended_at_its_deadline() -> None:
 
 
 @aio
-async def test_close_waits_for_goodbyes_until_its_deadline_and_leaves_nothing_open() -> None:
+async def test_close_waits_for_close_frames_until_its_deadline_and_leaves_nothing_open() -> None:
     node, _ = registry()
     await node.close(CloseReason.SHUTDOWN, 5)
     closing = Closing(node)
@@ -76,7 +76,7 @@ async def test_close_waits_for_goodbyes_until_its_deadline_and_leaves_nothing_op
 
 
 @aio
-async def test_the_end_waits_a_moment_for_who_has_last_words_to_fetch() -> None:
+async def test_close_waits_a_moment_for_clients_that_fetch_last_messages() -> None:
     node, _ = registry()
     loop = asyncio.get_running_loop()
     node.keep_farewell("n7.a", [CLOSE])

@@ -1,4 +1,4 @@
-"""Compressed messages in our frames: in pieces, amid pings, of either context; and never more than a limit."""
+"""Compressed messages: fragmented, with pings in between, with and without context takeover, and within limits."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ PARAMETERS = [
 
 
 def turned(parameters: dict[str, str | None]) -> Packer:
-    """Return the other side's contexts."""
+    """Return the contexts of the other side."""
     names = {"server": "client", "client": "server"}
     return Packer({names[name[:6]] + name[6:]: value for name, value in parameters.items()})
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS, ids=str)
 @given(texts=st.lists(st.text(max_size=300), min_size=1, max_size=5), cut=st.integers(1, 50), pieces=st.integers(1, 40))
-def test_what_is_packed_is_read_however_it_is_cut(
+def test_compressed_messages_are_read_however_they_are_fragmented(
     parameters: dict[str, str | None], texts: list[str], cut: int, pieces: int
 ) -> None:
-    """RFC 7692 6.1: RSV1 stands on the first frame of a message; control frames may come in between."""
+    """RFC 7692 6.1: RSV1 is set on the first frame of a message; control frames may come in between."""
     server, client = Packer(parameters), turned(parameters)
     reader, data = FrameReader(10_000, unpack=server.unpack), b""
     for text in texts:
@@ -48,7 +48,7 @@ def test_what_is_packed_is_read_however_it_is_cut(
         assert back.feed(packed_frame(Opcode.TEXT, server.pack(text.encode()))) == [(Opcode.TEXT, text)]
 
 
-def test_a_small_message_that_unpacks_to_much_is_refused_before_it_is_there() -> None:
+def test_a_small_message_that_inflates_beyond_the_limit_is_refused_early() -> None:
     packed = Packer({}).pack(b"x" * 10_000_000)
     assert len(packed) < 10_500
     reader = FrameReader(20_000, unpack=Packer({}).unpack)
@@ -70,18 +70,18 @@ def test_a_small_message_that_unpacks_to_much_is_refused_before_it_is_there() ->
         (frame(1, b"x", rsv=0x60), 1002),
     ],
 )
-def test_what_breaks_the_protocol_has_its_code(data: bytes, code: int) -> None:
+def test_each_violation_has_its_close_code(data: bytes, code: int) -> None:
     with pytest.raises(WireError) as wrong:
         FrameReader(20_000, unpack=Packer({}).unpack).feed(data)
     assert wrong.value.close == code
 
 
-def test_without_an_agreement_a_packed_message_is_refused() -> None:
+def test_a_compressed_message_is_refused_without_negotiation() -> None:
     with pytest.raises(WireError):
         FrameReader(20_000).feed(frame(1, Packer({}).pack(b"x"), rsv=RSV1))
 
 
-def test_a_message_that_ends_its_stream_does_not_end_the_next() -> None:
+def test_a_message_after_a_final_block_is_read() -> None:
     """RFC 7692 7.2.3.4: a block may have BFINAL set."""
     whole = zlib.compressobj(6, zlib.DEFLATED, -15)
     data = whole.compress(b"one") + whole.flush(zlib.Z_FINISH) + b"\x00"
@@ -90,8 +90,8 @@ def test_a_message_that_ends_its_stream_does_not_end_the_next() -> None:
     assert packer.unpack(Packer({}).pack(b"two"), 100) == b"two"
 
 
-def test_a_connection_that_has_sent_and_been_sent_nothing_long_costs_no_context() -> None:
-    """A compressor takes 250 KB, and a handshake with an offer of compression needs no token."""
+def test_contexts_are_created_with_the_first_long_message() -> None:
+    """A compressor takes 250 KB, and a handshake that offers compression needs no token."""
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     packers = [Packer({}) for _ in range(20)]

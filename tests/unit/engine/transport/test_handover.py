@@ -1,4 +1,4 @@
-"""Sockets between processes: passed with what was read ahead; strangers' messages cost nothing and leak nothing."""
+"""Handover of sockets between processes with the bytes read ahead; messages of other programs leave nothing behind."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def descriptors() -> int:
 
 
 @aio
-async def test_a_socket_arrives_with_what_was_read_ahead_and_its_peer_notices_nothing() -> None:
+async def test_a_socket_is_handed_over_with_the_bytes_read_ahead() -> None:
     async with taking() as taken:
         mine, peer = socket.socketpair()
         assert hand_over(taken.name, KEY, "n1.abc", mine, b"\x81\x852probe\n{}")
-        assert mine.fileno() == -1, "it is not ours any more"
+        assert mine.fileno() == -1, "this process has closed it"
         await until(lambda: taken.sockets, "taken")
         [(sid, sock, read_ahead)] = taken.sockets
         assert (sid, read_ahead, taken.handover.taken) == ("n1.abc", b"\x81\x852probe\n{}", 1)
@@ -57,7 +57,7 @@ async def test_a_socket_arrives_with_what_was_read_ahead_and_its_peer_notices_no
 
 
 @aio
-async def test_nobody_of_that_name_means_the_socket_is_closed_and_the_caller_told() -> None:
+async def test_a_handover_to_an_absent_process_closes_the_socket_and_returns_false() -> None:
     mine, peer = socket.socketpair()
     assert not is_here("insightdesk-rt-nobody")
     assert not hand_over("insightdesk-rt-nobody", KEY, "n1.abc", mine, b"")
@@ -72,7 +72,7 @@ async def test_nobody_of_that_name_means_the_socket_is_closed_and_the_caller_tol
 
 
 @aio
-async def test_what_is_not_a_nodes_is_refused_and_its_descriptors_closed() -> None:
+async def test_messages_without_the_key_are_refused_and_their_descriptors_closed() -> None:
     async with taking() as taken:
         before = descriptors()
         good = b'{"key":"' + KEY.encode() + b'","sid":"n1.abc"}\n'
@@ -97,12 +97,12 @@ async def test_what_is_not_a_nodes_is_refused_and_its_descriptors_closed() -> No
         assert taken.sockets == [] and descriptors() == before
         mine, peer = socket.socketpair()
         assert hand_over(taken.name, KEY, "n1.abc", mine, b"")
-        await until(lambda: taken.sockets, "taken all the same")
+        await until(lambda: taken.sockets, "a valid handover still works")
         peer.close()
 
 
 @aio
-async def test_who_connects_and_sends_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sender_that_sends_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handover, "MESSAGE_S", 0.1)
     async with taking() as taken:
         before = descriptors()
@@ -112,15 +112,15 @@ async def test_who_connects_and_sends_nothing_is_let_go(monkeypatch: pytest.Monk
             loop = asyncio.get_running_loop()
             assert await asyncio.wait_for(loop.sock_recv(idle, 1), 10) == b"", "it is closed"
         assert is_here(taken.name)
-        await until(lambda: descriptors() == before, "nothing is left of either")
+        await until(lambda: descriptors() == before, "nothing of either is left")
         assert (taken.handover.taken, taken.handover.refused) == (0, 0)
 
 
 @aio
-async def test_without_files_left_it_waits_a_little_and_then_takes_who_waited(
+async def test_without_file_descriptors_accepting_pauses_and_then_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each wake-up of the loop would fail again, and leave a traceback in the log."""
+    """Otherwise each wake-up of the loop would fail again and log a traceback."""
     monkeypatch.setattr(handover, "PAUSE_S", 0.05)
     tries = 0
 
@@ -136,6 +136,6 @@ async def test_without_files_left_it_waits_a_little_and_then_takes_who_waited(
     async with taking() as taken:
         mine, peer = socket.socketpair()
         assert hand_over(taken.name, KEY, "n1.abc", mine, b"")
-        await until(lambda: taken.sockets, "taken after the pause")
+        await until(lambda: taken.sockets, "accepted after the pause")
         peer.close()
     assert tries == 2 and not caplog.records

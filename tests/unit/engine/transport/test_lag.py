@@ -1,4 +1,4 @@
-"""A loop that is held up shows it, for as long as it is asked to remember."""
+"""The lag of a blocked loop is measured and remembered for a while."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.aio import aio
 
 
 @aio
-async def test_a_loop_that_was_held_up_says_for_how_long() -> None:
+async def test_a_blocked_loop_shows_for_how_long() -> None:
     lag = LoopLag()
     lag.start()
     await asyncio.sleep(0.25)
@@ -24,7 +24,7 @@ async def test_a_loop_that_was_held_up_says_for_how_long() -> None:
 
 
 @aio
-async def test_what_is_past_is_forgotten() -> None:
+async def test_an_old_lag_is_forgotten() -> None:
     lag = LoopLag()
     lag.start()
     await asyncio.sleep(0.15)
@@ -32,7 +32,7 @@ async def test_what_is_past_is_forgotten() -> None:
     await asyncio.sleep(0.15)
     assert lag.worst_s(5) > 0.15
     await asyncio.sleep(0.6)
-    assert lag.worst_s(0.3) < 0.15, "only what is asked for"
+    assert lag.worst_s(0.3) < 0.15, "only the requested time"
     lag.stop()
     seen = lag.seconds.total
     await asyncio.sleep(0.25)

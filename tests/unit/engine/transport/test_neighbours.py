@@ -1,4 +1,4 @@
-"""Sockets between processes: neither end sends or reads a byte before the kernel has named the other's user."""
+"""Sockets between processes: each end checks the other's user with the kernel before it sends or reads a byte."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ KEY = "k" * 43
 
 @pytest.fixture
 def name(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A name nobody has; each test begins with a quiet log."""
+    """An unused name; each test begins with an empty table of log lines."""
     monkeypatch.setattr(neighbours, "_seldom", Seldom(neighbours.log))
     yield "insightdesk-rt-test-" + secrets.token_hex(8)
 
 
 @pytest.fixture
 def another_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process takes itself for another user, so that whoever it meets is a stranger."""
+    """Let this process believe that it runs as another user, so that every peer is a stranger."""
     monkeypatch.setattr(neighbours.os, "geteuid", lambda: os.getuid() + 1)
 
 
@@ -46,7 +46,7 @@ def listening(name: str, kind: socket.SocketKind) -> socket.socket:
 
 
 def read_all(listener: socket.socket) -> bytes:
-    """Return what the first who connected has sent, which must have ended."""
+    """Return the bytes of the first connection, which must have ended."""
     listener.settimeout(10)
     connection, _ = listener.accept()
     with connection:
@@ -54,7 +54,7 @@ def read_all(listener: socket.socket) -> bytes:
         return connection.recv(65_536)
 
 
-def test_a_peer_of_this_user_is_ours_on_both_ends() -> None:
+def test_both_ends_accept_a_peer_of_this_user() -> None:
     one, two = socket.socketpair()
     assert is_ours(one) and is_ours(two)
     one.close()
@@ -66,7 +66,7 @@ def test_a_socket_is_handed_to_no_other_user(name: str, another_user: None, capl
     for _ in range(3):
         mine, peer = socket.socketpair()
         assert not hand_over(name, KEY, "n1.x", mine, b"secret")
-        assert peer.recv(1) == b"" and read_all(listener) == b"", "the client is cut, and nothing was sent"
+        assert peer.recv(1) == b"" and read_all(listener) == b"", "the client is disconnected, and nothing was sent"
         peer.close()
     assert not is_here(name)
     listener.close()
@@ -74,7 +74,7 @@ def test_a_socket_is_handed_to_no_other_user(name: str, another_user: None, capl
 
 
 @aio
-async def test_a_socket_is_taken_of_no_other_user(
+async def test_a_socket_is_not_accepted_from_another_user(
     name: str, another_user: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     taken: list[object] = []
@@ -88,12 +88,12 @@ async def test_a_socket_is_taken_of_no_other_user(
     await until(lambda: handover.refused == 20, "all are refused")
     handover.close()
     assert not taken and len(os.listdir("/proc/self/fd")) == before - 1
-    assert len(caplog.records) == 1, "twenty of them cost one line"
+    assert len(caplog.records) == 1, "twenty of them are one log line"
 
 
 @aio
-async def test_a_poll_is_passed_on_to_no_other_user(name: str, another_user: None) -> None:
-    """The key and a client's token stand in its head."""
+async def test_a_poll_is_not_passed_on_to_another_user(name: str, another_user: None) -> None:
+    """Its head contains the key and a client's token."""
     listener = listening(name, socket.SOCK_STREAM)
     line = RequestStartLine("POST", "/socket.io/?sid=n1.x", "HTTP/1.1")
     request = HTTPServerRequest(start_line=line, headers=HTTPHeaders({"Host": "localhost"}))
@@ -104,7 +104,7 @@ async def test_a_poll_is_passed_on_to_no_other_user(name: str, another_user: Non
 
 
 @aio
-async def test_the_relay_serves_no_other_user(name: str, another_user: None) -> None:
+async def test_the_relay_does_not_serve_another_user(name: str, another_user: None) -> None:
     asked: list[object] = []
     server = make_http_server(asked.append, Times(10, 10, 10))  # type: ignore[arg-type]
     server.add_sockets([bind_local(NodePlace("n1", 0.0, name, "", KEY))])
@@ -138,7 +138,7 @@ except ConnectionError:
 async def test_a_real_process_of_another_user_is_refused(name: str) -> None:
     handover = Handover(name, KEY, lambda *what: None)
     handover.start()
-    command = ["/usr/bin/env", "python3", "-c", STRANGER, name, KEY]  # it has even the key
+    command = ["/usr/bin/env", "python3", "-c", STRANGER, name, KEY]  # it even has the key
     how = {"user": 65_534, "cwd": "/", "env": {"PATH": "/usr/bin:/bin"}}
     nobody = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, **how)  # type: ignore[arg-type]
     await until(lambda: handover.refused == 1, "it is refused")
@@ -147,7 +147,7 @@ async def test_a_real_process_of_another_user_is_refused(name: str) -> None:
     assert said == b"b''\n"
 
 
-def test_a_machine_is_the_same_until_it_starts_again() -> None:
+def test_a_machines_id_is_the_same_in_all_processes() -> None:
     assert this_machine() == this_machine() and "/net:[" in this_machine()
     told = subprocess.run(
         [sys.executable, "-c", "from insightdesk_rt.engine.transport.neighbours import this_machine as m; print(m())"],

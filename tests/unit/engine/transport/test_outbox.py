@@ -17,7 +17,7 @@ from tests.support.aio import aio, until
 
 
 class Sink:
-    """A transport that takes everything, or keeps it for itself."""
+    """A transport that takes everything, or holds it back."""
 
     name = "sink"
     max_messages = 0
@@ -62,7 +62,7 @@ async def test_all_messages_of_a_turn_are_one_write() -> None:
 
 
 @aio
-async def test_one_callback_flushes_all_outboxes_and_a_broken_one_costs_only_itself(
+async def test_one_callback_flushes_all_outboxes_and_a_failing_one_affects_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     flusher = Flusher()
@@ -110,7 +110,7 @@ async def test_a_large_volatile_message_is_not_behind_by_itself() -> None:
 
 
 @aio
-async def test_a_reader_that_is_behind_loses_volatile_messages_first_and_logged_ones_never() -> None:
+async def test_a_client_that_is_behind_loses_only_volatile_messages() -> None:
     box, sink = outbox(OutboxLimits(max_outbox_bytes=100, max_outbox_events=1_000, volatile_outbox_bytes=40))
     sink.writable = False
     assert box.put(message("v1", volatile=True)) is None
@@ -118,7 +118,7 @@ async def test_a_reader_that_is_behind_loses_volatile_messages_first_and_logged_
     assert box.put(message("v2", volatile=True)) is None  # over volatile_bytes: not queued
     assert box.dropped == 1 and box.bytes == 40
     assert box.put(message("l2", 60)) is None
-    assert box.put(message("l3", 5)) is None  # v1 gives way
+    assert box.put(message("l3", 5)) is None  # v1 is dropped
     assert box.dropped == 2
     assert box.put(message("l4", 30)) is CloseReason.SLOW_CONSUMER
     assert box.put(message("v3", volatile=True)) is None
@@ -128,14 +128,14 @@ async def test_a_reader_that_is_behind_loses_volatile_messages_first_and_logged_
 
 
 @aio
-async def test_too_many_small_messages_are_too_much_too() -> None:
+async def test_the_number_of_messages_is_limited_too() -> None:
     box, sink = outbox(OutboxLimits(max_outbox_bytes=10_000, max_outbox_events=3, volatile_outbox_bytes=10_000))
     sink.writable = False
     assert [box.put(message(str(n), 1)) for n in range(4)] == [None, None, None, CloseReason.SLOW_CONSUMER]
 
 
 @aio
-async def test_what_the_transport_keeps_counts_until_it_is_sent() -> None:
+async def test_bytes_held_by_the_transport_count_until_they_are_sent() -> None:
     box, sink = outbox(OutboxLimits(max_outbox_bytes=100, max_outbox_events=10, volatile_outbox_bytes=100))
     sink.keeps = True
     box.put(message("a", 90))
@@ -146,7 +146,7 @@ async def test_what_the_transport_keeps_counts_until_it_is_sent() -> None:
 
 
 @aio
-async def test_a_closed_outbox_forgets_what_is_put() -> None:
+async def test_a_closed_outbox_drops_messages() -> None:
     box, sink = outbox()
     box.put(message("a"))
     box.close()
@@ -157,8 +157,8 @@ async def test_a_closed_outbox_forgets_what_is_put() -> None:
 
 
 @aio
-async def test_a_transport_may_be_swapped_between_turns_and_order_is_kept() -> None:
-    """The upgrade from polling: what was not written yet goes out on the websocket, first things first."""
+async def test_a_change_of_transport_between_turns_keeps_the_order() -> None:
+    """The upgrade from polling: unwritten messages are sent on the websocket in order."""
     box, polling = outbox()
     polling.writable = False
     box.put(message("a"))
@@ -175,7 +175,7 @@ async def test_a_transport_may_be_swapped_between_turns_and_order_is_kept() -> N
         st.tuples(st.integers(1, 40), st.booleans(), st.sampled_from(["", "flush", "block", "drain"])), max_size=60
     )
 )
-def test_logged_messages_keep_their_order_and_bytes_their_sum(steps: list[tuple[int, bool, str]]) -> None:
+def test_logged_messages_keep_their_order_and_bytes_are_counted_correctly(steps: list[tuple[int, bool, str]]) -> None:
     async def body() -> None:
         box, sink = outbox(OutboxLimits(max_outbox_bytes=150, max_outbox_events=12, volatile_outbox_bytes=60))
         accepted: list[str] = []
@@ -203,7 +203,7 @@ def test_logged_messages_keep_their_order_and_bytes_their_sum(steps: list[tuple[
 
 
 @aio
-async def test_a_transport_that_takes_so_many_at_a_time_gets_the_rest_in_order() -> None:
+async def test_a_transport_with_a_maximum_per_write_gets_the_rest_in_order() -> None:
     """python-engineio's client gives up on a payload of more than 16 packets."""
     box, sink = outbox()
     sink.max_messages = 15
@@ -217,7 +217,7 @@ async def test_a_transport_that_takes_so_many_at_a_time_gets_the_rest_in_order()
 
 
 @aio
-async def test_very_many_are_written_in_several_turns_and_others_have_theirs_in_between(
+async def test_very_many_outboxes_are_written_in_several_turns_of_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(outboxes, "TURN_NS", -1)
@@ -231,9 +231,9 @@ async def test_very_many_are_written_in_several_turns_and_others_have_theirs_in_
     loop = asyncio.get_running_loop()
     loop.call_soon(order.append, "other")
     await asyncio.sleep(0)
-    boxes[0].put(message("later"))  # already written to: it has its turn after those that wait
-    boxes[-1].put(message("too"))  # waits still: the same write takes both
-    assert flusher.delivery.total == 0, "not all are told yet"
+    boxes[0].put(message("later"))  # already written: it has its turn after those that wait
+    boxes[-1].put(message("too"))  # still waiting: one write takes both
+    assert flusher.delivery.total == 0, "not all are written yet"
     await until(lambda: flusher.written == flusher.queued, "all are written")
     each = outboxes.CLOCK_EVERY
     assert order[each] == "other" and order.count("event") == len(boxes)
@@ -243,12 +243,12 @@ async def test_very_many_are_written_in_several_turns_and_others_have_theirs_in_
 
 @aio
 async def test_an_empty_outbox_takes_one_message_of_any_size_and_a_second_one_closes() -> None:
-    """Whoever reads is not closed for how much others have written; who leaves it unread is."""
+    """A client that reads is not closed because others wrote a lot; one that does not read is."""
     limits = OutboxLimits(max_outbox_bytes=1_000)
     box, sink = outbox(limits)
     sink.writable = False
     assert box.put(message("volatile", 900, volatile=True)) is None
-    assert box.put(message("huge", 5_000)) is None, "the volatile one goes"
+    assert box.put(message("huge", 5_000)) is None, "the volatile message is dropped"
     assert box.put(message("one more")) is CloseReason.SLOW_CONSUMER
     sink.writable = True
     box.drained()
@@ -256,7 +256,7 @@ async def test_an_empty_outbox_takes_one_message_of_any_size_and_a_second_one_cl
 
 
 @aio
-async def test_who_waits_for_room_is_called_when_half_is_read() -> None:
+async def test_code_that_waits_for_room_is_called_when_half_is_read() -> None:
     box, sink = outbox(OutboxLimits(max_outbox_bytes=1_000))
     called: list[str] = []
     sink.writable = False
@@ -275,7 +275,7 @@ async def test_who_waits_for_room_is_called_when_half_is_read() -> None:
 
 
 @aio
-async def test_who_waits_for_room_is_called_when_the_client_ends() -> None:
+async def test_code_that_waits_for_room_is_called_when_the_client_ends() -> None:
     box, sink = outbox(OutboxLimits(max_outbox_bytes=1_000))
     called: list[str] = []
     sink.writable = False

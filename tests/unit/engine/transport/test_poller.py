@@ -1,4 +1,4 @@
-"""engine/transport/poller.py: one epoll for all websockets."""
+"""engine/transport/poller.py: one epoll for all connections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.door import RawSocket, door
 
 
 class Reader:
-    """Reads what is there, and does what it was told to do then."""
+    """Reads what has arrived, then runs its function."""
 
     def __init__(self, ours: socket.socket) -> None:
         self.ours = ours
@@ -52,7 +52,7 @@ def pairs() -> Iterator[list[tuple[Reader, socket.socket]]]:
 
 
 @aio
-async def test_each_is_called_for_its_own_file_until_it_is_forgotten(
+async def test_each_socket_is_reported_to_its_own_callbacks_until_it_is_forgotten(
     pairs: list[tuple[Reader, socket.socket]],
 ) -> None:
     ready = Poller()
@@ -63,7 +63,7 @@ async def test_each_is_called_for_its_own_file_until_it_is_forgotten(
     await until(lambda: all(reader.read for reader, _ in pairs), "each read its own")
     assert [reader.read for reader, _ in pairs] == [[b"0"], [b"1"], [b"2"]]
     first, theirs = pairs[0]
-    for _ in range(2):  # twice is nothing
+    for _ in range(2):  # idempotent
         ready.forget(first.ours.fileno())
     theirs.send(b"late")
     pairs[1][1].send(b"more")
@@ -72,7 +72,7 @@ async def test_each_is_called_for_its_own_file_until_it_is_forgotten(
 
 
 @aio
-async def test_one_that_ends_another_in_the_same_turn_is_not_called_for_it(
+async def test_a_socket_that_is_forgotten_in_the_same_turn_is_not_reported(
     pairs: list[tuple[Reader, socket.socket]],
 ) -> None:
     ready = Poller()
@@ -93,13 +93,13 @@ async def test_one_that_ends_another_in_the_same_turn_is_not_called_for_it(
 
 
 @aio
-async def test_writability_is_told_while_it_is_awaited(pairs: list[tuple[Reader, socket.socket]]) -> None:
+async def test_writability_is_reported_while_it_is_awaited(pairs: list[tuple[Reader, socket.socket]]) -> None:
     ready, (reader, theirs) = Poller(), pairs[0]
     ready.watch(reader.ours.fileno(), reader)
     await asyncio.sleep(0.02)
     assert reader.writable == 0
     ready.wait_for(reader.ours.fileno(), READ | WRITE)
-    await until(lambda: reader.writable > 0, "told that it can be written")
+    await until(lambda: reader.writable > 0, "it is reported as writable")
     ready.wait_for(reader.ours.fileno(), READ)
     told = reader.writable
     theirs.send(b"x")
@@ -108,7 +108,7 @@ async def test_writability_is_told_while_it_is_awaited(pairs: list[tuple[Reader,
 
 
 @aio
-async def test_an_end_is_told_to_who_waits_for_nothing(pairs: list[tuple[Reader, socket.socket]]) -> None:
+async def test_a_sockets_end_is_reported_even_if_nothing_is_awaited(pairs: list[tuple[Reader, socket.socket]]) -> None:
     ready, (reader, theirs) = Poller(), pairs[0]
     ready.watch(reader.ours.fileno(), reader)
     ready.wait_for(reader.ours.fileno(), NOTHING)
@@ -116,12 +116,12 @@ async def test_an_end_is_told_to_who_waits_for_nothing(pairs: list[tuple[Reader,
     await asyncio.sleep(0.02)
     assert reader.failures == 0
     theirs.close()
-    await until(lambda: reader.failures > 0, "told that it has ended")
+    await until(lambda: reader.failures > 0, "its end is reported")
     assert reader.read == []
 
 
 @aio
-async def test_what_fails_for_one_is_logged_and_costs_the_others_nothing(
+async def test_a_failing_callback_is_logged_and_the_others_are_called(
     pairs: list[tuple[Reader, socket.socket]], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
@@ -138,10 +138,10 @@ async def test_what_fails_for_one_is_logged_and_costs_the_others_nothing(
 
 
 @aio
-async def test_a_turn_serves_so_many_and_the_next_the_others(
+async def test_sockets_beyond_a_turns_time_are_served_in_the_next_turn(
     pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What else is due in the loop has its turn in between: a storm of clients does not hold it up."""
+    """Other work of the loop runs in between, so that many clients at once do not delay it."""
     monkeypatch.setattr(poller_module, "TURN_NS", 0)
     ready, order = Poller(), []
 
@@ -158,7 +158,7 @@ async def test_a_turn_serves_so_many_and_the_next_the_others(
 
 
 @aio
-async def test_nothing_is_left_in_the_loop_after_the_end_when_nobody_is_watched(
+async def test_nothing_is_left_in_the_loop_after_close(
     pairs: list[tuple[Reader, socket.socket]],
 ) -> None:
     ready = Poller()
@@ -174,10 +174,10 @@ async def test_nothing_is_left_in_the_loop_after_the_end_when_nobody_is_watched(
 
 
 @aio
-async def test_an_event_of_one_who_ended_is_not_given_to_the_next_with_its_number(
+async def test_an_event_of_a_closed_socket_is_not_given_to_the_next_with_its_number(
     pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two were named, the first took a turn's time; the second ended, before its turn or amid the first's."""
+    """Two sockets were reported. The first took a whole turn; the second ended before its own turn or meanwhile."""
     monkeypatch.setattr(poller_module, "TURN_NS", 0)
     ready, (first, second) = Poller(), pairs[:2]
     number, newcomer = second[0].ours.fileno(), pairs[2][0]
@@ -188,7 +188,7 @@ async def test_an_event_of_one_who_ended_is_not_given_to_the_next_with_its_numbe
         second[0].ours.close()
 
     def replace() -> None:
-        """Whoever is taken next gets the number that is free."""
+        """The next socket gets the free number."""
         spare = newcomer.ours.dup()
         assert spare.fileno() == number
         newcomer.ours = spare
@@ -196,11 +196,11 @@ async def test_an_event_of_one_who_ended_is_not_given_to_the_next_with_its_numbe
 
     ready.watch(first[0].ours.fileno(), first[0])
     ready.watch(number, second[0])
-    ready.wait_for(number, NOTHING)  # one who waits for its end only
+    ready.wait_for(number, NOTHING)  # one that only waits for its end
     first[1].send(b"x")
     second[1].close()
     first[0].then = lambda: asyncio.get_running_loop().call_soon(lambda: (end(), replace()))  # type: ignore[assignment]
-    await until(lambda: bool(first[0].read), "the first had its turn")
+    await until(lambda: bool(first[0].read), "the first was served")
     await asyncio.sleep(0.05)
     assert (newcomer.failures, newcomer.read) == (0, [])
     ready.forget(number)
@@ -209,14 +209,14 @@ async def test_an_event_of_one_who_ended_is_not_given_to_the_next_with_its_numbe
 
 
 class Clock:
-    """Stands still but for what those who are called take."""
+    """Advances only by the time that callbacks take."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 0
         monkeypatch.setattr(poller_module, "monotonic_ns", lambda: self.now_ns)
 
     def busy(self, ready: Poller, costs_ns: list[int], pairs: list[tuple[Reader, socket.socket]]) -> list[int]:
-        """Watch readers that are always ready, and take so long each. Returns who was called, as it grows."""
+        """Watch readers that are always ready and take this long. Returns the growing list of calls."""
         order: list[int] = []
 
         def again(number: int, cost_ns: int, theirs: socket.socket) -> None:
@@ -235,17 +235,17 @@ class Clock:
 
 @pytest.mark.parametrize("cost_ns", [poller_module.TURN_NS * 3 // 4, poller_module.TURN_NS * 2])
 @aio
-async def test_those_who_are_always_ready_all_have_their_turns(
+async def test_sockets_that_are_always_ready_are_all_served(
     pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch, cost_ns: int
 ) -> None:
-    """The kernel names them in the same order each time, and a turn is over before the last."""
+    """The kernel reports them in the same order each time, and a turn ends before the last one."""
     order = Clock(monkeypatch).busy(Poller(), [cost_ns] * 3, pairs)
     await until(lambda: len(order) >= 30, "ten turns each")
     assert min(order[:30].count(number) for number in range(3)) >= 7
 
 
 @aio
-async def test_those_who_take_long_come_last_and_one_in_a_turn(
+async def test_slow_sockets_are_served_last_and_one_per_turn(
     pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long_ns = poller_module.TURN_NS * 10
@@ -255,7 +255,7 @@ async def test_those_who_take_long_come_last_and_one_in_a_turn(
 
 
 @aio
-async def test_who_took_long_once_is_one_of_the_others_after_a_short_turn(
+async def test_a_slow_socket_is_served_normally_again_after_a_short_turn(
     pairs: list[tuple[Reader, socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready, clock = Poller(), Clock(monkeypatch)
@@ -274,7 +274,7 @@ class Odd(BaseException):
 
 
 @aio
-async def test_what_is_no_exception_costs_the_others_nothing_either(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_base_exception_of_a_callback_does_not_affect_the_others(caplog: pytest.LogCaptureFixture) -> None:
     async with door() as d:
         clients = [await RawSocket.to(d, "/rt/tickets") for _ in range(2)]
         for client in clients:

@@ -1,4 +1,4 @@
-"""The websocket on a plain socket: how often it writes, and what it keeps alive. The rest is the contract suite's."""
+"""The websocket on a plain socket: number of writes, and freed memory. The contract suite tests the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEBSOCKET = "/socket.io/?EIO=4&transport=websocket"
 
 
 async def on_packets(d: Door) -> tuple[socket.socket, WebSocketTransport]:
-    """Put a client on a socket that keeps the borders of writes: what one `send` wrote is what one `recv` reads."""
+    """Put a client on a socket that keeps the boundaries of writes: one `recv` reads what one `send` wrote."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     theirs.setblocking(False)
@@ -33,7 +33,7 @@ async def on_packets(d: Door) -> tuple[socket.socket, WebSocketTransport]:
 
 
 @aio
-async def test_what_is_sent_in_one_turn_is_one_write() -> None:
+async def test_messages_of_one_turn_are_one_write() -> None:
     async with door() as d:
         theirs, _ = await on_packets(d)
         d.emit(*range(50))
@@ -50,7 +50,7 @@ async def test_what_is_sent_in_one_turn_is_one_write() -> None:
 
 
 @aio
-async def test_answers_to_all_frames_of_one_read_are_one_write() -> None:
+async def test_answers_to_the_frames_of_one_read_are_one_write() -> None:
     async with door() as d:
         theirs, _ = await on_packets(d)
         theirs.send(b"".join(frame(1, b'{"event":"n","data":%d,"id":%d}' % (n, n)) for n in range(20)))
@@ -62,7 +62,7 @@ async def test_answers_to_all_frames_of_one_read_are_one_write() -> None:
 
 
 @aio
-async def test_a_message_that_is_written_in_parts_arrives_whole() -> None:
+async def test_a_message_written_in_parts_arrives_complete() -> None:
     async with door(send_buffer=4_096) as d:
         peer = await RawSocket.to(d, "/rt/tickets", limit=1_024)
         peer.say('{"event":"connect","data":{}}')
@@ -79,7 +79,7 @@ async def test_a_message_that_is_written_in_parts_arrives_whole() -> None:
 
 
 @aio
-async def test_writing_to_a_peer_that_reset_the_connection_is_quiet_and_ends_it_once() -> None:
+async def test_writing_to_a_reset_connection_ends_it_once_without_an_error() -> None:
     async with door() as d:
         peer = await RawSocket.to(d, "/rt/tickets")
         peer.say('{"event":"connect","data":{}}')
@@ -91,14 +91,14 @@ async def test_writing_to_a_peer_that_reset_the_connection_is_quiet_and_ends_it_
             d.emit_to(client, number)
             await asyncio.sleep(0.001)
         await until(lambda: d.recorder.ends, "the end")
-        # whoever touches the socket first is told of the reset; to the other it looks like an orderly end
+        # the first call on the socket gets the reset; to the next one it looks like an orderly end
         assert len(d.recorder.ends) == 1
         assert d.recorder.ends[0] in (CloseReason.TRANSPORT_ERROR, CloseReason.TRANSPORT_CLOSE)
 
 
 @aio
-async def test_nothing_of_the_http_request_outlives_the_handshake() -> None:
-    """The memory of an idle connection is its transport, its client and its session; not even a Task is left."""
+async def test_objects_of_the_http_request_are_freed_after_the_handshake() -> None:
+    """An idle connection consists of its transport, its client and its session, without a Task."""
 
     def alive() -> Counter[str]:
         kinds = (type(thing) for thing in gc.get_objects())
@@ -110,10 +110,10 @@ async def test_nothing_of_the_http_request_outlives_the_handshake() -> None:
 
     async with door() as d:
         for target in (WEBSOCKET, "/rt/tickets"):
-            await RawSocket.to(d, target)  # what is made once is made
+            await RawSocket.to(d, target)  # creates everything that is created once
         await until(lambda: len(d.registry.clients) == 2, "they are in")
         gc.collect()
-        gc.disable()  # what follows must be freed without its help
+        gc.disable()  # objects must be freed without the collector
         try:
             before, tasks = alive(), len(asyncio.all_tasks())
             for target in (WEBSOCKET, "/rt/tickets", "/rt/chat") * 5:
@@ -127,7 +127,7 @@ async def test_nothing_of_the_http_request_outlives_the_handshake() -> None:
 
 
 @aio
-async def test_nothing_of_a_client_outlives_its_end() -> None:
+async def test_all_objects_of_a_client_are_freed_at_its_end() -> None:
     def alive() -> int:
         return sum(isinstance(thing, (Client, WebSocketTransport)) for thing in gc.get_objects())
 

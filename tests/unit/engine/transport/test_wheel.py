@@ -57,7 +57,7 @@ def test_setting_a_key_again_replaces_its_timer() -> None:
     assert ran == ["second"]
 
 
-def test_a_cancelled_timer_does_not_run_and_cancelling_twice_is_nothing() -> None:
+def test_a_cancelled_timer_does_not_run_and_cancelling_is_idempotent() -> None:
     clock, ran = Clock(), list[str]()
     wheel = wheel_at(clock)
     wheel.later("a", 100, ran.append, "a")
@@ -70,7 +70,7 @@ def test_a_cancelled_timer_does_not_run_and_cancelling_twice_is_nothing() -> Non
     assert ran == []
 
 
-def test_a_timer_may_cancel_another_of_the_same_moment() -> None:
+def test_a_timer_may_cancel_another_of_the_same_step() -> None:
     clock, ran = Clock(), list[str]()
     wheel = wheel_at(clock)
     wheel.later("a", 100, wheel.cancel, "b")
@@ -83,7 +83,7 @@ def test_a_timer_may_cancel_another_of_the_same_moment() -> None:
 
 
 def test_a_timer_set_by_a_timer_waits_for_a_later_turn() -> None:
-    """Or one that sets itself with delay 0 would hold the loop for ever."""
+    """Otherwise a timer that sets itself with delay 0 would block the loop for ever."""
     clock, ran = Clock(), list[int]()
     wheel = wheel_at(clock)
 

@@ -1,4 +1,4 @@
-"""Bytes in values: out into attachments, and back into place."""
+"""Bytes in values: replaced by attachments, and put back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ values = st.recursive(
 
 @settings(max_examples=150)
 @given(values)
-def test_bytes_come_back_where_they_were(value: Any) -> None:
+def test_bytes_are_put_back_in_their_places(value: Any) -> None:
     attachments: list[bytes] = []
     text = json.dumps(take_out(value, attachments))
     check_placeholders(json.loads(text), len(attachments))
@@ -37,7 +37,7 @@ def test_attachments_are_numbered_depth_first() -> None:
     assert bare["c"] == [{"_placeholder": True, "num": 2}]
 
 
-def test_a_value_too_deep_to_send_is_refused() -> None:
+def test_a_value_that_is_nested_too_deep_is_refused() -> None:
     value: list[Any] = [b"x"]
     value.append(value)
     with pytest.raises(BadJson):
@@ -50,7 +50,7 @@ def test_without_attachments_a_placeholder_is_plain_data() -> None:
     assert with_attachments(Raw(text.encode())) == {"_placeholder": True, "num": 0}
 
 
-def test_no_payload_is_none() -> None:
+def test_an_absent_payload_is_none() -> None:
     assert with_attachments(Raw(b"")) is None
     assert with_attachments(Raw(b""), (b"a",)) is None
 
@@ -59,7 +59,7 @@ BAD_NUMBERS = ['"splice"', "-1", "2", "0.5", "1e0", "true", "null", "[0]", '"0"'
 
 
 @pytest.mark.parametrize("num", BAD_NUMBERS)
-def test_a_placeholder_names_an_attachment_that_came(num: str) -> None:
+def test_a_placeholder_must_refer_to_an_attachment(num: str) -> None:
     """CVE-2022-2421."""
     text = '[{"a":{"_placeholder":true,"num":NUM}}]'.replace("NUM", num)
     with pytest.raises(BadJson):
@@ -68,20 +68,20 @@ def test_a_placeholder_names_an_attachment_that_came(num: str) -> None:
         check_placeholders(json.loads(text), 2)
 
 
-def test_only_true_makes_a_placeholder() -> None:
+def test_a_placeholder_needs_the_value_true() -> None:
     text = '[{"_placeholder":1,"num":9},{"_placeholder":"true","num":"x"},{"num":7}]'
     check_placeholders(json.loads(text), 1)
     assert with_attachments(Raw(text.encode()), (b"a",)) == json.loads(text)
 
 
-def test_one_attachment_may_stand_in_two_places_or_none() -> None:
+def test_an_attachment_may_be_used_several_times_or_never() -> None:
     text = b'[{"_placeholder":true,"num":1},{"_placeholder":true,"num":1}]'
     assert with_attachments(Raw(text), (b"a", b"b")) == [b"b", b"b"]
 
 
 @pytest.mark.parametrize("depth", [500, 950, 1500, 6000])
-def test_without_a_limit_of_depth_it_is_as_deep_as_the_reader_goes(depth: int) -> None:
-    """Python 3.13's msgspec reads deeper than Python may call itself."""
+def test_without_a_depth_limit_any_depth_the_decoder_reads_works(depth: int) -> None:
+    """Python 3.13's msgspec reads deeper than Python's recursion limit."""
     value: Any = {"_placeholder": True, "num": 0}
     for _ in range(depth):
         value = [value]
@@ -99,5 +99,5 @@ def test_without_a_limit_of_depth_it_is_as_deep_as_the_reader_goes(depth: int) -
         assert found == b"a"
 
 
-def test_an_attachment_may_be_all_there_is() -> None:
+def test_a_payload_may_be_an_attachment_alone() -> None:
     assert with_attachments(Raw(b'{"_placeholder":true,"num":0}'), (b"a",)) == b"a"

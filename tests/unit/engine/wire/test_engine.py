@@ -1,4 +1,4 @@
-"""One client's Engine.IO side: the wire reference 2.1 (heartbeat, close) and 2.2 (upgrade), without a socket."""
+"""EngineSession, without a socket: the wire reference 2.1 (heartbeat, close) and 2.2 (upgrade)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def opened(*, on_websocket: bool = False) -> EngineSession:
     return session
 
 
-def test_an_engine_session_is_a_session() -> None:
+def test_an_engine_session_implements_the_session_protocol() -> None:
     session: WireSession = opened()
     assert session.waiting
     session.accept("/")
@@ -43,7 +43,7 @@ def test_an_engine_session_is_a_session() -> None:
 
 
 @pytest.mark.parametrize(("on_websocket", "upgrades"), [(False, ["websocket"]), (True, [])])
-def test_the_first_packet_says_how_to_go_on(on_websocket: bool, upgrades: list[str]) -> None:
+def test_the_first_packet_has_the_parameters_of_the_session(on_websocket: bool, upgrades: list[str]) -> None:
     session = EngineSession("n1.abc", SocketIOSession(SocketIOCodec()), SETTINGS, on_websocket)
     (hello,) = session.opened(0)
     assert hello.text[0] == "0"
@@ -56,7 +56,7 @@ def test_the_first_packet_says_how_to_go_on(on_websocket: bool, upgrades: list[s
     }
 
 
-def test_fixed_packets_are_as_the_protocol_has_them() -> None:
+def test_fixed_packets_are_as_in_the_protocol() -> None:
     assert [packet.text for packet in (PING, NOOP, CLOSE, PROBE_PONG)] == ["2", "6", "1", "3probe"]
     assert PING.frame == b"\x81\x012"
 
@@ -73,7 +73,7 @@ def test_messages_are_passed_to_socket_io() -> None:
     assert isinstance(session.receive(b"raw", 0)[0], Call)
 
 
-def test_a_text_message_may_hold_an_attachment_in_base64() -> None:
+def test_a_text_message_may_be_an_attachment_in_base64() -> None:
     session = opened()
     session.receive("40", 0)
     session.accept("/")
@@ -84,12 +84,12 @@ def test_a_text_message_may_hold_an_attachment_in_base64() -> None:
 
 
 @pytest.mark.parametrize("packet", ["0", "5", "6", "0{}", "6abc"])
-def test_packets_that_mean_nothing_after_the_open_are_ignored(packet: str) -> None:
+def test_packets_without_a_meaning_after_the_open_are_ignored(packet: str) -> None:
     assert opened().receive(packet, 0) == ()
 
 
 @pytest.mark.parametrize("packet", ["", "7", "abc", "²", "b=", "b", "[", "4", "4²", "47"])
-def test_what_is_no_packet_closes_the_connection(packet: str) -> None:
+def test_an_invalid_packet_closes_the_connection(packet: str) -> None:
     with pytest.raises(WireError):
         opened().receive(packet, 0)
 
@@ -101,7 +101,7 @@ def test_a_ping_by_the_client_closes_the_connection(packet: str) -> None:
         opened().receive(packet, 0)
 
 
-def test_a_goodbye_is_told_apart_from_a_violation_and_ends_the_session() -> None:
+def test_a_close_packet_ends_the_session_and_is_not_a_violation() -> None:
     session = opened()
     with pytest.raises(Goodbye):
         session.receive("1", 0)
@@ -114,7 +114,7 @@ def test_a_goodbye_is_told_apart_from_a_violation_and_ends_the_session() -> None
 # ── heartbeat ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_server_pings_after_the_interval_and_once() -> None:
+def test_the_server_pings_once_after_the_interval() -> None:
     session = opened()
     due = OPENED_MS + 25_000
     assert session.deadline_ms() == due
@@ -125,13 +125,13 @@ def test_the_server_pings_after_the_interval_and_once() -> None:
 
 def test_a_peer_that_does_not_answer_is_dead_at_interval_plus_timeout_exactly() -> None:
     session = opened()
-    session.heartbeat(OPENED_MS + 25_000 + 40)  # the wheel is up to a step late
+    session.heartbeat(OPENED_MS + 25_000 + 40)  # the wheel may be a step late
     assert session.deadline_ms() == OPENED_MS + 55_000
     assert not session.dead(OPENED_MS + 54_999)
     assert session.dead(OPENED_MS + 55_000)
 
 
-def test_a_stall_of_ours_does_not_kill_the_peer() -> None:
+def test_a_stall_of_the_server_does_not_time_out_the_peer() -> None:
     session = opened()
     late = OPENED_MS + 25_000 + LATE_MS + 60_000
     assert not session.dead(late)
@@ -141,7 +141,7 @@ def test_a_stall_of_ours_does_not_kill_the_peer() -> None:
 
 
 def test_the_next_ping_is_due_an_interval_after_the_last_one_was_due() -> None:
-    """Neither a timer that ran late nor a slow pong moves the later pings."""
+    """Neither a late timer nor a slow pong delays later pings."""
     session = opened()
     due = OPENED_MS + 25_000
     session.heartbeat(due + 40)
@@ -150,7 +150,7 @@ def test_the_next_ping_is_due_an_interval_after_the_last_one_was_due() -> None:
     assert not session.dead(10**9)
 
 
-def test_any_byte_keeps_a_peer_alive_whose_pong_is_late() -> None:
+def test_any_byte_keeps_a_peer_with_a_late_pong_alive() -> None:
     """A pong behind a large upload."""
     session = opened()
     session.heartbeat(26_000)
@@ -160,15 +160,15 @@ def test_any_byte_keeps_a_peer_alive_whose_pong_is_late() -> None:
     assert session.dead(80_000)
 
 
-def test_other_traffic_does_not_put_a_ping_off() -> None:
+def test_other_traffic_does_not_delay_a_ping() -> None:
     """A stock client closes when no ping came for interval plus timeout."""
     session = opened()
     session.heard(20_000)
     assert session.heartbeat(26_000) is PING
 
 
-def test_a_flood_of_pongs_changes_nothing() -> None:
-    """CVE-2026-48802: each scheduled another ping."""
+def test_a_flood_of_pongs_has_no_effect() -> None:
+    """CVE-2026-48802: each pong scheduled another ping."""
     session = opened()
     for now_ms in range(2_000, 3_000):
         assert session.receive("3", now_ms) == ()
@@ -203,7 +203,7 @@ def test_a_probing_websocket_is_answered_by_the_table(
     assert session.phase is then
 
 
-def test_a_probe_that_fails_or_dies_leaves_the_session_as_it_was() -> None:
+def test_a_failed_probe_leaves_the_session_unchanged() -> None:
     session = opened()
     session.probe("2probe")
     session.probe_lost()
@@ -215,10 +215,10 @@ def test_a_probe_that_fails_or_dies_leaves_the_session_as_it_was() -> None:
     assert session.probe("2probe") is ProbeStep.PONG
     assert session.probe("5") is ProbeStep.UPGRADE
     session.probe_lost()
-    assert session.probe("5") is ProbeStep.REFUSE, "the upgrade stays"
+    assert session.probe("5") is ProbeStep.REFUSE, "the upgrade remains"
 
 
-def test_messages_and_heartbeats_go_on_while_probing() -> None:
+def test_messages_and_heartbeats_go_on_during_a_probe() -> None:
     session = opened()
     session.probe("2probe")
     assert isinstance(session.receive("40", 0)[0], Connect)
@@ -226,7 +226,7 @@ def test_messages_and_heartbeats_go_on_while_probing() -> None:
     assert session.receive("3", OPENED_MS + 26_000) == ()
 
 
-def test_a_client_that_began_on_a_websocket_has_nothing_to_upgrade_to() -> None:
+def test_a_client_that_began_on_a_websocket_cannot_upgrade() -> None:
     assert opened(on_websocket=True).probe("2probe") is ProbeStep.REFUSE
 
 
@@ -239,7 +239,7 @@ said = st.one_of(
 
 @settings(max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from(["receive", "probe", "beat"]), said, st.integers(0, 90_000)), max_size=12))
-def test_nothing_a_client_says_raises_but_wire_error_and_goodbye(steps: list[tuple[str, str | bytes, int]]) -> None:
+def test_any_input_raises_only_wire_error_or_goodbye(steps: list[tuple[str, str | bytes, int]]) -> None:
     session, now_ms = opened(), OPENED_MS
     for step, message, later_ms in steps:
         now_ms += later_ms

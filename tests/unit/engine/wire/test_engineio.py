@@ -1,4 +1,4 @@
-"""Engine.IO 4 without a session: the wire reference 2.1, as far as no connection is needed for it."""
+"""The parts of Engine.IO 4 that need no session: the wire reference 2.1."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_any_payload_is_read_or_raises_wire_error(body: str) -> None:
     assert len(found) <= body.count("\x1e") + 1
 
 
-def test_binary_goes_as_base64() -> None:
+def test_binary_data_is_written_as_base64() -> None:
     assert encode_payload([encoded("451-x", attachments=(b"\1\2\3\4",)), encoded("2")]) == "451-x\x1ebAQIDBA==\x1e2"
     assert [*decode_payload("451-x\x1ebAQIDBA==\x1eb", 100)] == ["451-x", b"\1\2\3\4", b""]
 
@@ -64,22 +64,22 @@ def test_binary_goes_as_base64() -> None:
 @pytest.mark.parametrize(
     "written_by",
     [
-        pytest.param(lambda data: b64encode(data).decode(), id="as it is usual"),
+        pytest.param(lambda data: b64encode(data).decode(), id="the usual form"),
         pytest.param(lambda data: encodebytes(data).decode(), id="Java's: a newline after 76 characters"),
         pytest.param(lambda data: encodebytes(data).decode().replace("\n", "\r\n"), id="MIME: CR LF"),
         pytest.param(lambda data: b64encode(data).decode().rstrip("="), id="without padding"),
-        pytest.param(lambda data: urlsafe_b64encode(data).decode(), id="the letters of URLs"),
-        pytest.param(lambda data: urlsafe_b64encode(data).decode().rstrip("="), id="JWT's: URL letters, no padding"),
+        pytest.param(lambda data: urlsafe_b64encode(data).decode(), id="the URL-safe alphabet"),
+        pytest.param(lambda data: urlsafe_b64encode(data).decode().rstrip("="), id="JWT's: URL-safe, no padding"),
         pytest.param(lambda data: " ".join(b64encode(data).decode()) + "\t", id="blanks"),
     ],
 )
-def test_base64_of_every_maker_is_understood(written_by: Callable[[bytes], str], size: int) -> None:
-    """engine.io-client-java writes newlines, and Node's server takes all of these. A strict reader ends the session."""
+def test_base64_of_all_client_libraries_is_decoded(written_by: Callable[[bytes], str], size: int) -> None:
+    """engine.io-client-java writes newlines, and Node's server accepts all of these. A strict decoder ends sessions."""
     data = bytes(range(256))[-size:] if size else b""
     assert decode_binary("b" + written_by(data)) == data
 
 
-def test_a_control_frame_has_no_place_in_a_payload() -> None:
+def test_a_control_frame_is_left_out_of_a_payload() -> None:
     assert encode_payload([Encoded("", ping_frame()), encoded("6")]) == "6"
 
 
@@ -99,7 +99,7 @@ def test_a_control_frame_has_no_place_in_a_payload() -> None:
         ("²a", []),
     ],
 )
-def test_a_bad_packet_ends_the_payload_and_those_before_it_count(body: str, before: list[str]) -> None:
+def test_a_bad_packet_ends_the_payload_after_the_packets_before_it(body: str, before: list[str]) -> None:
     """Wire reference 2.1: an empty body and a trailing separator are parse errors, too."""
     found = []
     with pytest.raises(WireError) as wrong:
@@ -115,7 +115,7 @@ def test_a_payload_over_the_limit_is_refused() -> None:
         list(decode_payload("4" * 11, 10))
 
 
-def test_the_number_of_packets_has_no_limit_of_its_own_and_costs_linear_time() -> None:
+def test_the_number_of_packets_is_unlimited_and_takes_linear_time() -> None:
     """CVE-2020-36048; python-engineio's limit of 16 breaks stock clients."""
     start = time.process_time()
     assert sum(1 for _ in decode_payload("\x1e".join(["4"] * 500_000), 10**6)) == 500_000
@@ -200,7 +200,7 @@ def test_a_request_is_refused_with_nodes_code(query: str, method: str, upgrade: 
     assert check(query, method, upgrade=upgrade) == code
 
 
-def test_a_request_that_may_go_on_says_its_transport_and_session() -> None:
+def test_an_accepted_request_has_its_transport_and_session() -> None:
     assert check(P) == EngineParameters("polling", "", "4")
     assert check(f"{P}&sid=") == EngineParameters("polling", "", "4")
     assert check(W, upgrade=True) == EngineParameters("websocket", "", "4")
@@ -209,7 +209,7 @@ def test_a_request_that_may_go_on_says_its_transport_and_session() -> None:
     assert check(f"{W}&sid=n1.polling", upgrade=True) == EngineParameters("websocket", "n1.polling", "4")
 
 
-def test_a_second_websocket_is_let_through_to_be_closed_at_once() -> None:
+def test_a_second_websocket_is_accepted_to_be_closed_at_once() -> None:
     """Wire reference 2.2.3: it is accepted, and the first is unaffected."""
     assert check(f"{W}&sid=n1.websocket", upgrade=True) == EngineParameters("websocket", "n1.websocket", "4")
 
@@ -220,12 +220,12 @@ def test_a_transport_that_is_switched_off_is_unknown() -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://a\x00b", "http://\u20ac", "a\nb", "\x7f"])
-def test_an_origin_no_header_may_have_is_a_bad_request(origin: str) -> None:
+def test_an_invalid_origin_is_a_bad_request(origin: str) -> None:
     assert check(P, origin=origin) == 3
     assert check("transport=tobi", origin=origin) == 0
 
 
-def test_refusals_are_json_and_400_but_for_forbidden() -> None:
+def test_refusals_are_json_with_400_or_403() -> None:
     assert standard.loads(engineio.UNKNOWN_SID.body) == {"code": 1, "message": "Session ID unknown"}
     assert engineio.BAD_VERSION.body == '{"code":5,"message":"Unsupported protocol version"}'
     assert (engineio.BAD_REQUEST.status, engineio.FORBIDDEN.status) == (400, 403)
@@ -252,7 +252,7 @@ def test_any_query_gets_an_answer(query: dict[str, list[bytes | str]], method: s
 # ── JSONP ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_jsonp_answer_is_a_call_with_digits_and_a_string_only() -> None:
+def test_a_jsonp_answer_is_a_call_with_only_digits_and_a_string() -> None:
     assert engineio.jsonp_index({"j": [b"1);alert(2"]}) == "12"
     assert engineio.jsonp_index({}) is None
     assert engineio.jsonp_answer("7", '4"\u2028\u2029é\x1e') == '___eio[7]("4\\"\\u2028\\u2029é\\u001e");'
@@ -267,7 +267,7 @@ def test_a_jsonp_form_is_unescaped() -> None:
 
 @settings(max_examples=300)
 @given(st.text(st.sampled_from("a=+%&\\n3D \r\n\x1eé😀") | st.characters(codec="utf-8")))
-def test_a_form_is_what_a_browser_meant(text: str) -> None:
+def test_a_form_is_decoded_as_browsers_encode_it(text: str) -> None:
     read = text.replace("\\\\n", "\udfff").replace("\\n", "\n").replace("\udfff", "\\n")
     assert engineio.jsonp_payload(f"d={quote_plus(text)}") == read
     assert engineio.jsonp_payload("d=" + quote(text, safe="=+ \r\n").replace("+", "%2B")) == read

@@ -1,4 +1,4 @@
-"""RFC 6455: what the reader accepts, refuses, and when. `websockets` is the oracle where it is as strict as the RFC."""
+"""RFC 6455: which frames are accepted or refused, and when. `websockets` is the oracle where it follows the RFC."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MASK = b"\x12\x34\x56\x78"
 
 
 def frame(first: int, payload: bytes = b"", mask: bytes = MASK, wide: int = 0) -> bytes:
-    """Return a client's frame, written the slow way. `wide` forces a longer form of the length."""
+    """Build a client's frame, without optimisations. `wide` forces a longer form of the length."""
     size = len(payload)
     masked = 0x80 if mask else 0
     if wide == 8 or size > 0xFFFF:
@@ -46,7 +46,7 @@ class Bouncer:
     skips_binary = False
 
 
-def test_a_judge_is_asked_again_when_a_message_is_longer_than_it_said() -> None:
+def test_the_limit_source_is_read_again_when_a_message_is_over_its_limit() -> None:
     reader, bouncer = FrameReader(300), Bouncer()
     reader.limit_by(bouncer)
     assert reader.feed(whole(TEXT, b"a" * 20)) == [(TEXT, "a" * 20)]
@@ -57,7 +57,7 @@ def test_a_judge_is_asked_again_when_a_message_is_longer_than_it_said() -> None:
     assert wrong.value.limit_name == "max_payload_bytes"
 
 
-def test_a_message_longer_than_the_judge_says_is_refused_by_its_head() -> None:
+def test_a_message_over_the_limit_sources_limit_is_refused_by_its_header() -> None:
     for data in (whole(BINARY, b"a" * 200)[:8], frame(1, b"a" * 15) + frame(0, b"a" * 126)[:8]):
         reader = FrameReader(300)
         reader.limit_by(Bouncer())
@@ -73,7 +73,7 @@ def refused(data: bytes, *, limit: int = 1000, max_fragments: int = 16) -> WireE
 
 
 class Sent(NamedTuple):
-    """What a client sends, and what a server must read: the frames of one message, and control frames among them."""
+    """The bytes a client sends and the messages a server must read: a fragmented message with control frames."""
 
     data: bytes
     messages: list[frames.Message]
@@ -123,7 +123,7 @@ def test_byte_by_byte_gives_the_same_messages(sent: Sent) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=4), st.booleans())
-def test_arbitrary_bytes_raise_nothing_but_wire_error(parts: list[bytes], require_mask: bool) -> None:
+def test_arbitrary_bytes_raise_only_wire_error(parts: list[bytes], require_mask: bool) -> None:
     reader = FrameReader(200, 4, require_mask)
     for part in parts:
         try:
@@ -143,7 +143,7 @@ shapes = st.tuples(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(shapes, min_size=1, max_size=5))
-def test_we_agree_with_websockets_on_what_is_accepted_and_why_not(
+def test_the_reader_agrees_with_websockets_on_messages_and_close_codes(
     shapes: list[tuple[bool, int, int, bytes, bool]],
 ) -> None:
     data = b"".join(
@@ -167,7 +167,7 @@ def closes_within_a_message(shapes: list[tuple[bool, int, int, bytes, bool]]) ->
 
 
 def ours(data: bytes) -> tuple[list[object], int]:
-    """Return the messages read and the code of the failure, 0 for none."""
+    """Return the messages read, and the close code of the error, 0 for none."""
     reader, code = FrameReader(10_000), 0
     messages: list[frames.Message] = []
     try:
@@ -235,7 +235,7 @@ def test_reserved_opcodes_are_refused_by_the_first_byte(opcode: int) -> None:
 
 
 @pytest.mark.parametrize("opcode", [CLOSE, PING, PONG])
-def test_control_frames_are_neither_long_nor_fragmented(opcode: Opcode) -> None:
+def test_long_or_fragmented_control_frames_are_refused(opcode: Opcode) -> None:
     """RFC 6455 5.5: decided by the first two bytes."""
     assert refused(bytes([opcode])).close == 1002
     assert refused(bytes([0x80 | opcode, 0x80 | 126])).close == 1002
@@ -243,7 +243,7 @@ def test_control_frames_are_neither_long_nor_fragmented(opcode: Opcode) -> None:
     assert FrameReader(10).feed(whole(opcode, b"x" * 125)) == [(opcode, b"x" * 125)]
 
 
-def test_fragments_begin_and_end() -> None:
+def test_fragments_out_of_order_are_refused() -> None:
     assert refused(whole(CONTINUATION, b"a")).close == 1002
     assert refused(frame(TEXT, b"a") + whole(TEXT, b"b")).close == 1002
     assert refused(frame(TEXT, b"a") + whole(BINARY, b"b")).close == 1002
@@ -251,7 +251,7 @@ def test_fragments_begin_and_end() -> None:
 
 
 @pytest.mark.parametrize("data", [frame(0x81, b"a", wide=2), frame(0x81, b"a" * 200, wide=8)])
-def test_a_length_is_in_its_shortest_form(data: bytes) -> None:
+def test_a_length_that_is_not_in_its_shortest_form_is_refused(data: bytes) -> None:
     """RFC 6455 5.2."""
     assert refused(data).close == 1002
 
@@ -265,7 +265,7 @@ def test_a_length_of_64_bits_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [101, 126, 70_000, 2**40])
-def test_a_message_too_big_is_refused_by_its_header(size: int) -> None:
+def test_a_message_over_the_limit_is_refused_by_its_header(size: int) -> None:
     """No byte of the payload has come."""
     length = size.to_bytes(2, "big") if size < 2**16 else size.to_bytes(8, "big")
     head = bytes([0x82, 0x80 | size]) if size < 126 else bytes([0x82, 0xFE if size < 2**16 else 0xFF]) + length
@@ -280,7 +280,7 @@ def test_a_message_of_exactly_the_limit_is_read() -> None:
         assert isinstance(refused(whole(TEXT, b"a" * (size + 1)), limit=size), TooBig)
 
 
-def test_fragments_together_are_held_to_the_limit() -> None:
+def test_the_limit_applies_to_all_fragments_together() -> None:
     reader = FrameReader(100)
     assert reader.feed(frame(BINARY, b"a" * 60)) == []
     with pytest.raises(TooBig):
@@ -288,7 +288,7 @@ def test_fragments_together_are_held_to_the_limit() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"a"])
-def test_endless_fragments_are_refused_by_their_number(payload: bytes) -> None:
+def test_the_number_of_fragments_is_limited(payload: bytes) -> None:
     """CVE-2026-48779: 1-byte and 0-byte fragments, FIN never."""
     reader = FrameReader(1000, max_fragments=8)
     assert reader.feed(frame(TEXT, payload) + frame(CONTINUATION, payload) * 7) == []
@@ -329,13 +329,13 @@ def test_text_that_is_not_utf_8_is_refused(bad: bytes, padding: int) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD_UTF_8)
-def test_bad_text_is_refused_before_the_rest_of_it_has_come(bad: bytes) -> None:
+def test_invalid_text_is_refused_before_the_rest_has_arrived(bad: bytes) -> None:
     data = whole(TEXT, b"a" * 150 + bad + b"b" * 100)
     assert refused(data[: 8 + 150 + len(bad)]).close == 1007
     assert refused(frame(TEXT, bad)).close == 1007
 
 
-def test_a_letter_may_be_cut_by_frames_but_not_by_the_end() -> None:
+def test_a_character_may_be_split_between_frames_but_not_at_the_end() -> None:
     euro = "€".encode()
     reader = FrameReader(100)
     assert reader.feed(frame(TEXT, euro[:1]) + frame(CONTINUATION, euro[1:2]) + whole(CONTINUATION, euro[2:])) == [
@@ -345,14 +345,14 @@ def test_a_letter_may_be_cut_by_frames_but_not_by_the_end() -> None:
     assert refused(whole(TEXT, euro[:2])).close == 1007
 
 
-def test_binary_messages_may_hold_anything() -> None:
+def test_binary_messages_may_contain_any_bytes() -> None:
     assert FrameReader(100).feed(whole(BINARY, b"\xff\xfe")) == [(BINARY, b"\xff\xfe")]
 
 
 # ── errors, ends ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_messages_complete_before_an_error_are_not_lost() -> None:
+def test_messages_complete_before_an_error_are_returned() -> None:
     wrong = refused(whole(TEXT, b"a") + whole(PING, b"b") + whole(BINARY, b"c") + b"\xff\xff")
     assert wrong.messages == [(TEXT, "a"), (PING, b"b"), (BINARY, b"c")]
     assert refused(b"\xff\xff").messages == []
@@ -371,7 +371,7 @@ def test_bytes_after_a_close_frame_or_an_error_are_ignored(end: bytes) -> None:
     assert reader.feed(b"\xff") == []
 
 
-def test_a_close_frame_amid_a_message_ends_it() -> None:
+def test_a_close_frame_within_a_message_ends_it() -> None:
     assert FrameReader(100).feed(frame(TEXT, b"a") + whole(CLOSE, b"\x03\xe8")) == [(CLOSE, b"\x03\xe8")]
 
 
@@ -388,7 +388,7 @@ def test_a_close_code_that_may_not_be_sent_is_refused(code: int) -> None:
     assert wrong.value.close == 1002
 
 
-def test_a_close_frame_has_no_code_or_a_whole_one_and_a_readable_reason() -> None:
+def test_a_close_frame_with_half_a_code_or_invalid_text_is_refused() -> None:
     assert frames.parse_close(b"") == 1005
     for payload, close in ((b"\x03", 1002), (b"\x03\xe8\xff", 1007)):
         with pytest.raises(WireError) as wrong:
@@ -401,7 +401,7 @@ def test_a_close_frame_has_no_code_or_a_whole_one_and_a_readable_reason() -> Non
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=20), st.sampled_from([0, 1, 124, 125, 126, 127, 65_535, 65_536]))
-def test_what_we_write_is_one_unmasked_frame_of_the_same_payload(text: str, padding: int) -> None:
+def test_a_written_message_is_one_unmasked_frame(text: str, padding: int) -> None:
     text += "x" * padding
     reader = FrameReader(10**6, require_mask=False)
     assert reader.feed(frames.text_frame(text)) == [(TEXT, text)]
@@ -415,17 +415,17 @@ def test_control_frames_are_written(write: Callable[[bytes], bytes], opcode: Opc
     assert write(b"abc") == bytes([0x80 | opcode, 3]) + b"abc"
 
 
-def test_a_control_frame_of_ours_is_never_too_long() -> None:
+def test_a_long_control_frame_cannot_be_written() -> None:
     with pytest.raises(ValueError, match="125"):
         frames.ping_frame(b"x" * 126)
 
 
-def test_close_frames_carry_code_and_reason_or_nothing() -> None:
+def test_close_frames_have_code_and_reason_or_nothing() -> None:
     assert frames.close_frame() == b"\x88\x00"
     assert frames.close_frame(4401, "AUTH") == b"\x88\x06\x11\x31AUTH"
 
 
-def test_a_long_close_reason_is_cut_between_letters() -> None:
+def test_a_long_close_reason_is_cut_between_characters() -> None:
     data = frames.close_frame(1000, "€" * 100)
     assert data[1] <= 125
     assert frames.parse_close(data[2:]) == 1000

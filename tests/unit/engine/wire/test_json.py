@@ -1,4 +1,4 @@
-"""The one door to JSON: what JSON forbids stays outside, and nothing but BadJson comes out."""
+"""The only module that uses JSON libraries: invalid JSON is refused, and BadJson is the only error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ask = msgspec.json.Decoder(Ask)
 
 @settings(max_examples=200)
 @given(plain)
-def test_what_was_written_is_read_back(value: Any) -> None:
+def test_a_value_is_read_back_as_it_was_written(value: Any) -> None:
     assert json.loads(json.dumps(value)) == value
     assert standard.loads(json.dumps(value)) == value
 
@@ -65,8 +65,8 @@ def test_any_text_is_read_or_raises_bad_json(text: str | bytes) -> None:
 
 @settings(max_examples=200)
 @given(st.text(st.sampled_from('[]{}",:\\u8-1.eE0trufalsn ')))
-def test_what_we_read_is_what_the_standard_reads(text: str) -> None:
-    """Differences that are meant: lone surrogates, and numbers with an exponent, which may be out of range."""
+def test_values_are_read_as_by_the_standard_library(text: str) -> None:
+    """Intended differences: lone surrogates, and numbers with an exponent, which may be out of range."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
@@ -84,30 +84,30 @@ def test_what_we_read_is_what_the_standard_reads(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "NaN", "[Infinity]", "-Infinity", "01", '"\x01"', "[1,]", "{1:2}", "1e400", "[1]x", "'a'"]
 )
-def test_what_json_forbids_is_refused(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     with pytest.raises(BadJson):
         json.loads(text)
 
 
 @pytest.mark.parametrize("value", [float("nan"), [float("inf")], b"bytes", {"a": bytearray()}, object(), {1, 2}])
-def test_what_json_does_not_have_is_not_written(value: Any) -> None:
+def test_values_that_json_does_not_have_are_refused(value: Any) -> None:
     with pytest.raises(BadJson):
         json.dumps(value)
 
 
-def test_a_value_that_holds_itself_is_refused() -> None:
+def test_a_value_that_contains_itself_is_refused() -> None:
     value: list[Any] = []
     value.append(value)
     with pytest.raises(BadJson):
         json.dumps(value)
 
 
-def test_text_is_compact_and_utf_8() -> None:
+def test_written_text_is_compact_and_utf_8() -> None:
     assert json.dumps({"a": ["é/<€😀", 1.5, None]}) == '{"a":["é/<€😀",1.5,null]}'
     assert json.encode_struct(Ask("é")) == '{"ticketId":"é","userIds":[],"person":null}'
 
 
-def test_structs_and_raw_within_plain_values_are_written() -> None:
+def test_structs_and_raw_json_within_values_are_written() -> None:
     value = {"ok": True, "ask": Ask("1", person=Person("é")), "raw": Raw(b'{"n":9007199254740993}')}
     assert json.dumps(value) == (
         '{"ok":true,"ask":{"ticketId":"1","userIds":[],"person":{"name":"é"}},"raw":{"n":9007199254740993}}'
@@ -131,7 +131,7 @@ def test_a_lone_surrogate_becomes_the_replacement_character(text: str, read: str
     assert json.decode(ask, '{"ticketId":' + text + "}").ticketId == read
 
 
-def test_a_lone_surrogate_of_ours_is_not_written() -> None:
+def test_a_lone_surrogate_in_a_written_value_is_replaced() -> None:
     assert json.dumps(["\ud800é"]) == '["�é"]'
     assert json.encode_struct(Person("\ud800")) == '{"name":"�"}'
 
@@ -144,15 +144,15 @@ def test_64_levels_are_read_and_65_are_not() -> None:
         json.decode(ask, '{"ticketId":"1","x":' + '{"a":' * 64 + "1" + "}" * 65)
 
 
-def test_brackets_in_strings_are_not_depth() -> None:
+def test_brackets_in_strings_do_not_count_as_depth() -> None:
     for inner in ("[" * 100, '\\"' + "[" * 100, "\\\\" + "{" * 100, '[\\\\\\"[' * 50):
         assert json.loads(f'{{"{inner}":"{inner}"}}')
     assert len(json.loads("[" + "[]," * 999 + "[]]")) == 1000
 
 
 @pytest.mark.parametrize("depth", [100, 900, 6_000, 100_000])
-def test_deep_json_is_refused_by_every_reader_that_looks_inside(depth: int) -> None:
-    """The open hole of socket.io 4.8.4 (6,000 levels kill the process), and 100,000 levels."""
+def test_deep_json_is_refused_by_every_function_that_decodes(depth: int) -> None:
+    """The known vulnerability of socket.io 4.8.4 (6,000 levels kill the process), and 100,000 levels."""
     text = "[" * depth + "]" * depth
     with pytest.raises(BadJson):
         json.loads(text)
@@ -160,7 +160,7 @@ def test_deep_json_is_refused_by_every_reader_that_looks_inside(depth: int) -> N
         json.decode(ask, f'{{"ticketId":"1","x":{text}}}')
 
 
-def test_a_megabyte_of_brackets_is_judged_in_linear_time() -> None:
+def test_a_megabyte_of_brackets_is_checked_in_linear_time() -> None:
     start = time.process_time()
     for text in ("[]," * 333_333, "[" * 1_000_000, '["' * 500_000, '\\"' * 500_000):
         with pytest.raises(BadJson):
@@ -180,7 +180,7 @@ def test_a_megabyte_of_brackets_is_judged_in_linear_time() -> None:
         ("{", "", "truncated"),
     ],
 )
-def test_the_field_at_fault_is_named(text: str, field: str, why: str) -> None:
+def test_the_error_names_the_invalid_field(text: str, field: str, why: str) -> None:
     with pytest.raises(BadJson) as bad:
         json.decode(ask, text)
     assert bad.value.field == field
@@ -188,12 +188,12 @@ def test_the_field_at_fault_is_named(text: str, field: str, why: str) -> None:
     assert "$" not in bad.value.why
 
 
-def test_numbers_beyond_2_to_the_53_pass_as_they_were_written() -> None:
+def test_numbers_beyond_2_to_the_53_are_unchanged() -> None:
     for number in ("9007199254740993", "1" * 400, "1.00", "1e400", "-0"):
         assert bytes(json.split_event(f'["x",{number}]')[1]).decode() == number
 
 
-def test_shapes_are_checked_to_the_last_letter() -> None:
+def test_objects_and_arrays_are_checked_to_the_end() -> None:
     for text in ("{}", '{"a":[1,"\\ud800"]}', ' {"a" : 1e400} '):
         json.check_object(text)
     for text in ("[]", '[1,{"a":"\\ud800"}]', " [ 1 , 2 ] "):
@@ -205,7 +205,7 @@ def test_shapes_are_checked_to_the_last_letter() -> None:
             json.check_array(text)
 
 
-def test_an_event_with_half_a_million_arguments_costs_no_memory_for_them() -> None:
+def test_half_a_million_arguments_of_an_event_take_no_memory() -> None:
     text = '["a",{"b":1}' + ",1" * 500_000 + "]"
     tracemalloc.start()
     try:
@@ -233,7 +233,7 @@ def test_an_event_is_split_into_its_name_and_first_argument() -> None:
 @pytest.mark.parametrize(
     "text", ["[]", "{}", "[null]", "[true,1]", "[[]]", '[{"toString":"foo"}]', '["a"', '["a",]', "1", ""]
 )
-def test_what_is_no_event_is_refused(text: str) -> None:
+def test_an_invalid_event_is_refused(text: str) -> None:
     """CVE-2023-32695: an event's name that is not a string."""
     with pytest.raises(BadJson):
         json.split_event(text)
@@ -264,7 +264,7 @@ def test_depth_is_counted_exactly(value: Any, spaced: bool) -> None:
 
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from(["\\\\", "\\n", "\\ud800", "\\uDBFF", "\\udc00", "\\uDFFF", "u", "ud800", "\\u0041"])))
-def test_surrogates_are_mended_as_by_who_reads_letter_by_letter(escapes: list[str]) -> None:
+def test_surrogates_are_replaced_as_by_a_simple_decoder(escapes: list[str]) -> None:
     text = f'"{"".join(escapes)}"'
     read = standard.loads(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert json.loads(text) == read

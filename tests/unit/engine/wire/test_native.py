@@ -38,7 +38,7 @@ def refuse(message: str | bytes, session: NativeSession | None = None) -> int:
     return wrong.value.close
 
 
-def test_a_native_session_is_a_session_and_its_codec_a_codec() -> None:
+def test_the_native_classes_implement_the_protocols() -> None:
     session: WireSession = new()
     codec: Codec = session.codec
     assert codec is CODEC
@@ -47,7 +47,7 @@ def test_a_native_session_is_a_session_and_its_codec_a_codec() -> None:
 # ── what comes in ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_first_frame_is_connect() -> None:
+def test_connect_joins_the_namespace() -> None:
     session = new()
     (ask,) = session.receive('{"event":"connect","data":{"token":"t","pid":"p","offset":"1-0"}}', 0)
     assert ask == Connect("/tickets", Raw(b'{"token":"t","pid":"p","offset":"1-0"}'))
@@ -55,11 +55,11 @@ def test_the_first_frame_is_connect() -> None:
 
 
 @pytest.mark.parametrize("message", ['{"event":"a"}', '{"ack":1}', '{"event":"a","id":1,"data":{}}'])
-def test_nothing_comes_before_connect(message: str) -> None:
+def test_a_frame_before_connect_is_refused(message: str) -> None:
     assert refuse(message, new()) == 1002
 
 
-def test_connect_comes_once() -> None:
+def test_a_second_connect_is_refused() -> None:
     session = new()
     session.receive('{"event":"connect"}', 0)
     refuse('{"event":"connect"}', session)
@@ -67,11 +67,11 @@ def test_connect_comes_once() -> None:
 
 
 @pytest.mark.parametrize("data", ["[]", '"t"', "1", "null"])
-def test_the_data_of_connect_is_an_object(data: str) -> None:
+def test_connect_data_that_is_not_an_object_is_refused(data: str) -> None:
     refuse('{"event":"connect","data":' + data + "}", new())
 
 
-def test_calls_may_follow_connect_at_once() -> None:
+def test_calls_may_follow_connect_before_its_answer() -> None:
     session = new()
     session.receive('{"event":"connect"}', 0)
     assert session.waiting
@@ -127,7 +127,7 @@ def test_an_ack_is_read() -> None:
         '{"event":"a","data":' + "[" * 6_000 + "]" * 6_000 + "}",
     ],
 )
-def test_what_is_not_the_protocol_closes_the_connection(message: str) -> None:
+def test_an_invalid_frame_closes_the_connection(message: str) -> None:
     assert refuse(message) == 1002
 
 
@@ -141,7 +141,7 @@ def test_binary_frames_are_refused() -> None:
     assert refuse(b"\x00", new()) == 1003
 
 
-def test_a_client_that_was_refused_is_not_heard_any_more() -> None:
+def test_frames_of_a_refused_client_are_ignored() -> None:
     session = new()
     session.receive('{"event":"connect"}', 0)
     session.drop("/tickets")
@@ -151,7 +151,7 @@ def test_a_client_that_was_refused_is_not_heard_any_more() -> None:
 
 @settings(max_examples=200)
 @given(st.text(st.sampled_from('{}[]",:eventdaick019\\u ')) | st.text() | st.binary())
-def test_any_message_says_something_or_raises_wire_error(message: str | bytes) -> None:
+def test_any_message_is_decoded_or_raises_wire_error(message: str | bytes) -> None:
     for session in (new(), joined()):
         try:
             session.receive(message, 0)
@@ -162,7 +162,7 @@ def test_any_message_says_something_or_raises_wire_error(message: str | bytes) -
 # ── heartbeat ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_heartbeat_is_a_ping_frame_that_polling_never_sees() -> None:
+def test_the_heartbeat_is_a_ping_frame() -> None:
     session = new()
     assert session.heartbeat(25_999) is None
     ping = session.heartbeat(26_000)
@@ -182,7 +182,7 @@ def test_a_silent_peer_is_dead_after_the_timeout_and_any_byte_answers() -> None:
     assert session.deadline_ms() == session.due_ms() == 51_000, "an interval after the last ping was due"
 
 
-def test_bytes_without_a_ping_out_do_not_put_the_next_one_off() -> None:
+def test_other_bytes_do_not_delay_the_next_ping() -> None:
     session = new()
     session.heard(20_000)
     assert session.deadline_ms() == 26_000
@@ -235,7 +235,7 @@ def test_the_other_frames_are_written() -> None:
     ]
 
 
-def test_bytes_go_out_as_base64() -> None:
+def test_bytes_are_written_as_base64() -> None:
     assert CODEC.ack("/t", 7, {"f": [b"\1\2\3\4"]}).text == '{"ack":7,"data":{"f":["AQIDBA=="]}}'
     assert CODEC.ack("/t", 1, b"").text == '{"ack":1,"data":""}'
 

@@ -1,4 +1,4 @@
-"""Socket.IO 5: the wire reference 2.3, and the attack inputs that reach a codec."""
+"""Socket.IO 5: the wire reference 2.3, and hostile inputs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def refuse(text: str, session: SocketIOSession | None = None) -> WireError:
         ('0{"a":"\\ud800"}', "/", '{"a":"\\ud800"}'),
     ],
 )
-def test_a_client_asks_into_a_namespace(text: str, namespace: str, auth: str) -> None:
+def test_a_connect_is_read(text: str, namespace: str, auth: str) -> None:
     packet = one(SocketIOSession(CODEC).receive_text(text))
     assert isinstance(packet, Connect)
     assert (packet.namespace, bytes(packet.auth).decode()) == (namespace, auth)
@@ -74,7 +74,7 @@ def test_a_client_asks_into_a_namespace(text: str, namespace: str, auth: str) ->
 @pytest.mark.parametrize(
     "text", ['0"a"', "0[]", "0null", "01", "0{", "0{}x", '0/a,"t"', "0/a,[]", "0abc", '0{"a":NaN}', "0" + "{" * 9]
 )
-def test_auth_is_an_object_or_absent(text: str) -> None:
+def test_auth_that_is_not_an_object_is_refused(text: str) -> None:
     refuse(text, SocketIOSession(CODEC))
 
 
@@ -97,17 +97,17 @@ def test_a_client_that_cannot_have_seen_the_answer_may_connect_again() -> None:
     session = SocketIOSession(CODEC)
     for _ in range(3):  # before the answer
         assert one(session.receive_text("0/a,")) == Connect("/a", Raw(b"{}"))
-    refuse('2/a,["e"]', copy(session))  # nobody may speak before it was let in
+    refuse('2/a,["e"]', copy(session))  # no events before the answer
     session.accept("/a")
-    for _ in range(3):  # the answers are on their way
+    for _ in range(3):  # after the answers were sent
         assert one(session.receive_text("0/a,")) == Connect("/a", Raw(b"{}"))
-    assert isinstance(one(session.receive_text('2/a,["e"]')), Call), "it was let in before it asked again"
+    assert isinstance(one(session.receive_text('2/a,["e"]')), Call), "it was joined before it asked again"
     session.accept("/a")
     assert isinstance(one(session.receive_text('2/a,["e"]')), Call)
     refuse("0/a,", session)
 
 
-def test_a_client_that_asked_again_may_leave_and_may_be_refused() -> None:
+def test_a_client_with_a_second_connect_may_leave_or_be_refused() -> None:
     session = joined("/a")
     session.receive_text("0/a,")
     assert session.receive_text("1/a,") == (Leave("/a"),)
@@ -119,7 +119,7 @@ def test_a_client_that_asked_again_may_leave_and_may_be_refused() -> None:
     assert session.receive_text('2/a,["e"]') == (), "it may have crossed the refusal"
 
 
-def test_a_client_may_leave_and_come_back() -> None:
+def test_a_client_may_leave_and_join_again() -> None:
     session = joined("/a", "/")
     assert session.receive_text("1/a,") == (Leave("/a"),)
     refuse("1/a,", session)
@@ -131,11 +131,11 @@ def test_a_client_may_leave_and_come_back() -> None:
 
 
 @pytest.mark.parametrize("text", ["1{}", "1/,[]", '1"a"', "112"])
-def test_disconnect_has_no_payload(text: str) -> None:
+def test_a_disconnect_with_a_payload_is_refused(text: str) -> None:
     refuse(text)
 
 
-def test_a_refused_client_may_ask_again_but_not_speak() -> None:
+def test_a_refused_client_may_connect_again_but_not_send_events() -> None:
     session = SocketIOSession(CODEC)
     for _ in range(1000):
         session.receive_text("0/random,")
@@ -145,7 +145,7 @@ def test_a_refused_client_may_ask_again_but_not_speak() -> None:
 
 
 @pytest.mark.parametrize("packet", ['2{},["a"]', "3{},1[]", "1{},", '51-{},["a",{"_placeholder":true,"num":0}]'])
-def test_a_namespace_not_joined_closes_the_connection(packet: str) -> None:
+def test_a_packet_for_a_namespace_not_joined_closes_the_connection(packet: str) -> None:
     """Before CONNECT, before its answer, and after DISCONNECT."""
     asked, left = joined("/"), joined("/", "/a")
     asked.receive_text("0/a,")
@@ -155,7 +155,7 @@ def test_a_namespace_not_joined_closes_the_connection(packet: str) -> None:
     refuse(packet.replace("{},", "", 1), SocketIOSession(CODEC))
 
 
-def test_what_crosses_our_disconnect_is_ignored_and_then_it_may_come_back() -> None:
+def test_packets_that_cross_our_disconnect_are_ignored() -> None:
     session = joined("/a", "/b")
     session.drop("/a")
     for text in ('2/a,["x"]', "2/a,", "3/a,1[]", "1/a,"):
@@ -175,7 +175,7 @@ def test_attachments_that_cross_our_disconnect_are_ignored_too() -> None:
     assert call('2/b,["x"]', session)
 
 
-def test_a_client_waits_until_it_is_in_its_first_namespace() -> None:
+def test_a_client_is_waiting_until_it_joins_its_first_namespace() -> None:
     session = SocketIOSession(CODEC)
     session.receive_text("0")
     assert session.waiting
@@ -185,7 +185,7 @@ def test_a_client_waits_until_it_is_in_its_first_namespace() -> None:
     assert not session.waiting
 
 
-def test_namespaces_of_one_connection_are_counted() -> None:
+def test_the_number_of_namespaces_per_connection_is_limited() -> None:
     """1,000 namespaces joined by one connection."""
     session = SocketIOSession(CODEC, PacketLimits(max_namespaces=3))
     for name in "abc":
@@ -275,12 +275,12 @@ def test_a_reserved_name_closes_the_connection(name: str) -> None:
         '2/["a"]',
     ],
 )
-def test_what_is_no_event_closes_the_connection(text: str) -> None:
+def test_an_invalid_event_closes_the_connection(text: str) -> None:
     """CVE-2023-32695 and Unicode digits (python's isdigit) are among them."""
     refuse(text)
 
 
-def test_an_event_name_may_not_be_endless() -> None:
+def test_the_length_of_an_event_name_is_limited() -> None:
     assert call('2["' + "a" * 256 + '"]')
     refuse('2["' + "a" * 257 + '"]')
 
@@ -293,7 +293,7 @@ def test_a_lone_surrogate_becomes_the_replacement_character() -> None:
 
 @pytest.mark.parametrize("depth", [6_000, 100_000])
 def test_a_very_deep_event_closes_the_connection(depth: int) -> None:
-    """The open hole of socket.io 4.8.4."""
+    """The known vulnerability of socket.io 4.8.4."""
     refuse('2["message",' + "[" * depth + "]" * depth + "]")
 
 
@@ -309,8 +309,8 @@ def test_huge_headers_are_refused_at_once(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['4{"message":"x"}', "4", "7[]", "a", "", "²", '["a"]', "\x00"])
-def test_other_types_close_the_connection(text: str) -> None:
-    """CONNECT_ERROR is the server's to send."""
+def test_other_packet_types_close_the_connection(text: str) -> None:
+    """CONNECT_ERROR is sent only by servers."""
     refuse(text)
 
 
@@ -323,12 +323,12 @@ def test_an_ack_is_read() -> None:
     assert one(joined().receive_text("35")) == Ack("/", 5, Raw(b"[]"))
 
 
-def test_an_ack_without_id_answers_nothing() -> None:
+def test_an_ack_without_an_id_is_ignored() -> None:
     assert joined().receive_text('3["a"]') == ()
 
 
 @pytest.mark.parametrize("text", ["31{}", '31"a"', "31null", "31[", "31[1,]", "3²[]", "3-1[]", "3" + "9" * 17 + "[]"])
-def test_an_ack_is_an_array_with_a_short_number(text: str) -> None:
+def test_an_ack_that_is_not_an_array_or_has_a_long_id_is_refused(text: str) -> None:
     refuse(text)
 
 
@@ -355,7 +355,7 @@ def test_a_binary_ack_comes_with_its_last_attachment() -> None:
 
 
 @pytest.mark.parametrize("num", ['"splice"', "1", "-1", "0.5", "true", "null"])
-def test_a_placeholder_of_nothing_is_refused_before_the_attachment_comes(num: str) -> None:
+def test_an_invalid_placeholder_is_refused_before_the_attachment_arrives(num: str) -> None:
     """CVE-2022-2421: `"num":"splice"`."""
     refuse('51-["x",{"_placeholder":true,"num":NUM}]'.replace("NUM", num))
     refuse('51-["x",{},[{"_placeholder":true,"num":NUM}]]'.replace("NUM", num))
@@ -375,11 +375,11 @@ def test_the_number_of_attachments_is_from_1_to_10(count: str) -> None:
 @pytest.mark.parametrize(
     "text", ['5["x"]', '51["x"]', "51-", "51-12", "61-", "61-12", '61-["x"]', "51-{}", "51-[1", '5-["x"]']
 )
-def test_a_binary_packet_has_a_number_and_a_payload(text: str) -> None:
+def test_a_binary_packet_without_number_or_payload_is_refused(text: str) -> None:
     refuse(text)
 
 
-def test_attachments_nobody_refers_to_are_taken() -> None:
+def test_attachments_without_a_placeholder_are_accepted() -> None:
     session = joined()
     session.receive_text('51-["x",1]')
     found = one(session.receive_binary(b"a"))
@@ -394,12 +394,12 @@ def test_text_while_attachments_are_due_closes_the_connection() -> None:
     refuse('2["y"]', session)
 
 
-def test_an_attachment_of_nothing_closes_the_connection() -> None:
+def test_an_unannounced_attachment_closes_the_connection() -> None:
     with pytest.raises(WireError):
         joined().receive_binary(b"a")
 
 
-def test_attachments_together_have_a_limit() -> None:
+def test_the_bytes_of_a_packets_attachments_are_limited() -> None:
     session = joined(limits=PacketLimits(max_attachments_bytes=10))
     for _ in range(3):  # counted per packet
         session.receive_text('52-["x"]')
@@ -412,7 +412,7 @@ def test_attachments_together_have_a_limit() -> None:
     assert wrong.value.limit_name == "max_payload_bytes", "of which it is four times"
 
 
-def test_beside_attachments_there_are_65_536_characters() -> None:
+def test_the_json_of_a_binary_packet_is_limited_to_65_536_characters() -> None:
     session = joined()
     session.receive_text(f'51-["x","{"y" * 65_000}"]')
     assert session.receive_binary(b"a")
@@ -443,7 +443,7 @@ tails = (
 @given(
     st.lists(st.tuples(heads, spaces, st.sampled_from(["", "7", "²"]), tails).map("".join) | st.binary(), max_size=6)
 )
-def test_any_messages_say_something_or_raise_wire_error(messages: list[str | bytes]) -> None:
+def test_any_messages_are_decoded_or_raise_wire_error(messages: list[str | bytes]) -> None:
     session = joined("/", "/a")
     for message in messages:
         try:
@@ -525,7 +525,7 @@ def test_an_event_is_written_as_node_writes_it(
     assert message.volatile
 
 
-def test_event_names_are_escaped_and_text_is_raw_utf_8() -> None:
+def test_event_names_are_escaped_and_payloads_are_raw_utf_8() -> None:
     assert CODEC.event("/", 'a"\\é/', '"é"').text == '42["a\\"\\\\é/","é"]'
 
 
@@ -556,7 +556,7 @@ def test_an_ack_with_bytes_is_binary() -> None:
     assert CODEC.ack("/", 5, [b"", b""]).text == '462-5[[{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]]'
 
 
-def test_the_codec_is_what_the_hub_asks_for() -> None:
+def test_the_codec_implements_the_codec_protocol() -> None:
     codec: Codec = SocketIOCodec()
     assert codec.event("/", "x", "1").size == len(codec.event("/", "x", "1").frame)
 
@@ -565,7 +565,7 @@ def test_the_codec_is_what_the_hub_asks_for() -> None:
 
 
 def masked(payload: bytes, opcode: int = 2) -> bytes:
-    """A client's frame of more than 64 KiB, unmasked for all that matters: its mask is four zeros."""
+    """A client's frame of more than 64 KiB with a mask of four zeros."""
     return bytes([0x80 | opcode, 0x80 | 127]) + len(payload).to_bytes(8, "big") + bytes(4) + payload
 
 
@@ -574,8 +574,8 @@ def kept(reader: FrameReader) -> int:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_nothing_is_kept_of_attachments_of_an_event_that_takes_none(together: bool) -> None:
-    """60 connections of one customer held 228 MB for two minutes. Also if packet and attachment come in one segment."""
+def test_attachments_of_an_event_that_takes_none_are_not_kept(together: bool) -> None:
+    """60 connections of one customer held 228 MB for two minutes. Also if packet and attachment arrive together."""
     session = joined("/a", limits=PacketLimits(binary={("/a", "file")}))
     reader = FrameReader(1_000_000)
     reader.limit_by(session)
@@ -593,7 +593,7 @@ def test_nothing_is_kept_of_attachments_of_an_event_that_takes_none(together: bo
         assert session.receive_binary(message) == ()  # type: ignore[arg-type]
     assert session.unfinished
     found = one(session.receive_binary(b"a" * 900_000))
-    assert isinstance(found, Call) and found.attachments == (b"", b""), "refused by who calls it, as it takes none"
+    assert isinstance(found, Call) and found.attachments == (b"", b""), "dispatch refuses the call"
     assert not session.skips_binary and not session.unfinished
 
 
@@ -608,7 +608,7 @@ def test_attachments_of_an_event_that_takes_them_are_kept() -> None:
     assert one(session.receive_binary(message)).attachments == (b"b" * 100_000,)  # type: ignore[arg-type, union-attr]
 
 
-def test_nothing_is_kept_of_attachments_of_an_ack_that_nobody_takes() -> None:
+def test_attachments_of_an_ack_that_takes_none_are_not_kept() -> None:
     session = joined("/a", limits=PacketLimits(binary=frozenset()))
     session.receive_text('61-/a,7[{"_placeholder":true,"num":0}]')
     assert session.skips_binary

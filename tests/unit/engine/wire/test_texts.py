@@ -1,4 +1,4 @@
-"""Texts: what is visible, what is refused, how long an accepted text can get, and that every pattern has its words."""
+"""Texts: visible and refused characters, the length of accepted texts, and a description of every pattern."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from insightdesk_rt.engine.wire.texts import INVISIBLE, MAX_CHARACTER_BYTES, PLA
 from insightdesk_rt.helpdesk.chat import events as words
 from insightdesk_rt.helpdesk.tickets.store import TicketChange
 
-# Cf, but drawn: number signs and marks that span the digits behind them, and hieroglyph joiners.
+# Category Cf, but visible: number signs and marks that span the digits behind them, and hieroglyph joiners.
 DRAWN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x1345A)}
 
 say = msgspec.json.Decoder(words.SendMessage)
@@ -48,8 +48,8 @@ def read(text: str) -> words.SendMessage:
         " \u200d\ufe0f ",
     ],
 )
-def test_a_text_that_looks_empty_is_refused_in_words(text: str) -> None:
-    """At least one character leaves a mark on the screen. `\\S` knows white space only."""
+def test_a_text_that_looks_empty_is_refused_with_a_readable_reason(text: str) -> None:
+    """At least one character must be visible on a screen. `\\S` excludes only white space."""
     with pytest.raises(json.BadJson) as refused:
         read(text)
     assert refused.value.why == f"Expected `str` {WORDS[VISIBLE]}"
@@ -57,8 +57,8 @@ def test_a_text_that_looks_empty_is_refused_in_words(text: str) -> None:
 
 
 @pytest.mark.parametrize("control", [chr(code) for code in range(32) if chr(code) not in "\n\t"])
-def test_a_control_character_is_refused_wherever_it_stands(control: str) -> None:
-    """NUL is refused by PostgreSQL later; each of them is six bytes of JSON."""
+def test_a_control_character_is_refused_in_any_position(control: str) -> None:
+    """PostgreSQL would refuse NUL, and each control character is six bytes of JSON."""
     for text in (control, f"a{control}", f"{control}a", f"a{control}b"):
         with pytest.raises(json.BadJson) as refused:
             read(text)
@@ -68,12 +68,12 @@ def test_a_control_character_is_refused_wherever_it_stands(control: str) -> None
 @pytest.mark.parametrize(
     "text", ["a", " a ", "a\nb\tc", "a\r\nb", "\u200bא\u200f", "🏴\U000e0067\U000e007f", "é", "\u0301", "一"]
 )
-def test_what_people_write_passes_as_it_was_written(text: str) -> None:
+def test_texts_of_people_are_accepted_unchanged(text: str) -> None:
     assert read(text).text == text
 
 
-def test_every_space_control_and_format_character_of_unicode_is_known_as_invisible() -> None:
-    """So that the next release of Unicode that brings one fails here."""
+def test_every_space_control_and_format_character_of_unicode_is_invisible() -> None:
+    """So this test fails when a new release of Unicode adds one."""
     invisible = re.compile(f"[{INVISIBLE}]")
     unknown = [
         f"U+{code:04X}"
@@ -87,15 +87,15 @@ def test_every_space_control_and_format_character_of_unicode_is_known_as_invisib
 
 @given(st.text(max_size=50))
 def test_an_accepted_text_is_at_most_four_bytes_of_json_per_character(text: str) -> None:
-    """So that a limit in characters is a limit in bytes, whatever the characters are."""
+    """So a limit in characters is also a limit in bytes."""
     for pattern in (PLAIN, VISIBLE, VISIBLE_LINE):
         if re.search(pattern, text):
             assert len(json.dumps(text).encode()) - 2 <= MAX_CHARACTER_BYTES * len(text)
 
 
 @pytest.mark.parametrize("pattern", [PLAIN, VISIBLE, VISIBLE_LINE])
-def test_a_long_text_is_judged_in_linear_time(pattern: str) -> None:
-    """A hundred times the longest text of any field, in the shapes that make a bad pattern try again and again."""
+def test_a_long_text_is_checked_in_linear_time(pattern: str) -> None:
+    """A hundred times the longest text of any field, in forms that make a bad pattern backtrack."""
     match = re.compile(pattern).search
     for text in ("\r\n" * 200_000 + "\0", "\u200b" * 400_000 + "\0", "a" * 400_000 + "\0", " \r\n" * 150_000):
         assert match(text) is None or pattern is PLAIN
@@ -129,11 +129,11 @@ def payloads() -> list[type[Struct]]:
     events = [spec.payload for namespace in subclasses(Namespace) for spec in namespace.events.values()]
     bodies = [NotificationBody, CommentBody, TicketChange]
     kinds = dict.fromkeys([*events, *subclasses(Payload), *bodies])
-    return [kind for kind in kinds if kind.__module__.startswith("insightdesk_rt.")]  # other tests declare some, too
+    return [kind for kind in kinds if kind.__module__.startswith("insightdesk_rt.")]  # other tests declare some
 
 
 @pytest.mark.parametrize("payload", payloads(), ids=lambda kind: kind.__name__)
-def test_every_pattern_of_a_field_has_its_words(payload: type[Struct]) -> None:
+def test_every_pattern_of_a_field_has_a_description(payload: type[Struct]) -> None:
     assert [pattern for pattern in patterns(inspect.type_info(payload)) if pattern not in WORDS] == []
 
 
@@ -156,12 +156,12 @@ def unbounded(kind: Any, name: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("payload", payloads(), ids=lambda kind: kind.__name__)
 def test_no_text_of_clients_or_back_ends_may_have_control_characters(payload: type[Struct]) -> None:
-    """`presence:status` is compared with three words and never kept; `token` is read by its verifier."""
+    """Exceptions: `presence:status` is compared with three words and not stored; the verifier reads `token`."""
     free = set(unbounded(inspect.type_info(payload), ""))
     assert free <= {"status", "token"}
 
 
 @pytest.mark.parametrize("text", ["\x7fa", "a\x7f", "a\tb", "a\nb", "\ta", "\u200b", "a\x1fb"])
-def test_a_line_is_one_line_without_controls(text: str) -> None:
+def test_a_line_may_not_contain_line_breaks_or_control_characters(text: str) -> None:
     assert re.search(VISIBLE_LINE, text) is None
     assert re.search(VISIBLE_LINE, text.translate({0x7F: "", 9: " ", 10: " ", 0x1F: "", 0x200B: "x"})) is not None

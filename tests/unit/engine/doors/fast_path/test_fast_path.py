@@ -63,7 +63,7 @@ async def test_refused_requests_are_left_to_tornado(target: str, good: int, refu
     async with door(max_connects_per_address_per_second=2, turning=False) as d:
         assert await status(d, target) == (good, 0)
         assert await status(d, target) == (good, 0)
-        assert await status(d, target) == (429, 1), "each new client counts once, on the fast path too"
+        assert await status(d, target) == (429, 1), "each new client counts once on the fast path, too"
         d.skew_ms = 1_001
         assert await status(d, target) == (good, 0)
     async with door(max_clients_per_address=1) as d:
@@ -176,7 +176,7 @@ async def comes_in_at_rt(d: Door) -> tuple[Any, ...]:
 
 
 async def moves_over(d: Door) -> tuple[Any, ...]:
-    """The first second of a stock client: polls, then a websocket that takes over while a poll is parked."""
+    """The first second of a stock client: polls, then a websocket that upgrades while a poll is parked."""
     gets, posts = await Http.to(d), await Http.to(d)
     headers = {"User-Agent": "x" * 300}
     opened = await gets.ask("GET", POLL, headers=headers)
@@ -189,7 +189,7 @@ async def moves_over(d: Door) -> tuple[Any, ...]:
     assert await probing.text() == "3probe"
     noop = await gets.receive()
     probing.send(frame(1, b"5"))
-    await until(lambda: d.registry.upgraded, "it has taken over")
+    await until(lambda: d.registry.upgraded, "the upgrade is done")
     d.emit(1)
     said = await probing.text()
     client = d.client()
@@ -200,7 +200,7 @@ async def moves_over(d: Door) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(("come", "connections"), [(comes_in, 1), (comes_in_at_rt, 1), (moves_over, 3)])
 @aio
-async def test_both_paths_make_the_same_client(
+async def test_both_paths_create_the_same_client(
     come: Callable[[Door], Awaitable[Any]], connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with door() as d:
@@ -216,7 +216,7 @@ async def test_both_paths_make_the_same_client(
 
 
 async def opened(d: Door) -> tuple[Http, str]:
-    """Return a connection that a session was opened on, and the target of its polls."""
+    """Open a session. Returns its connection and the target of its polls."""
     http = await Http.to(d)
     answer = await http.ask("GET", POLL)
     return http, f"{POLL}&sid={json.loads(answer.body[1:])['sid']}"
@@ -232,7 +232,7 @@ async def joined(d: Door) -> tuple[Http, str]:
 
 @aio
 async def test_one_connection_may_carry_polls_and_posts_of_several_sessions() -> None:
-    """The connection of a proxy does."""
+    """The connection of a proxy does so."""
     async with door() as d:
         http, one = await opened(d)
         two = f"{POLL}&sid={json.loads((await http.ask('GET', POLL)).body[1:])['sid']}"
@@ -299,7 +299,7 @@ async def test_a_session_ends_when_the_connection_of_its_parked_poll_is_lost() -
                 http.send("GET", target)
                 await asyncio.sleep(0.05)
                 linger = (socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                http.writer.get_extra_info("socket").setsockopt(*linger)  # RST: a FIN is behind what is not read
+                http.writer.get_extra_info("socket").setsockopt(*linger)  # RST; a FIN would wait
                 http.writer.transport.abort()
             else:
                 await http.close()
@@ -319,7 +319,7 @@ async def test_an_answer_to_a_lost_connection_ends_the_session_and_frees_everyth
         http.writer.transport.abort()
         await asyncio.sleep(0)
         sock.close()  # RST
-        d.emit(1)  # before the loop can see it
+        d.emit(1)  # before the loop notices the reset
         await until(lambda: d.recorder.ends, "the session has ended")
         assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
         assert len(d.registry.poller) == 0 and len(d.registry.wheel) == 0
@@ -380,7 +380,7 @@ async def test_an_unread_answer_ends_the_connection_and_a_slow_reader_keeps_it()
             d.skew_ms += 10_001
             return bool(d.recorder.ends)
 
-        await until(looked, "it is given up")
+        await until(looked, "the connection is closed")
         assert d.recorder.ends == [CloseReason.TRANSPORT_ERROR]
         assert d.registry.over_limit["unread_timeout_s"] == 1
 
@@ -415,7 +415,7 @@ async def test_a_post_of_many_packets_is_left_to_tornado_which_yields_to_other_c
     monkeypatch.setattr(polling, "TURN_NS", 0)
     async with door() as d:
         http, target = await joined(d)
-        turns: list[int] = []  # how many were taken when something else had its turn
+        turns: list[int] = []  # packets taken each time that other work had its turn
         d.recorder.on_call = lambda client, call: asyncio.get_running_loop().call_soon(
             lambda: turns.append(len(d.recorder.calls))
         )
@@ -424,4 +424,4 @@ async def test_a_post_of_many_packets_is_left_to_tornado_which_yields_to_other_c
         assert [(await http.receive()).body for _ in range(2)] == ["ok", "ok"]
         assert d.recorder.payloads() == [*map(str, range(packets)), '"last"']
         assert d.by_tornado == by_tornado
-        assert (len(set(turns)) > packets // 2) == bool(by_tornado), "others had their turn in between"
+        assert (len(set(turns)) > packets // 2) == bool(by_tornado), "other work had its turn in between"
