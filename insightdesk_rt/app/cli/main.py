@@ -236,7 +236,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(
         prog="insightdesk-rt",
         description="The realtime server of the InsightDesk helpdesk.",
-        epilog="insightdesk-rt COMMAND --help says more. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.",
+        epilog="insightdesk-rt COMMAND --help describes a command. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.",
     )
     parser.add_argument("--version", action="version", version=f"insightdesk-rt {insightdesk_rt.__version__}")
     adder = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
@@ -251,7 +251,7 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
         add(command, SAME_HELP)
     for name in ASK_THE_ADMIN_PORT:
         one = adder.choices[name]
-        one.add_argument("--url", help="the admin port's URL, if the settings do not say it")
+        one.add_argument("--url", help="URL of the admin port, if it differs from the settings")
         one.add_argument("--key-file", metavar="FILE", help="file with an admin key or token, instead of the secret")
     return parser, dict(adder.choices)
 
@@ -264,8 +264,9 @@ def _add_serve(command: Adder) -> None:
     for setting in config.table().values():  # for --help only: take_flags has removed them from the line
         if group is None or group.title != setting.group:
             group = serve.add_argument_group(setting.group)
-        default = f" ({config.shown('', setting.default)})" if setting.default not in ("", (), {}) else ""
-        group.add_argument(setting.flag, metavar=_metavar(setting), help=setting.help + default)
+        default = config.shown("", setting.default)
+        help = f"{setting.help} ({default})" if default else setting.help
+        group.add_argument(setting.flag, metavar=_metavar(setting), help=help)
 
 
 def _add_token(command: Adder, epilog: str) -> None:
@@ -279,16 +280,16 @@ def _add_token(command: Adder, epilog: str) -> None:
     token.add_argument("--team", metavar="TEAM", help="the user's team")
     token.add_argument("--name", metavar="NAME", help="the user's name")
     token.add_argument("--email", metavar="EMAIL", help="the user's e-mail address")
-    token.add_argument("--session", metavar="SESSION", help="the session's id")
+    token.add_argument("--session", metavar="SESSION", help="the session's id, by which it can be revoked")
     token.add_argument(
-        "--ttl", type=_seconds, default=TOKEN_S, metavar="SECONDS", help=f"how long it is valid ({TOKEN_S})"
+        "--ttl", type=_seconds, default=TOKEN_S, metavar="SECONDS", help=f"how long the token is valid ({TOKEN_S})"
     )
 
 
 def _add_key(command: Adder, epilog: str) -> None:
     key = command("key", _key, "print a new key for the admin port, and the line that enables it", epilog)
     key.add_argument("--name", required=True, help="who uses it, for the audit log")
-    key.add_argument("--scope", required=True, choices=SCOPES, help="what it may do: read, act, everything")
+    key.add_argument("--scope", required=True, choices=SCOPES, help="viewer: read; operator: also act; admin: everything")
 
 
 def _add_emit(command: Adder, epilog: str) -> None:
@@ -306,7 +307,7 @@ def _add_status(command: Adder, epilog: str) -> None:
 
 
 def _add_check(command: Adder, epilog: str) -> None:
-    check = command("check", _check, "validate the configuration, say what is wrong and where", epilog)
+    check = command("check", _check, "validate the configuration, and report what is wrong and where", epilog)
     check.add_argument("--offline", action="store_true", help="do not connect to Valkey")
     check.add_argument("--all", action="store_true", help="show every setting, not only those that were set")
     check.add_argument("--print", choices=("toml", "markdown"), help="print all settings with their defaults instead")

@@ -1,4 +1,4 @@
-"""`notice`: show everybody a message, list such messages, and end them."""
+"""`notice`: show clients a message, list such messages, and end them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from insightdesk_rt.engine.model import Role, Severity
 
 
 def add(command: Adder, epilog: str) -> None:
-    parser = command("notice", notice, "show everybody a message, now or at a given time; --list, --end", epilog)
+    parser = command("notice", notice, "show clients a message, now or at a given time; list and end notices", epilog)
     parser.add_argument("message", nargs="?", metavar="MESSAGE", help="the text, up to 2,000 characters")
     parser.add_argument("--severity", choices=get_args(Severity), default="info", help="how important it is (info)")
     add_reason(parser, required=False)
-    parser.add_argument("--starts", metavar="TIME", help="for example 2026-11-23T22:00:00+01:00 (now)")
-    parser.add_argument("--ends", metavar="TIME", help="by default until it is ended with --end")
+    parser.add_argument("--starts", metavar="TIME", help="when it begins, for example 2026-11-23T22:00:00+01:00 (now)")
+    parser.add_argument("--ends", metavar="TIME", help="when it ends; by default when --end ends it")
     parser.add_argument(
         "--for", type=int, dest="seconds", metavar="SECONDS", help="how long it lasts, instead of --ends"
     )
