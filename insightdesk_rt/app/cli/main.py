@@ -289,7 +289,9 @@ def _add_token(command: Adder, epilog: str) -> None:
 def _add_key(command: Adder, epilog: str) -> None:
     key = command("key", _key, "print a new key for the admin port, and the line that enables it", epilog)
     key.add_argument("--name", required=True, help="who uses it, for the audit log")
-    key.add_argument("--scope", required=True, choices=SCOPES, help="viewer: read; operator: also act; admin: everything")
+    key.add_argument(
+        "--scope", required=True, choices=SCOPES, help="viewer: read; operator: also act; admin: everything"
+    )
 
 
 def _add_emit(command: Adder, epilog: str) -> None:

@@ -79,7 +79,7 @@ def _nodes(url: str, key: str) -> None:
     rows = [("node", "version", "up", "connections", "rooms", "")]
     for node in answer["nodes"]:
         count = sum(node["connections"].values())
-        notes = ["leads"] * node["leads"] + ["does not receive the others' events"] * (not node["hears"])
+        notes = ["leader"] * node["leads"] + ["does not receive the others' events"] * (not node["hears"])
         if drain := node["drain"]:
             notes.append("drained" if drain["done"] else f"draining: {drain['left']} left")
         up = span(node["uptimeSeconds"])

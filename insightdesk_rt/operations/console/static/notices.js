@@ -21,7 +21,7 @@ export function noticeList() {
 }
 
 function shown(notice) {
-	const when = new Date(notice.startsAt) > new Date() ? ["begins ", ago(notice.startsAt)] : notice.endsAt ? ["ends ", ago(notice.endsAt)] : ["until it is ended"];
+	const when = new Date(notice.startsAt) > new Date() ? ["begins ", ago(notice.startsAt)] : notice.endsAt ? ["ends ", ago(notice.endsAt)] : ["no end time"];
 	const whom = [notice.namespace, notice.role].filter(Boolean).join(", ");
 	return h("li", dot(IS[notice.severity] ?? "off", notice.severity), h("span", notice.message, small(whom ? `to ${whom} · ` : "", when, ` · by ${notice.by}`)), operator(() => button("End", () => endNotice(notice), { label: `End the notice: ${notice.message}` })));
 }

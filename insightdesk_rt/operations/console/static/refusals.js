@@ -79,7 +79,9 @@ export function newRevocation(given = {}) {
 		title: idOf(given) ? `Revoke the tokens of ${idOf(given)}` : given.sessionId ? `Revoke the session ${given.sessionId}` : "New revocation",
 		text: given.sessionId
 			? "Tokens of this session become invalid: its connections are closed on all nodes, and new ones are refused. Other sessions of the user continue."
-			: "All tokens issued until now become invalid: connections are closed on all nodes, and new ones with such a token are refused. Tokens issued later are valid.",
+			: named
+				? "All tokens issued until now become invalid: connections are closed on all nodes, and new ones with such a token are refused. Tokens issued later are valid."
+				: "Makes the tokens of a session, or all tokens of a user issued until now, invalid: connections are closed on all nodes, and new ones are refused.",
 		button: "Revoke",
 		danger: true,
 		fields: named ? [] : [

@@ -272,7 +272,7 @@ def test_status_shows_the_nodes_to_who_has_a_key(run: Any, admin: Answering, tmp
     assert [line.split() for line in said.out.splitlines()[-6:]] == [
         [],
         ["node", "version", "up", "connections", "rooms"],
-        ["n1", "1.0", "1", "d", "2", "h", "42", "7", "leads"],
+        ["n1", "1.0", "1", "d", "2", "h", "42", "7", "leader"],
         [
             "n2",
             "1.1\\x1b[2J",
@@ -284,7 +284,7 @@ def test_status_shows_the_nodes_to_who_has_a_key(run: Any, admin: Answering, tmp
             "7",
             *notes,
         ],
-        ["n3", "1.0", "1", "d", "2", "h", "42", "7", "leads,", "drained"],
+        ["n3", "1.0", "1", "d", "2", "h", "42", "7", "leader,", "drained"],
         ["n4.ab", "did", "not", "answer"],
     ]
     assert "\x1b" not in said.out

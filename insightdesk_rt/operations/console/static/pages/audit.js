@@ -60,7 +60,7 @@ export function show(root, { query: given }) {
 		end = live({
 			["audit" + query({ ...asked, limit: LIMIT, cursor })]: (body) => {
 				list.set(body.items);
-				put(kept, small(`Entries are kept for at least ${body.keptDays} days. ${num(body.dropped)} older ones were deleted${body.droppedEarly ? `, ${num(body.droppedEarly)} of them early because there were too many` : ""}.`));
+				put(kept, small(`Entries are kept for at least ${body.keptDays} days. ${num(body.dropped)} older ${body.dropped === 1 ? "entry was" : "entries were"} deleted${body.droppedEarly ? `, ${num(body.droppedEarly)} of them early because there were too many` : ""}.`));
 				pages.set(body.next);
 			},
 		});

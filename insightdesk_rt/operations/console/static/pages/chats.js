@@ -88,7 +88,7 @@ function conversations(state, agents) {
 			{ label: "Subject", cell: (one) => [one.subject || h("span.soft", "none"), small(h("code", one.conversationId))] },
 			{ label: "Agent", cell: (one) => (one.agent ? person(one.agent) : h("span.soft", "none")) },
 			{ label: "Team", cell: (one) => (one.teamId ? tag(one.teamId) : "–"), wide: true },
-			{ label: { waiting: "Waits since", active: "Accepted", closed: "Closed" }[state], cell: (one) => (state === "closed" ? at(one[began]) : ago(one[began] ?? one.createdAt)) },
+			{ label: { waiting: "Waiting since", active: "Accepted", closed: "Closed" }[state], cell: (one) => (state === "closed" ? at(one[began]) : ago(one[began] ?? one.createdAt)) },
 			{ label: "Messages", cell: (one) => num(one.lastMessageId), num: true },
 			state === "closed" && { label: "Why", cell: (one) => [one.closedReason || "–", one.closedBy && small(`by ${one.closedBy.name || one.closedBy.id}`)] },
 			state === "closed" && { label: "Rating", cell: (one) => (one.score ? `${one.score} of 5` : "–"), num: true },

@@ -87,7 +87,7 @@ export function show(root, { query: given }) {
 		while (times.length && times[0] < since) times.shift();
 		tiles.rate.set(rate(times.length / RATE_S), `over ${RATE_S} s`);
 		tiles.seen.set(num(seen), "since the filter was set");
-		tiles.lost.set(num(lost), lost ? "this browser was too slow" : "none");
+		tiles.lost.set(num(lost), lost ? "this browser was too slow" : "");
 		const text = paused ? `Paused. ${num(held.length)}${held.length === HELD ? " or more" : ""} ${held.length === 1 ? "event waits" : "events wait"}.` : "";
 		if (status.textContent !== text) status.textContent = text;
 		if (changed) list.set(rows);

@@ -64,7 +64,7 @@ function limitTable() {
 			{ label: "Event", cell: (one) => h("code", one.event) },
 			{ label: "Namespace", cell: (one) => tag(one.namespace) },
 			{ label: "Calls", cell: (one) => `${num(one.max)} in ${duration(one.windowSeconds)}`, num: true },
-			{ label: "Set by", cell: (one) => (one.overridden ? [tag("changed", "warn"), small(one.overriddenUntil ? ["ends ", ago(one.overriddenUntil)] : "until it is reset")] : h("span.soft", "as configured")) },
+			{ label: "Source", cell: (one) => (one.overridden ? [tag("changed", "warn"), small(one.overriddenUntil ? ["ends ", ago(one.overriddenUntil)] : "until it is reset")] : h("span.soft", "as configured")) },
 			{ label: "Refused", cell: (one) => num(one.limited), num: true, title: "Calls refused because of this limit" },
 			operator(() => ({ label: "", cell: (one) => h("div.row", button("Change", () => change(one), { label: `Change the limit of ${one.event}` }), one.overridden && button("Reset", () => reset(one), { label: `Reset the limit of ${one.event}` })) })),
 		].filter(Boolean),

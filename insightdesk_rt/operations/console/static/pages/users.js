@@ -66,7 +66,7 @@ function one(root, id, customer) {
 		lost,
 		section("Connections", open.element, totals[0]),
 		section("Rooms", rooms),
-		section("Recent closes", closed.element, totals[1]),
+		section("Closed connections", closed.element, totals[1]),
 		rules,
 	);
 	return live({
