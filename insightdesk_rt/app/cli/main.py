@@ -236,7 +236,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(
         prog="insightdesk-rt",
         description="The realtime server of the InsightDesk helpdesk.",
-        epilog="insightdesk-rt COMMAND --help describes a command. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.",
+        epilog="insightdesk-rt COMMAND --help describes a command.\n"
+        "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.",
     )
     parser.add_argument("--version", action="version", version=f"insightdesk-rt {insightdesk_rt.__version__}")
     adder = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
