@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.house.test_layout import PACKAGE, ROOT
+from insightdesk_rt.app.config import as_markdown
+from tests.house.test_layout import ROOT
+from tests.support.added_feature import added_feature, copied_first
 from tests.support.aio import aio
 from tests.support.clients import Door
 from tests.support.native_client import NativeDoor
@@ -39,30 +41,10 @@ class Beaconed(NamedTuple):
     two: ServerProcess
 
 
-def add_feature(top: Path) -> None:
-    """Copy the package, add the folder, and name its class in the table: the import, and the line in FEATURES."""
-    shutil.copytree(PACKAGE, top / "insightdesk_rt", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(FOLDER, top / "insightdesk_rt" / "helpdesk" / "beacons")
-    table = top / "insightdesk_rt" / "helpdesk" / "features.py"
-    text = table.read_text(encoding="utf-8")
-    first, line = "from insightdesk_rt.helpdesk.chat.namespace", "FEATURES: tuple[type[Namespace], ...] = ("
-    assert first in text and line in text
-    text = text.replace(first, f"from insightdesk_rt.helpdesk.beacons.namespace import Beacons\n{first}", 1)
-    table.write_text(text.replace(line, f"{line}Beacons, "), encoding="utf-8")
-
-
-def copied_first(top: Path) -> dict[str, str]:
-    """Return the environment in which Python imports the copy, and not the package of the folder it starts in."""
-    return {"PYTHONPATH": str(top), "PYTHONSAFEPATH": "1"}
-
-
 @pytest.fixture(scope="module")
 def beaconed(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beaconed]:
     top = tmp_path_factory.mktemp("stranger")
-    add_feature(top)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in copied_first(top).items():
-            patch.setenv(name, value)
+    with added_feature(top, FOLDER, "Beacons"):
         with two_nodes(top / "nodes", valkey_url, max_beacons_per_agent=2) as (one, two):
             yield Beaconed(top, one, two)
 
@@ -109,23 +91,71 @@ async def test_its_route_and_its_setting_are_described(beaconed: Beaconed) -> No
     assert "'max_beacons_per_agent'" in str(config)
 
 
-def test_the_docs_test_names_its_event(beaconed: Beaconed) -> None:
-    """Until docs/protocol.md has its section."""
-    for name in ("docs", "README.md", "CHANGELOG.md"):
-        source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, beaconed.top / name)  # type: ignore[operator]
-    tests = beaconed.top / "tests" / "unit"
-    tests.mkdir(parents=True)
-    shutil.copy(ROOT / "tests" / "unit" / "test_docs.py", tests)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_docs.py", "-k", "documented"],
-        cwd=beaconed.top,
-        env={**os.environ, **copied_first(beaconed.top)},
+SECTION = """
+#### `beacon:light` to the server
+
+Light a beacon. Staff only; at most 5 in a minute.
+
+| field | type | |
+|---|---|---|
+| `beaconId` | id | a name for it |
+
+```
+42/beacons,7["beacon:light",{"beaconId":"roof"}]
+43/beacons,7[{"ok":true,"lit":1}]
+{"event":"beacon:light","data":{"beaconId":"roof"},"id":7}
+{"ack":7,"data":{"ok":true,"lit":1}}
+```
+
+"""
+
+
+DOCS_TEST, SETTINGS_TEST = "tests/unit/test_docs.py", "tests/unit/app/config/test_printed.py"
+
+
+def run_module(top: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m …` with the copy of the package."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=top,
+        env={**os.environ, **copied_first(top)},
         capture_output=True,
         text=True,
         encoding="utf-8",
     )
-    assert done.returncode == 1 and "beacon:light" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_docs_tests_ask_for_its_event_and_its_setting(beaconed: Beaconed) -> None:
+    """They fail until docs/protocol.md has the event's section and docs/configuration.md the setting's row."""
+    top = beaconed.top
+    for name in ("docs", "README.md", "CHANGELOG.md"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, top / name)  # type: ignore[operator]
+    for test in (DOCS_TEST, SETTINGS_TEST):
+        (top / test).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / test, top / test)
+    pages = ("pytest", "-q", "-p", "no:cacheprovider", DOCS_TEST, SETTINGS_TEST, "-k", "documented or documentation_is")
+    before = run_module(top, *pages)
+    failed = [line.partition(" - ")[0] for line in before.stdout.splitlines() if line.startswith("FAILED ")]
+    assert failed == [
+        f"FAILED {DOCS_TEST}::test_the_same_events_are_documented_as_declared",
+        f"FAILED {DOCS_TEST}::test_a_request_is_documented_as_it_is_read[beacon:light]",
+        f"FAILED {SETTINGS_TEST}::test_the_documentation_is_what_the_table_says",
+    ], before.stdout + before.stderr
+
+    heading = "#### `ticket:subscribe` to the server"
+    replace(top / "docs" / "protocol.md", heading, SECTION + heading)
+    printed = run_module(top, "insightdesk_rt", "check", "--print", "markdown").stdout
+    assert "| `max_beacons_per_agent` |" in printed
+    replace(top / "docs" / "configuration.md", as_markdown().rstrip(), printed.rstrip())
+    after = run_module(top, *pages)
+    assert after.returncode == 0, after.stdout + after.stderr
+
+
+def replace(page: Path, old: str, new: str) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    page.write_text(text.replace(old, new), encoding="utf-8")
 
 
 @aio
