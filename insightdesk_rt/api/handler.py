@@ -40,6 +40,7 @@ from insightdesk_rt.api.operation import (
     read_query,
 )
 from insightdesk_rt.api.sessions import COOKIE, Sessions, of_our_page
+from insightdesk_rt.engine.doors.peers import RemotePeer, direct_peer
 from insightdesk_rt.engine.errors import ERRORS, RtError
 from insightdesk_rt.engine.model import iso
 from insightdesk_rt.engine.rate_limits import Windows
@@ -64,7 +65,7 @@ class Admin:
     """What all handlers of the port share.
 
     `record` stores an entry of the audit log. `hosts` are the port's names, besides localhost and IP addresses.
-    `address` and `over_tls` return where a request came from and whether over TLS, as seen behind trusted proxies.
+    `peer` returns the sender of a request, as seen behind trusted proxies.
     `sessions` are the console's. `now_ms` is the time for audit entries, in Unix ms.
     """
 
@@ -74,16 +75,14 @@ class Admin:
         record: Callable[[Entry], Awaitable[None]],
         node: str = "",
         hosts: Collection[str] = (),
-        address: Callable[[HTTPServerRequest], str] = lambda request: request.remote_ip or "",
-        over_tls: Callable[[HTTPServerRequest], bool] = lambda request: request.protocol == "https",
+        peer: Callable[[HTTPServerRequest], RemotePeer] = direct_peer,
         max_body_bytes: int = MAX_BODY_BYTES,
         sessions: Sessions | None = None,
         now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self.access = access
         self.sessions = sessions
-        self.address = address
-        self.over_tls = over_tls
+        self.peer = peer
         self.max_body_bytes = max_body_bytes
         self._record = record
         self._changes = Windows(MAX_CHANGES, CHANGES_PER_S * 1000)
@@ -237,7 +236,7 @@ class Handler(RequestHandler):
 
     async def identified(self) -> Principal | None:
         """Return who asks. Raises RtError AUTH_*, FORBIDDEN, RATE_LIMITED, UNAVAILABLE."""
-        access, address = self.admin.access, self.admin.address(self.request)
+        access, address = self.admin.access, self.admin.peer(self.request).address
         authorization = self.request.headers.get_list("Authorization")
         if len(authorization) > 1:
             raise RtError("AUTH_TOKEN_INVALID")
@@ -330,7 +329,7 @@ class Handler(RequestHandler):
             if not getattr(asked, "dryRun", False):
                 target = about.target(asked) if about.target else "/".join(map(str, arguments[: len(about.path)]))
                 target = " ".join(filter(None, (target, self.done_to)))
-                address = self.admin.address(self.request)
+                address = self.admin.peer(self.request).address
                 await self.admin.record(self.who, about.action, target, asked, address, outcome)
         return answer
 

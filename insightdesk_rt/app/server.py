@@ -223,10 +223,6 @@ class ClusterParts(NamedTuple):
     directory: Directory
     holdings: list[Holding]
 
-    def incarnation(self) -> str:
-        """Return the name of this node's present life."""
-        return self.leases.incarnation
-
     def leads(self) -> bool:
         return self.leases.leads
 
@@ -246,7 +242,7 @@ async def build_cluster(start: Start, bound: BoundPorts) -> ClusterParts:
     )
     relay_at = f"{settings.relay.relay_address}:{port_of(bound.relays)}" if bound.relays else ""
     place = new_place(node_id, relay_at, this_process(), fingerprints(settings.tokens))
-    directory = Directory(valkey, lambda: leases.incarnation, place)
+    directory = Directory(valkey, leases.current, place)
     return ClusterParts(valkey, embedded, clock, backplane, leases, place, directory, holdings)
 
 
@@ -335,7 +331,7 @@ async def build_clients(start: Start, cluster: ClusterParts) -> ClientParts:
     )
     await cluster.backplane.start()
     start.stop.push_async_callback(cluster.backplane.close)
-    calls = NodeCalls(cluster.backplane, hub, cluster.incarnation, leases.living)
+    calls = NodeCalls(cluster.backplane, hub, cluster.leases.current, leases.living)
     start.stop.push_async_callback(calls.close)
     sessions = open_sessions(start, cluster, hub, calls) if settings.recovery.connection_recovery else None
     return ClientParts(wheel, registry, hub, calls, sessions)
@@ -346,7 +342,7 @@ def open_sessions(start: Start, cluster: ClusterParts, hub: Hub, calls: NodeCall
         cluster.valkey,
         start.node_id,
         cluster.backplane.address,
-        cluster.incarnation,
+        cluster.leases.current,
         hub.position,
         calls.replaced,
         window_s=start.settings.recovery.recovery_window_s,
@@ -369,7 +365,7 @@ async def build_features(start: Start, cluster: ClusterParts, clients: ClientPar
         clients.wheel,
         cluster.valkey,
         clients.calls,
-        cluster.incarnation,
+        cluster.leases.current,
         cluster.leases.fenced,
         cluster.backplane.recovered,
         start.settings.features,
@@ -390,7 +386,7 @@ async def build_features(start: Start, cluster: ClusterParts, clients: ClientPar
 async def register(start: Start, cluster: ClusterParts, features: Features) -> None:
     """Register in the cluster, and clear up after nodes that died while no other node was there to see it."""
     leases, directory = cluster.leases, cluster.directory
-    rivals = Rivals(cluster.valkey, cluster.place, cluster.incarnation)
+    rivals = Rivals(cluster.valkey, cluster.place, cluster.leases.current)
     if why := await rivals.before():
         raise StartError(why)
     start.stop.push_async_callback(directory.withdraw)

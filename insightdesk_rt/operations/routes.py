@@ -110,8 +110,7 @@ def _admin(parts: ServerParts, audit: AuditLog, sessions: Sessions) -> Admin:
         audit.add,
         parts.node_id,
         parts.settings.hosts,
-        lambda request: parts.port.peer(request).address,
-        lambda request: parts.port.peer(request).scheme == "https",
+        parts.port.peer,
         sessions=sessions,
         now_ms=parts.clock.now_ms,
     )

@@ -76,6 +76,10 @@ class Leases:
         """Is this node the leader? Each node stops believing so before its lease ends, so there are never two."""
         return time.monotonic() * 1000 < self._leads_until_ms
 
+    def current(self) -> str:
+        """Return the incarnation of this node at this moment."""
+        return self.incarnation
+
     async def beat(self) -> None:
         """Renew the lease. Call it every BEAT_MS, and once before clients come. Raises RtError UNAVAILABLE."""
         asked_ms = time.monotonic() * 1000  # the lease counts from before the command was sent

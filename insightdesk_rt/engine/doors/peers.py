@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
+from tornado.httputil import HTTPServerRequest
 
 from insightdesk_rt.engine.addresses import parse_address, parse_net, spelled
 
@@ -19,6 +20,11 @@ class RemotePeer(Struct, frozen=True, gc=False):
 
     address: str
     scheme: str
+
+
+def direct_peer(request: HTTPServerRequest) -> RemotePeer:
+    """Return who sent a request, if no proxy is trusted."""
+    return RemotePeer(request.remote_ip or "", request.protocol)
 
 
 class TrustedProxies:

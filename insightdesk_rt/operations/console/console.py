@@ -90,7 +90,7 @@ class SessionHandler(Handler):
     )
     async def post(self, body: SignIn) -> Answer:
         """Sign in to the console: the answer sets its cookie. For pages of this port only."""
-        who = self.admin.access.holder(body.credential, self.admin.address(self.request))
+        who = self.admin.access.holder(body.credential, self.admin.peer(self.request).address)
         secret = await self.sessions.open(body.credential)
         self.set_cookie(COOKIE, secret, max_age=SESSION_S, **self._attributes())
         return Answer(ConsoleSession(who.name, who.scope, "cookie"))
@@ -105,7 +105,12 @@ class SessionHandler(Handler):
         return Answer(ConsoleSession(self.who.name, self.who.scope, self.via))
 
     def _attributes(self) -> dict[str, Any]:
-        return {"path": "/", "httponly": True, "samesite": "Strict", "secure": self.admin.over_tls(self.request)}
+        return {
+            "path": "/",
+            "httponly": True,
+            "samesite": "Strict",
+            "secure": self.admin.peer(self.request).scheme == "https",
+        }
 
 
 class ConsoleFileHandler(Handler):

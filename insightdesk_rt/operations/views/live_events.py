@@ -109,7 +109,7 @@ class EventsHandler(StreamHandler):
         with self.streams.place(self.asker):  # before the monitor opens a Valkey connection
             if query.payload == "full":  # this shows all chats, so reading is written to the audit log
                 whom = " ".join(f"{name}={text}" for name, text in given(query).items() if name != "payload")
-                came = self.admin.address(self.request)
+                came = self.admin.peer(self.request).address
                 await self.admin.record(self.asker, "events.read", whom, query, came, "ok")
             await monitor.open(self.valkey, query.namespace, query.room)
             try:

@@ -35,8 +35,8 @@ class Node:
             """Do nothing: this node holds no facts."""
 
         self.leases = Leases(valkey, name, nothing, nothing, lease_ms=LEASE_MS)
-        self.directory = Directory(valkey, lambda: self.leases.incarnation, place)
-        self.rivals = Rivals(valkey, place, lambda: self.leases.incarnation, lease_ms=LEASE_MS)
+        self.directory = Directory(valkey, self.leases.current, place)
+        self.rivals = Rivals(valkey, place, self.leases.current, lease_ms=LEASE_MS)
         self.beating: asyncio.Task[None] | None = None
 
     async def register(self) -> str:
@@ -130,7 +130,7 @@ async def test_a_node_killed_on_this_machine_starts_again_at_once(valkey_url: st
         place = NodePlace(*(getattr(dead.place, f) for f in ("node", "since", "local", "address", "key", "machine")),
                       f"{space} {child.pid} {began}", SECRETS)  # fmt: skip
         assert not has_ended(place)
-        directory = Directory(valkey, lambda: dead.leases.incarnation, place)
+        directory = Directory(valkey, dead.leases.current, place)
         await dead.leases.beat()
         await directory.announce()
         child.kill()
