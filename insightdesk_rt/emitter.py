@@ -27,7 +27,7 @@ import valkey.asyncio
 from msgspec import Struct
 
 from insightdesk_rt.engine import ids
-from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.names import Key, Names
 from insightdesk_rt.engine.cluster.publisher import EventLogSettings, append_call, appended, check_event, fingerprint
 from insightdesk_rt.engine.cluster.resp import load_script
 from insightdesk_rt.engine.cluster.valkey import ValkeySettings, cannot_serve
@@ -69,8 +69,8 @@ class Target(Struct, Generic[E], frozen=True):
 
         `data` is what JSON has, or a msgspec Struct. The same event again under the same `id` changes nothing and
         returns the first offset. Raises RtError UNAVAILABLE (field `id`), BAD_REQUEST, PAYLOAD_TOO_LARGE; CONFLICT for
-        an `id` that another event had within two minutes; INTERNAL for what Valkey refuses; ValueError without a room,
-        or for a name that no event may have.
+        an `id` that another event of the namespace had within two minutes; INTERNAL for what Valkey refuses; ValueError
+        without a room, or for a name that no event may have.
         """
         if not self.rooms:
             raise ValueError("name the rooms first: .to(room)")
@@ -99,7 +99,7 @@ class _Emitter:
         self._source = load_script("insightdesk_rt.engine.cluster", "append").source
         self._seen: dict[str, Offset] = {}
 
-    def _call(self, event: Event) -> tuple[list[str], list[Any]]:
+    def _call(self, event: Event) -> tuple[list[Key], list[Any]]:
         check_event(event, self._max_event_bytes)
         seen = self._seen.get(event.namespace, NO_OFFSET)
         return append_call(self._names, event, "emitter", self._keep, seen)

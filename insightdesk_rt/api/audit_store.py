@@ -59,8 +59,8 @@ _entry = msgspec.json.Decoder(Entry)
 class AuditLog:
     def __init__(self, valkey: Valkey) -> None:
         self._valkey = valkey
-        self._key = valkey.key("audit")
-        self._dropped = valkey.key("audit-dropped")
+        self._key = valkey.names.cluster.key("audit")
+        self._dropped = valkey.names.cluster.key("audit-dropped")
         self._reading = asyncio.Lock()
 
     async def add(self, entry: Entry) -> None:

@@ -110,7 +110,7 @@ class Sessions:
             self._seen.popitem(last=False)
 
     def _key(self, name: str) -> str:
-        return self._valkey.key("console", name)
+        return self._valkey.names.cluster.key("console", name)
 
 
 def of_our_page(method: str | None, headers: HTTPHeaders) -> bool:

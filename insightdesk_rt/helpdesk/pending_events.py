@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from insightdesk_rt.engine.cluster.names import Partition
 from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
 
 PACKAGE = "insightdesk_rt.helpdesk"
@@ -80,10 +81,10 @@ def read_pending(store: str, subject: str, records: Iterable[str]) -> list[Pendi
 class PendingEvents:
     """The pending events of one store."""
 
-    def __init__(self, valkey: Valkey, name: str) -> None:
+    def __init__(self, valkey: Valkey, partition: Partition, name: str) -> None:
         self._valkey = valkey
         self._name = name
-        self._base = valkey.key(name)
+        self._base = partition.key(name)
 
     async def mark_published(self, upto: Mapping[str, int]) -> None:
         """Remove the records of published events; `upto` maps each subject to its last published seq.

@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from insightdesk_rt.engine.cluster.names import Key, Partition
 from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import Person, iso
@@ -55,8 +56,11 @@ class Live(Struct, gc=False):
 class ViewerStore:
     """`incarnation` returns the name under which this node holds its entries, and under which they are removed."""
 
-    def __init__(self, valkey: Valkey, incarnation: Callable[[], str], name: str = "ticket") -> None:
+    def __init__(
+        self, valkey: Valkey, partition: Partition, incarnation: Callable[[], str], name: str = "ticket"
+    ) -> None:
         self._valkey = valkey
+        self._partition = partition
         self._incarnation = incarnation
         self._name = name
 
@@ -109,7 +113,7 @@ class ViewerStore:
         """
         tickets, claim, me = (
             self._tickets(node),
-            self._valkey.key(self._name + "-live-reaper", node),
+            self._partition.key(self._name + "-live-reaper", node),
             secrets.token_hex(8),
         )
         while batch := await self._valkey.command("SRANDMEMBER", tickets, BATCH):
@@ -127,11 +131,11 @@ class ViewerStore:
         args: list[Arg] = [ticket_id, f"{node}/{field}", doing, json.dumps(person), valid_ms, TTL_S]
         return bool(await self._valkey.call(LIVE, keys, args))
 
-    def _key(self, ticket_id: str) -> str:
-        return self._valkey.key(self._name + "-live", ticket_id)
+    def _key(self, ticket_id: str) -> Key:
+        return self._partition.key(self._name + "-live", ticket_id)
 
-    def _tickets(self, node: str) -> str:
-        return self._valkey.key(self._name + "-live-node", node)
+    def _tickets(self, node: str) -> Key:
+        return self._partition.key(self._name + "-live-node", node)
 
 
 def _first(typing: tuple[int, Person]) -> int:

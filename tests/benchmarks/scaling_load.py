@@ -146,15 +146,16 @@ class Lanes:
     def __init__(self, port: int, count: int = LANES) -> None:
         self.connections = [Connection(port) for _ in range(count)]
 
-    def run(self, commands: Sequence[bytes], after: Callable[[], None] = lambda: None) -> list[Any]:
-        replies, count = [], len(self.connections)
+    def run(self, commands: Sequence[bytes], after: Callable[[], None] = lambda: None, replies: int = 1) -> list[Any]:
+        """Send these commands, or pipelines with so many `replies` each; return the last reply to each."""
+        last, count = [], len(self.connections)
         for start in range(0, len(commands), count):
             pairs = list(zip(self.connections, commands[start : start + count], strict=False))
             for connection, command in pairs:
                 connection.send(command)
-            replies += [connection.reply() for connection, _ in pairs]
+            last += [[connection.reply() for _ in range(replies)][-1] for connection, _ in pairs]
             after()
-        return replies
+        return last
 
     def close(self) -> None:
         for connection in self.connections:

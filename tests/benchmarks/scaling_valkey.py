@@ -8,15 +8,17 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+from insightdesk_rt.engine.cluster import envelope
 from insightdesk_rt.engine.cluster.leases import BEAT, BEAT_MS, LEASE_MS
 from insightdesk_rt.engine.cluster.resp import load_script, pack
+from insightdesk_rt.engine.cluster.subscription_link import LogState
+from insightdesk_rt.helpdesk.features import PATHS
 from insightdesk_rt.helpdesk.presence.store import JOIN, LEAVE, SWEEP
 from tests.benchmarks.scaling_load import (
     APPEND,
     NAMES,
     NS,
     PAYLOAD,
-    PREFIX,
     RUNS,
     Bench,
     Connection,
@@ -33,7 +35,7 @@ CPU, BYTES = "µs of Valkey", "bytes of Valkey"
 SUBSCRIBERS = 256  # connections; a channel's are drawn from them, so that few messages share a write
 ROOMS = 1_000
 LISTENING = 64  # nodes whose probes are heard
-PROBE = load_script("insightdesk_rt.engine.cluster", "probe")
+OWN = NAMES.namespace(NS)
 SAVE = load_script("insightdesk_rt.engine.cluster", "session_save")
 END = load_script("insightdesk_rt.engine.cluster", "session_end")
 
@@ -76,10 +78,10 @@ def publishes(bench: Bench) -> Iterator[Result]:
     bench.load(APPEND)
     message = "1V\n" + '{"n":"/tickets","e":"ticket:typing","r":["ticket:1"],"o":"node-1.abcdef01"}\n' + PAYLOAD
     crowd = Crowd(bench.port, SUBSCRIBERS)
-    channels = {k: [f"{PREFIX}:room:{k}:{room}" for room in rooms] for k in (0, 1, 4, 16)}
+    channels = {k: [NAMES.namespace(f"/{k}").channel(room) for room in rooms] for k in (0, 1, 4, 16)}
     for k, names in channels.items():
         crowd.subscribe({name: rng.sample(range(SUBSCRIBERS), k) for name in names})
-    crowd.subscribe({NAMES.channel(NS, room): rng.sample(range(SUBSCRIBERS), 4) for room in rooms})
+    crowd.subscribe({OWN.channel(room): rng.sample(range(SUBSCRIBERS), 4) for room in rooms})
     runs: dict[int, list[float]] = {k: [] for k in channels}
     logged = []
     for _ in range(3 * RUNS + 1):  # in turns, so that what else the machine does meets all of them
@@ -110,7 +112,7 @@ def subscriptions(bench: Bench) -> Iterator[Result]:
         bench.empty()
         crowd = Crowd(bench.port, 2)
         crowd.subscribe({"warm": [0, 1]})
-        names = [NAMES.channel(NS, f"ticket:{secrets.token_hex(4)}") for _ in range(count)]
+        names = [OWN.channel(f"ticket:{secrets.token_hex(4)}") for _ in range(count)]
         for number in (0, 1):
             before = bench.memory()
             cpu[number].append(cost(bench, partial(crowd.subscribe, {name: [number] for name in names}), count))
@@ -137,10 +139,10 @@ def subscriptions(bench: Bench) -> Iterator[Result]:
 def clocks(bench: Bench) -> Iterator[Result]:
     """What each node does by the clock, by how many nodes there are."""
     sequencers = Lanes(bench.port)
-    for script in (BEAT, PROBE, SWEEP):
+    for script in (BEAT, SWEEP):
         bench.load(script)
     run_id = bench.info("server")["run_id"]
-    keys = [f"{PREFIX}:{name}" for name in ("nodes", "reaping", "leader", "server", "calm")]
+    keys = [NAMES.cluster.key(name) for name in ("nodes", "reaping", "leader", "server", "calm", "lost")]
     for nodes in (10, 1_000):
         bench.empty()
         beats = [call(BEAT, keys, (f"n{n}.abcdef01", LEASE_MS * 100, "1", run_id)) for n in range(nodes)]
@@ -149,19 +151,27 @@ def clocks(bench: Bench) -> Iterator[Result]:
         runs = [cost(bench, partial(sequencers.run, many), len(many)) for _ in range(RUNS)]
         yield Result(f"lease_{nodes}", f"renewing a lease, one of {nodes} nodes (1 per {BEAT_MS} ms)", CPU, runs)
     bench.empty()
-    for number, namespace in enumerate(("/tickets", "/chat", "/notifications", "/presence", "/dashboard")):
-        bench.control.ask("HSET", NAMES.tops, namespace, f"179539724267{number}-0")
-    bench.control.ask("HSET", NAMES.tops, "@", "1795397242-123456")
+    for number, namespace in enumerate(PATHS):
+        state = ("top", f"179539724267{number}-0", "floor", "1795397242670-0", "epoch", "1795397242-123456")
+        bench.control.ask("HSET", NAMES.namespace(namespace).log_state, *state)
     crowd = Crowd(bench.port, LISTENING)
-    crowd.subscribe({NAMES.node(f"n{n}"): [n] for n in range(LISTENING)})
-    probes = [call(PROBE, [NAMES.tops], [NAMES.node(f"n{n % LISTENING}"), n]) for n in range(5_000)]
-    runs = [cost(bench, partial(sequencers.run, probes, crowd.drain), len(probes)) for _ in range(RUNS)]
+    crowd.subscribe({NAMES.cluster.node(f"n{n}"): [n] for n in range(LISTENING)})
+    probes = [_probe(f"n{n % LISTENING}", n) for n in range(5_000)]
+    runs = [
+        cost(bench, partial(sequencers.run, probes, crowd.drain, replies=len(PATHS) + 1), 5_000) for _ in range(RUNS)
+    ]
     yield Result("probe", "a probe of the subscription (4 per second and node)", CPU, runs)
     crowd.close()
-    sweeps = [call(SWEEP, [f"{PREFIX}:presence"], (200,))] * 5_000
+    sweeps = [call(SWEEP, [NAMES.namespace("/presence").key("presence")], (200,))] * 5_000
     runs = [cost(bench, partial(sequencers.run, sweeps), len(sweeps)) for _ in range(RUNS)]
     yield Result("sweep", "a search for users whose grace period has ended (3 per second and node)", CPU, runs)
     sequencers.close()
+
+
+def _probe(node: str, number: int) -> bytes:
+    """The pipeline of one probe: it reads the end of each log, then publishes its number."""
+    reads = [pack(("HMGET", NAMES.namespace(path).log_state, *LogState._fields)) for path in PATHS]
+    return b"".join([*reads, pack(("PUBLISH", NAMES.cluster.node(node), envelope.probe(number)))])
 
 
 def people(bench: Bench) -> Iterator[Result]:
@@ -169,7 +179,7 @@ def people(bench: Bench) -> Iterator[Result]:
     sequencers = Lanes(bench.port)
     for script in (JOIN, LEAVE, SAVE, END):
         bench.load(script)
-    base, count = f"{PREFIX}:presence", 5_000
+    base, count = NAMES.namespace("/presence").key("presence"), 5_000
     bench.empty()
     bench.control.ask("SADD", f"{base}-nodes", "n0")
     come, go, kept = [], [], []
@@ -191,10 +201,10 @@ def people(bench: Bench) -> Iterator[Result]:
     for _ in range(RUNS):
         pids = [f"node-1.{secrets.token_urlsafe(16)}" for _ in range(count)]
         offset = "1795397242677-0"
-        index = NAMES.sessions("n1.abcdef01")
         fields = ("rooms", rooms, "namespace", NS, "user", "user-12345", "sid", "x" * 20)
         since = ("start", offset, "from", offset, "quiet", offset, "address", "node-1.abcdef01")
-        keys = [[NAMES.session(pid), index] for pid in pids]
+        own = [(NAMES.session(pid), pid) for pid in pids]
+        keys = [[partition.session(pid), partition.sessions("n1.abcdef01")] for partition, pid in own]
         opens = [
             call(SAVE, key, ["open", f"node-1.abcdef01/{n}", pids[n], 86_400_000, "pid", pids[n], *fields, *since])
             for n, key in enumerate(keys)
@@ -220,10 +230,10 @@ def log_entries(bench: Bench) -> Iterator[Result]:
         before = bench.memory()
         sequencers.run([append("ticket:1") for _ in range(count)])
         grown = bench.memory() - before
-        stream = bench.control.ask("MEMORY", "USAGE", NAMES.log(NS), "SAMPLES", 0)
+        stream = bench.control.ask("MEMORY", "USAGE", OWN.log, "SAMPLES", 0)
         entry.append(stream / count)
         beside.append((grown - stream) / count)
-        kept = NAMES.ids(NS, "ticket:1")
+        kept = OWN.ids("ticket:1")
         offsets.append(bench.control.ask("MEMORY", "USAGE", kept, "SAMPLES", 0) / bench.control.ask("LLEN", kept))
         bench.empty()
         before = bench.memory()

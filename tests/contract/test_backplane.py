@@ -232,7 +232,7 @@ async def test_a_room_is_unsubscribed_a_little_after_it_was_left_and_not_if_it_i
     monkeypatch.setattr("insightdesk_rt.engine.cluster.channel_subscriptions.UNLISTEN_S", 0.3)
     async with cluster(valkey_url, prefix, 1) as (node,):
         subscribers: Callable[[Room], Any] = lambda room: node.valkey.command(  # noqa: E731
-            "PUBSUB", "NUMSUB", f"{prefix}:room:{NS}:{room}"
+            "PUBSUB", "NUMSUB", Names(prefix).namespace(NS).channel(room)
         )
         for room in (A, B, C):
             await node.bus.listen(NS, room)
@@ -296,10 +296,10 @@ async def test_an_offset_older_than_an_hour_is_good_only_where_the_rooms_own_lis
     async with cluster(valkey_url, prefix, 1) as (node,):
         await node.bus.append(event("1", A))
         old = Offset(f"{offset_key(node.bus.position(NS))[0] - 3_700_000}-0")
-        await node.valkey.command("HSET", f"{prefix}:floors", NS, "1-0")
+        await node.valkey.command("HSET", Names(prefix).namespace(NS).log_state, "floor", "1-0")
         for rooms in ([A], [B], [A, B]):
             assert not (await node.bus.read(NS, rooms, old)).complete, rooms
-        await node.valkey.command("RPUSH", f"{prefix}:ids:{NS}:{A}", old)
+        await node.valkey.command("RPUSH", Names(prefix).namespace(NS).ids(A), old)
         backlog = await node.bus.read(NS, [A], old)
         assert [e.payload for e in backlog.events] == ["1"] and backlog.complete
 
@@ -322,7 +322,7 @@ async def test_a_question_that_cannot_be_answered_costs_valkey_no_reading(
                 start = Offset(f"{key + 10_000_000}-0")
             case "too old":
                 start = Offset(f"{key - 3_700_000}-0")
-                await node.valkey.command("HSET", f"{prefix}:floors", NS, "1-0")
+                await node.valkey.command("HSET", Names(prefix).namespace(NS).log_state, "floor", "1-0")
             case "too much":
                 pass  # 1,200 in one room
             case "too much together":
@@ -403,10 +403,10 @@ async def test_a_trimmed_log_is_said_to_be_short_only_for_rooms_that_had_somethi
         assert not (await node.bus.read(NS, [A], quiet)).complete, "its event after that offset is cut off"
         assert (await node.bus.read(NS, [C], quiet)).complete, "a quiet room missed nothing"
         assert (await node.bus.read(NS, [C, A], early)).complete
-        await node.valkey.command("DEL", f"{prefix}:ids:{NS}:{C}")
+        await node.valkey.command("DEL", Names(prefix).namespace(NS).ids(C))
         assert (await node.bus.read(NS, [C], quiet)).complete, "nothing known within the hour: nothing happened"
         old = Offset(f"{offset_key(quiet)[0] - 3_600_001}-0")
-        await node.valkey.command("HSET", f"{prefix}:floors", NS, "1-0")
+        await node.valkey.command("HSET", Names(prefix).namespace(NS).log_state, "floor", "1-0")
         assert not (await node.bus.read(NS, [C], old)).complete, "older than what is remembered of rooms"
 
 
@@ -420,18 +420,18 @@ async def test_a_log_is_trimmed_by_the_bytes_of_its_events(valkey_url: str, pref
         for _ in range(12):
             payload = '"' + "x" * 5_000 + '"'
             await asyncio.gather(*(node.bus.append(event(payload, B)) for _ in range(40)))
-            used.append(await node.valkey.command("MEMORY", "USAGE", f"{prefix}:log:{NS}", "SAMPLES", 0))
+            used.append(await node.valkey.command("MEMORY", "USAGE", Names(prefix).namespace(NS).log, "SAMPLES", 0))
         assert most * 0.7 < used[-1] < most * 1.5, used
         assert max(used[6:]) < most * 1.5, used
         last = await node.bus.append(event("last", A))
         assert not (await node.bus.read(NS, [B], early)).complete
         assert (await node.bus.read(NS, [A], last)).complete
-        assert await node.valkey.command("LLEN", f"{prefix}:log:{NS}:marks") <= 64
+        assert await node.valkey.command("LLEN", Names(prefix).namespace(NS).log_marks) <= 64
     async with cluster(valkey_url, prefix, 1, log_max_bytes=0) as (node,):
-        before = await node.valkey.command("XLEN", f"{prefix}:log:{NS}")
+        before = await node.valkey.command("XLEN", Names(prefix).namespace(NS).log)
         for _ in range(10):
             await node.bus.append(event('"' + "x" * 200_000 + '"', B))
-        assert await node.valkey.command("XLEN", f"{prefix}:log:{NS}") == before + 10, "0: no limit"
+        assert await node.valkey.command("XLEN", Names(prefix).namespace(NS).log) == before + 10, "0: no limit"
 
 
 @aio
@@ -443,7 +443,7 @@ async def test_the_names_of_an_events_rooms_count_among_the_bytes_of_the_log(val
         for _ in range(13):
             many = [msgspec.structs.replace(event('"x"', A), rooms=rooms) for _ in range(20)]
             await asyncio.gather(*(node.bus.append(one) for one in many))
-        used = await node.valkey.command("MEMORY", "USAGE", f"{prefix}:log:{NS}", "SAMPLES", 0)
+        used = await node.valkey.command("MEMORY", "USAGE", Names(prefix).namespace(NS).log, "SAMPLES", 0)
         assert most * 0.5 < used < most * 1.5
 
 
@@ -464,7 +464,7 @@ async def test_an_event_with_a_reserved_name_is_neither_logged_nor_delivered(val
     """
     async with cluster(valkey_url, prefix, 1) as (node,):
         await node.bus.listen(NS, A)
-        before, log = node.bus.position(NS), ("XLEN", f"{prefix}:log:{NS}")
+        before, log = node.bus.position(NS), ("XLEN", Names(prefix).namespace(NS).log)
         length = await node.valkey.command(*log)
         for name in RESERVED_EVENTS:
             named = msgspec.structs.replace(event("x", A), name=name)
@@ -490,7 +490,9 @@ async def test_hostile_bytes_are_counted_and_dropped_and_stop_nothing(valkey_url
         await node.bus.listen(NS, A)
         before = node.bus.position(NS)
         good_head = '{"n":"/tickets","e":"x","r":["ticket:a"]}'
-        for channel in (f"room:{NS}:{A}", f"node:{node.bus.address}", "nodes:all"):
+        names = Names(prefix)
+        room = names.namespace(NS).channel(A)
+        for channel in (room, names.cluster.node(node.bus.address), names.all_nodes):
             for bad in (
                 b"",
                 b"\xff\xfe",
@@ -504,7 +506,7 @@ async def test_hostile_bytes_are_counted_and_dropped_and_stop_nothing(valkey_url
                 f"1L 99999999999999-0 \n{good_head}\n".encode() + b"\xff",
                 f"1L {'9' * 30}-0 \n{good_head}\n{{}}".encode(),
                 b"1V\n\n",
-                b"1C" if channel[0] == "r" else b"0C",
+                b"1C" if channel == room else b"0C",
                 b'1V\n{"n":"/chat","e":"x","r":["ticket:a"]}\n{}',
                 b"1V\n" + b"x" * 400_000,
                 b"1P x\n",
@@ -513,8 +515,10 @@ async def test_hostile_bytes_are_counted_and_dropped_and_stop_nothing(valkey_url
                 b"1X",
                 b"1",
             ):
-                await node.valkey.command("PUBLISH", f"{prefix}:{channel}", bad)
-        await node.valkey.command("XADD", f"{prefix}:log:{NS}", "*", "i", "z", "h", "nonsense", "p", "{}", "r", A)
+                await node.valkey.command("PUBLISH", channel, bad)
+        await node.valkey.command(
+            "XADD", Names(prefix).namespace(NS).log, "*", "i", "z", "h", "nonsense", "p", "{}", "r", A
+        )
         offset = await node.bus.append(event("fine", A))
         await until(lambda: node.payloads == ["fine"], "still alive")
         assert node.bus.counters["poison"] >= 50 and node.bus.counters["connects"] == 1
@@ -531,7 +535,7 @@ async def test_a_forged_event_from_the_future_does_not_deafen_a_node(valkey_url:
         future = offset_key(two.bus.position(NS))[0] + 3_600_000
         for previous in ("", f"{future + 5}-0"):
             await one.valkey.command(
-                "PUBLISH", f"{prefix}:room:{NS}:{A}", forged.format(future + 10, previous, "f" + previous)
+                "PUBLISH", Names(prefix).namespace(NS).channel(A), forged.format(future + 10, previous, "f" + previous)
             )
             sent = []
             for n in range(30):

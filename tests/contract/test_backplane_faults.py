@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from insightdesk_rt.engine.cluster.names import Names
 from insightdesk_rt.engine.cluster.valkey_url import endpoint
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import Offset, new_id, offset_key
@@ -247,7 +248,7 @@ async def test_a_slow_way_to_valkey_does_not_keep_everything(monkeypatch: pytest
 async def test_a_probe_that_was_not_sent_does_not_hide_a_dead_subscription() -> None:
     with OwnValkey() as server:
         async with cluster(server.url, "t", 1) as (one,):
-            server("PUBLISH", f"t:node:{one.bus.address}", "1P 99999999\n")
+            server("PUBLISH", Names("t").cluster.node(one.bus.address), "1P 99999999\n")
             await until(lambda: one.bus.counters["poison"] == 1, "dropped")
             before = one.bus.counters["connects"]
             one.bus._link.connection._received = lambda channel, message: None  # type: ignore[union-attr]
@@ -280,7 +281,7 @@ async def test_a_failover_to_a_replica_that_lags_behind_loses_nothing_acknowledg
         replica_of(replica, primary)
         os.symlink(primary.socket, link)
         async with cluster(f"unix://{link}", "t") as nodes, Load(nodes, one_order=False) as load:
-            await until(lambda: replica("XLEN", f"t:log:{NS}") > 20, "replicated")
+            await until(lambda: replica("XLEN", f"{{t{NS}}}:log") > 20, "replicated")
             replica("REPLICAOF", "NO", "ONE")  # cut off here: what follows it never sees
             before = load.total
             await until(lambda: load.total > before + 30, "acknowledged by the primary alone")
@@ -319,7 +320,7 @@ async def two_primaries(folder: Path) -> AsyncIterator[tuple[Node, Node, OwnValk
                 await node.bus.listen(NS, A)
             await nodes[0].bus.append(event("before"))
             await until(lambda: all(node.payloads == ["before"] for node in nodes), "heard by both")
-            await until(lambda: new("XLEN", f"t:log:{NS}") == old("XLEN", f"t:log:{NS}"), "replicated")
+            await until(lambda: new("XLEN", f"{{t{NS}}}:log") == old("XLEN", f"{{t{NS}}}:log"), "replicated")
             for node in nodes:
                 await until(
                     lambda node=node: node.bus._sequencers[NS].ends[-1].offset == node.bus.position(NS), "known"
@@ -417,7 +418,7 @@ async def test_an_offset_that_two_primaries_gave_to_two_events_is_seen_to_be_ano
         mine = await node.bus.append(event("mine"))
         await until(lambda: sequencer.position == mine, "heard")
         assert (await node.bus._open(sequencer)).since == mine
-        log = f"{prefix}:log:{NS}"
+        log = Names(prefix).namespace(NS).log
         ((_, fields),) = await node.valkey.command("XRANGE", log, common, common)
         await node.valkey.command("DEL", log)
         await node.valkey.command("XADD", log, common, *fields)

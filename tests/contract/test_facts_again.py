@@ -240,10 +240,11 @@ async def known(cluster: Cluster) -> dict[str, Any]:
         "mine": {user.id: {one.id for one in await store.mine(user)} for user in (CARL, ANNA, BERT)},
         "counts": (stats.waiting, stats.active),
         "bytes": {
-            one.conversation.id: cluster.server("HGET", f"t:chat:{one.conversation.id}", "bytes") for one in listed
+            one.conversation.id: cluster.server("HGET", f"{{t/chat}}:chat:{one.conversation.id}", "bytes")
+            for one in listed
         },
         "client ids": {
-            key: cluster.server("HGETALL", key) for key in sorted(cluster.server("KEYS", "t:chat-started:*"))
+            key: cluster.server("HGETALL", key) for key in sorted(cluster.server("KEYS", "{t/chat}:chat-started:*"))
         },
     }
 

@@ -196,10 +196,10 @@ async def test_an_agent_who_gets_a_chat_back_is_not_sent_what_was_told_of_it_mea
 ) -> None:
     """A conversation goes to another team and returns: not by `since`, and not by coming back."""
     async with chatting.a_cluster(valkey_url, prefix) as cluster:
-        tops = cluster.valkey.key("tops")
+        state = cluster.valkey.names.namespace("/chat").log_state
 
         async def noted() -> Offset:  # the log of these tests is in memory: say what the real one would
-            await cluster.valkey.command("HSET", tops, "/chat", cluster.log.position("/chat"))
+            await cluster.valkey.command("HSET", state, "top", cluster.log.position("/chat"))
             return cluster.log.position("/chat")
 
         carl, anna = await cluster.one.enters(chatting.CARL), await cluster.one.enters(chatting.ANNA)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import valkey
 
+from insightdesk_rt.engine.cluster.names import Names
 from tests.support.aio import aio
 from tests.support.clients import Door
 from tests.support.door import Answer, Http, frame
@@ -40,17 +41,17 @@ class Pair:
 
     @property
     def places(self) -> dict[str, dict[str, object]]:
-        found = self.valkey.hgetall(f"{self.prefix}:places")
+        found = self.valkey.hgetall(Names(self.prefix).cluster.key("places"))
         assert isinstance(found, dict)
         return {name.partition(".")[0]: json.loads(text) for name, text in found.items()}
 
     def move(self, node: str) -> dict[str, object]:
         """Make a node look as if it were on another machine, and return its place."""
-        for name, text in self.valkey.hgetall(f"{self.prefix}:places").items():  # type: ignore[union-attr]
+        for name, text in self.valkey.hgetall(Names(self.prefix).cluster.key("places")).items():  # type: ignore[union-attr]
             if name.startswith(f"{node}."):
                 place: dict[str, object] = json.loads(text)
                 moved = {**place, "local": "elsewhere", "machine": "another"}
-                self.valkey.hset(f"{self.prefix}:places", name, json.dumps(moved))
+                self.valkey.hset(Names(self.prefix).cluster.key("places"), name, json.dumps(moved))
                 return place
         raise AssertionError(f"{node} is not known")
 

@@ -39,6 +39,8 @@ FORBIDDEN = (
     "SCRIPT FLUSH",
     "BGREWRITEAOF",
     "GET another:key",
+    "GET insightdesk:key",
+    "GET {insightdesk2}:key",
     "PUBLISH another:channel x",
     "SUBSCRIBE another:channel",
     "PSUBSCRIBE *",
@@ -53,23 +55,24 @@ def test_the_servers_valkey_user_may_do_what_it_needs_and_nothing_else() -> None
         script = "return redis.call('GET', 'another:key')"
         with pytest.raises(valkey.exceptions.ResponseError, match="permission"):
             client.execute_command("EVAL", script, 0)
-        assert client.execute_command("SET", "insightdesk:key", "x")
+        assert client.execute_command("SET", "{insightdesk:sessions-7}:key", "x")
 
 
 NOT_AN_EMITTERS = (
     *FORBIDDEN,
-    "PUBLISH insightdesk:nodes:all x",
-    "PUBLISH insightdesk:node:n1.1234 x",
-    "SUBSCRIBE insightdesk:room:/chat:chat:1",
-    "HGETALL insightdesk:places",
-    "HGETALL insightdesk:session:n1.x",
-    "HSET insightdesk:session:n1.x user eve",
-    "ZADD insightdesk:nodes 1 ghost",
-    "HGETALL insightdesk:ticket:42",
-    "DEL insightdesk:rules:block",
-    "XRANGE insightdesk:log:/chat - +",
-    "XREAD STREAMS insightdesk:log:/chat 0",
-    "DUMP insightdesk:log:/chat",
+    "PUBLISH {insightdesk}:nodes:all x",
+    "PUBLISH {insightdesk}:node:n1.1234 x",
+    "PUBLISH {insightdesk/chat}:node:n1.1234 x",
+    "SUBSCRIBE {insightdesk/chat}:room:chat:1",
+    "HGETALL {insightdesk}:places",
+    "HGETALL {insightdesk:sessions-3}:session:n1.x",
+    "HSET {insightdesk:sessions-3}:session:n1.x user eve",
+    "ZADD {insightdesk}:nodes 1 ghost",
+    "HGETALL {insightdesk/tickets}:ticket:42",
+    "DEL {insightdesk}:rules:block",
+    "XRANGE {insightdesk/chat}:log - +",
+    "XREAD STREAMS {insightdesk/chat}:log 0",
+    "DUMP {insightdesk/chat}:log",
 )
 
 
@@ -96,7 +99,7 @@ async def test_an_emitters_user_publishes_events_and_can_do_nothing_else(tmp_pat
                     client.execute_command(*command.split())
             reads = "return redis.call('XRANGE', KEYS[1], '-', '+')"
             with pytest.raises(valkey.exceptions.ResponseError, match="permission"):
-                client.execute_command("EVAL", reads, 1, "insightdesk:log:/tickets")
+                client.execute_command("EVAL", reads, 1, "{insightdesk/tickets}:log")
         await bob.close()
         server.stop()
         server.assert_quiet()
@@ -144,7 +147,10 @@ async def test_two_environments_on_one_valkey_receive_nothing_from_each_other(tm
             assert (status, found["total"]) == (200, 1)
         with valkey.Valkey.from_url(valkey_url) as client:
             known = [name.decode() for name in client.keys("*") + client.pubsub_channels("*")]
-        assert all(any(name.startswith(f"{prefix}:") for name in known) for prefix in prefixes)
+        assert all(
+            any(name.startswith((f"{{{prefix}}}:", f"{{{prefix}/", f"{{{prefix}:")) for name in known)
+            for prefix in prefixes
+        )
     finally:
         for peer in peers:
             await peer.close()

@@ -57,7 +57,7 @@ def families() -> list[Family]:
 
 
 def family_of(key: str) -> Family | None:
-    """Return the row of a key: the one with the longest name, as `log:<namespace>:marks` fits `log:<namespace>` too."""
+    """Return the row of a key: the one with the longest name, as `chat:<id>` may fit another's key, too."""
     fitting = [one for one in families() if one.pattern.fullmatch(key)]
     return max(fitting, key=lambda one: len(re.sub(r"<\w+>", "", one.text)), default=None)
 
@@ -66,7 +66,7 @@ def family_of(key: str) -> Family | None:
 
 
 def named_in_code() -> Iterator[str]:
-    """Yield what names of keys the code is made of: `valkey.key("name")`, `base .. '-suffix'` of scripts, Names."""
+    """Yield the parts of names in the code: `partition.key("name")`, `base .. '-suffix'` of scripts, Partition."""
     for path in sorted((ROOT / "insightdesk_rt").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         yield from re.findall(r"\.key\(\s*f?\"([a-z-]+)\"", text)
@@ -75,7 +75,7 @@ def named_in_code() -> Iterator[str]:
         text = path.read_text(encoding="utf-8")
         yield from re.findall(r"(?:base|present|KEYS\[1\]) \.\. '(-[a-z]+)", text)
     names = (ROOT / "insightdesk_rt" / "engine" / "cluster" / "names.py").read_text(encoding="utf-8")
-    yield from re.findall(r"return f\"\{self\.prefix\}:([a-z]+)(?!.*room)", names)
+    yield from re.findall(r"return Key\(f\"\{self\._start\}([a-z]+):", names)
 
 
 @pytest.mark.parametrize("name", sorted(set(named_in_code()) - {"room", "node", "chat", "ticket"}))
@@ -167,7 +167,7 @@ async def push(server: ServerProcess, path: str, body: Any, method: str = "POST"
 
 def wrong_with(valkey: OwnValkey, key: str) -> str:
     """Return what a key has that its row does not allow, "" if it is right."""
-    family = family_of(key.removeprefix("insightdesk:"))
+    family = family_of(re.sub(r"^\{insightdesk[^}]*\}:", "", key))
     if family is None:
         return f"{key} is of no family in the table"
     used, ttl_ms = valkey("MEMORY", "USAGE", key, "SAMPLES", 0), valkey("PTTL", key)

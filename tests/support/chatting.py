@@ -67,9 +67,9 @@ class Node:
         self.name = name
         self.hub = Hub(line, ["/chat"])
         self.clock = fakes.Clock()
-        self.people = PresenceStore(valkey, grace_ms=0, name="chat-present")
-        self.store = ChatStore(valkey, self.people, ChatTimes())
-        self.typing = ViewerStore(valkey, lambda: self.name, "chat")
+        self.people = PresenceStore(valkey, valkey.names.namespace("/chat"), grace_ms=0, name="chat-present")
+        self.store = ChatStore(valkey, valkey.names.namespace("/chat"), self.people, ChatTimes())
+        self.typing = ViewerStore(valkey, valkey.names.namespace("/chat"), lambda: self.name, "chat")
         self.chat = Chat(
             self.hub,
             self.clock,
@@ -114,7 +114,7 @@ class Cluster:
 
     async def ring(self, kind: str) -> None:
         """The clocks of this kind ring; then the leader's turn comes."""
-        key = self.valkey.key("chat-deadlines")
+        key = self.valkey.names.namespace("/chat").key("chat-deadlines")
         for entry in await self.valkey.command("ZRANGE", key, 0, -1):
             if entry.startswith(kind + ":"):
                 await self.valkey.command("ZADD", key, 1, entry)

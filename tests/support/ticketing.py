@@ -52,8 +52,8 @@ class Node:
         self.name = name
         self.clock = fakes.Clock()
         self.hub = Hub(Line(cluster.log, cluster.lines), [PATH], cluster.max_rooms)
-        self.store = TicketStore(cluster.valkey)
-        self.viewers = ViewerStore(cluster.valkey, lambda: self.name)
+        self.store = TicketStore(cluster.valkey, cluster.valkey.names.namespace("/tickets"))
+        self.viewers = ViewerStore(cluster.valkey, cluster.valkey.names.namespace("/tickets"), lambda: self.name)
         access = cluster.access or TicketAccess(self.store, cluster.agent_access)
         self.tickets = Tickets(
             self.hub,
@@ -61,7 +61,7 @@ class Node:
             self.store,
             self.viewers,
             access,
-            ReaderStore(cluster.valkey),
+            ReaderStore(cluster.valkey, cluster.valkey.names.namespace("/tickets")),
             agent_access=cluster.agent_access,
             incarnation=lambda: self.name,
             recheck_on_all_nodes=cluster.recheck_on_all_nodes,

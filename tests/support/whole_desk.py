@@ -36,13 +36,13 @@ CARL, ROOT = fakes.user("carl", "customer"), fakes.user("root", "admin")
 def copied(store: Valkey) -> dict[bytes, bytes]:
     """Return what Valkey has now, to be put back by `lose`: as a replica that lags, or a file of a second ago."""
     with valkey.Valkey.from_url(store.url) as client:
-        return {key: client.dump(key) for key in client.keys(f"{store.prefix}:*")}  # type: ignore[misc]
+        return {key: client.dump(key) for key in client.keys(f"{{{store.prefix}*")}  # type: ignore[misc]
 
 
 def lose(store: Valkey, copy: dict[bytes, bytes]) -> None:
     """Have Valkey forget what it was told since the copy was made."""
     with valkey.Valkey.from_url(store.url) as client:
-        for key in client.keys(f"{store.prefix}:*"):  # type: ignore[union-attr]
+        for key in client.keys(f"{{{store.prefix}*"):  # type: ignore[union-attr]
             client.delete(key)
         for key, value in copy.items():
             client.restore(key, 0, value)
@@ -127,8 +127,9 @@ class WholeDesk:
         """Return the kinds of all changes that are stored and not in the log yet."""
         await self.idle()
         found = []
-        for name in ("ticket", "chat", "notification", "presence", "chatting"):
-            found += await PendingEvents(self.valkey, name).overdue(age_ms=-1_000)
+        stores = {"ticket": "/tickets", "chat": "/chat", "notification": "/notifications", "presence": "/presence"}
+        for name, path in {**stores, "chatting": "/chat"}.items():
+            found += await PendingEvents(self.valkey, self.valkey.names.namespace(path), name).overdue(age_ms=-1_000)
         return [change.kind for change in found]
 
 

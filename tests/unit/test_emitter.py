@@ -83,7 +83,7 @@ def test_the_same_id_again_is_the_same_event(valkey_url: str, prefix: str) -> No
         assert target.emit("x", 1, id="mine") == first and offset_key(other) > offset_key(first)
         for another in (
             lambda: target.emit("x", 2, id="mine"),
-            lambda: emitter.of("/chat").to(A).emit("x", 1, id="mine"),
+            lambda: target.to("b").emit("x", 1, id="mine"),
         ):
             with pytest.raises(RtError) as refused:
                 another()
@@ -98,7 +98,7 @@ def test_a_connection_that_was_lost_or_a_server_that_restarts_costs_a_try_and_no
         target.emit("x", 2)
         server("SCRIPT", "FLUSH")
         target.emit("x", 3)
-        assert server("XLEN", f"t:log:{NS}") == 3
+        assert server("XLEN", f"{{t{NS}}}:log") == 3
         server.kill()
         later = threading.Timer(0.15, server.start)
         later.start()
@@ -112,7 +112,7 @@ def test_an_event_that_was_taken_but_not_confirmed_is_not_doubled_by_the_next_tr
         target.emit("x", 1)
         server("CLIENT", "PAUSE", "500", "ALL")
         target.emit("x", 2)
-        assert server("XLEN", f"t:log:{NS}") == 2
+        assert server("XLEN", f"{{t{NS}}}:log") == 2
 
 
 def test_when_it_is_given_up_the_error_carries_the_id_for_later() -> None:
@@ -143,7 +143,7 @@ def test_after_a_failover_the_next_try_goes_where_the_name_leads_now(tmp_path: P
         old("REPLICAOF", "127.0.0.1", "1")
         link(new, name)
         emitter.of(NS).to(A).emit("x", 2)
-        assert new("XLEN", f"t:log:{NS}") == 1
+        assert new("XLEN", f"{{t{NS}}}:log") == 1
 
 
 @aio
@@ -155,7 +155,7 @@ async def test_so_does_that_of_the_asynchronous_one(tmp_path: Path) -> None:
             old("REPLICAOF", "127.0.0.1", "1")
             link(new, name)
             await emitter.of(NS).to(A).emit("x", 2)
-        assert new("XLEN", f"t:log:{NS}") == 1
+        assert new("XLEN", f"{{t{NS}}}:log") == 1
 
 
 def test_a_server_that_cannot_serve_just_now_is_unavailable_and_one_that_refuses_is_not() -> None:
@@ -166,7 +166,7 @@ def test_a_server_that_cannot_serve_just_now_is_unavailable_and_one_that_refuses
             emitter.of(NS).to(A).emit("x", 1)
         server("CONFIG", "SET", "min-replicas-to-write", "0")
         emitter.of(NS).to(A).emit("x", 1, id=error.value.fields["id"])
-        server("SET", "t:log:/chat", "no log")
+        server("SET", "{t/chat}:log", "no log")
         with pytest.raises(RtError, match="INTERNAL") as refused:
             emitter.of("/chat").to(A).emit("x", 1)
         assert "WRONGTYPE" in str(refused.value.__cause__)
@@ -189,7 +189,7 @@ async def test_many_who_wait_for_a_server_that_hangs_are_told_at_the_same_time()
             server.thaw()
             offsets = [await emitter.of(NS).to(A).emit("x", n, id=str(n)) for n in range(10)]
             assert sorted(offsets, key=offset_key) == offsets
-        assert server("XLEN", f"t:log:{NS}") == 11
+        assert server("XLEN", f"{{t{NS}}}:log") == 11
 
 
 def test_an_id_is_never_given_out_twice_even_if_valkey_lost_its_log(valkey_url: str, prefix: str) -> None:

@@ -19,12 +19,11 @@ from insightdesk_rt.engine.cluster import envelope
 from insightdesk_rt.engine.cluster.channel_subscriptions import ChannelSubscriptions
 from insightdesk_rt.engine.cluster.envelope import BusCall, Logged, Poison, Probe, Volatile
 from insightdesk_rt.engine.cluster.logs import MAX_EVENTS, Logs, Opened
-from insightdesk_rt.engine.cluster.names import Names
 from insightdesk_rt.engine.cluster.publisher import KEEP_S, EventLogSettings, Publisher
 from insightdesk_rt.engine.cluster.seal import NotSealed, Seal
 from insightdesk_rt.engine.cluster.sequencer import Sequencer
 from insightdesk_rt.engine.cluster.subscription import Subscription
-from insightdesk_rt.engine.cluster.subscription_link import LinkState, SubscriptionLink
+from insightdesk_rt.engine.cluster.subscription_link import LinkState, LogState, SubscriptionLink
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.backplane import Backlog, LocalMembers
@@ -85,17 +84,20 @@ class ValkeyBackplane:
         self.on_facts_lost: list[Callable[[Sequence[Event]], Awaitable[None]]] = []
         self._recent_facts: deque[tuple[float, Event]] = deque()
         self._valkey = valkey
-        self._names = Names(valkey.prefix)
+        names = self._names = valkey.names
         self._sequencers = {namespace: Sequencer(namespace, self._deliver) for namespace in namespaces}
-        self._node_channels = (self._names.node(self.address).encode(), self._names.all_nodes.encode())
+        own_channel = names.cluster.node(self.address)
+        self._node_channels = (own_channel.encode(), names.all_nodes.encode())
         self.logs = Logs(valkey, self._names, settings.log_reads_at_once)
-        self._link = SubscriptionLink(valkey, self._names, self.address, self)
+        logs = {namespace: names.namespace(namespace) for namespace in self._sequencers}
+        self._link = SubscriptionLink(valkey, self.address, own_channel, logs, self)
         self._subscriptions = ChannelSubscriptions(valkey, self._names, self._sequencers, self._link, self._has_members)
         self._publisher = Publisher(valkey, self._names, self.address, settings, self.position)
         self._max_message = settings.max_event_bytes + HEAD_BYTES
         self._must_restore = False
         self._seldom = Seldom(log)
-        self._epoch = self._fork = ""
+        self._epochs: dict[str, str] = {}  # of the logs that have all that this node published in them
+        self._forks: dict[str, str] = {}  # when each namespace's rooms were last told to reload
         self._forget_s = 0.0
         self._copies, self._older_copies = set[str](), set[str]()  # of volatile events for several rooms
         self._repair_locks = {namespace: asyncio.Lock() for namespace in self._sequencers}
@@ -191,7 +193,7 @@ class ValkeyBackplane:
 
     def send_to_node(self, address: str, text: str) -> bool:
         """Send a call to one node, to its `on_call`. Returns False if Valkey is known to be unreachable."""
-        return self._call(self._names.node(address), text)
+        return self._call(self._names.cluster.node(address), text)
 
     def send_to_all(self, text: str) -> bool:
         """Send a call to all nodes, this one included."""
@@ -251,18 +253,22 @@ class ValkeyBackplane:
     def positions(self) -> dict[str, Offset]:
         return {namespace: sequencer.position for namespace, sequencer in self._sequencers.items()}
 
-    def probe_answered(self, before: dict[str, Offset], tops: dict[str, Offset]) -> None:
-        shorter = any(offset_key(tops.get(ns, NO_OFFSET)) < offset_key(at) for ns, at in before.items())
-        if (fork := tops.get("#", "")) and fork != self._fork:
-            self._announce_fork(fork)
-        if not shorter:
-            now_s = asyncio.get_running_loop().time()
-            for namespace, position in before.items():
-                self._sequencers[namespace].verify(position, now_s)
-        if (shorter or tops.get("@") != self._epoch) and self._publisher.recovery is None:
+    def probe_answered(self, number: int, before: Mapping[str, Offset], states: Mapping[str, LogState]) -> None:
+        now_s = asyncio.get_running_loop().time()
+        lost = []
+        for namespace, state in states.items():
+            sequencer, top = self._sequencers[namespace], state.top or NO_OFFSET
+            if state.fork and state.fork != self._forks.get(namespace, ""):
+                self._announce_fork(namespace, state.fork)
+            if offset_key(top) < offset_key(before[namespace]) or state.epoch != self._epochs.get(namespace):
+                lost.append(sequencer)
+            else:
+                sequencer.verify(before[namespace], now_s)
+                sequencer.log_reached(number, state.top)
+        if lost and self._publisher.recovery is None:
             log.warning("Valkey has lost events: reading the logs again, and sending the last events again")
             self._start_restoring()
-            for sequencer in self._sequencers.values():
+            for sequencer in lost:
                 sequencer.held = True
                 self._tasks.spawn(self._repair(sequencer), "repair")
 
@@ -309,9 +315,8 @@ class ValkeyBackplane:
         if type(read) is Probe:
             if not self._link.was_sent(read.number):
                 raise Poison("this node did not send this probe")
-            tops = dict(read.tops)
-            for namespace, sequencer in self._sequencers.items():
-                sequencer.probed(read.number, tops.get(namespace))
+            for sequencer in self._sequencers.values():
+                sequencer.probed(read.number)
             self._link.heard(read.number)
         elif type(read) is BusCall:
             try:
@@ -329,8 +334,9 @@ class ValkeyBackplane:
         """Deliver what the log has after the sequencer's position. Raises RtError UNAVAILABLE; then call it again."""
         async with self._repair_locks[sequencer.namespace]:
             top, since, epoch, fork = await self._open(sequencer)
-            if not self._epoch:  # a change of the known epoch is handled by the next probe, which restores events too
-                self._epoch, self._fork = epoch, fork
+            # A change of the known epoch is handled by the next probe, which restores events too.
+            if self._epochs.setdefault(sequencer.namespace, epoch) == epoch:
+                self._forks.setdefault(sequencer.namespace, fork)
             if not sequencer.started:
                 sequencer.start(top)
                 sequencer.epoch = epoch
@@ -345,7 +351,7 @@ class ValkeyBackplane:
             if since is None:
                 # Another primary took writes beside the one of this node, for longer than nodes remember.
                 sequencer.restart_at(top)
-                self._announce_fork(await self.logs.record_fork())
+                self._announce_fork(sequencer.namespace, await self.logs.record_fork(sequencer.namespace))
                 return
             if since != sequencer.position:
                 sequencer.rewind(since)
@@ -373,11 +379,14 @@ class ValkeyBackplane:
         if sequencer.ends and now_s - sequencer.ends[-1].seen_s > KEEP_S - 1:
             self._resync(sequencer, list(sequencer.rooms))
 
-    def _announce_fork(self, fork: str) -> None:
-        self._fork = fork
-        log.error("two Valkeys took writes at the same time for over a minute: all clients are told to reload")
-        for sequencer in self._sequencers.values():
-            self._resync(sequencer, list(sequencer.rooms))
+    def _announce_fork(self, namespace: str, fork: str) -> None:
+        self._forks[namespace] = fork
+        log.error(
+            "two Valkeys accepted writes at the same time for over a minute: all clients of %s are told to reload",
+            namespace,
+        )
+        sequencer = self._sequencers[namespace]
+        self._resync(sequencer, list(sequencer.rooms))
 
     async def _repair(self, sequencer: Sequencer) -> None:
         """Fill a gap while the connection is live. If the log cannot be read, the connection is dropped."""
@@ -417,17 +426,17 @@ class ValkeyBackplane:
             while self._must_restore and self._valkey.available:
                 self._must_restore = False
                 try:
-                    epoch, common = "", dict[str, Offset]()
+                    epochs, common = dict[str, str](), dict[str, Offset]()
                     # First, so that new ids are greater than all ids given out before.
-                    for sequencer in self._sequencers.values():
-                        _, since, epoch, _ = await self._open(sequencer)
-                        common[sequencer.namespace] = since or NO_OFFSET
-                    if epoch != self._epoch:
-                        common.clear()  # it was emptied; nodes that were connected have received everything older
-                    await self._restore_facts(common)  # before others can read: who is told to load anew loads all
-                    if not await self._publisher.send_again(common):
-                        self._announce_fork(await self.logs.record_fork())
-                    self._epoch = epoch
+                    for namespace, sequencer in self._sequencers.items():
+                        _, since, epochs[namespace], _ = await self._open(sequencer)
+                        if epochs[namespace] == self._epochs.get(namespace):
+                            common[namespace] = since or NO_OFFSET
+                        # else it was emptied; nodes that were connected have received everything older
+                    await self._restore_facts(common)  # before clients that are told to reload can read
+                    for namespace in await self._publisher.send_again(common):
+                        self._announce_fork(namespace, await self.logs.record_fork(namespace))
+                    self._epochs = epochs
                 except RtError as failed:
                     if failed.code == "UNAVAILABLE":
                         self._must_restore = True

@@ -61,7 +61,7 @@ class ChannelSubscriptions:
         Raises RtError UNAVAILABLE if this node is still catching up after CATCH_UP_S.
         """
         sequencer = self._sequencers[namespace]
-        channel = self._names.channel(namespace, room).encode()
+        channel = self._names.namespace(namespace).channel(room).encode()
         end_s = 0.0
         while True:
             if self._link.state is LinkState.LIVE and not self._valkey.available:
@@ -85,7 +85,7 @@ class ChannelSubscriptions:
 
     def unlisten(self, namespace: str, room: Room) -> None:
         """Unsubscribe the room after UNLISTEN_S unless it is listened to again."""
-        channel = self._names.channel(namespace, room).encode()
+        channel = self._names.namespace(namespace).channel(room).encode()
         subscription = self._table.get(channel)
         if subscription is not None:
             due_s = asyncio.get_running_loop().time() + UNLISTEN_S
@@ -132,7 +132,7 @@ class ChannelSubscriptions:
         def confirmed(future: asyncio.Future[bool]) -> None:
             if not future.result() or self._link.connection is not connection:
                 return
-            number = self._link.probe()
+            number = self._link.probe({subscription.sequencer.namespace for subscription in batch})
             for subscription in batch:
                 subscription.probe = number
                 subscription.sequencer.settling.append(subscription)

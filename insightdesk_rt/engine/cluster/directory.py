@@ -71,7 +71,7 @@ class Directory:
 
     def __init__(self, valkey: Valkey, incarnation: Callable[[], str], place: NodePlace) -> None:
         self._valkey = valkey
-        self._key = valkey.key("places")
+        self._key = valkey.names.cluster.key("places")
         self._incarnation = incarnation
         self._place = place
         self._announced = ""

@@ -2,7 +2,7 @@ r"""The messages on the channels: a short first line that says what it is, then 
 
     1L <offset> <previous offset of this room, or empty>\n<header>\n<payload>      a logged event
     1V\n<header>\n<payload>                                                           a volatile event
-    1P <number>\n<namespace> <last offset> <namespace> <last offset> …                a probe
+    1P <number>\n                                                                    a probe
     1C <time, ms> <MAC>\n<text>                                                       a call between nodes (seal.py)
 
 The header is JSON on one line. The payload is the publisher's text, which is passed on and never parsed. The first
@@ -81,7 +81,6 @@ class Volatile(NamedTuple):
 
 class Probe(NamedTuple):
     number: int
-    tops: list[tuple[str, Offset]]
 
 
 class BusCall(NamedTuple):
@@ -97,6 +96,10 @@ def header_of(event: Event, origin: str, once: str = "") -> str:
 
 def volatile(event: Event, origin: str, once: str = "") -> str:
     return f"1V\n{header_of(event, origin, once)}\n{event.payload}"
+
+
+def probe(number: int) -> str:
+    return f"1P {number}\n"
 
 
 def call(stamp: str, text: str) -> str:
@@ -131,9 +134,9 @@ def read(data: bytes) -> Logged | Volatile | Probe | BusCall:
             event = entry(Offset(""), header, payload)
             return Volatile(event, json.decode(_header, header).once if len(event.rooms) > 1 else "")
         if kind == b"P":
-            fields = rest.decode().split(" ") if rest else []
-            tops = [(ns, _checked(top)) for ns, top in zip(fields[::2], fields[1::2], strict=True)]
-            return Probe(int(line[3:]), tops)
+            if rest:
+                raise Poison("a probe with a body")
+            return Probe(int(line[3:]))
         if kind == b"C":
             return BusCall(line[3:], rest)
     except ValueError as why:
@@ -147,11 +150,6 @@ def checked_key(offset: str) -> tuple[int, int]:
     if max(key) >= MAX_NUMBER:
         raise ValueError("not an offset")
     return key
-
-
-def _checked(offset: str) -> Offset:
-    checked_key(offset)
-    return Offset(offset)
 
 
 def _logged(line: str, rest: bytes) -> Logged:

@@ -38,7 +38,7 @@ class EventMonitor:
 
     async def open(self, valkey: Valkey, namespace: str = "", room: str = "") -> None:
         """Watch a namespace, a room, a room of a namespace, or everything. Raises RtError UNAVAILABLE."""
-        pattern = Names(literal(valkey.prefix)).channel(literal(namespace) or "*", literal(room) or "*")
+        pattern = Names(literal(valkey.prefix)).namespace(literal(namespace) or "/*").channel(literal(room) or "*")
         try:
             self._connection = await dial(
                 endpoint(valkey.url), "rt-watch", self._received, lambda why: self._end(), OPEN_WITHIN_S

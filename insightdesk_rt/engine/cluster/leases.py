@@ -61,7 +61,9 @@ class Leases:
         self._refused = ""
         self._past_incarnations: list[str] = []  # incarnations of this node that were declared dead
         self._lease_ms = lease_ms
-        self._keys = [valkey.key(name) for name in ("nodes", "reaping", "leader", "server", "calm", "lost")]
+        self._keys = [
+            valkey.names.cluster.key(name) for name in ("nodes", "reaping", "leader", "server", "calm", "lost")
+        ]
         self._first = True
         self._leads_until_ms = 0.0
         self._tasks = OwnedTasks(log)
@@ -143,7 +145,7 @@ class Leases:
         """
         if not self.leads:
             return False
-        keys = [self._keys[2], self._valkey.key("ticks")]
+        keys = [self._keys[2], self._valkey.names.cluster.key("ticks")]
         claimed = await self._valkey.call(TICK, keys, (self.incarnation, what, int(every_ms)))
         return bool(claimed) and self.leads  # this process may have been stopped before it read the answer
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from insightdesk_rt.engine.cluster.budget import Budget
 from insightdesk_rt.engine.cluster.envelope import Poison, checked_key, entry
-from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.names import Key, Names
 from insightdesk_rt.engine.cluster.resp import Arg, Script, load_script
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
@@ -34,7 +34,10 @@ KEYS_PER_CALL = 500
 
 
 class Opened(NamedTuple):
-    """`since`: read on from here; None: not known from where. `fork`: when all clients were last told to reload."""
+    """`since`: read on from here; None: not known from where.
+
+    `fork`: when the namespace's clients were last told to reload.
+    """
 
     top: Offset
     since: Offset | None
@@ -67,15 +70,15 @@ class Logs:
         `ends` are the ends of the log that this node has seen, from the oldest to its position, each with the id of its
         event ("" if not known). Raises RtError UNAVAILABLE.
         """
-        keys = [self._names.log(namespace), self._names.tops, self._names.floors]
+        own = self._names.namespace(namespace)
         top, since, epoch, fork = await self._valkey.call(
-            self._open, keys, [namespace, *itertools.chain.from_iterable(ends)]
+            self._open, [own.log, own.log_state], list(itertools.chain.from_iterable(ends))
         )
         return Opened(Offset(top), Offset(since) if since else None, epoch, fork)
 
-    async def record_fork(self) -> str:
-        """Have all nodes, including this one, tell all rooms to reload. Raises RtError UNAVAILABLE."""
-        return str(await self._valkey.call(self._fork, [self._names.tops], []))
+    async def record_fork(self, namespace: str) -> str:
+        """Have all nodes, including this one, tell the namespace's rooms to reload. Raises RtError UNAVAILABLE."""
+        return str(await self._valkey.call(self._fork, [self._names.namespace(namespace).log_state], []))
 
     async def read(
         self, namespace: str, rooms: Collection[Room], since: Offset, max_events: int = MAX_EVENTS, user: str = ""
@@ -92,9 +95,9 @@ class Logs:
             return await self._read_all(namespace, rooms, since, max_events)
 
     async def _read_all(self, namespace: str, rooms: Collection[Room], since: Offset, max_events: int) -> Backlog:
-        names = self._names
-        keys = [names.log(namespace), names.tops, names.floors, *(names.ids(namespace, room) for room in rooms)]
-        args: list[Arg] = [namespace, since, max_events, AT_ONCE, PAGE_BYTES, *rooms]
+        own = self._names.namespace(namespace)
+        keys = [own.log, own.log_state, *map(own.ids, rooms)]
+        args: list[Arg] = [since, max_events, AT_ONCE, PAGE_BYTES]
         complete, top, floor, left, *parts = await self._call(self._missed, keys, args)
         events = self._events(namespace, parts)
         left = sorted(left, key=offset_key)
@@ -105,26 +108,25 @@ class Logs:
             left = left[looked:]
         return Backlog(events if complete else [], bool(complete), Offset(top), Offset(floor))
 
-    async def _call(self, script: Script, keys: list[str], args: list[Arg]) -> Any:
+    async def _call(self, script: Script, keys: list[Key], args: list[Arg]) -> Any:
         async with self.budget.one_read():
             return await self._valkey.call(script, keys, args, costly=True)
 
     async def page(self, namespace: str, since: Offset) -> LogPage:
         """Return the next part of the log after `since`, for all rooms: for a node that catches up."""
-        keys = [self._names.log(namespace), self._names.tops, self._names.floors]
-        answer = await self._valkey.call(self._read, keys, [namespace, since, PAGE_ENTRIES, PAGE_BYTES])
+        own = self._names.namespace(namespace)
+        answer = await self._valkey.call(self._read, [own.log, own.log_state], [since, PAGE_ENTRIES, PAGE_BYTES])
         cut, upto, done, *parts = answer
         return LogPage(bool(cut), Offset(upto), bool(done), self._events(namespace, parts))
 
     async def rooms_after(self, namespace: str, rooms: Iterable[Room], since: Offset) -> list[Room]:
         """Return the rooms that had, or may have had, an event after `since`. For a log that was trimmed there."""
-        asked, found = list(rooms), []
-        top = await self._valkey.command("HGET", self._names.tops, namespace) or NO_OFFSET
+        own, asked, found = self._names.namespace(namespace), list(rooms), []
+        top = await self._valkey.command("HGET", own.log_state, "top") or NO_OFFSET
         forgotten = offset_key(top)[0] - offset_key(since)[0] >= IDS_TTL_MS
         for start in range(0, len(asked), KEYS_PER_CALL):
             part = asked[start : start + KEYS_PER_CALL]
-            keys = [self._names.ids(namespace, room) for room in part]
-            lasts = await asyncio.gather(*(self._valkey.command("LINDEX", key, 0) for key in keys))
+            lasts = await asyncio.gather(*(self._valkey.command("LINDEX", own.ids(room), 0) for room in part))
             for room, last in zip(part, lasts, strict=True):
                 if forgotten if last is None else offset_key(last) > offset_key(since):
                     found.append(room)
@@ -132,9 +134,9 @@ class Logs:
 
     async def recent(self, namespace: str, room: Room, limit: int) -> list[Event]:
         """Return a room's last events within the last hour that the log still has, the newest first."""
-        log, ids = self._names.log(namespace), self._names.ids(namespace, room)
-        offsets = await self._valkey.command("LRANGE", ids, 0, limit - 1)
-        found = await asyncio.gather(*(self._valkey.command("XRANGE", log, at, at) for at in offsets))
+        own = self._names.namespace(namespace)
+        offsets = await self._valkey.command("LRANGE", own.ids(room), 0, limit - 1)
+        found = await asyncio.gather(*(self._valkey.command("XRANGE", own.log, at, at) for at in offsets))
         parts: list[Any] = []
         for offset, fields in itertools.chain.from_iterable(found):
             parts += [offset, fields[3], fields[5]]  # i, its id, h, its header, p, its payload, r, a room, …

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from insightdesk_rt.engine.cluster import envelope
-from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.names import Key, Names
 from insightdesk_rt.engine.cluster.resp import Arg, load_script
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError, used_before
@@ -112,19 +112,21 @@ class Publisher:
         # A node that listens to several of the rooms receives a copy from each.
         once = f"{self._address}/{next(self._copies)}" if len(event.rooms) > 1 else ""
         message = envelope.volatile(event, self._address, once)
+        partition = self._names.namespace(event.namespace)
         for room in event.rooms:
-            if self._valkey.send("PUBLISH", self._names.channel(event.namespace, room), message):
+            if self._valkey.send("PUBLISH", partition.channel(room), message):
                 self.published += 1
 
-    async def send_again(self, common: Mapping[str, Offset] = {}) -> bool:
+    async def send_again(self, common: Mapping[str, Offset] = {}) -> list[str]:
         """Send the events that Valkey may have lost again, in order. Raises RtError UNAVAILABLE: call it again.
 
         `common`: namespace → the offset up to which the log is the one that this node knows; all later events are sent.
-        Of other namespaces, the events confirmed last are sent. Returns whether all of them were still kept.
+        Of other namespaces, the events confirmed last are sent. Returns the namespaces of which some of these events
+        were not kept any more.
         """
         loop = asyncio.get_running_loop()
-        dropped = [(offset_key(at), common.get(namespace)) for namespace, at in self._dropped.items()]
-        all_kept = all(since is None or at <= offset_key(since) for at, since in dropped)
+        dropped = [(namespace, at, common.get(namespace)) for namespace, at in self._dropped.items()]
+        lost = [ns for ns, at, since in dropped if since is not None and offset_key(at) > offset_key(since)]
         kept, owed, done = deque[Sent](), list[Sent](), deque[Sent]()
         for sent in self._tail:
             (owed if self._owed(sent, common) else kept).append(sent)
@@ -139,7 +141,7 @@ class Publisher:
                 done.append(Sent(loop.time(), event, offset))
         done.extend(itertools.islice(self._tail, known, None))  # confirmed meanwhile
         self._tail = kept + done
-        return all_kept
+        return lost
 
     def confirmed(self, names: Collection[str], common: Mapping[str, Offset] = {}) -> list[tuple[Offset, Event]]:
         """Return the events of these names that may be lost, with their offsets. `common`: as in `send_again`."""
@@ -176,13 +178,12 @@ class Publisher:
 
 def append_call(
     names: Names, event: Event, origin: str, keep: EventLogSettings, seen: str, was: str = ""
-) -> tuple[list[str], list[Arg]]:
+) -> tuple[list[Key], list[Arg]]:
     """Return the keys and arguments of lua/append.lua; `appended` decodes its answer."""
-    namespace = event.namespace
-    keys = [names.log(namespace), names.event(event.id), names.tops, names.floors]
+    own = names.namespace(event.namespace)
+    keys = [own.log, own.event(event.id), own.log_state, own.log_bytes, own.log_marks]
     header = envelope.header_of(event, origin)
     args: list[Arg] = [
-        namespace,
         keep.log_max_entries,
         seen,
         event.id,
@@ -193,8 +194,8 @@ def append_call(
         keep.log_max_bytes,
     ]
     for room in event.rooms:
-        keys.append(names.ids(namespace, room))
-        args += (room, names.channel(namespace, room))
+        keys.append(own.ids(room))
+        args += (room, own.channel(room))
     return keys, args
 
 

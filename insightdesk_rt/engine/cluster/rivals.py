@@ -77,7 +77,7 @@ class Rivals:
         return ""
 
     async def _leases(self) -> dict[str, str]:
-        flat = await self._valkey.command("ZRANGE", self._valkey.key("nodes"), 0, -1, "WITHSCORES")
+        flat = await self._valkey.command("ZRANGE", self._valkey.names.cluster.key("nodes"), 0, -1, "WITHSCORES")
         pairs = flat if flat and isinstance(flat[0], list) else zip(flat[::2], flat[1::2], strict=True)
         return {incarnation: str(ends) for incarnation, ends in pairs}
 
@@ -85,7 +85,7 @@ class Rivals:
         others = [name for name in leases if name != self._incarnation()]
         if not others:
             return []
-        texts = await self._valkey.command("HMGET", self._valkey.key("places"), *others)
+        texts = await self._valkey.command("HMGET", self._valkey.names.cluster.key("places"), *others)
         found = []
         for incarnation, text in zip(others, texts, strict=True):
             place = read_place(text)

@@ -1,10 +1,12 @@
 """One namespace's logged events on one node, in the order of their log. Pure: no clock, no await.
 
 Everything up to `position` that concerned this node's rooms was delivered, each event once. Two things move the
-position: an event heard on a channel, and a probe, which says how far the log had got when the probe was sent through
-the same connection. Two things stop it: a gap (an event names a predecessor in its room that was not seen) and a lost
-connection. The sequencer is then *held*: messages wait in a buffer while the log is read from `position` on
-(`catch_up`). `release` then processes the buffer by the same rules, and drops what the log has already given.
+position: an event heard on a channel, and a probe. The server first reads the end of the log for a probe and then
+publishes the probe's number through the same connection as the events. So once the number has come in (`probed`)
+and the end is known (`log_reached`), in whichever order, everything up to that end was heard. Two things stop the
+position: a gap (an event names a predecessor in its room that was not seen) and a lost connection. The sequencer is
+then *held*: messages wait in a buffer while the log is read from `position` on (`catch_up`). `release` then processes
+the buffer by the same rules, and drops what the log has already given.
 
 Order is per namespace and not per room, because a client keeps one offset for all its rooms. The cost: a gap in one
 room delays its namespace for the milliseconds of a repair.
@@ -69,6 +71,8 @@ class Sequencer:
         "_deliver",
         "_event_id",
         "_older",
+        "_probed",
+        "_reached",
         "_recent",
         "duplicates",
         "ends",
@@ -103,7 +107,10 @@ class Sequencer:
         self.held = True  # until its log was read for the first time
         self.rooms: dict[Room, ChannelSubscription] = {}
         self.settling: list[ChannelSubscription] = []
-        self._buffer: list[tuple[Logged, ChannelSubscription] | tuple[int, Offset | None]] = []
+        self._buffer: list[tuple[Logged, ChannelSubscription] | int] = []  # events, and numbers of probes
+        self._probed = 0  # number of the last probe that came in, of those that are not in the buffer
+        # Number and log's end of the probes that the server has answered and that have not come in; in their order.
+        self._reached: deque[tuple[int, Offset | None]] = deque()
         # Ids of delivered events: an event that was published again after Valkey lost it has a new offset.
         self._recent: set[str] = set()
         self._older: set[str] = set()
@@ -135,6 +142,7 @@ class Sequencer:
     def restart_at(self, top: Offset) -> None:
         """Go on at the log's end: what is before it cannot be compared with what was delivered."""
         self.position, self._at, self._event_id = top, offset_key(top), ""
+        self._reached.clear()
         self.ends.clear()
         self.forgot_ends = False
 
@@ -165,18 +173,31 @@ class Sequencer:
         self._deliver_once(event)
         return True
 
-    def probed(self, number: int, top: Offset | None) -> None:
-        """A probe came in: everything up to `top` was heard before it."""
+    def probed(self, number: int) -> None:
+        """Take the number of a probe that came in: everything published before the probe was heard before it."""
         if self.held:
-            self._buffer.append((number, top))
+            self._buffer.append(number)
             return
-        if top is not None:
-            self.advance(top)
-        if self.settling:
-            for subscription in self.settling:
-                if subscription.probe <= number:
-                    subscription.settle()
-            self.settling = [subscription for subscription in self.settling if not subscription.settled]
+        self._probed = max(self._probed, number)
+        self._use_probes()
+
+    def log_reached(self, number: int, top: Offset | None) -> None:
+        """Note that the log had reached `top` before the probe was published. None: the server has no such log."""
+        self._reached.append((number, top))
+        if not self.held:
+            self._use_probes()
+
+    def _use_probes(self) -> None:
+        """Move on to the log's end of each probe that has come in, and settle the subscriptions made before it."""
+        while self._reached and self._reached[0][0] <= self._probed:
+            number, top = self._reached.popleft()
+            if top is not None:
+                self.advance(top)
+            if self.settling:
+                for subscription in self.settling:
+                    if subscription.probe <= number:
+                        subscription.settle()
+                self.settling = [subscription for subscription in self.settling if not subscription.settled]
 
     def catch_up(self, events: Iterable[Event], upto: Offset) -> None:
         """Deliver the events that the log holds after `position` and that concern rooms of this node."""
@@ -189,23 +210,28 @@ class Sequencer:
         self.advance(upto)
 
     def release(self, *, accept_gaps: bool = False) -> bool:
-        """End a hold and work off the buffer. Returns False if that found another hole: repair again.
+        """End a hold and work off the buffer. Returns False if that found another gap: repair again.
 
-        `accept_gaps`: take the buffer as it is. For a hole that no reading of the log fills: its event was made up.
+        `accept_gaps`: take the buffer as it is. Use it for a gap that the log cannot fill, which means that the
+        predecessor was forged.
         """
         self.held = False
         buffered, self._buffer = self._buffer, []
-        for first, second in buffered:
-            if isinstance(first, Logged):
-                self.hear(first._replace(previous=None) if accept_gaps else first, second)  # type: ignore[arg-type]
+        for each in buffered:
+            if isinstance(each, int):
+                self.probed(each)
             else:
-                self.probed(first, second)  # type: ignore[arg-type]
+                message, subscription = each
+                self.hear(message._replace(previous=None) if accept_gaps else message, subscription)
+        if not self.held:
+            self._use_probes()
         return not self.held
 
     def connection_lost(self) -> None:
         """Hold and drop the buffer: the connection is lost, and the log will be read."""
         self.held = True
         self._buffer.clear()
+        self._reached.clear()
         self.settling.clear()
 
     def advance(self, offset: Offset) -> None:
@@ -219,6 +245,7 @@ class Sequencer:
         Never to a later one than was verified: the position itself may come from a forged event. Events that were
         delivered since are recognised by their ids.
         """
+        self._reached.clear()  # ends of the log that was lost
         self.position = min(offset, self.verified, key=offset_key)
         self._at, self._event_id = offset_key(self.position), ""
         while self.ends and offset_key(self.ends[-1].offset) > self._at:

@@ -10,6 +10,9 @@ The record has no events, which are in the log, but it must know from where to r
 nothing yet has no offset and gets everything since its first connect (`start`). A client in quiet rooms has an old
 offset, which the log may not reach any more. So every quarter of an hour the record notes that its rooms had no event
 between `from` and `quiet`; an offset between the two counts as `quiet`.
+
+Records lie in 16 partitions by their pid, and each partition has a set of the records that a node holds there. A
+node's death is cleared in all of them, in bounded steps that another node may repeat.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.names import Key, Partition
 from insightdesk_rt.engine.cluster.resp import Arg, load_script
 from insightdesk_rt.engine.cluster.session_record import Ended, Resumed, SessionRecord, read_starts, since, starts_text
 from insightdesk_rt.engine.cluster.valkey import Valkey
@@ -44,7 +47,7 @@ TOUCH_TURN_MS = TOUCH_S * 1000 / 10
 # Longer than the time between two writes of a record. Records that no node could clear (all died at once) expire.
 SAFETY_TTL_MS = 86_400_000
 REAP_BATCH = 500
-SCRIPTS = ("save", "end", "claim", "touch", "reap")
+SCRIPTS = ("save", "end", "claim", "unlist", "quiet", "reap")
 MAX_SAVES = 1_000  # records in one pipeline
 OTHER_OWNER, NO_RECORD = 0, -1  # answers of lua/session_save.lua
 
@@ -75,7 +78,7 @@ class ClusterSessions:
         window_s: int = RecoverySettings().recovery_window_s,
     ) -> None:
         self._valkey = valkey
-        self._names = Names(valkey.prefix)
+        self._names = valkey.names
         self._node_id = node_id
         self._address = address
         self._incarnation = incarnation
@@ -83,6 +86,7 @@ class ClusterSessions:
         self._replaced = replaced
         self._window_ms = window_s * 1000
         self._scripts = {name: load_script("insightdesk_rt.engine.cluster", "session_" + name) for name in SCRIPTS}
+        self._rooms_last = load_script("insightdesk_rt.engine.cluster", "rooms_last")
         self._numbers = itertools.count()
         self._sessions: dict[str, SessionRecord] = {}  # by pid, of sockets connected here
         self._entering: dict[str, Socket] = {}  # by pid: sockets that claimed a session and are still connecting
@@ -138,11 +142,14 @@ class ClusterSessions:
             await self._flush()  # the client is back before its record was written: write it first
         owner = self._new_owner()
         args: list[Arg] = [socket.namespace, socket.user.key, owner, self._address, self._window_ms]
-        found = await self._valkey.call(self._scripts["claim"], [self._names.session(pid)], args)
+        record = self._names.session(pid).session(pid)
+        found = await self._valkey.call(self._scripts["claim"], [record], args)
         if not found:
             self.refused += 1
             return None
-        sid, rooms, start, said, quiet, role, team, address, over, starts = found
+        sid, rooms, start, said, quiet, role, team, address, over, starts, listed_in = found
+        if listed_in and not over:
+            await self._valkey.call(self._scripts["unlist"], [record, Key(listed_in)], [pid])
         if not over:
             if address == self._address:
                 self.evict(pid)
@@ -165,7 +172,7 @@ class ClusterSessions:
         self._flush_soon()
 
     def drop(self, found: Resumed) -> None:
-        """End a session that was claimed and cannot be gone on with."""
+        """End a session that was claimed and cannot be resumed."""
         self._end_later(found.pid, found.owner, 0, "[]", "")
 
     def _new_owner(self) -> str:
@@ -209,7 +216,7 @@ class ClusterSessions:
                 socket.client.close(CloseReason.REPLACED)
 
     async def re_register(self) -> None:
-        """Valkey lost its data, or this node has a new incarnation: write all records again."""
+        """Write all records again: Valkey lost them, or this node has a new incarnation."""
         for pid, session in self._sessions.items():
             if session.mode != "open":
                 session.mode = "again"
@@ -218,9 +225,14 @@ class ClusterSessions:
 
     async def node_lost(self, incarnation: str) -> None:
         """Let the sessions of a dead node expire after the usual time. Idempotent. Raises RtError UNAVAILABLE."""
-        args: list[Arg] = [self._names.session(""), self._window_ms, REAP_BATCH]
-        while await self._valkey.call(self._scripts["reap"], [self._names.sessions(incarnation)], args):
-            pass
+        await asyncio.gather(*(self._reap(partition, incarnation) for partition in self._names.sessions))
+
+    async def _reap(self, partition: Partition, incarnation: str) -> None:
+        index = partition.sessions(incarnation)
+        while pids := await self._valkey.command("SRANDMEMBER", index, REAP_BATCH):
+            keys = [index, *map(partition.session, pids)]
+            if not await self._valkey.call(self._scripts["reap"], keys, [self._window_ms, *pids]):
+                return
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -291,7 +303,8 @@ class ClusterSessions:
                 "quiet": session.start,
                 "address": self._address,
             }
-        keys = [self._names.session(pid), self._names.sessions(self._incarnation())]
+        partition = self._names.session(pid)
+        keys = [partition.session(pid), partition.sessions(self._incarnation())]
         args: list[Arg] = [mode, session.owner, pid, SAFETY_TTL_MS, *itertools.chain.from_iterable(fields.items())]
         session.mode = "keep"  # a write that starts while this is under way comes after it
         try:
@@ -308,7 +321,8 @@ class ClusterSessions:
             self.evict(pid)  # the notification of the session's new node did not arrive
 
     async def _write_end(self, pid: str, ended: Ended) -> None:
-        keys = [self._names.session(pid), self._names.sessions(ended.holder)]
+        partition = self._names.session(pid)
+        keys = [partition.session(pid), partition.sessions(ended.holder)]
         # If Valkey was unreachable for longer than the client may take, the record is deleted; it would stay otherwise.
         keep_ms = ended.keep_ms if asyncio.get_running_loop().time() < ended.until_s else 0
         await self._valkey.call(self._scripts["end"], keys, [ended.owner, pid, keep_ms, ended.rooms, ended.starts])
@@ -322,11 +336,23 @@ class ClusterSessions:
             calls = []
             for pid, session in due[start : start + MAX_SAVES]:
                 session.touched_s = now_s
-                namespace, rooms = session.socket.namespace, session.socket.rooms
-                keys = [self._names.session(pid), self._names.tops]
-                keys += [self._names.ids(namespace, room) for room in rooms]
-                calls.append(self._valkey.call(self._scripts["touch"], keys, [session.owner, namespace, SAFETY_TTL_MS]))
+                calls.append(self._touch_one(pid, session))
             _raise_first(await asyncio.gather(*calls, return_exceptions=True))
+
+    async def _touch_one(self, pid: str, session: SessionRecord) -> None:
+        """Note in a record up to where its rooms had no event. Two steps, as log and record are in two partitions.
+
+        What the first step reads stays true whatever happens before the second: these rooms have the same events up to
+        that end of the log for ever. The second one only moves the fields forward, and only in a record that still
+        belongs to this connection. A room that the socket joined while the first step was under way may have had an
+        event that was not looked for; then the fields stay as they are until the next touch.
+        """
+        namespace, rooms = self._names.namespace(session.socket.namespace), frozenset(session.socket.rooms)
+        top, newest = await self._valkey.call(self._rooms_last, [namespace.log_state, *map(namespace.ids, rooms)], [])
+        if not session.socket.rooms <= rooms:
+            top = ""
+        record = self._names.session(pid).session(pid)
+        await self._valkey.call(self._scripts["quiet"], [record], [session.owner, SAFETY_TTL_MS, top, newest])
 
 
 def _names(socket: Socket) -> str:

@@ -6,11 +6,21 @@ DISCONNECTED: there is no connection; new rooms are only noted. CATCHING_UP: the
 logs are read to find what was missed; callers that listen to a new room wait until that is done. LIVE: messages are
 passed on as they come.
 
-A dead TCP connection looks like a quiet one, so it is probed. Every 250 ms this node publishes a message to its own
+A dead TCP connection looks like a quiet one, so it is probed. Every 250 ms this node publishes a number to its own
 channel, through the command connection. Valkey's reply says how many connections received it: none means that the
 subscription is connected to another server, or to none. A probe that Valkey confirmed and that has not come in after a
 second means that the connection is dead on the way. While commands fail, nothing is decided: TCP keeps what is under
 way, and the first probe that succeeds decides.
+
+A probe also says how far this node has heard the logs. Its pipeline first reads the end of each log and then publishes
+the number. Why that is enough: an append stores the log's new end and publishes the event in one step. So every event
+up to an end that was read had been published before the read. The server executes one connection's commands in their
+order, so the read comes before the number's publication, and it sends a subscriber its messages in the order of their
+publication. Hence, once the number has come in, all events up to that end have come in before it, if their channels
+were subscribed. One message per probe proves that for all logs of the server, whatever their number.
+
+This holds only if one server executes the whole pipeline, and it is the one that this connection is subscribed to. With
+several servers each has its own link, which reads only the logs on its server, and a channel of this node there.
 """
 
 from __future__ import annotations
@@ -20,10 +30,11 @@ import enum
 import logging
 import random
 from collections import deque
-from typing import Protocol
+from collections.abc import Collection, Mapping
+from typing import NamedTuple, Protocol
 
-from insightdesk_rt.engine.cluster.names import Names
-from insightdesk_rt.engine.cluster.resp import load_script
+from insightdesk_rt.engine.cluster import envelope
+from insightdesk_rt.engine.cluster.names import Partition
 from insightdesk_rt.engine.cluster.subscription import Subscription, dial
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.cluster.valkey_url import endpoint
@@ -44,6 +55,14 @@ class LinkState(enum.Enum):
     LIVE = "live"
 
 
+class LogState(NamedTuple):
+    """What a probe read of a log. `top`: its end. All are None if the server has no such log; `fork` may be None."""
+
+    top: Offset | None
+    epoch: str | None
+    fork: str | None
+
+
 class LinkOwner(Protocol):
     """What the backplane does when the connection's state changes."""
 
@@ -59,8 +78,12 @@ class LinkOwner(Protocol):
 
     def positions(self) -> dict[str, Offset]: ...
 
-    def probe_answered(self, before: dict[str, Offset], tops: dict[str, Offset]) -> None:
-        """A probe was answered. `tops`: the end of each log; `before`: this node's positions when it was sent."""
+    def probe_answered(self, number: int, before: Mapping[str, Offset], states: Mapping[str, LogState]) -> None:
+        """A probe was answered; it may have come in or not.
+
+        `states`: namespace → its log just before the probe was published; `before`: this node's positions when the
+        probe was sent.
+        """
         ...
 
     def beat(self, now_s: float, answered_s: float) -> None:
@@ -69,7 +92,11 @@ class LinkOwner(Protocol):
 
 
 class SubscriptionLink:
-    def __init__(self, valkey: Valkey, names: Names, address: str, owner: LinkOwner) -> None:
+    """`channel`: this node's own, for probes. `logs`: namespace → partition, of the logs on this link's server."""
+
+    def __init__(
+        self, valkey: Valkey, address: str, channel: str, logs: Mapping[str, Partition], owner: LinkOwner
+    ) -> None:
         self.state = LinkState.DISCONNECTED
         self.connection: Subscription | None = None
         self.caught_up = asyncio.Event()  # set unless CATCHING_UP
@@ -78,10 +105,10 @@ class SubscriptionLink:
         self.connects = self.bytes = 0
         self._times_live = 0
         self._valkey = valkey
-        self._names = names
         self._address = address
+        self._channel = channel
+        self._logs = logs
         self._owner = owner
-        self._script = load_script("insightdesk_rt.engine.cluster", "probe")
         self._endpoint = endpoint(valkey.url)
         self._ended: asyncio.Future[str] | None = None
         self._retry = asyncio.Event()
@@ -112,14 +139,17 @@ class SubscriptionLink:
         return asyncio.get_running_loop().time() - self._heard_s < DEAD_S
 
     def drop(self, why: str) -> None:
-        """End the connection, if there is one; the owner is told before this returns."""
+        """End the connection, if there is one; the owner's `disconnected` is called before this returns."""
         if self.connection is not None:
             self.connection.abort(why)
 
-    def probe(self) -> int:
-        """Send a probe now; return its number. Once it has come in, channels subscribed before it are heard."""
+    def probe(self, namespaces: Collection[str] | None = None) -> int:
+        """Send a probe now; return its number. Once it has come in, channels subscribed before it are heard.
+
+        `namespaces`: whose logs it reads; None: all.
+        """
         self._number += 1
-        self._tasks.spawn(self._probe(self._number), "probe")
+        self._tasks.spawn(self._probe(self._number, self._logs if namespaces is None else namespaces), "probe")
         return self._number
 
     def was_sent(self, number: int) -> bool:
@@ -212,17 +242,18 @@ class SubscriptionLink:
             self._owner.beat(now_s, self._answered_s)
             await asyncio.sleep(PROBE_S)
 
-    async def _probe(self, number: int) -> None:
+    async def _probe(self, number: int, namespaces: Collection[str]) -> None:
         connection, before = self.connection, self._owner.positions()
         asked_s = asyncio.get_running_loop().time()
+        reads = [("HMGET", self._logs[namespace].log_state, *LogState._fields) for namespace in namespaces]
         try:
-            channel = self._names.node(self._address)
-            heard, *tops = await self._valkey.call(self._script, [self._names.tops], [channel, number])
+            *states, heard = await self._valkey.in_order(*reads, ("PUBLISH", self._channel, envelope.probe(number)))
         except RtError:
             return
         if connection is not self.connection or self.state is not LinkState.LIVE:
             return
-        self._owner.probe_answered(before, dict(zip(tops[::2], tops[1::2], strict=True)))
+        known = {namespace: LogState(*state) for namespace, state in zip(namespaces, states, strict=True)}
+        self._owner.probe_answered(number, before, known)
         self._answered_s = max(self._answered_s, asked_s)
         if not heard:
             self.drop("no connection received the probe")

@@ -19,6 +19,7 @@ from typing import Annotated, Any, NamedTuple
 
 from valkey.exceptions import NoScriptError, ReadOnlyError, ResponseError, ValkeyError
 
+from insightdesk_rt.engine.cluster.names import Key, Names
 from insightdesk_rt.engine.cluster.outage import UNKNOWN, Refusals, in_words
 from insightdesk_rt.engine.cluster.resp import Arg, Script, load_script, pack
 from insightdesk_rt.engine.cluster.valkey_url import parse
@@ -65,6 +66,7 @@ class Valkey:
     def __init__(self, url: str, prefix: str, *, deadline_ms: int = 1000, durable: bool = False) -> None:
         self.url = url
         self.prefix = prefix
+        self.names = Names(prefix)
         self.run_id = ""
         self.on_up: list[Callable[[bool], None]] = []
         self._refusals = Refusals()
@@ -92,7 +94,8 @@ class Valkey:
         """Return what is wrong with the server, in words, or "". It must take a write and must not evict data."""
         try:
             memory, _ = await asyncio.gather(
-                self.command("INFO", "memory"), self.command("SET", self.key("probe"), "1", "PX", PROBE_MS)
+                self.command("INFO", "memory"),
+                self.command("SET", self.names.cluster.key("probe"), "1", "PX", PROBE_MS),
             )
         except RtError:
             return self.trouble or UNKNOWN
@@ -120,9 +123,6 @@ class Valkey:
     def _pipes(self) -> list[_Pipe]:
         return [pipe for pipe in (self._pipe, self._costly_pipe, self._durable_pipe) if pipe]
 
-    def key(self, *parts: str) -> str:
-        return ":".join((self.prefix, *parts))
-
     async def command(self, *args: Arg, durable: bool = False, costly: bool = False) -> Any:
         """Return the answer (text as str, lists, ints, None).
 
@@ -132,10 +132,18 @@ class Valkey:
         pipe = await self._for_costly() if costly else self._for(durable)
         return await pipe.put(_Command(args))
 
+    async def in_order(self, *commands: Sequence[Arg]) -> list[Any]:
+        """Have one server execute commands in this order, and return their answers.
+
+        Commands of others may come in between. Raises as `command` if one of them fails.
+        """
+        answers = [self._pipe.put(command) for command in map(_Command, commands)]
+        return await asyncio.gather(*answers)
+
     async def call(
-        self, script: Script, keys: Sequence[str], args: Sequence[Arg], durable: bool = False, costly: bool = False
+        self, script: Script, keys: Sequence[Key], args: Sequence[Arg], durable: bool = False, costly: bool = False
     ) -> Any:
-        """Run a script; the same answers and errors as `command`."""
+        """Run a script; the same answers and errors as `command`. `keys`: all that it touches, of one partition."""
         pipe = await self._for_costly() if costly else self._for(durable)
         pipe.learn(script)
         return await pipe.put(_Command(("EVALSHA", script.sha, len(keys), *keys, *args), script))

@@ -123,7 +123,8 @@ class Chat(Namespace):
         settings, keys = context.settings.of(ChatSettings), context.settings.user_keys
         idle_ms = settings.chat_idle_timeout_s * 1000
         # Connected to the chat is not the same as online: an agent may be one without the other.
-        present = PresenceStore(context.valkey, settings.presence_grace_ms, CHATTING)
+        partition = context.valkey.names.namespace(cls.path)
+        present = PresenceStore(context.valkey, partition, settings.presence_grace_ms, CHATTING)
         rules = ChatTimes(
             waiting_timeout_ms=settings.chat_waiting_timeout_s * 1000,
             idle_warning_ms=idle_ms * 13 // 15,
@@ -133,9 +134,9 @@ class Chat(Namespace):
         return cls(
             context.hub,
             context.timers,
-            ChatStore(context.valkey, present, rules, context.recovered),
+            ChatStore(context.valkey, partition, present, rules, context.recovered),
             present,
-            ViewerStore(context.valkey, context.incarnation, "chat"),
+            ViewerStore(context.valkey, partition, context.incarnation, "chat"),
             context.incarnation,
             typing_ms=settings.typing_ms,
             keys=keys,

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.names import Partition
 from insightdesk_rt.engine.cluster.publisher import KEEP_S
 from insightdesk_rt.engine.cluster.valkey import Script, Valkey, load_script
 from insightdesk_rt.engine.errors import RtError, used_before
@@ -119,7 +119,8 @@ class ChatTimes(NamedTuple):
 
 
 class ChatStore:
-    """`present` stores who is connected to the chat: agents who can take a transfer, customers who left the queue.
+    """`present` stores in the same partition who is connected to the chat: agents who can take a transfer, customers
+    who left the queue.
 
     All methods wait for `recovered`: if Valkey lost its last second, message numbers must continue after those that
     were given out.
@@ -128,6 +129,7 @@ class ChatStore:
     def __init__(
         self,
         valkey: Valkey,
+        partition: Partition,
         present: PresenceStore,
         settings: ChatTimes = ChatTimes(),
         recovered: Recovered = always,
@@ -136,9 +138,9 @@ class ChatStore:
         self._recovered = recovered
         self._settings = settings
         self._name = "chat"
-        self._keys = [valkey.key(self._name), present.base, Names(valkey.prefix).tops]
+        self._keys = [partition.key(self._name), present.base, partition.log_state]
         self._queues: Shared[Any] = Shared()
-        self.pending = PendingEvents(valkey, self._name)
+        self.pending = PendingEvents(valkey, partition, self._name)
         # Conversations after this node's last acknowledged change, the oldest first; and their first messages.
         self._recent: dict[str, tuple[float, Sequence[str]]] = {}  # time of the event loop, and the fields
         self._first: dict[str, Message] = {}

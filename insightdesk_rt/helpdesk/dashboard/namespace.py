@@ -46,8 +46,9 @@ class Dashboard(Namespace):
     @classmethod
     def build(cls, context: Context) -> Dashboard:
         valkey = context.valkey
-        chats = ChatStore(valkey, PresenceStore(valkey, name=CHATTING))
-        stats = Stats(TicketStore(valkey), chats, PresenceStore(valkey))
+        tickets, chat, presence = map(valkey.names.namespace, ("/tickets", "/chat", "/presence"))
+        chats = ChatStore(valkey, chat, PresenceStore(valkey, chat, name=CHATTING))
+        stats = Stats(TicketStore(valkey, tickets), chats, PresenceStore(valkey, presence))
         return cls(context.hub, context.timers, stats, context.settings.of(DashboardSettings).dashboard_interval_ms)
 
     def routes(self, api: Any) -> Iterable[Route]:

@@ -100,7 +100,9 @@ class Notifications(Namespace):
 
     @classmethod
     def build(cls, context: Context) -> Notifications:
-        return cls(context.hub, context.timers, NotificationStore(context.valkey, recovered=context.recovered))
+        partition = context.valkey.names.namespace(cls.path)
+        store = NotificationStore(context.valkey, partition, recovered=context.recovered)
+        return cls(context.hub, context.timers, store)
 
     async def joined(self, socket: Socket) -> None:
         try:

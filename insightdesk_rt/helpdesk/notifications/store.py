@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from insightdesk_rt.engine.cluster.names import Partition
 from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
 from insightdesk_rt.engine.errors import used_before
 from insightdesk_rt.engine.ids import PushId
@@ -83,12 +84,14 @@ _read_read = msgspec.json.Decoder(ReadRecord)
 class NotificationStore:
     """All methods wait for `recovered`: a client that reloads after Valkey lost its last second must get everything."""
 
-    def __init__(self, valkey: Valkey, name: str = "notification", recovered: Recovered = always) -> None:
+    def __init__(
+        self, valkey: Valkey, partition: Partition, name: str = "notification", recovered: Recovered = always
+    ) -> None:
         self._valkey = valkey
         self._recovered = recovered
         self.name = name
-        self.base = valkey.key(name)
-        self.pending = PendingEvents(valkey, name)
+        self.base = partition.key(name)
+        self.pending = PendingEvents(valkey, partition, name)
 
     async def push(self, key: str, content: Content) -> list[PendingEvent]:
         """Store a notification, once per id. Returns the user's pending events, with its own if it is new.

@@ -133,7 +133,8 @@ class Presence(Namespace):
 
     @classmethod
     def build(cls, context: Context) -> Presence:
-        store = PresenceStore(context.valkey, context.settings.of(PresenceSettings).presence_grace_ms)
+        partition = context.valkey.names.namespace(cls.path)
+        store = PresenceStore(context.valkey, partition, context.settings.of(PresenceSettings).presence_grace_ms)
         keys = context.settings.user_keys
         return cls(context.hub, context.timers, store, context.incarnation, keys, context.fenced)
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from insightdesk_rt.engine.cluster.names import Partition
 from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
 from insightdesk_rt.engine.model import Role, Status, User
 from insightdesk_rt.helpdesk.pending_events import PAGE, PENDING_EVENTS, PendingEvent, PendingEvents, read_pending
@@ -90,12 +91,12 @@ GRACE_MS = PresenceSettings().presence_grace_ms
 
 
 class PresenceStore:
-    def __init__(self, valkey: Valkey, grace_ms: int = GRACE_MS, name: str = "presence") -> None:
+    def __init__(self, valkey: Valkey, partition: Partition, grace_ms: int = GRACE_MS, name: str = "presence") -> None:
         self._valkey = valkey
         self._grace_ms = grace_ms
         self.name = name
-        self.base = valkey.key(name)
-        self.pending = PendingEvents(valkey, name)
+        self.base = partition.key(name)
+        self.pending = PendingEvents(valkey, partition, name)
 
     async def join(self, user: User, node: str) -> PresenceJoin:
         """Store that the incarnation `node` holds connections of the user. Idempotent. Raises RtError UNAVAILABLE."""

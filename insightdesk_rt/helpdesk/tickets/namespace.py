@@ -191,14 +191,17 @@ class Tickets(Namespace):
     @classmethod
     def build(cls, context: Context) -> Tickets:
         """Raises ValueError if the setting `access` names no check."""
-        settings, tickets = context.settings.of(TicketSettings), TicketStore(context.valkey)
+        settings, partition = context.settings.of(TicketSettings), context.valkey.names.namespace(cls.path)
+        tickets = TicketStore(context.valkey, partition)
         return cls(
             context.hub,
             context.timers,
             tickets,
-            ViewerStore(context.valkey, context.incarnation),
+            ViewerStore(context.valkey, partition, context.incarnation),
             load_access(settings, tickets, SimpleNamespace(**context.settings.by_name)),
-            ReaderStore(context.valkey, settings.recovery_window_s * 1000 if settings.connection_recovery else 0),
+            ReaderStore(
+                context.valkey, partition, settings.recovery_window_s * 1000 if settings.connection_recovery else 0
+            ),
             agent_access=settings.agent_access,
             typing_ms=settings.typing_ms,
             incarnation=context.incarnation,

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
+from insightdesk_rt.engine.cluster.names import Partition
 from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.wire import json
@@ -25,9 +26,9 @@ _read_user = msgspec.json.Decoder(User)
 class ReaderStore:
     """`window_ms`: how long after its end a session may be resumed. All methods raise RtError UNAVAILABLE."""
 
-    def __init__(self, valkey: Valkey, window_ms: int = 120_000) -> None:
+    def __init__(self, valkey: Valkey, partition: Partition, window_ms: int = 120_000) -> None:
         self._valkey = valkey
-        self._key = valkey.key("ticket-readers")
+        self._key = partition.key("ticket-readers")
         self._keep_ms = window_ms + 2 * NOTE_EVERY_MS  # the last note of a user may be one turn old, and one turn late
 
     async def note(self, users: Iterable[User]) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from insightdesk_rt.engine.cluster.names import Names
+from insightdesk_rt.engine.cluster.names import Partition
 from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
 from insightdesk_rt.engine.errors import RtError, used_before
 from insightdesk_rt.engine.ids import TeamIdText, UserIdText
@@ -41,7 +41,6 @@ MAX_SUBJECT = 500  # mail programs cut at 255, RFC 5322 lines at 998
 
 CHANGE = load_script(PACKAGE, "ticket_change", PENDING_EVENTS)
 OFFSET = load_script(PACKAGE, "ticket_offset")
-LOG = "/tickets"  # the log with the events of tickets
 
 # Names of grants that are not the name of a team or user.
 LIFE, AGENTS = "life", "agents"
@@ -192,12 +191,12 @@ _read_change = msgspec.json.Decoder(StoredChange)
 
 
 class TicketStore:
-    def __init__(self, valkey: Valkey, name: str = "ticket") -> None:
+    def __init__(self, valkey: Valkey, partition: Partition, name: str = "ticket") -> None:
         self._valkey = valkey
         self.name = name
-        self.base = valkey.key(name)
-        self._keys = [self.base, Names(valkey.prefix).tops]
-        self.pending = PendingEvents(valkey, name)
+        self.base = partition.key(name)
+        self._keys = [self.base, partition.log_state]
+        self.pending = PendingEvents(valkey, partition, name)
 
     async def put(self, ticket_id: str, change: TicketChange) -> Outcome:
         """Create or change a ticket. Each change is one version; a change without effect makes none.
@@ -291,7 +290,7 @@ class TicketStore:
         known_as: str = "",
         guard: Guard = Guard(),
     ) -> Outcome:
-        args: list[Arg] = [op, ticket_id, json.dumps(by), json.dumps(comment), known_as, LOG]
+        args: list[Arg] = [op, ticket_id, json.dumps(by), json.dumps(comment), known_as]
         args.append(once_of(ticket_id, known_as) if known_as else "")
         args += ["" if value is None else value for value in (guard.at_us, guard.version)]
         for name in _NAMES:

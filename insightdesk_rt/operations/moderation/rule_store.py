@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from insightdesk_rt.engine.cluster.names import Key
 from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
 from insightdesk_rt.engine.model import new_id
 
@@ -39,7 +40,8 @@ class RuleStore:
 
     def __init__(self, valkey: Valkey) -> None:
         self._valkey = valkey
-        self._versions = valkey.key("rules", "versions")
+        self._cluster = valkey.names.cluster
+        self._versions = self._cluster.key("rules", "versions")
 
     async def versions(self) -> tuple[str, dict[str, int]]:
         """Return the memory's name ("": no rule was ever set) and the version of each kind."""
@@ -64,8 +66,8 @@ class RuleStore:
         number, memory, flat = await self._valkey.call(LOAD, self._keys(kind), [kind])
         return LoadedRules(RulesVersion(int(number), memory), dict(zip(flat[::2], flat[1::2], strict=True)))
 
-    def _keys(self, kind: str) -> list[str]:
-        return [self._valkey.key("rules", kind), self._valkey.key("rules", kind, "until"), self._versions]
+    def _keys(self, kind: str) -> list[Key]:
+        return [self._cluster.key("rules", kind), self._cluster.key("rules", kind, "until"), self._versions]
 
     @staticmethod
     def _version(answer: list[int | str]) -> RulesVersion:

@@ -126,7 +126,7 @@ async def buffer_overflow(scene: Scene) -> None:
     valkey = scene.cluster.valkey
     before = valkey("CONFIG", "GET", "client-output-buffer-limit")[1]
     valkey("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 32768 1")
-    channel = Names("t").channel(NAMESPACE, "role:agent")
+    channel = Names("t").namespace(NAMESPACE).channel("role:agent")
     victim = scene.victim()
     victim.cable.hush("subscriptions")
     for _ in range(40):
@@ -458,7 +458,7 @@ async def clients_cut_in_replay(scene: Scene) -> None:
 async def poison(scene: Scene) -> None:
     """Nonsense is published on the channels of nodes and rooms."""
     valkey = scene.cluster.valkey
-    channels = valkey("PUBSUB", "CHANNELS", "t:*")
+    channels = valkey("PUBSUB", "CHANNELS", "{t*")
     assert channels
     for _ in range(300):
         valkey("PUBLISH", scene.random.choice(channels), _nonsense(scene.random))

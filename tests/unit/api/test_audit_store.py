@@ -38,7 +38,7 @@ async def put_old(valkey: Valkey, days: int, count: int) -> None:
     at_ms = int(time.time() * 1000) - days * DAY_MS
     for number in range(count):
         text = json.encode_struct(entry(f"old{number}"))
-        await valkey.command("XADD", valkey.key("audit"), f"{at_ms}-{number}", "e", text)
+        await valkey.command("XADD", valkey.names.cluster.key("audit"), f"{at_ms}-{number}", "e", text)
 
 
 @aio

@@ -41,7 +41,7 @@ async def test_the_key_lies_readable_neither_in_the_cookie_nor_in_valkey(valkey_
         sessions = Sessions(valkey)
         secret = await sessions.open(KEY)
         assert await Sessions(valkey).credential(secret) == KEY, "any node can open it"
-        (name,) = await valkey.command("KEYS", f"{prefix}:console:*")
+        (name,) = await valkey.command("KEYS", f"{{{prefix}}}:console:*")
         sealed = await valkey.command("GET", name)
         assert secret not in name + sealed and KEY not in secret + name + sealed
         assert KEY.encode() not in bytes.fromhex(sealed)
@@ -59,7 +59,7 @@ async def test_it_ends_when_it_is_closed_and_when_its_time_is_over(valkey_url: s
         await sessions.close(first)
         assert await refused(other, first) == await refused(sessions, first) == "AUTH_TOKEN_MISSING"
         assert await other.credential(second) == KEY, "the other one goes on"
-        (name,) = await valkey.command("KEYS", f"{prefix}:console:*")
+        (name,) = await valkey.command("KEYS", f"{{{prefix}}}:console:*")
         await valkey.command("PEXPIRE", name, 1)
 
         async def over() -> bool:
@@ -74,7 +74,7 @@ async def test_what_was_changed_in_valkey_is_not_believed(valkey_url: str, prefi
     async with connected(valkey_url, prefix) as valkey:
         sessions = Sessions(valkey)
         mine, theirs = await sessions.open(KEY), await sessions.open("irt_another")
-        names = await valkey.command("KEYS", f"{prefix}:console:*")
+        names = await valkey.command("KEYS", f"{{{prefix}}}:console:*")
         values = [await valkey.command("GET", name) for name in names]
         for name, value in zip(names, reversed(values), strict=True):
             await valkey.command("SET", name, value)

@@ -162,7 +162,9 @@ async def test_a_user_who_just_left_gets_events_on_return_and_one_who_left_long_
         await cluster.two.put(subject="x")
         (event,) = [one for one in cluster.log.log if one.name == "ticket:created"]
         assert event.rooms == ("user:anna",)
-        short = ReaderStore(cluster.valkey, window_ms=-119_999)  # a millisecond is left
+        short = ReaderStore(
+            cluster.valkey, cluster.valkey.names.namespace("/tickets"), window_ms=-119_999
+        )  # a millisecond is left
         await asyncio.sleep(0.005)
         assert await short.all() == []
 

@@ -175,7 +175,7 @@ async def test_a_long_queue_is_sent_in_parts(valkey_url: str, prefix: str) -> No
 @aio
 async def test_no_page_of_notifications_is_too_long_for_its_reader(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
-        store = NotificationStore(cluster.valkey)
+        store = NotificationStore(cluster.valkey, cluster.valkey.names.namespace("/notifications"))
         data = Raw(json.dumps("d" * 16_000).encode())
         for number in range(100):
             content = Content(f"n{number}", "t" * 64, LETTER * 300, LETTER * 4_000, "u" * 2_000, data)

@@ -44,7 +44,7 @@ def test_ids_that_contain_the_separator_are_distinguished() -> None:
 async def test_an_event_stays_pending_until_it_was_published(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
-    store = PresenceStore(valkey, grace_ms=0)
+    store = PresenceStore(valkey, valkey.names.namespace("/presence"), grace_ms=0)
     (first,) = (await store.join(fakes.user("u1"), "n1")).pending
     both = await store.choose("u1", "busy")
     assert both[0] == first and both[1].seq > first.seq, "who tells the second tells the first before it"
@@ -65,9 +65,13 @@ async def test_numbers_continue_for_a_subject_that_was_forgotten(valkey_url: str
     """Otherwise its first event after that would have the id of an old one, and the log would not take it."""
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
-    store = PresenceStore(valkey, grace_ms=0)
+    store = PresenceStore(valkey, valkey.names.namespace("/presence"), grace_ms=0)
     (before,) = (await store.join(fakes.user("u1"), "n1")).pending
-    await valkey.command("DEL", valkey.key("presence", "u1"), valkey.key("presence-untold", "u1"))
+    await valkey.command(
+        "DEL",
+        valkey.names.namespace("/presence").key("presence", "u1"),
+        valkey.names.namespace("/presence").key("presence-untold", "u1"),
+    )
     await asyncio.sleep(0.005)
     (after,) = (await store.join(fakes.user("u1"), "n2")).pending
     assert after.seq > before.seq
@@ -79,7 +83,10 @@ async def test_numbers_are_not_reused_by_a_valkey_that_lost_its_last_changes(val
     """A replica that lags behind is promoted: what follows its copy of the subject must not look like what was lost."""
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
-    store, key = PresenceStore(valkey, grace_ms=0), valkey.key("presence", "u1")
+    store, key = (
+        PresenceStore(valkey, valkey.names.namespace("/presence"), grace_ms=0),
+        valkey.names.namespace("/presence").key("presence", "u1"),
+    )
     (first,) = (await store.join(fakes.user("u1"), "n1")).pending
     copy = await valkey.command("HGETALL", key)
     fields = list(copy.items()) if isinstance(copy, dict) else list(zip(copy[::2], copy[1::2], strict=True))

@@ -33,7 +33,7 @@ class Node:
         self.clock = fakes.Clock()
         self.hub = Hub(fakes.OneNode(), ["/chat"])
         self.place = Place(self.hub, self.clock)
-        self.store = ViewerStore(valkey, lambda: "n1", "chat")
+        self.store = ViewerStore(valkey, valkey.names.namespace("/chat"), lambda: "n1", "chat")
         self.typing = TypingIndicators(self.place, self.store, SHOWN)
 
     async def open(self, user: User, sid: str = "") -> Socket:
@@ -96,7 +96,10 @@ async def test_an_old_socket_that_leaves_does_not_end_typing_in_the_new_one(valk
 @aio
 async def test_typing_on_a_dead_node_ends_unless_the_user_types_elsewhere(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
-        anna, other = await node.open(ANNA), ViewerStore(node.store._valkey, lambda: "n2", "chat")
+        anna, other = (
+            await node.open(ANNA),
+            ViewerStore(node.store._valkey, node.store._valkey.names.namespace("/chat"), lambda: "n2", "chat"),
+        )
         for user in (CARL, fakes.user("dora")):
             await other.typing("c", user.person, 60_000)
         await node.types(await node.open(CARL))

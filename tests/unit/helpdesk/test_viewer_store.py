@@ -21,13 +21,16 @@ ANNA, BERT = Person(UserId("anna"), 'Anna "A" Ö'), Person(UserId("b/t/ert"), "B
 async def two_nodes(url: str, prefix: str) -> AsyncIterator[tuple[ViewerStore, ViewerStore]]:
     valkey = Valkey(url, prefix)
     await valkey.start()
-    yield ViewerStore(valkey, lambda: "n1"), ViewerStore(valkey, lambda: "n10")
+    yield (
+        ViewerStore(valkey, valkey.names.namespace("/tickets"), lambda: "n1"),
+        ViewerStore(valkey, valkey.names.namespace("/tickets"), lambda: "n10"),
+    )
     await valkey.close()
 
 
 async def pass_claim(store: ViewerStore) -> None:
     """Let its time be over."""
-    await store._valkey.command("DEL", store._valkey.key("ticket-live-reaper", "n1"))
+    await store._valkey.command("DEL", store._valkey.names.namespace("/tickets").key("ticket-live-reaper", "n1"))
 
 
 async def states(store: ViewerStore, ticket_id: str = "42") -> dict[str, str]:
@@ -130,10 +133,10 @@ async def test_no_key_outlives_its_use(valkey_url: str, prefix: str) -> None:
         await one.view("42", "s1", ANNA, "viewing")
         await one.typing("42", ANNA, 1000)
         await two.view("42", "s2", BERT, "viewing")
-        keys = await one._valkey.command("KEYS", f"{prefix}*")
+        keys = await one._valkey.command("KEYS", f"{{{prefix}*")
         assert all([await one._valkey.command("TTL", key) > 0 for key in keys])
         await one.leave("42", "s1")
         assert await one._valkey.command("SMEMBERS", one._tickets("n1")) == ["42"], "somebody here still types"
         await one.stopped("42", "anna")
         await two.leave("42", "s2")
-        assert await one._valkey.command("KEYS", f"{prefix}*") == []
+        assert await one._valkey.command("KEYS", f"{{{prefix}*") == []

@@ -1,13 +1,14 @@
--- Put an event into its namespace's log, once per id, and tell every node that listens to one of its rooms.
+-- Append an event to its namespace's log, once per id, and publish it on the channels of its rooms.
 --
--- KEYS: log, dedupe key of the id, tops (hash: namespace -> last id), floors (hash), then per room: its ids (list)
--- ARGV: namespace, length to keep, the greatest id its publisher has seen, event id, header, payload,
---       the offset it had before ("" unless sent again), its fingerprint ("": not to be compared), bytes to keep (0: any),
+-- KEYS: log, dedupe key of the id, the log's state (hash: top, floor, …), bytes since the last mark, marks (list of ids),
+--       then per room: its ids (list)
+-- ARGV: most entries to keep, the greatest id its publisher has seen, event id, header, payload,
+--       the offset it had before ("" unless sent again), its fingerprint ("": do not compare), bytes to keep (0: no limit),
 --       then per room: name, channel
 -- Returns the offset: the one it has already if the id is known; "" if the id is that of another event.
-local namespace, keep, seen, event, header, payload, was, print = unpack(ARGV, 1, 8)
-local keep_bytes, ROOMS_AT = tonumber(ARGV[9]), 10
-local log = KEYS[1]
+local keep, seen, event, header, payload, was, print = unpack(ARGV, 1, 7)
+local keep_bytes, ROOMS_AT, IDS_AT = tonumber(ARGV[8]), 9, 6
+local log, state = KEYS[1], KEYS[3]
 
 local known = redis.call('GET', KEYS[2])
 if known then
@@ -18,7 +19,7 @@ if known then
   return offset
 end
 if was ~= '' then
-  -- The dedupe key may have expired during a long outage; the log itself knows best.
+  -- The dedupe key may have expired during a long outage; the log itself is the authority.
   local there = redis.call('XRANGE', log, was, was)[1]
   if there and there[2][2] == event then
     return was
@@ -26,7 +27,7 @@ if was ~= '' then
 end
 
 local fields = {'i', event, 'h', header, 'p', payload}
-local size, ENTRY, ROOM = #header + #payload, 200, 10 -- the last two: what an entry, and a field of it, take besides
+local size, ENTRY, ROOM = #header + #payload, 200, 10 -- the last two: overhead of an entry, and of a field of it
 for n = ROOMS_AT, #ARGV, 2 do
   fields[#fields + 1] = 'r'
   fields[#fields + 1] = ARGV[n]
@@ -34,7 +35,7 @@ for n = ROOMS_AT, #ARGV, 2 do
 end
 
 local id = redis.call('XADD', log, 'MAXLEN', '~', keep, '*', unpack(fields))
--- Ids have 13 digits of milliseconds until the year 2286; only those of the same one need a closer look.
+-- Ids have 13 digits of milliseconds until the year 2286; only those with equal milliseconds need a closer look.
 if id:sub(1, 14) <= seen:sub(1, 14) then
   local ms, seq = id:match('^(%d+)-(%d+)$')
   local seen_ms, seen_seq = seen:match('^(%d+)-(%d+)$')
@@ -46,10 +47,10 @@ if id:sub(1, 14) <= seen:sub(1, 14) then
     redis.call('XADD', log, 'MAXLEN', '~', keep, id, unpack(fields))
   end
 end
--- The log is trimmed by bytes too: each 64th part of them is marked by the id of its last event, and with more than 64
--- parts the oldest goes. So it costs one addition per event, and needs no look at the log's own size.
+-- The log is trimmed by bytes too. After each 64th part of the bytes to keep, the id of the last event is noted as a mark.
+-- With more than 64 marks the oldest part is trimmed. This costs one addition per event and no look at the log's size.
 if keep_bytes > 0 then
-  local bytes, marks = log .. ':bytes', log .. ':marks'
+  local bytes, marks = KEYS[4], KEYS[5]
   if redis.call('INCRBY', bytes, size + ENTRY) * 64 > keep_bytes then
     redis.call('SET', bytes, 0)
     if redis.call('RPUSH', marks, id) > 63 then
@@ -57,14 +58,14 @@ if keep_bytes > 0 then
     end
   end
 end
-if redis.call('HSET', KEYS[3], namespace, id) == 1 then
-  redis.call('HSETNX', KEYS[4], namespace, id) -- a log that begins here knows nothing of what was before
+if redis.call('HSET', state, 'top', id) == 1 then
+  redis.call('HSETNX', state, 'floor', id) -- a log that begins here does not have earlier events
 end
 redis.call('SET', KEYS[2], print == '' and id or id .. ' ' .. print, 'PX', 120000)
 
 local tail = '\n' .. header .. '\n' .. payload
 for n = ROOMS_AT, #ARGV, 2 do
-  local ids = KEYS[4 + (n - ROOMS_AT + 2) / 2]
+  local ids = KEYS[IDS_AT + (n - ROOMS_AT) / 2]
   local previous = redis.call('LINDEX', ids, 0)
   if redis.call('LPUSH', ids, id) > 1100 then
     redis.call('LTRIM', ids, 0, 999)

@@ -1,8 +1,8 @@
--- The events at some offsets of a log, in the order asked for, as far as the bytes go.
+-- Return the events at some offsets of a log, in the given order, up to a limit in bytes.
 --
 -- KEYS: log
 -- ARGV: bytes to return, then ids
--- Returns {how many ids were looked at, or -1 if one is not there any more; id, header, payload of each}.
+-- Returns {how many ids were looked at, or -1 if one is not in the log any more; id, header, payload of each}.
 local answer, bytes = { 0 }, 0
 for n = 2, #ARGV do
   local entry = redis.call('XRANGE', KEYS[1], ARGV[n], ARGV[n])[1]

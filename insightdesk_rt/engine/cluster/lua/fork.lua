@@ -1,7 +1,9 @@
--- Two servers have taken writes for longer than nodes remember: have every node tell all its rooms to load anew.
+-- Note that two servers have accepted writes for longer than nodes remember, so that all nodes tell the clients of this
+-- namespace to reload. Nodes compare the field `fork` that their probes read with its last value.
 --
--- KEYS: tops (hash: '#' -> when this was found last). Each node compares what its probes say of '#' with what it knew.
+-- KEYS: the log's state (hash)
+-- Returns the new value: the time.
 local time = redis.call('TIME')
 local found = time[1] .. '-' .. time[2]
-redis.call('HSET', KEYS[1], '#', found)
+redis.call('HSET', KEYS[1], 'fork', found)
 return found

@@ -1,14 +1,15 @@
--- What some rooms were told after an offset: the offsets of all of it, and the first events where they are few.
+-- Return what some rooms missed after an offset: the offsets of all their events, and the first events if there are few.
 --
--- KEYS: log, tops, floors, then per room: its ids (list, newest first, up to 1000 and for an hour after the last)
--- ARGV: namespace, offset, most ids, ids to fetch at once, bytes to return, then the rooms' names
--- Returns {1 if all is there, else 0; last id of the log; its floor; {ids that are left to fetch, in no order}; id, header, payload of
--- each event}. Not all is there: nothing else is looked at, whoever asks must load anew.
+-- KEYS: log, the log's state (hash: top, floor), then per room: its ids (list, newest first, up to 1000 and for an hour
+--       after the last)
+-- ARGV: offset, most ids, ids to fetch at once, bytes to return
+-- Returns {1 if nothing is missing, else 0; last id of the log; its floor; {ids that are left to fetch, in no order}; id,
+-- header, payload of each event}. If something is missing the answer has no events, and the client must reload.
 --
--- The cost is what was missed, never what all others were told meanwhile: the log itself is not walked. So an offset of
--- more than an hour ago is good only if the rooms' lists still reach back to it.
-local namespace, since = ARGV[1], ARGV[2]
-local most, at_once, room_for = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+-- The cost depends on what these rooms missed and not on the events of other rooms, because the log itself is not walked.
+-- So an offset older than an hour is good only if the rooms' lists still reach back to it.
+local since = ARGV[1]
+local most, at_once, room_for = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local log = KEYS[1]
 local PART, KEPT, KEPT_MS = 100, 1000, 3600000
 
@@ -24,23 +25,23 @@ local function later(id)
   return ms > since_ms or (ms == since_ms and seq > since_seq)
 end
 
-local top = redis.call('HGET', KEYS[2], namespace) or '0-0'
-local floor = redis.call('HGET', KEYS[3], namespace)
+local top, floor = unpack(redis.call('HMGET', KEYS[2], 'top', 'floor'))
+top = top or '0-0'
 local short = { 0, top, floor or '0-0', {} }
 local top_ms, top_seq = parts(top)
--- No floor: no log. An offset beyond the log's end is one of a log that is gone.
+-- Without a floor there is no log. An offset beyond the log's end belongs to a log that was lost.
 if (floor and later(floor)) or (not floor and since ~= '0-0')
   or since_ms > top_ms or (since_ms == top_ms and since_seq > top_seq) then
   return short
 end
 if not later(top) then
-  return { 1, top, floor or '0-0', {} } -- nothing was said in the whole namespace
+  return { 1, top, floor or '0-0', {} } -- the whole namespace had no event
 end
 
 local time = redis.call('TIME')
 local forgotten = tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000 - since_ms >= KEPT_MS
 local missed, known = {}, {}
-for n = 4, #KEYS do
+for n = 3, #KEYS do
   local at, reached = 0, false
   while not reached do
     local ids = redis.call('LRANGE', KEYS[n], at, at + PART - 1)
@@ -60,7 +61,7 @@ for n = 4, #KEYS do
     at = at + #ids
     if not reached and #ids < PART then
       if forgotten or at >= KEPT then
-        return short -- what was before the list's end is not known
+        return short -- events before the end of the list are not known
       end
       reached = true
     end
@@ -80,7 +81,7 @@ local bytes, taken = 0, 0
 for _, id in ipairs(missed) do
   local entry = redis.call('XRANGE', log, id, id)[1]
   if not entry then
-    return short -- cut off by age
+    return short -- trimmed by age
   end
   local fields = entry[2]
   answer[#answer + 1] = id

@@ -1,10 +1,10 @@
--- Read on in a namespace's log after an offset, whatever rooms it concerns: for a node that catches up.
+-- Return the next part of a namespace's log after an offset, for all rooms. A node that catches up reads it.
 --
--- KEYS: log, tops, floors
--- ARGV: namespace, offset, entries to look at, bytes to return
+-- KEYS: log, the log's state (hash: top, floor)
+-- ARGV: offset, entries to look at, bytes to return
 -- Returns {is something missing?, looked at up to, end reached?, then id, header, payload of each entry}.
-local namespace, since = ARGV[1], ARGV[2]
-local look, room_for = tonumber(ARGV[3]), tonumber(ARGV[4])
+local since = ARGV[1]
+local look, room_for = tonumber(ARGV[2]), tonumber(ARGV[3])
 local log = KEYS[1]
 
 local function parts(id)
@@ -18,15 +18,15 @@ local function after(a, b)
   return am > bm or (am == bm and as > bs)
 end
 
-local top = redis.call('HGET', KEYS[2], namespace) or '0-0'
-local floor = redis.call('HGET', KEYS[3], namespace)
+local top, floor = unpack(redis.call('HMGET', KEYS[2], 'top', 'floor'))
+top = top or '0-0'
 local answer = { 0, top, 1 }
 local bytes = 0
 if not after(top, since) then
   return answer
 end
 
--- A marker, or the floor itself, comes first while nothing was cut off; what was before is the floor's affair.
+-- A log that was not trimmed begins with a marker, or with the floor itself. The floor stands for what was before.
 local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
 if first and first[2][2] ~= '' and after(first[1], since) and not (floor and not after(first[1], floor)) then
   answer[1] = 1

@@ -1,10 +1,12 @@
--- The sessions of a dead node may be resumed for as long as any other: its clients are on their way back.
--- KEYS: index of the node. ARGV: prefix of records, ms to keep, how many at most
--- Returns how many are left.
-for _, pid in ipairs(redis.call('SPOP', KEYS[1], ARGV[3])) do
-  local record = ARGV[1] .. pid
-  if redis.call('HGET', record, 'index') == KEYS[1] then
-    redis.call('PEXPIRE', record, ARGV[2])
+-- Let some sessions of a dead node expire after the time that any client has to come back. Idempotent.
+--
+-- KEYS: the set of the node's sessions, then per session: its record
+-- ARGV: ms to keep, then per session: its pid
+-- Returns how many are left in the set.
+for n = 2, #KEYS do
+  if redis.call('HGET', KEYS[n], 'index') == KEYS[1] then
+    redis.call('PEXPIRE', KEYS[n], ARGV[1])
   end
+  redis.call('SREM', KEYS[1], ARGV[n])
 end
 return redis.call('SCARD', KEYS[1])

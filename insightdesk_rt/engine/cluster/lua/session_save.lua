@@ -1,11 +1,11 @@
 -- Keep a session's record up to date while its client is connected.
 --
--- KEYS: record (hash), index of its node (set of pids)
--- ARGV: mode, owner, pid, safety ttl ms, then field, value, ...
---   open  a client has it now: whoever had it before has lost it
---   keep  something changed: only if it is still this owner's
---   again Valkey or this node was away: also if nothing is left of it
--- Returns 1; 0 if the session is another's by now; -1 if there is nothing to keep.
+-- KEYS: record (hash), the set of its node's sessions (pids)
+-- ARGV: mode, owner, pid, safety ttl in ms, then field, value, ...
+--   open  a client has it now: the connection that had it before loses it
+--   keep  something changed: only if the session still belongs to this owner
+--   again Valkey or this node was unreachable: also if the record does not exist any more
+-- Returns 1; 0 if the session belongs to another connection; -1 if there is no record to keep.
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if ARGV[1] == 'keep' and not owner then
   return -1

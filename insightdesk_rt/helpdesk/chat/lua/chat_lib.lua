@@ -16,7 +16,7 @@
 --
 -- waiting → active (accept, transfer to an agent) → waiting (transfer to a team, agent gone) → … → closed, for good.
 --
--- KEYS  base · base of the users connected to the chat (presence_lib.lua) · tops (hash: namespace → last id of its log)
+-- KEYS  base · base of the users connected to the chat (presence_lib.lua) · the log's state (hash: top, its last id)
 -- ARGV  userId · role · teamId · name of the asking user, "" for the server itself · settings in ms: longest wait, idle
 --       until warned, idle until closed, customer gone, agent gone · seconds until closed conversations expire · prefix of
 --       a customer's UserKey (an agent's UserKey is the id) · then each script's own arguments
@@ -167,7 +167,7 @@ end
 
 -- Return the end of the log. All later events come after it.
 local function top()
-  return redis.call('HGET', KEYS[3], '/chat') or '0-0'
+  return redis.call('HGET', KEYS[3], 'top') or '0-0'
 end
 
 local function activate(c, agent, name)

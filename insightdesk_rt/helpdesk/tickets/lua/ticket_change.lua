@@ -7,8 +7,8 @@
 -- <base>-counts      hash: total, unsolved, unassigned, status:<status>, priority:<priority>
 -- <base>-comment:<ticketId>:<id>  digest of a comment that is known
 --
--- KEYS  base · tops (hash: namespace → last id of its log)
--- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id that makes a comment known, or "" · namespace
+-- KEYS  base · the log's state (hash: top, its last id)
+-- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id that makes a comment known, or ""
 --       · `once` of its event (pending_events.lua), or "" · when the back end did it, in Unix microseconds, or ""
 --       · the version that the ticket must have, or ""
 --       · for each field: name, default, given ("" if not)
@@ -19,8 +19,8 @@
 --
 -- The version of a deleted ticket stays for a day, so that a ticket that comes back continues its versions.
 local base = KEYS[1]
-local op, id, by, comment, comment_id, once = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
-local at, expected = tonumber(ARGV[8]), tonumber(ARGV[9])
+local op, id, by, comment, comment_id, once = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local at, expected = tonumber(ARGV[7]), tonumber(ARGV[8])
 local KEPT_S = 86400
 local SETTLED = { ['"solved"'] = true, ['"closed"'] = true }
 local key, counts = base .. ':' .. id, base .. '-counts'
@@ -45,7 +45,7 @@ local newest = tonumber(was.gone)
 -- A job of the back end may come late. Each field has its own time, since a change of the status says nothing about an
 -- assignee that was changed before. Of two changes with the same time the one that arrives later counts.
 local names, before, after, changes, fields, stamped, taken, late = {}, {}, {}, {}, {}, {}, 0, 0
-for i = 10, #ARGV, 3 do
+for i = 9, #ARGV, 3 do
   local name, default, given = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local changed = tonumber(was['at:' .. name])
   newest = changed and math.max(newest or changed, changed) or newest
@@ -114,7 +114,7 @@ end
 
 local function grant()
   local seq = redis.call('HGET', key, 'seq')
-  local now_on = opened_to(after, seq .. ' ' .. (redis.call('HGET', KEYS[2], ARGV[6]) or '0-0'))
+  local now_on = opened_to(after, seq .. ' ' .. (redis.call('HGET', KEYS[2], 'top') or '0-0'))
   local before_it = {}
   if exists then
     before_it = was.grants and cjson.decode(was.grants)
@@ -169,7 +169,7 @@ if op == 'delete' then
   redis.call('EXPIRE', key, KEPT_S)
   add_ticket_event('deleted', version, was.createdAt)
   -- A host's own check may let users read a ticket that does not exist. They get nothing from before its deletion.
-  local ended = redis.call('HGET', key, 'seq') .. ' ' .. (redis.call('HGET', KEYS[2], ARGV[6]) or '0-0')
+  local ended = redis.call('HGET', key, 'seq') .. ' ' .. (redis.call('HGET', KEYS[2], 'top') or '0-0')
   redis.call('HSET', key, 'grants', cjson.encode({ life = ended }))
   return answer(1, version)
 end

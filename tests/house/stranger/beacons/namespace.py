@@ -47,8 +47,9 @@ class Beacons(Namespace):
 
     @classmethod
     def build(cls, context: Context) -> Beacons:
+        partition = context.valkey.names.namespace(cls.path)
         most = context.settings.of(BeaconSettings).max_beacons_per_agent
-        return cls(context.hub, context.timers, BeaconStore(context.valkey, most), context.incarnation)
+        return cls(context.hub, context.timers, BeaconStore(context.valkey, partition, most), context.incarnation)
 
     def routes(self, api: Any) -> Iterable[Route]:
         return beacon_routes(api, self._store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from insightdesk_rt.engine.cluster.names import Partition
 from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
 from insightdesk_rt.engine.errors import RtError
 
@@ -9,9 +10,9 @@ LIGHT = load_script("insightdesk_rt.helpdesk.beacons", "beacon_light")
 
 
 class BeaconStore:
-    def __init__(self, valkey: Valkey, most: int) -> None:
+    def __init__(self, valkey: Valkey, partition: Partition, most: int) -> None:
         self._valkey = valkey
-        self._key = valkey.key("beacons")
+        self._key = partition.key("beacons")
         self._most = most
 
     async def light(self, incarnation: str, user: str, beacon_id: str) -> int:

@@ -54,7 +54,7 @@ async def test_a_node_is_found_by_its_name_and_the_younger_of_two_is_used(
         assert await asker.find("n1") == young
         await asker.node_lost("n1.zz")
         assert await asker.find("n1") == old
-        await valkey.command("HSET", valkey.key("places"), "n2.x", '{"node":"n2"}', "n3.x", "\udcff")
+        await valkey.command("HSET", valkey.names.cluster.key("places"), "n2.x", '{"node":"n2"}', "n3.x", "\udcff")
         assert await asker.find("n1") == old and await asker.find("n2") is None
 
 

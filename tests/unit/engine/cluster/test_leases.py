@@ -48,7 +48,7 @@ async def valkey_at(url: str, prefix: str) -> AsyncIterator[Valkey]:
     await valkey.start()
     try:
         # A server that was never seen under this prefix counts as restarted; the calm after that is over here.
-        await valkey.command("SET", valkey.key("server"), valkey.run_id)
+        await valkey.command("SET", valkey.names.cluster.key("server"), valkey.run_id)
         yield valkey
     finally:
         await valkey.close()
@@ -202,7 +202,7 @@ async def test_after_valkey_restarts_no_node_is_declared_dead_at_first(valkey_ur
         a, b = Node(valkey, "a"), Node(valkey, "b")
         await a.leases.beat()
         await b.leases.beat()
-        await valkey.command("SET", valkey.key("server"), "another run")
+        await valkey.command("SET", valkey.names.cluster.key("server"), "another run")
         await asyncio.sleep(LEASE_MS / 1000 + 0.05)
         await a.leases.beat()
         await b.leases.beat()
@@ -215,7 +215,7 @@ async def test_an_emptied_valkey_does_not_fence_living_nodes(valkey_url: str, pr
     async with valkey_at(valkey_url, prefix) as valkey:
         a = Node(valkey, "a")
         await a.leases.beat()
-        await valkey.command("DEL", *(valkey.key(name) for name in ("nodes", "server", "leader")))
+        await valkey.command("DEL", *(valkey.names.cluster.key(name) for name in ("nodes", "server", "leader")))
         await a.leases.beat()
         assert a.leases.fences == 0 and await a.leases.living() == {a.leases.incarnation}
         await a.leases.close()
@@ -242,7 +242,7 @@ async def test_work_of_the_whole_cluster_is_claimed_by_one_node_per_turn(valkey_
         await asyncio.sleep(0.31)
         assert await a.leases.claims("metrics", 600)
         # b takes over while a, which was stopped, still believes that it leads
-        await valkey.command("DEL", valkey.key("leader"))
+        await valkey.command("DEL", valkey.names.cluster.key("leader"))
         await b.leases.beat()
         assert a.leases.leads and b.leases.leads
         assert not await b.leases.claims("metrics", 600), "a has claimed this turn"
@@ -258,7 +258,7 @@ async def test_a_node_that_valkey_forgot_registers_again(valkey_url: str, prefix
         await a.leases.beat()
         assert a.puts == 0
         name = a.leases.incarnation
-        keys = await valkey.command("KEYS", valkey.key("*"))
+        keys = await valkey.command("KEYS", valkey.names.cluster.key("*"))
         await valkey.command("DEL", *keys)
         a.fail_put = 1
         await a.leases.beat()
@@ -277,9 +277,9 @@ async def test_after_valkeys_return_dead_nodes_are_spared_for_at_most_a_quarter_
 ) -> None:
     """A dead node's users are shown for that much longer; with the lease and their grace it must stay below 15 s."""
     async with valkey_at(valkey_url, prefix) as valkey:
-        await valkey.command("SET", valkey.key("server"), "another run")
+        await valkey.command("SET", valkey.names.cluster.key("server"), "another run")
         await Node(valkey, "a").leases.beat()
-        assert LEASE_MS < await valkey.command("PTTL", valkey.key("calm")) + 50 <= 1.25 * LEASE_MS + 50
+        assert LEASE_MS < await valkey.command("PTTL", valkey.names.cluster.key("calm")) + 50 <= 1.25 * LEASE_MS + 50
 
 
 @aio

@@ -127,7 +127,7 @@ async def test_forged_and_replayed_calls_between_nodes_are_dropped(
         await mallory.start()
         names, poison = Names(prefix), two.bus.counters["poison"]
         evict = json.dumps({"t": "replaced", "pid": "n2.victim"})
-        channel = names.node(two.bus.address)
+        channel = names.cluster.node(two.bus.address)
         stamp = Seal(b"another key").stamp(channel, evict)
         right = one.bus._seal.stamp(names.all_nodes, evict)
         old = Seal(two.bus._seal._key, lambda: int(time.time() * 1000) - 61_000).stamp(channel, evict)

@@ -28,6 +28,11 @@ class Rig:
         before = (previous, 0) if previous is not None else None
         return self.sequencer.hear(Logged((n, 0), Offset(f"{n}-0"), before, header, str(n).encode()), self.a)
 
+    def probe(self, number: int, top: str | None) -> None:
+        """A probe has come in, and its answer."""
+        self.sequencer.probed(number)
+        self.sequencer.log_reached(number, Offset(top) if top else None)
+
 
 def event(n: int, room: Room = A, id: str = "", namespace: str = NS) -> Event:
     return Event(namespace, "x", str(n), (room,), id=id or f"e{n}", offset=Offset(f"{n}-0"))
@@ -64,28 +69,66 @@ def test_a_room_that_is_not_settled_has_no_gaps(rig: Rig) -> None:
 
 
 def test_a_probe_moves_the_position_forward_and_never_back(rig: Rig) -> None:
-    rig.sequencer.probed(1, Offset("50-3"))
-    rig.sequencer.probed(2, Offset("40-0"))
-    rig.sequencer.probed(3, None)
+    rig.probe(1, "50-3")
+    rig.probe(2, "40-0")
+    rig.probe(3, None)
     assert rig.sequencer.position == "50-3"
     assert rig.hear(50, 9), "it is older than the probe, so it is a duplicate"
     assert rig.got == []
+
+
+def test_a_probe_counts_once_its_message_and_its_answer_have_come_in_whichever_order(rig: Rig) -> None:
+    rig.sequencer.log_reached(1, Offset("20-0"))
+    rig.sequencer.log_reached(2, Offset("30-0"))
+    assert rig.sequencer.position == "10-0", "events up to there may still be on their way"
+    rig.sequencer.probed(1)
+    assert rig.sequencer.position == "20-0"
+    rig.sequencer.probed(2)
+    rig.sequencer.probed(3)
+    assert rig.sequencer.position == "30-0"
+    rig.sequencer.log_reached(3, Offset("40-0"))
+    assert rig.sequencer.position == "40-0"
+
+
+def test_a_probe_that_came_in_before_a_gap_counts_after_the_repair(rig: Rig) -> None:
+    rig.sequencer.probed(1)
+    assert not rig.hear(13, 12)
+    rig.sequencer.log_reached(1, Offset("12-0"))
+    assert rig.sequencer.position == "10-0"
+    rig.sequencer.catch_up([event(12)], Offset("12-0"))
+    assert rig.sequencer.release() and rig.got == ["12", "13"]
+
+
+@pytest.mark.parametrize("lose", ["connection", "log"])
+def test_the_answer_to_a_probe_is_void_once_the_connection_or_the_log_was_lost(rig: Rig, lose: str) -> None:
+    """Otherwise a node would skip the events of the log that it reads next."""
+    rig.sequencer.verify(Offset("10-0"), 0.0)
+    rig.sequencer.log_reached(1, Offset("90-0"))
+    if lose == "connection":
+        rig.sequencer.connection_lost()
+    else:
+        rig.sequencer.held = True
+        rig.sequencer.rewind(Offset("10-0"))
+    rig.sequencer.release()
+    rig.sequencer.probed(2)
+    assert rig.sequencer.position == "10-0"
+    assert rig.hear(11, 10) and rig.got == ["11"]
 
 
 def test_a_probe_settles_the_rooms_subscribed_before_it(rig: Rig) -> None:
     early, late = ChannelSubscription(rig.sequencer, B, b"b"), ChannelSubscription(rig.sequencer, Room("c"), b"c")
     early.probe, late.probe = 4, 5
     rig.sequencer.settling += [early, late]
-    rig.sequencer.probed(4, Offset("20-0"))
+    rig.probe(4, "20-0")
     assert early.settled and not late.settled
-    rig.sequencer.probed(5, Offset("20-0"))
+    rig.probe(5, "20-0")
     assert late.settled and rig.sequencer.settling == []
 
 
 def test_while_held_a_probe_is_queued_among_the_events(rig: Rig) -> None:
     rig.sequencer.held = True
     rig.hear(12, 11)
-    rig.sequencer.probed(1, Offset("20-0"))
+    rig.probe(1, "20-0")
     assert rig.sequencer.position == "10-0"
     rig.sequencer.catch_up([event(11)], Offset("11-0"))
     assert rig.sequencer.release() and rig.got == ["11", "12"] and rig.sequencer.position == "20-0"
@@ -155,7 +198,8 @@ def test_an_invalid_event_is_counted_and_dropped(rig: Rig) -> None:
 def test_events_wait_until_the_sequencer_is_started() -> None:
     sequencer = Sequencer(NS, lambda event: None)
     assert sequencer.held and not sequencer.started
-    sequencer.probed(1, Offset("5-0"))
+    sequencer.probed(1)
+    sequencer.log_reached(1, Offset("5-0"))
     sequencer.start(Offset("7-0"))
     assert sequencer.release() and offset_key(sequencer.position) == (7, 0)
 

@@ -129,7 +129,7 @@ async def test_the_last_of_two_claims_gets_the_session(valkey_url: str, prefix: 
             a.sessions.opened(one, first)  # the notice of the other claim has not arrived yet
             await a.written()
         assert one.client.closed is CloseReason.REPLACED and not two.client.closed  # type: ignore[attr-defined]
-        assert await valkey.command("HGET", valkey.key("session", old.pid), "owner") == second.owner
+        assert await valkey.command("HGET", valkey.names.session(old.pid).session(old.pid), "owner") == second.owner
 
 
 @aio
@@ -156,12 +156,13 @@ async def test_a_claim_that_is_given_up_leaves_the_session_unchanged(valkey_url:
         for node in (a, b, b, a):
             node.at = Offset("7-0")
             assert await node.claim(socket.pid) == (socket.sid, {"ticket:1"}, "5-0")
-            assert 0 < await valkey.command("PTTL", valkey.key("session", socket.pid)) <= 60_000
+            assert 0 < await valkey.command("PTTL", valkey.names.session(socket.pid).session(socket.pid)) <= 60_000
             back = await node.back(socket.pid, "ticket:1")
-            assert await valkey.command("PTTL", valkey.key("session", socket.pid)) > 3_600_000
+            assert await valkey.command("PTTL", valkey.names.session(socket.pid).session(socket.pid)) > 3_600_000
             await node.ended(back)
         for node in "ab":
-            assert await valkey.command("SMEMBERS", valkey.key("sessions", node)) == []
+            index = valkey.names.session(socket.pid).sessions(node)
+            assert await valkey.command("SMEMBERS", index) == []
 
 
 @aio
@@ -173,7 +174,7 @@ async def test_a_session_that_cannot_be_resumed_is_deleted(valkey_url: str, pref
         assert found is not None
         b.sessions.drop(found)
         await b.written()
-        assert await valkey.command("KEYS", prefix + ":session*") == []
+        assert await valkey.command("KEYS", f"{{{prefix}*:session*") == []
 
 
 @aio
@@ -189,7 +190,7 @@ async def test_a_session_that_expired_during_an_outage_is_deleted() -> None:
             await asyncio.sleep(1.05)
             server.start()
             await until(lambda: valkey.available and not a.sessions._ended, "written")
-            assert await valkey.command("KEYS", "t:session*") == []
+            assert await valkey.command("KEYS", "{t*:session*") == []
 
 
 @aio
@@ -200,7 +201,7 @@ async def test_a_joined_room_is_recorded_before_the_join_is_acknowledged(valkey_
             socket.rooms.add(Room(f"ticket:{number}"))
             a.sessions.moved(socket)
             await valkey.command("PING")  # a join sends Valkey a command before its ack
-            rooms = await valkey.command("HGET", valkey.key("session", socket.pid), "rooms")
+            rooms = await valkey.command("HGET", valkey.names.session(socket.pid).session(socket.pid), "rooms")
             assert f"ticket:{number}" in rooms, "it would survive kill -9"
         socket.rooms.add(Room("ticket:last"))
         a.sessions.moved(socket)
@@ -228,7 +229,7 @@ def test_a_session_that_was_ended_on_purpose_cannot_be_resumed(valkey_url: str, 
             socket = await a.opened()
             await a.ended(socket, why)
             assert await b.claim(socket.pid) is None
-            assert await valkey.command("KEYS", prefix + ":session*") == []
+            assert await valkey.command("KEYS", f"{{{prefix}*:session*") == []
 
     story()
 
@@ -257,7 +258,7 @@ def test_an_invalid_pid_finds_no_session(valkey_url: str, prefix: str, pid: str)
 async def test_a_session_cannot_be_resumed_after_its_window(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix, window_s=1) as (a, b, valkey):
         socket = await a.opened()
-        key = valkey.key("session", socket.pid)
+        key = valkey.names.session(socket.pid).session(socket.pid)
         assert await valkey.command("PTTL", key) > 3_600_000, "the connection is open"
         await a.ended(socket)
         assert 0 < await valkey.command("PTTL", key) <= 1000
@@ -315,7 +316,7 @@ async def test_a_session_that_ends_before_its_first_write_can_be_claimed(valkey_
 async def test_the_sessions_of_a_killed_node_can_be_resumed(valkey_url: str, prefix: str) -> None:
     async with nodes(valkey_url, prefix) as (a, b, valkey):
         sockets = [await a.opened(f"ticket:{n}") for n in range(3)]
-        key = valkey.key("session", sockets[0].pid)
+        key = valkey.names.session(sockets[0].pid).session(sockets[0].pid)
         await b.sessions.node_lost("a")
         assert 0 < await valkey.command("PTTL", key) <= 60_000
         await b.sessions.node_lost("a")
@@ -329,7 +330,7 @@ async def test_a_resumed_session_outlives_its_former_node(valkey_url: str, prefi
         old = await a.opened()
         await b.back(old.pid)
         await b.sessions.node_lost("a")
-        assert await valkey.command("PTTL", valkey.key("session", old.pid)) > 3_600_000
+        assert await valkey.command("PTTL", valkey.names.session(old.pid).session(old.pid)) > 3_600_000
 
 
 @aio
@@ -341,8 +342,8 @@ async def test_a_node_with_a_new_incarnation_lists_its_sessions_under_it(valkey_
         a.incarnation = "a2"
         await a.sessions.re_register()
         await a.written()
-        assert await valkey.command("PTTL", valkey.key("session", stays.pid)) > 3_600_000
-        assert await valkey.command("SMEMBERS", valkey.key("sessions", "a2")) == [stays.pid]
+        assert await valkey.command("PTTL", valkey.names.session(stays.pid).session(stays.pid)) > 3_600_000
+        assert await valkey.command("SMEMBERS", valkey.names.session(stays.pid).sessions("a2")) == [stays.pid]
         assert goes.client.closed and not stays.client.closed  # type: ignore[attr-defined]
 
 
@@ -352,7 +353,7 @@ async def test_sessions_that_valkey_lost_are_written_again_without_closing_conne
 ) -> None:
     async with nodes(valkey_url, prefix) as (a, b, valkey):
         noticed, told = await a.opened("ticket:1"), await a.opened("ticket:2")
-        await valkey.command("DEL", *await valkey.command("KEYS", prefix + "*"))
+        await valkey.command("DEL", *await valkey.command("KEYS", f"{{{prefix}*"))
         a.sessions.moved(noticed)
         await a.written()
         await a.sessions.re_register()
@@ -390,16 +391,18 @@ async def test_a_session_without_events_can_be_resumed(
         socket = await a.opened("ticket:1")
 
         async def touched(top: str) -> None:
-            await valkey.command("HSET", valkey.key("tops"), "/tickets", top)
+            await valkey.command("HSET", valkey.names.namespace("/tickets").log_state, "top", top)
             await a.sessions._touch()
 
         await touched("100-0")
-        await valkey.command("LPUSH", valkey.key("ids", "/tickets", "ticket:1"), "150-0")
+        await valkey.command("LPUSH", valkey.names.namespace("/tickets").ids("ticket:1"), "150-0")
         await touched("200-0")
-        await valkey.command("DEL", valkey.key("ids", "/tickets", "ticket:1"))
+        await valkey.command("DEL", valkey.names.namespace("/tickets").ids("ticket:1"))
         await touched("300-0")
         await a.ended(socket)
-        record = await valkey.command("HMGET", valkey.key("session", socket.pid), "start", "from", "quiet")
+        record = await valkey.command(
+            "HMGET", valkey.names.session(socket.pid).session(socket.pid), "start", "from", "quiet"
+        )
         assert record == ["5-0", "150-0", "300-0"]
         assert await b.claim(socket.pid, "150-0") == (socket.sid, {"ticket:1"}, "300-0")
 

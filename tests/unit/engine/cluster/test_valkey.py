@@ -44,7 +44,7 @@ async def test_commands_of_one_turn_go_out_as_one_pipeline(valkey_url: str, pref
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
     before = valkey.counters
-    answers = await asyncio.gather(*(valkey.command("INCR", valkey.key("n")) for _ in range(50)))
+    answers = await asyncio.gather(*(valkey.command("INCR", valkey.names.cluster.key("n")) for _ in range(50)))
     assert sorted(answers) == list(range(1, 51))
     assert valkey.counters["batches"] - before["batches"] == 1
     await valkey.close()
@@ -56,12 +56,12 @@ async def test_replies_are_text_and_a_refused_command_does_not_affect_others(
 ) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
-    key = valkey.key("a", "b")
-    assert key == f"{prefix}:a:b"
+    key = valkey.names.cluster.key("a", "b")
+    assert key == f"{{{prefix}}}:a:b"
     one, two, three, bad = await asyncio.gather(
         valkey.command("SET", key, "grün"),
         valkey.command("GET", key),
-        valkey.command("GET", valkey.key("none")),
+        valkey.command("GET", valkey.names.cluster.key("none")),
         valkey.command("LPUSH", key, 1),
         return_exceptions=True,
     )
@@ -75,7 +75,7 @@ async def test_replies_are_text_and_a_refused_command_does_not_affect_others(
 async def test_any_text_and_bytes_can_be_stored(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
-    key = valkey.key("x")
+    key = valkey.names.cluster.key("x")
     await valkey.command("SET", key, b"\xff\r\n\x00")
     assert await valkey.command("GET", key) == "\ufffd\r\n\x00"
     await valkey.command("SET", key, "\ud800")
@@ -361,7 +361,7 @@ async def test_durable_commands_wait_for_the_disk_or_fail(caplog: pytest.LogCapt
 async def test_without_the_setting_durable_commands_do_not_wait_for_the_disk(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
-    assert await valkey.command("SET", valkey.key("x"), "1", durable=True) == "OK"
+    assert await valkey.command("SET", valkey.names.cluster.key("x"), "1", durable=True) == "OK"
     await valkey.close()
 
 
@@ -397,8 +397,8 @@ async def test_send_does_not_wait_and_ignores_failures(valkey_url: str, prefix: 
     valkey = Valkey(valkey_url, prefix)
     assert not valkey.send("PING")
     await valkey.start()
-    assert valkey.send("SET", valkey.key("x"), "1") and valkey.send("NO SUCH COMMAND")
-    assert await valkey.command("GET", valkey.key("x")) == "1"
+    assert valkey.send("SET", valkey.names.cluster.key("x"), "1") and valkey.send("NO SUCH COMMAND")
+    assert await valkey.command("GET", valkey.names.cluster.key("x")) == "1"
     await valkey.close()
 
 
@@ -414,7 +414,7 @@ async def test_a_slow_costly_command_does_not_affect_others(valkey_url: str, pre
     """It has its own connection, which is dropped at the deadline and opened again."""
     valkey = Valkey(valkey_url, prefix, deadline_ms=300)
     await valkey.start()
-    slow = asyncio.create_task(said(valkey.command("BLPOP", valkey.key("nothing"), 0, costly=True)))
+    slow = asyncio.create_task(said(valkey.command("BLPOP", valkey.names.cluster.key("nothing"), 0, costly=True)))
     answered = 0
     while not slow.done():
         await valkey.command("PING")

@@ -598,7 +598,7 @@ async def test_a_user_who_typed_on_a_dead_node_has_stopped_typing_even_if_connec
 async def test_what_deadlines_do_is_published_too(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
-        key = cluster.valkey.key("chat", c)
+        key = cluster.valkey.names.namespace("/chat").key("chat", c)
         for ms, name in ((800_000, "chat:idleWarning"), (200_000, "chat:closed")):
             last = int(await cluster.valkey.command("HGET", key, "lastAt"))
             await cluster.valkey.command("HSET", key, "lastAt", last - ms)

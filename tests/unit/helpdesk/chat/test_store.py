@@ -33,8 +33,9 @@ class Store(ChatStore):
     """A chat whose clocks ring, and whose people come and go, when the test says so."""
 
     def __init__(self, valkey: Valkey, **settings: int) -> None:
-        self.people = PresenceStore(valkey, grace_ms=0, name="chat-present")
-        super().__init__(valkey, self.people, ChatTimes(**settings))
+        partition = valkey.names.namespace("/chat")
+        self.people = PresenceStore(valkey, partition, grace_ms=0, name="chat-present")
+        super().__init__(valkey, partition, self.people, ChatTimes(**settings))
         self.told: dict[str, int] = {}
 
     async def come(self, *users: User) -> None:
@@ -47,7 +48,7 @@ class Store(ChatStore):
 
     async def ring(self, kind: str) -> list[PendingEvent]:
         """As if a long time had passed on the clocks of this kind."""
-        key = self._valkey.key("chat-deadlines")
+        key = self._valkey.names.namespace("/chat").key("chat-deadlines")
         for entry in await self._valkey.command("ZRANGE", key, 0, -1):
             if entry.startswith(kind + ":"):
                 await self._valkey.command("ZADD", key, 1, entry)
@@ -55,11 +56,19 @@ class Store(ChatStore):
 
     async def silence(self, conversation_id: str, ms: int) -> None:
         """As if the last word had been said so long ago."""
-        last = int(await self._valkey.command("HGET", self._valkey.key("chat", conversation_id), "lastAt"))
-        await self._valkey.command("HSET", self._valkey.key("chat", conversation_id), "lastAt", last - ms)
+        last = int(
+            await self._valkey.command(
+                "HGET", self._valkey.names.namespace("/chat").key("chat", conversation_id), "lastAt"
+            )
+        )
+        await self._valkey.command(
+            "HSET", self._valkey.names.namespace("/chat").key("chat", conversation_id), "lastAt", last - ms
+        )
 
     async def clocks(self) -> set[str]:
-        entries = await self._valkey.command("ZRANGE", self._valkey.key("chat-deadlines"), 0, -1)
+        entries = await self._valkey.command(
+            "ZRANGE", self._valkey.names.namespace("/chat").key("chat-deadlines"), 0, -1
+        )
         return {entry.partition(":")[0] for entry in entries}
 
     def new(self, changes: list[PendingEvent]) -> list[PendingEvent]:
@@ -463,14 +472,15 @@ async def test_no_key_outlives_its_use(valkey_url: str, prefix: str) -> None:
         last = (await store.close(ANNA, c)).pending[-1]
         await store.places()
         await store.pending.mark_published({c: last.seq})
-        keys = {key.removeprefix(prefix) for key in await store._valkey.command("KEYS", f"{prefix}:chat*")}
+        start = f"{{{prefix}/chat}}"
+        keys = {key.removeprefix(start) for key in await store._valkey.command("KEYS", f"{start}:chat*")}
         ours = {key for key in keys if not key.startswith(":chat-present")}
         of_it = {f":chat:{c}", f":chat-messages:{c}", f":chat-sent:{c}"}
         (started,) = (key for key in ours if key.startswith(":chat-started:carl:"))
         assert ours == {*of_it, started, ":chat-day:carl", ":chat-waited", ":chat-closed"}
         for key in ours - {":chat-waited"}:
-            assert 0 < await store._valkey.command("TTL", prefix + key) <= 2 * 86_400, key
-        assert await store._valkey.command("GET", f"{prefix}:chat-waited") == "0"
+            assert 0 < await store._valkey.command("TTL", start + key) <= 2 * 86_400, key
+        assert await store._valkey.command("GET", f"{start}:chat-waited") == "0"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -546,7 +556,7 @@ def test_queue_deadlines_and_numbers_agree_whatever_people_do(valkey_url: str, p
 
 async def check(store: Store, ids: list[str]) -> None:
     async def members(name: str) -> set[str]:
-        return set(await store._valkey.command("ZRANGE", store._valkey.key(name), 0, -1))
+        return set(await store._valkey.command("ZRANGE", store._valkey.names.namespace("/chat").key(name), 0, -1))
 
     found = [conversation for id in ids if (conversation := await store.get(id))]
     waiting = {c.id for c in found if c.state == "waiting"}
@@ -573,7 +583,9 @@ async def check(store: Store, ids: list[str]) -> None:
     stats = await store.queue_stats()
     assert (stats.waiting, stats.active) == (len(waiting), len(active))
     total = sum(c.waiting_since for c in found if c.state == "waiting")
-    assert int(await store._valkey.command("GET", store._valkey.key("chat-waited")) or 0) == total
+    assert (
+        int(await store._valkey.command("GET", store._valkey.names.namespace("/chat").key("chat-waited")) or 0) == total
+    )
 
 
 # ── what Valkey lost after it was acknowledged ──────────────────────────────────────────────────────────────────────
@@ -625,7 +637,9 @@ async def test_a_message_stored_again_in_a_closed_conversation_expires_with_it(v
         await store.close(CARL, c)
         assert await store.put_down_again(c, lost(5)) and await store.put_down_again(c, lost(4))
         for key in ("chat-messages", "chat-sent"):
-            assert 0 < await store._valkey.command("TTL", store._valkey.key(f"{key}:{c}")) <= 100
+            assert (
+                0 < await store._valkey.command("TTL", store._valkey.names.namespace("/chat").key(f"{key}:{c}")) <= 100
+            )
 
 
 LETTER = "\U0001f525"  # four bytes
@@ -642,7 +656,7 @@ async def test_a_conversation_is_full_when_its_messages_reach_the_limit_in_bytes
                 await store.message(ANNA, c, LETTER * 4_000, f"{number}")
         assert refused.value.code == "CONFLICT" and "long" in refused.value.message
         assert 120 < number < 126
-        key = store._valkey.key("chat-messages", c)
+        key = store._valkey.names.namespace("/chat").key("chat-messages", c)
         assert await store._valkey.command("MEMORY", "USAGE", key, "SAMPLES", 0) < 2_500_000
         assert (await store.message(ANNA, c, LETTER * 4_000, "0")).id == 1, (
             "what was said under an id is still answered"
@@ -665,7 +679,11 @@ async def test_a_customer_can_store_a_limited_number_of_bytes_per_day(valkey_url
         assert 230 < said * 16_000 / chat.DAY_BYTES * 250 < 250
         dora = (await store.start(DORA, "0")).conversation.id
         await store.message(DORA, dora, "others may", "1")
-        assert 86_000 < await store._valkey.command("TTL", store._valkey.key("chat-day", "carl")) <= 86_400
+        assert (
+            86_000
+            < await store._valkey.command("TTL", store._valkey.names.namespace("/chat").key("chat-day", "carl"))
+            <= 86_400
+        )
 
 
 @aio
@@ -677,7 +695,7 @@ async def test_each_text_of_a_customer_counts_towards_the_bytes_of_the_day(
     async with a_chat(valkey_url, prefix) as store:
 
         async def counted(doing: Awaitable[object]) -> int:
-            key = store._valkey.key("chat-day", "carl")
+            key = store._valkey.names.namespace("/chat").key("chat-day", "carl")
             before = int(await store._valkey.command("GET", key) or 0)
             await doing
             return int(await store._valkey.command("GET", key)) - before
@@ -717,5 +735,5 @@ async def test_client_ids_of_started_conversations_expire_after_two_days_however
 
 
 async def _keys(store: Store, pattern: str) -> AsyncIterator[str]:
-    for key in await store._valkey.command("KEYS", store._valkey.key(pattern)):
+    for key in await store._valkey.command("KEYS", store._valkey.names.namespace("/chat").key(pattern)):
         yield key

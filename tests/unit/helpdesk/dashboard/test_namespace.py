@@ -24,7 +24,11 @@ class Queue:
 
 
 def build(valkey: Valkey, interval_ms: int = 5_000) -> Dashboard:
-    stats = Stats(TicketStore(valkey), Queue(), PresenceStore(valkey))
+    stats = Stats(
+        TicketStore(valkey, valkey.names.namespace("/tickets")),
+        Queue(),
+        PresenceStore(valkey, valkey.names.namespace("/presence")),
+    )
     return Dashboard(Hub(fakes.OneNode(), ["/dashboard"]), fakes.Clock(), stats, interval_ms)
 
 
@@ -42,7 +46,7 @@ async def test_the_numbers_come_on_connect_and_at_every_interval(valkey_url: str
     dashboard = build(valkey)
     root = await connect(dashboard)
     assert [name for name, _ in told(root)] == BOARDS
-    await TicketStore(valkey).put("42", TicketChange(status="open"))
+    await TicketStore(valkey, valkey.names.namespace("/tickets")).put("42", TicketChange(status="open"))
     await dashboard.publish_metrics()
     boards = dict(told(root))
     assert list(boards) == BOARDS

@@ -20,7 +20,10 @@ class Queue:
 async def test_the_numbers_are_read_from_the_three_stores(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
-    tickets, presence = TicketStore(valkey), PresenceStore(valkey)
+    tickets, presence = (
+        TicketStore(valkey, valkey.names.namespace("/tickets")),
+        PresenceStore(valkey, valkey.names.namespace("/presence")),
+    )
     await tickets.put("1", TicketChange(status="open", priority="high"))
     await tickets.put("2", TicketChange(status="solved"))
     await presence.join(fakes.user("anna"), "n1")

@@ -37,7 +37,7 @@ class Node:
     def __init__(self, valkey: Valkey, log: fakes.OneNode, lines: list[Line]) -> None:
         self.clock = fakes.Clock()
         self.hub = Hub(Line(log, lines), [PATH])
-        self.store = NotificationStore(valkey)
+        self.store = NotificationStore(valkey, valkey.names.namespace("/notifications"))
         self.bell = Notifications(self.hub, self.clock, self.store)
 
     async def connect(self, user: User = ANNA) -> Socket:

@@ -27,7 +27,7 @@ from tests.support.aio import aio
 async def a_store(url: str, prefix: str) -> AsyncIterator[NotificationStore]:
     valkey = Valkey(url, prefix)
     await valkey.start()
-    yield NotificationStore(valkey)
+    yield NotificationStore(valkey, valkey.names.namespace("/notifications"))
     await valkey.close()
 
 

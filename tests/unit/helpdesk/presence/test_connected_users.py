@@ -41,7 +41,7 @@ class Store(PresenceStore):
 
 class Node:
     def __init__(self, valkey: Valkey) -> None:
-        self.store = Store(valkey, grace_ms=0)
+        self.store = Store(valkey, valkey.names.namespace("/presence"), grace_ms=0)
         self.incarnation = "n1.a"
         self.told: list[PendingEvent] = []
         self.tasks: list[asyncio.Task[None]] = []

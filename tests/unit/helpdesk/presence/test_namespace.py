@@ -26,7 +26,7 @@ from tests.support.aio import aio, until
 class Node:
     def __init__(self, valkey: Valkey, log: fakes.OneNode, name: str, max_rooms: int = 0, grace_ms: int = 0) -> None:
         self.hub = Hub(log, ["/presence"], max_rooms)
-        self.store = PresenceStore(valkey, grace_ms)
+        self.store = PresenceStore(valkey, valkey.names.namespace("/presence"), grace_ms)
         self.name = name
         self.presence = Presence(self.hub, fakes.Clock(), self.store, lambda: self.name)
 

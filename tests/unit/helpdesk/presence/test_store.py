@@ -26,7 +26,7 @@ class Store(PresenceStore):
     """A store whose grace ends when the test says so."""
 
     def __init__(self, valkey: Valkey) -> None:
-        super().__init__(valkey, grace_ms=A_LONG_TIME_MS)
+        super().__init__(valkey, valkey.names.namespace("/presence"), grace_ms=A_LONG_TIME_MS)
 
     async def grace_ends(self) -> None:
         for user in await self._valkey.command("ZRANGE", f"{self.base}-grace", 0, -1):

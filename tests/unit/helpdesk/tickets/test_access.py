@@ -51,7 +51,7 @@ def test_the_rules(user: User, ticket: Facts, all_agents: bool, may: bool) -> No
 async def test_nobody_may_read_a_ticket_that_does_not_exist(valkey_url: str, prefix: str) -> None:
     valkey = Valkey(valkey_url, prefix)
     await valkey.start()
-    store = TicketStore(valkey)
+    store = TicketStore(valkey, valkey.names.namespace("/tickets"))
     check = TicketAccess(store, "all")
     assert not await check.may_read(fakes.user("root", "admin"), "42")
     await store.put("42", TicketChange())

@@ -38,7 +38,7 @@ from tests.support.aio import aio
 async def a_store(url: str, prefix: str) -> AsyncIterator[TicketStore]:
     valkey = Valkey(url, prefix)
     await valkey.start()
-    yield TicketStore(valkey)
+    yield TicketStore(valkey, valkey.names.namespace("/tickets"))
     await valkey.close()
 
 

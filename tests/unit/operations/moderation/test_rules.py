@@ -146,7 +146,7 @@ async def test_what_valkey_has_forgotten_is_put_down_again_once(valkey_url: str,
         for n in range(5):
             await one.rules.put(one.table, rule(f"r{n}"))
         store = RuleStore(one.rules._store._valkey)
-        keys = await store._valkey.command("KEYS", f"{prefix}:rules*")
+        keys = await store._valkey.command("KEYS", f"{{{prefix}}}:rules*")
         await store._valkey.command("DEL", *keys)
         await asyncio.gather(*(node.rules.tick() for node in (one, two, three)))
         await settle([one, two, three])
@@ -165,7 +165,7 @@ async def test_a_change_under_the_number_of_a_lost_one_is_not_taken_for_known(va
     async with cluster(valkey_url, prefix) as (_, (one, two)):
         await one.rules.put(one.table, rule("old"))
         valkey = one.rules._store._valkey
-        keys = [f"{prefix}:rules:thing", f"{prefix}:rules:versions"]
+        keys = [f"{{{prefix}}}:rules:thing", f"{{{prefix}}}:rules:versions"]
         before = [dict(zip(*[iter(await valkey.command("HGETALL", key))] * 2, strict=True)) for key in keys]
         await one.rules.put(one.table, rule("lost"))
         for key, fields in zip(keys, before, strict=True):
@@ -198,7 +198,7 @@ async def test_many_rules_are_put_down_in_turns(valkey_url: str, prefix: str) ->
         texts = {f"r{n}": msgspec.json.encode(rule(f"r{n}")).decode() for n in range(4_000)}
         store = one.rules._store
         valkey = store._valkey
-        await valkey.command("HSET", f"{prefix}:rules:thing", *itertools.chain.from_iterable(texts.items()))
+        await valkey.command("HSET", f"{{{prefix}}}:rules:thing", *itertools.chain.from_iterable(texts.items()))
         most = await busiest_turn(one.rules.put(one.table, rule("one-more")), lambda: len(one.changes))
         assert len(one.changes) == 4_001 and most <= TURN
 
@@ -211,7 +211,7 @@ async def test_many_rules_are_put_down_in_turns(valkey_url: str, prefix: str) ->
             return await put(*given)
 
         store.put = counted  # type: ignore[method-assign]
-        await valkey.command("DEL", f"{prefix}:rules:thing", f"{prefix}:rules:versions")
+        await valkey.command("DEL", f"{{{prefix}}}:rules:thing", f"{{{prefix}}}:rules:versions")
         most = await busiest_turn(one.rules.tick(), lambda: puts)
         assert puts == 4_001 and most <= TURN
         assert len((await store.load("thing")).texts) == 4_001
