@@ -61,11 +61,21 @@ async function main() {
 	// What happens while it is away is told when it is back, after `connect` and before anything new.
 	tickets.close();
 	const told = [];
-	tickets.on("*", (data, event) => told.push(event));
+	const offsets = {};
+	tickets.on("*", (data, event, offset) => (told.push(event), (offsets[event] = offset)));
 	await push({ status: "pending" });
 	tickets.open();
 	await next(tickets, "ticket:updated");
 	say("missed", told);
+
+	// A listener gets the offset of a logged event, and can have what followed it sent again.
+	await tickets.call("ticket:unsubscribe", { ticketId: "42" });
+	await push({ status: "open" });
+	await push({ priority: "high" });
+	const repeated = [];
+	tickets.on("ticket:updated", ({ changes }) => repeated.push(Object.keys(changes)[0]));
+	await tickets.call("ticket:subscribe", { ticketId: "42", since: offsets["ticket:updated"] });
+	say("since", { offset: /^[0-9]+-[0-9]+$/.test(offsets["ticket:updated"]), connect: offsets.connect === undefined, repeated });
 
 	// Final ends: refused for the role; an expired token without a way to a new one.
 	const dashboard = insightdesk.connect(url, { token: tokens.customer }).of("/dashboard");

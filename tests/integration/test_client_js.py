@@ -119,6 +119,12 @@ def test_missed_events_arrive_after_connect(said: dict[str, Any]) -> None:
 
 
 @needs_node
+def test_a_listener_gets_the_offset_at_which_a_subscription_can_start(said: dict[str, Any]) -> None:
+    """So that nothing is missed between the creation of a ticket, for example, and the subscription to it."""
+    assert said["since"] == {"offset": True, "connect": True, "repeated": ["status", "priority"]}
+
+
+@needs_node
 def test_it_does_not_reconnect_to_a_namespace_that_refused_it(said: dict[str, Any]) -> None:
     assert said["forbidden"] == {"code": "FORBIDDEN", "close": 4403, "final": True}
     assert said["expired"] == {"code": "AUTH_TOKEN_EXPIRED", "close": 4401, "final": True}
@@ -138,6 +144,13 @@ def test_a_token_is_renewed_on_the_open_connection_before_it_expires(said: dict[
 @needs_node
 def test_an_unreachable_server_is_reported_and_tried_again(said: dict[str, Any]) -> None:
     assert said["away"] == {"code": "OFFLINE", "final": True}
+
+
+def test_its_types_are_served_beside_it(server: ServerProcess) -> None:
+    with urllib.request.urlopen(f"{base(server)}/rt/client.d.ts", timeout=10) as answer:
+        assert answer.headers["Content-Type"] == "text/plain; charset=UTF-8"
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert "namespace insightdesk" in answer.read().decode()
 
 
 def test_it_is_small_and_has_no_dependencies() -> None:

@@ -224,10 +224,10 @@ function ticketRow(each) {
 	return h("li", {}, button);
 }
 
-/** Subscribe to a ticket. A subscriber shows as a viewer, so send what the agent really views. */
-function watch(ticketId) {
+/** Subscribe to a ticket, from an offset on. A subscriber shows as a viewer, so send what the agent really views. */
+function watch(ticketId, since) {
 	const here = open.kind === "ticket" && open.id === ticketId;
-	desk.emit("ticket:subscribe", { ticketId });
+	desk.emit("ticket:subscribe", { ticketId, since });
 	desk.emit("ticket:view", { ticketId, state: here ? "viewing" : "away" });
 }
 
@@ -310,9 +310,9 @@ function startAgent(first) {
 		else if (fresh) document.querySelectorAll(`#tickets [data-key="${CSS.escape(each.ticketId)}"]`).forEach(flash);
 	};
 	follow(desk, known, draw);
-	desk.on("ticket:created", ({ ticket }) => {
+	desk.on("ticket:created", ({ ticket }, _, created) => {
 		draw(learn(ticket), true);
-		watch(ticket.ticketId);
+		watch(ticket.ticketId, created); // it may have been changed again before this subscribes
 	});
 	desk.on("ticket:deleted", ({ ticketId }) => {
 		tickets.delete(ticketId);

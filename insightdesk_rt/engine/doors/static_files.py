@@ -16,6 +16,7 @@ TYPES = {
     ".js": "text/javascript; charset=UTF-8",
     ".css": "text/css; charset=UTF-8",
     ".html": "text/html; charset=UTF-8",
+    ".ts": "text/plain; charset=UTF-8",
 }
 
 Route = tuple[str, type[RequestHandler], dict[str, Any]]
@@ -63,4 +64,4 @@ class ClientScriptHandler(StaticFileHandler):
 
 
 def client_script_routes() -> list[Route]:
-    return [("/rt/client.js", ClientScriptHandler, {"path": STATIC / "client.js"})]
+    return [(f"/rt/{name}", ClientScriptHandler, {"path": STATIC / name}) for name in ("client.js", "client.d.ts")]

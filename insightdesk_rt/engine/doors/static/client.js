@@ -7,22 +7,23 @@
  *   tickets.on("ticket:updated", ({ changes }) => show(changes));
  *   const { viewers } = await tickets.call("ticket:view", { ticketId: "42", state: "replying" });
  *
- * A classic script, `import "/rt/client.js"` or require(), where WebSocket is global (Node 22).
+ * A classic script, `import "/rt/client.js"` or require(), where WebSocket is global (Node 22). /rt/client.d.ts has its
+ * types and says what each method does.
  */
 (() => {
 "use strict";
 const TEN_S = 10000;
 const MAX_QUEUED = 256; // while offline
 
-/** A refusal by the server, or our own `code` DISCONNECTED, TIMEOUT or OFFLINE. */
 class DeskError extends Error {
-	constructor({ message, ...fields }) {
+	code;
+
+	constructor({ message = "", ...fields }) {
 		super(message || fields.code);
 		Object.assign(this, fields);
 	}
 }
 
-/** One namespace. `connected`, `recovered` (nothing was missed) and `sid` are for reading. */
 class Channel {
 	connected = false;
 	recovered = false;
@@ -30,6 +31,8 @@ class Channel {
 	_on = new Map();
 	_calls = new Map();
 	_queue = [];
+	_early = [];
+	_since = 0;
 	_ids = 0;
 	_tries = 0;
 	_turn = 0;
@@ -40,8 +43,6 @@ class Channel {
 		this.open();
 	}
 
-	/** `fn(data, event)` hears the server's event, `connect`, `disconnect`, `connect_error`, or all (`*`).
-   * What it returns answers an event that asks. */
 	on(event, fn) {
 		this._on.set(event, (this._on.get(event) ?? new Set()).add(fn));
 		return this;
@@ -52,13 +53,12 @@ class Channel {
 		return this;
 	}
 
-	/** Say something; unless `volatile` it waits for the connection. */
 	emit(event, data, { volatile = false } = {}) {
 		if (this.connected || !volatile) this._put({ text: JSON.stringify({ event, data }) });
 		return this;
 	}
 
-	/** Ask something. @returns {Promise<object>} the ack; rejects with DeskError if refused, late or cut off. */
+	/** @returns {Promise<any>} */
 	call(event, data, { timeout = TEN_S } = {}) {
 		const id = ++this._ids;
 		return new Promise((resolve, reject) => {
@@ -71,19 +71,16 @@ class Channel {
 		});
 	}
 
-	/** Connect again after a final `disconnect`. */
 	open() {
 		if (!this._wanted) this._dial();
 		this._wanted = true;
 		return this;
 	}
 
-	/** Leave for good. */
 	close() {
 		if (this._wanted) this._cut(1000, true);
 	}
 
-	/** Cut the connection as a bad network would, and come back. */
 	drop() {
 		if (this._ws) this._cut(4000, false);
 	}
@@ -97,6 +94,7 @@ class Channel {
 	async _dial() {
 		const turn = ++this._turn;
 		this._told = false;
+		/** @type {any} */
 		let failed;
 		const token = await this._desk._token(this._refused).catch((error) => void (failed = error));
 		if (turn !== this._turn) return;
@@ -108,8 +106,9 @@ class Channel {
 		const auth = { token, pid: this._pid, offset: this._offset };
 		ws.onopen = () => ws.send(JSON.stringify({ event: "connect", data: auth }));
 		ws.onmessage = ({ data }) => this._ws === ws && this._receive(JSON.parse(data));
-		ws.onclose = ({ code, reason }) => this._ws === ws && this._closed(code, reason);
-		ws.onerror = () => ws.onclose({ code: 1006, reason: "failed" });
+		const closed = ({ code, reason }) => this._ws === ws && this._closed(code, reason);
+		ws.onclose = closed;
+		ws.onerror = () => closed({ code: 1006, reason: "failed" });
 	}
 
 	_receive(frame) {
@@ -136,7 +135,7 @@ class Channel {
 	_deliver({ event, data, offset, id }) {
 		if (offset) this._offset = offset;
 		if (event === "session:expiring") this._refresh();
-		const answer = this._fire(event, data);
+		const answer = this._fire(event, data, offset);
 		if (id === undefined) return;
 		Promise.resolve(answer).then((data = null) => this._ws?.send(JSON.stringify({ ack: id, data })), console.error);
 	}
@@ -154,7 +153,7 @@ class Channel {
 	_put(item) {
 		if (this.connected) {
 			if (item.id) this._calls.get(item.id).sent = true;
-			this._ws.send(item.text);
+			this._ws?.send(item.text);
 		} else if (this._queue.push(item) > MAX_QUEUED) this._settle(this._queue.shift().id, { code: "OFFLINE" });
 	}
 
@@ -189,12 +188,12 @@ class Channel {
 		if (was || final) this._fire("disconnect", { code, reason, final });
 	}
 
-	_fire(event, data) {
+	_fire(event, data, offset) {
 		let answer;
 		for (const name of [event, "*"])
 			for (const fn of this._on.get(name) ?? []) {
 				try {
-					answer = fn(data, event) ?? answer;
+					answer = fn(data, event, offset) ?? answer;
 				} catch (error) {
 					console.error(error);
 				}
@@ -212,7 +211,6 @@ class Desk {
 		this._last = options.token;
 	}
 
-	/** @returns {Channel} of a namespace, which connects when it is first asked for */
 	of(path) {
 		if (!this._channels.has(path)) this._channels.set(path, new Channel(this, path));
 		return this._channels.get(path);
@@ -231,8 +229,7 @@ class Desk {
 	}
 }
 
-/** @param {string} [url] the server; this page's own origin if left out
- * @param {{token?: string, getToken?: () => string | Promise<string>}} [options] @returns {Desk} */
+/** @param {import("./client").Options} [options] */
 const connect = (url = "/", options = {}) => new Desk(url, options);
 globalThis.insightdesk = { connect, DeskError };
 if (typeof module === "object") module.exports = globalThis.insightdesk;
