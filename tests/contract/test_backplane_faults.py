@@ -1,8 +1,8 @@
-"""What a backplane promises while Valkey is cut, killed, frozen, emptied and replaced under load.
+"""The contract of a backplane while Valkey is disconnected, killed, frozen, emptied and replaced under load.
 
-Three nodes listen, each publishes and tries again under the same id until it is acknowledged. Afterwards every node has
-every acknowledged event exactly once, each publisher's in its order; and where the log itself survived, all nodes have
-the same order.
+Three nodes listen. Each publishes, and repeats each event under the same id until it is acknowledged. Afterwards every
+node has received every acknowledged event exactly once, those of each publisher in order. If the log survived, the
+order is the same on all nodes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.own_valkey import OwnValkey
 
 
 class Load:
-    """Publishers on all nodes, from `async with` on; leaving it waits for the last acknowledgement and checks."""
+    """Publishers on all nodes, which run within `async with`. Its end waits for the last acknowledgement and checks."""
 
     def __init__(self, nodes: list[Node], *, one_order: bool = True, seed: int = 1) -> None:
         self.nodes = nodes
@@ -45,13 +45,13 @@ class Load:
             for room in (A, B):
                 await node.bus.listen(NS, room)
         self._tasks = [asyncio.create_task(self._publish(n)) for n in range(len(self.nodes))]
-        await until(lambda: self.total > 30, "under way")
+        await until(lambda: self.total > 30, "publishing has begun")
         return self
 
     async def __aexit__(self, kind: Any, *exc: Any) -> None:
         if kind is None:
             before = self.total
-            await until(lambda: self.total > before + 30, "goes on after the fault", 10)
+            await until(lambda: self.total > before + 30, "publishing goes on after the fault", 10)
         self._stop = True
         await asyncio.gather(*self._tasks)
         if kind is None:
@@ -85,14 +85,14 @@ class Load:
         except AssertionError:
             missing = [sorted(wanted - set(node.payloads)) for node in self.nodes]
             raise AssertionError(f"missing {missing} of {len(wanted)}") from None
-        await asyncio.sleep(0.3)  # long enough for a double to come in
+        await asyncio.sleep(0.3)  # long enough for a duplicate to arrive
         return [node.payloads for node in self.nodes]
 
     def check(self, got: list[list[str]]) -> None:
         for payloads in got:
-            assert len(payloads) == len(set(payloads)), "doubled"
+            assert len(payloads) == len(set(payloads)), "duplicates"
             for number, acked in self.acked.items():
-                assert [p for p in payloads if p.startswith(f'"{number}/')] == acked, "a publisher's order"
+                assert [p for p in payloads if p.startswith(f'"{number}/')] == acked, "the order of a publisher"
         if self._one_order:
             assert all(payloads == got[0] for payloads in got), "one order on all nodes"
         assert all(node.resyncs == [] for node in self.nodes)
@@ -124,11 +124,11 @@ async def test_killed_command_connections_lose_nothing() -> None:
             for _ in range(8):
                 server("CLIENT", "KILL", "TYPE", "normal")
                 await asyncio.sleep(0.2)
-        assert load.refusals > 0, "publishers were told"
+        assert load.refusals > 0, "publishers got errors"
 
 
 @aio
-async def test_a_frozen_valkey_loses_nothing_and_publishers_are_told() -> None:
+async def test_a_frozen_valkey_loses_nothing_and_publishers_get_errors() -> None:
     with OwnValkey() as server:
         async with under_load(server) as load:
             server.freeze()
@@ -148,14 +148,14 @@ async def test_a_paused_valkey_loses_nothing() -> None:
 
 
 @aio
-async def test_a_subscription_that_went_dead_on_the_way_is_noticed_within_seconds_and_repaired(tmp_path: Path) -> None:
-    """TCP would take a quarter of an hour to give it up."""
+async def test_a_dead_subscription_is_noticed_within_seconds_and_repaired(tmp_path: Path) -> None:
+    """TCP would take a quarter of an hour to notice."""
     with OwnValkey() as server:
         async with cluster(server.url, "t") as nodes:
             async with Proxy(server.socket) as proxy:
                 nodes[0].bus._link._endpoint = endpoint(proxy.url)
                 nodes[0].bus._link.drop("now through the proxy")
-                await until(lambda: nodes[0].bus.subscribed and proxy.open, "through the proxy")
+                await until(lambda: nodes[0].bus.subscribed and proxy.open, "subscribed through the proxy")
                 async with Load(nodes):
                     before = nodes[0].bus.counters["connects"]
                     proxy.silent = True
@@ -173,8 +173,8 @@ async def test_a_subscription_that_went_dead_on_the_way_is_noticed_within_second
 
 
 @pytest.mark.parametrize("sync", ["always", "everysec"])
-def test_a_valkey_that_is_killed_and_comes_back_with_its_file_loses_nothing(sync: str) -> None:
-    """Every second: what the file lacks is sent again, and may then stand elsewhere among other publishers' events."""
+def test_a_killed_valkey_that_restarts_with_its_file_loses_nothing(sync: str) -> None:
+    """The file may lack the last second. Those events are published again, and may change places with others'."""
 
     @aio
     async def body() -> None:
@@ -192,8 +192,8 @@ def test_a_valkey_that_is_killed_and_comes_back_with_its_file_loses_nothing(sync
 
 
 @aio
-async def test_a_valkey_that_is_killed_and_comes_back_empty_loses_nothing_acknowledged() -> None:
-    """Its publishers give it again what it had confirmed. The order of different publishers may differ there."""
+async def test_a_killed_valkey_that_restarts_empty_loses_nothing_acknowledged() -> None:
+    """The nodes publish again what was acknowledged. The order of different publishers may change."""
     with OwnValkey() as server:
         async with under_load(server, one_order=False) as load:
             for _ in range(3):
@@ -216,8 +216,8 @@ async def test_an_emptied_valkey_is_noticed_and_loses_nothing() -> None:
 
 
 @aio
-async def test_what_was_confirmed_long_ago_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nodes forget after minutes what they have delivered: it would come twice, and all of it be kept for ever."""
+async def test_events_acknowledged_long_ago_are_not_published_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes forget after minutes what they have delivered, so it would arrive twice, and would be kept for ever."""
     monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.KEEP_S", 0.5)
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2) as (one, _two):
@@ -231,8 +231,8 @@ async def test_what_was_confirmed_long_ago_is_not_sent_again(monkeypatch: pytest
 
 
 @aio
-async def test_a_slow_way_to_valkey_does_not_keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A round trip longer than the time between two probes: there is always one that was not answered yet."""
+async def test_publishers_over_a_slow_connection_do_not_keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a round trip is longer than the time between two probes, there is always an unanswered probe."""
     monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.KEEP_S", 0.5)
     with OwnValkey() as server:
         async with Proxy(server.socket) as proxy, cluster(proxy.url, "t", 1) as (one,):
@@ -245,19 +245,19 @@ async def test_a_slow_way_to_valkey_does_not_keep_everything(monkeypatch: pytest
 
 
 @aio
-async def test_a_probe_that_was_not_sent_does_not_hide_a_dead_subscription() -> None:
+async def test_a_probe_that_cannot_be_sent_does_not_hide_a_dead_subscription() -> None:
     with OwnValkey() as server:
         async with cluster(server.url, "t", 1) as (one,):
             server("PUBLISH", Names("t").cluster.node(one.bus.address), "1P 99999999\n")
             await until(lambda: one.bus.counters["poison"] == 1, "dropped")
             before = one.bus.counters["connects"]
             one.bus._link.connection._received = lambda channel, message: None  # type: ignore[union-attr]
-            await until(lambda: one.bus.counters["connects"] > before, "noticed that nothing comes in", 10)
+            await until(lambda: one.bus.counters["connects"] > before, "the dead subscription is noticed", 10)
 
 
 @aio
 async def test_an_emptied_valkey_is_noticed_even_if_others_have_filled_it_again() -> None:
-    """Its logs go on beyond what this node has seen by then: only the epoch tells."""
+    """Its logs are then longer than what this node has seen, so only the epoch shows it."""
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2) as (one, two):
             await two.bus.listen(NS, A)
@@ -275,16 +275,16 @@ async def test_an_emptied_valkey_is_noticed_even_if_others_have_filled_it_again(
 
 @aio
 async def test_a_failover_to_a_replica_that_lags_behind_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    """The replica is cut off, the primary takes more and dies. All nodes get what it took; new ids lie beyond."""
+    """The replica is disconnected. Then the primary accepts more events and dies. All nodes get them, with new ids."""
     link = tmp_path / "s"
     with OwnValkey("--repl-diskless-sync-delay", "0") as primary, OwnValkey() as replica:
         replica_of(replica, primary)
         os.symlink(primary.socket, link)
         async with cluster(f"unix://{link}", "t") as nodes, Load(nodes, one_order=False) as load:
             await until(lambda: replica("XLEN", f"{{t{NS}}}:log") > 20, "replicated")
-            replica("REPLICAOF", "NO", "ONE")  # cut off here: what follows it never sees
+            replica("REPLICAOF", "NO", "ONE")  # disconnected here: it never gets what follows
             before = load.total
-            await until(lambda: load.total > before + 30, "acknowledged by the primary alone")
+            await until(lambda: load.total > before + 30, "acknowledged only by the primary")
             tops = [node.bus.position(NS) for node in nodes]
             primary.kill()
             link.unlink()
@@ -292,15 +292,15 @@ async def test_a_failover_to_a_replica_that_lags_behind_loses_nothing_acknowledg
             await until(lambda: not any(node.bus.subscribed for node in nodes), "noticed")
             await until(lambda: all(node.bus.subscribed for node in nodes), "on the replica")
             offset = await nodes[0].bus.append(event('"0/after"', C))
-            assert all(offset_key(offset) > offset_key(top) for top in tops), "an id is never given out twice"
+            assert all(offset_key(offset) > offset_key(top) for top in tops), "no offset is used twice"
             for top in tops:
-                assert not (await nodes[0].bus.read(NS, [A], Offset(older(top)))).complete, "never silently short"
+                assert not (await nodes[0].bus.read(NS, [A], Offset(older(top)))).complete, "not silently incomplete"
         assert sum(node.bus.counters["sent_again"] for node in nodes) > 0
 
 
 @asynccontextmanager
 async def two_primaries(folder: Path) -> AsyncIterator[tuple[Node, Node, OwnValkey, OwnValkey, Callable[[Node], None]]]:
-    """Two nodes on one Valkey, and a replica of it that has been promoted: `leads(node)` leads a node to that one."""
+    """Two nodes on one Valkey, and a promoted replica of it: `leads(node)` connects a node to that one."""
     with OwnValkey("--repl-diskless-sync-delay", "0") as old, OwnValkey() as new:
         replica_of(new, old)
         links = [folder / "one", folder / "two"]
@@ -319,7 +319,7 @@ async def two_primaries(folder: Path) -> AsyncIterator[tuple[Node, Node, OwnValk
             for node in nodes:
                 await node.bus.listen(NS, A)
             await nodes[0].bus.append(event("before"))
-            await until(lambda: all(node.payloads == ["before"] for node in nodes), "heard by both")
+            await until(lambda: all(node.payloads == ["before"] for node in nodes), "both nodes receive events")
             await until(lambda: new("XLEN", f"{{t{NS}}}:log") == old("XLEN", f"{{t{NS}}}:log"), "replicated")
             for node in nodes:
                 await until(
@@ -332,14 +332,14 @@ async def two_primaries(folder: Path) -> AsyncIterator[tuple[Node, Node, OwnValk
 
 
 async def on(node: Node, server: OwnValkey) -> None:
-    """Wait until the node hears and is served by this server."""
+    """Wait until the node is subscribed at this server and sends its commands there."""
     run_id = server("INFO", "server")["run_id"]
     await until(lambda: node.valkey.run_id == run_id and node.bus.subscribed and not node.bus._publisher.recovery, "on")
 
 
 @pytest.mark.parametrize("kept_s", [5.0, 0.0])
 @aio
-async def test_nodes_that_wrote_to_two_primaries_all_hear_what_either_took(
+async def test_nodes_that_wrote_to_two_primaries_receive_the_events_of_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_s: float
 ) -> None:
     """Also what is older than the seconds for which a publisher would send it again to any Valkey. Nothing comes twice,
@@ -354,8 +354,8 @@ async def test_nodes_that_wrote_to_two_primaries_all_hear_what_either_took(
         for n in range(3):
             last["x"] = await two.bus.append(event(f"x{n}"))
             last["y"] = await one.bus.append(event(f"y{n}"))
-        await until(lambda: one.payloads[-1] == "y2" and two.payloads[-1] == "x2", "each its own")
-        await asyncio.sleep(0.6)  # a probe or two: what was confirmed before them counts as safe
+        await until(lambda: one.payloads[-1] == "y2" and two.payloads[-1] == "x2", "each node gets its own events")
+        await asyncio.sleep(0.6)  # one or two probes: events acknowledged before them count as safe
         old.kill()
         leads_now(tmp_path / "one", new)
         await on(one, new)
@@ -373,10 +373,10 @@ async def test_nodes_that_wrote_to_two_primaries_all_hear_what_either_took(
 
 @pytest.mark.parametrize("what", ["the reader", "the publisher"])
 @aio
-async def test_what_two_primaries_took_for_longer_than_nodes_remember_is_told_to_all(
+async def test_after_two_primaries_for_too_long_all_rooms_must_reload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Either nobody knows any more where the logs parted, or a publisher has not kept what the other log lacks."""
+    """Either it is unknown where the logs parted, or a publisher has not kept the events that the other log lacks."""
     if what == "the publisher":
         monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.KEEP_S", 0.0)
         monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.FORK_BYTES", 0)
@@ -386,7 +386,7 @@ async def test_what_two_primaries_took_for_longer_than_nodes_remember_is_told_to
         await on(one, old)
         await two.bus.append(event("x"))
         await one.bus.append(event("y"))
-        await until(lambda: one.payloads[-1] == "y" and two.payloads[-1] == "x", "each its own")
+        await until(lambda: one.payloads[-1] == "y" and two.payloads[-1] == "x", "each node gets its own events")
         if what == "the reader":
             monkeypatch.setattr("insightdesk_rt.engine.cluster.sequencer.KNOWN_S", 0.0)
             monkeypatch.setattr("insightdesk_rt.engine.cluster.sequencer.END_EVERY_S", 0.0)
@@ -401,15 +401,13 @@ async def test_what_two_primaries_took_for_longer_than_nodes_remember_is_told_to
             await until(lambda node=node: (NS, [A]) in node.resyncs, "told")
         told = len(two.resyncs)
         await one.bus.append(event("after"))
-        await until(lambda: two.payloads[-1] == "after", "and it goes on")
+        await until(lambda: two.payloads[-1] == "after", "events arrive again")
         assert len(two.resyncs) == told, "once"
 
 
 @aio
-async def test_an_offset_that_two_primaries_gave_to_two_events_is_seen_to_be_another_log(
-    valkey_url: str, prefix: str
-) -> None:
-    """Both give out ids by the clock: in the same millisecond the same one."""
+async def test_an_offset_that_two_primaries_used_for_two_events_shows_another_log(valkey_url: str, prefix: str) -> None:
+    """Both generate ids from the clock: in the same millisecond the same one."""
     async with cluster(valkey_url, prefix, 1) as (node,):
         await node.bus.listen(NS, A)
         common = await node.bus.append(event("common", C))
@@ -431,11 +429,11 @@ def leads_now(link: Path, server: OwnValkey) -> None:
     os.symlink(server.socket, link)
 
 
-# ── what single nodes are told ────────────────────────────────────────────────────────────────────────────────────────
+# ── single nodes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @aio
-async def test_while_valkey_is_away_listen_returns_at_once_appends_are_refused_and_both_are_made_good() -> None:
+async def test_while_valkey_is_unreachable_listen_returns_and_appends_are_refused() -> None:
     with OwnValkey("--appendonly", "yes") as server:
         async with cluster(server.url, "t", 2) as (one, two):
             await two.bus.append(event("before"))
@@ -450,20 +448,20 @@ async def test_while_valkey_is_away_listen_returns_at_once_appends_are_refused_a
             server.start()
             await until(lambda: two.valkey.available, "two is back")
             offsets = [await two.bus.append(event(str(n))) for n in range(5)]
-            await until(lambda: one.payloads[-1:] == ["4"], "what one missed since it listened")
+            await until(lambda: one.payloads[-1:] == ["4"], "one gets the events since it listened")
             # "before" may be among them: its place in the file was not written yet, and two has sent it again.
             assert [e.offset for e in one.events if e.payload != "before"] == offsets
             assert one.resyncs == []
 
 
 @aio
-async def test_a_valkey_that_froze_a_moment_ago_is_not_called_reachable() -> None:
-    """Who comes in the second before its silence is noticed was let in, and deaf if its subscribe was refused."""
+async def test_a_valkey_that_has_just_frozen_does_not_count_as_reachable() -> None:
+    """Clients were admitted in the second before the freeze was noticed, and then received no events."""
     with OwnValkey() as server:
         async with cluster(server.url, "t", 1) as (one,):
             await one.bus.reach()
             server.freeze()
-            assert one.bus.available, "nothing has been noticed yet"
+            assert one.bus.available, "the freeze has not been noticed yet"
             assert await refused(one.bus.reach()) == "UNAVAILABLE"
             server.thaw()
             await until(lambda: one.bus.available, "thawed")
@@ -481,12 +479,12 @@ async def test_listen_does_not_wait_for_a_frozen_valkey_longer_than_a_second() -
             server.thaw()
             await until(lambda: one.bus.subscribed and two.valkey.available, "thawed")
             await two.bus.append(event("1", B))
-            await until(lambda: one.payloads == ["1"], "heard all the same")
+            await until(lambda: one.payloads == ["1"], "the events arrive all the same")
 
 
 @aio
-async def test_listen_does_not_wait_for_a_long_catch_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connects hung until all of the log was read, and were then served for clients that had given up."""
+async def test_listen_does_not_wait_for_ever_for_a_long_catch_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connects hung until the whole log was read, and were answered after their clients had given up."""
     monkeypatch.setattr("insightdesk_rt.engine.cluster.channel_subscriptions.CATCH_UP_S", 0.3)
     with OwnValkey() as server:
         async with cluster(server.url, "t", 1) as (one,):
@@ -512,7 +510,7 @@ async def test_listen_does_not_wait_for_a_long_catch_up_for_ever(monkeypatch: py
 
 
 @aio
-async def test_a_log_that_was_cut_off_during_an_outage_is_told_for_the_rooms_it_concerns() -> None:
+async def test_a_log_trimmed_during_an_outage_makes_the_concerned_rooms_reload() -> None:
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2, log_max_entries=100) as (one, two):
             await one.bus.append(event("quiet", C))
@@ -525,14 +523,14 @@ async def test_a_log_that_was_cut_off_during_an_outage_is_told_for_the_rooms_it_
             assert one.events == []
             one.bus._link._endpoint = endpoint(server.url)
             await until(lambda: one.bus.subscribed, "back")
-            assert one.resyncs == [(NS, [A])], "C had nothing to lose"
-            assert 100 <= len(one.events) < 500, "what is left of it was delivered"
+            assert one.resyncs == [(NS, [A])], "C had no trimmed events"
+            assert 100 <= len(one.events) < 500, "its remaining events were delivered"
             last = await two.bus.append(event("live", C))
-            await until(lambda: one.bus.position(NS) == last, "and it goes on")
+            await until(lambda: one.bus.position(NS) == last, "events arrive again")
 
 
 @aio
-async def test_a_hole_in_a_room_is_seen_by_the_next_event_and_filled_from_the_log() -> None:
+async def test_a_gap_in_a_room_is_noticed_at_the_next_event_and_filled_from_the_log() -> None:
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2) as (one, two):
             await one.bus.listen(NS, A)
@@ -552,12 +550,12 @@ async def test_a_hole_in_a_room_is_seen_by_the_next_event_and_filled_from_the_lo
             await two.bus.append(event("3"))
             await until(lambda: one.payloads == ["1", "2", "3"], "all, in order")
             assert one.bus.counters["gaps"] == 1 and one.bus.counters["connects"] == 1
-            assert one.bus.counters["repaired"] == 3, "they came from the log"
+            assert one.bus.counters["repaired"] == 3, "they were read from the log"
             assert two.bus.counters["repaired"] == 0
 
 
 @aio
-async def test_an_event_that_was_sent_again_names_the_offset_it_had_so_that_a_replay_can_skip_it() -> None:
+async def test_an_event_published_again_has_its_former_offset_so_that_a_replay_skips_it() -> None:
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2) as (one, two):
             await two.bus.listen(NS, A)
@@ -565,17 +563,17 @@ async def test_an_event_that_was_sent_again_names_the_offset_it_had_so_that_a_re
             await until(lambda: two.payloads == ["1"], "live")
             server.kill()
             server.start()
-            await until(lambda: one.bus.counters["sent_again"] == 1 and two.bus.subscribed, "sent again")
+            await until(lambda: one.bus.counters["sent_again"] == 1 and two.bus.subscribed, "published again")
             (again,) = await two.bus.logs.recent(NS, A, 1)
             assert (again.id, again.was, again.payload) == ("e1", first, "1")
             assert offset_key(again.offset) > offset_key(first)
             assert await one.bus.append(event("other", id="e1")) == again.offset
             await asyncio.sleep(0.3)
-            assert two.payloads == ["1"], "nobody gets it twice"
+            assert two.payloads == ["1"], "no client gets it twice"
 
 
 @aio
-async def test_a_node_that_starts_before_valkey_finds_it_and_tells_those_who_joined_before() -> None:
+async def test_a_node_that_starts_before_valkey_connects_and_makes_its_members_reload() -> None:
     with OwnValkey() as server:
         server.kill()
         node = await Node(server.url, "t", "n").start()
@@ -590,7 +588,7 @@ async def test_a_node_that_starts_before_valkey_finds_it_and_tells_those_who_joi
 
 
 @aio
-async def test_a_server_with_a_password_is_spoken_to_with_it_and_one_with_another_is_reported(
+async def test_a_server_with_a_password_is_used_and_a_wrong_password_is_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with OwnValkey() as server:
@@ -624,7 +622,7 @@ def older(offset: Offset) -> str:
 
 
 class Proxy:
-    """A unix socket that passes everything on, until it is `silent`: then nothing, and nobody is told."""
+    """A proxy on a unix socket. While it is `silent` it drops everything and keeps connections open."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

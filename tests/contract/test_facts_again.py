@@ -1,7 +1,7 @@
-"""What only this server keeps, after Valkey lost its last second: two nodes, real stores, and a copy that is put back.
+"""Facts that only this server stores, after Valkey lost its last second: two nodes, real stores, and a restored copy.
 
-The copy is made before what is lost, and is what the next Valkey has when the nodes find it. So it is a replica that
-lagged, or a file of a second ago.
+The copy is made before the lost writes, and the next Valkey starts with it. So it is like a replica that lagged, or a
+file of a second ago.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CARL, ROOT = fakes.user("carl", "customer"), fakes.user("root", "admin")
 
 
 class Node:
-    """One node of a cluster, without its doors: what `server` introduces to each other is introduced here."""
+    """One node of a cluster without its ports. It connects the parts as `server` does."""
 
     def __init__(self, url: str, name: str) -> None:
         self.valkey = Valkey(url, "t")
@@ -57,7 +57,7 @@ class Node:
         return self.sockets[path, user.id]
 
     async def ask(self, user: User, name: str, **payload: Any) -> Any:
-        """Call an event, again under the same ids while it is refused with UNAVAILABLE, as clients are told to."""
+        """Call an event, and repeat it under the same ids while it is refused with UNAVAILABLE, as clients should."""
         namespace = next(one for one in self.desk if name in one.events)
         spec = namespace.events[name]
         socket = await self.socket(namespace.path, user)
@@ -89,7 +89,7 @@ async def persist(ask: Callable[[], Awaitable[Any]]) -> Any:
 
 
 class Cluster:
-    """Two nodes, and a Valkey that can be replaced by a copy of what it was."""
+    """Two nodes, and a Valkey that can be replaced by an older copy."""
 
     def __init__(self, server: OwnValkey, link: Path) -> None:
         self.server, self.link = server, link
@@ -100,13 +100,13 @@ class Cluster:
             return {key: client.dump(key) for key in client.keys("*")}  # type: ignore[misc]
 
     def back(self) -> bool:
-        """Are both nodes at the server that runs now, and done with what it may lack?"""
+        """Are both nodes connected to the present server, and have they stored again what it may lack?"""
         run_id = self.server("INFO", "server")["run_id"]
         nodes = (self.one, self.two)
         return all(node.valkey.run_id == run_id and node.bus._publisher.recovery is None for node in nodes)
 
     def replace(self, copy: dict[bytes, bytes]) -> None:
-        """The server dies; the one that takes its place has the copy."""
+        """Kill the server, and start another one with the copy."""
         self.server.kill()
         self.link.unlink()
         self.server.start()
@@ -134,7 +134,7 @@ async def a_cluster(folder: Path) -> AsyncIterator[Cluster]:
 
 
 async def talking(cluster: Cluster) -> str:
-    """Return a conversation of Carl at one node and Anna at the other."""
+    """Return a conversation of Carl on one node and Anna on the other."""
     await cluster.two.socket("/chat", ANNA)
     await cluster.two.socket("/notifications", ANNA)
     chat: str = (await cluster.one.ask(CARL, "chat:start", clientId="s1", text="number 1"))["conversationId"]
@@ -149,7 +149,7 @@ async def history(node: Node, chat: str) -> dict[int, str]:
 
 
 @aio
-async def test_acknowledged_messages_and_notifications_are_there_after_a_failover_and_numbers_go_on(
+async def test_acknowledged_messages_and_notifications_survive_a_failover(
     tmp_path: Path,
 ) -> None:
     async with a_cluster(tmp_path) as cluster:
@@ -170,7 +170,7 @@ async def test_acknowledged_messages_and_notifications_are_there_after_a_failove
             await say(two, ANNA, f"anna {n}")
             await one.notify(f"n{n + 1}")
         await two.ask(ANNA, "notification:markRead", id="n2")
-        await until(lambda: len(two.heard("/chat", ANNA, "chat:message")) == 10, "Anna heard all")
+        await until(lambda: len(two.heard("/chat", ANNA, "chat:message")) == 10, "Anna received all")
 
         cluster.replace(copy)
         await asyncio.gather(
@@ -181,7 +181,7 @@ async def test_acknowledged_messages_and_notifications_are_there_after_a_failove
         bell = await two.ask(ANNA, "notification:list", limit=50)
         assert {n["id"] for n in bell["notifications"] if n["read"]} == {"n2"} and bell["unread"] == 5
         assert sorted(n["id"] for n in bell["notifications"]) == [f"n{n}" for n in range(6)]
-        await until(lambda: len(two.heard("/chat", ANNA, "chat:message")) == 16, "what came after")
+        await until(lambda: len(two.heard("/chat", ANNA, "chat:message")) == 16, "the later messages")
         texts = [m["text"] for m in two.heard("/chat", ANNA, "chat:message")]
         assert sorted(texts) == sorted(set(texts)) == sorted(text for text in said.values() if text != "number 1")
 
@@ -189,19 +189,19 @@ async def test_acknowledged_messages_and_notifications_are_there_after_a_failove
         for number, text in before.items():
             if text.startswith("carl"):
                 again = await one.ask(CARL, "chat:message", conversationId=chat, text=text, clientId=text)
-                assert again["id"] == number, "a repeat is answered as the first"
+                assert again["id"] == number, "a repeat gets the first answer"
         assert await history(two, chat) == before
 
 
 @aio
-async def test_what_a_node_heard_of_another_is_there_although_that_one_died_with_valkey(tmp_path: Path) -> None:
-    """The node that acknowledged the messages is gone; the one that sent them to its client is not."""
+async def test_a_node_restores_facts_of_another_that_died_with_valkey(tmp_path: Path) -> None:
+    """The node that acknowledged the messages is dead, but the one that delivered them still runs."""
     async with a_cluster(tmp_path) as cluster:
         chat = await talking(cluster)
         copy = cluster.copy()
         for n in range(3):
             await cluster.one.ask(CARL, "chat:message", conversationId=chat, text=f"m{n}", clientId=f"m{n}")
-        await until(lambda: len(cluster.two.heard("/chat", ANNA, "chat:message")) == 3, "Anna heard all")
+        await until(lambda: len(cluster.two.heard("/chat", ANNA, "chat:message")) == 3, "Anna received all")
         await cluster.one.close()
         cluster.replace(copy)
         answer = await cluster.two.ask(ANNA, "chat:message", conversationId=chat, text="anna", clientId="a")
@@ -228,7 +228,7 @@ CHANGES: dict[str, tuple[str, Callable[[Cluster, str], Awaitable[Any]]]] = {
 
 
 async def known(cluster: Cluster) -> dict[str, Any]:
-    """Return all that the chat knows, as an admin, the customer and the agent would see it."""
+    """Return everything the chat has stored, as an admin, the customer and the agent see it."""
     store = cluster.one.desk.chat.store
     states = ("waiting", "active", "closed")
     listed = [one for state in states for one in await persist(lambda state=state: store.listed(state, 50))]  # type: ignore[misc]
@@ -251,7 +251,7 @@ async def known(cluster: Cluster) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", CHANGES)
 @aio
-async def test_what_was_acknowledged_of_a_conversation_holds_after_a_failover(tmp_path: Path, name: str) -> None:
+async def test_acknowledged_changes_of_a_conversation_survive_a_failover(tmp_path: Path, name: str) -> None:
     before, do = CHANGES[name]
     async with a_cluster(tmp_path) as cluster:
         for user in (ANNA, BERT):
@@ -268,19 +268,19 @@ async def test_what_was_acknowledged_of_a_conversation_holds_after_a_failover(tm
         answer = await do(cluster, chat)
         wanted = await known(cluster)
         cluster.replace(copy)
-        await until(cluster.back, "the nodes have put down what they know")
+        await until(cluster.back, "the nodes have stored their facts again")
         found = await known(cluster)
         for what, value in wanted.items():
             assert found[what] == value, what
-        assert msgspec.to_builtins(await do(cluster, chat)) == answer, "a repeat is answered as the first"
+        assert msgspec.to_builtins(await do(cluster, chat)) == answer, "a repeat gets the first answer"
         cluster.replace(cluster.copy())
         await until(cluster.back, "the same")
-        assert await known(cluster) == wanted, "again changes nothing"
+        assert await known(cluster) == wanted, "storing again changes nothing"
 
 
 @aio
-async def test_what_is_sent_again_under_its_id_is_heard_once_by_who_heard_it_before(tmp_path: Path) -> None:
-    """The answers were lost with the connection, and what Valkey knew of the ids with its last second."""
+async def test_a_request_repeated_under_its_id_is_delivered_once(tmp_path: Path) -> None:
+    """The answers were lost with the connection, and the ids with Valkey's last second."""
     async with a_cluster(tmp_path) as cluster:
         one, two = cluster.one, cluster.two
         chat = await talking(cluster)
@@ -307,22 +307,22 @@ async def test_what_is_sent_again_under_its_id_is_heard_once_by_who_heard_it_bef
         cluster.replace(copy)
         await all_of_them()
         offset = await persist(lambda: one.hub.emit("/tickets", [user_room("anna")], "desk:end", "1"))
-        await until(lambda: two.heard("/tickets", ANNA, "desk:end"), f"what came last, {offset}")
+        await until(lambda: two.heard("/tickets", ANNA, "desk:end"), f"the last event, {offset}")
         last = await one.ask(CARL, "chat:message", conversationId=chat, text="last", clientId="last")
         await one.notify("last")
-        await until(lambda: heard()["chat:message"] == 2 and heard()["notification"] == 2, "the last of each")
+        await until(lambda: heard()["chat:message"] == 2 and heard()["notification"] == 2, "the last event of each")
         assert heard() == {**once, "chat:message": 2, "notification": 2} and last["id"] == 3
 
 
 @aio
-async def test_what_is_older_than_a_few_seconds_is_not_kept_for_ever(tmp_path: Path) -> None:
+async def test_facts_older_than_a_few_seconds_are_not_kept_for_ever(tmp_path: Path) -> None:
     async with a_cluster(tmp_path) as cluster:
         chat = await talking(cluster)
         await cluster.one.ask(CARL, "chat:message", conversationId=chat, text="m", clientId="m")
         await until(lambda: cluster.two.bus._recent_facts, "heard")
         now = asyncio.get_running_loop().time()
         for node in (cluster.one, cluster.two):
-            node.bus.beat(now, now + 60)  # Valkey answered long after
+            node.bus.beat(now, now + 60)  # Valkey answers much later
             assert not node.bus._recent_facts and not node.bus._publisher.confirmed(node.bus.facts)
             store = node.desk.chat.store
             await store.forget_older(now)

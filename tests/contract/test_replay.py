@@ -1,7 +1,7 @@
-"""What a client may be sent from the log: never more than it would have been sent live, whatever it claims.
+"""A replay from the log never contains more than a client would have received live, whatever it claims.
 
-A client hands back an offset, a pid, a `since`. Each is a claim, and the server bounds it by what it knows: where the
-session began, where a room was joined, since when the user may read the ticket or the conversation.
+A client sends an offset, a pid or a `since`. The server does not trust it. It limits the replay by the begin of the
+session, by the join of the room, and by the time since which the user may read the ticket or the conversation.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def logged(socket: Socket) -> list[str]:
 
 
 def said(socket: Socket) -> set[str]:
-    """The same without offsets: what is told of a ticket may be logged once per group of readers."""
+    """The same without offsets, since an event of a ticket may be logged once per group of readers."""
     frames = map(json.loads, logged(socket))
     return {json.dumps([frame["event"], frame["data"]], sort_keys=True) for frame in frames}
 
@@ -50,7 +50,7 @@ def is_logged(frame: dict[str, Any]) -> bool:
 
 
 class World:
-    """One ticket and one node; `step` does something to the ticket at random."""
+    """One ticket and one node. `step` makes a random change to the ticket."""
 
     def __init__(self, cluster: Cluster, seed: int) -> None:
         self.cluster, self.random, self.comments = cluster, random.Random(seed), 0
@@ -82,7 +82,7 @@ class World:
         await one.idle()
 
     async def tries(self, socket: Socket, claim: Offset | None = None) -> bool:
-        """The client asks for the ticket; return whether it was let in."""
+        """Subscribe to the ticket. Returns whether that was allowed."""
         try:
             await self.cluster.one.tickets.subscribe(socket, SubscribeTicket("42", claim))
             return True
@@ -96,10 +96,10 @@ class World:
 
 @pytest.mark.parametrize("seed", range(12))
 @aio
-async def test_a_subscription_replays_nothing_that_its_user_was_not_told_live(
+async def test_a_subscription_replays_only_events_its_user_would_have_received_live(
     seed: int, valkey_url: str, prefix: str
 ) -> None:
-    """Each user has a shadow that is always there, and has the ticket open whenever it may."""
+    """Each user has a second client that is always connected, and has the ticket open whenever it may."""
     async with a_cluster(valkey_url, prefix) as cluster:
         world = World(cluster, seed)
         shadows = {user: await cluster.one.connect(user) for user in USERS}
@@ -116,11 +116,11 @@ async def test_a_subscription_replays_nothing_that_its_user_was_not_told_live(
 
 @pytest.mark.parametrize("seed", range(12))
 @aio
-async def test_a_resumed_session_is_sent_nothing_that_one_that_stayed_was_not(
+async def test_a_resumed_session_receives_only_what_a_connected_one_did(
     seed: int, valkey_url: str, prefix: str
 ) -> None:
-    """Two sockets of a user do the same; one is cut, and comes back with any offset. With its own it gets all of it,
-    unless it is told that the ticket is closed to it.
+    """Two sockets of a user do the same. One is disconnected and resumes with any offset. With its own offset it gets
+    everything, unless it is notified that it may not read the ticket any more.
     """
     async with a_cluster(valkey_url, prefix) as cluster:
         world, one = World(cluster, seed), cluster.one
@@ -153,8 +153,8 @@ async def test_a_resumed_session_is_sent_nothing_that_one_that_stayed_was_not(
 
 
 @aio
-async def test_a_deleted_ticket_that_comes_back_does_not_replay_its_former_life(valkey_url: str, prefix: str) -> None:
-    """Who asks for what it missed before is told to load anew: `complete` is false."""
+async def test_a_recreated_ticket_does_not_replay_events_of_the_deleted_one(valkey_url: str, prefix: str) -> None:
+    """A client that asks for older events must reload: `complete` is false."""
     async with a_cluster(valkey_url, prefix) as cluster:
         one = cluster.one
         await one.put(subject="the CEO's salary", requesterId="dora")
@@ -171,10 +171,8 @@ async def test_a_deleted_ticket_that_comes_back_does_not_replay_its_former_life(
 
 
 @aio
-async def test_a_session_is_not_sent_the_second_life_of_a_ticket_that_was_deleted_while_it_was_away(
-    valkey_url: str, prefix: str
-) -> None:
-    """Connected it would have been taken out; so it is, when it comes back."""
+async def test_a_resumed_session_gets_no_events_of_a_ticket_recreated_meanwhile(valkey_url: str, prefix: str) -> None:
+    """A connected client would have been removed from the ticket, so a resuming one is, too."""
     async with a_cluster(valkey_url, prefix) as cluster:
         one = cluster.one
         await one.put(subject="first", teamId="t1")
@@ -191,14 +189,12 @@ async def test_a_session_is_not_sent_the_second_life_of_a_ticket_that_was_delete
 
 
 @aio
-async def test_an_agent_who_gets_a_chat_back_is_not_sent_what_was_told_of_it_meanwhile(
-    valkey_url: str, prefix: str
-) -> None:
-    """A conversation goes to another team and returns: not by `since`, and not by coming back."""
+async def test_an_agent_who_regains_a_chat_gets_no_events_from_in_between(valkey_url: str, prefix: str) -> None:
+    """The conversation goes to another team and returns. Neither `since` nor a resume replays those events."""
     async with chatting.a_cluster(valkey_url, prefix) as cluster:
         state = cluster.valkey.names.namespace("/chat").log_state
 
-        async def noted() -> Offset:  # the log of these tests is in memory: say what the real one would
+        async def noted() -> Offset:  # the log of these tests is in memory; return what the real one would
             await cluster.valkey.command("HSET", state, "top", cluster.log.position("/chat"))
             return cluster.log.position("/chat")
 
@@ -221,7 +217,7 @@ async def test_an_agent_who_gets_a_chat_back_is_not_sent_what_was_told_of_it_mea
 
 
 class Door:
-    """The way in to one namespace of a node, with sessions in Valkey, for one user."""
+    """Connects one user to one namespace of a node, with sessions in Valkey."""
 
     def __init__(self, valkey: Valkey, hub: Hub, namespace: Namespace, user: User) -> None:
         self.sessions = ClusterSessions(
@@ -236,7 +232,7 @@ class Door:
         client = fakes.AskingClient()
         self.dispatch.connect_received(client, Connect(self.path, Raw(json.dumps({"token": "good", **auth}).encode())))  # type: ignore[arg-type]
         await until(
-            lambda: self.path in client.session.accepted and not client.sockets[self.path].busy, "the client is in"
+            lambda: self.path in client.session.accepted and not client.sockets[self.path].busy, "the client has joined"
         )
         return client
 
@@ -249,10 +245,10 @@ def heard(client: fakes.AskingClient) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize("what", ["ticket", "chat"])
 @aio
-async def test_a_client_that_returns_while_access_is_taken_is_sent_nothing_from_after_that(
+async def test_a_client_that_resumes_while_it_loses_access_gets_no_later_events(
     valkey_url: str, prefix: str, what: str
 ) -> None:
-    """Access is checked, then taken and the change published, and only then is the log read for the client."""
+    """Its access is checked, then revoked and the change published, and only then the log is read for it."""
     support: Any = ticketing if what == "ticket" else chatting
     async with support.a_cluster(valkey_url, prefix) as cluster:
         one, two = cluster.one, cluster.two
@@ -297,9 +293,9 @@ async def test_a_client_that_returns_while_access_is_taken_is_sent_nothing_from_
         await door.sessions.close()
 
 
-def test_an_offset_from_before_the_session_began_is_bounded_by_its_beginning() -> None:
-    """The same for none, for nonsense, and for one that only quiet rooms make good."""
+def test_a_replay_never_starts_before_the_session() -> None:
+    """Also without an offset, with an invalid one, and with one that is valid only because the rooms had no events."""
     for claim in ("", "1-0", "0-0", "nonsense", "49-7", "99999999999999999-0"):
         assert since(claim, "50-0", "50-0", "50-0") == "50-0", claim
     assert since("60-0", "50-0", "50-0", "50-0") == "60-0"
-    assert since("1-0", "50-0", "50-0", "90-0") == "90-0", "nothing was said in its rooms up to there"
+    assert since("1-0", "50-0", "50-0", "90-0") == "90-0", "its rooms had no events up to there"

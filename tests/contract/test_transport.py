@@ -1,7 +1,7 @@
-"""One suite for every way a client can be connected: polling, websocket, websocket over TLS, with deflate, native.
+"""One suite for every kind of connection: polling, websocket, websocket over TLS, with deflate, native.
 
-What a receiver and a client may rely on does not depend on the transport: order, one end, bounded memory. A new
-transport is a new Peer below.
+The guarantees to receiver and client do not depend on the transport: order, a single end, bounded memory. Add a Peer
+below for a new transport.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def heard(text: str) -> Heard | None:
-    """Return what a Socket.IO packet in /tickets says."""
+    """Decode a Socket.IO packet in /tickets."""
     if text.startswith("42/tickets,"):
         name, data = json.loads(text[11:])
         return name, data
@@ -54,7 +54,7 @@ class Peer:
 
     name: ClassVar[str]
     settings: ClassVar[dict[str, Any]] = {}
-    closes: ClassVar[dict[CloseReason, int]] = {}  # close codes it is told; {}: none
+    closes: ClassVar[dict[CloseReason, int]] = {}  # close codes it receives; {}: none
 
     def __init__(self, door: Door) -> None:
         self.door = door
@@ -69,10 +69,10 @@ class Peer:
         raise NotImplementedError
 
     async def vanish(self) -> None:
-        """End without a word."""
+        """End without a close frame or packet."""
 
     async def leave(self) -> None:
-        """Say goodbye."""
+        """End with a close frame or packet."""
 
 
 class PollingPeer(Peer):
@@ -255,7 +255,7 @@ async def joined(kind: type[Peer], d: Door) -> Any:
 
 @each
 @aio
-async def test_events_of_one_turn_and_of_many_arrive_in_order(kind: type[Peer]) -> None:
+async def test_events_arrive_in_order(kind: type[Peer]) -> None:
     async with open_door(kind) as d:
         peer = await joined(kind, d)
         d.emit(*range(100))
@@ -288,7 +288,7 @@ async def test_large_messages_pass_both_ways(kind: type[Peer]) -> None:
 
 @each
 @aio
-async def test_messages_that_were_put_before_the_end_arrive_before_it(kind: type[Peer]) -> None:
+async def test_messages_queued_before_the_end_are_sent_before_it(kind: type[Peer]) -> None:
     async with open_door(kind) as d:
         peer = await joined(kind, d)
         client = d.client()
@@ -306,7 +306,7 @@ async def test_messages_that_were_put_before_the_end_arrive_before_it(kind: type
 
 @each
 @aio
-async def test_the_server_may_end_it_and_its_receiver_is_told_once(kind: type[Peer]) -> None:
+async def test_an_end_by_the_server_is_reported_to_the_receiver_once(kind: type[Peer]) -> None:
     async with open_door(kind) as d:
         peer = await joined(kind, d)
         client = d.client()
@@ -318,14 +318,14 @@ async def test_the_server_may_end_it_and_its_receiver_is_told_once(kind: type[Pe
             assert peer.closed_with == kind.closes.get(CloseReason.SHUTDOWN, 1005)
         assert d.recorder.ends == [CloseReason.SHUTDOWN]
         assert d.registry.clients == {} and client.gone and d.registry.closed == {CloseReason.SHUTDOWN: 1}
-        await until(lambda: not d.registry._lingering, "nothing lingers once the peer has answered")
+        await until(lambda: not d.registry._lingering, "no transport lingers once the peer has answered")
         if not isinstance(peer, PollingPeer):
             assert len(d.wheel) == 0
 
 
 @each
 @aio
-async def test_a_client_that_vanishes_is_gone_at_once(kind: type[Peer]) -> None:
+async def test_a_lost_connection_ends_its_client_at_once(kind: type[Peer]) -> None:
     async with open_door(kind) as d:
         peer = await joined(kind, d)
         await peer.vanish()
@@ -337,7 +337,7 @@ async def test_a_client_that_vanishes_is_gone_at_once(kind: type[Peer]) -> None:
 
 @each
 @aio
-async def test_a_client_that_says_goodbye_is_gone_and_its_goodbye_answered(kind: type[Peer]) -> None:
+async def test_a_closing_client_ends_and_its_close_is_answered(kind: type[Peer]) -> None:
     async with open_door(kind) as d:
         peer = await joined(kind, d)
         await peer.leave()
@@ -353,7 +353,7 @@ async def test_a_client_that_says_goodbye_is_gone_and_its_goodbye_answered(kind:
 @each
 @aio
 async def test_nothing_is_received_after_the_end(kind: type[Peer]) -> None:
-    """A handler that closes its client is not called with what came behind."""
+    """A handler that closes its client gets none of its later calls."""
     async with open_door(kind) as d:
         peer = await joined(kind, d)
         d.recorder.on_call = lambda client, call: client.close(CloseReason.KICKED)
@@ -370,7 +370,7 @@ async def test_nothing_is_received_after_the_end(kind: type[Peer]) -> None:
 
 @each
 @aio
-async def test_the_end_of_all_clients_is_quick_and_complete(kind: type[Peer]) -> None:
+async def test_closing_all_clients_is_quick_and_complete(kind: type[Peer]) -> None:
     async with open_door(kind) as d:
         peers = [await joined(kind, d) for _ in range(5)]
 
@@ -390,14 +390,14 @@ async def test_the_end_of_all_clients_is_quick_and_complete(kind: type[Peer]) ->
 
 
 def pass_ms(d: Door, ms: int) -> None:
-    """Let time pass. The clock is the test's, so a slow machine changes nothing."""
+    """Advance the test's clock, which does not depend on the machine's speed."""
     d.skew_ms += ms
     d.wheel.turn()
 
 
 @each
 @aio
-async def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(kind: type[Peer]) -> None:
+async def test_a_client_that_does_not_answer_pings_is_closed(kind: type[Peer]) -> None:
     async with open_door(kind, turning=False) as d:
         peer = await joined(kind, d)
         client = d.client()
@@ -426,7 +426,7 @@ async def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(kind
 
 @each_framed
 @aio
-async def test_bytes_of_an_unfinished_message_are_a_sign_of_life(kind: type[Peer]) -> None:
+async def test_bytes_of_an_unfinished_message_keep_a_client_alive(kind: type[Peer]) -> None:
     async with open_door(kind, turning=False, message_timeout_ms=0) as d:
         peer = await joined(kind, d)
         client = d.client()
@@ -435,15 +435,15 @@ async def test_bytes_of_an_unfinished_message_are_a_sign_of_life(kind: type[Peer
             before = client.heard_ms
             pass_ms(d, 20_000)
             peer.socket.send(bytes([byte]))
-            await until(lambda before=before: client.heard_ms > before, "the byte came")  # type: ignore[misc]
+            await until(lambda before=before: client.heard_ms > before, "the byte arrived")  # type: ignore[misc]
         await until(lambda: d.recorder.calls, "the message")
         assert d.recorder.ends == []
 
 
 @pytest.mark.parametrize("kind", [SocketPeer, NativePeer], ids=lambda kind: kind.name)
 @aio
-async def test_connections_of_one_user_hold_no_more_unfinished_bytes_than_the_user_may(kind: type[Peer]) -> None:
-    """A megabyte that is begun and not finished is kept on each of a user's hundreds of connections."""
+async def test_unfinished_bytes_of_all_connections_of_a_user_are_limited(kind: type[Peer]) -> None:
+    """Otherwise each of a user's hundreds of connections could hold a megabyte of an unfinished message."""
     async with open_door(kind) as d:
         d.registry.intake = Intake(100_000, 1_000_000)
         one, two = [await joined(kind, d) for _ in range(2)]
@@ -452,14 +452,14 @@ async def test_connections_of_one_user_hold_no_more_unfinished_bytes_than_the_us
         await until(lambda: d.registry.intake.total > 55_000, "the first half")
         two.socket.send(half)
         assert await one.socket.closed() == (1008 if kind is NativePeer else 1005)
-        await until(lambda: len(d.registry.clients) == 1, "the one that held most is closed")
+        await until(lambda: len(d.registry.clients) == 1, "the connection that held most is closed")
         assert d.registry.over_limit["max_unfinished_bytes_per_user"] == 1
         two.socket.send(frame(1, b"x" * 70_000)[60_000:])
-        await until(lambda: d.registry.intake.total == 0, "what is finished or closed is not held")
+        await until(lambda: d.registry.intake.total == 0, "nothing is held after the end of messages and connections")
 
 
 @aio
-async def test_bodies_of_posts_count_as_unfinished_too() -> None:
+async def test_bodies_of_posts_count_as_unfinished_bytes() -> None:
     async with door() as d:
         d.registry.intake = Intake(100_000, 1_000_000)
         peers = [await joined(PollingPeer, d) for _ in range(2)]
@@ -476,7 +476,7 @@ async def test_bodies_of_posts_count_as_unfinished_too() -> None:
 
 @each
 @aio
-async def test_a_reader_that_stops_reading_is_closed_and_costs_no_more_than_its_outbox(kind: type[Peer]) -> None:
+async def test_a_client_that_stops_reading_is_closed_and_takes_at_most_its_outbox(kind: type[Peer]) -> None:
     limits = OutboxLimits(max_outbox_bytes=200_000, max_outbox_events=10_000, volatile_outbox_bytes=50_000)
     async with open_door(kind, limits=limits, send_buffer=4_096) as d:
         peer = await joined(kind, d)
@@ -484,7 +484,7 @@ async def test_a_reader_that_stops_reading_is_closed_and_costs_no_more_than_its_
         volatile = client.codec.event("/tickets", "v", '"' + "x" * 1_000 + '"', volatile=True)
         most = sent = 0
         while not client.gone:
-            assert sent < 20_000, "it is never closed"
+            assert sent < 20_000, "it was not closed"
             client.send(volatile)
             d.emit_to(client, sent, size=1_000)
             most = max(most, 0 if client.gone else client.outbox.bytes)
@@ -494,7 +494,7 @@ async def test_a_reader_that_stops_reading_is_closed_and_costs_no_more_than_its_
         assert 150_000 < most <= 200_000
         assert client.outbox.dropped > 0
         numbers = []
-        with pytest.raises(EOFError):  # it wakes up: what it was sent is in order and without a gap
+        with pytest.raises(EOFError):  # it reads again: messages are in order, without a gap
             while True:
                 name, data = await peer.next()
                 if name == "n":
@@ -504,7 +504,7 @@ async def test_a_reader_that_stops_reading_is_closed_and_costs_no_more_than_its_
 
 @each
 @aio
-async def test_a_slow_reader_that_catches_up_misses_nothing_and_disturbs_nobody(kind: type[Peer]) -> None:
+async def test_a_slow_reader_that_catches_up_misses_nothing_and_delays_nobody(kind: type[Peer]) -> None:
     async with open_door(kind, send_buffer=4_096) as d:
         slow = await joined(kind, d)
         client = d.client()
@@ -524,12 +524,12 @@ async def test_a_slow_reader_that_catches_up_misses_nothing_and_disturbs_nobody(
 @each_framed
 @aio
 async def test_a_ping_flood_from_a_peer_that_never_reads_does_not_grow_memory(kind: type[Peer]) -> None:
-    """ws 8.23: its queue of automatic pongs had no end. RFC 6455 5.5.3 lets us answer the last ping only."""
+    """The queue of automatic pongs of ws 8.23 was unlimited. RFC 6455 5.5.3 allows to answer only the last ping."""
     async with open_door(kind, send_buffer=4_096) as d:
         peer = await joined(kind, d)
         client = d.client()
-        d.emit_to(client, *range(40), size=25_000)  # asyncio's TLS takes in half of it before it pauses
-        await until(lambda: not client.transport.writable, "it is stuck")  # type: ignore[union-attr]
+        d.emit_to(client, *range(40), size=25_000)  # asyncio's TLS accepts half of it before it pauses
+        await until(lambda: not client.transport.writable, "writing is blocked")  # type: ignore[union-attr]
         kept = len(client.transport._unsent)  # type: ignore[union-attr]
         for number in range(20_000):
             peer.socket.send(frame(9, b"%d" % number))
@@ -548,7 +548,7 @@ async def test_a_ping_flood_from_a_peer_that_never_reads_does_not_grow_memory(ki
 
 @each_socket
 @aio
-async def test_pings_of_a_peer_that_reads_are_all_answered(kind: type[Peer]) -> None:
+async def test_all_pings_of_a_reading_peer_are_answered(kind: type[Peer]) -> None:
     async with open_door(kind) as d:
         peer = await joined(kind, d)
         if isinstance(peer, DeflatePeer):
@@ -561,7 +561,7 @@ async def test_pings_of_a_peer_that_reads_are_all_answered(kind: type[Peer]) -> 
 
 @each_socket
 @aio
-async def test_a_message_over_the_limit_is_1009(kind: type[Peer]) -> None:
+async def test_a_message_over_the_limit_is_closed_with_1009(kind: type[Peer]) -> None:
     async with open_door(kind, max_payload_bytes=10_000) as d:
         peer = await joined(kind, d)
         try:
@@ -580,7 +580,7 @@ async def test_a_message_over_the_limit_is_1009(kind: type[Peer]) -> None:
 
 @pytest.mark.parametrize(("code", "close"), [("AUTH_TOKEN_EXPIRED", 4401), ("FORBIDDEN", 4403)])
 @aio
-async def test_a_native_client_that_is_refused_is_told_and_closed_with_the_codes_number(code: str, close: int) -> None:
+async def test_a_refused_native_client_gets_the_error_and_its_close_code(code: str, close: int) -> None:
     async with door() as d:
         d.recorder.refuse = (code, "no")
         socket = await RawSocket.to(d, "/rt/tickets", headers={"Authorization": "Bearer t.o.k"})
@@ -591,7 +591,7 @@ async def test_a_native_client_that_is_refused_is_told_and_closed_with_the_codes
 
 
 @aio
-async def test_a_socketio_client_that_is_refused_keeps_its_connection() -> None:
+async def test_a_refused_socketio_client_keeps_its_connection() -> None:
     async with door() as d:
         d.recorder.refuse = ("FORBIDDEN", "no")
         socket = await RawSocket.to(d, WEBSOCKET)
@@ -604,7 +604,7 @@ async def test_a_socketio_client_that_is_refused_keeps_its_connection() -> None:
 
 
 @aio
-async def test_being_taken_out_of_a_namespace_ends_a_native_connection_and_no_other() -> None:
+async def test_a_disconnect_from_a_namespace_ends_only_a_native_connection() -> None:
     async with door() as d:
         peer = await joined(SocketPeer, d)
         d.client().leave("/tickets")
@@ -621,7 +621,7 @@ async def test_being_taken_out_of_a_namespace_ends_a_native_connection_and_no_ot
 
 
 @aio
-async def test_a_binary_frame_on_the_native_protocol_is_1003() -> None:
+async def test_a_binary_frame_on_the_native_protocol_is_closed_with_1003() -> None:
     async with door() as d:
         socket = await RawSocket.to(d, "/rt/tickets")
         socket.send(frame(2, b"x"))
@@ -629,13 +629,13 @@ async def test_a_binary_frame_on_the_native_protocol_is_1003() -> None:
 
 
 @aio
-async def test_a_client_closed_by_what_it_is_answered_is_closed_once() -> None:
-    """An ack that finds the outbox full closes the client inside its own call."""
+async def test_a_client_closed_by_its_own_answer_is_closed_once() -> None:
+    """An ack that does not fit into the outbox closes the client during its own call."""
     async with door(limits=OutboxLimits(max_outbox_bytes=500, volatile_outbox_bytes=500)) as d:
         peer = await joined(SocketPeer, d)
 
         def answer(client: Client, call: Call) -> None:
-            for _ in range(2):  # an empty outbox takes one of any size
+            for _ in range(2):  # an empty outbox takes one message of any size
                 client.send(client.codec.event("/tickets", "big", '"' + "x" * 600 + '"'))
 
         d.recorder.on_call = answer

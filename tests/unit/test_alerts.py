@@ -1,4 +1,4 @@
-"""conf/prometheus-alerts.yml: promtool takes it, each alert fires on what it is for, and the runbook has each."""
+"""conf/prometheus-alerts.yml: promtool accepts it, each alert fires when it should, and the runbook describes each."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def promtool(*arguments: object) -> str:
 
 
 @needs_promtool
-def test_the_rules_are_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     count = len(ALERT.findall(RULES.read_text()))
     assert f"SUCCESS: {count} rules found" in promtool("check", "rules", RULES)
 
 
 @needs_promtool
-def test_each_alert_fires_on_its_trouble_and_is_silent_on_a_healthy_node(tmp_path: Path) -> None:
+def test_each_alert_fires_on_its_problem_and_not_on_a_healthy_node(tmp_path: Path) -> None:
     tests = tmp_path / "alerts.yml"
     tests.write_text(TESTS.read_text().replace("[RULES]", f"[{RULES}]"))
     assert "SUCCESS" in promtool("test", "rules", tests)
 
 
-def test_each_alert_is_seen_firing() -> None:
+def test_each_alert_has_a_test_in_which_it_fires() -> None:
     fires = set(re.findall(r"alertname: (\w+)\n +exp_alerts:\n +- exp_labels", TESTS.read_text()))
     assert fires == set(ALERT.findall(RULES.read_text()))
 
 
-def test_each_alert_is_in_the_runbook_and_the_other_way_round() -> None:
+def test_the_runbook_describes_exactly_the_alerts() -> None:
     assert re.findall(r"^#### `(\w+)`$", RUNBOOK.read_text(), re.MULTILINE) == ALERT.findall(RULES.read_text())

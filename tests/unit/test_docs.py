@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the code says: events, errors, close codes and limits have their rows, examples hold."""
+"""docs/protocol.md matches the code: events, errors, close codes and limits have rows, and the examples are valid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "protocol.md").read_text()
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
-# What is sent without an Outbound struct: plain payloads, and what every namespace may send.
+# Events without an Outbound struct: plain payloads, and those of every namespace.
 PLAIN = {
     "error",
     "resync",
@@ -49,7 +49,7 @@ def outbounds(base: type[Outbound] = Outbound) -> Iterator[type[Outbound]]:
 
 
 def section(name: str, direction: str) -> str:
-    """Return what stands under an event's heading."""
+    """Return the text under an event's heading."""
     found = re.search(rf"^#### `{re.escape(name)}` to the {direction}\n(.*?)(?=^##)", DOC, re.MULTILINE | re.DOTALL)
     assert found, f"docs/protocol.md has no heading #### `{name}` to the {direction}"
     return found[1]
@@ -75,13 +75,13 @@ def json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def test_the_same_events_are_documented_as_declared() -> None:
+def test_exactly_the_declared_events_are_documented() -> None:
     assert documented("server") == set(requests())
     assert documented("client") == {out.event for out in outbounds() if out.event} | PLAIN
 
 
 @pytest.mark.parametrize("name", sorted(requests()))
-def test_a_request_is_documented_as_it_is_read(name: str) -> None:
+def test_the_documentation_of_a_request_matches_its_struct(name: str) -> None:
     path, spec = requests()[name]
     text = section(name, "server")
     assert field_names(text) == {field.encode_name for field in msgspec.structs.fields(spec.payload)}
@@ -101,12 +101,12 @@ def test_a_request_is_documented_as_it_is_read(name: str) -> None:
 
     answer = json.loads(native_ack)
     assert answer["ack"] == 7 and answer["data"]["ok"] is True
-    assert native_ack == NativeCodec().ack_text(space, 7, json_text(answer["data"])).text, "no member is too much"
+    assert native_ack == NativeCodec().ack_text(space, 7, json_text(answer["data"])).text, "there is no further member"
     assert json.loads(socketio_ack.removeprefix(f"43{space},7")) == [answer["data"]]
 
 
 @pytest.mark.parametrize("name", sorted(documented("client")))
-def test_an_event_is_documented_as_it_is_written(name: str) -> None:
+def test_the_documentation_of_an_event_matches_its_struct(name: str) -> None:
     text = section(name, "client")
     socketio, native = frames(text)
     frame = json.loads(native)
@@ -118,18 +118,18 @@ def test_an_event_is_documented_as_it_is_written(name: str) -> None:
     assert bool(offset) is ("Logged." in text or "Has an offset." in text)
     shown = field_names(text)
     if isinstance(frame["data"], dict):
-        assert set(frame["data"]) <= shown, "the example has a field that the table has not"
+        assert set(frame["data"]) <= shown, "the example has a field that is not in the table"
     for out in outbounds():
         if out.event == name:
             declared = {field.encode_name for field in msgspec.structs.fields(out)}
             assert declared - shown == set(), "a field is missing"
-            assert shown - declared - ({"ticketId"} if name == "resync" else set()) == set(), "a field is too much"
+            assert shown - declared - ({"ticketId"} if name == "resync" else set()) == set(), "unknown field"
             assert ("Logged." in text) is out.logged
             msgspec.convert(frame["data"], out)
 
 
 @pytest.mark.parametrize("code", ERRORS)
-def test_an_error_has_its_row(code: str) -> None:
+def test_every_error_has_a_row(code: str) -> None:
     kind = ERRORS[code]
     row = f"| `{code}` | {kind.http} | {kind.close} | {'yes' if kind.retry else 'no'} | {kind.text} |"
     assert row in DOC
@@ -139,13 +139,13 @@ def test_no_other_errors_are_documented() -> None:
     assert set(re.findall(r"^\| `([A-Z_]+)` \|", DOC, re.MULTILINE)) == set(ERRORS)
 
 
-def test_every_close_code_has_its_row() -> None:
+def test_every_close_code_has_a_row() -> None:
     table = DOC.split("## Close codes")[1].split("\n## ")[0]
     rows = {int(code) for code in re.findall(r"^\| (\d{4}) \|", table, re.MULTILINE)}
     assert set(CLOSE_CODES.values()) <= rows
 
 
-def test_every_limit_has_its_row() -> None:
+def test_every_limit_has_a_row() -> None:
     for name, (_, spec) in requests().items():
         said = f"{spec.rate.max} in {spec.rate.per_s} s" if spec.rate else "100 in 60 s"
         if spec.rate and spec.rate.burst:
@@ -155,7 +155,7 @@ def test_every_limit_has_its_row() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_existing_targets(page: Path) -> None:
     for text, target in re.findall(r"\[([^\]]*)\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if re.match(r"https?:", target):
             continue
@@ -167,20 +167,20 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors of a page's headings, as the usual renderers make them."""
+    """Return the anchors of a page's headings, as common renderers generate them."""
     headings: list[Any] = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_tests_that_the_docs_name_are_there() -> None:
+def test_tests_named_in_the_docs_exist() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     for page in PAGES:
         for name in re.findall(r"`(test_\w+)`", page.read_text()):
             assert f"def {name}(" in sources, f"{page.name} names {name}"
 
 
-def test_log_lines_that_the_docs_show_are_written() -> None:
-    """Each `msg=` of an example line is said by the module that its `logger=` names."""
+def test_log_lines_in_the_docs_are_messages_of_the_code() -> None:
+    """The module named in `logger=` of an example line logs the text in its `msg=`."""
     shown = [
         (logger, message or word)
         for page in PAGES

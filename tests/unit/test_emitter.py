@@ -40,8 +40,10 @@ async def test_an_emitted_event_reaches_the_rooms_of_every_node(valkey_url: str,
 
 
 @pytest.mark.parametrize("kind", [Emitter, AsyncEmitter])
-def test_an_emitter_refuses_what_no_client_could_take(kind: type[Emitter] | type[AsyncEmitter], prefix: str) -> None:
-    """Before anything is sent: a reserved name in the log ends every client that is sent it, again and again."""
+def test_an_emitter_refuses_events_that_no_client_accepts(
+    kind: type[Emitter] | type[AsyncEmitter], prefix: str
+) -> None:
+    """It refuses before sending: a reserved name in the log would end every client that receives it, repeatedly."""
     emitter = kind("valkey://127.0.0.1:1", prefix)
     for namespace in ("tickets", "/nope", "", "/tickets/", "/TICKETS"):
         with pytest.raises(ValueError, match="no such namespace; known are /"):
@@ -56,7 +58,7 @@ def test_an_emitter_refuses_what_no_client_could_take(kind: type[Emitter] | type
 
 @pytest.mark.parametrize("kind", [Emitter, AsyncEmitter])
 @pytest.mark.parametrize("password", ["p/hunter2", "p@hunter2", "p#hunter2", "p?hunter2", "hunter2/"])
-def test_an_emitter_shows_no_part_of_a_password_that_is_not_encoded(
+def test_an_emitter_shows_no_part_of_an_unencoded_password(
     kind: type[Emitter] | type[AsyncEmitter], password: str
 ) -> None:
     with pytest.raises(ValueError, match="percent-encode the password") as refused:
@@ -65,7 +67,7 @@ def test_an_emitter_shows_no_part_of_a_password_that_is_not_encoded(
 
 
 @aio
-async def test_the_asynchronous_one_keeps_its_order(valkey_url: str, prefix: str) -> None:
+async def test_the_asynchronous_emitter_keeps_the_order(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix, 1) as (node,):
         await node.bus.listen(NS, A)
         async with AsyncEmitter(valkey_url, prefix) as emitter:
@@ -75,7 +77,7 @@ async def test_the_asynchronous_one_keeps_its_order(valkey_url: str, prefix: str
         assert node.payloads == [str(n) for n in range(50)]
 
 
-def test_the_same_id_again_is_the_same_event(valkey_url: str, prefix: str) -> None:
+def test_emitting_the_same_id_again_gives_the_same_event(valkey_url: str, prefix: str) -> None:
     with Emitter(valkey_url, prefix) as emitter:
         target = emitter.of(NS).to(A)
         first = target.emit("x", 1, id="mine")
@@ -90,7 +92,7 @@ def test_the_same_id_again_is_the_same_event(valkey_url: str, prefix: str) -> No
             assert (refused.value.code, refused.value.fields) == ("CONFLICT", {"field": "id"})
 
 
-def test_a_connection_that_was_lost_or_a_server_that_restarts_costs_a_try_and_no_double() -> None:
+def test_an_emit_is_repeated_without_a_duplicate_after_a_lost_connection() -> None:
     with OwnValkey() as server, Emitter(server.url, "t") as emitter:
         target = emitter.of(NS).to(A)
         target.emit("x", 1)
@@ -106,7 +108,7 @@ def test_a_connection_that_was_lost_or_a_server_that_restarts_costs_a_try_and_no
         later.join()
 
 
-def test_an_event_that_was_taken_but_not_confirmed_is_not_doubled_by_the_next_try() -> None:
+def test_a_repeat_after_a_lost_reply_gives_no_duplicate() -> None:
     with OwnValkey() as server, Emitter(server.url, "t", timeout_s=0.2) as emitter:
         target = emitter.of(NS).to(A)
         target.emit("x", 1)
@@ -115,7 +117,7 @@ def test_an_event_that_was_taken_but_not_confirmed_is_not_doubled_by_the_next_tr
         assert server("XLEN", f"{{t{NS}}}:log") == 2
 
 
-def test_when_it_is_given_up_the_error_carries_the_id_for_later() -> None:
+def test_the_error_of_a_failed_emit_has_the_id_for_a_repeat() -> None:
     with OwnValkey() as server, Emitter(server.url, "t", timeout_s=0.1) as emitter:
         server.kill()
         began = time.monotonic()
@@ -129,14 +131,14 @@ def test_when_it_is_given_up_the_error_carries_the_id_for_later() -> None:
 
 
 def link(to: OwnValkey, name: Path) -> str:
-    """Return a URL by a name that leads to the server from now on."""
+    """Return a URL whose name resolves to the server from now on."""
     name.unlink(missing_ok=True)
     name.symlink_to(to.socket)
     return f"unix://{name}"
 
 
-def test_after_a_failover_the_next_try_goes_where_the_name_leads_now(tmp_path: Path) -> None:
-    """Its pooled connection to the server that became a replica was used for ever."""
+def test_after_a_failover_the_next_attempt_resolves_the_name_again(tmp_path: Path) -> None:
+    """It used to keep a pooled connection to the former primary for ever."""
     name = tmp_path / "primary"
     with OwnValkey() as old, OwnValkey() as new, Emitter(link(old, name), "t") as emitter:
         emitter.of(NS).to(A).emit("x", 1)
@@ -147,7 +149,7 @@ def test_after_a_failover_the_next_try_goes_where_the_name_leads_now(tmp_path: P
 
 
 @aio
-async def test_so_does_that_of_the_asynchronous_one(tmp_path: Path) -> None:
+async def test_the_asynchronous_emitter_resolves_the_name_again_too(tmp_path: Path) -> None:
     name = tmp_path / "primary"
     with OwnValkey() as old, OwnValkey() as new:
         async with AsyncEmitter(link(old, name), "t") as emitter:
@@ -158,8 +160,8 @@ async def test_so_does_that_of_the_asynchronous_one(tmp_path: Path) -> None:
         assert new("XLEN", f"{{t{NS}}}:log") == 1
 
 
-def test_a_server_that_cannot_serve_just_now_is_unavailable_and_one_that_refuses_is_not() -> None:
-    """They came out as exceptions of the Valkey client, without the id."""
+def test_a_server_that_cannot_serve_is_unavailable_and_one_that_refuses_is_not() -> None:
+    """These errors used to be exceptions of the Valkey client, without the id."""
     with OwnValkey() as server, Emitter(server.url, "t") as emitter:
         server("CONFIG", "SET", "min-replicas-to-write", "1")
         with pytest.raises(RtError, match="UNAVAILABLE") as error:
@@ -173,8 +175,8 @@ def test_a_server_that_cannot_serve_just_now_is_unavailable_and_one_that_refuses
 
 
 @aio
-async def test_many_who_wait_for_a_server_that_hangs_are_told_at_the_same_time() -> None:
-    """Each had its tries after those before it had theirs: the fifth was told after five times as long."""
+async def test_many_emits_to_a_hanging_server_fail_at_the_same_time() -> None:
+    """They used to be attempted one after the other, so the fifth failed after five times as long."""
     with OwnValkey() as server:
         async with AsyncEmitter(server.url, "t", timeout_s=0.2) as emitter:
             await emitter.of(NS).to(A).emit("x", 0)
@@ -192,13 +194,13 @@ async def test_many_who_wait_for_a_server_that_hangs_are_told_at_the_same_time()
         assert server("XLEN", f"{{t{NS}}}:log") == 11
 
 
-def test_an_id_is_never_given_out_twice_even_if_valkey_lost_its_log(valkey_url: str, prefix: str) -> None:
+def test_no_offset_is_used_twice_even_if_valkey_lost_its_log(valkey_url: str, prefix: str) -> None:
     with Emitter(valkey_url, prefix) as emitter:
         emitter._seen[NS] = Offset("9000000000000-5")
         assert emitter.of(NS).to(A).emit("x", 1) == "9000000000001-0"
 
 
-def test_what_cannot_be_sent_is_refused_before_anything_is_sent(valkey_url: str, prefix: str) -> None:
+def test_invalid_events_are_refused_before_anything_is_sent(valkey_url: str, prefix: str) -> None:
     with Emitter(valkey_url, prefix, max_event_bytes=100) as emitter:
         target = emitter.of(NS).to(A)
         with pytest.raises(RtError, match="BAD_REQUEST"):
@@ -211,6 +213,6 @@ def test_what_cannot_be_sent_is_refused_before_anything_is_sent(valkey_url: str,
             Emitter("not a url")
 
 
-def test_it_is_imported_without_tornado() -> None:
+def test_the_emitter_is_imported_without_tornado() -> None:
     code = "import sys, insightdesk_rt.emitter; print([m for m in sys.modules if m.startswith('tornado')])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -1,4 +1,4 @@
-"""What is installed elsewhere has all that it needs: scripts, pages and styles are in the package too."""
+"""The built package is complete, including scripts, pages and styles."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "insightdesk_rt"
 
 
-def test_a_built_package_holds_every_file_of_the_tree(tmp_path: Path) -> None:
-    """Once it lacked every Lua script: patterns without ** do not look into folders that are no packages."""
+def test_a_built_package_contains_every_file_of_the_tree(tmp_path: Path) -> None:
+    """It once lacked every Lua script, because patterns without ** ignore folders that are not packages."""
     source, built = tmp_path / "source", tmp_path / "built"
     source.mkdir()
     for name in ("setup.py", "setup.cfg", "README.md", "insightdesk_rt"):
@@ -31,8 +31,8 @@ def test_a_built_package_holds_every_file_of_the_tree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", ["embedded", "test", "bench"])
-def test_each_lock_has_what_setup_cfg_asks_for_and_a_hash_for_every_file(extra: str) -> None:
-    """bin/venv installs the lock alone: after a change of setup.cfg run bin/lock."""
+def test_each_lock_file_satisfies_setup_cfg_and_has_hashes(extra: str) -> None:
+    """bin/venv installs only the lock files. After a change of setup.cfg run bin/lock."""
     text = (ROOT / "conf" / f"requirements-{extra}.lock").read_text(encoding="utf-8")
     pins = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
     assert pins and all(" --hash=sha256:" in pin for pin in pins), "a package without a hash could be any file"
@@ -45,7 +45,7 @@ def test_each_lock_has_what_setup_cfg_asks_for_and_a_hash_for_every_file(extra: 
 
 
 def test_libraries_whose_private_parts_are_used_have_upper_bounds() -> None:
-    """The next version may have renamed one, and a limit would be off without a word."""
+    """The next version may rename one, and then a limit would silently be off."""
     options = read_configuration(ROOT / "setup.cfg")["options"]
     lines = [*options["install_requires"], *options["extras_require"]["embedded"]]
     bounds = {one.name: str(one.specifier) for one in map(Requirement, lines)}

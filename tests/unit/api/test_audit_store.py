@@ -1,4 +1,4 @@
-"""How long the audit log keeps its entries: by time and by number, and what it says of those that are gone."""
+"""How long the audit log keeps its entries, by age and by number, and the count of dropped ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def a_log(url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> Async
 
 
 async def put_old(valkey: Valkey, days: int, count: int) -> None:
-    """Write entries of so many days ago."""
+    """Write entries that are some days old."""
     at_ms = int(time.time() * 1000) - days * DAY_MS
     for number in range(count):
         text = json.encode_struct(entry(f"old{number}"))
@@ -42,7 +42,7 @@ async def put_old(valkey: Valkey, days: int, count: int) -> None:
 
 
 @aio
-async def test_a_deed_of_late_is_not_pushed_out_by_many_harmless_ones(
+async def test_a_recent_entry_is_not_pushed_out_by_many_others(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_log(valkey_url, prefix, monkeypatch) as (log, valkey):
@@ -54,7 +54,7 @@ async def test_a_deed_of_late_is_not_pushed_out_by_many_harmless_ones(
 
 
 @aio
-async def test_old_entries_go_when_there_are_enough_newer_ones_and_are_counted(
+async def test_old_entries_are_dropped_and_counted_when_there_are_enough_newer_ones(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_log(valkey_url, prefix, monkeypatch) as (log, valkey):
@@ -67,7 +67,7 @@ async def test_old_entries_go_when_there_are_enough_newer_ones_and_are_counted(
 
 
 @aio
-async def test_entries_that_are_too_many_are_dropped_early_and_counted_as_such(
+async def test_entries_beyond_the_maximum_are_dropped_early_and_counted_separately(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_log(valkey_url, prefix, monkeypatch) as (log, _):

@@ -1,4 +1,4 @@
-"""Whatever is asked of the admin port, the answer is JSON, and nobody without an admin's token gets further."""
+"""The admin port answers every request in JSON, and requires an admin's token."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_an_operation_gets_its_typed_body_and_answers_json() -> None:
         assert (reply.status, reply.json) == (201, {"name": "x", "by": "back-end", "bytes": 13})
         assert reply.headers["cache-control"] == "no-store" and reply.headers["x-content-type-options"] == "nosniff"
         assert "server" not in reply.headers and "etag" not in reply.headers
-        form = "Content-Type: application/x-www-form-urlencoded\r\n"  # what a page of another site may send unasked
+        form = "Content-Type: application/x-www-form-urlencoded\r\n"  # can be sent without CORS
         assert (await port.ask("POST", "/things/1", GOOD, headers=form)).error["code"] == "UNSUPPORTED_MEDIA_TYPE"
         utf8 = "Content-Type: Application/JSON; charset=utf-8\r\n"
         assert (await port.ask("POST", "/things/1", GOOD, headers=utf8)).status == 201
@@ -74,8 +74,8 @@ async def test_an_operation_gets_its_typed_body_and_answers_json() -> None:
 
 
 @aio
-async def test_a_byte_order_mark_is_left_out_and_another_encoding_is_named() -> None:
-    """RFC 8259 8.1 allows to ignore the mark; RFC 9110 15.5.16 wants 415 to say which codings are taken."""
+async def test_a_byte_order_mark_is_ignored_and_another_encoding_is_refused() -> None:
+    """RFC 8259 8.1 allows to ignore the mark; by RFC 9110 15.5.16 a 415 should list the accepted codings."""
     json_type = "Content-Type: application/json\r\n"
     async with things() as port:
         text = b'{"name": "x"}'
@@ -102,7 +102,7 @@ async def test_a_byte_order_mark_is_left_out_and_another_encoding_is_named() -> 
 
 
 @aio
-async def test_who_shows_no_good_token_of_an_admin_is_refused_whatever_else_is_wrong() -> None:
+async def test_a_request_without_an_admins_token_is_refused_before_other_checks() -> None:
     async with things() as port:
         for bearer, status, code in [
             (None, 401, "AUTH_TOKEN_MISSING"),
@@ -126,7 +126,7 @@ async def test_who_shows_no_good_token_of_an_admin_is_refused_whatever_else_is_w
 
 
 @aio
-async def test_each_scope_may_what_those_before_it_may() -> None:
+async def test_each_scope_includes_the_scopes_before_it() -> None:
     admin = make_admin()
     admin.access.principal = lambda authorization, address: Principal("v", "viewer")  # type: ignore[method-assign]
     async with a_port(admin, [(r"/things/([^/]+)", Thing, {"admin": admin})]) as port:
@@ -151,7 +151,7 @@ async def test_each_scope_may_what_those_before_it_may() -> None:
     ],
 )
 @aio
-async def test_a_wrong_body_is_refused_with_the_fields_name(body: bytes, field: str) -> None:
+async def test_an_invalid_body_is_refused_with_the_name_of_the_field(body: bytes, field: str) -> None:
     async with things() as port:
         reply = await port.ask("POST", "/things/1", body)
         assert (reply.status, reply.error["code"], reply.error["field"]) == (400, "BAD_REQUEST", field)
@@ -168,7 +168,7 @@ async def test_refusals_have_their_status_and_their_fields() -> None:
 
 
 @aio
-async def test_a_bug_is_logged_once_and_says_nothing_to_the_client(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_is_logged_once_and_not_revealed_to_the_client(caplog: pytest.LogCaptureFixture) -> None:
     async with things() as port:
         reply = await port.ask("GET", "/things/bug")
         assert (reply.status, reply.error["code"]) == (500, "INTERNAL")
@@ -192,8 +192,8 @@ async def test_unknown_paths_and_methods_are_answered_in_json() -> None:
 
 
 @aio
-async def test_the_port_answers_to_its_own_names_only() -> None:
-    """DNS rebinding: a page that makes its own name mean this address sends that name."""
+async def test_the_port_accepts_only_its_own_host_names() -> None:
+    """DNS rebinding: a page whose host name resolves to this address sends that name."""
     async with things() as port:
         for host in ("localhost", "LOCALHOST:3002", "127.0.0.1:3002", "[::1]:3002", "10.1.2.3", "rt.example:3002"):
             assert (await port.ask("GET", "/things/1", host=host)).status == 404
@@ -222,12 +222,12 @@ class Noted(Handler):
 
 
 @aio
-async def test_who_changed_what_and_with_what_outcome_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+async def test_changes_are_recorded_with_user_and_outcome(caplog: pytest.LogCaptureFixture) -> None:
     audit = Audit()
     admin = make_admin(audit=audit)
     async with a_port(admin, [(r"/things/([^/]+)", Noted, {"admin": admin})]) as port:
         for thing, body, status in (
-            ("a", {"reason": "full", "dryRun": True}, 200),  # no deed
+            ("a", {"reason": "full", "dryRun": True}, 200),  # not a change
             ("a", {"reason": ""}, 400),
             ("a", {"dryRun": False}, 400),
             ("a", {"reason": "x" * 501}, 400),
@@ -248,14 +248,14 @@ async def test_who_changed_what_and_with_what_outcome_is_recorded(caplog: pytest
 
 
 @aio
-async def test_what_is_open_needs_no_token() -> None:
+async def test_a_public_operation_needs_no_token() -> None:
     async with things() as port:
         assert (await port.ask("GET", "/open", bearer=None)).json == {"name": "é", "size": 0}
         assert (await port.ask("GET", "/open", bearer="nonsense")).status == 200
 
 
 @aio
-async def test_a_body_over_the_limit_is_413_and_not_a_broken_connection() -> None:
+async def test_a_body_over_the_limit_is_answered_with_413() -> None:
     async with things() as port:
         just = b'{"name":"%s"}' % (b"x" * (10_000 - 11))
         assert (await port.ask("POST", "/things/1", just)).status == 201
@@ -270,9 +270,9 @@ async def test_a_body_over_the_limit_is_413_and_not_a_broken_connection() -> Non
 
 
 @aio
-async def test_a_body_far_over_the_limit_is_refused_before_it_comes() -> None:
+async def test_a_body_far_over_the_limit_is_refused_before_it_is_read() -> None:
     async with things() as port:
-        for length in ("\u00b2", "9" * 5000):  # digits to str.isdigit, too many for int(): Tornado's to refuse
+        for length in ("\u00b2", "9" * 5000):  # digits for str.isdigit, too many for int(): Tornado refuses them
             assert (
                 await port.send(f"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode())
             ).status == 400
@@ -283,7 +283,7 @@ async def test_a_body_far_over_the_limit_is_refused_before_it_comes() -> None:
 
 
 @aio
-async def test_connections_are_kept_and_requests_on_them_answered_in_turn() -> None:
+async def test_requests_on_a_persistent_connection_are_answered_in_order() -> None:
     async with things() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
         one = (
@@ -298,7 +298,7 @@ async def test_connections_are_kept_and_requests_on_them_answered_in_turn() -> N
         writer.close()
 
 
-def test_what_is_declared_of_an_operation_stays_on_its_method() -> None:
+def test_the_declaration_of_an_operation_stays_on_its_method() -> None:
     declared = Thing.post.operation
     assert (declared.scope, declared.body, declared.doc) == ("operator", Body, "Make a thing.")
 
@@ -307,7 +307,7 @@ def test_what_is_declared_of_an_operation_stays_on_its_method() -> None:
 async def test_too_many_changes_at_once_are_refused_and_do_not_fill_the_audit_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a thousand harmless changes push out of the log what was done before them."""
+    """Otherwise a thousand harmless changes would push older entries out of the log."""
     monkeypatch.setattr(base, "MAX_CHANGES", 3)
     audit = Audit()
     admin = make_admin(audit=audit)

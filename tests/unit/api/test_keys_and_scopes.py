@@ -1,4 +1,4 @@
-"""Keys of the admin port: what the file may say, that it is read again, and that guessing is slowed down."""
+"""Keys of the admin port: the syntax of the file, reloading it, and the limit of wrong keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def keys_file(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_new_key_is_found_by_its_line(tmp_path: Path) -> None:
+def test_a_new_key_is_accepted_once_its_line_is_in_the_file(tmp_path: Path) -> None:
     key, line = new_key("grafana", "viewer")
     other, _ = new_key("other", "admin")
     assert len(key) >= 40 and key not in line
@@ -57,25 +57,25 @@ def test_a_new_key_is_found_by_its_line(tmp_path: Path) -> None:
         (f"a viewer {HASH}", "the name a occurs twice"),
     ],
 )
-def test_a_wrong_line_is_named(line: str, why: str) -> None:
+def test_the_error_for_an_invalid_line_names_it(line: str, why: str) -> None:
     with pytest.raises(ValueError, match=f"line 3: .*{why}"):
         parse_keys(f"# keys\na viewer {HASH}\n{line}\n")
 
 
-def test_a_name_that_cannot_stand_in_the_file_gets_no_key() -> None:
+def test_no_key_is_created_for_a_name_that_the_file_cannot_contain() -> None:
     for name in ("", "two words", "a#b", "x" * 65, "é", "a\n"):
         with pytest.raises(ValueError, match="a name has"):
             new_key(name, "viewer")
 
 
-def test_a_file_that_cannot_be_used_ends_the_start(tmp_path: Path) -> None:
+def test_the_server_does_not_start_with_an_invalid_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"admin_keys_file = .*/none: No such file"):
         KeyFile(str(tmp_path / "none"))
     with pytest.raises(ConfigError, match=r"admin_keys_file = .*/keys: line 1: expected name"):
         KeyFile(str(keys_file(tmp_path, "nonsense\n")))
 
 
-def test_the_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_file_is_reloaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (one, first), (two, second) = new_key("one", "viewer"), new_key("two", "admin")
     path = keys_file(tmp_path, first)
     file = KeyFile(str(path))
@@ -83,8 +83,8 @@ def test_the_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.L
     path.write_text(f"{first}\n{second}")
     assert file.find(one) and file.find(two)
     path.write_text(f"{first}\nwrong\n")
-    assert file.find(one) and file.find(two), "the last good state goes on"
-    assert file.find(one), "and is complained about once"
+    assert file.find(one) and file.find(two), "the last valid state stays in use"
+    assert file.find(one), "logged once"
     assert [record.why for record in caplog.records] == ["line 2: expected name, scope and hash"]  # type: ignore[attr-defined]
     path.write_text(second)
     assert not file.find(one) and file.find(two)
@@ -104,7 +104,7 @@ def test_a_file_that_others_may_read_is_warned_of(tmp_path: Path, caplog: pytest
     assert os.fspath(path) == caplog.records[0].file  # type: ignore[attr-defined]
 
 
-def test_a_token_of_an_admin_may_all_and_other_tokens_nothing() -> None:
+def test_an_admins_token_has_all_scopes_and_other_tokens_none() -> None:
     access = AdminAccess(verify, KeyFile(""))
     found = access.principal("Bearer admin", "::1")
     assert found == Principal("ann", "admin") and found.id == "ann"
@@ -113,16 +113,16 @@ def test_a_token_of_an_admin_may_all_and_other_tokens_nothing() -> None:
         ("", "AUTH_TOKEN_MISSING"),
         ("Bearer old", "AUTH_TOKEN_EXPIRED"),
     ):
-        for _ in range(MAX_FAILURES + 1):  # none of it is a guess
+        for _ in range(MAX_FAILURES + 1):  # these do not count as guesses
             with pytest.raises(RtError) as refused:
                 access.principal(shown, "::1")
             assert refused.value.code == code
 
 
-def test_a_right_key_is_served_however_many_wrong_ones_came_from_its_address(
+def test_a_valid_key_is_accepted_however_many_wrong_ones_its_address_sent(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Wrong keys get 429 after the tenth in a minute; a right key or token from the same address never does."""
+    """Wrong keys get 429 after the tenth in a minute; a valid key or token from the same address never does."""
     clock = Clock()
     key, line = new_key("ops", "operator")
     access = AdminAccess(verify, KeyFile(str(keys_file(tmp_path, line))), clock)
@@ -144,13 +144,13 @@ def test_a_right_key_is_served_however_many_wrong_ones_came_from_its_address(
         assert access.principal("Bearer admin", "10.0.0.1").name == "ann"
     assert (refused("agent").code, refused("old").code) == ("FORBIDDEN", "AUTH_TOKEN_EXPIRED")
     assert refused("wrong", "10.0.0.2").code == "AUTH_TOKEN_INVALID"
-    assert len(caplog.records) == 1, "what is over the limit is not logged"
+    assert len(caplog.records) == 1, "requests over the limit are not logged"
     clock.ms += PER_S * 1000 - 500
     assert refused("wrong").code == "AUTH_TOKEN_INVALID"
 
 
-def test_no_user_is_written_down_as_a_key_or_as_another_user() -> None:
-    """The audit log has one text for who did it: a token's `sub` may be any text, also the name of a key."""
+def test_no_user_is_recorded_as_a_key_or_as_another_user() -> None:
+    """The audit log has one text for the author, and a token's `sub` may be any text, also the name of a key."""
     names = ["ann", "backup", "key:backup", "user:ann", "user:key:backup", "key:", "user:", "user:user:ann", "KEY:x"]
     written = [Principal(name, "admin").id for name in names] + [
         Principal(name, "admin", is_key=True).id for name in ("ann", "backup")

@@ -1,4 +1,4 @@
-"""The description is made of the declarations: paths, parameters, bodies, answers, errors, and a name for each."""
+"""The OpenAPI description is generated from the declarations: paths, parameters, bodies, answers, errors, names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OneThing(Handler):
 
 
 @aio
-async def test_the_description_says_what_is_declared() -> None:
+async def test_the_description_contains_the_declarations() -> None:
     admin = make_admin()
     routes = [("/api/v1/things", Things, {"admin": admin}), ("/api/v1/things/([^/]+)", OneThing, {"admin": admin})]
     routes += openapi_routes(admin, routes)

@@ -1,4 +1,4 @@
-"""What is declared is what is read: queries, path parts and cursors in their types; a wrong field is named."""
+"""Operations parse queries, path parts and cursors by their declared types, and name an invalid field."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Thing(Handler):
         raise NotImplementedError
 
 
-def test_a_query_is_read_in_its_types() -> None:
+def test_a_query_is_parsed_by_its_types() -> None:
     assert read_query(Find, {}) == Find()
     found = read_query(Find, {"ids": [b"a,b"], "closed": [b"true"], "sort": [b"-members"], "limit": [b"500"]})
     assert found == Find(ids=["a", "b"], closed=True, sort="-members", limit=500)
@@ -49,18 +49,18 @@ def test_a_query_is_read_in_its_types() -> None:
         ({"more": [b"1"]}, "more"),
     ],
 )
-def test_a_wrong_parameter_is_named(arguments: Any, field: str) -> None:
+def test_the_error_names_an_invalid_parameter(arguments: Any, field: str) -> None:
     with pytest.raises(RtError) as refused:
         read_query(Find, arguments)
     assert (refused.value.code, refused.value.fields) == ("BAD_REQUEST", {"field": field})
 
 
-def test_nothing_is_allowed_where_nothing_is_declared() -> None:
+def test_undeclared_parameters_are_refused() -> None:
     with pytest.raises(RtError):
         read_query(Query, {"a": [b""]})
 
 
-def test_path_parts_have_the_names_of_the_methods_arguments() -> None:
+def test_path_parts_are_named_after_the_methods_arguments() -> None:
     about = Thing.get.operation
     assert list(about.path) == ["thingId", "part"]
     assert read_path(about, ["t.1", "x y"]) == ["t.1", "x y"]
@@ -70,7 +70,7 @@ def test_path_parts_have_the_names_of_the_methods_arguments() -> None:
 
 
 @pytest.mark.parametrize("pattern", sorted(WORDS))
-def test_a_refusal_says_in_words_what_is_wrong_and_shows_no_regex(pattern: str) -> None:
+def test_a_refusal_has_a_readable_reason_without_a_regex(pattern: str) -> None:
     shaped = Annotated[str, Meta(pattern=pattern)]
     named, about = defstruct("Named", [("name", shaped)]), Thing.get.operation._replace(path={"name": shaped})
     for read in (
@@ -91,7 +91,7 @@ def test_a_refusal_says_in_words_what_is_wrong_and_shows_no_regex(pattern: str) 
         *((text, False) for text in ("", " ", "\u00a0\u2003", "a\n", "a\x7f", " " * 499 + "\x01")),
     ],
 )
-def test_a_reason_has_something_to_read_and_no_control_characters(text: str, fits: bool) -> None:
+def test_a_reason_has_visible_text_and_no_control_characters(text: str, fits: bool) -> None:
     try:
         read_query(Removal, {"reason": [text.encode()]})
     except RtError as refused:
@@ -100,7 +100,7 @@ def test_a_reason_has_something_to_read_and_no_control_characters(text: str, fit
         assert fits
 
 
-def test_a_change_that_is_recorded_must_take_a_reason() -> None:
+def test_a_recorded_change_must_have_a_reason_in_its_body() -> None:
     with pytest.raises(AssertionError, match=r"thing\.find takes no reason"):
 
         @operation("operator", query=Find, action="thing.find")
@@ -110,8 +110,8 @@ def test_a_change_that_is_recorded_must_take_a_reason() -> None:
     assert "reason" in Change.__struct_fields__
 
 
-def test_a_list_is_written_with_commas_or_item_by_item() -> None:
-    """Ids may have commas in them ("cn=ann,ou=desk" of LDAP): given item by item, each is taken as it is."""
+def test_a_list_is_given_with_commas_or_as_repeated_parameters() -> None:
+    """Ids may contain commas ("cn=ann,ou=desk" of LDAP). In repeated parameters each one is one item."""
     listed = defstruct("Listed", [("ids", list[str])])
     assert read_query(listed, {"ids": [b"a,b"]}).ids == ["a", "b"]
     assert read_query(listed, {"ids": [b"cn=ann,ou=desk", b"b"]}).ids == ["cn=ann,ou=desk", "b"]

@@ -11,7 +11,7 @@ from insightdesk_rt.engine.errors import RtError
 
 
 @given(st.text(max_size=50), st.integers(-(2**53), 2**53))
-def test_a_cursor_reads_back_as_it_was_made(text: str, number: int) -> None:
+def test_a_cursor_is_decoded_as_it_was_encoded(text: str, number: int) -> None:
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode()
     assert read_cursor(make_cursor(text, number), tuple[str, int]) == (text, number)
@@ -26,7 +26,7 @@ def test_a_forged_cursor_is_a_bad_request(text: str) -> None:
 
 
 @pytest.mark.parametrize(("count", "limit"), [(0, 1), (1, 1), (2, 1), (5, 2), (6, 2), (3, 10)])
-def test_pages_hold_every_item_once(count: int, limit: int) -> None:
+def test_pages_contain_every_item_once(count: int, limit: int) -> None:
     items, seen, cursor = list(range(count)), list[int](), ""
     while True:
         after = read_cursor(cursor, tuple[int])

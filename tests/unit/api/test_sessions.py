@@ -1,4 +1,4 @@
-"""Sessions of the console on a real Valkey: what lies there, how long it counts, what holds while that is away."""
+"""Sessions of the console in a real Valkey: what is stored, for how long, and what works during an outage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def refused(sessions: Sessions, secret: str) -> str:
 
 
 @aio
-async def test_the_key_lies_readable_neither_in_the_cookie_nor_in_valkey(valkey_url: str, prefix: str) -> None:
+async def test_the_key_is_readable_neither_in_the_cookie_nor_in_valkey(valkey_url: str, prefix: str) -> None:
     async with connected(valkey_url, prefix) as valkey:
         sessions = Sessions(valkey)
         secret = await sessions.open(KEY)
@@ -50,7 +50,7 @@ async def test_the_key_lies_readable_neither_in_the_cookie_nor_in_valkey(valkey_
 
 
 @aio
-async def test_it_ends_when_it_is_closed_and_when_its_time_is_over(valkey_url: str, prefix: str) -> None:
+async def test_a_session_ends_when_it_is_closed_or_expires(valkey_url: str, prefix: str) -> None:
     async with connected(valkey_url, prefix) as valkey:
         sessions, other = Sessions(valkey), Sessions(valkey)
         first, second = await sessions.open(KEY), await sessions.open(KEY)
@@ -58,19 +58,19 @@ async def test_it_ends_when_it_is_closed_and_when_its_time_is_over(valkey_url: s
         await sessions.close(first)
         await sessions.close(first)
         assert await refused(other, first) == await refused(sessions, first) == "AUTH_TOKEN_MISSING"
-        assert await other.credential(second) == KEY, "the other one goes on"
+        assert await other.credential(second) == KEY, "the other session stays valid"
         (name,) = await valkey.command("KEYS", f"{{{prefix}}}:console:*")
         await valkey.command("PEXPIRE", name, 1)
 
         async def over() -> bool:
             return await valkey.command("EXISTS", name) == 0
 
-        await until(over, "its time is over")
+        await until(over, "it has expired")
         assert await refused(other, second) == "AUTH_TOKEN_MISSING"
 
 
 @aio
-async def test_what_was_changed_in_valkey_is_not_believed(valkey_url: str, prefix: str) -> None:
+async def test_a_session_changed_in_valkey_is_refused(valkey_url: str, prefix: str) -> None:
     async with connected(valkey_url, prefix) as valkey:
         sessions = Sessions(valkey)
         mine, theirs = await sessions.open(KEY), await sessions.open("irt_another")
@@ -82,7 +82,7 @@ async def test_what_was_changed_in_valkey_is_not_believed(valkey_url: str, prefi
 
 
 @aio
-async def test_while_valkey_is_away_a_node_goes_on_with_what_it_has_seen() -> None:
+async def test_during_an_outage_a_node_accepts_sessions_it_has_seen_before() -> None:
     now_s = 0.0
     with OwnValkey() as own:
         async with connected(own.url, "outage") as valkey:
@@ -90,17 +90,17 @@ async def test_while_valkey_is_away_a_node_goes_on_with_what_it_has_seen() -> No
             secret, ended = await here.open(KEY), await here.open(KEY)
             await here.close(ended)
             own.kill()
-            await until(lambda: not valkey.available, "Valkey is seen to be away")
+            await until(lambda: not valkey.available, "the outage is noticed")
             assert await here.credential(secret) == KEY
             assert await refused(there, secret) == await refused(here, ended) == "UNAVAILABLE"
             during = await here.open(KEY)
-            assert await here.credential(during) == KEY, "somebody signed in to look at the outage"
+            assert await here.credential(during) == KEY, "somebody who is signed in can look into the outage"
             now_s += OUTAGE_S + 1
             assert await refused(here, secret) == "UNAVAILABLE"
 
 
 @aio
-async def test_what_a_node_remembers_is_bounded(valkey_url: str, prefix: str) -> None:
+async def test_the_number_of_remembered_sessions_is_bounded(valkey_url: str, prefix: str) -> None:
     async with connected(valkey_url, prefix) as valkey:
         sessions = Sessions(valkey)
         await asyncio.gather(*(sessions.open(KEY) for _ in range(MAX_SEEN + 5)))
@@ -117,8 +117,8 @@ OLD = OURS | {"Sec-Fetch-Site": None}  # an old browser, or plain HTTP to anothe
         ("POST", OURS, True),
         ("POST", OLD, True),
         ("POST", OURS | {"Origin": None}, True),
-        ("POST", OURS | {"Origin": "https://desk.example"}, True),  # a proxy calls us by another Host
-        ("POST", OLD | {"Origin": "http://rt.example"}, True),  # TLS ended in a proxy that nobody told us of
+        ("POST", OURS | {"Origin": "https://desk.example"}, True),  # a proxy sends another Host
+        ("POST", OLD | {"Origin": "http://rt.example"}, True),  # a proxy that is not configured terminates TLS
         ("POST", OLD | {"Origin": None}, False),
         ("POST", OLD | {"Origin": "https://rt.example:8443"}, False),
         ("POST", OLD | {"Origin": "https://rt.example.evil.example"}, False),
@@ -135,6 +135,6 @@ OLD = OURS | {"Sec-Fetch-Site": None}  # an old browser, or plain HTTP to anothe
         ("HEAD", {"Sec-Fetch-Site": "same-site"}, False),
     ],
 )
-def test_a_cookie_counts_for_our_own_pages_only(method: str, headers: dict[str, Any], counts: bool) -> None:
+def test_a_cookie_is_accepted_only_from_our_own_pages(method: str, headers: dict[str, Any], counts: bool) -> None:
     given = HTTPHeaders({"Host": "rt.example"} | {name: value for name, value in headers.items() if value})
     assert of_our_page(method, given) is counts

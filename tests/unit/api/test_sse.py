@@ -1,4 +1,4 @@
-"""What waits for a reader of a stream. Streams themselves are tested on real processes."""
+"""The queue of a stream's reader. Streams themselves are tested on real processes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.support.aio import aio
 
 
 @aio
-async def test_what_is_not_kept_is_said_so_and_a_long_one_is_kept_if_alone() -> None:
-    """A reading longer than what may wait was never sent; one that was dropped was taken for sent."""
+async def test_a_dropped_event_is_reported_and_a_long_one_is_kept_if_alone() -> None:
+    """An event longer than the queue's limit was never sent, and a dropped one counted as sent."""
     handler: Any = SimpleNamespace()
     stream = EventStream(handler, "viewer")
     assert stream.put("state", "x" * (MAX_WAITING_BYTES + 1))
@@ -25,7 +25,7 @@ async def test_what_is_not_kept_is_said_so_and_a_long_one_is_kept_if_alone() -> 
     assert [short.put("event", "{}") for _ in range(MAX_WAITING + 1)] == [True] * MAX_WAITING + [False]
 
 
-def test_a_place_is_one_readers_and_is_given_back_whatever_ends_the_stream() -> None:
+def test_a_readers_place_is_released_however_the_stream_ends() -> None:
     streams = Streams()
 
     def refusal(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Certificate and key on our own ports: what is wrong with a file, and loading both again while connections go on."""
+"""Certificate and key of our ports: errors in the files, and reloading both while connections stay open."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def named(cert: Path, key: Path) -> TlsSettings:
     return TlsSettings(tls_cert_file=str(cert), tls_key_file=str(key))
 
 
-def test_each_wrong_file_is_named_in_one_line(tmp_path: Path) -> None:
+def test_the_error_for_an_invalid_file_names_it_in_one_line(tmp_path: Path) -> None:
     good, other = certificate(tmp_path / "good.pem"), certificate(tmp_path / "other.pem")
     empty, folder = tmp_path / "empty.pem", tmp_path / "folder"
     empty.write_bytes(b"")
@@ -47,7 +47,7 @@ def test_each_wrong_file_is_named_in_one_line(tmp_path: Path) -> None:
 
 
 async def serial(port: int) -> int:
-    """Return the serial number of the certificate that a new connection is shown."""
+    """Return the serial number of the certificate that a new connection gets."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
@@ -57,10 +57,10 @@ async def serial(port: int) -> int:
 
 
 @aio
-async def test_new_connections_are_shown_the_certificate_that_was_loaded_last(
+async def test_new_connections_get_the_certificate_that_was_loaded_last(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A pair that cannot be used is logged, and the old one stays in use whole."""
+    """An invalid pair is logged, and the old pair stays in use."""
     caplog.set_level(logging.INFO)
     file = certificate(tmp_path / "both.pem")
     first = x509.load_pem_x509_certificate(file.read_bytes()).serial_number
@@ -79,7 +79,7 @@ async def test_new_connections_are_shown_the_certificate_that_was_loaded_last(
     server.close()
 
 
-def test_a_server_without_a_certificate_says_that_there_is_nothing_to_load(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_without_a_certificate_logs_that_there_is_nothing_to_reload(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     Certificates(TlsSettings()).reload()
     assert "tls_cert_file is not set" in caplog.text

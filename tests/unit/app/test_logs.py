@@ -1,4 +1,4 @@
-"""A log line is one line, whatever a client sent, and holds no secret."""
+"""A log entry is one line, whatever a client sent, and contains no secret."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.certificates import contexts
 from tests.support.door import door
 from tests.support.tokens import token
 
-# C0, DEL, C1, bidi and line separators: what may not be in a line
+# C0, DEL, C1, bidi and line separators: characters that a line must not contain
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def line(style: str, message: str = "client closed", node: str = "", **extra: Any) -> str:
-    """Return the text that logging this writes, without its newline."""
+    """Log this, and return the written text without its newline."""
     record = logging.LogRecord("insightdesk_rt.engine.transport.client", logging.INFO, __file__, 1, message, (), None)
     record.created, record.msecs = 1_795_397_242.677, 677.0
     record.__dict__.update(extra)
@@ -36,7 +36,7 @@ def line(style: str, message: str = "client closed", node: str = "", **extra: An
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """Give the loggers back as pytest has them."""
+    """Restore the loggers of pytest."""
     loggers = [logging.getLogger(name) for name in (None, "tornado.access", "tornado.general", "asyncio")]
     before = [(list(one.handlers), list(one.filters), one.level) for one in loggers]
     yield
@@ -45,7 +45,7 @@ def restored() -> Iterator[None]:
         one.setLevel(level)
 
 
-def test_a_line_says_when_how_bad_where_and_what() -> None:
+def test_a_line_has_time_level_logger_and_message() -> None:
     assert line("kv", sid="Xa3", why="ping timeout", sent=7, recovered=True, left=None, took=0.25) == (
         "time=2026-11-23T01:27:22.677Z level=info logger=engine.transport.client "
         'msg="client closed" sid=Xa3 why="ping timeout" sent=7 recovered=true left=null took=0.25'
@@ -99,7 +99,7 @@ def test_a_client_cannot_forge_a_line_or_a_field(style: str, value: str) -> None
 
 
 @given(st.text(), st.text())
-def test_any_text_leaves_a_line_whole(one: str, two: str) -> None:
+def test_any_text_is_logged_as_one_line(one: str, two: str) -> None:
     text = line("json", one, agent=two)
     assert not UNSAFE.search(text)
     assert {"msg", "agent"} <= json.loads(text).keys()
@@ -126,19 +126,19 @@ SECRET_TEXTS = [
 
 @pytest.mark.parametrize("style", ["kv", "json"])
 @pytest.mark.parametrize("text", SECRET_TEXTS, ids=range(len(SECRET_TEXTS)))
-def test_what_looks_like_a_secret_is_not_shown(style: str, text: str) -> None:
+def test_texts_that_look_like_secrets_are_hidden(style: str, text: str) -> None:
     for shown in (line(style, text), line(style, value=text), line(style, value={"a": [text]})):
         assert "c2VjcmV0LXZhbHVl" not in shown
         assert "eyJ" not in shown
 
 
 @pytest.mark.parametrize("name", ["token", "jwt_secret", "password", "Authorization", "cookie", "pid", "refresh_token"])
-def test_a_field_named_like_a_secret_is_not_shown(name: str) -> None:
+def test_fields_named_like_secrets_are_hidden(name: str) -> None:
     assert f"{name}=[hidden]" in line("kv", **{name: "open sesame"})
     assert f"{name}=17" in line("kv", **{name: 17}), "a number is a process id or a count"
 
 
-def test_what_is_no_secret_is_shown() -> None:
+def test_other_texts_are_shown() -> None:
     for text in ("no token was given", "the bearer is tired", "http://host:80/path?x=1", "keys", "2 tokens refused"):
         assert text in line("kv", value=text)
 
@@ -161,7 +161,7 @@ def test_a_traceback_is_one_line_and_keeps_its_end(restored: None) -> None:
         assert "ValueError: bad\\nthing [token]" in text and "event" in text
 
 
-def test_setting_up_again_replaces_and_the_level_counts(restored: None) -> None:
+def test_a_second_setup_replaces_the_first_and_the_level_applies(restored: None) -> None:
     first, second = io.StringIO(), io.StringIO()
     observe.setup_logging("debug", "kv", stream=first)
     observe.setup_logging("warning", "json", node="n1", stream=second)
@@ -174,7 +174,7 @@ def test_setting_up_again_replaces_and_the_level_counts(restored: None) -> None:
 
 
 def test_requests_are_not_logged_by_tornado(restored: None) -> None:
-    """Its line has the whole URL: the session's id is in it."""
+    """Tornado's line would contain the URL with the session's id."""
     out = io.StringIO()
     observe.setup_logging("info", "kv", stream=out)
     logging.getLogger("tornado.access").warning("404 GET /x?sid=y")

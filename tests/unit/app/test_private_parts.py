@@ -47,7 +47,7 @@ def test_the_installed_libraries_have_all_private_parts() -> None:
         ),
     ],
 )
-def test_a_missing_part_is_named_with_the_version_to_install(part: Part, gone: str) -> None:
+def test_the_error_for_a_missing_part_names_the_version_to_install(part: Part, gone: str) -> None:
     said = lacking((part,))
     assert gone in said and "\n" not in said
     assert said.endswith(f"install {wanted(part.library)}") and "<" in wanted(part.library)

@@ -1,4 +1,4 @@
-"""What another says of itself is shown, and does not get to write to the terminal what it likes."""
+"""Texts of clients are printed without characters that control the terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROW = {
 
 
 @pytest.mark.parametrize("words", [(), ("--closed",), ("--json",)])
-def test_nothing_a_terminal_would_obey_is_printed(
+def test_terminal_control_characters_are_not_printed(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")

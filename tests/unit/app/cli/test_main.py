@@ -71,7 +71,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
 # ── token ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_token_prints_a_token_that_a_server_of_the_same_data_dir_believes(run: Any, secret: None) -> None:
+def test_token_prints_a_token_that_a_server_with_the_same_data_dir_accepts(run: Any, secret: None) -> None:
     words = [
         "--sub",
         "anna",
@@ -96,12 +96,12 @@ def test_token_prints_a_token_that_a_server_of_the_same_data_dir_believes(run: A
     assert said.out.count("\n") == 1
 
 
-def test_token_signs_for_the_issuer_and_audience_that_are_configured(run: Any, secret: None) -> None:
+def test_token_uses_the_configured_issuer_and_audience(run: Any, secret: None) -> None:
     said = run("token", "--sub", "a", "--role", "admin", "--jwt-issuer", "me", "--jwt-audience", "desk")
     assert KeyRing(TokenSettings(jwt_issuer="me", jwt_audience="desk")).verify(said.out.strip()).role == "admin"
 
 
-def test_token_does_not_make_what_the_server_would_refuse(run: Any, secret: None) -> None:
+def test_token_refuses_claims_that_the_server_would_refuse(run: Any, secret: None) -> None:
     for words in (["--sub", "a\nb"], ["--sub", ""], ["--sub", "a" * 129], ["--sub", "a", "--name", "n" * 300]):
         said = run("token", "--role", "agent", *words)
         assert said.code == 2 and said.out == "" and len(said.err.splitlines()) == 1
@@ -133,7 +133,7 @@ def test_explain_says_why_a_token_is_refused(run: Any, change: dict[str, Any], w
     assert text.split(".")[2] not in said.out + said.err, "the signature is not"
 
 
-def test_explain_says_who_an_accepted_token_speaks_for(secret: None, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explain_shows_the_user_of_an_accepted_token(secret: None, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = run("token", "--sub", "ann", "--role", "agent", "--team", "red").out
     said = run("token", "--explain", text)
     assert (said.code, said.err) == (0, "")
@@ -142,15 +142,15 @@ def test_explain_says_who_an_accepted_token_speaks_for(secret: None, run: Any, m
     assert run("token", "--explain", "-").code == 0
 
 
-def test_explain_goes_by_the_servers_settings(secret: None, run: Any) -> None:
+def test_explain_uses_the_servers_settings(secret: None, run: Any) -> None:
     text = run("token", "--sub", "ann", "--role", "agent", "--jwt-audience", "desk").out.strip()
     assert run("token", "--explain", text, "--jwt-audience", "desk").code == 0
     assert "another audience" in run("token", "--explain", text).err
     assert "the signature is wrong" in run("token", "--explain", text, "--jwt-secret", "x" * 40).err
 
 
-def test_explain_makes_no_secret(run: Any, tmp_path: Path) -> None:
-    """Held against a new secret, every token would be wrong."""
+def test_explain_creates_no_secret(run: Any, tmp_path: Path) -> None:
+    """With a new secret, every token would be invalid."""
     said = run("token", "--explain", "a.b.c", "--data-dir", str(tmp_path / "elsewhere"))
     assert said.code == 2 and "no secret in data_dir" in said.err
     assert not (tmp_path / "elsewhere").exists()
@@ -196,7 +196,7 @@ def test_emit_takes_json_from_standard_input_and_an_id_and_a_key(
     assert run("emit", *words).code == 0
     body, bearer = admin.asked[0][2:]
     assert body is not None and (body["data"], body["id"], bearer) == ([1], "mine", "Bearer k3y")
-    assert not (tmp_path / "data").exists(), "no secret was made for nothing"
+    assert not (tmp_path / "data").exists(), "no secret was created"
 
 
 def test_emit_can_be_volatile(secret: None, run: Any, admin: Answering) -> None:
@@ -215,7 +215,7 @@ def test_emit_can_be_volatile(secret: None, run: Any, admin: Answering) -> None:
         (500, b'{"error":"x"}', "HTTP 500"),
     ],
 )
-def test_a_refusal_is_said_in_one_line(
+def test_a_refusal_is_printed_in_one_line(
     secret: None, run: Any, admin: Answering, status: int, answer: bytes, expected: str
 ) -> None:
     admin.status, admin.answer = status, answer
@@ -223,7 +223,7 @@ def test_a_refusal_is_said_in_one_line(
     assert (said.code, said.out, said.err) == (1, "", f"insightdesk-rt: the server refused: {expected}\n")
 
 
-def test_nobody_at_the_port_is_said_in_one_line(secret: None, run: Any) -> None:
+def test_an_unreachable_port_is_reported_in_one_line(secret: None, run: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = str(gone.getsockname()[1])
     for words in (["status"], ["emit", "/t", "r", "e", "1"]):
@@ -233,7 +233,7 @@ def test_nobody_at_the_port_is_said_in_one_line(secret: None, run: Any) -> None:
         assert said.err.endswith("Connection refused\n") and said.err.count("\n") == 1
 
 
-def test_status_is_a_table_and_an_exit_code(run: Any, admin: Answering) -> None:
+def test_status_prints_a_table_and_sets_the_exit_code(run: Any, admin: Answering) -> None:
     admin.answer = (
         b'{"ready":true,"node":{"id":"n1"},"checks":[{"name":"valkey","ok":true},{"name":"disk","ok":false}]}'
     )
@@ -258,7 +258,7 @@ def test_status_is_a_table_and_an_exit_code(run: Any, admin: Answering) -> None:
     assert admin.asked[0][:2] == ("GET", "/readyz")
 
 
-def test_status_shows_the_nodes_to_who_has_a_key(run: Any, admin: Answering, tmp_path: Path) -> None:
+def test_status_shows_the_nodes_if_there_is_a_key(run: Any, admin: Answering, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("k3y")
     notes = ["does", "not", "receive", "the", "others'", "events,", "draining:", "3", "left"]
     one = {"node": "n1", "version": "1.0", "uptimeSeconds": 93_784.5, "connections": {"polling": 1, "websocket": 41}}
@@ -290,7 +290,7 @@ def test_status_shows_the_nodes_to_who_has_a_key(run: Any, admin: Answering, tmp
     assert "\x1b" not in said.out
 
 
-def test_the_admin_port_is_where_the_settings_say(run: Any, admin: Answering) -> None:
+def test_the_address_of_the_admin_port_is_read_from_the_settings(run: Any, admin: Answering) -> None:
     assert run("status", "--admin-address", "0.0.0.0", "--admin-allow-plaintext", "--admin-port", admin.port).code == 0
     said = run("status", "--admin-port", "0")
     assert said.code == 2 and "--admin-port" in said.err
@@ -301,7 +301,7 @@ def test_the_admin_port_is_where_the_settings_say(run: Any, admin: Answering) ->
 # ── check ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_check_says_what_was_set_and_where_and_makes_nothing(run: Any, tmp_path: Path) -> None:
+def test_check_shows_settings_and_their_origin_and_creates_nothing(run: Any, tmp_path: Path) -> None:
     (tmp_path / "rt.toml").write_text("\nnode_id = 'n7'\n")
     said = run("check", "--config", "rt.toml", "--jwt-secret", "s" * 32, "--allowed-origins", "*")
     assert said.code == 0
@@ -313,7 +313,7 @@ def test_check_says_what_was_set_and_where_and_makes_nothing(run: Any, tmp_path:
     assert os.listdir(tmp_path) == ["rt.toml"]
 
 
-def test_check_names_every_problem(run: Any, tmp_path: Path) -> None:
+def test_check_reports_every_problem(run: Any, tmp_path: Path) -> None:
     (tmp_path / "rt.toml").write_text("port = 'x'\nadres = '::'\n")
     said = run("check", "--config", "rt.toml")
     assert said.code == 2 and said.out == ""
@@ -340,7 +340,7 @@ def test_check_names_every_problem(run: Any, tmp_path: Path) -> None:
     ],
 )
 def test_check_finds_what_serve_refuses(run: Any, tmp_path: Path, words: list[str], said: str) -> None:
-    """`serve` says the same and ends; nothing is left behind by looking."""
+    """`serve` prints the same and ends. `check` leaves no files behind."""
     (tmp_path / "file").write_text("nothing\n", encoding="utf-8")
     found = run("check", *words)
     assert (found.code, found.out, found.err) == (2, "", f"insightdesk-rt: {said.format(tmp_path)}\n")
@@ -360,14 +360,14 @@ def test_check_finds_what_serve_refuses(run: Any, tmp_path: Path, words: list[st
     [("192.0.2.7", "Cannot assign requested address"), ("no.such.host.invalid", "Name or service not known")],
 )
 def test_check_tries_to_listen_on_each_address(run: Any, setting: str, address: str, why: str) -> None:
-    """At a free port: the server's own may be in use, by the server."""
+    """It uses a free port, because the configured one may be in use by the running server."""
     options = ["--jwt-secret", "s" * 32, "--admin-allow-plaintext", "yes", "--offline"]
     found = run("check", *options, f"--{setting.replace('_', '-')}", address)
     line = f"insightdesk-rt: {setting}: cannot listen on {address}: {why}\n"
     assert (found.code, found.out, found.err) == (2, "", line)
 
 
-def test_check_does_not_connect_where_it_is_told_not_to(run: Any) -> None:
+def test_check_does_not_connect_if_it_is_told_not_to(run: Any) -> None:
     assert run("check", "--valkey-url", "unix:///no/such", "--offline").code == 0
 
 
@@ -375,8 +375,8 @@ def test_check_does_not_connect_where_it_is_told_not_to(run: Any) -> None:
     "words",
     [["token", "--sub", "x", "--role", "admin"], ["emit", "/tickets", "r", "e", "1"], ["connections"]],
 )
-def test_only_serve_makes_a_secret(run: Any, tmp_path: Path, words: list[str]) -> None:
-    """A command that made one signed with it what no server believed, and said nothing."""
+def test_only_serve_creates_a_secret(run: Any, tmp_path: Path, words: list[str]) -> None:
+    """Another command that created one would sign tokens that no server accepts."""
     said = run(*words, "--data-dir", "elsewhere")
     assert (said.code, said.out) == (2, "")
     assert said.err == (
@@ -395,10 +395,10 @@ def test_check_prints_every_setting(run: Any) -> None:
 # ── serve ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_serve_hands_the_settings_to_the_server_and_its_exit_code_back(
+def test_serve_passes_the_settings_to_the_server_and_returns_its_exit_code(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server itself is tested as a process; here it only records."""
+    """The server itself is tested as a process; here it is replaced by a recorder."""
     given: list[LoadedSettings] = []
 
     def run_process(loaded: LoadedSettings) -> int:
@@ -414,7 +414,7 @@ def test_serve_hands_the_settings_to_the_server_and_its_exit_code_back(
     assert "level=warning" in said.err and "allowed_origins has *" in said.err and said.err.count("\n") == 1
 
 
-def test_another_shell_is_told_a_line_that_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_printed_command_works_in_another_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     script = tmp_path / "a b" / "insightdesk-rt"
     script.write_text("#!/bin/sh\n")
@@ -459,13 +459,13 @@ def test_another_shell_is_told_a_line_that_works(monkeypatch: pytest.MonkeyPatch
         (["check", "--port", "x"], "port = x (command line): expected a whole number from 0 to 65535"),
     ],
 )
-def test_what_is_asked_wrongly_is_one_line_and_exit_code_2(run: Any, words: list[str], expected: str) -> None:
+def test_wrong_usage_is_one_line_and_exit_code_2(run: Any, words: list[str], expected: str) -> None:
     said = run(*words)
     assert (said.code, said.out) == (2, "")
     assert said.err.startswith(f"insightdesk-rt: {expected}") and said.err.count("\n") == 1
 
 
-def test_help_names_every_command_and_every_setting(run: Any) -> None:
+def test_help_lists_every_command_and_every_setting(run: Any) -> None:
     said = run("--help")
     assert said.code == 0 and said.err == ""
     assert all(f"  {name} " in said.out for name in ("serve", "token", "emit", "status", "check"))
@@ -476,7 +476,7 @@ def test_help_names_every_command_and_every_setting(run: Any) -> None:
         assert "--config FILE" in run(name, "--help").out
 
 
-def test_ctrl_c_is_no_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_prints_no_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*words: object, **more: object) -> None:
         raise KeyboardInterrupt
 
@@ -485,20 +485,20 @@ def test_ctrl_c_is_no_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert (said.code, said.err) == (130, "")
 
 
-def test_a_reader_that_leaves_is_no_traceback() -> None:
+def test_a_closed_output_pipe_prints_no_traceback() -> None:
     line = f"'{sys.executable}' -m insightdesk_rt check --print toml | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, cwd=ROOT)
     assert done.stdout.startswith("# The settings") and done.stderr == ""
 
 
-def test_a_full_disk_is_one_line() -> None:
+def test_a_full_disk_is_reported_in_one_line() -> None:
     line = [sys.executable, "-m", "insightdesk_rt", "check", "--print", "toml"]
     with open("/dev/full", "w", encoding="utf-8") as full:
         said = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20)
     assert (said.returncode, said.stderr) == (1, "insightdesk-rt: cannot write: No space left on device\n")
 
 
-def test_a_token_that_is_refused_for_its_time_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_refused_because_of_its_time_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     def late(*words: object) -> None:
         raise RtError("AUTH_TOKEN_EXPIRED")
 
@@ -508,8 +508,8 @@ def test_a_token_that_is_refused_for_its_time_is_said(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk"])
-def test_commands_print_in_any_encoding_of_the_terminal(encoding: str) -> None:
-    """Characters that the terminal lacks are escaped; the settings file that is printed is UTF-8 everywhere."""
+def test_commands_work_with_any_encoding_of_the_terminal(encoding: str) -> None:
+    """Characters that the terminal lacks are escaped. The printed settings file is always UTF-8."""
     command = [sys.executable, "-m", "insightdesk_rt", "check"]
     surroundings = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
     said = subprocess.run([*command, "--node-id", "x", "--data-dir", "ö…ß"], capture_output=True, env=surroundings)

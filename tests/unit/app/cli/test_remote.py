@@ -1,4 +1,4 @@
-"""One call of the admin port: any status is an answer, anything else one line."""
+"""A call of the admin port: any HTTP status is an answer, and any other failure is one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def failure(url: str) -> str:
     return str(caught.value)
 
 
-def test_an_answer_is_a_status_and_an_object() -> None:
+def test_an_answer_consists_of_a_status_and_an_object() -> None:
     with answering() as port:
         url = f"http://127.0.0.1:{port.port}"
         for status, body, found in [
@@ -34,7 +34,7 @@ def test_an_answer_is_a_status_and_an_object() -> None:
         assert port.asked[-1] == ("POST", "/y", {"b": "ö"}, "Bearer k3y")
 
 
-def test_a_redirect_is_not_followed_since_it_would_be_shown_the_token() -> None:
+def test_a_redirect_is_not_followed_because_it_would_get_the_token() -> None:
     with answering() as port:
         port.status = 302
         assert call(f"http://127.0.0.1:{port.port}/", "{}", "k3y")[0] == 302
@@ -49,7 +49,7 @@ def test_a_refused_connection_is_an_error_of_one_line() -> None:
         failure(wrong)
 
 
-def test_what_does_not_speak_http_is_one_line() -> None:
+def test_a_server_that_does_not_speak_http_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
 
         def answer() -> None:
@@ -64,7 +64,7 @@ def test_what_does_not_speak_http_is_one_line() -> None:
         thread.join(5)
 
 
-def test_a_refusal_is_said_in_a_line() -> None:
+def test_a_refusal_is_described_in_one_line() -> None:
     assert reason(403, {"error": {"code": "FORBIDDEN", "message": "No."}}) == "FORBIDDEN: No."
     assert (
         reason(400, {"error": {"code": "BAD_REQUEST", "message": "No.", "field": "room"}}) == "BAD_REQUEST: No. (room)"

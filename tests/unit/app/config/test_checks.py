@@ -1,4 +1,4 @@
-"""What must fit together. Each row: settings that differ from the default, and the setting that is named for it."""
+"""Checks of settings together. Each row has the changed settings, and the setting that the error names."""
 
 from __future__ import annotations
 
@@ -102,18 +102,18 @@ MISFIT: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("changed", FIT, ids=str)
-def test_these_fit(changed: dict[str, Any]) -> None:
+def test_these_settings_are_valid(changed: dict[str, Any]) -> None:
     assert list(misfits(compose(**changed))) == []
 
 
 @pytest.mark.parametrize(("name", "changed"), MISFIT, ids=str)
-def test_these_do_not_and_the_setting_to_change_is_named(name: str, changed: dict[str, Any]) -> None:
+def test_the_error_for_contradictory_settings_names_one_to_change(name: str, changed: dict[str, Any]) -> None:
     found = list(misfits(compose(**changed)))
     assert name in [one for one, _ in found]
     assert all("\n" not in why for _, why in found)
 
 
-def test_what_is_allowed_but_doubtful_is_said() -> None:
+def test_doubtful_settings_are_warned_of() -> None:
     assert list(doubts(compose())) == []
     assert "jwks_url" in next(doubts(compose(jwks_url="http://id.example.com/jwks")))
     assert list(doubts(compose(jwks_url="http://127.0.0.1/jwks"))) == []
@@ -122,7 +122,7 @@ def test_what_is_allowed_but_doubtful_is_said() -> None:
     assert "max_payload_bytes" in next(doubts(compose(max_payload_bytes=2_000_000)))
 
 
-def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_names_its_setting(tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.write_text("x")
     settings = compose(
@@ -130,4 +130,4 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     )
     assert [name for name, _ in file_misfits(settings)] == ["data_dir"]
     assert list(file_misfits(compose(data_dir=str(tmp_path / "not" / "yet")))) == []
-    assert sorted(tmp_path.iterdir()) == [there], "looking changes nothing"
+    assert sorted(tmp_path.iterdir()) == [there], "a check changes nothing"

@@ -1,4 +1,4 @@
-"""The pages that are made of the table are the ones in the repository."""
+"""The generated pages in the repository are up to date."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from insightdesk_rt.app.config.printed import SHIPPED
 TOP = Path(__file__).parents[4]
 
 
-def test_the_configuration_file_is_what_the_table_says() -> None:
+def test_the_configuration_file_is_up_to_date() -> None:
     """After a change of a setting: insightdesk-rt check --print toml > conf/insightdesk-rt.toml"""
     assert (TOP / "conf/insightdesk-rt.toml").read_text() == as_toml()
 
 
-def test_the_documentation_is_what_the_table_says() -> None:
+def test_the_tables_of_the_documentation_are_up_to_date() -> None:
     """After a change of a setting: paste insightdesk-rt check --print markdown at the end of docs/configuration.md"""
     assert (TOP / "docs/configuration.md").read_text().find(as_markdown().rstrip()) > 0
 
 
-def test_the_configuration_file_changes_nothing_and_with_its_comments_taken_away_sets_every_default(
+def test_the_configuration_file_contains_every_default_as_a_comment(
     tmp_path: Path,
 ) -> None:
     assert tomllib.loads(as_toml()) == SHIPPED == {"data_dir": "/var/lib/insightdesk-rt"}
@@ -44,16 +44,16 @@ def test_every_setting_is_in_the_documentation_once() -> None:
     assert rows == list(table())
 
 
-def test_the_systemd_unit_gives_the_drain_its_time() -> None:
+def test_the_systemd_unit_waits_for_the_drain() -> None:
     unit = (TOP / "conf/insightdesk-rt.service").read_text()
     found = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     assert found and int(found.group(1)) >= compose().process.drain_seconds + 30
-    assert f"\nStateDirectory={Path(SHIPPED['data_dir']).name}\n" in unit, "the folder that the file names"
-    assert "\nKillMode=mixed\n" in unit, "the embedded Valkey must not get SIGTERM before the drain is over"
+    assert f"\nStateDirectory={Path(SHIPPED['data_dir']).name}\n" in unit, "the folder in the configuration file"
+    assert "\nKillMode=mixed\n" in unit, "the embedded Valkey must not get SIGTERM before the drain has ended"
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
-def test_the_systemd_unit_may_do_little() -> None:
+def test_the_systemd_unit_has_few_permissions() -> None:
     line = ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(TOP / "conf/insightdesk-rt.service")]
     said = subprocess.run(line, capture_output=True, text=True, timeout=30).stdout
     found = re.search(r"exposure level for \S+: (\d+\.\d)", said)

@@ -1,4 +1,4 @@
-"""The table of settings, and the structs of the parts that are put together from it."""
+"""The table of settings, and the structs of the parts that get their values from it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_order_of_the_documentation_names_only_settings_that_exist() -> None
     assert sorted(named) == sorted(table())
 
 
-def test_a_number_names_its_bounds_and_a_word_its_choices() -> None:
+def test_numbers_have_bounds_and_words_have_choices() -> None:
     assert table()["port"].expected == "a whole number from 0 to 65535"
     assert table()["log_format"].expected == "kv or json"
     assert table()["demo"].expected == "true or false"
@@ -121,7 +121,7 @@ def test_rates_are_read() -> None:
     [(address, True) for address in ("127.0.0.1", "127.9.9.9", "::1", "localhost")]
     + [(address, False) for address in ("0.0.0.0", "", "::", "10.0.0.1", "localhost.example.com")],
 )
-def test_loopback_is_what_only_this_machine_reaches(address: str, loopback: bool) -> None:
+def test_loopback_addresses_are_recognised(address: str, loopback: bool) -> None:
     assert is_loopback(address) is loopback
     assert compose(address=(address,)).client_port.on_loopback is loopback
     assert compose(address=("127.0.0.1", address)).client_port.on_loopback is loopback

@@ -1,4 +1,4 @@
-"""Command line, environment, file, default: which counts, how a value is read, what an error says."""
+"""The sources of settings (command line, environment, file, default): precedence, parsing, and errors."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def problem(argv: list[str], environ: dict[str, str] | None = None) -> str:
     return str(caught.value)
 
 
-def test_without_anything_every_setting_has_its_default() -> None:
+def test_settings_that_are_not_given_have_their_defaults() -> None:
     loaded = load([], {"HOME": "/root", "PORT": "9"})
     assert loaded.settings == compose()
     assert set(loaded.origins.values()) == {"default"}
     assert loaded.origins.keys() == table().keys()
 
 
-def test_the_command_line_counts_before_the_environment_before_the_file(toml: Write) -> None:
+def test_the_command_line_overrides_the_environment_and_that_the_file(toml: Write) -> None:
     file = toml("port = 1\nadmin_port = 2\nnode_id = 'n3'\n")
     loaded = load(["--port", "5", "--config", file], {"INSIGHTDESK_RT_PORT": "4", "INSIGHTDESK_RT_ADMIN_PORT": "6"})
     assert (
@@ -54,7 +54,7 @@ def test_the_command_line_counts_before_the_environment_before_the_file(toml: Wr
 def test_the_environment_can_name_the_file(toml: Write) -> None:
     file = toml("port = 7\n")
     assert load([], {"INSIGHTDESK_RT_CONFIG": file}).settings.client_port.port == 7
-    assert load([], {"INSIGHTDESK_RT_REQUIRE": "node,chromium"}).settings == compose(), "the tests' own, no setting"
+    assert load([], {"INSIGHTDESK_RT_REQUIRE": "node,chromium"}).settings == compose(), "not a setting"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_environment_can_name_the_file(toml: Write) -> None:
         (["--log-level", "debug"], "log_level", "debug"),
     ],
 )
-def test_a_flag_is_read_as_its_setting_is_typed(argv: list[str], name: str, value: object) -> None:
+def test_a_flag_is_parsed_by_the_type_of_its_setting(argv: list[str], name: str, value: object) -> None:
     assert flat(load(argv, {}).settings)[name] == value
 
 
@@ -104,19 +104,19 @@ def test_a_file_is_read_as_toml(toml: Write) -> None:
         ("[rate_limits]\nx = 5", 1, 'rate_limits = x=5 ({}:1): expected a table of event = "max/seconds"'),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named_with_its_line(toml: Write, text: str, line: int, expected: str) -> None:
+def test_an_error_in_a_file_is_reported_with_its_line(toml: Write, text: str, line: int, expected: str) -> None:
     file = toml(text)
     assert problem(["--config", file]) == expected.format(file)
 
 
 @pytest.mark.parametrize("text", ["port = ", "port = 1\nport = 2", "= 1", "port = 1 2"])
-def test_a_file_that_is_not_toml_is_named_with_the_line(toml: Write, text: str) -> None:
+def test_a_file_that_is_not_toml_is_reported_with_the_line(toml: Write, text: str) -> None:
     file = toml(text)
     said = problem(["--config", file])
     assert said.startswith(f"config = {file}: ") and "(at " in said and "\n" not in said
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_the_error_for_an_unreadable_file_names_it(tmp_path: Path) -> None:
     assert problem(["--config", str(tmp_path / "x")]) == f"config = {tmp_path / 'x'}: No such file or directory"
     assert "Is a directory" in problem([], {"INSIGHTDESK_RT_CONFIG": str(tmp_path)})
     (tmp_path / "latin").write_bytes(b'node_id = "\xe4"')
@@ -148,17 +148,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_in_the_shell_is_named_too(argv: list[str], environ: dict[str, str], expected: str) -> None:
+def test_an_error_in_a_flag_or_variable_names_its_source(
+    argv: list[str], environ: dict[str, str], expected: str
+) -> None:
     said = problem(argv, environ)
     assert said.startswith(expected) and "\n" not in said
 
 
-def test_all_problems_are_said_at_once_a_line_each(toml: Write) -> None:
+def test_all_problems_are_reported_together_in_one_line_each(toml: Write) -> None:
     said = problem(["--config", toml("port = true\nfoo = 1\n"), "--demo=x"])
     assert len(said.splitlines()) == 3
 
 
-def test_what_does_not_fit_is_named_with_its_origin() -> None:
+def test_contradictory_settings_are_reported_with_their_origin() -> None:
     said = problem(["--address", "0.0.0.0"])
     assert said.startswith("address = 0.0.0.0 (command line): off loopback a secret is needed")
 
@@ -173,11 +175,11 @@ def test_a_secret_is_never_shown(toml: Write) -> None:
     assert shown("valkey_url", "valkey://:hunter2@host") == "valkey://:[hidden]@host"
 
 
-def test_warnings_are_handed_on() -> None:
+def test_warnings_are_passed_on() -> None:
     assert load(["--allowed-origins", "*"], {}).warnings[0].startswith("allowed_origins")
 
 
-def test_other_words_are_left_for_the_command() -> None:
+def test_other_arguments_are_left_for_the_command() -> None:
     flags, rest = take_flags(["emit", "/t", "--port", "1", "r", "--volatile", "--config=x", "e", "{}", "--demo", "yes"])
     assert flags == {"port": "1", "config": "x", "demo": "yes"}
     assert rest == ["emit", "/t", "r", "--volatile", "e", "{}"]
@@ -197,7 +199,7 @@ def test_other_words_are_left_for_the_command() -> None:
         (["--jwt-secret", "s" * 32, "--jwt-algorithms", "HS512,HS256"], {}, ["--jwt-algorithms", "HS512,HS256"]),
     ],
 )
-def test_another_command_can_be_told_which_server_is_meant(
+def test_the_arguments_that_select_the_same_server_can_be_printed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, argv: list[str], environ: dict[str, str], expected: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -209,13 +211,13 @@ def test_another_command_can_be_told_which_server_is_meant(
         assert one == two or Path(one) == tmp_path / two
 
 
-def test_the_file_is_among_what_another_command_is_told(toml: Write) -> None:
+def test_those_arguments_include_the_file(toml: Write) -> None:
     file = toml("admin_port = 9\n")
     assert load(["--config", file], {}).same_server()[:2] == ["--config", file]
 
 
 def test_every_setting_can_be_given_in_all_three_ways(toml: Write) -> None:
-    """Whatever is added to the table later: its default, written out, is read back the same."""
+    """Each default, written out, is read back as the same value; this covers settings that are added later."""
     for name, setting in table().items():
         text = ",".join(setting.default) if setting.kind is tuple else str(setting.default)
         text = "" if setting.kind is dict else text
@@ -272,8 +274,8 @@ def test_a_wrong_table_of_tokens_is_named(argv: list[str], words: str) -> None:
     assert words in problem(argv)
 
 
-def test_an_address_is_one_text_or_a_list(tmp_path: Path) -> None:
-    """Files of before have one text."""
+def test_an_address_may_be_one_text_or_a_list(tmp_path: Path) -> None:
+    """Older files have one text."""
     file = tmp_path / "settings.toml"
     for written, addresses in (('"::1"', ("::1",)), ('["127.0.0.1", "::1"]', ("127.0.0.1", "::1"))):
         file.write_text(f"address = {written}\nadmin_address = {written}\n", encoding="utf-8")

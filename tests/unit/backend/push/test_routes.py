@@ -47,7 +47,7 @@ class OwnCalls:
 
 
 class Desk:
-    """The two namespaces a back end pushes to, behind a real port. `away` makes the log refuse."""
+    """The two namespaces a back end pushes to, behind a real port. With `away` the log refuses events."""
 
     def __init__(self, valkey: Valkey) -> None:
         self.log = fakes.OneNode()

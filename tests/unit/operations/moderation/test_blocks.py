@@ -1,4 +1,4 @@
-"""Addresses and networks of blocks. What a block does is tested on real processes."""
+"""Addresses and networks of blocks. The effects of a block are tested on real processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.aio import aio
         ("192.0.2.1/32", None),
     ],
 )
-def test_an_address_has_one_spelling(text: str, found: str | None) -> None:
+def test_an_address_is_written_in_canonical_form(text: str, found: str | None) -> None:
     parsed = parse_address(text)
     assert (str(parsed) if parsed is not None else None) == found
 
@@ -42,7 +42,7 @@ def test_an_address_has_one_spelling(text: str, found: str | None) -> None:
         ("::ffff:192.0.2.77/120", "192.0.2.0/24"),
     ],
 )
-def test_a_network_has_one_spelling(text: str, found: str) -> None:
+def test_a_network_is_written_in_canonical_form(text: str, found: str) -> None:
     assert parse_network(text) == found
 
 
@@ -56,7 +56,7 @@ def test_text_that_is_not_a_network_and_networks_that_are_too_wide_are_refused(t
 
 @aio
 async def test_the_maximum_number_of_blocks_is_applied_quickly() -> None:
-    """A node that starts applies all at once. When each looked at all others, that took half a minute."""
+    """A starting node applies all of them. Comparing each with all others took half a minute."""
     store: Any = None
     registry: Any = SimpleNamespace(clients={})
     blocks = Blocks(Rules(store), registry)

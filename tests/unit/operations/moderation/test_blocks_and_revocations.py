@@ -1,4 +1,4 @@
-"""Finding the blocks and revocations that concern a user. What they do is tested on real processes."""
+"""Finding the blocks and revocations that concern a user. Their effects are tested on real processes."""
 
 from __future__ import annotations
 

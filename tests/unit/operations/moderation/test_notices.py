@@ -1,4 +1,4 @@
-"""A notice and its end are told whatever happens in between. What clients see of it is tested on real processes."""
+"""A notice and its end are published whatever happens in between. What clients receive is tested on real processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTICE = Notice(id="a", by="ann", at_ms=1, reason="x", message="Down at ten", se
 
 
 class Hub:
-    """Takes each id once, as the log does, and may be away."""
+    """Accepts each id once, as the log does, and may be unreachable."""
 
     namespaces = ("/tickets", "/chat")
 
@@ -48,7 +48,7 @@ ENDED = [("/tickets", "server:notice:ended"), ("/chat", "server:notice:ended")]
 
 
 @aio
-async def test_the_node_that_leads_tells_what_another_could_not(valkey_url: str, prefix: str) -> None:
+async def test_the_leader_publishes_a_notice_that_another_node_could_not(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as (_, (one, two)):
         hub = Hub()
         follower, leader = notices(one, hub, leads=False), notices(two, hub)
@@ -69,7 +69,7 @@ async def test_the_node_that_leads_tells_what_another_could_not(valkey_url: str,
 
 
 @aio
-async def test_a_notice_that_ends_while_it_is_told_stays_ended(valkey_url: str, prefix: str) -> None:
+async def test_a_notice_that_ends_while_it_is_published_stays_ended(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix, nodes=1) as (_, (one,)):
         hub = Hub()
         here = notices(one, hub)
@@ -81,9 +81,7 @@ async def test_a_notice_that_ends_while_it_is_told_stays_ended(valkey_url: str, 
 
 
 @aio
-async def test_an_end_that_could_not_be_told_is_told_later_also_of_one_that_ended_by_itself(
-    valkey_url: str, prefix: str
-) -> None:
+async def test_the_end_of_a_notice_is_published_later_if_it_failed(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix, nodes=1) as (_, (one,)):
         hub = Hub()
         here = notices(one, hub)

@@ -1,4 +1,4 @@
-"""Each kind of rule has a maximum number; one more is refused as the API's description says."""
+"""Each kind of rule has a maximum number. One more is refused as the API's description says."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class OneNode:
 
 @asynccontextmanager
 async def port_with_few_rules(url: str, prefix: str) -> AsyncIterator[tuple[Port, dict[str, Any]]]:
-    """A port that takes MAX_RULES of each kind, and its description."""
+    """An admin port with a limit of MAX_RULES of each kind, and its description."""
     valkey = Valkey(url, prefix)
     await valkey.start()
     calls: Any = OneNode()
@@ -94,7 +94,7 @@ FULL = (
 
 @pytest.mark.parametrize(("method", "declared", "path", "bodies"), FULL, ids=[one[2] for one in FULL])
 @aio
-async def test_one_rule_too_many_is_a_conflict_and_the_description_says_so(
+async def test_one_rule_too_many_is_a_conflict_as_described(
     method: str, declared: str, path: str, bodies: list[dict[str, Any]], valkey_url: str, prefix: str
 ) -> None:
     async with port_with_few_rules(valkey_url, prefix) as (port, paths):

@@ -1,4 +1,4 @@
-"""Copies of what was ruled, kept in step over a real Valkey: told, missed, ended, lost with its memory."""
+"""Copies of the rules on each node, kept in sync through a real Valkey: changes, missed changes, expiry, lost data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOW_S = 1_800_000_000.0
 
 
 class Bus:
-    """What tells all nodes of a cluster: whom it is cut from, it does not reach."""
+    """Calls all nodes of a cluster, except those it is disconnected from."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Any] = {}
@@ -78,7 +78,7 @@ async def settle(nodes: Sequence[Node]) -> None:
 
 
 @aio
-async def test_what_one_rules_all_know_before_it_returns(valkey_url: str, prefix: str) -> None:
+async def test_a_rule_is_known_on_all_nodes_before_the_call_returns(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as (_, (one, two)):
         done = await one.rules.put(one.table, rule("a"))
         assert (done.count, done.missing) == (14, [])
@@ -94,7 +94,7 @@ async def test_what_one_rules_all_know_before_it_returns(valkey_url: str, prefix
 
 
 @aio
-async def test_who_was_not_told_finds_out_by_itself(valkey_url: str, prefix: str) -> None:
+async def test_a_node_that_missed_a_change_finds_it_by_itself(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as (bus, (one, two)):
         await one.rules.put(one.table, rule("kept"))
         bus.cut = {"n2"}
@@ -106,7 +106,7 @@ async def test_who_was_not_told_finds_out_by_itself(valkey_url: str, prefix: str
         await settle([one, two])
         assert two.holds() == one.holds() == {"kept": "changed", "missed": "because"}
         bus.cut = set()
-        # a change that follows one it missed, and nobody has looked yet
+        # a change after one that it missed, before it has compared
         bus.cut = {"n2"}
         await one.rules.put(one.table, rule("second"))
         bus.cut = set()
@@ -114,11 +114,11 @@ async def test_who_was_not_told_finds_out_by_itself(valkey_url: str, prefix: str
         assert two.holds() == one.holds()
         before = len(two.changes)
         await settle([one, two])
-        assert len(two.changes) == before, "nothing is applied twice"
+        assert len(two.changes) == before, "no rule is applied twice"
 
 
 @aio
-async def test_a_rule_ends_by_the_clock_of_each_node_and_in_the_store(valkey_url: str, prefix: str) -> None:
+async def test_a_rule_expires_on_each_node_and_in_the_store(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as (_, (one, two)):
         await one.rules.put(one.table, rule("a", until_s=NOW_S + 10))
         two.wall_s += 11
@@ -128,7 +128,7 @@ async def test_a_rule_ends_by_the_clock_of_each_node_and_in_the_store(valkey_url
 
 
 @aio
-async def test_there_is_a_most_of_each_kind_and_what_has_ended_does_not_count(valkey_url: str, prefix: str) -> None:
+async def test_the_number_of_rules_of_a_kind_is_limited_without_expired_ones(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix, nodes=1, most=2) as (_, (one,)):
         await one.rules.put(one.table, rule("a", until_s=1))  # over by Valkey's clock at once
         await one.rules.put(one.table, rule("b"))
@@ -141,7 +141,7 @@ async def test_there_is_a_most_of_each_kind_and_what_has_ended_does_not_count(va
 
 
 @aio
-async def test_what_valkey_has_forgotten_is_put_down_again_once(valkey_url: str, prefix: str) -> None:
+async def test_rules_that_valkey_lost_are_stored_again_once(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix, nodes=3) as (_, (one, two, three)):
         for n in range(5):
             await one.rules.put(one.table, rule(f"r{n}"))
@@ -160,8 +160,8 @@ async def test_what_valkey_has_forgotten_is_put_down_again_once(valkey_url: str,
 
 
 @aio
-async def test_a_change_under_the_number_of_a_lost_one_is_not_taken_for_known(valkey_url: str, prefix: str) -> None:
-    """A replica that takes over lacks the last changes: the next change has the number that nodes have seen already."""
+async def test_a_change_with_the_number_of_a_lost_one_is_applied(valkey_url: str, prefix: str) -> None:
+    """A promoted replica lacks the last changes, so the next change has a number that nodes have already seen."""
     async with cluster(valkey_url, prefix) as (_, (one, two)):
         await one.rules.put(one.table, rule("old"))
         valkey = one.rules._store._valkey
@@ -180,7 +180,7 @@ async def test_a_change_under_the_number_of_a_lost_one_is_not_taken_for_known(va
 
 
 async def busiest_turn(work: Awaitable[Any], done: Callable[[], int]) -> int:
-    """Do `work`; return by how much `done()` grew in one turn of the loop at most."""
+    """Run `work`. Returns by how much `done()` grew at most in one turn of the loop."""
     most = 0
     before = done()
     task = asyncio.ensure_future(work)
@@ -192,8 +192,8 @@ async def busiest_turn(work: Awaitable[Any], done: Callable[[], int]) -> int:
 
 
 @aio
-async def test_many_rules_are_put_down_in_turns(valkey_url: str, prefix: str) -> None:
-    """All at once they held the loop for as long as that took."""
+async def test_many_rules_are_stored_again_in_several_turns_of_the_loop(valkey_url: str, prefix: str) -> None:
+    """In one turn they would block the loop for as long as that takes."""
     async with cluster(valkey_url, prefix, nodes=1, most=5_000) as (_, (one,)):
         texts = {f"r{n}": msgspec.json.encode(rule(f"r{n}")).decode() for n in range(4_000)}
         store = one.rules._store
@@ -218,7 +218,7 @@ async def test_many_rules_are_put_down_in_turns(valkey_url: str, prefix: str) ->
 
 
 @aio
-async def test_a_rule_of_a_newer_version_is_passed_over(valkey_url: str, prefix: str) -> None:
+async def test_a_rule_of_a_newer_version_is_skipped(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix, nodes=1) as (_, (one,)):
         store = one.rules._store
         await store.put("thing", "odd", '{"id":7}', 0, 10)
@@ -228,7 +228,7 @@ async def test_a_rule_of_a_newer_version_is_passed_over(valkey_url: str, prefix:
 
 
 @aio
-async def test_a_listener_that_fails_keeps_nobody_from_the_rest(valkey_url: str, prefix: str) -> None:
+async def test_a_failing_listener_does_not_affect_the_others(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix, nodes=1) as (_, (one,)):
 
         async def broken(old: Rule | None, new: Rule | None) -> int:

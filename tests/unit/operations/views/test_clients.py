@@ -1,4 +1,4 @@
-"""What connections are sorted by. Finding them and sending them away is tested on real processes."""
+"""The sort keys of connections. Finding and disconnecting them is tested on real processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.aio import aio
 
 
 def node(name: str, clock_ms: int, heard_ms: int, sockets: Sequence[Socket] = ()) -> Connections:
-    """A node whose clock says `clock_ms`, with a client that was heard at `heard_ms` of it."""
+    """A node whose clock is at `clock_ms`, with a client that was last seen at `heard_ms` of that clock."""
     client = SimpleNamespace(
         id=name,
         gone=False,
@@ -36,8 +36,8 @@ def node(name: str, clock_ms: int, heard_ms: int, sockets: Sequence[Socket] = ()
 
 
 @aio
-async def test_when_a_client_was_seen_compares_between_machines() -> None:
-    """Their monotonic clocks begin when they boot: the nodes' lists were put together as if that had been at once."""
+async def test_last_seen_times_are_comparable_between_machines() -> None:
+    """Monotonic clocks begin at boot, so their values cannot be compared between machines."""
     ask = json.encode_struct(AskClients(Wanted(), 10, "-seen"))
     young, old = node("young", 60_000, 59_000), node("old", 900_000_000, 899_000_000)
     (seen_lately,), (seen_before,) = (await young.find((ask,))).rows, (await old.find((ask,))).rows
@@ -47,7 +47,7 @@ async def test_when_a_client_was_seen_compares_between_machines() -> None:
 
 
 @aio
-async def test_of_a_user_in_more_rooms_than_are_shown_all_are_counted() -> None:
+async def test_all_rooms_of_a_user_are_counted_even_if_not_all_are_shown() -> None:
     sockets = [fakes.socket(path, fakes.user("ann")) for path in ("/tickets", "/chat")]
     for at, socket in enumerate(sockets):
         socket.rooms |= {Room("user:ann"), *(Room(f"ticket:{at}-{number:04}") for number in range(700))}

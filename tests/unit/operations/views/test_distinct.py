@@ -1,4 +1,4 @@
-"""Users of several nodes, each counted once: exact while they are few, near enough when they are many."""
+"""Distinct users of several nodes: an exact number while they are few, an estimate when they are many."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_many_users_are_counted_within_a_few_percent(shared: int) -> None:
     assert len(marks(one)) == MAX_MARKS
 
 
-def test_one_full_node_alone_says_its_own_number() -> None:
+def test_a_single_full_node_returns_its_exact_number() -> None:
     assert of({f"user-{n}" for n in range(5_000)}) == 5_000
 
 
-def test_hashes_fit_into_a_number_of_javascript_and_are_the_same_everywhere() -> None:
+def test_hashes_fit_into_a_javascript_number_and_are_the_same_on_all_nodes() -> None:
     assert mark("anna") == 7_327_757_948_776_585 < 2**BITS
     assert mark("anna") != mark("annb")

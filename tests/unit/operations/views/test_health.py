@@ -1,4 +1,4 @@
-"""Alive is one thing, ready another: each check by name, and none may hang the answer."""
+"""Liveness and readiness: each check is reported by name, and none can block the answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def hanging() -> str:
 
 
 @aio
-async def test_a_process_that_answers_is_alive_and_ready_if_all_is_well() -> None:
+async def test_a_process_is_ready_if_all_checks_pass() -> None:
     admin = make_admin()
     async with a_port(admin, health_routes(admin, [Check("valkey", well), Check("bus", well)])) as port:
         alive = await port.ask("GET", "/healthz", bearer=None)
@@ -46,7 +46,7 @@ async def test_a_process_that_answers_is_alive_and_ready_if_all_is_well() -> Non
 
 
 @aio
-async def test_of_many_who_ask_what_lately_was_the_checks_run_once() -> None:
+async def test_the_checks_run_once_for_many_recent_requests() -> None:
     now_s, runs = 100.0, 0
 
     async def counted() -> str:
@@ -64,7 +64,7 @@ async def test_of_many_who_ask_what_lately_was_the_checks_run_once() -> None:
 
 
 @aio
-async def test_each_failing_check_is_named_and_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_failing_check_is_named_and_reveals_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "CHECK_WITHIN_S", 0.05)
     admin = make_admin()
     checks = [Check("valkey", broken), Check("node", unwell), Check("bus", hanging), Check("loop", well)]
@@ -82,10 +82,10 @@ async def test_each_failing_check_is_named_and_tells_no_secret(monkeypatch: pyte
 
 
 @aio
-async def test_a_check_says_a_reason_in_words_and_an_own_mistake_is_logged_once(
+async def test_a_failing_check_has_a_readable_reason_and_a_bug_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Neither the name of a class nor a line per question: balancers ask every second."""
+    """It shows no class name, and logs no line per request, because balancers ask every second."""
     assert (await health.run_check(Check("valkey", refused))).why == RtError("UNAVAILABLE").message
     check = Check("valkey", broken)
     for _ in range(3):

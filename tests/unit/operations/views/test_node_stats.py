@@ -1,4 +1,4 @@
-"""NodeStats: what a node says of itself is what happened, and of the last minute only."""
+"""NodeStats: the statistics of a node are correct and cover only the last minute."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.aio import aio
 
 
 @aio
-async def test_rates_and_quantiles_are_of_what_was_counted_since() -> None:
+async def test_rates_and_quantiles_cover_the_last_minute() -> None:
     registry = ClientRegistry(Wheel(50, monotonic_ms))
     hub = Hub(fakes.OneNode(), ["/tickets"])
     calls = Calls([], monotonic_ms, Rate(1, 1), {}, {})
@@ -43,7 +43,7 @@ async def test_rates_and_quantiles_are_of_what_was_counted_since() -> None:
     assert (now.connections, now.outboxBytes) == ({}, 0)
 
 
-def test_the_process_is_read_as_the_kernel_knows_it() -> None:
+def test_the_figures_of_the_process_come_from_the_kernel() -> None:
     here = this_process()
     assert abs(open_files() - len(os.listdir("/proc/self/fd"))) <= 1
     assert here.cpu_s > 0 and 0 < time.time() - here.started_s < 86_400
@@ -51,7 +51,7 @@ def test_the_process_is_read_as_the_kernel_knows_it() -> None:
     assert 0 < here.open_files <= here.max_files
 
 
-def test_a_shortage_of_files_is_seen_and_nothing_before() -> None:
+def test_a_shortage_of_file_descriptors_is_reported() -> None:
     used = open_files()
     assert open_files_beyond(used - 2) >= used - 1
     assert open_files_beyond(used + 5) == 0

@@ -1,4 +1,4 @@
-"""Rooms on two nodes: how much each tells of one, and pages that hold all of them. More is tested on real processes."""
+"""Rooms on two nodes: how much a node returns about a room, and complete pages. More is tested on real processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BIG = Room("ticket:big")
 
 
 class Cluster:
-    """Nodes that are asked as by Calls; `told` is what each of them has sent."""
+    """Nodes that answer requests as with NodeCalls. `told` is the size of each node's replies."""
 
     def __init__(self, *names: str) -> None:
         self.hubs = {name: Hub(fakes.OneNode(), PATHS) for name in names}
@@ -60,14 +60,14 @@ class Cluster:
         return socket
 
     async def get(self, kind: Any, *arguments: Any) -> Any:
-        """Return what a handler's GET answers."""
+        """Return the answer of a handler's GET."""
         parts = {"calls": self, "logs": self, "namespaces": PATHS}
         return (await kind.get.__wrapped__(kind.within(None, parts), *arguments)).body
 
 
 @aio
-async def test_of_a_very_large_room_nodes_tell_the_number_and_the_first_members() -> None:
-    """All members with all their rooms were fetched: 29 MB of 100,000, while the node that has them stood still."""
+async def test_nodes_return_the_number_and_the_first_members_of_a_large_room() -> None:
+    """Fetching all 100,000 members with all their rooms took 29 MB and blocked their node meanwhile."""
     cluster = Cluster("n1", "n2")
     for number in range(20_000):
         socket = cluster.join("n2", BIG, f"sid-{number:06}-of-20-chars"[:20])
@@ -112,10 +112,10 @@ async def pages(cluster: Cluster, sort: RoomSort, limit: int) -> list[FoundRooms
 
 @pytest.mark.parametrize("sort", get_args(RoomSort))
 @aio
-async def test_pages_hold_every_room_that_nodes_have_more_of_than_they_tell_and_say_so(
+async def test_pages_contain_every_room_even_if_nodes_have_more_than_they_return(
     sort: RoomSort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each node told its largest, whatever the order: pages by name left out the small ones."""
+    """Each node returned its largest rooms whatever the order, so pages sorted by name left out small ones."""
     monkeypatch.setattr(rooms, "MAX_REPORTED", 10)
     cluster, sizes = Cluster("n1", "n2"), Counter[tuple[str, str]]()
     for node in cluster.hubs:
