@@ -134,7 +134,9 @@ def _responses(about: Operation, shape: Any) -> dict[str, Any]:
     answers: dict[str, Any] = {}
     for status in about.statuses:
         schema = {} if about.answer is Any else shape(about.answer)
-        content = {EVENTS: {"schema": {"type": "string"}}} if about.stream else {JSON: {"schema": schema}}
+        content: dict[str, Any] = {EVENTS: {"schema": {"type": "string"}}} if about.stream else {}
+        if not about.stream or about.answer is not Any:  # a stream with an answer is also to be had as JSON
+            content[JSON] = {"schema": schema}
         answers[str(status)] = {"description": "done" if status < 300 else "not ready", "content": content}
     codes = [*about.errors, *(KEYED if about.scope else ()), *(WITH_BODY if about.body else ())]
     for status in sorted({ERRORS[code].http for code in codes}):

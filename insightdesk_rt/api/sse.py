@@ -83,24 +83,32 @@ class EventStream:
         self._bytes = 0
         self._dropped = 0
         self._more = asyncio.Event()
+        self._sent = asyncio.Event()  # set while nothing waits to be sent
         self._over = ""
         self._looked_s = time.monotonic()  # when its permission was last checked
 
-    def put(self, event: str, data: str) -> bool:
+    def put(self, event: str, data: str, id: str = "") -> bool:
         """Queue an event with JSON text as its data, or count it as dropped. Returns whether it is queued.
 
-        An event of any size fits into an empty queue.
+        An event of any size fits into an empty queue. A reader that connects again sends the last `id` it received.
         """
         if kept := not self._waiting or (
             len(self._waiting) < MAX_WAITING and self._bytes + len(data) <= MAX_WAITING_BYTES
         ):
             text = f"event: {event}\ndata: {data}\n\n"
+            if id:
+                text = f"id: {id}\n{text}"
+            self._sent.clear()
             self._waiting.append(text)
             self._bytes += len(text)
         else:
             self._dropped += 1
         self._more.set()
         return kept
+
+    async def sent(self) -> None:
+        """Wait until all queued events are written: for streams that wait for a slow reader and drop nothing."""
+        await self._sent.wait()
 
     def end(self, code: str) -> None:
         """End the stream with a code of errors.py as the reason."""
@@ -171,6 +179,7 @@ class EventStream:
                 texts += f'event: dropped\ndata: {{"count":{self._dropped}}}\n\n'
                 self._dropped = 0
             await self._write(texts)
+        self._sent.set()
 
     async def _write(self, text: str) -> None:
         self._handler.write(text)

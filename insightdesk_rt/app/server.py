@@ -2,6 +2,7 @@
 
     open_keys         the keys that tokens are checked with
     build_cluster     Valkey, the event log, and this node's place among the others
+    build_feed        what the helpdesk's back end is told
     build_clients     the clients and sockets of this node, and their way to other nodes
     build_features    the helpdesk, from its table; then the node registers in the cluster
     build_backend     what the helpdesk's back end and the server do for each other, from its table
@@ -31,6 +32,9 @@ from insightdesk_rt.api.keys_and_scopes import AdminAccess, KeyFile
 from insightdesk_rt.app.certificates import Certificates
 from insightdesk_rt.app.config import LoadedSettings, Settings, flat, shown, table
 from insightdesk_rt.app.embedded_valkey import Embedded, EmbeddedError
+from insightdesk_rt.backend.feed.log import FeedLog
+from insightdesk_rt.backend.feed.reader import FeedReader
+from insightdesk_rt.backend.feed.settings import FeedSettings
 from insightdesk_rt.backend.part import BackendContext, BackendPart
 from insightdesk_rt.backend.parts import PARTS
 from insightdesk_rt.demo import Demo
@@ -127,11 +131,12 @@ class Server:
         self._ring = keys.ring
         cluster = await build_cluster(start, bound)
         self.embedded = cluster.embedded
+        feed = build_feed(start, cluster)
         clients = await build_clients(start, cluster)
-        features = await build_features(start, cluster, clients)
-        backend = await build_backend(start, cluster, clients, features)
+        features = await build_features(start, cluster, clients, feed)
+        backend = await build_backend(start, cluster, feed, clients, features)
         operations = await build_operations(start, keys, cluster, clients, features, backend)
-        await open_ports(start, bound, self._certificates, keys, cluster, clients, features, backend, operations)
+        await open_ports(start, bound, self._certificates, keys, cluster, feed, clients, features, backend, operations)
         # A stop begins here: no new clients, then the present ones are disconnected while polls are still answered.
         start.stop.push_async_callback(self._drain, operations.drain)
 
@@ -303,6 +308,22 @@ async def or_start_error(valkey: Valkey, work: Awaitable[None]) -> None:
         raise StartError(f"valkey_url = {shown_url(valkey.url)}: {valkey.trouble or refused.message}") from None
 
 
+# ── the feed ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class FeedParts(NamedTuple):
+    """The log of what the back end is told, and this node's readers of it."""
+
+    log: FeedLog
+    reader: FeedReader
+
+
+def build_feed(start: Start, cluster: ClusterParts) -> FeedParts:
+    feed = FeedLog(cluster.valkey, start.settings.features.of(FeedSettings))
+    start.stop.push_async_callback(feed.close)
+    return FeedParts(feed, FeedReader(feed))
+
+
 # ── the clients ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -358,7 +379,7 @@ def open_sessions(start: Start, cluster: ClusterParts, hub: Hub, calls: NodeCall
 # ── the features ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def build_features(start: Start, cluster: ClusterParts, clients: ClientParts) -> Features:
+async def build_features(start: Start, cluster: ClusterParts, clients: ClientParts, feed: FeedParts) -> Features:
     """Build every feature of the table, then register this node in the cluster. Raises ConfigError, StartError."""
     context = Context(
         clients.hub,
@@ -369,6 +390,7 @@ async def build_features(start: Start, cluster: ClusterParts, clients: ClientPar
         cluster.leases.fenced,
         cluster.backplane.recovered,
         start.settings.features,
+        feed.log.append,
     )
     try:
         features = Features(FEATURES, context)
@@ -406,7 +428,7 @@ async def register(start: Start, cluster: ClusterParts, features: Features) -> N
 
 
 async def build_backend(
-    start: Start, cluster: ClusterParts, clients: ClientParts, features: Features
+    start: Start, cluster: ClusterParts, feed: FeedParts, clients: ClientParts, features: Features
 ) -> tuple[BackendPart, ...]:
     """Build and start every part of the table. Raises ConfigError, StartError."""
     settings = start.settings
@@ -418,6 +440,9 @@ async def build_backend(
         PATHS,
         settings.event_log.max_event_bytes,
         settings.features,
+        feed.log,
+        feed.reader,
+        cluster.leads,
     )
     try:
         backend = tuple(kind(context) for kind in PARTS)
@@ -514,6 +539,7 @@ async def open_ports(
     certificates: Certificates,
     keys: Keys,
     cluster: ClusterParts,
+    feed: FeedParts,
     clients: ClientParts,
     features: Features,
     backend: Sequence[BackendPart],
@@ -529,7 +555,7 @@ async def open_ports(
     if demo is not None:
         await demo.start()
         start.stop.push_async_callback(demo.close)
-    admin, routes = admin_port(admin_parts(start, keys, cluster, clients, features, backend, operations))
+    admin, routes = admin_port(admin_parts(start, keys, cluster, feed, clients, features, backend, operations))
     serve(
         start,
         bound.admins,
@@ -584,6 +610,7 @@ def admin_parts(
     start: Start,
     keys: Keys,
     cluster: ClusterParts,
+    feed: FeedParts,
     clients: ClientParts,
     features: Features,
     backend: Sequence[BackendPart],
@@ -598,6 +625,7 @@ def admin_parts(
         cluster.valkey,
         cluster.clock,
         cluster.backplane,
+        feed.log,
         clients.calls,
         clients.hub,
         operations.dispatch,

@@ -12,10 +12,12 @@ A part is one file or folder of this wing, and one line in `PARTS` (parts.py).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import ClassVar, NamedTuple
 
 from insightdesk_rt.api.handler import Admin
+from insightdesk_rt.backend.feed.log import FeedLog
+from insightdesk_rt.backend.feed.reader import FeedReader
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.features import Features
@@ -34,6 +36,9 @@ class BackendContext(NamedTuple):
     namespaces: Collection[str]  # paths that an event may name
     max_event_bytes: int
     settings: FeatureSettings
+    feed: FeedLog
+    feed_reader: FeedReader
+    leads: Callable[[], bool]  # is this the leading node?
 
 
 class BackendPart:

@@ -4,6 +4,9 @@ A change is stored together with its pending event (pending_events.py) before th
 answer its client as soon as the change is stored: the event may come late, but it comes. Whoever publishes an event
 first publishes the older ones of the same subject. Event ids are made of subject and seq, so the log drops events that
 another node has published in the meantime.
+
+The helpdesk's back end is told of the change at the same time, in the feed. An event counts as published once both are
+done. So whatever makes sure that clients get an event at last also makes sure that the back end is told.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ DELIVERED_WITHIN_S = 1.0  # taking access away matters more than that every clie
 
 Publish = Callable[[PendingEvent], Awaitable[object]]
 Revoke = Callable[[PendingEvent], Awaitable[object]]
+TellOf = Callable[[PendingEvent], Awaitable[object]]
 Spawn = Callable[[Coroutine[Any, Any, None], str], None]
 
 
@@ -60,14 +64,22 @@ class EventRelay:
 
     `publish` logs one event under `event.id`. `spawn` runs work that nobody waits for. `revoke` takes the access that
     a change ends. `publish` does so too: `revoke` is for changes that must wait because an earlier event cannot be
-    published. What `revoke` fails to do is done when the event is published.
+    published. What `revoke` fails to do is done when the event is published. `tell` tells the back end of the change.
     """
 
-    def __init__(self, store: PendingEvents, publish: Publish, spawn: Spawn, revoke: Revoke | None = None) -> None:
+    def __init__(
+        self,
+        store: PendingEvents,
+        publish: Publish,
+        spawn: Spawn,
+        revoke: Revoke | None = None,
+        tell: TellOf | None = None,
+    ) -> None:
         self._store = store
         self._publish_one = publish
         self._spawn = spawn
         self._revoke = revoke
+        self._tell = tell
         self._turns: dict[str, _SubjectTurn] = {}
 
     async def publish(self, events: Collection[PendingEvent]) -> None:
@@ -147,7 +159,7 @@ class EventRelay:
     async def _try(self, turn: _SubjectTurn, event: PendingEvent) -> bool:
         """Publish one event; False if it must be tried again later, `turn.refusal` then says why."""
         try:
-            turn.result = await self._publish_one(event)
+            turn.result = await self._publish_and_tell(event)
         except RtError as refused:
             if refused.kind.retry:
                 turn.failures += 1
@@ -159,6 +171,27 @@ class EventRelay:
             log.exception("an event cannot be published", extra={"id": event.id, "kind": event.kind})
         turn.upto = event.seq
         return True
+
+    async def _publish_and_tell(self, event: PendingEvent) -> object:
+        """Publish one event and tell the back end of its change, both at the same time. Raises RtError of either."""
+        if self._tell is None:
+            return await self._publish_one(event)
+        done = await asyncio.gather(self._publish_one(event), self._tell_of(self._tell, event), return_exceptions=True)
+        for one in done:
+            if isinstance(one, BaseException):
+                raise one
+        return done[0]
+
+    @staticmethod
+    async def _tell_of(tell: TellOf, event: PendingEvent) -> None:
+        try:
+            await tell(event)
+        except RtError as refused:
+            if refused.kind.retry:
+                raise
+            log.error("the back end cannot be told", extra={"id": event.id, "kind": event.kind, "why": refused.code})
+        except Exception:
+            log.exception("the back end cannot be told", extra={"id": event.id, "kind": event.kind})
 
 
 # ── changes that take access away ────────────────────────────────────────────────────────────────────────────────────

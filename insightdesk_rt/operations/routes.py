@@ -12,6 +12,7 @@ from insightdesk_rt.api.handler import Admin
 from insightdesk_rt.api.keys_and_scopes import AdminAccess
 from insightdesk_rt.api.openapi import Route, openapi_routes
 from insightdesk_rt.api.sessions import Sessions
+from insightdesk_rt.backend.feed.log import FeedLog
 from insightdesk_rt.backend.part import BackendPart
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.clock import ValkeyClock
@@ -67,6 +68,7 @@ class ServerParts(NamedTuple):
     valkey: Valkey
     clock: ValkeyClock
     backplane: ValkeyBackplane
+    feed: FeedLog
     calls: NodeCalls
     hub: Hub
     dispatch: Dispatch
@@ -152,7 +154,7 @@ def _moderation_routes(admin: Admin, parts: ServerParts) -> list[Route]:
     tables = (access.revocations.table, access.blocks.table)
     changes = AccessRuleChanges(rules, parts.port.registry, calls, tables)
     return [
-        *revocation_routes(admin, changes, access.revocations, keys),
+        *revocation_routes(admin, changes, access.revocations, keys, parts.feed.append),
         *block_routes(admin, changes, access.blocks, keys),
         *notice_routes(admin, rules, moderation.notices, parts.namespaces),
         *rate_routes(admin, parts.node_id, rules, moderation.rates, calls),

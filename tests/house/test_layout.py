@@ -28,13 +28,13 @@ BUDGETS = {
     # its parts declare their settings and the hooks of features, with their docstrings and helps; joins that start
     # again after a recheck of access, for all features and for clients that return; tokens of several
     # issuers; partitions of Valkey's keys
-    "engine": 16_900,
+    "engine": 16_950,
     "api": 1_800,
-    "helpdesk": 6_800,
-    "backend": 700,
+    "helpdesk": 7_500,
+    "backend": 1_400,
     "operations": 4_900,
     "demo": 1_200,
-    "app": 3_900,
+    "app": 4_000,
 }
 MAX_FUNCTION_LINES = 40
 HAVE_A_CLOCK = {"engine/periodic", "engine/seldom", "engine/tasks"}
@@ -64,6 +64,8 @@ ONLY_IN = {
         "api",
         "operations",
         "demo/routes",
+        "feed",
+        "backend/webhooks",
         "app/server",
         "app/private_parts",
     ),
@@ -124,8 +126,8 @@ def own_imports(path: Path) -> Iterator[tuple[str, int]]:
 def rank(module: str) -> tuple[int, int]:
     """Return the place of a module in the order of the arrows."""
     wing, *inner = module.split(".")
-    if module == "emitter":
-        return WINGS.index("helpdesk"), 0  # what other programs import: it publishes into the helpdesk's namespaces
+    if module in ("emitter", "feed"):
+        return WINGS.index("helpdesk"), 0  # what other programs import: what they publish and read is the helpdesk's
     if wing not in WINGS:
         return len(WINGS), 0  # the package itself, and python -m insightdesk_rt
     if wing != "engine":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ class Events:
         self.headers: dict[str, str] = {}
         self.seen: list[tuple[str, Any]] = []
         self.signs = 0  # of life
+        self.last_id = ""
 
     async def begin(self) -> None:
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
@@ -34,6 +35,7 @@ class Events:
             while True:
                 text = await self._block()
                 lines = dict(line.split(": ", 1) for line in text.split("\n") if line and not line.startswith(":"))
+                self.last_id = lines.get("id", self.last_id)
                 if lines.get("event") == "alive":
                     self.signs += 1
                 elif lines:
@@ -72,11 +74,15 @@ class Events:
 
 
 @asynccontextmanager
-async def watching(server: ServerProcess, path: str, token: str | None = None) -> AsyncIterator[Events]:
+async def watching(
+    server: ServerProcess, path: str, token: str | None = None, headers: Mapping[str, str] = {}
+) -> AsyncIterator[Events]:
     """Open a stream of the admin port; `path` is behind /api/v1/."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.admin_port, limit=2_000_000)
     bearer = server.token("watcher", "admin") if token is None else token
-    writer.write(f"GET /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {bearer}\r\n\r\n".encode())
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"GET /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {bearer}\r\n{more}\r\n"
+    writer.write(head.encode())
     events = Events(reader, writer)
     try:
         async with asyncio.timeout(5):

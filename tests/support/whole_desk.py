@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import valkey
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.dispatch import first_rooms
 from insightdesk_rt.engine.dispatch.features import Features
-from insightdesk_rt.engine.dispatch.namespace import Context, EventSpec, Namespace
+from insightdesk_rt.engine.dispatch.namespace import Context, EventSpec, FeedEntry, Namespace, Tell, tell_nobody
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
@@ -57,7 +57,7 @@ class Desk(Features):
         self.notifications, self.presence = self.of(Notifications), self.of(Presence)
 
 
-def a_desk(store: Valkey, hub: Hub, name: str, recovered: Recovered = always) -> Desk:
+def a_desk(store: Valkey, hub: Hub, name: str, recovered: Recovered = always, tell: Tell = tell_nobody) -> Desk:
     class OwnCalls:
         async def recheck_on_all_nodes(self, namespace: str, subject: str, offset: Offset) -> None:
             await desk.recheck_access(namespace, subject, offset)
@@ -71,6 +71,7 @@ def a_desk(store: Valkey, hub: Hub, name: str, recovered: Recovered = always) ->
         lambda incarnation: None,
         recovered,
         FeatureSettings(),
+        tell,
     )
     desk = Desk(context)
     return desk
@@ -81,7 +82,8 @@ class WholeDesk:
         self.valkey = store
         self.log = fakes.OneNode()
         self.hub = Hub(self.log, PATHS)
-        self.desk = a_desk(store, self.hub, "n1")
+        self.told: list[FeedEntry] = []  # what the back end was told
+        self.desk = a_desk(store, self.hub, "n1", tell=self._tell)
         self.events: dict[str, tuple[Namespace, EventSpec]] = {
             spec.name: (namespace, spec) for namespace in self.desk for spec in namespace.events.values()
         }
@@ -110,6 +112,11 @@ class WholeDesk:
             raise RtError("BAD_REQUEST", bad.why, field=bad.field) from None
         answer = getattr(namespace, spec.method)(socket, wanted)
         return msgspec.to_builtins(await answer if spec.waits else answer)
+
+    async def _tell(self, entries: Sequence[FeedEntry]) -> None:
+        """Keep each entry once, as the feed does."""
+        known = {one.id for one in self.told}
+        self.told += [one for one in entries if one.id not in known]
 
     def copy(self) -> dict[bytes, bytes]:
         return copied(self.valkey)

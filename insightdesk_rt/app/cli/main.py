@@ -21,7 +21,7 @@ from insightdesk_rt.api.keys_and_scopes import SCOPES, KeyFile, new_key
 from insightdesk_rt.app import config
 from insightdesk_rt.app import logs as observe
 from insightdesk_rt.app.certificates import Certificates
-from insightdesk_rt.app.cli import connections, drain, notice, operate, tail
+from insightdesk_rt.app.cli import connections, drain, feed, notice, operate, tail
 from insightdesk_rt.app.cli.admin_client import Adder, Run
 from insightdesk_rt.app.cli.explain import explain
 from insightdesk_rt.app.cli.operate import DONE, FAILED, Failed, table
@@ -323,11 +323,12 @@ COMMANDS: tuple[Callable[[Adder, str], None], ...] = (
     _add_status,
     connections.add,
     tail.add,
+    feed.add,
     drain.add,
     notice.add,
     _add_check,
 )
-ASK_THE_ADMIN_PORT = ("emit", "status", "connections", "kick", "tail", "drain", "notice")
+ASK_THE_ADMIN_PORT = ("emit", "status", "connections", "kick", "tail", "feed", "drain", "notice")
 
 SETTINGS_HELP = """A setting can also be given in the environment (INSIGHTDESK_RT_PORT=3001) or in the
 file (port = 3001). The command line wins over the environment, the environment over the file.

@@ -81,7 +81,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Stored data": (
         "data_dir", "valkey_url", "valkey_prefix", "node_id", "cluster_secret", "cluster_secret_file",
-        "log_max_entries", "log_max_bytes", "embedded_memory_bytes", "durable",
+        "log_max_entries", "log_max_bytes", "feed_max_entries", "feed_max_bytes", "feed_max_age_s",
+        "embedded_memory_bytes", "durable",
     ),
     "Authentication": (
         "jwt_secret", "jwt_secret_file", "jwt_secret_files", "jwt_algorithms", "jwt_public_key_file", "jwks_url",
@@ -104,6 +105,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Helpdesk": (
         "presence_grace_ms", "typing_ms", "dashboard_interval_ms", "chat_waiting_timeout_s", "chat_idle_timeout_s",
+        "notification_unseen_s",
     ),
     "Logs": ("log_level", "log_format"),
 }  # fmt: skip

@@ -3,6 +3,7 @@
     {insightdesk/tickets}:log                 one partition per namespace: its log, and the facts of its feature
     {insightdesk}:nodes                       the cluster's own: leases, places, rules, audit, console
     {insightdesk:sessions-7}:session:n1.x     sessions, divided among 16 partitions by their pid
+    {insightdesk:feed}:feed-log               what the helpdesk's back end is told, of all namespaces
 
 The text in braces is a hash tag: a Valkey Cluster keeps all keys with one tag in one slot, on one primary. So a script
 or transaction may use keys of one partition only. Work on two partitions is two steps. The first stores the fact, with
@@ -70,11 +71,12 @@ class Partition:
 class Names:
     """The partitions of one environment. All tags begin with its prefix, which has no braces, slashes or colons."""
 
-    __slots__ = ("_namespaces", "all_nodes", "cluster", "prefix", "sessions")
+    __slots__ = ("_namespaces", "all_nodes", "cluster", "feed", "prefix", "sessions")
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.cluster = Partition(prefix)
+        self.feed = Partition(f"{prefix}:feed")
         self.all_nodes = self.cluster.key("nodes", "all")  # channel
         self.sessions = tuple(Partition(f"{prefix}:sessions-{number}") for number in range(SESSION_PARTITIONS))
         self._namespaces: dict[str, Partition] = {}

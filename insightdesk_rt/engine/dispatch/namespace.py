@@ -57,6 +57,27 @@ class Outbound(Struct, gc=False, omit_defaults=True):
     logged: ClassVar[bool] = False
 
 
+class Report(Struct, gc=False, omit_defaults=True):
+    """What the helpdesk's back end is told of a change. `type` is its name in the feed: "ticket.created"."""
+
+    type: ClassVar[str] = ""
+
+
+class FeedEntry(NamedTuple):
+    """One entry of the back end's feed. `id` is made of the change: the same change again has the same id."""
+
+    id: str
+    at_ms: int  # when it happened, in Unix milliseconds
+    data: Report
+
+
+Tell = Callable[[Sequence[FeedEntry]], Awaitable[None]]
+
+
+async def tell_nobody(entries: Sequence[FeedEntry]) -> None:
+    """The `Tell` of a server without a feed."""
+
+
 Handler = Callable[..., Any]
 Living = Callable[[], Awaitable[Collection[str]]]  # returns the incarnations of all nodes that run, this one included
 Weigh = Callable[[Any], int]
@@ -156,6 +177,7 @@ class Context(NamedTuple):
     fenced: Callable[[str], None]  # reports an incarnation of this node that is dead according to Valkey
     recovered: Callable[[], Awaitable[None]]  # waits until lost data is back in Valkey; raises RtError UNAVAILABLE
     settings: FeatureSettings
+    tell: Tell = tell_nobody  # stores entries for the helpdesk's back end; RtError UNAVAILABLE
 
 
 Route = tuple[str, type[Any], dict[str, Any]]  # as Tornado's Application takes them
@@ -174,6 +196,7 @@ class Namespace:
     plain: ClassVar[tuple[str, ...]] = ()  # names of events it sends that have no Outbound of their own
     # Names of logged events that carry a whole fact which only this server stores: for `put_down_again`.
     facts: ClassVar[frozenset[str]] = frozenset()
+    reports: ClassVar[tuple[type[Report], ...]] = ()  # what it tells the back end
     tickers: tuple[Ticker, ...] = ()
 
     def __init_subclass__(cls) -> None:
@@ -330,14 +353,18 @@ __all__ = [
     "TYPING",
     "Context",
     "EventSpec",
+    "FeedEntry",
     "Namespace",
     "Nothing",
     "Outbound",
     "Payload",
     "Rate",
+    "Report",
     "Route",
+    "Tell",
     "Ticker",
     "declared_tickers",
     "event",
     "every",
+    "tell_nobody",
 ]

@@ -28,9 +28,11 @@ from insightdesk_rt.engine.dispatch.namespace import (
     Namespace,
     Rate,
     Route,
+    Tell,
     Timers,
     event,
     every,
+    tell_nobody,
 )
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub import hub as hubs
@@ -54,6 +56,7 @@ from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.chat import events as words
 from insightdesk_rt.helpdesk.chat.conversation import ConversationChange, Message
 from insightdesk_rt.helpdesk.chat.feed import ChatFeed
+from insightdesk_rt.helpdesk.chat.reports import CHAT_REPORTS, ChatReports
 from insightdesk_rt.helpdesk.chat.settings import ChatSettings
 from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatStore, ChatTimes
 from insightdesk_rt.helpdesk.event_relay import EventRelay, revoke_then_publish, until_delivered
@@ -90,6 +93,7 @@ class Chat(Namespace):
 
     path = "/chat"
     settings = ChatSettings
+    reports = CHAT_REPORTS
     facts = frozenset({words.ChatMessage.event})
 
     def __init__(
@@ -105,13 +109,15 @@ class Chat(Namespace):
         keys: UserKeys = UserKeys(),
         fenced: Callable[[str], None] = lambda incarnation: None,
         recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] | None = None,
+        tell: Tell = tell_nobody,
     ) -> None:
         super().__init__(hub, timers)
         self.store = store
         self._typing = TypingIndicators(self, typing, SHOWN, typing_ms)
         self._keys = keys
         self._feed = ChatFeed(self, keys)
-        self._relay = EventRelay(store.pending, self._publish_event, self.spawn, self._revoke)
+        tell_of = ChatReports(store, tell).tell
+        self._relay = EventRelay(store.pending, self._publish_event, self.spawn, self._revoke, tell_of)
         self._arrivals = EventRelay(present.pending, self._publish_presence, self.spawn)
         self.connected_users = ConnectedUsers(present, incarnation, self._arrivals, fenced)
         self._incarnation = incarnation
@@ -142,6 +148,7 @@ class Chat(Namespace):
             keys=keys,
             fenced=context.fenced,
             recheck_on_all_nodes=partial(context.calls.recheck_on_all_nodes, cls.path),
+            tell=context.tell,
         )
 
     def routes(self, api: Any) -> Iterable[Route]:

@@ -275,6 +275,20 @@ class ChatStore:
         answer = await self._call(VIEW, HOUSE, conversation_id, "", 0, 0)
         return conversation(answer[1]) if answer[0] == "ok" else None
 
+    async def transcript(
+        self, conversation_id: str, limit: int, limit_bytes: int, before: int | None = None
+    ) -> StoredMessagePage | None:
+        """Return the newest messages, or those `before` a number, without checking access. None: no conversation.
+
+        There are fewer than `limit` if they exceed `limit_bytes` of JSON. Raises RtError UNAVAILABLE.
+        """
+        own = (conversation_id, "" if before is None else before, limit, limit_bytes)
+        answer = await self._call(VIEW, HOUSE, *own, costly=True)
+        if answer[0] != "ok":
+            return None
+        messages = [json.decode(_message, text) for text in reversed(answer[3])]
+        return StoredMessagePage(conversation(answer[1]), messages, bool(answer[4]))
+
     async def mine(self, user: User, limit: int = 50) -> list[Conversation]:
         """Return a customer's open conversations, or those that an agent has taken, oldest first."""
         return [conversation(row) for row in await self._call(MINE, (user.id, user.role, user.team_id, ""), limit)]

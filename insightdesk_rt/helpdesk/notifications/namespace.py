@@ -21,18 +21,23 @@ from insightdesk_rt.engine.dispatch.namespace import (
     Nothing,
     Outbound,
     Payload,
+    Tell,
     Timers,
     event,
     every,
+    tell_nobody,
 )
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.ids import PushId
-from insightdesk_rt.engine.model import Event, Offset, unix_ms, user_room
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, unix_ms, user_room
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.event_relay import EventRelay
+from insightdesk_rt.helpdesk.notifications.reports import NOTIFICATION_REPORTS, NotificationReports
+from insightdesk_rt.helpdesk.notifications.settings import NotificationSettings
 from insightdesk_rt.helpdesk.notifications.store import (
+    UNSEEN,
     Content,
     MarkedRead,
     Notification,
@@ -89,20 +94,24 @@ _read_read = msgspec.json.Decoder(NotificationRead)
 
 class Notifications(Namespace):
     path = "/notifications"
+    settings = NotificationSettings
     plain = (NOTIFICATION,)
+    reports = NOTIFICATION_REPORTS
     facts = frozenset({NOTIFICATION, NotificationRead.event})
 
-    def __init__(self, hub: Hub, timers: Timers, notifications: NotificationStore) -> None:
+    def __init__(self, hub: Hub, timers: Timers, notifications: NotificationStore, tell: Tell = tell_nobody) -> None:
         super().__init__(hub, timers)
         self._store = notifications
-        self._relay = EventRelay(notifications.pending, self._publish_event, self.spawn)
+        tell_of = NotificationReports(tell).tell
+        self._relay = EventRelay(notifications.pending, self._publish_event, self.spawn, tell=tell_of)
         self._published_counts: dict[str, int] = {}  # the last published count, of users whose count is checked again
 
     @classmethod
     def build(cls, context: Context) -> Notifications:
         partition = context.valkey.names.namespace(cls.path)
-        store = NotificationStore(context.valkey, partition, recovered=context.recovered)
-        return cls(context.hub, context.timers, store)
+        unseen_ms = context.settings.of(NotificationSettings).notification_unseen_s * 1000
+        store = NotificationStore(context.valkey, partition, recovered=context.recovered, unseen_ms=unseen_ms)
+        return cls(context.hub, context.timers, store, context.tell)
 
     async def joined(self, socket: Socket) -> None:
         try:
@@ -161,10 +170,13 @@ class Notifications(Namespace):
 
     @every(ms=1_000, on="leader")
     async def publish_overdue(self) -> None:
-        """Publish the events that other nodes left pending."""
+        """Publish the events that other nodes left pending, and those of notifications that were not read in time."""
+        await self._relay.publish(await self._store.unseen())
         await self._relay.publish_overdue()
 
     async def _publish_event(self, record: PendingEvent) -> Offset:
+        if record.kind == UNSEEN:
+            return NO_OFFSET  # only the back end is told
         if record.kind == "read":
             read = read_read(record)
             self._check_again(

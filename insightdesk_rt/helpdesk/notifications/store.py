@@ -38,6 +38,8 @@ PUSH = load_script(PACKAGE, "notification_push", PENDING_EVENTS)
 READ = load_script(PACKAGE, "notification_read", PENDING_EVENTS)
 AGAIN = load_script(PACKAGE, "notification_again")
 LIST = load_script(PACKAGE, "notification_list")
+UNREAD_DUE = load_script(PACKAGE, "notification_unseen", PENDING_EVENTS)
+UNSEEN = "unseen"  # the kind of a pending event: a notification was not read in time
 
 
 class Content(Struct, omit_defaults=True, gc=False):
@@ -85,9 +87,15 @@ class NotificationStore:
     """All methods wait for `recovered`: a client that reloads after Valkey lost its last second must get everything."""
 
     def __init__(
-        self, valkey: Valkey, partition: Partition, name: str = "notification", recovered: Recovered = always
+        self,
+        valkey: Valkey,
+        partition: Partition,
+        name: str = "notification",
+        recovered: Recovered = always,
+        unseen_ms: int = 0,
     ) -> None:
         self._valkey = valkey
+        self._unseen_ms = unseen_ms  # after which an unread notification is `unseen`; 0: never
         self._recovered = recovered
         self.name = name
         self.base = partition.key(name)
@@ -100,6 +108,7 @@ class NotificationStore:
         """
         text = json.encode_struct(content)
         args: list[Arg] = [key, content.id, text, MAX_KEPT, KEPT_S, once_of(key, content.id)]
+        args.append(self._unseen_ms)
         await self._recovered()
         first, records = await self._valkey.call(PUSH, [self.base], args, durable=True)
         if first and json.loads(first) != json.loads(text):  # the order of members in `data` does not matter
@@ -123,6 +132,14 @@ class NotificationStore:
         """Return the number of unread notifications. Raises UNAVAILABLE."""
         await self._recovered()
         return int(await self._valkey.command("ZCARD", f"{self.base}-unread:{key}"))
+
+    async def unseen(self, limit: int = 100) -> list[PendingEvent]:
+        """Return the events of at most `limit` notifications that were not read in time. Each is returned once.
+
+        Raises RtError UNAVAILABLE.
+        """
+        found = await self._valkey.call(UNREAD_DUE, [self.base], [limit])
+        return [event for key, records in found for event in read_pending(self.name, key, records)]
 
     async def mark_read(self, key: str, ids: list[str], sid: str = "") -> MarkedRead:
         """Mark these (at least one) as read, for the socket `sid`. Raises UNAVAILABLE."""
@@ -148,7 +165,7 @@ class NotificationStore:
 
 
 def read_notification(record: PendingEvent) -> Notification:
-    """Parse the data of a pushed notification's pending event."""
+    """Parse the data of the pending event of a notification that was pushed, or not read in time."""
     return _notification(record.data, read=False)
 
 

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, ClassVar
 
-import msgspec
 from msgspec import Meta, Struct
 
 from insightdesk_rt.engine.dispatch.namespace import (
@@ -23,9 +22,11 @@ from insightdesk_rt.engine.dispatch.namespace import (
     Payload,
     Rate,
     Route,
+    Tell,
     Timers,
     event,
     every,
+    tell_nobody,
 )
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.hub import Hub
@@ -46,6 +47,7 @@ from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.event_relay import EventRelay
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers
+from insightdesk_rt.helpdesk.presence.reports import PRESENCE_REPORTS, PresenceReports, read_transition
 from insightdesk_rt.helpdesk.presence.settings import PresenceSettings
 from insightdesk_rt.helpdesk.presence.store import PresenceStore, SeenPresence
 
@@ -96,24 +98,13 @@ class PresenceUpdate(Outbound, kw_only=True):
     lastSeen: str = ""
 
 
-class _Transition(Struct, gc=False):
-    """What the store recorded of a change of status. `userId` is a UserKey."""
-
-    userId: str
-    status: Status
-    teamId: str
-    lastSeen: int
-
-
-_transition = msgspec.json.Decoder(_Transition)
-
-
 class Presence(Namespace):
     """`incarnation` names this node's present life (see ConnectedUsers)."""
 
     path = "/presence"
     settings = PresenceSettings
     plain = (LIST,)
+    reports = PRESENCE_REPORTS
 
     def __init__(
         self,
@@ -123,11 +114,13 @@ class Presence(Namespace):
         incarnation: Callable[[], str],
         keys: UserKeys = UserKeys(),
         fenced: Callable[[str], None] = lambda incarnation: None,
+        tell: Tell = tell_nobody,
     ) -> None:
         super().__init__(hub, timers)
         self._keys = keys
         self.store = store
-        self._relay = EventRelay(store.pending, self._publish_change, self.spawn)
+        tell_of = PresenceReports(tell).tell
+        self._relay = EventRelay(store.pending, self._publish_change, self.spawn, tell=tell_of)
         self.connected_users = ConnectedUsers(store, incarnation, self._relay, fenced)
         self.transitions: Counter[str] = Counter()  # by new status: those that this node published
 
@@ -136,7 +129,7 @@ class Presence(Namespace):
         partition = context.valkey.names.namespace(cls.path)
         store = PresenceStore(context.valkey, partition, context.settings.of(PresenceSettings).presence_grace_ms)
         keys = context.settings.user_keys
-        return cls(context.hub, context.timers, store, context.incarnation, keys, context.fenced)
+        return cls(context.hub, context.timers, store, context.incarnation, keys, context.fenced, context.tell)
 
     def routes(self, api: Any) -> Iterable[Route]:
         # Not imported above: emitters import the table of features, and run where there is no Tornado.
@@ -193,7 +186,7 @@ class Presence(Namespace):
         return keys, refused, refused_customers
 
     async def _publish_change(self, change: PendingEvent) -> None:
-        to = json.decode(_transition, change.data)
+        to = json.decode(read_transition, change.data)
         changed = update(to.userId, to.status, iso(to.lastSeen) if to.status == "offline" else "")
         subscribed = presence_room(to.userId)
         await self.emit(changed, subscribed, id=change.id)

@@ -23,9 +23,11 @@ from insightdesk_rt.engine.dispatch.namespace import (
     Namespace,
     Outbound,
     Payload,
+    Tell,
     Timers,
     event,
     every,
+    tell_nobody,
 )
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.hub import Hub, JoinResult
@@ -49,6 +51,7 @@ from insightdesk_rt.helpdesk.tickets.access import MayRead, load_access
 from insightdesk_rt.helpdesk.tickets.audience import Audience, ByCheck, ByRooms, may
 from insightdesk_rt.helpdesk.tickets.feed import TicketFeed
 from insightdesk_rt.helpdesk.tickets.readers import NOTE_EVERY_MS, ReaderStore
+from insightdesk_rt.helpdesk.tickets.reports import TICKET_REPORTS, TicketReports
 from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 from insightdesk_rt.helpdesk.tickets.store import (
     Comment,
@@ -161,6 +164,7 @@ class Tickets(Namespace):
 
     path = "/tickets"
     settings = TicketSettings
+    reports = TICKET_REPORTS
 
     def __init__(
         self,
@@ -175,6 +179,7 @@ class Tickets(Namespace):
         typing_ms: int = TYPING_MS,
         incarnation: Callable[[], str] = lambda: "",
         recheck_on_all_nodes: Callable[[str, Offset], Awaitable[object]] | None = None,
+        tell: Tell = tell_nobody,
     ) -> None:
         super().__init__(hub, timers)
         self._incarnation = incarnation
@@ -185,7 +190,8 @@ class Tickets(Namespace):
         self._readers = readers
         audience: Audience = ByCheck(access, readers) if access.of_host else ByRooms(agent_access == "all")
         self._feed = TicketFeed(self, audience)
-        self._relay = EventRelay(tickets.pending, self._publish_change, self.spawn, self._revoke)
+        tell_of = TicketReports(tell).tell
+        self._relay = EventRelay(tickets.pending, self._publish_change, self.spawn, self._revoke, tell_of)
         self._recheck_on_all_nodes = recheck_on_all_nodes or self.recheck_access
 
     @classmethod
@@ -206,6 +212,7 @@ class Tickets(Namespace):
             typing_ms=settings.typing_ms,
             incarnation=context.incarnation,
             recheck_on_all_nodes=partial(context.calls.recheck_on_all_nodes, cls.path),
+            tell=context.tell,
         )
 
     # ── what clients call ────────────────────────────────────────────────────────────────────────────────────────────

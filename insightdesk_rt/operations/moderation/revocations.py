@@ -20,6 +20,8 @@ from insightdesk_rt.api.openapi import Route
 from insightdesk_rt.api.operation import Answer, BulkChange, Removal
 from insightdesk_rt.api.paging import Page, Paged
 from insightdesk_rt.api.whom import customer_of, key_of, user_of
+from insightdesk_rt.backend.feed.types import SessionRevokedReport
+from insightdesk_rt.engine.dispatch.namespace import FeedEntry, Tell, tell_nobody
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.ids import RuleId, SessionIdText, UserIdText
 from insightdesk_rt.engine.model import User, UserKeys, iso
@@ -118,6 +120,7 @@ class RevocationView(Struct):
 class RevocationsHandler(Handler):
     changes: AccessRuleChanges
     revocations: Revocations
+    tell: Tell
     keys: UserKeys
 
     @operation("viewer", query=Paged, answer=Page[RevocationView])
@@ -159,7 +162,10 @@ class RevocationsHandler(Handler):
             user_id=user,
             issued_before_ms=max(before_ms, old.issued_before_ms if old is not None else 0) if user else 0,
         )
-        return await self.changes.put(self.revocations.table, revocation, body.dryRun)
+        answer = await self.changes.put(self.revocations.table, revocation, body.dryRun)
+        if not body.dryRun:  # UNAVAILABLE: the same request again tells the back end, and changes nothing else
+            await self.tell([FeedEntry(f"revocation.{id}.{now_ms}", now_ms, report_revocation(revocation))])
+        return answer
 
 
 class RevocationHandler(Handler):
@@ -196,12 +202,30 @@ def view_revocation(revocation: Revocation) -> RevocationView:
     )
 
 
+def report_revocation(revocation: Revocation) -> SessionRevokedReport:
+    """Return what the back end is told of a revocation."""
+    before_ms = revocation.issued_before_ms
+    return SessionRevokedReport(
+        sessionId=revocation.session_id,
+        userId=user_of(revocation.user_id) or "",
+        customerId=customer_of(revocation.user_id) or "",
+        issuedBefore=iso(before_ms) if before_ms else "",
+        until=iso(revocation.until_ms),
+        by=revocation.by,
+        reason=revocation.reason,
+    )
+
+
 def revocation_routes(
-    admin: Admin, changes: AccessRuleChanges, revocations: Revocations, keys: UserKeys = UserKeys()
+    admin: Admin,
+    changes: AccessRuleChanges,
+    revocations: Revocations,
+    keys: UserKeys = UserKeys(),
+    tell: Tell = tell_nobody,
 ) -> list[Route]:
-    """Return the routes of this file."""
+    """Return the routes of this file. `tell` tells the back end of each revocation."""
     parts = {"admin": admin, "changes": changes, "revocations": revocations}
     return [
-        (r"/api/v1/revocations", RevocationsHandler, {**parts, "keys": keys}),
+        (r"/api/v1/revocations", RevocationsHandler, {**parts, "tell": tell, "keys": keys}),
         (r"/api/v1/revocations/([^/]+)", RevocationHandler, parts),
     ]

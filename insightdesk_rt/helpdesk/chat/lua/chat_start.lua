@@ -40,7 +40,7 @@ save(c, {
   customerId = who.id, customerName = who.name, customerOnline = online(who.key), teamId = team, subject = arg(3),
   preview = arg(5), asked = arg(8), startedAs = client_id, createdAt = now, queuedAt = math.max(now, (behind or 0) + 1), last = '0',
 })
-report(c, 'started', { customerName = who.name, subject = c.subject }, id)
+report(c, 'started', { customerName = who.name, subject = c.subject, preview = c.preview }, id)
 enqueue(c)
 if arg(6) ~= '' then
   store_message(c, client_id, arg(6))

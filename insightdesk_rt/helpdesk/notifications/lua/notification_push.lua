@@ -4,9 +4,11 @@
 -- <base>-items:<userId>   hash: id → "<ms> <json>"
 -- <base>-order:<userId>   zset: ids, oldest first
 -- <base>-unread:<userId>  zset: unread ids
+-- <base>-unseen           zset: <userId>, newline, id → when the back end is told that it is unread, in ms
 --
 -- KEYS  base
 -- ARGV  userId · id · json · most notifications of a user · seconds until they expire · `once` of its event
+--       · ms after which the back end is told that it is unread, 0: never
 -- Answer {JSON of another notification that has this id, or "", records of the user's pending events}
 local base = KEYS[1]
 local user, id, item, most, kept_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
@@ -28,6 +30,9 @@ redis.call('HSET', items, id, kept)
 redis.call('ZADD', order, place, id)
 redis.call('ZADD', unread, place, id)
 add_pending_event(base, user, key, 'notification', kept, now, ARGV[6])
+if tonumber(ARGV[7]) > 0 then
+  redis.call('ZADD', base .. '-unseen', now + ARGV[7], user .. '\n' .. id)
+end
 
 local excess = redis.call('ZCARD', order) - most
 if excess > 0 then

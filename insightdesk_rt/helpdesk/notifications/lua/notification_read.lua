@@ -19,6 +19,9 @@ else
   end
 end
 if #read > 0 then
+  for _, id in ipairs(read) do
+    redis.call('ZREM', base .. '-unseen', user .. '\n' .. id)
+  end
   add_pending_event(base, user, base .. ':' .. user, 'read', cjson.encode({ ids = read, sid = ARGV[2] }), now_ms())
 end
 return { redis.call('ZCARD', unread), there, pending_events(base, user) }

@@ -61,7 +61,7 @@ local function set_status(user, status, now)
     redis.call('PERSIST', key)
   end
   add_pending_event(base, user, key, 'status', cjson.encode({
-    userId = user, status = status, teamId = team or '', lastSeen = tonumber(seen) or now,
+    userId = user, status = status, teamId = team or '', lastSeen = tonumber(seen) or now, was = was or 'offline',
   }), now)
 end
 

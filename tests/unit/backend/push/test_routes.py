@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from insightdesk_rt.backend.feed.log import FeedLog
+from insightdesk_rt.backend.feed.reader import FeedReader
 from insightdesk_rt.backend.part import BackendContext
 from insightdesk_rt.backend.parts import PARTS
 from insightdesk_rt.backend.push.emit import MAX_ROOMS
@@ -58,7 +60,10 @@ class Desk:
         )
         features = Features((Tickets, Notifications), context)
         self.tickets, self.notifications = features.of(Tickets), features.of(Notifications)
-        self.context = BackendContext(features, self.hub, valkey, calls, PATHS, 1_000, FeatureSettings())
+        feed = FeedLog(valkey)
+        self.context = BackendContext(
+            features, self.hub, valkey, calls, PATHS, 1_000, FeatureSettings(), feed, FeedReader(feed), lambda: True
+        )
         self.port: Port
 
     async def connect(self, path: str, user: User) -> Socket:

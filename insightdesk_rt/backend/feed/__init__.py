@@ -1,0 +1,1 @@
+"""The feed: what the helpdesk's back end is told."""

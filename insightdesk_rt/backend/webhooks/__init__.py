@@ -1,0 +1,1 @@
+"""Webhooks: the feed, posted to addresses of the back end."""

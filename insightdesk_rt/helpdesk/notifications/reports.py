@@ -1,0 +1,72 @@
+"""What the back end is told of notifications."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from msgspec import UNSET, Raw, UnsetType
+
+from insightdesk_rt.engine.dispatch.namespace import FeedEntry, Report, Tell
+from insightdesk_rt.engine.model import named
+from insightdesk_rt.helpdesk.notifications.store import UNSEEN, read_notification, read_read
+from insightdesk_rt.helpdesk.pending_events import PendingEvent
+
+
+class NotificationReadReport(Report, kw_only=True):
+    """A user read these. A customer is named by `customerId` where ids are separate."""
+
+    type: ClassVar[str] = "notification.read"
+    userId: str = ""
+    customerId: str = ""
+    ids: list[str]
+
+
+class NotificationUnseenReport(Report, kw_only=True):
+    """A notification is unread for `notification_unseen_s`. `kind` is what the back end pushed as its `type`."""
+
+    type: ClassVar[str] = "notification.unseen"
+    userId: str = ""
+    customerId: str = ""
+    id: str
+    kind: str
+    title: str
+    createdAt: str
+    body: str = ""
+    url: str = ""
+    data: Raw | UnsetType = UNSET
+
+
+NOTIFICATION_REPORTS: tuple[type[Report], ...] = (NotificationReadReport, NotificationUnseenReport)
+
+
+class NotificationReports:
+    """Tells the back end of notifications that were read, or were not."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+
+    async def tell(self, record: PendingEvent) -> None:
+        """Tell of one change, if the back end is told of its kind. Raises RtError UNAVAILABLE."""
+        if (report := report_of_notification(record)) is not None:
+            await self._tell([FeedEntry(record.id, record.seq, report)])  # a seq is the time of its change
+
+
+def report_of_notification(record: PendingEvent) -> Report | None:
+    """Return what the back end is told of a change; None: it did it itself, by a push."""
+    who = named(record.subject)
+    if record.kind == "read":
+        return NotificationReadReport(userId=who.user_id, customerId=who.customer_id, ids=read_read(record).ids)
+    if record.kind != UNSEEN:
+        return None
+    one = read_notification(record)
+    return NotificationUnseenReport(
+        userId=who.user_id,
+        customerId=who.customer_id,
+        id=one.id,
+        kind=one.type,
+        title=one.title,
+        createdAt=one.createdAt,
+        body=one.body,
+        url=one.url,
+        data=one.data,
+    )
