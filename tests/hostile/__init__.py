@@ -1,1 +1,1 @@
-"""What a stranger, a customer or a broken client might try on the real server, and what must not come of it."""
+"""Attacks on a real server by strangers, customers and broken clients, and the harm they must not do."""

@@ -1,4 +1,4 @@
-"""One real server for all that is tried here; afterwards it must have nothing to complain about."""
+"""One real server for all attacks. Its log must contain no unexpected warning afterwards."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A hostile client in one hand: raw requests to the ports of a real server, and a Socket.IO client that hides nothing.
+"""Tools of a hostile client: raw requests to the ports of a real server, and a Socket.IO client that shows everything.
 
-`Caller` keeps every event it was sent, so that a test can say what must not be among them.
+`Caller` keeps every event that it received, so that a test can check what must not be among them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from tests.support.door import Http, RawSocket
 from tests.support.server import ServerProcess
 
 DEADLINE_S = 10.0
-QUIET_S = 0.4  # nothing more comes; an event of this server takes some milliseconds
+QUIET_S = 0.4  # silence after which nothing more is expected; an event takes some milliseconds
 POLL = "/socket.io/?EIO=4&transport=polling"
 SOCKET = "/socket.io/?EIO=4&transport=websocket"
 
 
 class Target:
-    """One port of the server, as the raw clients of tests/support/door.py want it."""
+    """One port of the server, in the form that the raw clients of tests/support/door.py expect."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -29,7 +29,7 @@ class Target:
     async def close(self) -> None:
         for connection in self.connections:
             connection.writer.transport.abort()
-        await asyncio.sleep(0.01)  # the transports' own time to end
+        await asyncio.sleep(0.01)  # time for the transports to close
 
     async def socket(self, target: str = SOCKET, **how: Any) -> RawSocket:
         return await RawSocket.to(self, target, **how)  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ class Caller:
         self.refused: dict[str, str] = {}  # namespace → code
         self.code: int | None = None  # of the close frame, 1006 without one
         self.pids: dict[str, str] = {}  # namespace → secret of its session
-        self.left: set[str] = set()  # namespaces that the server took it out of
+        self.left: set[str] = set()  # namespaces from which the server disconnected it
         self._joined: set[str] = set()
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._change = asyncio.Event()
@@ -159,7 +159,7 @@ class Caller:
 
 
 def memory_mb(server: ServerProcess) -> float:
-    """Return what the server's process holds now."""
+    """Return the memory, objects and open files of the server's process."""
     with open(f"/proc/{server.pid}/statm", encoding="utf-8") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 

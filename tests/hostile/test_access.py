@@ -1,4 +1,4 @@
-"""Who sees and does what: every event by everybody who may not, with ids of somebody else and ids that are none."""
+"""Access control: every event, sent by users without permission, with ids of others and with invalid ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.aio import aio
 from tests.support.server import ServerProcess
 
 DESK = ("/tickets", "/chat", "/notifications", "/presence")
-# Not ids, though each looks like one to somebody: separators of rooms and channels, patterns, look-alikes, sizes.
+# Invalid ids that some parser might accept: separators of rooms and channels, patterns, look-alikes, sizes.
 CRAFTED = [
     "1:x", "*", "a\nb", "mine\n", "x" * 100_000, "\uff4dine", "mine\u200b", "mine ", "ticket:mine", "../mine", "mine\0",
     "{mine}", "", "-", "role:agent", "\u043cine", "a b", "[a-z]", "$(id)", "\u202emine", "mine#", "mine,ours",
@@ -25,7 +25,7 @@ async def people(target: Target, tokens: dict[str, str]) -> dict[str, Caller]:
 
 
 def strangers(server: ServerProcess) -> dict[str, str]:
-    """Tokens of everybody who has no business with what belongs to a customer and to the team "red"."""
+    """Tokens of users who have no access to the data of a customer and of the team "red"."""
     return {
         "a customer": server.token("mallory", "customer"),
         "a customer with the team in the token": server.token("molly", "customer", "red"),
@@ -65,7 +65,7 @@ async def test_an_invalid_id_is_refused_before_it_becomes_a_room(server: ServerP
     for namespace, event, payload in asks:
         for crafted in CRAFTED:
             outcome = await ada.outcome(namespace, event, payload(crafted))
-            # A user's id may be any visible text: what stands before a room name's first ':' is never a part of it.
+            # A user's id may be any visible text: the part before the first ':' of a room name is never part of the id.
             wanted = "ok" if namespace == "/presence" and ids.USER.fits(crafted) else "BAD_REQUEST"
             assert outcome == wanted, f"{event} {crafted[:20]!r}: {outcome}"
     _, who = await server.push("GET", "/api/v1/users/craft")
@@ -87,7 +87,7 @@ async def test_an_internal_note_reaches_no_customer_live_or_later(server: Server
     assert (await server.push("POST", "/api/v1/tickets/noted/comments", note))[0] == 201
     await server.push("PUT", "/api/v1/tickets/noted", {"watchers": ["secret-watcher"], "teamId": "purple"})
     await server.push("PUT", "/api/v1/tickets/noted", {"teamId": "red"})
-    await ada.until(lambda: ada.heard("ticket:commented"), "the agent is told of the note")
+    await ada.until(lambda: ada.heard("ticket:commented"), "the agent receives the note")
     for since in (offset, "0-0"):
         await carl.call("/tickets", "ticket:unsubscribe", {"ticketId": "noted"})
         await carl.call("/tickets", "ticket:subscribe", {"ticketId": "noted", "since": since})
@@ -177,11 +177,11 @@ async def test_a_customer_receives_no_presence_even_with_a_team_in_the_token(ser
     for spy in spies:
         assert await spy.outcome("/presence", "presence:subscribe", {"userIds": ["ada"]}) == "FORBIDDEN"
     await Caller.to(target, server.token("newcomer", "agent", "red"), "/presence")
-    await mate.until(lambda: "newcomer" in json.dumps(mate.events), "the teammate is told")
+    await mate.until(lambda: "newcomer" in json.dumps(mate.events), "the teammate receives the status")
     await asyncio.sleep(QUIET_S)
     for spy in spies:
         seen = {update["userId"] for update in spy.heard("presence:update")}
-        assert "newcomer" not in seen, "when an agent works is not a customer's to know"
+        assert "newcomer" not in seen, "customers must not learn when an agent works"
     await target.close()
 
 
@@ -192,7 +192,7 @@ async def test_a_notification_reaches_only_its_user(server: ServerProcess) -> No
     others = await people(target, strangers(server))
     push = {"userId": "ada", "type": "x", "title": "for ada", "id": "n-ada"}
     assert (await server.push("POST", "/api/v1/notifications", push))[0] == 201
-    await ada.until(lambda: ada.heard("notification"), "ada is told")
+    await ada.until(lambda: ada.heard("notification"), "ada receives it")
     await asyncio.sleep(QUIET_S)
     for caller in others.values():
         assert not caller.heard("notification")
@@ -226,13 +226,13 @@ async def test_a_refresh_in_one_namespace_changes_no_role_in_another(server: Ser
     ask = {"token": server.token("hatter", "agent", "red", ttl_s=900)}
     assert await caller.outcome("/chat", "session:refresh", ask) == "ok"
     outcome = await caller.outcome("/tickets", "ticket:subscribe", {"ticketId": "two-hats"})
-    assert outcome == "FORBIDDEN", "who came into /tickets as a customer reads the desk's tickets"
+    assert outcome == "FORBIDDEN", "a customer of /tickets must not read the desk's tickets"
     await target.close()
 
 
 @aio
 async def test_a_customer_with_an_agents_id_receives_nothing_that_is_meant_for_staff(server: ServerProcess) -> None:
-    """Helpdesks number customers and agents apart. Whatever the setting says of ids, the role of the socket decides."""
+    """A customer and an agent may have the same id. The role of the socket decides, with any setting of user_ids."""
     target = Target(server.port)
     spies = [
         await Caller.to(target, server.token("77", "customer"), *DESK),
@@ -241,7 +241,7 @@ async def test_a_customer_with_an_agents_id_receives_nothing_that_is_meant_for_s
     agent = await Caller.to(target, server.token("77", "agent", "red77"), *DESK)
     mate = await Caller.to(target, server.token("78", "agent", "red77"), *DESK)
     mia = await Caller.to(target, server.token("mia77", "customer"), *DESK)
-    for spy in spies:  # what is their own: statuses of presence and the like
+    for spy in spies:  # the customer's own events: presence and the like
         spy.events.clear()
 
     # tickets: created, assigned, changed, a note, viewers, deleted
@@ -271,11 +271,11 @@ async def test_a_customer_with_an_agents_id_receives_nothing_that_is_meant_for_s
     # presence of the team
     assert await mate.outcome("/presence", "presence:status", {"status": "busy"}) == "ok"
 
-    await agent.until(lambda: agent.heard("chat:rated") and agent.heard("ticket:deleted"), "the agent is told of all")
+    await agent.until(lambda: agent.heard("chat:rated") and agent.heard("ticket:deleted"), "the agent's events")
     await agent.until(lambda: any(one["userId"] == "78" for one in agent.heard("presence:update")), "presence")
     assert {"ticket:created", "ticket:assigned", "ticket:deleted", "chat:queue", "chat:accepted", "chat:closed"} <= {
         name for _, name, _ in mate.events
-    }, "so what the spies are not told was told to others"
+    }, "the events that the spies do not receive were sent to others"
     assert [one.get("note") for one in agent.heard("chat:transferred")] == ["secret word", "secret word", None]
     assert [(one["from"], one["to"]) for one in agent.heard("ticket:assigned")] == [
         (None, "77"),

@@ -1,4 +1,4 @@
-"""Advisories of other servers and of Tornado that need more than one packet or request to be tried."""
+"""Security advisories of other servers and of Tornado whose attack takes more than one packet or request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_session_ids_cannot_be_guessed(server: ServerProcess) -> None:
     async with at(server) as target:
         secrets = [(await target.session()).partition("sid=")[2].partition(".")[2] for _ in range(100)]
         assert len(set(secrets)) == 100 and {len(secret) for secret in secrets} == {22}, "128 bits"
-        for place in range(21):  # the last letter has two bits of the 128
+        for place in range(21):  # the last letter holds two of the 128 bits
             assert len({secret[place] for secret in secrets}) > 20, f"letter {place} is not by chance"
 
 
@@ -61,7 +61,7 @@ async def test_an_upgrade_in_another_version_harms_neither_session_nor_server(
 
 @aio
 async def test_a_compressed_body_is_not_unpacked(server: ServerProcess) -> None:
-    """Of Tornado: `decompress_request` and a body that unpacks to much. It is off: these bytes are no packet."""
+    """Tornado's `decompress_request`, which is off: a body that would unpack to a large one is not a valid packet."""
     async with at(server) as target:
         path, http = await target.session(), await target.http()
         before_mb = memory_mb(server)
@@ -73,7 +73,7 @@ async def test_a_compressed_body_is_not_unpacked(server: ServerProcess) -> None:
 
 @aio
 async def test_chunks_of_one_byte_do_not_block_other_clients(server: ServerProcess) -> None:
-    """Tornado 6.6: each chunk is a turn of its own."""
+    """Tornado 6.6: each chunk takes its own turn of the event loop."""
     async with at(server) as target:
         path, http, neighbour = await target.session(), await target.http(), await target.http()
         await http.ask("POST", path, f"40/tickets,{json.dumps({'token': server.token('ann', 'agent')})}".encode())
@@ -91,7 +91,7 @@ async def test_chunks_of_one_byte_do_not_block_other_clients(server: ServerProce
 
 @aio
 async def test_calls_before_the_connect_is_answered_have_no_effect(server: ServerProcess) -> None:
-    """python-socketio 5.17, python-engineio 4.15: what is sent while the connect is still looked at."""
+    """python-socketio 5.17, python-engineio 4.15: calls sent while the connect is still being checked."""
     await server.push("PUT", "/api/v1/tickets/early", {"subject": "x", "requesterId": "carl"})
     subscribe = '["ticket:subscribe",{"ticketId":"early"}]'
     tokens = ("nonsense", server.token("mallory", "customer"), server.token("carl", "customer"))
@@ -100,7 +100,7 @@ async def test_calls_before_the_connect_is_answered_have_no_effect(server: Serve
             socket = await target.socket()
             await socket.text()
             socket.send(text(f"40/tickets,{json.dumps({'token': token})}") + text(f"42/tickets,1{subscribe}"))
-            assert await socket.closed() == 1005, "it may speak when it was answered"
+            assert await socket.closed() == 1005, "it may call after the connect was answered"
             path, http = await target.session(), await target.http()
             await http.ask(
                 "POST", path, f"40/tickets,{json.dumps({'token': token})}\x1e42/tickets,1{subscribe}".encode()
@@ -115,7 +115,7 @@ async def test_calls_before_the_connect_is_answered_have_no_effect(server: Serve
 
 
 async def everything(socket: RawSocket) -> str:
-    """Return what is said within a moment."""
+    """Return the messages that arrive within a moment."""
     said = ""
     try:
         async with asyncio.timeout(QUIET_S):
@@ -130,7 +130,7 @@ async def everything(socket: RawSocket) -> str:
 async def test_pings_are_answered_and_not_queued_for_a_client_that_does_not_read(
     server: ServerProcess, path: str
 ) -> None:
-    """ws 8.23: an answer queued for each."""
+    """ws 8.23: an answer was queued for each ping."""
     async with at(server) as target:
         neighbour = await Caller.to(target, server.token("nell", "agent"), "/tickets")
         reader, deaf = await target.socket(path), await target.socket(path)

@@ -1,9 +1,9 @@
 """The fast path and Tornado's handlers give the same answer, byte for byte, to every request of a table.
 
 Each request is sent twice to a new client port: once with the fast path in front, once to Tornado's handlers alone.
-Status line, header fields in their order, body, whether the connection stays open, and what was counted must be equal;
-only the Date is not compared. The table also says which of the two answers when both are there. A difference that is
-meant would stand in MEANT, with its reason; there is none.
+Status line, header fields in their order, body, whether the connection stays open, and the metrics must be equal;
+only the Date is not compared. The table also says which of the two answers if both are present. An intended
+difference would be listed in MEANT, with its reason; there is none.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tests.support.door import UPGRADE, Door, Http, RawSocket, door, frame
 POLL = "/socket.io/?EIO=4&transport=polling"
 SOCKET = "/socket.io/?EIO=4&transport=websocket"
 NATIVE = "/rt/tickets"
-SID = "n1.s1"  # of the session that a prelude opens
+SID = "n1.s1"  # the session id that a prelude opens
 FAST, TORNADO = "fast path", "Tornado"
 MEANT: dict[str, str] = {}
-SILENCE_S = 0.05  # an answer that is followed by this is complete
+SILENCE_S = 0.05  # an answer followed by this one is complete
 
 
 class Case(NamedTuple):
     answered_by: str
     data: bytes
-    before: str = ""  # what happens on other connections first: a key of PRELUDES
+    before: str = ""  # what happens on other connections before: a key of PRELUDES
     settings: dict[str, Any] = {}
 
 
@@ -99,7 +99,7 @@ CASES: dict[str, Case] = {
     "a native websocket that connects": Case(FAST, upgrade(NATIVE) + frame(1, b'{"event":"connect","data":{}}')),
     "a native websocket with a token": Case(FAST, upgrade(NATIVE, Authorization="Bearer t.o.k")),
     "a native websocket that sends nonsense": Case(FAST, upgrade(NATIVE) + frame(1, b"{")),
-    # ── odd: right, and not what stock clients send ──
+    # ── unusual: valid, but not sent by stock clients ──
     "a poll of HTTP/1.0": Case(TORNADO, get().replace(b"HTTP/1.1", b"HTTP/1.0")),
     "a poll of HTTP/1.0 that keeps its connection": Case(
         TORNADO, get(Connection="keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0")
@@ -120,7 +120,7 @@ CASES: dict[str, Case] = {
         request(f"POST {BOTH}", {"Transfer-Encoding": "chunked"}, b"1\r\n3\r\n0\r\n\r\n"),
         "session",
     ),
-    "a POST that waits for leave to send": Case(TORNADO, post("3", Expect="100-continue"), "session"),
+    "a POST that waits for 100 Continue": Case(TORNADO, post("3", Expect="100-continue"), "session"),
     "a POST over 8 KB": Case(TORNADO, post('42/tickets,["n","' + "x" * 9_000 + '"]'), "joined"),
     "a POST of 40 packets": Case(TORNADO, post("\x1e".join(["3"] * 40)), "session"),
     "a websocket with TLS in front": Case(
@@ -153,7 +153,7 @@ CASES: dict[str, Case] = {
     "a poll of a websocket's session": Case(TORNADO, get(BOTH), "websocket"),
     "a POST of a websocket's session": Case(TORNADO, post("3"), "websocket"),
     "a second poll of a session": Case(TORNADO, get(BOTH), "parked"),
-    "a poll with last words": Case(TORNADO, get(BOTH), "farewell"),
+    "a poll of a closed session with a last message": Case(TORNADO, get(BOTH), "farewell"),
     "a poll without a version": Case(TORNADO, get("/socket.io/?transport=polling")),
     "a poll of version 3": Case(TORNADO, get("/socket.io/?EIO=3&transport=polling")),
     "a websocket of version 3": Case(TORNADO, upgrade("/socket.io/?EIO=3&transport=websocket")),
@@ -207,7 +207,7 @@ CASES: dict[str, Case] = {
 }
 
 
-# ── what happens first ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── preludes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def opened(d: Door, *bodies: str) -> Http:
@@ -245,7 +245,7 @@ async def before(d: Door, prelude: str) -> None:
 
 
 async def answer(d: Door, data: bytes) -> bytes:
-    """Send bytes on a new connection and return all that comes back, and whether the connection stays open."""
+    """Send bytes on a new connection; return all bytes that come back, and whether the connection stays open."""
     http = await Http.to(d)
     http.writer.write(data)
     got, wait_s = b"", 1.0

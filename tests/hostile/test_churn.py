@@ -1,4 +1,4 @@
-"""20,000 clients that come, are refused, leave or break off in every way there is, and nothing of them stays."""
+"""20,000 clients connect, are refused, leave or break off in every possible way, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLIENTS = 20_000
 AT_ONCE = 50
 USERS = 40
 FLAT_MB = 10.0
-# Of one type: some tables have a few entries more or less at one moment than at another.
+# Allowed difference per type: some tables have a few entries more or less at different moments.
 FLAT_OBJECTS = 50
 # Published events, which a node keeps for a minute and up to 16 MB, in case Valkey has two primaries.
 KEPT_A_MINUTE = {"insightdesk_rt.engine.cluster.publisher.Sent"}
@@ -40,7 +40,7 @@ Way = Callable[[Target, str], Awaitable[None]]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CountingServer]:
-    """Who stops polling is gone after two seconds; the rest is as it always is."""
+    """A client that stops polling is closed after two seconds; all other settings are the defaults."""
     folder: Path = tmp_path_factory.mktemp("churn")
     server = CountingServer(folder, presence_grace_ms=500, drain_seconds=0, ping_interval_ms=1000, ping_timeout_ms=1000)
     server.start()
@@ -93,7 +93,7 @@ async def with_nonsense(target: Target, token: str) -> None:
     await socket.closed()
 
 
-# ── let in, and gone ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── accepted, then gone ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def before_an_answer(target: Target, token: str) -> None:
@@ -203,9 +203,9 @@ def test_twenty_thousand_clients_leave_nothing_behind(server: CountingServer) ->
                 return bool((await server.push("GET", "/api/v1/connections"))[1]["total"] == 0)
 
             await until(gone, "all clients are gone", 15)
-            await asyncio.sleep(UNLISTEN_S + 2)  # the rooms of who went are heard for a while
+            await asyncio.sleep(UNLISTEN_S + 2)  # the rooms of closed clients stay subscribed for a while
 
-        await some(3000)  # what is imported, compiled, cached and remembered (1,000 who left of late)
+        await some(3000)  # imported and compiled modules, caches, and the 1,000 most recently closed clients
         await settled()
         objects, held_mb, files = server.objects(), memory_mb(server), descriptors(server)
         began = time.monotonic()

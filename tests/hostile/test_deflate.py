@@ -1,4 +1,4 @@
-"""permessage-deflate, where it is switched on: bombs and broken streams."""
+"""permessage-deflate, if it is on: decompression bombs and broken streams."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_broken_compressed_stream_closes_the_connection_without_a_server_error
 
 
 async def ends(socket: RawSocket) -> bool:
-    """Does the server close the connection, whatever it says before?"""
+    """Return whether the server closes the connection, after whatever it sends."""
     try:
         while (await socket.reader.read(65_536)) != b"":
             socket.send(frame(8))

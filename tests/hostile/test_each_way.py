@@ -1,4 +1,4 @@
-"""Every limit holds on every way to the handlers: fast path, Tornado, TLS, compression, another node."""
+"""Every limit holds on every path to the handlers: fast path, Tornado, TLS, compression, another node."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.support.door import RawSocket, frame
 from tests.support.ways import POLL, WAYS, ByWay, door_by
 
 MOST = 1_000_000
-BEFORE_JOINING = 163_840  # of a POST: ten CONNECTs
+BEFORE_JOINING = 163_840  # the limit of a POST: ten CONNECTs
 UNKNOWN = {"code": 1, "message": "Session ID unknown"}
 
 
 async def refused_at_head(by: ByWay, sid: str, length: int) -> tuple[int, str]:
-    """Send the head of a POST and nothing of its body; return the answer."""
+    """Send the head of a POST without its body; return the answer."""
     http = await by.http()
     http.send("POST", f"{POLL}&sid={sid}", b"", {"Content-Length": str(length)})
     async with asyncio.timeout(10):
@@ -31,7 +31,7 @@ async def refused_at_head(by: ByWay, sid: str, length: int) -> tuple[int, str]:
 @pytest.mark.parametrize("way", WAYS)
 @aio
 async def test_a_post_for_an_unknown_session_is_refused_when_its_head_has_come(way: str) -> None:
-    """Whatever node the sid names: nothing of the body is kept for a client that has shown no token."""
+    """Nothing of the body is kept for a client without a token, whichever node the sid names."""
     async with door_by(way) as by:
         for sid in ("n1.none", "n2.none", "zz9.none", "none"):
             status, body = await refused_at_head(by, sid, 990_000)
@@ -56,7 +56,7 @@ async def test_a_chunked_post_is_refused_when_it_exceeds_the_limit(way: str) -> 
         sid = await by.session()
         http = await by.http()
         http.send("POST", f"{POLL}&sid={sid}", b"", {"Transfer-Encoding": "chunked"})
-        for _ in range(6):  # and it does not end
+        for _ in range(6):  # and the body does not end
             http.writer.write(b"8000\r\n" + b"4" * 32_768 + b"\r\n")
         async with asyncio.timeout(10):
             assert (await http.receive()).status == 413
@@ -104,7 +104,7 @@ async def test_a_head_that_does_not_come_ends_its_connection(way: str) -> None:
         await until(lambda: by.over_limit == {"handshake_timeout_s": 1}, f"it is counted: {by.over_limit}")
 
 
-# ── websockets: what is sent, how it ends, what is counted ──────────────────────────────────────────────────────────
+# ── websockets: the input, the close code, the metric ───────────────────────────────────────────────────────────────
 
 Sends = Callable[[RawSocket], Awaitable[None]]
 
@@ -187,7 +187,7 @@ async def test_a_message_that_is_not_finished_is_closed(way: str) -> None:
         socket = await by.socket()
         socket.send(frame(1, b"40/tickets,", fin=False))
         async with asyncio.timeout(10):
-            assert await socket.closed() == 1005, "a code is said on /rt alone"
+            assert await socket.closed() == 1005, "only /rt sends a close code"
         await until(lambda: by.over_limit == {"message_timeout_s": 1}, f"it is counted: {by.over_limit}")
 
 

@@ -1,4 +1,4 @@
-"""Peers that send small frames as fast as they can, on and on: everybody else still has their turn."""
+"""Peers that send small frames as fast as they can do not block other clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWERS = 5
 
 
 class Flood:
-    """Writes to sockets whatever they take, in a thread of its own. `sent` is in bytes."""
+    """Writes as much as possible to sockets, in its own thread. `sent` is in bytes."""
 
     def __init__(self, sockets: list[RawSocket], data: bytes) -> None:
         self._data = data
@@ -68,8 +68,8 @@ def flooding(sockets: list[RawSocket], data: bytes) -> Iterator[Flood]:
 @pytest.mark.parametrize(("path", "one"), [(SOCKET, text("3")), (SOCKET, frame(10)), ("/rt/tickets", frame(10))])
 @aio
 async def test_floods_of_small_frames_do_not_block_other_clients(server: ServerProcess, path: str, one: bytes) -> None:
-    """Those who come during the flood get in, too, and by every way: a server that served them in the order that the
-    kernel names them in would serve the first of the flood for ever."""
+    """New clients can connect during the flood, over every path. A server that handled sockets in the kernel's order
+    would serve the flood's first sockets for ever."""
     target = Target(server.port)
     flooders = [await target.socket(path) for _ in range(FLOODERS)]
     with flooding(flooders, one * 20_000) as flood:
@@ -82,7 +82,7 @@ async def test_floods_of_small_frames_do_not_block_other_clients(server: ServerP
             assert answer["error"]["code"] == "UNKNOWN_EVENT"
             posted = await (await target.http()).ask("POST", session, b"3")
             assert (posted.status, posted.body) == (200, "ok")
-        await until(lambda: flood.sent > before + 1_000_000, "those who flood are still read, too")
+        await until(lambda: flood.sent > before + 1_000_000, "the flooding clients are still read as well")
     assert neighbour.code is None
     await neighbour.close()
     await target.close()

@@ -1,4 +1,4 @@
-"""Frames and packets that no honest client sends: each costs its sender, and nobody else, and says how it ended."""
+"""Frames and packets that no honest client sends: each affects only its sender, and the close code says why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def text(packet: str) -> bytes:
     return frame(1, packet.encode())
 
 
-# What is sent behind a CONNECT to /tickets, and the code of the close frame that follows; None: the connection stays.
+# The input after a CONNECT to /tickets, and the code of the close frame that follows; None: the connection stays.
 ENDS: dict[str, tuple[bytes, int]] = {
     "an argument 100,000 deep": (text(f'42/tickets,["ticket:subscribe",{"[" * 100_000}{"]" * 100_000}]'), 1005),
     "a namespace of a megabyte": (text("42/" + "a" * 900_000), 1005),
@@ -27,9 +27,9 @@ ENDS: dict[str, tuple[bytes, int]] = {
     "a placeholder's num that is text": (text('451-/tickets,["x",{"_placeholder":true,"num":"splice"}]'), 1005),
     "too many attachments": (text('4599999-/tickets,["x"]'), 1005),
     "no attachments": (text('450-/tickets,["x"]'), 1005),
-    "an attachment of nothing": (frame(2, b"x"), 1005),
-    "a placeholder's num below nothing": (text('451-/tickets,["x",{"_placeholder":true,"num":-1}]'), 1005),
-    "an attachment too many": (
+    "an empty attachment": (frame(2, b"x"), 1005),
+    "a negative placeholder num": (text('451-/tickets,["x",{"_placeholder":true,"num":-1}]'), 1005),
+    "one attachment too many": (
         text('451-/tickets,["x",{"_placeholder":true,"num":0}]') + frame(2, b"x") * 2,
         1005,
     ),
@@ -37,7 +37,7 @@ ENDS: dict[str, tuple[bytes, int]] = {
         text('451-/tickets,["x",{"_placeholder":true,"num":0}]') + text('42/tickets,["x"]'),
         1005,
     ),
-    "an ack id below nothing": (text('42/tickets,-1["x",{}]'), 1005),
+    "a negative ack id": (text('42/tickets,-1["x",{}]'), 1005),
     "a name that is an object": (text('42/tickets,[{"toString":"foo"}]'), 1005),
     "a reserved name: connect": (text('42/tickets,["connect",1]'), 1005),
     "a reserved name: disconnect": (text('42/tickets,["disconnect"]'), 1005),
@@ -62,18 +62,18 @@ ENDS: dict[str, tuple[bytes, int]] = {
     "a length over 2^63": (b"\x81\xff" + b"\xff" * 8 + b"mask", 1002),
     "not UTF-8": (frame(1, b"4\xff\xfe"), 1007),
     "more than a megabyte": (frame(1, b"4" + b"x" * 1_000_000), 1009),
-    "endless fragments of a byte": (frame(1, b"4", fin=False) + frame(0, b"x", fin=False) * 20_000, 1009),
-    "endless fragments of nothing": (frame(1, b"4", fin=False) + frame(0, b"", fin=False) * 20_000, 1009),
+    "endless fragments of one byte": (frame(1, b"4", fin=False) + frame(0, b"x", fin=False) * 20_000, 1009),
+    "endless empty fragments": (frame(1, b"4", fin=False) + frame(0, b"", fin=False) * 20_000, 1009),
     "a close code that may not be sent": (frame(8, b"\x03\xec"), 1002),
     "a close frame of one byte": (frame(8, b"x"), 1002),
-    "a thousand namespaces that are none": (b"".join(text(f"40/n{n},{{}}") for n in range(1000)), 1005),
-    "three thousand tokens that are none": (text('40/chat,{"token":"a.b.c"}') * 3000, 1005),
+    "a thousand unknown namespaces": (b"".join(text(f"40/n{n},{{}}") for n in range(1000)), 1005),
+    "three thousand invalid tokens": (text('40/chat,{"token":"a.b.c"}') * 3000, 1005),
 }
 STAYS: dict[str, bytes] = {
     "an event called error": text('42/tickets,["error"]'),
     "an event called __proto__": text('42/tickets,["__proto__",{}]'),
-    "pongs that nobody asked for": text("3") * 20_000,
-    "a number beyond every float": text('42/tickets,["ticket:subscribe",{"ticketId":1e400}]'),
+    "unrequested pongs": text("3") * 20_000,
+    "a number larger than any float": text('42/tickets,["ticket:subscribe",{"ticketId":1e400}]'),
     "half a surrogate pair": text('42/tickets,["ticket:subscribe",{"ticketId":"\\ud800"}]'),
     "a placeholder without attachments": text(
         '42/tickets,["ticket:subscribe",{"ticketId":{"_placeholder":true,"num":0}}]'
@@ -81,10 +81,10 @@ STAYS: dict[str, bytes] = {
     "three thousand subscriptions": b"".join(
         text(f'42/tickets,["ticket:subscribe",{{"ticketId":"t{n}"}}]') for n in range(3000)
     ),
-    "an answer to nothing": text('43/tickets,99999["x"]'),
+    "an ack without a request": text('43/tickets,99999["x"]'),
     "an ack id used again": text('42/tickets,7["ticket:unsubscribe",{"ticketId":"1"}]') * 5,
     "a hundred thousand more arguments": text(f'42/tickets,["ticket:subscribe",{{"ticketId":"t"}},{"1," * 100_000}1]'),
-    "three thousand events that are none": text('42/tickets,["x"]') * 3000,
+    "three thousand unknown events": text('42/tickets,["x"]') * 3000,
 }
 
 
@@ -159,7 +159,7 @@ def test_attackers_leave_nothing_behind_and_do_not_disturb_another_client(
         assert memory_mb(server) < held_mb + 25
         assert slowest_s < 5, f"the neighbour waited {slowest_s:.2f} s"
         assert neighbour.code is None
-        assert server.log().count("\n") == lines, "who sends nonsense writes no log"
+        assert server.log().count("\n") == lines, "nonsense causes no log line"
         await target.close()
 
     story()

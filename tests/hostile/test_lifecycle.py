@@ -1,4 +1,4 @@
-"""Clients that come, break off and come back, and a Valkey that stops or dies while people talk."""
+"""Clients that connect, break off and reconnect, and a Valkey that stops or dies during a chat."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def valkey_of(server: ServerProcess) -> int:
         try:
             name, _, fields = (entry / "stat").read_text().partition("(")[2].rpartition(")")
         except OSError:
-            continue  # no process, or none any more
+            continue  # there is no such process any more
         if name == "valkey-server" and int(fields.split()[1]) == server.pid:
             return int(entry.name)
     raise AssertionError("the server has no Valkey")
 
 
 async def heard_all(caller: Caller, count: int) -> None:
-    await caller.until(lambda: len(caller.heard("chat:message")) >= count, "all that was acknowledged")
+    await caller.until(lambda: len(caller.heard("chat:message")) >= count, "all acknowledged messages")
 
 
 def test_two_thousand_clients_that_break_off_leave_nothing_behind(server: ServerProcess) -> None:
@@ -41,7 +41,7 @@ def test_two_thousand_clients_that_break_off_leave_nothing_behind(server: Server
         async def break_off(number: int) -> None:
             token = server.token(f"churn{number % 40}", "agent", "red")
             connect = json.dumps({"token": token})
-            if number % 4 == 0:  # before anything was answered
+            if number % 4 == 0:  # before the first answer
                 socket = await target.socket()
                 socket.say(f"40/presence,{connect}")
                 await socket.http.writer.drain()
@@ -71,7 +71,7 @@ def test_two_thousand_clients_that_break_off_leave_nothing_behind(server: Server
             await target.close()
             target.connections.clear()
 
-        await round(200)  # what is imported, compiled and cached once
+        await round(200)  # modules and caches that are filled once
         await asyncio.sleep(1.5)
         connections, held_mb = descriptors(server), memory_mb(server)
         await round(2000)
@@ -169,11 +169,11 @@ def test_a_chat_continues_after_an_outage_of_valkey_without_losses_or_duplicates
                 ask = {"conversationId": chat, "text": text, "clientId": text}
                 before = time.monotonic()
                 outcome = await who.outcome("/chat", "chat:message", ask)
-                assert time.monotonic() - before < 6, "a refusal that takes long"
+                assert time.monotonic() - before < 6, "the refusal came too late"
                 if outcome == "ok":
                     said.append(text)
                     number += 1
-                else:  # the same again, until it is taken
+                else:  # the same call again, until it is accepted
                     codes.add(outcome)
                 await asyncio.sleep(0.25)
 
@@ -194,7 +194,7 @@ def test_a_chat_continues_after_an_outage_of_valkey_without_losses_or_duplicates
             await heard_all(caller, len(said))
             heard = caller.heard("chat:message")
             assert [message["id"] for message in heard] == list(range(2, len(heard) + 2)), (
-                "a gap, a double, or disorder"
+                "a gap, a duplicate or a wrong order"
             )
             assert {message["text"] for message in heard} == set(said)
             assert caller.code is None

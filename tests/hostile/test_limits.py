@@ -1,4 +1,4 @@
-"""Limits that need a server of their own to be reached: connects, files, clients that do not read; and churn."""
+"""Limits whose tests need their own server: connects, files, clients that do not read, churn."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def running(folder: Path, *announced: str, **settings: object) -> Iterator[Serve
 
 
 class Neighbour:
-    """A client that goes on talking while others attack: `worst_s` is the longest it waited for an answer."""
+    """A client that keeps calling while others attack. `worst_s` is its longest wait for an answer."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
@@ -47,7 +47,7 @@ class Neighbour:
             began = time.monotonic()
             await self.caller.call("/tickets", "nothing:such", {})
             self.worst_s = max(self.worst_s, time.monotonic() - began)
-            await asyncio.sleep(0.7)  # within the rate of unknown events
+            await asyncio.sleep(0.7)  # below the rate limit of unknown events
 
     async def end(self) -> float:
         assert not self._task.done(), self._task
@@ -58,7 +58,7 @@ class Neighbour:
 
 
 async def closed_reasons(server: ServerProcess) -> dict[str, int]:
-    """Return how many clients were closed, by why."""
+    """Return the number of closed clients by reason."""
     status, found = await server.push("GET", "/api/v1/connections/closed?limit=500")
     assert status == 200
     reasons: dict[str, int] = {}
@@ -74,7 +74,7 @@ async def test_a_client_with_too_many_connects_is_closed(tmp_path: Path, token: 
         shown = server.token("ann", "agent", "red") if token == "good" else "nonsense"
         connect = f"40/tickets,{json.dumps({'token': shown})}"
         socket = await Target(server.port).socket()
-        await socket.text()  # Engine.IO's
+        await socket.text()  # Engine.IO's handshake
         for _ in range(10):
             socket.say(connect)
             while not (await socket.text()).startswith(("40", "44")):
@@ -88,7 +88,7 @@ async def test_a_client_with_too_many_connects_is_closed(tmp_path: Path, token: 
 
 @aio
 async def test_a_body_of_ambiguous_length_is_answered_once(tmp_path: Path) -> None:
-    """Request smuggling: a proxy in between may see another end than we do (RFC 9112 6.3)."""
+    """Request smuggling: a proxy in between may see another end of the body than the server does (RFC 9112 6.3)."""
     with running(tmp_path) as server:
         target = Target(server.port)
         session = await target.session()
@@ -131,7 +131,7 @@ async def test_at_the_file_descriptor_limit_connected_clients_continue(tmp_path:
 
 @aio
 async def test_a_thousand_clients_that_do_not_read_cost_bounded_memory_and_nobody_else_waits(tmp_path: Path) -> None:
-    """Volatile events are dropped for them first; then they are closed, each at its limit."""
+    """Volatile events are dropped first; then each client is closed when it reaches its limit."""
     outbox, doubt = 65_536, "max_payload_bytes is over"
     with running(
         tmp_path, doubt, max_outbox_bytes=outbox, max_event_bytes=32_768, volatile_outbox_bytes=16_384
@@ -161,14 +161,14 @@ async def test_a_thousand_clients_that_do_not_read_cost_bounded_memory_and_nobod
         async def slow() -> int:
             return (await closed_reasons(server)).get("slow_consumer", 0)
 
-        while await slow() < 500 and time.monotonic() < end:  # of the last 1,000 that are remembered, 500 are shown
+        while await slow() < 500 and time.monotonic() < end:  # 500 of the last 1,000 closed clients are shown
             blob = {"namespace": "/tickets", "room": "ticket:t1", "event": "blob", "data": "x" * 16_000}
             status, _ = await server.push("POST", "/api/v1/emit", blob)
             assert status == 200
             sent += 1
             peak = max(peak, memory_mb(server))
         assert await slow() == 500
-        await until(lambda: len(reader.heard("blob")) == sent, "all of it at one who reads")
+        await until(lambda: len(reader.heard("blob")) == sent, "a client that reads receives everything")
         assert await neighbour.end() < 5
         assert peak - before < 1000 * outbox * 2 / 1e6, (before, peak)
         for socket in sockets:

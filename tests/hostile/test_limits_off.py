@@ -1,4 +1,4 @@
-"""Limits of a connection, a user and an address: one that is low refuses who is over it, and 0 switches it off."""
+"""Limits of a connection, a user and an address: a low one refuses what exceeds it, and 0 switches it off."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 async def joins(server: ServerProcess, user: str) -> dict[str, str]:
-    """Ask into all namespaces on one connection. Returns the refusals."""
+    """Connect to all namespaces on one connection. Return the refusals."""
     caller = Caller(await Target(server.port).socket())
     for namespace in ALL:
         await caller.join(namespace, server.token(user, "agent", "red"))
@@ -108,7 +108,7 @@ async def test_rooms_of_a_socket_are_limited_unless_the_limit_is_off(low: Server
 @aio
 async def test_without_a_limit_a_connection_may_connect_to_namespaces_any_number_of_times(off: ServerProcess) -> None:
     socket = await Target(off.port).socket()
-    await socket.text()  # Engine.IO's
+    await socket.text()  # Engine.IO's handshake
     for _ in range(200):
         socket.say('40/tickets,{"token":"nonsense"}')
         assert (await socket.text()).startswith("44/tickets,")
@@ -119,7 +119,7 @@ async def test_without_a_limit_a_connection_may_connect_to_namespaces_any_number
 async def test_connects_of_a_user_per_minute_are_limited_unless_the_limit_is_off(
     low: ServerProcess, off: ServerProcess
 ) -> None:
-    """Whoever is over it is closed in a way that makes a client come back later (4302); others are let in."""
+    """The connection over the limit is closed with a code for which clients reconnect later (4302)."""
     for server, limit in ((low, LOW["max_connects_per_user_per_minute"]), (off, 0)):
         token, closed = server.token("eve", "agent", "red"), 0
         for _ in range(40):
@@ -160,7 +160,7 @@ async def test_new_clients_of_an_address_per_second_are_limited_unless_the_limit
 async def test_without_an_outbox_limit_a_client_that_does_not_read_stays_and_gets_everything_later(
     off: ServerProcess,
 ) -> None:
-    """More than the default limits of bytes and of events, volatile ones too, while the client is behind."""
+    """More bytes and events than the default limits, including volatile ones, while the client does not read."""
     await off.push("PUT", "/api/v1/tickets/t1", {"teamId": "red"})
     socket = await on_ticket(off)
     for number in range(120):
@@ -168,7 +168,7 @@ async def test_without_an_outbox_limit_a_client_that_does_not_read_stays_and_get
         blob["volatile"] = number % 2 == 0  # type: ignore[assignment]
         status, said = await off.push("POST", "/api/v1/emit", blob)
         assert status == 200, said
-    due = {True: iter(range(0, 120, 2)), False: iter(range(1, 120, 2))}  # volatile or not: each kind in its order
+    due = {True: iter(range(0, 120, 2)), False: iter(range(1, 120, 2))}  # each kind, volatile and logged, in its order
     for _ in range(120):
         while '"blob"' not in (text := await socket.text()):
             pass
@@ -191,7 +191,7 @@ async def on_ticket(server: ServerProcess) -> RawSocket:
 
 @aio
 async def test_without_time_limits_slow_clients_are_waited_for(off: ServerProcess) -> None:
-    """Nobody waits 45 s here: that a second is not too long for 0 is what can go wrong."""
+    """The test does not wait 45 s. It checks that a timeout of 0 does not end a connection within a second."""
     target = Target(off.port)
     nothing, begun = await target.socket(), await target.socket()
     begun.send(frame(1, b'40/tickets,{"token":', fin=False))
@@ -204,7 +204,7 @@ async def test_without_time_limits_slow_clients_are_waited_for(off: ServerProces
     await asyncio.sleep(2)
     token = off.token("slow", "customer")
     for socket in (nothing, begun):
-        await socket.text()  # Engine.IO's
+        await socket.text()  # Engine.IO's handshake
     nothing.say(f'40/chat,{{"token":"{token}"}}')
     begun.send(frame(0, f'"{token}"}}'.encode()))
     assert (await nothing.text()).startswith("40/chat,")

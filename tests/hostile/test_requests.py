@@ -1,4 +1,4 @@
-"""HTTP that no browser sends, at both ports: an answer or a closed connection, no traceback, nobody's memory."""
+"""HTTP that no browser sends, on both ports: it gets an answer or is closed, without a traceback or kept memory."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def request(line: str, headers: bytes = b"", body: bytes = b"", method: str = "G
 
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
-# What is asked of the client port, and the status of the first answer; 0: the connection just ends.
+# The request to the client port, and the status of the first answer; 0: the connection is closed without one.
 ASKED: dict[str, tuple[bytes, int]] = {
     "a sid that is a property of every object": (request(f"{SOCKET}&sid=__proto__", WEBSOCKET), 400),
     "a transport that is a method": (request("/socket.io/?EIO=4&transport=toString", WEBSOCKET), 400),
     "an upgrade to polling": (request(POLL, WEBSOCKET), 400),
     "two sids": (request(f"{POLL}&sid=a&sid=b"), 400),
-    "a sid that is no text": (request(f"{POLL}&sid=%ff%fe"), 400),
+    "a sid that is not text": (request(f"{POLL}&sid=%ff%fe"), 400),
     "an extension called constructor": (
         request(SOCKET, WEBSOCKET + b"Sec-WebSocket-Extensions: constructor, __proto__\r\n"),
         101,
@@ -71,11 +71,11 @@ ASKED: dict[str, tuple[bytes, int]] = {
     "a path out of its folder": (request("/rt/../../../etc/passwd"), 404),
     "a path out of its folder, escaped": (request("/rt/%2e%2e/%2e%2e/etc/passwd"), 404),
     "a path that is another's address": (request("//evil.example/%2f.."), 404),
-    "a websocket of no version of Engine.IO": (request("/socket.io/?transport=websocket", WEBSOCKET), 400),
+    "a websocket without a version of Engine.IO": (request("/socket.io/?transport=websocket", WEBSOCKET), 400),
     "a websocket of Engine.IO 3": (request("/socket.io/?EIO=3&transport=websocket", WEBSOCKET), 400),
-    "more body than its length": (request(POLL, b"Content-Length: 1\r\n", b"4" * 100, "POST"), 400),
+    "a body longer than its length": (request(POLL, b"Content-Length: 1\r\n", b"4" * 100, "POST"), 400),
     "a cookie of backslashes": (request(POLL, b'Cookie: a="' + b"\\" * 30_000 + b"\r\n"), 200),
-    "a thousand arguments too many": (request(POLL + "&a=1" * 2000), 400),
+    "a thousand extra arguments": (request(POLL + "&a=1" * 2000), 400),
     "headers over 64 KB": (request(POLL + "&x=" + "a" * 70_000), 0),
     "a folded header": (request(POLL, b"X: a\r\n b\r\n"), 400),
     "both lengths": (request(POLL, CHUNKED + b"Content-Length: 4\r\n", b"0\r\n\r\n", "POST"), 400),
@@ -87,15 +87,18 @@ ASKED: dict[str, tuple[bytes, int]] = {
         ),
         400,
     ),
-    "a method nobody knows": (request(POLL, method="FOO"), 405),
+    "an unknown method": (request(POLL, method="FOO"), 405),
     "TRACE": (request(POLL, method="TRACE"), 405),
     "no host": (f"GET {POLL} HTTP/1.1\r\n\r\n".encode(), 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
-    "a page of somebody else": (request(POLL, b"Origin: https://evil.example\r\n"), 403),
-    "a websocket of nobody's page": (request(SOCKET, WEBSOCKET + b"Origin: null\r\n"), 400),
-    "a page that begins like ours": (request(SOCKET, WEBSOCKET + b"Origin: http://127.0.0.1.evil.example\r\n"), 400),
+    "a page of another site": (request(POLL, b"Origin: https://evil.example\r\n"), 403),
+    "a websocket of another site's page": (request(SOCKET, WEBSOCKET + b"Origin: null\r\n"), 400),
+    "an origin that begins like ours": (
+        request(SOCKET, WEBSOCKET + b"Origin: http://127.0.0.1.evil.example\r\n"),
+        400,
+    ),
     "two origins": (request(SOCKET, WEBSOCKET + b"Origin: http://127.0.0.1\r\nOrigin: http://evil.example\r\n"), 400),
-    "a native websocket of nobody's page": (request("/rt/tickets", WEBSOCKET + b"Origin: null\r\n"), 403),
+    "a native websocket of another site's page": (request("/rt/tickets", WEBSOCKET + b"Origin: null\r\n"), 403),
     "an old websocket": (request(SOCKET, WEBSOCKET.replace(b": 13", b": 8")), 426),
 }
 
@@ -113,7 +116,7 @@ def test_an_odd_request_is_answered_and_the_next_client_is_served(server: Server
         assert (got[0] == status) if got else (status == 0 and ended), (got, ended)
         assert (await (await target.http()).ask("GET", POLL)).status == 200
         said = [line for line in server.log()[before:].splitlines() if not any(text in line for text in SELDOM)]
-        assert said == [], "strangers write no log but lines that come once a minute at most"
+        assert said == [], "strangers cause only log lines that are written at most once a minute"
         await target.close()
 
     story()
@@ -170,7 +173,7 @@ def test_a_body_that_nobody_reads_is_not_kept_in_memory(server: ServerProcess, p
                         http.writer.write(b"x" * 1_000_000)
                         await http.writer.drain()
             except (ConnectionError, TimeoutError):
-                pass  # it may well be cut off
+                pass  # the server may cut it off
             most_mb = max(most_mb, memory_mb(server))
         await target.close()
         assert most_mb < before_mb + 40, f"{most_mb - before_mb:.0f} MB are held for three strangers"

@@ -1,4 +1,4 @@
-"""What only its owner may know is not read where it does not belong, and never written to the log, at any level."""
+"""Secrets are not accepted in the wrong place, and are never written to the log, at any level."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @aio
 async def test_a_token_in_a_cookie_or_url_is_ignored(server: ServerProcess) -> None:
-    """A cookie would be sent by any page, and a URL stands in every log on the way."""
+    """Any page could send a cookie, and URLs are in the log of every proxy on the way."""
     target, token = Target(server.port), server.token("ann", "agent", "red")
     cookie = {"Cookie": f"token={token}; jwt={token}; access_token={token}; Authorization=Bearer {token}"}
     in_url = f"token={token}&auth={token}&access_token={token}&jwt={token}"
@@ -97,7 +97,7 @@ async def test_a_hostile_client_causes_at_most_one_log_line(server: ServerProces
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server each of whose settings that can hold a secret holds one."""
+    """A server with a secret in every setting that can hold one."""
     password = f"{CANARY}@/#?&:"
     with OwnValkey() as valkey:
         valkey("CONFIG", "SET", "requirepass", password)

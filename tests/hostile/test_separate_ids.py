@@ -1,6 +1,6 @@
-"""Customers and staff are numbered apart (`user_ids = "separate"`): of one id, they never influence each other.
+"""With `user_ids = "separate"`, a customer and a staff member with the same id never influence each other.
 
-Each test plays one thing that is kept per user, with two people of one id. `server` of conftest.py has shared ids.
+Each test checks one kind of data per user, with two people of one id. `server` of conftest.py has shared ids.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 class Two:
-    """A customer and an agent of one id, and a colleague of the agent's."""
+    """A customer and an agent of one id, and a colleague of the agent."""
 
     def __init__(self, server: ServerProcess, id: str) -> None:
         self.server, self.id, self.target = server, id, Target(server.port)
@@ -87,7 +87,7 @@ async def test_a_customer_and_an_agent_of_one_id_have_separate_rooms(apart: Serv
 
 @aio
 async def test_an_id_that_looks_like_a_customers_key_gives_no_access_to_that_customer(apart: ServerProcess) -> None:
-    """No text that a token may hold as `sub` leads to a customer's rooms or stores."""
+    """No `sub` that a token may contain gives access to a customer's rooms or stored data."""
     async with Two(apart, "40") as two:
         tricky = ["customer:40", "customer\\t40", "customer 40", "user:40"]
         people = [await Caller.to(two.target, apart.token(id, "agent", "t"), *DESK) for id in tricky]
@@ -244,7 +244,7 @@ async def test_typing_is_shown_to_the_other_user_of_the_same_id(apart: ServerPro
 
 @aio
 async def test_a_customer_and_an_agent_of_one_id_can_chat_with_each_other(apart: ServerProcess) -> None:
-    """The same id and the same clientId on both sides, which is two people and two messages."""
+    """The same id and the same clientId on both sides are two people and two messages."""
     async with Two(apart, "49") as two:
         started = await two.customer.call("/chat", "chat:start", {"clientId": "1", "teamId": "t"})
         chat = {"conversationId": started["conversationId"]}
@@ -278,7 +278,7 @@ async def test_a_customer_and_an_agent_of_one_id_can_chat_with_each_other(apart:
 
 @aio
 async def test_an_agents_chats_do_not_count_as_those_of_the_customer_of_that_id(apart: ServerProcess) -> None:
-    """A customer may have ten open conversations; those that the agent of the same id has taken are others."""
+    """A customer may have ten open conversations; those accepted by the agent of the same id do not count."""
     async with Two(apart, "50") as two:
         asker = await Caller.to(two.target, apart.token("asker", "customer"), "/chat")
         taken = []
@@ -384,7 +384,7 @@ CUSTOMER_ID: list[tuple[str, str, Any, str]] = [
 async def test_with_shared_ids_fields_for_customers_are_refused(
     server: ServerProcess, method: str, path: str, body: Any, field: str
 ) -> None:
-    """Whoever names one expects customers to be people of their own, and would block the agent, too."""
+    """A caller that uses them expects separate ids, and would also block the agent."""
     status, answer = await server.push(method, "/api/v1" + path, body)
     assert (status, answer["error"]["code"], answer["error"]["field"]) == (400, "BAD_REQUEST", field)
     assert "user_ids" in answer["error"]["message"]
@@ -402,7 +402,7 @@ async def test_with_shared_ids_one_id_is_one_person(server: ServerProcess) -> No
 
 @aio
 async def test_the_console_learns_that_ids_are_separate(apart: ServerProcess, server: ServerProcess) -> None:
-    """Or a click on a customer's name would show, and block, the agent of that id."""
+    """Otherwise a click on a customer's name would show, and block, the agent of that id."""
     _, session = await apart.push("GET", "/api/v1/session")
     assert session["separateIds"] is True
     _, session = await server.push("GET", "/api/v1/session")

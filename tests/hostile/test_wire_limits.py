@@ -1,4 +1,4 @@
-"""What one message may have: a limit that is low ends who is over it, and is counted; at 0 the same is let through."""
+"""Limits of one message: a low limit closes the client that exceeds it and is counted; 0 accepts the same message."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ DEEP = "[" * 20 + "]" * 20
 
 class Case(NamedTuple):
     low: int
-    data: bytes  # what is over it
-    code: int  # of the close frame
-    native: tuple[bytes, int] | None = None  # the same on /rt
+    data: bytes  # the input that exceeds the limit
+    code: int  # code of the close frame
+    native: tuple[bytes, int] | None = None  # close code on /rt
 
 
 def in_bytes(packet: str) -> bytes:
@@ -148,7 +148,7 @@ async def test_a_call_that_is_too_deep_is_refused_and_counted_and_its_client_sta
 async def test_a_post_that_is_too_long_is_counted_and_without_a_limit_accepted(
     strict: ServerProcess, easy: ServerProcess
 ) -> None:
-    body = ("4" + "x" * 3000).encode()  # no packet of Socket.IO: where it is read, it ends the session
+    body = ("4" + "x" * 3000).encode()  # not a Socket.IO packet: if it is read, it ends the session
     before = await counted(strict, "max_payload_bytes")
     for server, status in ((strict, 413), (easy, 200)):
         target = Target(server.port)
