@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Torture:
-    """Runs rounds on a loop that lives as long as the cluster."""
+    """Runs rounds on an event loop that lives as long as the cluster."""
 
     def __init__(self, runner: asyncio.Runner, run: Run) -> None:
         self.run = run
@@ -31,12 +31,12 @@ class Torture:
         return self._runner.run(bounded())
 
     def play(self, fault: str, seed: int) -> Row:
-        """Return what a round found; it must be clean."""
+        """Run a round and return its result, which must be clean."""
         self.run.random.seed(seed)
         row = self.await_(self.run.play(fault))
         assert row.verdict.clean, f"{fault}, seed {seed}: {row.verdict}"
         assert row.verdict.acknowledged > 50 and row.verdict.delivered > 300, "there was a load"
-        assert row.given_up == 0, "every publisher was answered in the end"
+        assert row.given_up == 0, "every publisher was answered eventually"
         return row
 
 

@@ -1,4 +1,4 @@
-"""Three real nodes on a real Valkey of their own, and clients of them."""
+"""Three real nodes on their own real Valkey, and clients of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOOR = NativeDoor()
 
 
 class Cluster:
-    """`n[0]` … `n[2]` are the nodes n1 … n3; `tag` keeps one test's people apart from others'."""
+    """`n[0]` … `n[2]` are the nodes n1 … n3. `tag` separates one test's users from those of others."""
 
     def __init__(self, nodes: list[ServerProcess], valkey: OwnValkey) -> None:
         self.n = nodes
@@ -42,7 +42,7 @@ class Cluster:
         return answer
 
     async def leader(self, asked: int = 0) -> int:
-        """Return which node leads."""
+        """Return the leader."""
         _, answer = await self.n[asked].push("GET", "/api/v1/nodes")
         [name] = [node["node"] for node in answer["nodes"] if node["leads"]]
         return int(name[1:]) - 1
@@ -54,7 +54,7 @@ class Cluster:
 
 @contextmanager
 def three_nodes(folder: Path, **settings: object) -> Iterator[list[Any]]:
-    """Yield [nodes, valkey]; every process is gone afterwards."""
+    """Yield [nodes, valkey]; every process has ended afterwards."""
     with OwnValkey("--appendonly", "yes", "--appendfsync", "everysec") as valkey:
         common = {"valkey_url": valkey.url, "drain_seconds": 1, **settings}
         nodes = [ServerProcess(folder / name, node_id=name, **common) for name in ("n1", "n2", "n3")]

@@ -1,4 +1,4 @@
-"""A node whose clock is wrong, and jumps: nothing ends too early, nobody is taken for dead, all come in order."""
+"""A node whose clock is wrong and jumps: nothing ends too early, no node is declared dead, events arrive in order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ needs_compiler = pytest.mark.skipif(
 @needs_compiler
 @pytest.mark.parametrize("ahead_s", [HOUR_S, -HOUR_S])
 def test_a_clock_that_jumps_by_an_hour_changes_nothing(tmp_path: Path, ahead_s: int) -> None:
-    """Valkey's clock decides about leases, log and presence; timers go by the monotonic one. Tokens go by the clock."""
+    """Leases, log and presence use Valkey's clock, timers the monotonic clock, and tokens the wall clock."""
     with OwnValkey() as valkey:
         common = {"valkey_url": valkey.url, "drain_seconds": 0, "presence_grace_ms": 500}
         right = ServerProcess(tmp_path / "n1", node_id="n1", **common)
@@ -61,7 +61,7 @@ async def story(c: Cluster, wrong: ClockedServer, ahead_s: int) -> None:
         watcher.forget()
         wrong.set_clock(ahead_s)
         await goes_on(c, here, 0)
-        await asyncio.sleep(6)  # longer than a lease, and than a user whose node is dead would be kept
+        await asyncio.sleep(6)  # longer than a lease and the time for which a dead node's users stay online
         wrong.set_clock(0)
         await goes_on(c, here, 6)
         assert watcher.pending("presence:update", {"userId": c.user("bob")}) == []
@@ -75,7 +75,7 @@ async def story(c: Cluster, wrong: ClockedServer, ahead_s: int) -> None:
 
 
 async def goes_on(c: Cluster, here: list[Peer], said: int) -> None:
-    """All hear all in one order; who types is seen to stop after five seconds, not before."""
+    """All clients receive all events in one order; typing stops after five seconds, not before."""
     ann, bob = here
     await bob.ok("ticket:typing", {"ticketId": "t"})
     began = time.monotonic()

@@ -1,6 +1,6 @@
-"""A node that Valkey does not hear of and that runs on: its users stay online, and a revocation says that it may serve.
+"""A node that is cut off from Valkey but still runs: its users stay online, and a revocation names it as missing.
 
-And a node that dies together with Valkey: its users are offline within the time all the same.
+Also a node that dies together with Valkey: its users are shown as offline within the usual time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GONE_WITHIN_S = 15.0
 
 
 class Site:
-    """Nodes n1 and n2 on a Valkey; the way of n2 to it is a cable."""
+    """Nodes n1 and n2 on a Valkey; n2 reaches it through a cable that can be cut."""
 
     def __init__(self, folder: Path, valkey: OwnValkey, port: int, settings: dict[str, object]) -> None:
         self._settings = settings
@@ -46,12 +46,12 @@ class Site:
             await asyncio.to_thread(server.start)
 
     async def nodes(self) -> list[str]:
-        """The names of the nodes that live, as n1 is told."""
+        """Return the names of the living nodes, as n1 sees them."""
         _, answer = await self.one.push("GET", "/api/v1/nodes")
         return [node["node"] for node in answer["nodes"]]
 
     async def until_alone(self) -> None:
-        """n1 has declared n2 dead."""
+        """Wait until n1 has declared n2 dead."""
         end_s = time.monotonic() + GONE_WITHIN_S
         while await self.nodes() != ["n1"]:
             assert time.monotonic() < end_s, "n2 is not declared dead"
@@ -100,11 +100,11 @@ async def test_users_of_a_node_that_is_cut_off_from_valkey_stay_online_and_a_rev
         assert (status, dry["missing"]) == (200, [incarnation])
         status, done = await site.one.push("POST", "/api/v1/revocations", {**order, "userId": "carol"})
         assert (status, done["missing"]) == (201, [incarnation])
-        await asyncio.sleep(4)  # many times the grace after which a dead node's users are offline
+        await asyncio.sleep(4)  # many times the grace period after which a dead node's users are offline
         assert watcher.pending("presence:update", {"userId": "bob"}) == [], "bob flaps"
         status, done = await site.one.push("POST", "/api/v1/revocations", order)
         assert (status, done["count"], done["missing"]) == (201, 0, [incarnation])
-        assert bob.connected, "that is what the answer says"
+        assert bob.connected, "the answer names it"
         site.cable.mend()
         await bob.gone()
         await site.until_two()
@@ -116,7 +116,7 @@ async def test_users_of_a_node_that_is_cut_off_from_valkey_stay_online_and_a_rev
 
         end_s = time.monotonic() + GONE_WITHIN_S
         while await missing():
-            assert time.monotonic() < end_s, "it is back and named for ever"
+            assert time.monotonic() < end_s, "the node is back, but is still named"
             await asyncio.sleep(0.2)
         await watcher.close()
 
@@ -143,7 +143,7 @@ async def test_users_of_a_node_that_dies_while_it_is_cut_off_go_offline_and_it_i
 async def test_users_of_a_node_that_dies_together_with_valkey_are_offline_within_fifteen_seconds(
     folder: Path,
 ) -> None:
-    """After Valkey is back nobody is declared dead for a moment, as all leases look old: a moment, and no more."""
+    """After Valkey's return, no node is declared dead for a moment, because all leases look old; it must be short."""
     async with a_site(folder) as site:
         watcher = await DOOR.open(site.one.address, "/presence", {"token": site.one.token("ann", "agent", "red")})
         await DOOR.open(site.two.address, "/presence", {"token": site.one.token("bob", "agent", "red")})
@@ -155,5 +155,5 @@ async def test_users_of_a_node_that_dies_together_with_valkey_are_offline_within
         update = await watcher.expect("presence:update", {"userId": "bob"}, deadline_s=GONE_WITHIN_S)
         assert update["status"] == "offline"
         print(f"offline {time.monotonic() - began_s:.1f} s after both died")
-        await until(lambda: watcher.connected, "the watcher has stayed")
+        await until(lambda: watcher.connected, "the watcher stays online")
         await watcher.close()

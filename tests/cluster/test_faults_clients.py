@@ -1,4 +1,4 @@
-"""Clients that are cut off and come back: with the same session, and with what they missed, once."""
+"""Clients that are disconnected and return: with the same session, and with each missed event once."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tests.cluster.torture.subscribers import Native, Stock, Subscriber
 from tests.support.aio import until
 
 QUIET_S = 3.0
-SAVED_S = 0.4  # a session is on record a fifth of a second after its connect
+SAVED_S = 0.4  # a session is stored within a fifth of a second after its connect
 
 Before = Callable[[Run, Subscriber], Awaitable[None]]
 
 
 async def at_once(run: Run, client: Subscriber) -> None:
-    """It has heard nothing yet, so it has no offset."""
+    """It has received nothing yet, so it has no offset."""
     await asyncio.sleep(SAVED_S)
 
 
 async def after_volatile(run: Run, client: Subscriber) -> None:
-    """They have no place in the log, and must not take a stock client's offset away."""
+    """Volatile events have no offset, and must not replace a stock client's offset."""
     await publish(run, client, 1)
     await until(lambda: client.record.heard, "a logged one")
     await publish(run, client, 2, volatile=True)
@@ -33,9 +33,9 @@ async def after_volatile(run: Run, client: Subscriber) -> None:
 
 
 async def after_a_quiet_time(run: Run, client: Subscriber) -> None:
-    """Others were told much meanwhile, it nothing."""
+    """Other clients received many events in the meantime, this one none."""
     await publish(run, client, 1)
-    await until(lambda: client.record.heard, "the last before")
+    await until(lambda: client.record.heard, "the last event before the cut")
     await run.play("none")
     await asyncio.sleep(QUIET_S)
 
@@ -71,7 +71,7 @@ def test_a_client_comes_back_with_its_session(
                 client.cable.reset()
             else:
                 client.cable.forsake()
-            await until(lambda: not client.record.connected, "it knows that it is cut off")
+            await until(lambda: not client.record.connected, "it has noticed the cut")
             for number in (11, 12, 13):
                 await publish(run, client, number)
             client.cable.mend()

@@ -1,4 +1,5 @@
-"""Cut, hanging and poisoned ways between nodes and Valkey: nothing acknowledged is missing, doubled or out of order."""
+"""Cut, hanging and poisoned connections between nodes and Valkey: no acknowledged event is missing, doubled or out of
+order."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from tests.cluster.conftest import Torture
 
 
 def test_a_run_without_a_fault_has_no_gap_and_no_notice(torture: Torture) -> None:
-    """The control: it also says that the load is what it should be."""
+    """The control, which also checks that the load is as expected."""
     row = torture.play("none", 1)
     assert row.verdict.told == row.verdict.resyncs == row.verdict.retried == row.refused == 0
     assert row.volatile > 50
@@ -28,7 +29,7 @@ def test_reset_connections_lose_nothing(torture: Torture) -> None:
 
 def test_a_black_hole_between_all_nodes_and_valkey_loses_nothing(torture: Torture) -> None:
     row = torture.play("black-hole", 5)
-    assert row.refused > 0, "publishers were told"
+    assert row.refused > 0, "publishers received errors"
     assert row.verdict.told == 0
 
 
@@ -39,7 +40,7 @@ def test_a_black_hole_between_one_node_and_valkey_loses_nothing(torture: Torture
 def test_a_subscription_that_hangs_while_commands_work_loses_nothing(torture: Torture) -> None:
     row = torture.play("half-open", 7)
     assert row.verdict.told == 0
-    assert row.verdict.longest_gap_s < 4, "noticed after a second, not when the cable is mended"
+    assert row.verdict.longest_gap_s < 4, "noticed after a second, not when the cable is repaired"
 
 
 def test_an_output_buffer_that_overflows_loses_nothing(torture: Torture) -> None:

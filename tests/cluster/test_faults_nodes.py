@@ -1,4 +1,4 @@
-"""Nodes that die, freeze and are restarted: their clients go on elsewhere and miss nothing."""
+"""Nodes that die, freeze or are restarted: their clients move to other nodes and miss nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.cluster.torture.subscribers import Python
 
 
 def test_clients_of_a_killed_node_miss_nothing(torture: Torture) -> None:
-    """Who can resume does: only python-socketio's clients begin anew, as they do after every cut."""
+    """All clients resume, except those of python-socketio, which always start a new session."""
     row = torture.play("node-killed", 1)
     assert row.verdict.recovered > 0
     anew = {s.name for s in torture.run.subscribers if s.record.begun_anew}
@@ -17,7 +17,7 @@ def test_clients_of_a_killed_node_miss_nothing(torture: Torture) -> None:
 
 
 def test_clients_of_a_frozen_node_miss_nothing(torture: Torture) -> None:
-    """The others take it for dead meanwhile; it catches up before it goes on."""
+    """The others declare it dead in the meantime; it catches up before it continues."""
     row = torture.play("node-frozen", 2)
     assert row.verdict.longest_gap_s > 5
 
@@ -29,6 +29,6 @@ def test_clients_miss_nothing_in_a_rolling_restart(torture: Torture) -> None:
 
 
 async def _spread(torture: Torture) -> int:
-    """Return to how many nodes the clients are connected."""
+    """Return the number of nodes that have clients."""
     await asyncio.sleep(0)
     return len({id(subscriber.node) for subscriber in torture.run.subscribers})

@@ -1,4 +1,5 @@
-"""Valkey killed, away, frozen, emptied, full and replaced: nothing acknowledged is missing, doubled or out of order."""
+"""Valkey killed, unreachable, frozen, emptied, full or replaced: no acknowledged event is missing, doubled or out of
+order."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def test_volatile_events_continue_inside_each_node_during_an_outage_of_valkey(to
             await asyncio.to_thread(cluster.valkey.start)
             await cluster.healed()
 
-    assert torture.await_(body()) == [1] * len(torture.run.subscribers.all), "each heard its own node, once"
+    assert torture.await_(body()) == [1] * len(torture.run.subscribers.all), "each received its node's event once"
 
 
 def test_nothing_is_lost_when_valkey_is_frozen(torture: Torture) -> None:
@@ -102,7 +103,7 @@ def test_clients_disconnected_during_a_failover_to_a_lagging_replica_are_told_of
 
 
 def test_nothing_is_lost_without_notice_when_two_primaries_take_writes(torture: Torture) -> None:
-    """Nodes that come together hear what either took, or are told."""
+    """Nodes that reach the new primary receive the events of both, or clients are told of the gap."""
     torture.play("two-primaries", seed=1)
 
 

@@ -1,6 +1,6 @@
-"""A node pays for what its own clients care about: counted, on nodes that share one real Valkey.
+"""A node's cost depends only on the rooms of its own clients: counted on nodes that share one real Valkey.
 
-Every count here is exact for its seed, or bounded so that a design that sends everything to every node would fail.
+Every count is exact for its seed, or bounded so that a design that sends everything to all nodes would fail.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROOMS = [Room(f"ticket:{n}") for n in range(1_000)]
 
 
 class CountedBackplane(ValkeyBackplane):
-    """Counts what comes off the subscription connection, channel by channel."""
+    """Counts the messages of the subscription connection by channel."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -54,13 +54,13 @@ class CountedBackplane(ValkeyBackplane):
 
     @property
     def from_rooms(self) -> int:
-        """Messages that came because of rooms."""
+        """Return the number of messages for rooms."""
         assert self.heard.total() == self.counters["received"]
         return self.heard.total() - self.probes
 
 
 class Node:
-    """One node without its doors: backplane and hub, and clients whose outboxes are lists."""
+    """One node without ports: backplane and hub, and clients whose outboxes are lists."""
 
     def __init__(self, url: str, name: str) -> None:
         self.valkey = Valkey(url, "subscription")
@@ -89,14 +89,14 @@ class Node:
         return sum(len(peer.texts) for peer in self.peers)
 
     async def caught_up(self) -> None:
-        """Return when all that was published before this call has come in: a probe is behind it on the connection."""
+        """Return when everything published before this call has arrived: a probe follows it on the connection."""
         seen = self.bus.probes
         await until(lambda: self.bus.probes >= seen + 2, "two more probes")
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[OwnValkey]:
-    """A Valkey that nobody else talks to, so that its own counts are this file's."""
+    """A Valkey for this file alone, so that its own counts are those of these tests."""
     with OwnValkey() as own:
         yield own
 
@@ -112,12 +112,12 @@ async def cluster(server: OwnValkey) -> AsyncIterator[list[Node]]:
 
 
 def calls(server: OwnValkey, command: str) -> int:
-    """How often Valkey has done a command since it started."""
+    """Return how often Valkey has run a command since it started."""
     return int(server("INFO", "commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 async def say(nodes: list[Node], rng: random.Random, rooms: list[Room], logged: int, volatile: int) -> Counter[Room]:
-    """Publish to random rooms from random nodes; return how often to which, once all of it has come in."""
+    """Publish to random rooms from random nodes; return how often to which, after everything has arrived."""
     said: Counter[Room] = Counter()
     for _ in range(volatile):
         room = rng.choice(rooms)
@@ -145,7 +145,7 @@ async def test_a_node_receives_only_the_events_of_its_own_rooms(server: OwnValke
         said = await say(nodes, rng, rooms, logged=1_000, volatile=500)
         for node in nodes:
             mine = sum(count for room, count in said.items() if homes[room] is node)
-            assert node.bus.from_rooms == mine  # sent to all, it would be 1,500
+            assert node.bus.from_rooms == mine  # sent to all nodes, it would be 1,500
             assert 0.2 * 1_500 < mine < 0.3 * 1_500
             assert node.delivered == mine
             assert node.bus.counters["gaps"] == node.bus.counters["duplicates"] == 0
@@ -191,7 +191,7 @@ async def test_a_node_that_only_publishes_receives_nothing(server: OwnValkey) ->
         assert [node.bus.from_rooms for node in others] == [200] * 3
 
 
-# ── coming and going ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── joining and leaving ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @aio
@@ -206,7 +206,7 @@ async def test_a_page_reload_costs_no_command_and_an_empty_room_is_unsubscribed_
         page = node.client()
         await node.hub.join_all(page, rooms)
         subscribes, unsubscribes = calls(server, "subscribe"), calls(server, "unsubscribe")
-        for _ in range(3):  # somebody reloads: gone for a second, then here again
+        for _ in range(3):  # a page is reloaded: disconnected for a second, then back
             node.hub.remove(page)
             await asyncio.sleep(1)
             page = node.client()
@@ -214,7 +214,7 @@ async def test_a_page_reload_costs_no_command_and_an_empty_room_is_unsubscribed_
         left_s = loop.time()
         node.hub.remove(page)
 
-        # The first of these leavings is five seconds old before the last is.
+        # The first leave is five seconds old before the last one is.
         await asyncio.sleep(UNLISTEN_S - 1)
         assert subscribed() == 600
         assert (calls(server, "subscribe"), calls(server, "unsubscribe")) == (subscribes, unsubscribes)
@@ -238,7 +238,7 @@ async def test_many_joins_at_once_take_a_few_commands(server: OwnValkey) -> None
         await asyncio.gather(*(node.hub.join(node.client(), room) for room in ROOMS))
         took_s = asyncio.get_running_loop().time() - began_s
         assert calls(server, "subscribe") - before == -(-len(ROOMS) // BATCH) == 2
-        # One probe settles all of them; beside it only the nodes' own, four a second each.
+        # One probe confirms all of them; the only others are the nodes' own, four a second each.
         assert calls(server, "evalsha") - probes <= 1 + NODES * (1 + took_s / PROBE_S)
         assert len(server("PUBSUB", "CHANNELS", "subscription:room:*")) == len(ROOMS)
 
@@ -277,7 +277,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory, server: OwnValkey) -> Iter
 
 
 def subscriptions(server: OwnValkey) -> dict[str, dict[str, int]]:
-    """Return by node what Valkey says of its subscription connection: `sub` channels, `tot-net-out` bytes so far."""
+    """Return by node Valkey's figures of its subscription connection: `sub` channels, `tot-net-out` bytes so far."""
     found = {}
     for line in server("CLIENT", "LIST", "TYPE", "pubsub").splitlines():
         fields = dict(field.partition("=")[::2] for field in line.split())
@@ -289,7 +289,7 @@ def subscriptions(server: OwnValkey) -> dict[str, dict[str, int]]:
 async def test_each_of_four_servers_receives_a_quarter_by_valkeys_own_count(
     servers: list[ServerProcess], server: OwnValkey
 ) -> None:
-    """An agent at each server looks after 250 people of their own; something is told of every person in turn."""
+    """An agent at each server watches 250 people; an event about every person is published in turn."""
     people = [f"person-{n}" for n in range(1_000)]
     random.Random(7).shuffle(people)
     door, emitter = NativeDoor(), AsyncEmitter(server.url, prefix="served")
@@ -303,7 +303,7 @@ async def test_each_of_four_servers_receives_a_quarter_by_valkeys_own_count(
             await asyncio.gather(*(agent.ok("presence:subscribe", {"userIds": group}) for group in groups))
         joined = subscriptions(server)
         for node, now in joined.items():
-            assert 250 <= now["sub"] - before[node]["sub"] <= 260  # the people, and the agent's own rooms
+            assert 250 <= now["sub"] - before[node]["sub"] <= 260  # the rooms of the people, and the agent's own
         assert calls(server, "subscribe") - evals <= NODES * 10
 
         text = "x" * PAYLOAD_BYTES
@@ -318,7 +318,7 @@ async def test_each_of_four_servers_receives_a_quarter_by_valkeys_own_count(
         volume = EVENTS * PAYLOAD_BYTES
         for node, now in subscriptions(server).items():
             came = now["tot-net-out"] - joined[node]["tot-net-out"]
-            assert 0.25 * volume <= came < 0.3 * volume, (node, came / volume)  # beside it headers and probes
+            assert 0.25 * volume <= came < 0.3 * volume, (node, came / volume)  # the rest is headers and probes
     finally:
         for agent in agents:
             await agent.close()

@@ -1,4 +1,4 @@
-"""The judge finds what is wrong: an event that is not there, twice there, or in another place."""
+"""The judge finds missing, duplicated and reordered events."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ ROOM = "team:red"
 
 
 def sent(*numbers: int, kept: bool = True) -> list[Sent]:
-    """Events of one publisher, a second apart, acknowledged at once; the offset is the number."""
+    """Return events of one publisher, a second apart, acknowledged at once; the offset is the number."""
     return [Sent(("p", n), frozenset({ROOM}), float(n), kept, float(n), f"{n}-0", 1) for n in numbers]
 
 
 def record(*heard: int, from_s: float = 0.0) -> Record:
-    """A client that was in the room since `from_s` and heard these."""
+    """Return a client that has been in the room since `from_s` and received these events."""
     made = Record("c", connected=True)
     made.joined(ROOM, from_s)
     hear(made, *heard)
@@ -37,7 +37,7 @@ def test_a_complete_and_ordered_record_is_clean() -> None:
 def test_an_event_that_a_member_did_not_receive_is_missing() -> None:
     assert figures(judge(sent(1, 2, 3), [record(1, 3)])) == (1, 0, 0, 0)
     assert figures(judge(sent(1, 2, 3), [record()])) == (3, 0, 0, 0)
-    assert figures(judge(sent(1, 2, 3), [record(3, from_s=2.5)])) == (0, 0, 0, 0), "it came later"
+    assert figures(judge(sent(1, 2, 3), [record(3, from_s=2.5)])) == (0, 0, 0, 0), "it joined later"
 
 
 def test_a_lost_session_is_a_fault_unless_valkey_lost_it_or_the_client_has_no_recovery() -> None:
@@ -65,7 +65,7 @@ def test_a_change_repeated_after_valkey_lost_its_ticket_is_counted_separately() 
     events[1].tries = 2
     forgotten = judge(events, [record(1, 2, 2)], log_kept=False)
     assert figures(forgotten) == (0, 0, 0, 0) and forgotten.again == 1
-    assert figures(judge(events, [record(1, 2, 2)])) == (0, 1, 0, 0), "Valkey had forgotten nothing"
+    assert figures(judge(events, [record(1, 2, 2)])) == (0, 1, 0, 0), "Valkey had lost nothing"
     assert figures(judge(events, [record(1, 1, 2)], log_kept=False)) == (0, 1, 0, 0), "it was acknowledged at once"
 
 
@@ -77,7 +77,7 @@ def test_a_duplicate_from_an_earlier_round_is_found() -> None:
 
 
 def test_a_wrong_order_is_found() -> None:
-    """Once as the publisher's order, once as the offsets'."""
+    """It is counted once for the publisher's order and once for that of the offsets."""
     assert figures(judge(sent(1, 2, 3), [record(1, 3, 2)])) == (0, 0, 2, 0)
 
 
@@ -95,10 +95,10 @@ def test_a_publisher_that_changed_its_node_may_be_out_of_order_if_valkey_lost_it
     first, second = sent(1, 2)
     client = record(2)
     hear(client, 1)
-    assert figures(judge([first, second], [client], log_kept=False)) == (0, 0, 1, 0), "it stayed where it was"
+    assert figures(judge([first, second], [client], log_kept=False)) == (0, 0, 1, 0), "it stayed at its node"
     second.tries = 2
     verdict = judge([first, second], [client], log_kept=False)
-    assert verdict.clean and verdict.moved == 2, "its order, and the offsets'"
+    assert verdict.clean and verdict.moved == 2, "the publisher's order, and that of the offsets"
     assert not judge([first, second], [client]).clean
 
 
@@ -121,14 +121,14 @@ def test_an_announced_gap_is_counted_and_earlier_events_are_still_required() -> 
     client.came_back(recovered=False)
     client.joined(ROOM, 5.5)
     hear(client, 6)
-    assert figures(judge(sent(1, 2, 3, 4, 5, 6), [client])) == (1, 0, 0, 2), "2 is missing, 4 and 5 are told"
+    assert figures(judge(sent(1, 2, 3, 4, 5, 6), [client])) == (1, 0, 0, 2), "2 is missing, 4 and 5 were announced"
 
 
 def test_a_resync_excuses_earlier_gaps_of_its_room() -> None:
     client = record(1)
     client.resync(ROOM, 2.5)
     hear(client, 4)
-    assert figures(judge(sent(1, 2, 3, 4), [client])) == (1, 0, 0, 1), "2 is told, 3 is missing"
+    assert figures(judge(sent(1, 2, 3, 4), [client])) == (1, 0, 0, 1), "2 was announced, 3 is missing"
     client = record(1)
     client.resync("team:blue", 2.5)
     assert figures(judge(sent(1, 2), [client])) == (1, 0, 0, 0), "another room's"

@@ -1,4 +1,4 @@
-"""What must happen once per cluster: one node does it, another takes over, and never two for the same turn."""
+"""Work that must happen once per cluster: one node does it, another takes over, and never two in the same turn."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
 
 
 class Turns:
-    """When the numbers were told, as a dashboard at each node saw it."""
+    """The times at which a dashboard at each node received the numbers."""
 
     def __init__(self, peers: list[Peer]) -> None:
         self.peers = peers
         self.at_s: list[list[float]] = [[] for _ in peers]
 
     async def watch(self, for_s: float) -> None:
-        """Look for a while. A told turn is one `metrics:queue`."""
+        """Watch for a while. Each published turn is one `metrics:queue`."""
         loop = asyncio.get_running_loop()
         end = loop.time() + for_s
         while loop.time() < end:
@@ -45,7 +45,7 @@ class Turns:
 
     @property
     def gaps(self) -> list[float]:
-        """The times between turns, at the node that saw most."""
+        """Return the times between turns, at the node that received most."""
         most = max(self.at_s, key=len)
         return [later - earlier for earlier, later in itertools.pairwise(most)]
 
@@ -53,7 +53,7 @@ class Turns:
 async def dashboards(c: Cluster, nodes: list[int]) -> Turns:
     peers = [await c.join(node, "/dashboard", f"admin{node}", "admin") for node in nodes]
     for peer in peers:
-        await peer.expect("metrics:agents")  # those at connect
+        await peer.expect("metrics:agents")  # those sent at connect
         peer.forget()
     return Turns(peers)
 
@@ -93,7 +93,7 @@ async def test_a_leader_that_was_frozen_repeats_nothing_when_it_wakes(started: l
         leader = await c.leader()
         others = [node for node in (0, 1, 2) if node != leader]
         turns = await dashboards(c, others)
-        for _ in range(2):  # the second time it leads no more, and nothing is to be seen of it
+        for _ in range(2):  # the second time it is not the leader, and nothing must be published
             c.n[leader].send(signal.SIGSTOP)
             await turns.watch(7)
             c.n[leader].send(signal.SIGCONT)
@@ -117,4 +117,4 @@ async def test_no_turn_has_two_leaders_when_an_outage_of_valkey_outlasts_a_lease
         c.valkey.thaw()
         await turns.watch(6)
         assert min(turns.gaps) > EVERY_S / 2 - 0.1, turns.gaps
-        assert turns.gaps[-1] < 2 * EVERY_S, "it goes on"
+        assert turns.gaps[-1] < 2 * EVERY_S, "it continues"

@@ -1,4 +1,4 @@
-"""Who is online, looks and types, over three nodes that die, stop and are replaced: told once, and true in the end."""
+"""Presence, viewers and typing over three nodes that die, stop and are replaced: published once and correct."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
 
 @pytest.fixture
 def started(shared: list[Any]) -> Iterator[list[Any]]:
-    """The nodes all run when a test begins, whatever the one before did to them."""
+    """Start all nodes before each test, whatever the previous one did to them."""
     for node in shared[0]:
         if node.process.poll() is not None:
             node.start()
@@ -42,7 +42,7 @@ def of(c: Cluster, name: str) -> dict[str, str]:
 
 
 def statuses(peer: Peer, user: dict[str, str]) -> list[str]:
-    """Return all that the peer was told of a user and the test has not waited for."""
+    """Return the events about a user that the peer received and the test has not waited for."""
     return [update["status"] for update in peer.pending("presence:update", user)]
 
 
@@ -54,7 +54,7 @@ async def told_offline_once(peers: list[Peer], user: dict[str, str], began_s: fl
 
 @asynccontextmanager
 async def quiet(peers: list[Peer], *users: dict[str, str]) -> AsyncIterator[None]:
-    """Nobody is told anything of these users while this runs."""
+    """Check that no event about these users is published while the block runs."""
     for peer in peers:
         peer.forget()
     yield
@@ -107,7 +107,7 @@ async def test_users_of_a_killed_node_go_offline_once_and_others_stay_online(sta
 
 @minutes
 async def test_users_go_offline_even_if_the_node_that_cleans_up_dies(started: list[Any]) -> None:
-    """One survivor is killed while it clears up; the last one finishes, and nobody is told twice."""
+    """One survivor is killed while it cleans up; the last one finishes, and nothing is published twice."""
     async with cluster(started) as c:
         watcher = await c.join(0, "/presence", "watcher")
         names = [f"user{n}" for n in range(60)]
@@ -121,7 +121,7 @@ async def test_users_go_offline_even_if_the_node_that_cleans_up_dies(started: li
         c.n[2].kill()
         for _ in range(100):
             gone = {update["userId"] for update in watcher.pending("presence:update", {"status": "offline"})}
-            if len(gone) >= len(names) - 1:  # the first was waited for
+            if len(gone) >= len(names) - 1:  # the test has waited for the first
                 break
             await asyncio.sleep(0.1)
         assert len(gone) == len(names) - 1, f"{len(names) - 1 - len(gone)} ghosts"
@@ -193,7 +193,7 @@ async def test_viewers_and_typing_users_of_a_killed_node_are_removed(started: li
         await ann.expect("ticket:viewers", looking(c, "ann"), GONE_WITHIN_S)
         await ann.expect("ticket:stopTyping", None, GONE_WITHIN_S)
         await asyncio.sleep(1)
-        assert len(ann.pending("ticket:stopTyping")) <= 1, "a second one changes nothing, a third would be wrong"
+        assert len(ann.pending("ticket:stopTyping")) <= 1, "a second change has no effect, a third would be wrong"
         late = await c.join(2, "/tickets", "carol")
         opened = await late.ok("ticket:subscribe", {"ticketId": ticket})
         assert opened["typing"] == [] and sorted(v["user"]["name"] for v in opened["viewers"]) == ["ann", "carol"]
@@ -206,9 +206,9 @@ def looking(c: Cluster, *names: str) -> Callable[[dict[str, Any]], bool]:
 
 @minutes
 async def test_chats_go_on_when_the_agents_node_is_killed(started: list[Any]) -> None:
-    """An agent with another connection keeps the conversation; what was said on the dead node is there.
+    """An agent with another connection keeps the conversation, with the messages sent on the dead node.
 
-    Who typed there types no more.
+    Typing there ends.
     """
     async with cluster(started) as c:
         mia = await c.join(0, "/chat", "mia", "customer")
@@ -245,7 +245,7 @@ async def test_users_stay_online_when_valkey_is_killed_or_emptied(started: list[
             await asyncio.sleep(1)
             c.valkey.start()
             await asyncio.sleep(6)
-        c.valkey("FLUSHALL")  # what was known is gone: that they are here is said again, and never that they are not
+        c.valkey("FLUSHALL")  # Valkey has lost its data: users are published as online again, and never as offline
         await asyncio.sleep(6)
         late = await c.join(2, "/presence", "late")
         await late.ok("presence:subscribe", {"userIds": [c.user("bob1"), c.user("bob2")]})
@@ -258,7 +258,7 @@ async def test_users_stay_online_when_valkey_is_killed_or_emptied(started: list[
 async def test_users_who_reconnect_within_the_grace_stay_online_in_a_rolling_restart(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Stock clients behind a balancer that knows nothing; every node is stopped and started once."""
+    """Stock clients behind a balancer without affinity; every node is stopped and started once."""
     if reason := why_not():
         pytest.skip(reason)
     with three_nodes(tmp_path_factory.mktemp("rolling")) as started:
@@ -282,13 +282,13 @@ async def test_users_who_reconnect_within_the_grace_stay_online_in_a_rolling_res
                 for peer in peers:
                     await peer.settled()
                     assert peer.connected and peer.connects >= 2, str(peer)
-                # How often depends on how long a node was away: this balancer goes on sending requests to it.
+                # How often depends on the downtime of a node: this balancer keeps sending requests to it.
                 connects = [peer.connects for peer in peers]
-                await asyncio.sleep(7)  # a grace that had begun would be over
+                await asyncio.sleep(7)  # a grace period that had begun would have ended
                 for peer in peers:
                     told = [update for update in peer.pending("presence:update") if update["status"] == "offline"]
                     assert told == [], f"{peer} was told {told}"
-                assert [peer.connects for peer in peers] == connects, "once all nodes are there, all stay"
+                assert [peer.connects for peer in peers] == connects, "once all nodes run, all users stay online"
             finally:
                 for peer in peers:
                     await peer.close()

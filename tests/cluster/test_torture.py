@@ -1,4 +1,4 @@
-"""bin/torture: a minute of random faults as anybody may run it."""
+"""bin/torture: a minute of random faults."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The console in a real browser, on a demo of two nodes with people in it."""
+"""The console in a real browser, on a demo of two nodes with users."""

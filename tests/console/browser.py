@@ -1,4 +1,4 @@
-"""The console as somebody uses it: signs in, goes to a page, does what a button says with a reason."""
+"""Drives the console like a user: signs in, opens a page, runs the action of a button with a reason."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ needs_chromium = pytest.mark.skipif(
 
 
 class Console:
-    """One browser of somebody. `complaints` is what its console says that it should not."""
+    """One user's browser. `complaints` are the unexpected messages of its console."""
 
     def __init__(
         self, browser: Any, stage: Stage, *, width: int = 1280, scheme: str = "light", script: str = ""
@@ -72,7 +72,7 @@ class Console:
         self.ready()
 
     def go(self, to: str) -> None:
-        """Show a page, and wait until it has what it shows."""
+        """Open a page, and wait until its content is loaded."""
         self.page.evaluate("(to) => { location.hash = '#/' + to; }", to)
         name = re.split(r"[/?]", to)[0]
         self.page.wait_for_selector(f"#page > .page[data-page={name}]")
@@ -85,13 +85,13 @@ class Console:
         )
 
     def row(self, text: str) -> Any:
-        """The row of a table, an item of a list or a node's card that says this."""
+        """Return the row of a table, item of a list or card of a node that contains this text."""
         return self.page.locator("#page tbody tr, #page li, #page article").filter(has_text=text).first
 
     def act(self, button: Any, reason: str, *, command: str, count: str = "", **given: str) -> str:
-        """Press a button, fill in what its dialog asks for, do it, and return what came of it.
+        """Press a button, fill in its dialog, confirm, and return the text of the result.
 
-        `command` must stand in the command that is shown, `count` in what it says to how many it would be done.
+        The shown command must contain `command`, and the number of affected connections must contain `count`.
         """
         button.click()
         dialog = self.page.locator("dialog[open]")
@@ -106,14 +106,14 @@ class Console:
         go = dialog.locator("button.go")
         if count:
             dialog.locator(".count").get_by_text(count).wait_for()
-        go.click()  # a deed without a reason is none
+        go.click()  # an action needs a reason
         assert dialog.is_visible() and dialog.locator("[name=reason]").evaluate("(one) => !one.validity.valid")
         dialog.locator("[name=reason]").fill(reason)
         shown = dialog.locator("code").inner_text()
         assert command in shown and (reason in shown or quote(reason) in shown), shown
         words = shlex.split(shown)
         if words[0] == "insightdesk-rt":
-            _parser()[0].parse_args(words[1:])  # ends the test if there is no such command or flag
+            _parser()[0].parse_args(words[1:])  # fails if there is no such command or flag
         go.click()
         dialog.wait_for(state="detached")
         toast = self.page.locator(".toast").last

@@ -10,7 +10,7 @@ import pytest
 from tests.console.browser import CHROMIUM, FLAGS, Console
 from tests.console.stage import Stage, a_stage
 
-EXPECTED = (  # a browser, two servers and these people share two cores: a command's deadline of a second may be missed
+EXPECTED = (  # a browser, two servers and the users share two cores: a command may miss its deadline of a second
     "too many wrong keys",
     "valkey is unreachable",
     "subscription lost",

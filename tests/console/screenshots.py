@@ -1,7 +1,6 @@
-"""Take every page of the console, light and dark, at a desk's and a phone's width, into a folder: `bin/screenshots`.
+"""Saves pictures of every page of the console, light and dark, desktop and phone: `bin/screenshots`.
 
-`python -m tests.console.screenshots FOLDER [SECONDS]`: the demo runs for so long first, for charts with something in
-them.
+`python -m tests.console.screenshots FOLDER [SECONDS]`: the demo runs for SECONDS first, so that the charts have data.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def main(folder: Path, busy_s: float) -> None:
 
 
 def make_news(stage: Stage) -> None:
-    """Have things happen that pages show: notices, blocks, deeds in the audit log."""
+    """Create entries for the pages: notices, blocks, actions in the audit log."""
     stage.push(
         "POST",
         "notices",
@@ -67,7 +66,7 @@ def make_news(stage: Stage) -> None:
 
 
 def be_busy(stage: Stage, over: threading.Event) -> None:
-    """Have events all the time, also while the pictures are taken."""
+    """Publish events all the time, also while the pictures are taken."""
     for number in itertools.count():
         if over.wait(EVERY_S):
             break

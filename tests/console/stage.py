@@ -1,6 +1,6 @@
-"""A running demo of two nodes on one Valkey, with keys of every scope, and people who come and do things.
+"""A running demo of two nodes on one Valkey, with keys of every scope and simulated users.
 
-The people live on a loop of their own in a thread: a browser is driven from another one, which has none.
+The users run on their own event loop in a thread, because the browser is driven from a thread without one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605
 
 # id, name, role, address, user agent
 PEOPLE = (
-    ("nora", "Nora Lindqvist", "agent", "203.0.113.20", FIREFOX),  # the demo's robots are busy while she is here
+    ("nora", "Nora Lindqvist", "agent", "203.0.113.20", FIREFOX),  # the demo's robots are busy while she is connected
     ("ines", "Ines Duarte", "agent", "203.0.113.21", FIREFOX),
     ("filip", "Filip Zieliński", "agent", "203.0.113.22", SAFARI),
     ("aiko", "Aiko Tanaka", "agent", "2001:db8::52", FIREFOX),
@@ -68,12 +68,12 @@ class Stage:
                 node.stop()
 
     def write_keys(self, *scopes: str) -> None:
-        """Let these keys count, and no others."""
+        """Make these the only valid keys."""
         self.keys_file.write_text("".join(self.lines[scope] + "\n" for scope in scopes))
         self.keys_file.chmod(0o600)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what came of it, on the people's loop."""
+        """Run a coroutine on the users' loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(DEADLINE_S)
 
     # ── people ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -88,7 +88,7 @@ class Stage:
         agent: str = FIREFOX,
         node: ServerProcess | None = None,
     ) -> NativePeer:
-        """Connect somebody to one namespace; they stay until the end, or are sent away."""
+        """Connect a user to one namespace; they stay until the end, or until they are disconnected."""
         node = node or self.n1
         token = node.token(id, role, "support" if role == "agent" else "", name=name or id, ttl_s=7200)
 
@@ -107,7 +107,7 @@ class Stage:
         return peer
 
     def everybody(self) -> None:
-        """Bring all PEOPLE: agents at their desks, customers who wait for a chat."""
+        """Connect all PEOPLE: agents, and customers who wait for a chat."""
         for number, (id, name, role, address, agent) in enumerate(PEOPLE):
             node = (self.n1, self.n2)[number % 2]
             for namespace in ("/presence", "/tickets", "/chat") if role == "agent" else ("/chat",):
@@ -116,7 +116,7 @@ class Stage:
             self.chat(id, subject)
 
     def chat(self, id: str, subject: str) -> str:
-        """Have a customer who is there wait for an agent; return the conversation's id."""
+        """Let a connected customer wait for an agent; return the conversation's id."""
         started: dict[str, Any] = self.do(
             self.peers[id, "/chat"].ok("chat:start", {"clientId": f"{id}-{subject}"[:60], "subject": subject})
         )

@@ -1,4 +1,4 @@
-"""Every page by axe (WCAG and best practices): light and dark, at a desk's and a phone's width; and by keyboard."""
+"""Every page is checked with axe (WCAG and best practices), light and dark, desktop and phone; and by keyboard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [
     ),
 ]
 
-COLOURS = ["color-contrast", "link-in-text-block"]  # the rules that look at colours: all that dark may change
+COLOURS = ["color-contrast", "link-in-text-block"]  # the rules about colours; dark mode changes nothing else
 RUN = """async (rules) => (await axe.run(document, rules ? {runOnly: rules} : {})).violations.map(
     (one) => `${one.id}: ${one.nodes.map((node) => node.html.slice(0, 150)).slice(0, 3).join(" | ")}`)"""
 
@@ -78,7 +78,7 @@ def test_the_sign_in_page_has_no_violations(browser: Any, stage: Stage) -> None:
 
 
 def test_the_console_works_without_a_mouse(browser: Any, stage: Stage) -> None:
-    """Sign in, skip to the page, go to another one, open a dialog, leave it: the focus is where it was."""
+    """Sign in, skip to the page, open another one, open and close a dialog: the focus returns to where it was."""
     console = Console(browser, stage)
     console.page.goto(f"http://127.0.0.1:{stage.n1.admin_port}/")
     keyboard, focused = (

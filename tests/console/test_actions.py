@@ -1,4 +1,4 @@
-"""Every action of the console, done in a browser on a running demo: with reason, command and what comes of it."""
+"""Every action of the console in a browser on a running demo, with its reason, shell command and result."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_connections_are_sorted_and_paged(console: Console, stage: Stage) -> Non
     for number in range(55):
         stage.come(f"page{number:02}", "/presence", address="192.0.2.99")
     console.go("connections?ip=192.0.2.99")
-    console.page.get_by_role("button", name="User").click()  # downwards, then upwards
+    console.page.get_by_role("button", name="User").click()  # descending, then ascending
     console.page.locator("tbody tr", has_text="page54").first.wait_for()
     assert "page54" in console.page.locator("tbody tr").first.inner_text()
     console.page.get_by_role("button", name="Next").click()
@@ -68,7 +68,7 @@ def test_a_user_is_shown_disconnected_revoked_and_blocked(console: Console, stag
         console.act(button(console, "Disconnect"), "asked to", count=one, command="insightdesk-rt kick --user rene")
         == "1 connection closed."
     )
-    console.row("kicked").wait_for()  # among the recent closes, with the reason
+    console.row("kicked").wait_for()  # among the closed connections, with the reason
     stage.come("rene", "/presence")
     console.row("203.0.113.5").wait_for()
     said = console.act(button(console, "Revoke"), "laptop stolen", count=one, command="/api/v1/revocations")
@@ -262,7 +262,7 @@ def test_events_are_shown_filtered_and_paused(console: Console, stage: Stage) ->
     console.page.wait_for_function("() => location.hash.includes('event=desk')")
 
     def wait_for_rows(count: int) -> None:
-        for _ in range(20):  # until the stream with the new filter hears
+        for _ in range(20):  # until the stream with the new filter is open
             stage.push("POST", "emit", emit)
             try:
                 console.page.wait_for_function(
@@ -344,7 +344,7 @@ def test_a_viewer_sees_every_page_and_no_action(browser: Any, stage: Stage) -> N
 
 
 def test_back_closes_an_open_dialog(console: Console) -> None:
-    """It stayed over the page that came, about something that is not there."""
+    """Regression: the dialog stayed open over the next page."""
     console.go("nodes")
     console.go("overview")
     console.page.get_by_role("button", name="New notice").click()

@@ -1,4 +1,4 @@
-"""What pages count and list is all there is, and the same on every page."""
+"""Numbers and lists are complete, and the same on every page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ pytestmark = needs_chromium
 
 
 def test_all_pages_show_the_same_number_of_connections(console: Console) -> None:
-    """The page of the nodes left the demo's robots out, which the others counted."""
+    """Regression: the nodes page did not count the demo's robots, but the other pages did."""
 
     def counts() -> set[int]:
         console.go("overview")
@@ -21,7 +21,7 @@ def test_all_pages_show_the_same_number_of_connections(console: Console) -> None
         heading = console.page.locator("#page h2").inner_text()
         return {int(tile.split("\n")[1]), sum(map(int, cards)), int(heading.split()[0])}
 
-    for _ in range(10):  # robots come and go meanwhile
+    for _ in range(10):  # robots connect and disconnect in the meantime
         if len(found := counts()) == 1:
             break
     else:
@@ -32,7 +32,7 @@ def test_all_pages_show_the_same_number_of_connections(console: Console) -> None
 
 
 def test_a_user_who_is_on_two_nodes_is_counted_once(console: Console, stage: Stage) -> None:
-    """The tile added the nodes' numbers up, and said in small print that it did."""
+    """Regression: the tile added up the nodes' numbers."""
     stage.come("zoe", "/presence", node=stage.n1)
     stage.come("zoe", "/tickets", node=stage.n2)
 
@@ -44,7 +44,7 @@ def test_a_user_who_is_on_two_nodes_is_counted_once(console: Console, stage: Sta
         assert "once per node" not in tile
         return answer["users"], len(people), int(tile.split("\n")[1])
 
-    for _ in range(10):  # robots come and go meanwhile
+    for _ in range(10):  # robots connect and disconnect in the meantime
         if len(set(found := counts())) == 1:
             break
     else:
@@ -54,7 +54,7 @@ def test_a_user_who_is_on_two_nodes_is_counted_once(console: Console, stage: Sta
 
 
 def test_all_blocks_are_shown_if_there_are_more_than_a_page(console: Console, stage: Stage) -> None:
-    """The page showed the first 500 and said nothing of the rest."""
+    """Regression: the page showed the first 500 without a note about the rest."""
     made = [stage.push("POST", "blocks", {"ip": f"192.0.2.{n}", "reason": "many"})["id"] for n in range(1, 53)]
     console.go("limits")
     blocks = console.page.locator("section", has=console.page.get_by_role("table", name="Blocks"))

@@ -1,4 +1,4 @@
-"""What strangers write is text: names, ids, subjects, user agents, rooms, reasons, payloads; and a lost stream."""
+"""Input of strangers is shown as text: names, ids, subjects, user agents, rooms, reasons, payloads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_clients_write_is_shown_as_text(browser: Any, stage: Stage) -> None
         console.go(page)
         for text in texts:
             console.page.locator("#page").get_by_text(text).first.wait_for()
-    for page in PAGES:  # the hashes themselves too
+    for page in PAGES:  # the addresses of pages too
         console.go(f"{page}?user={quote(hit('hash'))}&who={quote(hit('hash'))}&prefix={quote(hit('hash'))}")
     console.go("connections?user=" + user)
     console.page.get_by_role("button", name=f"Kick {EVIL_ID}").first.click()
@@ -67,7 +67,7 @@ def test_payloads_and_rooms_of_live_events_are_text(browser: Any, stage: Stage) 
     console.page.get_by_label("Event", exact=True).fill("x<u>")
     console.page.wait_for_function("() => location.hash.includes('event=x')")
     emit = {"namespace": "/chat", "room": hit("room"), "event": "x<u>", "data": {"text": hit("payload")}}
-    for _ in range(20):  # until the stream with the new filter hears
+    for _ in range(20):  # until the stream with the new filter is open
         stage.push("POST", "emit", emit)
         if console.page.locator("#page tbody tr").count():
             break

@@ -1,4 +1,4 @@
-"""What the console says when there is no answer: of the node, of Valkey, for a page's file, or to a wrong filter."""
+"""The console's messages when the node, Valkey or a page's file does not answer, and when a filter is wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE = """async ([silent_ms, open_ms]) => {
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """One of this file's own: what is stopped here would be missed elsewhere."""
+    """A stage for this file alone, because its tests stop processes."""
     with a_stage(tmp_path_factory.mktemp("outages")) as stage:
         yield stage
 
@@ -40,7 +40,7 @@ def console(browser: Any, stage: Stage) -> Iterator[Console]:
 
 @contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """Processes that are there and do nothing."""
+    """Stop processes with SIGSTOP while the block runs."""
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -66,13 +66,13 @@ def banner(console: Console, text: str) -> Any:
 
 
 def test_a_node_that_hangs_is_not_shown_as_live(console: Console, stage: Stage) -> None:
-    """The connection stood, so the page said "live" for as long as anybody looked."""
+    """Regression: the connection was still open, so the page said "live" for ever."""
     console.go("nodes")
     console.page.evaluate(PATIENCE, [3_000, 2_000])
     with stopped(stage.n2.pid):
         banner(console, "The live stream is lost: The server does not answer.")
         assert dot(console) == "bad" and "This page is from" in console.page.locator("#banner").inner_text()
-        console.page.evaluate("() => { location.hash = '#/rooms'; }")  # its file is not there yet, and does not come
+        console.page.evaluate("() => { location.hash = '#/rooms'; }")  # its file is not loaded yet, and will not arrive
         console.page.get_by_text("Loading the page …").wait_for()
         banner(console, "The page could not be loaded.")
         assert dot(console) == "bad"
@@ -84,18 +84,18 @@ def test_a_node_that_hangs_is_not_shown_as_live(console: Console, stage: Stage) 
 
 
 def test_every_page_says_since_when_valkey_does_not_answer(console: Console, stage: Stage) -> None:
-    for page in PAGES:  # their files, and what stands there as long as all is well
+    for page in PAGES:  # loads their files, and their content while everything works
         console.go(page)
     console.go("nodes")
     since: set[str] = set()
     with stopped(*valkey_of(stage)):
         for page in ("nodes", *PAGES):
-            # what the page before has said goes with it here: each has to say it
+            # the previous page's message is removed, so each page must show its own
             console.page.evaluate("(to) => { banner.textContent = ''; location.hash = '#/' + to; }", page)
             console.page.wait_for_selector(f"#page > .page[data-page={page.split('/')[0]}]")
             said = "The live stream is lost: " if page == "events" else "No answer since "
             assert "Valkey does not answer." in banner(console, said).inner_text(), page
-            if page == "nodes":  # what was ready may be so no more
+            if page == "nodes":  # an old state is not shown as current
                 looks = "(one) => getComputedStyle(one, '::before').backgroundColor"
                 states = console.page.locator("#page .state").all()
                 assert {one.evaluate(looks) for one in states} <= {"rgba(0, 0, 0, 0)"}
@@ -109,7 +109,7 @@ def test_every_page_says_since_when_valkey_does_not_answer(console: Console, sta
 
 
 def test_a_valkey_that_refuses_writes_is_reported_on_the_overview(console: Console, stage: Stage) -> None:
-    """It answered, so the page said that it was well."""
+    """Regression: Valkey answered reads, so the page showed it as healthy."""
     console.go("overview")
     with valkey.Valkey(unix_socket_path=str(stage.n1.data_dir / "demo" / "valkey.sock")) as client:
         before = client.config_get("maxmemory")
@@ -135,7 +135,7 @@ def test_a_wrong_filter_is_reported_and_not_as_an_outage(console: Console) -> No
 
 
 def test_an_unknown_page_leads_to_the_overview(console: Console) -> None:
-    """`constructor` is in every object: the shell took it for a page and stood still."""
+    """Regression: every object has `constructor`, so the shell took it for a page and stopped."""
     for name in ("constructor", "__proto__", "nonsense"):
         console.page.evaluate("(to) => { location.hash = '#/' + to; }", name)
         console.page.locator("#page .page[data-page=overview]").wait_for()

@@ -1,4 +1,4 @@
-"""What pages make of what the API says, where a running demo does not say it: answers of a test's own."""
+"""Pages for API answers that a running demo does not give; the tests provide the answers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ NODE: dict[str, Any] = {
 
 
 def say(console: Console, watched: str, answers: dict[str, Any]) -> None:
-    """Let streams of a page with this among what it watches say these answers, and go on."""
+    """Let the page's streams that watch this path send these answers, and stay open."""
     states = [{"watch": watch, "status": 200, "body": body} for watch, body in answers.items()]
     text = "".join(f"event: state\ndata: {json.dumps(state)}\n\n" for state in states)
     console.page.route(
@@ -154,7 +154,7 @@ def test_a_nodes_state_is_the_same_on_all_pages(console: Console, said: dict[str
 
 
 def test_shell_commands_are_quoted_so_that_the_tool_understands_them(console: Console) -> None:
-    """What begins with a dash was taken for a flag; a sid beside filters was refused."""
+    """Regression: a value that begins with a dash was taken for a flag, and a sid beside filters was refused."""
     tool = "async (given) => (await import('/console/commands.js')).tool(...given)"
     reads = _parser()[0].parse_args
 

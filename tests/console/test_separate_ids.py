@@ -1,4 +1,4 @@
-"""Where customers and staff are numbered apart, a click leads to the one whose row it is."""
+"""With separate ids, a click on a row opens the page of the right user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEADLINE_MS = 15_000
 
 @contextmanager
 def a_loop_of_its_own() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
-    """Yield what runs a coroutine elsewhere: the browser has this thread's loop."""
+    """Yield a function that runs a coroutine in another thread, because the browser uses this thread's loop."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -30,7 +30,7 @@ def a_loop_of_its_own() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
 
 
 def test_a_customers_name_leads_to_the_customer_and_not_to_the_agent_of_that_id(browser: Any, tmp_path: Path) -> None:
-    """The page has the buttons that block and revoke: they must not mean the agent."""
+    """The page's buttons block and revoke, so they must not apply to the agent."""
     server = ServerProcess(tmp_path, user_ids="separate", drain_seconds=0)
     server.start()
     with a_loop_of_its_own() as do:

@@ -1,4 +1,4 @@
-"""Signing in to the console, over HTTP as a browser speaks it: the cookie, whom it serves, and how it ends."""
+"""Signing in to the console over HTTP, as a browser does: the cookie, who may use it, and how it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.server import ServerProcess
 
 MAX_BYTES = 150_000
 COOKIE = "insightdesk_console"
-ADDRESS = iter(f"198.51.100.{number}" for number in range(100, 200))  # guesses are counted per address
+ADDRESS = iter(f"198.51.100.{number}" for number in range(100, 200))  # wrong keys are counted per address
 
 
 class Reply(NamedTuple):
@@ -47,7 +47,7 @@ def ask(server: ServerProcess, method: str, path: str, body: Any = None, **heade
 
 
 def own(server: ServerProcess, **headers: str) -> dict[str, str]:
-    """The headers of a page of the console itself."""
+    """Return the headers of a request by the console's own page."""
     origin = f"http://127.0.0.1:{server.admin_port}"
     return {"X_Requested_With": "console", "Origin": origin, "Sec_Fetch_Site": "same-origin", **headers}
 
@@ -116,11 +116,11 @@ def test_removing_a_key_ends_its_sessions_and_streams(stage: Stage) -> None:
     try:
         over = ask(stage.n1, "GET", "/api/v1/nodes", Cookie=cookie, **here)
         assert (over.status, over.code) == (401, "AUTH_TOKEN_INVALID")
-        for _ in range(MAX_FAILURES + 2):  # a page that asks again and again is no guesser
+        for _ in range(MAX_FAILURES + 2):  # a page that repeats its request does not count as guessing
             assert ask(stage.n2, "GET", "/api/v1/nodes", Cookie=cookie, **here).status == 401
     finally:
         stage.write_keys("viewer", "operator", "admin")
-    assert ask(stage.n1, "GET", "/api/v1/nodes", Cookie=cookie, **here).status == 401, "it has ended for good"
+    assert ask(stage.n1, "GET", "/api/v1/nodes", Cookie=cookie, **here).status == 401, "it has ended permanently"
 
 
 def test_scopes_are_those_of_the_key(stage: Stage) -> None:
@@ -148,7 +148,7 @@ def test_wrong_keys_are_limited_and_a_right_one_from_the_same_address_signs_in(s
         pytest.param({"Origin": "http://127.0.0.1:9", "Sec_Fetch_Site": "same-site"}, id="another port of this host"),
         pytest.param({"Origin": "http://127.0.0.1:9", "Sec_Fetch_Site": ""}, id="another origin, an old browser"),
         pytest.param({"Origin": "null", "Sec_Fetch_Site": ""}, id="a sandboxed page"),
-        pytest.param({"Origin": "", "Sec_Fetch_Site": ""}, id="no word of where it is from"),
+        pytest.param({"Origin": "", "Sec_Fetch_Site": ""}, id="without any header about its origin"),
     ],
 )
 def test_requests_of_other_pages_are_refused(stage: Stage, foreign: dict[str, str]) -> None:
@@ -184,7 +184,7 @@ def test_an_invented_cookie_is_not_a_session(stage: Stage) -> None:
     here = {"X_Forwarded_For": next(ADDRESS)}
     for value in ("x", "irt_" + "x" * 43, "a" * 3000):
         assert ask(stage.n1, "GET", "/api/v1/nodes", Cookie=f"{COOKIE}={value}", **here).status == 401
-    assert ask(stage.n1, "GET", "/", Cookie=f"{COOKIE}=x").status == 200, "it may sign in"
+    assert ask(stage.n1, "GET", "/", Cookie=f"{COOKIE}=x").status == 200, "signing in is possible"
 
 
 def test_an_invalid_credential_is_refused_by_name(stage: Stage) -> None:

@@ -37,7 +37,7 @@ async def test_session_ids_cannot_be_guessed(server: ServerProcess) -> None:
         secrets = [(await target.session()).partition("sid=")[2].partition(".")[2] for _ in range(100)]
         assert len(set(secrets)) == 100 and {len(secret) for secret in secrets} == {22}, "128 bits"
         for place in range(21):  # the last letter holds two of the 128 bits
-            assert len({secret[place] for secret in secrets}) > 20, f"letter {place} is not by chance"
+            assert len({secret[place] for secret in secrets}) > 20, f"letter {place} is not random"
 
 
 @pytest.mark.parametrize("version", ["", "EIO=3&"])

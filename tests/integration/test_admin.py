@@ -1,4 +1,4 @@
-"""The admin API on a real process: keys of every scope, and everything that is declared refused where it must be."""
+"""The admin API on a real process: keys of every scope, and refusals as each operation declares them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def described(server: ServerProcess) -> list[tuple[str, str, dict[str, Any
 
 
 def at(path: str) -> str:
-    """A path part that is nothing's: its own name."""
+    """Return a value for a path parameter that exists nowhere: its own name."""
     return path.replace("{sid}", "s" * 20).replace("{id}", "0" * 20).replace("{", "").replace("}", "")
 
 

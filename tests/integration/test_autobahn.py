@@ -1,7 +1,7 @@
 """The Autobahn cases against the native endpoint's handler and transport, echoing, in a process of its own.
 
-Groups 1-7 and 10 are about correctness, 9 about size and speed (4 MB in 65,536 fragments, 16 MB messages); 11-13 are
-about compression, which is Tornado's. Strict: "non-strict" passes are failures, too.
+Groups 1-7 and 10 test correctness, 9 tests size and speed (4 MB in 65,536 fragments, 16 MB messages); 11-13 test
+compression, which Tornado does. A "non-strict" pass counts as a failure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kosoku import FailureError, run_fuzzingclient
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 90
 
-# RFC 6455 leaves these open: data behind a close frame, and close codes nobody registered.
+# RFC 6455 leaves these open: data after a close frame, and unregistered close codes.
 OPEN_QUESTIONS = {"7.1.6", "7.13.1", "7.13.2"}
 
 
@@ -37,7 +37,7 @@ def echo_port() -> Iterator[int]:
         yield int(server.stdout.readline())
         server.stdin.close()
         assert server.wait(10) == 0
-        assert server.stderr.read() == "", "nothing a peer sends is worth a traceback"
+        assert server.stderr.read() == "", "input of a peer must not cause a traceback"
     finally:
         if server.poll() is None:
             server.kill()

@@ -1,4 +1,4 @@
-"""Two nodes behind the real nginx and HAProxy, with the files that are shipped in conf/."""
+"""Two nodes behind the real nginx and HAProxy, with the configurations from conf/."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_every_client_works_and_each_session_stays_at_its_node(site: Site)
 
 @aio
 async def test_polls_reach_their_node_by_the_session_id(site: Site) -> None:
-    for node in site.nodes:  # no way round the balancer: the other node cannot pass anything on
+    for node in site.nodes:  # without relaying, only the balancer can find the right node
         connection = Http(*await asyncio.open_connection(*node.address))
         assert (await connection.ask("GET", POLL)).status == 200
         await connection.close()
@@ -139,7 +139,7 @@ async def test_polls_reach_their_node_by_the_session_id(site: Site) -> None:
         assert (posted.status, posted.body) == (200, "ok")
         polled = await site.ask("GET", f"{POLL}&sid={sid}")
         assert polled.body.startswith("44/nowhere"), polled
-        worker = sid.replace(".", "-7.", 1)  # a worker of the node: the same machine, and unknown there
+        worker = sid.replace(".", "-7.", 1)  # a worker's id leads to the same machine, which does not know it
         assert json.loads((await site.ask("GET", f"{POLL}&sid={worker}")).body)["code"] == 1
     for strange in ("n9.abc", "abc", "n1", "%0a", "n1.%20"):
         assert (await site.ask("GET", f"{POLL}&sid={strange}")).status == 400
@@ -147,13 +147,13 @@ async def test_polls_reach_their_node_by_the_session_id(site: Site) -> None:
 
 @aio
 async def test_a_client_cannot_choose_its_own_address(site: Site) -> None:
-    """All come from here, whatever they say, so that there is an end to how many may come."""
+    """All clients count as one address, whatever they claim, so the limit per address applies."""
     ends = {
         (await site.ask("GET", POLL, **{"X-Forwarded-For": f"6.6.6.{n}"})).status for n in range(2 * PER_ADDRESS + 1)
     }
-    assert ends - {200}, "the address was believed"
+    assert ends - {200}, "the claimed address was trusted"
     node = site.nodes[0]
-    for n in range(3):  # what a node believes of its proxy
+    for n in range(3):  # the node trusts the proxy's header
         connection = Http(*await asyncio.open_connection(*node.address))
         answer = await connection.ask("GET", POLL, headers={"X-Forwarded-For": f"6.6.6.{n}"})
         assert answer.status == 200
@@ -191,7 +191,7 @@ async def test_clients_of_a_node_that_is_drained_or_killed_go_on_at_the_other(si
             assert (await one.push("POST", "/api/v1/nodes/n1/drain", order))[0] == 200
             await moved(site, {"n1": 0, "n2": len(peers)})
             assert (await one.push("POST", "/api/v1/nodes/n1/undrain", {"reason": "test"}))[0] == 200
-            await asyncio.sleep(1)  # until haproxy has seen that it is ready
+            await asyncio.sleep(1)  # until haproxy has noticed that it is ready
             before = [peer.connects for peer in peers]
             two.kill()
             for peer, connects in zip(peers, before, strict=True):
@@ -210,7 +210,7 @@ async def test_clients_of_a_node_that_is_drained_or_killed_go_on_at_the_other(si
 @pytest.mark.parametrize("site", ["nginx"], indirect=True)
 @aio
 async def test_clients_miss_nothing_when_nginx_is_reloaded(site: Site) -> None:
-    """Its old workers end a second later, and every connection with them."""
+    """nginx's old workers end a second later and close all their connections."""
     async with doors() as all_doors:
         peers: list[Peer] = []
         await site.push("t1", teamId="red")

@@ -1,4 +1,4 @@
-"""Who has joined nothing yet may say little at a time: a CONNECT holds one token."""
+"""Before a client has joined a namespace, its messages must be short: a CONNECT holds only one token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.door import Door, Http, RawSocket, door, frame
 
 SOCKET, POLL = "/socket.io/?EIO=4&transport=websocket", "/socket.io/?EIO=4&transport=polling"
 MOST = 16_384
-TOKEN = "t" * 16_300  # with what stands around it, just short enough
+TOKEN = "t" * 16_300  # with the text around it, just short enough
 EVENT = "x" * 50_000
 
 
@@ -35,7 +35,7 @@ async def counted(d: Door, times: int) -> None:
 async def joined(target: str, d: Door, **how: Any) -> RawSocket:
     socket, before = await RawSocket.to(d, target, **how), len(d.recorder.clients)
     socket.say(connect(target, TOKEN))
-    await until(lambda: len(d.recorder.clients) > before, "it is in")
+    await until(lambda: len(d.recorder.clients) > before, "it has joined")
     return socket
 
 
@@ -50,7 +50,7 @@ async def test_messages_before_joining_must_be_short_and_later_ones_may_be_long(
     async with door(tls=server, websocket_deflate=way == "deflate") as d:
         socket = await joined(target, d, **how)
         socket.say(event(target))
-        await until(lambda: len(d.recorder.calls) == 1, "a long event of who is in")
+        await until(lambda: len(d.recorder.calls) == 1, "a long event after joining")
         await socket.close()
         early = await RawSocket.to(d, target, **how)
         early.say(connect(target, "t" * MOST))
@@ -62,7 +62,7 @@ async def test_messages_before_joining_must_be_short_and_later_ones_may_be_long(
 @pytest.mark.parametrize("target", [SOCKET, "/rt/tickets"])
 @aio
 async def test_a_long_message_before_joining_is_refused_by_its_header(target: str) -> None:
-    """Nothing of it is kept, in one frame or in many."""
+    """Nothing of it is kept in memory, in one frame or in many."""
     async with door() as d:
         for data in (frame(1, b"x" * 900_000)[:14], frame(1, b"x" * 9_000, fin=False) + frame(0, b"x" * 9_000)[:8]):
             socket = await RawSocket.to(d, target)

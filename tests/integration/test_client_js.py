@@ -26,7 +26,7 @@ needs_node = pytest.mark.skipif(NODE is None and not REQUIRED, reason="no node: 
 
 
 def flags() -> list[str]:
-    """Return what makes this Node have a WebSocket: 22 has it, 20 and 21 have it behind a flag."""
+    """Return the flags with which this Node has a WebSocket: 22 needs none, 20 and 21 need one."""
     assert NODE is not None, "node is required"
     major = int(re.findall(r"\d+", subprocess.check_output([NODE, "--version"], text=True))[0])
     if major < 20:
@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def said(server: ServerProcess) -> dict[str, Any]:
-    """What each step of the story came to."""
+    """The results of each step of client_js_story.js."""
     if NODE is None and not REQUIRED:
         pytest.skip("no node")
     push(server)
@@ -104,7 +104,7 @@ def test_a_call_is_answered_or_refused_with_the_servers_error(said: dict[str, An
 @needs_node
 def test_errors_without_an_ack_are_events_and_listeners_may_fail(said: dict[str, Any]) -> None:
     assert said["error event"] == "UNKNOWN_EVENT"
-    assert said["a listener that throws stops nothing"]
+    assert said["a listener that throws must not stop the others"]
 
 
 @needs_node
@@ -132,7 +132,7 @@ def test_it_does_not_reconnect_to_a_namespace_that_refused_it(said: dict[str, An
 
 @needs_node
 def test_it_reconnects_with_a_new_token_that_it_requests_once(said: dict[str, Any]) -> None:
-    assert said["renewed"] == 1, "two namespaces, one question"
+    assert said["renewed"] == 1, "two namespaces, one request for a token"
     assert said["stuck"] == {"code": 4401, "final": True, "tried": 2}
 
 

@@ -1,4 +1,4 @@
-"""A node whose machine has a wrong clock: what it rules holds from the time that all nodes share."""
+"""A node whose machine has a wrong clock: its moderation rules use Valkey's time, which all nodes share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.aio import aio
 from tests.support.native_client import NativeDoor
 from tests.support.server import ServerProcess
 
-# Read by Python when the server's process starts: its wall clock is another one from then on.
+# Python reads this file when the server's process starts; from then on its wall clock is shifted.
 WRONG_CLOCK = "import time\nright = time.time\ntime.time = lambda: right() + {off_s}\n"
 
 
@@ -22,7 +22,8 @@ WRONG_CLOCK = "import time\nright = time.time\ntime.time = lambda: right() + {of
 async def test_rules_made_on_a_node_with_a_wrong_clock_start_at_valkeys_time(
     tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch, off_s: int
 ) -> None:
-    """Ten minutes behind it would revoke no token of the last ten minutes, ahead all those of the next ten."""
+    """With its own clock, a node ten minutes behind would not revoke the tokens of the last ten minutes, and one
+    ahead would revoke those of the next ten."""
     common = {"valkey_url": valkey_url, "valkey_prefix": "clock" + secrets.token_hex(3), "drain_seconds": 0}
     right, wrong = (ServerProcess(tmp_path / name, node_id=name, **common) for name in ("right", "wrong"))
     door, now_s = NativeDoor(), int(time.time())
@@ -35,7 +36,7 @@ async def test_rules_made_on_a_node_with_a_wrong_clock_start_at_valkeys_time(
             wrong.start()
         ends = datetime.now(UTC) + timedelta(seconds=300)
         notice = {"message": "hello", "severity": "info", "endsAt": ends.isoformat(), "reason": "a test"}
-        admin = wrong.token("boss", "admin", iat=None, exp=now_s + 3600)  # good by either clock
+        admin = wrong.token("boss", "admin", iat=None, exp=now_s + 3600)  # valid by both clocks
         status, answer = await wrong.push("POST", "/api/v1/notices", notice, token=admin)
         assert status == 201, answer
 

@@ -1,4 +1,4 @@
-"""The shell's commands on real processes: what they print, what they do, how they end."""
+"""The command line on real processes: output, effect and exit code of each command."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_kick_closes_one_connection_or_asks_before_it_closes_many(servers:
     assert (await run(one, *bulk, "--yes")).out == "0 connections disconnected\n"
     assert "give a SID" in (await run(one, "kick", "--reason", "x", code=2)).err
     assert "--reason" in (await run(one, "kick", "abc", code=2)).err
-    # an empty shell variable means nobody, not everybody else that the filters mean
+    # an empty shell variable must match nobody, not everybody who matches the other filters
     for words in (
         ("--user", "", "--namespace", "/tickets"),
         ("--sid", "", "--namespace", "/tickets"),
@@ -155,7 +155,7 @@ async def test_tail_shows_events_until_ctrl_c_and_waits_for_a_server_that_restar
     try:
         seen = asyncio.create_task(out.readline())
         count = itertools.count()
-        while not seen.done():  # until it listens
+        while not seen.done():  # until the stream is open
             for ticket in ("t1", "t2"):
                 data = {"subject": f"\x1b[2J\u202ehi {next(count)}"}
                 event = {"namespace": "/tickets", "room": f"ticket:{ticket}", "event": "ticket:updated", "data": data}

@@ -1,4 +1,4 @@
-"""The connections of two nodes on the admin port: found, paged through, sent away, remembered."""
+"""The connections of two nodes on the admin port: search, pages, disconnecting, recently closed ones."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_pages_together_hold_everything_once_in_order(servers: Pair) -> No
 
 @aio
 async def test_sorting_by_outbox_shows_slow_clients_first(servers: Pair) -> None:
-    """The polling client has no poll open after its last answer: what it is sent waits."""
+    """The polling client has no open poll after its last answer, so its messages wait in the outbox."""
     one, two = servers
     name = unique("slow")
     quick = await open_as(one, name)
@@ -195,7 +195,7 @@ async def test_a_bulk_disconnect_is_counted_first(servers: Pair) -> None:
     assert done[0]["action"] == "connection.disconnect" and f"ticket:{ticket}" in done[0]["what"]
     assert done[0]["target"] == f"room=ticket:{ticket} node=n2"
     assert done[0]["what"] == f'{{"where":{{"room":"ticket:{ticket}","node":"n2"}}}}'
-    assert len([entry for entry in done if entry["action"] == "connection.disconnect"]) == 1  # the dry run is no deed
+    assert len([entry for entry in done if entry["action"] == "connection.disconnect"]) == 1  # not the dry run
     await close_all(*peers)
 
 
@@ -211,7 +211,7 @@ async def test_a_user_is_shown_with_everything_known_about_them(servers: Pair) -
         user = await get(one, f"users/{name}")
         return bool(user["closed"]) and user["presence"]["status"] == "online"
 
-    await until(known, "the one that is gone and the others")
+    await until(known, "the closed connection and the open ones")
     user = await get(one, f"users/{name}")
     assert (user["name"], user["role"], user["teamId"]) == (name.title(), "agent", "red")
     assert len(user["connections"]) == 2 and user["missing"] == []
@@ -235,7 +235,7 @@ async def test_open_and_closed_connections_show_their_session_ids(servers: Pair)
     async def closed() -> list[dict[str, Any]]:
         return list((await get(one, "connections/closed", user=name))["items"])
 
-    await until(closed, "the one that is gone")
+    await until(closed, "the closed connection")
     assert [row["sessionId"] for row in await closed()] == ["laptop"]
     assert {row["sessionId"] for row in (await get(one, "connections", user=name))["items"]} == {"phone", None}
     assert (await get(one, f"users/{name}"))["sessionIds"] == ["phone", "laptop"]
@@ -244,7 +244,7 @@ async def test_open_and_closed_connections_show_their_session_ids(servers: Pair)
 
 @aio
 async def test_a_user_is_shown_with_their_blocks_and_revocations(servers: Pair) -> None:
-    """All blocks and revocations are pages and pages: what concerns one user was looked for in the first of them."""
+    """Regression: with many blocks and revocations, only the first page was searched for those of the user."""
     one, two = servers
     name = unique("ruled")
     peers = [await open_as(server, name, sessionId=f"{name}-{at}", iat=1) for at, server in enumerate(servers)]
@@ -359,7 +359,7 @@ async def test_a_wrong_parameter_of_a_list_is_named(
 
 @aio
 async def test_the_audit_log_names_the_user_who_was_kicked(servers: Pair) -> None:
-    """A public id of a connection says nothing when the connection is gone."""
+    """The public id of a connection is meaningless when the connection is closed."""
     one, two = servers
     ann = unique("ann")
     peer = await open_as(two, ann)

@@ -1,6 +1,6 @@
-"""The demo as a newcomer meets it: Debian's Chromium on the page of a real server, and what the page may not do.
+"""The demo in Debian's Chromium on a real server, and the permissions that the page must not have.
 
-Screenshots of it go to screenshots/ (not in git), to be looked at.
+Screenshots are saved in screenshots/ (not in git) for people to look at.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     server.start()
     yield server
     assert server.stop() == 0
-    # A browser and a server share two cores here: a command's deadline of a second may be missed, and is made good.
+    # A browser and a server share two cores: a command may miss its deadline of a second and is then repeated.
     server.assert_quiet("valkey is unreachable", "subscription lost", "an event is late", "failed: UNAVAILABLE")
 
 
@@ -55,7 +55,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """What the page's console says that it should not: errors of scripts, of the policy, of the network."""
+    """Unexpected messages of the browser's console: errors of scripts, the security policy or the network."""
     return []
 
 
@@ -75,7 +75,7 @@ def text_of(page: Any, selector: str) -> str:
 
 
 def wait(page: Any, expression: str, arg: Any = None, timeout_ms: int = SOON_MS) -> None:
-    """Wait until a JavaScript expression is true. Not as a string: the page's policy forbids eval, rightly."""
+    """Wait until a JavaScript function returns true. It is not a string, because the page's policy forbids eval."""
     page.wait_for_function(expression, arg=arg, timeout=timeout_ms)
 
 
@@ -87,13 +87,13 @@ def shot(page: Any, name: str) -> None:
 @needs_chromium
 def test_a_newcomer_sees_everything_move_within_seconds(page: Any, complaints: list[str]) -> None:
     wait(page, "() => document.getElementById('state').dataset.state === 'up'")
-    # The dashboard's numbers are there, the agents have their dots.
+    # The dashboard shows numbers, and the agents their status.
     wait(page, "() => /^\\d+$/.test(document.getElementById('n-unsolved').textContent)")
     wait(
         page, "() => document.querySelectorAll('#people .dot[data-is=online], #people .dot[data-is=busy]').length >= 2"
     )
     before = text_of(page, ".cards")
-    # An agent types, and then the reply is on the customer's panel.
+    # An agent types, and then the reply appears on the customer's panel.
     wait(page, "() => document.getElementById('mine-typing').textContent.includes('Bob Fischer is typing')")
     shot(page, "typing")
     replies = page.locator("#mine-thread li").count()
@@ -112,7 +112,7 @@ def test_customer_and_agent_chat_and_see_each_other_type(page: Any, complaints: 
     page.press("#widget-text", "Enter")
     row = page.locator("#chats li", has_text="Mia Torres")
     row.get_by_role("button", name="Accept the chat with Mia Torres").click(timeout=SOON_MS)
-    # What a customer writes is text and nothing else.
+    # A customer's message is shown as text, not as HTML.
     wait(page, "(said) => document.getElementById('talk-thread').innerText.includes(said)", markup)
     wait(page, "() => document.getElementById('widget-state').textContent.includes('Nora Lindqvist')")
 
@@ -193,13 +193,13 @@ def test_the_page_fits_a_phone(browser: Any, server: ServerProcess, scheme: str)
     context.close()
 
 
-# ── what the page may do, asked over plain HTTP ────────────────────────────────────────────────────────────────────
+# ── permissions of the page, over plain HTTP ────────────────────────────────────────────────────────────────────────
 
 
 def fetch(server: ServerProcess, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     data = None if body is None else json.dumps(body).encode()
-    asking = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)  # kept alive, as a browser's
+    asking = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)  # kept alive, as in a browser
     with contextlib.closing(asking):
         asking.request("GET" if data is None else "POST", path, data, named)
         answer = asking.getresponse()
@@ -221,7 +221,7 @@ def test_the_page_loads_nothing_from_elsewhere(server: ServerProcess) -> None:
 
 
 def push(server: ServerProcess, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    """Return status and answer of a request to the admin port. Blocking: the browser has a loop of its own here."""
+    """Return status and answer of a request to the admin port. Blocking: the browser uses this thread's loop."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{server.admin_port}/api/v1/{path}",
         None if body is None else json.dumps(body).encode(),
@@ -240,7 +240,7 @@ def until(true: Callable[[], object], what: str) -> None:
 
 
 def until_seen(server: ServerProcess, true: Callable[[dict[str, Any]], object], what: str) -> None:
-    """Wait until the pushed ticket is as wanted in what the page is given when it is loaded."""
+    """Wait until the page's initial data contains the pushed ticket as expected."""
 
     def seen() -> dict[str, Any]:
         tickets = json.loads(fetch(server, "/demo/desk")[2])["tickets"]
@@ -250,21 +250,21 @@ def until_seen(server: ServerProcess, true: Callable[[dict[str, Any]], object], 
 
 
 def test_a_pushed_ticket_is_still_there_when_the_page_is_loaded_again(server: ServerProcess) -> None:
-    """With what happened to it since. The robots leave it alone, and it goes when it is deleted."""
+    """It includes later changes. The robots do not touch it, and it disappears when it is deleted."""
     ticket = {"subject": "From our back end", "teamId": "support", "status": "open"}
     comment = {"kind": "reply", "author": {"id": "ann", "name": "Ann"}, "excerpt": "Hello"}
 
     def listens() -> bool:
         return any("/tickets" in one["namespaces"] for one in push(server, "GET", "connections?user=jonas")[1]["items"])
 
-    until(listens, "a robot hears of new tickets")
+    until(listens, "a robot receives new tickets")
     assert push(server, "PUT", "tickets/pushed-1", ticket)[0] == 201
-    until_seen(server, lambda seen: seen.get("subject") == "From our back end", "it is among the tickets")
+    until_seen(server, lambda seen: seen.get("subject") == "From our back end", "it is listed")
     assert push(server, "PUT", "tickets/pushed-1", {"priority": "urgent"})[0] == 200
     assert push(server, "POST", "tickets/pushed-1/comments", comment)[0] == 201
-    until_seen(server, lambda seen: seen.get("priority") == "urgent" and len(seen["comments"]) == 1, "what was done")
+    until_seen(server, lambda seen: seen.get("priority") == "urgent" and len(seen["comments"]) == 1, "its changes")
     assert push(server, "DELETE", "tickets/pushed-1")[0] == 200
-    until_seen(server, lambda seen: not seen, "it is gone")
+    until_seen(server, lambda seen: not seen, "it is no longer listed")
 
 
 def test_unchanged_files_are_not_sent_again(server: ServerProcess) -> None:
@@ -285,16 +285,16 @@ def test_unchanged_files_are_not_sent_again(server: ServerProcess) -> None:
 )
 @pytest.mark.parametrize("path", ["/demo", "/demo/desk"])
 def test_the_demo_gives_tokens_to_its_own_page_only(server: ServerProcess, path: str, headers: dict[str, str]) -> None:
-    """A page whose name was made to lead to this machine must not read them, nor whoever comes through a proxy."""
+    """A page of a site whose name was pointed at this machine must not read them, nor clients behind a proxy."""
     status, _, body = fetch(server, path, **headers)
     assert status == 403
     assert b"token" not in body
 
 
 def test_the_demos_tokens_open_the_client_port_and_nothing_else(server: ServerProcess) -> None:
-    """A proxy that calls the server by a loopback name and adds no header looks like this machine.
+    """A proxy that calls the server by a loopback name and adds no header looks like a local browser.
 
-    That they open the client port is what every story of the page shows.
+    The other tests show that the tokens open the client port.
     """
     people = json.loads(fetch(server, "/demo/desk")[2])["people"]
 
@@ -308,15 +308,15 @@ def test_the_demos_tokens_open_the_client_port_and_nothing_else(server: ServerPr
             refused.close()
             return refused.code
 
-    assert asked(server.token("boss", "admin")) == 200, "the server's own tokens do"
+    assert asked(server.token("boss", "admin")) == 200, "the server's own tokens are accepted"
     assert asked(people["admin"]["token"]) == 401
 
 
 def test_the_demo_has_a_data_folder_of_its_own(server: ServerProcess) -> None:
-    """What it makes up is not found by a server that runs without it, nor its secret taken for that server's."""
+    """A server without the demo must not find the demo's invented data, nor use its secret."""
     assert [path.name for path in server.data_dir.iterdir()] == ["demo"]
     assert {"demo_secret", "valkey.lock"} <= {path.name for path in (server.data_dir / "demo").iterdir()}
-    assert "/data/demo" in server.log(), "the banner says where"
+    assert "/data/demo" in server.log(), "the banner names the folder"
 
 
 @pytest.mark.parametrize(

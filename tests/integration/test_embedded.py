@@ -1,4 +1,4 @@
-"""The private Valkey: it starts, keeps its data, and is gone when its parent is, however that ended."""
+"""The embedded Valkey: it starts, keeps its data, and ends with its parent, however the parent ended."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_it_answers_on_a_unix_socket_only_the_owner_may_open_and_its_data_surviv
 def test_its_memory_is_bounded_and_a_full_one_refuses_writes_and_answers_reads(
     folder: Path, given: int, most: int
 ) -> None:
-    """Without a bound the kernel ends it, or the server, when the machine's memory is used up."""
+    """Without a limit the kernel kills it, or the server, when the machine runs out of memory."""
     server = start_embedded(folder, memory_bytes=given)
     try:
         ask(server.url, "SET", "k", "v")
@@ -112,7 +112,7 @@ def test_its_memory_is_bounded_and_a_full_one_refuses_writes_and_answers_reads(
 
 
 def test_its_files_are_private_whatever_the_umask_and_the_folder_allow(folder: Path) -> None:
-    """A folder made before, with permissions 755, and a umask of 022: the files hold all texts."""
+    """The folder exists already with permissions 755, and the umask is 022. The files contain all messages."""
     folder.mkdir()
     folder.chmod(0o755)
     before = os.umask(0o022)
@@ -150,7 +150,7 @@ def test_a_ctrl_c_in_the_terminal_reaches_the_parent_only(folder: Path) -> None:
     assert os.getpgid(parent.child) != parent.process.pid
     parent.end(signal.SIGINT, os.killpg)
     assert not runs(parent.child)
-    assert "shutdown" in (folder / "valkey.log").read_text(), "it ended in order"
+    assert "shutdown" in (folder / "valkey.log").read_text(), "it ended properly"
 
 
 def test_a_folder_in_use_is_refused_by_name_and_pid(folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_folder_in_use_is_refused_by_name_and_pid(folder: Path) -> None:
         assert runs(parent.child)
     finally:
         parent.end(signal.SIGKILL)
-    soon(lambda: not runs(parent.child), "the child went with its parent")
+    soon(lambda: not runs(parent.child), "the child ended with its parent")
 
 
 def test_a_long_path_falls_back_to_a_short_socket_and_a_killed_server_leaves_no_litter(tmp_path: Path) -> None:

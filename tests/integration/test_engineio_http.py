@@ -27,7 +27,7 @@ WEBSOCKET = "/socket.io/?EIO=4&transport=websocket"
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing that a peer does may cause a warning."""
+    """No input of a peer may cause a warning."""
     yield
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -163,7 +163,7 @@ async def test_head_and_unknown_methods_are_a_client_error() -> None:
             assert (await ask(d, method, OPEN)).status == 400
         assert (await ask(d, "BREW", OPEN)).status == 405
         assert (await ask(d, "BREW", client.target)).status == 405
-        assert (await client.post("40/chat,")).body == "ok"  # it lives on
+        assert (await client.post("40/chat,")).body == "ok"  # the session continues
         await client.close()
 
 
@@ -286,7 +286,7 @@ async def test_a_body_that_is_too_long_gets_413_and_the_session_stays_open() -> 
         other.send("POST", client.target, headers={"Content-Length": "5000000"})
         assert (await other.receive()).status == 413
         await other.close()
-        # declared, by a client that waits for leave to send
+        # declared, by a client that waits for 100 Continue
         other = await Http.to(d)
         other.send("POST", client.target, headers={"Content-Length": "5000000", "Expect": "100-continue"})
         assert (await other.receive()).status == 413
@@ -381,7 +381,7 @@ async def test_two_posts_at_once_end_both_and_the_session() -> None:
         client = await Polling.open(d)
         client.posts.send("POST", client.target, headers={"Content-Length": "100"})
         client.posts.writer.write(b"4")
-        await until(lambda: d.client().transport._post, "the first is being read")  # type: ignore[union-attr]
+        await until(lambda: d.client().transport._post, "the first body is being read")  # type: ignore[union-attr]
         second = await Http.to(d)
         assert (await second.ask("POST", client.target, b"40/chat,")).status == 400
         assert await client.posts.eof()
@@ -675,7 +675,7 @@ async def test_every_poll_during_a_probe_is_answered_at_once() -> None:
         assert (await client.get()).body == "6"
         await socket.close()
         await until(lambda: not d.client()._probe, "the probe ended")
-        await client.park()  # now they wait again
+        await client.park()  # polls wait again
         d.emit(1)
         assert (await client.gets.receive()).body == '42/tickets,["n","1"]'
         await client.close()
@@ -968,7 +968,7 @@ async def test_a_probing_websocket_gets_its_subprotocol_echoed() -> None:
         await http.close()
 
 
-# ── clients that nobody understands ───────────────────────────────────────────────────────────────────────────────────
+# ── clients that cannot be understood ────────────────────────────────────────────────────────────────────────────────
 
 MSGPACK_CONNECT = b"\x83\xa4type\x00\xa4data\x81\xa5token\xa1x\xa3nsp\xa8/tickets"  # socket.io-msgpack-parser's
 
@@ -1020,7 +1020,7 @@ async def test_a_client_that_was_understood_before_is_not_logged(caplog: pytest.
     assert not [record for record in caplog.records if record.getMessage() == "a client cannot be understood"]
 
 
-# ── whose page it is ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── origins ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 ALLOWED = "https://app.example.com"
 FOREIGN = [

@@ -1,6 +1,6 @@
-"""Each field of each operation sent wrong, in every way its schema knows; and schemathesis, against a real process.
+"""Each field of each operation with every wrong value that its schema implies; and schemathesis, on a real process.
 
-Both are made of GET /api/v1/openapi.json, so a new operation is tested when it is declared.
+Both use GET /api/v1/openapi.json, so a new operation is tested as soon as it is declared.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 class Sending:
-    """One operation, with everything right but what a test makes wrong."""
+    """One operation with a valid request, in which a test changes one value."""
 
     def __init__(self, server: ServerProcess, schemas: Schemas, method: str, path: str, about: dict[str, Any]) -> None:
         self.name = f"{method} {path}"
@@ -121,7 +121,7 @@ async def test_each_parameter_is_refused_by_its_name_when_it_is_wrong(server: Se
         lists = {name for name, parameter in one.of("query").items() if parameter["schema"].get("type") == "array"}
         for name, parameter in one.of("query").items():
             for what, value in one.schemas.wrong(parameter["schema"]):
-                # in a query everything is text, and a list is a text with commas
+                # in a query every value is text, and a list is text with commas
                 if what.startswith("a value of type") and (name in lists or not isinstance(value, str)):
                     continue
                 one.refused(await one.send(query={name: value}), name, what)
@@ -152,8 +152,8 @@ async def test_a_body_without_the_json_content_type_is_refused(server: ServerPro
 def test_schemathesis_finds_nothing(server: ServerProcess) -> None:
     """All phases of it, with the same inputs every time.
 
-    Left out are checks that send wrong keys (the address would be shut out; test_admin.py has those), and the one that
-    wants every value accepted that its schema allows: a schema cannot say that a node or an event exists.
+    Left out are checks that send wrong keys (the address would be locked out; test_admin.py has those), and the one
+    that expects every value of a schema to be accepted: a schema cannot say whether a node or an event exists.
     """
     done = subprocess.run(
         [

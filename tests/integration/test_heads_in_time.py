@@ -1,4 +1,4 @@
-"""A head has one time to come in, whoever waits for it; who lets it pass is cut off, and counted once he has begun."""
+"""A request head has one deadline on every path. A slower connection is cut off, and counted if its head had begun."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def cut_after_s(http: Http, *pieces: tuple[float, bytes]) -> float:
 async def test_a_head_that_starts_late_gets_only_the_remaining_time() -> None:
     async with door(head_ms=int(HEAD_S * 1000)) as d:
         took_s = await cut_after_s(await Http.to(d), (HEAD_S * 0.9, b"GET / HTTP/1.1\r\nHost: x\r\nX: "))
-        assert took_s < 1.6 * HEAD_S  # twice it, if Tornado began anew
+        assert took_s < 1.6 * HEAD_S  # twice that time, if Tornado started its own timer
         await until(lambda: d.registry.over_limit == {"handshake_timeout_s": 1}, "it is counted")
 
 
@@ -53,4 +53,4 @@ async def test_an_idle_kept_connection_is_not_counted_but_half_a_second_head_is(
             assert (await http.ask("GET", target)).status in (200, 404)
         half.writer.write(b"GET / HTTP")
         assert await kept.eof() and await half.eof()
-        await until(lambda: d.registry.over_limit == {"handshake_timeout_s": 1}, "one is counted")
+        await until(lambda: d.registry.over_limit == {"handshake_timeout_s": 1}, "one connection is counted")

@@ -61,7 +61,7 @@ async def test_present_users_are_listed_by_status_and_found_by_id(server: Server
             break
         query["cursor"] = page["next"]
     mine = [name for name in seen if name.endswith(tag)]
-    assert mine == [names[0], *names[2:], names[1]], "online ones first, each from the longest on; customers never"
+    assert mine == [names[0], *names[2:], names[1]], "online users first, the longest online at the top; no customers"
     assert [row["userId"] for row in (await get(server, "presence", status="busy"))["items"]] == [names[1]]
 
     asked = (await get(server, "presence", userIds=f"carl-{tag},{names[1]},nobody-{tag}"))["items"]
@@ -77,7 +77,7 @@ async def test_present_users_are_listed_by_status_and_found_by_id(server: Server
     async def offline() -> bool:
         return bool((await get(server, "presence", userIds=names[0]))["items"][0]["status"] == "offline")
 
-    await until(offline, "the end of the grace")
+    await until(offline, "the end of the grace period")
     assert (await get(server, "presence", userIds=names[0]))["items"][0]["lastSeen"] is not None
 
 
@@ -110,8 +110,8 @@ async def test_an_admin_moves_a_chat_and_everybody_sees_it(server: ServerProcess
     await bob.expect("chat:transferred", {"conversationId": chat})
     status, answer = await act("requeue")
     assert status == 200 and answer["state"] == "waiting" and answer["position"] == 1 and answer["teamId"] == "red"
-    assert (await act("requeue"))[0] == 200  # again is nothing
-    assert (await act("requeue", teamId="blue"))[0] == 409, "nobody of that team is here"
+    assert (await act("requeue"))[0] == 200  # idempotent
+    assert (await act("requeue", teamId="blue"))[0] == 409, "nobody of that team is connected"
     blue = await come(server, "/chat", f"zoe-{tag}", team="blue")
     status, answer = await act("requeue", teamId="blue")
     await blue.close()
@@ -158,13 +158,13 @@ async def test_chats_are_listed_in_pages_by_state(server: ServerProcess) -> None
         assert (await server.push("POST", f"/api/v1/chats/{chat}/close", {"reason": "test"}))[0] == 200
     assert await all_of("waiting") == [] and await all_of("closed") == chats[::-1]
     rest = await get(server, "chats", state="waiting", limit=2, cursor=first["next"])
-    assert rest["items"] == [], "a cursor that points to what is gone goes on behind it"
+    assert rest["items"] == [], "a cursor to a deleted entry continues after it"
     await carl.close()
 
 
 @aio
 async def test_a_customer_does_not_learn_which_key_closed_the_chat(server: ServerProcess) -> None:
-    """A key's name stood there as if it were a user's id."""
+    """Regression: a key's name was shown as if it were a user's id."""
     name = f"mia-{secrets.token_hex(3)}"
     mia = await come(server, "/chat", name, "customer")
     started = await mia.ok("chat:start", {"clientId": "c1", "text": "Hello"})

@@ -1,4 +1,4 @@
-"""The host's own check (`access`) on two nodes: what is told goes by it, and a recheck takes out who may not read."""
+"""The host's own check (`access`) on two nodes: it decides who receives events, and a recheck removes access."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.nodes import two_nodes
 async def test_the_hosts_check_decides_who_receives_events_and_a_recheck_removes_access(
     tmp_path: Path, valkey_url: str
 ) -> None:
-    """Its facts are the host's: only `POST /access/recheck` says that they have changed."""
+    """The check depends on the host's data. Only `POST /access/recheck` tells the server that they have changed."""
     allowed, door = tmp_path / "may_read", NativeDoor()
     allowed.write_text("ann 1\nbob 1\n")
     with two_nodes(tmp_path, valkey_url, access="tests.support.host_check:make") as (one, two):
@@ -37,7 +37,7 @@ async def test_the_hosts_check_decides_who_receives_events_and_a_recheck_removes
         assert (await bob.expect("ticket:unsubscribed"))["reason"] == "access"
         for body in ({}, {"ticketId": "1", "userId": "ann"}):
             assert (await one.push("POST", path, body))[0] == 400
-        assert (await two.push("PUT", "/api/v1/tickets/1", {"subject": "of nobody now"}))[0] == 200
+        assert (await two.push("PUT", "/api/v1/tickets/1", {"subject": "nobody has access now"}))[0] == 200
         for peer in (ann, bob, eve):
             await peer.settled()
             assert not peer.pending("ticket:created") and not peer.pending("ticket:updated")

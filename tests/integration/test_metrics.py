@@ -1,4 +1,4 @@
-"""/metrics of a real server, under real traffic: what happened is counted, exactly, and nothing else."""
+"""/metrics of a real server under real traffic: everything that happened is counted exactly, and nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def conserved(now: Scrape) -> None:
-    """Every message that was queued was written, dropped for a reason, or waits."""
+    """Check that every queued message was written, was dropped for a reason, or still waits."""
     waiting = now.of("outbox_messages")
     assert now.of("messages_queued_total") == (
         now.of("messages_written_total") + now.of("messages_dropped_total") + waiting
@@ -48,7 +48,7 @@ def conserved(now: Scrape) -> None:
 
 
 class Rise:
-    """How much counters went up between two scrapes."""
+    """Measures how much counters increased between two scrapes."""
 
     def __init__(self, before: Scrape, after: Scrape) -> None:
         self._before, self._after = before, after
@@ -102,7 +102,7 @@ async def test_what_a_client_does_is_counted_exactly(server: ServerProcess, door
     errors = {"RATE_LIMITED": 3, "UNKNOWN_EVENT": 1, "BAD_REQUEST": 1}
     assert {code: rise.of("call_errors_total", code=code) for code in errors} == errors
     assert rise.of("call_errors_total") == 5
-    # those over their rate, and those that are no event, have no handler
+    # events over their rate, and unknown ones, reach no handler
     assert rise.of("handler_seconds_count", event="ticket:typing", **tickets) == 30
     assert rise.of("handler_seconds_count") == 32 and 0 < rise.of("handler_seconds_sum") < 5
     assert seen == UPDATES
@@ -144,7 +144,7 @@ async def test_refusals_are_counted_by_reason(server: ServerProcess) -> None:
 
 @aio
 async def test_messages_dropped_for_a_client_that_does_not_read_are_counted(server: ServerProcess) -> None:
-    """Volatile events are dropped first, then the client is closed; no message is unaccounted for at any time."""
+    """Volatile events are dropped first, then the client is closed. At any time, every message is accounted for."""
     before = await scrape(server)
     tag = secrets.token_hex(3)
     client = await deaf(server, server.token(f"ada-{tag}", "agent", tag))
@@ -161,7 +161,7 @@ async def fill(server: ServerProcess, before: Scrape, tag: str) -> None:
         status, answer = await server.push("POST", "/api/v1/emit", {**body, "volatile": volatile})
         assert status == 200, answer
 
-    await scraped(server, lambda now: now.of("sockets") == 1, "it is in")
+    await scraped(server, lambda now: now.of("sockets") == 1, "it has joined")
     for _ in range(400):
         await emit(volatile=True)
         now = await scrape(server)
@@ -179,13 +179,13 @@ async def fill(server: ServerProcess, before: Scrape, tag: str) -> None:
     rise = Rise(before, now)
     assert rise.of("connections_closed_total", reason="slow_consumer") == 1
     assert rise.of("messages_dropped_total", reason="closed") >= 1
-    assert rise.of("events_out_total", namespace="/tickets", event="other") > 1, "a back end's own names are one"
+    assert rise.of("events_out_total", namespace="/tickets", event="other") > 1, "a back end's own events"
     assert not any(tag in key for key, _ in now.values) and tag not in str(now.labels("events_out_total", "event"))
     assert (now.of("outbox_bytes"), now.of("outbox_messages")) == (0, 0)
 
 
 async def deaf(server: ServerProcess, token: str) -> socket.socket:
-    """Return a native client that is in /tickets and reads nothing more; the kernel takes little for it."""
+    """Return a native client that has joined /tickets and reads nothing more; its kernel buffers are small."""
     plain = socket.socket()
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     plain.setblocking(False)
@@ -237,7 +237,7 @@ async def test_process_metrics_match_the_kernels_figures(server: ServerProcess) 
 
 @aio
 async def test_a_page_that_names_this_machine_as_its_own_host_reads_nothing(server: ServerProcess) -> None:
-    """DNS rebinding: the browser asks 127.0.0.1, and says in Host which site it is asking for."""
+    """DNS rebinding: the browser sends the request to 127.0.0.1, with the other site's name in Host."""
     assert (await fetch(server, Host=f"evil.example:{server.admin_port}")).code == 403
     assert (await fetch(server, Host=f"localhost:{server.admin_port}")).code == 200
 
@@ -255,7 +255,7 @@ async def test_a_page_that_names_this_machine_as_its_own_host_reads_nothing(serv
 )
 @aio
 async def test_requests_passed_on_by_a_local_proxy_need_a_token(server: ServerProcess, name: str, value: str) -> None:
-    """A reverse proxy for the console opened it to the world."""
+    """Regression: a reverse proxy for the console made /metrics public."""
     assert (await fetch(server, **{name: value})).code == 401
     bearer = f"Bearer {server.token('prometheus', 'admin')}"
     assert (await fetch(server, **{name: value, "Authorization": bearer})).code == 200
@@ -317,7 +317,7 @@ async def test_a_shortage_of_file_descriptors_makes_the_node_unready(server: Ser
     await until_failing(server, set(), 5)
     greatest = max(map(int, os.listdir(f"/proc/{server.pid}/fd")))
     try:
-        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (greatest + 6, limits[1]))  # some more may come
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (greatest + 6, limits[1]))  # some more may be opened
         await until_failing(server, {"files"}, 5)
     finally:
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)

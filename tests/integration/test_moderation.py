@@ -1,4 +1,4 @@
-"""What admins rule, on two nodes: revocations, blocks, notices, rates, log levels; and what was configured."""
+"""Moderation on two nodes: revocations, blocks, notices, rates, log levels; and the configured settings."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_a_revoked_session_is_closed_on_every_node_at_once_and_refused(ser
     for door in (NATIVE, WEBSOCKET, POLLING):
         for server in servers:
             assert await refused(server, ann, door, sessionId=f"s-{ann}") == "AUTH_SESSION_REVOKED"
-    # one that comes back by itself came back only to be refused
+    # a client that reconnects by itself is refused
     await until(lambda: lost[1].refused, "refused")
     assert lost[1].refused is not None and lost[1].refused.code == "AUTH_SESSION_REVOKED"
     await kept.settled()
@@ -147,10 +147,10 @@ async def test_a_users_tokens_are_revoked_up_to_a_time_and_later_ones_stay_valid
     assert (await call(one, "POST", "revocations", {"userId": bob}, 201))["count"] == 2
     assert await old.gone() == await undated.gone() == 4401
     assert await refused(two, bob, iat=now - 100) == await refused(one, bob, iat=None) == "AUTH_SESSION_REVOKED"
-    # nor does it help to show the old token to a connection that is in
+    # the old token is also refused on an open connection
     answer = await new.error("session:refresh", {"token": one.token(bob, "agent", "red", iat=now - 50)})
     assert answer["code"] == "AUTH_SESSION_REVOKED"
-    # an earlier time does not weaken what holds
+    # an earlier time does not weaken the revocation
     early = {"userId": bob, "issuedBefore": "2020-01-01T00:00:00Z"}
     assert (await call(two, "POST", "revocations", early, 201))["count"] == 0
     assert await refused(one, bob, iat=now - 100) == "AUTH_SESSION_REVOKED"
@@ -245,7 +245,7 @@ async def test_an_address_behind_a_proxy_is_blocked(
     one, two = servers
     peers = [await from_address(server, unique("x"), address) for server in servers for address in inside]
     other = await from_address(two, unique("y"), outside)
-    for address in inside:  # however it is spelled
+    for address in inside:  # in any spelling
         assert (await call(one, "GET", "connections", ip=address.upper(), namespace="/tickets"))["total"] >= 2
     done = await call(one, "POST", "blocks", what, 201)
     assert done["count"] == len(peers)
@@ -262,7 +262,7 @@ async def test_an_address_behind_a_proxy_is_blocked(
 
 @aio
 async def test_two_blocks_of_one_address_are_independent(servers: Pair) -> None:
-    """Taken as one, the second to be made took the first away with it: it was listed and kept nobody out."""
+    """Regression: the second block replaced the first one, which stayed listed but had no effect."""
     one, two = servers
     address = "203.0.113.77"
     first = await call(one, "POST", "blocks", {"ip": address}, 201)
@@ -432,7 +432,7 @@ async def test_a_notice_reaches_only_its_recipients_at_its_time(servers: Pair) -
     async def forgotten() -> bool:
         return made["id"] not in [notice["id"] for notice in (await call(two, "GET", "notices"))["items"]]
 
-    await until(forgotten, "it is not in the list any more")
+    await until(forgotten, "it is no longer listed")
     await close_all(agent, customer, elsewhere, early)
 
 
@@ -463,7 +463,7 @@ async def test_a_resumed_client_receives_missed_notices_and_none_twice(servers: 
 
 
 async def joins(peer: Peer, times: int) -> list[str]:
-    """Return how that many calls were answered."""
+    """Return the answers to so many calls."""
     answers = [await peer.call("chat:join", {"conversationId": "nowhere"}) for _ in range(times)]
     return [answer.get("error", {"code": "ok"})["code"] for answer in answers]
 
@@ -548,7 +548,7 @@ async def test_a_log_level_is_changed_for_a_while_on_one_node_or_all(servers: Pa
     )
     assert {logger["until"] for logger in second["loggers"]} == {None}
     await call(two, "PUT", "logging", {"logger": "engine.dispatch", "level": "error", "forSeconds": 1})
-    assert await levels("engine.dispatch.dispatch") == ["debug", "error"]  # what is said of one node counts there
+    assert await levels("engine.dispatch.dispatch") == ["debug", "error"]  # a level for one node applies only there
 
     async def over() -> bool:
         return await levels("engine.dispatch.dispatch") == ["debug", "info"]

@@ -1,4 +1,4 @@
-"""The admin port's nodes: who they are, and one that sends its clients to the other and takes them again."""
+"""The nodes on the admin port: their description, and a drain that moves clients to the other node and is undone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def node(server: ServerProcess, name: str) -> dict[str, Any]:
 
 
 async def checks_say(server: ServerProcess, name: str) -> dict[str, str]:
-    """Return what a node finds wrong with itself."""
+    """Return the failing checks of a node."""
     return {check["name"]: check["why"] for check in (await node(server, name))["checks"] if not check["ok"]}
 
 
@@ -89,7 +89,7 @@ async def test_a_drained_node_disconnects_its_clients_and_accepts_them_after_an_
     async def told() -> bool:
         return await checks_say(one, "n2") == {"drain": "this node is draining"}
 
-    await until(told, "what the node finds, a second old at most")
+    await until(told, "the node's checks, at most a second old")
     with pytest.raises(Exception, match="503"):
         await DOOR.open(two.address, "/tickets", {"token": token})
     said = await asyncio.to_thread(
@@ -134,7 +134,7 @@ async def test_wrong_requests_and_requests_without_permission_are_refused(server
 
 @aio
 async def test_access_is_changed_once_a_killed_node_is_declared_dead(servers: list[ServerProcess]) -> None:
-    """It was refused, and the store blamed, until the lease of the dead node had ended and somebody tried again."""
+    """Regression: until the dead node's lease had ended, the change was refused, with the store as the reason."""
     one, two = servers
     ticket = {"teamId": "red", "requesterId": "mia"}
     assert (await two.push("PUT", "/api/v1/tickets/42", ticket))[0] == 201

@@ -1,4 +1,4 @@
-"""The server as a process: how it starts, what it says when it cannot, how it ends, and what outlives it."""
+"""The server as a process: how it starts, its error if it cannot, how it ends, and what remains afterwards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.native_client import NativeDoor
 from tests.support.own_valkey import OwnValkey
 from tests.support.server import ServerProcess, environment, free_port
 
-REFUSE_S = 15.0  # to find out that it cannot start
+REFUSE_S = 15.0  # time to find out that it cannot start
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def children(pid: int) -> list[int]:
-    """Return the process's children and theirs."""
+    """Return all descendants of a process."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in map(int, (task / "children").read_text().split()):
@@ -48,7 +48,7 @@ def children(pid: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Does the process still run? One that waits to be buried by its parent does not."""
+    """Return whether the process still runs. A zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -63,7 +63,7 @@ def wait_gone(pids: list[int], deadline_s: float = 15.0) -> None:
 
 
 def refused(*arguments: str, **settings: object) -> str:
-    """Run `serve`, which must not start, and return the one line it says."""
+    """Run `serve`, which must fail to start, and return its one line of output."""
     command = [sys.executable, "-m", "insightdesk_rt", "serve", *arguments]
     ended = subprocess.run(
         command, env=environment(settings), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=REFUSE_S
@@ -104,7 +104,7 @@ def test_the_banner_says_where_it_listens_how_to_get_a_token_and_how_to_stop_it(
 
 
 def test_the_token_command_in_the_banner_makes_a_valid_token(server: ServerProcess) -> None:
-    """Nothing is configured: the secret is made on the first start, readable by its owner alone."""
+    """Without configuration, the secret is created on the first start, readable only by its owner."""
     del server.settings["jwt_secret"]
     server.start()
     (line,) = [line for line in server.log().splitlines() if " token " in line and "--sub" in line]
@@ -135,7 +135,7 @@ def test_no_valkey_is_started_if_valkey_url_is_set(server: ServerProcess, valkey
     server.assert_quiet()
 
 
-# ── it cannot start, and says why in one line ───────────────────────────────────────────────────────────────────────
+# ── it cannot start and reports why in one line──────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("which", ["port", "admin_port"])
@@ -159,7 +159,7 @@ def test_a_data_dir_that_is_in_use_is_named_and_its_user_unharmed(server: Server
 
 
 def test_a_data_dir_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """Root may write anywhere but in a file and in the kernel's own tree."""
+    """Root may write everywhere except below a file and in the kernel's own tree."""
     (tmp_path / "file").write_text("")
     for folder in (str(tmp_path / "file" / "data"), "/proc/data"):
         said = refused(*ports(), "--data-dir", folder)
@@ -190,7 +190,7 @@ def test_the_last_line_of_a_start_that_failed_says_what_is_wrong_with_valkey(
 
 
 def test_a_full_valkey_is_not_ready_until_it_takes_writes_again(server: ServerProcess) -> None:
-    """It answers PING all the while. The outage costs one line of the log when it begins."""
+    """Valkey answers PING all the time. The outage causes one log line when it begins."""
     with OwnValkey() as valkey:
         server.settings["valkey_url"] = valkey.url
         server.start()
@@ -242,11 +242,11 @@ def test_a_wrong_setting_is_named(tmp_path: Path, arguments: list[str], names: l
 def test_a_signal_ends_it_and_everything_it_started(server: ServerProcess, how: signal.Signals) -> None:
     server.start()
     started = children(server.pid)
-    assert started, "there should be a Valkey"
+    assert started, "no Valkey was started"
     assert server.stop(how) == 0
     wait_gone(started, 1.0)
     server.assert_quiet()
-    server.start()  # the ports are free, the data dir too
+    server.start()  # the ports and the data folder are free again
     assert server.stop(how) == 0
     server.assert_quiet()
 
@@ -287,7 +287,7 @@ def test_clients_are_disconnected_so_that_they_reconnect(server: ServerProcess) 
 
 
 def test_a_drain_of_a_stopping_node_only_makes_the_stop_faster(tmp_path: Path) -> None:
-    """It cancelled the stop: a traceback, exit code 1, and everybody cut off without a goodbye."""
+    """Regression: the drain cancelled the stop, with a traceback, exit code 1, and clients cut off without a close."""
     server = ServerProcess(tmp_path, drain_seconds=60, node_id="n1")
     server.start()
 
@@ -298,7 +298,7 @@ def test_a_drain_of_a_stopping_node_only_makes_the_stop_faster(tmp_path: Path) -
             auth = {"token": server.token(f"u{n}", "agent")}
             peers.append(await NativeDoor().open(server.address, "/tickets", auth))
         server.send(signal.SIGTERM)
-        assert await peers[0].gone() == 1012  # one every six seconds
+        assert await peers[0].gone() == 1012  # one client every six seconds
         order = {"overSeconds": 1, "reason": "hurry"}
         assert (await server.push("POST", "/api/v1/nodes/n1/drain", order))[0] == 200
         assert [await peer.gone() for peer in peers] == [1012] * 10
@@ -311,7 +311,7 @@ def test_a_drain_of_a_stopping_node_only_makes_the_stop_faster(tmp_path: Path) -
 
 
 class Polling:
-    """A polling client by hand, which polls only when it is told to."""
+    """A polling client that polls only when the test calls it."""
 
     def __init__(self, server: ServerProcess) -> None:
         self.target = f"http://127.0.0.1:{server.port}/socket.io/?EIO=4&transport=polling"
@@ -335,7 +335,7 @@ class Polling:
         return said
 
     async def heard(self, what: str) -> str:
-        """Poll until this has come; return all that came."""
+        """Poll until this text has arrived; return everything that arrived."""
         said = ""
         while what not in said:
             said += await self.ask()
@@ -344,7 +344,7 @@ class Polling:
 
 @pytest.mark.parametrize("fetches", [True, False], ids=["which fetches it", "which is away"])
 def test_messages_queued_for_a_polling_client_at_a_stop_are_not_lost(server: ServerProcess, fetches: bool) -> None:
-    """Between two polls it has no connection to say goodbye on. What it does not fetch, recovery brings."""
+    """Between two polls there is no connection to close. Messages that it does not fetch are replayed by recovery."""
     server.start()
     auth = {"token": server.token("ada", "agent", "support")}
 
@@ -355,7 +355,7 @@ def test_messages_queued_for_a_polling_client_at_a_stop_are_not_lost(server: Ser
         connected = await client.open(auth)
         await client.ask('42/tickets,1["ticket:subscribe",{"ticketId":"t1"}]')
         offset = (await client.heard("43/tickets,1")).partition('"offset":"')[2].partition('"')[0]
-        beside = Polling(server)  # once it has the change, the other has it in its queue
+        beside = Polling(server)  # when this client has the change, it is in the other client's queue
         await beside.open({"token": auth["token"]})
         await beside.ask('42/tickets,1["ticket:subscribe",{"ticketId":"t1"}]')
         await beside.heard("43/tickets,1")
@@ -378,9 +378,9 @@ def test_messages_queued_for_a_polling_client_at_a_stop_are_not_lost(server: Ser
     async def after() -> None:
         client = Polling(server)
         back = await client.open(auth)
-        assert back["pid"] == auth["pid"], "it has its session again"
+        assert back["pid"] == auth["pid"], "its session was resumed"
         await client.ask('42/tickets,3["are:you:there",{}]')
-        # The offset is of before it fetched anything, as that of a client whose answer was lost on the way.
+        # The offset is from before the fetch, as of a client whose answer was lost on the network.
         assert "ticket:updated" in client.said + await client.heard("43/tickets,3")
 
     after()
@@ -404,7 +404,7 @@ def test_kill_9_leaves_no_process_no_lock_and_all_data(server: ServerProcess) ->
 
 
 def test_a_restart_keeps_tickets_notifications_and_the_log(server: ServerProcess) -> None:
-    """Tickets, unread notifications, and the log: a client of before catches up after."""
+    """Tickets, unread notifications, and the log, with which an earlier client catches up."""
     server.start()
     auth = {"token": server.token("ada", "agent", "support")}
 
@@ -458,7 +458,7 @@ def test_an_embedded_valkey_that_dies_is_restarted(server: ServerProcess) -> Non
 
     comes_back()
     assert server.stop() == 0
-    server.assert_quiet("valkey", "Valkey", "subscription")  # it says so, and that is all it says
+    server.assert_quiet("valkey", "Valkey", "subscription")  # it logs that, and nothing else
     assert "Traceback" not in server.log()
 
 
@@ -485,7 +485,7 @@ def test_each_line_of_a_json_log_is_an_object_without_secrets(server: ServerProc
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sighup_reloads_the_certificate_and_ends_no_connection(tmp_path: Path, workers: int) -> None:
-    """Of each process. An open connection goes on; a pair that cannot be used leaves the old one; a line says so."""
+    """Every process reloads it. Open connections continue. An unusable pair leaves the old one in use and is logged."""
     file = certificate(tmp_path / "tls.pem")
     server = ServerProcess(tmp_path, workers=workers, drain_seconds=0, tls_cert_file=file, tls_key_file=file)
     server.admin_port = free_port(in_a_row=workers)
@@ -543,7 +543,7 @@ async def shown(ports: list[int]) -> list[int] | None:
 
 
 async def cut(writer: asyncio.StreamWriter) -> None:
-    """End a connection at once. A goodbye over TLS would still be under way when the test's loop ends."""
+    """Close a connection at once. A TLS shutdown would still be running when the test's loop ends."""
     writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

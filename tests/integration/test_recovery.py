@@ -1,4 +1,4 @@
-"""Sessions that clients come back to, tried by hand: cut again and again, with another role, beyond the log."""
+"""Resumed sessions: clients that are cut repeatedly, return with another role, or return too late for the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.door import RawSocket
 from tests.support.own_valkey import OwnValkey
 from tests.support.server import ServerProcess
 
-LOG = 100  # entries; as short as it may be
+LOG = 100  # entries; the shortest possible log
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ async def at(server: ServerProcess) -> AsyncIterator[Target]:
 
 
 class Native:
-    """A client of /rt that keeps what it is sent, and loses its connection when it is told to."""
+    """A client of /rt that keeps all frames, and loses its connection when the test says so."""
 
     def __init__(self, socket: RawSocket) -> None:
         self.socket = socket
@@ -83,7 +83,7 @@ class Native:
         return (await self.until(ack=1))["data"]
 
     async def settled(self) -> list[str]:
-        """Return the events heard so far; what the server had sent is among them."""
+        """Return the events received so far, including everything the server had sent before this call."""
         await self.ask("ticket:unsubscribe", ticketId="none")
         return [frame["event"] for frame in self.heard if "event" in frame]
 
@@ -99,7 +99,7 @@ async def put(server: ServerProcess, ticket: str, **fields: Any) -> None:
 
 @aio
 async def test_a_client_that_is_cut_again_while_it_reconnects_loses_nothing(server: ServerProcess) -> None:
-    """Before its CONNECT is read, while it is let in, and when what it missed is on the way to it."""
+    """It is cut before its CONNECT is read, during the connect, and during the replay."""
     async with at(server) as target:
         token = server.token("flap", "agent", "red")
         await put(server, "flap", teamId="red", subject="1")
@@ -122,7 +122,7 @@ async def test_a_client_that_is_cut_again_while_it_reconnects_loses_nothing(serv
 
 @aio
 async def test_a_client_that_returns_with_another_role_loses_the_old_ones_permissions(server: ServerProcess) -> None:
-    """A demoted agent was in the room of internal notes; who may still read the ticket hears what customers hear."""
+    """A demoted agent leaves the room of internal notes, and still receives what customers with access receive."""
     async with at(server) as target:
         await put(server, "demoted", teamId="red", requesterId="mia", watchers=["ann"])
         agent, customer = server.token("ann", "agent", "red"), server.token("ann", "customer")
@@ -165,14 +165,14 @@ async def test_a_client_that_returns_too_late_for_the_log_is_told_to_reload(serv
         session = await client.greeting()
         assert (await client.ask("ticket:subscribe", ticketId="late"))["ok"]
         await client.cut()
-        for number in range(4 * LOG):  # a stream is cut by whole nodes of it
+        for number in range(4 * LOG):  # Valkey trims a stream by whole nodes
             await put(server, "late", subject=f"changed {number}")
         back = await Native.to(target, token, session)
         greeting = await back.greeting()
         assert not greeting["recovered"] and greeting["pid"] != session["pid"]
         rooms = (await back.until(event="resync"))["data"]["rooms"]
         assert "ticket:late" in rooms and "user:late" in rooms
-        assert "ticket:updated" not in await back.settled(), "a part of it would be silently short"
+        assert "ticket:updated" not in await back.settled(), "a partial replay would hide a gap"
         again = await Native.to(target, token, session)
         assert not (await again.greeting())["recovered"]
         assert "resync" not in await again.settled(), "the session is over"
@@ -180,7 +180,7 @@ async def test_a_client_that_returns_too_late_for_the_log_is_told_to_reload(serv
 
 @aio
 async def test_a_resumed_session_is_sent_nothing_from_before_it_began(server: ServerProcess) -> None:
-    """Also not by an older offset: an agent's rooms were told of tickets then that are another team's now."""
+    """This also holds for an older offset: the agent's rooms received tickets then that belong to another team now."""
     async with at(server) as target:
         _, created = await server.push("PUT", "/api/v1/tickets/secret", {"subject": "SECRET", "teamId": "green"})
         before = f"{int(created['offset'].split('-')[0]) - 60_000}-0"
@@ -198,7 +198,7 @@ async def test_a_resumed_session_is_sent_nothing_from_before_it_began(server: Se
 
 @aio
 async def test_a_client_that_connects_during_an_outage_of_valkey_is_closed_and_can_reconnect(tmp_path: Path) -> None:
-    """Let in it would be deaf: what it subscribes to is refused, and a client that does not look at that stays so."""
+    """Otherwise its subscriptions would be refused, and a client that ignores that would receive no events."""
     with OwnValkey("--appendonly", "yes") as valkey:
         server = ServerProcess(tmp_path, valkey_url=valkey.url, drain_seconds=0)
         server.start()
@@ -208,7 +208,7 @@ async def test_a_client_that_connects_during_an_outage_of_valkey_is_closed_and_c
                 await first.greeting()
                 for harm, heal in ((valkey.kill, valkey.start), (valkey.freeze, valkey.thaw)):
                     harm()
-                    for name in ("before", "new1", "new2"):  # the rooms of the first are heard already
+                    for name in ("before", "new1", "new2"):  # the first client's rooms are subscribed already
                         client = await Native.to(target, server.token(name, "agent", "red"))
                         opcode, said = await client.socket.receive()
                         assert (opcode, int.from_bytes(said[:2], "big")) == (8, 4302), said
@@ -219,7 +219,7 @@ async def test_a_client_that_connects_during_an_outage_of_valkey_is_closed_and_c
                         opcode, said = await client.socket.receive()
                         return opcode == 1 and json.loads(said)["event"] == "connect"
 
-                    await until(let_in, "let in again")
+                    await until(let_in, "accepted again")
                 await first.settled()
         finally:
             server.stop()
@@ -227,7 +227,7 @@ async def test_a_client_that_connects_during_an_outage_of_valkey_is_closed_and_c
 
 @aio
 async def test_a_returning_client_is_told_again_that_it_lost_access_to_a_ticket(server: ServerProcess) -> None:
-    """Until it subscribes anew or lets go of the ticket: without that it would wait for its events for ever."""
+    """It is told until it subscribes again or leaves the ticket. Otherwise it would wait for events for ever."""
     async with at(server) as target:
         token = server.token("deaf", "agent", "red")
         await put(server, "twice", teamId="red", subject="1")
@@ -251,5 +251,5 @@ async def test_a_returning_client_is_told_again_that_it_lost_access_to_a_ticket(
         await client.greeting()
         await put(server, "twice", subject="2")
         while (await client.until(event="ticket:updated"))["data"]["changes"] != {"subject": ["1", "2"]}:
-            pass  # its team was told that the ticket came back to it
+            pass  # its team received the event that the ticket came back
         assert "ticket:unsubscribed" not in [frame.get("event") for frame in client.heard]

@@ -1,4 +1,4 @@
-"""Requests that reach another node than the one that has their session: passed on, handed over, or refused cleanly."""
+"""Requests that reach the wrong node are passed on to their session's node, handed over, or refused properly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UPGRADE = {
 
 
 class Pair:
-    """Two nodes on one Valkey; n2 is also to be reached by other machines, n1 is not."""
+    """Two nodes on one Valkey. Other machines can reach n2, but not n1."""
 
     def __init__(self, one: ServerProcess, two: ServerProcess, prefix: str, url: str) -> None:
         self.one, self.two, self.prefix = one, two, prefix
@@ -46,7 +46,7 @@ class Pair:
         return {name.partition(".")[0]: json.loads(text) for name, text in found.items()}
 
     def move(self, node: str) -> dict[str, object]:
-        """Make a node look as if it were on another machine, and return its place."""
+        """Make a node look as if it were on another machine, and return its address."""
         for name, text in self.valkey.hgetall(Names(self.prefix).cluster.key("places")).items():  # type: ignore[union-attr]
             if name.startswith(f"{node}."):
                 place: dict[str, object] = json.loads(text)
@@ -77,7 +77,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterator[
 
 @pytest.fixture
 def own(tmp_path: Path, valkey_url: str) -> Iterator[Pair]:
-    """For what kills or moves one."""
+    """Nodes for tests that kill or move one."""
     with started(tmp_path, valkey_url) as pair:
         yield pair
 
@@ -158,7 +158,7 @@ async def test_two_polls_at_once_end_the_session_as_they_do_at_its_owner(pair: P
 
 @aio
 async def test_an_aborted_poll_also_ends_at_its_owner(pair: Pair) -> None:
-    """Else the client's next one would be a second at once."""
+    """Otherwise the client's next poll would be a second one at the same time."""
     sid = await opened(pair.one)
     async with http(pair.two) as polls:
         polls.send("GET", f"{POLL}&sid={sid}")
@@ -176,10 +176,10 @@ async def test_an_owner_that_dies_makes_its_sessions_unknown(own: Pair) -> None:
     own.one.kill()
     assert json.loads((await asyncio.wait_for(waiting, 5)).body) == UNKNOWN
     assert json.loads((await poll(own.two, sid)).body) == UNKNOWN
-    assert "relay_address" not in own.two.log(), "a node that has just gone is not a wrong configuration"
+    assert "relay_address" not in own.two.log(), "a node that has just stopped is not reported as a wrong configuration"
     own.one.start()
     again = await opened(own.one)
-    await asyncio.sleep(1.1)  # until where it is has been read anew
+    await asyncio.sleep(1.1)  # until its address has been read again
     assert (await post(own.two, again, "3")).body == "ok"
     assert own.places["n1"]["since"] > time.time() - 20  # type: ignore[operator]
 
@@ -213,7 +213,7 @@ async def test_a_websocket_is_handed_to_the_owner_on_this_machine(own: Pair) -> 
         assert (await poll(own.two, sid)).body.startswith("40/tickets,")
         socket.writer.write(frame(1, b"5") + frame(1, b'42/tickets,1["ticket:typing",{"ticketId":"x"}]'))
         assert b"FORBIDDEN" in await socket.reader.readuntil(b"}]")
-        own.two.kill()  # nothing of it runs through the node that was reached
+        own.two.kill()  # no traffic goes through the first node
         socket.writer.write(frame(1, b'42/tickets,2["ticket:typing",{"ticketId":"x"}]'))
         assert b"43/tickets,2[" in await socket.reader.readuntil(b"}]")
     assert (await poll(own.one, sid)).status == 400
@@ -246,7 +246,7 @@ async def test_the_relay_serves_only_nodes(pair: Pair) -> None:
     assert str(place["key"]) not in pair.one.log() + pair.two.log()
 
 
-# ── stock clients behind a balancer that knows nothing ──────────────────────────────────────────────────────────────
+# ── stock clients behind a balancer without affinity ────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
@@ -304,7 +304,7 @@ async def test_an_upgrade_that_reaches_another_node_of_the_machine_is_handed_ove
         peer = await upgrade.open(address, "/tickets", {"token": pair.one.token("ann", "agent", "red")})
         _, answer = await pair.one.push("GET", "/api/v1/nodes")
         transports = {node["node"]: node["connections"] for node in answer["nodes"]}
-        assert transports["n2"].get("websocket") == 1, "the session's node has the socket"
+        assert transports["n2"].get("websocket") == 1, "the session's node has received the socket"
         assert (await peer.error("ticket:typing", {"ticketId": "x"}))["code"] == "FORBIDDEN"
         await peer.close()
     finally:
@@ -319,7 +319,7 @@ async def test_an_upgrade_that_cannot_be_handed_over_leaves_the_client_on_pollin
     await asyncio.sleep(1.1)
     upgrade = next(door for door in doors if door.name == "js-upgrade")
     assert isinstance(upgrade, NodeDoor)
-    # Polls of a session of n2 go there; its websocket lands on n1, which takes n2 for another machine's.
+    # Polls of a session of n2 go to n2; its websocket reaches n1, which believes n2 to be on another machine.
     balancer = Sorter(websockets=own.one.address, others=own.two.address)
     address = ("127.0.0.1", await balancer.lay())
     try:

@@ -1,4 +1,4 @@
-"""Servers that may not run beside each other: the later one ends with one line, and one that was killed comes back."""
+"""Servers that cannot run beside each other: the later one ends with one line. A killed server can start again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two server processes on one Valkey: what one is told, the clients of the other see."""
+"""Two server processes on one Valkey: clients of one see what is sent to the other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOOR = NativeDoor()
 
 
 class Nodes:
-    """Two nodes, and connections to them; `tag` keeps this test's people apart from others'."""
+    """Two nodes, and connections to them. `tag` separates this test's users from those of other tests."""
 
     def __init__(self, one: ServerProcess, two: ServerProcess) -> None:
         self.one, self.two = one, two
@@ -139,7 +139,7 @@ def looking(n: Nodes, *names: str) -> Callable[[dict[str, Any]], bool]:
 
 @aio
 async def test_a_node_that_is_killed_leaves_nobody_online(servers: tuple[ServerProcess, ServerProcess]) -> None:
-    """Its lease ends after four seconds; whoever lives then clears up after it."""
+    """Its lease ends after four seconds; then the other nodes clean up."""
     async with nodes(servers) as n:
         watcher = await n.join(n.one, "/presence", "watcher")
         await n.join(n.two, "/presence", "bob")

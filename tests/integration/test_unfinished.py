@@ -1,4 +1,4 @@
-"""A message that has begun to come in is finished in time, however its sender keeps alive, or its client ends."""
+"""A client whose message does not arrive completely within the timeout is closed, even if it keeps sending."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ WHOLE = frame(1, b"x" * 300)
 STARTS = {
     "a fragment": frame(1, b"4", fin=False),
     "a slow frame": WHOLE[:200],
-    "attachments that are due": frame(1, b'451-/tickets,["x",{"_placeholder":true,"num":0}]'),
+    "missing attachments": frame(1, b'451-/tickets,["x",{"_placeholder":true,"num":0}]'),
 }
 
 
 async def joined(d: Door, target: str) -> RawSocket:
     socket = await RawSocket.to(d, target)
     socket.say("40/tickets," if target == SOCKET else '{"event":"connect"}')
-    await until(lambda: len(d.recorder.clients) == 1, "it is in")
+    await until(lambda: len(d.recorder.clients) == 1, "it has joined")
     return socket
 
 
 async def lives(d: Door, socket: RawSocket, alive: Iterator[bytes]) -> float:
-    """Keep the client alive until it is gone. Returns for how long that was."""
+    """Keep the client alive until it is closed. Return how long that took."""
     began = time.monotonic()
     while not d.recorder.ends and time.monotonic() < began + 5:
         socket.send(next(alive))
@@ -62,11 +62,11 @@ async def test_a_client_that_does_not_finish_a_message_is_closed_and_counted(tar
 async def test_a_client_that_finishes_messages_in_time_or_has_no_limit_stays_connected() -> None:
     async with door(**TIMES) as d:
         socket = await joined(d, SOCKET)
-        for _ in range(15):  # one after the other, so that at each look there is one
+        for _ in range(15):  # one after the other, so that there is an unfinished one at every check
             socket.send(frame(1, b"42/tic", fin=False))
             await asyncio.sleep(0.05)
             socket.send(frame(0, b'kets,["x"]', fin=False) + frame(0, b"") + frame(1, b"3"))
-        await until(lambda: len(d.recorder.calls) == 15, "all were whole")
+        await until(lambda: len(d.recorder.calls) == 15, "all messages arrived completely")
         await socket.close()
     async with door(**TIMES | {"message_timeout_ms": 0}) as d:
         socket = await joined(d, SOCKET)

@@ -1,4 +1,4 @@
-"""A Valkey that is not ours alone: a user that may do little, another environment beside us, TLS that is checked."""
+"""A shared Valkey: a user with few permissions, another environment beside ours, and checked TLS certificates."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ NOT_AN_EMITTERS = (
 
 @aio
 async def test_an_emitters_user_publishes_events_and_can_do_nothing_else(tmp_path: Path) -> None:
-    """Else the password of a script that tells the news opens sessions, and speaks to the nodes as one of them."""
+    """Otherwise the password of a publishing script could open sessions and send requests to nodes."""
     with OwnValkey() as valkey_server:
         url, common = valkey_server.least("insightdesk-emitter"), {"valkey_prefix": "insightdesk"}
         server = ServerProcess(tmp_path, valkey_url=valkey_server.least(), **common)
@@ -107,7 +107,7 @@ async def test_an_emitters_user_publishes_events_and_can_do_nothing_else(tmp_pat
 
 @aio
 async def test_two_nodes_as_that_user_find_each_other_and_pass_events_on(tmp_path: Path) -> None:
-    """What one node does is tried by the stories; this is what nodes do among each other, and what follows a death."""
+    """Other tests run a single node as this user. This one tests requests between nodes, and a node's death."""
     with OwnValkey() as server:
         with two_nodes(tmp_path, server.least(), valkey_prefix="insightdesk") as (one, two):
             door, ticket = NativeDoor(), "t1"
@@ -121,7 +121,7 @@ async def test_two_nodes_as_that_user_find_each_other_and_pass_events_on(tmp_pat
             status, _ = await one.push("POST", "/api/v1/blocks", {"userId": "eve", "reason": "spam"})
             assert status == 201
             two.kill()
-            await asyncio.sleep(6)  # its lease is over; n1 clears up
+            await asyncio.sleep(6)  # its lease has ended; n1 cleans up
             two.start()
             await bob.close()
         assert server("ACL", "LOG") == []
@@ -187,7 +187,7 @@ async def behind_tls(server: OwnValkey, pem: Path) -> AsyncIterator[int]:
 
 @aio
 async def test_valkeys_certificate_is_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Who is on the way to Valkey with a certificate of another authority, name or time learns no password."""
+    """A server in between whose certificate has a wrong authority, name or time does not receive the password."""
     good = certificate(tmp_path / "good.pem")
     cases = {
         "good": (good, good),

@@ -1,4 +1,4 @@
-"""Watching over two nodes: every event once, filters, what each scope sees, slow readers, and the end of a token."""
+"""Live events of two nodes: each event once, filters, the view of each scope, slow readers, and expiring tokens."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def emit(
 
 
 async def until_marked(events: Events, server: ServerProcess, namespace: str, room: str) -> None:
-    """Return when what was emitted before has been seen or never will be: a last event comes behind it."""
+    """Return when all earlier events have been seen, or never will be: a last event follows them."""
     await emit(server, namespace, room, "the:end", None)
     await events.expect("event", event="the:end")
 
@@ -99,7 +99,7 @@ async def test_the_content_of_events_needs_the_scope_admin(servers: Pair) -> Non
 async def test_filters(servers: Pair) -> None:
     one, two = servers
     tag = secrets.token_hex(3)
-    room, other = f"watched:[{tag}]*?", f"watched:{tag}-other"  # what a pattern of Valkey's would take for its own
+    room, other = f"watched:[{tag}]*?", f"watched:{tag}-other"  # characters that Valkey would treat as a pattern
     ann = f"ann-{tag}"
     peer = await DOOR.open(two.address, "/tickets", {"token": two.token(ann, "agent", f"team-{tag}")})
     cases: tuple[tuple[dict[str, str], list[str]], ...] = (
@@ -112,7 +112,7 @@ async def test_filters(servers: Pair) -> None:
     )
     async with contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(watching(one, f"events?{urlencode(query)}")) for query, _ in cases]
-        await asyncio.sleep(0.3)  # the rooms of the user are asked for behind the opening
+        await asyncio.sleep(0.3)  # the user's rooms are read after the stream has opened
         await emit(one, "/tickets", room, "a", 1)
         await emit(one, "/tickets", other, "b", 1)
         await emit(one, "/chat", room, "c", 1)
@@ -150,7 +150,7 @@ async def test_live_shows_what_changes_and_only_that(servers: Pair) -> None:
 
 @aio
 async def test_a_wrong_watched_path_gets_its_own_error_and_the_others_continue(servers: Pair) -> None:
-    """A filter that was mistyped ended the whole stream, without a word of why that a browser can read."""
+    """Regression: a mistyped filter ended the whole stream, without a reason that a browser can read."""
     one, _ = servers
     wrong = {"nonsense": "watch", "connections?limit=0": "limit", "openapi.json": "watch", "live": "watch"}
     watched = [*wrong, "connections?sort=bogus", "audit?x=1", "metrics/queue"]
@@ -167,7 +167,7 @@ async def test_a_wrong_watched_path_gets_its_own_error_and_the_others_continue(s
 
 @aio
 async def test_a_reader_that_does_not_read_loses_events_and_costs_no_memory(servers: Pair) -> None:
-    """The socket's buffers hold some; the rest is dropped and counted, and nobody else waits."""
+    """The socket's buffers hold some events; the rest is dropped and counted, and no other reader waits."""
     one, _ = servers
     room = "watched:" + secrets.token_hex(3)
     sock = socket.socket()
@@ -208,7 +208,7 @@ async def test_a_stream_ends_with_the_permission_it_was_opened_with(servers: Pai
 
 @aio
 async def test_a_stream_that_is_never_idle_ends_with_its_permission_too(servers: Pair) -> None:
-    """It was looked at only after ten seconds without an event, which a busy cluster does not have."""
+    """Regression: the permission was only checked after ten seconds without an event, rare in a busy cluster."""
     one, two = servers
     token, room = one.token("brief", "admin", ttl_s=3), "watched:" + secrets.token_hex(3)
 
@@ -238,7 +238,7 @@ async def test_a_quiet_stream_sends_keep_alives(servers: Pair) -> None:
 
 @aio
 async def test_streams_are_limited_per_key_and_released(servers: Pair) -> None:
-    """Who has all they may shuts nobody else out, and costs Valkey no connection when they ask for more."""
+    """A reader at its limit does not block others, and a further request costs no connection to Valkey."""
     _, two = servers
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(MAX_OF_ONE):

@@ -1,7 +1,7 @@
-"""What is stored in Valkey: docs/security.md lists each family of keys, with its bound in bytes and its end.
+"""Checks the keys in Valkey against docs/security.md, which lists each family with its size limit and its end.
 
-Each event of clients is played as often as it is allowed in a minute, or two hundred times where that is more, each
-time as large as it may be; the back end pushes its own. Then each key that there is is held against its row.
+Clients send each event as often as a minute allows, at most two hundred times, with the largest payload; the back end
+pushes too. Then each existing key is compared with its row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DOC = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 LETTER = "\U0001f525"  # four bytes
 UNITS = {"B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000, "s": 1, "min": 60, "h": 3600, "d": 86_400}
 AT_MOST = 200
-PLAYED = 20  # of these two, since 200 of them are 3 MB, and the bound in bytes has tests of its own
+PLAYED = 20  # fewer of these two: 200 of them are 3 MB, and the limit in bytes has its own tests
 FEW = {"chat:message", "chat:start"}
 
 
@@ -66,7 +66,7 @@ def family_of(key: str) -> Family | None:
 
 
 def named_in_code() -> Iterator[str]:
-    """Yield the parts of names in the code: `partition.key("name")`, `base .. '-suffix'` of scripts, Partition."""
+    """Yield the parts of key names in the code: `partition.key("name")`, `base .. '-suffix'` of scripts, Partition."""
     for path in sorted((ROOT / "insightdesk_rt").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         yield from re.findall(r"\.key\(\s*f?\"([a-z-]+)\"", text)
@@ -80,7 +80,7 @@ def named_in_code() -> Iterator[str]:
 
 @pytest.mark.parametrize("name", sorted(set(named_in_code()) - {"room", "node", "chat", "ticket"}))
 def test_every_family_of_keys_in_the_code_is_in_the_table(name: str) -> None:
-    """A new one says who makes it grow, how long it may get, and when it ends."""
+    """A new family needs a row that says what makes it grow, how large it may get, and when it ends."""
     texts = [one.text.split(":")[0] for one in families()]
     assert any(text.endswith(name) if name.startswith("-") else text.startswith(name) for text in texts), name
 
@@ -103,7 +103,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, valkey: OwnValkey) -> Itera
 
 
 class Play:
-    """One customer and one agent with the longest names, each in every namespace, and what they send."""
+    """One customer and one agent with the longest names, each in every namespace, and the events they send."""
 
     def __init__(self, server: ServerProcess) -> None:
         self.server = server
@@ -137,7 +137,7 @@ class Play:
         }.get(event, {"conversationId": chat})
 
     async def play(self, role: str, path: str, spec: EventSpec) -> None:
-        """Send the event as often as its rate allows, without waiting in between. Refusals are part of it."""
+        """Send the event as often as its rate allows, without pauses. Some are refused."""
         peer = self.peers[role, path]
         rate = spec.rate.max if spec.rate else 100
         times = PLAYED if spec.name in FEW else min(rate, AT_MOST)
@@ -166,7 +166,7 @@ async def push(server: ServerProcess, path: str, body: Any, method: str = "POST"
 
 
 def wrong_with(valkey: OwnValkey, key: str) -> str:
-    """Return what a key has that its row does not allow, "" if it is right."""
+    """Return how a key violates its row, or ""."""
     family = family_of(re.sub(r"^\{insightdesk[^}]*\}:", "", key))
     if family is None:
         return f"{key} is of no family in the table"
@@ -199,7 +199,7 @@ async def test_each_event_at_its_rate_keeps_within_the_table(server: ServerProce
         specs = [(space, spec) for space in FEATURES for spec in space.events.values()]
         specs.sort(key=lambda each: order.index(each[1].name) if each[1].name in order else len(order))
         last = {"chat:close", "chat:rate", "chat:leave", "ticket:unsubscribe"}
-        for phase in (False, True):  # while conversations are open, and when they are closed
+        for phase in (False, True):  # while conversations are open, and after they are closed
             for space, spec in specs:
                 for role in ("customer", "agent"):
                     if (spec.name in last) is phase and role in space.allow and role in spec.allow:

@@ -1,4 +1,4 @@
-"""`--workers`: several processes on one port act as one server, outlive each other, and end together."""
+"""`--workers`: several processes on one port act as one server, survive each other's death, and end together."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def node_of(server: Workers) -> dict[str, int]:
 
 
 async def sees(server: Workers, name: str) -> bool:
-    """Does the first worker know all that live, and the one of this name among them?"""
+    """Return whether the first worker knows all living workers, including the one of this name."""
     _, answer = await server.push("GET", "/api/v1/nodes")
     return not answer["missing"] and name in [node["node"] for node in answer["nodes"]]
 
@@ -119,7 +119,7 @@ async def test_a_worker_that_dies_is_started_again_and_its_clients_resume(server
         assert (await server.push("PUT", "/api/v1/tickets/t1", {"subject": "meanwhile"}))[0] == 200
         for peer in peers:
             assert (await peer.expect("ticket:updated"))["changes"] == {"subject": ["", "meanwhile"]}
-        await until(lambda: all(peer.connected for peer in peers), "all are back")
+        await until(lambda: all(peer.connected for peer in peers), "all clients are back")
         back = [peer for peer in peers if peer.connects > 1]
         assert len(back) == victims and all(peer.recovered for peer in back), [str(peer) for peer in back]
 
@@ -127,7 +127,7 @@ async def test_a_worker_that_dies_is_started_again_and_its_clients_resume(server
         pids = server.pids()
         await asyncio.to_thread(server.wait_ready, 2)
         assert "a worker died" in server.log() and "code=-9" in server.log()
-        await until(lambda: sees(server, "n1-2"), "the others see the new one")
+        await until(lambda: sees(server, "n1-2"), "the other workers know the new one")
         while (await node_of(server))["n1-2"] < 1:
             assert len(peers) < before + 60, await node_of(server)
             peers.append(await stock.open(server.address, "/tickets", auth))
@@ -178,7 +178,7 @@ def test_a_configuration_that_cannot_work_is_reported_in_one_line(tmp_path: Path
 
 
 def test_ctrl_c_in_a_terminal_counts_once(tmp_path: Path) -> None:
-    """The whole process group gets it; the workers still drain."""
+    """The whole process group receives the signal; the workers still drain."""
     server = Workers(tmp_path, drain_seconds=1)
     with server.log_file.open("ab") as log:
         process = subprocess.Popen(
