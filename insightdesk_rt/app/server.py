@@ -64,6 +64,7 @@ from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.hub.hub import Hub, Replay
 from insightdesk_rt.engine.periodic import Work, only_if, start_periodic
 from insightdesk_rt.engine.secret import shown_url
+from insightdesk_rt.engine.settings import WHEEL_STEP_MS
 from insightdesk_rt.engine.signing_keys import DemoKeys, KeyRing, cluster_key, fingerprints
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.transport.handover import Handover
@@ -80,7 +81,6 @@ from insightdesk_rt.operations.views.node_stats import EVERY_S, NodeStats
 
 log = logging.getLogger(__name__)
 
-WHEEL_STEP_MS = 50
 SWEEP_MS = 60_000
 REVIVE_MS = 500
 NUMBERS_MS = EVERY_S * 1000

@@ -70,8 +70,6 @@ class Leases:
         self._registering = False
         self._clearing: set[str] = set()  # incarnations
         self.incarnation = self._new_incarnation()
-        self.fences = 0
-        self.cleared = 0
 
     @property
     def leads(self) -> bool:
@@ -162,7 +160,6 @@ class Leases:
         old, self.incarnation = self.incarnation, self._new_incarnation()
         self._first = True
         self._leads_until_ms = 0.0
-        self.fences += 1
         self._must_register = True
         self._past_incarnations.append(old)
         log.warning("declared dead while %s; coming back", what, extra={"was": old, "is": self.incarnation})
@@ -195,7 +192,6 @@ class Leases:
         try:
             await self._clear(incarnation)
             await self._valkey.command("ZREM", self._keys[1], incarnation)
-            self.cleared += 1
             log.info("cleared up after a node", extra={"node": incarnation})
         except RtError as refused:
             log.debug("clearing up is continued later", extra={"node": incarnation, "why": refused.code})

@@ -96,7 +96,6 @@ class ClusterSessions:
         self._flushes = OwnedTasks(log)
         self._due: asyncio.Handle | None = None  # the next flush
         self._touching: PeriodicWork | None = None  # from `start` to `close`
-        self.claimed = self.refused = self.evicted = 0
 
     def start(self) -> None:
         self._touching = start_periodic(TOUCH_TURN_MS, self._touch, "noting that sessions missed nothing")
@@ -136,7 +135,6 @@ class ClusterSessions:
 
     async def _claim(self, socket: Socket, pid: str, offset: str) -> Resumed | None:
         if not PID.fullmatch(pid):
-            self.refused += 1
             return None
         if pid in self._dirty or pid in self._ended:
             await self._flush()  # the client is back before its record was written: write it first
@@ -145,7 +143,6 @@ class ClusterSessions:
         record = self._names.session(pid).session(pid)
         found = await self._valkey.call(self._scripts["claim"], [record], args)
         if not found:
-            self.refused += 1
             return None
         sid, rooms, start, said, quiet, role, team, address, over, starts, listed_in = found
         if listed_in and not over:
@@ -155,7 +152,6 @@ class ClusterSessions:
                 self.evict(pid)
             else:
                 self._replaced(address, pid)
-        self.claimed += 1
         has = since(offset, start, said, quiet)
         names = tuple(map(Room, json.loads(rooms)))
         return Resumed(Sid(sid), pid, names, has, Offset(start), owner, role, team, read_starts(starts))
@@ -212,7 +208,6 @@ class ClusterSessions:
             self._dirty.pop(pid, None)
         for socket in (session.socket if session else None, entering):
             if socket is not None and not socket.gone:  # a socket that has ended may be the one whose client came back
-                self.evicted += 1
                 socket.client.close(CloseReason.REPLACED)
 
     async def re_register(self) -> None:

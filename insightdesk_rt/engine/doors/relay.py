@@ -84,7 +84,7 @@ class Relay:
         settings = port.settings
         self._complained: set[str] = set()  # nodes
         self._within_s = (settings.ping_interval_ms + settings.ping_timeout_ms) / 1000 + SLACK_S
-        self.passed = self.failed = self.handed_over = 0
+        self.passed = self.failed = 0
 
     async def find(self, node_id: str) -> NodePlace | None:
         return await self._directory.find(node_id)
@@ -124,7 +124,7 @@ class Relay:
             )
 
     def hand_over(self, place: NodePlace, sid: str, sock: socket.socket, read_ahead: bytes) -> None:
-        self.handed_over += hand_over(place.local, place.key, sid, sock, read_ahead)
+        hand_over(place.local, place.key, sid, sock, read_ahead)
 
     def take(self, sid: str, sock: socket.socket, read_ahead: bytes) -> None:
         """Let a socket that was handed to this node probe the upgrade of its polling session."""

@@ -88,15 +88,7 @@ class StreamTransport(WebSocketTransport):
         if self._kept:
             return
         self._unsent = None
-        if client is None:
-            self._shut()
-            return
-        pong, self._pong = self._pong, None
-        if pong is not None:
-            self._send(pong)
-        if self._unsent is None:
-            self.writable = True
-            client.outbox.drained()
+        self._drained(client)
 
     def _shut(self) -> None:
         if self._stream.closed():

@@ -237,6 +237,10 @@ class WebSocketTransport:
             return
         self._unsent = None
         self._registry.poller.wait_for(self._sock.fileno(), READ)
+        self._drained(client)
+
+    def _drained(self, client: Client | None) -> None:
+        """All bytes were taken: send what waited for that, the FIN if there is no client any more, or else a pong."""
         if client is None:
             self._shut()
             return

@@ -13,8 +13,6 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-STEP_MS = 50  # the shortest wait is a typing indicator of 5 s
-
 
 def monotonic_ms() -> int:
     """The wheel's clock outside of tests. hot: once per wake-up of a connection; a third of `loop.time`'s cost."""

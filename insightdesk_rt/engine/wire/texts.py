@@ -13,8 +13,6 @@ from typing import Annotated
 
 from msgspec import Meta
 
-MAX_CHARACTER_BYTES = 4  # the most that one character of an accepted text takes as JSON in UTF-8
-
 # Invisible on a screen: white space, controls, what Unicode calls Default_Ignorable_Code_Point (15.0), the
 # interlinear annotation characters, and three that are drawn as blanks: Braille blank, Hangul fillers, null notehead.
 INVISIBLE = (
