@@ -1,10 +1,11 @@
 """The table of what the back end and this server do for each other. A part is one file or folder, and one line here."""
 
 from insightdesk_rt.backend.feed.routes import BackendFeed
+from insightdesk_rt.backend.hooks.part import Hooks
 from insightdesk_rt.backend.part import BackendPart
 from insightdesk_rt.backend.push.access import AccessRecheck
 from insightdesk_rt.backend.push.emit import EmitPush
 from insightdesk_rt.backend.push.notifications import NotificationPush
 from insightdesk_rt.backend.push.tickets import TicketPush
 
-PARTS: tuple[type[BackendPart], ...] = (AccessRecheck, TicketPush, NotificationPush, EmitPush, BackendFeed)
+PARTS: tuple[type[BackendPart], ...] = (AccessRecheck, TicketPush, NotificationPush, EmitPush, BackendFeed, Hooks)

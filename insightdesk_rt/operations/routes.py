@@ -13,6 +13,7 @@ from insightdesk_rt.api.keys_and_scopes import AdminAccess
 from insightdesk_rt.api.openapi import Route, openapi_routes
 from insightdesk_rt.api.sessions import Sessions
 from insightdesk_rt.backend.feed.log import FeedLog
+from insightdesk_rt.backend.hooks.part import Hooks
 from insightdesk_rt.backend.part import BackendPart
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.clock import ValkeyClock
@@ -174,4 +175,5 @@ def _sources(parts: ServerParts) -> Sources:
         parts.backplane,
         parts.features.of(Presence),
         parts.lag,
+        next(part for part in parts.backend if isinstance(part, Hooks)),
     )

@@ -22,6 +22,8 @@ ELSEWHERE = {
     "backend/feed/routes": "integration/test_feed.py",
     "backend/feed/settings": "unit/app/config/test_settings.py",
     "backend/parts": "unit/backend/test_part.py",
+    "backend/hooks/part": "integration/test_access_hook.py",
+    "backend/hooks/settings": "unit/app/config/test_checks.py",
     "backend/push/access": "integration/test_moderation.py",
     "backend/push/emit": "unit/backend/push/test_routes.py",
     "backend/push/notifications": "unit/backend/push/test_routes.py",

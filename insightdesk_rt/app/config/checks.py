@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from insightdesk_rt.app.config.settings import Settings, flat
+from insightdesk_rt.backend.hooks.settings import MAKE_SECRET, HookSettings, secret_fault
 from insightdesk_rt.engine import origins
 from insightdesk_rt.engine.addresses import is_loopback, parse_address
 from insightdesk_rt.engine.claims import ClaimUse
@@ -43,6 +44,7 @@ def misfits(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _clients(settings)
     yield from _keys(settings)
     yield from _store(settings)
+    yield from _hooks(settings)
     yield from _limits(settings)
 
 
@@ -199,6 +201,20 @@ def _issuer_faults(one: TokenIssuer) -> Iterator[str]:
         yield "RS, PS, ES and EdDSA need jwks_url or public_key_file, and nothing else does"
     if one.jwks_url and not is_web_url(one.jwks_url):
         yield f"jwks_url: {NOT_A_WEB_URL}"
+
+
+def _hooks(settings: Settings) -> Iterator[tuple[str, str]]:
+    hooks = settings.features.of(HookSettings)
+    urls = {"access_url": hooks.access_url}
+    for name, url in urls.items():
+        if url and not is_web_url(url.reveal()):
+            yield name, NOT_A_WEB_URL
+        if url and not (hooks.hook_secret or hooks.hook_secret_file):
+            yield name, f"requests are signed: set hook_secret_file; make one with: {MAKE_SECRET}"
+    if hooks.hook_secret and hooks.hook_secret_file:
+        yield "hook_secret_file", "hook_secret is set too; set only one of them"
+    if hooks.hook_secret and (why := secret_fault(hooks.hook_secret.reveal())):
+        yield "hook_secret", why
 
 
 def _store(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -89,6 +89,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "jwt_issuer", "jwt_audience", "jwt_claims", "jwt_roles", "jwt_issuers", "jwt_leeway_s", "user_ids",
         "admin_keys_file", "agent_access", "access",
     ),
+    "Asking the back end": (
+        "access_url", "access_down", "access_timeout_ms", "hook_secret", "hook_secret_file", "hook_requests_at_once",
+    ),
     "Connections": (
         "transports", "add_trailing_slash", "websocket_deflate", "ping_interval_ms", "ping_timeout_ms",
         "connect_timeout_s", "upgrade_timeout_s", "handshake_timeout_s", "body_timeout_s", "message_timeout_s",

@@ -47,7 +47,7 @@ from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.texts import OffsetText
 from insightdesk_rt.helpdesk.event_relay import EventRelay, publish_then_revoke, revoke_then_publish, until_delivered
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
-from insightdesk_rt.helpdesk.tickets.access import MayRead, load_access
+from insightdesk_rt.helpdesk.tickets.access import AccessQuestions, AskedAccess, MayRead, load_access
 from insightdesk_rt.helpdesk.tickets.audience import Audience, ByCheck, ByRooms, may
 from insightdesk_rt.helpdesk.tickets.feed import TicketFeed
 from insightdesk_rt.helpdesk.tickets.readers import NOTE_EVERY_MS, ReaderStore
@@ -214,6 +214,11 @@ class Tickets(Namespace):
             recheck_on_all_nodes=partial(context.calls.recheck_on_all_nodes, cls.path),
             tell=context.tell,
         )
+
+    def asks(self, questions: AccessQuestions) -> None:
+        """Ask the back end who may read a ticket, with `access_url`. Called once, before there are clients."""
+        assert isinstance(self._access, AskedAccess)
+        self._access.questions = questions
 
     # ── what clients call ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -440,6 +445,18 @@ class Tickets(Namespace):
         """Publish the events that other nodes left pending."""
         await self._relay.publish_overdue()
 
+    @every(ms=1_000)
+    async def recheck_ended(self) -> None:
+        """Check again what is open here by answers of the back end that have expired."""
+        open_here = []
+        for key, ticket_id in self._access.ended():
+            room = ticket_room(ticket_id)
+            self.rechecks.note(room)
+            members = self.hub.members(self.path, room) if room in self.hub.rooms(self.path) else ()
+            open_here += [(socket, ticket_id) for socket in members if socket.user.key == key]
+        if open_here:
+            await self._recheck(open_here)
+
     @every(ms=NOTE_EVERY_MS)
     async def note_readers(self) -> None:
         """Count the users connected here among those whom the host's check is asked about."""
@@ -486,6 +503,7 @@ class Tickets(Namespace):
         """
         room = ticket_room(ticket_id)
         self.rechecks.note(room)
+        self._access.forget(ticket_id=ticket_id)
         if room not in self.hub.rooms(self.path):
             return 0
         await until_delivered(self.hub, self.path, offset)
@@ -497,19 +515,37 @@ class Tickets(Namespace):
             self._expel(socket, ticket_id)
         return len(sockets)
 
+    async def recheck(self, key: str, ticket_id: str) -> int:
+        """Forget what is known about a user ("": any) and a ticket ("": any), and check again what is open here.
+
+        `key` is a UserKey. Returns how many sockets were taken out of a ticket. Raises RtError UNAVAILABLE.
+        """
+        self.rechecks.note(*((ticket_room(ticket_id),) if ticket_id else ()))
+        self._access.forget(key, ticket_id)
+        sockets = [one for one in self.hub.sockets(self.path).values() if not key or one.user.key == key]
+        open_here = [(socket, one) for socket in sockets for one in _tickets(socket.rooms)]
+        return await self._recheck([pair for pair in open_here if not ticket_id or pair[1] == ticket_id])
+
+    async def _recheck(self, open_here: Collection[tuple[Socket, str]]) -> int:
+        """Take sockets out of those of these tickets that their users may not read. Returns how many."""
+        asked = list({(socket.user, ticket_id) for socket, ticket_id in open_here})
+        allowed = await asyncio.gather(*(self._may_read(user, ticket_id) for user, ticket_id in asked))
+        refused = {pair for pair, may in zip(asked, allowed, strict=True) if not may}
+        taken = [
+            (socket, ticket_id)
+            for socket, ticket_id in open_here
+            if (socket.user, ticket_id) in refused and ticket_room(ticket_id) in socket.rooms
+        ]
+        for socket, ticket_id in taken:
+            self._expel(socket, ticket_id)
+        return len(taken)
+
     async def recheck_user(self, key: str) -> int:
         """Take a user's sockets on this node out of tickets that they may not read any more. Returns how many.
 
         `key` is a UserKey. Raises RtError UNAVAILABLE if access cannot be checked now.
         """
-        self.rechecks.note()
-        count = 0
-        for socket in [one for one in self.hub.sockets(self.path).values() if one.user.key == key]:
-            for ticket_id in _tickets(socket.rooms):
-                if not await self._may_read(socket.user, ticket_id):
-                    self._expel(socket, ticket_id)
-                    count += 1
-        return count
+        return await self.recheck(key, "")
 
     async def recheck_all(self) -> None:
         """Recheck every ticket that is open here, because a call to `recheck_access` may have been missed."""

@@ -22,6 +22,8 @@ from prometheus_client.registry import Collector
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.keys_and_scopes import Scope
 from insightdesk_rt.api.operation import Answer
+from insightdesk_rt.backend.hooks.breaker import BreakerState
+from insightdesk_rt.backend.hooks.part import Hooks
 from insightdesk_rt.engine.addresses import FORWARDED, is_loopback
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.clock import ValkeyClock
@@ -81,6 +83,7 @@ class Sources(NamedTuple):
     backplane: ValkeyBackplane
     presence: Presence
     lag: LoopLag
+    hooks: Hooks
 
 
 class NodeCollector(Collector):
@@ -98,6 +101,7 @@ class NodeCollector(Collector):
         yield from self._events()
         yield from self._outboxes(clients)
         yield from self._valkey()
+        yield from self._hooks()
         yield from _process()
 
     def _node(self) -> Iterator[Metric]:
@@ -236,6 +240,27 @@ class NodeCollector(Collector):
             ("events_sent_again", "sent_again", "Logged events that Valkey had lost, and were given to it again."),
         ):
             yield _counter(name, text, {(): bus[of]})
+
+    def _hooks(self) -> Iterator[Metric]:
+        hooks = self._from.hooks
+        outcomes = {(one.name, name): count for one in hooks.clients for name, count in one.outcomes.items()}
+        text = "Questions to the back end, by hook and what came of them."
+        yield _counter("hook_requests", text, outcomes, ("hook", "outcome"))
+        yield _histogram(
+            "hook_seconds",
+            "From a question to the back end to its answer or failure, the wait for a turn included.",
+            {(one.name,): one.seconds for one in hooks.clients},
+            ("hook",),
+        )
+        states = {
+            (one.name, each.value): float(one.breaker.state is each) for one in hooks.clients for each in BreakerState
+        }
+        yield _gauge("hook_breaker", "1 for the state that a hook's circuit breaker is in.", states, ("hook", "state"))
+        access = hooks.access
+        reads = {} if access is None else {("hit",): access.hits, ("miss",): access.misses}
+        yield _counter("access_cache", "Answers of access_url found in memory, and asked for.", reads, ("outcome",))
+        kept = {} if access is None else {(): access.cached}
+        yield _gauge("access_cache_entries", "Answers of access_url in memory.", kept)
 
 
 class MetricsHandler(Handler):

@@ -131,3 +131,24 @@ def test_the_error_for_a_missing_file_names_its_setting(tmp_path: Path) -> None:
     assert [name for name, _ in file_misfits(settings)] == ["data_dir"]
     assert list(file_misfits(compose(data_dir=str(tmp_path / "not" / "yet")))) == []
     assert sorted(tmp_path.iterdir()) == [there], "a check changes nothing"
+
+
+GOOD_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwQ3ZZIo2LaLa="
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "words"),
+    [
+        ({"access_url": "http://10.0.0.7/access"}, "access_url", "requests are signed: set hook_secret_file"),
+        ({"access_url": "desk", "hook_secret": GOOD_SECRET}, "access_url", "expected http(s)://host/path"),
+        ({"access_url": "http://a:b@desk/", "hook_secret": GOOD_SECRET}, "access_url", "without a password"),
+        ({"hook_secret": "secret"}, "hook_secret", "expected whsec_ and 24 to 64 bytes"),
+        ({"hook_secret": "whsec_c2hvcnQ="}, "hook_secret", "expected whsec_ and 24 to 64 bytes"),
+        ({"hook_secret": GOOD_SECRET, "hook_secret_file": "x"}, "hook_secret_file", "hook_secret is set too"),
+    ],
+)
+def test_a_hook_needs_a_web_address_and_a_secret(values: dict[str, Any], name: str, words: str) -> None:
+    (found,) = [why for setting, why in misfits(compose(**values)) if setting == name]
+    assert words in found
+    good = {"access_url": "http://10.0.0.7/access", "hook_secret": GOOD_SECRET}
+    assert not list(misfits(compose(**good)))

@@ -1,0 +1,40 @@
+"""The settings of the hooks. `access_url` and `access_down` are the tickets' (helpdesk/tickets/settings.py)."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from typing import Annotated
+
+from msgspec import Meta
+
+from insightdesk_rt.engine.secret import Secret, SecretUrl
+from insightdesk_rt.engine.settings import Help, SettingsPart
+
+ACCESS_TIMEOUT_MS = 800  # a revocation is complete within a second, so its questions must be answered or denied by then
+
+
+MAKE_SECRET = "echo whsec_$(openssl rand -base64 32)"
+
+
+class HookSettings(SettingsPart, frozen=True):
+    """Where the back end is asked, and how long an answer may take."""
+
+    access_url: SecretUrl = SecretUrl()
+    hook_secret: Annotated[Secret, Help("secret that signs requests to the back end: whsec_ and base64")] = Secret()
+    hook_secret_file: Annotated[str, Help("file that holds hook_secret")] = ""
+    # A back end that asks its database has a pool of about that many connections.
+    hook_requests_at_once: Annotated[
+        int, Meta(ge=1, le=1000), Help("requests to each of the back end's hooks at once, per node")
+    ] = 50
+    access_timeout_ms: Annotated[int, Meta(ge=50, le=900), Help("how long access_url may take to answer")] = (
+        ACCESS_TIMEOUT_MS
+    )
+
+
+def secret_fault(text: str) -> str:
+    """Return what is wrong with a secret of Standard Webhooks, or ""."""
+    try:
+        size = len(b64decode(text.removeprefix("whsec_"), validate=True)) if text.startswith("whsec_") else 0
+    except ValueError:
+        size = 0
+    return "" if 24 <= size <= 64 else f"expected whsec_ and 24 to 64 bytes in base64; make one with: {MAKE_SECRET}"
