@@ -2,8 +2,8 @@
 
     bin/bench [--short] [--only MEASURE,…] [--peers NAME,…] [--runs N] [--json FILE] [--write-docs]
 
-Contestants take turns within each run, so that what else happens on the machine happens to all of them. Every figure is
-the median of the runs; beside it stand the least and the greatest. A ratio is the median of the ratios within each run.
+Contestants take turns within each run, so that other load on the machine affects all of them. Every figure is the
+median of the runs, shown with the least and the greatest. A ratio is the median of the ratios within each run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHORT = ("broadcast", "burst", "echo", "connect", "memory")
 
 
 def measure(kind: type[Measure], who: list[type[Contestant]], runs: int, shop: Workshop) -> dict[str, list[Values]]:
-    """Return the runs of each contestant that can do it, by its key."""
+    """Return the runs of each contestant that supports the measure, by its key."""
     ready: dict[str, Measure] = {}
     found: dict[str, list[Values]] = {}
     try:

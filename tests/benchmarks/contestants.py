@@ -1,9 +1,9 @@
-"""Who is measured by bin/bench: this server and its peers, how each is started, got into and published through.
+"""The contestants of bin/bench: this server and its peers. How to start, connect to and publish through each.
 
-A peer is the smallest honest server for the same work, in peers/. Each verifies the token of every namespace, puts the
-client into its three first rooms, answers one event with an ack, and sends what `POST /emit` brings to a room. This
-server does what it always does besides: it checks who may, counts, limits rates, and keeps each session in Valkey for
-clients that come back.
+A peer is the smallest realistic server for the same work, in peers/. Each verifies the token of every namespace, puts
+the client into its three first rooms, answers one event with an ack, and sends events from `POST /emit` to a room.
+This server also does its usual work: it checks permissions, counts, limits rates, and keeps each session in Valkey for
+clients that resume.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ START_S = 20.0
 
 @functools.cache
 def tokens(role: str = "agent", users: int = USERS, teams: int = 1, first: int = 0) -> list[str]:
-    """Return tokens of so many users, spread over teams; of one team: TEAM."""
+    """Return tokens of this many users, spread over teams, or all of the team TEAM."""
     team = [TEAM] if teams == 1 else [f"{TEAM}-{number}" for number in range(teams)]
     return [ServerProcess.token(f"u{n}", role, team[n % teams], ttl_s=7200) for n in range(first, first + users)]
 
 
 class Contestant:
-    """`start` and `stop` it; `port` is for clients. What cannot run here is said by `missing`."""
+    """A server to measure. `port` is for clients; `missing` says why it cannot run here."""
 
     key: ClassVar[str]
     name: ClassVar[str]
@@ -67,11 +67,11 @@ class Contestant:
 
     @abstractmethod
     def script(self, namespaces: tuple[str, ...] = ("/tickets",), *, polling: bool = False) -> list[str]:
-        """Return how a client gets in."""
+        """Return the messages with which a client connects."""
 
     @abstractmethod
     def emit(self, data: str, *, logged: bool = False) -> tuple[int, str]:
-        """Return port and request that send an event to the team of all."""
+        """Return port and request that send an event to the team of all clients."""
 
     @property
     @abstractmethod
@@ -101,7 +101,7 @@ def json_script(namespace: str) -> list[str]:
     ]
 
 
-# An event of this server that asks nobody and tells nobody: what it costs is what any event costs.
+# An event of this server that reads and publishes nothing, so it has only the costs of any event.
 SOCKETIO_ECHO = ('42/presence,7["presence:unsubscribe",{"userIds":[]}]', '43/presence,7[{"ok":true')
 JSON_ECHO = ('{"event":"presence:unsubscribe","data":{"userIds":[]},"id":7}', '{"ack":7,"data":{"ok":true')
 
@@ -191,7 +191,7 @@ class ThisServerJson(ThisServer):
 
 
 class Peer(Contestant):
-    """A program that is given its port and the secret of tokens."""
+    """A program that gets its port and the secret of tokens as arguments."""
 
     command: ClassVar[tuple[str, ...]]
     needs: ClassVar[Callable[[], str]]
@@ -293,7 +293,7 @@ class StockTornado(JsonPeer):
 
 
 class Floor(JsonPeer):
-    """Answers frames and sends; knows no tokens."""
+    """Answers frames and sends, without tokens."""
 
     key, name, enters = "floor", "the floor: C, send and recv only", False
     needs = staticmethod(_needs_nothing)

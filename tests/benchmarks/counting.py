@@ -1,10 +1,10 @@
-"""What counting for /metrics costs, as a share of a delivery and of a call: both measured in one run.
+"""The cost of counting for /metrics, as a share of a delivery and of a call; both are measured in one run.
 
     python -m tests.benchmarks.counting
 
-Prints microseconds, the least of many turns. The statements that count are timed alone, on the same objects. A delivery
-is an event put into the outboxes of 200 clients and written to their sockets; a call is the loop's turn, one
-read, its frame, its limit, its payload, a handler that does nothing, and its answer written. Sockets are TCP.
+Prints microseconds, the least of many turns. The counting statements are timed alone, on the same objects. A delivery
+is an event put into the outboxes of 200 clients and written to their sockets. A call is the loop's turn, one read, its
+frame, its limit, its payload, a handler that does nothing, and the write of its answer. Sockets are TCP.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Desk(Namespace):
 
     @event("say", limit=Rate(1_000_000_000, per_s=60))
     def say(self, socket: Socket, ask: Text) -> None:
-        """As little as a handler can do."""
+        """The least that a handler can do."""
 
 
 class Receiver:
-    """What dispatch does with a call, for one namespace."""
+    """Handles calls of one namespace as dispatch does."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
@@ -59,7 +59,7 @@ class Receiver:
         self._bench.calls.take(client.sockets[call.namespace], call)
 
     def client_ended(self, client: Client, why: CloseReason) -> None:
-        """Nobody is left to be told."""
+        """Nothing to do."""
 
 
 def tcp_pair(listening: socket.socket) -> tuple[socket.socket, socket.socket]:
@@ -102,7 +102,7 @@ class Bench:
         self.sockets.append(joined)
 
     def empty(self) -> None:
-        """Read what was written, outside of what is measured."""
+        """Read the written bytes, outside of the measured time."""
         for far in self.far_ends:
             while True:
                 try:
@@ -123,7 +123,7 @@ class Bench:
         return took * 1e6 / CLIENTS
 
     async def call(self) -> float:
-        """Return microseconds per call of one from each client: the loop, a read, the handler, its answer's write."""
+        """Return microseconds per call, one from each client: loop, read, handler, write of the answer."""
         text = b'{"event":"say","data":{"text":"hello"},"id":1}'
         for far in self.far_ends:
             far.send(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
@@ -136,11 +136,11 @@ class Bench:
         return took * 1e6 / CLIENTS
 
 
-# ── what of it is counting ──────────────────────────────────────────────────────────────────────────────────────────
+# ── the counting statements ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def cost(what: str, turns: int = 20_000, **names: Any) -> float:
-    """Return microseconds of a statement, without those of the empty loop around it."""
+    """Return the microseconds of a statement, without those of the empty loop around it."""
     each = [min(timeit.repeat(code, number=turns, repeat=15, globals=names)) / turns for code in (what, "pass")]
     return (each[0] - each[1]) * 1e6
 

@@ -1,4 +1,4 @@
-"""Very many clients of one server: generators with as many each as the limits of this machine let them have."""
+"""Very many clients of one server: several generators, each with as many clients as the machine's limits allow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADDRESSES = 16  # loopback addresses of a generator, 20,000 connections each
 
 
 def raise_file_limit(wanted: int) -> int:
-    """Let this process, and what it starts, have so many open files; return how many it may have now."""
+    """Raise the limit of open files for this process and its children. Returns the limit that is now in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < wanted:
         try:
@@ -28,7 +28,7 @@ def raise_file_limit(wanted: int) -> int:
 
 
 def attainable(wanted: int) -> tuple[int, str]:
-    """Return how many connections one process can hold here, up to `wanted`, and what stands in the way of more."""
+    """Return how many connections one process can hold here, up to `wanted`, and what prevents more."""
     files = raise_file_limit(wanted + SPARE)
     if files >= wanted + SPARE:
         return wanted, ""
@@ -40,7 +40,7 @@ def attainable(wanted: int) -> tuple[int, str]:
 
 
 class Crowd:
-    """`grow` it to any size. The last generator publishes."""
+    """A growing number of clients. The last generator publishes."""
 
     def __init__(self, shop: Workshop, who: Contestant) -> None:
         self._shop = shop
@@ -60,7 +60,7 @@ class Crowd:
         return sum(count for _, count in self._loads)
 
     def grow(self, count: int, window: int = WINDOW) -> list[dict[str, Any]]:
-        """Open clients until there are so many, each of a user of its own."""
+        """Open clients up to this number, each with a user of its own."""
         reports = []
         while self.count < count:
             if not self._loads or self._loads[-1][1] >= self._room:
@@ -79,13 +79,13 @@ class Crowd:
         self._loads[-1] = load, has - count
 
     def idle(self, seconds: float) -> list[dict[str, Any]]:
-        """Let all answer heartbeats."""
+        """Let all clients answer heartbeats."""
         for load, _ in self._loads:
             load.send("idle", seconds)
         return [load.answer(seconds + 30) for load, _ in self._loads]
 
     def publish(self, rounds: int, per_s: float, data: str) -> list[dict[str, Any]]:
-        """Publish to all; return the report of each generator. The last one publishes, the others watch meanwhile."""
+        """Publish to all clients, and return the report of each generator. The last one publishes."""
         port, request = self._who.emit(data)
         *others, (last, _) = self._loads
         for load, _ in others:

@@ -1,4 +1,4 @@
-"""The load of the benchmarks: load.c, built when it is needed, driven from here. What its commands do stands in it."""
+"""Builds and controls the load generator of the benchmarks, load.c, which documents its commands."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SLACK_S = 20.0  # beyond what a command says it takes
 
 
 class NoCompiler(Exception):
-    """There is none on this machine; the message says what to do."""
+    """This machine has no C compiler; the message says what to do."""
 
 
 class Workshop:
-    """A folder for programs built from C and for files; `with` it around everything that uses them."""
+    """A temporary folder for programs built from C and for files, as a context manager."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bench"))
@@ -35,7 +35,7 @@ class Workshop:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def build(self, source: Path) -> Path:
-        """Return the program made of a C file, once per workshop. Raises NoCompiler."""
+        """Build a C file, once per workshop, and return the program. Raises NoCompiler."""
         program = self.folder / source.stem
         if not program.exists():
             compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -54,10 +54,10 @@ class Workshop:
 
 
 class Generator:
-    """One process of clients. Answers are dicts: see `report` in load.c; times in ms have ms in their names."""
+    """One process of clients. Its answers are dicts, see `report` in load.c; times in ms have ms in their names."""
 
     def __init__(self, shop: Workshop, source: int = -1) -> None:
-        """`source`: from which of many loopback addresses its clients come, 20,000 each; -1: from 127.0.0.1."""
+        """`source`: number of the first of its loopback addresses, for 20,000 clients each; -1: only 127.0.0.1."""
         self._shop = shop
         self._source = source
         self._requests: dict[str, str] = {}
@@ -85,7 +85,7 @@ class Generator:
         self._process.stdin.write("\t".join(map(str, words)) + "\n")
 
     def answer(self, within_s: float) -> dict[str, Any]:
-        """Return the report on the command that was sent. Raises AssertionError if it does not come."""
+        """Return the report on the last command. Raises AssertionError if there is none in time."""
         assert self._process.stdout is not None
         end = time.monotonic() + within_s
         while not select.select([self._process.stdout], [], [], 0.1)[0]:
@@ -104,7 +104,7 @@ class Generator:
     def open(
         self, count: int, window: int, port: int, script: list[str], tokens: list[str], deadline_s: float = 30
     ) -> dict[str, Any]:
-        """Open clients, `window` of them on their way in at a time. Raises AssertionError unless all get in."""
+        """Open clients, `window` of them at a time. Raises AssertionError unless all connect."""
         self.begin_open(count, window, port, script, tokens, deadline_s)
         report = self.answer(deadline_s + SLACK_S)
         assert report["failed"] == 0, report
@@ -116,7 +116,7 @@ class Generator:
     def publish_until(
         self, done: Callable[[], Any], per_s: float, port: int, request: str, late_s: float = 40
     ) -> tuple[Any, dict[str, Any]]:
-        """Have events published for as long as `done` takes; return what it returns, and the report."""
+        """Publish events for as long as `done` takes. Returns its result and the report."""
         self.begin_publish(0, per_s, 1, port, request, late_s)
         try:
             found = done()
@@ -127,7 +127,7 @@ class Generator:
     def publish(
         self, rounds: int, per_s: float, burst: int, port: int, request: str, late_s: float = 40
     ) -> dict[str, Any]:
-        """Have events published and wait until all clients have all of them, or `late_s` over."""
+        """Publish events and wait until all clients have received all of them, at most `late_s` longer."""
         self.begin_publish(rounds, per_s, burst, port, request, late_s)
         return self.answer(rounds / per_s + late_s + SLACK_S)
 
@@ -154,7 +154,7 @@ class Generator:
 
 
 def request(method: str, path: str, body: str, token: str = "") -> str:
-    """Return an HTTP request as the generator sends it. In it $TIME_OF_PUBLICATION gets 16 characters, $NUMBER six."""
+    """Return an HTTP request for the generator, which replaces $TIME_OF_PUBLICATION (16 characters) and $NUMBER (6)."""
     size = len(body.replace("$TIME_OF_PUBLICATION", "0" * 16).replace("$NUMBER", "0" * 6).encode())
     bearer = f"Authorization: Bearer {token}\r\n" if token else ""
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -162,7 +162,7 @@ def request(method: str, path: str, body: str, token: str = "") -> str:
 
 
 def payload(size: int) -> str:
-    """Return JSON of so many bytes, with the time of its publication in it."""
+    """Return JSON of this many bytes that contains the time of its publication."""
     text = '{"at":$TIME_OF_PUBLICATION,"text":""}'
     room = size - len(text) + len("$TIME_OF_PUBLICATION") - 16
     return text[:-2] + "x" * room + text[-2:]

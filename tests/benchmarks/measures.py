@@ -177,7 +177,7 @@ class Echo(WithClients):
         return {**spent.per(report["answered"]), "per_s": report["answered"] / report["wall_s"], **timed(report)}
 
 
-# ── coming in ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── connecting ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Connect(WithClients):
@@ -259,7 +259,7 @@ class Storm(FreshProcess, WithClients):
         }
 
     def _storm(self, storm: Generator) -> dict[str, Any]:
-        # Newcomers are of another team, so that the traffic is the same throughout.
+        # New clients are of another team, so the messages go to the same clients all the time.
         newcomers, script = tokens(teams=2)[1::2], self.who.script()
         time.sleep(0.2)
         storm.begin_open(self.newcomers, self.newcomers, self.who.port, script, newcomers, self.limit_s)
@@ -330,7 +330,7 @@ class Polling(Broadcast):
         return load.open(count, window, self.who.port, self.who.script(polling=True), tokens(), **more)
 
 
-# ── what only this server does ────────────────────────────────────────────────────────────────────────────────────────
+# ── only this server ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class OfThisServer(Measure):

@@ -79,7 +79,7 @@ def _again(one: Callable[[Target, str], Awaitable[None]], at_once: int = AT_ONCE
 
 
 def _sends(data: bytes) -> Callable[[Target, str], Awaitable[None]]:
-    """Come in, send this, wait to be closed or for half a second, go."""
+    """Connect, send this, wait for the close or half a second, disconnect."""
 
     async def one(target: Target, token: str) -> None:
         socket = await _joined(target, token)

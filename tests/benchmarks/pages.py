@@ -75,7 +75,7 @@ def write() -> None:
 
 
 def blocks(results: Results) -> dict[str, str]:
-    """Return the parts of the page by name."""
+    """Return the generated parts of the page by name."""
     found = results["measures"]
     kinds = [kind for kind in measures.ALL if kind.key in found]
     return {

@@ -18,7 +18,7 @@ def svg(height: int, parts: Sequence[str]) -> str:
 
 
 def bars(groups: Mapping[str, Sequence[tuple[str, float]]]) -> str:
-    """Return a group of bars for each title; the longest of a group fills the width, the first is ours."""
+    """Return a group of bars for each title. The longest of a group fills the width; the first is this server's."""
     parts, y = [], 10
     left, right = 250, 80
     for title, values in groups.items():

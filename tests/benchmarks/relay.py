@@ -1,9 +1,9 @@
-"""What a long-polling request costs that lands on another node than its session's.
+"""The cost of a long-polling request that reaches another node than its session's.
 
     .venv/bin/python -m tests.benchmarks.relay
 
-Two nodes on one Valkey of their own. The same requests are sent to a session's node, and to the other one, in turns;
-the cost is the CPU time of both nodes, from /proc.
+Two nodes share a Valkey of their own. The same requests are sent to a session's node and to the other one in turns. The
+cost is the CPU time of both nodes, from /proc.
 """
 
 from __future__ import annotations

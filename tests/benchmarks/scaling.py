@@ -1,8 +1,8 @@
-"""bin/scaling: measure on this machine every figure docs/scaling.md computes with. Two to three minutes, loopback only.
+"""bin/scaling: measure all figures that docs/scaling.md computes with. Two to three minutes, loopback only.
 
     bin/scaling [--json FILE] [--only NAME,NAME…]
 
-Each figure is the median of at least five runs; beside it stand the least and the greatest.
+Each figure is the median of at least five runs, shown with the least and the greatest.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What bin/scaling measures with: plain connections to a Valkey of its own, its CPU time and memory, and results.
+"""The tools of bin/scaling: plain connections to a Valkey of its own, its CPU time and memory, and results.
 
-The connections are blocking sockets that send commands ready-made, so that what they cost is no part of the figures.
+The connections are blocking sockets that send prepared commands, so their cost is not part of the figures.
 `python -m tests.benchmarks.scaling_load PORT EVENTS PER_SECOND ROOMS` appends events from a process of its own.
 """
 
@@ -38,7 +38,7 @@ LANES = 16  # connections that have one command under way each, as many nodes to
 
 
 class Result(NamedTuple):
-    """One figure: `runs` in `unit`, each of one run."""
+    """One figure: the values of its `runs`, in `unit`."""
 
     key: str
     what: str
@@ -86,7 +86,7 @@ class Connection:
 
 
 class Bench(OwnValkey):
-    """A Valkey on a TCP port of loopback, as nodes on other machines would use it, with a connection to ask it."""
+    """A Valkey on a TCP port of loopback, as nodes on other machines would use it, with a connection to it."""
 
     def __init__(self, *args: str) -> None:
         self.port = free_port()
@@ -106,7 +106,7 @@ class Bench(OwnValkey):
         return dict(line.partition(":")[::2] for line in lines if ":" in line)
 
     def cpu_us(self) -> float:
-        """CPU time of the server process so far, its kernel part included (getrusage, as in /proc/PID/stat)."""
+        """CPU time of the server process so far, including kernel time (getrusage, as in /proc/PID/stat)."""
         cpu = self.info("cpu")
         return 1e6 * (float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]))
 
@@ -114,11 +114,11 @@ class Bench(OwnValkey):
         return int(self.info("memory")["used_memory"])
 
     def addresses(self) -> set[str]:
-        """Of all that are connected."""
+        """Return the addresses of all connected clients."""
         return {line.split("addr=")[1].split()[0] for line in self.control.ask("CLIENT", "LIST").splitlines()}
 
     def watched(self, senders: set[str], seconds: float) -> float:
-        """Return how many commands a second these addresses send; a script is one command."""
+        """Return how many commands a second these addresses send; a script counts as one."""
         monitor, count, end = Connection(self.port), 0, time.monotonic() + seconds
         monitor.ask("MONITOR")
         while (left_s := end - time.monotonic()) > 0:
@@ -129,7 +129,7 @@ class Bench(OwnValkey):
         return count / seconds
 
     def script_us(self) -> float:
-        """What Valkey has spent inside scripts so far, its own reading and writing left out."""
+        """CPU time that Valkey has spent inside scripts so far, without reading and writing."""
         found = self.info("commandstats").get("cmdstat_evalsha", "")
         return float(dict(part.partition("=")[::2] for part in found.split(",")).get("usec", 0))
 
@@ -163,7 +163,7 @@ class Lanes:
 
 
 class Crowd:
-    """Subscription connections that read and forget."""
+    """Subscription connections that discard what they read."""
 
     def __init__(self, port: int, count: int) -> None:
         self.connections = [Connection(port) for _ in range(count)]
@@ -225,7 +225,7 @@ def machine() -> dict[str, Any]:
 
 
 def _publish(port: int, events: int, per_s: int, rooms: list[str]) -> None:
-    """Append so many events to random rooms; `per_s` 0: as fast as it goes."""
+    """Append this many events to random rooms; `per_s` 0: as fast as possible."""
     sequencers, rng = Lanes(port, 1 if per_s else LANES), random.Random(1)
     sequencers.connections[0].ask("SCRIPT", "LOAD", APPEND.source)
     commands = [append(rng.choice(rooms)) for _ in range(events)]

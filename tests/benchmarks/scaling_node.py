@@ -1,6 +1,6 @@
-"""What a node pays: CPU time per event it hears or appends, what a lost connection costs, what it does when idle.
+"""The costs of a node: CPU time per received or appended event, the cost of a lost connection, and its idle load.
 
-A bare node (`BareNode`: backplane, hub, outboxes that are lists) for the parts; real server processes for the sum.
+The parts are measured with a `BareNode` (backplane, hub, outboxes that are lists), the sum with server processes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class BareNode:
             await self.hub.join_all(self.member, [Room(room) for room in rooms[start : start + 1_000]])
 
     async def got(self, events: int) -> None:
-        """Return once so many events were delivered since the last call."""
+        """Return once this many events were delivered since the last call."""
         self._wanted = events
         if self.delivered < events:
             self._got.clear()
@@ -84,13 +84,13 @@ class BareNode:
         self.peer.texts.clear()
 
     def cut(self) -> None:
-        """Have Valkey end the subscription connection."""
+        """Let Valkey close the subscription connection."""
         name = f"name=rt-{self.bus.address} "
         (line,) = (x for x in self.bench.control.ask("CLIENT", "LIST").splitlines() if name in x)
         self.bench.control.ask("CLIENT", "KILL", "ID", line.split()[0].removeprefix("id="))
 
     async def back(self, connects: int, upto: Offset = NO_OFFSET) -> None:
-        """Return once the connection is another than the `connects`-th, and all up to an offset was delivered."""
+        """Return once there is a newer connection than the `connects`-th and all events up to an offset arrived."""
 
         def caught_up() -> bool:
             live = self.bus.counters["connects"] > connects and self.bus.subscribed
@@ -118,7 +118,7 @@ class Spent(NamedTuple):
 
 
 class Meter:
-    """`with` it around work: what it took. A short wait of the node costs nothing worth mentioning."""
+    """Context manager that measures the cost of work. Short waits of the node cost almost nothing."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
@@ -177,7 +177,7 @@ async def _publisher(bench: Bench, events: int, per_s: int) -> asyncio.subproces
 
 
 async def _appending(node: BareNode) -> AsyncIterator[Result]:
-    """To rooms that nobody of this node is in: what is heard is another figure."""
+    """Appends to rooms without members on this node, because receiving is another figure."""
     meter = Meter(node.bench)
     for key, what, together in (("emit", "one at a time", 1), ("emit_batched", "50 in a turn of the loop", 50)):
         runs = []
@@ -191,7 +191,7 @@ async def _appending(node: BareNode) -> AsyncIterator[Result]:
 
 
 async def _repairing(node: BareNode) -> AsyncIterator[Result]:
-    """Of the events that were missed, a quarter is of subscription to the node. It reads all of them."""
+    """The node is subscribed to a quarter of the missed events, and reads all of them."""
     meter, sequencers, rng = Meter(node.bench), Lanes(node.bench.port), random.Random(3)
     node.bench.load(APPEND)
     rooms = list(rooms_named(4 * ROOMS))
@@ -275,7 +275,7 @@ IDLE = (  # in the order of the fields above
 
 
 def served(bench: Bench) -> Iterator[Result]:
-    """One server leads; what a second one adds is what every further one costs."""
+    """One server leads; a second one adds the cost of each further server."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"valkey_url": bench.url, "valkey_prefix": PREFIX, "drain_seconds": 0}
         servers = [ServerProcess(Path(folder) / f"s{n}", node_id=f"s{n}", **settings) for n in (1, 2)]
@@ -302,7 +302,7 @@ def served(bench: Bench) -> Iterator[Result]:
 
 
 def _watch(bench: Bench, server: ServerProcess) -> list[Idle]:
-    """Start the server, and look at it while nobody uses it."""
+    """Start the server and measure it while it is idle."""
     others = bench.addresses()
     server.start()
     time.sleep(3)  # what a start does is over
@@ -322,7 +322,7 @@ def _watch(bench: Bench, server: ServerProcess) -> list[Idle]:
 
 
 async def _reaching_clients(bench: Bench, server: ServerProcess, idle_us_per_s: float) -> Result:
-    """From the subscription to a websocket frame on the socket of the one client who is in the room."""
+    """From the subscription to a websocket frame on the socket of the room's only client."""
     door, peers, runs = NativeDoor(), [], []
     sequencers = Lanes(bench.port, 1)
     bench.load(APPEND)
@@ -352,7 +352,7 @@ async def _reaching_clients(bench: Bench, server: ServerProcess, idle_us_per_s: 
 
 
 async def _pushes(bench: Bench, server: ServerProcess, idle_us_per_s: float) -> list[Result]:
-    """The back end changes tickets over the admin port, eight at a time: checked, stored, logged, told."""
+    """The back end changes tickets over the admin port, eight at a time: checked, stored, logged, published."""
     node, valkey, status = [], [], ("open", "pending")
 
     async def push(sequencer: int, turn: int) -> None:

@@ -1,4 +1,4 @@
-"""What Valkey pays: CPU time per command, bytes per thing it keeps. Each function gives the results of one subject."""
+"""The costs of Valkey: CPU time per command, bytes per stored thing. Each function returns the results of a subject."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ END = load_script("insightdesk_rt.engine.cluster", "session_end")
 
 
 def appends(bench: Bench, of: str = "") -> Iterator[Result]:
-    """`of`: what is special about this Valkey, for the key of the result."""
+    """`of`: a variant of Valkey's configuration, for the key of the result."""
     sequencers, rng = Lanes(bench.port), random.Random(1)
     said = ", AOF everysec" if of else ""
     bench.load(APPEND)
@@ -104,7 +104,7 @@ def _heard_by(k: int, sequencers: Lanes, crowd: Crowd, commands: list[bytes]) ->
 
 
 def subscriptions(bench: Bench) -> Iterator[Result]:
-    """SUBSCRIBE in commands of 512 channels; what a channel and each further node in it take."""
+    """SUBSCRIBE in commands of 512 channels; the memory of a channel and of each further node in it."""
     cpu: tuple[list[float], list[float]] = ([], [])
     sizes: tuple[list[float], list[float]] = ([], [])
     count = 20_480
@@ -137,7 +137,7 @@ def subscriptions(bench: Bench) -> Iterator[Result]:
 
 
 def clocks(bench: Bench) -> Iterator[Result]:
-    """What each node does by the clock, by how many nodes there are."""
+    """The periodic work of each node, by the number of nodes."""
     sequencers = Lanes(bench.port)
     for script in (BEAT, SWEEP):
         bench.load(script)
@@ -175,7 +175,7 @@ def _probe(node: str, number: int) -> bytes:
 
 
 def people(bench: Bench) -> Iterator[Result]:
-    """Users who come and go, and the sessions of their clients."""
+    """Users who connect and disconnect, and the sessions of their clients."""
     sequencers = Lanes(bench.port)
     for script in (JOIN, LEAVE, SAVE, END):
         bench.load(script)
@@ -221,7 +221,7 @@ def people(bench: Bench) -> Iterator[Result]:
 
 
 def log_entries(bench: Bench) -> Iterator[Result]:
-    """What one event of 300 bytes takes: in the log, and the memory of its id and of its room's offsets."""
+    """The memory of one event of 300 bytes: in the log, of its id, and of its room's offsets."""
     sequencers, count = Lanes(bench.port), 10_000
     bench.load(APPEND)
     entry, beside, quiet, offsets = [], [], [], []

@@ -1,7 +1,7 @@
-"""bin/bench still measures, nothing costs more than in Node's Socket.IO, and docs/performance.md says what it measured.
+"""bin/bench works, nothing costs more than in Node's Socket.IO, and docs/performance.md shows the measurements.
 
-Ratios, never times: the contestants take turns on whatever machine this is. The bounds leave room for its noise; the
-targets themselves are in report.py, and docs/performance.md shows how far they are met.
+Only ratios are compared, because the contestants take turns on the same machine. The bounds leave room for its noise.
+The targets are in report.py, and docs/performance.md shows how far they are met.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def short_bench(kept: Path, *more: str) -> tuple[dict[str, Runs], str]:
 
 
 def slower(found: dict[str, Runs]) -> dict[str, float]:
-    """Return the ratios that are over their bounds."""
+    """Return the ratios beyond their bounds."""
     ratios = {name: ratio(found, Target(name, BOUNDS[name][0], "node", 0)) or 0.0 for name in found}
     return {name: value for name, value in ratios.items() if value >= BOUNDS[name][1]}
 
@@ -58,7 +58,7 @@ def slower(found: dict[str, Runs]) -> dict[str, float]:
 @needs_compiler
 @needs_node
 def test_a_short_bench_shows_that_nothing_costs_more_than_in_node(tmp_path: Path) -> None:
-    """What is over its bound is measured once more, and longer: a slower server is slower then, too."""
+    """A ratio beyond its bound is measured once more, and longer: a slower server is slower then, too."""
     found, said = short_bench(tmp_path / "short.json")
     assert found.keys() == BOUNDS.keys()
     for runs in (runs for contestants in found.values() for runs in contestants.values()):
@@ -75,7 +75,7 @@ def test_a_server_as_slow_as_node_is_over_every_bound() -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("name", [kind.key for kind in measures.ALL if kind.key not in BOUNDS])
-def test_what_the_short_bench_leaves_out_runs_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measures_that_the_short_bench_leaves_out_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = next(kind for kind in measures.ALL if kind.key == name)
     small = {"agents": 40, "grace_s": 6.0, "clients": 100, "rounds": 5, "seconds": 0.3}
     for attribute, value in {**small, "connects": 50, "newcomers": 100}.items():
@@ -92,10 +92,10 @@ def test_what_the_short_bench_leaves_out_runs_too(name: str, monkeypatch: pytest
     assert named and all(values[column] >= 0 for column in named), values
     assert "| " in "\n".join(table(kind, {"this": [values]}))
     if name == "presence":
-        assert 0 < values["commands"] < 20, "commands per transition do not depend on how many are there"
+        assert 0 < values["commands"] < 20, "it does not depend on the number of users"
     if name == "storm":
         assert values["let_in"] == 100 and values["failure"] == ""
-        assert values["deliveries"] == 100 * values["published"] > 0, "the traffic went on, and all of it arrived"
+        assert values["deliveries"] == 100 * values["published"] > 0, "all messages arrived"
 
 
 @needs_compiler
@@ -113,7 +113,7 @@ def test_growth_is_measured_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @needs_compiler
-def test_a_hundred_thousand_are_measured_as_a_few_hundred_are() -> None:
+def test_the_measure_of_100_000_clients_works_with_a_few_hundred() -> None:
     with Workshop() as shop:
         found = c100k.run(shop, 300, 0.5)
     assert found["connections"] == 300 and not found["why_not_more"]
@@ -122,20 +122,20 @@ def test_a_hundred_thousand_are_measured_as_a_few_hundred_are() -> None:
 
 
 @needs_compiler
-def test_the_generator_says_what_did_not_get_in() -> None:
+def test_the_generator_reports_failed_connects() -> None:
     with Workshop() as shop, Generator(shop) as load:
         load.begin_open(3, 3, 1, ["path /x"], [""], deadline_s=2)  # nobody listens on port 1
         report = load.answer(10)
     assert report["in"] == 0 and report["failed"] == 3 and "refused" in report["failure"]
 
 
-def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with Workshop() as shop, pytest.raises(NoCompiler, match="apt-get install gcc"):
         shop.build(HERE / "load.c")
 
 
-def test_a_payload_has_its_size_when_its_time_is_filled_in() -> None:
+def test_a_payload_has_its_size_including_the_time() -> None:
     for size in (100, 1024):
         text = payload(size).replace("$TIME_OF_PUBLICATION", "1795397242677123")
         assert len(text) == size and json.loads(text)["at"] == 1795397242677123
@@ -144,7 +144,7 @@ def test_a_payload_has_its_size_when_its_time_is_filled_in() -> None:
     assert "Content-Length: 100" in head and body == payload(100)
 
 
-def test_a_ratio_is_that_of_runs_side_by_side() -> None:
+def test_a_ratio_is_computed_from_runs_side_by_side() -> None:
     found = {"echo": {"this": [{"cpu_us": 10.0}, {"cpu_us": 30.0}, {"cpu_us": 9.0}], "node": [{"cpu_us": 20.0}] * 3}}
     assert ratio(found, Target("echo", "cpu_us", "node", 1)) == 0.5
     assert ratio(found, Target("echo", "cpu_us", "node", 1, least=True)) == 2.0
@@ -157,7 +157,7 @@ def test_a_plot_begins_at_zero_and_has_all_its_sizes() -> None:
     assert [nice(value) for value in (0.7, 3.2, 11, 85)] == [0.8, 4, 20, 100]
 
 
-def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
+def test_the_page_is_up_to_date_with_the_measurements() -> None:
     results = pages.read()
     text = pages.PAGE.read_text()
     for name, block in pages.blocks(results).items():
@@ -170,7 +170,7 @@ def test_the_page_shows_what_was_measured_and_nothing_else() -> None:
     assert min(len(runs) for of_one in measured.values() for runs in of_one.values()) >= pages.LEAST_RUNS
 
 
-def test_what_is_kept_replaces_its_own_measure_and_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_kept_results_replace_only_those_of_the_same_measure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = pages.read()
     monkeypatch.setattr(pages, "RESULTS", shutil.copy(pages.RESULTS, tmp_path / "bench.json"))
     runs = {"this": [{"cpu_us": 3.0, "valkey_us": 1.0, "busy": 0.1}] * 5, "node": [{"cpu_us": 10.0, "busy": 0.1}] * 5}
@@ -185,13 +185,13 @@ def test_what_is_kept_replaces_its_own_measure_and_no_other(monkeypatch: pytest.
     assert pages.blocks(pages.read())["tables"].count("Measured with cpu another.\n\n|") == 1
 
 
-def test_documents_are_not_written_with_less_than_they_have() -> None:
+def test_pages_are_not_written_if_results_would_be_lost() -> None:
     assert pages.would_lose({"echo": [*pages.read()["measures"]["echo"]], "new": ["this"]}, 5) == []
     assert "node of echo" in pages.would_lose({"echo": ["this"]}, 5)
     assert pages.would_lose({"new": ["this"]}, 3) and not pages.would_lose({}, 3)
 
 
-def test_a_target_says_what_valkey_adds_and_what_nobody_measured() -> None:
+def test_a_target_shows_valkeys_part_and_missing_measurements() -> None:
     ours, nodes = [{"cpu_us": 8.0, "valkey_us": 2.0}], [{"cpu_us": 10.0}]
     target = Target("echo", "cpu_us", "node", 0.9)
     (row,) = verdicts({"echo": {"this": ours, "node": nodes}}, [target])[2:]

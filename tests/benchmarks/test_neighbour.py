@@ -13,7 +13,7 @@ from tests.support.server import ServerProcess
 pytestmark = pytest.mark.alone
 
 
-def test_a_neighbour_is_timed_in_quiet_and_during_attacks(tmp_path: Path) -> None:
+def test_a_neighbour_is_timed_without_and_during_attacks(tmp_path: Path) -> None:
     names = ["messages of 1 MB", "incomplete request heads"]
     assert set(names) < ATTACKS.keys()
     server = ServerProcess(tmp_path, **SETTINGS)

@@ -1,4 +1,4 @@
-"""docs/scaling.md holds what was measured and computed, and bin/scaling still measures."""
+"""docs/scaling.md contains the measured and computed figures, and bin/scaling works."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "scaling.md").read_text()
 
 
-def test_the_pages_tables_are_those_of_the_figures() -> None:
+def test_the_pages_tables_are_computed_from_the_figures() -> None:
     for table in (*tables(read()), figures_table()):
         assert "\n".join(table) in PAGE
 
 
-def test_the_page_names_every_figure_the_formulas_use() -> None:
+def test_the_page_contains_every_figure_of_the_formulas() -> None:
     used = set()
 
     class Seen(dict[str, float]):
@@ -37,7 +37,7 @@ def test_the_page_names_every_figure_the_formulas_use() -> None:
     assert {key for key in used if f"`{key}`" not in PAGE} == set()
 
 
-def test_interest_costs_a_node_the_same_in_any_cluster_and_repair_grows_with_the_square() -> None:
+def test_a_nodes_events_do_not_depend_on_the_cluster_and_repair_grows_quadratically() -> None:
     small, large = (Plan(read(), Load.of(nodes)) for nodes in (100, 1_000))
     assert small.load.interested == pytest.approx(4.9, abs=0.01)  # of 100, five members
     assert large.heard() == pytest.approx(small.heard(), rel=0.03)
@@ -46,13 +46,13 @@ def test_interest_costs_a_node_the_same_in_any_cluster_and_repair_grows_with_the
 
 
 @pytest.mark.parametrize("what", LIMITS, ids=lambda row: row[0])
-def test_a_limit_is_the_last_size_that_fits(what: tuple) -> None:  # type: ignore[type-arg]
+def test_a_limit_is_the_largest_size_that_fits(what: tuple) -> None:  # type: ignore[type-arg]
     _, _, term, bound = what
     nodes = limit(read(), term, bound)
     assert term(Plan(read(), Load.of(nodes))) <= bound < term(Plan(read(), Load.of(nodes + 1)))
 
 
-def test_one_subject_is_measured_and_the_file_keeps_the_others(tmp_path: Path) -> None:
+def test_measuring_one_subject_keeps_the_others_in_the_file(tmp_path: Path) -> None:
     kept = tmp_path / "figures.json"
     kept.write_text(FIGURES.read_text())
     before = json.loads(kept.read_text())["figures"]

@@ -1,4 +1,4 @@
-"""bin/fuzz --minutes M [--seed N]: nonsense for the codecs, then at the doors of a server, half of the time each."""
+"""bin/fuzz --minutes M [--seed N]: malformed input for the codecs, then for a server, half of the time each."""
 
 from __future__ import annotations
 

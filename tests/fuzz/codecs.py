@@ -1,4 +1,4 @@
-"""The readers of everything that comes from outside, fed with nonsense: each says so in its one way, and soon."""
+"""Feeds the decoders of all external input with malformed data. Each must raise only its own error, and quickly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKEN = auth.sign({"sub": "ann", "role": "agent", "iat": 1, "exp": 4_100_000_000
 
 
 class Found(AssertionError):
-    """A reader did what none may do."""
+    """A decoder raised another error or was too slow."""
 
 
 def frames(random: Random) -> None:
@@ -59,7 +59,7 @@ def polling(random: Random) -> None:
 
 
 def bus(random: Random) -> None:
-    """What somebody who may write to Valkey could send to all nodes."""
+    """Messages that somebody with write access to Valkey could send to all nodes."""
     valid = (b'1-1\x00{"o":"n1"}\x00x', envelope.call("1 mac", '{"t":"ask"}').encode(), mutate.text(random))
     data = bytearray(random.choice(valid))
     for _ in range(random.randrange(4)):
@@ -83,7 +83,7 @@ def offsets(random: Random) -> None:
 READERS: dict[str, Callable[[Random], None]] = {
     each.__name__: each for each in (frames, socketio, native, polling, bus, tokens, offsets, heads)
 }
-# What each may raise; anything else, and to take long, is a finding.
+# The errors that each may raise. Any other error, or a long time, is a finding.
 ALLOWED: dict[str, tuple[type[Exception], ...]] = {
     **dict.fromkeys(("frames", "socketio", "native", "polling"), (WireError, Goodbye)),
     "bus": (envelope.Poison,),
@@ -94,7 +94,7 @@ ALLOWED: dict[str, tuple[type[Exception], ...]] = {
 
 
 def one(name: str, seed: int) -> None:
-    """Feed one reader with what a seed makes. Raises Found."""
+    """Feed one decoder with the input of a seed. Raises Found."""
     began = time.process_time()
     try:
         READERS[name](Random(seed))

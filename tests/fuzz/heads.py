@@ -1,7 +1,7 @@
-"""Heads of HTTP requests that are nearly right, and what Tornado makes of one.
+"""Nearly valid heads of HTTP requests, and Tornado's reading of them.
 
 `parse` reads plain heads and leaves all others to Tornado. Tornado must read each head that `parse` accepts in the same
-way, or a request would mean one thing on the fast path and another to Tornado.
+way, because a request must not have another meaning on the fast path.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LINES = (
 
 
 class Read(NamedTuple):
-    """What a request is, whoever reads it."""
+    """The parts of a request that both readers are compared by."""
 
     method: str
     namespace: str
@@ -49,7 +49,7 @@ class Read(NamedTuple):
 
 
 def head(random: Random) -> bytes:
-    """Return a request; as often as not, nothing is odd about it."""
+    """Return a request. About half of them are ordinary."""
     target, method = random.choice(TARGETS), random.choice(("GET", "GET", "POST"))
     lines = ["Host: 127.0.0.1"]
     if ("polling" not in target) ^ (random.random() < 0.05):
@@ -67,14 +67,14 @@ def head(random: Random) -> bytes:
 
 
 def ours(found: PlainRequest) -> Read:
-    """Return what `parse` made of it."""
+    """Return the reading of `parse`."""
     asked = {"EIO": ["4"], "transport": [found.transport]} | ({"sid": [found.sid]} if found.sid else {})
     said = {} if found.namespace else asked
     return Read(found.method, found.namespace, said, dict(found.headers), found.length, found.body, found.last)
 
 
 def tornados(data: bytes) -> Read:
-    """Return what Tornado 6 makes of it, in the steps of its HTTP1Connection. Raises HTTPInputError, as it does."""
+    """Return the reading of Tornado 6, by the steps of its HTTP1Connection. Raises HTTPInputError, as it does."""
     end = re.search(rb"\r?\n\r?\n", data)
     assert end is not None, "Tornado waits for more of it"
     first, _, lines = data[: end.end()].decode("latin-1").lstrip("\r\n").partition("\n")
@@ -92,7 +92,7 @@ def tornados(data: bytes) -> Read:
 
 
 def same(data: bytes) -> bool:
-    """Return whether the fast path accepts it. Raises AssertionError if Tornado reads something else."""
+    """Return whether the fast path accepts it. Raises AssertionError if Tornado reads it differently."""
     found = parse(data)
     if found is None:
         return False

@@ -1,8 +1,8 @@
-"""Nonsense at all three doors of a running server: it must stay up, stay quiet, and let a neighbour go on talking.
+"""Malformed input for all three doors of a running server, which must go on serving an ordinary client.
 
-Each attacker is a connection that begins as a good one or does not, sends what a seed makes, and breaks off or waits to
-be closed. What is judged is the server: that its process lives, that its log has no error and no traceback, that the
-neighbour's calls are answered, and that files and memory go back to where they were.
+Each attacker is a connection that begins validly or not, sends the input of a seed, and disconnects or waits for the
+close. The checks: the process lives, its log has no error and no traceback, the ordinary client's calls are answered,
+and files and memory return to their former numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.server import ServerProcess
 AT_ONCE = 8
 ATTACK_S = 1.0  # the most that one takes
 BACK_S = 15.0  # until files are closed again
-# Who breaks off behind a poll and the next request is noticed at the next heartbeat, whoever stops polling after two.
+# A client that disconnects behind a poll and a further request is noticed at the next heartbeat, others after two.
 SOON = {"presence_grace_ms": 200, "drain_seconds": 0, "ping_interval_ms": 2_000, "ping_timeout_ms": 2_000}
 NEIGHBOUR_S = 3.0
 
@@ -73,7 +73,7 @@ async def polling(target: Target, token: str, random: Random) -> None:
 
 
 async def http(target: Target, token: str, random: Random) -> None:
-    """Requests that are none, or nearly."""
+    """Requests that are malformed or nearly valid."""
     request = bytearray(
         f"{random.choice(('GET', 'POST', 'OPTIONS'))} {random.choice((POLL, SOCKET, '/rt/tickets', '/'))} HTTP/1.1\r\n"
         f"Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 3\r\nOrigin: http://x\r\n"
@@ -89,7 +89,7 @@ async def http(target: Target, token: str, random: Random) -> None:
 
 
 async def _wait(http: Any, random: Random) -> None:
-    """Break off, or read until the server does."""
+    """Disconnect, or read until the server does."""
     if random.random() < 0.6:
         try:
             async with asyncio.timeout(random.choice((0.02, 0.1, 0.3))):
@@ -106,7 +106,7 @@ DOORS: tuple[Attack, ...] = (socketio, native, polling, http)
 async def run(
     server: ServerProcess, seed: int, seconds: float, say: Callable[[str], None] = lambda text: None
 ) -> Report:
-    """Attack for some time. Raises AssertionError naming what is wrong."""
+    """Attack for some time. Raises AssertionError with the failed check."""
     random = Random(seed)
     target = Target(server.port)
     token = server.token("fuzz", "agent", "red")

@@ -1,7 +1,7 @@
-"""Messages as long as one may be, of one unit again and again: none may cost much more than a plain one of its length.
+"""Messages of maximum length that repeat one unit. None may take much longer than an ordinary one of that length.
 
-A reader that is quick on 60 KB may still take a second for 1 MB, if it looks again for each unit, or makes an object of
-each. What is compared is CPU time with that of a plain event, so that a slow machine is slow for both.
+A decoder that is quick for 60 KB may still take a second for 1 MB, if it searches again for each unit or creates an
+object for each. CPU time is compared with that of an ordinary event, so a slow machine is slow for both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIMES_PLAIN = 50  # so much CPU time of a plain event's; the worst needs 30, wha
 PLAIN_S = 0.002  # a plain event counts as this at least: below it, a pause of the machine is all that is seen
 LOOKS = 3  # the quickest counts
 
-# What stands before the units, the unit, what stands behind them; all of it is an argument, or none.
+# The text before the units, the unit, the text behind them; together they are an argument, or invalid.
 UNITS: dict[str, tuple[str, str, str]] = {
     "lone surrogates": ('"', "\\ud800", '"'),
     "lone surrogates among pairs": ('"', "\\ud83d\\ude00\\udfff", '"'),
@@ -55,7 +55,7 @@ UNITS: dict[str, tuple[str, str, str]] = {
 
 
 def plain(size: int = SIZE) -> str:
-    """Return an argument that clients might write: texts of a line each."""
+    """Return an argument as clients might send it: texts of a line each."""
     return made(("[", f'"{"a line of somebody" * 4}",', '""]'), size)
 
 
@@ -65,7 +65,7 @@ def made(parts: tuple[str, str, str], size: int = SIZE) -> str:
 
 
 def _read(received: object) -> None:
-    """What dispatch does with the payload of a call."""
+    """Decode the payload of a call as dispatch does."""
     for one in received if isinstance(received, list) else [received]:
         if isinstance(one, Call):
             json.loads(one.payload)
@@ -115,7 +115,7 @@ READERS: dict[str, Callable[[str], None]] = {
 
 
 def cost_s(reader: Callable[[str], None], argument: str, enough_s: float = PLAIN_S) -> float:
-    """Return the CPU time of reading: the least of some looks, or the first within `enough_s`.
+    """Return the CPU time of reading: the least of several runs, or the first within `enough_s`.
 
     Without the garbage collector, which here would look through pytest, too; the server's own looks seldom.
     """
@@ -142,7 +142,7 @@ def bound_s(name: str) -> float:
 
 
 def look(name: str, argument: str) -> None:
-    """Raises Found if it costs too much."""
+    """Raises Found if it takes too long."""
     try:
         took_s = cost_s(READERS[name], argument, enough_s=bound_s(name))
     except Exception as why:
@@ -152,7 +152,7 @@ def look(name: str, argument: str) -> None:
 
 
 def mixed(random: Random) -> str:
-    """Return an argument of several units in turn, within what stands around one of them."""
+    """Return an argument of several alternating units, within the texts around one of them."""
     first, *others = (random.choice(list(UNITS.values())) for _ in range(random.choice((1, 2, 2, 3))))
     before, unit, after = first
     return made((before, unit * random.choice((1, 1, 3)) + "".join(other for _, other, _ in others), after))

@@ -1,4 +1,4 @@
-"""Inputs that are nearly right: valid messages, broken in the ways that break parsers. A seed makes them all again."""
+"""Nearly valid inputs: valid messages with typical mutations. A seed reproduces them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXTS = (
     '42/chat,9["chat:message",{"conversationId":"c1","text":"hi \\ud83d\\ude00","clientId":"k"}]',
     '42/presence,1["presence:status",{"status":"busy"}]',
 )  # fmt: skip
-# What parsers stumble over: separators, numbers at their edges, escapes, nesting, names that languages know.
+# Texts that often break parsers: separators, extreme numbers, escapes, nesting, names with a meaning in languages.
 WORDS = (
     b"\x1e",
     b",",
@@ -57,7 +57,7 @@ WORDS = (
 
 
 def text(random: Random) -> bytes:
-    """Return one message, somewhat broken; as often as not more than one."""
+    """Return one mutated message, or in half of the cases several."""
     data = bytearray(random.choice(TEXTS).encode())
     for _ in range(random.choice((0, 1, 1, 1, 2, 3, 6))):
         data = broken(random, data)
@@ -86,7 +86,7 @@ def broken(random: Random, data: bytearray) -> bytearray:
 
 
 def frame(random: Random, payload: bytes) -> bytes:
-    """Return a payload in a websocket frame that may be wrong, too: its bits, its opcode, its length, its mask."""
+    """Return a payload in a websocket frame whose bits, opcode, length or mask may be wrong, too."""
     odd = random.random() < 0.2
     first = random.randrange(256) if odd else 0x80 | random.choice((1, 1, 1, 1, 2, 9, 10, 8, 0))
     masked = 0 if odd and random.random() < 0.3 else 0x80
@@ -106,7 +106,7 @@ def frame(random: Random, payload: bytes) -> bytes:
 
 
 def pieces(random: Random, data: bytes) -> list[bytes]:
-    """Return the same bytes as they may arrive."""
+    """Return the same bytes in pieces as they may arrive."""
     if random.random() < 0.5 or len(data) < 2:
         return [data]
     cuts = sorted(random.randrange(len(data)) for _ in range(random.randrange(1, 5)))

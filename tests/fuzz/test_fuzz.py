@@ -1,4 +1,4 @@
-"""A short turn of bin/fuzz, with the same inputs every time."""
+"""A short run of bin/fuzz, with the same inputs every time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tests.support.server import ServerProcess
 
 
 @pytest.mark.parametrize("name", codecs.READERS)
-def test_a_reader_refuses_nonsense_in_its_one_way(name: str) -> None:
+def test_a_decoder_refuses_malformed_input_with_its_own_error(name: str) -> None:
     for seed in range(1_500):
         codecs.one(name, seed)
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("unit", long.UNITS)
-def test_a_megabyte_of_one_unit_costs_little_more_than_a_plain_one(unit: str) -> None:
-    """For as long as one message is read, nobody else has their turn."""
+def test_a_megabyte_of_one_unit_takes_little_longer_than_an_ordinary_one(unit: str) -> None:
+    """While one message is read, other clients wait."""
     slow = []
     for name in long.READERS:
         try:
@@ -31,12 +31,12 @@ def test_a_megabyte_of_one_unit_costs_little_more_than_a_plain_one(unit: str) ->
     assert not slow, "\n".join(slow)
 
 
-def test_what_the_fast_path_accepts_tornado_reads_the_same_way() -> None:
+def test_tornado_reads_requests_of_the_fast_path_in_the_same_way() -> None:
     accepted = sum(heads.same(heads.head(Random(seed))) for seed in range(5_000))
-    assert accepted > 1_000, "most of them are odd"
+    assert accepted > 1_000, "most of them are not plain"
 
 
-def test_nonsense_at_every_door_harms_nobody(tmp_path: Path) -> None:
+def test_malformed_input_at_every_door_does_not_affect_other_clients(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path, **live.SOON)
     server.start()
     try:

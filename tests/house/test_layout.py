@@ -1,4 +1,4 @@
-"""The plan of the house, held by tests: wings, arrows, budgets, one home for each name.
+"""Tests of the package's layout: wings, allowed imports, budgets, unique names.
 
     engine ← api ← helpdesk ← backend ← operations ← demo ← app
 
@@ -41,7 +41,7 @@ BUDGETS = {
 MAX_FUNCTION_LINES = 40
 HAVE_A_CLOCK = {"engine/periodic", "engine/seldom", "engine/tasks"}
 
-# What is still to be turned round or shortened. Rows may only go: one that no longer applies fails its test.
+# Imports and functions that still break a rule. Rows may only be removed; a row that no longer applies fails its test.
 ARROWS_TO_TURN: set[tuple[str, str]] = set()
 CIRCLES_TO_BREAK: list[set[str]] = []
 FUNCTIONS_TO_SHORTEN: set[str] = set()
@@ -56,7 +56,7 @@ STARTS_TASKS = {
     "helpdesk/tickets/audience": "the function that starts the tasks waits for them, and cancels them",
 }
 
-# Library → the only places that may import it (the beginning of a file's path in the package).
+# Library → the only paths in the package (by their beginning) that may import it.
 ONLY_IN = {
     "tornado": (
         "engine/transport",
@@ -105,7 +105,7 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports(path: Path) -> tuple[tuple[str, int], ...]:
-    """Return (what a file imports, line), those for type checking and those inside functions included."""
+    """Return (imported module, line) of a file, including imports for type checking and inside functions."""
     found: list[tuple[str, int]] = []
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
@@ -128,7 +128,7 @@ def own_imports(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def rank(module: str) -> tuple[int, int]:
-    """Return the place of a module in the order of the arrows."""
+    """Return the position of a module in the order of allowed imports."""
     wing, *inner = module.split(".")
     if module in ("emitter", "feed"):
         return WINGS.index("helpdesk"), 0  # what other programs import: what they publish and read is the helpdesk's
@@ -156,7 +156,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def circles(arrows: dict[str, set[str]]) -> list[set[str]]:
-    """Return the sets of modules of which each reaches each other."""
+    """Return the sets of modules that import each other, directly or indirectly."""
     reached = {name: set(goals) for name, goals in arrows.items()}
     grown = True
     while grown:
@@ -179,12 +179,12 @@ def test_a_library_is_imported_only_where_it_belongs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sources(), ids=name_of)
-def test_a_file_says_what_it_owns(path: Path) -> None:
+def test_every_file_has_a_docstring_about_what_it_owns(path: Path) -> None:
     if path.read_text(encoding="utf-8").strip():
         assert ast.get_docstring(tree(path)), "the first paragraph says what the file owns"
 
 
-def test_a_wing_keeps_to_its_budget() -> None:
+def test_no_wing_exceeds_its_budget() -> None:
     sizes: dict[str, int] = defaultdict(int)
     for path in (*sources(), *PACKAGE.rglob("*.lua")):
         wing = path.relative_to(PACKAGE).parts[0]
@@ -205,7 +205,7 @@ def test_no_function_is_longer_than_forty_lines() -> None:
 
 
 def test_a_class_name_occurs_once() -> None:
-    """So that a reader who meets a name knows which class it is."""
+    """So a class name identifies its class."""
     where: dict[str, list[str]] = defaultdict(list)
     for path in sources():
         for node in ast.walk(tree(path)):
@@ -215,7 +215,7 @@ def test_a_class_name_occurs_once() -> None:
 
 
 def test_the_pure_core_has_no_await_no_clock_and_no_socket() -> None:
-    """The wire, the model, the errors, the tokens and the rate limits take bytes and times as arguments."""
+    """The wire, the model, the errors, the tokens and the rate limits get bytes and times as arguments."""
     pure = [path for path in sources() if rank(name_of(path).replace("/", ".")) == (0, 0)]
     assert len(pure) > 15
     for path in pure:
@@ -235,7 +235,7 @@ def test_a_background_task_has_an_owner_that_ends_it_and_logs_its_failure() -> N
     assert started == set(STARTS_TASKS), "use OwnedTasks, or give the reason here"
 
 
-def test_an_event_name_stands_in_its_features_folder_only() -> None:
+def test_an_event_name_occurs_only_in_its_features_folder() -> None:
     """A search for "ticket:updated" finds helpdesk/tickets/ and nothing else in the package."""
     event = re.compile(r"(ticket|chat|notification|presence|metrics|session|server):[a-z][A-Za-z]*")
     where: dict[str, set[str]] = defaultdict(set)

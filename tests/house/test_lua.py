@@ -1,4 +1,4 @@
-"""The Lua scripts, checked by luacheck in the form Valkey gets them: each with the libraries that stand before it."""
+"""Runs luacheck on the Lua scripts as Valkey gets them: each with its libraries in front of it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ REQUIRED = os.environ.get("INSIGHTDESK_RT_REQUIRE", "").split(",")
 pytestmark = pytest.mark.skipif(
     shutil.which("luacheck") is None and "luacheck" not in REQUIRED, reason="no luacheck: apt-get install lua-check"
 )
-# What Valkey gives to a script.
+# The globals that Valkey provides to a script.
 GLOBALS = ("KEYS", "ARGV", "redis", "server", "cjson", "cmsgpack", "bit", "struct")
 UNUSED = ("W211", "W221")  # a local that nothing reads
 
 
 class Warned(NamedTuple):
-    """One line of luacheck. `in_library`: it is about text that stands before the script's own."""
+    """One line of luacheck. `in_library`: it is about a library in front of the script."""
 
     code: str
     text: str
@@ -43,7 +43,7 @@ def files() -> dict[str, Path]:
 
 @cache
 def composed() -> dict[str, str]:
-    """Return name → source of every script that a module of the package makes when it is imported."""
+    """Return name → source of every script that a module of the package loads when it is imported."""
     for module in pkgutil.walk_packages(insightdesk_rt.__path__, "insightdesk_rt."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -52,7 +52,7 @@ def composed() -> dict[str, str]:
 
 @cache
 def warnings(name: str) -> tuple[Warned, ...]:
-    """Return what luacheck says of a script, in its whole composed text."""
+    """Return the warnings of luacheck about a script with its libraries."""
     own = files()[name].read_text(encoding="utf-8")
     source = composed().get(name, own)
     command = [
@@ -73,7 +73,7 @@ def warnings(name: str) -> tuple[Warned, ...]:
 
 
 def is_library(name: str) -> bool:
-    """A library is a file that other scripts begin with."""
+    """Is this file a library, which other scripts begin with?"""
     text = files()[name].read_text(encoding="utf-8")
     return any(text in source and other != name for other, source in composed().items())
 
@@ -86,7 +86,7 @@ def test_a_script_has_no_warning(name: str) -> None:
 
 
 def test_each_name_of_a_library_is_used_by_a_script() -> None:
-    """A script need not use all that its library offers, but one of the scripts must."""
+    """A script need not use everything in its library, but some script must."""
     unused: dict[str, int] = defaultdict(int)
     offered: dict[str, int] = defaultdict(int)
     for name, source in composed().items():

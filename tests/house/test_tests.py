@@ -1,4 +1,4 @@
-"""The tests mirror the package: each file has its test in the same place below tests/unit, or a row here."""
+"""The tests mirror the package: each file has its test at the same path below tests/unit, or a row here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.house.test_layout import PACKAGE, TESTS, name_of, sources
 
-# File or folder of the package → its test, for what can only be tested with real parts around it.
+# File or folder of the package → its test, for code that can only be tested together with real parts.
 ELSEWHERE = {
     "__main__": "integration/test_process.py",
     "api/audit": "integration/test_admin.py",
@@ -99,8 +99,8 @@ def test_each_source_has_its_test() -> None:
     assert missing == []
 
 
-def test_the_table_names_only_what_there_is() -> None:
-    """A row for a file that has its own test, or that is gone, hides the next one that has none."""
+def test_the_table_names_only_existing_files() -> None:
+    """A row for a deleted file, or one with its own test, would hide a new file without a test."""
     gone = [
         name
         for name, place in ELSEWHERE.items()

@@ -1,4 +1,4 @@
-"""Stories are coroutines that run once through every door, against one real server, on one loop of the session."""
+"""Stories are coroutines that run once through every door (client and protocol) against one real server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.server import ServerProcess
 DOORS = ("js-polling", "js-websocket", "js-upgrade", "python-websocket", "python-polling", "native")
 STORY_S = 90.0
 
-# For what native has not: several namespaces over one connection, bytes, clients that reconnect by themselves.
+# Doors for features that native lacks: several namespaces per connection, bytes, clients that reconnect by themselves.
 stock_clients = pytest.mark.parametrize("door", [name for name in DOORS if name != "native"], indirect=True)
 
 
@@ -80,9 +80,9 @@ def door(request: pytest.FixtureRequest, doors: dict[str, Door]) -> Door:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for all stories. Only the waits that stories would sit through are shorter than the defaults.
+    """One server for all stories. Only the times that stories wait for are shorter than the defaults.
 
-    In Valkey it is the user of conf/valkey.acl: whatever a story needs, that one may do.
+    It uses the Valkey user of conf/valkey.acl, so that user has all permissions that the stories need.
 
     TEST_WORKERS=2 bin/test tests/scenarios runs them on two processes that share the port; then tests of rate limits
     fail, which are counted per process.
@@ -112,7 +112,7 @@ def story(door: Door, server: ServerProcess, runner: asyncio.Runner) -> Iterator
 
 @pytest.fixture
 def every_story(doors: dict[str, Door], server: ServerProcess, runner: asyncio.Runner) -> Iterator[list[Story]]:
-    """A story for every door at once: for what takes seconds because a clock of the protocol does."""
+    """Run a story through every door at the same time, for stories that wait some seconds."""
     stories = [Story(door, server) for door in doors.values() if may_open(door)]
     yield stories
     for story in stories:

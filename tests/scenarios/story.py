@@ -1,4 +1,4 @@
-"""What a story is told with: people with fresh names, their connections through one door, and the back end's pushes.
+"""The tools of a story: people with new names, their connections through one door, and the back end's pushes.
 
 Ids are new in every story, so that stories share a server without seeing each other.
 """
@@ -15,7 +15,7 @@ from tests.support.server import ServerProcess
 
 
 class Who(NamedTuple):
-    """Somebody with an account of the helpdesk."""
+    """A user of the helpdesk."""
 
     id: str
     role: str
@@ -36,13 +36,13 @@ class Story:
         self.chats: list[str] = []  # conversations that are to be closed at the end: they count on the dashboard
         self._peers: list[Peer] = []
 
-    # ── who is in it ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── people ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def id(self, kind: str) -> str:
         return f"{kind}-{self.tag}"
 
     def user_id(self, name: str) -> str:
-        """Return an id as identity providers make them; every story is told with such."""
+        """Return a user id as identity providers generate them; all stories use such ids."""
         return f"CORP\\auth0|{name}: ü+{self.tag}@example.com"
 
     def agent(self, name: str = "Ada", team: str | None = None) -> Who:
@@ -57,7 +57,7 @@ class Story:
     def token(self, who: Who, ttl_s: int = 600, **claims: object) -> str:
         return self.server.token(who.id, who.role, who.team, name=who.name, ttl_s=ttl_s, **claims)
 
-    # ── how they come in ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── connections ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def join(self, who: Who, namespace: str, *, ttl_s: int = 600, **options: bool) -> Peer:
         """Return a connection of this person. The options are those of `Door.open_all`."""
@@ -72,7 +72,7 @@ class Story:
         return peers
 
     async def refused(self, namespace: str, auth: Any) -> Refused:
-        """Return the refusal that a connect with this auth must get."""
+        """Connect with this auth, which must be refused, and return the refusal."""
         try:
             peer = await self.door.open(self.server.address, namespace, auth)
         except Refused as refused:
@@ -80,7 +80,7 @@ class Story:
         self._peers.append(peer)
         raise AssertionError(f"{auth} was let into {namespace}")
 
-    # ── what the back end does ─────────────────────────────────────────────────────────────────────────────────────
+    # ── the back end ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def push(
         self, method: str, path: str, body: Any = None, status: int | tuple[int, ...] = (200, 201, 204)
@@ -113,7 +113,7 @@ class Story:
 
 
 async def at_once(tell: Callable[[Story], Awaitable[None]], stories: list[Story]) -> None:
-    """Tell one story through several doors at the same time. A failure says which door it was."""
+    """Run one story through several doors at the same time. A failure names the door."""
 
     async def through(story: Story) -> None:
         try:

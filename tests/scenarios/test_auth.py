@@ -25,7 +25,7 @@ def signed(key: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
 
 
 def auths() -> dict[str, tuple[dict[str, Any], str]]:
-    """What is wrong with it → the auth object, the code of the refusal."""
+    """Fault → the auth object, and the code of the refusal."""
     now = int(time.time())
     return {
         "no token": ({}, "AUTH_TOKEN_MISSING"),
@@ -57,7 +57,7 @@ async def test_refused_everywhere_with(story: Story, wrong: str) -> None:
             assert refused.close_code == 4401
 
 
-async def test_a_good_token_opens_every_namespace(story: Story) -> None:
+async def test_a_valid_token_opens_every_namespace(story: Story) -> None:
     sids = set()
     for namespace in NAMESPACES:
         peer = await story.join(story.admin(), namespace)

@@ -13,7 +13,7 @@ from tests.support.clients import Peer
 
 
 async def start(story: Story, customer: Peer, client_id: str = "start", **fields: Any) -> str:
-    """Let the customer ask for an agent of the story's team; return the conversation's id."""
+    """Start a conversation of the customer with the story's team, and return its id."""
     answer = await customer.ok("chat:start", {"teamId": story.team, "clientId": client_id, **fields})
     conversation_id: str = answer["conversationId"]
     story.chats.append(conversation_id)
@@ -38,7 +38,7 @@ def texts(messages: list[dict[str, Any]]) -> list[str]:
     return [message["text"] for message in messages]
 
 
-async def test_a_customer_asks_waits_is_taken_and_talks(story: Story) -> None:
+async def test_a_customer_starts_a_conversation_that_an_agent_accepts(story: Story) -> None:
     ada, bob, carl = story.agent("Ada"), story.agent("Bob"), story.customer()
     ada_peer, bob_peer = [await story.join(who, "/chat") for who in (ada, bob)]
     for peer in (ada_peer, bob_peer):
@@ -69,8 +69,8 @@ async def test_a_customer_asks_waits_is_taken_and_talks(story: Story) -> None:
     await bob_peer.not_told("chat:message")
 
 
-async def test_the_same_client_id_starts_and_sends_once(story: Story) -> None:
-    """A client that did not hear the answer asks again."""
+async def test_a_client_id_starts_a_conversation_or_sends_a_message_once(story: Story) -> None:
+    """A client that lost the answer repeats the call."""
     carl, ada, chat = await talking(story)
     again = await carl.ok("chat:start", {"teamId": story.team, "clientId": "start"})
     assert again["conversationId"] == chat
@@ -273,7 +273,7 @@ async def test_only_its_members_may_use_a_conversation(story: Story) -> None:
         for thief in (mallory, otto):
             assert (await thief.error(event, ask))["code"] == "FORBIDDEN", event
         error = await mallory.error(event, {**ask, "conversationId": story.id("none")})
-        assert error["code"] == "FORBIDDEN", "what is not there looks like what is not theirs"
+        assert error["code"] == "FORBIDDEN", "a missing conversation looks like a foreign one"
     await say(carl, chat, "secret")
     await ada.expect("chat:message")
     for thief in (mallory, otto):

@@ -15,7 +15,7 @@ MISSING = object()
 LONG = "x" * 5000
 BAD_IDS = (MISSING, 5, None, "", "a:b", "a b", "*", LONG)
 
-# event → field → what it must not be. A field that may be missing is not tried as missing.
+# event → field → invalid values. An optional field is not tested as missing.
 WRONG: dict[str, dict[str, dict[str, tuple[Any, ...]]]] = {
     "/tickets": {
         "ticket:subscribe": {"ticketId": BAD_IDS, "since": (5, "yesterday", "")},

@@ -13,7 +13,7 @@ from tests.support.clients import Peer
 
 
 async def test_a_hundred_calls_are_answered_in_their_order(story: Story) -> None:
-    """Some of them wait for the store, some are answered on the spot."""
+    """Some of them wait for the store, others are answered at once."""
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets")
     order: list[int] = []
@@ -52,7 +52,7 @@ async def test_all_members_of_a_room_get_events_in_the_same_order(story: Story) 
 
 
 async def test_clients_of_all_protocols_share_a_room(every_story: list[Story]) -> None:
-    """Whatever a client is and speaks, it sees the others and the same events in the same order."""
+    """Clients of all libraries and protocols see each other, and the same events in the same order."""
     host = every_story[0]
     ticket = await host.ticket()
     people = [host.agent(story.door.name) for story in every_story]
@@ -96,7 +96,7 @@ async def test_namespaces_share_one_connection(story: Story) -> None:
 
 
 @stock_clients
-async def test_one_refused_namespace_leaves_the_others_alone(story: Story) -> None:
+async def test_a_refused_namespace_does_not_affect_the_others(story: Story) -> None:
     tickets, dashboard = await story.join_all(story.agent(), ["/tickets", "/dashboard"], some_refused=True)
     assert dashboard.refused is not None and dashboard.refused.code == "FORBIDDEN"
     await tickets.settled()

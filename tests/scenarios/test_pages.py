@@ -21,7 +21,7 @@ one_door_each = pytest.mark.parametrize("door", ["js-websocket", "native"], indi
 
 
 async def all_ok(peer: Peer, event: str, asks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Call for each of them without waiting in between, as a page does. Every answer must be ok."""
+    """Make all calls without waiting in between, as a page does. Every answer must be ok."""
     answers = await asyncio.gather(*(peer.call(event, ask, deadline_s=PATIENCE_S) for ask in asks))
     refused = [answer for answer in answers if not answer["ok"]]
     assert not refused, f"{len(refused)} of {len(asks)} {event}: {refused[0]}"
@@ -37,7 +37,7 @@ async def some_tickets(story: Story) -> list[str]:
 
 @one_door_each
 async def test_a_list_of_150_tickets_may_be_reloaded_five_times_in_a_minute(story: Story) -> None:
-    """Each ticket by a call of its own, and what the user does with it by another, as the demo's page does."""
+    """A subscribe and a view call for each ticket, as the demo's page makes them."""
     tickets = await some_tickets(story)
     for _ in range(LOADS):
         ada = await story.join(story.agent(), "/tickets")
@@ -51,7 +51,7 @@ async def test_a_list_of_150_tickets_may_be_reloaded_five_times_in_a_minute(stor
 
 @one_door_each
 async def test_a_list_of_150_tickets_is_opened_by_one_call(story: Story) -> None:
-    """Each ticket is answered for itself; one that may not be read refuses nothing but itself."""
+    """Each ticket has its own result; a ticket that may not be read does not affect the others."""
     tickets = await some_tickets(story)
     secret = await story.ticket("secret", teamId=story.id("others"))
     for _ in range(LOADS):
@@ -101,7 +101,7 @@ async def test_an_agent_with_100_chats_may_reload_five_times_in_a_minute(story: 
 @pytest.mark.parametrize("door", ["js-websocket", "js-polling"], indirect=True)
 @pytest.mark.parametrize("lines", [10, 25])
 async def test_messages_typed_offline_all_arrive_in_order(story: Story, lines: int) -> None:
-    """A stock client keeps what is emitted while it is offline, and sends all of it in one go when it is back."""
+    """A stock client queues emits while it is offline, and sends all of them together when it reconnects."""
     carl = await story.join(story.customer(), "/chat", reconnection=True)
     assert isinstance(carl, NodePeer)
     ada = await story.join(story.agent(), "/chat")

@@ -47,7 +47,7 @@ async def test_any_other_status_is_invalid(story: Story, status: str) -> None:
 
 
 async def test_a_subscription_starts_with_a_list_and_then_gets_updates_until_it_ends(story: Story) -> None:
-    """Of users of another team: what the team is told anyhow would hide it."""
+    """The users are of another team, because the own team gets updates anyway."""
     bob, nobody = story.agent("Bob", team=story.id("other")), story.agent("Nobody")
     bob_peer = await story.join(bob, "/presence")
     await bob_peer.ok("presence:status", {"status": "busy"})

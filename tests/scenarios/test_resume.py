@@ -16,7 +16,7 @@ resuming_clients = pytest.mark.parametrize("door", ["js-polling", "js-websocket"
 
 
 async def versions(peer: Peer, ticket: str, *wanted: int) -> None:
-    """These versions of the ticket are told next, in this order, and no other."""
+    """Check that exactly these versions of the ticket arrive next, in this order."""
     for version in wanted:
         assert (await peer.expect("ticket:updated", {"ticketId": ticket}))["version"] == version
     await peer.not_told("ticket:updated", {"ticketId": ticket})
@@ -48,7 +48,7 @@ async def test_missed_events_come_once_in_order_and_rooms_are_kept(story: Story)
 
 @resuming_clients
 async def test_a_client_that_closes_its_engine_and_reconnects_is_recovered(story: Story) -> None:
-    """Over long-polling that sends Engine.IO's close packet, which is no goodbye: a leaving client sends DISCONNECT."""
+    """Over long-polling that sends Engine.IO's close packet; only a client that leaves for good sends DISCONNECT."""
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets", reconnection=True)
     assert isinstance(ada, NodePeer)
@@ -90,7 +90,7 @@ async def test_a_client_that_leaves_its_namespace_is_not_recovered(story: Story)
 
 @resuming_clients
 async def test_recovery_works_before_the_first_event_and_repeatedly(story: Story) -> None:
-    """Where other servers fail: no offset yet, and the second time."""
+    """Cases in which other servers fail: no offset yet, and a second resume."""
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
     await subscribe(ada, ticket)

@@ -64,13 +64,13 @@ async def comes_back(story: Story) -> None:
     await peer.settled()
 
 
-async def test_a_stock_client_comes_back_with_its_next_token(every_story: list[Story]) -> None:
-    """The transport closes; a disconnect packet or a refusal would keep a stock client from trying again."""
+async def test_a_stock_client_reconnects_with_its_next_token(every_story: list[Story]) -> None:
+    """The server closes the transport; after a disconnect packet or a refusal a stock client would not reconnect."""
     await at_once(comes_back, [story for story in every_story if story.door.reconnects])
 
 
 @stock_clients
-async def test_a_stock_client_comes_back_after_its_network_failed(story: Story) -> None:
+async def test_a_stock_client_reconnects_after_a_network_failure(story: Story) -> None:
     ticket = await story.ticket()
     peer = await story.join(story.agent(), "/tickets", cable=True, reconnection=True)
     await peer.ok("ticket:subscribe", {"ticketId": ticket})

@@ -13,7 +13,7 @@ js_clients = pytest.mark.parametrize("door", ["js-polling", "js-websocket", "js-
 
 @js_clients
 async def test_a_namespace_that_is_mounted_twice_cuts_no_other_namespace(story: Story) -> None:
-    """The stock client then sends CONNECT twice, and cannot know better; Node with a real auth middleware takes it."""
+    """The stock client then sends CONNECT twice; Node with an asynchronous auth middleware accepts that."""
     ticket = await story.ticket()
     for turn in range(5):
         ada = await story.join(story.agent(f"ada{turn}"), "/tickets", reconnection=True)
@@ -22,7 +22,7 @@ async def test_a_namespace_that_is_mounted_twice_cuts_no_other_namespace(story: 
         bell = ada.mount_in_strict_mode("/notifications")
         await bell.came_in()
         await bell.settled()  # everything sent to it has arrived
-        assert ada.connected and ada.connects == 1 and ada.ended is None, "the other namespace was cut"
+        assert ada.connected and ada.connects == 1 and ada.ended is None, "the other namespace was disconnected"
         assert bell.connected and bell.ended is None
         sid = bell.sid
         assert (await bell.call("notification:list", {}))["ok"]

@@ -10,7 +10,7 @@ from tests.support.clients import Peer
 
 
 async def subscribe(peer: Peer, ticket_id: str, **fields: Any) -> dict[str, Any]:
-    """Subscribe as a front end may, without an acknowledgement; return what `ticket:subscribed` says."""
+    """Subscribe without an acknowledgement, as a front end may; return the data of `ticket:subscribed`."""
     await peer.emit("ticket:subscribe", {"ticketId": ticket_id, **fields})
     subscribed: dict[str, Any] = await peer.expect("ticket:subscribed", {"ticketId": ticket_id})
     return subscribed
@@ -127,7 +127,7 @@ async def test_a_client_must_subscribe_to_a_ticket_before_it_views_it(story: Sto
 
 
 async def test_a_client_that_was_offline_catches_up_from_its_offset(story: Story) -> None:
-    """No gap and no double: what it had stays had, what it missed comes once, then it is live."""
+    """Missed events arrive once, without gaps or duplicates, and then live ones."""
     ticket = await story.ticket(priority="low")
     ada = story.agent()
     peer = await story.join(ada, "/tickets")
@@ -148,7 +148,7 @@ async def test_a_client_that_was_offline_catches_up_from_its_offset(story: Story
     assert got == [*missed, live]
 
 
-async def test_an_unknown_offset_is_refused_by_name(story: Story) -> None:
+async def test_an_invalid_offset_is_refused_with_the_name_of_the_field(story: Story) -> None:
     ticket = await story.ticket()
     ada = await story.join(story.agent(), "/tickets")
     for since in ("yesterday", "1-2-3", ""):

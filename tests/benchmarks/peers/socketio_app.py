@@ -1,4 +1,4 @@
-"""What both python-socketio peers serve: the five namespaces, tokens, rooms, one event with an ack."""
+"""The application of both python-socketio peers: the five namespaces, tokens, rooms, one event with an ack."""
 
 from __future__ import annotations
 
