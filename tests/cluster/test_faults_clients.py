@@ -79,7 +79,7 @@ def test_a_client_comes_back_with_its_session(
             await publish(run, client, 14)
             await until(lambda: ("alone", 14) in [heard.key for heard in client.record.heard], "live again")
             await asyncio.sleep(0.2)
-            assert (client.record.recovered, client.record.begun_anew) == (1, 0)
+            assert (client.record.recovered, client.record.new_sessions) == (1, 0)
             got = [number for (who, number), *_ in client.record.heard if who == "alone" and number > 10]
             assert got == [11, 12, 13, 14]
         finally:

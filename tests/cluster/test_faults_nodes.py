@@ -12,7 +12,7 @@ def test_clients_of_a_killed_node_miss_nothing(torture: Torture) -> None:
     """All clients resume, except those of python-socketio, which always start a new session."""
     row = torture.play("node-killed", 1)
     assert row.verdict.recovered > 0
-    anew = {s.name for s in torture.run.subscribers if s.record.begun_anew}
+    anew = {s.name for s in torture.run.subscribers if s.record.new_sessions}
     assert anew <= {s.name for s in torture.run.subscribers if isinstance(s, Python)}
 
 

@@ -26,7 +26,7 @@ def hear(client: Record, *heard: int) -> None:
 
 
 def figures(verdict: Verdict) -> tuple[int, int, int, int]:
-    return len(verdict.missing), len(verdict.doubled), len(verdict.disordered), verdict.told
+    return len(verdict.missing), len(verdict.doubled), len(verdict.disordered), verdict.announced
 
 
 def test_a_complete_and_ordered_record_is_clean() -> None:
@@ -45,7 +45,7 @@ def test_a_lost_session_is_a_fault_unless_valkey_lost_it_or_the_client_has_no_re
     client.came_back(recovered=True)
     assert judge(sent(1), [client]).clean
     client.came_back(recovered=False)
-    assert judge(sent(1), [client]).forgotten == ["c began anew 1 times"]
+    assert judge(sent(1), [client]).forgotten == ["c started 1 new sessions"]
     assert judge(sent(1), [client], log_kept=False).clean
     client.resumes = False
     assert judge(sent(1), [client]).clean
@@ -64,7 +64,7 @@ def test_a_change_repeated_after_valkey_lost_its_ticket_is_counted_separately() 
         event.by_id = False
     events[1].tries = 2
     forgotten = judge(events, [record(1, 2, 2)], log_kept=False)
-    assert figures(forgotten) == (0, 0, 0, 0) and forgotten.again == 1
+    assert figures(forgotten) == (0, 0, 0, 0) and forgotten.repeated == 1
     assert figures(judge(events, [record(1, 2, 2)])) == (0, 1, 0, 0), "Valkey had lost nothing"
     assert figures(judge(events, [record(1, 1, 2)], log_kept=False)) == (0, 1, 0, 0), "it was acknowledged at once"
 
@@ -88,7 +88,7 @@ def test_a_wrong_order_of_two_publishers_is_a_fault_unless_valkey_lost_its_log()
     hear(client, 1)
     assert figures(judge(events, [client])) == (0, 0, 1, 0)
     lost = judge(events, [client], log_kept=False)
-    assert lost.clean and lost.moved == 1
+    assert lost.clean and lost.reordered == 1
 
 
 def test_a_publisher_that_changed_its_node_may_be_out_of_order_if_valkey_lost_its_log() -> None:
@@ -98,7 +98,7 @@ def test_a_publisher_that_changed_its_node_may_be_out_of_order_if_valkey_lost_it
     assert figures(judge([first, second], [client], log_kept=False)) == (0, 0, 1, 0), "it stayed at its node"
     second.tries = 2
     verdict = judge([first, second], [client], log_kept=False)
-    assert verdict.clean and verdict.moved == 2, "the publisher's order, and that of the offsets"
+    assert verdict.clean and verdict.reordered == 2, "the publisher's order, and that of the offsets"
     assert not judge([first, second], [client]).clean
 
 
@@ -137,4 +137,4 @@ def test_a_resync_excuses_earlier_gaps_of_its_room() -> None:
 def test_emitter_events_lost_with_valkey_are_counted_separately() -> None:
     assert figures(judge(sent(1, kept=False), [record()])) == (1, 0, 0, 0)
     verdict = judge(sent(1, kept=False), [record()], log_kept=False)
-    assert verdict.clean and verdict.unkept == 1
+    assert verdict.clean and verdict.emitter_lost == 1

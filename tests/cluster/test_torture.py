@@ -24,7 +24,7 @@ def test_a_minute_of_random_faults_loses_nothing(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     total = found["table"][-1]
     assert found["seed"] == 7 and total["fault"] == "total"
-    assert total["acked"] > 1000 and total["expected"] == total["delivered"] + total["unkept"]
+    assert total["acked"] > 1000 and total["expected"] == total["delivered"] + total["emitter"]
     assert (total["missing"], total["doubled"], total["disorder"]) == (0, 0, 0)
     assert "| total" in done.stdout and "s left" in done.stderr
 

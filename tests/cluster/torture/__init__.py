@@ -1,5 +1,5 @@
-"""Faults under load: real nodes on a real Valkey, publishers and clients meanwhile, and a judge afterwards.
+"""Faults under load: real nodes on a real Valkey, with publishers and clients, and a judge of the results.
 
-`cluster` runs the processes, `publishers` and `subscribers` are the load, `faults` what is done to them, `judge`
-decides from what was acknowledged and what was heard, `rounds` plays it all, `table` prints it.
+`cluster` runs the processes, `publishers` and `subscribers` are the load, `faults` injects faults, `judge` compares
+acknowledged with received events, `rounds` runs it all, `table` prints the results.
 """

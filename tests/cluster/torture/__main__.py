@@ -1,8 +1,8 @@
-"""bin/torture: random sequences of faults against three real nodes and a real Valkey, and a table of what was lost.
+"""bin/torture: injects random faults into three real nodes and a real Valkey, and prints a table of losses.
 
-Every round publishes on all nodes, does one fault, heals it, waits until all is quiet and compares what was
-acknowledged with what every client heard. The sequence follows from the seed. Nothing outside a temporary folder and
-loopback is touched. Exit code 1: an acknowledged event is missing, came twice or in another order.
+Every round publishes on all nodes, injects one fault, heals it, waits until nothing more arrives, and compares the
+acknowledged events with those that every client received. The seed determines the sequence. Only a temporary folder and
+loopback are used. Exit code 1: an acknowledged event is missing, came twice or out of order.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def main() -> int:
     parser.epilog = "faults:\n" + "\n".join(
         f"  {name:24}{fault.says.splitlines()[0]}" for name, fault in FAULTS.items()
     )
-    parser.add_argument("--minutes", type=float, default=10, help="how long rounds are begun (default 10)")
-    parser.add_argument("--seed", type=int, default=1, help="of the sequence and all chances in it (default 1)")
-    parser.add_argument("--faults", default="", help="only these, with commas between them")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table and every round there")
+    parser.add_argument("--minutes", type=float, default=10, help="for how long new rounds are started (default 10)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random choices (default 1)")
+    parser.add_argument("--faults", default="", help="only these faults, separated by commas")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table and every round to a file")
     asked = parser.parse_args()
     names = asked.faults.split(",") if asked.faults else list(FAULTS)
     if unknown := set(names) - FAULTS.keys():
@@ -51,7 +51,7 @@ async def torture(names: list[str], minutes: float, seed: int) -> list[Row]:
             end = time.monotonic() + minutes * 60
             order: list[str] = []
             while time.monotonic() < end:
-                if not order:  # all of them in another order each time, so that a short run has seen each once
+                if not order:  # all faults in a new order each time, so that a short run has each of them once
                     order = chance.sample(names, len(names))
                 row = await run.play(order.pop())
                 rows.append(row)
@@ -63,10 +63,11 @@ async def torture(names: list[str], minutes: float, seed: int) -> list[Row]:
 def _line(row: Row, end: float) -> str:
     verdict, left_s = row.verdict, max(0, end - time.monotonic())
     figures = (
-        f"{verdict.acknowledged} acknowledged, {verdict.delivered}/{verdict.expected} delivered, told {verdict.told}"
+        f"{verdict.acknowledged} acknowledged, {verdict.delivered}/{verdict.expected} delivered,"
+        f" {verdict.announced} announced"
     )
-    told = f"{row.fault:24} {row.seconds:5.1f} s  {figures}, gap {verdict.longest_gap_s:.1f} s"
-    return f"{told}  {verdict}  ({left_s:.0f} s left)"
+    line = f"{row.fault:24} {row.seconds:5.1f} s  {figures}, gap {verdict.longest_gap_s:.1f} s"
+    return f"{line}  {verdict}  ({left_s:.0f} s left)"
 
 
 if __name__ == "__main__":

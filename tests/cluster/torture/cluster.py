@@ -1,4 +1,4 @@
-"""Three server processes on one Valkey, each behind a cable of its own, so that any way between them can be cut."""
+"""Three server processes on one Valkey, each behind its own cable, so that any connection between them can be cut."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.support.server import ServerProcess, free_port
 
 NODES = 3
 HEAL_S = 25.0
-TEAM = "red"  # of whoever may read the tickets
+TEAM = "red"  # the team that may read the tickets
 
 
 class Node:
-    """One server process. `usable` is what a balancer's health check would say."""
+    """One server process. `usable` is the result of a balancer's health check."""
 
     def __init__(self, server: ServerProcess, cable: Cable) -> None:
         self.server = server
@@ -54,9 +54,9 @@ class Node:
 
 
 class Cluster:
-    """`async with Cluster(folder) as cluster:`. `appendfsync`: of Valkey's file; None: it keeps none.
+    """Use as `async with Cluster(folder) as cluster:`. `appendfsync` is the setting of Valkey's file; None: no file.
 
-    `valkey` is the server all cables lead to; a failover puts another there. `publishing` is the cable of emitters.
+    `valkey` is the server to which all cables lead; a failover replaces it. `publishing` is the cable of emitters.
     """
 
     def __init__(self, folder: Path, appendfsync: str | None = "always", **settings: object) -> None:
@@ -77,7 +77,7 @@ class Cluster:
         }
 
     def new_valkey(self) -> OwnValkey:
-        """Return one more Valkey, not started."""
+        """Return another Valkey, not started."""
         port = free_port()
         file = ("--appendonly", "yes", "--appendfsync", self.appendfsync) if self.appendfsync else ()
         made = OwnValkey("--port", str(port), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", *file)
@@ -116,7 +116,7 @@ class Cluster:
 
     @property
     def cables(self) -> list[Cable]:
-        """Every way to Valkey."""
+        """All cables to Valkey."""
         return [*(node.cable for node in self.nodes), self.publishing]
 
     @property
@@ -124,12 +124,12 @@ class Cluster:
         return [node for node in self.nodes if node.usable] or self.nodes
 
     async def drop_valkey(self, server: OwnValkey) -> None:
-        """End a Valkey for good and forget it."""
+        """Stop a Valkey permanently and forget it."""
         await asyncio.to_thread(server.__exit__)
         self.servers.remove(server)
 
     async def healed(self, deadline_s: float = HEAL_S) -> float:
-        """Return after how many seconds every node was ready."""
+        """Wait until every node is ready; return the seconds that took."""
         began = time.monotonic()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as http:
             while not all([await _ready(http, node) for node in self.nodes]):

@@ -1,6 +1,6 @@
-"""What can go wrong, one function each: it does the harm for a while, heals it, and returns.
+"""The faults, one function each: it causes the fault for a while, heals it, and returns.
 
-`log_kept` says whether Valkey may have lost what it had confirmed, `facts_kept` whether it has lost all.
+`log_kept` is False if Valkey may have lost confirmed events, `facts_kept` if it has lost everything.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Scene(NamedTuple):
     long: bool  # a fault may take its full time
 
     def victim(self) -> Node:
-        """A node that has clients."""
+        """Return a node that has clients."""
         node = self.random.choice(self.subscribers.all).node
         assert node is not None
         return node
@@ -85,7 +85,7 @@ async def kill_connections(scene: Scene) -> None:
 
 @fault("reset")
 async def reset(scene: Scene) -> None:
-    """The cables to Valkey are reset, one or all, again and again."""
+    """The cables to Valkey are reset repeatedly, one or all."""
     for _ in range(6):
         count = scene.random.randint(1, len(scene.cluster.cables))
         for cable in scene.random.sample(scene.cluster.cables, count):
@@ -95,13 +95,13 @@ async def reset(scene: Scene) -> None:
 
 @fault("black-hole")
 async def black_hole(scene: Scene) -> None:
-    """Nothing comes through between all nodes and Valkey, and nobody is told."""
+    """No packet passes between all nodes and Valkey, without an error."""
     await _hushed(scene, len(scene.cluster.cables), "all", 6 if scene.long else 3)
 
 
 @fault("black-hole-one")
 async def black_hole_one(scene: Scene) -> None:
-    """One node's way to Valkey is a black hole; the others go on."""
+    """One node's connection to Valkey is a black hole; the other nodes continue."""
     await _hushed(scene, 1, "all", 10 if scene.long else 5)
 
 
@@ -153,7 +153,7 @@ async def valkey_restart_everysec(scene: Scene) -> None:
 
 @fault("valkey-restart-empty", log_kept=False, facts_kept=False)
 async def valkey_restart_empty(scene: Scene) -> None:
-    """kill -9 of Valkey; it comes back with nothing."""
+    """kill -9 of Valkey; it comes back empty."""
     valkey = scene.cluster.valkey
     await asyncio.to_thread(valkey.kill)
     for file in valkey.folder.glob("appendonlydir/*"):
@@ -221,7 +221,7 @@ async def flushall_cut_off(scene: Scene) -> None:
 
 @fault("flushall-clients-cut", log_kept=False, facts_kept=False)
 async def flushall_clients_cut(scene: Scene) -> None:
-    """The same, and clients are cut off meanwhile: what they missed is read from the log that was filled again."""
+    """The same, with clients disconnected in the meantime: they catch up from the refilled log."""
     cable = scene.victim().cable
     cable.hush()
     await asyncio.sleep(0.4)
@@ -245,7 +245,7 @@ def _clients_cut(scene: Scene) -> Iterator[None]:
 
 @fault("valkey-full")
 async def valkey_full(scene: Scene) -> None:
-    """Valkey is at its maxmemory (noeviction) for 3 s: it refuses what is written."""
+    """Valkey is at its maxmemory (noeviction) for 3 s and refuses writes."""
     scene.cluster.valkey("CONFIG", "SET", "maxmemory", "1000000")
     await asyncio.sleep(3)
     scene.cluster.valkey("CONFIG", "SET", "maxmemory", "0")
@@ -253,7 +253,7 @@ async def valkey_full(scene: Scene) -> None:
 
 @fault("read-only")
 async def read_only(scene: Scene) -> None:
-    """Valkey is made a replica of nobody that answers, so it is read-only for 2 s; then a primary again."""
+    """Valkey becomes a replica of an unreachable server, so it is read-only for 2 s; then a primary again."""
     scene.cluster.valkey("REPLICAOF", "127.0.0.1", "1")
     await asyncio.sleep(2)
     scene.cluster.valkey("REPLICAOF", "NO", "ONE")
@@ -261,7 +261,7 @@ async def read_only(scene: Scene) -> None:
 
 @fault("valkey-busy")
 async def valkey_busy(scene: Scene) -> None:
-    """Somebody's script does not end: for 2 s every command is answered BUSY."""
+    """A foreign script does not end: for 2 s every command is answered BUSY."""
     valkey = scene.cluster.valkey
     valkey("CONFIG", "SET", "busy-reply-threshold", "100")
     endless = asyncio.create_task(asyncio.to_thread(_ended, valkey))
@@ -295,13 +295,13 @@ async def failover(scene: Scene) -> None:
 
 @fault("failover-lagging", log_kept=False)
 async def failover_lagging(scene: Scene) -> None:
-    """The same, but the replica had been cut off for 1 to 3 s before: what the primary took then is not there."""
+    """The same, but the replica was cut off for 1 to 3 s before, so it lacks the writes of that time."""
     await _fail_over(scene, scene.random.uniform(1, 3))
 
 
 @fault("failover-clients-cut", log_kept=False)
 async def failover_clients_cut(scene: Scene) -> None:
-    """The same, and clients are cut off meanwhile: what they missed is only in what nodes still keep."""
+    """The same, with clients disconnected in the meantime: only the nodes still have the events that they missed."""
     with _clients_cut(scene):
         await _fail_over(scene, scene.random.uniform(1, 3))
         await scene.cluster.healed()
@@ -309,7 +309,7 @@ async def failover_clients_cut(scene: Scene) -> None:
 
 @fault("two-primaries", log_kept=False)
 async def two_primaries(scene: Scene) -> None:
-    """Some nodes are led to a promoted replica, the others write on to the old primary for 3 to 9 s. Then it dies."""
+    """Some nodes reach a promoted replica; the others still write to the old primary for 3 to 9 s. Then it dies."""
     cluster, old = scene.cluster, scene.cluster.valkey
     new = await _replica(scene)
     new("REPLICAOF", "NO", "ONE")
@@ -335,7 +335,7 @@ def _led(cluster: Cluster, cables: list[Cable], server: OwnValkey) -> Iterator[N
 
 @fault("power-loss", log_kept=False)
 async def power_loss(scene: Scene) -> None:
-    """Valkey's machine loses its power: it comes back with a file that ends a second before."""
+    """Valkey's machine loses power: it comes back with a file that ends a second earlier."""
     valkey = scene.cluster.valkey
     valkey("CONFIG", "SET", "appendfsync", "everysec")
     await asyncio.sleep(1.5)
@@ -351,18 +351,18 @@ async def power_loss(scene: Scene) -> None:
 
 @fault("new-clients-in-outage")
 async def new_clients_in_outage(scene: Scene) -> None:
-    """Valkey is away for 4 s, and clients come meanwhile that subscribe once and look at no refusal."""
+    """Valkey is unreachable for 4 s. Clients connect in the meantime that subscribe once and ignore refusals."""
     valkey = scene.cluster.valkey
     await asyncio.to_thread(valkey.kill)
     coming = [asyncio.create_task(one.open()) for one in scene.subscribers.come()]
     await asyncio.sleep(4)
-    assert not any(task.done() for task in coming), "nobody is in while Valkey is away"
+    assert not any(task.done() for task in coming), "nobody has joined while Valkey is unreachable"
     await asyncio.to_thread(valkey.start)
     await asyncio.gather(*coming)
 
 
 async def _replica(scene: Scene) -> OwnValkey:
-    """Return a replica of the primary that has all it had a moment ago."""
+    """Return a replica that has everything the primary had a moment ago."""
     replica = scene.cluster.new_valkey()
     await asyncio.to_thread(replica.start)
     replica("REPLICAOF", "127.0.0.1", str(scene.cluster.ports[scene.cluster.valkey]))
@@ -386,7 +386,7 @@ async def _fail_over(scene: Scene, lag_s: float) -> None:
 
 
 async def _write_through(primary: OwnValkey, replica: OwnValkey) -> None:
-    """Kill the primary once the replica has all it confirmed: no more is written first, as in a planned failover."""
+    """Kill the primary when the replica has all confirmed writes. Writes are paused first, as in a planned failover."""
     primary("CLIENT", "PAUSE", "5000", "WRITE")
     end = primary("INFO", "replication")["master_repl_offset"]
     await until(lambda: replica("INFO", "replication")["slave_repl_offset"] >= end, "the replica has all", 15)
@@ -398,7 +398,7 @@ async def _write_through(primary: OwnValkey, replica: OwnValkey) -> None:
 
 @fault("node-killed")
 async def node_killed(scene: Scene) -> None:
-    """kill -9 of a node; its clients go on elsewhere. It is started again."""
+    """kill -9 of a node; its clients move to other nodes. It is started again."""
     node = scene.victim()
     await node.kill()
     await asyncio.sleep(scene.random.uniform(1, 3))
@@ -407,7 +407,7 @@ async def node_killed(scene: Scene) -> None:
 
 @fault("node-frozen")
 async def node_frozen(scene: Scene) -> None:
-    """SIGSTOP of a node for 6 to 10 s: the others take it for dead. Then CONT."""
+    """SIGSTOP of a node for 6 to 10 s: the others declare it dead. Then CONT."""
     node = scene.victim()
     node.freeze()
     await asyncio.sleep(scene.random.uniform(6, 10))
@@ -428,7 +428,7 @@ async def rolling_restart(scene: Scene) -> None:
 
 @fault("clients-cut")
 async def clients_cut(scene: Scene) -> None:
-    """The clients' own connections are cut again and again; of some the server is not told."""
+    """The clients' own connections are cut repeatedly; some without notice to the server."""
     for _ in range(12):
         for subscriber in scene.random.sample(scene.subscribers.all, 4):
             if scene.random.random() < 0.4:
@@ -440,7 +440,7 @@ async def clients_cut(scene: Scene) -> None:
 
 @fault("clients-cut-in-replay")
 async def clients_cut_in_replay(scene: Scene) -> None:
-    """Clients are away for a second, and cut again and again while they are sent what they missed."""
+    """Clients are disconnected for a second, and cut repeatedly while they catch up."""
     cut = scene.random.sample(scene.subscribers.all, 6)
     for subscriber in cut:
         subscriber.cable.hush()
@@ -456,7 +456,7 @@ async def clients_cut_in_replay(scene: Scene) -> None:
 
 @fault("poison")
 async def poison(scene: Scene) -> None:
-    """Nonsense is published on the channels of nodes and rooms."""
+    """Invalid messages are published on the channels of nodes and rooms."""
     valkey = scene.cluster.valkey
     channels = valkey("PUBSUB", "CHANNELS", "{t*")
     assert channels

@@ -1,13 +1,13 @@
-"""What was acknowledged against what was heard. Pure: records in, figures out.
+"""Compares acknowledged with received events. Pure: records in, figures out.
 
-A *stay* is the time in which a client is owed everything that is said in a room. It begins when the client was told
-that it is in, and goes on over lost connections as long as the server says `recovered: true`. Where the server says
-otherwise (a new session, `resync`, `ticket:unsubscribed`) the stay is over: that is a told gap, and counted. Of an
-ended stay, what lies before the last event that was received in it is still owed.
+A *stay* is the time in which a client must receive every event of a room. It begins when the server confirms that the
+client has joined, and continues over lost connections as long as the server says `recovered: true`. If the server says
+otherwise (a new session, `resync`, `ticket:unsubscribed`), the stay ends: that is an announced gap, and it is counted.
+Of an ended stay, the events before the last one that was received are still required.
 
-An event is owed if it was acknowledged, and first sent after the stay began. A session (from one `recovered: false` to
-the next) must hear nothing twice, each publisher's events in their order, and everything in the order of the offsets.
-A client that can go on with its session must do so, as long as Valkey keeps what it has.
+An event is required if it was acknowledged, and first sent after the stay began. A session (from one `recovered: false`
+to the next) must receive nothing twice, each publisher's events in their order, and all events in the order of their
+offsets. A client that can resume its session must do so, as long as Valkey keeps its data.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Sent:
     key: Key
     rooms: frozenset[str]
     sent_s: float
-    kept: bool = True  # a node that lives keeps it for a Valkey that loses it; False: an emitter sent it
+    kept: bool = True  # a living node keeps it in case Valkey loses it; False: an emitter sent it
     acked_s: float = 0.0
     offset: str = ""
     tries: int = 0
-    by_id: bool = True  # a repetition is known by the publisher's id; False: by what the ticket has already
+    by_id: bool = True  # a repetition is recognised by the publisher's id; False: by the ticket's fields
 
 
 class Heard(NamedTuple):
@@ -45,26 +45,26 @@ class Heard(NamedTuple):
 class Stay:
     room: str
     from_s: float
-    upto: tuple[int, int] | None = None  # the last that was received, once it is over
+    upto: tuple[int, int] | None = None  # the last event that was received, if the stay has ended
     told_s: float | None = None
 
 
 @dataclass
 class Record:
-    """What one client was told. Its owner calls the methods as things happen; `now_s` is the loop's clock."""
+    """What one client received. Its owner calls the methods as events happen; `now_s` is the loop's clock."""
 
     name: str
-    resumes: bool = True  # False: its library knows no recovery
+    resumes: bool = True  # False: its library does not support recovery
     stays: list[Stay] = field(default_factory=list)
-    heard: list[Heard] = field(default_factory=list)  # of the session that goes on
+    heard: list[Heard] = field(default_factory=list)  # of the current session
     sessions: list[list[Heard]] = field(default_factory=list)
     cuts: int = 0
     recovered: int = 0
-    begun_anew: int = 0
+    new_sessions: int = 0
     resyncs: int = 0
     connected: bool = False
     last: tuple[int, int] = (0, 0)
-    before: set[Key] = field(default_factory=set)  # heard in this session in rounds that were judged
+    before: set[Key] = field(default_factory=set)  # received in this session, in rounds that were judged
 
     def joined(self, room: str, now_s: float) -> None:
         if not any(stay.room == room and stay.upto is None for stay in self.stays):
@@ -79,7 +79,7 @@ class Record:
         if recovered:
             self.recovered += 1
             return
-        self.begun_anew += 1
+        self.new_sessions += 1
         self.end_stays()
         self.sessions.append(self.heard)
         self.heard = []
@@ -91,18 +91,18 @@ class Record:
                 stay.upto, stay.told_s = self.last, told_s
 
     def resync(self, room: str, now_s: float) -> None:
-        """The room's events may be missing up to now; from here on they are owed again."""
+        """The room's events may be missing up to now; from here on they are required again."""
         self.resyncs += 1
         if any(stay.room == room and stay.upto is None for stay in self.stays):
             self.end_stays(room, told_s=now_s)
             self.joined(room, now_s)
 
     def begin_round(self) -> None:
-        """What was judged is judged: only what goes on is kept."""
+        """Forget the judged rounds; keep only what continues."""
         self.stays = [stay for stay in self.stays if stay.upto is None]
         self.before.update(heard.key for heard in self.heard)
         self.heard, self.sessions = [], []
-        self.cuts = self.recovered = self.begun_anew = self.resyncs = 0
+        self.cuts = self.recovered = self.new_sessions = self.resyncs = 0
 
 
 @dataclass
@@ -113,21 +113,21 @@ class Verdict:
     missing: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     disordered: list[str] = field(default_factory=list)
-    forgotten: list[str] = field(default_factory=list)  # sessions that were not there for who came back in time
-    # Where Valkey had lost its log: events of two publishers, or of one that went on at another node, heard in another
-    # order: the documented limit.
-    moved: int = 0
-    told: int = 0  # events that are not there, and the client was told so
-    # Changes of tickets that were repeated at a Valkey that had forgotten the ticket: the documented limit.
-    again: int = 0
-    unkept: int = 0  # events of emitters that were lost with Valkey: the documented limit
+    forgotten: list[str] = field(default_factory=list)  # lost sessions of clients that returned in time
+    # Only if Valkey lost its log: events of two publishers, or of one that changed its node, received in another order.
+    # This is the documented limit.
+    reordered: int = 0
+    announced: int = 0  # events that are missing in an announced gap
+    # Changes of tickets that were repeated after Valkey lost the ticket: the documented limit.
+    repeated: int = 0
+    emitter_lost: int = 0  # events of emitters that were lost with Valkey: the documented limit
     resyncs: int = 0
     recovered: int = 0
-    begun_anew: int = 0
+    new_sessions: int = 0
     retried: int = 0
     longest_gap_s: float = 0.0
-    facts: int = 0  # chat messages and notifications that were acknowledged
-    lost_facts: list[str] = field(default_factory=list)  # those that the history or the bell has not, or otherwise
+    facts: int = 0  # acknowledged chat messages and notifications
+    lost_facts: list[str] = field(default_factory=list)  # those that are missing or wrong in the history or the list
 
     @property
     def clean(self) -> bool:
@@ -145,7 +145,7 @@ class Verdict:
 
 
 def judge(sent: Iterable[Sent], records: Iterable[Record], *, log_kept: bool = True) -> Verdict:
-    """Return the figures. `log_kept`: Valkey lost nothing, so all clients must have heard one order."""
+    """Return the figures. `log_kept`: Valkey lost nothing, so all clients must have received one order."""
     verdict, records = Verdict(), list(records)
     events = {event.key: event for event in sent}
     acked = [event for event in events.values() if event.offset]
@@ -155,9 +155,9 @@ def judge(sent: Iterable[Sent], records: Iterable[Record], *, log_kept: bool = T
     for record in records:
         verdict.resyncs += record.resyncs
         verdict.recovered += record.recovered
-        verdict.begun_anew += record.begun_anew
-        if log_kept and record.resumes and record.begun_anew:
-            verdict.forgotten.append(f"{record.name} began anew {record.begun_anew} times")
+        verdict.new_sessions += record.new_sessions
+        if log_kept and record.resumes and record.new_sessions:
+            verdict.forgotten.append(f"{record.name} started {record.new_sessions} new sessions")
         heard: set[Key] = set()
         for session in (*record.sessions, record.heard):
             _session(record, session, verdict, events, log_kept)
@@ -187,9 +187,9 @@ def _owed(record: Record, acked: list[Sent], heard: set[Key], verdict: Verdict, 
         if there:
             continue
         if not owed:
-            verdict.told += 1
+            verdict.announced += 1
         elif not event.kept and not log_kept:
-            verdict.unkept += 1
+            verdict.emitter_lost += 1
         else:
             verdict.missing.append(f"{record.name} lacks {event.key} {event.offset} of {sorted(event.rooms)}")
 
@@ -203,7 +203,7 @@ def _session(
     for heard in session:
         sent = events.get(heard.key)
         if heard.key in known and sent is not None and not (sent.by_id or log_kept) and sent.tries > 1:
-            verdict.again += 1
+            verdict.repeated += 1
             continue
         if heard.key in known:
             verdict.doubled.append(f"{record.name} has {heard.key} twice, again at {heard.offset}")
@@ -214,7 +214,7 @@ def _session(
             later = events.get((publisher, counters[publisher]))
             went_on = any(event is not None and event.tries > 1 for event in (sent, later))  # at another node
             if went_on and not log_kept:
-                verdict.moved += 1
+                verdict.reordered += 1
             else:
                 verdict.disordered.append(f"{record.name} heard {heard.key} after {counters[publisher]}")
         counters[publisher] = max(counter, counters.get(publisher, 0))
@@ -222,7 +222,7 @@ def _session(
             if log_kept:
                 verdict.disordered.append(f"{record.name} heard {heard.key} {heard.offset} after {key_at} {at}")
             else:
-                verdict.moved += 1
+                verdict.reordered += 1
         at, key_at = max(at, number(heard.offset)), heard.key
     times = [heard.at_s for heard in session]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]

@@ -1,6 +1,6 @@
-"""Who publishes: back ends over HTTP, changed tickets, an emitter, and volatile events beside them.
+"""The publishers: back ends over HTTP, changes of tickets, an emitter, and volatile events.
 
-Each sends one event after the other, numbered, and tries again under the same id until it is acknowledged.
+Each sends numbered events one after the other, and repeats each under the same id until it is acknowledged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.cluster.torture.judge import Key, Sent
 
 GIVE_UP_S = 60.0
 EMIT_TRY_S = 2.0
-# A change of a ticket is no event with an id: one that hangs in a frozen node would undo later ones when it thaws.
+# A change of a ticket has no id: one that hangs in a frozen node would undo later ones when the node wakes.
 PUT_TRY_S = 20.0
 PAUSE_S = 0.05
 EVENT = "torture"
@@ -28,7 +28,7 @@ NAMESPACE = "/tickets"
 
 
 class Publishers:
-    """All publishers of a run. `start` and `stop` a round; `sent` is what the round sent, by key."""
+    """All publishers of a run. `start` and `stop` a round; `sent` has the round's events by key."""
 
     def __init__(self, cluster: Cluster, rooms: list[tuple[str, ...]], tickets: list[str], seed: int) -> None:
         self.sent: dict[Key, Sent] = {}
@@ -76,7 +76,7 @@ class Publishers:
         self._tasks = [asyncio.create_task(self._run(name, at, work)) for at, (name, work) in enumerate(works)]
 
     async def stop(self) -> None:
-        """End the round: each publisher ends the event it is at."""
+        """End the round: each publisher finishes its current event."""
         self._stop.set()
         await asyncio.gather(*self._tasks)
         self._tasks = []
@@ -179,5 +179,5 @@ class Publishers:
 
 
 def _ticket(subject: str) -> dict[str, str]:
-    # All of it each time: a Valkey that was emptied knows nothing of the ticket.
+    # All fields each time: a Valkey that was emptied has lost the ticket.
     return {"subject": subject, "status": "open", "teamId": TEAM, "requesterId": "mia"}

@@ -1,4 +1,4 @@
-"""A run: one cluster, and one round after the other. A round is load, a fault, its healing, quiet, and the verdict."""
+"""A run: one cluster, and one round after the other. A round is load, a fault, healing, silence, and the verdict."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tests.cluster.torture.publishers import Publishers
 from tests.cluster.torture.subscribers import Subscribers
 from tests.cluster.torture.talkers import Talkers
 
-BEFORE_S = 0.8  # under load before the fault
-AFTER_S = 1.2  # and after it was healed
-QUIET_S = 20.0  # how long what was acknowledged may take to come
-DOUBLES_S = 0.4  # and how long a double is waited for then
+BEFORE_S = 0.8  # time under load before the fault
+AFTER_S = 1.2  # and after healing
+QUIET_S = 20.0  # how long acknowledged events may take to arrive
+DOUBLES_S = 0.4  # and how long to wait for duplicates afterwards
 LOOK_S = 0.2
 TICKETS = ["t1", "t2"]
 
 
 @dataclass
 class Row:
-    """What a round found. `ready_s`: from the end of the fault until every node was ready."""
+    """The result of a round. `ready_s`: from the end of the fault until every node was ready."""
 
     fault: str
     seconds: float
@@ -39,7 +39,7 @@ class Row:
 
 
 class Run:
-    """Made by `running`."""
+    """A run; `running` creates it."""
 
     def __init__(self, cluster: Cluster, seed: int, *, long: bool = False) -> None:
         self.cluster = cluster
@@ -50,7 +50,7 @@ class Run:
         self.scene = Scene(cluster, self.subscribers, self.random, long)
 
     async def play(self, name: str) -> Row:
-        """Play one round. Raises AssertionError if the cluster does not become ready again."""
+        """Run one round. Raises AssertionError if the cluster does not become ready again."""
         fault, began = FAULTS[name], time.monotonic()
         for record in self.subscribers.records:
             record.begin_round()

@@ -1,7 +1,7 @@
-"""Who listens: native websockets that resume by themselves, and stock Socket.IO clients of Node and Python.
+"""The clients: native websockets that resume by themselves, and stock Socket.IO clients of Node and Python.
 
-Each is behind a cable of its own that leads to a usable node, as a balancer would choose it. When the connection is
-lost, a client comes back through the same cable, and so to the same node or another.
+Each has its own cable to a usable node, as a balancer would choose it. When the connection is lost, a client reconnects
+through the same cable, to the same node or another.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Subscriber:
         self.rooms = [f"user:{name}", "role:agent", f"team:{team}"]
         self.record = Record(name)
         self.volatile = 0
-        self.created: set[tuple[str, int]] = set()  # tickets' events that went to the team: the ticket was new
+        self.created: set[tuple[str, int]] = set()  # events of new tickets, which went to the team
         self.cable = Cable("127.0.0.1", 0)
         self.cable.route = self._route
         self.node: Node | None = None
         self._team = team
         self._cluster = cluster
         self._random = random.Random(seed)
-        self.asks_once = False  # it does not look whether it may subscribe, and asks again when it comes back
+        self.asks_once = False  # ignores refused subscriptions, and subscribes again when it reconnects
         self._joins: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -63,7 +63,7 @@ class Subscriber:
         await self._open(port)
         owed = len(self.rooms) + len(self.tickets)
         await until(lambda: self.record.connected and len(self.record.stays) == owed, f"{self.name} is in", 20)
-        self.record.begun_anew = 0  # the first time is no loss
+        self.record.new_sessions = 0  # the first session is not a loss
 
     async def close(self) -> None:
         self._closing = True
@@ -87,7 +87,7 @@ class Subscriber:
     async def _ask(self, event: str, data: Any) -> Any:
         """Return the answer to a call. Raises any exception if there is none."""
 
-    # ── what it is told ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── events ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def is_in(self, recovered: bool) -> None:
         self.record.came_back(recovered)
@@ -102,7 +102,7 @@ class Subscriber:
         self.record.connected = False
         self.record.cuts += 1
 
-    def told(self, event: str, data: Any, offset: str) -> None:
+    def received(self, event: str, data: Any, offset: str) -> None:
         now_s = time.monotonic()
         if event == EVENT:
             if offset:
@@ -126,18 +126,18 @@ class Subscriber:
             self._subscribe(data["ticketId"])
 
     def _subscribe(self, ticket: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._until_subscribed(ticket, self.record.begun_anew))
+        task = asyncio.get_running_loop().create_task(self._until_subscribed(ticket, self.record.new_sessions))
         self._joins.add(task)
         task.add_done_callback(self._joins.discard)
 
     async def _until_subscribed(self, ticket: str, session: int) -> None:
-        """Ask until the answer is yes. Another session asks for itself."""
-        while not self._closing and self.record.begun_anew == session:
+        """Subscribe until it succeeds. A new session subscribes for itself."""
+        while not self._closing and self.record.new_sessions == session:
             try:
                 answer = await self._ask("ticket:subscribe", {"ticketId": ticket})
-            except Exception:  # whatever the library raises: there is no answer, and the client comes back or not
+            except Exception:  # whatever the library raises means no answer; the client may reconnect
                 answer = {}
-            if answer.get("ok") and self.record.begun_anew == session:
+            if answer.get("ok") and self.record.new_sessions == session:
                 self.record.joined(f"ticket:{ticket}", time.monotonic())
                 return
             if self.asks_once:
@@ -146,7 +146,7 @@ class Subscriber:
 
 
 class Native(Subscriber):
-    """Comes back with its pid and the last offset it has seen."""
+    """A native client that returns with its pid and its last offset."""
 
     _socket: ClientConnection | None = None
     _running: asyncio.Task[None] | None = None
@@ -214,7 +214,7 @@ class Native(Subscriber):
         else:
             offset = frame.get("offset", "")
             self._offset = offset or self._offset
-            self.told(frame["event"], frame.get("data"), offset)
+            self.received(frame["event"], frame.get("data"), offset)
 
 
 class Stock(Subscriber):
@@ -247,7 +247,7 @@ class _StockPeer(NodePeer):
 
     def _heard(self, event: str, args: Sequence[Any]) -> None:
         offset = args[-1] if len(args) > 1 and isinstance(args[-1], str) else ""
-        self._owner.told(event, args[0] if args else None, offset)
+        self._owner.received(event, args[0] if args else None, offset)
 
     def _in(self, sid: str, recovered: bool) -> None:
         super()._in(sid, recovered)
@@ -260,7 +260,7 @@ class _StockPeer(NodePeer):
 
 
 class Python(Subscriber):
-    """python-socketio, which knows no recovery: every return is a new session."""
+    """python-socketio, which does not support recovery: every reconnect is a new session."""
 
     _client: Any = None
     _http: aiohttp.ClientSession | None = None
@@ -275,13 +275,13 @@ class Python(Subscriber):
         self._client.on("disconnect", lambda *why: self.is_out(), namespace=NAMESPACE)
         self._client.on("*", self._heard, namespace=NAMESPACE)
         url = f"http://127.0.0.1:{port}"
-        auth = {**self.auth, "recovery": True}  # with offsets, which the judge goes by
+        auth = {**self.auth, "recovery": True}  # with offsets, which the judge needs
         await self._client.connect(url, auth=auth, transports=["websocket"], namespaces=[NAMESPACE])
 
     async def _close(self) -> None:
         assert self._http is not None
         await self._client.shutdown()
-        if self._client.connected:  # a reconnect that was under way has come through meanwhile
+        if self._client.connected:  # a reconnect that was under way has succeeded in the meantime
             await self._client.shutdown()
         await self._http.close()
 
@@ -290,11 +290,11 @@ class Python(Subscriber):
 
     def _heard(self, event: str, *args: Any) -> None:
         offset = args[-1] if len(args) > 1 and isinstance(args[-1], str) else ""
-        self.told(event, args[0] if args else None, offset)
+        self.received(event, args[0] if args else None, offset)
 
 
 class Subscribers:
-    """All clients of a run. `rooms`: what publishers may choose from, so that every event concerns somebody."""
+    """All clients of a run. `rooms`: the rooms that publishers may choose, so that every event has a recipient."""
 
     def __init__(self, cluster: Cluster, tickets: list[str], seed: int) -> None:
         self._cluster = cluster
@@ -315,7 +315,7 @@ class Subscribers:
     def new(
         self, kind: type[Subscriber], name: str, team: str, tickets: Sequence[str] = (), seed: int = 1
     ) -> Subscriber:
-        """Return a client that is not among `all`, not opened."""
+        """Return a client that is not in `all`, not opened."""
         made = kind(self._cluster, name, team, tickets, seed)
         if isinstance(made, Stock):
             made.node_process = self._process
@@ -336,7 +336,7 @@ class Subscribers:
         return self._guests[-len(kinds) :]
 
     async def see_off(self) -> None:
-        """End the clients of `come`."""
+        """Close the clients of `come`."""
         guests, self._guests = self._guests, []
         for guest in guests:
             await guest.close()
@@ -362,7 +362,7 @@ class Subscribers:
 
     @contextmanager
     def counting_volatile(self) -> Iterator[list[int]]:
-        """Yield a list that holds, afterwards, how many volatile events each client had meanwhile."""
+        """Yield a list that afterwards holds how many volatile events each client received during the block."""
         before, found = [subscriber.volatile for subscriber in self.all], []
         yield found
         found += [s.volatile - b for s, b in zip(self.all, before, strict=True)]

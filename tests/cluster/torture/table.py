@@ -21,27 +21,27 @@ COLUMNS = (
     "forgotten",
     "facts",
     "wrong",
-    "told",
+    "announced",
     "resync",
-    "anew",
+    "new",
     "resumed",
     "retried",
-    "unkept",
-    "moved",
-    "again",
+    "emitter",
+    "reordered",
+    "repeated",
     "gap s",
 )
 
 
 def figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return one row of the table per fault, in the order they came first, and the total."""
+    """Return one row per fault, in the order of first appearance, and the total."""
     names = list(dict.fromkeys(row.fault for row in rows))
     found = [_sum(name, [row for row in rows if row.fault == name]) for name in names]
     return [*found, _sum("total", rows)]
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """Return the table as Markdown, so that it can stand in a page as it is."""
+    """Return the table as Markdown, as docs/reliability.md shows it."""
     table = [list(COLUMNS), *([str(row[name]) for name in COLUMNS] for row in figures(rows))]
     widths = [max(len(line[at]) for line in table) for at in range(len(COLUMNS))]
     lines = ["| " + " | ".join(_cell(line, at, widths) for at in range(len(COLUMNS))) + " |" for line in table]
@@ -67,14 +67,14 @@ def _sum(name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "forgotten": sum(len(v.forgotten) for v in verdicts),
         "facts": sum(v.facts for v in verdicts),
         "wrong": sum(len(v.lost_facts) for v in verdicts),
-        "told": sum(v.told for v in verdicts),
+        "announced": sum(v.announced for v in verdicts),
         "resync": sum(v.resyncs for v in verdicts),
-        "anew": sum(v.begun_anew for v in verdicts),
+        "new": sum(v.new_sessions for v in verdicts),
         "resumed": sum(v.recovered for v in verdicts),
         "retried": sum(v.retried for v in verdicts),
-        "unkept": sum(v.unkept for v in verdicts),
-        "moved": sum(v.moved for v in verdicts),
-        "again": sum(v.again for v in verdicts),
+        "emitter": sum(v.emitter_lost for v in verdicts),
+        "reordered": sum(v.reordered for v in verdicts),
+        "repeated": sum(v.repeated for v in verdicts),
         "gap s": round(max((v.longest_gap_s for v in verdicts), default=0.0), 2),
     }
 

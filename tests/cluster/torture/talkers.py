@@ -1,8 +1,8 @@
-"""Chat and notifications under faults: what was acknowledged must be in the history, and in the bell, once each.
+"""Chat and notifications under faults: everything acknowledged must be in the history or the list exactly once.
 
-One customer per round begins a conversation and says one line after the other, each again under its clientId until it
-is acknowledged, over whatever node answers. A back end notifies one user per round, by the ids of its own. Afterwards
-both are read to their ends and compared.
+One customer per round starts a conversation and sends one message after the other. Each is repeated under its clientId
+until a node acknowledges it. A back end notifies one user per round, with its own ids. Afterwards both are read
+completely and compared.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tests.cluster.torture.cluster import Cluster
 from tests.support.server import ServerProcess
 
 ANSWER_S = 3.0
-PAUSE_S = 0.25  # a customer may say five lines a second
+PAUSE_S = 0.25  # a customer may send five messages a second
 GIVE_UP_S = 60.0
 TOKEN_S = 86_000
 
 
 class NotAnswered(Exception):
-    """There was no answer, or one that says: again."""
+    """There was no answer, or one that asks to try again."""
 
 
 class Line:
-    """One native connection at a time, to any usable node; made anew for whoever asks when it is gone."""
+    """One native connection at a time, to any usable node. A lost one is replaced at the next call."""
 
     def __init__(self, cluster: Cluster, namespace: str, user: str, seed: int) -> None:
         self._cluster, self._namespace, self._user = cluster, namespace, user
@@ -41,7 +41,7 @@ class Line:
         self._calls = 0
 
     async def ask(self, event: str, **data: Any) -> dict[str, Any]:
-        """Return the answer. Raises NotAnswered; AssertionError for a refusal that is not to be tried again."""
+        """Return the answer. Raises NotAnswered; AssertionError for a final refusal."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 socket = self._socket or await self._connected()
@@ -60,7 +60,7 @@ class Line:
         raise AssertionError(f"{event} {data}: {answer}")
 
     async def until_answered(self, event: str, **data: Any) -> dict[str, Any]:
-        """The same, again and again."""
+        """Repeat the call until it is answered."""
         end = time.monotonic() + GIVE_UP_S
         while True:
             try:
@@ -100,7 +100,7 @@ class Talkers:
     async def start(self) -> None:
         self._rounds += 1
         self._stop.clear()
-        self._said: dict[str, tuple[int, str]] = {}  # by clientId, what was acknowledged: number and text
+        self._said: dict[str, tuple[int, str]] = {}  # acknowledged messages by clientId: number and text
         self._rung: set[str] = set()
         self._user = f"round{self._rounds}"
         seed = self._seed * 1000 + self._rounds
@@ -112,7 +112,7 @@ class Talkers:
         self._tasks = [loop.create_task(self._talk()), loop.create_task(self._ring())]
 
     async def stop(self) -> None:
-        """End the round: each ends what it is at."""
+        """End the round: each finishes its current call."""
         self._stop.set()
         await asyncio.gather(*self._tasks)
         self._tasks = []
@@ -130,7 +130,7 @@ class Talkers:
         return len(self._said) + len(self._rung)
 
     async def judge(self) -> list[str]:
-        """Return what is wrong with the history and the bell; nothing if both are what was acknowledged."""
+        """Return the errors in the history and the notifications; empty if both match what was acknowledged."""
         found = []
         history = await self._history()
         by_client = {message["clientId"]: (message["id"], message["text"]) for message in history}
