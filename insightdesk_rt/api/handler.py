@@ -21,10 +21,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from ipaddress import ip_address
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from msgspec import Struct
-from tornado.httputil import HTTPServerRequest
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from insightdesk_rt.api.audit_store import Entry
@@ -39,7 +39,6 @@ from insightdesk_rt.api.operation import (
     read_path,
     read_query,
 )
-from insightdesk_rt.api.sessions import COOKIE, Sessions, of_our_page
 from insightdesk_rt.engine.doors.peers import RemotePeer, direct_peer
 from insightdesk_rt.engine.errors import ERRORS, RtError
 from insightdesk_rt.engine.model import iso
@@ -61,6 +60,24 @@ MAX_WHAT = 1000  # characters of the request's fields that an audit entry keeps
 _CODES = {400: "BAD_REQUEST", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
 
 
+class CookieSessions(Protocol):
+    """Sign-ins of browsers, which send a cookie instead of a key or token (operations/console/sessions.py)."""
+
+    cookie: str  # its name
+
+    def accepts(self, method: str | None, headers: HTTPHeaders) -> bool:
+        """Return whether a page for which the cookie counts made this request."""
+        ...
+
+    async def credential(self, secret: str) -> str:
+        """Return the key or token of the sign-in. Raises RtError AUTH_TOKEN_MISSING, UNAVAILABLE."""
+        ...
+
+    async def close(self, secret: str) -> None:
+        """End the session on all nodes. Raises RtError UNAVAILABLE."""
+        ...
+
+
 class Admin:
     """What all handlers of the port share.
 
@@ -77,7 +94,7 @@ class Admin:
         hosts: Collection[str] = (),
         peer: Callable[[HTTPServerRequest], RemotePeer] = direct_peer,
         max_body_bytes: int = MAX_BODY_BYTES,
-        sessions: Sessions | None = None,
+        sessions: CookieSessions | None = None,
         now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self.access = access
@@ -240,12 +257,13 @@ class Handler(RequestHandler):
         authorization = self.request.headers.get_list("Authorization")
         if len(authorization) > 1:
             raise RtError("AUTH_TOKEN_INVALID")
-        cookie, sessions = self.get_cookie(COOKIE), self.admin.sessions
+        sessions = self.admin.sessions
+        cookie = self.get_cookie(sessions.cookie) if sessions is not None else None
         if authorization or not cookie or sessions is None:
             shown = authorization[0] if authorization else ""
             self.via = "key" if shown.rpartition(" ")[2].startswith(KEY_PREFIX) else "token"
             return access.principal(shown, address)
-        if not of_our_page(self.request.method, self.request.headers):
+        if not sessions.accepts(self.request.method, self.request.headers):
             raise RtError("FORBIDDEN", "The console's cookie is accepted from its own pages only.")
         self.via = "cookie"
         credential = await sessions.credential(cookie)

@@ -1,1 +1,1 @@
-"""The helpdesk's back end: what it pushes."""
+"""What the helpdesk's back end and the server do for each other."""

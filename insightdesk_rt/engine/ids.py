@@ -80,12 +80,6 @@ CONVERSATION = TICKET
 PUSH = IdKind(rf"^[A-Za-z0-9_.:\-]{{1,64}}{Z}", "of 1 to 64 letters, digits or any of _.:-")
 EVENT = _visible(128)  # the back end's id of an event of its own
 EVENT_NAME = IdKind(f"^[^{CONTROLS}]{{1,128}}{Z}", "of 1 to 128 characters, without control characters")
-# socket.io-parser 4.2: events that client libraries emit by themselves. A stock client that receives one ends its
-# connection, reconnects, is sent the same event from the log, and so on for ever.
-RESERVED_EVENTS = frozenset(
-    {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
-)
-RESERVED_EVENT = "This name is reserved by Socket.IO clients"
 SOCKET = IdKind(rf"^[A-Za-z0-9_\-]{{20}}{Z}", "of 20 letters, digits or any of _-")
 RULE = IdKind(rf"^[0-9a-f]{{20}}{Z}", "of 20 hexadecimal digits")
 

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator
 
 from insightdesk_rt.engine.dispatch.expiry import EXPIRING
 from insightdesk_rt.engine.dispatch.namespace import Namespace, Outbound
-from insightdesk_rt.engine.ids import EVENT_NAME, RESERVED_EVENT, RESERVED_EVENTS
+from insightdesk_rt.engine.ids import EVENT_NAME
+from insightdesk_rt.engine.wire.codec import RESERVED_EVENT, RESERVED_EVENTS
 from insightdesk_rt.helpdesk.chat.namespace import Chat
 from insightdesk_rt.helpdesk.dashboard.namespace import Dashboard
 from insightdesk_rt.helpdesk.main.namespace import Main

@@ -11,7 +11,6 @@ from insightdesk_rt.api.audit_store import AuditLog
 from insightdesk_rt.api.handler import Admin
 from insightdesk_rt.api.keys_and_scopes import AdminAccess
 from insightdesk_rt.api.openapi import Route, openapi_routes
-from insightdesk_rt.api.sessions import Sessions
 from insightdesk_rt.backend.feed.log import FeedLog
 from insightdesk_rt.backend.hooks.part import Hooks
 from insightdesk_rt.backend.part import BackendPart
@@ -28,6 +27,7 @@ from insightdesk_rt.engine.model import UserKeys
 from insightdesk_rt.engine.transport.lag import LoopLag
 from insightdesk_rt.helpdesk.presence.namespace import Presence
 from insightdesk_rt.operations.console.console import console_routes, session_routes
+from insightdesk_rt.operations.console.sessions import Sessions
 from insightdesk_rt.operations.moderation.access_rules import AccessRuleChanges
 from insightdesk_rt.operations.moderation.blocks import block_routes
 from insightdesk_rt.operations.moderation.log_levels import log_level_routes

@@ -17,8 +17,8 @@ from insightdesk_rt.engine.cluster.publisher import EventLogSettings, append_cal
 from insightdesk_rt.engine.cluster.resp import load_script
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.engine.ids import RESERVED_EVENTS
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, new_id, offset_key
+from insightdesk_rt.engine.wire.codec import RESERVED_EVENTS
 from tests.support.aio import aio, until
 
 NS, OTHER = "/tickets", "/chat"

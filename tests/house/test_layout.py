@@ -78,7 +78,7 @@ ONLY_IN = {
     "aiohttp": ("backend/",),
     "standardwebhooks": ("backend/",),
     "prometheus_client": ("operations/views/metrics",),
-    "cryptography": ("api/sessions", "app/certificates"),
+    "cryptography": ("operations/console/sessions", "app/certificates"),
     "socket": ("engine/transport", "engine/cluster", "engine/doors", "app"),
 }
 

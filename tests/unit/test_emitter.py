@@ -13,8 +13,8 @@ import pytest
 
 from insightdesk_rt.emitter import AsyncEmitter, Emitter
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.engine.ids import RESERVED_EVENTS
 from insightdesk_rt.engine.model import Offset, offset_key
+from insightdesk_rt.engine.wire.codec import RESERVED_EVENTS
 from tests.contract.test_backplane import NS, A, B, cluster
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey

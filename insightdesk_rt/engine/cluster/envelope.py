@@ -18,9 +18,9 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from insightdesk_rt.engine.ids import RESERVED_EVENTS
 from insightdesk_rt.engine.model import Event, Offset, Room, offset_key
 from insightdesk_rt.engine.wire import json
+from insightdesk_rt.engine.wire.codec import RESERVED_EVENTS
 
 VERSION = b"1"
 MAX_NUMBER = 2**53  # what Lua's numbers hold exactly

@@ -26,10 +26,10 @@ from insightdesk_rt.engine.cluster.names import Key, Names
 from insightdesk_rt.engine.cluster.resp import Arg, load_script
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError, used_before
-from insightdesk_rt.engine.ids import RESERVED_EVENT, RESERVED_EVENTS
 from insightdesk_rt.engine.model import Event, Offset, offset_key
 from insightdesk_rt.engine.settings import BytesLimit, Help, SettingsPart
 from insightdesk_rt.engine.wire import json
+from insightdesk_rt.engine.wire.codec import RESERVED_EVENT, RESERVED_EVENTS
 
 FORK_S = 60.0  # as long as nodes remember the ids of delivered events
 FORK_BYTES = 16_000_000  # of the events kept that long; if events dropped before are lost, clients must reload

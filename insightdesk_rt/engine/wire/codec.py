@@ -11,6 +11,13 @@ from typing import Protocol
 
 from msgspec import Raw, Struct
 
+# socket.io-parser 4.2: events that client libraries emit by themselves. A stock client that receives one ends its
+# connection, reconnects, is sent the same event from the log, and so on for ever.
+RESERVED_EVENTS = frozenset(
+    {"connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"}
+)
+RESERVED_EVENT = "This name is reserved by Socket.IO clients"
+
 
 class Connect(Struct, frozen=True, gc=False):
     """The client asks to join a namespace. `auth` is a JSON object as text (`token`; `pid` and `offset` to resume)."""

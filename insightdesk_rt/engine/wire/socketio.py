@@ -34,11 +34,10 @@ from typing import Any, NamedTuple
 from msgspec import Raw
 
 from insightdesk_rt.engine.errors import TooBig, WireError
-from insightdesk_rt.engine.ids import RESERVED_EVENTS
 from insightdesk_rt.engine.rate_limits import ANY
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.attachments import check_placeholders, take_out, with_attachments
-from insightdesk_rt.engine.wire.codec import Ack, Call, Codec, Connect, Encoded, Inbound, Leave
+from insightdesk_rt.engine.wire.codec import RESERVED_EVENTS, Ack, Call, Codec, Connect, Encoded, Inbound, Leave
 from insightdesk_rt.engine.wire.frames import encoded, text_frame
 from insightdesk_rt.engine.wire.limits import PacketLimits
 from insightdesk_rt.engine.wire.unfinished import numbers

@@ -23,10 +23,10 @@ from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.keys_and_scopes import Principal, Scope
 from insightdesk_rt.api.openapi import Route
 from insightdesk_rt.api.operation import Answer
-from insightdesk_rt.api.sessions import COOKIE, SESSION_S, Sessions, of_our_page
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import UserKeys
 from insightdesk_rt.engine.wire.texts import WORDS
+from insightdesk_rt.operations.console.sessions import COOKIE, SESSION_S, Sessions, of_our_page
 
 FOLDER = Path(__file__).parent / "static"
 TYPES = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from insightdesk_rt.engine.errors import WireError
-from insightdesk_rt.engine.ids import RESERVED_EVENTS as RESERVED
+from insightdesk_rt.engine.wire.codec import RESERVED_EVENTS as RESERVED
 from insightdesk_rt.engine.wire.codec import Ack, Call, Codec, Connect, WireSession
 from insightdesk_rt.engine.wire.frames import ping_frame
 from insightdesk_rt.engine.wire.native import PING, NativeCodec, NativeSession

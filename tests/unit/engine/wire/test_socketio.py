@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from insightdesk_rt.engine.errors import TooBig, WireError
-from insightdesk_rt.engine.ids import RESERVED_EVENTS as RESERVED
 from insightdesk_rt.engine.wire.attachments import take_out
+from insightdesk_rt.engine.wire.codec import RESERVED_EVENTS as RESERVED
 from insightdesk_rt.engine.wire.codec import Ack, Call, Codec, Connect, Encoded, Inbound, Leave
 from insightdesk_rt.engine.wire.frames import FrameReader
 from insightdesk_rt.engine.wire.limits import PacketLimits

@@ -51,6 +51,8 @@ class _Seen(NamedTuple):
 class Sessions:
     """The sessions of all nodes on this Valkey. `now_s` is a monotonic clock."""
 
+    cookie = COOKIE
+
     def __init__(self, valkey: Valkey, now_s: Callable[[], float] = time.monotonic) -> None:
         self._valkey = valkey
         self._now_s = now_s
@@ -69,6 +71,10 @@ class Sessions:
         now_s = self._now_s()
         self._remember(name, _Seen(sealed, now_s, now_s + SESSION_S))
         return secret
+
+    def accepts(self, method: str | None, headers: HTTPHeaders) -> bool:
+        """Return whether a page of ours made this request, so that its cookie counts."""
+        return of_our_page(method, headers)
 
     async def credential(self, secret: str) -> str:
         """Return the key or token of the sign-in.

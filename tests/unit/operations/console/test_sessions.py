@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tornado.httputil import HTTPHeaders
 
-from insightdesk_rt.api.sessions import MAX_SEEN, OUTAGE_S, SESSION_S, Sessions, of_our_page
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.operations.console.sessions import MAX_SEEN, OUTAGE_S, SESSION_S, Sessions, of_our_page
 from tests.support.aio import aio, until
 from tests.support.own_valkey import OwnValkey
 
