@@ -315,6 +315,7 @@ BY_ID = {
     "operations/views/connections.py": "a line of the audit log",
     "app/cli/explain.py": "what a token says, with the role",
     "engine/cluster/requests.py": "what a node tells of a socket",
+    "backend/hooks/access.py": "what the host is asked about, with the role; answers are kept by key",
 }
 
 
