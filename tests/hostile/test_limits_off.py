@@ -72,7 +72,7 @@ async def test_namespaces_of_a_connection_are_limited_and_leaving_one_makes_room
     assert caller.refused == {ALL[2]: "TOO_MANY_CONNECTIONS"} and caller.code is None
     caller.socket.say(f"41{ALL[0]},")
     assert await caller.join(ALL[3], token)
-    assert (await caller.call(ALL[1], "nothing:such", {}))["error"]["code"] == "UNKNOWN_EVENT", "it goes on"
+    assert (await caller.call(ALL[1], "nothing:such", {}))["error"]["code"] == "UNKNOWN_EVENT", "the connection stays"
     await caller.close()
 
 

@@ -278,7 +278,7 @@ async def test_a_binary_post_is_refused_and_closes_the_session() -> None:
 async def test_a_body_that_is_too_long_gets_413_and_the_session_stays_open() -> None:
     async with door(max_payload_bytes=1_000) as d:
         client = await Polling.open(d)
-        # declared, and sent: the answer is not lost in a reset, and the connection can go on
+        # declared and sent: the answer is not lost in a reset, and the connection stays usable
         assert (await client.post("4" + "x" * 50_000)).status == 413
         assert (await client.post("40/chat,")).body == "ok"
         # declared, and never sent
@@ -1238,7 +1238,7 @@ async def test_a_websocket_key_that_is_not_16_bytes_is_refused(target: str, key:
 @pytest.mark.parametrize("target", [WEBSOCKET, "/rt/tickets"])
 @aio
 async def test_no_offer_of_compression_makes_the_handshake_fail(target: str) -> None:
-    """RFC 7692 5.1: an unacceptable offer is declined, and the connection goes on without compression."""
+    """RFC 7692 5.1: an unacceptable offer is declined, and the connection continues without compression."""
     offers = {
         "permessage-deflate; server_max_window_bits=8": None,
         "permessage-deflate; server_max_window_bits=8, permessage-deflate": "permessage-deflate",

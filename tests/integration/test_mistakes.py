@@ -1,4 +1,4 @@
-"""A handler that fails in a way that nobody foresaw: the client is told INTERNAL, and stays; the log has the traceback.
+"""A handler that fails unexpectedly: the client receives INTERNAL and stays connected; the log has the traceback.
 
 The feature with the mistakes is tests/integration/mistakes. It is added to a copy of the package.
 """

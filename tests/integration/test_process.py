@@ -342,7 +342,7 @@ class Polling:
         return said
 
 
-@pytest.mark.parametrize("fetches", [True, False], ids=["which fetches it", "which is away"])
+@pytest.mark.parametrize("fetches", [True, False], ids=["client fetches it", "client does not poll"])
 def test_messages_queued_for_a_polling_client_at_a_stop_are_not_lost(server: ServerProcess, fetches: bool) -> None:
     """Between two polls there is no connection to close. Messages that it does not fetch are replayed by recovery."""
     server.start()

@@ -64,7 +64,7 @@ class SessionHandler(Handler):
     keys: UserKeys
 
     async def identified(self) -> Principal | None:
-        """Whoever signs in is known by nothing yet but what the body says."""
+        """Return nobody for a sign-in: only its body contains the credential."""
         return None if self.request.method == "POST" else await super().identified()
 
     def check(self, scope: Scope | None) -> None:
@@ -78,7 +78,7 @@ class SessionHandler(Handler):
 
     @operation("viewer", answer=ConsoleSession)
     async def get(self) -> Answer:
-        """Who asks, and what they may."""
+        """Return who is signed in, and their scope."""
         assert self.who is not None
         return Answer(ConsoleSession(self.who.name, self.who.scope, self.via, self.keys.separate or UNSET))
 
@@ -97,7 +97,7 @@ class SessionHandler(Handler):
 
     @operation("viewer", answer=ConsoleSession)
     async def delete(self) -> Answer:
-        """Sign out: the cookie counts no more, on any node."""
+        """Sign out: the cookie becomes invalid on every node."""
         assert self.who is not None
         self.clear_cookie(COOKIE, **self._attributes())
         if self.via == "cookie":
@@ -114,7 +114,7 @@ class SessionHandler(Handler):
 
 
 class ConsoleFileHandler(Handler):
-    """A file of the console, asked for anew each time and answered with 304 while it is the same."""
+    """A file of the console. Browsers revalidate it each time and get 304 if it is unchanged."""
 
     SUPPORTED_METHODS: ClassVar[tuple[str, ...]] = ("GET", "HEAD")  # type: ignore[misc]
 

@@ -232,7 +232,7 @@ class BlockHandler(Handler):
 
     @operation("operator", query=Removal, answer=Ruled, action="block.remove", errors=("NOT_FOUND",))
     async def delete(self, id: RuleId, query: Removal) -> Answer:
-        """Take a block back."""
+        """Remove a block."""
         return await self.changes.remove(self.blocks.table, id)
 
 

@@ -174,7 +174,7 @@ class RevocationHandler(Handler):
 
     @operation("operator", query=Removal, answer=Ruled, action="session.unrevoke", errors=("NOT_FOUND",))
     async def delete(self, id: RuleId, query: Removal) -> Answer:
-        """Take a revocation back: its tokens are accepted again."""
+        """Remove a revocation: its tokens are accepted again."""
         return await self.changes.remove(self.revocations.table, id)
 
 

@@ -1,1 +1,1 @@
-"""A feature whose handlers fail in ways that nobody foresaw. For tests/integration/test_mistakes.py."""
+"""A feature whose handlers fail unexpectedly, for tests/integration/test_mistakes.py."""

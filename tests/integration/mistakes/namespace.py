@@ -9,7 +9,7 @@ from insightdesk_rt.engine.hub.socket import Socket
 
 
 class Mistake(Payload):
-    mark: str  # stands in the error, so that the log can be searched for it
+    mark: str  # part of the error's text, so that the log can be searched for it
 
 
 class Mistakes(Namespace):
@@ -26,4 +26,4 @@ class Mistakes(Namespace):
 
     @event("mistake:none")
     def none(self, socket: Socket, ask: Mistake) -> None:
-        """Nothing is wrong here."""
+        """A correct handler."""

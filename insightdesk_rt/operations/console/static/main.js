@@ -90,7 +90,7 @@ const DOTS = { up: ["good", "live"], down: ["bad", "stream lost"], wait: ["wait"
  * @param {import("./live.js").StreamState & {over?: boolean}} state
  */
 function state({ is, since, why, over = false }) {
-	// An outage lasts until a stream says otherwise, also when another page is opened meanwhile.
+	// An outage lasts until a stream says otherwise, also when another page is opened in the meantime.
 	if (is === "wait" && ["down", "partly"].includes(now.is)) return;
 	// An outage began when the first page noticed it: the stream of a new page does not know about earlier ones.
 	if (["down", "partly"].includes(is) && ["down", "partly"].includes(now.is)) since = Math.min(since ?? Infinity, now.since ?? Infinity);
