@@ -195,6 +195,7 @@ class Handler(RequestHandler):
     """The base of every handler of the port. A subclass annotates its parts as attributes; its route passes them in."""
 
     SUPPORTED_METHODS: ClassVar[tuple[str, ...]] = ("GET", "POST", "PUT", "PATCH", "DELETE")  # type: ignore[misc]
+    max_body_bytes: ClassVar[int] = 0  # of operations that take lists of changes; 0: as all others
 
     def initialize(self, admin: Admin, **parts: Any) -> None:
         self.admin = admin
@@ -230,7 +231,7 @@ class Handler(RequestHandler):
         self.request.connection.set_max_body_size(MAX_DRAINED_BYTES)  # type: ignore[union-attr]
         text = self.request.headers.get("Content-Length", "")
         length = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0  # Tornado refuses the rest
-        if length > self.admin.max_body_bytes:
+        if length > self.body_limit:
             self.refused = RtError("PAYLOAD_TOO_LARGE")
         if length > MAX_DRAINED_BYTES:
             self.request.connection.set_max_body_size(length)  # type: ignore[union-attr]
@@ -242,9 +243,13 @@ class Handler(RequestHandler):
         except RtError as refused:
             self.refused = refused
 
+    @property
+    def body_limit(self) -> int:
+        return self.max_body_bytes or self.admin.max_body_bytes
+
     def data_received(self, chunk: bytes) -> None:
         self._received += len(chunk)
-        if self._received > self.admin.max_body_bytes and self.refused is None:
+        if self._received > self.body_limit and self.refused is None:
             self.refused = RtError("PAYLOAD_TOO_LARGE")
         if self.refused is None:
             self._chunks.append(chunk)

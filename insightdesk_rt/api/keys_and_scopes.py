@@ -2,7 +2,11 @@
 
 A key is `irt_` and 256 random bits. The file holds its SHA-256; a slow hash is not needed for random keys. A line is
 
-    grafana   viewer   sha256:6f1c…        # name, scope, hash
+    grafana   viewer     sha256:6f1c…        # name, scope, hash
+    shop      publisher  sha256:9a04…  namespaces=/tickets rooms=ticket:,team:
+
+A publisher may call only the operations by which a back end pushes, and these only into its namespaces and rooms. It
+reads nothing. `Principal.require_push` holds the rule; each push operation calls it for every room it publishes to.
 
 The file is checked before each request with a key, so removing a line disables its key at once. If the file has an
 error (it is logged, with the line), the keys of its last valid state remain; if the file is deleted, there are no keys.
@@ -21,8 +25,9 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal, NamedTuple, get_args
+from urllib.parse import quote, unquote
 
 from msgspec import Struct
 
@@ -34,8 +39,15 @@ from insightdesk_rt.engine.settings import Help, Names, Port, SettingsPart
 
 log = logging.getLogger(__name__)
 
-Scope = Literal["viewer", "operator", "admin"]  # each includes those before it
+Scope = Literal["viewer", "operator", "admin", "publisher"]
 SCOPES: tuple[str, ...] = get_args(Scope)
+LADDER: tuple[str, ...] = (
+    "viewer",
+    "operator",
+    "admin",
+)  # each includes those before it; admin includes publisher, too
+PUBLISHER = "publisher"
+ANY_ROOM = "*"  # in a key's line: every room
 
 KEY_PREFIX = "irt_"
 KEY_BYTES = 32
@@ -64,12 +76,23 @@ class AdminSettings(SettingsPart, frozen=True):
         return all(map(is_loopback, self.admin_address))
 
 
+class PushLimits(Struct, frozen=True):
+    """Where a publisher's key may push: into these namespaces, to rooms whose names begin with one of these."""
+
+    namespaces: tuple[str, ...]
+    rooms: tuple[str, ...]  # prefixes; "" is the prefix of every room
+
+
 class Principal(Struct, frozen=True):
-    """The caller of a request and its scope. `name` is a user's id, or the name in a key's line."""
+    """The caller of a request and its scope. `name` is a user's id, or the name in a key's line.
+
+    `limits` are those of a publisher's key; None: it may push everywhere, if its scope allows pushing.
+    """
 
     name: str
     scope: Scope
     is_key: bool = False
+    limits: PushLimits | None = None
 
     @property
     def id(self) -> str:
@@ -82,7 +105,25 @@ class Principal(Struct, frozen=True):
         return f"user:{self.name}" if self.name.startswith(("key:", "user:")) else self.name
 
     def may(self, scope: Scope) -> bool:
-        return SCOPES.index(self.scope) >= SCOPES.index(scope)
+        """Whether the caller may use operations that need this scope, a publisher's key within its limits."""
+        if PUBLISHER in (scope, self.scope):
+            return self.scope in (scope, "admin")
+        return LADDER.index(self.scope) >= LADDER.index(scope)
+
+    def require_push(self, namespace: str, rooms: Iterable[str], field: str = "") -> None:
+        """Raise RtError FORBIDDEN unless the caller may push into the namespace, to each of the rooms.
+
+        `field` is the field of the request that the error names; "": none.
+        """
+        limits = self.limits
+        if limits is None:
+            return
+        named = {"field": field} if field else {}
+        if namespace not in limits.namespaces:
+            raise RtError("FORBIDDEN", f"This key may not push into {namespace}.", **named)
+        for room in rooms:
+            if not room.startswith(limits.rooms):
+                raise RtError("FORBIDDEN", f"This key may not push to the room {room}.", **named)
 
 
 class AdminKey(NamedTuple):
@@ -90,12 +131,12 @@ class AdminKey(NamedTuple):
     hash: str
 
 
-def new_key(name: str, scope: str) -> tuple[str, str]:
+def new_key(name: str, scope: str, limits: PushLimits | None = None) -> tuple[str, str]:
     """Return a new key and its line for the file. Raises ValueError for a name that the file cannot hold."""
     if not _NAME.fullmatch(name):
         raise ValueError("a name has 1 to 64 letters, digits or _.@-")
     key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    return key, f"{name} {scope} {_hashed(key)}"
+    return key, " ".join([name, scope, _hashed(key), *(_limit_words(limits) if limits else ())])
 
 
 def parse_keys(text: str) -> list[AdminKey]:
@@ -105,21 +146,49 @@ def parse_keys(text: str) -> list[AdminKey]:
         words = line.partition("#")[0].split()
         if not words:
             continue
-        if len(words) != 3:
-            raise ValueError(f"line {number}: expected name, scope and hash")
-        name, scope, hash = words
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"line {number}: a name has 1 to 64 letters, digits or _.@-")
-        if scope not in SCOPES:
-            raise ValueError(f"line {number}: the scope is one of {', '.join(SCOPES)}")
-        if not _HASH.fullmatch(hash):
-            raise ValueError(
-                f"line {number}: expected sha256: and 64 hexadecimal digits, as `insightdesk-rt key` prints them"
-            )
-        if name in keys:
-            raise ValueError(f"line {number}: the name {name} occurs twice")
-        keys[name] = AdminKey(Principal(name, scope, is_key=True), hash)  # type: ignore[arg-type]  # it is in SCOPES
+        try:
+            key = _parse_key(words)
+        except ValueError as why:
+            raise ValueError(f"line {number}: {why}") from None
+        if key.principal.name in keys:
+            raise ValueError(f"line {number}: the name {key.principal.name} occurs twice")
+        keys[key.principal.name] = key
     return list(keys.values())
+
+
+def _parse_key(words: Sequence[str]) -> AdminKey:
+    if len(words) < 3 or (len(words) > 3 and words[1] != PUBLISHER):
+        raise ValueError("expected name, scope and hash")
+    name, scope, hash, *limits = words
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name has 1 to 64 letters, digits or _.@-")
+    if scope not in SCOPES:
+        raise ValueError(f"the scope is one of {', '.join(SCOPES)}")
+    if not _HASH.fullmatch(hash):
+        raise ValueError("expected sha256: and 64 hexadecimal digits, as `insightdesk-rt key` prints them")
+    found = _parse_limits(limits) if scope == PUBLISHER else None
+    return AdminKey(Principal(name, scope, True, found), hash)  # type: ignore[arg-type]  # it is in SCOPES
+
+
+def _parse_limits(words: Sequence[str]) -> PushLimits:
+    fields = dict(word.partition("=")[::2] for word in words)
+    if len(words) != 2 or set(fields) != {"namespaces", "rooms"}:
+        raise ValueError("a publisher has two more words, like namespaces=/tickets rooms=ticket:,team:")
+    return push_limits(*([unquote(one) for one in fields[name].split(",")] for name in ("namespaces", "rooms")))
+
+
+def push_limits(namespaces: Sequence[str], rooms: Sequence[str]) -> PushLimits:
+    """Return the limits of a publisher. Raises ValueError for an empty list or item; every room is `*`."""
+    for name, given in (("namespaces", namespaces), ("rooms", rooms)):
+        if not given or not all(given):
+            raise ValueError(f"{name}: expected one or several, separated by commas, and none of them empty")
+    return PushLimits(tuple(namespaces), tuple("" if room == ANY_ROOM else room for room in rooms))
+
+
+def _limit_words(limits: PushLimits) -> tuple[str, str]:
+    """Return the limits as words of a line. Spaces, commas and other special characters are percent-encoded."""
+    namespaces = ",".join(quote(one) for one in limits.namespaces)
+    return f"namespaces={namespaces}", "rooms=" + ",".join(quote(room, "/:") or ANY_ROOM for room in limits.rooms)
 
 
 class KeyFile:
@@ -146,6 +215,14 @@ class KeyFile:
             if hmac.compare_digest(one.hash, hashed):
                 found = one.principal
         return found
+
+    def reload(self) -> None:
+        """Re-read the file now, and log how many keys there are. An error leaves the keys as they are."""
+        if not self._path:
+            return
+        self._seen = self._seen and (0,)  # differs from the state of every file
+        self._refresh()
+        log.info("the file of admin keys was read again", extra={"file": self._path, "keys": len(self._keys)})
 
     def _refresh(self) -> None:
         if not self._path:

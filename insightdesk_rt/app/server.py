@@ -101,6 +101,7 @@ class Server:
         self.embedded: Embedded | None = None
         self._clients = clients
         self._drain_s = 0.0
+        self._admin_keys: KeyFile | None = None
         self._certificates = Certificates(loaded.settings.tls)
         self._ring: KeyRing | None = None
         self._start = Start(loaded, self.node_id, contextlib.AsyncExitStack())
@@ -118,10 +119,15 @@ class Server:
         await self._start.stop.aclose()
 
     def reload(self) -> None:
-        """Reload the certificate, and the keys that verify tokens, for new connections. Logs the result."""
+        """Reload the certificate for new connections, the keys that verify tokens, and those of the admin port.
+
+        Logs the results.
+        """
         self._certificates.reload()
         if self._ring is not None:
             self._ring.reload()
+        if self._admin_keys is not None:
+            self._admin_keys.reload()
 
     async def _build(self) -> None:
         start = self._start
@@ -129,6 +135,7 @@ class Server:
         self.port, self.admin_port = port_of(bound.clients), port_of(bound.admins)
         keys = await open_keys(start)
         self._ring = keys.ring
+        self._admin_keys = keys.admins
         cluster = await build_cluster(start, bound)
         self.embedded = cluster.embedded
         feed = build_feed(start, cluster)

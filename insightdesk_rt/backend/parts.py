@@ -4,8 +4,17 @@ from insightdesk_rt.backend.feed.routes import BackendFeed
 from insightdesk_rt.backend.hooks.part import Hooks
 from insightdesk_rt.backend.part import BackendPart
 from insightdesk_rt.backend.push.access import AccessRecheck
+from insightdesk_rt.backend.push.batch import BatchPush
 from insightdesk_rt.backend.push.emit import EmitPush
 from insightdesk_rt.backend.push.notifications import NotificationPush
 from insightdesk_rt.backend.push.tickets import TicketPush
 
-PARTS: tuple[type[BackendPart], ...] = (AccessRecheck, TicketPush, NotificationPush, EmitPush, BackendFeed, Hooks)
+PARTS: tuple[type[BackendPart], ...] = (
+    AccessRecheck,
+    BatchPush,
+    TicketPush,
+    NotificationPush,
+    EmitPush,
+    BackendFeed,
+    Hooks,
+)

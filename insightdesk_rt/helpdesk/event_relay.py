@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
-from insightdesk_rt.engine.model import NO_OFFSET, Offset, offset_key
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, offset_key
 from insightdesk_rt.helpdesk.pending_events import PendingEvent, PendingEvents
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 DELIVERED_WITHIN_S = 1.0  # taking access away matters more than that every client gets its last event first
 
 Publish = Callable[[PendingEvent], Awaitable[object]]
+Logged = Offset | RtError
 Revoke = Callable[[PendingEvent], Awaitable[object]]
-TellOf = Callable[[PendingEvent], Awaitable[object]]
+TellOf = Callable[..., Awaitable[object]]  # takes one change or several; tells of them in one step
 Spawn = Callable[[Coroutine[Any, Any, None], str], None]
 
 
@@ -59,12 +60,26 @@ class _Published(NamedTuple):
     id: str = ""
 
 
+class Together(NamedTuple):
+    """How a feature publishes the changes of a batch.
+
+    `events` returns the logged events of a change, in order; None for a change that must be published by itself,
+    because more than its events has to happen. `append_all` is the hub's. `published` is called with the changes that
+    the log has, and the offset of the last event of each. It must not raise.
+    """
+
+    events: Callable[[PendingEvent], Awaitable[Sequence[Event] | None]]
+    append_all: Callable[[Sequence[Event]], Awaitable[list[Logged]]]
+    published: Callable[[Sequence[tuple[PendingEvent, Offset]]], Awaitable[None]] | None = None
+
+
 class EventRelay:
     """Publishes the pending events of one store.
 
     `publish` logs one event under `event.id`. `spawn` runs work that nobody waits for. `revoke` takes the access that
     a change ends. `publish` does so too: `revoke` is for changes that must wait because an earlier event cannot be
-    published. What `revoke` fails to do is done when the event is published. `tell` tells the back end of the change.
+    published. What `revoke` fails to do is done when the event is published. `tell` tells the back end of changes.
+    `together` is for `publish_all`.
     """
 
     def __init__(
@@ -74,12 +89,14 @@ class EventRelay:
         spawn: Spawn,
         revoke: Revoke | None = None,
         tell: TellOf | None = None,
+        together: Together | None = None,
     ) -> None:
         self._store = store
         self._publish_one = publish
         self._spawn = spawn
         self._revoke = revoke
         self._tell = tell
+        self._together = together
         self._turns: dict[str, _SubjectTurn] = {}
 
     async def publish(self, events: Collection[PendingEvent]) -> None:
@@ -111,6 +128,124 @@ class EventRelay:
             why = got.refusal  # a copy: other callers may raise the same one
             raise RtError(why.code, why.message, **why.fields)
         return got.result
+
+    async def publish_all(self, changes: Sequence[Sequence[PendingEvent]]) -> list[Any]:
+        """Publish the pending events of many changes together, the events of one subject in order.
+
+        Returns for each change what `publish_or_raise` returns or raises for it. Changes that `Together` can publish
+        need one call to Valkey for all of them; the others are published as by `publish_or_raise`, side by side.
+        """
+        subjects: dict[str, dict[int, PendingEvent]] = {}
+        for events in changes:
+            for event in events:
+                subjects.setdefault(event.subject, {})[event.seq] = event
+        ordered = {subject: sorted(those.values(), key=lambda one: one.seq) for subject, those in subjects.items()}
+        found = await self._publish_together(ordered) if self._together is not None else {}
+        # The rest: somebody publishes the subject already, or the change must be published by itself.
+        rest = [subject for subject in ordered if (subject, ordered[subject][-1].seq) not in found]
+        done = await asyncio.gather(*(self._publish_in_turn(ordered[subject]) for subject in rest))
+        self._mark_published({subject: got.upto for subject, got in zip(rest, done, strict=True) if got.upto})
+        results = dict(zip(rest, done, strict=True))
+
+        def result(events: Sequence[PendingEvent]) -> Any:
+            if not events:
+                return None
+            last = events[-1]
+            if (got := results.get(last.subject)) is not None:
+                return got.refusal or got.result
+            return found[last.subject, last.seq]
+
+        return [result(events) for events in changes]
+
+    async def _publish_together(
+        self, subjects: Mapping[str, Sequence[PendingEvent]]
+    ) -> dict[tuple[str, int], Logged | None]:
+        """Publish subjects whose turn is free, in one call. Returns the results by subject and seq."""
+        assert self._together is not None
+        mine: dict[str, _SubjectTurn] = {}
+        try:
+            for subject in subjects:
+                if subject not in self._turns:  # nobody publishes it, so taking the turn does not wait
+                    mine[subject] = self._turns[subject] = turn = _SubjectTurn()
+                    turn.callers += 1
+                    await turn.lock.acquire()
+            prepared: list[tuple[PendingEvent, Sequence[Event]]] = []
+            for subject in list(mine):
+                if (events := await self._prepare(subjects[subject])) is None:
+                    self._end_turn(subject, mine.pop(subject))
+                else:
+                    prepared += zip(subjects[subject], events, strict=True)
+            return await self._append_prepared(prepared, mine) if prepared else {}
+        finally:
+            for subject, turn in mine.items():
+                self._end_turn(subject, turn)
+
+    async def _prepare(self, changes: Sequence[PendingEvent]) -> list[Sequence[Event]] | None:
+        """Return the events of a subject's changes, or None if one of them must be published by itself."""
+        assert self._together is not None
+        found = []
+        for change in changes:
+            try:
+                events = await self._together.events(change)
+            except Exception:  # it is tried again by itself, which logs what is wrong
+                return None
+            if not events:
+                return None
+            found.append(events)
+        return found
+
+    async def _append_prepared(
+        self, prepared: Sequence[tuple[PendingEvent, Sequence[Event]]], turns: Mapping[str, _SubjectTurn]
+    ) -> dict[tuple[str, int], Logged | None]:
+        assert self._together is not None
+        logged, untold = await asyncio.gather(
+            self._together.append_all([event for _, events in prepared for event in events]),
+            self._tell_all([change for change, _ in prepared]),
+        )
+        offsets = iter(logged)
+        found: dict[tuple[str, int], Logged | None] = {}
+        done: list[tuple[PendingEvent, Offset]] = []
+        upto: dict[str, int] = {}
+        for change, events in prepared:
+            results, turn = [next(offsets) for _ in events], turns[change.subject]
+            refusal = untold or next((one for one in results if isinstance(one, RtError)), None)
+            if refusal is not None and refusal.kind.retry:
+                turn.failures += 1
+                turn.refusal = found[change.subject, change.seq] = refusal
+                continue
+            if refusal is not None:  # as in `_try`
+                log.error("an event cannot be published", extra={"id": change.id, "why": refusal.code})
+            offset = next((one for one in reversed(results) if not isinstance(one, RtError)), None)
+            turn.upto = upto[change.subject] = change.seq
+            turn.result = found[change.subject, change.seq] = offset
+            if offset is not None:
+                done.append((change, offset))
+        self._mark_published(upto)
+        if done and self._together.published is not None:
+            await self._together.published(done)
+        return found
+
+    async def _tell_all(self, changes: Sequence[PendingEvent]) -> RtError | None:
+        """Tell the back end of changes in one step. Returns the error after which it must be done again."""
+        if self._tell is None:
+            return None
+        try:
+            try:
+                await self._tell(*changes)
+            except Exception as failed:
+                if isinstance(failed, RtError) and failed.kind.retry:
+                    raise
+                for change in changes:  # one of them cannot be told of, which this logs
+                    await self._tell_of(self._tell, change)
+        except RtError as refused:
+            return refused
+        return None
+
+    def _end_turn(self, subject: str, turn: _SubjectTurn) -> None:
+        turn.lock.release()
+        turn.callers -= 1
+        if not turn.callers:
+            del self._turns[subject]
 
     async def publish_overdue(self) -> None:
         """Publish what other nodes left pending. Call it every second or so on the node that leads."""

@@ -181,6 +181,23 @@ class ThisServer(Contestant):
         body = f'{{"status":"{status}","teamId":"{TEAM}","subject":"{"x" * 100}"}}'
         return request("PUT", f"/api/v1/tickets/{ticket_id}", body, self._admin)
 
+    def check_batch(self, count: int) -> None:
+        """Send a batch once. Raises AssertionError unless each of its tickets was created."""
+        with socket.create_connection(("127.0.0.1", self.admin_port), 5) as asked:
+            ask = self.put_tickets(count).replace("$NUMBER", "xcheck")  # as many characters as the generator puts there
+            asked.sendall(ask.replace("HTTP/1.1", "HTTP/1.0", 1).encode())
+            answer = b"".join(iter(lambda: asked.recv(65_536), b"")).decode()
+        assert answer.count('"version":1') == count and '"error"' not in answer, answer[:2_000]
+
+    def put_tickets(self, count: int) -> str:
+        """Return a batch that puts `count` tickets, others with each request."""
+        rows = ",".join(
+            f'{{"op":"ticket.put","ticketId":"$NUMBER-{number}","status":"open","teamId":"{TEAM}",'
+            f'"subject":"{"x" * 100}"}}'
+            for number in range(count)
+        )
+        return request("POST", "/api/v1/batch", f'{{"operations":[{rows}]}}', self._admin)
+
 
 class ThisServerJson(ThisServer):
     key, name, polls, many = "this-json", "insightdesk_rt, JSON at /rt", False, False

@@ -117,10 +117,13 @@ static void say(struct client *c, const char *text, size_t size) {
     transmit(c, out, frame(out, text, size));
 }
 
-static size_t filled(char *out, const char *text, const char *name, const char *value) { // text with name's place filled
-    const char *at = strstr(text, name);
-    if (!at) return (size_t)sprintf(out, "%s", text);
-    return (size_t)sprintf(out, "%.*s%s%s", (int)(at - text), text, value, at + strlen(name));
+static size_t filled(char *out, const char *text, const char *name, const char *value) { // each place of name filled
+    size_t size = 0, skip = strlen(name), more = strlen(value);
+    for (const char *at; (at = strstr(text, name)); text = at + skip) {
+        memcpy(out + size, text, at - text); size += at - text;
+        memcpy(out + size, value, more); size += more;
+    }
+    return size + (size_t)sprintf(out + size, "%s", text);
 }
 
 // ── opening ──────────────────────────────────────────────────────────────────────────────────────────────────────────

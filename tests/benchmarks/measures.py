@@ -374,6 +374,25 @@ class Tickets(Emits):
         return self.who.put_ticket("$NUMBER")
 
 
+class Batches(Emits):
+    """100 new tickets in a request."""
+
+    key, title = "push-batch", "POST /batch of 100 × ticket.put, 4 requests at a time"
+    unit, operations, connections = "ticket.put", 100, 4
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.who.check_batch(self.operations)
+
+    def request(self) -> str:
+        return self.who.put_tickets(self.operations)
+
+    def run(self) -> Values:
+        found = super().run()
+        shared = {name: found[name] / self.operations for name in ("cpu_us", "valkey_us")}
+        return {**found, **shared, "per_s": found["per_s"] * self.operations}
+
+
 class PresenceMeasure(OfThisServer):
     """2,000 agents of 20 teams connect, all disconnect, the grace ends. A transition is one connect or disconnect."""
 
@@ -454,4 +473,5 @@ ALL: tuple[type[Measure], ...] = (
     TwoNodes,
     Emits,
     Tickets,
+    Batches,
 )

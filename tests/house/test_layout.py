@@ -29,11 +29,11 @@ BUDGETS = {
     # again after a recheck of access, for all features and for clients that return; tokens of several
     # issuers; partitions of Valkey's keys
     "engine": 16_950,
-    "api": 1_800,
+    "api": 1_950,
     # access is asked of the host's Python check, of its back end, or both
-    "helpdesk": 7_600,
+    "helpdesk": 8_600,
     # the hooks: a client with its breaker, questions about access with their cache
-    "backend": 2_100,
+    "backend": 4_000,
     "operations": 4_900,
     "demo": 1_200,
     "app": 4_000,

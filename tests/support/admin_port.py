@@ -82,6 +82,17 @@ class Port:
             head += f"Content-Length: {len(content)}\r\n"
         return await self.send(head.encode() + b"\r\n" + (content if raw is None else raw))
 
+    async def send_and_leave(self, method: str, path: str, body: bytes) -> None:
+        """Send a whole request of an admin and close the connection without waiting for the answer."""
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: Bearer {token()}\r\nContent-Length: {len(body)}\r\n\r\n"
+        async with asyncio.timeout(10):
+            _, writer = await asyncio.open_connection("127.0.0.1", self.number)
+            writer.write(head.encode() + body)
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
     async def send(self, data: bytes) -> Reply:
         async with asyncio.timeout(10):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from insightdesk_rt.engine.counters import EventCounts
 from insightdesk_rt.engine.errors import CloseReason, RtError, used_before
@@ -28,6 +28,7 @@ class OneNode:
         self.unheard: list[tuple[str, Room]] = []
         self.published: list[Event] = []
         self.away = False
+        self.calls = 0  # of `append_all`
         self.floor = NO_OFFSET
         self.full = False  # it is there, and takes nothing
         self._ids: dict[str, Offset] = {}
@@ -68,6 +69,18 @@ class OneNode:
         self.log.append(logged)
         self.deliver(logged)
         return offset
+
+    async def append_all(self, events: Sequence[Event]) -> list[Offset | RtError]:
+        found: list[Offset | RtError] = []
+        self.calls += 1
+        for event in events:
+            try:
+                found.append(await self.append(event))
+            except RtError as refused:
+                if refused.kind.retry:
+                    return found + [refused] * (len(events) - len(found))
+                found.append(refused)
+        return found
 
     def publish(self, event: Event) -> None:
         self.published.append(event)

@@ -37,7 +37,8 @@ class Line:
 
     def __init__(self, log: fakes.OneNode, lines: list[Line]) -> None:
         self._log, self._lines = log, lines
-        self.append, self.listen, self.unlisten = log.append, log.listen, log.unlisten
+        self.append, self.append_all = log.append, log.append_all
+        self.listen, self.unlisten = log.listen, log.unlisten
         self.position, self.read, self.reach = log.position, log.read, log.reach
         lines.append(self)
 

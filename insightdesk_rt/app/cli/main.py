@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, get_args
 
 import insightdesk_rt
-from insightdesk_rt.api.keys_and_scopes import SCOPES, KeyFile, new_key
+from insightdesk_rt.api.keys_and_scopes import PUBLISHER, SCOPES, KeyFile, PushLimits, new_key, push_limits
 from insightdesk_rt.app import config
 from insightdesk_rt.app import logs as observe
 from insightdesk_rt.app.certificates import Certificates
@@ -30,6 +30,7 @@ from insightdesk_rt.app.config import ConfigError, LoadedSettings, Settings
 from insightdesk_rt.engine.claims import ClaimUse
 from insightdesk_rt.engine.model import Role
 from insightdesk_rt.engine.signing_keys import configured_keys
+from insightdesk_rt.helpdesk.features import PATHS, refuse_namespace
 from insightdesk_rt.helpdesk.tickets.access import find_factory
 from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 
@@ -128,14 +129,34 @@ def _check(loaded: LoadedSettings, options: argparse.Namespace) -> int:
 
 
 def _key(loaded: LoadedSettings, options: argparse.Namespace) -> int:
+    limits = _limits(options)
     try:
-        key, line = new_key(options.name, options.scope)
+        key, line = new_key(options.name, options.scope, limits)
     except ValueError as why:
         raise ConfigError(f"--name {options.name}: {why}") from None
     print(f"key   {key}\nline  {line}")
     file = loaded.settings.admin_port.admin_keys_file
     print(f"\nThe key is shown once. Add the line to {file or 'the file that admin_keys_file names'} (mode 600).")
     return DONE
+
+
+def _limits(options: argparse.Namespace) -> PushLimits | None:
+    """Return where a publisher may push; None for other scopes. Raises ConfigError."""
+    given = options.namespaces, options.rooms
+    if options.scope != PUBLISHER:
+        if any(one is not None for one in given):
+            raise ConfigError(f"--namespaces and --rooms are for --scope publisher; {options.scope} has no such limits")
+        return None
+    if any(one is None for one in given):
+        raise ConfigError("--scope publisher needs --namespaces and --rooms, for example /tickets and ticket:,team:")
+    namespaces, rooms = (one.split(",") for one in given)
+    for namespace in namespaces:
+        if refusal := refuse_namespace(namespace):
+            raise ConfigError(f"--namespaces {namespace}: {refusal}; there are {', '.join(PATHS)}")
+    try:
+        return push_limits(namespaces, rooms)
+    except ValueError as why:
+        raise ConfigError(f"--{why}") from None
 
 
 def _file_problems(settings: Settings) -> list[str]:
@@ -291,7 +312,16 @@ def _add_key(command: Adder, epilog: str) -> None:
     key = command("key", _key, "print a new key for the admin port, and the line that enables it", epilog)
     key.add_argument("--name", required=True, help="who uses it, for the audit log")
     key.add_argument(
-        "--scope", required=True, choices=SCOPES, help="viewer: read; operator: also act; admin: everything"
+        "--scope",
+        required=True,
+        choices=SCOPES,
+        help="viewer: read; operator: also act; admin: everything; publisher: only push",
+    )
+    key.add_argument(
+        "--namespaces", metavar="A,B", help="of a publisher: the namespaces it may push into, /tickets,/chat"
+    )
+    key.add_argument(
+        "--rooms", metavar="A,B", help="of a publisher: how the names of its rooms begin, ticket:,team:; * for all"
     )
 
 

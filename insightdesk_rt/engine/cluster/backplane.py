@@ -162,6 +162,9 @@ class ValkeyBackplane:
     async def append(self, event: Event) -> Offset:
         return await self._publisher.append(event)
 
+    async def append_all(self, events: Sequence[Event]) -> list[Offset | RtError]:
+        return await self._publisher.append_all(events)
+
     def publish(self, event: Event) -> None:
         self._publisher.publish(event)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
+from typing import TypeVar
 
 Arg = str | int | float | bytes
+K = TypeVar("K", bound=str)
 
 
 def pack(args: Sequence[Arg]) -> bytes:
@@ -28,6 +30,37 @@ class Script:
         self.source = source
         # The script's name for EVALSHA, not a signature.
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+# ARGV: how often to run; then for each run the number of its keys, the number of its arguments, and its arguments.
+_TIMES = """
+local answers, keys_at, args_at = {}, 1, 2
+for i = 1, tonumber(ARGV[1]) do
+  local keys, args = tonumber(ARGV[args_at]), tonumber(ARGV[args_at + 1])
+  answers[i] = run({ unpack(KEYS, keys_at, keys_at + keys - 1) }, { unpack(ARGV, args_at + 2, args_at + 1 + args) })
+  keys_at, args_at = keys_at + keys, args_at + 2 + args
+end
+return answers
+"""
+
+
+def several_times(script: Script) -> Script:
+    """Return a script that runs another one several times in one step, and returns the list of its answers.
+
+    `together` makes the keys and arguments of one call from those of each run.
+    """
+    return Script(f"{script.name}, several times", f"local function run(KEYS, ARGV)\n{script.source}\nend{_TIMES}")
+
+
+def together(calls: Sequence[tuple[Sequence[K], Sequence[Arg]]]) -> tuple[list[K], list[Arg]]:
+    """Return the keys and arguments for a script of `several_times`."""
+    keys: list[K] = []
+    args: list[Arg] = [len(calls)]
+    for own_keys, own_args in calls:
+        keys += own_keys
+        args += (len(own_keys), len(own_args))
+        args += own_args
+    return keys, args
 
 
 def load_script(package: str, name: str, *libraries: str) -> Script:

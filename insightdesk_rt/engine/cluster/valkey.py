@@ -148,6 +148,17 @@ class Valkey:
         pipe.learn(script)
         return await pipe.put(_Command(("EVALSHA", script.sha, len(keys), *keys, *args), script))
 
+    def begin(
+        self, script: Script, keys: Sequence[Key], args: Sequence[Arg], durable: bool = False
+    ) -> asyncio.Future[Any]:
+        """Queue a script for this turn's pipeline. The future has what `call` returns or raises. Raises UNAVAILABLE.
+
+        For many calls at once: a task for each would cost more than the call. All of the futures must be awaited.
+        """
+        pipe = self._for(durable)
+        pipe.learn(script)
+        return pipe.put(_Command(("EVALSHA", script.sha, len(keys), *keys, *args), script))
+
     def send(self, *args: Arg) -> bool:
         """Send a command without waiting for its answer. Returns False if Valkey is known to be unreachable."""
         if self._pipe.up:

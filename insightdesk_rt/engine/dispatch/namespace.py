@@ -295,6 +295,11 @@ class Namespace:
         assert out.logged, out.event
         return await self.hub.emit(self.path, rooms, out.event, json.encode_struct(out), skip, id)
 
+    def logged(self, out: Outbound, *rooms: Room, skip: Collection[str] = (), id: str) -> Event:
+        """Return the event that `emit` would log, for `Hub.append_all`."""
+        assert out.logged, out.event
+        return Event(self.path, out.event, json.encode_struct(out), rooms, tuple(skip), id)
+
     def later(self, key: object, delay_ms: int, call: Callable[..., None], *args: object) -> None:
         self._timers.later((self.path, key), delay_ms, call, *args)
 

@@ -1,4 +1,4 @@
-"""The hub's interface to the other nodes: eight methods, implemented in engine/cluster/backplane.py.
+"""The hub's interface to the other nodes: nine methods, implemented in engine/cluster/backplane.py.
 
 Both sides rely on this rule: a logged event reaches members only through `deliver`, in the order of the log, also on
 the node that published it. A volatile event is delivered there at once, and on other nodes through `deliver`.
@@ -6,11 +6,12 @@ the node that published it. A volatile event is delivered there at once, and on 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
+from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room
 
 
@@ -60,6 +61,13 @@ class Backplane(Protocol):
         """Append an event to its namespace's log, once per `event.id`, and return its offset.
 
         Raises RtError UNAVAILABLE if Valkey did not confirm within its deadline; the same id may be tried again.
+        """
+        ...
+
+    async def append_all(self, events: Sequence[Event]) -> list[Offset | RtError]:
+        """Append events of one namespace in this order; return the offset of each, or the error that `append` raises.
+
+        After an event that Valkey did not confirm, no later one is tried.
         """
         ...
 

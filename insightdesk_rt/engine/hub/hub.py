@@ -8,7 +8,7 @@ same order. A volatile event is delivered on this node at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, NamedTuple
 
@@ -287,6 +287,13 @@ class Hub:
         """
         event = Event(namespace, name, payload, tuple(rooms), tuple(skip), id or new_id(), fingerprint=fingerprint)
         return await self._backplane.append(event)
+
+    async def append_all(self, events: Sequence[Event]) -> list[Offset | RtError]:
+        """Log events of one namespace together, in this order; members receive them in one write.
+
+        Returns for each its offset, or the error that `emit` raises for it.
+        """
+        return await self._backplane.append_all(events)
 
     def publish(
         self, namespace: str, rooms: Collection[Room], name: str, payload: str, skip: Collection[str] = ()

@@ -16,6 +16,7 @@ from insightdesk_rt.engine.wire.texts import PLAIN, VISIBLE, OffsetText
 from insightdesk_rt.helpdesk.chat.conversation import Author, Conversation, Message, State
 
 MAX_HISTORY = 100
+MAX_SUBJECT = 200
 
 Text = Annotated[str, Meta(min_length=1, max_length=4_000, pattern=VISIBLE)]  # at most 16,000 bytes
 Comment = Annotated[str, Meta(max_length=1_000, pattern=PLAIN)]
@@ -27,7 +28,7 @@ MessageId = Annotated[int, Meta(ge=1, le=2**53)]
 
 class StartChat(Payload):
     clientId: ClientId
-    subject: Annotated[str, Meta(max_length=200, pattern=PLAIN)] = ""
+    subject: Annotated[str, Meta(max_length=MAX_SUBJECT, pattern=PLAIN)] = ""
     text: Text | None = None
     teamId: TeamIdText | None = None
 

@@ -23,6 +23,7 @@ from msgspec import Struct
 from insightdesk_rt.engine.dispatch.namespace import Namespace
 from insightdesk_rt.engine.model import (
     NO_OFFSET,
+    Event,
     Named,
     Offset,
     Person,
@@ -87,41 +88,48 @@ class ChatFeed:
 
         `agent_id` is the agent who has the conversation now; only a transfer needs it.
         """
+        hub, offset = self._namespace.hub, NO_OFFSET
+        for event in self.events(change, agent_id):
+            offset = await hub.emit(event.namespace, event.rooms, event.name, event.payload, event.skip, event.id)
+        return offset
+
+    def events(self, change: PendingEvent, agent_id: str = "") -> list[Event]:
+        """Return the events of one change in order. `agent_id`: see `publish`."""
         if change.kind == "message":
             m = json.decode(_message, change.data)
             message = out.ChatMessage(change.subject, m.id, out.at(m.at), m.author, m.text, m.clientId)
-            return await self._emit(message, chat_room(change.subject), id=change.id)
+            return [self._event(message, chat_room(change.subject), id=change.id)]
         if change.kind == "place":  # from an older version of this server, which logged it
-            return NO_OFFSET
+            return []
         if change.kind == "transferred":
-            return await self._transferred(json.decode(_fact, change.data), change.id, agent_id)
-        publish: Any = getattr(self, "_" + change.kind)
-        offset: Offset = await publish(json.decode(_fact, change.data), change.id)
-        return offset
+            return self._transferred(json.decode(_fact, change.data), change.id, agent_id)
+        make: Any = getattr(self, "_" + change.kind)
+        events: list[Event] = make(json.decode(_fact, change.data), change.id)
+        return events
 
-    async def _started(self, fact: ChatFact, id: str) -> Offset:
+    def _started(self, fact: ChatFact, id: str) -> list[Event]:
         customer, read = out.ChatMember(fact.customerId, fact.customerName, True), {"customer": 0, "agent": 0}
         seen = out.ConversationView(fact.conversationId, "waiting", customer, out.at(fact.at), 0, read)
         seen.subject, seen.teamId = fact.subject, fact.teamId
-        return await self._emit(out.ChatOpened(seen), self._customer_room(fact), id=id)
+        return [self._event(out.ChatOpened(seen), self._customer_room(fact), id=id)]
 
-    async def _queued(self, fact: ChatFact, id: str) -> Offset:
+    def _queued(self, fact: ChatFact, id: str) -> list[Event]:
         since = out.at(fact.waitingSince)
         customer = Person(fact.customerId, fact.customerName)  # type: ignore[arg-type]
         entry = out.QueueEntry(
             fact.conversationId, customer, out.at(fact.queuedAt), since, fact.teamId, fact.subject, fact.preview
         )
-        return await self._emit(out.ChatQueue(added=[entry]), *takers(fact.teamId), skip=(CUSTOMERS,), id=id)
+        return [self._event(out.ChatQueue(added=[entry]), *takers(fact.teamId), skip=(CUSTOMERS,), id=id)]
 
-    async def _dequeued(self, fact: ChatFact, id: str) -> Offset:
+    def _dequeued(self, fact: ChatFact, id: str) -> list[Event]:
         gone = out.ChatQueue(removed=[fact.conversationId])
-        return await self._emit(gone, *takers(fact.teamId), skip=(CUSTOMERS,), id=id)
+        return [self._event(gone, *takers(fact.teamId), skip=(CUSTOMERS,), id=id)]
 
-    async def _accepted(self, fact: ChatFact, id: str) -> Offset:
+    def _accepted(self, fact: ChatFact, id: str) -> list[Event]:
         taken = out.ChatTaken(fact.conversationId, Person(fact.agentId, fact.agentName), out.at(fact.at))  # type: ignore[arg-type]
-        return await self._to_members(taken, fact, id)
+        return self._to_members(taken, fact, id)
 
-    async def _transferred(self, fact: ChatFact, id: str, agent_id: str) -> Offset:
+    def _transferred(self, fact: ChatFact, id: str, agent_id: str) -> list[Event]:
         """Log a transfer. The caller has already removed users without access, so the staff room may get the note.
 
         A user's own room may be that of an agent who lost access, so its devices get the event without the note.
@@ -140,37 +148,37 @@ class ChatFeed:
         staff = chat_staff_room(fact.conversationId)
         new = [user_room(self._keys.staff(fact.agentId))] if fact.agentId and fact.agentId == agent_id else []
         whole = msgspec.structs.replace(moved, note=fact.note)
-        await self._emit(whole, staff, *new, skip=(CUSTOMERS,), id=id + ".staff")
+        events = [self._event(whole, staff, *new, skip=(CUSTOMERS,), id=id + ".staff")]
         others = [user_room(self._keys.staff(agent)) for agent in (fact.fromId, fact.agentId) if agent]
         if others := [room for room in others if room not in new]:
-            await self._emit(moved, *others, skip=(staff, CUSTOMERS), id=id + ".agents")
-        return await self._emit(moved, *self._customer_rooms(fact), skip=STAFF, id=id)
+            events.append(self._event(moved, *others, skip=(staff, CUSTOMERS), id=id + ".agents"))
+        return [*events, self._event(moved, *self._customer_rooms(fact), skip=STAFF, id=id)]
 
-    async def _closed(self, fact: ChatFact, id: str) -> Offset:
+    def _closed(self, fact: ChatFact, id: str) -> list[Event]:
         by = out.person(fact.byId, fact.byName)
         closed = out.ChatClosed(fact.conversationId, fact.reason, out.at(fact.at), by)
-        return await self._to_members(closed, fact, id)
+        return self._to_members(closed, fact, id)
 
-    async def _rated(self, fact: ChatFact, id: str) -> Offset:
-        return await self._to_members(out.ChatRated(fact.conversationId, fact.score, fact.comment), fact, id)
+    def _rated(self, fact: ChatFact, id: str) -> list[Event]:
+        return self._to_members(out.ChatRated(fact.conversationId, fact.score, fact.comment), fact, id)
 
-    async def _warned(self, fact: ChatFact, id: str) -> Offset:
-        return await self._to_members(out.IdleWarning(fact.conversationId, out.at(fact.closesAt)), fact, id)
+    def _warned(self, fact: ChatFact, id: str) -> list[Event]:
+        return self._to_members(out.IdleWarning(fact.conversationId, out.at(fact.closesAt)), fact, id)
 
-    async def _read(self, fact: ChatFact, id: str) -> Offset:
+    def _read(self, fact: ChatFact, id: str) -> list[Event]:
         who = self._named(fact)
         read = out.ReadUpTo(
             conversationId=fact.conversationId, userId=who.user_id, customerId=who.customer_id, upTo=fact.upTo
         )
-        return await self._emit(read, chat_room(fact.conversationId), id=id)
+        return [self._event(read, chat_room(fact.conversationId), id=id)]
 
-    async def _present(self, fact: ChatFact, id: str) -> Offset:
+    def _present(self, fact: ChatFact, id: str) -> list[Event]:
         room = chat_room(fact.conversationId)
         who = self._named(fact)
         present = out.PresentAgents(
             conversationId=fact.conversationId, userId=who.user_id, customerId=who.customer_id, online=fact.online
         )
-        return await self._emit(present, room, id=id)
+        return [self._event(present, room, id=id)]
 
     def _named(self, fact: ChatFact) -> Named:
         return Named(fact.userId, self._keys.separate and fact.side == "customer")
@@ -182,17 +190,16 @@ class ChatFeed:
         """Return the room of everybody who has it open, agents too, and the room of its customer's devices."""
         return [chat_room(fact.conversationId), self._customer_room(fact)]
 
-    async def _to_members(self, event: Any, fact: ChatFact, id: str) -> Offset:
-        """Log an event for everybody who has it open and the customer's devices, and one for the agent's devices."""
-        rooms = self._customer_rooms(fact)
+    def _to_members(self, out: Any, fact: ChatFact, id: str) -> list[Event]:
+        """Return an event for everybody who has it open and the customer's devices, after one for the agent's."""
+        rooms, events = self._customer_rooms(fact), []
         if fact.agentId:
-            await self._emit(
-                event, user_room(self._keys.staff(fact.agentId)), skip=(*rooms, CUSTOMERS), id=id + ".agent"
-            )
-        return await self._emit(event, *rooms, id=id)
+            agent = user_room(self._keys.staff(fact.agentId))
+            events.append(self._event(out, agent, skip=(*rooms, CUSTOMERS), id=id + ".agent"))
+        return [*events, self._event(out, *rooms, id=id)]
 
-    async def _emit(self, event: Any, *rooms: Room, skip: Any = (), id: str) -> Offset:
-        return await self._namespace.emit(event, *rooms, skip=skip, id=id) or NO_OFFSET
+    def _event(self, out: Any, *rooms: Room, skip: Any = (), id: str) -> Event:
+        return self._namespace.logged(out, *rooms, skip=skip, id=id)
 
 
 def takers(team_id: str) -> list[Room]:

@@ -54,12 +54,12 @@ from insightdesk_rt.engine.model import (
 )
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.chat import events as words
-from insightdesk_rt.helpdesk.chat.conversation import ConversationChange, Message
+from insightdesk_rt.helpdesk.chat.conversation import BegunConversation, ConversationChange, Message, StoredMessage
 from insightdesk_rt.helpdesk.chat.feed import ChatFeed
 from insightdesk_rt.helpdesk.chat.reports import CHAT_REPORTS, ChatReports
 from insightdesk_rt.helpdesk.chat.settings import ChatSettings
-from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatStore, ChatTimes
-from insightdesk_rt.helpdesk.event_relay import EventRelay, revoke_then_publish, until_delivered
+from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatRequest, ChatStore, ChatTimes
+from insightdesk_rt.helpdesk.event_relay import EventRelay, Together, revoke_then_publish, until_delivered
 from insightdesk_rt.helpdesk.pages import parts
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers
@@ -116,8 +116,8 @@ class Chat(Namespace):
         self._typing = TypingIndicators(self, typing, SHOWN, typing_ms)
         self._keys = keys
         self._feed = ChatFeed(self, keys)
-        tell_of = ChatReports(store, tell).tell
-        self._relay = EventRelay(store.pending, self._publish_event, self.spawn, self._revoke, tell_of)
+        tell_of, together = ChatReports(store, tell).tell, Together(self._events, hub.append_all)
+        self._relay = EventRelay(store.pending, self._publish_event, self.spawn, self._revoke, tell_of, together)
         self._arrivals = EventRelay(present.pending, self._publish_presence, self.spawn)
         self.connected_users = ConnectedUsers(present, incarnation, self._arrivals, fenced)
         self._incarnation = incarnation
@@ -153,9 +153,10 @@ class Chat(Namespace):
 
     def routes(self, api: Any) -> Iterable[Route]:
         # Not imported above: emitters import the table of features, and run where there is no Tornado.
+        from insightdesk_rt.helpdesk.chat.pushes import ChatPushes
         from insightdesk_rt.helpdesk.chat.routes import chat_routes
 
-        return chat_routes(api, self.store, self.publish_change)
+        return chat_routes(api, self.store, self.publish_change, ChatPushes(self.carry_out_all, self._keys))
 
     async def still_allowed(
         self, user: User, rooms: Collection[Room], starts: Mapping[Room, Right] = {}
@@ -280,6 +281,22 @@ class Chat(Namespace):
         await self._relay.publish_or_raise(change.pending)
         return words.view(change.conversation, True)
 
+    async def carry_out_all(self, requests: Sequence[ChatRequest]) -> list[BegunConversation | StoredMessage | RtError]:
+        """Do what a back end asks for, in order, and publish it together. Returns the result of each, or its error."""
+        # One pipeline: sent in this order, and done in this order.
+        done = await asyncio.gather(*map(self.store.carry_out, requests), return_exceptions=True)
+        found: list[BegunConversation | StoredMessage | RtError] = []
+        for one in done:
+            if isinstance(one, BaseException) and not isinstance(one, RtError):
+                raise one
+            found.append(one)
+        stored = [number for number, one in enumerate(found) if not isinstance(one, RtError)]
+        published = await self._relay.publish_all([found[number].pending for number in stored])  # type: ignore[union-attr]
+        for number, result in zip(stored, published, strict=True):
+            if isinstance(result, RtError):
+                found[number] = result
+        return found
+
     # ── talk ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @event(words.ChatMessage.event, limit=MESSAGES)
@@ -375,6 +392,10 @@ class Chat(Namespace):
                 await socket.room()
                 self.tell(socket, words.ChatQueue(added=part) if number else words.ChatQueue(waiting=part))
             shown = entries
+
+    async def _events(self, change: PendingEvent) -> list[Event] | None:
+        """Return the events of a change, None for a transfer: access is taken away before it is published."""
+        return None if change.kind == "transferred" else self._feed.events(change)
 
     async def _publish_event(self, change: PendingEvent) -> None:
         if change.kind != "transferred":

@@ -131,15 +131,18 @@ class ChatReports:
         self._store = store
         self._tell = tell
 
-    async def tell(self, record: PendingEvent) -> None:
-        """Tell of one change, if the back end is told of its kind. Raises RtError UNAVAILABLE."""
+    async def tell(self, *records: PendingEvent) -> None:
+        """Tell of those changes that the back end is told of, in one step. Raises RtError UNAVAILABLE."""
+        await self._tell([entry for record in records for entry in await self._entries(record)])
+
+    async def _entries(self, record: PendingEvent) -> list[FeedEntry]:
         if record.kind == "message":
             message = json.decode(_message, record.data)
-            await self._tell([FeedEntry(record.id, message.at, message_report(record.subject, message))])
-        elif record.kind in ("started", "accepted", "transferred", "closed", "rated"):
-            fact = json.decode(_fact, record.data)
-            reported = await self._reported(record.kind, fact)
-            await self._tell([FeedEntry(record.id + ending, fact.at, report) for ending, report in reported])
+            return [FeedEntry(record.id, message.at, message_report(record.subject, message))]
+        if record.kind not in ("started", "accepted", "transferred", "closed", "rated"):
+            return []
+        fact = json.decode(_fact, record.data)
+        return [FeedEntry(record.id + end, fact.at, report) for end, report in await self._reported(record.kind, fact)]
 
     async def _reported(self, kind: str, fact: ChatFact) -> Reported:
         if kind == "started":

@@ -1,6 +1,9 @@
-"""HTTP routes of the chat, for admins.
+"""HTTP routes of the chat, for admins and back ends.
 
 GET  /api/v1/chats                  conversations in one state, in pages
+POST /api/v1/chats                  start one for a customer
+GET  /api/v1/chats/{id}/messages    its transcript, in pages
+POST /api/v1/chats/{id}/messages    speak in it
 GET  /api/v1/chats/{id}             one conversation
 POST /api/v1/chats/{id}/close       end it
 POST /api/v1/chats/{id}/requeue     let it wait for another agent
@@ -18,14 +21,23 @@ from msgspec import Meta
 
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.keys_and_scopes import Principal
-from insightdesk_rt.api.operation import Answer, Change
+from insightdesk_rt.api.operation import Answer, Change, Query
 from insightdesk_rt.api.paging import Page, Paged, cut, read_cursor
 from insightdesk_rt.engine.dispatch.namespace import Route
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.ids import ConversationId, TeamIdText, UserIdText
 from insightdesk_rt.engine.model import User, UserId
 from insightdesk_rt.helpdesk.chat.conversation import ConversationChange, State
-from insightdesk_rt.helpdesk.chat.events import ConversationView, view
+from insightdesk_rt.helpdesk.chat.events import (
+    MAX_HISTORY,
+    ConversationView,
+    MessageAccepted,
+    MessageId,
+    MessagePage,
+    message_view,
+    view,
+)
+from insightdesk_rt.helpdesk.chat.pushes import BeginChatBody, ChatBegun, ChatPushes, SpeakBody
 from insightdesk_rt.helpdesk.chat.store import ChatStore
 
 BY_KEY = User(UserId("key:"), "admin", "Support")  # no user has this id; the audit log says which key it was
@@ -38,6 +50,11 @@ class FindChats(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
     state: State = "waiting"
 
 
+class FindMessages(Query, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    before: Annotated[MessageId | None, Meta(description="the number of a message; without it the newest ones")] = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_HISTORY)] = 50
+
+
 class Requeue(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
     teamId: Annotated[TeamIdText | None, Meta(description="another team's queue")] = None
 
@@ -48,6 +65,7 @@ class Assign(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class ChatsHandler(Handler):
     store: ChatStore
+    pushes: ChatPushes
 
     @operation("viewer", query=FindChats, answer=Page[ConversationView])
     async def get(self, query: FindChats) -> Answer:
@@ -56,6 +74,44 @@ class ChatsHandler(Handler):
         found = await self.store.listed(query.state, query.limit + 1, after)
         shown, cursor = cut(found, query.limit, lambda one: (one.at, one.conversation.id))
         return Answer(Page([view(one.conversation, True) for one in shown], cursor))
+
+    @operation("publisher", body=BeginChatBody, answer=ChatBegun, statuses=(201,), errors=("CONFLICT", "RATE_LIMITED"))
+    async def post(self, body: BeginChatBody) -> Answer:
+        """Start a conversation for a customer, who need not be connected. It waits for an agent.
+
+        The same request again finds the same conversation. CONFLICT: another request had the same `clientId`, or the
+        customer has as many open conversations as one may have.
+        """
+        return Answer(await self.pushes.carry_out(self.pushes.begin(self.asker, body)), 201)
+
+
+class MessagesHandler(Handler):
+    store: ChatStore
+    pushes: ChatPushes
+
+    @operation("viewer", query=FindMessages, answer=MessagePage, errors=("NOT_FOUND",))
+    async def get(self, conversation_id: ConversationId, query: FindMessages) -> Answer:
+        """Return the newest messages of a conversation, or those before a message, in order."""
+        if await self.store.get(conversation_id) is None:
+            raise RtError("NOT_FOUND", "There is no such conversation.")
+        page = await self.store.view(BY_KEY, conversation_id, query.limit, query.before)
+        return Answer(MessagePage([message_view(message) for message in page.messages], page.more))
+
+    @operation(
+        "publisher",
+        body=SpeakBody,
+        answer=MessageAccepted,
+        statuses=(201,),
+        errors=("NOT_FOUND", "CONFLICT", "RATE_LIMITED"),
+    )
+    async def post(self, conversation_id: ConversationId, body: SpeakBody) -> Answer:
+        """Speak in a conversation, as its customer or as an agent who need not be a member of it.
+
+        CONFLICT: it is closed, or another text had the same `clientId`. FORBIDDEN: the author has the role `customer`
+        and is another customer.
+        """
+        request = self.pushes.speak(self.asker, conversation_id, body)
+        return Answer(await self.pushes.carry_out(request), 201)
 
 
 class ChatHandler(Handler):
@@ -114,13 +170,15 @@ class AssignHandler(ActingHandler):
         return Answer(await self.publish(change))
 
 
-def chat_routes(admin: Admin, store: ChatStore, publish: Publish) -> list[Route]:
+def chat_routes(admin: Admin, store: ChatStore, publish: Publish, pushes: ChatPushes) -> list[Route]:
     """Return the routes of this file for a Tornado Application."""
     reading = {"admin": admin, "store": store}
     acting = {**reading, "publish": publish}
+    pushing = {**reading, "pushes": pushes}
     return [
-        (r"/api/v1/chats", ChatsHandler, reading),
+        (r"/api/v1/chats", ChatsHandler, pushing),
         (r"/api/v1/chats/([^/]+)", ChatHandler, reading),
+        (r"/api/v1/chats/([^/]+)/messages", MessagesHandler, pushing),
         (r"/api/v1/chats/([^/]+)/close", CloseHandler, acting),
         (r"/api/v1/chats/([^/]+)/requeue", RequeueHandler, acting),
         (r"/api/v1/chats/([^/]+)/assign", AssignHandler, acting),

@@ -86,6 +86,7 @@ PAGE_BYTES = 262_144  # of JSON: the messages in one answer
 MAX_PLACES = 500  # customers further back in a queue learn their place once they get this far
 PREVIEW = 200  # characters of the first message that agents see before they accept
 SERVER = ("", "server", "", "")  # the asking user, when the server itself acts
+BACKEND = "backend"  # `via` of what a back end does
 HOUSE = ("", "admin", "", "")  # the same, with access to everything
 
 REFUSALS = {
@@ -118,6 +119,21 @@ class ChatTimes(NamedTuple):
     customer_mark: str = ""  # UserKeys.mark
 
 
+class ChatRequest(NamedTuple):
+    """What a back end does in a chat: `user` speaks in a conversation, or begins one (`conversation_id` is "").
+
+    `customer_by_id`: a user with the id of the conversation's customer is the customer.
+    """
+
+    user: User
+    client_id: str
+    text: str
+    conversation_id: str
+    subject: str = ""
+    team_id: str = ""
+    customer_by_id: bool = False
+
+
 class ChatStore:
     """`present` stores in the same partition who is connected to the chat: agents who can take a transfer, customers
     who left the queue.
@@ -148,10 +164,11 @@ class ChatStore:
     # ── what users do; all raise RtError FORBIDDEN, UNAVAILABLE, and CONFLICT where it says so ───────────────────────
 
     async def start(
-        self, user: User, client_id: str, subject: str = "", team_id: str = "", text: str = ""
+        self, user: User, client_id: str, subject: str = "", team_id: str = "", text: str = "", via: str = ""
     ) -> BegunConversation:
         """Begin to wait for an agent. A repeat under the same `client_id` finds the same conversation.
 
+        `via` is BACKEND if the customer need not be connected: the conversation is then not closed as abandoned.
         CONFLICT: MAX_OPEN are open, or `client_id` was used for another request. RATE_LIMITED: DAY_BYTES.
         """
         body = _body(user, text, client_id) if text else ""
@@ -169,6 +186,7 @@ class ChatStore:
             asked,
             "c" + new_id(),
             DAY_BYTES,
+            via,
         )
         answer = await self._ask(START, user, *new)
         change = self._change(answer)
@@ -182,16 +200,32 @@ class ChatStore:
         """Take a waiting conversation. CONFLICT with `state` and `agent`: another agent took it, or it is closed."""
         return self._change(await self._ask(ACCEPT, user, conversation_id))
 
-    async def message(self, user: User, conversation_id: str, text: str, client_id: str) -> StoredMessage:
+    async def message(
+        self, user: User, conversation_id: str, text: str, client_id: str, via: str = ""
+    ) -> StoredMessage:
         """Store a message of a member. The same text under the same `client_id` gets the same answer.
 
+        With `via` BACKEND, staff need not be a member.
         CONFLICT: closed, MAX_MESSAGES, MAX_BYTES, or `client_id` was used for another text. RATE_LIMITED: the customer
         has used DAY_BYTES.
         """
         once = once_of(conversation_id, "s" if user.is_staff else "c", user.id, client_id)
-        own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once, MAX_BYTES, DAY_BYTES)
+        own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once, MAX_BYTES, DAY_BYTES, via)
         _, number, at, records = await self._ask(MESSAGE, user, *own)
         return StoredMessage(int(number), int(at), read_pending(self._name, conversation_id, records))
+
+    async def carry_out(self, request: ChatRequest) -> BegunConversation | StoredMessage:
+        """Do what a back end asks for. Raises RtError NOT_FOUND, and as `start` and `message`."""
+        user, conversation_id = request.user, request.conversation_id
+        if not conversation_id:
+            subject, team_id = request.subject, request.team_id
+            return await self.start(user, request.client_id, subject, team_id, request.text, BACKEND)
+        customer_id = await self._valkey.command("HGET", f"{self._keys[0]}:{conversation_id}", "customerId")
+        if customer_id is None:
+            raise RtError("NOT_FOUND", "There is no such conversation.")
+        if request.customer_by_id and user.id == customer_id:
+            user = msgspec.structs.replace(user, role="customer")
+        return await self.message(user, conversation_id, request.text, request.client_id, BACKEND)
 
     async def forget_older(self, now_s: float) -> None:
         """Forget changes that Valkey has had for KEEP_S. Call it every second. Raises RtError UNAVAILABLE."""

@@ -9,7 +9,7 @@ it is different.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -33,7 +33,7 @@ from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.ids import PushId
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, unix_ms, user_room
 from insightdesk_rt.engine.wire import json
-from insightdesk_rt.helpdesk.event_relay import EventRelay
+from insightdesk_rt.helpdesk.event_relay import EventRelay, Together
 from insightdesk_rt.helpdesk.notifications.reports import NOTIFICATION_REPORTS, NotificationReports
 from insightdesk_rt.helpdesk.notifications.settings import NotificationSettings
 from insightdesk_rt.helpdesk.notifications.store import (
@@ -50,7 +50,7 @@ from insightdesk_rt.helpdesk.pending_events import PendingEvent, subject_of
 NOTIFICATION = "notification"  # not an Outbound: the back end decides its fields
 SETTLE_MS = 250  # many times what a message between two nodes takes
 RETRY_MS = 1_000
-BATCH = 100  # users of a push that are handled at the same time
+BATCH = 100  # notifications of single users that are stored at the same time
 AGAIN_BATCH = 500  # notifications stored again at once
 
 
@@ -102,8 +102,9 @@ class Notifications(Namespace):
     def __init__(self, hub: Hub, timers: Timers, notifications: NotificationStore, tell: Tell = tell_nobody) -> None:
         super().__init__(hub, timers)
         self._store = notifications
-        tell_of = NotificationReports(tell).tell
-        self._relay = EventRelay(notifications.pending, self._publish_event, self.spawn, tell=tell_of)
+        tell_of, together = NotificationReports(tell).tell, Together(self._events, hub.append_all, self._published)
+        relay = EventRelay(notifications.pending, self._publish_event, self.spawn, tell=tell_of, together=together)
+        self._relay = relay
         self._published_counts: dict[str, int] = {}  # the last published count, of users whose count is checked again
 
     @classmethod
@@ -152,21 +153,47 @@ class Notifications(Namespace):
         Raises RtError UNAVAILABLE: the same call again does what is left. Raises CONFLICT if a user has another
         notification with that id, after all other users got theirs.
         """
-        users = list(dict.fromkeys(keys))
-        conflict: RtError | None = None
-        for start in range(0, len(users), BATCH):
-            batch = users[start : start + BATCH]
-            done = await asyncio.gather(*(self._push(key, content) for key in batch), return_exceptions=True)
-            for failed in done:
-                if isinstance(failed, RtError) and failed.code == "CONFLICT":
-                    conflict = failed
-                elif isinstance(failed, BaseException):
-                    raise failed
-        if conflict:
-            raise conflict
+        (refused,) = await self.push_all([(keys, content)])
+        if refused is not None:
+            raise refused
 
-    async def _push(self, key: str, content: Content) -> None:
-        await self._relay.publish_or_raise(await self._store.push(key, content))
+    async def push_all(self, pushes: Sequence[tuple[Collection[str], Content]]) -> list[RtError | None]:
+        """Store and publish several notifications, each for its users. Returns what `push` raises for each."""
+        each = [(number, key) for number, (keys, _) in enumerate(pushes) for key in dict.fromkeys(keys)]
+        refused: list[RtError | None] = [None] * len(pushes)
+
+        def refuse(number: int, why: RtError) -> None:
+            known = refused[number]
+            if known is None or known.code == "CONFLICT":  # another error says that not all is done
+                refused[number] = why
+
+        for start in range(0, len(each), BATCH):
+            batch = each[start : start + BATCH]
+            stored = await self._store_all([(number, key, pushes[number][1]) for number, key in batch], refuse)
+            published = await self._relay.publish_all([pending for _, pending in stored])
+            for (number, _), result in zip(stored, published, strict=True):
+                if isinstance(result, RtError):
+                    refuse(number, result)
+        return refused
+
+    async def _store_all(
+        self, pushes: Sequence[tuple[int, str, Content]], refuse: Callable[[int, RtError], None]
+    ) -> list[tuple[int, list[PendingEvent]]]:
+        """Store notifications of single users; return the pending events of each that was stored."""
+        begun, stored = [], []
+        try:
+            await self._store.recovered()
+            for number, key, content in pushes:
+                begun.append((number, key, content, self._store.begin(key, content)))
+        except RtError as why:
+            for number, _, _ in pushes[len(begun) :]:
+                refuse(number, why)
+        for number, key, content, answer in begun:
+            try:
+                stored.append((number, self._store.pushed(key, content, await answer)))
+            except RtError as why:
+                refuse(number, why)
+        return stored
 
     @every(ms=1_000, on="leader")
     async def publish_overdue(self) -> None:
@@ -185,10 +212,26 @@ class Notifications(Namespace):
             return await self.emit(
                 NotificationRead(read.ids), user_room(record.subject), skip=(read.sid,), id=record.id
             )
-        text = json.encode_struct(read_notification(record))
-        offset = await self.hub.emit(self.path, [user_room(record.subject)], NOTIFICATION, text, id=record.id)
+        event = self._event(record)
+        offset = await self.hub.emit(self.path, event.rooms, event.name, event.payload, id=event.id)
         self._publish_count(record.subject, await self._store.unread(record.subject))
         return offset
+
+    def _event(self, record: PendingEvent) -> Event:
+        text = json.encode_struct(read_notification(record))
+        return Event(self.path, NOTIFICATION, text, (user_room(record.subject),), id=record.id)
+
+    async def _events(self, record: PendingEvent) -> list[Event] | None:
+        return [self._event(record)] if record.kind == NOTIFICATION else None
+
+    async def _published(self, done: Sequence[tuple[PendingEvent, Offset]]) -> None:
+        await asyncio.gather(*map(self._count, dict.fromkeys(record.subject for record, _ in done)))
+
+    async def _count(self, key: str) -> None:
+        try:
+            self._publish_count(key, await self._store.unread(key))
+        except RtError:
+            self._check_again(key, RETRY_MS)
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
         """Store notifications again, read ones as read; then publish the users' counts."""

@@ -45,10 +45,11 @@ class NotificationReports:
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
 
-    async def tell(self, record: PendingEvent) -> None:
-        """Tell of one change, if the back end is told of its kind. Raises RtError UNAVAILABLE."""
-        if (report := report_of_notification(record)) is not None:
-            await self._tell([FeedEntry(record.id, record.seq, report)])  # a seq is the time of its change
+    async def tell(self, *records: PendingEvent) -> None:
+        """Tell of those changes that the back end is told of, in one step. Raises RtError UNAVAILABLE."""
+        reports = [(record, report_of_notification(record)) for record in records]
+        # A seq is the time of its change.
+        await self._tell([FeedEntry(record.id, record.seq, report) for record, report in reports if report is not None])
 
 
 def report_of_notification(record: PendingEvent) -> Report | None:

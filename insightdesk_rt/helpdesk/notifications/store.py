@@ -6,7 +6,8 @@ The unread count is the size of the set of unread ones, so it cannot drift. Each
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Awaitable
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -106,12 +107,25 @@ class NotificationStore:
 
         Raises RtError UNAVAILABLE; CONFLICT if the user has another notification with that id.
         """
+        await self.recovered()
+        return self.pushed(key, content, await self.begin(key, content))
+
+    async def recovered(self) -> None:
+        """Wait until Valkey has again what it may have lost. Await it before `begin`. Raises RtError UNAVAILABLE."""
+        await self._recovered()
+
+    def begin(self, key: str, content: Content) -> Awaitable[Any]:
+        """Send a push to Valkey with this turn's pipeline; `pushed` reads the answer. Raises RtError UNAVAILABLE."""
         text = json.encode_struct(content)
         args: list[Arg] = [key, content.id, text, MAX_KEPT, KEPT_S, once_of(key, content.id)]
         args.append(self._unseen_ms)
-        await self._recovered()
-        first, records = await self._valkey.call(PUSH, [self.base], args, durable=True)
-        if first and json.loads(first) != json.loads(text):  # the order of members in `data` does not matter
+        return self._valkey.begin(PUSH, [self.base], args, durable=True)
+
+    def pushed(self, key: str, content: Content, answer: Any) -> list[PendingEvent]:
+        """Read the answer to a push: see `push`."""
+        first, records = answer
+        # the order of members in `data` does not matter
+        if first and json.loads(first) != json.loads(json.encode_struct(content)):
             raise used_before("id", "notification")
         return read_pending(self.name, key, records)
 

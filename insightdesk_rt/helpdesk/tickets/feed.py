@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from insightdesk_rt.engine.dispatch.namespace import Namespace, Outbound
-from insightdesk_rt.engine.model import Offset, Room, iso, role_room, ticket_room, ticket_staff_room
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, iso, role_room, ticket_room, ticket_staff_room
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.tickets.audience import Audience, in_buckets
 from insightdesk_rt.helpdesk.tickets.store import Actor, StoredChange, Ticket
@@ -103,67 +103,68 @@ class TicketFeed:
 
         Raises RtError UNAVAILABLE. Called again, the log takes only what it does not have yet.
         """
-        if record.kind == "created":
-            return await self._created(record.subject, record.id, change)
-        if record.kind == "updated":
-            return await self._updated(record.subject, record.id, change)
-        if record.kind == "deleted":
-            return await self._deleted(record.subject, record.id, change)
-        return await self._commented(record.subject, record.id, change)
+        hub, offset = self._namespace.hub, NO_OFFSET
+        for event in await self.events(record, change):
+            offset = await hub.emit(event.namespace, event.rooms, event.name, event.payload, event.skip, event.id)
+        return offset
 
-    async def _created(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
+    async def events(self, record: PendingEvent, change: StoredChange) -> list[Event]:
+        """Return the events of one change in order. Raises RtError UNAVAILABLE if its recipients are unknown."""
+        make = {"created": self._created, "updated": self._updated, "deleted": self._deleted}
+        return await make.get(record.kind, self._commented)(record.subject, record.id, change)
+
+    async def _created(self, ticket_id: str, id: str, change: StoredChange) -> list[Event]:
         created = TicketCreated(ticket_id, change.version, change.as_ticket(ticket_id))
         staff = await self._audience.staff(ticket_id, change.ticket)
-        offset = await self._emit(created, [], staff, skip=CUSTOMERS, id=id)
-        return await self._assigned(ticket_id, id, change) or offset
+        events = self._split(created, [], staff, skip=CUSTOMERS, id=id)
+        return [*events, *await self._assigned(ticket_id, id, change)]
 
-    async def _updated(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
+    async def _updated(self, ticket_id: str, id: str, change: StoredChange) -> list[Event]:
         def updated(changes: dict[str, tuple[Any, Any]]) -> TicketUpdated:
             return TicketUpdated(ticket_id, change.version, changes, iso(change.at), change.by)
 
         staff, everybody = ticket_staff_room(ticket_id), ticket_room(ticket_id)
         if STAFF_ONLY.isdisjoint(change.changes):
-            offset = await self._namespace.emit(updated(change.changes), everybody, id=id)
+            events = [self._namespace.logged(updated(change.changes), everybody, id=id)]
         else:
             shown = {field: values for field, values in change.changes.items() if field not in STAFF_ONLY}
             new_staff = await self._audience.staff(ticket_id, change.ticket) if "teamId" in change.changes else []
-            await self._emit(updated(change.changes), [staff], new_staff, skip=CUSTOMERS, id=id + ".staff")
-            offset = await self._namespace.emit(updated(shown), everybody, skip=(staff,), id=id)
-        return await self._assigned(ticket_id, id, change) or offset
+            events = self._split(updated(change.changes), [staff], new_staff, skip=CUSTOMERS, id=id + ".staff")
+            events.append(self._namespace.logged(updated(shown), everybody, skip=(staff,), id=id))
+        return [*events, *await self._assigned(ticket_id, id, change)]
 
-    async def _assigned(self, ticket_id: str, id: str, change: StoredChange) -> Offset | None:
+    async def _assigned(self, ticket_id: str, id: str, change: StoredChange) -> list[Event]:
         if "assigneeId" not in change.changes:
-            return None
+            return []
         before, to = change.changes["assigneeId"]
         people = await self._audience.people(ticket_id, [user_id for user_id in (before, to) if user_id])
         assigned = TicketAssigned(ticketId=ticket_id, version=change.version, before=before, to=to, by=change.by)
-        return await self._to_both(assigned, ticket_id, people, id=id + ".assigned")
+        return self._to_both(assigned, ticket_id, people, id=id + ".assigned")
 
-    async def _deleted(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
+    async def _deleted(self, ticket_id: str, id: str, change: StoredChange) -> list[Event]:
         staff = await self._audience.staff(ticket_id, change.ticket)
-        return await self._to_both(TicketDeleted(ticket_id, change.version), ticket_id, staff, id=id)
+        return self._to_both(TicketDeleted(ticket_id, change.version), ticket_id, staff, id=id)
 
-    async def _to_both(self, out: Outbound, ticket_id: str, staff: list[Room], *, id: str) -> Offset:
-        """Log an event for everybody who has the ticket open, and another one for the staff in `staff`."""
+    def _to_both(self, out: Outbound, ticket_id: str, staff: list[Room], *, id: str) -> list[Event]:
+        """Return an event for everybody who has the ticket open, after another one for the staff in `staff`."""
         opened = ticket_room(ticket_id)
-        if staff:
-            await self._emit(out, [], staff, skip=(opened, *CUSTOMERS), id=id + ".staff")
-        return await self._namespace.emit(out, opened, id=id)
+        events = self._split(out, [], staff, skip=(opened, *CUSTOMERS), id=id + ".staff") if staff else []
+        return [*events, self._namespace.logged(out, opened, id=id)]
 
-    async def _commented(self, ticket_id: str, id: str, change: StoredChange) -> Offset:
+    async def _commented(self, ticket_id: str, id: str, change: StoredChange) -> list[Event]:
         comment = change.comment
         assert comment is not None
         room = ticket_room(ticket_id) if comment.kind == "reply" else ticket_staff_room(ticket_id)
         shown = CommentOut(comment.id, comment.kind, comment.author, comment.excerpt, iso(change.at))
-        return await self._namespace.emit(TicketCommented(ticket_id, change.version, shown), room, id=id)
+        return [self._namespace.logged(TicketCommented(ticket_id, change.version, shown), room, id=id)]
 
-    async def _emit(
+    def _split(
         self, out: Outbound, opened: list[Room], staff: list[Room], skip: tuple[str, ...] = (), *, id: str
-    ) -> Offset:
-        """Log an event for those who have the ticket open and for staff, split up if there are very many rooms."""
+    ) -> list[Event]:
+        """Return an event for those who have the ticket open and for staff, split up if there are very many rooms."""
         first, *others = in_buckets(staff)
-        offset = await self._namespace.emit(out, *opened, *first, skip=skip, id=id)
+        events = [self._namespace.logged(out, *opened, *first, skip=skip, id=id)]
         for number, rooms in enumerate(others, 1):
             part = f"{id}.{number}of{len(others)}"
-            offset = await self._namespace.emit(out, *rooms, skip=(*skip, *opened), id=part)
-        return offset
+            events.append(self._namespace.logged(out, *rooms, skip=(*skip, *opened), id=part))
+        return events

@@ -9,7 +9,7 @@ request again, or the node that leads, publishes what is missing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -35,6 +35,7 @@ from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.ids import TICKET, TicketIdText, sift
 from insightdesk_rt.engine.model import (
     NO_OFFSET,
+    Event,
     Offset,
     Person,
     Right,
@@ -45,7 +46,13 @@ from insightdesk_rt.engine.model import (
 )
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.texts import OffsetText
-from insightdesk_rt.helpdesk.event_relay import EventRelay, publish_then_revoke, revoke_then_publish, until_delivered
+from insightdesk_rt.helpdesk.event_relay import (
+    EventRelay,
+    Together,
+    publish_then_revoke,
+    revoke_then_publish,
+    until_delivered,
+)
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.tickets.access import AccessQuestions, AskedAccess, MayRead, load_access
 from insightdesk_rt.helpdesk.tickets.audience import Audience, ByCheck, ByRooms, may
@@ -56,10 +63,14 @@ from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 from insightdesk_rt.helpdesk.tickets.store import (
     Comment,
     Guard,
+    Outcome,
     StoredChange,
     Ticket,
     TicketChange,
+    TicketRequest,
     TicketStore,
+    comment_request,
+    put_request,
     read_change,
 )
 from insightdesk_rt.helpdesk.tickets.viewers import TicketViewers, ViewerTracker
@@ -190,8 +201,8 @@ class Tickets(Namespace):
         self._readers = readers
         audience: Audience = ByCheck(access, readers) if access.of_host else ByRooms(agent_access == "all")
         self._feed = TicketFeed(self, audience)
-        tell_of = TicketReports(tell).tell
-        self._relay = EventRelay(tickets.pending, self._publish_change, self.spawn, self._revoke, tell_of)
+        tell_of, together = TicketReports(tell).tell, Together(self._events, hub.append_all, self._published)
+        self._relay = EventRelay(tickets.pending, self._publish_change, self.spawn, self._revoke, tell_of, together)
         self._recheck_on_all_nodes = recheck_on_all_nodes or self.recheck_access
 
     @classmethod
@@ -418,27 +429,53 @@ class Tickets(Namespace):
 
         Raises RtError UNAVAILABLE: the same call again does what is left. CONFLICT as `TicketStore.put`.
         """
-        outcome = await self._tickets.put(ticket_id, change)
-        created = outcome.created or (not outcome.done and any(one.kind == "created" for one in outcome.pending))
-        offset = await self._relay.publish_or_raise(outcome.pending) or outcome.offset
-        return Applied(outcome.version, offset, created, not outcome.late)
+        return await self.carry_out(put_request(ticket_id, change))
 
-    async def remove(self, ticket_id: str, guard: Guard = Guard()) -> Applied:
+    async def remove(self, ticket_id: str, guard: Guard = Guard(), known_as: str = "") -> Applied:
         """Delete a ticket, publish that, and close it for everybody. Raises RtError NOT_FOUND, and as `apply`."""
-        outcome = await self._tickets.delete(ticket_id, guard)
-        if not outcome.done and not outcome.late and not any(one.kind == "deleted" for one in outcome.pending):
-            raise RtError("NOT_FOUND", "There is no such ticket.")
-        offset = await self._relay.publish_or_raise(outcome.pending) or outcome.offset
-        return Applied(outcome.version, offset, applied=not outcome.late)
+        return await self.carry_out(TicketRequest("delete", ticket_id, guard=guard, known_as=known_as))
 
     async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Applied:
         """Publish a comment. With `remember` its id is known for a day, and a repeat changes nothing.
 
         Raises RtError NOT_FOUND, UNAVAILABLE as `apply`.
         """
-        outcome = await self._tickets.comment(ticket_id, comment, remember)
-        offset = await self._relay.publish_or_raise(outcome.pending) or outcome.offset
-        return Applied(outcome.version, offset)
+        return await self.carry_out(comment_request(ticket_id, comment, remember))
+
+    async def carry_out(self, request: TicketRequest) -> Applied:
+        """Do one change and publish it. Raises RtError as `apply`, `remove` or `comment`."""
+        outcome = await self._tickets.change(request)
+        _require_found(request, outcome)
+        return _applied(outcome, await self._relay.publish_or_raise(outcome.pending))
+
+    async def carry_out_all(self, requests: Sequence[TicketRequest]) -> list[Applied | RtError]:
+        """Do many changes, those of one ticket in their order, and publish them together.
+
+        Returns for each what `apply`, `remove` or `comment` returns or raises. It costs Valkey one pipeline to store
+        them and one to log their events.
+        """
+        answers = [self._begin(request) for request in requests]  # no await between: they are one pipeline
+        found: list[Outcome | RtError] = []
+        for request, answer in zip(requests, answers, strict=True):
+            try:
+                outcome = self._tickets.outcome(request, await answer)
+                _require_found(request, outcome)
+                found.append(outcome)
+            except RtError as refused:
+                found.append(refused)
+        stored = [one for one in found if isinstance(one, Outcome)]
+        offsets = iter(await self._relay.publish_all([one.pending for one in stored]))
+        results: list[Applied | RtError] = []
+        for one in found:
+            offset = one if isinstance(one, RtError) else next(offsets)
+            results.append(offset if isinstance(offset, RtError) else _applied(one, offset))  # type: ignore[arg-type]
+        return results
+
+    def _begin(self, request: TicketRequest) -> Awaitable[Any]:
+        try:
+            return self._tickets.begin(request)
+        except RtError as refused:
+            return _failed(refused)
 
     @every(ms=1_000, on="leader")
     async def publish_overdue(self) -> None:
@@ -463,12 +500,24 @@ class Tickets(Namespace):
         if self._access.of_host:
             await self._readers.note({socket.user for socket in self.hub.sockets(self.path).values()})
 
+    async def _events(self, record: PendingEvent) -> list[Event] | None:
+        """Return the events of a change, None if it may take access away: more than its events has to happen then."""
+        change = read_change(record)
+        if self._may_change_access(record.kind, change):
+            return None
+        return await self._feed.events(record, change)
+
+    async def _published(self, done: Sequence[tuple[PendingEvent, Offset]]) -> None:
+        """Have the offsets stored, which nobody waits for."""
+        offsets = [(record.subject, record.seq, offset) for record, offset in done]
+        self.spawn(self._tickets.mark_published(offsets), "storing offsets")
+
     async def _publish_change(self, record: PendingEvent) -> Offset:
         change = read_change(record)
 
         async def publish() -> Offset:
             offset = await self._feed.publish(record, change)
-            self.spawn(self._tickets.mark_published(record.subject, record.seq, offset), "storing an offset")
+            await self._published([(record, offset)])
             return offset
 
         if not self._may_change_access(record.kind, change):
@@ -572,6 +621,22 @@ class Tickets(Namespace):
         for room in both(ticket_id):  # first, so that the socket gets no more events whatever happens next
             self.hub.leave(socket, room)
         self.viewers.leave(socket, ticket_id)
+
+
+def _require_found(request: TicketRequest, outcome: Outcome) -> None:
+    """Raise RtError NOT_FOUND for the deletion of a ticket that is not there; not for one that is to be published."""
+    if request.op == "delete" and outcome.absent and not any(one.kind == "deleted" for one in outcome.pending):
+        raise RtError("NOT_FOUND", "There is no such ticket.")
+
+
+def _applied(outcome: Outcome, offset: Offset | None) -> Applied:
+    """Return the answer to the back end. `offset` is that of the last event published now, if there was one."""
+    created = outcome.created or (not outcome.done and any(one.kind == "created" for one in outcome.pending))
+    return Applied(outcome.version, offset or outcome.offset, created, not outcome.late)
+
+
+async def _failed(refused: RtError) -> Any:
+    raise refused
 
 
 def _opened(ticket_id: str, shown: TicketSubscribed | None, refused: RtError | None) -> TicketOpened:

@@ -77,10 +77,13 @@ class TicketReports:
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
 
-    async def tell(self, record: PendingEvent) -> None:
-        """Tell of one change. Raises RtError UNAVAILABLE."""
-        change = read_change(record)
-        await self._tell([FeedEntry(id, change.at, report) for id, report in reports_of(record, change)])
+    async def tell(self, *records: PendingEvent) -> None:
+        """Tell of one change or several, in one step. Raises RtError UNAVAILABLE."""
+        found: list[FeedEntry] = []
+        for record in records:
+            change = read_change(record)
+            found += [FeedEntry(id, change.at, report) for id, report in reports_of(record, change)]
+        await self._tell(found)
 
 
 def reports_of(record: PendingEvent, change: StoredChange) -> list[tuple[str, Report]]:

@@ -7,9 +7,9 @@ of the ticket return events that are still pending; the node that leads publishe
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from insightdesk_rt.engine.cluster.names import Partition
 from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
 from insightdesk_rt.engine.errors import RtError, used_before
-from insightdesk_rt.engine.ids import TeamIdText, UserIdText
+from insightdesk_rt.engine.ids import PushId, TeamIdText, UserIdText
 from insightdesk_rt.engine.model import NO_OFFSET, Offset, Right, iso, offset_key
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.texts import PLAIN
@@ -97,7 +97,7 @@ class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A partial update: fields that are not given stay. null removes a person or team. `by` is shown to clients.
 
     `at` is when the back end did it: a field that was changed later than that stays. `ifVersion`: only if the ticket
-    has this version; 0: only if there is no such ticket.
+    has this version; 0: only if there is no such ticket. `id`: the same change again within a day has no effect.
     """
 
     subject: Annotated[str, Meta(max_length=MAX_SUBJECT, pattern=PLAIN)] | UnsetType = UNSET
@@ -117,6 +117,7 @@ class TicketChange(Struct, forbid_unknown_fields=True, omit_defaults=True):
     by: Actor | UnsetType = UNSET
     at: At | UnsetType = UNSET
     ifVersion: Version | UnsetType = UNSET
+    id: PushId | UnsetType = UNSET
 
     @property
     def guard(self) -> Guard:
@@ -152,7 +153,7 @@ class StoredChange(Struct, gc=False):
 class Outcome(Struct, frozen=True):
     """The result of a write. `done` is False if there was nothing to do. `pending` has the oldest event first.
 
-    `late`: nothing was done because the whole change is older than what is known.
+    `late`: nothing was done because the whole change is older than what is known. `absent`: there is no such ticket.
     """
 
     done: bool
@@ -161,6 +162,18 @@ class Outcome(Struct, frozen=True):
     offset: Offset  # of the last event published before this change
     pending: list[PendingEvent]
     late: bool = False
+    absent: bool = False
+
+
+class TicketRequest(NamedTuple):
+    """One change that a back end asks for. `known_as`: an id by which a repeat within a day is known; "": none."""
+
+    op: Literal["put", "delete", "comment"]
+    ticket_id: str
+    change: TicketChange | None = None  # of "put"
+    comment: Comment | None = None  # of "comment"
+    guard: Guard = Guard()
+    known_as: str = ""
 
 
 class Facts(Struct, frozen=True):
@@ -184,6 +197,7 @@ class TicketCounts(Struct, frozen=True):
 
 _NAMES = Fields.__struct_fields__
 _DEFAULTS = {name: msgspec.json.encode(getattr(Fields(), name)).decode() for name in _NAMES}
+_NOTHING_GIVEN: list[Arg] = [part for name, default in _DEFAULTS.items() for part in (name, default, "")]
 _read_fields = msgspec.json.Decoder(Fields)
 _read_facts = msgspec.json.Decoder(Facts)
 _read_grants = msgspec.json.Decoder(dict[str, str])
@@ -201,21 +215,17 @@ class TicketStore:
     async def put(self, ticket_id: str, change: TicketChange) -> Outcome:
         """Create or change a ticket. Each change is one version; a change without effect makes none.
 
-        Raises UNAVAILABLE; CONFLICT with `version` if the ticket has another version than the change expects.
+        Raises UNAVAILABLE; CONFLICT with `version` if the ticket has another version than the change expects, or if
+        another change of the ticket had its `id` within a day.
         """
-        given = {name: value for name in _NAMES if (value := getattr(change, name)) is not UNSET}
-        for people in ("watchers", "customerWatchers"):  # sets; sorted, so that equal sets are equal texts
-            if people in given:
-                given[people] = sorted(set(given[people]))
-        by = None if change.by is UNSET else change.by
-        return await self._change("put", ticket_id, given, by, guard=change.guard)
+        return await self.change(put_request(ticket_id, change))
 
-    async def delete(self, ticket_id: str, guard: Guard = Guard()) -> Outcome:
-        """Delete a ticket. Its version and time stay for a day. `done` is False if there was no such ticket.
+    async def delete(self, ticket_id: str, guard: Guard = Guard(), known_as: str = "") -> Outcome:
+        """Delete a ticket. Its version and time stay for a day. `absent` if there was no such ticket.
 
         Raises as `put`.
         """
-        return await self._change("delete", ticket_id, guard=guard)
+        return await self.change(TicketRequest("delete", ticket_id, guard=guard, known_as=known_as))
 
     async def comment(self, ticket_id: str, comment: Comment, remember: bool) -> Outcome:
         """Store that a ticket got a comment. With `remember`, the same comment within a day has no effect.
@@ -223,14 +233,35 @@ class TicketStore:
         It makes no version, because the fields stay as they are. Raises NOT_FOUND, UNAVAILABLE; CONFLICT if another
         comment of the ticket had this id within a day.
         """
-        outcome = await self._change("comment", ticket_id, comment=comment, known_as=comment.id if remember else "")
-        if not outcome.done and not outcome.version:
-            raise RtError("NOT_FOUND")
-        return outcome
+        return await self.change(comment_request(ticket_id, comment, remember))
 
-    async def mark_published(self, ticket_id: str, seq: int, offset: Offset) -> None:
-        """Store that the log has the events up to `seq`, the last one at `offset`. Raises UNAVAILABLE."""
-        await self._valkey.call(OFFSET, [self.base], [ticket_id, seq, offset])
+    async def change(self, request: TicketRequest) -> Outcome:
+        """Do one change. Raises as `put` and `comment`."""
+        return self.outcome(request, await self.begin(request))
+
+    def begin(self, request: TicketRequest) -> Awaitable[Any]:
+        """Send one change to Valkey with this turn's pipeline; `outcome` reads the answer. Raises UNAVAILABLE."""
+        return self._valkey.begin(CHANGE, self._keys, _arguments(request), durable=True)
+
+    def outcome(self, request: TicketRequest, answer: Any) -> Outcome:
+        """Read the answer to a change. Raises RtError CONFLICT, NOT_FOUND."""
+        outcome, version, offset, records = answer
+        if outcome == -2:
+            raise used_before("id", "comment" if request.op == "comment" else "change")
+        if outcome == -4:
+            why = f"ifVersion: the ticket has version {version}." if version else "ifVersion: there is no such ticket."
+            raise RtError("CONFLICT", why, field="ifVersion", version=version)
+        if outcome == -1 and request.op == "comment":
+            raise RtError("NOT_FOUND")
+        changes = read_pending(self.name, request.ticket_id, records)
+        return Outcome(outcome > 0, outcome == 2, version, Offset(offset), changes, outcome == -3, outcome == -1)
+
+    async def mark_published(self, offsets: Collection[tuple[str, int, Offset]]) -> None:
+        """Store for tickets that the log has their events up to a seq, the last one at an offset. Raises UNAVAILABLE.
+
+        A ticket may occur several times, in the order of its events.
+        """
+        await self._valkey.call(OFFSET, [self.base], [part for one in offsets for part in one])
 
     async def get(self, ticket_id: str) -> Ticket | None:
         row = _pairs(await self._valkey.command("HGETALL", self._key(ticket_id)))
@@ -280,32 +311,37 @@ class TicketStore:
             {priority: count(f"priority:{priority}") for priority in PRIORITIES},
         )
 
-    async def _change(
-        self,
-        op: str,
-        ticket_id: str,
-        given: dict[str, Any] | None = None,
-        by: Actor | None = None,
-        comment: Comment | None = None,
-        known_as: str = "",
-        guard: Guard = Guard(),
-    ) -> Outcome:
-        args: list[Arg] = [op, ticket_id, json.dumps(by), json.dumps(comment), known_as]
-        args.append(once_of(ticket_id, known_as) if known_as else "")
-        args += ["" if value is None else value for value in (guard.at_us, guard.version)]
-        for name in _NAMES:
-            args += [name, _DEFAULTS[name], json.dumps(given[name]) if given and name in given else ""]
-        outcome, version, offset, records = await self._valkey.call(CHANGE, self._keys, args, durable=True)
-        if outcome == -2:
-            raise used_before("id", "comment")
-        if outcome == -4:
-            why = f"ifVersion: the ticket has version {version}." if version else "ifVersion: there is no such ticket."
-            raise RtError("CONFLICT", why, field="ifVersion", version=version)
-        changes = read_pending(self.name, ticket_id, records)
-        return Outcome(outcome > 0, outcome == 2, version, Offset(offset), changes, outcome == -3)
-
     def _key(self, ticket_id: str) -> str:
         return f"{self.base}:{ticket_id}"
+
+
+def put_request(ticket_id: str, change: TicketChange) -> TicketRequest:
+    known_as = "" if change.id is UNSET else change.id
+    return TicketRequest("put", ticket_id, change, guard=change.guard, known_as=known_as)
+
+
+def comment_request(ticket_id: str, comment: Comment, remember: bool) -> TicketRequest:
+    return TicketRequest("comment", ticket_id, comment=comment, known_as=comment.id if remember else "")
+
+
+def _arguments(request: TicketRequest) -> list[Arg]:
+    """Return the arguments of lua/ticket_change.lua."""
+    op, ticket_id, change, comment, guard, known_as = request
+    by = json.encode_struct(change.by) if change is not None and change.by is not UNSET else "null"
+    comment_text = "null" if comment is None else json.encode_struct(comment)
+    once = once_of(ticket_id, known_as) if known_as else ""
+    args: list[Arg] = [op, ticket_id, by, comment_text, known_as, once]
+    args.append("" if guard.at_us is None else guard.at_us)
+    args.append("" if guard.version is None else guard.version)
+    if change is None:
+        return args + _NOTHING_GIVEN
+    for name, default in _DEFAULTS.items():
+        value = getattr(change, name)
+        if value is UNSET:
+            args += (name, default, "")
+        else:  # a list of people is a set; sorted, so that equal sets are equal texts
+            args += (name, default, json.dumps(sorted(set(value)) if isinstance(value, list) else value))
+    return args
 
 
 def microseconds(at: datetime) -> int:

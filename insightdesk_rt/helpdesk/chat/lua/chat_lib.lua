@@ -141,7 +141,7 @@ local function enqueue(c)
   redis.call('INCRBY', base .. '-waited', string.format('%.0f', now))
   redis.call('SADD', base .. '-moved', c.teamId)
   schedule('wait', c, now + WAIT)
-  if c.customerOnline ~= '1' then
+  if c.customerOnline ~= '1' and c.via ~= 'backend' then
     schedule('gone', c, now + GONE)
   end
   report(c, 'queued', {
@@ -240,13 +240,17 @@ local function spend(bytes, most)
   end
 end
 
--- Store a message. `body` is its JSON object from the third member on. Returns the number and the whole text.
-local function store_message(c, client_id, body)
+-- Store a message. `body` is its JSON object from the third member on; `reads`: its author has read what is before it.
+-- Returns the number and the whole text.
+local function store_message(c, client_id, body, reads)
   local number = redis.call('HINCRBY', c.key, 'last', 1)
   local text = string.format('{"id":%.0f,"at":%.0f,', number, now) .. body
   redis.call('XADD', base .. '-messages:' .. c.id, string.format('%.0f-0', number), 'm', text)
   redis.call('HINCRBY', c.key, 'bytes', #text)
   redis.call('HSET', base .. '-sent:' .. c.id, sent_as(client_id), string.format('%.0f', number))
-  save(c, { lastAt = now, warned = '0', [staff and 'readByAgent' or 'readByCustomer'] = number })
+  save(c, { lastAt = now, warned = '0' })
+  if reads then
+    save(c, { [staff and 'readByAgent' or 'readByCustomer'] = number })
+  end
   return number, text
 end

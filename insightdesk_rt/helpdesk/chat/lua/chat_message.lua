@@ -2,12 +2,12 @@
 -- conversation was closed. Another text under the same clientId is a conflict.
 --
 -- own ARGV  id · clientId · body · most messages of a conversation · `once` of its event · most bytes of a conversation
---           · most bytes of a customer in a day
+--           · most bytes of a customer in a day · "backend" if a back end speaks, which is no member, or ""
 -- Answer {ok, number, time, records}. hot: it neither reads nor returns the whole conversation
 local c = { id = arg(1), key = base .. ':' .. arg(1) }
 c.state, c.customerId, c.agentId, c.agentName, c.last, c.bytes =
   unpack(redis.call('HMGET', c.key, 'state', 'customerId', 'agentId', 'agentName', 'last', 'bytes'))
-if not c.state or not is_member(c) then
+if not c.state or not (is_member(c) or (staff and arg(8) == 'backend')) then
   return forbidden()
 end
 local known = redis.call('HGET', base .. '-sent:' .. c.id, sent_as(arg(2)))
@@ -29,6 +29,7 @@ local refused = spend(MESSAGE + #arg(3), tonumber(arg(7)))
 if refused then
   return refused
 end
-local number, text = store_message(c, arg(2), arg(3))
+-- The agent has not read what a bot answers.
+local number, text = store_message(c, arg(2), arg(3), is_member(c))
 add_pending_event(base, c.id, c.key, 'message', text, now, arg(5))
 return { 'ok', number, now, pending_events(base, c.id) }

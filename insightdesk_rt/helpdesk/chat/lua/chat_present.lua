@@ -13,7 +13,7 @@ for _, id in ipairs(redis.call('ZRANGE', base .. '-open:' .. user, 0, -1)) do
     save(c, { [side .. 'Online'] = here })
     local clock, patience, runs = 'lost', LOST, c.state == 'active'
     if side == 'customer' then
-      clock, patience, runs = 'gone', GONE, c.state == 'waiting'
+      clock, patience, runs = 'gone', GONE, c.state == 'waiting' and c.via ~= 'backend'
     end
     if here == '1' then
       cancel(clock, c)

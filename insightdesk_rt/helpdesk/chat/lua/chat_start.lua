@@ -3,7 +3,7 @@
 --
 -- own ARGV  id · clientId · subject · teamId · preview · body of the first message or "" · most open conversations of a customer
 --           · digest of the request · id to use if the first one is taken
---           · most bytes of a customer in a day
+--           · most bytes of a customer in a day · "backend" if a back end starts it for the customer, or ""
 --
 -- The answer also has: number of connected agents who could take it
 --
@@ -39,11 +39,12 @@ c = { id = id, key = base .. ':' .. id }
 save(c, {
   customerId = who.id, customerName = who.name, customerOnline = online(who.key), teamId = team, subject = arg(3),
   preview = arg(5), asked = arg(8), startedAs = client_id, createdAt = now, queuedAt = math.max(now, (behind or 0) + 1), last = '0',
+  via = arg(11), -- a customer who writes by e-mail is not gone
 })
 report(c, 'started', { customerName = who.name, subject = c.subject, preview = c.preview }, id)
 enqueue(c)
 if arg(6) ~= '' then
-  store_message(c, client_id, arg(6))
+  store_message(c, client_id, arg(6), true)
 end
 save(c, { position = position(c) })
 return answer(c, agents_here(c.teamId))

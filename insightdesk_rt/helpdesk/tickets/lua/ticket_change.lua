@@ -6,20 +6,21 @@
 --                    Unix microseconds, if it ever sent a time; gone: the newest of these times of a deleted ticket
 -- <base>-counts      hash: total, unsolved, unassigned, status:<status>, priority:<priority>
 -- <base>-comment:<ticketId>:<id>  digest of a comment that is known
+-- <base>-change:<ticketId>:<id>   digest of another change that its caller gave an id
 --
 -- KEYS  base · the log's state (hash: top, its last id)
--- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id that makes a comment known, or ""
+-- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id by which a repeat is known, or ""
 --       · `once` of its event (pending_events.lua), or "" · when the back end did it, in Unix microseconds, or ""
 --       · the version that the ticket must have, or ""
 --       · for each field: name, default, given ("" if not)
 --       Values, `by` and `comment` are JSON texts ("null" for none); values are compared as texts.
 -- Answer {outcome, version, offset of the last published event, records of pending events}
---       outcome: 2 created · 1 done · 0 nothing to do · -1 there is no such ticket · -2 another comment has this id
+--       outcome: 2 created · 1 done · 0 nothing to do · -1 there is no such ticket · -2 another change has this id
 --                · -3 older than what is known · -4 the ticket has another version
 --
 -- The version of a deleted ticket stays for a day, so that a ticket that comes back continues its versions.
 local base = KEYS[1]
-local op, id, by, comment, comment_id, once = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local op, id, by, comment, known_id, once = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local at, expected = tonumber(ARGV[7]), tonumber(ARGV[8])
 local KEPT_S = 86400
 local SETTLED = { ['"solved"'] = true, ['"closed"'] = true }
@@ -45,8 +46,12 @@ local newest = tonumber(was.gone)
 -- A job of the back end may come late. Each field has its own time, since a change of the status says nothing about an
 -- assignee that was changed before. Of two changes with the same time the one that arrives later counts.
 local names, before, after, changes, fields, stamped, taken, late = {}, {}, {}, {}, {}, {}, 0, 0
+local asked = { op, ARGV[7], ARGV[8] }
 for i = 9, #ARGV, 3 do
   local name, default, given = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  if known_id ~= '' and given ~= '' then
+    asked[#asked + 1] = name .. ':' .. given
+  end
   local changed = tonumber(was['at:' .. name])
   newest = changed and math.max(newest or changed, changed) or newest
   if given ~= '' and is_older(changed) then
@@ -136,17 +141,33 @@ local function grant()
 end
 
 if op == 'comment' then
+  local known = base .. '-comment:' .. id .. ':' .. known_id
+  local digest = redis.sha1hex(comment)
+  local first = known_id ~= '' and redis.call('GET', known)
+  if first then -- also if the ticket was deleted meanwhile; '1': stored by an older version of this server
+    return answer((first == digest or first == '1') and 0 or -2, was.version)
+  end
   if not exists then
     return answer(-1, 0)
   end
-  local known = base .. '-comment:' .. id .. ':' .. comment_id
-  local digest = redis.sha1hex(comment)
-  if comment_id ~= '' and not redis.call('SET', known, digest, 'NX', 'EX', KEPT_S) then
-    local first = redis.call('GET', known)
-    return answer((first == digest or first == '1') and 0 or -2, was.version) -- '1': stored by an older version of this server
+  if known_id ~= '' then
+    redis.call('SET', known, digest, 'EX', KEPT_S)
   end
   add_ticket_event('commented', was.version, was.createdAt)
   return answer(1, was.version)
+end
+
+-- A change with an id of its caller's is done once: a repeat, which may come after later changes, has no effect.
+local change = base .. '-change:' .. id .. ':' .. known_id
+local digest = known_id ~= '' and redis.sha1hex(table.concat(asked, '\n'))
+local known = digest and redis.call('GET', change)
+if known then
+  return answer(known == digest and 0 or -2, was.version)
+end
+local function remember()
+  if digest then
+    redis.call('SET', change, digest, 'EX', KEPT_S)
+  end
 end
 
 if op == 'delete' then
@@ -171,6 +192,7 @@ if op == 'delete' then
   -- A host's own check may let users read a ticket that does not exist. They get nothing from before its deletion.
   local ended = redis.call('HGET', key, 'seq') .. ' ' .. (redis.call('HGET', KEYS[2], 'top') or '0-0')
   redis.call('HSET', key, 'grants', cjson.encode({ life = ended }))
+  remember()
   return answer(1, version)
 end
 
@@ -184,6 +206,7 @@ end
 for _, name in ipairs(stamped) do
   redis.call('HSET', key, 'at:' .. name, string.format('%.0f', at or now_us))
 end
+remember()
 if stays then
   return answer(0, was.version)
 end

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from insightdesk_rt.api.handler import Admin
 from insightdesk_rt.backend.feed.log import FeedLog
 from insightdesk_rt.backend.feed.reader import FeedReader
 from insightdesk_rt.backend.part import BackendContext
@@ -23,6 +24,7 @@ from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Offset, User
 from insightdesk_rt.engine.settings import FeatureSettings
+from insightdesk_rt.helpdesk.chat.namespace import Chat
 from insightdesk_rt.helpdesk.notifications.namespace import Notifications
 from insightdesk_rt.helpdesk.pending_events import always
 from insightdesk_rt.helpdesk.tickets.namespace import SubscribeTicket, Tickets
@@ -31,7 +33,7 @@ from tests.support.admin_port import Port, Reply, a_port, make_admin, token
 from tests.support.aio import aio
 from tests.support.ticketing import ANNA, CARL, told
 
-PATHS = ("/tickets", "/notifications")
+PATHS = ("/tickets", "/notifications", "/chat")
 TICKET, COMMENTS = "/api/v1/tickets/42", "/api/v1/tickets/42/comments"
 NOTIFICATIONS, EMIT = "/api/v1/notifications", "/api/v1/emit"
 AUTHOR = {"id": "bert", "name": "Bert"}
@@ -41,11 +43,14 @@ EVENT = {"namespace": "/tickets", "room": "ticket:42", "event": "ticket:printed"
 
 
 class OwnCalls:
-    """Calls of a node that is the only one. What is pushed here asks the others nothing."""
+    """Calls of a node that is the only one."""
+
+    tickets: Tickets
 
     def handle(self, verb: str, handler: Any) -> None: ...
 
-    async def recheck_on_all_nodes(self, namespace: str, subject: str, offset: Offset) -> None: ...
+    async def recheck_on_all_nodes(self, namespace: str, subject: str, offset: Offset) -> None:
+        await self.tickets.recheck_access(subject, offset)
 
 
 class Desk:
@@ -58,8 +63,10 @@ class Desk:
         context = Context(
             self.hub, fakes.Clock(), valkey, calls, lambda: "n1", lambda incarnation: None, always, FeatureSettings()
         )
-        features = Features((Tickets, Notifications), context)
+        features = Features((Tickets, Notifications, Chat), context)
         self.tickets, self.notifications = features.of(Tickets), features.of(Notifications)
+        self.chat = features.of(Chat)
+        calls.tickets = self.tickets
         feed = FeedLog(valkey)
         self.context = BackendContext(
             features, self.hub, valkey, calls, PATHS, 1_000, FeatureSettings(), feed, FeedReader(feed), lambda: True
@@ -84,19 +91,23 @@ class Desk:
         return reply.json
 
 
+def routes_of(desk: Desk, admin: Admin) -> list[Any]:
+    return [route for part in PARTS for route in part(desk.context).routes(admin)]
+
+
 @asynccontextmanager
 async def a_desk(url: str, prefix: str) -> AsyncIterator[Desk]:
     valkey = Valkey(url, prefix)
     await valkey.start()
     desk = Desk(valkey)
     admin = make_admin(max_body_bytes=300_000)
-    routes = [route for part in PARTS for route in part(desk.context).routes(admin)]
     try:
-        async with a_port(admin, routes) as desk.port:
+        async with a_port(admin, routes_of(desk, admin)) as desk.port:
             yield desk
     finally:
         await desk.tickets.close()
         await desk.notifications.close()
+        await desk.chat.close()
         await valkey.close()
 
 

@@ -84,12 +84,12 @@ async def test_a_published_event_is_no_longer_pending_and_its_offset_is_stored(v
     async with a_store(valkey_url, prefix) as store:
         first = (await store.put("42", change(subject="A"))).pending[-1]
         second = (await store.put("42", change(subject="B"))).pending[-1]
-        await store.mark_published("42", second.seq, Offset("9-0"))
-        await store.mark_published("42", first.seq, Offset("5-0"))  # late
+        await store.mark_published([("42", second.seq, Offset("9-0"))])
+        await store.mark_published([("42", first.seq, Offset("5-0"))])  # late
         await store.pending.mark_published({"42": second.seq})
         outcome = await store.put("42", change(subject="B"))
         assert (outcome.pending, outcome.offset) == ([], "9-0")
-        await store.mark_published("none", 1, Offset("1-0"))
+        await store.mark_published([("none", 1, Offset("1-0"))])
         assert await store.version("none") == 0
 
 
