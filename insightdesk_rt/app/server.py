@@ -2,10 +2,10 @@
 
     open_keys         the keys that tokens are checked with
     build_cluster     Valkey, the event log, and this node's place among the others
-    build_feed        what the helpdesk's back end is told
+    build_feed        the feed of the helpdesk's back end
     build_clients     the clients and sockets of this node, and their way to other nodes
     build_features    the helpdesk, from its table; then the node registers in the cluster
-    build_backend     what the helpdesk's back end and the server do for each other, from its table
+    build_backend     the interfaces to the helpdesk's back end, from its table
     build_operations  moderation, the dispatcher that obeys it, and the numbers of this node
     open_ports        the HTTP servers: other nodes, clients, admins
 
@@ -89,7 +89,7 @@ MAX_BODY_BYTES = 65_536  # of paths that take no body; handlers that take one ha
 
 
 class Server:
-    """One node. `start` raises StartError or ConfigError and leaves nothing behind; `stop` ends what it started.
+    """One node. If `start` raises StartError or ConfigError, it leaves nothing behind; `stop` stops all parts.
 
     `clients` are the client port's listening sockets, if they are bound already.
     """
@@ -152,7 +152,7 @@ class Server:
 
 
 class Start(NamedTuple):
-    """What every step of the start needs. `stop` ends what has been started, the last part first."""
+    """The context of every step of the start. `stop` stops the started parts in reverse order."""
 
     loaded: LoadedSettings
     node_id: str
@@ -168,7 +168,7 @@ class Start(NamedTuple):
 
 
 class BoundPorts(NamedTuple):
-    """Listening sockets that nobody accepts from yet."""
+    """Listening sockets that do not accept yet."""
 
     clients: list[socket.socket]
     admins: list[socket.socket]
@@ -319,7 +319,7 @@ async def or_start_error(valkey: Valkey, work: Awaitable[None]) -> None:
 
 
 class FeedParts(NamedTuple):
-    """The log of what the back end is told, and this node's readers of it."""
+    """The feed's log, and this node's readers of it."""
 
     log: FeedLog
     reader: FeedReader

@@ -1,1 +1,1 @@
-"""What the helpdesk's back end and the server do for each other."""
+"""The interfaces to the helpdesk's back end."""

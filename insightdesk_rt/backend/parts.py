@@ -1,4 +1,4 @@
-"""The table of what the back end and this server do for each other. A part is one file or folder, and one line here."""
+"""The table of the interfaces to the back end. A part is one file or folder, and one line here."""
 
 from insightdesk_rt.backend.feed.routes import BackendFeed
 from insightdesk_rt.backend.hooks.part import Hooks

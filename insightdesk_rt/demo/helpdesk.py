@@ -50,7 +50,7 @@ class Helpdesk:
         return self._sign(claims if who.role == "customer" else {**claims, "teamId": TEAM})
 
     def as_seen(self) -> dict[str, Any]:
-        """Return what the page shows first."""
+        """Return the data that the page shows first."""
         visitor = {"agent": NORA, "customer": MIA, "admin": ADA}
         return {
             "people": {name: {"token": self.token(who), "user": who._asdict()} for name, who in visitor.items()},

@@ -103,7 +103,7 @@ class InProcessClient:
             self._client.heard()
             self._client.received(self, json.dumps(frame))
 
-    # ── what the server calls on its transport ───────────────────────────────────────────────────────────────────────
+    # ── the interface of a transport ───────────────────────────────────────────────────────────────────────
 
     def write(self, messages: list[Encoded]) -> int:
         for message in messages:

@@ -1,4 +1,4 @@
-"""What the robots of the demo do. Each story is a loop: answer the visitor, work on tickets, chat, come and go.
+"""The robots of the demo. Each story is a loop: answer the visitor, work on tickets, chat, connect and disconnect.
 
 While nobody watches (the visitor's agent is offline) each loop takes a step once a minute. A visitor who arrives or
 writes is answered within seconds.
@@ -66,7 +66,7 @@ class Demo:
         self._wrote = False  # as the customer, since Bob last answered
         self._thread = Thread()
         self._fresh = deque(FRESH_IDS)
-        self._talking: set[str] = set()  # robot customers who are in a chat
+        self._talking: set[str] = set()  # robot customers in a chat
         self._mine: dict[str, int] = {}  # Mia's conversations that Priya has → number of Priya's answers
 
     async def start(self) -> None:
@@ -88,7 +88,7 @@ class Demo:
         return self._desk.as_seen()
 
     async def comment(self, actor: str, ticket_id: str, text: str, *, note: bool) -> None:
-        """Raises RtError FORBIDDEN for what the actor may not do, NOT_FOUND."""
+        """Raises RtError FORBIDDEN if the actor may not do it, NOT_FOUND."""
         who = self._visitor(actor)
         if who is MIA and (note or ticket_id != MINE):
             raise RtError("FORBIDDEN")

@@ -1,4 +1,4 @@
-"""What staff write on the visitor's own ticket: a script that runs once and continues only when the customer writes.
+"""The staff's messages on the visitor's own ticket: a script that runs once and waits for the customer's answers.
 
 Without an end it would repeat the same texts for ever, with nobody answering. A visitor who arrives after the end finds
 the thread cut back to its beginning, and the script starts again. Pure.

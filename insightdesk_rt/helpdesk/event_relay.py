@@ -1,12 +1,12 @@
 """Event relay: publishes pending events to the log, in order and once, and retries what failed.
 
 A change is stored together with its pending event (pending_events.py) before the event is published. So a handler may
-answer its client as soon as the change is stored: the event may come late, but it comes. Whoever publishes an event
-first publishes the older ones of the same subject. Event ids are made of subject and seq, so the log drops events that
-another node has published in the meantime.
+answer its client as soon as the change is stored: the event may be late, but it is not lost. Older events of a subject
+are always published first. Event ids are made of subject and seq, so the log drops events that another node has
+published in the meantime.
 
-The helpdesk's back end is told of the change at the same time, in the feed. An event counts as published once both are
-done. So whatever makes sure that clients get an event at last also makes sure that the back end is told.
+At the same time the change is written to the feed of the helpdesk's back end. An event counts as published once both
+are done. So the retries that deliver an event to clients also deliver it to the back end.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _SubjectTurn:
 
 
 class _Published(NamedTuple):
-    """How far a caller got. If it did not get to the end, `refusal` says why and `id` which event failed."""
+    """The progress of a caller. If an event failed, `refusal` has the reason and `id` is that event."""
 
     upto: int
     result: Any
@@ -292,7 +292,7 @@ class EventRelay:
                 return
 
     async def _try(self, turn: _SubjectTurn, event: PendingEvent) -> bool:
-        """Publish one event; False if it must be tried again later, `turn.refusal` then says why."""
+        """Publish one event. False if it must be tried again later, with the reason in `turn.refusal`."""
         try:
             turn.result = await self._publish_and_tell(event)
         except RtError as refused:
@@ -308,7 +308,7 @@ class EventRelay:
         return True
 
     async def _publish_and_tell(self, event: PendingEvent) -> object:
-        """Publish one event and tell the back end of its change, both at the same time. Raises RtError of either."""
+        """Publish one event and write its change to the feed, at the same time. Raises RtError of either."""
         if self._tell is None:
             return await self._publish_one(event)
         done = await asyncio.gather(self._publish_one(event), self._tell_of(self._tell, event), return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Shared reads: callers that ask the same question at the same time get one answer, for reads that cost Valkey much."""
+"""Shared reads: concurrent callers of the same expensive read get one result."""
 
 from __future__ import annotations
 

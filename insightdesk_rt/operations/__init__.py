@@ -1,1 +1,1 @@
-"""What the people who run the server see and do."""
+"""The admin port's operations for the people who run the server."""

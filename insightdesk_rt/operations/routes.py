@@ -48,7 +48,7 @@ from insightdesk_rt.operations.views.users import user_routes
 
 
 class AdminPortSettings(NamedTuple):
-    """What the admin port is told of the configuration."""
+    """The parts of the configuration that the admin port shows."""
 
     user_keys: UserKeys
     hosts: Collection[str]  # names and addresses by which it may be called

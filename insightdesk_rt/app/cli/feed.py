@@ -1,4 +1,4 @@
-"""`feed`: print what the back end is told, one JSON object per line, until Ctrl-C."""
+"""`feed`: print the back end's feed, one JSON object per line, until Ctrl-C."""
 
 from __future__ import annotations
 

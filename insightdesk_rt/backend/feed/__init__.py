@@ -1,1 +1,1 @@
-"""The feed: what the helpdesk's back end is told."""
+"""The feed: changes that the helpdesk's back end reads."""

@@ -1,4 +1,4 @@
-"""The feed's log in Valkey: what the helpdesk's back end is told, of all namespaces, in one order.
+"""The feed's log in Valkey: changes of all namespaces for the helpdesk's back end, in one order.
 
 A feature reports a change while it publishes the change's event, before the record of the pending event is removed
 (helpdesk/event_relay.py). If a node dies in between, the node that publishes the event again reports it again. Each

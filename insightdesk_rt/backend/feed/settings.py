@@ -1,4 +1,4 @@
-"""How much of the feed is kept."""
+"""The settings of the feed: how much of it is kept."""
 
 from __future__ import annotations
 

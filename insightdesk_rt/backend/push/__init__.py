@@ -1,1 +1,1 @@
-"""What the back end pushes over HTTP."""
+"""The HTTP API to which the back end pushes."""

@@ -58,7 +58,7 @@ class Outbound(Struct, gc=False, omit_defaults=True):
 
 
 class Report(Struct, gc=False, omit_defaults=True):
-    """What the helpdesk's back end is told of a change. `type` is its name in the feed: "ticket.created"."""
+    """The feed entry of a change, for the helpdesk's back end. `type` is its name: "ticket.created"."""
 
     type: ClassVar[str] = ""
 

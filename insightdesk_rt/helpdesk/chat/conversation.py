@@ -66,7 +66,7 @@ class Conversation(Struct, frozen=True):
     agent_offset: Offset
 
     def right_of(self, user: User) -> Right:
-        """Return from which offset on a user who may see the conversation may be sent its events.
+        """Return the offset after which a user with access to the conversation may be sent its events.
 
         Its customer and admins: from its beginning. An agent: since it came to their team, or to them.
         """

@@ -187,7 +187,7 @@ class ChatFeed:
         return user_room(self._keys.customer(fact.customerId))
 
     def _customer_rooms(self, fact: ChatFact) -> list[Room]:
-        """Return the room of everybody who has it open, agents too, and the room of its customer's devices."""
+        """Return the room of all users who have it open, including agents, and the room of its customer's devices."""
         return [chat_room(fact.conversationId), self._customer_room(fact)]
 
     def _to_members(self, out: Any, fact: ChatFact, id: str) -> list[Event]:

@@ -421,7 +421,7 @@ class Chat(Namespace):
 
     @every(1_000, on="leader")
     async def clocks(self) -> None:
-        """Do what the deadlines say, publish new places in queues, and publish what other nodes left pending."""
+        """Apply the deadlines, publish new places in queues, and publish events that other nodes left pending."""
         await self._relay.publish(await self.store.due())
         for place in await self.store.places():
             self.publish(
@@ -450,7 +450,7 @@ class Chat(Namespace):
         await self.store.put_down_again(sent.conversationId, message)
 
     async def re_register(self) -> None:
-        """Store again who is connected here: Valkey forgot it, or this node has a new incarnation."""
+        """Store again which users are connected here: Valkey lost it, or this node has a new incarnation."""
         await self.connected_users.re_register()
         if self._rechecked_as != (incarnation := self._incarnation()):
             # While this node counted as dead, no transfer waited for it.

@@ -1,6 +1,6 @@
-"""What the back end is told of chats.
+"""The feed entries about chats.
 
-It is told everything, including the note of a transfer, which customers never get. A conversation's first message is
+They contain everything, including the note of a transfer, which customers never get. A conversation's first message is
 stored with the conversation, so `chat.started` is followed by a `chat.message` for it. `chat.closed` has the messages.
 """
 
@@ -132,7 +132,7 @@ class ChatReports:
         self._tell = tell
 
     async def tell(self, *records: PendingEvent) -> None:
-        """Tell of those changes that the back end is told of, in one step. Raises RtError UNAVAILABLE."""
+        """Append the feed entries of these changes in one step. Raises RtError UNAVAILABLE."""
         await self._tell([entry for record in records for entry in await self._entries(record)])
 
     async def _entries(self, record: PendingEvent) -> list[FeedEntry]:

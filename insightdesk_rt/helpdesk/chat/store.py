@@ -330,7 +330,7 @@ class ChatStore:
     async def queue(self, user: User, limit: int = 200) -> list[Conversation]:
         """Return conversations waiting for an agent (own team and no team) or an admin (all), in queue order."""
         who = ("", user.role, "" if user.role == "admin" else user.team_id, "")
-        # It reads hundreds of conversations, and after a restart all agents ask at once.
+        # It reads hundreds of conversations, and after a restart all agents request it at the same time.
         rows = await self._queues.ask((who, limit), lambda: self._call(QUEUE, who, limit, costly=True))
         return sorted(map(conversation, rows), key=lambda waiting: (waiting.queued_at, waiting.id))
 
@@ -347,7 +347,7 @@ class ChatStore:
         return self._changes(await self._call(PRESENT, SERVER, key))
 
     async def due(self, limit: int = 100) -> list[PendingEvent]:
-        """Do what the deadlines say: time out, warn, close, put back. The node that leads calls it every second."""
+        """Apply the deadlines: time out, warn, close, return to the queue. The leader calls it every second."""
         return self._changes(await self._call(DUE, SERVER, limit))
 
     async def places(self) -> list[QueuePlace]:

@@ -1,4 +1,4 @@
-"""The namespace /notifications: what a user's bell shows, the same on all of the user's sockets.
+"""The namespace /notifications: a user's notifications and their unread count, the same on all of the user's sockets.
 
 Every socket of a user is in `user:<id>` from its connect on. A push is stored before its event is published
 (pending_events.py). The count is always the whole number, never a difference. If it changes on two nodes at once, the
@@ -203,7 +203,7 @@ class Notifications(Namespace):
 
     async def _publish_event(self, record: PendingEvent) -> Offset:
         if record.kind == UNSEEN:
-            return NO_OFFSET  # only the back end is told
+            return NO_OFFSET  # it is only in the back end's feed
         if record.kind == "read":
             read = read_read(record)
             self._check_again(

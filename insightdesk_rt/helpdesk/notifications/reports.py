@@ -1,4 +1,4 @@
-"""What the back end is told of notifications."""
+"""The feed entries about notifications."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ NOTIFICATION_REPORTS: tuple[type[Report], ...] = (NotificationReadReport, Notifi
 
 
 class NotificationReports:
-    """Tells the back end of notifications that were read, or were not."""
+    """Appends feed entries about notifications that were read, or were not read in time."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
 
     async def tell(self, *records: PendingEvent) -> None:
-        """Tell of those changes that the back end is told of, in one step. Raises RtError UNAVAILABLE."""
+        """Append the feed entries of these changes in one step. Raises RtError UNAVAILABLE."""
         reports = [(record, report_of_notification(record)) for record in records]
         # A seq is the time of its change.
         await self._tell([FeedEntry(record.id, record.seq, report) for record, report in reports if report is not None])
 
 
 def report_of_notification(record: PendingEvent) -> Report | None:
-    """Return what the back end is told of a change; None: it did it itself, by a push."""
+    """Return the feed entry of a change; None for a push, which the back end made itself."""
     who = named(record.subject)
     if record.kind == "read":
         return NotificationReadReport(userId=who.user_id, customerId=who.customer_id, ids=read_read(record).ids)

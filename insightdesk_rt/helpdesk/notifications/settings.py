@@ -10,7 +10,7 @@ from insightdesk_rt.engine.settings import Help, SettingsPart
 
 
 class NotificationSettings(SettingsPart, frozen=True):
-    # Whoever is at the desk has looked by then, and an e-mail is not late yet.
+    # A user at the desk has seen it by then, and an e-mail is not too late yet.
     notification_unseen_s: Annotated[
         int,
         Meta(ge=0, le=604_800),

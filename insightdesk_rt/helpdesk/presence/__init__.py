@@ -1,1 +1,1 @@
-"""Who is online, and how."""
+"""The feature presence: which users are online, and their status."""

@@ -1,4 +1,4 @@
-"""Connected users: which users have sockets of a namespace on this node, kept in step with the store.
+"""ConnectedUsers: the users with sockets of a namespace on this node, kept in sync with the store.
 
 This object owns the number of sockets per user on this node. It calls the store only when a user's first socket comes
 or the last one goes. What the store should hold follows from these numbers alone. So whatever failed (Valkey was
@@ -19,7 +19,7 @@ from insightdesk_rt.helpdesk.event_relay import EventRelay
 from insightdesk_rt.helpdesk.presence.store import HeldPresence, PresenceStore
 
 BATCH = 500  # users per pipeline
-STEP = 200  # users per script that walks many: 2 to 5 ms in which Valkey serves nobody else
+STEP = 200  # users per call of a script: 2 to 5 ms, during which Valkey serves no other command
 COMPARE_EVERY = 10  # calls of `reconcile` between two comparisons of store and node
 
 
@@ -48,9 +48,9 @@ class ConnectedUsers:
         self._incarnation = incarnation
         self._relay = relay
         self._users: dict[UserKey, _ConnectedUser] = {}
-        # Not by sid: a session that comes back keeps its sid, and may be here before its old socket has left.
+        # Not by sid: a resumed session keeps its sid, and may be here before its old socket has left.
         self._sockets: set[Socket] = set()
-        self._unsettled: set[UserKey] = set()  # users for whom the store may not hold what is true here
+        self._unsettled: set[UserKey] = set()  # users whose entry in the store may differ from this node
         self._turn = 0
         self._fenced = fenced
 
@@ -69,7 +69,7 @@ class ConnectedUsers:
             await self._settle(user.key)
 
     async def remove(self, socket: Socket) -> None:
-        """A socket has left. Ignores one that was never added: its connection broke while it was being let in."""
+        """A socket has left. Ignores one that was never added, because its connection broke before it had joined."""
         if socket not in self._sockets:
             return
         self._sockets.discard(socket)
@@ -92,7 +92,7 @@ class ConnectedUsers:
             await self._relay.publish(changes)
 
     async def re_register(self) -> None:
-        """Store everybody who is connected here: Valkey forgot them, or this node has a new incarnation."""
+        """Store all users who are connected here: Valkey lost them, or this node has a new incarnation."""
         await self._settle_all(list(self._users))
 
     async def node_lost(self, incarnation: str) -> None:
@@ -108,7 +108,7 @@ class ConnectedUsers:
 
         Raises RtError UNAVAILABLE: call it again.
         """
-        # First the holders, then the living: a node that starts between the two calls lives before it holds anybody.
+        # First the nodes with users, then the living: a node that starts in between lives before it has users.
         holders = await self._store.incarnations()
         for incarnation in holders.difference(await living()):
             await self.node_lost(incarnation)
@@ -122,7 +122,7 @@ class ConnectedUsers:
                 return
 
     async def _settle(self, key: UserKey) -> bool:
-        """Store what is true of the user here. Returns whether Valkey took it."""
+        """Store whether the user is connected here. Returns whether Valkey accepted it."""
         connected, incarnation = self._users.get(key), self._incarnation()
         self._unsettled.add(key)
         try:

@@ -1,4 +1,4 @@
-"""Presence: who is online, busy, away or offline, published to the team and to subscribers.
+"""Presence: the status of users (online, busy, away, offline), published to the team and to subscribers.
 
 Rooms: team:<teamId>, presence:<userId>. Facts: helpdesk/presence/store.py. A user is online while any node has a
 socket of theirs in this namespace. A page reload, or a move to another node, within the grace period is not visible to
@@ -211,7 +211,7 @@ class Presence(Namespace):
         await self._relay.publish_overdue()
 
     async def re_register(self) -> None:
-        """Store again who is connected here: Valkey forgot it, or this node has a new incarnation."""
+        """Store again which users are connected here: Valkey lost it, or this node has a new incarnation."""
         await self.connected_users.re_register()
 
     async def node_lost(self, incarnation: str) -> None:
@@ -241,6 +241,6 @@ def when(seen: SeenPresence) -> str:
 
 
 def changes(sent: Iterable[SeenPresence], now: Iterable[SeenPresence]) -> list[SeenPresence]:
-    """Return the users who look different to others than what was sent. `lastSeen` of a present user does not count."""
+    """Return the users whose presence differs from what was sent. `lastSeen` of a present user is ignored."""
     pairs = zip(sent, now, strict=True)
     return [new for old, new in pairs if new.status != old.status or (new.status == "offline" and new != old)]

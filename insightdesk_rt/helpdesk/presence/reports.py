@@ -1,4 +1,4 @@
-"""What the back end is told of presence."""
+"""The feed entries about presence."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class PresenceReports:
 
 
 def report_of(change: PresenceTransition) -> PresenceReport:
-    """Return what the back end is told of a change."""
+    """Return the feed entry of a change."""
     kind: type[PresenceReport] = PresenceStatusReport
     if change.status == "offline":
         kind = PresenceOfflineReport

@@ -1,4 +1,4 @@
-"""Presence store: who is connected, through which nodes, and which status they chose.
+"""Presence store: which users are connected, through which nodes, and which status they chose.
 
 There is one hash per user and one set per node. A user is online while a living node incarnation holds a connection of
 theirs. A node stores that once per user, not once per connection, and refreshes nothing per user: what a dead node held
@@ -41,7 +41,7 @@ WHO = load_script(PACKAGE, "presence_who")
 
 
 class HeldPresence(IntEnum):
-    """What it did to a user's presence that a node holds a connection of theirs."""
+    """The effect of a node's connection on a user's presence."""
 
     FENCED = -1  # the incarnation was declared dead; nothing was stored
     QUIETLY = 0  # others see no change
@@ -128,7 +128,7 @@ class PresenceStore:
         return [SeenPresence(key, status or "offline", int(seen or 0)) for key, (status, seen) in pairs]
 
     async def known(self, keys: Sequence[str]) -> list[KnownPresence]:
-        """Return what is known of these users, in the same order."""
+        """Return the stored presence of these users, in the same order."""
         rows = await self._valkey.call(WHO, [self.base], keys)
         return [
             KnownPresence(
@@ -149,11 +149,11 @@ class PresenceStore:
         return AgentCounts(*await self._valkey.call(COUNTS, [self.base], []))
 
     async def incarnations(self) -> set[str]:
-        """Return the incarnations that hold anybody, living or dead."""
+        """Return the incarnations with connected users, living or dead."""
         return set(await self._valkey.command("SMEMBERS", f"{self.base}-nodes"))
 
     async def held_count(self, node: str) -> int:
-        """Return how many users the incarnation holds according to the store."""
+        """Return how many connected users the incarnation has according to the store."""
         return int(await self._valkey.command("SCARD", f"{self.base}-node:{node}"))
 
     async def held_by(self, node: str) -> set[str]:

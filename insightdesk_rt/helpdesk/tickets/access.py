@@ -34,7 +34,7 @@ UNCHECKED = "Access to the ticket cannot be checked now; try again."
 class MayRead(Protocol):
     @property
     def of_host(self) -> bool:
-        """Whether it is the host's own check. It may depend on anything, so the only way to know is to ask it."""
+        """Whether it is the host's own check, whose result may depend on anything, so it must be called each time."""
         ...
 
     def opened_by(self, user: User) -> Collection[str]:

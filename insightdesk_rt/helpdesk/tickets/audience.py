@@ -1,4 +1,4 @@
-"""The staff that gets the events of a ticket without having it open: everybody who may read it, and nobody else.
+"""The staff who get the events of a ticket without having it open: exactly those who may read it.
 
 With our own rules these are rooms: admins, the ticket's team, all agents. The host's own check knows no rooms: it is
 asked about each connected member of the staff (readers.py), once per user and change.

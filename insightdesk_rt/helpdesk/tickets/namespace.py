@@ -1,4 +1,4 @@
-"""The namespace /tickets: who may open a ticket, and what the back end calls to change one.
+"""The namespace /tickets: opening a ticket, and the methods with which the back end changes one.
 
 Rooms: everybody who has a ticket open is in `ticket:<id>`, agents and admins in `ticket-staff:<id>` too. viewers.py
 knows who views and types, feed.py which event goes to whom. A change is stored before its event is published
@@ -307,7 +307,7 @@ class Tickets(Namespace):
         return found
 
     async def _show(self, socket: Socket, ticket_id: str, joined: JoinResult) -> TicketSubscribed:
-        """Send a socket that has joined a ticket who is there, and show it to the others as a viewer."""
+        """Send the viewers of a ticket to a socket that has joined it, and show the socket to them."""
         staff = socket.user.is_staff
         if staff:
             await self.viewers.view(socket, ticket_id)
@@ -496,7 +496,7 @@ class Tickets(Namespace):
 
     @every(ms=NOTE_EVERY_MS)
     async def note_readers(self) -> None:
-        """Count the users connected here among those whom the host's check is asked about."""
+        """Add the users connected here to those for whom the host's check runs."""
         if self._access.of_host:
             await self._readers.note({socket.user for socket in self.hub.sockets(self.path).values()})
 

@@ -1,4 +1,4 @@
-"""The staff connected to /tickets on any node: the host's own check is asked about them before an event is published.
+"""The staff connected to /tickets on any node. The host's own check runs for each of them before events are published.
 
 Only used with a host's check (`access`); our own rules need only the rooms that a user is in. A user who left counts
 for as long as a session may be resumed, so that events in the meantime are replayed to them.

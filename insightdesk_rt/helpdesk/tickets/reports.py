@@ -1,6 +1,6 @@
-"""What the back end is told of tickets.
+"""The feed entries about tickets.
 
-It is told everything, including what customers never get: notes, watchers and teams. A change that also assigns the
+They contain everything, including what customers never get: notes, watchers and teams. A change that also assigns the
 ticket is two entries, as it is two events for clients.
 """
 
@@ -87,7 +87,7 @@ class TicketReports:
 
 
 def reports_of(record: PendingEvent, change: StoredChange) -> list[tuple[str, Report]]:
-    """Return what the back end is told of a change, each with its id."""
+    """Return the feed entries of a change, each with its id."""
     ticket_id, version, by = record.subject, change.version, change.by
     if record.kind == "deleted":
         return [(record.id, TicketDeletedReport(ticket_id, version))]

@@ -121,7 +121,7 @@ class ViewerTracker:
             self._stop_viewing(socket, ticket_ids)
 
     def socket_returned(self, socket: Socket, ticket_ids: Collection[str]) -> None:
-        """A session came back: it goes on viewing, now in this socket."""
+        """A session was resumed: it goes on viewing in this socket."""
         for ticket_id in ticket_ids:
             if view := self._views.get((socket.sid, ticket_id)):
                 self._views[socket.sid, ticket_id] = view._replace(socket=socket)
@@ -134,7 +134,7 @@ class ViewerTracker:
                 self._namespace.spawn(self._settle(socket.sid, ticket_id), "leaving a ticket")
 
     async def _settle(self, sid: Sid, ticket_id: str) -> None:
-        """Store what is true of this socket and ticket. If Valkey is unreachable, try again in a second."""
+        """Store the state of this socket in this ticket. If Valkey is unreachable, try again in a second."""
         try:
             await self._put(sid, ticket_id)
         except RtError:

@@ -1,4 +1,4 @@
-"""The console: the pages that the admin port shows people, and signing in to them.
+"""The console: the web pages of the admin port, and signing in to them.
 
     GET    /                    the console, or the page to sign in
     GET    /console/{file}      its scripts and styles
@@ -6,8 +6,8 @@
     POST   /api/v1/session      sign in: a key or a token for a cookie
     DELETE /api/v1/session      sign out
 
-All that is shown the pages get from the API, as anybody does. Files hold nothing of anybody and need no cookie. There
-is no inline script or style, and the policy lets a page load nothing from anywhere else. sessions.py has the cookie.
+The pages get all data from the API. The files contain no data and need no cookie. There is no inline script or style,
+and the policy lets a page load nothing from other places. sessions.py has the cookie.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ POLICY = (
 )
 NO_SPACE = r"^\S+\Z"
 WORDS[NO_SPACE] = "without white space"
-MAX_CREDENTIAL = 8_192  # characters; Tornado takes headers up to 64 KB, issuers make tokens of 1 or 2 KB
+MAX_CREDENTIAL = 8_192  # characters; Tornado accepts headers up to 64 KB, and usual tokens have 1 or 2 KB
 
 
 class ConsoleSession(Struct):
-    """`via`: what was shown, in the Authorization header or as a cookie. `separateIds`, where `user_ids` says so."""
+    """`via`: the kind of credential, from the Authorization header or a cookie. `separateIds`: as in `user_ids`."""
 
     name: str
     scope: Scope
@@ -154,7 +154,7 @@ class ConsoleFileHandler(Handler):
 
 class PageHandler(ConsoleFileHandler):
     async def identified(self) -> Principal | None:
-        """Return who is signed in, and None whatever is wrong: then they may sign in again."""
+        """Return the signed-in user; None if the session is invalid for any reason, so that they may sign in again."""
         try:
             return await Handler.identified(self)
         except RtError:

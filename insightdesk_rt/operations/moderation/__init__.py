@@ -1,1 +1,1 @@
-"""What admins may change while the servers run: blocks, revocations, notices, rates, log levels."""
+"""Changes by admins at run time: blocks, revocations, notices, rates, log levels."""

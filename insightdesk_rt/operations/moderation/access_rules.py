@@ -1,4 +1,4 @@
-"""What blocks and revocations have in common: they name users or addresses, and close the connections they apply to.
+"""The common parts of blocks and revocations, which name users or addresses and close the connections they apply to.
 
 A new rule acts on every node before the admin is answered. A revoked client is disconnected, reconnects by itself and
 is refused. A blocked client gets a disconnect that tells it not to reconnect.
@@ -27,7 +27,7 @@ COUNT = "gate.count"  # between nodes, so it keeps the name that earlier version
 
 
 class AccessRule(Rule, frozen=True, kw_only=True, omit_defaults=True):
-    """A rule about users or addresses. A subclass says which."""
+    """Base class of rules about users or addresses."""
 
     def concerns(self, user: User) -> bool:
         raise NotImplementedError
@@ -59,7 +59,7 @@ async def close_clients(registry: ClientRegistry, rule: AccessRule, why: CloseRe
 
 
 class AccessRuleChanges:
-    """What the routes of blocks and revocations share: set a rule, or count the connections it would close."""
+    """The common part of the routes of blocks and revocations: set a rule, or count the connections it would close."""
 
     def __init__(
         self, rules: Rules, registry: ClientRegistry, calls: NodeCalls, tables: Sequence[RuleTable[Any]]

@@ -203,7 +203,7 @@ def view_revocation(revocation: Revocation) -> RevocationView:
 
 
 def report_revocation(revocation: Revocation) -> SessionRevokedReport:
-    """Return what the back end is told of a revocation."""
+    """Return the feed entry of a revocation."""
     before_ms = revocation.issued_before_ms
     return SessionRevokedReport(
         sessionId=revocation.session_id,

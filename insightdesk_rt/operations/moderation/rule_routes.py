@@ -1,4 +1,4 @@
-"""What the routes of all kinds of rules share: ids, times, pages and answers."""
+"""The common parts of the routes of all kinds of rules: ids, times, pages and answers."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the admin port shows: nodes, connections, rooms, users, health, metrics, live events."""
+"""The views of the admin port: nodes, connections, rooms, users, health, metrics, live events."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from heapq import nsmallest
 
 MAX_MARKS = 512  # 8 KB of JSON per node and request
-BITS = 53  # what a JavaScript number holds exactly
+BITS = 53  # the largest integers of JavaScript
 
 
 @lru_cache(maxsize=65_536)

@@ -33,7 +33,7 @@ CHECK_WITHIN_S = 2.0  # balancers check every few seconds, with a timeout of abo
 
 
 class Check:
-    """`run` returns what is wrong in a few words, or "". An exception fails the check and is logged once in a row."""
+    """`run` returns a short reason, or "" for success. An exception fails the check, and is logged once in a row."""
 
     __slots__ = ("failed", "name", "run")
 
@@ -44,7 +44,7 @@ class Check:
 
 
 class Checked(Struct, omit_defaults=True):
-    """`why` says what is wrong; it is left out if the check passed."""
+    """`why` is the reason of a failure; it is left out if the check passed."""
 
     name: str
     ok: bool

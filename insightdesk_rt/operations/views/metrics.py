@@ -87,7 +87,7 @@ class Sources(NamedTuple):
 
 
 class NodeCollector(Collector):
-    """One look at one node. `checks` are the readiness checks, done just before."""
+    """The metrics of one node at one moment. `checks` are the results of the readiness checks."""
 
     def __init__(self, sources: Sources, checks: Sequence[Checked]) -> None:
         self._from = sources
@@ -282,7 +282,7 @@ class MetricsHandler(Handler):
 
     @operation("viewer")
     async def get(self) -> Answer:
-        """What this node has counted since its start, as Prometheus text."""
+        """Return this node's metrics since its start, as Prometheus text."""
         checked = await asyncio.gather(*(run_check(check) for check in self.checks))
         registry = CollectorRegistry()
         registry.register(NodeCollector(self.sources, checked))
@@ -331,7 +331,7 @@ def _histogram(
 
 
 def _process() -> Iterator[Metric]:
-    """What prometheus_client's own collector says. That one needs /proc/stat, which our systemd unit hides."""
+    """The figures of prometheus_client's own collector, which needs /proc/stat, hidden by our systemd unit."""
     here = this_process()
     cpu = CounterMetricFamily("process_cpu_seconds", "User and system CPU time.")
     cpu.add_metric((), here.cpu_s)

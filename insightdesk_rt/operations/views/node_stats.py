@@ -61,7 +61,7 @@ class Point(NamedTuple):
 
 
 class Clients(NamedTuple):
-    """All clients of a node in numbers: by transport, and what is queued for them."""
+    """The number of clients of a node by transport, and of their queued messages."""
 
     by_transport: dict[str, int]
     outbox_bytes: int
