@@ -32,6 +32,13 @@ MAX_EVENTS = 5_000  # the default limit of one read
 IDS_TTL_MS = 3_600_000  # how long lua/append.lua keeps a room's offsets
 KEYS_PER_CALL = 500
 
+PACKAGE = "insightdesk_rt.engine.cluster"
+OPEN = load_script(PACKAGE, "open", "offsets_lib")
+FORK = load_script(PACKAGE, "fork")
+READ = load_script(PACKAGE, "read", "offsets_lib")
+MISSED = load_script(PACKAGE, "missed", "offsets_lib")
+ENTRIES = load_script(PACKAGE, "entries")
+
 
 class Opened(NamedTuple):
     """`since`: read on from here; None: not known from where.
@@ -56,11 +63,6 @@ class Logs:
     def __init__(self, valkey: Valkey, names: Names, reads_at_once: int) -> None:
         self._valkey = valkey
         self._names = names
-        self._open = load_script("insightdesk_rt.engine.cluster", "open")
-        self._fork = load_script("insightdesk_rt.engine.cluster", "fork")
-        self._read = load_script("insightdesk_rt.engine.cluster", "read")
-        self._missed = load_script("insightdesk_rt.engine.cluster", "missed")
-        self._entries = load_script("insightdesk_rt.engine.cluster", "entries")
         self.budget = Budget(reads_at_once)
         self.poison = 0
 
@@ -72,13 +74,13 @@ class Logs:
         """
         own = self._names.namespace(namespace)
         top, since, epoch, fork = await self._valkey.call(
-            self._open, [own.log, own.log_state], list(itertools.chain.from_iterable(ends))
+            OPEN, [own.log, own.log_state], list(itertools.chain.from_iterable(ends))
         )
         return Opened(Offset(top), Offset(since) if since else None, epoch, fork)
 
     async def record_fork(self, namespace: str) -> str:
         """Have all nodes, including this one, tell the namespace's rooms to reload. Raises RtError UNAVAILABLE."""
-        return str(await self._valkey.call(self._fork, [self._names.namespace(namespace).log_state], []))
+        return str(await self._valkey.call(FORK, [self._names.namespace(namespace).log_state], []))
 
     async def read(
         self, namespace: str, rooms: Collection[Room], since: Offset, max_events: int = MAX_EVENTS, user: str = ""
@@ -98,11 +100,11 @@ class Logs:
         own = self._names.namespace(namespace)
         keys = [own.log, own.log_state, *map(own.ids, rooms)]
         args: list[Arg] = [since, max_events, AT_ONCE, PAGE_BYTES]
-        complete, top, floor, left, *parts = await self._call(self._missed, keys, args)
+        complete, top, floor, left, *parts = await self._call(MISSED, keys, args)
         events = self._events(namespace, parts)
         left = sorted(left, key=offset_key)
         while complete and left:
-            looked, *parts = await self._call(self._entries, keys[:1], [PAGE_BYTES, *left[:PAGE_ENTRIES]])
+            looked, *parts = await self._call(ENTRIES, keys[:1], [PAGE_BYTES, *left[:PAGE_ENTRIES]])
             complete = looked > 0  # else it was trimmed while this was reading
             events += self._events(namespace, parts)
             left = left[looked:]
@@ -115,7 +117,7 @@ class Logs:
     async def page(self, namespace: str, since: Offset) -> LogPage:
         """Return the next part of the log after `since`, for all rooms: for a node that catches up."""
         own = self._names.namespace(namespace)
-        answer = await self._valkey.call(self._read, [own.log, own.log_state], [since, PAGE_ENTRIES, PAGE_BYTES])
+        answer = await self._valkey.call(READ, [own.log, own.log_state], [since, PAGE_ENTRIES, PAGE_BYTES])
         cut, upto, done, *parts = answer
         return LogPage(bool(cut), Offset(upto), bool(done), self._events(namespace, parts))
 

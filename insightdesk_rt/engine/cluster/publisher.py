@@ -39,6 +39,9 @@ AGAIN_BATCH = 500
 MANY = 100  # events that one script logs: some 4 ms of Valkey, in which it serves nobody else
 WAIT_S = 1.0  # a command's deadline
 
+APPEND = load_script("insightdesk_rt.engine.cluster", "append")
+APPEND_MANY = several_times(APPEND)
+
 
 class EventLogSettings(SettingsPart, frozen=True):
     """How much of a namespace's log is kept, whichever limit is reached first, and what one event may have."""
@@ -72,8 +75,6 @@ class Publisher:
         seen: Callable[[str], Offset],
     ) -> None:
         self._valkey = valkey
-        self._script = load_script("insightdesk_rt.engine.cluster", "append")
-        self._script_for_many = several_times(self._script)
         self._names = names
         self._address = address
         self._settings = settings
@@ -129,7 +130,7 @@ class Publisher:
             seen = self._seen(event.namespace)
             calls.append(append_call(self._names, event, self._address, self._settings, seen))
             sent.append(number)
-        answers = await self._valkey.call(self._script_for_many, *together(calls)) if calls else []
+        answers = await self._valkey.call(APPEND_MANY, *together(calls)) if calls else []
         for number, answer in zip(sent, answers, strict=True):
             try:
                 offset = found[number] = appended(answer)
@@ -214,7 +215,7 @@ class Publisher:
 
     async def _append(self, event: Event, was: str = "") -> Offset:
         keys, args = append_call(self._names, event, self._address, self._settings, self._seen(event.namespace), was)
-        return appended(await self._valkey.call(self._script, keys, args))
+        return appended(await self._valkey.call(APPEND, keys, args))
 
     @staticmethod
     def _moved(sent: Sent) -> Event:

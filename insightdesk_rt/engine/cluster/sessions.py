@@ -47,7 +47,14 @@ TOUCH_TURN_MS = TOUCH_S * 1000 / 10
 # Longer than the time between two writes of a record. Records that no node could clear (all died at once) expire.
 SAFETY_TTL_MS = 86_400_000
 REAP_BATCH = 500
-SCRIPTS = ("save", "end", "claim", "unlist", "quiet", "reap")
+PACKAGE = "insightdesk_rt.engine.cluster"
+SAVE = load_script(PACKAGE, "session_save")
+END = load_script(PACKAGE, "session_end")
+CLAIM = load_script(PACKAGE, "session_claim")
+UNLIST = load_script(PACKAGE, "session_unlist")
+QUIET = load_script(PACKAGE, "session_quiet", "offsets_lib")
+REAP = load_script(PACKAGE, "session_reap")
+ROOMS_LAST = load_script(PACKAGE, "rooms_last", "offsets_lib")
 MAX_SAVES = 1_000  # records in one pipeline
 OTHER_OWNER, NO_RECORD = 0, -1  # answers of lua/session_save.lua
 
@@ -85,8 +92,6 @@ class ClusterSessions:
         self._position = position
         self._replaced = replaced
         self._window_ms = window_s * 1000
-        self._scripts = {name: load_script("insightdesk_rt.engine.cluster", "session_" + name) for name in SCRIPTS}
-        self._rooms_last = load_script("insightdesk_rt.engine.cluster", "rooms_last")
         self._numbers = itertools.count()
         self._sessions: dict[str, SessionRecord] = {}  # by pid, of sockets connected here
         self._entering: dict[str, Socket] = {}  # by pid: sockets that claimed a session and are still connecting
@@ -141,12 +146,12 @@ class ClusterSessions:
         owner = self._new_owner()
         args: list[Arg] = [socket.namespace, socket.user.key, owner, self._address, self._window_ms]
         record = self._names.session(pid).session(pid)
-        found = await self._valkey.call(self._scripts["claim"], [record], args)
+        found = await self._valkey.call(CLAIM, [record], args)
         if not found:
             return None
         sid, rooms, start, said, quiet, role, team, address, over, starts, listed_in = found
         if listed_in and not over:
-            await self._valkey.call(self._scripts["unlist"], [record, Key(listed_in)], [pid])
+            await self._valkey.call(UNLIST, [record, Key(listed_in)], [pid])
         if not over:
             if address == self._address:
                 self.evict(pid)
@@ -226,7 +231,7 @@ class ClusterSessions:
         index = partition.sessions(incarnation)
         while pids := await self._valkey.command("SRANDMEMBER", index, REAP_BATCH):
             keys = [index, *map(partition.session, pids)]
-            if not await self._valkey.call(self._scripts["reap"], keys, [self._window_ms, *pids]):
+            if not await self._valkey.call(REAP, keys, [self._window_ms, *pids]):
                 return
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -303,7 +308,7 @@ class ClusterSessions:
         args: list[Arg] = [mode, session.owner, pid, SAFETY_TTL_MS, *itertools.chain.from_iterable(fields.items())]
         session.mode = "keep"  # a write that starts while this is under way comes after it
         try:
-            saved = await self._valkey.call(self._scripts["save"], keys, args)
+            saved = await self._valkey.call(SAVE, keys, args)
         except BaseException:
             session.mode = "keep" if mode == "keep" else "again"
             raise
@@ -320,7 +325,7 @@ class ClusterSessions:
         keys = [partition.session(pid), partition.sessions(ended.holder)]
         # If Valkey was unreachable for longer than the client may take, the record is deleted; it would stay otherwise.
         keep_ms = ended.keep_ms if asyncio.get_running_loop().time() < ended.until_s else 0
-        await self._valkey.call(self._scripts["end"], keys, [ended.owner, pid, keep_ms, ended.rooms, ended.starts])
+        await self._valkey.call(END, keys, [ended.owner, pid, keep_ms, ended.rooms, ended.starts])
         if self._ended.get(pid) is ended:
             del self._ended[pid]
 
@@ -343,11 +348,11 @@ class ClusterSessions:
         event that was not looked for; then the fields stay as they are until the next touch.
         """
         namespace, rooms = self._names.namespace(session.socket.namespace), frozenset(session.socket.rooms)
-        top, newest = await self._valkey.call(self._rooms_last, [namespace.log_state, *map(namespace.ids, rooms)], [])
+        top, newest = await self._valkey.call(ROOMS_LAST, [namespace.log_state, *map(namespace.ids, rooms)], [])
         if not session.socket.rooms <= rooms:
             top = ""
         record = self._names.session(pid).session(pid)
-        await self._valkey.call(self._scripts["quiet"], [record], [session.owner, SAFETY_TTL_MS, top, newest])
+        await self._valkey.call(QUIET, [record], [session.owner, SAFETY_TTL_MS, top, newest])
 
 
 def _names(socket: Socket) -> str:

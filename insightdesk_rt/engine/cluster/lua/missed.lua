@@ -13,11 +13,6 @@ local most, at_once, room_for = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(A
 local log = KEYS[1]
 local PART, KEPT, KEPT_MS = 100, 1000, 3600000
 
-local function parts(id)
-  local ms, seq = id:match('^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
 local since_ms, since_seq = parts(since)
 
 local function later(id)
@@ -73,9 +68,7 @@ if #missed > at_once then
   return answer
 end
 table.sort(missed, function(a, b)
-  local a_ms, a_seq = parts(a)
-  local b_ms, b_seq = parts(b)
-  return a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq)
+  return after(b, a)
 end)
 local bytes, taken = 0, 0
 for _, id in ipairs(missed) do

@@ -21,17 +21,6 @@ local time = redis.call('TIME')
 redis.call('HSETNX', state, 'epoch', time[1] .. '-' .. time[2])
 local epoch = redis.call('HGET', state, 'epoch')
 
-local function parts(id)
-  local ms, seq = id:match('^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
-local function after(a, b)
-  local am, as = parts(a)
-  local bm, bs = parts(b)
-  return am > bm or (am == bm and as > bs)
-end
-
 local function mark(id)
   redis.call('XADD', log, id, 'i', '', 'h', '', 'p', '')
   redis.call('HSET', state, 'top', id)

@@ -7,17 +7,6 @@ local since = ARGV[1]
 local look, room_for = tonumber(ARGV[2]), tonumber(ARGV[3])
 local log = KEYS[1]
 
-local function parts(id)
-  local ms, seq = id:match('^(%d+)-(%d+)$')
-  return tonumber(ms), tonumber(seq)
-end
-
-local function after(a, b)
-  local am, as = parts(a)
-  local bm, bs = parts(b)
-  return am > bm or (am == bm and as > bs)
-end
-
 local top, floor = unpack(redis.call('HMGET', KEYS[2], 'top', 'floor'))
 top = top or '0-0'
 local answer = { 0, top, 1 }

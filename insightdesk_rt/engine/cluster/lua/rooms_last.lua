@@ -2,12 +2,6 @@
 --
 -- KEYS: the log's state (hash: top), then per room: its ids (list, newest first)
 -- Returns {last id of the log or '', the newest id of these rooms or ''}.
-local function after(a, b)
-  local am, as = a:match('^(%d+)-(%d+)$')
-  local bm, bs = b:match('^(%d+)-(%d+)$')
-  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
-  return am > bm or (am == bm and as > bs)
-end
 local newest
 for n = 2, #KEYS do
   local last = redis.call('LINDEX', KEYS[n], 0)

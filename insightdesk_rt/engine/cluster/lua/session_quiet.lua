@@ -9,12 +9,6 @@
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then
   return 0
 end
-local function after(a, b)
-  local am, as = a:match('^(%d+)-(%d+)$')
-  local bm, bs = b:match('^(%d+)-(%d+)$')
-  am, as, bm, bs = tonumber(am), tonumber(as), tonumber(bm), tonumber(bs)
-  return am > bm or (am == bm and as > bs)
-end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local top, newest = ARGV[3], ARGV[4]
 local from, quiet = unpack(redis.call('HMGET', KEYS[1], 'from', 'quiet'))
