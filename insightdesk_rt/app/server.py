@@ -628,7 +628,7 @@ def admin_parts(
         admin_port_settings(start.loaded),
         start.node_id,
         PATHS,
-        AdminAccess(lambda token: access.passed(keys.ring.verify(token)), keys.admins),
+        AdminAccess(access.checked(keys.ring.verify), keys.admins),
         cluster.valkey,
         cluster.clock,
         cluster.backplane,

@@ -18,19 +18,18 @@ from insightdesk_rt.operations.moderation.rules import Rules
 
 
 class BlocksAndRevocations:
-    """`verify` reads a token. This class's own `verify` also checks that the token still counts."""
-
-    def __init__(self, rules: Rules, registry: ClientRegistry, verify: Callable[[object], User]) -> None:
-        self._verify = verify
+    def __init__(self, rules: Rules, registry: ClientRegistry) -> None:
         self.revocations = Revocations(rules, registry)
         self.blocks = Blocks(rules, registry)
 
-    def verify(self, token: object) -> User:
-        """Return the user a token speaks for. Raises RtError AUTH_*, AUTH_SESSION_REVOKED, FORBIDDEN (blocked)."""
-        return self.passed(self._verify(token))
+    def checked(self, verify: Callable[[object], User]) -> Callable[[object], User]:
+        """Return what reads a token with `verify`, and then checks that it still counts.
 
-    def passed(self, user: User) -> User:
-        """Return the user of a verified token. Raises RtError AUTH_SESSION_REVOKED, FORBIDDEN (blocked)."""
+        Raises what `verify` raises, and RtError AUTH_SESSION_REVOKED, FORBIDDEN (blocked).
+        """
+        return lambda token: self._passed(verify(token))
+
+    def _passed(self, user: User) -> User:
         if self.revocations.revoked(user):
             raise RtError("AUTH_SESSION_REVOKED")
         if self.blocks.blocks_user(user):

@@ -38,11 +38,11 @@ class Moderation:
         lost: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self.rules = Rules(store, now_s, lost)
-        self.access = BlocksAndRevocations(self.rules, registry, verify)
+        self.access = BlocksAndRevocations(self.rules, registry)
         self.notices = Notices(self.rules, hub, leads)
         self.levels = LogLevels(self.rules, node_id)
         self.rates: Rates
-        self.admission = Admission(self.access.verify, self.access.admit, self.notices.greet)
+        self.admission = Admission(self.access.checked(verify), self.access.admit, self.notices.greet)
 
     async def start(self, calls: NodeCalls, client_calls: ClientCalls) -> None:
         """Load the rules in force, and follow changes from now on. Raises RtError UNAVAILABLE."""

@@ -110,7 +110,7 @@ async def test_a_revoked_or_blocked_user_is_closed_even_if_nothing_can_be_sent(w
         peer.sockets = {"/tickets": socket}
         clients[str(number)] = peer
     host: Any = SimpleNamespace(clients=clients)
-    access = BlocksAndRevocations(Rules(store), host, lambda token: fakes.user("ann", session_id="s1", issued_s=1))
+    access = BlocksAndRevocations(Rules(store), host)
     common: dict[str, Any] = {"id": "r1", "by": "root", "at_ms": 1, "reason": "x"}
     if what == "session":
         count = await access.revocations.table.changed(None, Revocation(session_id="s1", **common))
@@ -124,7 +124,7 @@ async def test_a_revoked_or_blocked_user_is_closed_even_if_nothing_can_be_sent(w
     why = CloseReason.BLOCKED if what == "block" else CloseReason.REVOKED
     assert [peer.closed for peer in clients.values()] == [why, why]
     with pytest.raises(RtError):
-        access.verify("token")
+        access.checked(lambda token: fakes.user("ann", session_id="s1", issued_s=1))("token")
 
 
 def test_a_connection_with_an_expired_token_is_closed_even_if_nothing_can_be_sent() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from insightdesk_rt.operations.moderation.blocks import Block
 from insightdesk_rt.operations.moderation.blocks_and_revocations import BlocksAndRevocations
 from insightdesk_rt.operations.moderation.revocations import Revocation
@@ -18,7 +16,7 @@ from tests.support.aio import aio
 async def test_the_rules_about_a_user_are_found_by_id_address_and_session() -> None:
     store: Any = None
     registry: Any = SimpleNamespace(clients={})
-    access = BlocksAndRevocations(Rules(store), registry, lambda token: pytest.fail("no token was verified"))
+    access = BlocksAndRevocations(Rules(store), registry)
     blocks = {
         "name": {"user_id": "ann"},
         "ip": {"ip": "192.0.2.7"},

@@ -52,7 +52,7 @@ async def port_with_few_rules(url: str, prefix: str) -> AsyncIterator[tuple[Port
     calls: Any = OneNode()
     rules = Rules(RuleStore(valkey))
     registry: Any = SimpleNamespace(clients={})
-    access = BlocksAndRevocations(rules, registry, lambda token: pytest.fail("no token was verified"))
+    access = BlocksAndRevocations(rules, registry)
     notices = Notices(rules, Hub(fakes.OneNode(), ["/chat"]), lambda: True)
     levels = LogLevels(rules, "n1")
     events = {event: None for event in ("one", "two", "three")}
