@@ -11,11 +11,12 @@ it stays one event even if Valkey forgot that it knew the id. Cost: one small co
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from insightdesk_rt.engine.cluster.names import Partition
+from insightdesk_rt.engine.cluster.names import Key, Partition
 from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
 
 PACKAGE = "insightdesk_rt.helpdesk"
@@ -25,7 +26,7 @@ PENDING_EVENTS = f"{PACKAGE}:pending_events"
 PAGE = f"{PACKAGE}:page"
 
 PUBLISHED = load_script(PACKAGE, "pending_events_published")
-OVERDUE = load_script(PACKAGE, "pending_events_overdue")
+PASSED = load_script(PACKAGE, "passed")
 
 
 # Waits until a Valkey that lost its last writes has them again. Raises RtError UNAVAILABLE.
@@ -84,7 +85,12 @@ class PendingEvents:
     def __init__(self, valkey: Valkey, partition: Partition, name: str) -> None:
         self._valkey = valkey
         self._name = name
-        self._base = partition.key(name)
+        self._partition = partition
+        self.index = partition.key(f"{name}-untold")  # zset: subjects that have records → since when
+
+    def of(self, subject: str) -> Key:
+        """The list of a subject's records."""
+        return self._partition.key(f"{self._name}-untold", subject)
 
     async def mark_published(self, upto: Mapping[str, int]) -> None:
         """Remove the records of published events; `upto` maps each subject to its last published seq.
@@ -92,9 +98,12 @@ class PendingEvents:
         Raises RtError UNAVAILABLE; the records then stay, and the events are published again.
         """
         pairs = [str(part) for pair in upto.items() for part in pair]
-        await self._valkey.call(PUBLISHED, [self._base], pairs)
+        await self._valkey.call(PUBLISHED, [self.index, *map(self.of, upto)], pairs)
 
     async def overdue(self, age_ms: int = 2_000, limit: int = 200) -> list[PendingEvent]:
         """Return events that have waited for `age_ms`, of at most `limit` subjects. Raises RtError UNAVAILABLE."""
-        found = await self._valkey.call(OVERDUE, [self._base], [age_ms, limit])
+        subjects = await self._valkey.call(PASSED, [self.index], [age_ms, limit])
+        # Records that were published since then are gone, and those that were added are published with the others.
+        lists = await asyncio.gather(*(self._valkey.command("LRANGE", self.of(each), 0, -1) for each in subjects))
+        found = zip(subjects, lists, strict=True)
         return [event for subject, records in found for event in read_pending(self._name, subject, records)]

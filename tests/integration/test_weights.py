@@ -66,14 +66,15 @@ def family_of(key: str) -> Family | None:
 
 
 def named_in_code() -> Iterator[str]:
-    """Yield the parts of key names in the code: `partition.key("name")`, `base .. '-suffix'` of scripts, Partition."""
+    """Yield the parts of key names in the code: `partition.key("name")`, `own('-suffix')` of scripts, Partition."""
     for path in sorted((ROOT / "insightdesk_rt").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         yield from re.findall(r"\.key\(\s*f?\"([a-z-]+)\"", text)
-        yield from re.findall(r"f\"\{self\.base\}(-[a-z]+)", text)
+        yield from re.findall(r"f\"\{(?:self\.base|(?:self\._)?name)\}(-[a-z]+)", text)
+        yield from (f"-{name}" for name in re.findall(r"\._own\(\"([a-z]+)\"", text))
     for path in sorted((ROOT / "insightdesk_rt").rglob("*.lua")):
         text = path.read_text(encoding="utf-8")
-        yield from re.findall(r"(?:base|present|KEYS\[1\]) \.\. '(-[a-z]+)", text)
+        yield from re.findall(r"(?:own\(|base \.\. |present \.\. )'(-[a-z]+)", text)
     names = (ROOT / "insightdesk_rt" / "engine" / "cluster" / "names.py").read_text(encoding="utf-8")
     yield from re.findall(r"return Key\(f\"\{self\._start\}([a-z]+):", names)
 

@@ -6,24 +6,29 @@ who accept at once exactly one gets the conversation, and a repeat of a request 
 answer.
 
 A user who asks for a conversation that is not theirs, or does not exist, gets FORBIDDEN in both cases. Closed
-conversations are kept for `kept_s`; open ones end by their deadlines. The keys are listed in lua/chat_lib.lua. The
-scripts make them from ids, so all must be on one server. Cost: one command per request; the numbers of the queue are
-O(1).
+conversations are kept for `kept_s`; open ones end by their deadlines. The keys are listed in lua/chat_lib.lua.
+
+A script is called with every key it may use, and some follow from where a conversation is: its team, customer and
+agent. This store reads them once and remembers them; a script that finds another place changes nothing and asks for its
+keys. Lists of conversations are read in two steps: first the ids, then the conversations that still belong there.
+Cost: one command per request, two for a conversation that this node does not know; the numbers of the queue are O(1).
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Awaitable, Collection, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
 
-from insightdesk_rt.engine.cluster.names import Partition
+from insightdesk_rt.engine.cluster.names import Key, Partition
 from insightdesk_rt.engine.cluster.publisher import KEEP_S
-from insightdesk_rt.engine.cluster.valkey import Script, Valkey, load_script
+from insightdesk_rt.engine.cluster.valkey import Arg, Script, Valkey, load_script
 from insightdesk_rt.engine.errors import RtError, used_before
 from insightdesk_rt.engine.model import User, new_id
 from insightdesk_rt.engine.wire import json
@@ -44,6 +49,7 @@ from insightdesk_rt.helpdesk.chat.conversation import (
 from insightdesk_rt.helpdesk.chat.settings import ChatSettings
 from insightdesk_rt.helpdesk.pending_events import (
     PAGE,
+    PASSED,
     PENDING_EVENTS,
     PendingEvent,
     PendingEvents,
@@ -67,15 +73,16 @@ TRANSFER = load_script(PACKAGE, "chat_transfer", PENDING_EVENTS, "chat_lib")
 CLOSE = load_script(PACKAGE, "chat_close", PENDING_EVENTS, "chat_lib")
 RATE = load_script(PACKAGE, "chat_rate", PENDING_EVENTS, "chat_lib")
 VIEW = load_script(PACKAGE, "chat_view", PENDING_EVENTS, "chat_lib")
-MINE = load_script(PACKAGE, "chat_mine", PENDING_EVENTS, "chat_lib")
-QUEUE = load_script(PACKAGE, "chat_queue", PENDING_EVENTS, "chat_lib")
+ROWS = load_script(PACKAGE, "chat_rows", PENDING_EVENTS, "chat_lib")
 PRESENT = load_script(PACKAGE, "chat_present", PENDING_EVENTS, "chat_lib")
 DUE = load_script(PACKAGE, "chat_due", PENDING_EVENTS, "chat_lib")
 PLACES = load_script(PACKAGE, "chat_places", PENDING_EVENTS, "chat_lib")
-LIST = load_script(PACKAGE, "chat_list", PENDING_EVENTS, "chat_lib", PAGE)
+LIST = load_script(PACKAGE, "chat_page", PAGE)
 STATS = load_script(PACKAGE, "chat_stats")
 
 MAX_RECENT = 1_000  # conversations whose last change is kept here, some 2 KB each: more than change within KEEP_S
+MAX_PLACED = 10_000  # conversations of which this node remembers team, customer and agent; 300 bytes each
+MAX_ASKS = 5  # times that a script is called with further keys, while its conversation changes hands all the time
 MAX_OPEN = 10  # open conversations of one customer: nobody reads more, and agents are few
 MAX_MESSAGES = 10_000  # per conversation: ~3 MB; half an hour at the limit of 5 messages a second
 MAX_BYTES = 2_000_000  # of one conversation's messages, as JSON
@@ -101,6 +108,14 @@ _message = msgspec.json.Decoder(Message)
 
 
 CHATTING = "chatting"  # the name of the PresenceStore that holds who is connected to the chat
+
+
+class Placed(NamedTuple):
+    """Where a conversation is, which decides the keys that belong to it. "" means none."""
+
+    team_id: str
+    customer_id: str
+    agent_id: str
 
 
 class ChatTimes(NamedTuple):
@@ -154,9 +169,15 @@ class ChatStore:
         self._recovered = recovered
         self._settings = settings
         self._name = "chat"
-        self._keys = [partition.key(self._name), present.base, partition.log_state]
+        self._partition = partition
+        self._present = present
+        self._base = partition.key(self._name)
+        self._bases = (self._base, present.base)
         self._queues: Shared[Any] = Shared()
         self.pending = PendingEvents(valkey, partition, self._name)
+        sets = (self._own(name) for name in ("deadlines", "waiting", "waited", "moved", "active", "closed"))
+        self._family = [partition.log_state, *sets, self.pending.index, present.crew, *present.agents[:3]]
+        self._placed: dict[str, Placed] = {}  # the one used last at the end
         # Conversations after this node's last acknowledged change, the oldest first; and their first messages.
         self._recent: dict[str, tuple[float, Sequence[str]]] = {}  # time of the event loop, and the fields
         self._first: dict[str, Message] = {}
@@ -188,7 +209,10 @@ class ChatStore:
             DAY_BYTES,
             via,
         )
-        answer = await self._ask(START, user, *new)
+        days = [int(time.time() // 86_400) - ago for ago in (0, 1)]  # Valkey's day may be another one: then it asks
+        started = [self._own("started", user.id, str(day)) for day in days]
+        keys = [*self._of(new[0]), *self._of(new[8]), self._own("queue", team_id), *started, *self._of_user(user)]
+        answer = await self._ask(START, user, *new, keys=keys)
         change = self._change(answer)
         if text and change.conversation.last == 1:
             author = Author(user.id, user.name, user.role)
@@ -198,7 +222,7 @@ class ChatStore:
 
     async def accept(self, user: User, conversation_id: str) -> ConversationChange:
         """Take a waiting conversation. CONFLICT with `state` and `agent`: another agent took it, or it is closed."""
-        return self._change(await self._ask(ACCEPT, user, conversation_id))
+        return self._change(await self._ask_about(conversation_id, ACCEPT, user))
 
     async def message(
         self, user: User, conversation_id: str, text: str, client_id: str, via: str = ""
@@ -211,7 +235,8 @@ class ChatStore:
         """
         once = once_of(conversation_id, "s" if user.is_staff else "c", user.id, client_id)
         own = (conversation_id, client_id, _body(user, text, client_id), MAX_MESSAGES, once, MAX_BYTES, DAY_BYTES, via)
-        _, number, at, records = await self._ask(MESSAGE, user, *own)
+        keys = [*self._of(conversation_id), *self._of_user(user)]
+        _, number, at, records = await self._ask(MESSAGE, user, *own, keys=keys)
         return StoredMessage(int(number), int(at), read_pending(self._name, conversation_id, records))
 
     async def carry_out(self, request: ChatRequest) -> BegunConversation | StoredMessage:
@@ -220,7 +245,7 @@ class ChatStore:
         if not conversation_id:
             subject, team_id = request.subject, request.team_id
             return await self.start(user, request.client_id, subject, team_id, request.text, BACKEND)
-        customer_id = await self._valkey.command("HGET", f"{self._keys[0]}:{conversation_id}", "customerId")
+        customer_id = await self._valkey.command("HGET", self._partition.key(self._name, conversation_id), "customerId")
         if customer_id is None:
             raise RtError("NOT_FOUND", "There is no such conversation.")
         if request.customer_by_id and user.id == customer_id:
@@ -252,7 +277,7 @@ class ChatStore:
         )
 
     async def _put_state_again(self, conversation_id: str, fields: Sequence[str]) -> int:
-        lost = int(await self._run(STATE_AGAIN, SERVER, conversation_id, *fields))
+        lost = int(await self._run_about(conversation_id, STATE_AGAIN, SERVER, *fields))
         if first := self._first.get(conversation_id):
             await self.put_down_again(conversation_id, first)
         return lost
@@ -267,11 +292,11 @@ class ChatStore:
         who = (author.id, author.role, "", author.name)
         body = json.dumps({"author": author, "text": message.text, "clientId": message.clientId})[1:]
         own = (conversation_id, message.id, message.at, message.clientId, body)
-        return bool(await self._run(AGAIN, who, *own))
+        return bool(await self._run(AGAIN, who, *own, keys=self._of(conversation_id)))
 
     async def read(self, user: User, conversation_id: str, upto: int) -> ConversationChange:
         """Store up to which message a member has read. The mark never moves back."""
-        return self._change(await self._ask(READ, user, conversation_id, upto, durable=False))
+        return self._change(await self._ask_about(conversation_id, READ, user, upto, durable=False))
 
     async def transfer(
         self, user: User, conversation_id: str, agent_id: str = "", team_id: str = "", note: str = ""
@@ -280,17 +305,20 @@ class ChatStore:
 
         CONFLICT: it is closed, the agent is not connected, or nobody of the other team is.
         """
-        return self._change(await self._ask(TRANSFER, user, conversation_id, agent_id, team_id, note))
+        keys = [self._own("queue", team_id)]
+        if agent_id:
+            keys += [self._own("open", agent_id), self._present.user(agent_id)]
+        return self._change(await self._ask_about(conversation_id, TRANSFER, user, agent_id, team_id, note, keys=keys))
 
     async def close(self, user: User, conversation_id: str) -> ConversationChange:
-        return self._change(await self._ask(CLOSE, user, conversation_id))
+        return self._change(await self._ask_about(conversation_id, CLOSE, user))
 
     async def rate(self, user: User, conversation_id: str, score: int, comment: str = "") -> ConversationChange:
         """Store the customer's rating of a closed conversation. CONFLICT: not closed yet, or rated differently before.
 
         RATE_LIMITED: there is a comment, and the customer has used DAY_BYTES.
         """
-        return self._change(await self._ask(RATE, user, conversation_id, score, comment, DAY_BYTES))
+        return self._change(await self._ask_about(conversation_id, RATE, user, score, comment, DAY_BYTES))
 
     async def view(
         self, user: User, conversation_id: str, limit: int, before: int | None = None, limit_bytes: int = PAGE_BYTES
@@ -299,14 +327,15 @@ class ChatStore:
 
         There are fewer if they exceed `limit_bytes` of JSON, but always the newest one.
         """
-        own = (conversation_id, "" if before is None else before, limit, limit_bytes)
-        answer = await self._ask(VIEW, user, *own, durable=False)
+        own = ("" if before is None else before, limit, limit_bytes)
+        answer = await self._ask_about(conversation_id, VIEW, user, *own, durable=False)
         messages = [json.decode(_message, text) for text in reversed(answer[3])]
         return StoredMessagePage(conversation(answer[1]), messages, bool(answer[4]))
 
     async def get(self, conversation_id: str) -> Conversation | None:
         """Return a conversation without checking access. Raises RtError UNAVAILABLE."""
-        answer = await self._call(VIEW, HOUSE, conversation_id, "", 0, 0)
+        await self._recovered()
+        answer = await self._run_about(conversation_id, VIEW, HOUSE, "", 0, 0)
         return conversation(answer[1]) if answer[0] == "ok" else None
 
     async def transcript(
@@ -316,8 +345,9 @@ class ChatStore:
 
         There are fewer than `limit` if they exceed `limit_bytes` of JSON. Raises RtError UNAVAILABLE.
         """
-        own = (conversation_id, "" if before is None else before, limit, limit_bytes)
-        answer = await self._call(VIEW, HOUSE, *own, costly=True)
+        await self._recovered()
+        own = ("" if before is None else before, limit, limit_bytes)
+        answer = await self._run_about(conversation_id, VIEW, HOUSE, *own, costly=True)
         if answer[0] != "ok":
             return None
         messages = [json.decode(_message, text) for text in reversed(answer[3])]
@@ -325,48 +355,138 @@ class ChatStore:
 
     async def mine(self, user: User, limit: int = 50) -> list[Conversation]:
         """Return a customer's open conversations, or those that an agent has taken, oldest first."""
-        return [conversation(row) for row in await self._call(MINE, (user.id, user.role, user.team_id, ""), limit)]
+        await self._recovered()
+        ids = await self._valkey.command("ZRANGE", self._own("open", self._key_of(user)), 0, limit - 1)
+        return await self._rows((user.id, user.role, user.team_id, ""), "mine", ids)
 
     async def queue(self, user: User, limit: int = 200) -> list[Conversation]:
         """Return conversations waiting for an agent (own team and no team) or an admin (all), in queue order."""
         who = ("", user.role, "" if user.role == "admin" else user.team_id, "")
         # It reads hundreds of conversations, and after a restart all agents request it at the same time.
-        rows = await self._queues.ask((who, limit), lambda: self._call(QUEUE, who, limit, costly=True))
-        return sorted(map(conversation, rows), key=lambda waiting: (waiting.queued_at, waiting.id))
+        found = await self._queues.ask((who, limit), lambda: self._queue(who, limit))
+        return sorted(found, key=lambda waiting: (waiting.queued_at, waiting.id))
+
+    async def _queue(self, who: Sequence[str], limit: int) -> list[Conversation]:
+        await self._recovered()
+        if who[1] == "admin":
+            queues = [self._own("waiting")]
+        else:
+            queues = [self._own("queue", team) for team in sorted({"", who[2]})]
+        lists = await asyncio.gather(*(self._valkey.command("ZRANGE", key, 0, limit - 1) for key in queues))
+        return await self._rows(who, "waiting", list(itertools.chain.from_iterable(lists)), queues, costly=True)
 
     async def listed(self, state: State, limit: int, after: tuple[int, str] | None = None) -> list[ConversationList]:
         """Return conversations in a state: open ones oldest first, closed ones newest first."""
+        await self._recovered()
         at, conversation_id = after or ("", "")
-        rows = await self._call(LIST, HOUSE, state, limit, at, conversation_id)
-        return [ConversationList(int(at), conversation(row)) for at, row in rows]
+        args: list[Arg] = [int(state == "closed"), limit, at, conversation_id]
+        flat = await self._valkey.call(LIST, [self._own(state)], args)
+        times = dict(zip(flat[::2], map(int, flat[1::2]), strict=True))
+        return [ConversationList(times[one.id], one) for one in await self._rows(HOUSE, "", list(times))]
+
+    async def _rows(
+        self, who: Sequence[str], which: str, ids: Sequence[str], keys: Collection[Key] = (), costly: bool = False
+    ) -> list[Conversation]:
+        """Return those of these conversations that still belong to a list (lua/chat_rows.lua), in their order."""
+        if not ids:
+            return []
+        hashes = [self._partition.key(self._name, one) for one in ids]
+        rows = await self._run(ROWS, who, which, *ids, keys=[*hashes, *keys], costly=costly)
+        return [conversation(row) for row in rows]
 
     # ── deadlines, and users who connect and leave ───────────────────────────────────────────────────────────────────
 
     async def present(self, key: str) -> list[PendingEvent]:
         """Store in a user's conversations whether the user is connected now. Returns the events to publish."""
-        return self._changes(await self._call(PRESENT, SERVER, key))
+        await self._recovered()
+        ids = await self._valkey.command("ZRANGE", self._own("open", key), 0, -1)
+        return await self._events((one, self._run_about(one, PRESENT, SERVER, key)) for one in ids)
 
     async def due(self, limit: int = 100) -> list[PendingEvent]:
         """Apply the deadlines: time out, warn, close, return to the queue. The leader calls it every second."""
-        return self._changes(await self._call(DUE, SERVER, limit))
+        await self._recovered()
+        passed = await self._valkey.call(PASSED, [self._own("deadlines")], [0, limit])
+        entries = [entry.partition(":") for entry in passed]
+        return await self._events((one, self._run_about(one, DUE, SERVER, kind)) for kind, _, one in entries)
+
+    async def _events(self, changes: Iterable[tuple[str, Awaitable[list[str]]]]) -> list[PendingEvent]:
+        """Return the events of changes, given as conversation id and the call that returns its records.
+
+        A conversation may occur twice: its events then have the same ids, and the log takes each once. If a call
+        fails, the events of the others stay pending. Raises RtError UNAVAILABLE.
+        """
+        ids, calls = zip(*pairs, strict=True) if (pairs := list(changes)) else ((), ())
+        found = zip(ids, await asyncio.gather(*calls), strict=True)
+        return [event for one, records in found for event in read_pending(self._name, one, records)]
 
     async def places(self) -> list[QueuePlace]:
         """Return the places in queues that changed since the last call. The leader calls it every second."""
+        await self._recovered()
         found: list[QueuePlace] = []
-        left = 1
-        while left:
-            left, changed = await self._call(PLACES, SERVER, MAX_PLACES, costly=True)
-            found += [QueuePlace(*one) for one in changed]
+        while (team := await self._valkey.command("SPOP", self._own("moved"))) is not None:
+            queue = self._own("queue", team)
+            ids = await self._valkey.command("ZRANGE", queue, 0, MAX_PLACES - 1)
+            if ids:
+                keys = [queue, *(self._partition.key(self._name, one) for one in ids)]
+                changed = await self._run(PLACES, SERVER, team, *ids, keys=keys, costly=True)
+                found += [QueuePlace(*one) for one in changed]
         return found
 
     async def queue_stats(self) -> ChatQueueStats:
-        return ChatQueueStats(*await self._valkey.call(STATS, self._keys[:1], []))
+        keys = [self._own(name) for name in ("waiting", "waited", "active")]
+        return ChatQueueStats(*await self._valkey.call(STATS, keys, []))
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _own(self, name: str, *ids: str) -> Key:
+        return self._partition.key(f"{self._name}-{name}", *ids)
+
+    def _of(self, conversation_id: str) -> list[Key]:
+        """The keys that every change of a conversation may use."""
+        messages, sent = self._own("messages", conversation_id), self._own("sent", conversation_id)
+        return [self._partition.key(self._name, conversation_id), messages, sent, self.pending.of(conversation_id)]
+
+    def _key_of(self, user: User) -> str:
+        return self._settings.customer_mark + user.id if user.role == "customer" else user.id
+
+    def _of_user(self, user: User) -> list[Key]:
+        """The keys of the user who asks."""
+        key = self._key_of(user)
+        return [self._own("day", user.id), self._own("open", key), self._present.user(key)]
+
+    async def _of_place(self, conversation_id: str) -> list[Key]:
+        """The keys that follow from where a conversation is. Raises RtError UNAVAILABLE."""
+        placed = self._placed.get(conversation_id)
+        if placed is None:
+            names = ("teamId", "customerId", "agentId")
+            found = await self._valkey.command("HMGET", self._partition.key(self._name, conversation_id), *names)
+            placed = Placed(*(text or "" for text in found))
+            if not placed.customer_id:
+                return []  # there is no such conversation
+            self._remember(conversation_id, placed)
+        people = [self._settings.customer_mark + placed.customer_id, *([placed.agent_id] if placed.agent_id else [])]
+        own = [key for one in people for key in (self._own("open", one), self._present.user(one))]
+        return [self._own("queue", placed.team_id), *own]
+
+    def _remember(self, conversation_id: str, placed: Placed) -> None:
+        self._placed.pop(conversation_id, None)
+        self._placed[conversation_id] = placed
+        if len(self._placed) > MAX_PLACED:
+            del self._placed[next(iter(self._placed))]
 
     # ── the scripts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _ask(self, run: Script, user: User, *own: Any, durable: bool = True) -> Any:
+    async def _ask_about(
+        self, conversation_id: str, run: Script, user: User, *own: Any, keys: Collection[Key] = (), durable: bool = True
+    ) -> Any:
+        await self._recovered()
+        all_keys = [*self._of(conversation_id), *self._of_user(user), *keys, *await self._of_place(conversation_id)]
+        return await self._ask(run, user, conversation_id, *own, keys=all_keys, durable=durable)
+
+    async def _ask(self, run: Script, user: User, *own: Any, keys: Collection[Key], durable: bool = True) -> Any:
         who = (user.id, user.role, user.team_id, user.name)
-        answer = await self._call(run, who, *own, durable=durable)
+        await self._recovered()
+        answer = await self._run(run, who, *own, keys=keys, durable=durable)
         if answer[0] == "ok":
             return answer
         if answer[0] == "FORBIDDEN":
@@ -381,15 +501,22 @@ class ChatStore:
             fields["agent"] = {"id": agent_id, "name": agent_name}
         raise RtError("CONFLICT", REFUSALS.get(why), **fields)
 
-    async def _call(
-        self, run: Script, who: Sequence[str], *own: Any, durable: bool = False, costly: bool = False
+    async def _run_about(
+        self, conversation_id: str, run: Script, who: Sequence[str], *own: Any, costly: bool = False
     ) -> Any:
-        await self._recovered()
-        return await self._run(run, who, *own, durable=durable, costly=costly)
+        keys = [*self._of(conversation_id), *await self._of_place(conversation_id)]
+        return await self._run(run, who, conversation_id, *own, keys=keys, costly=costly)
 
     async def _run(
-        self, run: Script, who: Sequence[str], *own: Any, durable: bool = False, costly: bool = False
+        self,
+        run: Script,
+        who: Sequence[str],
+        *own: Any,
+        keys: Collection[Key],
+        durable: bool = False,
+        costly: bool = False,
     ) -> Any:
+        """Run a script; with further keys, if it asks for them. Raises RtError UNAVAILABLE."""
         settings = self._settings
         clocks = (
             settings.waiting_timeout_ms,
@@ -400,10 +527,18 @@ class ChatStore:
             settings.kept_s,
             settings.customer_mark,
         )
-        return await self._valkey.call(run, self._keys, (*who, *clocks, *own), durable=durable, costly=costly)
+        args, declared = (*self._bases, *who, *clocks, *own), [*self._family, *keys]
+        for _ in range(MAX_ASKS):
+            answer = await self._valkey.call(run, declared, args, durable=durable, costly=costly)
+            if not (isinstance(answer, list) and answer and answer[0] == "KEYS"):
+                return answer
+            declared += map(Key, answer[1:])
+            self._placed.pop(str(own[0]), None)  # another node has changed where the conversation is
+        raise RtError("UNAVAILABLE")
 
     def _change(self, answer: Any) -> ConversationChange:
         found = conversation(answer[1])
+        self._remember(found.id, Placed(found.team_id, found.customer_id, found.agent_id))
         self._keep(found.id, answer[1][2])
         return ConversationChange(found, read_pending(self._name, found.id, answer[2]))
 
@@ -412,10 +547,6 @@ class ChatStore:
         self._recent[conversation_id] = asyncio.get_running_loop().time(), fields
         if len(self._recent) > MAX_RECENT:
             self._forget(next(iter(self._recent)))
-
-    def _changes(self, found: Any) -> list[PendingEvent]:
-        """A conversation may occur twice: its events then have the same ids, and the log takes each once."""
-        return [change for subject, records in found for change in read_pending(self._name, subject, records)]
 
 
 def _body(user: User, text: str, client_id: str) -> str:

@@ -1,14 +1,13 @@
 -- Remove the records of events that the log has, per subject up to a seq. Idempotent; may come late.
 --
--- KEYS  base
--- ARGV  subject, seq, …
-local base = KEYS[1]
-for i = 1, #ARGV, 2 do
-  local list, upto = base .. '-untold:' .. ARGV[i], tonumber(ARGV[i + 1])
+-- KEYS  index of pending events, then per subject: its list of records
+-- ARGV  per subject: its name · seq
+for n = 2, #KEYS do
+  local list, subject, upto = KEYS[n], ARGV[2 * n - 3], tonumber(ARGV[2 * n - 2])
   while true do
     local head = redis.call('LINDEX', list, 0)
     if not head then
-      redis.call('ZREM', base .. '-untold', ARGV[i])
+      redis.call('ZREM', KEYS[1], subject)
       break
     end
     if tonumber(string.match(head, '^%d+')) > upto then

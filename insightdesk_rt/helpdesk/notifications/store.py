@@ -6,19 +6,21 @@ The unread count is the size of the set of unread ones, so it cannot drift. Each
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from insightdesk_rt.engine.cluster.names import Partition
+from insightdesk_rt.engine.cluster.names import Key, Partition
 from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
 from insightdesk_rt.engine.errors import used_before
 from insightdesk_rt.engine.ids import PushId
 from insightdesk_rt.engine.model import iso
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.pending_events import (
+    PASSED,
     PENDING_EVENTS,
     PendingEvent,
     PendingEvents,
@@ -100,7 +102,20 @@ class NotificationStore:
         self._recovered = recovered
         self.name = name
         self.base = partition.key(name)
+        self._unseen = Key(f"{self.base}-unseen")
         self.pending = PendingEvents(valkey, partition, name)
+
+    def _unread(self, key: str) -> Key:
+        return Key(f"{self.base}-unread:{key}")
+
+    def _lists(self, key: str) -> list[Key]:
+        """The keys of what a user has: items, order, unread."""
+        return [Key(f"{self.base}-items:{key}"), Key(f"{self.base}-order:{key}"), self._unread(key)]
+
+    def _all(self, key: str) -> list[Key]:
+        """The same, and the keys of the user's events."""
+        pending = (self.pending.of(key), self.pending.index)
+        return [*self._lists(key), Key(f"{self.base}:{key}"), *pending, self._unseen]
 
     async def push(self, key: str, content: Content) -> list[PendingEvent]:
         """Store a notification, once per id. Returns the user's pending events, with its own if it is new.
@@ -119,7 +134,7 @@ class NotificationStore:
         text = json.encode_struct(content)
         args: list[Arg] = [key, content.id, text, MAX_KEPT, KEPT_S, once_of(key, content.id)]
         args.append(self._unseen_ms)
-        return self._valkey.begin(PUSH, [self.base], args, durable=True)
+        return self._valkey.begin(PUSH, self._all(key), args, durable=True)
 
     def pushed(self, key: str, content: Content, answer: Any) -> list[PendingEvent]:
         """Read the answer to a push: see `push`."""
@@ -135,25 +150,27 @@ class NotificationStore:
         Raises RtError UNAVAILABLE.
         """
         item = f"{created_ms} {json.encode_struct(content)}"
-        args: list[Arg] = [key, content.id, item, created_ms, MAX_KEPT, KEPT_S]
-        return bool(await self._valkey.call(AGAIN, [self.base], args))
+        args: list[Arg] = [content.id, item, created_ms, MAX_KEPT, KEPT_S]
+        return bool(await self._valkey.call(AGAIN, self._lists(key), args))
 
     async def read_again(self, key: str, ids: list[str]) -> None:
         """Mark these as read again, because Valkey may have forgotten it. Raises RtError UNAVAILABLE."""
-        await self._valkey.command("ZREM", f"{self.base}-unread:{key}", *ids)
+        await self._valkey.command("ZREM", self._unread(key), *ids)
 
     async def unread(self, key: str) -> int:
         """Return the number of unread notifications. Raises UNAVAILABLE."""
         await self._recovered()
-        return int(await self._valkey.command("ZCARD", f"{self.base}-unread:{key}"))
+        return int(await self._valkey.command("ZCARD", self._unread(key)))
 
     async def unseen(self, limit: int = 100) -> list[PendingEvent]:
-        """Return the events of at most `limit` notifications that were not read in time. Each is returned once.
+        """Return the events of at most `limit` notifications that were not read in time. Each is reported once.
 
         Raises RtError UNAVAILABLE.
         """
-        found = await self._valkey.call(UNREAD_DUE, [self.base], [limit])
-        return [event for key, records in found for event in read_pending(self.name, key, records)]
+        due = [each.rpartition("\n") for each in await self._valkey.call(PASSED, [self._unseen], [0, limit])]
+        calls = (self._valkey.call(UNREAD_DUE, self._all(key), [key, id]) for key, _, id in due)
+        found = zip(due, await asyncio.gather(*calls), strict=True)
+        return [event for (key, *_), records in found for event in read_pending(self.name, key, records)]
 
     async def mark_read(self, key: str, ids: list[str], sid: str = "") -> MarkedRead:
         """Mark these (at least one) as read, for the socket `sid`. Raises UNAVAILABLE."""
@@ -165,7 +182,7 @@ class NotificationStore:
 
     async def _mark(self, key: str, sid: str, *ids: str) -> MarkedRead:
         await self._recovered()
-        unread, known, records = await self._valkey.call(READ, [self.base], [key, sid, *ids])
+        unread, known, records = await self._valkey.call(READ, self._all(key), [key, sid, *ids])
         return MarkedRead(unread, known, read_pending(self.name, key, records))
 
     async def page(self, key: str, before: str, limit: int, limit_bytes: int = PAGE_BYTES) -> NotificationPage:
@@ -174,7 +191,7 @@ class NotificationStore:
         There are fewer if they exceed `limit_bytes` of JSON, but always at least one.
         """
         await self._recovered()
-        unread, more, items = await self._valkey.call(LIST, [self.base], [key, before, limit, limit_bytes])
+        unread, more, items = await self._valkey.call(LIST, self._lists(key), [before, limit, limit_bytes])
         return NotificationPage(unread, bool(more), [_notification(item, read=not fresh) for item, fresh in items])
 
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec import Struct
 
-from insightdesk_rt.engine.cluster.names import Partition
+from insightdesk_rt.engine.cluster.names import Key, Partition
 from insightdesk_rt.engine.cluster.valkey import Valkey, load_script
 from insightdesk_rt.engine.model import Role, Status, User
 from insightdesk_rt.helpdesk.pending_events import PAGE, PENDING_EVENTS, PendingEvent, PendingEvents, read_pending
@@ -32,7 +32,9 @@ PACKAGE = "insightdesk_rt.helpdesk.presence"
 JOIN = load_script(PACKAGE, "presence_join", PENDING_EVENTS, "presence_lib")
 LEAVE = load_script(PACKAGE, "presence_leave", PENDING_EVENTS, "presence_lib")
 CHOOSE = load_script(PACKAGE, "presence_choose", PENDING_EVENTS, "presence_lib")
+ABSENT = load_script(PACKAGE, "presence_absent", PENDING_EVENTS, "presence_lib")
 SWEEP = load_script(PACKAGE, "presence_sweep", PENDING_EVENTS, "presence_lib")
+DEAD = load_script(PACKAGE, "presence_dead")
 REAP = load_script(PACKAGE, "presence_reap", PENDING_EVENTS, "presence_lib")
 READ = load_script(PACKAGE, "presence_read")
 COUNTS = load_script(PACKAGE, "presence_counts")
@@ -88,6 +90,7 @@ class AgentCounts(Struct, frozen=True):
 
 
 GRACE_MS = PresenceSettings().presence_grace_ms
+STATUSES: tuple[Status, ...] = ("online", "busy", "away", "offline")
 
 
 class PresenceStore:
@@ -96,40 +99,71 @@ class PresenceStore:
         self._grace_ms = grace_ms
         self.name = name
         self.base = partition.key(name)
+        self.crew = Key(f"{self.base}-crew")
+        self.agents = [Key(f"{self.base}-agents:{status}") for status in STATUSES]
+        self._dead = Key(f"{self.base}-dead")
+        self._grace = Key(f"{self.base}-grace")
+        self._nodes = Key(f"{self.base}-nodes")
         self.pending = PendingEvents(valkey, partition, name)
+        self._family = [self._nodes, self._grace, self.crew, self.pending.index, *self.agents]
+
+    def user(self, key: str) -> Key:
+        """The hash of a user."""
+        return Key(f"{self.base}:{key}")
+
+    def _held(self, node: str) -> Key:
+        """The set of the users that an incarnation holds."""
+        return Key(f"{self.base}-node:{node}")
+
+    def _of(self, *users: str) -> list[Key]:
+        return [key for user in users for key in (self.user(user), self.pending.of(user))]
 
     async def join(self, user: User, node: str) -> PresenceJoin:
         """Store that the incarnation `node` holds connections of the user. Idempotent. Raises RtError UNAVAILABLE."""
-        held, records = await self._call(JOIN, user.key, node, user.role, user.team_id, user.name)
+        keys = [*self._family, self._held(node), self._dead, *self._of(user.key)]
+        args = (user.key, node, user.role, user.team_id, user.name)
+        held, records = await self._valkey.call(JOIN, keys, args)
         return PresenceJoin(HeldPresence(held), read_pending(self.name, user.key, records))
 
     async def leave(self, key: str, node: str) -> bool:
         """Store that it holds none any more. Returns whether it was the last node, so that the grace period begins."""
-        return bool(await self._call(LEAVE, key, node, self._grace_ms))
+        keys = [*self._family, self._held(node), *self._of(key)]
+        return bool(await self._valkey.call(LEAVE, keys, (key, node, self._grace_ms)))
 
     async def choose(self, key: str, status: Status) -> list[PendingEvent]:
         """Store the status that a user chose. Returns the events to publish: none if others see no change."""
-        _, records = await self._call(CHOOSE, key, status)
+        _, records = await self._valkey.call(CHOOSE, [*self._family, *self._of(key)], (key, status))
         return read_pending(self.name, key, records)
 
     async def sweep(self, limit: int = 200) -> list[PendingEvent]:
-        """Take at most `limit` users offline whose grace period has ended. Returns the events to publish."""
-        swept = await self._call(SWEEP, limit)
+        """Take at most `limit` users offline whose grace period has ended. Returns the events to publish.
+
+        Two steps, since a script names all its keys before it runs. The second one looks at each user again.
+        """
+        absent = await self._valkey.call(ABSENT, self._family, (limit,))
+        if not absent:
+            return []
+        swept = await self._valkey.call(SWEEP, [*self._family, *self._of(*absent)], absent)
         return [change for key, records in swept for change in read_pending(self.name, key, records)]
 
     async def reap(self, node: str, limit: int = 200) -> int:
         """Declare an incarnation dead and take at most `limit` users from it. Returns how many are left to take."""
-        return int(await self._call(REAP, node, limit, self._grace_ms))
+        held = self._held(node)
+        users = await self._valkey.call(DEAD, [self._dead, held], (node, limit))
+        if not users:
+            return 0
+        keys = [*self._family, held, *self._of(*users)]
+        return int(await self._valkey.call(REAP, keys, (node, self._grace_ms, *users)))
 
     async def statuses(self, keys: Sequence[str]) -> list[SeenPresence]:
         """Return how others see these users, in the same order."""
-        rows = await self._valkey.call(READ, [self.base], keys)
+        rows = await self._valkey.call(READ, [*map(self.user, keys)], ()) if keys else []
         pairs = zip(keys, rows, strict=True)
         return [SeenPresence(key, status or "offline", int(seen or 0)) for key, (status, seen) in pairs]
 
     async def known(self, keys: Sequence[str]) -> list[KnownPresence]:
         """Return the stored presence of these users, in the same order."""
-        rows = await self._valkey.call(WHO, [self.base], keys)
+        rows = await self._valkey.call(WHO, [*map(self.user, keys)], ()) if keys else []
         return [
             KnownPresence(
                 SeenPresence(key, status or "offline", int(seen or 0)), name or "", role or None, team_id or ""
@@ -142,23 +176,21 @@ class PresenceStore:
     ) -> list[PresenceList]:
         """Return agents and admins with these statuses: status by status, those who have it longest first."""
         place = after or ("", "", "")
-        rows = await self._valkey.call(STAFF, [self.base], [limit, *place, *statuses])
+        agents = [self.agents[STATUSES.index(status)] for status in statuses]
+        rows = await self._valkey.call(STAFF, agents, [limit, *place, *statuses])
         return [PresenceList(status, int(since), key) for status, since, key in rows]
 
     async def agent_counts(self) -> AgentCounts:
-        return AgentCounts(*await self._valkey.call(COUNTS, [self.base], []))
+        return AgentCounts(*await self._valkey.call(COUNTS, self.agents, []))
 
     async def incarnations(self) -> set[str]:
         """Return the incarnations with connected users, living or dead."""
-        return set(await self._valkey.command("SMEMBERS", f"{self.base}-nodes"))
+        return set(await self._valkey.command("SMEMBERS", self._nodes))
 
     async def held_count(self, node: str) -> int:
         """Return how many connected users the incarnation has according to the store."""
-        return int(await self._valkey.command("SCARD", f"{self.base}-node:{node}"))
+        return int(await self._valkey.command("SCARD", self._held(node)))
 
     async def held_by(self, node: str) -> set[str]:
         """Return those users. O(their number): only for a count that is wrong."""
-        return set(await self._valkey.command("SMEMBERS", f"{self.base}-node:{node}"))
-
-    async def _call(self, script: Any, *args: Any) -> Any:
-        return await self._valkey.call(script, [self.base], args)
+        return set(await self._valkey.command("SMEMBERS", self._held(node)))

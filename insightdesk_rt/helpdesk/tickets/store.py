@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from insightdesk_rt.engine.cluster.names import Partition
+from insightdesk_rt.engine.cluster.names import Key, Partition
 from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
 from insightdesk_rt.engine.errors import RtError, used_before
 from insightdesk_rt.engine.ids import PushId, TeamIdText, UserIdText
@@ -209,7 +209,8 @@ class TicketStore:
         self._valkey = valkey
         self.name = name
         self.base = partition.key(name)
-        self._keys = [self.base, partition.log_state]
+        self._counts = Key(f"{self.base}-counts")
+        self._log_state = partition.log_state
         self.pending = PendingEvents(valkey, partition, name)
 
     async def put(self, ticket_id: str, change: TicketChange) -> Outcome:
@@ -241,7 +242,7 @@ class TicketStore:
 
     def begin(self, request: TicketRequest) -> Awaitable[Any]:
         """Send one change to Valkey with this turn's pipeline; `outcome` reads the answer. Raises UNAVAILABLE."""
-        return self._valkey.begin(CHANGE, self._keys, _arguments(request), durable=True)
+        return self._valkey.begin(CHANGE, self._keys_of(request), _arguments(request), durable=True)
 
     def outcome(self, request: TicketRequest, answer: Any) -> Outcome:
         """Read the answer to a change. Raises RtError CONFLICT, NOT_FOUND."""
@@ -261,7 +262,8 @@ class TicketStore:
 
         A ticket may occur several times, in the order of its events.
         """
-        await self._valkey.call(OFFSET, [self.base], [part for one in offsets for part in one])
+        args: list[Arg] = [part for _, seq, offset in offsets for part in (seq, offset)]
+        await self._valkey.call(OFFSET, [self._key(ticket_id) for ticket_id, *_ in offsets], args)
 
     async def get(self, ticket_id: str) -> Ticket | None:
         row = _pairs(await self._valkey.command("HGETALL", self._key(ticket_id)))
@@ -298,7 +300,7 @@ class TicketStore:
 
     async def counts(self) -> TicketCounts:
         """Return the numbers of tickets by status and priority. Reads one small hash, whatever their number."""
-        row = _pairs(await self._valkey.command("HGETALL", f"{self.base}-counts"))
+        row = _pairs(await self._valkey.command("HGETALL", self._counts))
 
         def count(name: str) -> int:
             return int(row.get(name, 0))
@@ -311,8 +313,15 @@ class TicketStore:
             {priority: count(f"priority:{priority}") for priority in PRIORITIES},
         )
 
-    def _key(self, ticket_id: str) -> str:
-        return f"{self.base}:{ticket_id}"
+    def _key(self, ticket_id: str) -> Key:
+        return Key(f"{self.base}:{ticket_id}")
+
+    def _keys_of(self, request: TicketRequest) -> list[Key]:
+        """The keys of lua/ticket_change.lua."""
+        ticket_id, kind = request.ticket_id, "comment" if request.op == "comment" else "change"
+        digest = Key(f"{self.base}-{kind}:{ticket_id}:{request.known_as}")
+        pending = (self.pending.index, self.pending.of(ticket_id))
+        return [self._key(ticket_id), self._counts, digest, self._log_state, *pending]
 
 
 def put_request(ticket_id: str, change: TicketChange) -> TicketRequest:

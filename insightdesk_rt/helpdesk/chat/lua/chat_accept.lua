@@ -1,7 +1,10 @@
 -- An agent takes a waiting conversation. Exactly one agent gets it; a repeat by that agent gets the same answer.
 --
 -- own ARGV  id
-local c = load(arg(1))
+local c, more = find(arg(1))
+if more then
+  return more
+end
 if not c or not staff or not may_see(c) then
   return forbidden()
 end

@@ -6,11 +6,11 @@
 -- own ARGV  id · number · time in ms · clientId · body
 -- Answer 1 if it was lost
 local c = load(arg(1))
-local sent = base .. '-sent:' .. arg(1)
+local sent = own('-sent:' .. arg(1))
 if not c or redis.call('HEXISTS', sent, sent_as(arg(4))) == 1 then
   return 0
 end
-local messages, number, last = base .. '-messages:' .. c.id, tonumber(arg(2)), tonumber(c.last)
+local messages, number, last = own('-messages:' .. c.id), tonumber(arg(2)), tonumber(c.last)
 local function place(n)
   return string.format('%.0f-0', n)
 end

@@ -1,7 +1,10 @@
 -- End a conversation. Its customer, its agent and admins may; while it waits, any agent who may take it. Idempotent.
 --
 -- own ARGV  id
-local c = load(arg(1))
+local c, more = find(arg(1))
+if more then
+  return more
+end
 if not c or not may_see(c) then
   return forbidden()
 end

@@ -1,25 +1,29 @@
--- Act on the deadlines that have passed.
+-- Act on a deadline that has passed (passed.lua). It may have been moved or handled since it was read.
 --
 -- wait   no agent took the conversation                  → closed, "timeout"
 -- gone   its customer left while it waited               → closed, "abandoned"
 -- lost   its agent left and did not come back            → waits again, in its old place
 -- idle   no new message: first the members are warned, then → closed, "idle". Messages do not move this deadline; when it
 --        passes, the script looks at the last message and sets the next deadline.
--- own ARGV  limit
--- Answer {id, records}…
-local IDLE = tonumber(ARGV[7])
+-- own ARGV  id · kind
+-- Answer records of pending events
+local IDLE = tonumber(ARGV[9])
+local c, more = find(arg(1))
+if more then
+  return more
+end
 local due = {
-  wait = function(c)
+  wait = function()
     if c.state == 'waiting' then
       close(c, 'timeout')
     end
   end,
-  gone = function(c)
+  gone = function()
     if c.state == 'waiting' and online(CUSTOMER .. c.customerId) ~= '1' then
       close(c, 'abandoned')
     end
   end,
-  lost = function(c)
+  lost = function()
     if c.state == 'active' and online(c.agentId) ~= '1' then
       local from, from_name = c.agentId, c.agentName
       deactivate(c)
@@ -27,7 +31,7 @@ local due = {
       report(c, 'transferred', { fromId = from, fromName = from_name, note = '', state = c.state })
     end
   end,
-  idle = function(c)
+  idle = function()
     if c.state ~= 'active' then
       return
     end
@@ -45,14 +49,14 @@ local due = {
     end
   end,
 }
-local found = {}
-for _, entry in ipairs(redis.call('ZRANGEBYSCORE', base .. '-deadlines', '-inf', now, 'LIMIT', 0, arg(1))) do
-  redis.call('ZREM', base .. '-deadlines', entry)
-  local kind, id = string.match(entry, '^(%l+):(.+)$')
-  local c = load(id)
-  if c and due[kind] then
-    due[kind](c)
-    found[#found + 1] = { id, pending_events(base, id) }
-  end
+local entry = arg(2) .. ':' .. arg(1)
+local at = redis.call('ZSCORE', own('-deadlines'), entry)
+if not at or tonumber(at) > now then
+  return {}
 end
-return found
+redis.call('ZREM', own('-deadlines'), entry)
+if not c or not due[arg(2)] then
+  return {}
+end
+due[arg(2)]()
+return records(c)

@@ -16,28 +16,88 @@
 --
 -- waiting → active (accept, transfer to an agent) → waiting (transfer to a team, agent gone) → … → closed, for good.
 --
--- KEYS  base · base of the users connected to the chat (presence_lib.lua) · the log's state (hash: top, its last id)
--- ARGV  userId · role · teamId · name of the asking user, "" for the server itself · settings in ms: longest wait, idle
+-- KEYS  the log's state (hash: top, its last id); then all other keys that the script uses, in any order. A script makes
+--       their names from ids and finds them among KEYS (`key`). Some follow from what is stored, such as the queue of a
+--       conversation's team. The caller knows them from before, and if they have changed, the script changes nothing and
+--       returns {KEYS, names…} (`undeclared`). Its caller then calls it again with these keys.
+-- ARGV  base of the keys above · base of the users connected to the chat (presence_lib.lua)
+--       · userId · role · teamId · name of the asking user, "" for the server itself · settings in ms: longest wait, idle
 --       until warned, idle until closed, customer gone, agent gone · seconds until closed conversations expire · prefix of
 --       a customer's UserKey (an agent's UserKey is the id) · then each script's own arguments
-local base, present = KEYS[1], KEYS[2]
-local who = { id = ARGV[1], role = ARGV[2], team = ARGV[3], name = ARGV[4] }
-local WAIT, WARN, GONE, LOST = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local KEPT_S, CUSTOMER = ARGV[10], ARGV[11]
+local base, present = ARGV[1], ARGV[2]
+local declared = {}
+for _, name in ipairs(KEYS) do
+  declared[name] = true
+end
+local who = { id = ARGV[3], role = ARGV[4], team = ARGV[5], name = ARGV[6] }
+local WAIT, WARN, GONE, LOST = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local KEPT_S, CUSTOMER = ARGV[12], ARGV[13]
 local now = now_ms()
 local staff = who.role == 'agent' or who.role == 'admin'
 who.key = who.role == 'customer' and CUSTOMER .. who.id or who.id
 
+local ARGS = #ARGV - 13 -- of the script's own
+
 local function arg(i)
-  return ARGV[11 + i]
+  return ARGV[13 + i]
 end
 
+-- ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- Return the key of this name. To use one that was not declared is an error of ours.
+local function key(name)
+  if not declared[name] then
+    error('a key was not declared: ' .. string.match(name, '^[^:]*:[^:]*'))
+  end
+  return name
+end
+
+local function own(name)
+  return key(base .. name)
+end
+
+local function queue_of(team)
+  return own('-queue:' .. team)
+end
+
+local function open_of(user_key)
+  return own('-open:' .. user_key)
+end
+
+local function person(user_key)
+  return key(present .. ':' .. user_key)
+end
+
+-- Return {KEYS, names…} with those of these names that were not declared, or nil if all were.
+local function undeclared(names)
+  local missing = { 'KEYS' }
+  for _, name in ipairs(names) do
+    if not declared[name] then
+      missing[#missing + 1] = name
+    end
+  end
+  return #missing > 1 and missing or nil
+end
+
+-- Return the keys that follow from where a conversation is: those of its team, customer and agent.
+local function keys_of_place(c)
+  local customer = CUSTOMER .. c.customerId
+  local names = { base .. '-queue:' .. c.teamId, base .. '-open:' .. customer, present .. ':' .. customer }
+  if (c.agentId or '') ~= '' then
+    names[#names + 1] = base .. '-open:' .. c.agentId
+    names[#names + 1] = present .. ':' .. c.agentId
+  end
+  return names
+end
+
+-- ── conversations ───────────────────────────────────────────────────────────────────────────────────────────────────
+
 local function load(id)
-  local flat = redis.call('HGETALL', base .. ':' .. id)
+  local flat = redis.call('HGETALL', own(':' .. id))
   if #flat == 0 then
     return nil
   end
-  local c = { id = id, key = base .. ':' .. id }
+  local c = { id = id, key = own(':' .. id) }
   for i = 1, #flat, 2 do
     c[flat[i]] = flat[i + 1]
   end
@@ -52,6 +112,12 @@ local function save(c, fields)
     row[#row + 1] = c[name]
   end
   redis.call('HSET', c.key, unpack(row))
+end
+
+-- Load a conversation. Returns it, and what to return if keys of its place were not declared.
+local function find(id)
+  local c = load(id)
+  return c, c and undeclared(keys_of_place(c))
 end
 
 -- ── access ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -74,19 +140,19 @@ local function is_member(c)
   return c.customerId == who.id
 end
 
-local function online(key)
-  local status = redis.call('HGET', present .. ':' .. key, 'status')
+local function online(user_key)
+  local status = redis.call('HGET', person(user_key), 'status')
   return (status and status ~= 'offline') and '1' or '0'
 end
 
 -- Return how many connected agents could take a conversation that waits for a team: those of the team, or all.
 local function agents_here(team)
   if team ~= '' then
-    return redis.call('SCARD', present .. '-crew:' .. team)
+    return tonumber(redis.call('HGET', key(present .. '-crew'), team) or 0)
   end
   local count = 0
   for _, status in ipairs({ 'online', 'busy', 'away' }) do
-    count = count + redis.call('ZCARD', present .. '-agents:' .. status)
+    count = count + redis.call('ZCARD', key(present .. '-agents:' .. status))
   end
   return count
 end
@@ -97,15 +163,19 @@ local function position(c)
   if c.state ~= 'waiting' then
     return 0
   end
-  return redis.call('ZRANK', base .. '-queue:' .. c.teamId, c.id) + 1
+  return redis.call('ZRANK', queue_of(c.teamId), c.id) + 1
 end
 
 local function row(c)
   return { c.id, position(c), redis.call('HGETALL', c.key) }
 end
 
+local function records(c)
+  return pending_events(own('-untold:' .. c.id))
+end
+
 local function answer(c, ...)
-  return { 'ok', row(c), pending_events(base, c.id), ... }
+  return { 'ok', row(c), records(c), ... }
 end
 
 -- The same answer for a conversation that does not exist and for one that is not theirs.
@@ -123,23 +193,23 @@ local function report(c, kind, fields, once)
   fields.conversationId, fields.customerId, fields.teamId = c.id, c.customerId, c.teamId
   fields.agentId, fields.agentName = c.agentId, c.agentName
   fields.at, fields.byId, fields.byName = now, who.id, who.name
-  add_pending_event(base, c.id, c.key, kind, cjson.encode(fields), now, once)
+  add_pending_event(own('-untold'), own('-untold:' .. c.id), c.key, c.id, kind, cjson.encode(fields), now, once)
 end
 
 local function schedule(kind, c, at)
-  redis.call('ZADD', base .. '-deadlines', at, kind .. ':' .. c.id)
+  redis.call('ZADD', own('-deadlines'), at, kind .. ':' .. c.id)
 end
 
 local function cancel(kind, c)
-  redis.call('ZREM', base .. '-deadlines', kind .. ':' .. c.id)
+  redis.call('ZREM', own('-deadlines'), kind .. ':' .. c.id)
 end
 
 local function enqueue(c)
   save(c, { state = 'waiting', agentId = '', agentName = '', waitingSince = now, moved = '' })
-  redis.call('ZADD', base .. '-queue:' .. c.teamId, c.queuedAt, c.id)
-  redis.call('ZADD', base .. '-waiting', now, c.id)
-  redis.call('INCRBY', base .. '-waited', string.format('%.0f', now))
-  redis.call('SADD', base .. '-moved', c.teamId)
+  redis.call('ZADD', queue_of(c.teamId), c.queuedAt, c.id)
+  redis.call('ZADD', own('-waiting'), now, c.id)
+  redis.call('INCRBY', own('-waited'), string.format('%.0f', now))
+  redis.call('SADD', own('-moved'), c.teamId)
   schedule('wait', c, now + WAIT)
   if c.customerOnline ~= '1' and c.via ~= 'backend' then
     schedule('gone', c, now + GONE)
@@ -151,10 +221,10 @@ local function enqueue(c)
 end
 
 local function unqueue(c)
-  redis.call('ZREM', base .. '-queue:' .. c.teamId, c.id)
-  redis.call('ZREM', base .. '-waiting', c.id)
-  redis.call('DECRBY', base .. '-waited', c.waitingSince)
-  redis.call('SADD', base .. '-moved', c.teamId)
+  redis.call('ZREM', queue_of(c.teamId), c.id)
+  redis.call('ZREM', own('-waiting'), c.id)
+  redis.call('DECRBY', own('-waited'), c.waitingSince)
+  redis.call('SADD', own('-moved'), c.teamId)
   cancel('wait', c)
   cancel('gone', c)
 end
@@ -167,7 +237,7 @@ end
 
 -- Return the end of the log. All later events come after it.
 local function top()
-  return redis.call('HGET', KEYS[3], 'top') or '0-0'
+  return redis.call('HGET', KEYS[1], 'top') or '0-0'
 end
 
 local function activate(c, agent, name)
@@ -176,8 +246,8 @@ local function activate(c, agent, name)
   end
   save(c, { state = 'active', agentId = agent, agentName = name, agentOnline = online(agent),
     acceptedAt = now, lastAt = now, warned = '0', moved = '' })
-  redis.call('ZADD', base .. '-active', now, c.id)
-  redis.call('ZADD', base .. '-open:' .. agent, now, c.id)
+  redis.call('ZADD', own('-active'), now, c.id)
+  redis.call('ZADD', open_of(agent), now, c.id)
   schedule('idle', c, now + WARN)
   if c.agentOnline ~= '1' then
     schedule('lost', c, now + LOST)
@@ -185,8 +255,8 @@ local function activate(c, agent, name)
 end
 
 local function deactivate(c)
-  redis.call('ZREM', base .. '-active', c.id)
-  redis.call('ZREM', base .. '-open:' .. c.agentId, c.id)
+  redis.call('ZREM', own('-active'), c.id)
+  redis.call('ZREM', open_of(c.agentId), c.id)
   cancel('idle', c)
   cancel('lost', c)
 end
@@ -198,7 +268,7 @@ local function started_on(customer, day)
 end
 
 local function open_of_customer(c)
-  return base .. '-open:' .. CUSTOMER .. c.customerId
+  return open_of(CUSTOMER .. c.customerId)
 end
 
 local function close(c, reason)
@@ -210,11 +280,11 @@ local function close(c, reason)
   save(c, { state = 'closed', closedAt = now, closedReason = reason, closedById = who.id, closedByName = who.name,
     moved = '' })
   redis.call('ZREM', open_of_customer(c), c.id)
-  redis.call('ZADD', base .. '-closed', now, c.id)
-  redis.call('ZREMRANGEBYSCORE', base .. '-closed', '-inf', now - tonumber(KEPT_S) * 1000)
-  redis.call('EXPIRE', base .. '-closed', KEPT_S)
+  redis.call('ZADD', own('-closed'), now, c.id)
+  redis.call('ZREMRANGEBYSCORE', own('-closed'), '-inf', now - tonumber(KEPT_S) * 1000)
+  redis.call('EXPIRE', own('-closed'), KEPT_S)
   for _, kind in ipairs({ ':', '-messages:', '-sent:' }) do
-    redis.call('EXPIRE', base .. kind .. c.id, KEPT_S)
+    redis.call('EXPIRE', own(kind .. c.id), KEPT_S)
   end
   report(c, 'closed', { reason = reason })
 end
@@ -231,12 +301,12 @@ local function spend(bytes, most)
   if staff or bytes == 0 then
     return nil
   end
-  local key = base .. '-day:' .. who.id
-  if tonumber(redis.call('GET', key) or 0) + bytes > most then
-    return { 'RATE_LIMITED', math.max(redis.call('TTL', key), 1) }
+  local day = own('-day:' .. who.id)
+  if tonumber(redis.call('GET', day) or 0) + bytes > most then
+    return { 'RATE_LIMITED', math.max(redis.call('TTL', day), 1) }
   end
-  if redis.call('INCRBY', key, bytes) == bytes then
-    redis.call('EXPIRE', key, 86400)
+  if redis.call('INCRBY', day, bytes) == bytes then
+    redis.call('EXPIRE', day, 86400)
   end
 end
 
@@ -245,9 +315,9 @@ end
 local function store_message(c, client_id, body, reads)
   local number = redis.call('HINCRBY', c.key, 'last', 1)
   local text = string.format('{"id":%.0f,"at":%.0f,', number, now) .. body
-  redis.call('XADD', base .. '-messages:' .. c.id, string.format('%.0f-0', number), 'm', text)
+  redis.call('XADD', own('-messages:' .. c.id), string.format('%.0f-0', number), 'm', text)
   redis.call('HINCRBY', c.key, 'bytes', #text)
-  redis.call('HSET', base .. '-sent:' .. c.id, sent_as(client_id), string.format('%.0f', number))
+  redis.call('HSET', own('-sent:' .. c.id), sent_as(client_id), string.format('%.0f', number))
   save(c, { lastAt = now, warned = '0' })
   if reads then
     save(c, { [staff and 'readByAgent' or 'readByCustomer'] = number })

@@ -4,19 +4,19 @@
 -- own ARGV  id · clientId · body · most messages of a conversation · `once` of its event · most bytes of a conversation
 --           · most bytes of a customer in a day · "backend" if a back end speaks, which is no member, or ""
 -- Answer {ok, number, time, records}. hot: it neither reads nor returns the whole conversation
-local c = { id = arg(1), key = base .. ':' .. arg(1) }
+local c = { id = arg(1), key = own(':' .. arg(1)) }
 c.state, c.customerId, c.agentId, c.agentName, c.last, c.bytes =
   unpack(redis.call('HMGET', c.key, 'state', 'customerId', 'agentId', 'agentName', 'last', 'bytes'))
 if not c.state or not (is_member(c) or (staff and arg(8) == 'backend')) then
   return forbidden()
 end
-local known = redis.call('HGET', base .. '-sent:' .. c.id, sent_as(arg(2)))
+local known = redis.call('HGET', own('-sent:' .. c.id), sent_as(arg(2)))
 if known then
-  local kept = cjson.decode(redis.call('XRANGE', base .. '-messages:' .. c.id, known .. '-0', known .. '-0')[1][2][2])
+  local kept = cjson.decode(redis.call('XRANGE', own('-messages:' .. c.id), known .. '-0', known .. '-0')[1][2][2])
   if kept.text ~= cjson.decode('{' .. arg(3)).text then
     return conflict({}, 'used')
   end
-  return { 'ok', tonumber(known), kept.at, pending_events(base, c.id) }
+  return { 'ok', tonumber(known), kept.at, records(c) }
 end
 if c.state == 'closed' then
   return conflict(c)
@@ -31,5 +31,5 @@ if refused then
 end
 -- The agent has not read what a bot answers.
 local number, text = store_message(c, arg(2), arg(3), is_member(c))
-add_pending_event(base, c.id, c.key, 'message', text, now, arg(5))
-return { 'ok', number, now, pending_events(base, c.id) }
+add_pending_event(own('-untold'), own('-untold:' .. c.id), c.key, c.id, 'message', text, now, arg(5))
+return { 'ok', number, now, records(c) }

@@ -1,7 +1,10 @@
 -- The customer rates a closed conversation, once. A repeat of the same rating has no effect.
 --
 -- own ARGV  id · score · comment · most bytes of a customer in a day
-local c = load(arg(1))
+local c, more = find(arg(1))
+if more then
+  return more
+end
 if not c or staff or not is_member(c) then
   return forbidden()
 end

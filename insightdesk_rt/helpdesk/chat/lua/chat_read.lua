@@ -1,7 +1,10 @@
 -- A member has read everything up to a message. The mark never moves back.
 --
 -- own ARGV  id · message number
-local c = load(arg(1))
+local c, more = find(arg(1))
+if more then
+  return more
+end
 if not c or not is_member(c) then
   return forbidden()
 end

@@ -11,16 +11,31 @@
 -- call. The id is taken already if the clientId was used more than a day ago.
 local client_id, team = arg(2), arg(4)
 local day = math.floor(now / 86400000)
-local today = started_on(who.id, day) -- only customers start one
-local known = redis.call('HGET', today, client_id) or redis.call('HGET', started_on(who.id, day - 1), client_id)
-local c = known and load(known)
+local today, yesterday = started_on(who.id, day), started_on(who.id, day - 1) -- only customers start one
+local more = undeclared({ today, yesterday })
+if more then
+  return more
+end
+today, yesterday = key(today), key(yesterday)
+local known = redis.call('HGET', today, client_id) or redis.call('HGET', yesterday, client_id)
+more = known and undeclared({ base .. ':' .. known, base .. '-untold:' .. known })
+if more then
+  return more
+end
+local c
+if known then
+  c, more = find(known)
+  if more then
+    return more
+  end
+end
 if c then
   if c.asked and c.asked ~= arg(8) then
     return conflict({}, 'used')
   end
   return answer(c, agents_here(c.teamId))
 end
-if redis.call('ZCARD', base .. '-open:' .. who.key) >= tonumber(arg(7)) then
+if redis.call('ZCARD', open_of(who.key)) >= tonumber(arg(7)) then
   return conflict({}, 'many')
 end
 local CONVERSATION = 1000 -- bytes: overhead of a conversation besides its texts, with its entries in lists
@@ -29,13 +44,13 @@ local refused = spend(CONVERSATION + texts, tonumber(arg(10)))
 if refused then
   return refused
 end
-local id = redis.call('EXISTS', base .. ':' .. arg(1)) == 1 and arg(9) or arg(1)
+local id = redis.call('EXISTS', own(':' .. arg(1))) == 1 and arg(9) or arg(1)
 redis.call('HSET', today, client_id, id)
 redis.call('EXPIRE', today, 2 * 86400)
-redis.call('ZADD', base .. '-open:' .. who.key, now, id)
+redis.call('ZADD', open_of(who.key), now, id)
 -- Two conversations that start in the same millisecond have an order too.
-local behind = redis.call('ZREVRANGE', base .. '-queue:' .. team, 0, 0, 'WITHSCORES')[2]
-c = { id = id, key = base .. ':' .. id }
+local behind = redis.call('ZREVRANGE', queue_of(team), 0, 0, 'WITHSCORES')[2]
+c = { id = id, key = own(':' .. id) }
 save(c, {
   customerId = who.id, customerName = who.name, customerOnline = online(who.key), teamId = team, subject = arg(3),
   preview = arg(5), asked = arg(8), startedAs = client_id, createdAt = now, queuedAt = math.max(now, (behind or 0) + 1), last = '0',

@@ -2,7 +2,10 @@
 -- a connected agent is a conflict, like an agent who is not connected, because nobody could take the conversation there.
 --
 -- own ARGV  id · agentId or "" · teamId or "" · note or ""
-local c = load(arg(1))
+local c, more = find(arg(1))
+if more then
+  return more
+end
 local request = cjson.encode({ who.id, arg(2), arg(3), arg(4) })
 if c and staff and c.moved == request then
   return answer(c) -- a repeat, by an agent who may not see it any more
@@ -23,7 +26,7 @@ end
 local name
 if agent ~= '' then
   local role
-  role, name = unpack(redis.call('HMGET', present .. ':' .. agent, 'role', 'name'))
+  role, name = unpack(redis.call('HMGET', person(agent), 'role', 'name'))
   if online(agent) ~= '1' or (role ~= 'agent' and role ~= 'admin') then
     return conflict(c, 'absent')
   end

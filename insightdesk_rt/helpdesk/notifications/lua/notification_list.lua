@@ -1,13 +1,12 @@
 -- Return one page of a user's notifications, newest first.
 --
--- KEYS  base
--- ARGV  userId · id of the last one on the page before ("" for the first page) · limit · limit in bytes
+-- KEYS  the user's items · order · unread (notification_push.lua)
+-- ARGV  id of the last one on the page before ("" for the first page) · limit · limit in bytes
 -- Answer {unread, 1 if there are more, {item, 1 if unread}…}: at least one item, whatever its size. After an id that is
 -- not stored any more the page is empty.
-local user, before, limit, left = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local items, order, unread = KEYS[1], KEYS[2], KEYS[3]
+local before, limit, left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local SHOWN = 80 -- bytes that an item gains in the answer: its time, and whether it was read
-local items = KEYS[1] .. '-items:' .. user
-local order, unread = KEYS[1] .. '-order:' .. user, KEYS[1] .. '-unread:' .. user
 local from = 0
 if before ~= '' then
   local rank = redis.call('ZREVRANK', order, before)

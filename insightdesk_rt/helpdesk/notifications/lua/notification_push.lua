@@ -6,19 +6,18 @@
 -- <base>-unread:<userId>  zset: unread ids
 -- <base>-unseen           zset: <userId>, newline, id → when the back end is told that it is unread, in ms
 --
--- KEYS  base
+-- KEYS  the user's items · order · unread · hash · list of pending events · index of pending events
+--       · unseen
 -- ARGV  userId · id · json · most notifications of a user · seconds until they expire · `once` of its event
 --       · ms after which the back end is told that it is unread, 0: never
 -- Answer {JSON of another notification that has this id, or "", records of the user's pending events}
-local base = KEYS[1]
+local items, order, unread, key, list, index, unseen = unpack(KEYS)
 local user, id, item, most, kept_s = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local key, items = base .. ':' .. user, base .. '-items:' .. user
-local order, unread = base .. '-order:' .. user, base .. '-unread:' .. user
 
 local first = redis.call('HGET', items, id)
 if first then
   first = string.sub(first, string.find(first, ' ') + 1)
-  return { first == item and '' or first, pending_events(base, user) }
+  return { first == item and '' or first, pending_events(list) }
 end
 
 local now = now_ms()
@@ -29,9 +28,9 @@ local kept = string.format('%.0f ', now) .. item
 redis.call('HSET', items, id, kept)
 redis.call('ZADD', order, place, id)
 redis.call('ZADD', unread, place, id)
-add_pending_event(base, user, key, 'notification', kept, now, ARGV[6])
+add_pending_event(index, list, key, user, 'notification', kept, now, ARGV[6])
 if tonumber(ARGV[7]) > 0 then
-  redis.call('ZADD', base .. '-unseen', now + ARGV[7], user .. '\n' .. id)
+  redis.call('ZADD', unseen, now + ARGV[7], user .. '\n' .. id)
 end
 
 local excess = redis.call('ZCARD', order) - most
@@ -45,4 +44,4 @@ end
 for _, each in ipairs({ key, items, order, unread }) do
   redis.call('EXPIRE', each, kept_s)
 end
-return { '', pending_events(base, user) }
+return { '', pending_events(list) }

@@ -1,17 +1,20 @@
--- Find notifications that were not read in time, and add a pending event for each (after pending_events.lua).
+-- If a notification was not read in time, add a pending event (after pending_events.lua). The caller has read the list of
+-- those whose time has passed; each is reported once.
 --
--- KEYS  base
--- ARGV  at most so many notifications
--- Answer {userId, records}…
-local base, now, found = KEYS[1], now_ms(), {}
-local due = base .. '-unseen'
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, ARGV[1])) do
-  redis.call('ZREM', due, member)
-  local user, id = string.match(member, '^(.*)\n([^\n]*)$')
-  local item = redis.call('HGET', base .. '-items:' .. user, id)
-  if item and redis.call('ZSCORE', base .. '-unread:' .. user, id) then
-    add_pending_event(base, user, base .. ':' .. user, 'unseen', item, now)
-    found[#found + 1] = { user, pending_events(base, user) }
-  end
+-- KEYS  as in notification_push.lua
+-- ARGV  userId · id
+-- Answer records of the user's pending events, none if there is nothing to report
+local items, _, unread, key, list, index, unseen = unpack(KEYS)
+local user, id, now = ARGV[1], ARGV[2], now_ms()
+local member = user .. '\n' .. id
+local due = redis.call('ZSCORE', unseen, member)
+if not due or tonumber(due) > now then
+  return {}
 end
-return found
+redis.call('ZREM', unseen, member)
+local item = redis.call('HGET', items, id)
+if not item or not redis.call('ZSCORE', unread, id) then
+  return {}
+end
+add_pending_event(index, list, key, user, 'unseen', item, now)
+return pending_events(list)

@@ -1,11 +1,9 @@
 -- Return the numbers of agents and admins by status.
 --
--- KEYS  base
+-- KEYS  agents: online · busy · away · offline
 -- Answer {online, busy, away, offline}
-local base = KEYS[1]
-return {
-  redis.call('ZCARD', base .. '-agents:online'),
-  redis.call('ZCARD', base .. '-agents:busy'),
-  redis.call('ZCARD', base .. '-agents:away'),
-  redis.call('ZCARD', base .. '-agents:offline'),
-}
+local found = {}
+for i, agents in ipairs(KEYS) do
+  found[i] = redis.call('ZCARD', agents)
+end
+return found

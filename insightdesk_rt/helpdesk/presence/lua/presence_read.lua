@@ -1,10 +1,9 @@
 -- Return how others see users.
 --
--- KEYS  base
--- ARGV  userIds
+-- KEYS  the users' hashes
 -- Answer {status or nil, lastSeen or nil}… in their order
-local base, found = KEYS[1], {}
-for i, user in ipairs(ARGV) do
-  found[i] = redis.call('HMGET', base .. ':' .. user, 'status', 'lastSeen')
+local found = {}
+for i, hash in ipairs(KEYS) do
+  found[i] = redis.call('HMGET', hash, 'status', 'lastSeen')
 end
 return found

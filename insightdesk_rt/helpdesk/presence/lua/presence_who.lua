@@ -1,10 +1,9 @@
 -- Return what is stored of users.
 --
--- KEYS  base
--- ARGV  userIds
+-- KEYS  the users' hashes
 -- Answer {status, lastSeen, role, teamId, name}… in their order, each or nil
-local base, found = KEYS[1], {}
-for i, user in ipairs(ARGV) do
-  found[i] = redis.call('HMGET', base .. ':' .. user, 'status', 'lastSeen', 'role', 'teamId', 'name')
+local found = {}
+for i, hash in ipairs(KEYS) do
+  found[i] = redis.call('HMGET', hash, 'status', 'lastSeen', 'role', 'teamId', 'name')
 end
 return found

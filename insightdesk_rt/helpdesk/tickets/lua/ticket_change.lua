@@ -8,7 +8,8 @@
 -- <base>-comment:<ticketId>:<id>  digest of a comment that is known
 -- <base>-change:<ticketId>:<id>   digest of another change that its caller gave an id
 --
--- KEYS  base · the log's state (hash: top, its last id)
+-- KEYS  the ticket · counts · the digest of the comment or change, if it has an id · the log's state (hash: top, its last
+--       id) · index of pending events · the ticket's list of them
 -- ARGV  "put", "delete" or "comment" · ticketId · by · comment · id by which a repeat is known, or ""
 --       · `once` of its event (pending_events.lua), or "" · when the back end did it, in Unix microseconds, or ""
 --       · the version that the ticket must have, or ""
@@ -19,12 +20,11 @@
 --                · -3 older than what is known · -4 the ticket has another version
 --
 -- The version of a deleted ticket stays for a day, so that a ticket that comes back continues its versions.
-local base = KEYS[1]
+local key, counts, digest_key, state, index, list = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local op, id, by, comment, known_id, once = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local at, expected = tonumber(ARGV[7]), tonumber(ARGV[8])
 local KEPT_S = 86400
 local SETTLED = { ['"solved"'] = true, ['"closed"'] = true }
-local key, counts = base .. ':' .. id, base .. '-counts'
 local now = now_ms()
 
 local was = {}
@@ -70,7 +70,7 @@ for i = 9, #ARGV, 3 do
 end
 
 local function answer(outcome, version)
-  return { outcome, tonumber(version or 0), was.offset or '', pending_events(base, id) }
+  return { outcome, tonumber(version or 0), was.offset or '', pending_events(list) }
 end
 
 -- Numbers for the dashboard, in one hash. Priorities and "unassigned" count open work only.
@@ -90,7 +90,7 @@ local function count(ticket, step)
 end
 
 local function add_ticket_event(kind, version, created)
-  add_pending_event(base, id, key, kind, string.format(
+  add_pending_event(index, list, key, id, kind, string.format(
     '{"version":%d,"at":%.0f,"createdAt":%.0f,"ticket":{%s},"changes":{%s},"by":%s,"comment":%s}',
     version, now, created, table.concat(fields, ','), table.concat(changes, ','), by, comment), now,
     once ~= '' and once or nil)
@@ -119,7 +119,7 @@ end
 
 local function grant()
   local seq = redis.call('HGET', key, 'seq')
-  local now_on = opened_to(after, seq .. ' ' .. (redis.call('HGET', KEYS[2], 'top') or '0-0'))
+  local now_on = opened_to(after, seq .. ' ' .. (redis.call('HGET', state, 'top') or '0-0'))
   local before_it = {}
   if exists then
     before_it = was.grants and cjson.decode(was.grants)
@@ -141,9 +141,8 @@ local function grant()
 end
 
 if op == 'comment' then
-  local known = base .. '-comment:' .. id .. ':' .. known_id
   local digest = redis.sha1hex(comment)
-  local first = known_id ~= '' and redis.call('GET', known)
+  local first = known_id ~= '' and redis.call('GET', digest_key)
   if first then -- also if the ticket was deleted meanwhile; '1': stored by an older version of this server
     return answer((first == digest or first == '1') and 0 or -2, was.version)
   end
@@ -151,22 +150,21 @@ if op == 'comment' then
     return answer(-1, 0)
   end
   if known_id ~= '' then
-    redis.call('SET', known, digest, 'EX', KEPT_S)
+    redis.call('SET', digest_key, digest, 'EX', KEPT_S)
   end
   add_ticket_event('commented', was.version, was.createdAt)
   return answer(1, was.version)
 end
 
 -- A change with an id of its caller's is done once: a repeat, which may come after later changes, has no effect.
-local change = base .. '-change:' .. id .. ':' .. known_id
 local digest = known_id ~= '' and redis.sha1hex(table.concat(asked, '\n'))
-local known = digest and redis.call('GET', change)
+local known = digest and redis.call('GET', digest_key)
 if known then
   return answer(known == digest and 0 or -2, was.version)
 end
 local function remember()
   if digest then
-    redis.call('SET', change, digest, 'EX', KEPT_S)
+    redis.call('SET', digest_key, digest, 'EX', KEPT_S)
   end
 end
 
@@ -190,7 +188,7 @@ if op == 'delete' then
   redis.call('EXPIRE', key, KEPT_S)
   add_ticket_event('deleted', version, was.createdAt)
   -- A host's own check may let users read a ticket that does not exist. They get nothing from before its deletion.
-  local ended = redis.call('HGET', key, 'seq') .. ' ' .. (redis.call('HGET', KEYS[2], 'top') or '0-0')
+  local ended = redis.call('HGET', key, 'seq') .. ' ' .. (redis.call('HGET', state, 'top') or '0-0')
   redis.call('HSET', key, 'grants', cjson.encode({ life = ended }))
   remember()
   return answer(1, version)

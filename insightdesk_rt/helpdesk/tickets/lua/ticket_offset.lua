@@ -1,9 +1,8 @@
 -- Store the offsets of tickets' last published events, which the answer to a change without effect contains.
 --
--- KEYS  base
--- ARGV  for each event: ticketId · seq of the published event · its offset
-local function store(id, seq, offset)
-  local key = KEYS[1] .. ':' .. id
+-- KEYS  for each event: the ticket
+-- ARGV  for each event: seq of the published event · its offset
+local function store(key, seq, offset)
   if redis.call('EXISTS', key) == 1 and tonumber(seq) >= tonumber(redis.call('HGET', key, 'told') or 0) then
     redis.call('HSET', key, 'told', seq, 'offset', offset)
   end
@@ -20,7 +19,7 @@ local function store(id, seq, offset)
   end
 end
 
-for i = 1, #ARGV, 3 do
-  store(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+for i, key in ipairs(KEYS) do
+  store(key, ARGV[2 * i - 1], ARGV[2 * i])
 end
 return redis.status_reply('OK')

@@ -32,9 +32,9 @@ class Store(PresenceStore):
         for user in await self._valkey.command("ZRANGE", f"{self.base}-grace", 0, -1):
             await self._valkey.command("ZADD", f"{self.base}-grace", 1, user)
 
-    async def crew(self, team: str) -> set[str]:
-        """Those of a team who count as here, for who hands a chat to it."""
-        return set(await self._valkey.command("SMEMBERS", f"{self.base}-crew:{team}"))
+    async def crew_of(self, team: str) -> int:
+        """Return how many of a team count as connected when a chat is transferred to it."""
+        return int(await self._valkey.command("HGET", self.crew, team) or 0)
 
     async def keys(self) -> set[str]:
         return {key.removeprefix(self.base) for key in await self._valkey.command("KEYS", f"{self.base}*")}
@@ -143,11 +143,12 @@ async def test_an_agent_counts_only_for_the_team_of_the_newest_token(valkey_url:
     async with a_store(valkey_url, prefix) as store:
         await store.join(fakes.user("anna", team="t1"), "n1")
         await store.join(fakes.user("carl", "customer", team="t1"), "n1")
-        assert await store.crew("t1") == {"anna"}
+        assert await store.crew_of("t1") == 1
         await store.join(fakes.user("anna", team="t2"), "n1")
-        assert (await store.crew("t1"), await store.crew("t2")) == (set(), {"anna"})
+        assert (await store.crew_of("t1"), await store.crew_of("t2")) == (0, 1)
         await store.join(fakes.user("anna", "customer", team="t2"), "n1")
-        assert await store.crew("t2") == set()
+        assert await store.crew_of("t2") == 0
+        assert not await store._valkey.command("EXISTS", store.crew), "it does not grow with teams of the past"
 
 
 @aio
@@ -334,7 +335,7 @@ class Cluster:
         for team in ("t0", "t1", "t2"):
             here = {user.id for user in self.users if user.role == "agent" and user.team_id == team}
             here -= {user.id for user in self.users if self.status.get(user.id, "offline") == "offline"}
-            assert await self.store.crew(team) == here
+            assert await self.store.crew_of(team) == len(here)
 
 
 def per_user(told: list[tuple[str, str]]) -> dict[str, list[str]]:
