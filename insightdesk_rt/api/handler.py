@@ -137,6 +137,7 @@ class Admin:
         """
         fields = given(asked)
         reason = fields.pop("reason", "")
+        fields.pop("secret", None)  # a field of this name is one
         what = json.dumps(fields)[:MAX_WHAT] if fields else ""
         now = iso(self._now_ms())
         entry = Entry("", now, who.id, who.scope, action, target, what, reason, address, self._node, outcome)

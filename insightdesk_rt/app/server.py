@@ -450,6 +450,7 @@ async def build_backend(
         feed.log,
         feed.reader,
         cluster.leads,
+        cluster.clock.now_ms,
     )
     try:
         backend = tuple(kind(context) for kind in PARTS)

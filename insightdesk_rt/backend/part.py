@@ -39,6 +39,7 @@ class BackendContext(NamedTuple):
     feed: FeedLog
     feed_reader: FeedReader
     leads: Callable[[], bool]  # is this the leading node?
+    now_ms: Callable[[], int]  # Valkey's time
 
 
 class BackendPart:

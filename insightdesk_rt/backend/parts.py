@@ -8,6 +8,7 @@ from insightdesk_rt.backend.push.batch import BatchPush
 from insightdesk_rt.backend.push.emit import EmitPush
 from insightdesk_rt.backend.push.notifications import NotificationPush
 from insightdesk_rt.backend.push.tickets import TicketPush
+from insightdesk_rt.backend.webhooks.webhooks import Webhooks
 
 PARTS: tuple[type[BackendPart], ...] = (
     AccessRecheck,
@@ -16,5 +17,6 @@ PARTS: tuple[type[BackendPart], ...] = (
     NotificationPush,
     EmitPush,
     BackendFeed,
+    Webhooks,
     Hooks,
 )

@@ -14,6 +14,7 @@ from insightdesk_rt.api.openapi import Route, openapi_routes
 from insightdesk_rt.backend.feed.log import FeedLog
 from insightdesk_rt.backend.hooks.part import Hooks
 from insightdesk_rt.backend.part import BackendPart
+from insightdesk_rt.backend.webhooks.webhooks import Webhooks
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.clock import ValkeyClock
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
@@ -176,4 +177,6 @@ def _sources(parts: ServerParts) -> Sources:
         parts.features.of(Presence),
         parts.lag,
         next(part for part in parts.backend if isinstance(part, Hooks)),
+        parts.feed,
+        next(part for part in parts.backend if isinstance(part, Webhooks)),
     )

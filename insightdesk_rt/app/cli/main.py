@@ -21,7 +21,7 @@ from insightdesk_rt.api.keys_and_scopes import PUBLISHER, SCOPES, KeyFile, PushL
 from insightdesk_rt.app import config
 from insightdesk_rt.app import logs as observe
 from insightdesk_rt.app.certificates import Certificates
-from insightdesk_rt.app.cli import connections, drain, feed, notice, operate, tail
+from insightdesk_rt.app.cli import connections, drain, feed, notice, operate, tail, webhooks
 from insightdesk_rt.app.cli.admin_client import Adder, Run
 from insightdesk_rt.app.cli.explain import explain
 from insightdesk_rt.app.cli.operate import DONE, FAILED, Failed, table
@@ -356,9 +356,10 @@ COMMANDS: tuple[Callable[[Adder, str], None], ...] = (
     feed.add,
     drain.add,
     notice.add,
+    webhooks.add,
     _add_check,
 )
-ASK_THE_ADMIN_PORT = ("emit", "status", "connections", "kick", "tail", "feed", "drain", "notice")
+ASK_THE_ADMIN_PORT = ("emit", "status", "connections", "kick", "tail", "feed", "drain", "notice", "webhooks")
 
 SETTINGS_HELP = """A setting can also be given in the environment (INSIGHTDESK_RT_PORT=3001) or in the
 file (port = 3001). The command line wins over the environment, the environment over the file.

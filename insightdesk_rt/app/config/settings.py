@@ -108,7 +108,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Helpdesk": (
         "presence_grace_ms", "typing_ms", "dashboard_interval_ms", "chat_waiting_timeout_s", "chat_idle_timeout_s",
-        "notification_unseen_s",
+        "notification_unseen_s", "webhook_allow_private", "webhook_ca_file",
     ),
     "Logs": ("log_level", "log_format"),
 }  # fmt: skip

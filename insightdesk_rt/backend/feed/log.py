@@ -91,7 +91,7 @@ class FeedLog:
         await self._restored()
         ids, texts = [feed_id(one.id) for one in entries], list[str]()
         for id, one in zip(ids, entries, strict=True):
-            texts += (one.data.type, _text(id, one))
+            texts += (one.data.type, feed_text(id, one))
         await self._append(ids, texts)
         self._recent.append(_Kept(asyncio.get_running_loop().time(), ids, texts))
 
@@ -169,6 +169,7 @@ def feed_id(id: str) -> str:
     return "evt_" + sha256(id.encode()).hexdigest()[:32]
 
 
-def _text(id: str, entry: FeedEntry) -> str:
+def feed_text(id: str, entry: FeedEntry) -> str:
+    """Return the JSON of an entry under its public id."""
     head = json.dumps({"id": id, "type": entry.data.type, "at": iso(entry.at_ms)})
     return f'{head[:-1]},"data":{json.encode_struct(entry.data)}}}'

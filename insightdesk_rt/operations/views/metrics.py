@@ -22,8 +22,10 @@ from prometheus_client.registry import Collector
 from insightdesk_rt.api.handler import Admin, Handler, operation
 from insightdesk_rt.api.keys_and_scopes import Scope
 from insightdesk_rt.api.operation import Answer
+from insightdesk_rt.backend.feed.log import FeedLog
 from insightdesk_rt.backend.hooks.breaker import BreakerState
 from insightdesk_rt.backend.hooks.part import Hooks
+from insightdesk_rt.backend.webhooks.webhooks import Webhooks
 from insightdesk_rt.engine.addresses import FORWARDED, is_loopback
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.clock import ValkeyClock
@@ -84,6 +86,8 @@ class Sources(NamedTuple):
     presence: Presence
     lag: LoopLag
     hooks: Hooks
+    feed: FeedLog
+    webhooks: Webhooks
 
 
 class NodeCollector(Collector):
@@ -102,6 +106,7 @@ class NodeCollector(Collector):
         yield from self._outboxes(clients)
         yield from self._valkey()
         yield from self._hooks()
+        yield from self._webhooks()
         yield from _process()
 
     def _node(self) -> Iterator[Metric]:
@@ -240,6 +245,23 @@ class NodeCollector(Collector):
             ("events_sent_again", "sent_again", "Logged events that Valkey had lost, and were given to it again."),
         ):
             yield _counter(name, text, {(): bus[of]})
+
+    def _webhooks(self) -> Iterator[Metric]:
+        feed, found = self._from.feed, self._from.webhooks.numbers()
+        yield _counter("feed_entries", "Entries of the back end's feed that this node appended.", {(): feed.entries})
+        text = "How long ago the entry happened that a webhook is delivering; 0: all are delivered. On the leader."
+        yield _gauge("webhook_lag_seconds", text, {(one.id,): one.lag_s for one in found}, ("webhook",))
+        failures = {(one.id,): float(one.failures) for one in found}
+        yield _gauge("webhook_failures", "Failed attempts for that entry. On the leader.", failures, ("webhook",))
+        parked = {(one.id,): float(one.parked) for one in found}
+        yield _gauge(
+            "webhook_parked", "1 if a webhook gave up and waits for an admin. On the leader.", parked, ("webhook",)
+        )
+        counts = {(one.id, "accepted"): one.delivered for one in found} | {
+            (one.id, "failed"): one.failed for one in found
+        }
+        text = "Messages of webhooks that were accepted, and attempts that failed, of all leaders. On the leader."
+        yield _counter("webhook_messages", text, counts, ("webhook", "result"))
 
     def _hooks(self) -> Iterator[Metric]:
         hooks = self._from.hooks

@@ -101,6 +101,7 @@ async def test_a_reader_that_waits_stays_while_valkey_restarts() -> None:
             waiting = asyncio.create_task(reader.page(end, ALL, 10, wait_s=30))
             await until(lambda: reader.waiting == 1, "it waits")
             server.kill()
+            await until(lambda: not valkey.available, "the connection is lost")
             server.start()
             await until(lambda: valkey.available, "Valkey is back")
             other = Valkey(server.url, "t")

@@ -69,7 +69,17 @@ class Desk:
         calls.tickets = self.tickets
         feed = FeedLog(valkey)
         self.context = BackendContext(
-            features, self.hub, valkey, calls, PATHS, 1_000, FeatureSettings(), feed, FeedReader(feed), lambda: True
+            features,
+            self.hub,
+            valkey,
+            calls,
+            PATHS,
+            1_000,
+            FeatureSettings(),
+            feed,
+            FeedReader(feed),
+            lambda: True,
+            lambda: 0,
         )
         self.port: Port
 
