@@ -117,13 +117,13 @@ def _calm_the_collector() -> None:
 # ── the message at the start: addresses, a token to connect with, how to stop ───────────────────────────────────────
 
 
-def command_line(loaded: LoadedSettings, *words: str) -> str:
+def command_line(loaded: LoadedSettings, *arguments: str) -> str:
     """Return a shell command that runs this program for the same server with the same secret, from any folder."""
     if Path(sys.argv[0]).name == "__main__.py":
         program = [sys.executable, "-m", "insightdesk_rt"]
     else:
         program = [str(Path(shutil.which(sys.argv[0]) or "insightdesk-rt").absolute())]
-    return shlex.join([*program, *words, *loaded.same_server()])
+    return shlex.join([*program, *arguments, *loaded.same_server()])
 
 
 def _banner_of(server: Server, loaded: LoadedSettings) -> str:

@@ -83,10 +83,10 @@ class Worker:
 
     def wait_ready(self, within_s: float) -> None:
         """Wait until the worker is ready. Raises StartError with the reason that it gave."""
-        said = self._heard(within_s) or "a worker was not ready in time"
-        if isinstance(said, str):
-            raise StartError(said)
-        self.admin_port = said
+        report = self._heard(within_s) or "a worker was not ready in time"
+        if isinstance(report, str):
+            raise StartError(report)
+        self.admin_port = report
 
     def look_after(self, in_child: Callable[[Worker], None]) -> None:
         """Restart the process if it has died, after a pause that grows with repeated deaths."""
@@ -94,8 +94,8 @@ class Worker:
         if self._process is not None and not self._process.is_alive():
             self._deaths = self._deaths + 1 if now_s - self._began_s < CALM_S else 0
             self._again_s = now_s + min(AGAIN_S * 2**self._deaths, AGAIN_MOST_S)
-            said = self._heard(0)
-            why = said if isinstance(said, str) else ""
+            report = self._heard(0)
+            why = report if isinstance(report, str) else ""
             log.error("a worker died", extra={"worker": self.name, "code": self._process.exitcode, "why": why})
             self._bury()
         if self._process is None and now_s >= self._again_s:
@@ -119,10 +119,10 @@ class Worker:
         """Return the last message of the worker: its admin port, or why it cannot start; None if there is none."""
         assert self._news is not None
         try:
-            said: str | int | None = self._news.recv() if self._news.poll(within_s) else None
+            report: str | int | None = self._news.recv() if self._news.poll(within_s) else None
         except EOFError:
-            said = f"worker {self.name} died while starting"
-        return said
+            report = f"worker {self.name} died while starting"
+        return report
 
     def _bury(self) -> None:
         assert self._process is not None and self._news is not None

@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (without the program's name) and return its exit code."""
     _escape_what_the_terminal_cannot_show()
     try:
-        flags, words = config.take_flags(sys.argv[1:] if argv is None else argv)
-        options = _options(words)
+        flags, arguments = config.take_flags(sys.argv[1:] if argv is None else argv)
+        options = _options(arguments)
         run: Callable[[LoadedSettings, argparse.Namespace], int] = options.run
         code = run(config.load_flags(flags, os.environ), options)
         sys.stdout.flush()
@@ -240,16 +240,16 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
-def _options(words: Sequence[str]) -> argparse.Namespace:
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line from which the settings were removed. Raises ConfigError."""
     parser, commands = _parser()
-    command = commands.get(words[0]) if words else None
+    command = commands.get(arguments[0]) if arguments else None
     if command:
         own = {name for action in command._actions for name in action.option_strings}
-        for word in words[1:]:
+        for word in arguments[1:]:
             if word.startswith("--") and word.partition("=")[0] not in own:
                 raise ConfigError(f"{config.unknown(word, [name[2:] for name in own])} (command line)")
-    return parser.parse_args(words)
+    return parser.parse_args(arguments)
 
 
 def _parser() -> tuple[_Parser, dict[str, _Parser]]:

@@ -123,9 +123,9 @@ def take_flags(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """
     flags: dict[str, str] = {}
     rest: list[str] = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
+    arguments = list(argv)
+    while arguments:
+        word = arguments.pop(0)
         flag, equals, value = word.partition("=")
         name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
         if name not in table() and name != "config":
@@ -133,11 +133,11 @@ def take_flags(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         elif equals:
             flags[name] = value
         elif name in table() and table()[name].kind is bool:
-            flags[name] = words.pop(0) if words and words[0].lower() in BOOLS else "true"
-        elif not words or words[0].startswith("--"):
+            flags[name] = arguments.pop(0) if arguments and arguments[0].lower() in BOOLS else "true"
+        elif not arguments or arguments[0].startswith("--"):
             raise ConfigError(f"{flag} ({COMMAND_LINE}): expected a value behind it")
         else:
-            flags[name] = words.pop(0)
+            flags[name] = arguments.pop(0)
     return flags, rest
 
 

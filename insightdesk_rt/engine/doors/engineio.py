@@ -121,8 +121,8 @@ class SocketIOHandler(EngineHandler):
 
     def prepare(self) -> Awaitable[None] | None:
         # The server's limit for other paths is less than what is read here, or discarded so that a client sees its 413.
-        most = self.port.settings.max_payload_bytes + DISCARD_BYTES
-        self.request.connection.set_max_body_size(max(most, declared_bytes(self.request.headers)))  # type: ignore[union-attr]
+        max_bytes = self.port.settings.max_payload_bytes + DISCARD_BYTES
+        self.request.connection.set_max_body_size(max(max_bytes, declared_bytes(self.request.headers)))  # type: ignore[union-attr]
         self._set_cors()
         self._answered = misframed(self.request.headers)  # Tornado will refuse it
         return self._begin_post() if self.request.method == "POST" and not self._answered else None
@@ -216,20 +216,24 @@ class SocketIOHandler(EngineHandler):
             # Only Engine.IO 3 had binary payloads. CVE-2026-59725: such a request was never answered.
             self._violated(WireError("binary payload"))
             self._refuse(BAD_REQUEST)
-        elif declared_bytes(self.request.headers) > self._most_bytes():
+        elif declared_bytes(self.request.headers) > self._max_bytes():
             self._refuse_body()
         elif self._polling is not None and not self._polling.begin(self):
             self.set_status(400)
             self._finish_early(b"")
         return None
 
-    def _most_bytes(self) -> int:
+    def _max_bytes(self) -> int:
         """Return the limit of the body in bytes.
 
         Until a client has joined a namespace, that is the size of the CONNECT packets that stock clients send together.
         """
-        most = self.port.settings.max_payload_bytes
-        return most if self._client is None else min(most, CONNECTS_AT_ONCE * self._client.session.max_message_bytes)
+        max_bytes = self.port.settings.max_payload_bytes
+        return (
+            max_bytes
+            if self._client is None
+            else min(max_bytes, CONNECTS_AT_ONCE * self._client.session.max_message_bytes)
+        )
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._answered or self.request.method != "POST":
@@ -238,7 +242,7 @@ class SocketIOHandler(EngineHandler):
                 self.abort()
             return None
         self._body += chunk
-        if len(self._body) > self._most_bytes():
+        if len(self._body) > self._max_bytes():
             self._body.clear()
             self._refuse_body()
         if self._client is not None and not self._client.gone:
@@ -281,7 +285,7 @@ class SocketIOHandler(EngineHandler):
 
     def _refuse_body(self) -> None:
         """Refuse a body that is too long. The session stays open, and the client sees the reason."""
-        early = self._most_bytes() < self.port.settings.max_payload_bytes
+        early = self._max_bytes() < self.port.settings.max_payload_bytes
         self.port.registry.over_limit["max_connect_bytes" if early else "max_payload_bytes"] += 1
         if self._polling is not None:
             self._polling.end(self)

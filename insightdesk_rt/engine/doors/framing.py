@@ -14,8 +14,8 @@ def misframed(headers: HTTPHeaders) -> bool:
     lengths, coding = headers.get_list("Content-Length"), headers.get("Transfer-Encoding")
     if coding is not None:
         return bool(lengths) or coding.lower() != "chunked"
-    said = {length.strip() for text in lengths for length in text.split(",")}
-    return len(said) > 1 or not all(one.isascii() and one.isdigit() for one in said)
+    values = {length.strip() for text in lengths for length in text.split(",")}
+    return len(values) > 1 or not all(one.isascii() and one.isdigit() for one in values)
 
 
 def declared_bytes(headers: HTTPHeaders) -> int:

@@ -286,7 +286,7 @@ class RelayHandler(SocketIOHandler):
         verdict = self.decide(head)
         if isinstance(verdict, Refusal):
             self.refuse(verdict)
-        elif declared_bytes(self.request.headers) > self._most_bytes():
+        elif declared_bytes(self.request.headers) > self._max_bytes():
             self._refuse_body()
         elif await self._begin(head.sid):
             self._exchange.answered.add_done_callback(self._answered_early)
@@ -301,7 +301,7 @@ class RelayHandler(SocketIOHandler):
         if self._answered or self.request.method != "POST":
             return super().data_received(chunk)
         self._passed_bytes += len(chunk)
-        if self._passed_bytes > self._most_bytes():
+        if self._passed_bytes > self._max_bytes():
             self._refuse_body()
             self._exchange.end()
             return None

@@ -205,13 +205,13 @@ class Outbox:
         queue, transport = self._queue, self.transport
         if queue is None or transport is None or not transport.writable:
             return 0
-        most = transport.max_messages
-        if most and len(queue) > most:  # the rest goes with the next poll
-            self._queue = queue[most:]
-            self.bytes = transport.write(queue[:most]) + sum([message.size for message in self._queue])
-            self.written += most
+        max_messages = transport.max_messages
+        if max_messages and len(queue) > max_messages:  # the rest goes with the next poll
+            self._queue = queue[max_messages:]
+            self.bytes = transport.write(queue[:max_messages]) + sum([message.size for message in self._queue])
+            self.written += max_messages
             self._room()
-            return most
+            return max_messages
         self._queue = None
         self.bytes = transport.write(queue)
         self.written += len(queue)

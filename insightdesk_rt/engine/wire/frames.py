@@ -239,8 +239,8 @@ class FrameReader:
         return _Header(opcode, fin, length, mask, at + start)
 
     def _check_size(self, size: int) -> None:
-        most = self._limit_source.max_message_bytes if self._limit_source is not None else self._limit
-        self._limit_now = min(self._limit, most)
+        max_bytes = self._limit_source.max_message_bytes if self._limit_source is not None else self._limit
+        self._limit_now = min(self._limit, max_bytes)
         if size > self._limit_now:
             limit_name = "max_payload_bytes" if size > self._limit else "max_connect_bytes"
             raise TooBig(f"message over {self._limit_now} bytes", limit_name=limit_name)
@@ -284,12 +284,12 @@ class FrameReader:
 
     def _unpacked(self, payload: bytes) -> bytes:
         assert self._unpack is not None
-        most = self._limit_source.max_message_bytes if self._limit_source is not None else self._limit
-        most = self._limit_now = min(self._limit, most)
+        max_bytes = self._limit_source.max_message_bytes if self._limit_source is not None else self._limit
+        max_bytes = self._limit_now = min(self._limit, max_bytes)
         try:
-            return self._unpack(payload, most)
+            return self._unpack(payload, max_bytes)
         except TooBig as wrong:
-            wrong.limit_name = "max_payload_bytes" if most == self._limit else "max_connect_bytes"
+            wrong.limit_name = "max_payload_bytes" if max_bytes == self._limit else "max_connect_bytes"
             raise
 
     def _forget(self) -> None:

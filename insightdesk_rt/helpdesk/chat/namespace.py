@@ -53,7 +53,7 @@ from insightdesk_rt.engine.model import (
     user_room,
 )
 from insightdesk_rt.engine.wire import json
-from insightdesk_rt.helpdesk.chat import events as words
+from insightdesk_rt.helpdesk.chat import events as payloads
 from insightdesk_rt.helpdesk.chat.conversation import BegunConversation, ConversationChange, Message, StoredMessage
 from insightdesk_rt.helpdesk.chat.feed import ChatFeed
 from insightdesk_rt.helpdesk.chat.reports import CHAT_REPORTS, ChatReports
@@ -75,14 +75,14 @@ CUSTOMERS: frozenset[Role] = frozenset({"customer"})
 CHAT_ROOM = chat_room("")
 # The user's other devices do not get it: there the user would see their own typing.
 SHOWN = ShownTyping(
-    words.ChatTyping,
-    lambda conversation_id, who: words.ChatStopTyping(conversation_id, who.user_id, who.customer_id),
+    payloads.ChatTyping,
+    lambda conversation_id, who: payloads.ChatStopTyping(conversation_id, who.user_id, who.customer_id),
     chat_room,
     lambda key, sid: (user_room(key),),
 )
 
 
-_read_message = msgspec.json.Decoder(words.ChatMessage)
+_read_message = msgspec.json.Decoder(payloads.ChatMessage)
 
 
 class Chat(Namespace):
@@ -94,7 +94,7 @@ class Chat(Namespace):
     path = "/chat"
     settings = ChatSettings
     reports = CHAT_REPORTS
-    facts = frozenset({words.ChatMessage.event})
+    facts = frozenset({payloads.ChatMessage.event})
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class Chat(Namespace):
             return
         for conversation in await self.store.mine(socket.user):
             await socket.room()
-            self.tell(socket, words.ChatOpened(words.view(conversation, socket.user.is_staff)))
+            self.tell(socket, payloads.ChatOpened(payloads.view(conversation, socket.user.is_staff)))
         if socket.user.is_staff:
             await self._show_queue(socket)
 
@@ -202,15 +202,15 @@ class Chat(Namespace):
     # ── the life of a conversation ───────────────────────────────────────────────────────────────────────────────────
 
     @event("chat:start", allow=CUSTOMERS, limit=Rate(20, per_s=60))
-    async def start(self, socket: Socket, ask: words.StartChat) -> words.ChatStarted:
+    async def start(self, socket: Socket, ask: payloads.StartChat) -> payloads.ChatStarted:
         """Begin to wait for an agent, of a team or of any. CONFLICT: the customer has too many open conversations."""
         change = await self.store.start(socket.user, ask.clientId, ask.subject, ask.teamId or "", ask.text or "")
         await self._enter(socket, change.conversation.id)
         await self._relay.publish_or_raise(change.pending)
-        return words.ChatStarted(change.conversation.id, change.conversation.position, change.agents_here)
+        return payloads.ChatStarted(change.conversation.id, change.conversation.position, change.agents_here)
 
     @event("chat:join", limit=PAGE)
-    async def join(self, socket: Socket, ask: words.JoinChat) -> words.ChatJoined:
+    async def join(self, socket: Socket, ask: payloads.JoinChat) -> payloads.ChatJoined:
         """Open a conversation. FORBIDDEN unless it is the customer's, the agent's, or one that the agent may take."""
         joined = await self._enter(socket, ask.conversationId, Offset(ask.since) if ask.since else None)
         try:
@@ -219,20 +219,20 @@ class Chat(Namespace):
         except BaseException:
             self._take_out(socket, ask.conversationId)
             raise
-        answer = words.JoinedConversation(ask.conversationId, joined.offset)
+        answer = payloads.JoinedConversation(ask.conversationId, joined.offset)
         self.tell_joined(socket, answer.event, json.encode_struct(answer))
         if not joined.complete:
             socket.emit("resync", json.dumps({"rooms": [chat_room(ask.conversationId)]}))
-        return words.ChatJoined(page.conversation, page.messages, joined.offset, joined.complete, page.more)
+        return payloads.ChatJoined(page.conversation, page.messages, joined.offset, joined.complete, page.more)
 
     @event("chat:leave", limit=PAGE)
-    def leave(self, socket: Socket, ask: words.InConversation) -> None:
+    def leave(self, socket: Socket, ask: payloads.InConversation) -> None:
         """Close a conversation on this device. Idempotent."""
         self._typing.stop(socket, ask.conversationId)
         self._take_out(socket, ask.conversationId)
 
     @event("chat:accept", allow=STAFF)
-    async def accept(self, socket: Socket, ask: words.InConversation) -> words.ChatAccepted:
+    async def accept(self, socket: Socket, ask: payloads.InConversation) -> payloads.ChatAccepted:
         """Take a waiting conversation. Exactly one agent gets it; the others get CONFLICT with that `agent`."""
         change = await self.store.accept(socket.user, ask.conversationId)
         was_in = chat_room(ask.conversationId) in socket.rooms
@@ -246,7 +246,7 @@ class Chat(Namespace):
             raise
 
     @event("chat:transfer", allow=STAFF)
-    async def transfer(self, socket: Socket, ask: words.TransferChat) -> words.ChatChanged:
+    async def transfer(self, socket: Socket, ask: payloads.TransferChat) -> payloads.ChatChanged:
         """Hand a conversation to a connected agent, or to the queue of a team that has one. It keeps its place.
 
         A note is for staff. CONFLICT: the agent, or nobody of the team, is connected; or it is closed.
@@ -257,29 +257,29 @@ class Chat(Namespace):
             socket.user, ask.conversationId, ask.agentId or "", ask.teamId or "", ask.note
         )
         await self._relay.publish_or_raise(change.pending)
-        return words.ChatChanged(words.view(change.conversation, True))
+        return payloads.ChatChanged(payloads.view(change.conversation, True))
 
     @event("chat:close")
-    async def end(self, socket: Socket, ask: words.InConversation) -> words.ChatChanged:
+    async def end(self, socket: Socket, ask: payloads.InConversation) -> payloads.ChatChanged:
         """End a conversation. Its customer, its agent and admins may; while it waits, any agent who may take it."""
         self._typing.stop(socket, ask.conversationId)
         change = await self.store.close(socket.user, ask.conversationId)
         await self._relay.publish_or_raise(change.pending)
-        return words.ChatChanged(words.view(change.conversation, socket.user.is_staff))
+        return payloads.ChatChanged(payloads.view(change.conversation, socket.user.is_staff))
 
     @event("chat:rate", allow=CUSTOMERS)
-    async def rate(self, socket: Socket, ask: words.RateChat) -> None:
+    async def rate(self, socket: Socket, ask: payloads.RateChat) -> None:
         """Rate a closed conversation, once. CONFLICT: it is not closed, or was rated differently."""
         change = await self.store.rate(socket.user, ask.conversationId, ask.score, ask.comment)
         await self._relay.publish_or_raise(change.pending)
 
-    async def publish_change(self, change: ConversationChange) -> words.ConversationView:
+    async def publish_change(self, change: ConversationChange) -> payloads.ConversationView:
         """Log the events of a change that was made through `store`; return the conversation as staff see it.
 
         Raises RtError UNAVAILABLE; the same change again logs what is missing.
         """
         await self._relay.publish_or_raise(change.pending)
-        return words.view(change.conversation, True)
+        return payloads.view(change.conversation, True)
 
     async def carry_out_all(self, requests: Sequence[ChatRequest]) -> list[BegunConversation | StoredMessage | RtError]:
         """Do what a back end asks for, in order, and publish it together. Returns the result of each, or its error."""
@@ -299,34 +299,34 @@ class Chat(Namespace):
 
     # ── talk ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @event(words.ChatMessage.event, limit=MESSAGES)
-    async def message(self, socket: Socket, ask: words.SendMessage) -> words.MessageAccepted:
+    @event(payloads.ChatMessage.event, limit=MESSAGES)
+    async def message(self, socket: Socket, ask: payloads.SendMessage) -> payloads.MessageAccepted:
         """Send a message. CONFLICT: the conversation is closed. The same clientId again gets the same answer."""
         self._typing.stop(socket, ask.conversationId)
         message = await self.store.message(socket.user, ask.conversationId, ask.text, ask.clientId)
         await self._relay.publish_or_raise(message.pending)
-        return words.MessageAccepted(message.id, words.at(message.at))
+        return payloads.MessageAccepted(message.id, payloads.at(message.at))
 
-    @event(words.ReadUpTo.event, limit=PAGE)
-    async def read(self, socket: Socket, ask: words.MarkChatRead) -> None:
+    @event(payloads.ReadUpTo.event, limit=PAGE)
+    async def read(self, socket: Socket, ask: payloads.MarkChatRead) -> None:
         """Mark everything up to a message as read, and show it to the others. The mark never moves back."""
         change = await self.store.read(socket.user, ask.conversationId, ask.upTo)
         await self._relay.publish_or_raise(change.pending)
 
     @event("chat:history", limit=PAGE)
-    async def history(self, socket: Socket, ask: words.ReadHistory) -> words.MessagePage:
+    async def history(self, socket: Socket, ask: payloads.ReadHistory) -> payloads.MessagePage:
         """Return the messages before a message, in order. `more`: there are older ones."""
         page = await self.store.view(socket.user, ask.conversationId, ask.limit, ask.before, self.hub.page_bytes)
-        return words.MessagePage([words.message_view(message) for message in page.messages], page.more)
+        return payloads.MessagePage([payloads.message_view(message) for message in page.messages], page.more)
 
-    @event(words.ChatTyping.event, limit=TYPING)
-    def typing(self, socket: Socket, ask: words.InConversation) -> None:
+    @event(payloads.ChatTyping.event, limit=TYPING)
+    def typing(self, socket: Socket, ask: payloads.InConversation) -> None:
         """Show the others that the user types, until five seconds after the last call."""
         self.require_joined(socket, chat_room(ask.conversationId))
         self._typing.start(socket, ask.conversationId, self._timers.now_ms())
 
-    @event(words.ChatStopTyping.event, limit=PAGE)
-    def stop_typing(self, socket: Socket, ask: words.InConversation) -> None:
+    @event(payloads.ChatStopTyping.event, limit=PAGE)
+    def stop_typing(self, socket: Socket, ask: payloads.InConversation) -> None:
         """Stop showing that the user types."""
         self.require_joined(socket, chat_room(ask.conversationId))
         self._typing.stop(socket, ask.conversationId)
@@ -376,10 +376,10 @@ class Chat(Namespace):
 
     # ── what is sent ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _page(self, socket: Socket, conversation_id: str) -> words.ChatAccepted:
+    async def _page(self, socket: Socket, conversation_id: str) -> payloads.ChatAccepted:
         page = await self.store.view(socket.user, conversation_id, RECENT, limit_bytes=self.hub.page_bytes)
-        messages = [words.message_view(message) for message in page.messages]
-        return words.ChatAccepted(words.view(page.conversation, socket.user.is_staff), messages, page.more)
+        messages = [payloads.message_view(message) for message in page.messages]
+        return payloads.ChatAccepted(payloads.view(page.conversation, socket.user.is_staff), messages, page.more)
 
     async def _show_queue(self, socket: Socket) -> None:
         """Send the queue, a long one in parts.
@@ -387,10 +387,10 @@ class Chat(Namespace):
         Send it again if it changed while it was read: the event of that change may have reached the client before.
         """
         shown = None
-        while (entries := [words.queue_entry(waiting) for waiting in await self.store.queue(socket.user)]) != shown:
+        while (entries := [payloads.queue_entry(waiting) for waiting in await self.store.queue(socket.user)]) != shown:
             for number, part in enumerate(parts(entries, self.hub.page_bytes)):
                 await socket.room()
-                self.tell(socket, words.ChatQueue(added=part) if number else words.ChatQueue(waiting=part))
+                self.tell(socket, payloads.ChatQueue(added=part) if number else payloads.ChatQueue(waiting=part))
             shown = entries
 
     async def _events(self, change: PendingEvent) -> list[Event] | None:
@@ -425,7 +425,7 @@ class Chat(Namespace):
         await self._relay.publish(await self.store.due())
         for place in await self.store.places():
             self.publish(
-                words.ChatQueued(place.conversation_id, place.position),
+                payloads.ChatQueued(place.conversation_id, place.position),
                 user_room(self._keys.customer(place.customer_id)),
             )
         await self._arrivals.publish_overdue()

@@ -96,7 +96,7 @@ async def test_overdue_events_are_published() -> None:
 
 @aio
 async def test_concurrent_callers_publish_each_event_once() -> None:
-    """Otherwise n people who speak at once would say n² times what was said."""
+    """Otherwise n people who write at the same time would publish n² events."""
     log = Log()
     everything = [change("a", n) for n in range(1, 51)]
     await asyncio.gather(*(log.relay.publish(everything[:n]) for n in range(1, 51)))
@@ -107,7 +107,7 @@ async def test_concurrent_callers_publish_each_event_once() -> None:
 
 @aio
 async def test_a_caller_that_waited_for_a_failed_one_fails_too(caplog: pytest.LogCaptureFixture) -> None:
-    """A server that hangs costs everybody one deadline, not one after the other's."""
+    """With a hanging server all callers wait for one deadline, and not one after the other."""
     log = Log(late="UNAVAILABLE")
     attempts = 0
     say = log.say

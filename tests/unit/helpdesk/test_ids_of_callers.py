@@ -116,7 +116,7 @@ async def test_another_request_under_a_used_id_is_a_conflict_that_names_the_fiel
                 await place.do(whole, **other)
             assert (refused.value.code, refused.value.fields) == ("CONFLICT", {"field": place.field}), other
             assert refused.value.message.startswith(f"{place.field}: ") and refused.value.kind.http == 409
-        assert await place.do(whole) == first, "the first is still known"
+        assert await place.do(whole) == first, "the first request is still known"
         assert len(whole.log.log) == logged
 
 

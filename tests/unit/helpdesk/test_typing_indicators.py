@@ -90,7 +90,7 @@ async def test_an_old_socket_that_leaves_does_not_end_typing_in_the_new_one(valk
         node.typing.stop(old, "c")
         assert told(anna) == []
         node.clock.advance(TYPING_MS)
-        assert told(anna) == [STOPS], "by its own time"
+        assert told(anna) == [STOPS], "after its own time"
 
 
 @aio

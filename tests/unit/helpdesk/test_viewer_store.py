@@ -61,7 +61,7 @@ async def test_since_is_the_time_when_the_state_began(valkey_url: str, prefix: s
         await one.view("42", "s1", ANNA, "viewing")
         began = (await one.live("42")).viewers[0].since
         await asyncio.sleep(0.005)
-        assert not await one.view("42", "s1", ANNA, "viewing"), "no news"
+        assert not await one.view("42", "s1", ANNA, "viewing"), "no change"
         assert (await one.live("42")).viewers[0].since == began
         assert await one.view("42", "s1", ANNA, "replying")
         assert (await one.live("42")).viewers[0].since > began
@@ -74,9 +74,9 @@ async def test_typing_counts_until_it_is_removed_or_expires(valkey_url: str, pre
         await two.typing("42", ANNA, 60_000)
         await two.typing("42", BERT, 1)
         await asyncio.sleep(0.01)
-        assert await typists(one) == ["anna"], "a lost stop heals by itself"
+        assert await typists(one) == ["anna"], "a lost stop expires"
         await one.stopped("42", "anna")
-        assert await typists(one) == ["anna"], "the other node speaks for its own"
+        assert await typists(one) == ["anna"], "the entry of the other node remains"
         await two.stopped("42", "anna")
         assert await typists(one) == []
         assert (await one.live("42")).viewers == []
@@ -112,7 +112,7 @@ async def test_a_reaper_that_dies_half_way_leaves_the_rest_to_the_next(valkey_ur
 
 @aio
 async def test_of_two_nodes_that_clear_the_same_dead_node_one_does_it(valkey_url: str, prefix: str) -> None:
-    """Else each tells the watchers of every ticket."""
+    """Otherwise each would notify the viewers of every ticket."""
     async with two_nodes(valkey_url, prefix) as (one, two):
         for n in range(250):
             await one.view(f"t{n}", "s1", ANNA, "viewing")

@@ -100,10 +100,10 @@ class HttpConnection:
     def failed(self) -> None:
         self.close()
 
-    def peek(self, most: int) -> bytes | None:
+    def peek(self, max_bytes: int) -> bytes | None:
         """Return the received bytes, which stay in the socket; b"" if the connection has ended; None if none came."""
         try:
-            return self.sock.recv(most, socket.MSG_PEEK)
+            return self.sock.recv(max_bytes, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:

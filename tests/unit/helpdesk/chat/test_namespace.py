@@ -226,9 +226,7 @@ async def test_a_node_that_counted_as_dead_rechecks_access(valkey_url: str, pref
             node.recheck_on_all_nodes = cluster.one.chat.recheck_access  # the other does not answer any more
         await anna.ask("chat:transfer", conversationId=c, teamId="t2")
         await cluster.two.chat.re_register()
-        assert any(room.startswith("chat") for room in mate.socket.rooms), (
-            "Valkey may have forgotten, that is no reason"
-        )
+        assert any(room.startswith("chat") for room in mate.socket.rooms), "missing data in Valkey takes no access away"
         cluster.two.name = "n2, declared dead"
         await cluster.two.chat.re_register()
         assert not any(room.startswith("chat") for room in mate.socket.rooms)
@@ -298,7 +296,7 @@ class Desk:
         return await self.people[who].ask(name, **payload)
 
     async def by_admin(self, what: str, **to: str) -> None:
-        """As the routes of the admin port do it."""
+        """Make the change as the routes of the admin port do."""
         chat = self.cluster.two.chat
         work = getattr(chat.store, what)
         await chat.publish_change(await work(ROOT, self.conversation_id, **to))
@@ -328,7 +326,7 @@ STAFF_OF_T1 = ("anna", "laptop", "bert")
     ],
 )
 @aio
-async def test_whoever_loses_a_conversation_is_out_before_its_change_is_published(
+async def test_users_who_lose_a_conversation_are_removed_before_its_change_is_published(
     valkey_url: str, prefix: str, held_by: str, who: str, what: str, to: dict[str, str], lost: tuple[str, ...]
 ) -> None:
     """Deny first, on both nodes: they are told by `resync`, and the old agent by the event without its note."""
@@ -476,7 +474,7 @@ async def test_typing_is_shown_to_the_others_and_ends_by_itself(valkey_url: str,
         cluster.one.clock.advance(TYPING_MS)
         assert anna.heard() == [shown, stopped]
         await carl.ask("chat:stopTyping", conversationId=c)
-        assert anna.heard() == [], "who does not type cannot stop"
+        assert anna.heard() == [], "a user who does not type cannot stop"
 
         for end in ("stop", "message", "leave", "lost"):
             await carl.ask("chat:join", conversationId=c)
@@ -595,7 +593,7 @@ async def test_a_user_who_typed_on_a_dead_node_has_stopped_typing_even_if_connec
 
 
 @aio
-async def test_what_deadlines_do_is_published_too(valkey_url: str, prefix: str) -> None:
+async def test_changes_by_deadlines_are_published_too(valkey_url: str, prefix: str) -> None:
     async with a_cluster(valkey_url, prefix) as cluster:
         carl, anna, c = await begin(cluster)
         key = cluster.valkey.names.namespace("/chat").key("chat", c)

@@ -156,9 +156,7 @@ async def test_of_many_agents_who_accept_at_once_exactly_one_does(valkey_url: st
             if isinstance(result, RtError):
                 who = {"id": winners[0].id, "name": winners[0].name}
                 assert (result.code, result.fields) == ("CONFLICT", {"state": "active", "agent": who})
-        assert (await store.accept(winners[0], c.id)).conversation.agent_id == winners[0].id, (
-            "the same again is nothing"
-        )
+        assert (await store.accept(winners[0], c.id)).conversation.agent_id == winners[0].id, "a repeat has no effect"
         await store.close(winners[0], c.id)
         async with refused("CONFLICT", state="closed", agent={"id": winners[0].id, "name": winners[0].name}):
             await store.accept(winners[0], c.id)
@@ -179,7 +177,7 @@ async def test_a_repeat_under_the_same_client_id_gets_the_same_answer_and_stores
         assert (await store.message(ANNA, c_id, "mine", "m1")).id == 3, "ids are each author's own"
         await store.close(CARL, c_id)
         again = await store.message(CARL, c_id, "once", "m1")
-        assert (again.id, again.at) == (said[0].id, said[0].at), "also when there is nothing to be said any more"
+        assert (again.id, again.at) == (said[0].id, said[0].at), "also after the conversation is closed"
         assert (await store.start(CARL, "x1", text="hello")).conversation.state == "closed"
         assert len((await store.view(CARL, c_id, 10)).messages) == 3
 
@@ -247,7 +245,7 @@ async def test_a_closed_conversation_accepts_no_more_changes(valkey_url: str, pr
             async with refused("CONFLICT", state="closed"):
                 await ask
         assert store.kinds((await store.close(CARL, c)).pending)[-1] == "closed"
-        assert store.kinds((await store.close(CARL, c)).pending) == [], "closing twice is nothing"
+        assert store.kinds((await store.close(CARL, c)).pending) == [], "closing is idempotent"
         await store.rate(CARL, c, 4, "fine")
         assert (await store.rate(CARL, c, 4, "fine")).conversation.score == 4
         async with refused("CONFLICT", state="closed"):
@@ -297,7 +295,7 @@ async def test_the_read_mark_never_moves_back(valkey_url: str, prefix: str) -> N
         store.new((await store.read(ANNA, c, 1)).pending)
         lower = await store.read(ANNA, c, 1)
         assert lower.conversation.read_by_agent == 2 and store.kinds(lower.pending) == []
-        assert (await store.read(ANNA, c, 999)).conversation.read_by_agent == 3, "there is no more to read"
+        assert (await store.read(ANNA, c, 999)).conversation.read_by_agent == 3, "there are no further messages"
 
 
 @aio
@@ -337,7 +335,9 @@ async def test_a_transferred_conversation_keeps_its_place_in_the_queue(valkey_ur
         assert (handed.conversation.state, handed.conversation.agent_id) == ("active", "bert")
         assert [c.id for c in await store.mine(BERT)] == [first.id] and await store.mine(ZOE) == []
         assert store.kinds(handed.pending)[-1] == "transferred"
-        assert store.kinds((await store.transfer(BERT, first.id, agent_id="bert")).pending) == [], "again is nothing"
+        assert store.kinds((await store.transfer(BERT, first.id, agent_id="bert")).pending) == [], (
+            "a repeat has no effect"
+        )
 
 
 @pytest.mark.parametrize("agent", ["nobody", "dora", "gone"])
@@ -405,14 +405,14 @@ async def test_a_silent_conversation_is_warned_and_then_closed(valkey_url: str, 
     async with a_chat(valkey_url, prefix, idle_warning_ms=60_000, idle_timeout_ms=80_000) as store:
         c = (await store.start(CARL, "x1")).conversation.id
         store.new((await store.accept(ANNA, c)).pending)
-        assert await store.ring("idle") == [], "it rang, and there had been a word meanwhile"
+        assert await store.ring("idle") == [], "there was a message before the deadline"
         await store.silence(c, 60_000)
         (warning,) = await store.ring("idle")
         assert warning.kind == "warned" and isinstance(data(warning)["closesAt"], int)
-        assert await store.ring("idle") == [], "one is warned once"
+        assert await store.ring("idle") == [], "there is one warning"
         store.new((await store.message(CARL, c, "still here", "m1")).pending)
         await store.silence(c, 60_000)
-        assert [change.kind for change in await store.ring("idle")] == ["warned"], "and again after a word"
+        assert [change.kind for change in await store.ring("idle")] == ["warned"], "and another one after a message"
         await store.silence(c, 20_000)
         assert [change.kind for change in await store.ring("idle")] == ["closed"]
         assert (await store.view(CARL, c, 1)).conversation.closed_reason == "idle"
@@ -425,7 +425,7 @@ async def test_a_customer_who_leaves_the_queue_keeps_the_place_for_a_while(valke
         await store.go(CARL)
         (left,) = store.new(await store.present("carl"))
         assert left.kind == "present" and data(left)["online"] is False
-        assert await store.present("carl") == [], "what is true already is no news"
+        assert await store.present("carl") == [], "an unchanged state is not published"
         await store.come(CARL)
         assert data(store.new(await store.present("carl"))[0])["online"] is True
         assert "gone" not in await store.clocks()
@@ -612,7 +612,7 @@ async def test_lost_messages_are_stored_again_in_any_order(valkey_url: str, pref
         page = await store.view(CARL, c, 50)
         assert [(m.id, m.text) for m in page.messages] == [(n, f"text {n}") for n in range(1, 9)]
         assert page.conversation.last == page.conversation.read_by_customer == 8
-        assert (await store.message(CARL, c, "text 3", "m3")).id == 3, "its author may send it again"
+        assert (await store.message(CARL, c, "text 3", "m3")).id == 3, "its author may repeat it"
         assert (await store.message(CARL, c, "new", "m9")).id == 9
 
 
@@ -659,13 +659,13 @@ async def test_a_conversation_is_full_when_its_messages_reach_the_limit_in_bytes
         key = store._valkey.names.namespace("/chat").key("chat-messages", c)
         assert await store._valkey.command("MEMORY", "USAGE", key, "SAMPLES", 0) < 2_500_000
         assert (await store.message(ANNA, c, LETTER * 4_000, "0")).id == 1, (
-            "what was said under an id is still answered"
+            "a repeat under a known id is still answered"
         )
 
 
 @aio
 async def test_a_customer_can_store_a_limited_number_of_bytes_per_day(valkey_url: str, prefix: str) -> None:
-    """Over all conversations, closed ones too: closing one and starting another is no way around it."""
+    """It counts all conversations, also closed ones, so starting another one does not bypass it."""
     async with a_chat(valkey_url, prefix) as store:
         said = 0
         with pytest.raises(RtError) as refused:
@@ -714,7 +714,7 @@ async def test_each_text_of_a_customer_counts_towards_the_bytes_of_the_day(
             await store.rate(CARL, conversation, 5, comment)
         monkeypatch.undo()
         assert await counted(store.rate(CARL, conversation, 5, comment)) == len(comment.encode())
-        assert await counted(store.rate(CARL, conversation, 5, comment)) == 0, "the same again is nothing"
+        assert await counted(store.rate(CARL, conversation, 5, comment)) == 0, "a repeat has no effect"
 
 
 @aio

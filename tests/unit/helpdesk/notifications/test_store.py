@@ -74,7 +74,7 @@ async def test_a_notification_counts_as_read_once(valkey_url: str, prefix: str) 
         assert (marked.unread, marked.known) == (3, 2)
         assert read_read(marked.pending[-1]) == ReadRecord(["n1"], "sid1")
         again = await store.mark_read("u1", ["n1"])
-        assert again.pending == marked.pending, "what was not told yet, and nothing new"
+        assert again.pending == marked.pending, "the unpublished event, and no new one"
         everything = await store.mark_all_read("u1")
         assert everything.unread == 0 and read_read(everything.pending[-1]).ids == ["n0", "n2", "n3"]
         assert (await store.mark_all_read("u1")).pending == everything.pending and await store.unread("u1") == 0

@@ -96,7 +96,7 @@ async def test_a_chosen_status_survives_absence_and_is_not_changed_by_another_de
         await store.join(anna, "n1")
         busy = await store.choose("anna", "busy")
         assert said(busy)[-1] == ("anna", "busy")
-        assert await store.choose("anna", "busy") == busy, "the same again is no change, but still to be told"
+        assert await store.choose("anna", "busy") == busy, "a repeat is not a change, but still pending"
         await store.pending.mark_published({"anna": busy[-1].seq})
         assert await store.choose("anna", "busy") == []
         await store.join(anna, "n2")
@@ -108,7 +108,7 @@ async def test_a_chosen_status_survives_absence_and_is_not_changed_by_another_de
         told = (await store.choose("anna", "busy"))[-1]
         assert told.kind == "status" and said([told]) == [("anna", "offline")]
         await store.pending.mark_published({"anna": told.seq})
-        assert await store.choose("anna", "away") == [], "nobody sees the choice of one who is offline"
+        assert await store.choose("anna", "away") == [], "the status of an offline user is not visible"
         assert said((await store.join(anna, "n1")).pending)[-1] == ("anna", "away")
 
 
@@ -135,7 +135,7 @@ async def test_agents_are_counted_by_status_and_customers_are_not(valkey_url: st
         await store.sweep()
         assert await store.agent_counts() == AgentCounts(online=1, busy=1, away=1, offline=1)
         await store.join(fakes.user("a", "customer"), "n1")
-        assert (await store.agent_counts()).online == 0, "who is no agent any more is not counted as one"
+        assert (await store.agent_counts()).online == 0, "a former agent is not counted"
 
 
 @aio

@@ -59,7 +59,7 @@ async def test_nobody_may_read_a_ticket_that_does_not_exist(valkey_url: str, pre
     await valkey.close()
     with pytest.raises(RtError) as refused:
         await check.may_read(fakes.user("root", "admin"), "42")
-    assert refused.value.code == "UNAVAILABLE", "not to be known is no answer"
+    assert refused.value.code == "UNAVAILABLE", "it is unknown whether the ticket exists"
 
 
 @aio

@@ -154,7 +154,7 @@ async def test_users_who_lose_access_leave_the_room_on_every_node_before_the_cha
 
         await cluster.two.put(watchers=[], requesterId="carl", subject="not for wanda")
         assert told(wanda) == [out]
-        assert names(anna) == ["ticket:updated"], "who still may is left alone"
+        assert names(anna) == ["ticket:updated"], "users who keep access are not affected"
         await cluster.two.put(teamId="t2", subject="not for anna")
         assert told(anna) == [out] and ticket_staff_room("42") not in anna.rooms
         told(carl)

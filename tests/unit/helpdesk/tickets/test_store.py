@@ -76,7 +76,7 @@ async def test_a_change_has_old_and_new_values_of_the_changed_fields_only(valkey
 
         same = await store.put("42", change(subject="B", watchers=["a"]))
         assert (same.done, same.version) == (False, 2)
-        assert same.pending == outcome.pending, "what was not told is given to whoever asks next"
+        assert same.pending == outcome.pending, "an unpublished event is returned to the next caller"
 
 
 @aio
@@ -147,7 +147,7 @@ async def test_versions_of_a_deleted_ticket_continue_if_it_comes_back(valkey_url
         seqs = [record.seq for record in back.pending]
         assert seqs == sorted(set(seqs))
         ticket = await store.get("42")
-        assert ticket is not None and ticket.teamId is None, "nothing of the old one shines through"
+        assert ticket is not None and ticket.teamId is None, "it has no fields of the old one"
         assert await store._valkey.command("TTL", store._key("42")) == -1
 
 
@@ -163,7 +163,7 @@ async def test_a_comment_is_recognised_by_its_id_only(valkey_url: str, prefix: s
         assert read_change(first.pending[-1]).comment == REPLY
         again = await store.comment("42", REPLY, remember=True)
         assert (again.done, again.pending) == (False, first.pending)
-        assert (await store.comment("42", REPLY, remember=False)).done, "an id of our making is never met again"
+        assert (await store.comment("42", REPLY, remember=False)).done, "a generated id does not occur again"
 
 
 @aio

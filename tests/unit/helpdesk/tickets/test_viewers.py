@@ -180,7 +180,7 @@ async def test_a_client_that_opens_the_ticket_sees_who_types(valkey_url: str, pr
         late = await cluster.two.tickets.subscribe(carl, SubscribeTicket("42"))
         assert [person.id for person in late.typing] == ["anna"]
         mine = await cluster.one.tickets.subscribe(anna, SubscribeTicket("42"))
-        assert mine.typing == [], "not oneself"
+        assert mine.typing == [], "not the user's own typing"
         cluster.one.tickets.stop_typing(anna, TICKET)
         await cluster.one.idle()
         assert (await cluster.two.tickets.subscribe(carl, SubscribeTicket("42"))).typing == []
@@ -215,7 +215,9 @@ async def test_staff_see_viewers_and_customers_do_not(valkey_url: str, prefix: s
         assert told(carl) == []
         assert (await cluster.two.tickets.view(carl, ViewTicket("42", "viewing"))).viewers == []
         await cluster.two.pass_time(SETTLE_MS)
-        assert viewers(anna) == [{"anna": "viewing", "bert": "replying", "carl": "viewing"}], "one who says so is seen"
+        assert viewers(anna) == [{"anna": "viewing", "bert": "replying", "carl": "viewing"}], (
+            "a customer who sends a view is seen"
+        )
         assert told(carl) == []
 
 
@@ -428,7 +430,7 @@ async def test_two_nodes_that_clear_the_same_dead_node_do_not_block_each_other(v
 
 
 @aio
-async def test_what_valkey_did_not_store_is_stored_when_it_is_reachable_again(
+async def test_failed_writes_are_repeated_when_valkey_is_reachable_again(
     prefix: str,
 ) -> None:
     with OwnValkey() as server:
