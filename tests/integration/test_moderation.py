@@ -366,7 +366,7 @@ async def test_rules_survive_an_emptied_valkey(tmp_path: Path) -> None:
         valkey.start()
 
         async def is_there() -> bool:
-            return bool(valkey("HLEN", f"{one.settings['valkey_prefix']}:rules:revocation"))
+            return bool(valkey("HLEN", f"{{{one.settings['valkey_prefix']}}}:rules:revocation"))
 
         await until(is_there, "the rules in the new memory", 10)
         three = ServerProcess(tmp_path / "n3", **{**one.settings, "node_id": "n3"})
