@@ -22,7 +22,7 @@ const push = (change) =>
 async function main() {
 	const desk = insightdesk.connect(url, { token: tokens.agent });
 	const tickets = desk.of("/tickets");
-	tickets.emit("ticket:subscribe", { ticketId: "42" }); // said before there is a connection: waits for it
+	tickets.emit("ticket:subscribe", { ticketId: "42" }); // emitted before the connection exists, so it is queued
 	const subscribed = next(tickets, "ticket:subscribed");
 	const hello = await next(tickets, "connect");
 	say("connected", { sid: hello.sid === tickets.sid, recovered: tickets.recovered, connected: tickets.connected });
@@ -47,7 +47,7 @@ async function main() {
 	console.error = error;
 	say("a listener that throws stops nothing", all.length >= 2);
 
-	// Cut: the call that was out is told, what is said meanwhile waits, volatile is forgotten, it comes back by itself.
+	// A cut: a pending call is rejected, new events are queued, volatile ones are dropped, and the client reconnects by itself.
 	const under = tickets.call("ticket:subscribe", { ticketId: "42" }).catch((error) => error.code);
 	const down = next(tickets, "disconnect");
 	const before = tickets.sid;
@@ -58,7 +58,7 @@ async function main() {
 	const again = await next(tickets, "connect");
 	say("back", { same: again.sid === before, recovered: again.recovered && tickets.recovered, later: (await later).ok });
 
-	// What happens while it is away is told when it is back, after `connect` and before anything new.
+	// Events from the time of the cut arrive after the reconnect: after `connect` and before anything new.
 	tickets.close();
 	const told = [];
 	const offsets = {};
@@ -68,7 +68,7 @@ async function main() {
 	await next(tickets, "ticket:updated");
 	say("missed", told);
 
-	// A listener gets the offset of a logged event, and can have what followed it sent again.
+	// A listener gets the offset of a logged event, and can request the events after it again.
 	await tickets.call("ticket:unsubscribe", { ticketId: "42" });
 	await push({ status: "open" });
 	await push({ priority: "high" });
@@ -77,7 +77,7 @@ async function main() {
 	await tickets.call("ticket:subscribe", { ticketId: "42", since: offsets["ticket:updated"] });
 	say("since", { offset: /^[0-9]+-[0-9]+$/.test(offsets["ticket:updated"]), connect: offsets.connect === undefined, repeated });
 
-	// Final ends: refused for the role; an expired token without a way to a new one.
+	// Final refusals: a role that is not allowed; an expired token without a way to get a new one.
 	const dashboard = insightdesk.connect(url, { token: tokens.customer }).of("/dashboard");
 	const [refusal, end] = await Promise.all([next(dashboard, "connect_error"), next(dashboard, "disconnect")]);
 	say("forbidden", { code: refusal.code, close: end.code, final: end.final });
@@ -85,7 +85,7 @@ async function main() {
 	const [expired, ended] = await Promise.all([next(old, "connect_error"), next(old, "disconnect")]);
 	say("expired", { code: expired.code, close: ended.code, final: ended.final });
 
-	// With one, it comes in; the same token again is not tried twice.
+	// With a new token it connects; the same token is not tried twice.
 	let asked = 0;
 	const renewed = insightdesk.connect(url, { token: tokens.expired, getToken: () => (asked++, tokens.agent) });
 	await Promise.all([next(renewed.of("/tickets"), "connect"), next(renewed.of("/presence"), "connect")]);
@@ -95,7 +95,7 @@ async function main() {
 	const stop = await next(stuck, "disconnect");
 	say("stuck", { code: stop.code, final: stop.final, tried });
 
-	// A token that is about to end is renewed in place: no disconnect.
+	// A token that is about to expire is renewed on the open connection.
 	let renewals = 0;
 	const short = insightdesk.connect(url, { token: tokens.shortlived, getToken: () => (renewals++, tokens.agent) }).of("/tickets");
 	let cut = 0;
@@ -104,7 +104,7 @@ async function main() {
 	await new Promise((resolve) => setTimeout(resolve, tokens.shortlivedMs));
 	say("refreshed", { renewals, cut, works: (await short.call("ticket:unsubscribe", { ticketId: "42" })).ok });
 
-	// Nobody there: told each time, tries again, and can be ended.
+	// No server: each failure is reported and tried again, and the client can be closed.
 	const away = insightdesk.connect("http://127.0.0.1:9", { token: "x" }).of("/tickets");
 	say("late", await away.call("ticket:subscribe", { ticketId: "42" }, { timeout: 20 }).catch((error) => error.code));
 	const offline = await next(away, "connect_error");

@@ -1,4 +1,4 @@
-"""`access_url` on two real nodes: the back end says who may read, and what it takes back ends within a second."""
+"""`access_url` on two real nodes: the back end decides who may read, and removed access ends within a second."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUIET = ("the back end was asked in vain",)
 
 
 class Desk:
-    """A back end whose truth is a set of pairs, and counts how often it was asked about each."""
+    """A back end that allows a set of pairs, and counts the requests about each."""
 
     def __init__(self, back: BackEnd, ttl_s: float) -> None:
         self.back = back
@@ -48,9 +48,7 @@ async def nodes(
 
 
 @aio
-async def test_the_back_end_decides_and_what_it_takes_back_ends_within_a_second(
-    tmp_path: Path, valkey_url: str
-) -> None:
+async def test_the_back_end_decides_and_removed_access_ends_within_a_second(tmp_path: Path, valkey_url: str) -> None:
     door = NativeDoor()
     async with nodes(tmp_path, valkey_url) as (desk, one, two):
         desk.allowed = {("ann", "1"), ("ann", "2"), ("bob", "1")}
@@ -83,7 +81,7 @@ async def test_the_back_end_decides_and_what_it_takes_back_ends_within_a_second(
 
 
 @aio
-async def test_a_push_of_a_ticket_asks_again_and_a_ttl_that_ends_too(tmp_path: Path, valkey_url: str) -> None:
+async def test_the_back_end_is_asked_again_after_a_push_and_an_expired_answer(tmp_path: Path, valkey_url: str) -> None:
     door = NativeDoor()
     async with nodes(tmp_path, valkey_url, ttl_s=1.0) as (desk, one, two):
         desk.allowed = {("bob", "1"), ("bob", "2")}
@@ -97,7 +95,7 @@ async def test_a_push_of_a_ticket_asks_again_and_a_ttl_that_ends_too(tmp_path: P
         await bob.settled()
         assert not bob.pending("ticket:updated")
         desk.allowed.discard(("bob", "2"))
-        assert (await bob.expect("ticket:unsubscribed"))["ticketId"] == "2", "the answer has ended, and nobody said so"
+        assert (await bob.expect("ticket:unsubscribed"))["ticketId"] == "2", "the answer has expired without a notice"
         await bob.close()
 
 
@@ -105,7 +103,7 @@ async def test_a_push_of_a_ticket_asks_again_and_a_ttl_that_ends_too(tmp_path: P
     ("down", "code"), [("closed", "INTERNAL"), ("rules", ""), ("open", "")], ids=["closed", "rules", "open"]
 )
 def test_while_the_back_end_is_down_the_setting_decides(down: str, code: str, tmp_path: Path, valkey_url: str) -> None:
-    """Whatever is decided, other clients and pushes go on."""
+    """With each setting, other clients and pushes continue."""
 
     @aio
     async def body() -> None:
@@ -139,7 +137,7 @@ def test_while_the_back_end_is_down_the_setting_decides(down: str, code: str, tm
 
 
 @aio
-async def test_a_slow_back_end_delays_only_who_waits_for_its_answer(tmp_path: Path, valkey_url: str) -> None:
+async def test_a_slow_back_end_delays_only_clients_that_wait_for_its_answer(tmp_path: Path, valkey_url: str) -> None:
     door = NativeDoor()
     async with nodes(tmp_path, valkey_url, access_timeout_ms=900) as (desk, one, _):
         desk.allowed = {("ann", "1"), ("bob", "1")}

@@ -79,7 +79,7 @@ async def test_a_long_poll_is_answered_as_soon_as_something_happens_on_any_node(
 
 
 @aio
-async def test_without_an_offset_only_what_comes_later_is_answered(pair: Pair) -> None:
+async def test_without_an_offset_only_later_entries_are_returned(pair: Pair) -> None:
     one, _ = pair
     await put(one, "before")
     answer = await feed(one, types="ticket.*")
@@ -106,14 +106,14 @@ async def test_a_wrong_query_is_refused_by_its_field(pair: Pair, query: str, fie
 
 @aio
 async def test_the_feed_is_read_by_admins_only(pair: Pair) -> None:
-    """It holds chats and notes: a key that draws charts must not read them."""
+    """The feed holds chats and notes, which a key for charts must not read."""
     status, answer = await pair[0].push("GET", "/api/v1/feed", token=KEY)
     assert status == 403 and answer["error"]["code"] == "FORBIDDEN"
     assert (await pair[0].push("GET", "/api/v1/feed", token=None))[0] == 401
 
 
 @aio
-async def test_a_caller_may_wait_in_so_many_places_at_once(pair: Pair) -> None:
+async def test_the_waiting_requests_of_a_caller_are_limited(pair: Pair) -> None:
     one, _ = pair
     async with contextlib.AsyncExitStack() as open_ones:
         for _ in range(MAX_OF_ONE):
@@ -148,7 +148,7 @@ async def test_a_stream_says_how_far_it_read_when_nothing_of_its_types_happens(p
     async with watching(one, f"feed?after={begin}&types=chat.*", headers=ACCEPT) as stream:
         await put(one, "other")
         end = (await feed(one))["next"]
-        reading = asyncio.create_task(stream.next(30))  # it passes over signs of life
+        reading = asyncio.create_task(stream.next(30))  # it skips keep-alives
         await until(lambda: stream.last_id == end, "the stream names the end of the log", 25)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
@@ -156,7 +156,7 @@ async def test_a_stream_says_how_far_it_read_when_nothing_of_its_types_happens(p
 
 @aio
 async def test_a_slow_reader_of_a_stream_gets_everything(pair: Pair) -> None:
-    """More than the stream's queue and the kernel's buffers hold, while the reader does not read."""
+    """More entries than the stream's queue and the kernel's buffers hold, while the reader does not read."""
     one, _ = pair
     begin = (await feed(one))["next"]
     long = "x" * 400
@@ -211,7 +211,7 @@ async def test_a_python_program_reads_the_feed_with_for(pair: Pair) -> None:
 
 
 @aio
-async def test_a_program_is_told_that_events_are_missing_and_goes_on(pair: Pair) -> None:
+async def test_a_program_learns_that_events_are_missing_and_continues(pair: Pair) -> None:
     one, _ = pair
     await put(one, "there")
     reader = Feed(url(one), one.token("reader", "admin"), after="5-5")
@@ -233,7 +233,7 @@ async def test_a_refused_program_does_not_try_for_ever(pair: Pair) -> None:
 
 
 @aio
-async def test_a_program_goes_on_after_its_server_was_killed(tmp_path: Path, valkey_url: str) -> None:
+async def test_a_program_continues_after_its_server_was_killed(tmp_path: Path, valkey_url: str) -> None:
     server = ServerProcess(tmp_path, valkey_url=valkey_url, valkey_prefix="feedkill")
     await asyncio.to_thread(server.start)
     token = server.token("reader", "admin", ttl_s=3600)
@@ -283,7 +283,7 @@ async def test_the_command_prints_json_lines(pair: Pair) -> None:
 
 
 @aio
-async def test_the_command_says_in_one_line_what_is_wrong(pair: Pair) -> None:
+async def test_the_command_reports_an_error_in_one_line(pair: Pair) -> None:
     one, _ = pair
     command = [
         sys.executable,

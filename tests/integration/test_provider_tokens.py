@@ -111,7 +111,7 @@ LARAVEL: dict[str, Any] = {
     "team_id": "berlin",
 }
 
-# heading, claims, how it is signed, what is expected: id, role, team, session, and a change that must be refused
+# heading, claims, signature, expected id, role, team and session, and a change that must be refused
 PUBLISHED, SHARED = "RS256", "HS256"
 CASES = [
     ("Keycloak", KEYCLOAK, PUBLISHED, (KEYCLOAK["sub"], "agent", "", KEYCLOAK["sid"]), {"aud": "account"}),
@@ -125,7 +125,7 @@ CASES = [
 
 
 def documented(heading: str, folder: Path) -> Path:
-    """Return a file with the configuration that stands under the heading; the secret's file is in the folder."""
+    """Return a file with the configuration below the heading; the secret's file is in the folder."""
     section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     found = re.search(r"```toml\n(.*?)```", section, re.DOTALL)
     assert found, heading
@@ -147,7 +147,7 @@ def signed(claims: dict[str, Any], how: str, **changed: Any) -> str:
 
 @pytest.fixture(autouse=True)
 def published(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Answer for the providers, which this machine cannot reach, and note what was asked."""
+    """Answer in place of the providers, which this machine cannot reach, and record the requests."""
     asked: list[str] = []
 
     async def get(self: PublishedKeys, url: str) -> bytes:
@@ -182,7 +182,7 @@ def test_a_providers_token_is_accepted_with_the_documented_configuration(
 
 
 @pytest.mark.parametrize(("heading", "role"), [("Auth0", "customer"), ("Firebase", "customer"), ("Django", "customer")])
-def test_a_token_without_a_role_is_a_customers_where_the_page_says_so(heading: str, role: str, tmp_path: Path) -> None:
+def test_a_token_without_a_role_is_a_customers_if_configured(heading: str, role: str, tmp_path: Path) -> None:
     loaded = config.load(["--config", str(documented(heading, tmp_path))], {})
     case = next(one for one in CASES if one[0] == heading)
     path = loaded.settings.tokens.jwt_claims["role"]
@@ -197,10 +197,10 @@ def test_a_token_without_a_role_is_a_customers_where_the_page_says_so(heading: s
     body()
 
 
-def test_several_issuers_side_by_side_keep_their_keys_claims_and_roles_apart(
+def test_several_issuers_have_separate_keys_claims_and_roles(
     tmp_path: Path, published: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the page's text; the server's own secret signs for the tokens of no issuer."""
+    """With the page's configuration; the server's own secret signs tokens without an issuer."""
     file = documented("Several issuers", tmp_path)
     loaded = config.load(["--config", str(file)], {})
 
@@ -213,8 +213,8 @@ def test_several_issuers_side_by_side_keep_their_keys_claims_and_roles_apart(
         assert ring.verify(signed(FIREBASE, PUBLISHED)).role == "customer", "its role is no claim of this issuer"
         assert ring.verify(signed({"sub": "ann", "role": "admin"}, SHARED)).role == "admin"
         for claims, how in [
-            (KEYCLOAK, SHARED),  # our secret does not sign for Keycloak
-            ({"sub": "ann", "role": "admin"}, PUBLISHED),  # nor do its keys for us
+            (KEYCLOAK, SHARED),  # our secret cannot sign for Keycloak
+            ({"sub": "ann", "role": "admin"}, PUBLISHED),  # nor can its keys for us
             ({**KEYCLOAK, "iss": FIREBASE["iss"]}, PUBLISHED),  # another issuer's audience
             ({**KEYCLOAK, "iss": "https://id.example.com/realms/helpdesk/"}, PUBLISHED),
         ]:
@@ -250,7 +250,7 @@ def test_explain_shows_each_step_up_to_the_one_that_fails(
 def test_a_command_signs_a_token_that_the_documented_claims_accept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`token`, and every command for a running server, writes the facts where jwt_claims looks for them."""
+    """`token`, and every command for a running server, writes the facts into the claims of jwt_claims."""
     for heading in ("Django", "Rails", "Laravel"):
         folder = tmp_path / heading
         folder.mkdir()
