@@ -35,6 +35,8 @@ from insightdesk_rt.app.embedded_valkey import Embedded, EmbeddedError
 from insightdesk_rt.backend.feed.log import FeedLog
 from insightdesk_rt.backend.feed.reader import FeedReader
 from insightdesk_rt.backend.feed.settings import FeedSettings
+from insightdesk_rt.backend.hooks.connect import ConnectHook
+from insightdesk_rt.backend.hooks.part import Hooks
 from insightdesk_rt.backend.part import BackendContext, BackendPart
 from insightdesk_rt.backend.parts import PARTS
 from insightdesk_rt.demo import Demo
@@ -48,7 +50,7 @@ from insightdesk_rt.engine.cluster.rivals import Rivals, has_ended, this_process
 from insightdesk_rt.engine.cluster.seal import Seal
 from insightdesk_rt.engine.cluster.sessions import ClusterSessions
 from insightdesk_rt.engine.cluster.valkey import Valkey
-from insightdesk_rt.engine.dispatch.dispatch import Dispatch, Verify
+from insightdesk_rt.engine.dispatch.dispatch import Admission, Dispatch, Verify
 from insightdesk_rt.engine.dispatch.features import Features
 from insightdesk_rt.engine.dispatch.namespace import Context, Namespace
 from insightdesk_rt.engine.doors.client_port import ClientPort
@@ -62,10 +64,12 @@ from insightdesk_rt.engine.doors.relay import Relay, answers, bind_local, foreig
 from insightdesk_rt.engine.doors.static_files import client_script_routes
 from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.hub.hub import Hub, Replay
+from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.periodic import Work, only_if, start_periodic
 from insightdesk_rt.engine.secret import shown_url
 from insightdesk_rt.engine.settings import WHEEL_STEP_MS
 from insightdesk_rt.engine.signing_keys import DemoKeys, KeyRing, cluster_key, fingerprints
+from insightdesk_rt.engine.transport.client import Client
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.transport.handover import Handover
 from insightdesk_rt.engine.transport.lag import LoopLag
@@ -494,7 +498,11 @@ async def build_operations(
         cluster.clock.now_s,
         cluster.leases.lost,
     )
-    dispatch = Dispatch(hub, features, moderation.admission, clients.wheel, settings.dispatch, clients.sessions)
+    hooks = next(part for part in backend if isinstance(part, Hooks))
+    admission = admission_of(moderation, hooks.connect)
+    dispatch = Dispatch(
+        hub, features, admission, clients.wheel, settings.dispatch, clients.sessions, own_events=hooks.own_events
+    )
     start.stop.push_async_callback(dispatch.close, STOP_WITHIN_S)
     await or_start_error(cluster.valkey, moderation.start(clients.calls, dispatch.calls))
     start.every(TICK_MS, moderation.tick, "what admins have ruled")
@@ -510,6 +518,18 @@ async def build_operations(
     port = ClientPort(registry, dispatch, settings.client_port, blocks, packets)
     drain = Drain(registry, partial(setattr, port, "accepting"))
     return OperationParts(moderation, dispatch, lag, stats, port, drain)
+
+
+def admission_of(moderation: Moderation, connect: ConnectHook | None) -> Admission:
+    """Return who may connect: users of tokens and, with `connect_url`, users whom the back end names."""
+    if connect is None:
+        return moderation.admission
+    hook = connect
+
+    async def identify(client: Client, namespace: str) -> User:
+        return moderation.access.passed(await hook.identify(client, namespace))
+
+    return moderation.admission._replace(identify=identify)
 
 
 def start_periodic_work(

@@ -96,7 +96,8 @@ class Person(Struct, frozen=True, gc=False, omit_defaults=True):
 class User(Struct, frozen=True, gc=False):
     """The user of a verified token. `expires_s` and `issued_s` are Unix seconds; empty strings mean 'none'.
 
-    `separate_ids`: the setting `user_ids` is "separate".
+    `separate_ids`: the setting `user_ids` is "separate". A user whom the back end identified (`connect_url`) has
+    `rooms`, those of the back end's own that it named, and `data`, JSON text of the back end's own.
     """
 
     id: UserId
@@ -108,6 +109,8 @@ class User(Struct, frozen=True, gc=False):
     expires_s: int = 0
     issued_s: int = 0
     separate_ids: bool = False
+    rooms: tuple[Room, ...] | None = None  # None: a token identified the user
+    data: str = ""
 
     @property
     def key(self) -> UserKey:
@@ -198,6 +201,19 @@ def presence_room(key: UserKey | str) -> Room:
 
 
 DASHBOARD_ROOM = Room("dashboard")
+
+# The kinds of the rooms above. A back end may put users into rooms of any other kind.
+SERVER_KINDS = frozenset(
+    {
+        "user", "customer", "role", "team", "ticket", "ticket-staff", "chat", "chat-staff", "presence",
+        "presence-customer", "dashboard", "view",
+    }
+)  # fmt: skip
+
+
+def is_of_back_end(room: str) -> bool:
+    """Return whether a room is of the back end's own kind, and not one whose members this server decides."""
+    return room.partition(":")[0] not in SERVER_KINDS
 
 
 def new_sid() -> Sid:

@@ -28,7 +28,7 @@ BUDGETS = {
     # its parts declare their settings and the hooks of features, with their docstrings and helps; joins that start
     # again after a recheck of access, for all features and for clients that return; tokens of several
     # issuers; partitions of Valkey's keys
-    "engine": 16_950,
+    "engine": 17_150,
     "api": 1_950,
     # access is asked of the host's Python check, of its back end, or both; all keys of each script are named
     "helpdesk": 8_900,

@@ -22,6 +22,8 @@ ELSEWHERE = {
     "backend/feed/routes": "integration/test_feed.py",
     "backend/feed/settings": "unit/app/config/test_settings.py",
     "backend/parts": "unit/backend/test_part.py",
+    "backend/hooks/connect": "integration/test_connect_and_rpc_hooks.py",
+    "backend/hooks/rpc": "integration/test_connect_and_rpc_hooks.py",
     "backend/hooks/part": "integration/test_access_hook.py",
     "backend/hooks/settings": "unit/app/config/test_checks.py",
     "backend/webhooks/routes": "integration/test_webhooks.py",

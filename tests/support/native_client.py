@@ -23,6 +23,7 @@ class NativePeer(Peer):
         self._ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[list[Any]]] = {}
         self._error: dict[str, Any] | None = None
+        self.pid = ""
 
     async def start(self, address: tuple[str, int], auth: Any, headers: dict[str, str] | None = None) -> None:
         url = f"ws://{address[0]}:{address[1]}/rt{self.namespace}"
@@ -84,6 +85,7 @@ class NativePeer(Peer):
             if not answer.done():
                 answer.set_result([frame["data"]] if "data" in frame else [])
         elif frame["event"] == "connect":
+            self.pid = frame["data"].get("pid", "")
             self._in(frame["data"]["sid"], frame["data"].get("recovered", False))
         elif frame["event"] == "connect_error":
             self._error = frame["data"]  # the close code that follows belongs to it

@@ -14,13 +14,16 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from insightdesk_rt.app.config.settings import Settings, flat
+from insightdesk_rt.backend.hooks.rpc import parse_events
 from insightdesk_rt.backend.hooks.settings import MAKE_SECRET, HookSettings, secret_fault
 from insightdesk_rt.engine import origins
 from insightdesk_rt.engine.addresses import is_loopback, parse_address
 from insightdesk_rt.engine.claims import ClaimUse
+from insightdesk_rt.engine.dispatch.expiry import REFRESH
 from insightdesk_rt.engine.rate_limits import parse_rate
 from insightdesk_rt.engine.secret import options_of, split_url, url_fault
 from insightdesk_rt.engine.tokens import FAMILIES, MIN_SECRET_BYTES, TokenIssuer, TokenSettings
+from insightdesk_rt.helpdesk.features import FEATURES
 from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 
 VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
@@ -34,6 +37,10 @@ LEAST_BYTES = 1024  # the size of a small event; with less nothing works
 LEAST_EVENTS = 10
 TRANSPORTS = {"polling", "websocket"}
 MAX_PATH = 200  # characters of the path of a claim
+# Headers that belong to the request itself, or that say what the server says to the back end.
+NOT_FORWARDED = frozenset(
+    {"accept-encoding", "connection", "content-length", "content-type", "host", "te", "transfer-encoding", "upgrade"}
+)
 NOT_A_WEB_URL = "expected http(s)://host/path, without a password"
 
 
@@ -205,12 +212,33 @@ def _issuer_faults(one: TokenIssuer) -> Iterator[str]:
 
 def _hooks(settings: Settings) -> Iterator[tuple[str, str]]:
     hooks = settings.features.of(HookSettings)
-    urls = {"access_url": hooks.access_url}
+    urls = {"access_url": hooks.access_url, "connect_url": hooks.connect_url, "rpc_url": hooks.rpc_url}
     for name, url in urls.items():
         if url and not is_web_url(url.reveal()):
             yield name, NOT_A_WEB_URL
         if url and not (hooks.hook_secret or hooks.hook_secret_file):
             yield name, f"requests are signed: set hook_secret_file; make one with: {MAKE_SECRET}"
+    if hooks.connect_url and "*" in settings.client_port.allowed_origins:
+        # Cookies then identify users: any page could act as whoever visits it.
+        yield "allowed_origins", "with connect_url name the origins of your pages, not *"
+    for name in hooks.connect_headers:
+        if not re.fullmatch(r"[a-z0-9-]{1,64}", name) or name in NOT_FORWARDED or name.startswith("webhook-"):
+            yield "connect_headers", f"{name!r}: expected a header like cookie or x-session, in lower case"
+    if hooks.connect_url and not hooks.connect_headers:
+        yield "connect_headers", "connect_url needs at least one header that says who a client is"
+    if bool(hooks.rpc_url) != bool(hooks.rpc_events):
+        yield "rpc_events", "rpc_url and rpc_events are needed together"
+    try:
+        events = parse_events(hooks.rpc_events)
+    except ValueError as wrong:
+        events = {}
+        yield "rpc_events", str(wrong)
+    features = {feature.path: feature for feature in FEATURES}
+    for path, names in events.items():
+        if path not in features:
+            yield "rpc_events", f"{path}: there is no such namespace"
+        elif own := set(names) & {*features[path].events, REFRESH.name}:
+            yield "rpc_events", f"{own.pop()}: the server itself answers this event"
     if hooks.hook_secret and hooks.hook_secret_file:
         yield "hook_secret_file", "hook_secret is set too; set only one of them"
     if hooks.hook_secret and (why := secret_fault(hooks.hook_secret.reveal())):

@@ -90,7 +90,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "admin_keys_file", "agent_access", "access",
     ),
     "Asking the back end": (
-        "access_url", "access_down", "access_timeout_ms", "hook_secret", "hook_secret_file", "hook_requests_at_once",
+        "hook_secret", "hook_secret_file", "hook_requests_at_once", "access_url", "access_down", "access_timeout_ms",
+        "connect_url", "connect_headers", "connect_url_timeout_ms", "rpc_url", "rpc_events", "rpc_timeout_ms",
     ),
     "Connections": (
         "transports", "add_trailing_slash", "websocket_deflate", "ping_interval_ms", "ping_timeout_ms",

@@ -22,6 +22,7 @@ from standardwebhooks.webhooks import Webhook
 from insightdesk_rt import __version__
 from insightdesk_rt.backend.hooks.breaker import Breaker
 from insightdesk_rt.engine.counters import Histogram
+from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import new_id
 from insightdesk_rt.engine.seldom import Seldom
 from insightdesk_rt.engine.wire import json
@@ -66,11 +67,15 @@ class HookAnswer(NamedTuple):
 
 
 class HookFailed(Exception):
-    """There is no usable answer. `outcome` is one of OUTCOMES; `why` is for the log."""
+    """There is no usable answer. `outcome` is one of OUTCOMES; `why` is for the log.
 
-    def __init__(self, outcome: str, why: str = "") -> None:
+    `error` is what the client receives, if the back end has decided that.
+    """
+
+    def __init__(self, outcome: str, why: str = "", error: RtError | None = None) -> None:
         super().__init__(outcome)
         self.outcome = outcome
+        self.error = error
         self.why = why or _WORDS.get(outcome, outcome)
 
 

@@ -13,9 +13,12 @@ from insightdesk_rt.api.operation import Answer, Count, Query
 from insightdesk_rt.api.whom import key_of
 from insightdesk_rt.backend.hooks.access import AccessHook
 from insightdesk_rt.backend.hooks.client import HookClient
+from insightdesk_rt.backend.hooks.connect import ConnectHook
+from insightdesk_rt.backend.hooks.rpc import RpcHook, parse_events
 from insightdesk_rt.backend.hooks.settings import HookSettings, secret_fault
 from insightdesk_rt.backend.part import BackendContext, BackendPart
 from insightdesk_rt.engine.cluster.replies import decode_replies
+from insightdesk_rt.engine.dispatch.calls import OwnEvents
 from insightdesk_rt.engine.dispatch.namespace import Route
 from insightdesk_rt.engine.ids import TicketIdText, UserIdText
 from insightdesk_rt.helpdesk.tickets.namespace import Tickets
@@ -39,6 +42,14 @@ class Hooks(BackendPart):
         if settings.access_url:
             self.access = AccessHook(self._client("access", settings.access_url.reveal(), settings.access_timeout_ms))
             self._tickets.asks(self.access)
+        self.connect: ConnectHook | None = None
+        if settings.connect_url:
+            client = self._client("connect", settings.connect_url.reveal(), settings.connect_url_timeout_ms)
+            self.connect = ConnectHook(client, self.keys.separate)
+        self.own_events: OwnEvents = {}
+        if settings.rpc_url:
+            client = self._client("rpc", settings.rpc_url.reveal(), settings.rpc_timeout_ms, retries=False)
+            self.own_events = RpcHook(client, parse_events(settings.rpc_events)).events
         context.calls.handle(VERB, self._forget_here)
 
     def _client(self, name: str, url: str, timeout_ms: int, *, retries: bool = True) -> HookClient:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
@@ -21,7 +22,7 @@ from insightdesk_rt.engine.counters import OTHER, Histogram
 from insightdesk_rt.engine.dispatch.namespace import EventSpec, Namespace
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.socket import Socket
-from insightdesk_rt.engine.model import UserKey
+from insightdesk_rt.engine.model import User, UserKey
 from insightdesk_rt.engine.rate_limits import Offenders, Rate, Window
 from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.wire import json
@@ -62,6 +63,10 @@ class Bound(NamedTuple):
     counters: CallCounters
 
 
+Declared = tuple[EventSpec, Callable[..., Any]]  # an event with its handler, which takes a socket and a payload
+OwnEvents = Mapping[str, Mapping[str, Declared]]  # by namespace and name; a namespace's own events take precedence
+
+
 class Calls:
     def __init__(
         self,
@@ -71,6 +76,7 @@ class Calls:
         rates: Mapping[str, Rate],
         built_in: Mapping[str, tuple[EventSpec, Callable[..., Any]]],
         *,
+        own_events: OwnEvents = MappingProxyType({}),
         max_waiting: int = 1_000,
         max_depth: int = json.MAX_DEPTH,
     ) -> None:
@@ -80,7 +86,10 @@ class Calls:
         self._default_rate = default_rate
         self._rates = rates
         self._overruled: dict[str, Rate] = {}  # temporary rates that an admin set
-        self._tables = {namespace.path: self._bind(namespace, built_in) for namespace in namespaces}
+        self._tables = {
+            namespace.path: self._bind(namespace, {**own_events.get(namespace.path, {}), **built_in})
+            for namespace in namespaces
+        }
         self._windows: dict[UserKey, dict[str, Window]] = {}
         self.tasks = OwnedTasks(log)
         self._waiting_bytes: Counter[UserKey] = Counter()  # of the waiting calls of all sockets of a user here
@@ -139,6 +148,14 @@ class Calls:
     def windows_of(self, user: UserKey) -> dict[str, Window]:
         """Return the rate windows that all sockets of the user here share. They outlive the sockets."""
         return self._windows.setdefault(user, {})
+
+    def identified(self, socket: Socket, user: User) -> None:
+        """Set the user of a socket whose calls have waited until it was known."""
+        waiting = socket.waiting or ()
+        self._stopped_waiting(socket, waiting)
+        socket.user, socket.windows = user, self.windows_of(user.key)
+        if waiting:
+            self._waiting_bytes[user.key] += sum(map(call_bytes, waiting))
 
     def take(self, socket: Socket, call: Call) -> None:
         """Run the call now, or after the earlier calls of its socket. hot: once per event of a client."""
@@ -285,8 +302,10 @@ class Calls:
         """Release the calls that wait in a socket that is about to end."""
         self._stopped_waiting(socket, socket.waiting or ())
 
-    def _stopped_waiting(self, socket: Socket, calls: Iterable[Call]) -> None:
+    def _stopped_waiting(self, socket: Socket, calls: Collection[Call]) -> None:
         user = socket.user.key
+        if not calls:
+            return
         self._waiting_bytes[user] -= sum(map(call_bytes, calls))
         if not self._waiting_bytes[user]:
             del self._waiting_bytes[user]

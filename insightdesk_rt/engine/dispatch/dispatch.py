@@ -11,7 +11,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -20,14 +21,14 @@ from msgspec import Raw, Struct
 from insightdesk_rt.engine import model
 from insightdesk_rt.engine.cluster.session_record import Resumed
 from insightdesk_rt.engine.cluster.sessions import ClusterSessions
-from insightdesk_rt.engine.dispatch.calls import Calls
+from insightdesk_rt.engine.dispatch.calls import Calls, OwnEvents
 from insightdesk_rt.engine.dispatch.expiry import REFRESH, Expiry
 from insightdesk_rt.engine.dispatch.namespace import Namespace, Timers
 from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.access_rechecks import AccessChanged
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
-from insightdesk_rt.engine.model import User, UserKey
+from insightdesk_rt.engine.model import User, UserId, UserKey
 from insightdesk_rt.engine.rate_limits import Rate, Window, parse_rate
 from insightdesk_rt.engine.seldom import Seldom
 from insightdesk_rt.engine.settings import Count, CountLimit, Help, SettingsPart
@@ -48,6 +49,7 @@ NO_TOKEN_NATIVE = "No token was given. It belongs in data.token of connect, or i
 
 
 MINUTE_MS = 60_000
+UNIDENTIFIED = "?"  # begins the id of a user who is not known yet, with the client's id: calls that wait count for it
 CONNECTS = "connect"  # a key among a user's rate windows; no client may send an event of this name
 
 
@@ -92,15 +94,21 @@ DEFAULT_RATE = Rate(100, 60)
 Verify = Callable[[object], User]
 
 
+Identify = Callable[[Client, str], Awaitable[User]]
+
+
 class Admission(NamedTuple):
     """`verify` returns the user of a token. `admit` raises RtError for a client that may not connect from its address.
 
-    `on_new` is called with each socket that did not resume a session, before its namespace's `joined`.
+    `on_new` is called with each socket that did not resume a session, before its namespace's `joined`. `identify`
+    returns the user of a client that brings no token into a namespace, by the headers of its first request, or raises
+    RtError AUTH_*, FORBIDDEN, UNAVAILABLE; None: a token is needed.
     """
 
     verify: Verify
     admit: Callable[[Client], None] = lambda client: None
     on_new: Callable[[Socket], None] = lambda socket: None
+    identify: Identify | None = None
 
 
 class Dispatch:
@@ -112,24 +120,27 @@ class Dispatch:
         timers: Timers,
         settings: DispatchSettings = DispatchSettings(),
         sessions: ClusterSessions | None = None,
+        own_events: OwnEvents = MappingProxyType({}),
     ) -> None:
         self._hub = hub
         self._namespaces = {namespace.path: namespace for namespace in namespaces}
         self._admission = admission
         self._settings = settings
         self._sessions = sessions
-        self._expiry = Expiry(admission.verify, timers)
+        self._expiry = Expiry(admission.verify, timers, None if admission.identify is None else self._identify_again)
         self.calls = Calls(
             self._namespaces.values(),
             timers.now_ms,
             settings.default_rate,
             settings.rates,
             {REFRESH.name: (REFRESH, self._expiry.refresh)},
+            own_events=own_events,
             max_waiting=settings.max_waiting_calls_per_socket,
             max_depth=settings.max_json_depth,
         )
         self._auth = msgspec.json.Decoder(Auth)
         self._users: dict[str, Counter[UserKey]] = {path: Counter() for path in self._namespaces}
+        self._unidentified: set[Socket] = set()  # their users are asked for, and not counted yet
         self.connected: Counter[str] = Counter()  # by namespace
         self.refused: Counter[tuple[str, str]] = Counter()  # by code, and for invalid tokens by what is wrong
         self._seldom = Seldom(log)
@@ -148,9 +159,11 @@ class Dispatch:
             return
         try:
             auth = self._read_auth(ask.auth)
-            user = self._admission.verify(client.bearer or auth.token)
+            user = self._user(client, auth)
             self._admission.admit(client)
-            self._limit(client, namespace, user)
+            self._limit_namespaces(client)
+            if user is not None:
+                self._limit(namespace, user)
         except RtError as refused:
             if refused.code == "RATE_LIMITED":  # a stock client reconnects by itself only after a lost transport
                 self._note(client, ask.namespace, refused.code, refused.message)
@@ -159,11 +172,15 @@ class Dispatch:
             self._refuse(client, ask.namespace, refused)
             return
         sent, codec = self._hub.sent[ask.namespace], _codec(client, auth)
-        socket = Socket(model.new_sid(), ask.namespace, user, client, client.outbox, codec, sent)
+        shown = User(UserId(UNIDENTIFIED + client.id), "customer") if user is None else user
+        socket = Socket(model.new_sid(), ask.namespace, shown, client, client.outbox, codec, sent)
         socket.connected_at_s = time.time()
         socket.asked_with = hash(bytes(ask.auth))
-        socket.windows = self.calls.windows_of(user.key)
-        self._users[ask.namespace][user.key] += 1
+        if user is None:
+            self._unidentified.add(socket)
+        else:
+            socket.windows = self.calls.windows_of(user.key)
+            self._users[ask.namespace][user.key] += 1
         client.sockets[ask.namespace] = socket
         self.calls.start(socket, self._connect(client, socket, namespace, auth))
 
@@ -198,15 +215,41 @@ class Dispatch:
         except json.BadJson:
             raise BadToken("auth is not JSON of the documented form") from None
 
-    def _limit(self, client: Client, namespace: Namespace, user: User) -> None:
+    def _user(self, client: Client, auth: Auth) -> User | None:
+        """Return the user of the token; None if there is no token, and the back end must be asked."""
+        token = client.bearer or auth.token
+        if token in (None, "") and self._admission.identify is not None and client.forwarded:
+            return None
+        return self._admission.verify(token)
+
+    async def _identify(self, client: Client, socket: Socket, namespace: Namespace) -> None:
+        """Find out the user of a socket without a token. Raises RtError."""
+        assert self._admission.identify is not None
+        user = await self._admission.identify(client, namespace.path)
+        if socket.gone:
+            return
+        self._admission.admit(client)
+        self._limit(namespace, user)
+        self._unidentified.discard(socket)
+        self._users[namespace.path][user.key] += 1
+        self.calls.identified(socket, user)
+
+    async def _identify_again(self, socket: Socket) -> User:
+        assert self._admission.identify is not None
+        client: Any = socket.client
+        return await self._admission.identify(client, socket.namespace)
+
+    def _limit_namespaces(self, client: Client) -> None:
+        limit = self._settings.max_namespaces_per_connection
+        if limit and len(client.sockets) >= limit:
+            raise RtError("TOO_MANY_CONNECTIONS", "This connection has joined as many namespaces as it may.")
+
+    def _limit(self, namespace: Namespace, user: User) -> None:
         if user.role not in namespace.allow:
             raise RtError("FORBIDDEN")
         limit = self._settings.max_connections_per_user
         if limit and self._users[namespace.path][user.key] >= limit:
             raise RtError("TOO_MANY_CONNECTIONS")
-        limit = self._settings.max_namespaces_per_connection
-        if limit and len(client.sockets) >= limit:
-            raise RtError("TOO_MANY_CONNECTIONS", "This connection has joined as many namespaces as it may.")
         limit = self._settings.max_connects_per_user_per_minute
         if limit:
             windows = self.calls.windows_of(user.key)
@@ -239,13 +282,18 @@ class Dispatch:
 
     async def _connect(self, client: Client, socket: Socket, namespace: Namespace, auth: Auth) -> None:
         try:
+            if socket in self._unidentified:
+                await self._identify(client, socket, namespace)
+                if socket.gone:
+                    return
             await namespace.coming(socket.user)
             lost = await self._enter(client, socket, namespace, auth)
         except RtError as refused:
             if socket.gone:
                 return
             self._discard(client, socket)
-            if refused.kind.retry:  # a stock client reconnects after a lost transport, not after a CONNECT_ERROR
+            # A stock client reconnects after a lost transport, not after a CONNECT_ERROR.
+            if refused.kind.retry and refused.code != "TOO_MANY_CONNECTIONS":
                 self._note(client, socket.namespace, refused.code, refused.message)
                 client.close(CloseReason.UNAVAILABLE)
             else:
@@ -307,6 +355,8 @@ class Dispatch:
         user = socket.user
         if (found.role, found.team_id) != (user.role, user.team_id):
             return False
+        if user.rooms is not None and {room for room in found.rooms if model.is_of_back_end(room)} != set(user.rooms):
+            return False
 
         async def check_and_resume(unchanged: Callable[[], bool]) -> bool:
             rooms = await namespace.still_allowed(user, found.rooms, found.starts)
@@ -343,11 +393,13 @@ class Dispatch:
         self.calls.forget_waiting(socket)
         self._hub.remove(socket)
         socket.gone = True
-        users = self._users[socket.namespace]
-        key = socket.user.key
-        users[key] -= 1
-        if not users[key]:
-            del users[key]
+        if socket in self._unidentified:
+            self._unidentified.discard(socket)
+        else:
+            users, key = self._users[socket.namespace], socket.user.key
+            users[key] -= 1
+            if not users[key]:
+                del users[key]
         self._expiry.forget(socket)
 
     # ── a client calls ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -417,7 +469,7 @@ def first_rooms(user: User) -> list[model.Room]:
     rooms = [model.user_room(user.key), model.role_room(user.role)]
     if user.team_id:
         rooms.append(model.team_room(user.team_id))
-    return rooms
+    return [*rooms, *(user.rooms or ())]
 
 
 def _codec(client: Client, auth: Auth) -> Codec:

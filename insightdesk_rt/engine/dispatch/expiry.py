@@ -7,7 +7,7 @@ set while the timer runs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
@@ -23,7 +23,9 @@ LONGEST_TIMER_MS = 86_400_000
 
 
 class Refresh(Payload):
-    token: str
+    """Without a token, the back end is asked again who the user is (`connect_url`)."""
+
+    token: str | None = None
 
 
 class Refreshed(Struct):
@@ -36,7 +38,7 @@ REFRESH = EventSpec(
     Refresh,
     None,
     EVERYBODY,
-    waits=False,
+    waits=True,
     binary=False,
     weigh=None,
     doc="Go on with a newer token of the same user.",
@@ -44,9 +46,17 @@ REFRESH = EventSpec(
 
 
 class Expiry:
-    def __init__(self, verify: Callable[[object], User], timers: Timers) -> None:
+    """`ask` identifies a socket's user as its connect did, without a token; None: there is no such way."""
+
+    def __init__(
+        self,
+        verify: Callable[[object], User],
+        timers: Timers,
+        ask: Callable[[Socket], Awaitable[User]] | None = None,
+    ) -> None:
         self._verify = verify
         self._timers = timers
+        self._ask = ask
 
     def watch(self, socket: Socket) -> None:
         """Start the timer of the socket's token, or restart it for a newer token."""
@@ -71,18 +81,33 @@ class Expiry:
     def forget(self, socket: Socket) -> None:
         self._timers.cancel(_key(socket))
 
-    def refresh(self, socket: Socket, ask: Refresh) -> Refreshed:
-        """Extend all sockets of the user on this connection.
+    async def refresh(self, socket: Socket, ask: Refresh) -> Refreshed:
+        """Extend all sockets of the user on this connection; without a token this socket only.
 
-        Raises RtError AUTH_*; FORBIDDEN for another user, role or team.
+        Raises RtError AUTH_*; FORBIDDEN for another user, role or team; UNAVAILABLE.
         """
-        user, old = self._verify(ask.token), socket.user
+        old = socket.user
+        if ask.token is None:
+            if self._ask is None:
+                raise RtError("BAD_REQUEST", "Object missing required field `token`", field="token")
+            return self._extend(socket, await self._ask(socket))
+        user = self._verify(ask.token)
         if not _same(user, old):
             raise RtError("FORBIDDEN", "A refreshed token must be of the same user, role and team.")
         for other in socket.client.sockets.values():
             if other.connected and _same(other.user, old):
                 other.user = user
                 self.watch(other)
+        return Refreshed(user.expires_s)
+
+    def _extend(self, socket: Socket, user: User) -> Refreshed:
+        if not _same(user, socket.user):
+            raise RtError("FORBIDDEN", "The user, role or team has changed; connect again.")
+        if set(user.rooms or ()) != set(socket.user.rooms or ()):
+            raise RtError("FORBIDDEN", "The rooms of this user have changed; connect again.")
+        if not socket.gone:
+            socket.user = user
+            self.watch(socket)
         return Refreshed(user.expires_s)
 
 

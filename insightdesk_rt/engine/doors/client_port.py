@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Annotated
+from urllib.parse import parse_qs
 
 from tornado.httputil import HTTPServerRequest
 
@@ -22,8 +23,9 @@ from insightdesk_rt.engine.doors.admission import (
 from insightdesk_rt.engine.doors.makers import uses_recovery
 from insightdesk_rt.engine.doors.peers import RemotePeer, TrustedProxies, bearer_of
 from insightdesk_rt.engine.rate_limits import Windows
+from insightdesk_rt.engine.secret import SecretUrl
 from insightdesk_rt.engine.settings import BytesLimit, Count, CountLimit, Help, Ms, Names, Port, SettingsPart
-from insightdesk_rt.engine.transport.client import Client, Receiver
+from insightdesk_rt.engine.transport.client import NOTHING_FORWARDED, Client, Receiver
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.wire.engine import EngineSession, EngineSettings
 from insightdesk_rt.engine.wire.engineio import BAD_VERSION, FORBIDDEN
@@ -61,6 +63,8 @@ class PortSettings(SettingsPart, frozen=True):
     max_connects_per_address_per_second: Annotated[Count, Help("new clients of one address; 0: no limit")] = 0
     max_payload_bytes: BytesLimit = PacketLimits().max_payload_bytes  # ws default 100 MiB, Node socket.io 1 MB
     connection_recovery: bool = RecoverySettings().connection_recovery
+    connect_url: SecretUrl = SecretUrl()
+    connect_headers: Names = ("cookie",)
 
     @property
     def on_loopback(self) -> bool:
@@ -93,6 +97,7 @@ class ClientPort:
         self._engine = EngineSettings(
             settings.ping_interval_ms, settings.ping_timeout_ms, settings.max_payload_bytes, upgrades
         )
+        self._forwarded = settings.connect_headers if settings.connect_url else ()
         self._socketio = SocketIOCodec(settings.connection_recovery)
         self._native = NativeCodec(settings.connection_recovery)
 
@@ -150,15 +155,31 @@ class ClientPort:
         session = EngineSession(sid, packets, self._engine, head.upgrade)
         client = Client(session, self.receiver, self.registry, id=sid, address=peer.address, agent=agent[:MAX_AGENT])
         client.recovers = uses_recovery(agent, head.query)
+        client.forwarded = self._headers_of(head)
         return client
 
     def native_client(self, head: RequestHead, peer: RemotePeer) -> Client:
         """Create a client of the JSON protocol for its handshake, without starting it."""
         session = self.make_native_session(head.namespace)
         agent, bearer = head.headers.get("user-agent", ""), bearer_of(head.headers.get("authorization", ""))
-        return Client(
+        if "authorization" in self._forwarded:
+            bearer = ""  # it is for the back end to read
+        client = Client(
             session, self.receiver, self.registry, address=peer.address, agent=agent[:MAX_AGENT], bearer=bearer
         )
+        client.forwarded = self._headers_of(head)
+        return client
+
+    def _headers_of(self, head: RequestHead) -> Mapping[str, str]:
+        """Return the headers of a client's first request that `connect_url` is sent.
+
+        A page of another site can make a browser send a JSONP poll with its user's cookies, without an Origin, and can
+        read the answer: it could then go on with that session elsewhere. So the headers of JSONP count for nothing.
+        """
+        if not self._forwarded or "j" in parse_qs(head.query, keep_blank_values=True):
+            return NOTHING_FORWARDED
+        found = {name: head.headers.get(name, "") for name in self._forwarded}
+        return {name: value for name, value in found.items() if value}
 
     def make_native_session(self, namespace: str) -> NativeSession:
         settings = self.settings

@@ -11,6 +11,8 @@ the outbox, so the switch is one assignment and the order is kept. A probe that 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from insightdesk_rt.engine.errors import ERRORS, CloseReason, TooBig, WireError
@@ -24,6 +26,9 @@ from insightdesk_rt.engine.wire.engine import PROBE_PONG, EngineSession, Goodbye
 from insightdesk_rt.engine.wire.native import NativeSession
 
 RECHECK_MS = 1_000  # between checks of a peer whose pong is later than the next ping was due
+
+
+NOTHING_FORWARDED: Mapping[str, str] = MappingProxyType({})  # one object for all clients
 
 
 class Receiver(Protocol):
@@ -56,6 +61,7 @@ class Client:
         "bearer",
         "connected_at_s",
         "connects",
+        "forwarded",
         "gone",
         "heard_ms",
         "id",
@@ -81,6 +87,7 @@ class Client:
         self.address = address
         self.agent = agent
         self.bearer = bearer  # token of the upgrade request's Authorization header; native protocol only
+        self.forwarded = NOTHING_FORWARDED  # headers of its first request that `connect_url` is sent
         self.session = session
         self.outbox = Outbox(registry.limits, registry.flusher)
         self.transport: Transport | None = None

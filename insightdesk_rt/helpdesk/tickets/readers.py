@@ -44,4 +44,4 @@ class ReaderStore:
 
 def _without_token(user: User) -> User:
     """Return the user without what differs per token, so that the check is asked once per user, not per token."""
-    return msgspec.structs.replace(user, session_id="", expires_s=0, issued_s=0)
+    return msgspec.structs.replace(user, session_id="", expires_s=0, issued_s=0, rooms=None, data="")

@@ -27,9 +27,10 @@ class BlocksAndRevocations:
 
         Raises what `verify` raises, and RtError AUTH_SESSION_REVOKED, FORBIDDEN (blocked).
         """
-        return lambda token: self._passed(verify(token))
+        return lambda token: self.passed(verify(token))
 
-    def _passed(self, user: User) -> User:
+    def passed(self, user: User) -> User:
+        """Return a user who is not kept out. Raises RtError AUTH_SESSION_REVOKED, FORBIDDEN (blocked)."""
         if self.revocations.revoked(user):
             raise RtError("AUTH_SESSION_REVOKED")
         if self.blocks.blocks_user(user):

@@ -41,3 +41,13 @@ def test_everybody_except_customers_is_staff() -> None:
     assert not model.User(model.UserId("c"), "customer").is_staff
     assert model.User(model.UserId("a"), "agent").is_staff
     assert model.User(model.UserId("b"), "admin").is_staff
+
+
+def test_every_kind_of_room_of_this_server_is_kept_from_the_back_end() -> None:
+    made = {name: make for name, make in vars(model).items() if name.endswith("_room")}
+    assert len(made) > 6
+    for make in made.values():
+        for id in ("1", model.CUSTOMER_MARK + "1"):
+            assert not model.is_of_back_end(make(id))
+    assert not model.is_of_back_end(model.DASHBOARD_ROOM)
+    assert model.is_of_back_end("vip:1") and model.is_of_back_end("tickets:1")

@@ -134,6 +134,8 @@ def test_the_error_for_a_missing_file_names_its_setting(tmp_path: Path) -> None:
 
 
 GOOD_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwQ3ZZIo2LaLa="
+CONNECT = {"connect_url": "http://10.0.0.7/connect", "hook_secret": GOOD_SECRET}
+RPC = {"rpc_url": "http://10.0.0.7/rpc", "hook_secret": GOOD_SECRET}
 
 
 @pytest.mark.parametrize(
@@ -145,10 +147,20 @@ GOOD_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwQ3ZZIo2LaLa="
         ({"hook_secret": "secret"}, "hook_secret", "expected whsec_ and 24 to 64 bytes"),
         ({"hook_secret": "whsec_c2hvcnQ="}, "hook_secret", "expected whsec_ and 24 to 64 bytes"),
         ({"hook_secret": GOOD_SECRET, "hook_secret_file": "x"}, "hook_secret_file", "hook_secret is set too"),
+        ({**CONNECT, "allowed_origins": ("*",)}, "allowed_origins", "name the origins of your pages"),
+        ({**CONNECT, "connect_headers": ()}, "connect_headers", "at least one header"),
+        ({**CONNECT, "connect_headers": ("Cookie",)}, "connect_headers", "'Cookie': expected a header"),
+        ({**CONNECT, "connect_headers": ("webhook-id",)}, "connect_headers", "expected a header"),
+        ({"rpc_events": ("/tickets a:b",)}, "rpc_events", "are needed together"),
+        ({**RPC, "rpc_events": ("a:b",)}, "rpc_events", "expected a namespace and the name of an event"),
+        ({**RPC, "rpc_events": ("/tickets connect",)}, "rpc_events", "expected a namespace and the name"),
+        ({**RPC, "rpc_events": ("/nowhere a:b",)}, "rpc_events", "there is no such namespace"),
+        ({**RPC, "rpc_events": ("/tickets ticket:typing",)}, "rpc_events", "the server itself answers this event"),
+        ({**RPC, "rpc_events": ("/ session:refresh",)}, "rpc_events", "the server itself answers this event"),
     ],
 )
 def test_a_hook_needs_a_web_address_and_a_secret(values: dict[str, Any], name: str, words: str) -> None:
     (found,) = [why for setting, why in misfits(compose(**values)) if setting == name]
     assert words in found
-    good = {"access_url": "http://10.0.0.7/access", "hook_secret": GOOD_SECRET}
+    good = {"access_url": "http://10.0.0.7/access", **CONNECT, **RPC, "rpc_events": ("/tickets macro:run",)}
     assert not list(misfits(compose(**good)))

@@ -595,6 +595,7 @@ async def test_session_refresh_extends_all_sockets_of_the_user() -> None:
     socket = await house.inside()
     for ack, shown in enumerate(["next", "other", "promoted", "bad", 7]):
         house.call("session:refresh", {"token": shown}, ack=ack)
+    await until(lambda: len(house.client.texts) == 5, "each is answered")
     acks = [m["data"] for m in house.sent()]
     assert acks[0] == {"ok": True, "expiresAt": 4_100_000_000} and socket.user == later
     assert [a["error"]["code"] for a in acks[1:]] == ["FORBIDDEN", "FORBIDDEN", "AUTH_TOKEN_INVALID", "BAD_REQUEST"]
