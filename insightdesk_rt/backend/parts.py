@@ -7,7 +7,9 @@ from insightdesk_rt.backend.push.access import AccessRecheck
 from insightdesk_rt.backend.push.batch import BatchPush
 from insightdesk_rt.backend.push.emit import EmitPush
 from insightdesk_rt.backend.push.notifications import NotificationPush
+from insightdesk_rt.backend.push.rooms import RoomChanges
 from insightdesk_rt.backend.push.tickets import TicketPush
+from insightdesk_rt.backend.push.user_data import UserData
 from insightdesk_rt.backend.webhooks.webhooks import Webhooks
 
 PARTS: tuple[type[BackendPart], ...] = (
@@ -16,6 +18,8 @@ PARTS: tuple[type[BackendPart], ...] = (
     TicketPush,
     NotificationPush,
     EmitPush,
+    RoomChanges,
+    UserData,
     BackendFeed,
     Webhooks,
     Hooks,

@@ -8,6 +8,8 @@ from tests.house.test_layout import PACKAGE, TESTS, name_of, sources
 
 # File or folder of the package → its test, for code that can only be tested together with real parts.
 ELSEWHERE = {
+    "backend/push/rooms": "integration/test_users_of_the_back_end.py",  # sockets of two nodes
+    "backend/push/user_data": "integration/test_users_of_the_back_end.py",  # what remains in a whole server
     "__main__": "integration/test_process.py",
     "api/audit": "integration/test_admin.py",
     "api/sse": "integration/test_watch.py",

@@ -73,6 +73,8 @@ async def test_a_leaked_publisher_key_reads_nothing_and_administrates_nothing(se
         "POST /api/v1/tickets/{ticketId}/comments",
         "POST /api/v1/notifications",
         "POST /api/v1/emit",
+        "POST /api/v1/rooms/{room}/join",
+        "POST /api/v1/rooms/{room}/leave",
         "POST /api/v1/chats",
         "POST /api/v1/chats/{conversationId}/messages",
     }

@@ -21,6 +21,7 @@ import pytest
 from cryptography import x509
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
+from insightdesk_rt.api.keys_and_scopes import new_key
 from tests.support.aio import aio, until
 from tests.support.certificates import certificate
 from tests.support.native_client import NativeDoor
@@ -524,6 +525,27 @@ def test_sighup_reloads_the_certificate_and_ends_no_connection(tmp_path: Path, w
     finally:
         if server.process.poll() is None:
             server.kill()
+
+
+@aio
+async def test_sighup_rereads_the_keys_of_the_admin_port(tmp_path: Path) -> None:
+    """A key that was added is accepted and one that was removed is refused, without a restart."""
+    (old, first), (new, second) = new_key("old", "viewer"), new_key("new", "viewer")
+    keys = tmp_path / "keys"
+    keys.write_text(first)
+    keys.chmod(0o600)
+    server = ServerProcess(tmp_path, drain_seconds=0, admin_keys_file=str(keys))
+    server.start()
+    try:
+        assert (await server.push("GET", "/api/v1/nodes", token=old))[0] == 200
+        keys.write_text(second)
+        server.send(signal.SIGHUP)
+        await until(lambda: "the file of admin keys was read again" in server.log(), "the keys were read again")
+        assert (await server.push("GET", "/api/v1/nodes", token=new))[0] == 200
+        assert (await server.push("GET", "/api/v1/nodes", token=old))[0] == 401
+    finally:
+        server.stop()
+    server.assert_quiet()
 
 
 async def shown(ports: list[int]) -> list[int] | None:

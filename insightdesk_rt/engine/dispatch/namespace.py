@@ -33,7 +33,7 @@ from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.access_rechecks import AccessRechecks
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
-from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Right, Role, Room, User
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Right, Role, Room, User, UserKey
 from insightdesk_rt.engine.rate_limits import Rate
 from insightdesk_rt.engine.settings import FeatureSettings, SettingsPart
 from insightdesk_rt.engine.tasks import OwnedTasks
@@ -270,6 +270,13 @@ class Namespace:
 
     async def put_down_again(self, events: Sequence[Event]) -> None:
         """Store the facts of these events again, in order, because Valkey may have lost them after the ack."""
+
+    async def forget(self, key: UserKey) -> Mapping[str, int]:
+        """Delete all that the feature keeps of a user, who has no connections any more.
+
+        Returns how many items of each kind were deleted. Raises RtError UNAVAILABLE: call it again.
+        """
+        return {}
 
     # ── what handlers use ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -46,9 +46,12 @@ from insightdesk_rt.engine.model import (
     Role,
     Room,
     User,
+    UserId,
+    UserKey,
     UserKeys,
     chat_room,
     chat_staff_room,
+    named,
     unix_ms,
     user_room,
 )
@@ -416,6 +419,25 @@ class Chat(Namespace):
     async def _publish_presence(self, change: PendingEvent) -> None:
         """Publish in a user's conversations that the user connected or left."""
         await self._relay.publish(await self.store.present(change.subject))
+
+    async def forget(self, key: UserKey) -> Mapping[str, int]:
+        """Close and delete the conversations of which the user is the customer.
+
+        What the user said as an agent stays in other customers' conversations, for as long as these are kept.
+        """
+        who = named(key)
+        await self.connected_users.forget(key)
+        if self._keys.separate and not who.customer:
+            return {"conversations": 0, "messages": 0}
+        customer = User(UserId(who.id), "customer", separate_ids=self._keys.separate)
+        closed = await self.store.close_all_of(customer)
+        for result in await self._relay.publish_all([[change] for change in closed]):
+            if isinstance(result, RtError):
+                raise result
+        found = await self.store.closed_of(customer)
+        counts = [await self.store.forget_conversation(conversation_id) for conversation_id in found]
+        await self.store.forget_customer(customer)
+        return {"conversations": len(found), "messages": sum(counts)}
 
     # ── deadlines and other nodes ────────────────────────────────────────────────────────────────────────────────────
 

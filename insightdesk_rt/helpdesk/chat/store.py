@@ -30,7 +30,7 @@ from insightdesk_rt.engine.cluster.names import Key, Partition
 from insightdesk_rt.engine.cluster.publisher import KEEP_S
 from insightdesk_rt.engine.cluster.valkey import Arg, Script, Valkey, load_script
 from insightdesk_rt.engine.errors import RtError, used_before
-from insightdesk_rt.engine.model import User, new_id
+from insightdesk_rt.engine.model import User, UserId, new_id
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.chat.conversation import (
     Author,
@@ -91,9 +91,12 @@ MAX_BYTES = 2_000_000  # of one conversation's messages, as JSON
 DAY_BYTES = 4_000_000
 PAGE_BYTES = 262_144  # of JSON: the messages in one answer
 MAX_PLACES = 500  # customers further back in a queue learn their place once they get this far
+MAX_OPEN_READ = 1_000  # more than MAX_OPEN allows, which may have been higher
+CLOSED_PAGE = 500  # closed conversations of one read: some 5 ms of Valkey
 PREVIEW = 200  # characters of the first message that agents see before they accept
 SERVER = ("", "server", "", "")  # the asking user, when the server itself acts
 BACKEND = "backend"  # `via` of what a back end does
+NOBODY = User(UserId(""), "admin")  # the user who closes a conversation if the server does
 HOUSE = ("", "admin", "", "")  # the same, with access to everything
 
 REFUSALS = {
@@ -393,6 +396,43 @@ class ChatStore:
         hashes = [self._partition.key(self._name, one) for one in ids]
         rows = await self._run(ROWS, who, which, *ids, keys=[*hashes, *keys], costly=costly)
         return [conversation(row) for row in rows]
+
+    # ── deleting what is kept of a customer; all raise RtError UNAVAILABLE ───────────────────────────────────────────
+
+    async def close_all_of(self, customer: User) -> list[PendingEvent]:
+        """Close a customer's open conversations, whoever is in them. Returns the events to publish."""
+        found: list[PendingEvent] = []
+        for one in await self.mine(customer, MAX_OPEN_READ):
+            if one.customer_id == customer.id:
+                found += (await self.close(NOBODY, one.id)).pending
+        return found
+
+    async def closed_of(self, customer: User) -> list[str]:
+        """Return the ids of a customer's closed conversations. Reads all closed ones, a page at a time."""
+        found, after = list[str](), None
+        while page := await self.listed("closed", CLOSED_PAGE, after):
+            found += [one.conversation.id for one in page if one.conversation.customer_id == customer.id]
+            after = (page[-1].at, page[-1].conversation.id)
+        return found
+
+    async def forget_conversation(self, conversation_id: str) -> int:
+        """Delete a closed conversation; return the number of its messages."""
+        if conversation_id in self._recent:
+            self._forget(conversation_id)
+        conversation_key, messages, sent, _ = self._of(conversation_id)
+        count, *_ = await self._valkey.in_order(
+            ("XLEN", messages),
+            ("ZREM", self._own("closed"), conversation_id),
+            ("DEL", conversation_key, messages, sent, self._own("live", conversation_id)),
+        )
+        return int(count)
+
+    async def forget_customer(self, customer: User) -> None:
+        """Delete what counts a customer's bytes and knows their clientIds."""
+        time = await self._valkey.command("TIME")
+        today = int(time[0]) // 86_400
+        started = [self._own("started", customer.id, str(today - ago)) for ago in range(3)]
+        await self._valkey.command("DEL", self._own("day", customer.id), *started)
 
     # ── deadlines, and users who connect and leave ───────────────────────────────────────────────────────────────────
 

@@ -9,7 +9,7 @@ it is different.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -31,7 +31,7 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.ids import PushId
-from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, unix_ms, user_room
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, UserKey, unix_ms, user_room
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.event_relay import EventRelay, Together
 from insightdesk_rt.helpdesk.notifications.reports import NOTIFICATION_REPORTS, NotificationReports
@@ -249,6 +249,10 @@ class Notifications(Namespace):
         stored = json.decode(_read_notification, event.payload)
         content = Content(**{name: getattr(stored, name) for name in Content.__struct_fields__})
         await self._store.put_down_again(key, content, unix_ms(stored.createdAt))
+
+    async def forget(self, key: UserKey) -> Mapping[str, int]:
+        self._published_counts.pop(key, None)
+        return {"notifications": await self._store.forget(key)}
 
     # ── the count ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -41,6 +41,7 @@ PUSH = load_script(PACKAGE, "notification_push", PENDING_EVENTS)
 READ = load_script(PACKAGE, "notification_read", PENDING_EVENTS)
 AGAIN = load_script(PACKAGE, "notification_again")
 LIST = load_script(PACKAGE, "notification_list")
+FORGET = load_script(PACKAGE, "notification_forget")
 UNREAD_DUE = load_script(PACKAGE, "notification_unseen", PENDING_EVENTS)
 UNSEEN = "unseen"  # the kind of a pending event: a notification was not read in time
 
@@ -156,6 +157,11 @@ class NotificationStore:
     async def read_again(self, key: str, ids: list[str]) -> None:
         """Mark these as read again, because Valkey may have forgotten it. Raises RtError UNAVAILABLE."""
         await self._valkey.command("ZREM", self._unread(key), *ids)
+
+    async def forget(self, key: str) -> int:
+        """Delete a user's notifications; return how many there were. Raises RtError UNAVAILABLE."""
+        await self._recovered()
+        return int(await self._valkey.call(FORGET, self._all(key), [key], durable=True))
 
     async def unread(self, key: str) -> int:
         """Return the number of unread notifications. Raises UNAVAILABLE."""

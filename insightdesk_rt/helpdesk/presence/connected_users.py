@@ -91,6 +91,15 @@ class ConnectedUsers:
         while changes := await self._store.sweep(STEP):
             await self._relay.publish(changes)
 
+    async def forget(self, key: UserKey) -> bool:
+        """Delete what the store keeps of a user without connections, and publish that the user is offline.
+
+        Returns whether there was anything. Raises RtError UNAVAILABLE: call it again.
+        """
+        gone = await self._store.forget(key)
+        await self._relay.publish_or_raise(gone.pending)
+        return gone.kept
+
     async def re_register(self) -> None:
         """Store all users who are connected here: Valkey lost them, or this node has a new incarnation."""
         await self._settle_all(list(self._users))

@@ -9,7 +9,7 @@ admins may subscribe to anybody; a customer only to themselves, since staff's wo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
@@ -142,6 +142,9 @@ class Presence(Namespace):
 
     async def left(self, socket: Socket, why: CloseReason) -> None:
         await self.connected_users.remove(socket)
+
+    async def forget(self, key: UserKey) -> Mapping[str, int]:
+        return {"presence": int(await self.connected_users.forget(key))}
 
     @event("presence:status", limit=Rate(5, per_s=60))
     async def choose(self, socket: Socket, ask: Choose) -> None:

@@ -31,6 +31,7 @@ PACKAGE = "insightdesk_rt.helpdesk.presence"
 
 JOIN = load_script(PACKAGE, "presence_join", PENDING_EVENTS, "presence_lib")
 LEAVE = load_script(PACKAGE, "presence_leave", PENDING_EVENTS, "presence_lib")
+FORGET = load_script(PACKAGE, "presence_forget", PENDING_EVENTS, "presence_lib")
 CHOOSE = load_script(PACKAGE, "presence_choose", PENDING_EVENTS, "presence_lib")
 ABSENT = load_script(PACKAGE, "presence_absent", PENDING_EVENTS, "presence_lib")
 SWEEP = load_script(PACKAGE, "presence_sweep", PENDING_EVENTS, "presence_lib")
@@ -70,6 +71,13 @@ class KnownPresence(NamedTuple):
     name: str
     role: Role | None
     team_id: str
+
+
+class PresenceForgotten(NamedTuple):
+    """Whether anything was kept, and the events to publish."""
+
+    kept: bool
+    pending: list[PendingEvent]
 
 
 class PresenceList(NamedTuple):
@@ -154,6 +162,14 @@ class PresenceStore:
             return 0
         keys = [*self._family, held, *self._of(*users)]
         return int(await self._valkey.call(REAP, keys, (node, self._grace_ms, *users)))
+
+    async def forget(self, key: str) -> PresenceForgotten:
+        """Delete what is kept of a user, who is offline from now on."""
+        names = await self._valkey.command("HKEYS", self.user(key))
+        nodes = [name[1:] for name in names if name.startswith("@")]
+        keys = [*self._family, *self._of(key), *map(self._held, nodes)]
+        known, records = await self._valkey.call(FORGET, keys, (key, *nodes))
+        return PresenceForgotten(bool(known), read_pending(self.name, key, records))
 
     async def statuses(self, keys: Sequence[str]) -> list[SeenPresence]:
         """Return how others see these users, in the same order."""

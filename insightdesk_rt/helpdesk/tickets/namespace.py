@@ -41,6 +41,7 @@ from insightdesk_rt.engine.model import (
     Right,
     Room,
     User,
+    UserKey,
     ticket_room,
     ticket_staff_room,
 )
@@ -414,6 +415,11 @@ class Tickets(Namespace):
         if self._rechecked_as != (incarnation := self._incarnation()):
             await self.recheck_all()  # while this node counted as dead, no recheck waited for it
             self._rechecked_as = incarnation
+
+    async def forget(self, key: UserKey) -> Mapping[str, int]:
+        """Tickets stay as the back end pushed them; it changes or deletes those that name the user."""
+        await self._readers.forget(key)
+        return {}
 
     # ── what the back end calls ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -41,6 +41,16 @@ class ReaderStore:
         """Return users who are connected or may resume a session. A user with different tokens occurs several times."""
         return [json.decode(_read_user, text) for text in await self._valkey.call(LIST, [self._key], [self._keep_ms])]
 
+    async def forget(self, key: str) -> None:
+        """Remove a user from those who are connected. Raises RtError UNAVAILABLE."""
+        texts = [text for text in await self._valkey.command("ZRANGE", self._key, 0, -1) if _is_of(text, key)]
+        if texts:
+            await self._valkey.command("ZREM", self._key, *texts)
+
+
+def _is_of(text: str, key: str) -> bool:
+    return json.decode(_read_user, text).key == key
+
 
 def _without_token(user: User) -> User:
     """Return the user without what differs per token, so that the check is asked once per user, not per token."""

@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from insightdesk_rt.api.keys_and_scopes import MAX_FAILURES, PER_S, AdminAccess, KeyFile, Principal, new_key, parse_keys
+from insightdesk_rt.api.keys_and_scopes import (
+    MAX_FAILURES,
+    PER_S,
+    SCOPES,
+    AdminAccess,
+    KeyFile,
+    Principal,
+    PushLimits,
+    Scope,
+    new_key,
+    parse_keys,
+    push_limits,
+)
 from insightdesk_rt.app.config import ConfigError
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import User, UserId
@@ -45,9 +57,79 @@ def test_a_new_key_is_accepted_once_its_line_is_in_the_file(tmp_path: Path) -> N
     assert file.find(other) is None and file.find(key + "x") is None and file.find("irt_é") is None
 
 
+def test_a_publishers_line_keeps_its_limits_whatever_characters_they_have(tmp_path: Path) -> None:
+    limits = push_limits(["/tickets", "/"], ["team:Second line", "a,b#c=é%", "*"])
+    key, line = new_key("shop", "publisher", limits)
+    (found,) = parse_keys(line + "   # the shop")
+    assert found.principal == Principal("shop", "publisher", True, limits)
+    assert found.principal.limits == PushLimits(("/tickets", "/"), ("team:Second line", "a,b#c=é%", ""))
+    assert KeyFile(str(keys_file(tmp_path, line))).find(key) == found.principal
+
+
+@pytest.mark.parametrize("needed", SCOPES)
+@pytest.mark.parametrize("held", SCOPES)
+def test_a_scope_includes_those_below_it_and_a_publisher_only_pushes(held: Scope, needed: Scope) -> None:
+    may = {
+        "viewer": {"viewer"},
+        "operator": {"viewer", "operator"},
+        "admin": {"viewer", "operator", "admin", "publisher"},
+        "publisher": {"publisher"},
+    }
+    assert Principal("any", held).may(needed) == (needed in may[held])
+
+
+@pytest.mark.parametrize(
+    ("namespace", "room", "may"),
+    [
+        ("/tickets", "ticket:1", True),
+        ("/tickets", "team:a", True),
+        ("/tickets", "team:b", False),
+        ("/tickets", "xticket:1", False),
+        ("/tickets", "ticket", False),
+        ("/tickets/", "ticket:1", False),
+        ("/chat", "ticket:1", False),
+    ],
+)
+def test_a_publisher_may_push_within_its_limits(namespace: str, room: str, may: bool) -> None:
+    limited = Principal("shop", "publisher", True, push_limits(["/tickets"], ["ticket:", "team:a"]))
+    Principal("ann", "admin").require_push(namespace, [room])
+    if may:
+        limited.require_push(namespace, [room, room])
+        return
+    with pytest.raises(RtError, match="FORBIDDEN") as refused:
+        limited.require_push(namespace, ["ticket:1", room], "room")
+    assert refused.value.fields == {"field": "room"}
+
+
+def test_reloading_reads_a_file_that_looks_unchanged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its time, size and inode may be the same: a copy that keeps times, within the clock's step."""
+    (one, first), (two, second) = new_key("one", "viewer"), new_key("two", "viewer")
+    path = keys_file(tmp_path, first)
+    file = KeyFile(str(path))
+    state = path.stat()
+    with path.open("r+") as text:
+        text.write(second)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert file.find(one) is not None and file.find(two) is None
+    with caplog.at_level("INFO"):
+        file.reload()
+    assert file.find(one) is None and file.find(two) is not None
+    assert [record.keys for record in caplog.records] == [1]  # type: ignore[attr-defined]
+    path.write_text("nonsense")
+    file.reload()
+    assert file.find(two) is not None and "has an error" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
+        (f"x publisher {HASH}", "a publisher has two more words"),
+        (f"x publisher {HASH} namespaces=/tickets", "a publisher has two more words"),
+        (f"x publisher {HASH} namespaces=/tickets namespaces=/chat", "a publisher has two more words"),
+        (f"x publisher {HASH} namespaces=/tickets rooms=a scope=admin", "a publisher has two more words"),
+        (f"x publisher {HASH} namespaces= rooms=a", "namespaces: expected one or several"),
+        (f"x publisher {HASH} namespaces=/tickets rooms=a,,b", "rooms: expected one or several"),
+        (f"x admin {HASH} namespaces=/tickets rooms=a", "expected name, scope and hash"),
         ("x", "expected name, scope and hash"),
         (f"x viewer {HASH} more", "expected name, scope and hash"),
         (f"-x viewer {HASH}", "a name has"),

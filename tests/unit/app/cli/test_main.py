@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from insightdesk_rt import __version__
+from insightdesk_rt.api.keys_and_scopes import PushLimits, parse_keys
 from insightdesk_rt.app import config, process
 from insightdesk_rt.app.cli import main as cli
 from insightdesk_rt.app.cli import operate
@@ -66,6 +67,34 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
         return Said(code, captured.out, captured.err)
 
     return run
+
+
+# ── key ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_key_prints_the_line_of_a_publisher_with_its_limits(run: Any) -> None:
+    words = ["--name", "shop", "--scope", "publisher", "--namespaces", "/tickets", "--rooms", "ticket:,team:"]
+    said = run("key", *words)
+    assert said.code == 0
+    key, line = (row.split(maxsplit=1)[1] for row in said.out.splitlines()[:2])
+    (found,) = parse_keys(line)
+    assert key.startswith("irt_") and line.endswith(" namespaces=/tickets rooms=ticket:,team:")
+    assert found.principal.limits == PushLimits(("/tickets",), ("ticket:", "team:"))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--scope", "publisher"], "needs --namespaces and --rooms"),
+        (["--scope", "publisher", "--namespaces", "/tickets"], "needs --namespaces and --rooms"),
+        (["--scope", "publisher", "--namespaces", "/none", "--rooms", "a"], "There is no such namespace"),
+        (["--scope", "publisher", "--namespaces", "/tickets", "--rooms", "a,,b"], "--rooms: expected one or several"),
+        (["--scope", "viewer", "--rooms", "a"], "are for --scope publisher"),
+    ],
+)
+def test_key_refuses_limits_that_do_not_fit(run: Any, words: list[str], why: str) -> None:
+    said = run("key", "--name", "shop", *words)
+    assert said.code == 2 and why in said.err and not said.out
 
 
 # ── token ───────────────────────────────────────────────────────────────────────────────────────────────────────────
