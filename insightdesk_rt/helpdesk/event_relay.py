@@ -198,7 +198,7 @@ class EventRelay:
         self, prepared: Sequence[tuple[PendingEvent, Sequence[Event]]], turns: Mapping[str, _SubjectTurn]
     ) -> dict[tuple[str, int], Logged | None]:
         assert self._together is not None
-        logged, untold = await asyncio.gather(
+        logged, not_told = await asyncio.gather(
             self._together.append_all([event for _, events in prepared for event in events]),
             self._tell_all([change for change, _ in prepared]),
         )
@@ -208,7 +208,7 @@ class EventRelay:
         upto: dict[str, int] = {}
         for change, events in prepared:
             results, turn = [next(offsets) for _ in events], turns[change.subject]
-            refusal = untold or next((one for one in results if isinstance(one, RtError)), None)
+            refusal = not_told or next((one for one in results if isinstance(one, RtError)), None)
             if refusal is not None and refusal.kind.retry:
                 turn.failures += 1
                 turn.refusal = found[change.subject, change.seq] = refusal

@@ -168,7 +168,7 @@ def replace(page: Path, old: str, new: str) -> None:
 
 
 @aio
-async def test_what_its_node_held_is_cleared_when_the_node_dies(beaconed: Beaconed) -> None:
+async def test_its_facts_are_cleared_when_their_node_dies(beaconed: Beaconed) -> None:
     """Comes last: it kills a node."""
     await light(beaconed.one, DOORS[0], "eve", "on-one")
     await light(beaconed.two, DOORS[0], "eve", "on-two")

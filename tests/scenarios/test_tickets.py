@@ -80,7 +80,7 @@ async def test_no_events_come_after_unsubscribe(story: Story) -> None:
     await story.push("PUT", f"/tickets/{ticket}", {"status": "solved"})
     await witness.expect("ticket:updated")
     await ada.not_told("ticket:updated")
-    await ada.ok("ticket:unsubscribe", {"ticketId": ticket})  # again is nothing
+    await ada.ok("ticket:unsubscribe", {"ticketId": ticket})  # idempotent
 
 
 def shows(who: Who, state: str | None) -> Callable[[dict[str, Any]], bool]:

@@ -183,7 +183,7 @@ class Peer(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Free everything. Twice is nothing."""
+        """Free everything. Idempotent."""
 
     async def next_token(self, token: str) -> None:
         """Give a client that reconnects by itself the token it will use then."""

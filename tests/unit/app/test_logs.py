@@ -182,7 +182,7 @@ def test_requests_are_not_logged_by_tornado(restored: None) -> None:
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_who_speaks_no_tls_or_no_http_writes_no_line(restored: None, level: str) -> None:
+def test_a_peer_that_speaks_neither_tls_nor_http_writes_no_line(restored: None, level: str) -> None:
     out = io.StringIO()
     observe.setup_logging(level, "kv", stream=out)
     context, _ = contexts()

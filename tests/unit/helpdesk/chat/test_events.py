@@ -30,7 +30,7 @@ def test_fields_that_do_not_apply_are_missing_and_notes_are_for_staff() -> None:
 
 
 def test_all_events_but_typing_and_places_are_logged() -> None:
-    """A lost bubble is nothing; a lost message or state stays wrong on a screen. Places would fill the log."""
+    """A lost typing bubble does no harm; a lost message or state stays wrong on a screen. Places would fill the log."""
     told = [
         each for each in vars(words).values() if isinstance(each, type) and issubclass(each, Outbound) and each.event
     ]

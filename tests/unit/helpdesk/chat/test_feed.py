@@ -24,6 +24,6 @@ def test_the_scripts_report_several_kinds_of_changes() -> None:
     assert {"queued", "dequeued", "accepted", "closed", "transferred"} <= set(KINDS)
 
 
-def test_who_gets_the_events_of_the_queue() -> None:
+def test_the_events_of_the_queue_go_to_the_staff_who_may_accept() -> None:
     assert takers("t1") == ["team:t1", "role:admin"] and takers("") == ["role:agent", "role:admin"]
     assert CUSTOMERS == "role:customer"

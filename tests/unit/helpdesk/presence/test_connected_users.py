@@ -131,7 +131,7 @@ async def test_a_user_with_a_changed_role_is_stored_again(valkey_url: str, prefi
 
 
 @aio
-async def test_what_could_not_be_stored_is_stored_later(valkey_url: str, prefix: str) -> None:
+async def test_failed_writes_are_repeated(valkey_url: str, prefix: str) -> None:
     async with a_node(valkey_url, prefix) as node:
         anna, bert = sockets("anna", "bert")
         await node.connected_users.add(bert)
