@@ -274,7 +274,7 @@ async def open_valkey(start: Start) -> tuple[Valkey, Embedded | None]:
         start.stop.callback(embedded.stop)
         start.every(REVIVE_MS, partial(revive, embedded), "watching the embedded Valkey")
         url = embedded.url
-    valkey = Valkey(url, settings.valkey.valkey_prefix, durable=settings.valkey.durable)
+    valkey = settings.valkey.connect_to(url, PATHS)
     start.stop.push_async_callback(valkey.close)
     await valkey.start()
     if not valkey.available:

@@ -18,7 +18,10 @@ ENCODE = "percent-encode the password (@ is %40, / is %2F, # is %23, ? is %3F, %
 
 # Options in the query of a Valkey URL that are not secret: numbers, booleans, paths.
 _OPEN_OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"})
-_HIDDEN_OPTIONS = frozenset({"client_name", "password", "ssl_ca_data", "ssl_ciphers", "username"})
+_HIDDEN_OPTIONS = frozenset(
+    {"client_name", "password", "sentinel_password", "sentinel_username", "ssl_ca_data", "ssl_ciphers", "username"}
+)
+_SEVERAL_HOSTS = ("+sentinel", "+cluster")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}(?=:)")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _BAD_CHARACTER = re.compile(r"[\x00-\x20\x7f]")
@@ -64,10 +67,19 @@ class SecretUrl(Secret):
 
 
 def split_url(text: str) -> SplitResult | None:
-    """Return the parts of a URL; None for a text that is not a URL or has an invalid port."""
+    """Return the parts of a URL; None for a text that is not a URL or has an invalid port.
+
+    A URL of Sentinels or of a cluster has several hosts: read them from `netloc`, not from `hostname` and `port`.
+    """
     try:
         url = urlsplit(text)
-        url.port  # noqa: B018  raises for a port that is none
+        several = url.scheme.endswith(_SEVERAL_HOSTS)
+        hosts = url.netloc.rpartition("@")[2].split(",") if several else [url.netloc]
+        for host in hosts:
+            part = urlsplit(f"//{host}")
+            part.port  # noqa: B018  raises for a port that is none
+            if several and not part.hostname:
+                return None
         return url
     except ValueError:
         return None

@@ -12,7 +12,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from insightdesk_rt.engine.cluster.names import Names
-from insightdesk_rt.engine.cluster.valkey_url import endpoint
+from insightdesk_rt.engine.cluster.valkey_url import Endpoint, endpoint
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import Offset, new_id, offset_key
 from tests.contract.test_backplane import NS, OTHER, A, B, C, Node, cluster, event, refused
@@ -98,6 +98,15 @@ class Load:
         assert all(node.resyncs == [] for node in self.nodes)
 
 
+def at(url: str) -> Callable[[], Awaitable[Endpoint]]:
+    """Return what sends a link to another server."""
+
+    async def where() -> Endpoint:
+        return endpoint(url)
+
+    return where
+
+
 @asynccontextmanager
 async def under_load(server: OwnValkey, **options: Any) -> AsyncIterator[Load]:
     async with cluster(server.url, "t") as nodes, Load(nodes, **options) as load:
@@ -153,8 +162,8 @@ async def test_a_dead_subscription_is_noticed_within_seconds_and_repaired(tmp_pa
     with OwnValkey() as server:
         async with cluster(server.url, "t") as nodes:
             async with Proxy(server.socket) as proxy:
-                nodes[0].bus._link._endpoint = endpoint(proxy.url)
-                nodes[0].bus._link.drop("now through the proxy")
+                nodes[0].bus._lanes[0].link.where = at(proxy.url)
+                nodes[0].bus._lanes[0].link.drop("now through the proxy")
                 await until(lambda: nodes[0].bus.subscribed and proxy.open, "subscribed through the proxy")
                 async with Load(nodes):
                     before = nodes[0].bus.counters["connects"]
@@ -165,8 +174,8 @@ async def test_a_dead_subscription_is_noticed_within_seconds_and_repaired(tmp_pa
                     await until(lambda: nodes[0].bus.subscribed, "mended")
                     assert time.monotonic() - began < 10
                     assert nodes[0].bus.counters["connects"] > before
-                nodes[0].bus._link._endpoint = endpoint(server.url)
-                nodes[0].bus._link.drop("the proxy ends")
+                nodes[0].bus._lanes[0].link.where = at(server.url)
+                nodes[0].bus._lanes[0].link.drop("the proxy ends")
 
 
 # ── faults of the server ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -239,8 +248,8 @@ async def test_publishers_over_a_slow_connection_do_not_keep_everything(monkeypa
             proxy.delay_s = 0.14
             await asyncio.gather(*(one.bus.append(event(str(n))) for n in range(5)))
             monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.FORK_S", 0.5)
-            await until(lambda: not one.bus._publisher._tail, "forgotten", 5)
-            assert one.bus._publisher._tail_bytes == 0
+            await until(lambda: not one.bus._lanes[0].publisher._tail, "forgotten", 5)
+            assert one.bus._lanes[0].publisher._tail_bytes == 0
             assert one.bus.subscribed and one.bus.counters["connects"] == 1
 
 
@@ -251,7 +260,7 @@ async def test_a_probe_that_cannot_be_sent_does_not_hide_a_dead_subscription() -
             server("PUBLISH", Names("t").cluster.node(one.bus.address), "1P 99999999\n")
             await until(lambda: one.bus.counters["poison"] == 1, "dropped")
             before = one.bus.counters["connects"]
-            one.bus._link.connection._received = lambda channel, message: None  # type: ignore[union-attr]
+            one.bus._lanes[0].link.connection._received = lambda channel, message: None  # type: ignore[union-attr]
             await until(lambda: one.bus.counters["connects"] > before, "the dead subscription is noticed", 10)
 
 
@@ -323,7 +332,8 @@ async def two_primaries(folder: Path) -> AsyncIterator[tuple[Node, Node, OwnValk
             await until(lambda: new("XLEN", f"{{t{NS}}}:log") == old("XLEN", f"{{t{NS}}}:log"), "replicated")
             for node in nodes:
                 await until(
-                    lambda node=node: node.bus._sequencers[NS].ends[-1].offset == node.bus.position(NS), "known"
+                    lambda node=node: node.bus._lanes[0].sequencers[NS].ends[-1].offset == node.bus.position(NS),
+                    "known",
                 )
             new("REPLICAOF", "NO", "ONE")
             yield nodes[0], nodes[1], old, new, leads
@@ -334,7 +344,9 @@ async def two_primaries(folder: Path) -> AsyncIterator[tuple[Node, Node, OwnValk
 async def on(node: Node, server: OwnValkey) -> None:
     """Wait until the node is subscribed at this server and sends its commands there."""
     run_id = server("INFO", "server")["run_id"]
-    await until(lambda: node.valkey.run_id == run_id and node.bus.subscribed and not node.bus._publisher.recovery, "on")
+    await until(
+        lambda: node.valkey.run_id == run_id and node.bus.subscribed and not node.bus._lanes[0].publisher.recovery, "on"
+    )
 
 
 @pytest.mark.parametrize("kept_s", [5.0, 0.0])
@@ -390,10 +402,10 @@ async def test_after_two_primaries_for_too_long_all_rooms_must_reload(
         if what == "the reader":
             monkeypatch.setattr("insightdesk_rt.engine.cluster.sequencer.KNOWN_S", 0.0)
             monkeypatch.setattr("insightdesk_rt.engine.cluster.sequencer.END_EVERY_S", 0.0)
-            ends = one.bus._sequencers[NS].ends
+            ends = one.bus._lanes[0].sequencers[NS].ends
             await until(lambda: len(ends) == 1 and ends[0].offset == one.bus.position(NS), "no older one is known")
         else:
-            await until(lambda: not one.bus._publisher._tail, "nothing is kept")
+            await until(lambda: not one.bus._lanes[0].publisher._tail, "nothing is kept")
         old.kill()
         leads_now(tmp_path / "one", new)
         await on(one, new)
@@ -411,17 +423,17 @@ async def test_an_offset_that_two_primaries_used_for_two_events_shows_another_lo
     async with cluster(valkey_url, prefix, 1) as (node,):
         await node.bus.listen(NS, A)
         common = await node.bus.append(event("common", C))
-        sequencer = node.bus._sequencers[NS]
+        sequencer = node.bus._lanes[0].sequencers[NS]
         await until(lambda: sequencer.ends[-1].offset == common, "known")
         mine = await node.bus.append(event("mine"))
         await until(lambda: sequencer.position == mine, "heard")
-        assert (await node.bus._open(sequencer)).since == mine
+        assert (await node.bus._lanes[0]._open(sequencer)).since == mine
         log = Names(prefix).namespace(NS).log
         ((_, fields),) = await node.valkey.command("XRANGE", log, common, common)
         await node.valkey.command("DEL", log)
         await node.valkey.command("XADD", log, common, *fields)
         await node.valkey.command("XADD", log, mine, "i", "theirs", "h", "{}", "p", "1", "r", A)
-        assert (await node.bus._open(sequencer)).since == common
+        assert (await node.bus._lanes[0]._open(sequencer)).since == common
 
 
 def leads_now(link: Path, server: OwnValkey) -> None:
@@ -459,13 +471,13 @@ async def test_a_valkey_that_has_just_frozen_does_not_count_as_reachable() -> No
     """Clients were admitted in the second before the freeze was noticed, and then received no events."""
     with OwnValkey() as server:
         async with cluster(server.url, "t", 1) as (one,):
-            await one.bus.reach()
+            await one.bus.reach(NS)
             server.freeze()
-            assert one.bus.available, "the freeze has not been noticed yet"
-            assert await refused(one.bus.reach()) == "UNAVAILABLE"
+            assert one.bus.available(NS), "the freeze has not been noticed yet"
+            assert await refused(one.bus.reach(NS)) == "UNAVAILABLE"
             server.thaw()
-            await until(lambda: one.bus.available, "thawed")
-            await one.bus.reach()
+            await until(lambda: one.bus.available(NS), "thawed")
+            await one.bus.reach(NS)
 
 
 @aio
@@ -489,15 +501,15 @@ async def test_listen_does_not_wait_for_ever_for_a_long_catch_up(monkeypatch: py
     with OwnValkey() as server:
         async with cluster(server.url, "t", 1) as (one,):
             await one.bus.listen(NS, A)
-            read, catch_up = asyncio.Event(), one.bus._catch_up
+            read, catch_up = asyncio.Event(), one.bus._lanes[0]._catch_up
 
             async def slowly(sequencer: Any) -> None:
                 await read.wait()
                 await catch_up(sequencer)
 
-            monkeypatch.setattr(one.bus, "_catch_up", slowly)
-            one.bus._link.drop("a test")
-            await until(lambda: not one.bus._link.caught_up.is_set(), "catching up")
+            monkeypatch.setattr(one.bus._lanes[0], "_catch_up", slowly)
+            one.bus._lanes[0].link.drop("a test")
+            await until(lambda: not one.bus._lanes[0].link.caught_up.is_set(), "catching up")
             began = time.monotonic()
             told = await asyncio.gather(*(refused(one.bus.listen(NS, room)) for room in (A, B)))
             assert told == ["UNAVAILABLE"] * 2 and time.monotonic() - began < 2
@@ -516,12 +528,12 @@ async def test_a_log_trimmed_during_an_outage_makes_the_concerned_rooms_reload()
             await one.bus.append(event("quiet", C))
             for room in (A, C):
                 await one.bus.listen(NS, room)
-            one.bus._link._endpoint = endpoint("unix:///nowhere")
-            one.bus._link.drop("cut off")
+            one.bus._lanes[0].link.where = at("unix:///nowhere")
+            one.bus._lanes[0].link.drop("cut off")
             for _ in range(5):
                 await asyncio.gather(*(two.bus.append(event(str(n), A)) for n in range(100)))
             assert one.events == []
-            one.bus._link._endpoint = endpoint(server.url)
+            one.bus._lanes[0].link.where = at(server.url)
             await until(lambda: one.bus.subscribed, "back")
             assert one.resyncs == [(NS, [A])], "C had no trimmed events"
             assert 100 <= len(one.events) < 500, "its remaining events were delivered"
@@ -534,7 +546,7 @@ async def test_a_gap_in_a_room_is_noticed_at_the_next_event_and_filled_from_the_
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2) as (one, two):
             await one.bus.listen(NS, A)
-            hear = one.bus.received
+            hear = one.bus._lanes[0].received
             drop = True
 
             def lossy(channel: bytes, message: bytes) -> None:
@@ -542,7 +554,7 @@ async def test_a_gap_in_a_room_is_noticed_at_the_next_event_and_filled_from_the_
                     return
                 hear(channel, message)
 
-            one.bus._link.connection._received = lossy  # type: ignore[union-attr]
+            one.bus._lanes[0].link.connection._received = lossy  # type: ignore[union-attr]
             await two.bus.append(event("1"))
             await two.bus.append(event("2"))
             await asyncio.sleep(0.05)

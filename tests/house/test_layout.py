@@ -27,8 +27,8 @@ ENGINE = ("wire", "transport", "hub", "cluster", "dispatch", "doors")
 BUDGETS = {
     # its parts declare their settings and the hooks of features, with their docstrings and helps; joins that start
     # again after a recheck of access, for all features and for clients that return; tokens of several
-    # issuers; partitions of Valkey's keys
-    "engine": 17_150,
+    # issuers; partitions of Valkey's keys; Sentinel and Valkey Cluster: URLs, finding and leaving primaries, routes
+    "engine": 18_500,
     "api": 1_950,
     # access is asked of the host's Python check, of its back end, or both; all keys of each script are named
     "helpdesk": 8_900,
@@ -52,7 +52,8 @@ STARTS_TASKS = {
     "engine/tasks": "it is the home of tasks",
     "engine/periodic": "a turn that has begun goes on to its end, also when the work is stopped",
     "engine/cluster/node_calls": "the function that starts the task waits for it, and cancels it",
-    "engine/cluster/valkey": "its tasks live as long as the connection, which ends them in order",
+    "engine/cluster/primary": "its tasks live as long as the connection, which ends them in order",
+    "engine/cluster/sentinels": "the function that starts the tasks waits for them, and cancels them",
     "engine/transport/stream": "one for each connection, which ends it; a set for each would cost memory",
     "helpdesk/tickets/audience": "the function that starts the tasks waits for them, and cancels them",
 }
@@ -72,7 +73,7 @@ ONLY_IN = {
         "app/server",
         "app/private_parts",
     ),
-    "valkey": ("engine/cluster/valkey", "emitter", "app/config", "app/cli"),
+    "valkey": ("engine/cluster/", "emitter", "app/config", "app/cli"),
     "libvalkey": ("engine/cluster/",),
     "ujson": ("engine/wire/json",),
     "jwt": ("engine/tokens",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from insightdesk_rt.engine.wire.json import BadJson, decode
 from insightdesk_rt.helpdesk.chat.namespace import Chat
 from insightdesk_rt.helpdesk.features import FEATURES, PATHS
 from insightdesk_rt.helpdesk.notifications.namespace import Notifications
-from insightdesk_rt.helpdesk.pending_events import PendingEvents, Recovered, always
+from insightdesk_rt.helpdesk.pending_events import PendingEvents, always
 from insightdesk_rt.helpdesk.presence.namespace import Presence
 from insightdesk_rt.helpdesk.tickets.namespace import Tickets
 from tests.support import fakes
@@ -57,7 +57,13 @@ class Desk(Features):
         self.notifications, self.presence = self.of(Notifications), self.of(Presence)
 
 
-def a_desk(store: Valkey, hub: Hub, name: str, recovered: Recovered = always, tell: Tell = tell_nobody) -> Desk:
+def a_desk(
+    store: Valkey,
+    hub: Hub,
+    name: str,
+    recovered: Callable[[str], Awaitable[None]] = lambda path: always(),
+    tell: Tell = tell_nobody,
+) -> Desk:
     class OwnCalls:
         async def recheck_on_all_nodes(self, namespace: str, subject: str, offset: Offset) -> None:
             await desk.recheck_access(namespace, subject, offset)

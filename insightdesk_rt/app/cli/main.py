@@ -111,8 +111,10 @@ def _check(loaded: LoadedSettings, options: argparse.Namespace) -> int:
         print({"toml": config.as_toml, "markdown": config.as_markdown}[options.print](), end="")
         return DONE
     problems = _file_problems(loaded.settings) + _address_problems(loaded.settings)
-    if not options.offline and (problem := _valkey_problem(loaded.settings)):
-        problems.append(problem)
+    found: list[tuple[str, str]] = []
+    if not options.offline:
+        problem, found = _look_at_valkey(loaded.settings)
+        problems += [problem] if problem else []
     if problems:
         raise ConfigError("\n".join(problems))
     values = config.flat(loaded.settings)
@@ -122,6 +124,10 @@ def _check(loaded: LoadedSettings, options: argparse.Namespace) -> int:
         if options.all or loaded.origins[name] != "default"
     ]
     table(rows)
+    if found:
+        print()
+        table(found)
+        print()
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print("The configuration is valid." + ("" if rows else " Every setting has its default value."))
@@ -195,36 +201,40 @@ def _address_problems(settings: Settings) -> list[str]:
     return problems
 
 
-def _valkey_problem(settings: Settings) -> str:
-    """Return a line that says why the configured Valkey does not answer or take a write; "" if it does.
+def _look_at_valkey(settings: Settings) -> tuple[str, list[tuple[str, str]]]:
+    """Connect to the configured Valkey. Return why it does not answer or take a write, or "", and what it is.
 
     If none is configured, look for a binary that could be started.
     """
     from insightdesk_rt.app.embedded_valkey import EmbeddedError, find_binary
-    from insightdesk_rt.engine.cluster.valkey import Valkey
+    from insightdesk_rt.engine.cluster.survey import survey
+    from insightdesk_rt.engine.errors import RtError
+    from insightdesk_rt.helpdesk.features import PATHS
 
     if not settings.valkey.valkey_url:
         try:
             find_binary()
         except EmbeddedError as why:
-            return str(why)
-        return ""
+            return str(why), []
+        return "", []
 
-    async def fitness() -> str:
-        named = settings.valkey
-        valkey = Valkey(named.valkey_url.reveal(), named.valkey_prefix, durable=named.durable)
+    async def look() -> tuple[str, list[tuple[str, str]]]:
+        valkey = settings.valkey.connect_to(settings.valkey.valkey_url.reveal(), PATHS)
         try:
             await valkey.start()
-            return await valkey.fitness()
+            why = await valkey.fitness()
+            return why, [] if why else await survey(valkey)
+        except RtError:
+            return valkey.trouble, []
         finally:
             await valkey.close()
 
     logging.disable()  # its log lines are for a server; the reason is returned
     try:
-        found = asyncio.run(fitness())
+        fault, found = asyncio.run(look())
     finally:
         logging.disable(logging.NOTSET)
-    return f"valkey_url = {settings.valkey.valkey_url}: {found}" if found else ""
+    return f"valkey_url = {settings.valkey.valkey_url}: {fault}" if fault else "", found
 
 
 # ── usage ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 from insightdesk_rt.app.config.settings import Settings, flat
 from insightdesk_rt.backend.hooks.rpc import parse_events
@@ -19,20 +18,15 @@ from insightdesk_rt.backend.hooks.settings import MAKE_SECRET, HookSettings, sec
 from insightdesk_rt.engine import origins
 from insightdesk_rt.engine.addresses import is_loopback, parse_address
 from insightdesk_rt.engine.claims import ClaimUse
+from insightdesk_rt.engine.cluster.valkey import ValkeySettings
+from insightdesk_rt.engine.cluster.valkey_url import Topology, fault_of, parse
 from insightdesk_rt.engine.dispatch.expiry import REFRESH
 from insightdesk_rt.engine.rate_limits import parse_rate
-from insightdesk_rt.engine.secret import options_of, split_url, url_fault
+from insightdesk_rt.engine.secret import split_url
 from insightdesk_rt.engine.tokens import FAMILIES, MIN_SECRET_BYTES, TokenIssuer, TokenSettings
 from insightdesk_rt.helpdesk.features import FEATURES
 from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 
-VALKEY_SCHEMES = ("valkey", "valkeys", "redis", "rediss", "unix")
-VALKEY_URL = "expected valkey://host:6379, valkeys:// (TLS) or unix:///path/to/socket"
-# The options of valkey-py behind the ? that make sense for this server's connections.
-PLAIN_OPTIONS = frozenset({"client_name", "db", "password", "username"})
-TLS_OPTIONS = frozenset(
-    {"ssl_ca_certs", "ssl_ca_data", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers", "ssl_keyfile"}
-)
 LEAST_BYTES = 1024  # the size of a small event; with less nothing works
 LEAST_EVENTS = 10
 TRANSPORTS = {"polling", "websocket"}
@@ -77,9 +71,14 @@ def doubts(settings: Settings) -> Iterator[str]:
 
 def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield name and reason of each file or folder that this user cannot use. Leaves nothing behind."""
-    file = settings.tokens.cluster_secret_file
-    if file and not os.access(file, os.R_OK):
-        yield "cluster_secret_file", "it cannot be read" if Path(file).exists() else "no such file"
+    files = {
+        "cluster_secret_file": settings.tokens.cluster_secret_file,
+        "valkey_password_file": settings.valkey.valkey_password_file,
+        "sentinel_password_file": settings.valkey.sentinel_password_file,
+    }
+    for name, file in files.items():
+        if file and not os.access(file, os.R_OK):
+            yield name, "it cannot be read" if Path(file).exists() else "no such file"
     folder = Path(settings.tokens.data_dir).absolute()
     existing = next(one for one in (folder, *folder.parents) if one.exists())
     try:
@@ -246,8 +245,11 @@ def _hooks(settings: Settings) -> Iterator[tuple[str, str]]:
 
 
 def _store(settings: Settings) -> Iterator[tuple[str, str]]:
-    if settings.valkey.valkey_url and (why := _valkey_url_fault(settings.valkey.valkey_url.reveal())):
+    if settings.valkey.valkey_url and (why := fault_of(settings.valkey.valkey_url.reveal())):
         yield "valkey_url", why
+    yield from _valkey_passwords(settings.valkey)
+    if settings.valkey.min_replicas_to_ack and not settings.valkey.valkey_url:
+        yield "min_replicas_to_ack", "the embedded Valkey has no replicas; set valkey_url"
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", settings.valkey.valkey_prefix):
         yield "valkey_prefix", "expected 1 to 64 letters, digits, dots, dashes, underscores"
     if settings.process.node_id and not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", settings.process.node_id):
@@ -261,23 +263,19 @@ def _store(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "transports", "expected polling, websocket or both"
 
 
-def _valkey_url_fault(text: str) -> str:
-    """Return what is wrong with the URL of a Valkey, or ""."""
-    if "://" not in text and not text.startswith("unix:"):
-        return VALKEY_URL
-    if fault := url_fault(text):
-        return fault if "percent" in fault else VALKEY_URL
-    url = split_url(text)
-    if url is None or url.scheme not in VALKEY_SCHEMES or not (url.path if url.scheme == "unix" else url.hostname):
-        return VALKEY_URL
-    if url.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", url.path):
-        return "expected nothing behind the host but the number of a database, as in valkey://host:6379/0"
-    known = PLAIN_OPTIONS | (TLS_OPTIONS if url.scheme in ("valkeys", "rediss") else frozenset())
-    if set(options_of(url)) - known:
-        return f"expected no other options behind the ? than {', '.join(sorted(known))}"
-    if not all(value.isascii() and value.isdigit() for name, value in parse_qsl(url.query) if name == "db"):
-        return "expected a number for the option db"
-    return ""
+def _valkey_passwords(settings: ValkeySettings) -> Iterator[tuple[str, str]]:
+    text = settings.valkey_url.reveal()
+    url = None if fault_of(text) else parse(text)
+    if settings.valkey_password_file and (url is None or url.options.get("password")):
+        why = "valkey_url has a password too; set only one of them" if url else "it needs a valkey_url"
+        yield "valkey_password_file", why
+    if settings.sentinel_password_file and (url is None or url.topology is not Topology.SENTINEL):
+        yield (
+            "sentinel_password_file",
+            "it needs a valkey_url that begins with valkey+sentinel:// or valkeys+sentinel://",
+        )
+    elif settings.sentinel_password_file and url is not None and url.sentinel_options.get("password"):
+        yield "sentinel_password_file", "valkey_url has a sentinel_password too; set only one of them"
 
 
 def _limits(settings: Settings) -> Iterator[tuple[str, str]]:

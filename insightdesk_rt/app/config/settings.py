@@ -80,9 +80,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "relay_port", "admin_hosts", "tls_cert_file", "tls_key_file", "allowed_origins", "trusted_proxies", "demo",
     ),
     "Stored data": (
-        "data_dir", "valkey_url", "valkey_prefix", "node_id", "cluster_secret", "cluster_secret_file",
-        "log_max_entries", "log_max_bytes", "feed_max_entries", "feed_max_bytes", "feed_max_age_s",
-        "embedded_memory_bytes", "durable",
+        "data_dir", "valkey_url", "valkey_password_file", "sentinel_password_file", "valkey_prefix",
+        "node_id", "cluster_secret", "cluster_secret_file", "log_max_entries", "log_max_bytes",
+        "feed_max_entries", "feed_max_bytes", "feed_max_age_s", "embedded_memory_bytes", "durable",
+        "min_replicas_to_ack",
     ),
     "Authentication": (
         "jwt_secret", "jwt_secret_file", "jwt_secret_files", "jwt_algorithms", "jwt_public_key_file", "jwks_url",

@@ -82,7 +82,7 @@ class FeedLog:
         self._tasks = OwnedTasks(log)
         self._restoring: asyncio.Task[None] | None = None
         self.entries = 0  # that this node appended, doubles included
-        valkey.on_up.append(self._came_up)
+        valkey.watch(self._keys[0], self._came_up)
 
     async def append(self, entries: Sequence[FeedEntry]) -> None:
         """Append entries in their order, in one step. A known id changes nothing. Raises RtError UNAVAILABLE."""

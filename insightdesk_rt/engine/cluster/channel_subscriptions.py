@@ -14,7 +14,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from insightdesk_rt.engine.cluster.names import Names
 from insightdesk_rt.engine.cluster.sequencer import ChannelSubscription, Sequencer
 from insightdesk_rt.engine.cluster.subscription_link import LinkState, SubscriptionLink
 from insightdesk_rt.engine.cluster.valkey import Valkey
@@ -32,14 +31,13 @@ class ChannelSubscriptions:
     def __init__(
         self,
         valkey: Valkey,
-        names: Names,
         sequencers: Mapping[str, Sequencer],
         link: SubscriptionLink,
         has_members: Callable[[str, Room], bool],
     ) -> None:
         self._has_members = has_members
         self._valkey = valkey
-        self._names = names
+        self._names = valkey.names
         self._sequencers = sequencers
         self._link = link
         self._table: dict[bytes, ChannelSubscription] = {}
@@ -61,10 +59,11 @@ class ChannelSubscriptions:
         Raises RtError UNAVAILABLE if this node is still catching up after CATCH_UP_S.
         """
         sequencer = self._sequencers[namespace]
-        channel = self._names.namespace(namespace).channel(room).encode()
+        channel_name = self._names.namespace(namespace).channel(room)
+        channel = channel_name.encode()
         end_s = 0.0
         while True:
-            if self._link.state is LinkState.LIVE and not self._valkey.available:
+            if self._link.state is LinkState.LIVE and not self._valkey.serves(channel_name):
                 self._link.drop("commands fail")  # the room could neither be settled nor repaired
             subscription = self._table.get(channel)
             if subscription is not None:

@@ -23,7 +23,7 @@ SESSION_PARTITIONS = 16  # enough to divide sessions evenly among a handful of p
 class Partition:
     """The keys and channels with one hash tag. Only `key` and the properties here make names."""
 
-    __slots__ = ("_ids", "_rooms", "_start", "log", "log_bytes", "log_marks", "log_state", "tag")
+    __slots__ = ("_ids", "_rooms", "_start", "log", "log_bytes", "log_marks", "log_state", "monitor", "tag")
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
@@ -36,6 +36,9 @@ class Partition:
         self.log_state = self.key("log-state")
         self.log_bytes = self.key("log-bytes")  # bytes since the last mark
         self.log_marks = self.key("log-marks")  # list: ids that divide the log into parts of equal size
+
+        # channel: in a cluster, what admins who watch events subscribe to; lua/append.lua builds the same name
+        self.monitor = self.log + ":monitor"
 
     def __repr__(self) -> str:
         return f"Partition({self.tag!r})"

@@ -20,6 +20,10 @@ QUIET_S = 5.0  # an outage is over when nothing was refused for this long: at a 
 UNKNOWN = "it answered with an error; the log says which"
 
 
+class NoServer(ConnectionError):
+    """There is no server to connect to. The text says why, in words that may be shown to anybody."""
+
+
 class ValkeyRefusal(NamedTuple):
     """An error reply of the server: how its text begins, valkey-py's class for it, and what it means."""
 
@@ -35,8 +39,10 @@ ANSWERS = (
     ValkeyRefusal("READONLY", "ReadOnlyError", "it is a read-only replica"),
     ValkeyRefusal("NOREPLICAS", "", "it takes no writes because too few replicas are in step (min-replicas-to-write)"),
     ValkeyRefusal("MASTERDOWN", "", "it is a replica that has lost its primary"),
-    ValkeyRefusal("CLUSTERDOWN", "", "its cluster is down"),
-    ValkeyRefusal("MOVED", "", "it is a node of a Valkey Cluster, which is not supported"),
+    ValkeyRefusal("CLUSTERDOWN", "", "its cluster is down: too few primaries can be reached (CLUSTERDOWN)"),
+    ValkeyRefusal("MOVED", "", "another primary of the cluster has taken over these keys (MOVED)"),
+    ValkeyRefusal("ASK", "", "these keys are being moved to another primary of the cluster (ASK)"),
+    ValkeyRefusal("TRYAGAIN", "", "these keys are being moved to another primary of the cluster (TRYAGAIN)"),
     ValkeyRefusal("LOADING", "BusyLoadingError", "it is loading its data"),
     ValkeyRefusal("BUSY", "", "a script that runs for too long keeps it busy"),
     ValkeyRefusal("NOAUTH", "", "it wants a password"),
@@ -56,6 +62,8 @@ ANSWERS = (
 
 def in_words(error: BaseException) -> str:
     """Return why a command or connection failed: a few words without names, keys or passwords."""
+    if isinstance(error, NoServer):
+        return str(error)
     text = str(error)
     for answer in ANSWERS:
         if text.startswith(answer.code):
@@ -95,10 +103,11 @@ def _of_system(error: BaseException) -> str:
 
 
 class Refusals:
-    """Follows a server that refuses commands. `why`: the reason in words, "" while it serves."""
+    """Follows a server that refuses commands. `why`: the reason in words, "" while it serves. `name`: for the log."""
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now_s: Callable[[], float] = time.monotonic, name: str = "") -> None:
         self.why = ""
+        self._named = {"primary": name} if name else {}
         self._now_s = now_s
         self._names: set[str] = set()
         self._count = 0
@@ -111,7 +120,7 @@ class Refusals:
         if not self.why:
             self._count, self._began_s = 0, self._last_s
         if why != self.why:
-            log.warning("valkey cannot serve", extra={"why": why, "command": name, "said": str(error)})
+            log.warning("valkey cannot serve", extra={"why": why, "command": name, "said": str(error), **self._named})
             self.why = why
         self._count += 1
         self._names.add(name)
@@ -124,7 +133,8 @@ class Refusals:
         now_s = self._now_s()
         if name in self._names and now_s - self._last_s >= QUIET_S:
             seconds = round(self._last_s - self._began_s, 1)
-            log.warning("valkey serves again", extra={"was": self.why, "refused": self._count, "seconds": seconds})
+            extra = {"was": self.why, "refused": self._count, "seconds": seconds, **self._named}
+            log.warning("valkey serves again", extra=extra)
             self.forget()
 
     def forget(self) -> None:

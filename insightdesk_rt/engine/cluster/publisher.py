@@ -69,17 +69,18 @@ class Publisher:
     def __init__(
         self,
         valkey: Valkey,
-        names: Names,
         address: str,
         settings: EventLogSettings,
         seen: Callable[[str], Offset],
+        watched: Collection[str],
     ) -> None:
         self._valkey = valkey
-        self._names = names
+        self._names = valkey.names
         self._address = address
         self._settings = settings
         self._max_event_bytes = settings.max_event_bytes
         self._seen = seen  # the greatest offset this node has seen in a namespace
+        self._watched = watched  # namespaces whose events an admin of a cluster watches
         self._tail: deque[Sent] = deque()
         self._tail_bytes = 0
         self._answered_s = 0.0
@@ -130,7 +131,7 @@ class Publisher:
             seen = self._seen(event.namespace)
             calls.append(append_call(self._names, event, self._address, self._settings, seen))
             sent.append(number)
-        answers = await self._valkey.call(APPEND_MANY, *together(calls)) if calls else []
+        answers = await self._valkey.call(APPEND_MANY, *together(calls), replicated=True) if calls else []
         for number, answer in zip(sent, answers, strict=True):
             try:
                 offset = found[number] = appended(answer)
@@ -163,6 +164,8 @@ class Publisher:
         for room in event.rooms:
             if self._valkey.send("PUBLISH", partition.channel(room), message):
                 self.published += 1
+        if event.namespace in self._watched:
+            self._valkey.send("PUBLISH", partition.monitor, message)
 
     async def send_again(self, common: Mapping[str, Offset] = {}) -> list[str]:
         """Send the events that Valkey may have lost again, in order. Raises RtError UNAVAILABLE: call it again.
@@ -215,7 +218,7 @@ class Publisher:
 
     async def _append(self, event: Event, was: str = "") -> Offset:
         keys, args = append_call(self._names, event, self._address, self._settings, self._seen(event.namespace), was)
-        return appended(await self._valkey.call(APPEND, keys, args))
+        return appended(await self._valkey.call(APPEND, keys, args, replicated=True))
 
     @staticmethod
     def _moved(sent: Sent) -> Event:

@@ -21,15 +21,21 @@ def pack(args: Sequence[Arg]) -> bytes:
 
 
 class Script:
-    """A Lua script. Servers know it by the hash of its text, so two versions can serve one cluster side by side."""
+    """A Lua script. Servers know it by the hash of its text, so two versions can serve one cluster side by side.
 
-    __slots__ = ("name", "sha", "source")
+    `sharded` is the same script for a Valkey Cluster, where channels belong to slots: it publishes with SPUBLISH, and
+    its lines that begin with `--cluster:` count.
+    """
+
+    __slots__ = ("name", "sha", "sharded", "source")
 
     def __init__(self, name: str, source: str) -> None:
         self.name = name
         self.source = source
         # The script's name for EVALSHA, not a signature.
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        in_cluster = source.replace("'PUBLISH'", "'SPUBLISH'").replace("--cluster: ", "")
+        self.sharded: Script = self if in_cluster == source else Script(name, in_cluster)
 
 
 # ARGV: how often to run; then for each run the number of its keys, the number of its arguments, and its arguments.

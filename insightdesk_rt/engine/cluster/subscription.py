@@ -3,11 +3,15 @@
 valkey-py's PubSub times out on quiet channels, reconnects silently and loses what was published meanwhile, never
 notices a frozen server, and costs four times as much. Here `lost` is called once, at once, and nothing is repaired
 silently: the backplane decides what to do about the gap.
+
+In a cluster channels are *sharded*: they belong to slots, and one connection subscribes to channels of one partition.
+If the slot moves to another primary, the server unsubscribes its channels by itself. That ends the connection here.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -27,7 +31,15 @@ class Subscription(asyncio.Protocol):
     The futures it returns give False instead of raising if the connection ends before they are fulfilled.
     """
 
-    def __init__(self, received: Callable[[bytes, bytes], None], lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, received: Callable[[bytes, bytes], None], lost: Callable[[str], None], sharded: bool = False
+    ) -> None:
+        letter = b"s" if sharded else b""
+        self._message, self._subscribed, self._unsubscribed = (
+            letter + word for word in (b"message", b"subscribe", b"unsubscribe")
+        )
+        self._sharded = sharded
+        self._leaving: Counter[bytes] = Counter()  # channels that this side unsubscribed, until the server confirms it
         self._received = received
         self._lost = lost
         self._why = "closed by the server"
@@ -47,7 +59,7 @@ class Subscription(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _MORE:
-                if type(reply) is list and reply and reply[0] == b"message":
+                if type(reply) is list and reply and reply[0] == self._message:
                     self._received(reply[1], reply[2])
                 else:
                     self._answered(reply)
@@ -82,7 +94,7 @@ class Subscription(asyncio.Protocol):
         for channel in wanted:
             self._acks[channel] = acks
         for start in range(0, len(wanted), BATCH):
-            self._write(pack((b"SUBSCRIBE", *wanted[start : start + BATCH])))
+            self._write(pack((self._subscribed, *wanted[start : start + BATCH])))
         return acks.future
 
     def subscribe_pattern(self, pattern: bytes) -> asyncio.Future[bool]:
@@ -93,8 +105,10 @@ class Subscription(asyncio.Protocol):
 
     def unsubscribe(self, channels: Iterable[bytes]) -> None:
         wanted = tuple(channels)
+        if self._sharded:
+            self._leaving.update(wanted)
         for start in range(0, len(wanted), BATCH):
-            self._write(pack((b"UNSUBSCRIBE", *wanted[start : start + BATCH])))
+            self._write(pack((self._unsubscribed, *wanted[start : start + BATCH])))
 
     def _write(self, data: bytes) -> None:
         if not self._over and self._transport is not None:
@@ -106,10 +120,21 @@ class Subscription(asyncio.Protocol):
         elif isinstance(reply, list):
             if reply[0] == b"pmessage":
                 self._received(reply[2], reply[3])
-            elif reply[0] in (b"subscribe", b"psubscribe") and (acks := self._acks.pop(reply[1], None)):
-                acks.count_down()
+            elif reply[0] in (self._subscribed, b"psubscribe"):
+                if acks := self._acks.pop(reply[1], None):
+                    acks.count_down()
+            elif reply[0] == b"sunsubscribe":
+                self._left(reply[1])
         elif self._greeting:
             self._greeting.pop(0).set_result(True)
+
+    def _left(self, channel: bytes) -> None:
+        """Take the end of a sharded subscription, which one side or the other has wanted."""
+        self._leaving[channel] -= 1
+        if self._leaving[channel] < 0:
+            self.abort("the server has given the channels to another one")
+        elif not self._leaving[channel]:
+            del self._leaving[channel]
 
     def _end(self, why: str) -> None:
         if self._over:
@@ -140,19 +165,20 @@ async def dial(
     received: Callable[[bytes, bytes], None],
     lost: Callable[[str], None],
     deadline_s: float,
+    sharded: bool = False,
 ) -> Subscription:
     """Connect and log in. The host name is resolved each time, because it may point to another server by now.
 
     Raises OSError, TimeoutError. `lost` may have been called before this returns or raises.
     """
     loop = asyncio.get_running_loop()
-    made = Subscription(received, lost)
+    made = Subscription(received, lost, sharded)
     async with asyncio.timeout(deadline_s):
         try:
             if endpoint.path:
                 await loop.create_unix_connection(lambda: made, endpoint.path)
             else:
-                await loop.create_connection(lambda: made, endpoint.host, endpoint.port, ssl=endpoint.tls)
+                await loop.create_connection(lambda: made, endpoint.host, endpoint.port, ssl=endpoint.tls_context())
             if not await made.login(endpoint, name):
                 raise ConnectionError("refused at the login")
         except BaseException:

@@ -30,14 +30,15 @@ import enum
 import logging
 import random
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from insightdesk_rt.engine.cluster import envelope
 from insightdesk_rt.engine.cluster.names import Partition
+from insightdesk_rt.engine.cluster.resp import Arg
 from insightdesk_rt.engine.cluster.subscription import Subscription, dial
 from insightdesk_rt.engine.cluster.valkey import Valkey
-from insightdesk_rt.engine.cluster.valkey_url import endpoint
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import Offset
 from insightdesk_rt.engine.tasks import OwnedTasks
@@ -109,7 +110,8 @@ class SubscriptionLink:
         self._channel = channel
         self._logs = logs
         self._owner = owner
-        self._endpoint = endpoint(valkey.url)
+        self.where = partial(valkey.where, channel)  # finds the server, before each connect
+        self.watched: set[str] = set()  # namespaces whose events an admin watches; only in a cluster
         self._ended: asyncio.Future[str] | None = None
         self._retry = asyncio.Event()
         self._number = 0
@@ -120,7 +122,7 @@ class SubscriptionLink:
         self._tasks = OwnedTasks(log)
 
     def start(self) -> None:
-        self._valkey.on_up.append(lambda changed: self._retry.set())
+        self._valkey.watch(self._channel, lambda changed: self._retry.set())
         self._tasks.spawn(self._run(), "subscription")
         self._tasks.spawn(self._beat(), "probes")
 
@@ -174,6 +176,7 @@ class SubscriptionLink:
             self._retry.clear()
             times_live = self._times_live
             why = await self._session()
+            self._valkey.lost(self._channel)
             misses = 1 if self._times_live > times_live else misses + 1
             if misses == 1:  # once per outage
                 log.warning("subscription lost: %s", why)
@@ -190,10 +193,7 @@ class SubscriptionLink:
         self._ended = ended
         connection: Subscription | None = None
         try:
-            connection = await dial(
-                self._endpoint, f"rt-{self._address}", self._owner.received, lambda why: self._lost(ended, why), DEAD_S
-            )
-            self.connection = connection
+            connection = self.connection = await self._dial(lambda why: self._lost(ended, why))
             self.state = LinkState.CATCHING_UP
             self.caught_up.clear()
             self._confirmed.clear()
@@ -222,6 +222,10 @@ class SubscriptionLink:
                 self.bytes += connection.bytes
             self._lost(ended, "given up")  # it may have died during the login
 
+    async def _dial(self, lost: Callable[[str], None]) -> Subscription:
+        name, received = f"rt-{self._address}", self._owner.received
+        return await dial(await self.where(), name, received, lost, DEAD_S, self._valkey.sharded)
+
     def _lost(self, ended: asyncio.Future[str], why: str) -> None:
         if not ended.done():
             ended.set_result(why)
@@ -245,11 +249,18 @@ class SubscriptionLink:
     async def _probe(self, number: int, namespaces: Collection[str]) -> None:
         connection, before = self.connection, self._owner.positions()
         asked_s = asyncio.get_running_loop().time()
-        reads = [("HMGET", self._logs[namespace].log_state, *LogState._fields) for namespace in namespaces]
+        reads: list[tuple[Arg, ...]] = [
+            ("HMGET", self._logs[namespace].log_state, *LogState._fields) for namespace in namespaces
+        ]
+        if self._valkey.sharded:
+            reads += [("PUBSUB", "SHARDNUMSUB", self._logs[namespace].monitor) for namespace in namespaces]
         try:
-            *states, heard = await self._valkey.in_order(*reads, ("PUBLISH", self._channel, envelope.probe(number)))
+            *read, heard = await self._valkey.in_order(*reads, ("PUBLISH", self._channel, envelope.probe(number)))
         except RtError:
             return
+        states = read[: len(namespaces)]
+        for namespace, (_, watchers) in zip(namespaces, read[len(namespaces) :], strict=False):
+            (self.watched.add if watchers else self.watched.discard)(namespace)
         if connection is not self.connection or self.state is not LinkState.LIVE:
             return
         known = {namespace: LogState(*state) for namespace, state in zip(namespaces, states, strict=True)}

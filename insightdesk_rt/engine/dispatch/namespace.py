@@ -175,7 +175,8 @@ class Context(NamedTuple):
     calls: NodeCalls
     incarnation: Callable[[], str]  # identifies this run of the node; changes after the node was declared dead
     fenced: Callable[[str], None]  # reports an incarnation of this node that is dead according to Valkey
-    recovered: Callable[[], Awaitable[None]]  # waits until lost data is back in Valkey; raises RtError UNAVAILABLE
+    # Waits until lost data of a namespace is back in Valkey. Raises RtError UNAVAILABLE.
+    recovered: Callable[[str], Awaitable[None]]
     settings: FeatureSettings
     tell: Tell = tell_nobody  # stores entries for the helpdesk's back end; RtError UNAVAILABLE
 

@@ -48,13 +48,12 @@ class Backplane(Protocol):
         """Take the hub of this node. The hub calls it once, before the backplane starts."""
         ...
 
-    @property
-    def available(self) -> bool:
-        """Are the other nodes reachable, as far as is known? If not, new clients are refused."""
+    def available(self, namespace: str) -> bool:
+        """Is the log of the namespace reachable, as far as is known? If not, new clients of it are refused."""
         ...
 
-    async def reach(self) -> None:
-        """Return once the store has answered, which proves it reachable. Raises RtError UNAVAILABLE."""
+    async def reach(self, namespace: str) -> None:
+        """Return once the store has answered, which proves the log reachable. Raises RtError UNAVAILABLE."""
         ...
 
     async def append(self, event: Event) -> Offset:

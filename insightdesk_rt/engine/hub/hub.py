@@ -172,7 +172,7 @@ class Hub:
         Raises RtError UNAVAILABLE while the store is unreachable: then no room could be subscribed, and a client that
         ignores that refusal would stay connected and never receive anything.
         """
-        await self._backplane.reach()
+        await self._backplane.reach(socket.namespace)
         known = self._rooms[socket.namespace]
         new = [room for room in rooms if room not in known]
         with self._heard_if_joined(socket.namespace, rooms):
@@ -180,7 +180,7 @@ class Hub:
                 await self._backplane.listen(socket.namespace, new[0])
             elif new:
                 await asyncio.gather(*(self._backplane.listen(socket.namespace, room) for room in new))
-            if not self._backplane.available:  # it may have been lost while this waited
+            if not self._backplane.available(socket.namespace):  # it may have been lost while this waited
                 raise RtError("UNAVAILABLE")
             if self._become_member(socket, rooms):
                 socket.since = self.position(socket.namespace)

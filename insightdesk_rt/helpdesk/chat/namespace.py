@@ -143,7 +143,7 @@ class Chat(Namespace):
         return cls(
             context.hub,
             context.timers,
-            ChatStore(context.valkey, partition, present, rules, context.recovered),
+            ChatStore(context.valkey, partition, present, rules, partial(context.recovered, cls.path)),
             present,
             ViewerStore(context.valkey, partition, context.incarnation, "chat"),
             context.incarnation,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -110,8 +111,9 @@ class Notifications(Namespace):
     @classmethod
     def build(cls, context: Context) -> Notifications:
         partition = context.valkey.names.namespace(cls.path)
+        recovered = partial(context.recovered, cls.path)
         unseen_ms = context.settings.of(NotificationSettings).notification_unseen_s * 1000
-        store = NotificationStore(context.valkey, partition, recovered=context.recovered, unseen_ms=unseen_ms)
+        store = NotificationStore(context.valkey, partition, recovered=recovered, unseen_ms=unseen_ms)
         return cls(context.hub, context.timers, store, context.tell)
 
     async def joined(self, socket: Socket) -> None:

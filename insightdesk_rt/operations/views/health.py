@@ -64,7 +64,11 @@ def node_checks(valkey: Valkey, backplane: ValkeyBackplane, port: ClientPort, la
     """Return the checks that make a node ready."""
 
     async def hears() -> str:
-        return "" if backplane.subscribed else "this node does not receive the others' events"
+        if backplane.subscribed:
+            return ""
+        unheard = [path for path in backplane.unheard if path]
+        of = "" if len(unheard) == len(backplane.namespaces) else f" of {', '.join(unheard) or 'admins'}"
+        return f"this node does not receive the others' events{of}"
 
     async def accepts() -> str:
         return "" if port.accepting else "this node is draining"

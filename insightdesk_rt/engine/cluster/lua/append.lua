@@ -73,4 +73,10 @@ for n = ROOMS_AT, #ARGV, 2 do
   redis.call('EXPIRE', ids, 3600)
   redis.call('PUBLISH', ARGV[n + 1], '1L ' .. id .. ' ' .. (previous or '') .. tail)
 end
+-- Sharded channels have no patterns. So admins who watch events have a channel of their own, which costs nothing until
+-- one of them subscribes to it.
+--cluster: local monitor = log .. ':monitor'
+--cluster: if redis.call('PUBSUB', 'SHARDNUMSUB', monitor)[2] > 0 then
+--cluster:   redis.call('PUBLISH', monitor, '1L ' .. id .. ' ' .. tail)
+--cluster: end
 return id

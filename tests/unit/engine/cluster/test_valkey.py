@@ -224,7 +224,7 @@ def test_a_server_that_refuses_writes_or_drops_data_is_not_healthy(state: str) -
         ([], "u:wrong@", "the user or password is wrong"),
         (["--requirepass", "secret"], "", "it wants a password"),
         (["--requirepass", "secret"], ":wrong@", "the user or password is wrong"),
-        (["--cluster-enabled", "yes"], "", "it is a node of a Valkey Cluster"),
+        (["--cluster-enabled", "yes"], "", "it is a server of a Valkey Cluster; write valkey+cluster"),
         (["--replicaof", "127.0.0.1 1"], "", "it is a read-only replica; name the primary"),
         (["--maxclients", "1"], "", "as many clients as it takes"),
         (["--databases", "1"], "", "no database of this number"),
@@ -383,13 +383,14 @@ def test_an_invalid_url_is_refused_at_once() -> None:
 
 
 def test_tls_checks_the_host_name() -> None:
-    tls = endpoint("rediss://localhost:6379").tls
+    tls = endpoint("rediss://localhost:6379").tls_context()
     assert tls is not None and tls.check_hostname
 
 
 def test_an_endpoint_has_everything_for_a_separate_connection() -> None:
-    assert endpoint("unix:///a%20b/s") == ("/a b/s", "localhost", 6379, "", "", None)
-    assert endpoint("valkey://u:p%40@h:1") == ("", "h", 1, "u", "p@", None)
+    socket, host = endpoint("unix:///a%20b/s"), endpoint("valkey://u:p%40@h:1")
+    assert (socket.path, socket.password, socket.tls_context()) == ("/a b/s", "", None)
+    assert (host.path, host.host, host.port, host.username, host.password) == ("", "h", 1, "u", "p@")
 
 
 @aio
