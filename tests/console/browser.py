@@ -30,6 +30,7 @@ PAGES = (
     "presence",
     "nodes",
     "limits",
+    "webhooks",
     "audit",
     "settings",
 )

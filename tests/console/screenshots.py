@@ -62,6 +62,16 @@ def make_news(stage: Stage) -> None:
     stage.push("POST", "blocks", {"cidr": "192.0.2.128/25", "reason": "a scanner", "forSeconds": 86_400})
     stage.push("POST", "blocks", {"userId": "spambot", "reason": "posts links in every chat"}, scope="operator")
     stage.push("POST", "revocations", {"userId": "leon", "reason": "laptop stolen"}, scope="operator")
+    stage.push(
+        "POST",
+        "webhooks",
+        {"url": "http://127.0.0.1:9/hooks/transcripts", "types": ["chat.closed"], "reason": "the archive"},
+    )
+    stage.push(
+        "POST",
+        "webhooks",
+        {"url": "http://127.0.0.1:9/sync", "types": ["ticket.*", "presence.*"], "reason": "the search index"},
+    )
     stage.push("PUT", "ratelimits/ticket:typing", {"max": 5, "window": 10, "forSeconds": 3600, "reason": "a loop"})
 
 

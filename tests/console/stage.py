@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from insightdesk_rt.api.keys_and_scopes import SCOPES, new_key
+from insightdesk_rt.api.keys_and_scopes import new_key
 from tests.support.native_client import NativePeer
 from tests.support.server import ServerProcess
 
 T = TypeVar("T")
+SCOPES = ("viewer", "operator", "admin")  # of people who sign in
 DEADLINE_S = 15.0
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0"
 SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_5 like Mac OS X) AppleWebKit/605.1.15 Version/18.5 Safari/604.1"
@@ -45,6 +46,7 @@ class Stage:
         self.lines = {scope: line for scope, (_, line) in made.items()}
         self.write_keys(*SCOPES)
         common = {"admin_keys_file": str(self.keys_file), "drain_seconds": 0, "trusted_proxies": "127.0.0.1"}
+        common["webhook_allow_private"] = "true"
         self.n1 = ServerProcess(folder / "n1", node_id="n1", demo="true", **common)
         socket = self.n1.data_dir / "demo" / "valkey.sock"  # the demo has a folder of its own
         self.n2 = ServerProcess(folder / "n2", node_id="n2", valkey_url=f"unix://{socket}", **common)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from standardwebhooks import Webhook
+
 from tests.console.browser import PAGES, Console, needs_chromium
 from tests.console.stage import Stage
+from tests.support.receiver import Receiver
 
 pytestmark = needs_chromium
 
@@ -36,6 +39,38 @@ def test_connections_that_were_found_are_counted_and_then_disconnected(console: 
     )
     assert said == "3 connections closed."
     console.page.get_by_text("0 connections found").wait_for()
+
+
+def test_a_webhook_is_made_tested_paused_and_deleted(console: Console, stage: Stage) -> None:
+    receiver = Receiver()
+    stage.do(receiver.start())
+    try:
+        console.go("webhooks")
+        fields = {"url": receiver.url, "types": "chat.* ticket.created"}
+        shell = f"insightdesk-rt webhooks create {receiver.url} --types 'chat.*,ticket.created' --reason"
+        said = console.act(button(console, "New webhook"), "transcripts", command=shell, **fields)
+        assert said == "The webhook is made."
+        secret = console.page.get_by_role("region", name="Secret").inner_text()
+        assert secret.startswith("whsec_")
+        button(console, "Hide").click()
+        row = console.page.locator("tbody tr", has_text=receiver.url)
+        row.get_by_text("active").wait_for()
+        row.get_by_role("button", name="More").click()
+        detail = console.page.locator("tr.detail")
+        said = console.act(button(console, "Test", detail), "does it work", command="insightdesk-rt webhooks test wh_")
+        assert said.startswith("Accepted in ") and Webhook(secret).verify(
+            receiver.accepted[0].body, receiver.accepted[0].headers
+        )
+        said = console.act(
+            button(console, "Pause", detail), "a deployment", command="insightdesk-rt webhooks pause wh_"
+        )
+        assert said == "The webhook is paused."
+        row.get_by_text("paused").wait_for()
+        said = console.act(button(console, "Delete", detail), "over", command="insightdesk-rt webhooks delete wh_")
+        assert said == "The webhook is deleted."
+        console.page.get_by_text("There are no webhooks.").wait_for()
+    finally:
+        stage.do(receiver.stop())
 
 
 def test_connections_are_sorted_and_paged(console: Console, stage: Stage) -> None:

@@ -13,7 +13,7 @@ from insightdesk_rt.operations.console.console import FOLDER, MAX_CREDENTIAL, PO
 from tests.console.stage import Stage
 from tests.support.server import ServerProcess
 
-MAX_BYTES = 150_000
+MAX_BYTES = 160_000
 COOKIE = "insightdesk_console"
 ADDRESS = iter(f"198.51.100.{number}" for number in range(100, 200))  # wrong keys are counted per address
 

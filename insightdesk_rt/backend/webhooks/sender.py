@@ -93,7 +93,7 @@ def _no_answer(why: BaseException | None, status: int) -> str:
     """Return why there was no whole answer; "" if its status says that the message was accepted."""
     if 200 <= status < 300:
         return ""
-    text = " ".join(str(why).split()) or type(why).__name__
+    text = getattr(why, "strerror", None) or " ".join(str(why).split()) or type(why).__name__
     return f"HTTP {status}" if status else text[:MAX_ERROR]
 
 

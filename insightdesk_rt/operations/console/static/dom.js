@@ -66,6 +66,7 @@ const ICONS = {
 	chats: "M3 4h13v9H8l-5 4zM8 17h9l4 3V9h-2",
 	presence: "M12 21a9 9 0 1 0 0-18 9 9 0 0 0 0 18zM12 7v5l3 2",
 	limits: "M4 18a9 9 0 1 1 16 0M12 14l4-5",
+	webhooks: "M9 8a4 4 0 1 1 5 4l3 5M7 12a4 4 0 1 0 3 6h8",
 	nodes: "M4 4h16v6H4zM4 14h16v6H4zM8 7h.01M8 17h.01",
 	audit: "M6 3h9l4 4v14H6zM9 11h7M9 15h7",
 	settings: "M4 7h10M18 7h2M4 17h2M10 17h10M14 4v6M8 14v6",

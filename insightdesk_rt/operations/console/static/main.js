@@ -11,7 +11,7 @@ import { me } from "./me.js";
 const PAGES = [
 	["Now", [["overview", "Overview"], ["events", "Live events"]]],
 	["People", [["connections", "Connections"], ["users", "User"], ["rooms", "Rooms"], ["chats", "Chats & queue"], ["presence", "Presence"]]],
-	["Server", [["nodes", "Nodes"], ["limits", "Limits"], ["audit", "Audit"], ["settings", "Settings"]]],
+	["Server", [["nodes", "Nodes"], ["limits", "Limits"], ["webhooks", "Webhooks"], ["audit", "Audit"], ["settings", "Settings"]]],
 ];
 const TITLES = Object.fromEntries(PAGES.flatMap(([, pages]) => pages));
 
