@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.cluster.torture.backends import Owed, Told, fact_of
 from tests.cluster.torture.judge import Record, Sent, Verdict, judge
 
 ROOM = "team:red"
@@ -138,3 +139,36 @@ def test_emitter_events_lost_with_valkey_are_counted_separately() -> None:
     assert figures(judge(sent(1, kept=False), [record()])) == (1, 0, 0, 0)
     verdict = judge(sent(1, kept=False), [record()], log_kept=False)
     assert verdict.clean and verdict.emitter_lost == 1
+
+
+# ── what the back end was told ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def told_entry(number: int, id: str = "", **data: object) -> dict[str, object]:
+    message = {"conversationId": "c1", "id": number, **data}
+    return {"id": id or f"evt_{number}", "type": "chat.message", "at": "", "data": message}
+
+
+def test_a_fact_that_the_back_end_was_not_told_is_found() -> None:
+    told = Told("the feed")
+    told.add(told_entry(1))
+    assert told.judge(Owed({("c1", 1)}, ordered=True)) == []
+    assert told.judge(Owed({("c1", 1), ("c1", 2)}, ordered=True)) == ["the feed lacks ('c1', 2)"]
+
+
+def test_a_repeat_to_the_back_end_must_be_the_same_entry_and_the_first_ones_in_order() -> None:
+    told = Told("the feed")
+    for number in (1, 3, 2, 1, 3):
+        told.add(told_entry(number))
+    owed = {("c1", number) for number in (1, 2, 3)}
+    assert told.judge(Owed(owed, ordered=True)) == ["the feed has c1 2 after 3"]
+    assert told.judge(Owed(owed, ordered=False)) == []
+    told.add(told_entry(2, text="other"))
+    assert told.judge(Owed(owed, ordered=False)) == ["the feed has evt_2 with two contents"]
+
+
+def test_a_change_of_a_ticket_is_known_by_its_subject() -> None:
+    entry = {"id": "evt_1", "type": "ticket.updated", "at": "", "data": {"ticket": {"subject": "put-t1/7"}}}
+    assert fact_of(entry) == ("put-t1", 7)
+    entry["data"] = {"ticket": {"subject": "new"}}
+    assert fact_of(entry) is None

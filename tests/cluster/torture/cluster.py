@@ -70,6 +70,7 @@ class Cluster:
         self.nodes: list[Node] = []
         self._settings = {
             "chat_waiting_timeout_s": 86_400,
+            "webhook_allow_private": "true",
             "valkey_prefix": "t",
             "drain_seconds": 1,
             "log_level": "info",

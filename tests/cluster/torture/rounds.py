@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.torture.backends import BackEnds, owed_of
 from tests.cluster.torture.cluster import Cluster
 from tests.cluster.torture.faults import FAULTS, Scene
 from tests.cluster.torture.judge import Verdict, judge
@@ -47,6 +48,7 @@ class Run:
         self.subscribers = Subscribers(cluster, TICKETS, seed)
         self.publishers = Publishers(cluster, self.subscribers.rooms, TICKETS, seed)
         self.talkers = Talkers(cluster, seed)
+        self.backends = BackEnds(cluster, seed)
         self.scene = Scene(cluster, self.subscribers, self.random, long)
 
     async def play(self, name: str) -> Row:
@@ -55,6 +57,7 @@ class Run:
         for record in self.subscribers.records:
             record.begin_round()
         given_up, refused = self.publishers.given_up, self.publishers.refused
+        await self.backends.begin()
         if fault.facts_kept:
             await self.talkers.start()
         self.publishers.start()
@@ -71,6 +74,7 @@ class Run:
             if fault.facts_kept:
                 verdict.facts = self.talkers.acknowledged
                 verdict.lost_facts = await self.talkers.judge()
+                verdict.lost_facts += await self._told(fault.log_kept)
         return Row(
             name,
             time.monotonic() - began,
@@ -92,6 +96,17 @@ class Run:
         verdict.missing += [f"{r.name} did not come back" for r in self.subscribers.records if not r.connected]
         return verdict
 
+    async def _told(self, log_kept: bool) -> list[str]:
+        """Return what the back end was not told within QUIET_S."""
+        conversation, numbers = self.talkers.said
+        owed = owed_of(self.publishers.sent.values(), conversation, numbers, ordered=log_kept)
+        end = time.monotonic() + QUIET_S
+        while True:
+            wrong = self.backends.judge(owed)
+            if not wrong or time.monotonic() > end:
+                return wrong
+            await asyncio.sleep(LOOK_S)
+
     def _judge(self, log_kept: bool) -> Verdict:
         for key in self.subscribers.created & self.publishers.sent.keys():
             self.publishers.sent[key].rooms = frozenset({"team:red"})
@@ -105,8 +120,10 @@ async def running(folder: Path, seed: int, *, long: bool = False, **settings: ob
         try:
             await run.publishers.open()
             await run.subscribers.open()
+            await run.backends.open()
             yield run
         finally:
+            await run.backends.close()
             await run.talkers.close()
             await run.publishers.close()
             await run.subscribers.close()

@@ -129,6 +129,11 @@ class Talkers:
     def acknowledged(self) -> int:
         return len(self._said) + len(self._rung)
 
+    @property
+    def said(self) -> tuple[str, list[int]]:
+        """The conversation of the round, and the numbers of the messages that were acknowledged."""
+        return self._conversation, [number for number, _ in self._said.values()]
+
     async def judge(self) -> list[str]:
         """Return the errors in the history and the notifications; empty if both match what was acknowledged."""
         found = []
