@@ -162,16 +162,17 @@ def operation(
     action: str = "",
     target: Callable[[Any], str] | None = None,
     stream: bool = False,
+    items: Any = None,
 ) -> Callable[[Any], Any]:
     """Declare a method of a Handler as an operation of the API: `async def (self, *path, query, body) -> Answer`.
 
     With an `action` it is written to the audit log. The query or body must then have a `reason`. The entry's target is
     the path's parts, or what `target` returns for the body. With `stream` it answers server-sent events by itself
-    (sse.py).
+    (sse.py). `items` describes the items of a list in the body that the method decodes itself.
     """
 
     def declare(method: Callable[..., Awaitable[Answer | None]]) -> Callable[..., Awaitable[None]]:
-        about = describe_operation(method, scope, query, body, answer, statuses, errors, action, target, stream)
+        about = describe_operation(method, scope, query, body, answer, statuses, errors, action, target, stream, items)
 
         @functools.wraps(method)
         async def run(self: Handler, *path: str) -> None:

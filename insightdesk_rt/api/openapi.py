@@ -84,7 +84,7 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
     found = list(operations(routes))
     kinds: list[Any] = [ErrorAnswer]
     for _, _, about in found:
-        kinds += [kind for kind in (about.body, about.answer) if kind not in (None, Any)]
+        kinds += [kind for kind in (about.body, about.answer, about.items) if kind not in (None, Any)]
         kinds += [each.type for each in _fields(about.query)] + list(about.path.values())
     shapes, components = msgspec.json.schema_components(kinds, ref_template=REF)
     shape = functools.partial(_shape_of, [(kind, _ecma(one)) for kind, one in zip(kinds, shapes, strict=True)])
@@ -124,6 +124,8 @@ def _operation(path: str, method: str, about: Operation, shape: Any) -> dict[str
         described["parameters"] = parameters
     if about.body is not None:
         described["requestBody"] = {"required": True, "content": {JSON: {"schema": shape(about.body)}}}
+    if about.items is not None:  # not in the body's schema: an item that does not fit does not fail the request
+        described["x-items"] = shape(about.items)
     if about.scope is not None:
         described |= {"security": [{"key": []}], "x-scope": about.scope}
     described["responses"] = _responses(about, shape)

@@ -93,6 +93,7 @@ class Operation(NamedTuple):
     target: Callable[[Any], str] | None  # the audit entry's target, from the body, if the path does not say it
     doc: str
     stream: bool  # it answers server-sent events
+    items: Any = None  # type of each item of a list in the body that is decoded by itself, so that it fails alone
 
 
 def describe_operation(
@@ -106,6 +107,7 @@ def describe_operation(
     action: str,
     target: Callable[[Any], str] | None,
     stream: bool,
+    items: Any = None,
 ) -> Operation:
     """Return the declaration from a method and its decorator's arguments. Asserts that a change takes a reason."""
     hints = get_type_hints(method, include_extras=True)
@@ -120,7 +122,7 @@ def describe_operation(
         assert taken is not None and "reason" in taken.__struct_fields__, f"{action} takes no reason"
     path = {_camel(name): hints[name] for name in names}
     doc = inspect.cleandoc(method.__doc__ or "")
-    return Operation(scope, path, query, body, answer, statuses, errors, action, target, doc, stream)
+    return Operation(scope, path, query, body, answer, statuses, errors, action, target, doc, stream, items)
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────

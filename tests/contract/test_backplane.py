@@ -131,6 +131,29 @@ async def test_appending_the_same_id_again_returns_the_first_offset(valkey_url: 
 
 
 @aio
+async def test_events_appended_together_are_delivered_in_their_order_and_fail_alone(
+    valkey_url: str, prefix: str
+) -> None:
+    """A known id is answered with its first offset, another event under it with CONFLICT, a large one is refused."""
+    async with cluster(valkey_url, prefix, 2, max_event_bytes=1_000) as (one, two):
+        for room in (A, B):
+            await two.bus.listen(NS, room)
+        first = await one.bus.append(event("0", A, id="known", fingerprint="x"))
+        many = [event(str(number), (A, B)[number % 2], *(() if number % 3 else (C,))) for number in range(1, 250)]
+        known, taken = event("0", A, id="known", fingerprint="x"), event("9", A, id="known", fingerprint="y")
+        large = event(f'"{"x" * 1_000}"', A)
+        found = await one.bus.append_all([known, *many[:60], taken, large, *many[60:]])
+        assert found[0] == first
+        assert [found[number].code for number in (61, 62)] == ["CONFLICT", "PAYLOAD_TOO_LARGE"]  # type: ignore[union-attr]
+        offsets = [Offset(at) for at in found[1:61] + found[63:]]  # type: ignore[arg-type]
+        assert offsets == sorted(set(offsets), key=offset_key)
+        await until(lambda: len(two.events) == 250, "delivered")
+        assert two.payloads == [str(number) for number in range(250)] and in_order(two.events)
+        assert two.bus.counters["gaps"] == 0
+        assert await one.bus.append_all([]) == []
+
+
+@aio
 async def test_all_nodes_deliver_concurrent_events_in_the_same_order(valkey_url: str, prefix: str) -> None:
     async with cluster(valkey_url, prefix) as nodes:
         for node in nodes:

@@ -230,14 +230,14 @@ class _BatchHandler(Handler):
 
 
 class BatchHandler(_BatchHandler):
-    @operation("publisher", body=BatchBody, answer=BatchAnswer)
+    @operation("publisher", body=BatchBody, answer=BatchAnswer, items=AnyOperation)
     async def post(self, body: BatchBody) -> Answer:
         """Carry out up to 1,000 pushes in order, each with its own result. The same batch again does what is left."""
         return await self.carry_out(body.operations, lambda text: json.decode(_operation, text))
 
 
 class ImportHandler(_BatchHandler):
-    @operation("publisher", body=ImportBody, answer=BatchAnswer)
+    @operation("publisher", body=ImportBody, answer=BatchAnswer, items=TicketRow)
     async def put(self, body: ImportBody) -> Answer:
         """Create or change up to 1,000 tickets, each with its own result. The same import again does what is left."""
         return await self.carry_out(body.tickets, lambda text: json.decode(_row, text))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
 
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.helpdesk.event_relay import EventRelay
+from insightdesk_rt.engine.model import Event, Offset
+from insightdesk_rt.helpdesk.event_relay import EventRelay, Together
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from tests.support.aio import aio
 
@@ -142,3 +143,116 @@ async def test_callers_get_the_message_and_fields_of_the_refusal() -> None:
     )
     told = [result.as_dict() for result in results if isinstance(result, RtError)]
     assert told == [{"code": "UNAVAILABLE", "message": "Not all nodes answered: n2.", "field": 1}] * 3
+
+
+# ── many changes together ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Batching(Log):
+    """A relay that also publishes together. `alone`: kinds that must be published by themselves."""
+
+    def __init__(self, alone: str = "", full_after: int = 1_000, untold: str = "", **refuse: str) -> None:
+        super().__init__(**refuse)
+        self.alone, self.full_after, self.untold = alone, full_after, untold
+        self.calls: list[list[str]] = []
+        self.told: list[list[str]] = []
+        self.done: list[str] = []
+        together = Together(self.events, self.append_all, self.published)
+        self.relay = EventRelay(self.store, self.say, self.spawn, tell=self.tell, together=together)  # type: ignore[arg-type]
+
+    async def events(self, one: PendingEvent) -> list[Event] | None:
+        await asyncio.sleep(0)
+        return None if one.kind == self.alone else [Event("/t", one.kind, "{}", (), id=one.id)]
+
+    async def append_all(self, events: Sequence[Event]) -> list[Offset | RtError]:
+        self.calls.append([one.id for one in events])
+        await asyncio.sleep(0)
+        found: list[Offset | RtError] = []
+        for number, one in enumerate(events):
+            if number >= self.full_after:
+                found.append(RtError("UNAVAILABLE"))
+            elif one.name in self.refuse:
+                found.append(RtError(self.refuse[one.name]))
+            else:
+                self.said.append(one.id)
+                found.append(Offset(f"{len(self.said)}-0"))
+        return found
+
+    async def published(self, done: Sequence[tuple[PendingEvent, Offset]]) -> None:
+        self.done += [one.id for one, _ in done]
+
+    async def tell(self, *changes: PendingEvent) -> None:
+        if self.untold:
+            raise RtError(self.untold)
+        self.told.append([one.id for one in changes])
+
+
+def codes(results: list[Any]) -> list[Any]:
+    return [one.code if isinstance(one, RtError) else one for one in results]
+
+
+@aio
+async def test_changes_of_a_batch_are_published_in_one_call_and_each_gets_its_own_result() -> None:
+    """A later change of a subject names the earlier ones, which are still pending, too."""
+    log = Batching()
+    a, b, c = change("a", 1), change("b", 1), change("a", 2)
+    results = await log.relay.publish_all([[a], [b], [a, c], []])
+    await asyncio.gather(*log.tasks)
+    assert results == ["1-0", "3-0", "2-0", None]
+    assert log.calls == [["s.a.1", "s.a.2", "s.b.1"]] == log.told and log.done == log.calls[0]
+    assert log.store.upto == {"a": 2, "b": 1}
+
+
+@aio
+async def test_a_change_that_must_be_published_by_itself_keeps_its_place_in_its_subject() -> None:
+    log = Batching(alone="moved")
+    results = await log.relay.publish_all(
+        [[change("a", 1)], [change("a", 2, "moved")], [change("b", 1)], [change("a", 3)]]
+    )
+    await asyncio.gather(*log.tasks)
+    assert log.calls == [["s.b.1"]] and results[2] == "1-0"
+    assert [said for said in log.said if said.startswith("s.a")] == ["s.a.1", "s.a.2", "s.a.3"]
+    assert log.store.upto == {"a": 3, "b": 1}
+
+
+@aio
+async def test_what_valkey_did_not_confirm_stays_pending_and_a_later_change_is_not_marked() -> None:
+    log = Batching(full_after=2)
+    results = await log.relay.publish_all([[change("a", 1)], [change("b", 1)], [change("b", 2)], [change("c", 1)]])
+    await asyncio.gather(*log.tasks)
+    assert codes(results) == ["1-0", "2-0", "UNAVAILABLE", "UNAVAILABLE"]
+    assert log.store.upto == {"a": 1, "b": 1}
+
+
+@aio
+async def test_a_change_that_the_back_end_could_not_be_told_of_stays_pending() -> None:
+    log = Batching(untold="UNAVAILABLE")
+    assert codes(await log.relay.publish_all([[change("a", 1)]])) == ["UNAVAILABLE"]
+    await asyncio.gather(*log.tasks)
+    assert log.store.upto == {} and log.done == []
+
+
+@aio
+async def test_an_event_of_a_batch_that_can_never_be_published_does_not_block_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = Batching(big="PAYLOAD_TOO_LARGE")
+    results = await log.relay.publish_all([[change("a", 1, "big")], [change("a", 2)], [change("b", 1)]])
+    await asyncio.gather(*log.tasks)
+    assert results == [None, "1-0", "2-0"] and log.store.upto == {"a": 2, "b": 1}
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+@aio
+async def test_batches_and_single_changes_of_one_subject_take_turns() -> None:
+    log = Batching()
+    changes = [change("a", seq) for seq in range(1, 9)]
+    await asyncio.gather(
+        log.relay.publish_all([changes[:3], [change("b", 1)]]),
+        log.relay.publish_or_raise(changes[:5]),
+        log.relay.publish_all([changes[:7]]),
+        log.relay.publish_or_raise(changes),
+    )
+    await asyncio.gather(*log.tasks)
+    assert [said for said in log.said if said.startswith("s.a")] == [one.id for one in changes]
+    assert not log.relay._turns

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from insightdesk_rt.api.keys_and_scopes import new_key, push_limits
-from insightdesk_rt.backend.push.batch import AT_ONCE, MAX_NOTIFIED, MAX_OPERATIONS, MAX_ROOMS_OF_BATCH
+from insightdesk_rt.api.openapi import describe
+from insightdesk_rt.backend.push.batch import AT_ONCE, MAX_NOTIFIED, MAX_OPERATIONS, MAX_ROOMS_OF_BATCH, BatchHandler
 from tests.support.admin_port import Audit, a_port, make_admin
 from tests.support.aio import aio, until
 from tests.support.ticketing import ANNA, CARL, told
@@ -236,6 +237,16 @@ async def test_a_batch_is_carried_out_although_its_sender_has_gone(valkey_url: s
         text = json.dumps({"operations": [put(str(number)) for number in range(3 * AT_ONCE)]}).encode()
         await desk.port.send_and_leave("POST", BATCH, text)
         await until(lambda: events(desk).count("ticket:created") == 3 * AT_ONCE, "all operations of the batch")
+
+
+def test_the_description_of_the_api_has_every_operation_of_a_batch() -> None:
+    document = describe([(r"/api/v1/batch", BatchHandler, {})])
+    items = document["paths"]["/api/v1/batch"]["post"]["x-items"]
+    schemas = document["components"]["schemas"]
+    assert set(items["discriminator"]["mapping"]) == {
+        *("ticket.put", "ticket.delete", "ticket.comment", "notification", "emit", "chat.start", "chat.message"),
+    }
+    assert {"ticketId", "subject", "at", "id"} <= set(schemas["TicketPut"]["properties"])
 
 
 # ── a publisher's key ────────────────────────────────────────────────────────────────────────────────────────────────
