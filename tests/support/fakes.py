@@ -38,11 +38,10 @@ class OneNode:
     def attach(self, members: LocalMembers) -> None:
         self.members, self.deliver = members, members.deliver
 
-    @property
-    def available(self) -> bool:
+    def available(self, namespace: str) -> bool:
         return not self.away
 
-    async def reach(self) -> None:
+    async def reach(self, namespace: str) -> None:
         if self.away:
             raise RtError("UNAVAILABLE")
 

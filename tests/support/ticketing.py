@@ -30,13 +30,13 @@ class Line:
     """One node's end of a log that several share. What it publishes reaches the others at once."""
 
     deliver: Callable[[Event], None]
-    available = True
 
     def attach(self, members: LocalMembers) -> None:
         self.deliver = members.deliver
 
     def __init__(self, log: fakes.OneNode, lines: list[Line]) -> None:
         self._log, self._lines = log, lines
+        self.available = log.available
         self.append, self.append_all = log.append, log.append_all
         self.listen, self.unlisten = log.listen, log.unlisten
         self.position, self.read, self.reach = log.position, log.read, log.reach

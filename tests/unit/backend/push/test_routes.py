@@ -26,7 +26,6 @@ from insightdesk_rt.engine.model import Offset, User
 from insightdesk_rt.engine.settings import FeatureSettings
 from insightdesk_rt.helpdesk.chat.namespace import Chat
 from insightdesk_rt.helpdesk.notifications.namespace import Notifications
-from insightdesk_rt.helpdesk.pending_events import always
 from insightdesk_rt.helpdesk.tickets.namespace import SubscribeTicket, Tickets
 from tests.support import fakes
 from tests.support.admin_port import Port, Reply, a_port, make_admin, token
@@ -53,6 +52,10 @@ class OwnCalls:
         await self.tickets.recheck_access(subject, offset)
 
 
+async def recovered(namespace: str) -> None:
+    """Valkey has lost nothing."""
+
+
 class Desk:
     """The two namespaces a back end pushes to, behind a real port. With `away` the log refuses events."""
 
@@ -61,7 +64,7 @@ class Desk:
         self.hub = Hub(self.log, PATHS)
         calls: Any = OwnCalls()
         context = Context(
-            self.hub, fakes.Clock(), valkey, calls, lambda: "n1", lambda incarnation: None, always, FeatureSettings()
+            self.hub, fakes.Clock(), valkey, calls, lambda: "n1", lambda incarnation: None, recovered, FeatureSettings()
         )
         features = Features((Tickets, Notifications, Chat), context)
         self.tickets, self.notifications = features.of(Tickets), features.of(Notifications)
