@@ -69,6 +69,7 @@ from insightdesk_rt.engine.periodic import Work, only_if, start_periodic
 from insightdesk_rt.engine.secret import shown_url
 from insightdesk_rt.engine.settings import WHEEL_STEP_MS
 from insightdesk_rt.engine.signing_keys import DemoKeys, KeyRing, cluster_key, fingerprints
+from insightdesk_rt.engine.tokens import Pass
 from insightdesk_rt.engine.transport.client import Client
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.transport.handover import Handover
@@ -499,11 +500,8 @@ async def build_operations(
         cluster.leases.lost,
     )
     hooks = next(part for part in backend if isinstance(part, Hooks))
-    admission = admission_of(moderation, hooks.connect)
-    dispatch = Dispatch(
-        hub, features, admission, clients.wheel, settings.dispatch, clients.sessions, own_events=hooks.own_events
-    )
-    start.stop.push_async_callback(dispatch.close, STOP_WITHIN_S)
+    dispatch = open_dispatch(start, moderation, hooks, clients, features)
+    features.of(Tickets).passes.verify = partial(verify_pass, keys.ring, moderation)
     await or_start_error(cluster.valkey, moderation.start(clients.calls, dispatch.calls))
     start.every(TICK_MS, moderation.tick, "what admins have ruled")
     start_periodic_work(start, cluster, clients, features, backend, dispatch)
@@ -518,6 +516,30 @@ async def build_operations(
     port = ClientPort(registry, dispatch, settings.client_port, blocks, packets)
     drain = Drain(registry, partial(setattr, port, "accepting"))
     return OperationParts(moderation, dispatch, lag, stats, port, drain)
+
+
+def open_dispatch(
+    start: Start, moderation: Moderation, hooks: Hooks, clients: ClientParts, features: Features
+) -> Dispatch:
+    dispatch = Dispatch(
+        clients.hub,
+        features,
+        admission_of(moderation, hooks.connect),
+        clients.wheel,
+        start.settings.dispatch,
+        clients.sessions,
+        own_events=hooks.own_events,
+    )
+    start.stop.push_async_callback(dispatch.close, STOP_WITHIN_S)
+    return dispatch
+
+
+def verify_pass(ring: KeyRing, moderation: Moderation, text: str, user: User) -> Pass:
+    """Return a valid pass that the user shows. A revocation of the user or session concerns it like a token."""
+    shown = ring.verify_pass(text)
+    session_id = shown.session_id or user.session_id
+    moderation.access.passed(structs.replace(user, issued_s=shown.issued_s, session_id=session_id))
+    return shown
 
 
 def admission_of(moderation: Moderation, connect: ConnectHook | None) -> Admission:

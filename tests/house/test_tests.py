@@ -76,6 +76,7 @@ ELSEWHERE = {
     "helpdesk/presence/routes": "integration/test_helpdesk_admin.py",
     "helpdesk/presence/settings": "unit/app/config/test_settings.py",
     "helpdesk/tickets/audience": "unit/helpdesk/test_host_access.py",
+    "helpdesk/tickets/passes": "integration/test_passes.py",
     "helpdesk/tickets/readers": "unit/helpdesk/test_host_access.py",
     "helpdesk/tickets/reports": "unit/helpdesk/test_reports.py",
     "helpdesk/tickets/settings": "unit/app/config/test_settings.py",

@@ -9,12 +9,13 @@ request again, or the node that leads, publishes what is missing.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from insightdesk_rt.engine.dispatch.namespace import (
     PAGE,
@@ -45,6 +46,7 @@ from insightdesk_rt.engine.model import (
     ticket_room,
     ticket_staff_room,
 )
+from insightdesk_rt.engine.tokens import MAX_TOKEN_CHARS
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.texts import OffsetText
 from insightdesk_rt.helpdesk.event_relay import (
@@ -58,10 +60,12 @@ from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.tickets.access import AccessQuestions, AskedAccess, MayRead, load_access
 from insightdesk_rt.helpdesk.tickets.audience import Audience, ByCheck, ByRooms, may
 from insightdesk_rt.helpdesk.tickets.feed import TicketFeed
+from insightdesk_rt.helpdesk.tickets.passes import TicketPasses
 from insightdesk_rt.helpdesk.tickets.readers import NOTE_EVERY_MS, ReaderStore
 from insightdesk_rt.helpdesk.tickets.reports import TICKET_REPORTS, TicketReports
 from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 from insightdesk_rt.helpdesk.tickets.store import (
+    LIFE,
     Comment,
     Guard,
     Outcome,
@@ -81,6 +85,7 @@ from insightdesk_rt.helpdesk.viewer_store import Viewer, ViewerStore, ViewState
 DECIDE_ACCESS = frozenset({"watchers", "customerWatchers", "teamId", "requesterId", "assigneeId"})
 TICKET_ROOM = ticket_room("")
 MAX_AT_ONCE = 200  # tickets per call: a page of a list has 25 to 150
+LONGEST_TIMER_MS = 86_400_000
 SHOWN_AT_ONCE = 10  # tickets: 30 commands in Valkey's pipeline, and at most a page and a quarter of viewers
 
 
@@ -89,11 +94,15 @@ class OnTicket(Payload):
 
 
 class SubscribeTicket(Payload):
-    """One ticket, or several at once. `since`: an offset; the logged events after it are sent first."""
+    """One ticket, or several at once. `since`: an offset; the logged events after it are sent first.
+
+    With a signed `pass` that names the tickets, nobody is asked whether the user may read them.
+    """
 
     ticketId: TicketIdText | None = None
     since: OffsetText | None = None
     ticketIds: Annotated[list[Any], Meta(min_length=1, max_length=MAX_AT_ONCE)] | None = None  # each is answered
+    pass_: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN_CHARS)] | None = field(name="pass", default=None)
 
 
 def _how_many(ask: SubscribeTicket) -> int:
@@ -140,7 +149,7 @@ class TicketsOpened(Struct):
 
 
 class TicketUnsubscribed(Outbound):
-    """`reason` is "access" for a user who may not read the ticket any more."""
+    """`reason`: "access" for a user who may not read the ticket any more, "expired" for a pass that has ended."""
 
     event: ClassVar[str] = "ticket:unsubscribed"
     ticketId: str
@@ -198,6 +207,7 @@ class Tickets(Namespace):
         self._rechecked_as = incarnation()
         self._tickets = tickets
         self._access = access
+        self.passes = TicketPasses()
         self.viewers = ViewerTracker(self, viewers, typing_ms)
         self._readers = readers
         audience: Audience = ByCheck(access, readers) if access.of_host else ByRooms(agent_access == "all")
@@ -244,11 +254,11 @@ class Tickets(Namespace):
         if ask.ticketIds is None:
             if ask.ticketId is None:
                 raise RtError("BAD_REQUEST", "Expected ticketId or ticketIds", field="ticketId")
-            return await self._open(socket, ask.ticketId, since)
+            return await self._open(socket, ask.ticketId, since, ask.pass_)
         if ask.ticketId is not None:
             raise RtError("BAD_REQUEST", "Expected ticketId or ticketIds, not both", field="ticketIds")
         ticket_ids, refused = sift(ask.ticketIds, TICKET, "ticketIds")
-        opened = {one.ticketId: one for one in (await self._open_all(socket, ticket_ids, since)).tickets}
+        opened = {one.ticketId: one for one in (await self._open_all(socket, ticket_ids, since, ask.pass_)).tickets}
         wrong = {one.index: RtError("BAD_REQUEST", one.message, field=f"ticketIds[{one.index}]") for one in refused}
         answers = [
             _opened(str(asked)[:64], None, wrong[at]) if at in wrong else opened.pop(asked, None)
@@ -256,31 +266,39 @@ class Tickets(Namespace):
         ]
         return TicketsOpened([one for one in answers if one is not None])
 
-    async def _open(self, socket: Socket, ticket_id: str, since: Offset | None) -> TicketSubscribed:
+    async def _open(self, socket: Socket, ticket_id: str, since: Offset | None, shown: str | None) -> TicketSubscribed:
         async def join(still: Callable[[], bool]) -> JoinResult:
-            await self._require_access(socket, ticket_id)
-            right = await self._tickets.right(ticket_id, self._access.opened_by(socket.user))
-            return await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since, right, still)
+            try:
+                await self._require(socket, ticket_id, shown)
+                right = await self._tickets.right(ticket_id, self._opened_by(socket, shown))
+                return await self.hub.join_all(socket, _rooms(socket.user, ticket_id), since, right, still)
+            finally:
+                self._drop_unused_passes(socket)
 
         return await self._show(socket, ticket_id, await self.rechecks.join([ticket_room(ticket_id)], join))
 
-    async def _open_all(self, socket: Socket, ticket_ids: list[str], since: Offset | None) -> TicketsOpened:
+    async def _open_all(
+        self, socket: Socket, ticket_ids: list[str], since: Offset | None, shown_pass: str | None
+    ) -> TicketsOpened:
         """Open several tickets with one join: either all that the user may read are open afterwards, or none is."""
         new = [one for one in ticket_ids if ticket_room(one) not in socket.rooms]
         refused: dict[str, RtError] = {}
 
         async def join(still: Callable[[], bool]) -> JoinResult:
             nonlocal refused
-            refused = await self._refusals(socket, ticket_ids)
+            refused = await self._refusals(socket, ticket_ids, shown_pass)
             rights: dict[Room, Right] = {}
             for some in batched([one for one in ticket_ids if one not in refused], SHOWN_AT_ONCE):
-                opened_by = self._access.opened_by(socket.user)
+                opened_by = self._opened_by(socket, shown_pass)
                 found = await asyncio.gather(*(self._tickets.right(one, opened_by) for one in some))
                 for ticket_id, right in zip(some, found, strict=True):
                     rights |= dict.fromkeys(_rooms(socket.user, ticket_id), right)
             if not rights:
                 return JoinResult(NO_OFFSET, True)
-            return await self.hub.join_all(socket, tuple(rights), since, rights, still)
+            try:
+                return await self.hub.join_all(socket, tuple(rights), since, rights, still)
+            finally:
+                self._drop_unused_passes(socket)
 
         joined = await self.rechecks.join([ticket_room(one) for one in ticket_ids], join)
         try:
@@ -295,11 +313,47 @@ class Tickets(Namespace):
             raise
         return TicketsOpened([_opened(one, shown.get(one), refused.get(one)) for one in ticket_ids])
 
-    async def _refusals(self, socket: Socket, ticket_ids: list[str]) -> dict[str, RtError]:
+    def _opened_by(self, socket: Socket, shown_pass: str | None) -> Collection[str]:
+        """Return the grants that may open a ticket. Of a pass, only its issuer knows since when the user may read."""
+        return (LIFE,) if shown_pass is not None else self._access.opened_by(socket.user)
+
+    async def _require(self, socket: Socket, ticket_id: str, shown_pass: str | None) -> None:
+        """Raise RtError unless the user may read the ticket: by the pass, if there is one, or by the access check."""
+        if shown_pass is None:
+            await self._require_access(socket, ticket_id)
+            self._drop_pass(socket, ticket_id)
+            return
+        self.passes.show(socket, ticket_id, shown_pass)
+        self._watch_pass(socket, ticket_id)
+
+    def _drop_unused_passes(self, socket: Socket) -> None:
+        for ticket_id in self.passes.unused(socket):
+            self._drop_pass(socket, ticket_id)
+
+    def _drop_pass(self, socket: Socket, ticket_id: str) -> None:
+        if self.passes.drop(socket, ticket_id):
+            self.cancel(("pass", socket, ticket_id))
+
+    def _watch_pass(self, socket: Socket, ticket_id: str) -> None:
+        """Take the socket out of the ticket when its pass ends. The wall clock decides, as for tokens."""
+        left_s = self.passes.left_s(socket, ticket_id, time.time())
+        if left_s is None or socket.gone:
+            return
+        if left_s <= 0:
+            if ticket_room(ticket_id) in socket.rooms:
+                self._expel(socket, ticket_id, "expired")
+            self._drop_pass(socket, ticket_id)
+        else:
+            delay_ms = min(int(left_s * 1000) + 1, LONGEST_TIMER_MS)
+            self.later(("pass", socket, ticket_id), delay_ms, self._watch_pass, socket, ticket_id)
+
+    async def _refusals(self, socket: Socket, ticket_ids: list[str], shown_pass: str | None) -> dict[str, RtError]:
         """Return the tickets that the user may not open, with the errors to answer. Raises RtError UNAVAILABLE."""
         found: dict[str, RtError] = {}
         for some in batched(ticket_ids, SHOWN_AT_ONCE):
-            asked = await asyncio.gather(*(self._require_access(socket, one) for one in some), return_exceptions=True)
+            asked = await asyncio.gather(
+                *(self._require(socket, one, shown_pass) for one in some), return_exceptions=True
+            )
             for ticket_id, why in zip(some, asked, strict=True):
                 if isinstance(why, RtError) and why.code != "UNAVAILABLE":
                     found[ticket_id] = why
@@ -402,6 +456,8 @@ class Tickets(Namespace):
                 await self.viewers.view(socket, ticket_id)
 
     async def left(self, socket: Socket, why: CloseReason) -> None:
+        for ticket_id in self.passes.left(socket):
+            self.cancel(("pass", socket, ticket_id))
         self.viewers.socket_left(socket, _tickets(socket.rooms), why.may_resume)
 
     async def node_lost(self, incarnation: str) -> None:
@@ -562,13 +618,13 @@ class Tickets(Namespace):
         if room not in self.hub.rooms(self.path):
             return 0
         await until_delivered(self.hub, self.path, offset)
-        users = list({socket.user for socket in self.hub.members(self.path, room)})
-        allowed = await asyncio.gather(*(self._may_read(user, ticket_id) for user in users))
-        refused = {user for user, may in zip(users, allowed, strict=True) if not may}
-        sockets = [each for each in self.hub.members(self.path, room) if each.user in refused]
-        for socket in sockets:
-            self._expel(socket, ticket_id)
-        return len(sockets)
+        members = list(self.hub.members(self.path, room))
+        if any(self.passes.holds(socket, ticket_id) for socket in members) and not await self._tickets.version(
+            ticket_id
+        ):
+            for socket in members:  # the ticket was deleted
+                self._drop_pass(socket, ticket_id)
+        return await self._recheck([(socket, ticket_id) for socket in self.hub.members(self.path, room)])
 
     async def recheck(self, key: str, ticket_id: str) -> int:
         """Forget what is known about a user ("": any) and a ticket ("": any), and check again what is open here.
@@ -583,13 +639,16 @@ class Tickets(Namespace):
 
     async def _recheck(self, open_here: Collection[tuple[Socket, str]]) -> int:
         """Take sockets out of those of these tickets that their users may not read. Returns how many."""
-        asked = list({(socket.user, ticket_id) for socket, ticket_id in open_here})
-        allowed = await asyncio.gather(*(self._may_read(user, ticket_id) for user, ticket_id in asked))
-        refused = {pair for pair, may in zip(asked, allowed, strict=True) if not may}
+        open_here = [pair for pair in open_here if not self.passes.holds(*pair)]
+        users = {(_who(socket), ticket_id): socket.user for socket, ticket_id in open_here}
+        allowed = await asyncio.gather(*(self._may_read(user, ticket_id) for (_, ticket_id), user in users.items()))
+        refused = {pair for pair, may in zip(users, allowed, strict=True) if not may}
         taken = [
             (socket, ticket_id)
             for socket, ticket_id in open_here
-            if (socket.user, ticket_id) in refused and ticket_room(ticket_id) in socket.rooms
+            if (_who(socket), ticket_id) in refused
+            and ticket_room(ticket_id) in socket.rooms
+            and not self.passes.holds(socket, ticket_id)  # it may have shown one meanwhile
         ]
         for socket, ticket_id in taken:
             self._expel(socket, ticket_id)
@@ -619,13 +678,14 @@ class Tickets(Namespace):
             raise RtError("NOT_FOUND", "There is no such ticket.", ticketId=ticket_id)
         raise RtError("FORBIDDEN", ticketId=ticket_id)
 
-    def _expel(self, socket: Socket, ticket_id: str) -> None:
+    def _expel(self, socket: Socket, ticket_id: str, reason: str = "access") -> None:
         self._take_out(socket, ticket_id)
-        self.tell(socket, TicketUnsubscribed(ticket_id, "access"))
+        self.tell(socket, TicketUnsubscribed(ticket_id, reason))
 
     def _take_out(self, socket: Socket, ticket_id: str) -> None:
         for room in both(ticket_id):  # first, so that the socket gets no more events whatever happens next
             self.hub.leave(socket, room)
+        self._drop_pass(socket, ticket_id)
         self.viewers.leave(socket, ticket_id)
 
 
@@ -653,6 +713,12 @@ def _opened(ticket_id: str, shown: TicketSubscribed | None, refused: RtError | N
 
 def batched(ids: list[str], size: int) -> Iterator[list[str]]:
     return (ids[start : start + size] for start in range(0, len(ids), size))
+
+
+def _who(socket: Socket) -> tuple[str, str, str]:
+    """Return a user as access depends on one. A token may be renewed while the check runs."""
+    user = socket.user
+    return user.key, user.role, user.team_id
 
 
 def both(ticket_id: str) -> list[Room]:
