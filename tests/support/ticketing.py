@@ -40,6 +40,7 @@ class Line:
         self.append, self.append_all = log.append, log.append_all
         self.listen, self.unlisten = log.listen, log.unlisten
         self.position, self.read, self.reach = log.position, log.read, log.reach
+        self.available = log.available
         lines.append(self)
 
     def publish(self, event: Event) -> None:
