@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -103,6 +103,9 @@ class BareNode:
 
     def resync(self, namespace: str, rooms: Collection[Room]) -> None:
         self.hub.resync(namespace, rooms)
+
+    def resync_newer(self, namespace: str, rooms: Mapping[Room, Offset]) -> None:
+        self.hub.resync_newer(namespace, rooms)
 
     def deliver(self, event: Event) -> None:
         self.hub.deliver(event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ class Node:
         self.bus.attach(self)
         self.events: list[Event] = []
         self.resyncs: list[tuple[str, list[Room]]] = []
+        self.uncertain: list[tuple[str, dict[Room, Offset]]] = []
         self.take: Callable[[Event], None] = self.events.append
         self.with_members: set[Room] = set()
 
@@ -45,6 +46,9 @@ class Node:
 
     def resync(self, namespace: str, rooms: Collection[Room]) -> None:
         self.resyncs.append((namespace, sorted(rooms)))
+
+    def resync_newer(self, namespace: str, rooms: Mapping[Room, Offset]) -> None:
+        self.uncertain.append((namespace, dict(rooms)))
 
     @property
     def payloads(self) -> list[str]:
@@ -319,6 +323,20 @@ async def test_an_offset_older_than_an_hour_is_valid_only_within_the_rooms_own_l
         await node.valkey.command("RPUSH", Names(prefix).namespace(NS).ids(A), old)
         backlog = await node.bus.read(NS, [A], old)
         assert [e.payload for e in backlog.events] == ["1"] and backlog.complete
+
+
+@aio
+async def test_an_offset_that_the_log_does_not_have_is_of_another_log(valkey_url: str, prefix: str) -> None:
+    """Its event was lost, or another primary took it: what else that log had is not known here."""
+    async with cluster(valkey_url, prefix, 1) as (node,):
+        first = await node.bus.append(event("1", A))
+        for n in range(2, 5):
+            await node.bus.append(event(str(n), A))
+        assert (await node.bus.read(NS, [A], first)).complete
+        key = offset_key(first)
+        for unknown in (f"{key[0]}-999998", f"{key[0]}-999999"):
+            backlog = await node.bus.read(NS, [A], Offset(unknown))
+            assert (backlog.events, backlog.complete) == ([], False)
 
 
 @pytest.mark.parametrize("claim", ["below the floor", "beyond the end", "too old", "too much", "too much together"])

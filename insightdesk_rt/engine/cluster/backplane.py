@@ -12,7 +12,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
 from insightdesk_rt.engine.cluster import envelope
 from insightdesk_rt.engine.cluster.envelope import BusCall, Poison
@@ -42,6 +42,9 @@ class _NoMembers:
         return False
 
     def resync(self, namespace: str, rooms: Collection[Room]) -> None:
+        pass
+
+    def resync_newer(self, namespace: str, rooms: Mapping[Room, Offset]) -> None:
         pass
 
 

@@ -295,6 +295,9 @@ class Lane:
                 page = await self._logs.page(sequencer.namespace, sequencer.position)
                 sequencer.catch_up(page.events, page.upto)
                 cut, done = cut or page.cut, page.done
+            if sequencer.uncertain:
+                uncertain, sequencer.uncertain = sequencer.uncertain, {}
+                self._owner.members.resync_newer(sequencer.namespace, uncertain)
             if cut:
                 self._resync(sequencer, await self._logs.rooms_after(sequencer.namespace, sequencer.rooms, since))
 

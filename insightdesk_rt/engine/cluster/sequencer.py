@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import msgspec
+
 from insightdesk_rt.engine.cluster.envelope import Logged, Poison
 from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, Room, offset_key
 
@@ -74,6 +76,7 @@ class Sequencer:
         "_probed",
         "_reached",
         "_recent",
+        "_rewound_from",
         "duplicates",
         "ends",
         "epoch",
@@ -88,6 +91,7 @@ class Sequencer:
         "settling",
         "skipped",
         "started",
+        "uncertain",
         "verified",
     )
 
@@ -102,6 +106,10 @@ class Sequencer:
         self.ends: deque[LogEnd] = deque()
         self.forgot_ends = False  # were older ends dropped?
         self._event_id = ""  # of the event at the position, if it is known
+        self._rewound_from = (0, 0)  # the greatest position before it went back
+        # Room → offset of its first event that was read a second time and that this node does not know: nobody was in
+        # the room here when the event was published. A client that came later may have had it at another node.
+        self.uncertain: dict[Room, Offset] = {}
         self.epoch = ""  # of the Valkey that has this log; it changes when Valkey was emptied
         self.started = False
         self.held = True  # until its log was read for the first time
@@ -206,8 +214,19 @@ class Sequencer:
             if key > self._at:
                 self._at, self.position, self._event_id = key, event.offset, event.id
                 if not self.rooms.keys().isdisjoint(event.rooms):
-                    self.repaired += self._deliver_once(event)
+                    if key <= self._rewound_from:
+                        self._read_again(event)
+                    # With `was` it is only for members that came before it: others may have it from another node.
+                    self.repaired += self._deliver_once(
+                        event if event.was else msgspec.structs.replace(event, was=event.offset)
+                    )
         self.advance(upto)
+
+    def _read_again(self, event: Event) -> None:
+        """Note an event before the point from which this node went back, if it does not know it."""
+        if event.id not in self._recent and event.id not in self._older:
+            for room in self.rooms.keys() & set(event.rooms):
+                self.uncertain.setdefault(room, event.offset)
 
     def release(self, *, accept_gaps: bool = False) -> bool:
         """End a hold and work off the buffer. Returns False if that found another gap: repair again.
@@ -246,6 +265,7 @@ class Sequencer:
         delivered since are recognised by their ids.
         """
         self._reached.clear()  # ends of the log that was lost
+        self._rewound_from = max(self._rewound_from, self._at)
         self.position = min(offset, self.verified, key=offset_key)
         self._at, self._event_id = offset_key(self.position), ""
         while self.ends and offset_key(self.ends[-1].offset) > self._at:

@@ -6,7 +6,7 @@ the node that published it. A volatile event is delivered there at once, and on 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -40,6 +40,10 @@ class LocalMembers(Protocol):
 
     def resync(self, namespace: str, rooms: Collection[Room]) -> None:
         """Events of these rooms are lost: their members must reload."""
+        ...
+
+    def resync_newer(self, namespace: str, rooms: Mapping[Room, Offset]) -> None:
+        """Members that came to one of these rooms after its offset may have missed events: they must reload."""
         ...
 
 

@@ -157,7 +157,7 @@ class Hub:
             if self._become_member(socket, rooms) and new:
                 since_in = socket.since_in = {} if socket.since_in is None else socket.since_in
                 position = self.position(socket.namespace)
-                since_in.update(dict.fromkeys(new, position))
+                since_in.update({room: max(position, begins.get(room, position), key=offset_key) for room in new})
                 starts = socket.starts = {} if socket.starts is None else socket.starts
                 if socket.shut:
                     socket.shut.difference_update(new)
@@ -214,7 +214,8 @@ class Hub:
                 raise AccessChanged
             greet()
             self._send(missed.events, socket, set(rooms))
-            socket.since = self.position(socket.namespace)  # it has been sent everything up to here
+            # It has everything up to here. A node that is cut off from the log may be behind its client.
+            socket.since = max(since, self.position(socket.namespace), key=offset_key)
             socket.starts = dict(starts) or None
             return self._become_member(socket, rooms)
 
@@ -340,6 +341,14 @@ class Hub:
         """Tell the rooms' members on this node that events are lost for good and that they must reload."""
         for room in rooms:
             self.deliver(Event(namespace, "resync", json.dumps({"rooms": [room]}), (room,)))
+
+    def resync_newer(self, namespace: str, rooms: Mapping[Room, Offset]) -> None:
+        """Tell the members that came to a room after its offset that they must reload. See LocalMembers."""
+        for room, offset in rooms.items():
+            at, payload = offset_key(offset), json.dumps({"rooms": [room]})
+            for socket in list(self._rooms[namespace].members(room)):
+                if offset_key((socket.since_in or {}).get(room, socket.since)) >= at:
+                    socket.emit("resync", payload)
 
     def position(self, namespace: str) -> Offset:
         """Everything of this node's rooms up to here was delivered."""

@@ -63,6 +63,13 @@ for n = 3, #KEYS do
   end
 end
 
+-- The offset is that of an entry. If the log reaches back to it and has no such entry, then the offset is of another log:
+-- of a server that lost its last second, or of a primary that took writes beside this one. Their offsets say nothing here.
+local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+if since ~= '0-0' and first and not later(first[1]) and not redis.call('XRANGE', log, since, since)[1] then
+  return short
+end
+
 local answer = { 1, top, floor or '0-0', missed }
 if #missed > at_once then
   return answer

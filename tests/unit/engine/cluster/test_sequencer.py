@@ -238,3 +238,18 @@ def test_ends_are_kept_as_long_as_delivered_ids_and_at_least_one(rig: Rig) -> No
     rig.sequencer.verify(Offset("500-0"), 201.0)
     rig.sequencer.verify(Offset("500-0"), 1000.0)
     assert [end.offset for end in rig.sequencer.ends] == ["500-0"]
+
+
+def test_an_event_read_a_second_time_is_only_for_members_that_came_before_it(rig: Rig) -> None:
+    """This node does not know it, because nobody was in its room here. A client that came later may have had it at
+    another node: it must not get it twice, and it is told to reload, because it may also have missed it."""
+    heard: list[Event] = []
+    rig.sequencer._deliver = heard.append
+    assert rig.hear(12, 10)
+    rig.probe(1, "30-0")
+    rig.sequencer.rooms[B] = ChannelSubscription(rig.sequencer, B, b"b")
+    rig.sequencer.held = True
+    rig.sequencer.rewind(Offset("10-0"))
+    rig.sequencer.catch_up([event(11, B), event(12), event(13, B), event(31, B)], Offset("31-0"))
+    assert [(one.payload, one.was) for one in heard] == [("12", ""), ("11", "11-0"), ("13", "13-0"), ("31", "31-0")]
+    assert rig.sequencer.uncertain == {B: "11-0"}, "the event that it knows is certain, and so is the new one"

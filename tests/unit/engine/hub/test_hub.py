@@ -212,6 +212,27 @@ async def test_an_event_logged_again_is_not_delivered_to_members_that_joined_lat
 
 
 @aio
+async def test_only_members_that_came_after_an_uncertain_event_are_told_to_reload() -> None:
+    hub, _ = hub_of()
+    early, texts_early = added(hub)
+    await hub.enter(early, [T])
+    offset = await hub.emit("/tickets", [T], "ticket:updated", "1")
+    late, texts_late = added(hub)
+    await hub.enter(late, [T])
+    joined, texts_joined = added(hub)
+    await hub.enter(joined, [Room("ticket:2")])
+    joined.since = Offset("0-0")
+    await hub.join(joined, T)
+    for texts in (texts_early, texts_late, texts_joined):
+        texts.clear()
+    hub.resync_newer("/tickets", {T: offset, Room("ticket:3"): offset})
+    assert texts_early == []
+    for texts in (texts_late, texts_joined):
+        (told,) = map(json.loads, texts)
+        assert (told["event"], told["data"]) == ("resync", {"rooms": [T]})
+
+
+@aio
 async def test_new_sockets_are_refused_while_other_nodes_are_unreachable() -> None:
     """Also if the nodes become unreachable while a room is being subscribed."""
     hub, log = hub_of()
