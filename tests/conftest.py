@@ -28,7 +28,7 @@ if os.environ.get("CI"):
 
 # The folders with the longest files come first: a long file that is begun last leaves the other processes idle.
 LONGEST_FIRST = (
-    *("cluster", "console", "hostile", "integration", "scenarios"),
+    *("simulation", "cluster", "console", "hostile", "integration", "scenarios"),
     *("contract", "fuzz", "unit", "house", "benchmarks"),
 )
 TESTS = Path(__file__).parent
