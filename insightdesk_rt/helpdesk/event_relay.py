@@ -311,7 +311,7 @@ class EventRelay:
         """Publish one event and write its change to the feed, at the same time. Raises RtError of either."""
         if self._tell is None:
             return await self._publish_one(event)
-        # begun first, so that both commands are in one pipeline; in a gather of its own, which costs one task and not two
+        # Begun first, so that both commands are in one pipeline. Two coroutines in one gather would be two tasks.
         telling = asyncio.gather(self._tell_of(self._tell, event), return_exceptions=True)
         try:
             result = await self._publish_one(event)

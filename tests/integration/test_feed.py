@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from insightdesk_rt.api.keys_and_scopes import new_key
+from insightdesk_rt.api.keys_and_scopes import PushLimits, new_key
 from insightdesk_rt.api.sse import MAX_OF_ONE
 from insightdesk_rt.feed import Feed, FeedEvent, FeedIncomplete, FeedRefused
 from tests.support.aio import aio, until
@@ -26,6 +27,8 @@ from tests.support.sse import watching
 
 Pair = tuple[ServerProcess, ServerProcess]
 KEY, LINE = new_key("reporting", "viewer")
+PUBLISHER_KEY, PUBLISHER_LINE = new_key("pusher", "publisher", PushLimits(("/tickets",), ("ticket:",)))
+DOC = (Path(__file__).parents[2] / "docs" / "backend.md").read_text(encoding="utf-8")
 ACCEPT = {"Accept": "text/event-stream"}
 
 
@@ -33,7 +36,7 @@ ACCEPT = {"Accept": "text/event-stream"}
 def pair(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("feed")
     keys = folder / "keys"
-    keys.write_text(LINE + "\n")
+    keys.write_text(f"{LINE}\n{PUBLISHER_LINE}\n")
     keys.chmod(0o600)
     with two_nodes(folder, valkey_url, admin_keys_file=keys) as nodes:
         yield nodes
@@ -107,8 +110,9 @@ async def test_a_wrong_query_is_refused_by_its_field(pair: Pair, query: str, fie
 @aio
 async def test_the_feed_is_read_by_admins_only(pair: Pair) -> None:
     """The feed holds chats and notes, which a key for charts must not read."""
-    status, answer = await pair[0].push("GET", "/api/v1/feed", token=KEY)
-    assert status == 403 and answer["error"]["code"] == "FORBIDDEN"
+    for key in (KEY, PUBLISHER_KEY):
+        status, answer = await pair[0].push("GET", "/api/v1/feed", token=key)
+        assert status == 403 and answer["error"]["code"] == "FORBIDDEN"
     assert (await pair[0].push("GET", "/api/v1/feed", token=None))[0] == 401
 
 
@@ -208,6 +212,34 @@ async def test_a_python_program_reads_the_feed_with_for(pair: Pair) -> None:
     reader = Feed(url(one), one.token("reader", "admin"), types=["ticket.created"], after=begin, limit=2)
     found = await asyncio.to_thread(lambda: [event.data["ticketId"] for event in islice(reader, 3)])
     assert found == ["for0", "for1", "for2"]
+
+
+@aio
+async def test_the_example_of_the_docs_reads_the_feed(pair: Pair) -> None:
+    one, _ = pair
+    begin = (await feed(one))["next"]
+    for number in range(3):
+        await put(one, f"docs{number}")
+    [example] = [code for code in re.findall(r"```python\n(.*?)```", DOC, re.DOTALL) if "import Feed" in code]
+    handled: list[str] = []
+    saved: list[str] = []
+
+    class Enough(Exception):
+        pass
+
+    def handle(event: FeedEvent) -> None:
+        handled.append(event.data["ticketId"])
+
+    def save(offset: str) -> None:
+        saved.append(offset)
+        if len(saved) == 3:
+            raise Enough
+
+    names = {"key": one.token("reader", "admin"), "saved_offset": begin, "handle": handle, "save": save}
+    with pytest.raises(Enough):
+        await asyncio.to_thread(exec, example.replace("http://localhost:3002", url(one)), names)
+    assert handled == ["docs0", "docs1", "docs2"]
+    assert (await feed(one, after=saved[-1], types="ticket.*"))["events"] == [], "it is behind the last event"
 
 
 @aio

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -80,3 +82,20 @@ def test_a_secret_that_is_none_is_refused_without_showing_it(secret: str) -> Non
 
 def test_new_secrets_are_random() -> None:
     assert len(secret_key(new_secret())) == 32 and new_secret() != new_secret()
+
+
+def test_the_example_of_the_docs_verifies_and_drops_repeats() -> None:
+    page = (TESTS.parent / "docs" / "backend.md").read_text(encoding="utf-8")
+    [example] = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "standardwebhooks" in code]
+    secret, seen, handled = new_secret(), set[str](), []
+
+    def seen_before(id: str) -> bool:
+        return id in seen or bool(seen.add(id))
+
+    names: dict[str, Any] = {"seen_before": seen_before, "handle": lambda kind, data: handled.append((kind, data))}
+    exec(example.replace("whsec_…", secret), names)
+    body = b'{"id":"evt_1","type":"chat.closed","at":"","data":{"a":1}}'
+    headers = signed_headers([secret], "evt_1", int(time.time()), body)
+    assert [names["receive"](body, headers) for _ in range(2)] == [204, 204]
+    assert handled == [("chat.closed", {"a": 1})]
+    assert names["receive"](body + b" ", headers) == 400
