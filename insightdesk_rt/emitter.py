@@ -35,7 +35,7 @@ from insightdesk_rt.engine.cluster.names import Key, Names
 from insightdesk_rt.engine.cluster.outage import NoServer
 from insightdesk_rt.engine.cluster.publisher import EventLogSettings, append_call, appended, check_event, fingerprint
 from insightdesk_rt.engine.cluster.resp import load_script
-from insightdesk_rt.engine.cluster.sentinels import find_primary
+from insightdesk_rt.engine.cluster.sentinels import SentinelFinder
 from insightdesk_rt.engine.cluster.slots import ask_for_map, slot_of
 from insightdesk_rt.engine.cluster.valkey import ValkeySettings, cannot_serve
 from insightdesk_rt.engine.cluster.valkey_url import Endpoint, Topology, parse
@@ -112,6 +112,7 @@ class _Emitter(Generic[C]):
             # The library would take a part of such a password for the host or port, and show it in its error.
             raise ValueError(f"{shown_url(url)}: {fault}")
         self._url = parse(url, *files)
+        self._finder = SentinelFinder(self._url, timeout_s)
         self._names = Names(prefix)
         self._keep = keep
         self._max_event_bytes = keep.max_event_bytes
@@ -129,7 +130,7 @@ class _Emitter(Generic[C]):
     async def _find(self, tag: str) -> Endpoint:
         """Return the server to connect to. Raises NoServer."""
         if self._url.topology is Topology.SENTINEL:
-            return await find_primary(self._url, self._timeout_s)
+            return await self._finder.find()
         if self._sharded:
             found = (await ask_for_map(self._url, (), self._timeout_s)).owner(slot_of(tag))
             if found is None:

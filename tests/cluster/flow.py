@@ -10,19 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import secrets
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from insightdesk_rt.emitter import AsyncEmitter, Emitter
+from insightdesk_rt.engine.cluster.subscription_link import PROBE_S
+from insightdesk_rt.engine.errors import RtError
 from tests.support.aio import until
 from tests.support.clients import Peer
-from tests.support.native_client import NativeDoor
-from tests.support.server import ServerProcess
+from tests.support.native_client import NativeDoor, NativePeer
+from tests.support.server import SECRET, ServerProcess, environment
+from tests.support.sse import watching
 
 NAMESPACES = ("/", "/tickets", "/chat", "/notifications", "/presence", "/dashboard")
 EVENT = "test:number"
@@ -56,6 +63,7 @@ class Publisher:
         self.user = user
         self.acknowledged = 0
         self.refusals: Counter[int] = Counter()
+        self.by: dict[int, ServerProcess] = {}  # number → the node that acknowledged it
         self.longest_s = 0.0  # how long an event took at most, with its tries
         self._nodes = nodes
         self._stop = False
@@ -83,6 +91,7 @@ class Publisher:
             node = self._nodes[(number + attempt) % len(self._nodes)]
             status, answer = await node.push("POST", "/api/v1/emit", body)
             if status == 200:
+                self.by[number] = node
                 self.longest_s = max(self.longest_s, time.monotonic() - began)
                 return
             assert status == 503 and answer["error"]["code"] == "UNAVAILABLE", (status, answer)
@@ -122,8 +131,12 @@ class Flow:
 
         await until(enough, f"{number} more events in each of {tuple(wanted)}", 40.0)
 
-    async def judge(self) -> None:
-        """Stop the publishers, and check what arrived."""
+    async def judge(self, across_nodes: bool = True) -> None:
+        """Stop the publishers, and check what arrived.
+
+        `across_nodes=False`: the order is that of each publishing node. An asynchronous failover discards what only the
+        former primary had. Each node sends its own events again, so those of two nodes may come in another order.
+        """
         for publisher in self.publishers.values():
             publisher.stop()
         await asyncio.gather(*(publisher.task for publisher in self.publishers.values()))
@@ -135,7 +148,11 @@ class Flow:
         for namespace, publisher in self.publishers.items():
             expected = list(range(1, publisher.acknowledged + 1))
             for number, peer in enumerate(self.peers[namespace]):
-                assert numbers(peer) == expected, f"{namespace} on n{number + 1}: {wrong(numbers(peer), expected)}"
+                where = f"{namespace} on n{number + 1}"
+                for node in [None] if across_nodes else self.nodes:
+                    mine = [n for n in expected if node is None or publisher.by[n] is node]
+                    got = [n for n in numbers(peer) if node is None or publisher.by.get(n, node) is node]
+                    assert got == mine, f"{where}: {wrong(got, mine)}"
                 assert peer.connected and peer.connects == 1, (
                     f"{namespace}: the client lost its connection: {peer.ended}"
                 )
@@ -151,14 +168,16 @@ class Flow:
 
 
 @asynccontextmanager
-async def flowing(nodes: Sequence[ServerProcess], namespaces: Sequence[str] = NAMESPACES) -> AsyncIterator[Flow]:
+async def flowing(
+    nodes: Sequence[ServerProcess], namespaces: Sequence[str] = NAMESPACES, *, across_nodes: bool = True
+) -> AsyncIterator[Flow]:
     """Yield a flow that runs; it is judged at the end of the block."""
     flow = Flow(nodes, namespaces)
     try:
         await flow.start()
         await flow.more(5)
         yield flow
-        await flow.judge()
+        await flow.judge(across_nodes)
     finally:
         await flow.close()
 
@@ -184,3 +203,93 @@ def wrong(got: list[int], expected: list[int]) -> dict[str, Any]:
 async def in_thread(work: Any, *args: Any) -> Any:
     """Run what waits for processes while the loop goes on."""
     return await asyncio.get_running_loop().run_in_executor(None, work, *args)
+
+
+async def resumes(nodes: Sequence[ServerProcess]) -> None:
+    """Let a client miss two events, and come back on the other node."""
+    user, token = "resumer", {"token": nodes[0].token("resumer", "admin")}
+    peer = await NativeDoor().open(nodes[0].address, "/tickets", token)
+    assert isinstance(peer, NativePeer)
+    try:
+        await emit(nodes[0], user, 1)
+        await peer.expect(EVENT, {"n": 1})
+        (first,) = [received for received in peer.events if received.event == EVENT]
+        session = {"pid": peer.pid, "offset": first.extra[0]}
+    finally:
+        await peer.close()
+    await emit(nodes[0], user, 2)
+    await emit(nodes[1], user, 3)
+    back = await NativeDoor().open(nodes[1].address, "/tickets", {**token, **session})
+    try:
+        await until(lambda: numbers(back) == [2, 3], "what was missed")
+        assert back.recovered
+    finally:
+        await back.close()
+
+
+async def emit(node: ServerProcess, user: str, number: int, **more: Any) -> None:
+    room = {} if "rooms" in more else {"room": f"user:{user}"}
+    body = {"namespace": "/tickets", "event": EVENT, **room, "data": {"n": number}, **more}
+    status, answer = await node.push("POST", "/api/v1/emit", body)
+    assert status == 200, answer
+
+
+async def emitters(nodes: Sequence[ServerProcess], url: str, prefix: str, fail_over: Callable[[], Any]) -> None:
+    """Publish with both emitters, before and after a failover; every event must arrive once."""
+    user = "reader"
+    peer = await NativeDoor().open(nodes[1].address, "/tickets", {"token": nodes[0].token(user, "admin")})
+    try:
+        async with AsyncEmitter(url, prefix) as asynchronous:
+            with Emitter(url, prefix) as blocking:
+                for number in range(1, 11):
+                    if number == 5:
+                        await in_thread(fail_over)
+                    target = (asynchronous if number % 2 else blocking).of("/tickets").to(f"user:{user}")
+                    await emitted(target, number)
+        await until(lambda: numbers(peer) == list(range(1, 11)), f"{peer}")
+    finally:
+        await peer.close()
+
+
+async def emitted(target: Any, number: int) -> None:
+    """Emit with the same id until it is acknowledged, as a back end does."""
+    for _ in range(100):
+        try:
+            answer = await in_thread(lambda: target.emit(EVENT, {"n": number}, id=f"emitted-{number}"))
+            if asyncio.iscoroutine(answer):
+                await answer
+            return
+        except RtError as refused:
+            assert refused.code == "UNAVAILABLE"
+            await asyncio.sleep(0.1)
+    raise AssertionError(f"event {number} was never acknowledged")
+
+
+async def watched(nodes: Sequence[ServerProcess]) -> None:
+    """Watch live events on one node while the other publishes: logged and volatile ones, once each, of one room."""
+    async with watching(nodes[0], "events?room=user:seen") as seen, watching(nodes[0], "events") as everything:
+        await asyncio.sleep(2 * PROBE_S)  # the nodes' next probes find that somebody watches volatile events
+        await emit(nodes[1], "seen", 1, rooms=["user:seen", "user:too"])
+        await emit(nodes[1], "unseen", 2)
+        await emit(nodes[1], "seen", 3, volatile=True)
+        await emit(nodes[1], "seen", 4, event="test:end")
+        await seen.expect("event", event="test:end")
+        await everything.expect("event", event="test:end")
+        names = [data["event"] for kind, data in seen.seen if kind == "event"]
+        assert names == [EVENT, EVENT, "test:end"]
+        mine = [data for kind, data in everything.seen if kind == "event" and data["event"] in (EVENT, "test:end")]
+        assert len(mine) == 4
+
+
+async def check_says(folder: Path, url: str, **settings: object) -> str:
+    """Return what `insightdesk-rt check` prints of a Valkey."""
+    given = {"valkey_url": url, "data_dir": str(folder), "jwt_secret": SECRET, **settings}
+    command = [sys.executable, "-m", "insightdesk_rt", "check"]
+    ended = await in_thread(
+        functools.partial(
+            subprocess.run, command, env=environment(given), capture_output=True, text=True, timeout=30, check=False
+        )
+    )
+    text: str = ended.stdout + ended.stderr
+    assert "Traceback" not in text, text
+    return text

@@ -14,9 +14,10 @@ import pytest
 import valkey
 
 from insightdesk_rt.emitter import AsyncEmitter, Emitter
+from insightdesk_rt.engine.cluster.subscription import dial
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.model import new_id
-from tests.support.aio import aio
+from tests.support.aio import aio, until
 from tests.support.certificates import certificate
 from tests.support.native_client import NativeDoor
 from tests.support.nodes import two_nodes
@@ -164,10 +165,13 @@ async def test_two_environments_on_one_valkey_receive_nothing_from_each_other(tm
 
 
 @contextlib.asynccontextmanager
-async def behind_tls(server: OwnValkey, pem: Path) -> AsyncIterator[int]:
-    """Speak TLS with a certificate for a Valkey, on a port of 127.0.0.1."""
+async def behind_tls(server: OwnValkey, pem: Path, clients: Path | None = None) -> AsyncIterator[int]:
+    """Speak TLS with a certificate for a Valkey, on a port of 127.0.0.1. `clients`: the authority of clients' own."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
+    if clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(clients)
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -207,3 +211,33 @@ async def test_valkeys_certificate_is_checked(tmp_path: Path, caplog: pytest.Log
                     assert "its certificate is not" in caplog.text, name
                     caplog.clear()
                 await client.close()
+
+
+@aio
+async def test_a_client_certificate_opens_a_valkey_that_demands_one(tmp_path: Path) -> None:
+    """For commands and for the subscription alike; without the right one neither connects."""
+    pem, own = certificate(tmp_path / "valkey.pem"), certificate(tmp_path / "own.pem")
+    with OwnValkey() as server:
+        async with behind_tls(server, pem, clients=own) as port:
+            url = f"valkeys://127.0.0.1:{port}?ssl_ca_certs={pem}&ssl_certfile={{0}}&ssl_keyfile={{0}}"
+            assert await opens(server, url.format(own))
+            assert not await opens(server, url.format(certificate(tmp_path / "stranger.pem")))
+
+
+async def opens(server: OwnValkey, url: str) -> bool:
+    """Do the connections for commands and for messages open? Both must give the same answer."""
+    client, heard = Valkey(url, new_id(), deadline_ms=2000), list[bytes]()
+    await client.start()
+    try:
+        where = await client.where(client.names.all_nodes)
+        connection = await dial(where, "test", lambda channel, text: heard.append(text), lambda why: None, 2)
+        assert await connection.subscribe([b"channel"])
+        server("PUBLISH", "channel", "x")
+        await until(lambda: heard == [b"x"], "the message")
+        connection.abort("done")
+        assert client.available
+    except OSError:
+        assert not client.available
+    finally:
+        await client.close()
+    return client.counters["connects"] > 0

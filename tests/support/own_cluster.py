@@ -33,6 +33,7 @@ class ClusterServer(LoopbackValkey):
             *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"),
             *("--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-port", str(self.bus_port)),
             *("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"),
+            *("--cluster-require-full-coverage", "no"),
             *args,
         )
 

@@ -152,6 +152,10 @@ class Primary:
         """Wait until all connections that `available` needs are up, or the deadline is over."""
         await asyncio.gather(*(pipe.soon_up() for pipe in {self.main, self.durable, self.replicated}))
 
+    def forget_refusals(self) -> None:
+        """Forget why commands were refused: the reason is over."""
+        self._refusals.forget()
+
     def leave(self, why: str) -> None:
         """Drop all connections and look for the server again: another one has taken over."""
         for pipe in self._pipes:

@@ -17,7 +17,7 @@ from functools import partial
 
 from insightdesk_rt.engine.cluster.outage import NoServer
 from insightdesk_rt.engine.cluster.primary import Primary, PrimarySettings
-from insightdesk_rt.engine.cluster.sentinels import find_primary, watch_sentinel
+from insightdesk_rt.engine.cluster.sentinels import SentinelFinder, watch_sentinel
 from insightdesk_rt.engine.cluster.slots import SlotMap, ask_for_map, slot_of
 from insightdesk_rt.engine.cluster.valkey_url import Endpoint, Host, Topology, ValkeyUrl
 from insightdesk_rt.engine.counters import Histogram
@@ -80,7 +80,7 @@ class OneRoute:
 
     def __init__(self, url: ValkeyUrl, settings: PrimarySettings, seconds: Histogram, tag: str) -> None:
         self.url = url
-        self._ask_s = settings.deadline_ms / 1000 * ASK_PART
+        self._finder = SentinelFinder(url, settings.deadline_ms / 1000 * ASK_PART)
         self.only: Primary = Primary(self._where, settings, self, seconds)
         self.on_up: list[Callable[[bool], None]] = []
         self._route = Route(tag, self.only)
@@ -123,7 +123,7 @@ class OneRoute:
 
     async def _where(self) -> Endpoint:
         if self.url.topology is Topology.SENTINEL:
-            return await find_primary(self.url, self._ask_s)
+            return await self._finder.find()
         return self.url.endpoint()
 
     def _switched(self) -> None:
@@ -134,7 +134,7 @@ class OneRoute:
     async def _leave_former(self) -> None:
         """Leave the present server if the Sentinels name another one."""
         try:
-            named = await find_primary(self.url, self._ask_s)
+            named = await self._finder.find(all_of_them=True)
         except NoServer:
             return
         finally:
@@ -300,6 +300,9 @@ class ClusterRoutes:
             if primary is not route.primary:
                 if route.primary is not None and primary is not None:
                     log.info("a partition has moved", extra={"partition": route.tag, "to": primary.name})
+                for either in (route.primary, primary):
+                    if either is not None:
+                        either.forget_refusals()  # those of the migration are over
                 route.primary = primary
                 moved.append(route)
         for route in moved:
@@ -335,7 +338,10 @@ def probe_key(route: Route) -> str:
 
 
 def listed(tags: Sequence[str]) -> str:
-    """Return partitions in a short form for people: insightdesk/tickets, insightdesk:sessions-0 and 4 more."""
-    most = 6
-    more = f" and {len(tags) - most} more" if len(tags) > most else ""
-    return ", ".join(tags[:most]) + more if tags else "nothing of ours"
+    """Return partitions in a short form for people: insightdesk/chat, insightdesk:sessions-2, -6, -10."""
+    named = sorted((tag for tag in tags if ":sessions-" not in tag), key=lambda tag: ("/" not in tag, tag))
+    sessions = sorted(tag.rpartition("-") for tag in tags if ":sessions-" in tag)
+    numbers = ", ".join(f"-{number}" for _, _, number in sorted(sessions, key=lambda parts: int(parts[2])))
+    if sessions:
+        named.append(sessions[0][0] + numbers)
+    return ", ".join(named) or "nothing of ours"

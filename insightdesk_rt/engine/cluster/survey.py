@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from insightdesk_rt.engine.cluster.primary import info_field
-from insightdesk_rt.engine.cluster.routes import ClusterRoutes, OneRoute
+from insightdesk_rt.engine.cluster.routes import ClusterRoutes, OneRoute, listed
 from insightdesk_rt.engine.cluster.sentinels import ask_sentinels
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.cluster.valkey_url import Topology
@@ -44,7 +44,5 @@ def _cluster(routes: ClusterRoutes) -> list[tuple[str, str]]:
     for shard in sorted(routes.map.shards):
         tags = [tag for tag, route in routes.by_tag().items() if shard.has(route.slot)]
         replicas = ", ".join(map(str, shard.replicas)) or "none"
-        rows.append(
-            ("primary", f"{shard.primary}, replicas: {replicas}, partitions: {', '.join(sorted(tags)) or 'none'}")
-        )
+        rows.append(("primary", f"{shard.primary}, replicas: {replicas}, partitions: {listed(tags)}"))
     return rows
