@@ -14,7 +14,14 @@ from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import User
 from insightdesk_rt.helpdesk.tickets import access
-from insightdesk_rt.helpdesk.tickets.access import HostAccess, TicketAccess, allowed, load_access
+from insightdesk_rt.helpdesk.tickets.access import (
+    AccessUnknown,
+    AskedAccess,
+    HostAccess,
+    TicketAccess,
+    allowed,
+    load_access,
+)
 from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
 from insightdesk_rt.helpdesk.tickets.store import Facts, TicketChange, TicketStore
 from tests.support import fakes
@@ -138,3 +145,71 @@ def test_a_wrong_setting_gives_a_one_line_error(host_module: Any, spec: str, why
     with pytest.raises(ValueError) as wrong:
         load(spec)
     assert str(wrong.value) == f"access: {why}"
+
+
+# ── the back end's answer ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Says:
+    """A back end that always gives the same answer; None: it gives none."""
+
+    def __init__(self, answer: bool | None) -> None:
+        self.answer = answer
+        self.asked = 0
+
+    async def may_read(self, user: User, ticket_id: str) -> bool:
+        self.asked += 1
+        if self.answer is None:
+            raise AccessUnknown
+        return self.answer
+
+    def forget(self, user_key: str = "", ticket_id: str = "") -> None: ...
+
+    def ended(self) -> list[Any]:
+        return []
+
+
+class Rules(TicketAccess):
+    """Our own rules with a fixed result."""
+
+    def __init__(self, result: bool) -> None:
+        self.result = result
+
+    async def may_read(self, user: User, ticket_id: str) -> bool:
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("plugin", "answer", "asked", "allowed"),
+    [
+        (None, True, 1, True),
+        (None, False, 1, False),
+        (True, True, 1, True),
+        (True, False, 1, False),
+        (False, True, 0, False),
+        (False, None, 0, False),
+    ],
+)
+@aio
+async def test_the_hosts_check_and_the_back_end_must_both_allow_it(
+    plugin: bool | None, answer: bool | None, asked: int, allowed: bool
+) -> None:
+    """The check in this process is asked first; its no costs the back end nothing."""
+    check = None if plugin is None else HostAccess(lambda user, ticket_id: bool(plugin))
+    access, says = AskedAccess(Rules(True), "closed", check), Says(answer)
+    access.questions = says
+    assert await access.may_read(fakes.user(), "42") is allowed and says.asked == asked
+
+
+@pytest.mark.parametrize("rules", [True, False])
+@pytest.mark.parametrize("down", ["closed", "rules", "open"])
+@aio
+async def test_without_an_answer_the_setting_decides(down: Any, rules: bool) -> None:
+    access = AskedAccess(Rules(rules), down)
+    for says in (Says(None), None):  # also before the node has built its hooks
+        access.questions = says
+        if down == "closed":
+            with pytest.raises(RtError, match="INTERNAL"):
+                await access.may_read(fakes.user(), "42")
+        else:
+            assert await access.may_read(fakes.user(), "42") is (rules or down == "open")
