@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,18 +15,23 @@ from tests.support.aio import aio, until
 from tests.support.clients import Peer
 from tests.support.native_client import NativeDoor
 from tests.support.nodes import two_nodes
+from tests.support.own_cluster import OwnCluster
 from tests.support.own_valkey import OwnValkey
 from tests.support.raw_websocket import RawWebSocket
 from tests.support.server import ServerProcess
 
 DOOR = NativeDoor()
 BOT = {"id": "bot", "name": "Bot"}
+COMMENT = {"kind": "reply", "author": BOT, "excerpt": "on it"}
 
 
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory, valkey_url: str) -> Iterator[tuple[ServerProcess, ServerProcess]]:
-    with two_nodes(tmp_path_factory.mktemp("batch"), valkey_url) as both:
-        yield both
+@pytest.fixture(scope="module", params=["one Valkey", "a Valkey Cluster"])
+def nodes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, valkey_url: str
+) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    with contextlib.ExitStack() as stack:
+        url = valkey_url if request.param == "one Valkey" else stack.enter_context(OwnCluster()).url
+        yield stack.enter_context(two_nodes(tmp_path_factory.mktemp("batch"), url))
 
 
 def socketio(server: ServerProcess, token: str) -> RawWebSocket:
@@ -118,6 +126,46 @@ async def test_a_batch_during_which_valkey_freezes_is_completed_by_a_retry(tmp_p
 async def events_of(peer: Peer, tickets: int, news: int) -> tuple[list[str], list[int]]:
     created = [(await peer.expect("ticket:created"))["ticketId"] for _ in range(tickets)]
     return created, [await peer.expect("news") for _ in range(news)]
+
+
+@aio
+async def test_a_batch_that_is_sent_to_two_nodes_at_once_is_done_once(
+    nodes: tuple[ServerProcess, ServerProcess],
+) -> None:
+    """A back end that got no answer in time may retry at another node while the first one is still at work."""
+    one, two = nodes
+    eve = await DOOR.open(one.address, "/tickets", {"token": one.token("eve", "admin")})
+    tag = secrets.token_hex(3)
+    operations: list[dict[str, Any]] = []
+    for number in range(150):
+        ticket = f"{tag}-{number}"
+        operations += [
+            {"op": "ticket.put", "ticketId": ticket, "status": "open", "id": "p1"},
+            {"op": "ticket.put", "ticketId": ticket, "status": "solved", "id": "p2"},
+            {"op": "ticket.comment", "ticketId": ticket, **COMMENT, "id": "c1"},
+            {"op": "emit", "namespace": "/tickets", "room": "role:admin", "event": tag, "data": number, "id": ticket},
+        ]
+    answers = await asyncio.gather(*(batch(node, *operations) for node in (one, two, one)))
+    assert not [one for results in answers for one in results if "error" in one]
+    for number in (0, 149):
+        _, ticket = await two.push("GET", f"/api/v1/tickets/{tag}-{number}")
+        assert (ticket["status"], ticket["version"]) == ("solved", 2)
+    assert [await eve.expect(tag) for _ in range(150)] == list(range(150))
+    created = [(await eve.expect("ticket:created"))["ticketId"] for _ in range(150)]
+    assert sorted(created) == sorted(f"{tag}-{number}" for number in range(150))
+    await eve.not_told(tag)
+    await eve.not_told("ticket:created")
+    await eve.close()
+
+
+@aio
+async def test_a_batch_may_have_four_megabytes(nodes: tuple[ServerProcess, ServerProcess]) -> None:
+    """Other bodies may have one: an event of 250 KB, twelve times."""
+    event = {"op": "emit", "namespace": "/tickets", "room": "nobody", "event": "big", "data": "x" * 250_000}
+    results = await batch(nodes[0], *[event] * 12)
+    assert len(results) == 12 and all(one["offset"] for one in results)
+    status, answer = await nodes[0].push("POST", "/api/v1/batch", {"operations": [event] * 17})
+    assert (status, answer["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
 
 
 @aio
