@@ -11,6 +11,7 @@ import pytest
 
 from insightdesk_rt.api.keys_and_scopes import SCOPES, Principal, new_key, push_limits
 from insightdesk_rt.api.paging import make_cursor
+from tests.console.test_sessions import sign_in
 from tests.support.aio import aio
 from tests.support.server import ServerProcess
 
@@ -86,6 +87,8 @@ async def test_a_leaked_publisher_key_reads_nothing_and_administrates_nothing(se
             assert status not in (401, 403), (method, path, answer)
         else:
             assert (status, answer["error"]["code"]) == (403, "FORBIDDEN"), (method, path)
+    signed_in = sign_in(server, key)
+    assert (signed_in.status, signed_in.code) == (403, "FORBIDDEN") and "set-cookie" not in signed_in.headers
 
 
 @aio

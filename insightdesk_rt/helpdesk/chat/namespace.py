@@ -285,16 +285,25 @@ class Chat(Namespace):
         return payloads.view(change.conversation, True)
 
     async def carry_out_all(self, requests: Sequence[ChatRequest]) -> list[BegunConversation | StoredMessage | RtError]:
-        """Do what a back end asks for, in order, and publish it together. Returns the result of each, or its error."""
-        # One pipeline: sent in this order, and done in this order.
-        done = await asyncio.gather(*map(self.store.carry_out, requests), return_exceptions=True)
-        found: list[BegunConversation | StoredMessage | RtError] = []
-        for one in done:
-            if isinstance(one, BaseException) and not isinstance(one, RtError):
-                raise one
-            found.append(one)
+        """Do what a back end asks for, and publish it together. Returns the result of each, or its error.
+
+        Requests for one conversation, and new conversations of one customer, are done in their order.
+        """
+        found: list[Any] = [None] * len(requests)
+        orders: dict[tuple[str, str], list[int]] = {}
+        for number, one in enumerate(requests):
+            orders.setdefault((one.conversation_id, "" if one.conversation_id else one.user.key), []).append(number)
+
+        async def in_order(numbers: Sequence[int]) -> None:
+            for number in numbers:
+                try:
+                    found[number] = await self.store.carry_out(requests[number])
+                except RtError as refused:
+                    found[number] = refused
+
+        await asyncio.gather(*map(in_order, orders.values()))
         stored = [number for number, one in enumerate(found) if not isinstance(one, RtError)]
-        published = await self._relay.publish_all([found[number].pending for number in stored])  # type: ignore[union-attr]
+        published = await self._relay.publish_all([found[number].pending for number in stored])
         for number, result in zip(stored, published, strict=True):
             if isinstance(result, RtError):
                 found[number] = result

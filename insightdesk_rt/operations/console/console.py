@@ -91,6 +91,8 @@ class SessionHandler(Handler):
     async def post(self, body: SignIn) -> Answer:
         """Sign in to the console: the answer sets its cookie. For pages of this port only."""
         who = self.admin.access.holder(body.credential, self.admin.peer(self.request).address)
+        if not who.may("viewer"):
+            raise RtError("FORBIDDEN", "This key may only push, so there is nothing that the console could show.")
         secret = await self.sessions.open(body.credential)
         self.set_cookie(COOKIE, secret, max_age=SESSION_S, **self._attributes())
         return Answer(ConsoleSession(who.name, who.scope, "cookie"))
