@@ -45,6 +45,7 @@ async def described(server: ServerProcess) -> list[tuple[str, str, dict[str, Any
 
 def at(path: str) -> str:
     """Return a value for a path parameter that exists nowhere: its own name."""
+    path = path.replace("{webhookId}", "wh_" + "0" * 16)
     return path.replace("{sid}", "s" * 20).replace("{id}", "0" * 20).replace("{", "").replace("}", "")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 Schema = dict[str, Any]
 
 # What may fit a pattern; one of them must.
-TEXTS = ("a1", "0" * 20, "s" * 20, "2035-01-01T00:00:00Z")
+TEXTS = ("a1", "0" * 20, "s" * 20, "wh_" + "0" * 16, "https://receiver.example/", "0-0", "2035-01-01T00:00:00Z")
 OF_TYPE: dict[str, tuple[Any, ...]] = {
     "null": (None,),
     "boolean": (True,),
