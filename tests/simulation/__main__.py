@@ -10,7 +10,7 @@ import time
 
 from tests.simulation.schedule import Outcome, run
 
-BATCH = 20
+BATCH = 100  # schedules for each core at a time
 
 
 def main() -> int:
@@ -29,22 +29,20 @@ def main() -> int:
 def explore(seed: int, minutes: float) -> int:
     """Play schedules on all cores until the time is over."""
     begun_s, number, broken = time.monotonic(), 0, 0
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        for outcome in pool.imap_unordered(run, _seeds(seed, begun_s + minutes * 60), chunksize=BATCH):
-            number += 1
-            if outcome.broken:
-                broken += 1
-                show(outcome)
+    cores = os.cpu_count() or 1
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        while time.monotonic() < begun_s + minutes * 60:
+            seeds = range(seed + number, seed + number + BATCH * cores)
+            for outcome in pool.imap_unordered(run, seeds, chunksize=BATCH // 4):
+                number += 1
+                if outcome.broken:
+                    broken += 1
+                    show(outcome)
     took_s = time.monotonic() - begun_s
     print(
         f"{number} schedules in {took_s:.0f} s ({60 * number / took_s:.0f} a minute), from seed {seed}: {broken} broken"
     )
     return 1 if broken else 0
-
-
-def _seeds(first: int, end_s: float) -> range:
-    """Return seeds for about as long as is asked for: a schedule takes some 50 ms of a core."""
-    return range(first, first + max(1, int((end_s - time.monotonic()) * 20 * (os.cpu_count() or 1))))
 
 
 def show(outcome: Outcome) -> None:
