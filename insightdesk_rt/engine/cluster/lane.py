@@ -268,8 +268,8 @@ class Lane:
     async def _catch_up(self, sequencer: Sequencer) -> None:
         """Deliver what the log has after the sequencer's position. Raises RtError UNAVAILABLE; then call it again."""
         async with self._repair_locks[sequencer.namespace]:
-            top, since, epoch, fork = await self._open(sequencer)
-            # A change of the known epoch is handled by the next probe, which restores events too.
+            top, since, epoch, fork, apart = await self._open(sequencer)
+            # The next probe handles a change of the known epoch, and restores events too.
             if self._epochs.setdefault(sequencer.namespace, epoch) == epoch:
                 self._forks.setdefault(sequencer.namespace, fork)
             if not sequencer.started:
@@ -281,7 +281,7 @@ class Lane:
             emptied = sequencer.epoch not in ("", epoch)
             sequencer.epoch = epoch
             if emptied and since != sequencer.position:
-                since = NO_OFFSET  # everything in the log was added since then
+                since, apart = NO_OFFSET, False  # everything in the log was added since then
                 self._resync_if_cut_off(sequencer)
             if since is None:
                 # Another primary took writes beside the one of this node, for longer than nodes remember.
@@ -298,13 +298,16 @@ class Lane:
             if sequencer.uncertain:
                 uncertain, sequencer.uncertain = sequencer.uncertain, {}
                 self._owner.members.resync_newer(sequencer.namespace, uncertain)
-            if cut:
+            if apart:  # a client that resumed here may lack what the log had before that
+                self._resync(sequencer, list(sequencer.rooms))
+            elif cut:
                 self._resync(sequencer, await self._logs.rooms_after(sequencer.namespace, sequencer.rooms, since))
 
     async def _open(self, sequencer: Sequencer) -> Opened:
         opened = await self._logs.open(sequencer.namespace, sequencer.known_ends())
         if opened.since is None and not sequencer.forgot_ends:
-            return opened._replace(since=sequencer.known_ends()[0][0])  # everything since this node's start is known
+            # Everything since this node's start is known.
+            return opened._replace(since=sequencer.known_ends()[0][0], apart=True)
         return opened
 
     def _resync_if_cut_off(self, sequencer: Sequencer) -> None:
@@ -367,7 +370,7 @@ class Lane:
                     epochs, common = dict[str, str](), dict[str, Offset]()
                     # First, so that new ids are greater than all ids given out before.
                     for namespace, sequencer in self.sequencers.items():
-                        _, since, epochs[namespace], _ = await self._open(sequencer)
+                        _, since, epochs[namespace], *_ = await self._open(sequencer)
                         if epochs[namespace] == self._epochs.get(namespace):
                             common[namespace] = since or NO_OFFSET
                         # else it was emptied; nodes that were connected have received everything older

@@ -43,13 +43,15 @@ ENTRIES = load_script(PACKAGE, "entries")
 class Opened(NamedTuple):
     """`since`: read on from here; None: not known from where.
 
-    `fork`: when the namespace's clients were last told to reload.
+    `fork`: when the namespace's clients were last told to reload. `apart`: the log has nothing that this node knows, so
+    it was another one already when this node started.
     """
 
     top: Offset
     since: Offset | None
     epoch: str
     fork: str
+    apart: bool = False
 
 
 class LogPage(NamedTuple):
