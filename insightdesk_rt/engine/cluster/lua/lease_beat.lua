@@ -1,5 +1,7 @@
--- One node's sign of life; returns {alive, leads, incarnation that is to be reaped...}; alive is 2 for a node that this
--- server knew nothing of, though it was here before: the server was emptied, and what the node holds is to be put again.
+-- Renew a node's lease, and declare nodes dead whose leases have ended.
+--
+-- Returns {alive, leads, incarnation to be reaped...}. alive: 1; 0 if this incarnation was declared dead; 2 if the server
+-- does not know a node that was here before. The server was emptied then, and the node must store what it holds again.
 --
 -- KEYS  1 nodes: zset incarnation -> when its lease ends, ms   2 reaping: zset incarnation -> when it was declared dead
 --       3 leader: string incarnation                           4 server: string run id of the server that was last seen
@@ -7,15 +9,16 @@
 --       6 lost: zset incarnation -> when it was declared dead, for as long as it may run on without this server
 -- ARGV  1 incarnation   2 lease ms   3 "1" for its first beat   4 run id of the server, as the caller saw it
 --
--- Only this server's clock counts. A lease that ended moves from nodes to reaping in one step: that is the fence. Its
--- owner, if it still lives, is told 0 and comes back under another name; until its users are drained it stays listed, so
--- that any survivor can go on where another stopped.
+-- Only this server's clock counts. An expired lease moves from `nodes` to `reaping` in one step, which fences its owner: if
+-- it still runs, it gets 0 and returns under another incarnation. The entry stays in `reaping` until everything that the
+-- node held is cleared, so that any node can continue where another one stopped.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local me, lease, first = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 
--- After a restart every lease looks old, and its owner needs a moment to reconnect (it tries at least every two seconds)
--- and to beat: nobody is dead for a lease and a quarter. Longer, and users who are gone would be shown for too long.
+-- After a restart of the server every lease looks old, and its owner needs a moment to reconnect (it tries at least every
+-- two seconds) and to renew it. So no node is declared dead for one and a quarter leases. With a longer pause, users of
+-- nodes that did die would be shown as online for too long.
 if redis.call('GET', KEYS[4]) ~= ARGV[4] then
   redis.call('SET', KEYS[4], ARGV[4])
   redis.call('SET', KEYS[5], '1', 'PX', math.floor(1.25 * lease))
@@ -24,7 +27,7 @@ local calm = redis.call('EXISTS', KEYS[5]) == 1
 
 local forgotten = not first and not redis.call('ZSCORE', KEYS[1], me)
 if forgotten then
-  -- Reaped; or, if it is not in reaping either, the server lost its memory and there is nothing to be afraid of.
+  -- It was declared dead. If it is not in `reaping` either, the server was emptied, and the node may continue.
   if redis.call('ZSCORE', KEYS[2], me) or not calm then return {0, 0} end
 end
 redis.call('ZADD', KEYS[1], now + lease, me)

@@ -1,4 +1,5 @@
--- A node leaves by itself: what it may still hold is for the others to clear, at once and not when its lease ends.
+-- A node stops: the others clear what it may still hold at once, instead of when its lease ends.
+--
 -- KEYS  1 nodes   2 reaping   3 leader        ARGV  1 incarnation
 local time = redis.call('TIME')
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 1 then

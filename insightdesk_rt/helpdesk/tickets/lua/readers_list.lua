@@ -1,4 +1,4 @@
--- Return the staff that is connected to /tickets, or was within a time.
+-- Return the staff connected to /tickets now, or recently.
 --
 -- KEYS  readers, as in readers_note.lua
 -- ARGV  milliseconds for which a user counts

@@ -1,6 +1,7 @@
 -- Library: the rules of one kind.
--- table: hash id → JSON. untils: zset of the ids that expire, by when (Unix ms).
--- versions: hash kind → how often its rules changed, '@' → a random name for this memory, lost when its data are lost.
+--
+-- table: hash id → JSON. untils: zset of the ids that expire → when (Unix ms).
+-- versions: hash kind → how often its rules changed; '@' → a random name, which is lost with all other data.
 
 local function drop_expired(table, untils)
   local time = redis.call('TIME')
