@@ -18,6 +18,7 @@ import pytest
 from insightdesk_rt.emitter import AsyncEmitter
 from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.channel_subscriptions import UNLISTEN_S
+from insightdesk_rt.engine.cluster.names import Names
 from insightdesk_rt.engine.cluster.subscription import BATCH
 from insightdesk_rt.engine.cluster.subscription_link import PROBE_S
 from insightdesk_rt.engine.cluster.valkey import Valkey
@@ -43,14 +44,18 @@ class CountedBackplane(ValkeyBackplane):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.heard: Counter[bytes] = Counter()
+        (self.lane,) = self._lanes
+        received = self.lane.received
 
-    def received(self, channel: bytes, message: bytes) -> None:
-        self.heard[channel] += 1
-        super().received(channel, message)
+        def counted(channel: bytes, message: bytes) -> None:
+            self.heard[channel] += 1
+            received(channel, message)
+
+        self.lane.received = counted  # type: ignore[method-assign]
 
     @property
     def probes(self) -> int:
-        return self.heard[self._node_channels[0]]
+        return self.heard[self.lane._node_channels[0]]
 
     @property
     def from_rooms(self) -> int:
@@ -138,7 +143,7 @@ async def test_a_node_receives_only_the_events_of_its_own_rooms(server: OwnValke
         rooms = rng.sample(ROOMS, len(ROOMS))
         homes = {room: nodes[n % NODES] for n, room in enumerate(rooms)}
         await asyncio.gather(*(node.hub.join(node.client(), room) for room, node in homes.items()))
-        channels = server("PUBSUB", "CHANNELS", "subscription:room:*")
+        channels = server("PUBSUB", "CHANNELS", "{subscription/*}:room:*")
         assert len(channels) == len(ROOMS)
         assert set(server("PUBSUB", "NUMSUB", *channels)[1::2]) == {1}
 
@@ -175,7 +180,8 @@ async def test_a_room_with_members_everywhere_reaches_all_with_one_message_for_e
     async with cluster(server) as nodes:
         for node in nodes:
             await asyncio.gather(*(node.hub.join(node.client(), team) for _ in range(25)))
-        assert server("PUBSUB", "NUMSUB", f"subscription:room:{NS}:{team}") == [f"subscription:room:{NS}:{team}", NODES]
+        channel = Names("subscription").namespace(NS).channel(team)
+        assert server("PUBSUB", "NUMSUB", channel) == [channel, NODES]
         await say(nodes, random.Random(1), [team], logged=100, volatile=20)
         for node in nodes:
             assert node.bus.from_rooms == 120
@@ -201,7 +207,7 @@ async def test_a_page_reload_costs_no_command_and_an_empty_room_is_unsubscribed_
         rooms = ROOMS[:600]
 
         def subscribed() -> int:
-            return len(server("PUBSUB", "CHANNELS", "subscription:room:*"))
+            return len(server("PUBSUB", "CHANNELS", "{subscription/*}:room:*"))
 
         page = node.client()
         await node.hub.join_all(page, rooms)
@@ -240,7 +246,7 @@ async def test_many_joins_at_once_take_a_few_commands(server: OwnValkey) -> None
         assert calls(server, "subscribe") - before == -(-len(ROOMS) // BATCH) == 2
         # One probe confirms all of them; the only others are the nodes' own, four a second each.
         assert calls(server, "evalsha") - probes <= 1 + NODES * (1 + took_s / PROBE_S)
-        assert len(server("PUBSUB", "CHANNELS", "subscription:room:*")) == len(ROOMS)
+        assert len(server("PUBSUB", "CHANNELS", "{subscription/*}:room:*")) == len(ROOMS)
 
 
 @aio
