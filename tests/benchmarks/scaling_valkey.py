@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from insightdesk_rt.engine.cluster import envelope
 from insightdesk_rt.engine.cluster.leases import BEAT, BEAT_MS, LEASE_MS
-from insightdesk_rt.engine.cluster.resp import load_script, pack
+from insightdesk_rt.engine.cluster.resp import Arg, Script, load_script, pack
 from insightdesk_rt.engine.cluster.subscription_link import LogState
 from insightdesk_rt.helpdesk.features import PATHS
-from insightdesk_rt.helpdesk.presence.store import JOIN, LEAVE, SWEEP
+from insightdesk_rt.helpdesk.presence.store import ABSENT, JOIN, LEAVE, PresenceStore
 from tests.benchmarks.scaling_load import (
     APPEND,
     NAMES,
@@ -30,6 +32,7 @@ from tests.benchmarks.scaling_load import (
     cost,
     rooms_named,
 )
+from tests.support import fakes
 
 CPU, BYTES = "µs of Valkey", "bytes of Valkey"
 SUBSCRIBERS = 256  # connections; a channel's are drawn from them, so that few messages share a write
@@ -139,7 +142,7 @@ def subscriptions(bench: Bench) -> Iterator[Result]:
 def clocks(bench: Bench) -> Iterator[Result]:
     """The periodic work of each node, by the number of nodes."""
     sequencers = Lanes(bench.port)
-    for script in (BEAT, SWEEP):
+    for script in (BEAT, ABSENT):
         bench.load(script)
     run_id = bench.info("server")["run_id"]
     keys = [NAMES.cluster.key(name) for name in ("nodes", "reaping", "leader", "server", "calm", "lost")]
@@ -162,10 +165,36 @@ def clocks(bench: Bench) -> Iterator[Result]:
     ]
     yield Result("probe", "a probe of the subscription (4 per second and node)", CPU, runs)
     crowd.close()
-    sweeps = [call(SWEEP, [NAMES.namespace("/presence").key("presence")], (200,))] * 5_000
+    sweeps = _written(lambda store: store.sweep() for _ in range(5_000))
     runs = [cost(bench, partial(sequencers.run, sweeps), len(sweeps)) for _ in range(RUNS)]
     yield Result("sweep", "a search for users whose grace period has ended (3 per second and node)", CPU, runs)
     sequencers.close()
+
+
+class _Recorder:
+    """Stands for a Valkey: keeps what a store asks it to run."""
+
+    names = NAMES
+
+    def __init__(self) -> None:
+        self.commands: list[bytes] = []
+
+    async def call(self, script: Script, keys: Sequence[str], args: Sequence[Arg]) -> list[Any]:
+        self.commands.append(call(script, keys, args))
+        return [0, []] if script is JOIN else []
+
+
+def _written(calls: Iterable[Callable[[PresenceStore], Awaitable[object]]]) -> list[bytes]:
+    """Return the first command of each of these calls of the presence store."""
+    recorder: Any = _Recorder()
+    store = PresenceStore(recorder, NAMES.namespace("/presence"), 5_000)
+
+    async def run() -> None:
+        for one in calls:
+            await one(store)
+
+    asyncio.run(run())
+    return list(recorder.commands)
 
 
 def _probe(node: str, number: int) -> bytes:
@@ -179,18 +208,16 @@ def people(bench: Bench) -> Iterator[Result]:
     sequencers = Lanes(bench.port)
     for script in (JOIN, LEAVE, SAVE, END):
         bench.load(script)
-    base, count = NAMES.namespace("/presence").key("presence"), 5_000
+    count = 5_000
     bench.empty()
-    bench.control.ask("SADD", f"{base}-nodes", "n0")
     come, go, kept = [], [], []
     for run in range(RUNS):
         before = bench.memory()
-        joins = [
-            call(JOIN, [base], (f"user-{run}-{n}", "n1.abcdef01", "agent", "red", "A. Name")) for n in range(count)
-        ]
+        users = [fakes.user(f"user-{run}-{n}", "agent", "red") for n in range(count)]
+        joins = _written(partial(PresenceStore.join, user=user, node="n1.abcdef01") for user in users)
         come.append(cost(bench, partial(sequencers.run, joins), count))
         kept.append((bench.memory() - before) / count)
-        leaves = [call(LEAVE, [base], (f"user-{run}-{n}", "n1.abcdef01", 5_000)) for n in range(count)]
+        leaves = _written(partial(PresenceStore.leave, key=user.key, node="n1.abcdef01") for user in users)
         go.append(cost(bench, partial(sequencers.run, leaves), count))
     yield Result("presence_come", "a user comes online", CPU, come)
     yield Result("presence_go", "a user's last connection ends", CPU, go)
