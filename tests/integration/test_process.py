@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from cryptography import x509
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
@@ -569,6 +570,42 @@ async def cut(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
+
+
+def test_sighup_reads_the_secrets_of_tokens_again(tmp_path: Path) -> None:
+    """A secret is replaced without a restart; a bad file keeps the old one, and the log says so."""
+    file = tmp_path / "secret"
+
+    def write(text: str) -> None:
+        file.write_text(text, encoding="utf-8")
+        file.chmod(0o600)
+
+    def signed(secret: str) -> str:
+        now = int(time.time())
+        return jwt.encode({"sub": "ann", "role": "admin", "iat": now, "exp": now + 60}, secret, algorithm="HS256")
+
+    write("old" * 16)
+    server = ServerProcess(tmp_path, jwt_secret="", jwt_secret_file=file)
+    server.start()
+
+    @aio
+    async def body() -> None:
+        async def accepted(secret: str) -> bool:
+            return (await server.push("GET", "/api/v1/nodes", token=signed(secret)))[0] == 200
+
+        assert await accepted("old" * 16) and not await accepted("new" * 16)
+        write("new" * 16)
+        server.send(signal.SIGHUP)
+        await until(lambda: accepted("new" * 16), "the new secret is in use")
+        assert not await accepted("old" * 16)
+        write("short")
+        server.send(signal.SIGHUP)
+        await until(lambda: "the keys were not reloaded" in server.log(), "the line")
+        assert await accepted("new" * 16)
+
+    body()
+    assert server.stop() == 0
+    server.assert_quiet("the keys were not reloaded")
 
 
 def test_sighup_does_not_end_a_server_without_a_certificate(server: ServerProcess) -> None:

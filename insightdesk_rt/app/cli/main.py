@@ -29,7 +29,7 @@ from insightdesk_rt.app.cli.remote import NoAnswer
 from insightdesk_rt.app.config import ConfigError, LoadedSettings, Settings
 from insightdesk_rt.engine.claims import ClaimUse
 from insightdesk_rt.engine.model import Role
-from insightdesk_rt.engine.signing_keys import configured_keys
+from insightdesk_rt.engine.signing_keys import configured_keys, keys_of
 from insightdesk_rt.helpdesk.features import PATHS, refuse_namespace
 from insightdesk_rt.helpdesk.tickets.access import find_factory
 from insightdesk_rt.helpdesk.tickets.settings import TicketSettings
@@ -170,6 +170,8 @@ def _file_problems(settings: Settings) -> list[str]:
     problems = []
     try:
         configured_keys(settings.tokens, may_make=False)
+        for issuer in settings.tokens.jwt_issuers:
+            keys_of(issuer)
     except ConfigError as why:
         problems.append(str(why))
     try:

@@ -73,6 +73,7 @@ def file_misfits(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield name and reason of each file or folder that this user cannot use. Leaves nothing behind."""
     files = {
         "cluster_secret_file": settings.tokens.cluster_secret_file,
+        "hook_secret_file": settings.features.of(HookSettings).hook_secret_file,
         "valkey_password_file": settings.valkey.valkey_password_file,
         "sentinel_password_file": settings.valkey.sentinel_password_file,
     }
