@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from msgspec import structs
 
+from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.model import Event, Room, new_id
 from tests.cluster.flow import check_says, emitters, flowing, in_thread, resumes, two_nodes, watched
 from tests.support.aio import aio, until
 from tests.support.own_sentinel import OwnSentinel
@@ -144,3 +149,38 @@ async def test_sentinels_with_a_password_of_their_own_need_it(tmp_path: Path) ->
         assert "The configuration is valid." in said, said
         said = await check_says(tmp_path, f"{own.url}?sentinel_password=s3cret-of-the-sentinels")
         assert "The configuration is valid." in said and "s3cret" not in said
+
+
+@aio
+async def test_an_event_is_acknowledged_only_when_enough_replicas_have_it(desk: Desk) -> None:
+    """`min_replicas_to_ack`: a retry with the same id is acknowledged, and the log has the event once."""
+    store = Valkey(desk.sentinel.url, "acks", min_replicas=2)
+    bus = ValkeyBackplane(store, ["/tickets"], "n1")
+    event = Event("/tickets", "test:number", "{}", (Room("user:x"),), (), new_id())
+    await store.start()
+    await bus.start()
+    replica = desk.sentinel.replicas[0]
+    try:
+        before = await bus.append(structs.replace(event, id=new_id()))
+        replica.freeze()
+        with pytest.raises(RtError, match="UNAVAILABLE"):
+            await bus.append(event)
+        replica.thaw()
+        await until(lambda: store.available, "the connection is used again")
+        after = await bus.append(event)
+        found = await bus.logs.recent("/tickets", Room("user:x"), 10)
+        assert [one.offset for one in found] == [after, before]
+    finally:
+        replica.thaw()
+        await bus.close()
+        await store.close()
+
+
+@aio
+async def test_readiness_names_replicas_that_are_missing_for_acknowledgements(desk: Desk) -> None:
+    store = Valkey(desk.sentinel.url, "acks", min_replicas=3)
+    await store.start()
+    try:
+        assert "min_replicas_to_ack = 3, and it has 2 replicas" in await store.fitness()
+    finally:
+        await store.close()

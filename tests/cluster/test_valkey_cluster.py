@@ -124,6 +124,20 @@ async def test_a_slot_that_is_migrated_under_traffic_loses_nothing(desk: Desk) -
 
 
 @aio
+async def test_an_atomic_slot_migration_under_traffic_loses_nothing(desk: Desk) -> None:
+    """CLUSTER MIGRATESLOTS, which Valkey has since version 9."""
+    cluster, slot = desk.cluster, key_slot(TICKETS.encode())
+    async with flowing(desk.nodes) as flow:
+        home = cluster.owner(TICKETS)
+        for target in (next(server for server in cluster.primaries if server is not home), home):
+            await in_thread(
+                cluster.owner(TICKETS), "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id
+            )
+            await until(lambda to=target: in_thread(lambda: cluster.owner(TICKETS) is to), "the slot has moved", 30.0)
+            await flow.more(10)
+
+
+@aio
 async def test_a_partition_without_any_server_is_named_and_the_others_go_on(desk: Desk) -> None:
     cluster = desk.cluster
     hit = sharing(desk, CHAT)
