@@ -30,6 +30,7 @@ class OneNode:
         self.away = False
         self.calls = 0  # of `append_all`
         self.floor = NO_OFFSET
+        self.room: int | None = None  # how many events it still takes
         self.full = False  # it is there, and takes nothing
         self._ids: dict[str, Offset] = {}
         self._prints: dict[str, str] = {}
@@ -46,8 +47,10 @@ class OneNode:
             raise RtError("UNAVAILABLE")
 
     async def append(self, event: Event) -> Offset:
-        if self.away or self.full:
+        if self.away or self.full or self.room == 0:
             raise RtError("UNAVAILABLE")
+        if self.room is not None:
+            self.room -= 1
         if event.id in self._ids:
             if event.fingerprint != self._prints[event.id]:
                 raise used_before("id", "event")

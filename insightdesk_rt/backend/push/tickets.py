@@ -64,6 +64,7 @@ class RemoveTicket(Query, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     at: Annotated[At | None, Meta(description="when the back end did it")] = None
     ifVersion: Annotated[Version | None, Meta(description="only if the ticket has this version")] = None
+    id: Annotated[PushId | None, Meta(description="the same deletion again within a day has no effect")] = None
 
 
 class CommentAnswer(Struct):
@@ -154,7 +155,7 @@ class TicketHandler(Handler):
     @operation("publisher", query=RemoveTicket, answer=TicketAnswer, errors=("NOT_FOUND", "CONFLICT"))
     async def delete(self, ticket_id: TicketIdText, query: RemoveTicket) -> Answer:
         """Delete a ticket and close it for everybody. CONFLICT with `version` if it has not the version `ifVersion`."""
-        request = self.pushes.delete(self.asker, ticket_id, guard_of(query.at, query.ifVersion))
+        request = self.pushes.delete(self.asker, ticket_id, guard_of(query.at, query.ifVersion), query.id or "")
         return Answer(answer_to(request, await self.pushes.carry_out(request)))
 
 

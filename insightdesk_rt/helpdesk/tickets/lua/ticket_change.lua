@@ -159,17 +159,20 @@ end
 -- A change with an id of its caller's is done once: a repeat, which may come after later changes, has no effect.
 local digest = known_id ~= '' and redis.sha1hex(table.concat(asked, '\n'))
 local known = digest and redis.call('GET', digest_key)
+local ABSENT = ' absent' -- behind the digest of a deletion that found no ticket, and must not delete a later one
 if known then
-  return answer(known == digest and 0 or -2, was.version)
+  local outcomes = { [digest] = 0, [digest .. ABSENT] = -1 }
+  return answer(outcomes[known] or -2, was.version)
 end
-local function remember()
+local function remember(how)
   if digest then
-    redis.call('SET', digest_key, digest, 'EX', KEPT_S)
+    redis.call('SET', digest_key, digest .. (how or ''), 'EX', KEPT_S)
   end
 end
 
 if op == 'delete' then
   if not exists then
+    remember(ABSENT)
     return answer(-1, was.version)
   end
   if is_older(newest) then

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import secrets
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from insightdesk_rt.api.keys_and_scopes import new_key, push_limits
 from insightdesk_rt.api.openapi import describe
@@ -151,6 +154,21 @@ async def test_a_change_with_an_id_is_not_repeated_after_a_later_change(valkey_u
 
 
 @aio
+async def test_a_repeated_deletion_does_not_delete_a_ticket_that_came_back(valkey_url: str, prefix: str) -> None:
+    """Also if it found no ticket the first time."""
+    async with a_desk(valkey_url, prefix) as desk:
+        path = "/api/v1/tickets/42"
+        await desk.ask("DELETE", f"{path}?id=d1", status=404)
+        await desk.ask("PUT", path, {"subject": "A"}, 201)
+        await desk.ask("DELETE", f"{path}?id=d1", status=404)
+        assert (await desk.ask("DELETE", f"{path}?id=d2"))["version"] == 2
+        await desk.ask("PUT", path, {"subject": "B"}, 201)
+        await desk.ask("DELETE", f"{path}?id=d2")
+        assert (await desk.ask("GET", path))["subject"] == "B"
+        assert (await desk.ask("DELETE", f"{path}?id=d2&ifVersion=9", status=409))["error"]["field"] == "id"
+
+
+@aio
 async def test_what_the_log_did_not_take_is_unavailable_and_a_retry_completes_it(valkey_url: str, prefix: str) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         await batch(desk, put("0", teamId="t1"))
@@ -172,6 +190,81 @@ async def test_what_the_log_did_not_take_is_unavailable_and_a_retry_completes_it
         for number in range(1, AT_ONCE):
             shown = await desk.ask("GET", f"/api/v1/tickets/{number}")
             assert (shown["version"], shown["subject"]) == (1, "A")
+
+
+TICKETS = st.sampled_from(["a", "b", "c"])
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), TICKETS, st.sampled_from(["open", "pending", "solved"])),
+        st.tuples(st.just("comment"), TICKETS, st.just("")),
+        st.tuples(st.just("emit"), TICKETS, st.just("")),
+        st.tuples(st.just("delete"), TICKETS, st.just("")),
+    ),
+    min_size=1,
+    max_size=AT_ONCE + 20,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=CHANGES, room=st.lists(st.integers(0, 60), max_size=4))
+def test_whenever_the_log_fills_up_retries_end_as_one_faultless_batch(
+    valkey_url: str, changes: list[tuple[str, str, str]], room: list[int]
+) -> None:
+    """`room`: how many events the log takes during each attempt; then it takes all."""
+    operations: list[dict[str, Any]] = []
+    for number, (kind, ticket, status) in enumerate(changes):
+        id = f"i{number}"
+        if kind == "put":
+            operations.append(put(ticket, status=status, subject=id, id=id))
+        elif kind == "comment":
+            operations.append({"op": "ticket.comment", "ticketId": ticket, **REPLY, "id": id})
+        elif kind == "emit":
+            operations.append({"op": "emit", **EVENT, "room": ticket, "data": number, "id": id})
+        else:
+            operations.append({"op": "ticket.delete", "ticketId": ticket, "id": id})
+    model: dict[str, str] = {}
+    wanted: list[tuple[str, str]] = []  # subject after each effective change of a ticket
+    for number, (kind, ticket, _) in enumerate(changes):
+        if kind == "put":
+            model[ticket] = f"i{number}"
+            wanted.append((ticket, f"i{number}"))
+        elif kind == "delete" and model.pop(ticket, None) is not None:
+            wanted.append((ticket, "deleted"))
+
+    @aio
+    async def body() -> None:
+        async with a_desk(valkey_url, f"h{secrets.token_hex(4)}") as desk:
+            for left in [*room, None]:
+                desk.log.room = left
+                results = await batch(desk, *operations)
+            assert not [one for one in results if one.get("error", {}).get("code") == "UNAVAILABLE"]
+            ids = [event.id for event in desk.log.log]
+            assert len(ids) == len(set(ids))
+            assert [e.payload for e in desk.log.log if e.name == "ticket:printed"] == [
+                str(number) for number, (kind, *_) in enumerate(changes) if kind == "emit"
+            ]
+            for ticket in "abc":
+                reply = await desk.port.ask("GET", f"/api/v1/tickets/{ticket}")
+                assert (reply.json.get("subject") if reply.status == 200 else None) == model.get(ticket)
+                assert published(desk, ticket) == [what for name, what in wanted if name == ticket]
+
+    body()
+
+
+def published(desk: Desk, ticket: str) -> list[str]:
+    """Return what the log says of a ticket, in order: its subject after each change, or that it was deleted."""
+    found = []
+    for event in desk.log.log:
+        data = json.loads(event.payload)
+        if event.id.endswith(".staff") or not isinstance(data, dict) or data.get("ticketId") != ticket:
+            continue
+        if event.name == "ticket:created":
+            found.append(data["ticket"]["subject"])
+        elif event.name == "ticket:updated":
+            found.append(data["changes"]["subject"][1])
+        elif event.name == "ticket:deleted":
+            found.append("deleted")
+    return found
 
 
 @aio
