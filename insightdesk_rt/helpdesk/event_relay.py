@@ -17,13 +17,10 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from typing import Any, NamedTuple
 
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.engine.hub.hub import Hub
-from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset, offset_key
+from insightdesk_rt.engine.model import NO_OFFSET, Event, Offset
 from insightdesk_rt.helpdesk.pending_events import PendingEvent, PendingEvents
 
 log = logging.getLogger(__name__)
-
-DELIVERED_WITHIN_S = 1.0  # taking access away matters more than that every client gets its last event first
 
 Publish = Callable[[PendingEvent], Awaitable[object]]
 Logged = Offset | RtError
@@ -375,12 +372,3 @@ async def _revoke(revoke: Callable[[Offset], Awaitable[object]], offset: Offset)
     except Exception:
         log.exception("access could not be taken away; trying again")
         raise RtError("UNAVAILABLE") from None
-
-
-async def until_delivered(hub: Hub, path: str, offset: Offset) -> None:
-    """Wait until this node has delivered a namespace's log up to the offset, at most DELIVERED_WITHIN_S."""
-    now = asyncio.get_running_loop().time
-    end = now() + DELIVERED_WITHIN_S
-    # The hub announces no positions, and this waits once per change of access only.
-    while offset_key(hub.position(path)) < offset_key(offset) and now() < end:  # noqa: ASYNC110
-        await asyncio.sleep(0.005)

@@ -216,6 +216,9 @@ def judged(world: World) -> tuple[Verdict, list[str]]:
         # An event is kept by the node that took it until it is safe. It may be lost with both.
         if not world.log_kept and sent.offset and not world.taken_by[sent.key].alive:
             sent.kept = False
+        # An event that was lost before its publisher heard of it, and is published again, is another one to a client
+        # that had received it and has changed nodes.
+        sent.by_id = world.log_kept or sent.tries == 1
         if world.split and not sent.kept:  # it is sent again once the two are one, after later events
             sent.tries = max(sent.tries, 2)
     for stay in [stay for client in world.clients for stay in client.record.stays]:

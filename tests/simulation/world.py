@@ -257,9 +257,10 @@ class Client:
         if message["event"] == "resync":
             for room in data["rooms"]:
                 self.record.resync(room, now_s)
-            # It reloads. What it loads may contain events that come again.
-            self.record.sessions.append(self.record.heard)
-            self.record.heard = []
+            # It reloads. What it loads may contain events that come again, or that came just before.
+            heard = self.record.heard
+            self.record.sessions.append([one for one in heard if one.at_s < now_s])
+            self.record.heard = [one for one in heard if one.at_s == now_s]
             return
         self.offset = str(message["offset"])
         self.record.hears((data["by"], data["n"]), self.offset, now_s)

@@ -24,6 +24,7 @@ from insightdesk_rt.engine.transport.outbox import OutboxLimits
 from insightdesk_rt.engine.wire import json
 
 _ANY = Right(NO_OFFSET)
+DELIVERED_WITHIN_S = 1.0  # taking access away matters more than that every client gets its last event first
 PAGE_BYTES = 262_144  # as one event
 HEAD_BYTES = 100  # about, of an event on the wire beside its payload
 
@@ -157,7 +158,7 @@ class Hub:
             if self._become_member(socket, rooms) and new:
                 since_in = socket.since_in = {} if socket.since_in is None else socket.since_in
                 position = self.position(socket.namespace)
-                since_in.update({room: max(position, begins.get(room, position), key=offset_key) for room in new})
+                since_in.update(dict.fromkeys(new, position))
                 starts = socket.starts = {} if socket.starts is None else socket.starts
                 if socket.shut:
                     socket.shut.difference_update(new)
@@ -214,8 +215,7 @@ class Hub:
                 raise AccessChanged
             greet()
             self._send(missed.events, socket, set(rooms))
-            # It has everything up to here. A node that is cut off from the log may be behind its client.
-            socket.since = max(since, self.position(socket.namespace), key=offset_key)
+            socket.since = self.position(socket.namespace)  # it has been sent everything up to here
             socket.starts = dict(starts) or None
             return self._become_member(socket, rooms)
 
@@ -230,10 +230,13 @@ class Hub:
         keys, rooms = {room: offset_key(floor) for room, floor in floors.items()}, tuple(floors)
         namespace, most, user = socket.namespace, self._replay.events, socket.user.key
         size, upto = 0, min(floors.values(), key=offset_key)
+        newest = max(floors.values(), key=offset_key)
         while True:
             backlog = await self._backplane.read(namespace, rooms, upto, most, user)
             if not backlog.complete:
                 return Missed([], False)
+            if not await self.until_delivered(namespace, newest):  # then this node would send it again what it has
+                raise RtError("UNAVAILABLE", "This node is behind your offset; try again.")
             delivered, floor = offset_key(self.position(namespace)), offset_key(backlog.floor)
             for event in backlog.events:
                 if offset_key(event.offset) > delivered:
@@ -353,6 +356,18 @@ class Hub:
     def position(self, namespace: str) -> Offset:
         """Everything of this node's rooms up to here was delivered."""
         return self._backplane.position(namespace)
+
+    async def until_delivered(self, namespace: str, offset: Offset) -> bool:
+        """Wait, for DELIVERED_WITHIN_S at most, until this node has delivered the log up to the offset.
+
+        Returns whether it has.
+        """
+        now, at = asyncio.get_running_loop().time, offset_key(offset)
+        end_s = now() + DELIVERED_WITHIN_S
+        # The backplane announces no positions, and few wait: a change of access, a client that is ahead of this node.
+        while offset_key(self.position(namespace)) < at and now() < end_s:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        return offset_key(self.position(namespace)) >= at
 
     @property
     def page_bytes(self) -> int:

@@ -62,7 +62,7 @@ from insightdesk_rt.helpdesk.chat.feed import ChatFeed
 from insightdesk_rt.helpdesk.chat.reports import CHAT_REPORTS, ChatReports
 from insightdesk_rt.helpdesk.chat.settings import ChatSettings
 from insightdesk_rt.helpdesk.chat.store import CHATTING, ChatRequest, ChatStore, ChatTimes
-from insightdesk_rt.helpdesk.event_relay import EventRelay, Together, revoke_then_publish, until_delivered
+from insightdesk_rt.helpdesk.event_relay import EventRelay, Together, revoke_then_publish
 from insightdesk_rt.helpdesk.pages import parts
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.presence.connected_users import ConnectedUsers
@@ -369,7 +369,7 @@ class Chat(Namespace):
         Returns how many were removed. Raises RtError UNAVAILABLE if Valkey cannot say who may read it.
         """
         self.rechecks.note(chat_room(conversation_id))
-        await until_delivered(self.hub, self.path, offset)
+        await self.hub.until_delivered(self.path, offset)
         return await self._remove_unauthorized(conversation_id)
 
     async def _remove_unauthorized(self, conversation_id: str) -> int:

@@ -54,7 +54,6 @@ from insightdesk_rt.helpdesk.event_relay import (
     Together,
     publish_then_revoke,
     revoke_then_publish,
-    until_delivered,
 )
 from insightdesk_rt.helpdesk.pending_events import PendingEvent
 from insightdesk_rt.helpdesk.tickets.access import AccessQuestions, AskedAccess, MayRead, load_access
@@ -617,7 +616,7 @@ class Tickets(Namespace):
         self._access.forget(ticket_id=ticket_id)
         if room not in self.hub.rooms(self.path):
             return 0
-        await until_delivered(self.hub, self.path, offset)
+        await self.hub.until_delivered(self.path, offset)
         members = list(self.hub.members(self.path, room))
         if any(self.passes.holds(socket, ticket_id) for socket in members) and not await self._tickets.version(
             ticket_id

@@ -1,5 +1,6 @@
 """The hub of one node: delivery, its order, and replay for sockets that join later."""
 
+import asyncio
 import json
 
 import pytest
@@ -209,6 +210,35 @@ async def test_an_event_logged_again_is_not_delivered_to_members_that_joined_lat
         heard.clear()
     hub.deliver(Event("/tickets", "ticket:updated", "1", (T,), (), "e1", Offset("99999999999999-0"), was=lost))
     assert [len(heard) for heard in texts] == [1, 0, 0, 0, 0]
+
+
+@aio
+async def test_a_client_that_is_ahead_of_its_node_waits_until_the_node_has_caught_up() -> None:
+    """Its last node was quicker. If it became a member now, it would be sent again what it has."""
+    hub, log = hub_of()
+    early, _ = added(hub)
+    await hub.enter(early, [T])
+    ahead = await hub.emit("/tickets", [T], "ticket:updated", "1")
+    behind, reached = Offset("0-0"), asyncio.Event()
+    log.position = lambda namespace: ahead if reached.is_set() else behind  # type: ignore[method-assign]
+    back, _ = added(hub)
+    resuming = asyncio.create_task(hub.resume(back, [T], ahead))
+    await asyncio.wait([resuming], timeout=0.05)
+    assert not resuming.done() and T not in back.rooms
+    reached.set()
+    assert await resuming and T in back.rooms
+
+
+@aio
+async def test_a_node_that_stays_behind_its_client_does_not_resume_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("insightdesk_rt.engine.hub.hub.DELIVERED_WITHIN_S", 0.05)
+    hub, log = hub_of()
+    ahead = await hub.emit("/tickets", [T], "ticket:updated", "1")
+    log.position = lambda namespace: Offset("0-0")  # type: ignore[method-assign]
+    back, _ = added(hub)
+    with pytest.raises(RtError) as refused:
+        await hub.resume(back, [T], ahead)
+    assert refused.value.code == "UNAVAILABLE" and T not in back.rooms
 
 
 @aio

@@ -286,7 +286,7 @@ async def test_a_client_that_opens_a_ticket_while_it_loses_access_does_not_get_i
 async def test_a_recheck_waits_for_the_event_for_a_limited_time(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("insightdesk_rt.helpdesk.event_relay.DELIVERED_WITHIN_S", 0.05)
+    monkeypatch.setattr("insightdesk_rt.engine.hub.hub.DELIVERED_WITHIN_S", 0.05)
     async with a_cluster(valkey_url, prefix) as cluster:
         await cluster.one.put(teamId="t1")
         anna, root = await cluster.one.open(ANNA), await cluster.one.open(ROOT)
