@@ -38,7 +38,7 @@ async def nodes(
 ) -> AsyncIterator[tuple[BackEnd, ServerProcess, ServerProcess]]:
     async with back_end() as back:
         back.answers["/connect"] = who
-        common = {"connect_url": back.url("/connect"), "hook_secret": HOOK_SECRET, "connect_url_timeout_ms": 500}
+        common = {"connect_url": back.url("/connect"), "hook_secret": HOOK_SECRET, "connect_url_timeout_ms": 3000}
         with two_nodes(tmp_path, valkey_url, QUIET, **{**common, **changed}) as (one, two):
             yield back, one, two
 
@@ -140,11 +140,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Any:
     server = ServerProcess(
         folder,
         connect_url=f"http://127.0.0.1:{port}/connect",
-        connect_url_timeout_ms=400,
+        connect_url_timeout_ms=1500,
         hook_secret=HOOK_SECRET,
         rpc_url=f"http://127.0.0.1:{port}/rpc",
         rpc_events="/tickets macro:run,/chat order:find",
-        rpc_timeout_ms=400,
+        rpc_timeout_ms=1500,
         rate_limits="macro:run=1000/60",
     )
     server.start()

@@ -98,7 +98,7 @@ async def test_the_ticket_is_left_when_its_pass_ends_unless_a_newer_one_was_show
     await put(server, "1", "2")
     ann = await join(server, "ann")
     for ticket in ("1", "2"):
-        await ann.ok("ticket:subscribe", {"ticketId": ticket, "pass": signed("ann", ticket, ttl_s=3)})
+        await ann.ok("ticket:subscribe", {"ticketId": ticket, "pass": signed("ann", ticket, ttl_s=6)})
     await ann.ok("ticket:subscribe", {"ticketId": "2", "pass": signed("ann", "2")})
     gone = await ann.expect("ticket:unsubscribed")
     assert (gone["ticketId"], gone["reason"]) == ("1", "expired")
