@@ -196,6 +196,7 @@ def operation(
 class Handler(RequestHandler):
     """The base of every handler of the port. A subclass annotates its parts as attributes; its route passes them in."""
 
+    posts: ClassVar[Mapping[str, Any]] = {}  # name → type of what the server posts to others, for the API's description
     SUPPORTED_METHODS: ClassVar[tuple[str, ...]] = ("GET", "POST", "PUT", "PATCH", "DELETE")  # type: ignore[misc]
     max_body_bytes: ClassVar[int] = 0  # of operations that take lists of changes; 0: as all others
 

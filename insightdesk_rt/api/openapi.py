@@ -86,6 +86,8 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
     for _, _, about in found:
         kinds += [kind for kind in (about.body, about.answer, about.items) if kind not in (None, Any)]
         kinds += [each.type for each in _fields(about.query)] + list(about.path.values())
+    posted = {name: kind for _, handler, _ in routes for name, kind in handler.posts.items()}
+    kinds += posted.values()
     shapes, components = msgspec.json.schema_components(kinds, ref_template=REF)
     shape = functools.partial(_shape_of, [(kind, _ecma(one)) for kind, one in zip(kinds, shapes, strict=True)])
     paths: dict[str, dict[str, Any]] = {}
@@ -95,11 +97,18 @@ def describe(routes: Sequence[Route]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "insightdesk_rt admin API", "version": __version__},
         "paths": paths,
+        "webhooks": {name: _posted(shape(kind)) for name, kind in posted.items()},
         "components": {
             "schemas": _ecma(components),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "an admin's token or key"}},
         },
     }
+
+
+def _posted(schema: Any) -> dict[str, Any]:
+    """Return the description of a message that the server posts."""
+    body = {"required": True, "content": {JSON: {"schema": schema}}}
+    return {"post": {"requestBody": body, "responses": {"2XX": {"description": "accepted"}}}}
 
 
 def _operation(path: str, method: str, about: Operation, shape: Any) -> dict[str, Any]:

@@ -75,6 +75,8 @@ _FIELDS: list[tuple[str, Any]] = [
     ("complete", bool),
 ]
 FeedAnswer = msgspec.defstruct("FeedAnswer", _FIELDS)
+# The description of what webhooks are sent.
+WebhookEntry = _any_of((*REPORTS, FeedIncompleteReport, WebhookPingReport))
 
 
 def types_of(patterns: Sequence[str], field: str = "types") -> frozenset[str]:

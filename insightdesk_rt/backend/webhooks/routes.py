@@ -31,7 +31,7 @@ from insightdesk_rt.api.paging import Page
 from insightdesk_rt.backend.feed.log import feed_id, feed_text
 from insightdesk_rt.backend.feed.reader import FeedReader
 from insightdesk_rt.backend.feed.routes import TypePattern
-from insightdesk_rt.backend.feed.types import MAX_PATTERNS, WebhookPingReport, types_of
+from insightdesk_rt.backend.feed.types import MAX_PATTERNS, WebhookEntry, WebhookPingReport, types_of
 from insightdesk_rt.backend.webhooks.addresses import MAX_URL, CheckedResolver, check_url
 from insightdesk_rt.backend.webhooks.sender import WebhookSender
 from insightdesk_rt.backend.webhooks.settings import WebhookSettings
@@ -39,10 +39,11 @@ from insightdesk_rt.backend.webhooks.signing import new_secret, secret_key
 from insightdesk_rt.backend.webhooks.store import NO_TROUBLE, Webhook, WebhookSecret, WebhookState, WebhookStore
 from insightdesk_rt.engine.dispatch.namespace import FeedEntry
 from insightdesk_rt.engine.errors import RtError
+from insightdesk_rt.engine.ids import CONVERSATION
 from insightdesk_rt.engine.model import Offset, iso
 from insightdesk_rt.engine.wire.texts import OffsetText
 
-WebhookId = Annotated[str, Meta(pattern=r"^wh_[0-9a-f]{16}\Z")]
+WebhookId = Annotated[str, Meta(pattern=CONVERSATION.pattern)]  # made by the server, as a conversation's
 Types = Annotated[list[TypePattern], Meta(max_length=MAX_PATTERNS, description="which types of the feed; default: all")]
 
 
@@ -133,6 +134,8 @@ class WebhookHandler(Handler):
 
 
 class WebhooksHandler(WebhookHandler):
+    posts = {"entry": WebhookEntry}
+
     @operation("viewer", query=Query, answer=Page[WebhookView])
     async def get(self, query: Query) -> Answer:
         """All webhooks, the oldest first, with how far each has come."""
