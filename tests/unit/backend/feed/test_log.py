@@ -13,7 +13,7 @@ from insightdesk_rt.backend.feed.settings import FeedSettings
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.namespace import FeedEntry
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.engine.model import NO_OFFSET, Offset
+from insightdesk_rt.engine.model import NO_OFFSET, Offset, offset_key
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.helpdesk.tickets.reports import TicketDeletedReport
 from tests.support.aio import aio, until
@@ -124,6 +124,12 @@ async def test_a_reader_is_told_that_valkey_lost_the_entry_at_its_offset(valkey_
             valkey.names.feed.key("feed-marks"),
         )
         assert await feed.read(third) == ([], NO_OFFSET, False)
+
+        async def a_millisecond_later() -> bool:
+            seconds, micros = await valkey.command("TIME", near=feed._keys[0])
+            return int(seconds) * 1000 + int(micros) // 1000 > offset_key(third)[0]
+
+        await until(a_millisecond_later, "the next entry cannot get the first one's id")
         await feed.append([entry(4)])
         part = await feed.read(first)
         assert not part.complete and len(part.items) == 1
