@@ -82,8 +82,9 @@ class ViewerStore:
 
     async def live(self, ticket_id: str) -> Live:
         """Return who views the ticket and who types on it. Raises UNAVAILABLE."""
+        key = self._key(ticket_id)
         time, values = await asyncio.gather(  # one pipeline
-            self._valkey.command("TIME"), self._valkey.command("HVALS", self._key(ticket_id))
+            self._valkey.command("TIME", near=key), self._valkey.command("HVALS", key)
         )
         now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
         views: dict[str, tuple[int, int, Person]] = {}

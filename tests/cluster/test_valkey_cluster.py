@@ -7,13 +7,17 @@ lie on three different primaries.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from valkey.crc import key_slot
 
+from insightdesk_rt.emitter import AsyncEmitter
+from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
+from insightdesk_rt.engine.cluster.valkey import Valkey
+from insightdesk_rt.engine.model import Event, Room, new_id
 from tests.cluster.flow import (
     NAMESPACES,
     check_says,
@@ -28,6 +32,7 @@ from tests.cluster.flow import (
 from tests.support.aio import aio, until
 from tests.support.native_client import NativeDoor
 from tests.support.own_cluster import SLOTS, ClusterServer, OwnCluster
+from tests.support.own_valkey import ACL
 from tests.support.server import ServerProcess
 
 
@@ -207,3 +212,48 @@ async def test_a_cluster_under_the_url_of_another_topology_is_told_its_own(desk:
     for url, words in table.items():
         said = await check_says(tmp_path, url)
         assert words in said, said
+
+
+@aio
+async def test_the_users_of_the_acl_file_may_do_in_a_cluster_what_they_need(desk: Desk) -> None:
+    """conf/valkey.acl: the nodes' user on the nodes' own connections, the emitters' user on an emitter's."""
+    prefix = "aclcheck"
+    lines = [line for line in ACL.read_text(encoding="utf-8").splitlines() if line.startswith("user ")]
+    for server in desk.cluster.servers:
+        for line in lines:
+            server("ACL", "SETUSER", *line.replace("{insightdesk", f"{{{prefix}").split()[1:])
+    heard: list[str] = []
+    node = desk.cluster.url.replace("://", "://insightdesk:PASSWORD@")
+    store = Valkey(node, prefix, namespaces=NAMESPACES, min_replicas=1)
+    bus = ValkeyBackplane(store, NAMESPACES, "n1")
+    bus.attach(Hearing(heard))
+    await store.start()
+    await bus.start()
+    try:
+        assert store.available, store.trouble
+        await until(lambda: bus.subscribed, "it hears everything")
+        await bus.listen("/tickets", Room("r"))
+        await bus.append(Event("/tickets", "by:node", "{}", (Room("r"),), (), new_id()))
+        emitters_url = desk.cluster.url.replace("://", "://insightdesk-emitter:PASSWORD@")
+        async with AsyncEmitter(emitters_url, prefix) as emitter:
+            await emitter.of("/tickets").to("r").emit("by:emitter", {})
+        await until(lambda: heard == ["by:node", "by:emitter"], f"both events: {heard}")
+    finally:
+        await bus.close()
+        await store.close()
+
+
+class Hearing:
+    """Members of every room: it notes the events' names."""
+
+    def __init__(self, heard: list[str]) -> None:
+        self.heard = heard
+
+    def deliver(self, event: Event) -> None:
+        self.heard.append(event.name)
+
+    def has_members(self, namespace: str, room: Room) -> bool:
+        return True
+
+    def resync(self, namespace: str, rooms: Collection[Room]) -> None:
+        raise AssertionError("nothing was lost")

@@ -32,8 +32,8 @@ from insightdesk_rt.engine.errors import RtError
 log = logging.getLogger(__name__)
 
 BACKOFF_STEP_S, BACKOFF_MAX_S = 0.05, 2.0
-# With Sentinel or in a cluster another server takes over within seconds, and should be found as soon as it has.
-BACKOFF_FAILOVER_S = 0.3
+# With Sentinel or in a cluster another server takes over within seconds, and should be found soon.
+BACKOFF_FAILOVER_S = 0.5
 # An AOF that is fsynced every second answers WAITAOF up to a second later.
 DURABLE_EXTRA_MS = 2_000
 # Replicas on the same network confirm within some milliseconds. One that is slower than this is not in step.
@@ -113,6 +113,11 @@ class Primary:
         return self.main.up and self.durable.up and self.replicated.up
 
     @property
+    def address(self) -> str:
+        """Where it is, or was last: host:port, or the path of a socket; "" before the first connect."""
+        return self.name or str(self.main.endpoint or "")
+
+    @property
     def trouble(self) -> str:
         """Why commands fail now, in words without secrets; "" while they work."""
         for pipe in (self.main, self.durable, self.replicated):
@@ -155,6 +160,12 @@ class Primary:
     def forget_refusals(self) -> None:
         """Forget why commands were refused: the reason is over."""
         self._refusals.forget()
+
+    def retry(self) -> None:
+        """Connect now, if it is not connected: another server may have taken over."""
+        for pipe in self._pipes:
+            if not pipe.up:
+                pipe.retry()
 
     def leave(self, why: str) -> None:
         """Drop all connections and look for the server again: another one has taken over."""

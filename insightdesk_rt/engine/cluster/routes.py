@@ -27,8 +27,9 @@ from insightdesk_rt.engine.tasks import OwnedTasks
 log = logging.getLogger(__name__)
 
 LOOK_S = 30.0  # between two looks at the map while everything works
-SOON_S = 0.1  # at least this long between two looks while something does not
-TROUBLED_S = 0.3  # between two looks while a primary is unreachable
+# Between two looks while something does not work. A failover is to be found at once, but in a long outage of a primary,
+# or a long migration, a hundred nodes should not ask the other servers all the time.
+SOON_S, SELDOM_S = 0.1, 2.0
 ASK_PART = 0.5  # of a command's deadline: how long Sentinels and cluster servers may take to answer
 MAX_TAGS = 10_000  # remembered tags of keys; ours are some twenty, and a mistake must not fill the memory
 
@@ -133,6 +134,7 @@ class OneRoute:
 
     async def _leave_former(self) -> None:
         """Leave the present server if the Sentinels name another one."""
+        self.only.retry()
         try:
             named = await self._finder.find(all_of_them=True)
         except NoServer:
@@ -171,7 +173,8 @@ class ClusterRoutes:
         self._routes = {tag: Route(tag) for tag in tags}
         self._by_key: dict[str, Route] = {}
         self._closed: Counter[str] = counted([])  # what closed primaries counted
-        self._look = asyncio.Event()
+        self._look = asyncio.Event()  # set: look at the map
+        self._moved = asyncio.Event()  # set: look at the map now, it has certainly changed
         self._tasks = OwnedTasks(log)
 
     # ── what the facade asks ──────────────────────────────────────────────────────────────────────────────────────
@@ -253,6 +256,8 @@ class ClusterRoutes:
 
     def redirected(self, primary: Primary, why: str) -> None:
         self._look.set()
+        if why.startswith("MOVED "):
+            self._moved.set()
 
     # ── the map ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -264,18 +269,22 @@ class ClusterRoutes:
         return route
 
     async def _keep_looking(self) -> None:
+        pause_s = SOON_S
         while True:
-            troubled = bool(self._why) or not all(primary.main.up for primary in self._primaries.values())
-            try:
-                async with asyncio.timeout(TROUBLED_S if troubled else LOOK_S):
-                    await self._look.wait()
-            except TimeoutError:
-                pass
-            await self._read_map()
             await asyncio.sleep(SOON_S)
+            await happens(self._moved, pause_s - SOON_S)
+            idle = not self._troubled and not await happens(self._look, LOOK_S)
+            before = self.map
+            await self._read_map()
+            pause_s = SOON_S if idle or self.map != before else min(pause_s * 1.5, SELDOM_S)
+
+    @property
+    def _troubled(self) -> bool:
+        return bool(self._why) or not all(primary.main.up for primary in self._primaries.values())
 
     async def _read_map(self) -> None:
         self._look.clear()
+        self._moved.clear()
         try:
             deadline_s = self._settings.deadline_ms / 1000 * ASK_PART
             found = await ask_for_map(self.url, self.map.servers, deadline_s)
@@ -330,6 +339,16 @@ class ClusterRoutes:
         changed = [route.served_by(run_id) for route in routes]
         if changed:
             call_all(self.on_up, any(changed))
+
+
+async def happens(event: asyncio.Event, within_s: float) -> bool:
+    """Wait for an event. Returns whether it came within so many seconds."""
+    try:
+        async with asyncio.timeout(within_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def probe_key(route: Route) -> str:

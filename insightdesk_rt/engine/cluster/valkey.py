@@ -137,6 +137,11 @@ class Valkey:
         """Sums since the start: commands, batches, failed commands, connects."""
         return self.routes.counters()
 
+    @property
+    def primaries(self) -> dict[str, bool]:
+        """The address of each primary that is needed, and whether it answers and takes writes."""
+        return {primary.address: primary.available and not primary.trouble for primary in self.routes.primaries()}
+
     def watch(self, key: str, up: Callable[[bool], None]) -> None:
         """Call `up(changed)` whenever the primary of a key's partition was connected to, or became another one.
 

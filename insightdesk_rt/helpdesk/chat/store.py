@@ -429,10 +429,11 @@ class ChatStore:
 
     async def forget_customer(self, customer: User) -> None:
         """Delete what counts a customer's bytes and knows their clientIds."""
-        time = await self._valkey.command("TIME")
+        day = self._own("day", customer.id)
+        time = await self._valkey.command("TIME", near=day)
         today = int(time[0]) // 86_400
         started = [self._own("started", customer.id, str(today - ago)) for ago in range(3)]
-        await self._valkey.command("DEL", self._own("day", customer.id), *started)
+        await self._valkey.command("DEL", day, *started)
 
     # ── deadlines, and users who connect and leave ───────────────────────────────────────────────────────────────────
 

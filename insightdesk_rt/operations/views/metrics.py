@@ -214,6 +214,9 @@ class NodeCollector(Collector):
         yield _gauge("clock_skew_seconds", "How far this machine's clock is ahead of Valkey's.", {(): skew_s})
         up = self._from.valkey.available and not self._from.valkey.trouble
         yield _gauge("valkey_up", "1 if Valkey answers and accepts writes.", {(): float(up)})
+        primaries = {(address,): float(works) for address, works in self._from.valkey.primaries.items()}
+        text = "1 if this primary answers and accepts writes; in a cluster there are several."
+        yield _gauge("valkey_primary_up", text, primaries, ("primary",))
         yield _counter("valkey_commands", "Commands sent.", {(): valkey["commands"]})
         yield _counter("valkey_commands_failed", "Commands that failed, or could not be sent.", {(): valkey["failed"]})
         yield _counter("valkey_connects", "Times the connection for commands came up.", {(): valkey["connects"]})
