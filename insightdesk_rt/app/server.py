@@ -401,6 +401,7 @@ async def build_features(start: Start, cluster: ClusterParts, clients: ClientPar
         cluster.leases.current,
         cluster.leases.fenced,
         cluster.backplane.recovered,
+        cluster.clock.now_ms,
         start.settings.features,
         feed.log.append,
     )

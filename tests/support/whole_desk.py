@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -76,6 +77,7 @@ def a_desk(
         lambda: name,
         lambda incarnation: None,
         recovered,
+        lambda: int(time.time() * 1000),
         FeatureSettings(),
         tell,
     )

@@ -177,6 +177,9 @@ class Context(NamedTuple):
     fenced: Callable[[str], None]  # reports an incarnation of this node that is dead according to Valkey
     # Waits until lost data of a namespace is back in Valkey. Raises RtError UNAVAILABLE.
     recovered: Callable[[str], Awaitable[None]]
+    # Valkey's time in Unix milliseconds, for each time that an event or an answer contains. A fact gets its time from
+    # the script that stores it, which is the same clock.
+    now_ms: Callable[[], int]
     settings: FeatureSettings
     tell: Tell = tell_nobody  # stores entries for the helpdesk's back end; RtError UNAVAILABLE
 
@@ -195,7 +198,8 @@ class Namespace:
     settings: ClassVar[type[SettingsPart]] = SettingsPart  # declares the settings of the feature
     events: ClassVar[dict[str, EventSpec]] = {}
     plain: ClassVar[tuple[str, ...]] = ()  # names of events it sends that have no Outbound of their own
-    # Names of logged events that carry a whole fact which only this server stores: for `put_down_again`.
+    # Names of logged events that carry a whole fact which only this server stores, so that `put_down_again` can store
+    # the fact again from the event. An event that is kept nowhere but in the log is none.
     facts: ClassVar[frozenset[str]] = frozenset()
     reports: ClassVar[tuple[type[Report], ...]] = ()  # what it tells the back end
     tickers: tuple[Ticker, ...] = ()
@@ -298,10 +302,17 @@ class Namespace:
         assert not out.logged, out.event
         self.hub.publish(self.path, rooms, out.event, json.encode_struct(out), skip)
 
-    async def emit(self, out: Outbound, *rooms: Room, skip: Collection[str] = (), id: str = "") -> Offset:
-        """Log an event for the members of the rooms, on all nodes. Raises RtError UNAVAILABLE."""
+    async def emit(
+        self, out: Outbound, *rooms: Room, skip: Collection[str] = (), id: str = "", fingerprint: str = ""
+    ) -> Offset:
+        """Log an event for the members of the rooms, on all nodes. Returns its offset.
+
+        The log knows an `id` for two minutes: the same one again logs nothing and returns the first offset. Raises
+        RtError UNAVAILABLE; CONFLICT if the event with that `id` had another `fingerprint`.
+        """
         assert out.logged, out.event
-        return await self.hub.emit(self.path, rooms, out.event, json.encode_struct(out), skip, id)
+        payload = json.encode_struct(out)
+        return await self.hub.emit(self.path, rooms, out.event, payload, skip, id, fingerprint)
 
     def logged(self, out: Outbound, *rooms: Room, skip: Collection[str] = (), id: str) -> Event:
         """Return the event that `emit` would log, for `Hub.append_all`."""

@@ -48,7 +48,7 @@ class Dashboard(Namespace):
         valkey = context.valkey
         tickets, chat, presence = map(valkey.names.namespace, ("/tickets", "/chat", "/presence"))
         chats = ChatStore(valkey, chat, PresenceStore(valkey, chat, name=CHATTING))
-        stats = Stats(TicketStore(valkey, tickets), chats, PresenceStore(valkey, presence))
+        stats = Stats(TicketStore(valkey, tickets), chats, PresenceStore(valkey, presence), context.now_ms)
         return cls(context.hub, context.timers, stats, context.settings.of(DashboardSettings).dashboard_interval_ms)
 
     def routes(self, api: Any) -> Iterable[Route]:

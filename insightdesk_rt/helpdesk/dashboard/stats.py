@@ -7,7 +7,7 @@ same for ten tickets and for ten million.
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct
@@ -88,17 +88,20 @@ class Metrics(Struct, frozen=True):
 
 
 class Stats:
-    def __init__(self, tickets: TicketStore, queue: QueueNumbers, agents: AgentNumbers) -> None:
+    def __init__(
+        self, tickets: TicketStore, queue: QueueNumbers, agents: AgentNumbers, now_ms: Callable[[], int]
+    ) -> None:
         self._tickets = tickets
         self._queue = queue
         self._agents = agents
+        self._now_ms = now_ms
 
     async def read(self) -> Metrics:
         """Return all three, read at the same time. Raises RtError UNAVAILABLE."""
         tickets, queue, agents = await asyncio.gather(
             self._tickets.counts(), self._queue.queue_stats(), self._agents.agent_counts()
         )
-        now = iso(int(time.time() * 1000))
+        now = iso(self._now_ms())
         return Metrics(
             TicketMetrics(
                 tickets.total, tickets.unsolved, tickets.unassigned, tickets.byStatus, tickets.byPriority, now

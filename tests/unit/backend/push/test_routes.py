@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,6 +26,7 @@ from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Offset, User
 from insightdesk_rt.engine.settings import FeatureSettings
 from insightdesk_rt.helpdesk.chat.namespace import Chat
+from insightdesk_rt.helpdesk.features import FEATURES, PATHS
 from insightdesk_rt.helpdesk.notifications.namespace import Notifications
 from insightdesk_rt.helpdesk.tickets.namespace import SubscribeTicket, Tickets
 from tests.support import fakes
@@ -32,7 +34,6 @@ from tests.support.admin_port import Port, Reply, a_port, make_admin, token
 from tests.support.aio import aio
 from tests.support.ticketing import ANNA, CARL, told
 
-PATHS = ("/tickets", "/notifications", "/chat")
 TICKET, COMMENTS = "/api/v1/tickets/42", "/api/v1/tickets/42/comments"
 NOTIFICATIONS, EMIT = "/api/v1/notifications", "/api/v1/emit"
 AUTHOR = {"id": "bert", "name": "Bert"}
@@ -56,17 +57,29 @@ async def recovered(namespace: str) -> None:
     """Valkey has lost nothing."""
 
 
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
 class Desk:
-    """The two namespaces a back end pushes to, behind a real port. With `away` the log refuses events."""
+    """All namespaces, behind a real port. With `log.away` the log refuses events."""
 
     def __init__(self, valkey: Valkey) -> None:
         self.log = fakes.OneNode()
         self.hub = Hub(self.log, PATHS)
         calls: Any = OwnCalls()
         context = Context(
-            self.hub, fakes.Clock(), valkey, calls, lambda: "n1", lambda incarnation: None, recovered, FeatureSettings()
+            self.hub,
+            fakes.Clock(),
+            valkey,
+            calls,
+            lambda: "n1",
+            lambda incarnation: None,
+            recovered,
+            now_ms,
+            FeatureSettings(),
         )
-        features = Features((Tickets, Notifications, Chat), context)
+        self.features = features = Features(FEATURES, context)
         self.tickets, self.notifications = features.of(Tickets), features.of(Notifications)
         self.chat = features.of(Chat)
         calls.tickets = self.tickets
@@ -82,7 +95,7 @@ class Desk:
             feed,
             FeedReader(feed),
             lambda: True,
-            lambda: 0,
+            now_ms,
         )
         self.port: Port
 
@@ -118,9 +131,8 @@ async def a_desk(url: str, prefix: str) -> AsyncIterator[Desk]:
         async with a_port(admin, routes_of(desk, admin)) as desk.port:
             yield desk
     finally:
-        await desk.tickets.close()
-        await desk.notifications.close()
-        await desk.chat.close()
+        for feature in desk.features:
+            await feature.close()
         await valkey.close()
 
 

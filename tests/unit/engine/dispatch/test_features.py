@@ -51,7 +51,7 @@ class Three(Noting):
 
 def features(*kinds: type[Namespace]) -> Features:
     calls.clear()
-    rest: list[Any] = [None] * 6
+    rest: list[Any] = [None] * 7
     return Features(kinds, Context(Hub(fakes.OneNode(), ["/one", "/two"]), fakes.Clock(), *rest))
 
 

@@ -28,6 +28,7 @@ def build(valkey: Valkey, interval_ms: int = 5_000) -> Dashboard:
         TicketStore(valkey, valkey.names.namespace("/tickets")),
         Queue(),
         PresenceStore(valkey, valkey.names.namespace("/presence")),
+        lambda: 0,
     )
     return Dashboard(Hub(fakes.OneNode(), ["/dashboard"]), fakes.Clock(), stats, interval_ms)
 

@@ -27,11 +27,11 @@ async def test_the_numbers_are_read_from_the_three_stores(valkey_url: str, prefi
     await tickets.put("1", TicketChange(status="open", priority="high"))
     await tickets.put("2", TicketChange(status="solved"))
     await presence.join(fakes.user("anna"), "n1")
-    metrics = await Stats(tickets, Queue(), presence).read()
+    metrics = await Stats(tickets, Queue(), presence, lambda: 1_795_406_400_000).read()
     assert (metrics.tickets.total, metrics.tickets.unsolved, metrics.tickets.unassigned) == (2, 1, 1)
     assert metrics.tickets.byStatus["solved"] == metrics.tickets.byPriority["high"] == 1
     assert metrics.tickets.byPriority["normal"] == 0, "of open work"
     assert (metrics.queue.waiting, metrics.queue.longestWaitMs, metrics.queue.active) == (2, 900, 1)
     assert (metrics.agents.online, metrics.agents.offline) == (1, 0)
-    assert metrics.tickets.asOf == metrics.queue.asOf == metrics.agents.asOf
+    assert metrics.tickets.asOf == metrics.queue.asOf == metrics.agents.asOf == "2026-11-23T04:00:00.000Z"
     await valkey.close()
