@@ -21,9 +21,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # CI tries the same examples every time: what it says of a change is about the change. Elsewhere each run looks further.
+# No example has a deadline: on a loaded machine a fast one takes long.
 settings.register_profile("ci", derandomize=True, deadline=None)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("here", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 # The folders with the longest files come first: a long file that is begun last leaves the other processes idle.
@@ -33,13 +34,15 @@ LONGEST_FIRST = (
 )
 TESTS = Path(__file__).parent
 SLOW_FILES = 15
+NEEDS_VALKEY = {"valkey_url", "OwnValkey", "OwnSentinel", "OwnCluster", "ServerProcess"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files, and mark every test that needs a Valkey."""
+    """Order the files, and mark every test that needs a Valkey: by its fixtures, or by what its file imports."""
     items.sort(key=lambda item: LONGEST_FIRST.index(item.path.relative_to(TESTS).parts[0]))
     for item in items:
-        if "valkey_url" in getattr(item, "fixturenames", ()):
+        names = {*getattr(item, "fixturenames", ()), *dir(getattr(item, "module", None))}
+        if names & NEEDS_VALKEY:
             item.add_marker("valkey")
 
 

@@ -82,6 +82,7 @@ EVENT = _visible(128)  # the back end's id of an event of its own
 EVENT_NAME = IdKind(f"^[^{CONTROLS}]{{1,128}}{Z}", "of 1 to 128 characters, without control characters")
 SOCKET = IdKind(rf"^[A-Za-z0-9_\-]{{20}}{Z}", "of 20 letters, digits or any of _-")
 RULE = IdKind(rf"^[0-9a-f]{{20}}{Z}", "of 20 hexadecimal digits")
+WEBHOOK = IdKind(rf"^wh_[0-9a-f]{{16}}{Z}", "of wh_ and 16 hexadecimal digits")
 
 
 class Refused(Struct, gc=False):
@@ -121,6 +122,7 @@ PushId = Annotated[str, Meta(pattern=PUSH.pattern)]
 EventId = Annotated[str, Meta(pattern=EVENT.pattern)]
 SocketId = Annotated[str, Meta(pattern=SOCKET.pattern)]
 RuleId = Annotated[str, Meta(pattern=RULE.pattern)]
+WebhookId = Annotated[str, Meta(pattern=WEBHOOK.pattern)]
 
 _NAME_REFUSED = re.compile(f"[{CONTROLS}{NAME_FORMATS}]")
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from insightdesk_rt.app.config import as_markdown
+from insightdesk_rt.helpdesk.features import FEATURES
 from tests.house.test_layout import ROOT
 from tests.support.added_feature import added_feature, copied_first
 from tests.support.aio import aio
@@ -89,6 +90,15 @@ async def test_its_route_and_its_setting_are_described(beaconed: Beaconed) -> No
     assert "LitBeacons" in described["components"]["schemas"]
     _, config = await beaconed.one.push("GET", "/api/v1/config")
     assert "'max_beacons_per_agent'" in str(config)
+
+
+def test_its_namespace_is_imported_without_tornado(beaconed: Beaconed) -> None:
+    """Emitters import the table of features."""
+    code = "import sys, insightdesk_rt.helpdesk.features as f; print(len(f.FEATURES), 'tornado' in sys.modules)"
+    said = subprocess.check_output(
+        [sys.executable, "-c", code], env={**os.environ, **copied_first(beaconed.top)}, text=True
+    )
+    assert said.split() == [str(len(FEATURES) + 1), "False"]
 
 
 SECTION = """

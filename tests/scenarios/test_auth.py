@@ -9,13 +9,12 @@ import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from insightdesk_rt.helpdesk.features import PATHS
 from tests.scenarios.conftest import stock_clients
 from tests.scenarios.story import Story
 from tests.support.clients import Refused
 from tests.support.native_client import NativeDoor, NativePeer
 from tests.support.server import SECRET, ServerProcess
-
-NAMESPACES = ("/tickets", "/chat", "/notifications", "/presence", "/dashboard", "/")
 
 
 def signed(key: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
@@ -47,7 +46,7 @@ def auths() -> dict[str, tuple[dict[str, Any], str]]:
 @pytest.mark.parametrize("wrong", auths())
 async def test_refused_everywhere_with(story: Story, wrong: str) -> None:
     auth, code = auths()[wrong]
-    for namespace in NAMESPACES:
+    for namespace in PATHS:
         refused = await story.refused(namespace, auth)
         assert refused.message == code, namespace
         assert refused.data["code"] == code
@@ -59,11 +58,11 @@ async def test_refused_everywhere_with(story: Story, wrong: str) -> None:
 
 async def test_a_valid_token_opens_every_namespace(story: Story) -> None:
     sids = set()
-    for namespace in NAMESPACES:
+    for namespace in PATHS:
         peer = await story.join(story.admin(), namespace)
         assert peer.sid and peer.recovered is False
         sids.add(peer.sid)
-    assert len(sids) == len(NAMESPACES)
+    assert len(sids) == len(PATHS)
 
 
 @stock_clients

@@ -39,11 +39,10 @@ from insightdesk_rt.backend.webhooks.signing import new_secret, secret_key
 from insightdesk_rt.backend.webhooks.store import NO_TROUBLE, Webhook, WebhookSecret, WebhookState, WebhookStore
 from insightdesk_rt.engine.dispatch.namespace import FeedEntry
 from insightdesk_rt.engine.errors import RtError
-from insightdesk_rt.engine.ids import CONVERSATION
+from insightdesk_rt.engine.ids import WebhookId
 from insightdesk_rt.engine.model import Offset, iso
 from insightdesk_rt.engine.wire.texts import OffsetText
 
-WebhookId = Annotated[str, Meta(pattern=CONVERSATION.pattern)]  # made by the server, as a conversation's
 Types = Annotated[list[TypePattern], Meta(max_length=MAX_PATTERNS, description="which types of the feed; default: all")]
 
 

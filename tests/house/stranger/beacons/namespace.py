@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from insightdesk_rt.helpdesk.beacons.routes import beacon_routes
 from insightdesk_rt.helpdesk.beacons.settings import BeaconSettings
 from insightdesk_rt.helpdesk.beacons.store import BeaconStore
 from msgspec import Struct
@@ -52,6 +51,9 @@ class Beacons(Namespace):
         return cls(context.hub, context.timers, BeaconStore(context.valkey, partition, most), context.incarnation)
 
     def routes(self, api: Any) -> Iterable[Route]:
+        # Not imported above: emitters import the table of features, and run where there is no Tornado.
+        from insightdesk_rt.helpdesk.beacons.routes import beacon_routes
+
         return beacon_routes(api, self._store)
 
     @event("beacon:light", limit=Rate(5, per_s=60))
