@@ -8,8 +8,9 @@ entry with the same id. So a change is in the feed at least once, in the order o
 The log is one stream in a partition of its own. It is bounded by entries, bytes and age. `floor` is the last entry that
 was removed: a reader behind it is told that entries are missing.
 
-Each node keeps the entries of its last five seconds and appends them again to a Valkey that was replaced, because that
-may have lost its last second. New entries wait meanwhile, so a subject's entries stay in order.
+Each node keeps the entries of its last minute (of five seconds, if they are very many) and appends them again to a
+Valkey that was replaced: it may have lost its last second, or this node wrote to a primary that another one had already
+replaced. New entries wait meanwhile, so a subject's entries stay in order.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from insightdesk_rt.backend.feed.settings import FeedSettings
-from insightdesk_rt.engine.cluster.publisher import KEEP_S
+from insightdesk_rt.engine.cluster.publisher import FORK_BYTES, FORK_S, KEEP_S
 from insightdesk_rt.engine.cluster.valkey import Arg, Valkey, load_script
 from insightdesk_rt.engine.dispatch.namespace import FeedEntry
 from insightdesk_rt.engine.errors import RtError
@@ -66,6 +67,10 @@ class _Kept(NamedTuple):
     ids: list[str]
     texts: list[str]  # type and text in turn
 
+    @property
+    def chars(self) -> int:
+        return sum(map(len, self.texts))
+
 
 class FeedLog:
     """`appended(top)` is called on this node after each append."""
@@ -79,6 +84,7 @@ class FeedLog:
         self._partition = valkey.names.feed
         self._keys = [self._partition.key(name) for name in ("feed-log", "feed-state", "feed-marks")]
         self._recent: deque[_Kept] = deque()
+        self._recent_chars = 0
         self._tasks = OwnedTasks(log)
         self._restoring: asyncio.Task[None] | None = None
         self.entries = 0  # that this node appended, doubles included
@@ -94,6 +100,7 @@ class FeedLog:
             texts += (one.data.type, feed_text(id, one))
         await self._append(ids, texts)
         self._recent.append(_Kept(asyncio.get_running_loop().time(), ids, texts))
+        self._recent_chars += self._recent[-1].chars
 
     async def read(self, after: Offset, limit: int = PART_ENTRIES, limit_bytes: int = PART_BYTES) -> FeedStretch:
         """Return entries after an offset. `next` is the offset itself, or near it, if there are none.
@@ -114,11 +121,15 @@ class FeedLog:
         await self._valkey.call(TRIM, self._keys, [self._settings.feed_max_age_s * 1000])
 
     def forget_older(self) -> None:
-        """Forget entries that Valkey has had for KEEP_S. Call it every second."""
-        if self._valkey.available and self._restoring is None:
-            until_s = asyncio.get_running_loop().time() - KEEP_S
-            while self._recent and self._recent[0].at_s < until_s:
-                self._recent.popleft()
+        """Forget entries that no Valkey can lack any more. Call it every second."""
+        if not self._valkey.available or self._restoring is not None:
+            return
+        now_s = asyncio.get_running_loop().time()
+        while self._recent:
+            kept_s = now_s - self._recent[0].at_s
+            if kept_s <= FORK_S and (self._recent_chars <= FORK_BYTES or kept_s <= KEEP_S):
+                break
+            self._recent_chars -= self._recent.popleft().chars
 
     async def close(self) -> None:
         await self._tasks.close()

@@ -171,11 +171,17 @@ async def test_entries_that_a_replaced_valkey_lost_are_appended_again() -> None:
 
 
 @aio
-async def test_what_valkey_has_for_some_seconds_is_not_kept(
+async def test_entries_are_kept_for_a_minute_or_five_seconds_if_they_are_many(
     valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("insightdesk_rt.backend.feed.log.KEEP_S", 0.0)
     async with a_log(valkey_url, prefix) as (feed, _):
         await feed.append([entry(1)])
+        await feed.append([entry(2)])
         feed.forget_older()
-        assert not feed._recent
+        assert len(feed._recent) == 2
+        monkeypatch.setattr("insightdesk_rt.backend.feed.log.FORK_BYTES", 0)
+        feed.forget_older()
+        assert len(feed._recent) == 2, "they are younger than five seconds"
+        monkeypatch.setattr("insightdesk_rt.backend.feed.log.KEEP_S", -1.0)
+        feed.forget_older()
+        assert not feed._recent and feed._recent_chars == 0
