@@ -25,6 +25,7 @@ from typing import Any
 from insightdesk_rt.emitter import AsyncEmitter, Emitter
 from insightdesk_rt.engine.cluster.subscription_link import PROBE_S
 from insightdesk_rt.engine.errors import RtError
+from tests.cluster.nodes import cluster
 from tests.support.aio import until
 from tests.support.clients import Peer
 from tests.support.native_client import NativeDoor, NativePeer
@@ -293,3 +294,37 @@ async def check_says(folder: Path, url: str, **settings: object) -> str:
     text: str = ended.stdout + ended.stderr
     assert "Traceback" not in text, text
     return text
+
+
+async def features_work(nodes: list[ServerProcess], valkey: Any, fail_over: Callable[[], Any]) -> None:
+    """Use each feature across both nodes, before and after a failover: facts and memberships must be there."""
+    async with cluster([nodes, valkey]) as desk:
+        mia = await desk.join(0, "/chat", "mia", "customer")
+        bob = await desk.join(1, "/chat", "bob")
+        watcher = await desk.join(0, "/presence", "watcher")
+        reader = await desk.join(1, "/tickets", "reader")
+        bell = await desk.join(1, "/notifications", "reader")
+        started = await mia.ok("chat:start", {"text": "hello", "clientId": "1"})
+        chat = {"conversationId": started["conversationId"]}
+        await bob.ok("chat:accept", chat)
+        ticket = f"t-{desk.tag}"
+        await desk.push(0, f"/tickets/{ticket}", {"subject": "before"})
+        await reader.ok("ticket:subscribe", {"ticketId": ticket})
+        await in_thread(fail_over)
+        for node in nodes:
+            await until(lambda node=node: is_ready(node), "ready after the failover", 30.0)
+        await mia.ok("chat:message", {**chat, "text": "after", "clientId": "2"})
+        await bob.expect("chat:message", lambda said: said["text"] == "after")
+        await desk.push(0, f"/tickets/{ticket}", {"subject": "after"})
+        await reader.expect("ticket:updated")
+        note = {"userId": desk.user("reader"), "type": "test", "title": "after"}
+        await desk.push(0, "/notifications", note, "POST")
+        await bell.expect("notification", {"title": "after"})
+        late = await desk.join(1, "/presence", "late")
+        await watcher.expect("presence:update", {"userId": desk.user("late"), "status": "online"})
+        status, found = await nodes[0].push("GET", f"/api/v1/connections?user={desk.user('late')}")
+        assert status == 200 and found["total"] == 1 and found["missing"] == [], found
+        order = {"reason": "a test of node calls"}
+        status, done = await nodes[0].push("POST", f"/api/v1/users/{desk.user('late')}/disconnect", order)
+        assert (status, done) == (200, {"count": 1, "missing": []})
+        await until(lambda: not late.connected, "the other node has disconnected the user")

@@ -13,7 +13,7 @@ from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import Event, Room, new_id
-from tests.cluster.flow import check_says, emitters, flowing, in_thread, resumes, two_nodes, watched
+from tests.cluster.flow import check_says, emitters, features_work, flowing, in_thread, resumes, two_nodes, watched
 from tests.support.aio import aio, until
 from tests.support.own_sentinel import OwnSentinel
 from tests.support.server import ServerProcess, free_port
@@ -85,6 +85,11 @@ async def test_one_dead_sentinel_does_not_matter(desk: Desk) -> None:
 @aio
 async def test_emitters_publish_and_survive_a_failover(desk: Desk) -> None:
     await emitters(desk.nodes, desk.sentinel.url, PREFIX, desk.sentinel.fail_over)
+
+
+@aio
+async def test_chats_tickets_notifications_and_node_calls_survive_a_failover(desk: Desk) -> None:
+    await features_work(desk.nodes, desk.sentinel, desk.sentinel.fail_over)
 
 
 @aio

@@ -22,6 +22,7 @@ from tests.cluster.flow import (
     NAMESPACES,
     check_says,
     emitters,
+    features_work,
     flowing,
     in_thread,
     is_ready,
@@ -185,6 +186,15 @@ def start_both(primary: ClusterServer, replica: ClusterServer) -> None:
 @aio
 async def test_emitters_publish_and_survive_a_failover(desk: Desk) -> None:
     await emitters(desk.nodes, desk.cluster.url, PREFIX, lambda: desk.cluster.fail_over(desk.cluster.owner(TICKETS)))
+
+
+@aio
+async def test_chats_tickets_notifications_and_node_calls_survive_a_failover(desk: Desk) -> None:
+    def fail_over_all() -> None:
+        for primary in desk.cluster.primaries:
+            desk.cluster.fail_over(primary)
+
+    await features_work(desk.nodes, desk.cluster, fail_over_all)
 
 
 @aio
