@@ -77,7 +77,7 @@ def test_an_example_pushes_and_a_repeat_changes_nothing(
 
 
 @aio
-async def test_what_an_example_pushed_reaches_its_recipients_once(server: ServerProcess) -> None:
+async def test_the_pushes_of_an_example_reach_their_recipients_once(server: ServerProcess) -> None:
     run(server, sys.executable, "push.py")
     mia = await DOOR.open(server.address, "/notifications", {"token": server.token("mia", "customer")})
     listed = await mia.ok("notification:list", {})

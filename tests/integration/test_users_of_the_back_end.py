@@ -179,7 +179,7 @@ def left_of(valkey: OwnValkey, id: str) -> list[str]:
 
 
 @aio
-async def test_what_an_agent_said_stays_in_the_chats_of_customers(nodes: Nodes) -> None:
+async def test_messages_of_a_deleted_agent_stay_in_the_chats_of_customers(nodes: Nodes) -> None:
     one, two = nodes
     zoe = await come(one, "/chat", "zoe", team="blue")
     start = {"customerId": "kim", "customerName": "Kim", "clientId": "k1", "text": "Hello", "teamId": "blue"}

@@ -72,8 +72,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     features: FeatureSettings = FeatureSettings()
 
 
-# The order of the settings in the documentation, the file and --help. A setting that is not named here, such as that of
-# a new feature, stands at the end of its group: the features' settings under "Helpdesk", all others under "Logs".
+# The order of the settings in the documentation, the file and --help. A new setting need not be named here:
+# it then stands at the end of a group, a feature's or a back end part's under "Helpdesk", all others under "Logs".
 GROUPS: dict[str, tuple[str, ...]] = {
     "Addresses and ports": (
         "address", "port", "admin_address", "admin_port", "admin_allow_plaintext", "workers", "relay_address",

@@ -75,7 +75,7 @@ def test_without_a_table_the_names_are_our_own() -> None:
     ),
     st.sampled_from(["agent", "admin", "customer"]),
 )
-def test_what_is_placed_is_found_at_its_path(paths: dict[Any, str], role: str) -> None:
+def test_a_claim_is_found_at_its_path(paths: dict[Any, str], role: str) -> None:
     """For each path alone: two paths that lead into each other cannot both be written."""
     where = claim_map(paths, ROLES)  # type: ignore[arg-type]
     for use in where.paths:

@@ -646,7 +646,7 @@ def test_a_pass_names_a_user_rooms_and_an_end() -> None:
         ({"exp": 1_000_000_000}, "AUTH_TOKEN_EXPIRED"),
     ],
 )
-def test_what_is_not_a_valid_pass_is_refused(change: dict[str, Any], why: str) -> None:
+def test_an_invalid_pass_is_refused(change: dict[str, Any], why: str) -> None:
     text = token(**{"rooms": ["ticket:42"], "role": ..., **change})
     with pytest.raises(RtError) as caught:
         verify_pass(text, KEYS, time.time())

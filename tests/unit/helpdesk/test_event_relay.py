@@ -216,7 +216,7 @@ async def test_a_change_that_must_be_published_by_itself_keeps_its_place_in_its_
 
 
 @aio
-async def test_what_valkey_did_not_confirm_stays_pending_and_a_later_change_is_not_marked() -> None:
+async def test_a_change_that_the_log_did_not_confirm_stays_pending_and_so_do_later_ones() -> None:
     log = Batching(full_after=2)
     results = await log.relay.publish_all([[change("a", 1)], [change("b", 1)], [change("b", 2)], [change("c", 1)]])
     await asyncio.gather(*log.tasks)

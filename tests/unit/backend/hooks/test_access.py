@@ -94,7 +94,9 @@ async def test_without_a_ttl_every_question_is_asked() -> None:
         ("", "9", set()),
     ],
 )
-def test_what_is_forgotten_is_asked_again(user_key: str, ticket_id: str, asked_again: set[tuple[str, str]]) -> None:
+def test_a_forgotten_answer_is_asked_for_again(
+    user_key: str, ticket_id: str, asked_again: set[tuple[str, str]]
+) -> None:
     @aio
     async def body() -> None:
         async with back_end() as back, hook(back) as one:

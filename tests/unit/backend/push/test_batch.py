@@ -169,7 +169,9 @@ async def test_a_repeated_deletion_does_not_delete_a_ticket_that_came_back(valke
 
 
 @aio
-async def test_what_the_log_did_not_take_is_unavailable_and_a_retry_completes_it(valkey_url: str, prefix: str) -> None:
+async def test_operations_after_a_failure_of_the_log_are_unavailable_and_a_retry_does_them(
+    valkey_url: str, prefix: str
+) -> None:
     async with a_desk(valkey_url, prefix) as desk:
         await batch(desk, put("0", teamId="t1"))
         operations = [

@@ -106,7 +106,7 @@ async def test_a_repeat_is_answered_alike_and_another_content_is_a_conflict(valk
 
 
 @aio
-async def test_what_a_bot_says_does_not_count_as_read_by_the_agent(valkey_url: str, prefix: str) -> None:
+async def test_a_bots_message_does_not_count_as_read_by_the_agent(valkey_url: str, prefix: str) -> None:
     async with a_bridge(valkey_url, prefix) as bridge:
         chat = await bridge.begin()
         await bridge.speak(chat, "bot")
