@@ -138,6 +138,7 @@ class Admin:
         fields = given(asked)
         reason = fields.pop("reason", "")
         fields.pop("secret", None)  # a field of this name is one
+        fields.pop("url", None)  # its path may hold one; the target names the host
         what = json.dumps(fields)[:MAX_WHAT] if fields else ""
         now = iso(self._now_ms())
         entry = Entry("", now, who.id, who.scope, action, target, what, reason, address, self._node, outcome)

@@ -99,7 +99,10 @@ async def test_an_offset_that_the_feed_never_had_is_incomplete(pair: Pair) -> No
 
 @pytest.mark.parametrize(
     ("query", "field"),
-    [("after=now", "after"), ("wait=31", "wait"), ("limit=501", "limit"), ("types=chats.*", "types[0]"), ("x=1", "x")],
+    [
+        *[(f"after={offset}", "after") for offset in ("now", "00-00", f"{10**19}-0")],
+        *[("wait=31", "wait"), ("limit=501", "limit"), ("types=chats.*", "types[0]"), ("x=1", "x")],
+    ],
 )
 @aio
 async def test_a_wrong_query_is_refused_by_its_field(pair: Pair, query: str, field: str) -> None:

@@ -297,8 +297,7 @@ def _origin(url: str) -> str:
     """Return scheme, host and port of a URL, for the audit log and for those who may not see the rest."""
     try:
         parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname}{port}"
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     except ValueError:
         return "?"
 

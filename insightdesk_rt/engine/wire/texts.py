@@ -28,7 +28,8 @@ _REST = r"[^\x00-\x08\x0b-\x1f]*(?:\r\n[^\x00-\x08\x0b-\x1f]*)*\Z"
 PLAIN = "^" + _REST
 VISIBLE = rf"^(?:\r\n|[{_BLANK}])*[^{INVISIBLE}]{_REST}"
 VISIBLE_LINE = rf"^[{_BLANK_OF_LINE}]*[^{INVISIBLE}][^\x00-\x1f\x7f]*\Z"
-OFFSET = r"^[0-9]{1,20}-[0-9]{1,20}\Z"
+# As Valkey writes the ids of a stream. It refuses some of the other forms ("00-00"), and numbers over 64 bits.
+OFFSET = r"^(?:0|[1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})\Z"
 
 OffsetText = Annotated[str, Meta(pattern=OFFSET)]
 
