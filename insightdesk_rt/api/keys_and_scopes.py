@@ -34,8 +34,9 @@ from msgspec import Struct
 from insightdesk_rt.engine.addresses import is_loopback
 from insightdesk_rt.engine.errors import ConfigError, RtError
 from insightdesk_rt.engine.model import User
-from insightdesk_rt.engine.rate_limits import Windows, counted_as
+from insightdesk_rt.engine.rate_limits import Rate, counted_as
 from insightdesk_rt.engine.settings import Help, Names, Port, SettingsPart
+from insightdesk_rt.engine.shared_limits import SharedLimits, SharedWindows
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ ANY_ROOM = "*"  # in a key's line: every room
 
 KEY_PREFIX = "irt_"
 KEY_BYTES = 32
-MAX_FAILURES = 10  # wrong keys or tokens from one address within PER_S; more are answered with 429
+MAX_FAILURES = 10  # wrong keys or tokens from one address within PER_S, on all nodes; more are answered with 429
 PER_S = 60
 
 _BEARER = re.compile(r"Bearer +([^\s]+)", re.IGNORECASE)
@@ -247,18 +248,22 @@ class KeyFile:
 
 
 class AdminAccess:
-    """Turns a request's key or token into a Principal. `verify` checks a token, as on the client port."""
+    """Turns a request's key or token into a Principal. `verify` checks a token, as on the client port.
+
+    `now_ms` is the clock of the shared limits.
+    """
 
     def __init__(
         self,
         verify: Callable[[object], User],
         keys: KeyFile,
         now_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000,
+        shared: SharedLimits | None = None,
     ) -> None:
         self._verify = verify
         self._keys = keys
         self._now_ms = now_ms
-        self._failures = Windows(MAX_FAILURES, PER_S * 1000)
+        self._failures = SharedWindows(Rate(MAX_FAILURES, PER_S), shared or SharedLimits(), "wrong keys")
 
     def principal(self, authorization: str, address: str) -> Principal:
         """Return the principal of an Authorization header.

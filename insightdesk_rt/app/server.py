@@ -45,6 +45,7 @@ from insightdesk_rt.engine.cluster.backplane import ValkeyBackplane
 from insightdesk_rt.engine.cluster.clock import ValkeyClock
 from insightdesk_rt.engine.cluster.directory import Directory, NodePlace, new_place
 from insightdesk_rt.engine.cluster.leases import BEAT_MS, Leases
+from insightdesk_rt.engine.cluster.limit_exchange import LimitExchange
 from insightdesk_rt.engine.cluster.node_calls import NodeCalls
 from insightdesk_rt.engine.cluster.rivals import Rivals, has_ended, this_process
 from insightdesk_rt.engine.cluster.seal import Seal
@@ -68,6 +69,7 @@ from insightdesk_rt.engine.model import User
 from insightdesk_rt.engine.periodic import Work, only_if, start_periodic
 from insightdesk_rt.engine.secret import shown_url
 from insightdesk_rt.engine.settings import WHEEL_STEP_MS
+from insightdesk_rt.engine.shared_limits import EXCHANGE_MS, SharedLimits
 from insightdesk_rt.engine.signing_keys import DemoKeys, KeyRing, cluster_key, fingerprints
 from insightdesk_rt.engine.tokens import Pass
 from insightdesk_rt.engine.transport.client import Client
@@ -340,9 +342,10 @@ def build_feed(start: Start, cluster: ClusterParts) -> FeedParts:
 
 
 class ClientParts(NamedTuple):
-    """`sessions` is None when connection recovery is off."""
+    """`sessions` is None when connection recovery is off. `limits` are those that count once per cluster."""
 
     wheel: Wheel
+    limits: SharedLimits
     registry: ClientRegistry
     hub: Hub
     calls: NodeCalls
@@ -353,7 +356,10 @@ async def build_clients(start: Start, cluster: ClusterParts) -> ClientParts:
     """Make the table of clients, the hub with their sockets and rooms, and the calls to other nodes."""
     settings, leases = start.settings, cluster.leases
     wheel = Wheel(WHEEL_STEP_MS, monotonic_ms)
-    registry = ClientRegistry(wheel, node_id=start.node_id, limits=settings.outbox, settings=settings.clients)
+    limits = SharedLimits(cluster.backplane.address)
+    registry = ClientRegistry(
+        wheel, node_id=start.node_id, limits=settings.outbox, settings=settings.clients, shared=limits
+    )
     hub = Hub(
         cluster.backplane,
         PATHS,
@@ -367,7 +373,10 @@ async def build_clients(start: Start, cluster: ClusterParts) -> ClientParts:
     calls = NodeCalls(cluster.backplane, hub, cluster.leases.current, leases.living)
     start.stop.push_async_callback(calls.close)
     sessions = open_sessions(start, cluster, hub, calls) if settings.recovery.connection_recovery else None
-    return ClientParts(wheel, registry, hub, calls, sessions)
+    exchange = LimitExchange(limits, calls, lambda: leases.nodes, wheel.now_ms)
+    start.stop.callback(exchange.close)
+    start.every(EXCHANGE_MS, exchange.turn, "shared limits")
+    return ClientParts(wheel, limits, registry, hub, calls, sessions)
 
 
 def open_sessions(start: Start, cluster: ClusterParts, hub: Hub, calls: NodeCalls) -> ClusterSessions:
@@ -514,7 +523,7 @@ async def build_operations(
     start.every(NUMBERS_MS, stats.turn, "this node's numbers")
     packets = structs.replace(settings.packets, binary=binary_events())
     blocks = moderation.access.blocks.blocks_address
-    port = ClientPort(registry, dispatch, settings.client_port, blocks, packets)
+    port = ClientPort(registry, dispatch, settings.client_port, blocks, packets, clients.limits)
     drain = Drain(registry, partial(setattr, port, "accepting"))
     return OperationParts(moderation, dispatch, lag, stats, port, drain)
 
@@ -530,6 +539,7 @@ def open_dispatch(
         start.settings.dispatch,
         clients.sessions,
         own_events=hooks.own_events,
+        shared=clients.limits,
     )
     start.stop.push_async_callback(dispatch.close, STOP_WITHIN_S)
     return dispatch
@@ -672,7 +682,7 @@ def admin_parts(
         admin_port_settings(start.loaded),
         start.node_id,
         PATHS,
-        AdminAccess(access.checked(keys.ring.verify), keys.admins),
+        AdminAccess(access.checked(keys.ring.verify), keys.admins, clients.wheel.now_ms, clients.limits),
         cluster.valkey,
         cluster.clock,
         cluster.backplane,

@@ -1,11 +1,14 @@
 """Rate windows and caps, pure: how often something may happen, and how many of something there may be.
 
+These count on one node. shared_limits.py has those that count once per cluster.
+
 Callers pass the time as milliseconds of a clock that never goes back. A window is fixed: it opens with the first event,
 allows `max` events, and a new one begins after it has expired.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -21,10 +24,6 @@ class Rate(NamedTuple):
     max: int
     per_s: int
     burst: int = 0
-
-    def window(self) -> Window:
-        """Return a new window with this rate."""
-        return Bucket(self) if self.burst else Window(self.max, self.per_s * 1000)
 
 
 def or_any(limit: int) -> int:
@@ -138,8 +137,11 @@ class Windows:
         if window is None:
             if len(self._windows) >= self._sweep_at:
                 self._sweep(now_ms)
-            window = self._windows[key] = Window(self._max, self._per_ms)
+            window = self._windows[key] = self.new_window(key)
         return window.take(now_ms)
+
+    def new_window(self, key: str) -> Window:
+        return Window(self._max, self._per_ms)
 
     def wait_ms(self, key: str, now_ms: int) -> int:
         """Return what `take` would, and count nothing."""
@@ -223,6 +225,13 @@ class Cap:
 
     def count(self, key: str) -> int:
         return self._counts.get(key, 0)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._counts
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the keys that were entered and not left."""
+        return iter(self._counts)
 
 
 def counted_as(address: str) -> str:

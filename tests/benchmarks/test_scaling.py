@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import shared_limits
 from tests.benchmarks.scaling import SUBJECTS
 from tests.benchmarks.scaling_plan import FIGURES, LIMITS, Load, Plan, figures_table, limit, read, tables
 
@@ -64,3 +65,10 @@ def test_measuring_one_subject_keeps_the_others_in_the_file(tmp_path: Path) -> N
         assert after[key]["runs"] != before[key]["runs"] and min(after[key]["runs"]) > 0
         assert len(after[key]["runs"]) >= 5 and after[key]["what"] in said
     assert set(SUBJECTS) >= {"append", "publish", "subscribe", "clocks", "people", "log", "node", "served"}
+
+
+def test_the_cost_of_limits_per_cluster_can_be_measured() -> None:
+    """Users below a part of their limit are not in the reports."""
+    assert shared_limits.exchange(users=100, heavy=0, seconds=2).report_bytes == 0
+    busy = shared_limits.exchange(users=100, heavy=10, seconds=2)
+    assert busy.uses == 10 and busy.report_bytes > 100 and busy.hear_us > 0

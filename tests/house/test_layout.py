@@ -27,8 +27,9 @@ ENGINE = ("wire", "transport", "hub", "cluster", "dispatch", "doors")
 BUDGETS = {
     # its parts declare their settings and the hooks of features, with their docstrings and helps; joins that start
     # again after a recheck of access, for all features and for clients that return; tokens of several
-    # issuers; partitions of Valkey's keys; Sentinel and Valkey Cluster: URLs, finding and leaving primaries, routes
-    "engine": 18_500,
+    # issuers; partitions of Valkey's keys; Sentinel and Valkey Cluster: URLs, finding and leaving primaries, routes;
+    # limits that count once per cluster: windows, buckets and caps that know of other nodes, and their exchange
+    "engine": 19_300,
     "api": 1_950,
     # access is asked of the host's Python check, of its back end, or both; all keys of each script are named
     "helpdesk": 8_900,

@@ -70,6 +70,7 @@ class Leases:
         self._registering = False
         self._clearing: set[str] = set()  # incarnations
         self.incarnation = self._new_incarnation()
+        self.nodes = 1  # that lived at the last beat
 
     @property
     def leads(self) -> bool:
@@ -86,13 +87,14 @@ class Leases:
         first, self._first = self._first, False
         try:
             args = (self.incarnation, self._lease_ms, "1" if first else "0", self._valkey.run_id)
-            alive, leads, *dead = await self._valkey.call(BEAT, self._keys, args)
+            alive, leads, nodes, *dead = await self._valkey.call(BEAT, self._keys, args)
         except BaseException:
             self._first = first
             raise
         if not alive or self._refused == self.incarnation:
             await self._change_incarnation("stopped" if not alive else "alive")
             return
+        self.nodes = nodes
         self._must_register = self._must_register or alive == FORGOTTEN
         if leads:
             self._leads_until_ms = asked_ms + self._lease_ms - LEAD_MARGIN_MS

@@ -19,6 +19,7 @@ from msgspec import Raw, Struct
 
 from insightdesk_rt.engine.cluster.requests import (
     INFO_PER_REPLY,
+    LimitReport,
     NodeReply,
     NodeRequest,
     Replaced,
@@ -31,6 +32,7 @@ from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Offset, Room, new_id
+from insightdesk_rt.engine.shared_limits import Use
 from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.wire import json
 
@@ -45,7 +47,7 @@ FAILED = ("UNAVAILABLE", "INTERNAL")  # other errors are the result
 
 RequestHandler = Callable[[tuple[str, ...]], Awaitable[Any]]  # takes the arguments, returns plain JSON or a Struct
 
-_message = msgspec.json.Decoder(NodeRequest | NodeReply | Replaced)
+_message = msgspec.json.Decoder(NodeRequest | NodeReply | Replaced | LimitReport)
 
 
 class FoundMembers(NamedTuple):
@@ -104,8 +106,9 @@ class NodeCalls:
     """`living` and `incarnation` come from the leases. `handle` adds the verbs of other parts.
 
     `on_replaced(pid)` listeners end the connection of a session that went on elsewhere. `on_recheck(namespace, subject,
-    offset)` listeners remove this node's sockets that may not read a ticket or conversation any more. There is no verb
-    that nothing uses, because each is a power over all nodes.
+    offset)` listeners remove this node's sockets that may not read a ticket or conversation any more. Listeners of
+    `on_limits` take what any node uses of shared limits, this one included. There is no verb that nothing uses, because
+    each is a power over all nodes.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class NodeCalls:
         self._incarnation = incarnation
         self._living = living
         self.on_replaced: list[Callable[[str], None]] = []
+        self.on_limits: list[Callable[[LimitReport], None]] = []
         self.on_recheck: list[Callable[[str, str, Offset], Awaitable[None]]] = []
         self._handlers: dict[str, RequestHandler] = {}
         self._timeout_s = timeout_s
@@ -175,6 +179,10 @@ class NodeCalls:
     def replaced(self, address: str, pid: str) -> None:
         """Notify a node that the client of a session has come back with another connection."""
         self._bus.send_to_node(address, json.encode_struct(Replaced(pid)))
+
+    def report_limits(self, uses: dict[str, list[Use]]) -> bool:
+        """Tell all nodes what this node uses of shared limits. Returns False if Valkey is known to be unreachable."""
+        return self._bus.send_to_all(json.encode_struct(LimitReport(self._bus.address, uses)))
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -251,6 +259,9 @@ class NodeCalls:
         elif isinstance(message, Replaced):
             for evict in self.on_replaced:
                 evict(message.pid)
+        elif isinstance(message, LimitReport):
+            for listener in self.on_limits:
+                listener(message)
         elif message.to != self._bus.address:
             self._tasks.spawn(self._reply(message), "replying to another node")
 

@@ -6,6 +6,7 @@ from msgspec import Raw, Struct
 
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import Person, Role
+from insightdesk_rt.engine.shared_limits import Use
 
 SOCKETS_PER_REPLY = 200  # far below the size limit of a message between nodes
 INFO_PER_REPLY = 100_000  # characters; the same
@@ -44,6 +45,13 @@ class NodeReply(Struct, frozen=True, omit_defaults=True, tag_field="t", tag="ans
     info: Raw = Raw()
     part: str = ""  # a piece of an `info` that is too long for one message
     more: bool = False  # another message follows
+
+
+class LimitReport(Struct, frozen=True, tag_field="t", tag="limits"):
+    """What a node uses of limits that count once per cluster, by kind. `node` is its address."""
+
+    node: str
+    uses: dict[str, list[Use]]
 
 
 class Replaced(Struct, frozen=True, tag_field="t", tag="replaced"):

@@ -24,6 +24,7 @@ from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.socket import Socket
 from insightdesk_rt.engine.model import User, UserKey
 from insightdesk_rt.engine.rate_limits import Offenders, Rate, Window
+from insightdesk_rt.engine.shared_limits import RateShares, SharedLimits
 from insightdesk_rt.engine.tasks import OwnedTasks
 from insightdesk_rt.engine.wire import json
 from insightdesk_rt.engine.wire.codec import Call
@@ -79,6 +80,7 @@ class Calls:
         own_events: OwnEvents = MappingProxyType({}),
         max_waiting: int = 1_000,
         max_depth: int = json.MAX_DEPTH,
+        shared: SharedLimits | None = None,
     ) -> None:
         self.now_ms = now_ms
         self._max_waiting = max_waiting  # for each socket; a page with 150 tickets may make three calls for each
@@ -91,6 +93,7 @@ class Calls:
             for namespace in namespaces
         }
         self._windows: dict[UserKey, dict[str, Window]] = {}
+        self._shares = RateShares(shared or SharedLimits(), "calls", self._window_of)
         self.tasks = OwnedTasks(log)
         self._waiting_bytes: Counter[UserKey] = Counter()  # of the waiting calls of all sockets of a user here
         # By namespace and declared event; all other events count as OTHER.
@@ -136,6 +139,7 @@ class Calls:
             if name == DEFAULT:
                 windows.clear()
             windows.pop(name, None)
+        self._shares.forget(None if name == DEFAULT else name)
 
     def _rate_of(self, name: str, spec: EventSpec) -> Rate:
         return self._overruled.get(name) or self._rates.get(name) or spec.rate or self._default()
@@ -148,6 +152,16 @@ class Calls:
     def windows_of(self, user: UserKey) -> dict[str, Window]:
         """Return the rate windows that all sockets of the user here share. They outlive the sockets."""
         return self._windows.setdefault(user, {})
+
+    def window_of(self, user: UserKey, windows: dict[str, Window], name: str, rate: Rate) -> Window:
+        """Return one of a user's windows, which is made with this rate if there is none. It counts over all nodes."""
+        window = windows.get(name)
+        if window is None:
+            window = windows[name] = self._shares.window(rate, user, name)
+        return window
+
+    def _window_of(self, user: str, name: str) -> Window | None:
+        return self._windows.get(UserKey(user), {}).get(name)
 
     def identified(self, socket: Socket, user: User) -> None:
         """Set the user of a socket whose calls have waited until it was known."""
@@ -203,9 +217,7 @@ class Calls:
             bound.counters.seconds.add(perf_counter() - began_s)
 
     def _limit(self, socket: Socket, name: str, rate: Rate) -> None:
-        window = socket.windows.get(name)
-        if window is None:
-            window = socket.windows[name] = rate.window()
+        window = socket.windows.get(name) or self.window_of(socket.user.key, socket.windows, name, rate)
         now_ms = self.now_ms()
         wait_ms = window.take(now_ms)
         if wait_ms:

@@ -28,10 +28,11 @@ from insightdesk_rt.engine.errors import CloseReason, RtError
 from insightdesk_rt.engine.hub.access_rechecks import AccessChanged
 from insightdesk_rt.engine.hub.hub import Hub
 from insightdesk_rt.engine.hub.socket import Socket
-from insightdesk_rt.engine.model import User, UserId, UserKey
-from insightdesk_rt.engine.rate_limits import Rate, Window, parse_rate
+from insightdesk_rt.engine.model import User, UserId
+from insightdesk_rt.engine.rate_limits import Rate, parse_rate
 from insightdesk_rt.engine.seldom import Seldom
 from insightdesk_rt.engine.settings import Count, CountLimit, Help, SettingsPart
+from insightdesk_rt.engine.shared_limits import SharedCap, SharedLimits
 from insightdesk_rt.engine.tokens import BadToken
 from insightdesk_rt.engine.transport.client import Client
 from insightdesk_rt.engine.wire import json
@@ -48,7 +49,6 @@ NO_TOKEN = (
 NO_TOKEN_NATIVE = "No token was given. It belongs in data.token of connect, or in the header Authorization: Bearer."
 
 
-MINUTE_MS = 60_000
 UNIDENTIFIED = "?"  # begins the id of a user who is not known yet, with the client's id: calls that wait count for it
 CONNECTS = "connect"  # a key among a user's rate windows; no client may send an event of this name
 
@@ -69,10 +69,12 @@ class DispatchSettings(SettingsPart, frozen=True):
         CountLimit, Help("calls that wait for earlier calls of the socket; 0: no limit")
     ] = 1000
     # Ten a second: a person with ten tabs of four namespaces whose network drops every five seconds makes eight.
-    max_connects_per_user_per_minute: Annotated[Count, Help("connects of one user into namespaces; 0: no limit")] = 600
-    max_connections_per_user: Annotated[Count, Help("sockets of one user per namespace; 0: no limit")] = 100
+    max_connects_per_user_per_minute: Annotated[
+        Count, Help("connects of one user into namespaces, per cluster; 0: no limit")
+    ] = 600
+    max_connections_per_user: Annotated[Count, Help("sockets of one user per namespace and cluster; 0: no limit")] = 100
     rate_limits: Annotated[
-        dict[str, str], Help('rates per user: event = "max/seconds"; "default" for all other events')
+        dict[str, str], Help('rates per user and cluster: event = "max/seconds"; "default" for all other events')
     ] = {}
     max_namespaces_per_connection: int = PacketLimits().max_namespaces_per_connection
     max_json_depth: CountLimit = PacketLimits().max_json_depth
@@ -121,6 +123,7 @@ class Dispatch:
         settings: DispatchSettings = DispatchSettings(),
         sessions: ClusterSessions | None = None,
         own_events: OwnEvents = MappingProxyType({}),
+        shared: SharedLimits | None = None,
     ) -> None:
         self._hub = hub
         self._namespaces = {namespace.path: namespace for namespace in namespaces}
@@ -128,6 +131,7 @@ class Dispatch:
         self._settings = settings
         self._sessions = sessions
         self._expiry = Expiry(admission.verify, timers, None if admission.identify is None else self._identify_again)
+        self.limits = shared or SharedLimits()
         self.calls = Calls(
             self._namespaces.values(),
             timers.now_ms,
@@ -137,9 +141,11 @@ class Dispatch:
             own_events=own_events,
             max_waiting=settings.max_waiting_calls_per_socket,
             max_depth=settings.max_json_depth,
+            shared=self.limits,
         )
         self._auth = msgspec.json.Decoder(Auth)
-        self._users: dict[str, Counter[UserKey]] = {path: Counter() for path in self._namespaces}
+        cap = settings.max_connections_per_user
+        self._users = {path: SharedCap(cap, self.limits, f"users of {path}") for path in self._namespaces}
         self._unidentified: set[Socket] = set()  # their users are asked for, and not counted yet
         self.connected: Counter[str] = Counter()  # by namespace
         self.refused: Counter[tuple[str, str]] = Counter()  # by code, and for invalid tokens by what is wrong
@@ -180,7 +186,7 @@ class Dispatch:
             self._unidentified.add(socket)
         else:
             socket.windows = self.calls.windows_of(user.key)
-            self._users[ask.namespace][user.key] += 1
+            self._users[ask.namespace].enter(user.key)
         client.sockets[ask.namespace] = socket
         self.calls.start(socket, self._connect(client, socket, namespace, auth))
 
@@ -231,7 +237,7 @@ class Dispatch:
         self._admission.admit(client)
         self._limit(namespace, user)
         self._unidentified.discard(socket)
-        self._users[namespace.path][user.key] += 1
+        self._users[namespace.path].enter(user.key)
         self.calls.identified(socket, user)
 
     async def _identify_again(self, socket: Socket) -> User:
@@ -247,15 +253,12 @@ class Dispatch:
     def _limit(self, namespace: Namespace, user: User) -> None:
         if user.role not in namespace.allow:
             raise RtError("FORBIDDEN")
-        limit = self._settings.max_connections_per_user
-        if limit and self._users[namespace.path][user.key] >= limit:
+        if self._users[namespace.path].full(user.key):
             raise RtError("TOO_MANY_CONNECTIONS")
         limit = self._settings.max_connects_per_user_per_minute
         if limit:
-            windows = self.calls.windows_of(user.key)
-            if CONNECTS not in windows:
-                windows[CONNECTS] = Window(limit, MINUTE_MS)
-            if windows[CONNECTS].take(self.calls.now_ms()):
+            window = self.calls.window_of(user.key, self.calls.windows_of(user.key), CONNECTS, Rate(limit, 60))
+            if window.take(self.calls.now_ms()):
                 raise RtError("RATE_LIMITED")
 
     def _refuse(self, client: Client, namespace: str, refused: RtError) -> None:
@@ -396,10 +399,7 @@ class Dispatch:
         if socket in self._unidentified:
             self._unidentified.discard(socket)
         else:
-            users, key = self._users[socket.namespace], socket.user.key
-            users[key] -= 1
-            if not users[key]:
-                del users[key]
+            self._users[socket.namespace].leave(socket.user.key)
         self._expiry.forget(socket)
 
     # ── a client calls ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,9 +22,10 @@ from insightdesk_rt.engine.doors.admission import (
 )
 from insightdesk_rt.engine.doors.makers import uses_recovery
 from insightdesk_rt.engine.doors.peers import RemotePeer, TrustedProxies, bearer_of
-from insightdesk_rt.engine.rate_limits import Windows
+from insightdesk_rt.engine.rate_limits import Rate
 from insightdesk_rt.engine.secret import SecretUrl
 from insightdesk_rt.engine.settings import BytesLimit, Count, CountLimit, Help, Ms, Names, Port, SettingsPart
+from insightdesk_rt.engine.shared_limits import SharedLimits, SharedWindows
 from insightdesk_rt.engine.transport.client import NOTHING_FORWARDED, Client, Receiver
 from insightdesk_rt.engine.transport.client_registry import ClientRegistry
 from insightdesk_rt.engine.wire.engine import EngineSession, EngineSettings
@@ -60,7 +61,9 @@ class PortSettings(SettingsPart, frozen=True):
     max_fragments_per_message: Annotated[CountLimit, Help("websocket frames of one message; 0: no limit")] = (
         MAX_FRAGMENTS
     )
-    max_connects_per_address_per_second: Annotated[Count, Help("new clients of one address; 0: no limit")] = 0
+    max_connects_per_address_per_second: Annotated[
+        Count, Help("new clients of one address, per cluster; 0: no limit")
+    ] = 0
     max_payload_bytes: BytesLimit = PacketLimits().max_payload_bytes  # ws default 100 MiB, Node socket.io 1 MB
     connection_recovery: bool = RecoverySettings().connection_recovery
     connect_url: SecretUrl = SecretUrl()
@@ -82,6 +85,7 @@ class ClientPort:
         settings: PortSettings = PortSettings(),
         is_blocked: Callable[[str], bool] = lambda address: False,
         packets: PacketLimits = PacketLimits(),
+        shared: SharedLimits | None = None,
     ) -> None:
         self.registry = registry
         self.receiver = receiver
@@ -89,7 +93,7 @@ class ClientPort:
         self._packets = packets
         self.origins = OriginPolicy(settings.allowed_origins, settings.on_loopback)
         rate = settings.max_connects_per_address_per_second
-        connects = Windows(rate, 1000) if rate else None
+        connects = SharedWindows(Rate(rate, 1), shared or SharedLimits(), "new clients") if rate else None
         self.admission = AdmissionRules(self.origins, settings.transports, registry.addresses, connects, is_blocked)
         self._refused_pages = RefusedPages(self.origins.listed)
         self._proxies = TrustedProxies(settings.trusted_proxies)

@@ -17,9 +17,9 @@ from collections.abc import Callable, Collection
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from insightdesk_rt.engine.errors import CloseReason
-from insightdesk_rt.engine.rate_limits import Cap
 from insightdesk_rt.engine.seldom import Seldom
 from insightdesk_rt.engine.settings import Count, CountLimit, Help, SecondsOrNever, SettingsPart
+from insightdesk_rt.engine.shared_limits import SharedCap, SharedLimits
 from insightdesk_rt.engine.transport.intake import HoldingClient, Intake
 from insightdesk_rt.engine.transport.outbox import Flusher, OutboxLimits
 from insightdesk_rt.engine.transport.poller import Poller
@@ -67,7 +67,7 @@ class ClientSettings(SettingsPart, frozen=True):
     max_connects_per_connection_per_minute: Annotated[
         Count, Help("connects of one client into namespaces; 0: no limit")
     ] = 60
-    max_connections_per_address: Annotated[Count, Help("clients of one address; 0: no limit")] = 0
+    max_connections_per_address: Annotated[Count, Help("clients of one address, per cluster; 0: no limit")] = 0
 
 
 class Registry(Generic[C]):
@@ -106,6 +106,7 @@ class Registry(Generic[C]):
         node_id: str = "n1",
         limits: OutboxLimits = OutboxLimits(),
         settings: ClientSettings = ClientSettings(),
+        shared: SharedLimits | None = None,
     ) -> None:
         self.wheel = wheel
         self.now_ms: Callable[[], int] = wheel.now_ms  # monotonic; the same clock as the timers
@@ -119,7 +120,7 @@ class Registry(Generic[C]):
         self.flusher = Flusher()
         self.intake = Intake(settings.max_unfinished_bytes_per_user, settings.max_unfinished_bytes)
         self.poller = Poller()
-        self.addresses = Cap(settings.max_connections_per_address)
+        self.addresses = SharedCap(settings.max_connections_per_address, shared or SharedLimits(), "addresses")
         self.clients: dict[str, C] = {}
         self.farewells: dict[str, list[Encoded]] = {}  # last messages for the next poll of clients that have ended
         self._lingering: set[Lingering] = set()

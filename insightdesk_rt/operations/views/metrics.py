@@ -156,6 +156,10 @@ class NodeCollector(Collector):
         refused = {key: dispatch.refused[key] for key in {*usual, *dispatch.refused}}
         text = "Connects into a namespace that were refused; of invalid tokens with what is wrong with them."
         yield _counter("connects_refused", text, refused, ("reason", "why"))
+        text = "Limits of which other nodes use much; they count here, too."
+        yield _gauge("limits_of_other_nodes", text, {(): dispatch.limits.others()})
+        text = "Limits of which this node uses much, left out of a report to the other nodes because it was full."
+        yield _counter("limits_not_reported", text, {(): dispatch.limits.not_reported})
         resumes = {("resumed",): dispatch.resumed, ("lost",): dispatch.not_resumed}
         yield _counter("resumes", "Clients that asked to resume a session.", resumes, ("outcome",))
         yield _counter("received_bytes", "Bytes of clients: frames and polling bodies.", {(): registry.bytes_in})

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from insightdesk_rt.engine.rate_limits import SWEEP_AT, Cap, Offenders, Rate, Window, Windows, counted_as, parse_rate
+from insightdesk_rt.engine.rate_limits import (
+    SWEEP_AT,
+    Bucket,
+    Cap,
+    Offenders,
+    Rate,
+    Window,
+    Windows,
+    counted_as,
+    parse_rate,
+)
 
 
 def test_a_window_allows_max_and_then_returns_the_time_to_wait() -> None:
@@ -128,7 +138,7 @@ def test_offenders_are_sorted_by_refusals_and_forgotten_after_a_while() -> None:
 
 def test_a_burst_is_allowed_after_a_pause_and_the_average_holds() -> None:
     """`chat:message`: 30 at once, five a second on average. After a burst a user waits for one place, not for all."""
-    window = Rate(5, 1, burst=30).window()
+    window = Bucket(Rate(5, 1, burst=30))
     assert [window.take(0) for _ in range(30)] == [0] * 30
     assert window.take(0) == window.wait_ms(0) == 200
     assert window.take(200) == 0 and window.take(200) == 200
@@ -141,7 +151,7 @@ def test_a_burst_is_allowed_after_a_pause_and_the_average_holds() -> None:
 def test_no_bucket_allows_more_than_its_burst_and_the_average(
     max: int, per_s: int, burst: int, steps: list[int]
 ) -> None:
-    window, now, allowed = Rate(max, per_s, burst).window(), 0, 0
+    window, now, allowed = Bucket(Rate(max, per_s, burst)), 0, 0
     for step in steps:
         now += step
         wait = window.take(now)

@@ -1,7 +1,8 @@
 -- Renew a node's lease, and declare nodes dead whose leases have ended.
 --
--- Returns {alive, leads, incarnation to be reaped...}. alive: 1; 0 if this incarnation was declared dead; 2 if the server
--- does not know a node that was here before. The server was emptied then, and the node must store what it holds again.
+-- Returns {alive, leads, nodes that live, incarnation to be reaped...}. alive: 1; 0 if this incarnation was declared dead;
+-- 2 if the server does not know a node that was here before. The server was emptied then, and the node must store what
+-- it holds again.
 --
 -- KEYS  1 nodes: zset incarnation -> when its lease ends, ms   2 reaping: zset incarnation -> when it was declared dead
 --       3 leader: string incarnation                           4 server: string run id of the server that was last seen
@@ -28,7 +29,7 @@ local calm = redis.call('EXISTS', KEYS[5]) == 1
 local forgotten = not first and not redis.call('ZSCORE', KEYS[1], me)
 if forgotten then
   -- It was declared dead. If it is not in `reaping` either, the server was emptied, and the node may continue.
-  if redis.call('ZSCORE', KEYS[2], me) or not calm then return {0, 0} end
+  if redis.call('ZSCORE', KEYS[2], me) or not calm then return {0, 0, 0} end
 end
 redis.call('ZADD', KEYS[1], now + lease, me)
 
@@ -47,7 +48,7 @@ if leader == me or not leader then
   leader = me
 end
 
-local answer = {forgotten and 2 or 1, leader == me and 1 or 0}
+local answer = {forgotten and 2 or 1, leader == me and 1 or 0, redis.call('ZCARD', KEYS[1])}
 for _, dead in ipairs(redis.call('ZRANGE', KEYS[2], 0, 9)) do
   answer[#answer + 1] = dead
 end
