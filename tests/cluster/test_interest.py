@@ -44,18 +44,18 @@ class CountedBackplane(ValkeyBackplane):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.heard: Counter[bytes] = Counter()
-        (self.lane,) = self._lanes
-        received = self.lane.received
+        (self.group,) = self._groups
+        received = self.group.received
 
         def counted(channel: bytes, message: bytes) -> None:
             self.heard[channel] += 1
             received(channel, message)
 
-        self.lane.received = counted  # type: ignore[method-assign]
+        self.group.received = counted  # type: ignore[method-assign]
 
     @property
     def probes(self) -> int:
-        return self.heard[self.lane._node_channels[0]]
+        return self.heard[self.group._node_channels[0]]
 
     @property
     def from_rooms(self) -> int:

@@ -162,8 +162,8 @@ async def test_a_dead_subscription_is_noticed_within_seconds_and_repaired(tmp_pa
     with OwnValkey() as server:
         async with cluster(server.url, "t") as nodes:
             async with Proxy(server.socket) as proxy:
-                nodes[0].bus._lanes[0].link.where = at(proxy.url)
-                nodes[0].bus._lanes[0].link.drop("now through the proxy")
+                nodes[0].bus._groups[0].link.where = at(proxy.url)
+                nodes[0].bus._groups[0].link.drop("now through the proxy")
                 await until(lambda: nodes[0].bus.subscribed and proxy.open, "subscribed through the proxy")
                 async with Load(nodes):
                     before = nodes[0].bus.counters["connects"]
@@ -174,8 +174,8 @@ async def test_a_dead_subscription_is_noticed_within_seconds_and_repaired(tmp_pa
                     await until(lambda: nodes[0].bus.subscribed, "mended")
                     assert time.monotonic() - began < 10
                     assert nodes[0].bus.counters["connects"] > before
-                nodes[0].bus._lanes[0].link.where = at(server.url)
-                nodes[0].bus._lanes[0].link.drop("the proxy ends")
+                nodes[0].bus._groups[0].link.where = at(server.url)
+                nodes[0].bus._groups[0].link.drop("the proxy ends")
 
 
 # ── faults of the server ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -248,8 +248,8 @@ async def test_publishers_over_a_slow_connection_do_not_keep_everything(monkeypa
             proxy.delay_s = 0.14
             await asyncio.gather(*(one.bus.append(event(str(n))) for n in range(5)))
             monkeypatch.setattr("insightdesk_rt.engine.cluster.publisher.FORK_S", 0.5)
-            await until(lambda: not one.bus._lanes[0].publisher._tail, "forgotten", 5)
-            assert one.bus._lanes[0].publisher._tail_bytes == 0
+            await until(lambda: not one.bus._groups[0].publisher._tail, "forgotten", 5)
+            assert one.bus._groups[0].publisher._tail_bytes == 0
             assert one.bus.subscribed and one.bus.counters["connects"] == 1
 
 
@@ -260,7 +260,7 @@ async def test_a_probe_that_cannot_be_sent_does_not_hide_a_dead_subscription() -
             server("PUBLISH", Names("t").cluster.node(one.bus.address), "1P 99999999\n")
             await until(lambda: one.bus.counters["poison"] == 1, "dropped")
             before = one.bus.counters["connects"]
-            one.bus._lanes[0].link.connection._received = lambda channel, message: None  # type: ignore[union-attr]
+            one.bus._groups[0].link.connection._received = lambda channel, message: None  # type: ignore[union-attr]
             await until(lambda: one.bus.counters["connects"] > before, "the dead subscription is noticed", 10)
 
 
@@ -332,7 +332,7 @@ async def two_primaries(folder: Path) -> AsyncIterator[tuple[Node, Node, OwnValk
             await until(lambda: new("XLEN", f"{{t{NS}}}:log") == old("XLEN", f"{{t{NS}}}:log"), "replicated")
             for node in nodes:
                 await until(
-                    lambda node=node: node.bus._lanes[0].sequencers[NS].ends[-1].offset == node.bus.position(NS),
+                    lambda node=node: node.bus._groups[0].sequencers[NS].ends[-1].offset == node.bus.position(NS),
                     "known",
                 )
             new("REPLICAOF", "NO", "ONE")
@@ -345,7 +345,8 @@ async def on(node: Node, server: OwnValkey) -> None:
     """Wait until the node is subscribed at this server and sends its commands there."""
     run_id = server("INFO", "server")["run_id"]
     await until(
-        lambda: node.valkey.run_id == run_id and node.bus.subscribed and not node.bus._lanes[0].publisher.recovery, "on"
+        lambda: node.valkey.run_id == run_id and node.bus.subscribed and not node.bus._groups[0].publisher.recovery,
+        "on",
     )
 
 
@@ -402,10 +403,10 @@ async def test_after_two_primaries_for_too_long_all_rooms_must_reload(
         if what == "the reader":
             monkeypatch.setattr("insightdesk_rt.engine.cluster.sequencer.KNOWN_S", 0.0)
             monkeypatch.setattr("insightdesk_rt.engine.cluster.sequencer.END_EVERY_S", 0.0)
-            ends = one.bus._lanes[0].sequencers[NS].ends
+            ends = one.bus._groups[0].sequencers[NS].ends
             await until(lambda: len(ends) == 1 and ends[0].offset == one.bus.position(NS), "no older one is known")
         else:
-            await until(lambda: not one.bus._lanes[0].publisher._tail, "nothing is kept")
+            await until(lambda: not one.bus._groups[0].publisher._tail, "nothing is kept")
         old.kill()
         leads_now(tmp_path / "one", new)
         await on(one, new)
@@ -423,17 +424,17 @@ async def test_an_offset_that_two_primaries_used_for_two_events_shows_another_lo
     async with cluster(valkey_url, prefix, 1) as (node,):
         await node.bus.listen(NS, A)
         common = await node.bus.append(event("common", C))
-        sequencer = node.bus._lanes[0].sequencers[NS]
+        sequencer = node.bus._groups[0].sequencers[NS]
         await until(lambda: sequencer.ends[-1].offset == common, "known")
         mine = await node.bus.append(event("mine"))
         await until(lambda: sequencer.position == mine, "heard")
-        assert (await node.bus._lanes[0]._open(sequencer)).since == mine
+        assert (await node.bus._groups[0]._open(sequencer)).since == mine
         log = Names(prefix).namespace(NS).log
         ((_, fields),) = await node.valkey.command("XRANGE", log, common, common)
         await node.valkey.command("DEL", log)
         await node.valkey.command("XADD", log, common, *fields)
         await node.valkey.command("XADD", log, mine, "i", "theirs", "h", "{}", "p", "1", "r", A)
-        assert (await node.bus._lanes[0]._open(sequencer)).since == common
+        assert (await node.bus._groups[0]._open(sequencer)).since == common
 
 
 def leads_now(link: Path, server: OwnValkey) -> None:
@@ -501,15 +502,15 @@ async def test_listen_does_not_wait_for_ever_for_a_long_catch_up(monkeypatch: py
     with OwnValkey() as server:
         async with cluster(server.url, "t", 1) as (one,):
             await one.bus.listen(NS, A)
-            read, catch_up = asyncio.Event(), one.bus._lanes[0]._catch_up
+            read, catch_up = asyncio.Event(), one.bus._groups[0]._catch_up
 
             async def slowly(sequencer: Any) -> None:
                 await read.wait()
                 await catch_up(sequencer)
 
-            monkeypatch.setattr(one.bus._lanes[0], "_catch_up", slowly)
-            one.bus._lanes[0].link.drop("a test")
-            await until(lambda: not one.bus._lanes[0].link.caught_up.is_set(), "catching up")
+            monkeypatch.setattr(one.bus._groups[0], "_catch_up", slowly)
+            one.bus._groups[0].link.drop("a test")
+            await until(lambda: not one.bus._groups[0].link.caught_up.is_set(), "catching up")
             began = time.monotonic()
             told = await asyncio.gather(*(refused(one.bus.listen(NS, room)) for room in (A, B)))
             assert told == ["UNAVAILABLE"] * 2 and time.monotonic() - began < 2
@@ -528,12 +529,12 @@ async def test_a_log_trimmed_during_an_outage_makes_the_concerned_rooms_reload()
             await one.bus.append(event("quiet", C))
             for room in (A, C):
                 await one.bus.listen(NS, room)
-            one.bus._lanes[0].link.where = at("unix:///nowhere")
-            one.bus._lanes[0].link.drop("cut off")
+            one.bus._groups[0].link.where = at("unix:///nowhere")
+            one.bus._groups[0].link.drop("cut off")
             for _ in range(5):
                 await asyncio.gather(*(two.bus.append(event(str(n), A)) for n in range(100)))
             assert one.events == []
-            one.bus._lanes[0].link.where = at(server.url)
+            one.bus._groups[0].link.where = at(server.url)
             await until(lambda: one.bus.subscribed, "back")
             assert one.resyncs == [(NS, [A])], "C had no trimmed events"
             assert 100 <= len(one.events) < 500, "its remaining events were delivered"
@@ -546,7 +547,7 @@ async def test_a_gap_in_a_room_is_noticed_at_the_next_event_and_filled_from_the_
     with OwnValkey() as server:
         async with cluster(server.url, "t", 2) as (one, two):
             await one.bus.listen(NS, A)
-            hear = one.bus._lanes[0].received
+            hear = one.bus._groups[0].received
             drop = True
 
             def lossy(channel: bytes, message: bytes) -> None:
@@ -554,7 +555,7 @@ async def test_a_gap_in_a_room_is_noticed_at_the_next_event_and_filled_from_the_
                     return
                 hear(channel, message)
 
-            one.bus._lanes[0].link.connection._received = lossy  # type: ignore[union-attr]
+            one.bus._groups[0].link.connection._received = lossy  # type: ignore[union-attr]
             await two.bus.append(event("1"))
             await two.bus.append(event("2"))
             await asyncio.sleep(0.05)

@@ -103,7 +103,7 @@ class Cluster:
         """Are both nodes connected to the present server, and have they stored again what it may lack?"""
         run_id = self.server("INFO", "server")["run_id"]
         nodes = (self.one, self.two)
-        return all(node.valkey.run_id == run_id and node.bus._lanes[0].publisher.recovery is None for node in nodes)
+        return all(node.valkey.run_id == run_id and node.bus._groups[0].publisher.recovery is None for node in nodes)
 
     def replace(self, copy: dict[bytes, bytes]) -> None:
         """Kill the server, and start another one with the copy."""
@@ -319,11 +319,11 @@ async def test_facts_older_than_a_few_seconds_are_not_kept_for_ever(tmp_path: Pa
     async with a_cluster(tmp_path) as cluster:
         chat = await talking(cluster)
         await cluster.one.ask(CARL, "chat:message", conversationId=chat, text="m", clientId="m")
-        await until(lambda: cluster.two.bus._lanes[0]._recent_facts, "heard")
+        await until(lambda: cluster.two.bus._groups[0]._recent_facts, "heard")
         now = asyncio.get_running_loop().time()
         for node in (cluster.one, cluster.two):
-            node.bus._lanes[0].beat(now, now + 60)  # Valkey answers much later
-            assert not node.bus._lanes[0]._recent_facts and not node.bus._lanes[0].publisher.confirmed(node.bus.facts)
+            node.bus._groups[0].beat(now, now + 60)  # Valkey answers much later
+            assert not node.bus._groups[0]._recent_facts and not node.bus._groups[0].publisher.confirmed(node.bus.facts)
             store = node.desk.chat.store
             await store.forget_older(now)
             assert store._recent and len(store._first) == (node is cluster.one)

@@ -3,7 +3,7 @@
 To append an event is one script: XADD to the namespace's log, remember the event's id, and PUBLISH the entry on each
 room's channel, with its offset and the offset of the room's event before it. A node subscribes to the channels of the
 rooms it has members in, so it pays only for what its own clients need (`ChannelSubscriptions`). The work is done by
-lanes (lane.py): one for all namespaces, or in a cluster one for each. Calls between nodes are checked here.
+log groups (log_group.py): one for all namespaces, or in a cluster one for each. Calls between nodes are checked here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 
 from insightdesk_rt.engine.cluster import envelope
 from insightdesk_rt.engine.cluster.envelope import BusCall, Poison
-from insightdesk_rt.engine.cluster.lane import Lane
+from insightdesk_rt.engine.cluster.log_group import LogGroup
 from insightdesk_rt.engine.cluster.logs import MAX_EVENTS, Logs
 from insightdesk_rt.engine.cluster.publisher import EventLogSettings
 from insightdesk_rt.engine.cluster.seal import NotSealed, Seal
@@ -79,25 +79,27 @@ class ValkeyBackplane:
         self.logs = Logs(valkey, names, settings.log_reads_at_once)
         calls, paths = (names.cluster.node(self.address), names.all_nodes), list(namespaces)
         if valkey.sharded:
-            self._lanes = [Lane(valkey, names.namespace(path), [path], (), self, settings, self.logs) for path in paths]
-            self._lanes.append(Lane(valkey, names.cluster, [], calls, self, settings, self.logs))
+            self._groups = [
+                LogGroup(valkey, names.namespace(path), [path], (), self, settings, self.logs) for path in paths
+            ]
+            self._groups.append(LogGroup(valkey, names.cluster, [], calls, self, settings, self.logs))
         else:
-            self._lanes = [Lane(valkey, names.cluster, paths, calls, self, settings, self.logs)]
-        self._by_path = {path: lane for lane in self._lanes for path in lane.sequencers}
+            self._groups = [LogGroup(valkey, names.cluster, paths, calls, self, settings, self.logs)]
+        self._by_path = {path: group for group in self._groups for path in group.sequencers}
 
     async def start(self) -> None:
         """Connect, and wait up to START_S for it. Does not fail: `subscribed` says whether it succeeded."""
-        for lane in self._lanes:
-            lane.start()
+        for group in self._groups:
+            group.start()
         try:
             async with asyncio.timeout(START_S):
-                for lane in self._lanes:
-                    await lane.link.first_live.wait()
+                for group in self._groups:
+                    await group.link.first_live.wait()
         except TimeoutError:
             pass
 
     async def close(self) -> None:
-        await asyncio.gather(*(lane.close() for lane in self._lanes))
+        await asyncio.gather(*(group.close() for group in self._groups))
 
     def attach(self, members: LocalMembers) -> None:
         self.members = members
@@ -105,12 +107,14 @@ class ValkeyBackplane:
     @property
     def subscribed(self) -> bool:
         """Does this node receive everything it should at this moment? A readiness check."""
-        return all(lane.subscribed for lane in self._lanes)
+        return all(group.subscribed for group in self._groups)
 
     @property
     def unheard(self) -> list[str]:
         """The namespaces whose events this node does not receive at this moment, in order; "" stands for node calls."""
-        return sorted(path for lane in self._lanes if not lane.subscribed for path in (list(lane.sequencers) or [""]))
+        return sorted(
+            path for group in self._groups if not group.subscribed for path in (list(group.sequencers) or [""])
+        )
 
     @property
     def namespaces(self) -> list[str]:
@@ -126,8 +130,8 @@ class ValkeyBackplane:
     @property
     def counters(self) -> dict[str, int]:
         sums = Counter[str]()
-        for lane in self._lanes:
-            sums.update(lane.counters)
+        for group in self._groups:
+            sums.update(group.counters)
         sums.update({"reads_refused": self.logs.budget.refused, "poison": self.logs.poison})
         return dict(sums)
 

@@ -1,12 +1,12 @@
-"""Lane: the logs of some namespaces that lie on one server: what this node hears of them and appends to them.
+"""LogGroup: the logs of some namespaces that lie on one server: what this node hears of them and appends to them.
 
-With one server, a node has one lane for all namespaces. In a cluster it has one for each namespace, and one for calls
-between nodes, because each may lie on another primary, and may move to another one alone. A lane has its own
+With one server, a node has one log group for all namespaces. In a cluster it has one for each namespace, and one for
+calls between nodes, because each may lie on another primary, and may move to another one alone. A log group has its own
 subscription connection and is repaired alone: while one primary is unreachable, the others' namespaces go on.
 
 Incoming events go through one `Sequencer` per namespace, which keeps the order and notices gaps. Gaps and lost
 connections (`SubscriptionLink`) are repaired here by reading the log (`Logs`). `Publisher` appends events. If the
-server may have lost what it confirmed, the lane restores it before anything new is sent.
+server may have lost what it confirmed, the log group restores it before anything new is sent.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ RETRY_S = 0.1
 HEAD_BYTES = 65_536  # for the names of rooms beside the payload
 
 
-class LaneOwner(Protocol):
-    """What all lanes of a node share."""
+class LogGroupOwner(Protocol):
+    """What all log groups of a node share."""
 
     address: str
     members: LocalMembers
@@ -56,8 +56,8 @@ class LaneOwner(Protocol):
         ...
 
 
-class Lane:
-    """`home` is the partition that the lane's own channel is in; `call_channels` are those that calls come on."""
+class LogGroup:
+    """`home` is the partition that the log group's own channel is in; `call_channels` are those that calls come on."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Lane:
         home: Partition,
         namespaces: Iterable[str],
         call_channels: Sequence[str],
-        owner: LaneOwner,
+        owner: LogGroupOwner,
         settings: EventLogSettings,
         logs: Logs,
     ) -> None:
