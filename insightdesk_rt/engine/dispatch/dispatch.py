@@ -74,7 +74,7 @@ class DispatchSettings(SettingsPart, frozen=True):
     ] = 600
     max_connections_per_user: Annotated[Count, Help("sockets of one user per namespace and cluster; 0: no limit")] = 100
     rate_limits: Annotated[
-        dict[str, str], Help('rates per user and cluster: event = "max/seconds"; "default" for all other events')
+        dict[str, str], Help('rates per user and cluster: event = "max/seconds"; "default": all other events')
     ] = {}
     max_namespaces_per_connection: int = PacketLimits().max_namespaces_per_connection
     max_json_depth: CountLimit = PacketLimits().max_json_depth
