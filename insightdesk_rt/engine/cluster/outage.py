@@ -125,13 +125,15 @@ class Refusals:
         self._count += 1
         self._names.add(name)
 
-    def served(self, name: str) -> None:
-        """Note that a command succeeded. If it had been refused before, it ends the outage after QUIET_S of quiet.
+    def served(self, name: str, *, wrote: bool = False) -> None:
+        """Note that a command succeeded. After QUIET_S of quiet it ends the outage, if it had been refused before.
 
-        A command that only reads proves nothing, because a full server still answers those.
+        A command that only reads proves nothing, because a full server still answers those. `wrote`: readiness has
+        written to the server, which proves as much. Otherwise the outage would not end if the refused command is one
+        that is sent only after a connect.
         """
         now_s = self._now_s()
-        if name in self._names and now_s - self._last_s >= QUIET_S:
+        if (wrote or name in self._names) and now_s - self._last_s >= QUIET_S:
             seconds = round(self._last_s - self._began_s, 1)
             extra = {"was": self.why, "refused": self._count, "seconds": seconds, **self._named}
             log.warning("valkey serves again", extra=extra)

@@ -135,6 +135,8 @@ class Primary:
             )
         except RtError:
             return self.trouble or UNKNOWN
+        if self._refusals.why:
+            self._refusals.served("SET", wrote=True)
         replicas, wanted = int(info_field(replication, "connected_slaves") or 0), self._settings.min_replicas
         if replicas < wanted:
             return f"min_replicas_to_ack = {wanted}, and it has {replicas} replicas: no event is acknowledged"

@@ -212,8 +212,8 @@ class ClusterRoutes:
         return "; ".join(whys)
 
     async def fitness(self) -> str:
-        if trouble := self.trouble():
-            return trouble
+        if self.missing() or not all(primary.available for primary in self._primaries.values()):
+            return self.trouble()
         routes = {route.primary: route for route in self._routes.values() if route.primary is not None}
         found = await asyncio.gather(*(primary.fitness(probe_key(route)) for primary, route in routes.items()))
         return "; ".join(

@@ -85,6 +85,18 @@ def test_an_outage_is_logged_in_two_lines_however_many_commands_fail(caplog: pyt
     assert len(caplog.records) == 3, "the next outage is logged again"
 
 
+def test_an_outage_that_hit_only_a_rare_command_ends_when_readiness_can_write() -> None:
+    """A node asks for the end of a log only after a connect; a cluster that was down then refused just that."""
+    now_s = 0.0
+    refusals = Refusals(lambda: now_s)
+    refusals.refused("open", exceptions.ResponseError("CLUSTERDOWN The cluster is down"))
+    refusals.served("SET", wrote=True)
+    assert refusals.why, "at a limit some commands succeed"
+    now_s += outage.QUIET_S
+    refusals.served("SET", wrote=True)
+    assert refusals.why == ""
+
+
 def test_a_new_reason_during_an_outage_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     refusals = Refusals(lambda: 0.0)
     for error in ("MISCONF disk", "MISCONF disk", "NOREPLICAS none"):
