@@ -103,6 +103,14 @@ def test_a_publisher_that_changed_its_node_may_be_out_of_order_if_valkey_lost_it
     assert not judge([first, second], [client]).clean
 
 
+def test_an_emitter_may_be_out_of_order_if_valkey_lost_its_log() -> None:
+    """It writes to the new primary before some of the nodes do, or to the former one for longer."""
+    client = record(2)
+    hear(client, 1)
+    assert judge(sent(1, 2, kept=False), [client], log_kept=False).reordered == 2
+    assert not judge(sent(1, 2, kept=False), [client]).clean
+
+
 def test_one_event_with_two_offsets_is_a_fault_unless_valkey_lost_its_log() -> None:
     other = record()
     other.hears(("p", 1), "9-0", 1.0)
@@ -154,6 +162,14 @@ def test_a_fact_that_the_back_end_was_not_told_is_found() -> None:
     told.add(told_entry(1))
     assert told.judge(Owed({("c1", 1)}, ordered=True)) == []
     assert told.judge(Owed({("c1", 1), ("c1", 2)}, ordered=True)) == ["the feed lacks ('c1', 2)"]
+
+
+def test_a_fact_may_be_missing_after_a_notice() -> None:
+    told = Told("the feed")
+    told.add(told_entry(1))
+    told.incomplete = 1
+    owed = Owed({("c1", 1), ("c1", 2)}, ordered=False)
+    assert told.judge(owed) == [] and told.lacks(owed) == [("c1", 2)]
 
 
 def test_a_repeat_to_the_back_end_must_be_the_same_entry_and_the_first_ones_in_order() -> None:

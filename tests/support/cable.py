@@ -23,6 +23,7 @@ class Cable:
     def __init__(self, host: str, port: int) -> None:
         self.route: Callable[[], tuple[str, int]] = lambda: (host, port)  # where the next connection goes
         self.rations: Iterator[int] | None = None  # of each next connection: bytes that come through from the server
+        self.renamed: tuple[bytes, bytes] | None = None  # a text in the server's answers, and another of its length
         self._server: asyncio.Server | None = None
         self._ends: set[_End] = set()
         self._down = False
@@ -30,10 +31,10 @@ class Cable:
         self._open = asyncio.Event()
         self._open.set()
 
-    async def lay(self) -> int:
-        """Return the port to connect to instead of the server's."""
+    async def lay(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Return the port to connect to instead of the server's; 0: any."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Near(self), "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: _Near(self), host, port)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
@@ -96,6 +97,21 @@ class Cable:
         return None if self._down else self.route()
 
 
+class Renamer:
+    """Replaces a text in a stream by another of the same length, also where the text comes in two pieces."""
+
+    def __init__(self, old: bytes, new: bytes) -> None:
+        assert len(old) == len(new)
+        self._old, self._new = old, new
+        self._rest = b""
+
+    def __call__(self, data: bytes) -> bytes:
+        data = (self._rest + data).replace(self._old, self._new)
+        begun = next((n for n in range(len(self._old) - 1, 0, -1) if data.endswith(self._old[:n])), 0)
+        self._rest = data[len(data) - begun :]
+        return data[: len(data) - begun]
+
+
 class _End(asyncio.Protocol):
     """One side of one connection: what it hears the other side says."""
 
@@ -106,6 +122,7 @@ class _End(asyncio.Protocol):
         self.subscribes = self.hushed = False
         self.holds = False  # would the server see its end? A websocket's, or an open poll's
         self.left: int | None = None  # how many more bytes of it come through; None: all
+        self.rename: Renamer | None = None
         self.other: _End | None = None
         self.transport: asyncio.Transport | None = None
         self.heard_at_s = asyncio.get_running_loop().time()
@@ -120,7 +137,7 @@ class _End(asyncio.Protocol):
             self.other.heard_at_s = self.heard_at_s
             if data.startswith(b"HTTP/1.1 200 "):  # a poll's answer; a websocket's is 101
                 self.other.holds = False
-        self._held.append(data)
+        self._held.append(self.rename(data) if self.rename is not None else data)
         self.forward()
 
     def eof_received(self) -> bool:
@@ -207,6 +224,8 @@ class _Near(_End):
             return
         if self._cable.rations is not None:
             far.left = next(self._cable.rations, None)
+        if self._cable.renamed is not None:
+            far.rename = Renamer(*self._cable.renamed)
         self.meet(far)
         if self.transport is None or self.transport.is_closing():
             far.reset()

@@ -105,6 +105,27 @@ class OwnCluster:
         wait_until(lambda: replica.role() == "master" and primary.role() == "slave", "the replica took over")
         return replica
 
+    def until_replaced(self, primary: ClusterServer) -> None:
+        """Wait until a replica has taken over from a primary that was killed."""
+        wait_until(lambda: len(self.primaries) == 3, f"a replica takes over from {primary.address}")
+
+    def isolate(self, server: ClusterServer) -> None:
+        """Cut a server off from all others, in both directions; it goes on serving clients.
+
+        It needs `--enable-debug-command local`. Dropping packets (DROP-CLUSTER-PACKET-FILTER) is not enough: what is
+        published on one side would still reach the other.
+        """
+        for each in self.servers:
+            each("DEBUG", "DISABLE-CLUSTER-RECONNECTION", 1)
+        for other in self.servers:
+            if other is not server:
+                server("DEBUG", "CLUSTERLINK", "KILL", "ALL", other.id)
+
+    def rejoin(self) -> None:
+        """End `isolate`."""
+        for each in self.servers:
+            each("DEBUG", "DISABLE-CLUSTER-RECONNECTION", 0)
+
     def move_slot(self, key: str, to: ClusterServer, keys_at_once: int = 10) -> None:
         """Migrate a key's slot with all its keys to another primary, in the order that the manual gives."""
         source, slot = self.owner(key), key_slot(key.encode())

@@ -1,8 +1,10 @@
 """The back end under faults: a reader of the feed and a receiver of a webhook, both of which must be told everything.
 
 Owed is every acknowledged chat message and every acknowledged change of a ticket. Each must reach both at least once,
-a repeat must have the same id, and the first messages of one conversation or ticket must be in their order. The reader
-asks any usable node and goes on from its last offset. The receiver never fails, so only the cluster's faults count.
+a repeat must have the same id, and the first messages of one conversation or ticket must be in their order. Where
+Valkey has lost entries, some may be missing after a notice: `"complete": false` of the feed, `feed.incomplete` of the
+webhook. The reader asks any usable node and goes on from its last offset. The receiver never fails, so only the
+cluster's faults count.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ class Told:
         self.first: dict[str, Fact] = {}  # by id, in the order of the first time
         self.texts: dict[str, Any] = {}
         self.wrong: list[str] = []
+        self.incomplete = 0  # notices that entries may be missing
 
     def add(self, entry: dict[str, Any]) -> None:
         if self.texts.setdefault(entry["id"], entry) != entry:
@@ -50,9 +53,12 @@ class Told:
         if fact is not None:
             self.first.setdefault(entry["id"], fact)
 
+    def lacks(self, owed: Owed) -> list[Fact]:
+        return sorted(owed.facts - set(self.first.values()))
+
     def judge(self, owed: Owed) -> list[str]:
-        """Return what is wrong: facts that are missing, and those that came in another order."""
-        found = [*self.wrong, *(f"{self.name} lacks {fact}" for fact in sorted(owed.facts - set(self.first.values())))]
+        """Return what is wrong: facts that are missing without a notice, and those that came in another order."""
+        found = [*self.wrong, *(f"{self.name} lacks {fact}" for fact in self.lacks(owed) if not self.incomplete)]
         last: dict[str, int] = defaultdict(int)
         for subject, number in dict.fromkeys(self.first.values()) if owed.ordered else ():
             if (subject, number) in owed.facts and number < last[subject]:
@@ -111,10 +117,15 @@ class BackEnds:
     def judge(self, owed: Owed) -> list[str]:
         return [wrong for told in self._told for wrong in told.judge(owed)]
 
+    def announced(self, owed: Owed) -> int:
+        """Return how many facts one of the two was not told, after a notice that some may be missing."""
+        return sum(len(told.lacks(owed)) for told in self._told if told.incomplete)
+
     def _receive(self, received: Received) -> int:
         entry = received.event
         if entry["type"] in TYPES:
             self._told[1].add(entry)
+        self._told[1].incomplete += entry["type"] == "feed.incomplete"
         self._receiver.received.clear()
         self._receiver.accepted.clear()
         return 200
@@ -126,6 +137,7 @@ class BackEnds:
             if page is None:
                 await asyncio.sleep(AGAIN_S)
                 continue
+            self._told[0].incomplete += not page["complete"]
             for entry in page["events"]:
                 self._told[0].add(entry)
             after = page["next"]

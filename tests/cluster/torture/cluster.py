@@ -1,4 +1,4 @@
-"""Three server processes on one Valkey, each behind its own cable, so that any connection between them can be cut."""
+"""Three server processes on a Valkey, each behind cables of its own, so that any connection between them can be cut."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.support.cable import Cable
-from tests.support.own_valkey import OwnValkey
-from tests.support.server import ServerProcess, free_port
+from tests.cluster.torture.stores import PREFIX, SINGLE, STORES, Cables, OneStore
+from tests.support.own_valkey import LoopbackValkey
+from tests.support.server import ServerProcess
 
 NODES = 3
 HEAL_S = 25.0
@@ -23,9 +23,9 @@ TEAM = "red"  # the team that may read the tickets
 class Node:
     """One server process. `usable` is the result of a balancer's health check."""
 
-    def __init__(self, server: ServerProcess, cable: Cable) -> None:
+    def __init__(self, server: ServerProcess, cables: Cables) -> None:
         self.server = server
-        self.cable = cable  # from this node to Valkey
+        self.cables = cables  # from this node to Valkey
         self.usable = True
 
     async def start(self) -> None:
@@ -54,47 +54,32 @@ class Node:
 
 
 class Cluster:
-    """Use as `async with Cluster(folder) as cluster:`. `appendfsync` is the setting of Valkey's file; None: no file.
+    """Use as `async with Cluster(folder) as cluster:`. `publishing` are the cables of emitters."""
 
-    `valkey` is the server to which all cables lead; a failover replaces it. `publishing` is the cable of emitters.
-    """
-
-    def __init__(self, folder: Path, appendfsync: str | None = "always", **settings: object) -> None:
+    def __init__(self, folder: Path, topology: str = SINGLE, **settings: object) -> None:
         self.folder = folder
-        self.appendfsync = appendfsync
-        self.servers: list[OwnValkey] = []
-        self.ports: dict[OwnValkey, int] = {}
-        self.valkey = self.new_valkey()
-        self.publishing = Cable("127.0.0.1", 0)
-        self.publishing_url = ""
+        self.topology = topology
+        self.store = STORES[topology]()
+        self.publishing = Cables("", {})
         self.nodes: list[Node] = []
         self._settings = {
             "chat_waiting_timeout_s": 86_400,
             "webhook_allow_private": "true",
-            "valkey_prefix": "t",
+            "valkey_prefix": PREFIX,
             "drain_seconds": 1,
             "log_level": "info",
             **settings,
         }
 
-    def new_valkey(self) -> OwnValkey:
-        """Return another Valkey, not started."""
-        port = free_port()
-        file = ("--appendonly", "yes", "--appendfsync", self.appendfsync) if self.appendfsync else ()
-        made = OwnValkey("--port", str(port), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", *file)
-        self.servers.append(made)
-        self.ports[made] = port
-        return made
-
     async def __aenter__(self) -> Cluster:
         try:
-            await asyncio.to_thread(self.valkey.start)
-            self.publishing_url = await self._lay(self.publishing)
-            for name in (f"n{number}" for number in range(1, NODES + 1)):
-                cable = Cable("127.0.0.1", 0)
-                url = await self._lay(cable)
-                server = ServerProcess(self.folder / name, node_id=name, valkey_url=url, **self._settings)
-                self.nodes.append(Node(server, cable))
+            await asyncio.to_thread(self.store.start)
+            for number in range(1, NODES + 1):
+                cables = await self.store.lay(number)
+                name = f"n{number}"
+                server = ServerProcess(self.folder / name, node_id=name, valkey_url=cables.url, **self._settings)
+                self.nodes.append(Node(server, cables))
+            self.publishing = await self.store.lay(NODES + 1)
             await asyncio.gather(*(node.start() for node in self.nodes))
         except BaseException:
             await self.__aexit__()
@@ -106,36 +91,36 @@ class Cluster:
             if node.server.process is not None and node.server.process.poll() is None:
                 node.thaw()
                 await node.kill()
-            await node.cable.remove()
+            await node.cables.remove()
         await self.publishing.remove()
-        for server in self.servers:
-            server.__exit__()
-
-    async def _lay(self, cable: Cable) -> str:
-        cable.route = lambda: ("127.0.0.1", self.ports[self.valkey])
-        return f"valkey://127.0.0.1:{await cable.lay()}"
+        self.store.close()
 
     @property
-    def cables(self) -> list[Cable]:
-        """All cables to Valkey."""
-        return [*(node.cable for node in self.nodes), self.publishing]
+    def one(self) -> OneStore:
+        """The one server of this cluster, for tests and faults that need just one."""
+        assert isinstance(self.store, OneStore)
+        return self.store
+
+    @property
+    def valkey(self) -> LoopbackValkey:
+        return self.one.valkey
+
+    @property
+    def cables(self) -> list[Cables]:
+        """The cables of every party."""
+        return [*(node.cables for node in self.nodes), self.publishing]
 
     @property
     def usable(self) -> list[Node]:
         return [node for node in self.nodes if node.usable] or self.nodes
 
-    async def drop_valkey(self, server: OwnValkey) -> None:
-        """Stop a Valkey permanently and forget it."""
-        await asyncio.to_thread(server.__exit__)
-        self.servers.remove(server)
-
     async def healed(self, deadline_s: float = HEAL_S) -> float:
         """Wait until every node is ready; return the seconds that took."""
         began = time.monotonic()
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as http:
-            while not all([await _ready(http, node) for node in self.nodes]):
+            while whys := [why for node in self.nodes if (why := await _unready(http, node))]:
                 if time.monotonic() - began > deadline_s:
-                    words = "\n".join(node.server.last_words() for node in self.nodes)
+                    words = "\n".join([*whys, *(node.server.last_words() for node in self.nodes)])
                     raise AssertionError(f"not every node was ready within {deadline_s} s\n{words}")
                 await asyncio.sleep(0.05)
         return time.monotonic() - began
@@ -146,12 +131,13 @@ class Cluster:
             assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:4000]
 
 
-async def _ready(http: aiohttp.ClientSession, node: Node) -> bool:
+async def _unready(http: aiohttp.ClientSession, node: Node) -> str:
+    """Return why a node is not ready, or ""."""
     try:
         async with http.get(f"{node.admin}/readyz") as answer:
-            return answer.status == 200
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return False
+            return "" if answer.status == 200 else f"{node.server.folder.name}: {await answer.text()}"
+    except (aiohttp.ClientError, TimeoutError, OSError) as failed:
+        return f"{node.server.folder.name}: {failed!r}"
 
 
 def listening(port: int) -> bool:

@@ -1,6 +1,7 @@
 """The faults, one function each: it causes the fault for a while, heals it, and returns.
 
-`log_kept` is False if Valkey may have lost confirmed events, `facts_kept` if it has lost everything.
+Where there are several servers, a fault of "Valkey" concerns the primary of a random partition. `failovers` has the
+faults of replicas, Sentinels and clusters.
 """
 
 from __future__ import annotations
@@ -8,54 +9,17 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 from valkey.exceptions import ResponseError
 
-from insightdesk_rt.engine.cluster.names import Names
-from tests.cluster.torture.cluster import Cluster, Node, listening
+from tests.cluster.torture.cluster import listening
 from tests.cluster.torture.publishers import NAMESPACE
-from tests.cluster.torture.subscribers import Subscribers
+from tests.cluster.torture.scene import Scene, fault
+from tests.cluster.torture.stores import CLUSTER, NAMES, SINGLE, TICKETS, Cables
 from tests.support.aio import until
-from tests.support.cable import Cable
-from tests.support.own_valkey import OwnValkey
-
-
-class Scene(NamedTuple):
-    cluster: Cluster
-    subscribers: Subscribers
-    random: random.Random
-    long: bool  # a fault may take its full time
-
-    def victim(self) -> Node:
-        """Return a node that has clients."""
-        node = self.random.choice(self.subscribers.all).node
-        assert node is not None
-        return node
-
-
-class Fault(NamedTuple):
-    name: str
-    harm: Callable[[Scene], Awaitable[None]]
-    says: str
-    log_kept: bool = True
-    facts_kept: bool = True  # False: Valkey loses all chats and notifications, as documented
-
-
-FAULTS: dict[str, Fault] = {}
-
-
-def fault(
-    name: str, *, log_kept: bool = True, facts_kept: bool = True
-) -> Callable[[Callable[[Scene], Awaitable[None]]], object]:
-    def known(harm: Callable[[Scene], Awaitable[None]]) -> Callable[[Scene], Awaitable[None]]:
-        FAULTS[name] = Fault(name, harm, (harm.__doc__ or "").strip(), log_kept, facts_kept)
-        return harm
-
-    return known
-
+from tests.support.own_valkey import LoopbackValkey, OwnValkey
 
 # ── connections ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -69,17 +33,21 @@ async def nothing(scene: Scene) -> None:
 @fault("kill-subscriptions")
 async def kill_subscriptions(scene: Scene) -> None:
     """CLIENT KILL of the subscription connections every 0.5 s."""
+    servers = await scene.primaries()
     for _ in range(8):
-        scene.cluster.valkey("CLIENT", "KILL", "TYPE", "pubsub")
+        for server in servers:
+            server("CLIENT", "KILL", "TYPE", "pubsub")
         await asyncio.sleep(0.5)
 
 
 @fault("kill-connections")
 async def kill_connections(scene: Scene) -> None:
     """CLIENT KILL of every connection to Valkey, every 0.4 to 0.9 s."""
+    servers = await scene.primaries()
     for _ in range(6):
-        for kind in ("pubsub", "normal"):
-            scene.cluster.valkey("CLIENT", "KILL", "TYPE", kind)
+        for server in servers:
+            for kind in ("pubsub", "normal"):
+                server("CLIENT", "KILL", "TYPE", kind)
         await asyncio.sleep(scene.random.uniform(0.4, 0.9))
 
 
@@ -88,8 +56,8 @@ async def reset(scene: Scene) -> None:
     """The cables to Valkey are reset repeatedly, one or all."""
     for _ in range(6):
         count = scene.random.randint(1, len(scene.cluster.cables))
-        for cable in scene.random.sample(scene.cluster.cables, count):
-            cable.reset()
+        for cables in scene.random.sample(scene.cluster.cables, count):
+            cables.reset()
         await asyncio.sleep(scene.random.uniform(0.1, 0.8))
 
 
@@ -112,46 +80,46 @@ async def half_open(scene: Scene) -> None:
 
 
 async def _hushed(scene: Scene, count: int, which: str, for_s: float) -> None:
-    cables = scene.cluster.cables if count > 1 else [scene.victim().cable]
-    for cable in cables:
-        cable.hush(which)
+    parties = scene.cluster.cables if count > 1 else [scene.victim().cables]
+    for cables in parties:
+        cables.hush(which)
     await asyncio.sleep(for_s)
-    for cable in cables:
-        cable.mend()
+    for cables in parties:
+        cables.mend()
 
 
 @fault("buffer-overflow")
 async def buffer_overflow(scene: Scene) -> None:
     """Valkey cuts subscribers off whose output buffer is full: small limits, a frozen node, large messages."""
-    valkey = scene.cluster.valkey
+    valkey = await scene.primary(TICKETS)
     before = valkey("CONFIG", "GET", "client-output-buffer-limit")[1]
     valkey("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 32768 1")
-    channel = Names("t").namespace(NAMESPACE).channel("role:agent")
+    channel = NAMES.namespace(NAMESPACE).channel("role:agent")
     victim = scene.victim()
-    victim.cable.hush("subscriptions")
+    victim.cables.hush("subscriptions")
     for _ in range(40):
-        valkey("PUBLISH", channel, "x" * 30_000)
+        valkey(scene.cluster.store.publish, channel, "x" * 30_000)
         await asyncio.sleep(0.02)
-    victim.cable.mend()
+    victim.cables.mend()
     valkey("CONFIG", "SET", "client-output-buffer-limit", before)
 
 
 # ── Valkey ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@fault("valkey-restart")
+@fault("valkey-restart", on=(SINGLE,))
 async def valkey_restart(scene: Scene) -> None:
     """kill -9 of Valkey, started again with its file (appendfsync always), twice."""
     await _restart(scene, "always")
 
 
-@fault("valkey-restart-everysec", log_kept=False)
+@fault("valkey-restart-everysec", on=(SINGLE,), log_kept=False)
 async def valkey_restart_everysec(scene: Scene) -> None:
     """The same with appendfsync everysec: the last second may be gone."""
     await _restart(scene, "everysec")
 
 
-@fault("valkey-restart-empty", log_kept=False, facts_kept=False)
+@fault("valkey-restart-empty", on=(SINGLE,), log_kept=False, facts_kept=False)
 async def valkey_restart_empty(scene: Scene) -> None:
     """kill -9 of Valkey; it comes back empty."""
     valkey = scene.cluster.valkey
@@ -175,7 +143,7 @@ async def _restart(scene: Scene, appendfsync: str) -> None:
     valkey("CONFIG", "SET", "appendfsync", "always")
 
 
-@fault("valkey-away")
+@fault("valkey-away", on=(SINGLE,))
 async def valkey_away(scene: Scene) -> None:
     """Valkey is stopped for 8 s (20 s in a long run) and started again with its file."""
     valkey = scene.cluster.valkey
@@ -187,16 +155,18 @@ async def valkey_away(scene: Scene) -> None:
 @fault("valkey-frozen")
 async def valkey_frozen(scene: Scene) -> None:
     """SIGSTOP of Valkey for some seconds, then CONT."""
-    scene.cluster.valkey.freeze()
+    valkey = await scene.primary()
+    valkey.freeze()
     await asyncio.sleep(scene.random.uniform(1.5, 5))
-    scene.cluster.valkey.thaw()
+    valkey.thaw()
 
 
 @fault("valkey-paused")
 async def valkey_paused(scene: Scene) -> None:
     """CLIENT PAUSE for 2 s: all commands, then only writes."""
     for mode in ("ALL", "WRITE"):
-        scene.cluster.valkey("CLIENT", "PAUSE", "2000", mode)
+        valkey = await scene.primary()
+        valkey("CLIENT", "PAUSE", "2000", mode)
         await asyncio.sleep(2.2)
 
 
@@ -204,54 +174,45 @@ async def valkey_paused(scene: Scene) -> None:
 async def flushall(scene: Scene) -> None:
     """FLUSHALL under load, twice."""
     for _ in range(2):
-        scene.cluster.valkey("FLUSHALL")
+        valkey = await scene.primary()
+        valkey("FLUSHALL")
         await asyncio.sleep(scene.random.uniform(1, 2))
 
 
 @fault("flushall-cut-off", log_kept=False, facts_kept=False)
 async def flushall_cut_off(scene: Scene) -> None:
     """Valkey is emptied while one node is cut off from it."""
-    cable = scene.victim().cable
-    cable.hush()
+    cables, valkey = scene.victim().cables, await scene.primary()
+    cables.hush()
     await asyncio.sleep(0.4)
-    scene.cluster.valkey("FLUSHALL")
+    valkey("FLUSHALL")
     await asyncio.sleep(scene.random.uniform(0.5, 3))
-    cable.mend()
+    cables.mend()
 
 
 @fault("flushall-clients-cut", log_kept=False, facts_kept=False)
 async def flushall_clients_cut(scene: Scene) -> None:
     """The same, with clients disconnected in the meantime: they catch up from the refilled log."""
-    cable = scene.victim().cable
-    cable.hush()
+    cables, valkey = scene.victim().cables, await scene.primary()
+    cables.hush()
     await asyncio.sleep(0.4)
-    with _clients_cut(scene):
+    with scene.clients_cut():
         await asyncio.sleep(0.4)
-        scene.cluster.valkey("FLUSHALL")
+        valkey("FLUSHALL")
         await asyncio.sleep(scene.random.uniform(0.5, 3))
-        cable.mend()
-
-
-@contextmanager
-def _clients_cut(scene: Scene) -> Iterator[None]:
-    cut = scene.random.sample(scene.subscribers.all, 6)
-    for subscriber in cut:
-        subscriber.cable.hush()
-        subscriber.cable.reset()
-    yield
-    for subscriber in cut:
-        subscriber.cable.mend()
+        cables.mend()
 
 
 @fault("valkey-full")
 async def valkey_full(scene: Scene) -> None:
     """Valkey is at its maxmemory (noeviction) for 3 s and refuses writes."""
-    scene.cluster.valkey("CONFIG", "SET", "maxmemory", "1000000")
+    valkey = await scene.primary()
+    valkey("CONFIG", "SET", "maxmemory", "1000000")
     await asyncio.sleep(3)
-    scene.cluster.valkey("CONFIG", "SET", "maxmemory", "0")
+    valkey("CONFIG", "SET", "maxmemory", "0")
 
 
-@fault("read-only")
+@fault("read-only", on=(SINGLE,))
 async def read_only(scene: Scene) -> None:
     """Valkey becomes a replica of an unreachable server, so it is read-only for 2 s; then a primary again."""
     scene.cluster.valkey("REPLICAOF", "127.0.0.1", "1")
@@ -259,10 +220,10 @@ async def read_only(scene: Scene) -> None:
     scene.cluster.valkey("REPLICAOF", "NO", "ONE")
 
 
-@fault("valkey-busy")
+@fault("valkey-busy", on=(SINGLE, CLUSTER))
 async def valkey_busy(scene: Scene) -> None:
     """A foreign script does not end: for 2 s every command is answered BUSY."""
-    valkey = scene.cluster.valkey
+    valkey = await scene.primary()
     valkey("CONFIG", "SET", "busy-reply-threshold", "100")
     endless = asyncio.create_task(asyncio.to_thread(_ended, valkey))
     await asyncio.sleep(2)
@@ -278,7 +239,7 @@ def _ended(valkey: OwnValkey) -> None:
 @fault("shut-out")
 async def shut_out(scene: Scene) -> None:
     """The nodes' user is switched off for 2 s and its connections are killed, as when a password is changed."""
-    valkey = scene.cluster.valkey
+    valkey = await scene.primary()
     valkey("ACL", "SETUSER", "boss", "reset", "on", ">boss", "~*", "&*", "+@all")
     with valkey.client(username="boss", password="boss") as boss:
         boss.execute_command("ACL SETUSER", "default", "off")
@@ -287,53 +248,53 @@ async def shut_out(scene: Scene) -> None:
         boss.execute_command("ACL SETUSER", "default", "on")
 
 
-@fault("failover")
+@fault("failover", on=(SINGLE,))
 async def failover(scene: Scene) -> None:
     """The primary dies with an attached replica; the replica is promoted and the cables lead to it."""
     await _fail_over(scene, 0)
 
 
-@fault("failover-lagging", log_kept=False)
+@fault("failover-lagging", on=(SINGLE,), log_kept=False)
 async def failover_lagging(scene: Scene) -> None:
     """The same, but the replica was cut off for 1 to 3 s before, so it lacks the writes of that time."""
     await _fail_over(scene, scene.random.uniform(1, 3))
 
 
-@fault("failover-clients-cut", log_kept=False)
+@fault("failover-clients-cut", on=(SINGLE,), log_kept=False)
 async def failover_clients_cut(scene: Scene) -> None:
     """The same, with clients disconnected in the meantime: only the nodes still have the events that they missed."""
-    with _clients_cut(scene):
+    with scene.clients_cut():
         await _fail_over(scene, scene.random.uniform(1, 3))
         await scene.cluster.healed()
 
 
-@fault("two-primaries", log_kept=False)
+@fault("two-primaries", on=(SINGLE,), log_kept=False)
 async def two_primaries(scene: Scene) -> None:
     """Some nodes reach a promoted replica; the others still write to the old primary for 3 to 9 s. Then it dies."""
     cluster, old = scene.cluster, scene.cluster.valkey
     new = await _replica(scene)
     new("REPLICAOF", "NO", "ONE")
     moved = scene.random.sample(cluster.cables, scene.random.randint(1, len(cluster.cables) - 1))
-    with _led(cluster, moved, new):
+    with _led(moved, new):
         await asyncio.sleep(scene.random.uniform(3, 9 if scene.long else 6))
         await asyncio.to_thread(old.kill)
-        cluster.valkey = new
-    await cluster.drop_valkey(old)
+        cluster.one.valkey = new
+    await asyncio.to_thread(cluster.one.drop_valkey, old)
 
 
 @contextmanager
-def _led(cluster: Cluster, cables: list[Cable], server: OwnValkey) -> Iterator[None]:
-    """Lead these cables to another server for a while."""
-    routes = [(cable, cable.route) for cable in cables]
-    for cable in cables:
-        cable.route = lambda: ("127.0.0.1", cluster.ports[server])
+def _led(parties: list[Cables], server: LoopbackValkey) -> Iterator[None]:
+    """Lead the cables of these parties to another server for a while."""
+    routes = [(party.only, party.only.route) for party in parties]
+    for cable, _ in routes:
+        cable.route = lambda: ("127.0.0.1", server.port)
         cable.reset()
     yield
     for cable, route in routes:
         cable.route = route
 
 
-@fault("power-loss", log_kept=False)
+@fault("power-loss", on=(SINGLE,), log_kept=False)
 async def power_loss(scene: Scene) -> None:
     """Valkey's machine loses power: it comes back with a file that ends a second earlier."""
     valkey = scene.cluster.valkey
@@ -349,7 +310,7 @@ async def power_loss(scene: Scene) -> None:
     valkey("CONFIG", "SET", "appendfsync", "always")
 
 
-@fault("new-clients-in-outage")
+@fault("new-clients-in-outage", on=(SINGLE,))
 async def new_clients_in_outage(scene: Scene) -> None:
     """Valkey is unreachable for 4 s. Clients connect in the meantime that subscribe once and ignore refusals."""
     valkey = scene.cluster.valkey
@@ -361,11 +322,11 @@ async def new_clients_in_outage(scene: Scene) -> None:
     await asyncio.gather(*coming)
 
 
-async def _replica(scene: Scene) -> OwnValkey:
+async def _replica(scene: Scene) -> LoopbackValkey:
     """Return a replica that has everything the primary had a moment ago."""
-    replica = scene.cluster.new_valkey()
+    replica = scene.cluster.one.new_valkey()
     await asyncio.to_thread(replica.start)
-    replica("REPLICAOF", "127.0.0.1", str(scene.cluster.ports[scene.cluster.valkey]))
+    replica("REPLICAOF", "127.0.0.1", str(scene.cluster.valkey.port))
     await until(lambda: replica("ROLE")[3] == "connected", "replication", 10)
     await asyncio.sleep(1)
     return replica
@@ -381,8 +342,8 @@ async def _fail_over(scene: Scene, lag_s: float) -> None:
     else:
         await _write_through(primary, replica)
         replica("REPLICAOF", "NO", "ONE")
-    cluster.valkey = replica
-    await cluster.drop_valkey(primary)
+    cluster.one.valkey = replica
+    await asyncio.to_thread(cluster.one.drop_valkey, primary)
 
 
 async def _write_through(primary: OwnValkey, replica: OwnValkey) -> None:
@@ -457,11 +418,12 @@ async def clients_cut_in_replay(scene: Scene) -> None:
 @fault("poison")
 async def poison(scene: Scene) -> None:
     """Invalid messages are published on the channels of nodes and rooms."""
-    valkey = scene.cluster.valkey
-    channels = valkey("PUBSUB", "CHANNELS", "{t*")
-    assert channels
+    store = scene.cluster.store
+    places = [(server, channel) for server in await scene.primaries() for channel in server(*store.channels)]
+    assert places
     for _ in range(300):
-        valkey("PUBLISH", scene.random.choice(channels), _nonsense(scene.random))
+        valkey, channel = scene.random.choice(places)
+        valkey(store.publish, channel, _nonsense(scene.random))
     await asyncio.sleep(0.5)
 
 

@@ -212,7 +212,8 @@ def _session(
         publisher, counter = heard.key
         if counter < counters.get(publisher, 0):
             later = events.get((publisher, counters[publisher]))
-            went_on = any(event is not None and event.tries > 1 for event in (sent, later))  # at another node
+            # At another node; an emitter finds the new primary by itself, and earlier or later than the nodes.
+            went_on = any(event is not None and (event.tries > 1 or not event.kept) for event in (sent, later))
             if went_on and not log_kept:
                 verdict.reordered += 1
             else:

@@ -17,6 +17,7 @@ from insightdesk_rt.emitter import AsyncEmitter
 from insightdesk_rt.engine.errors import RtError
 from tests.cluster.torture.cluster import TEAM, Cluster
 from tests.cluster.torture.judge import Key, Sent
+from tests.cluster.torture.stores import PREFIX
 
 GIVE_UP_S = 60.0
 EMIT_TRY_S = 2.0
@@ -50,7 +51,7 @@ class Publishers:
 
     async def open(self) -> None:
         self._http = aiohttp.ClientSession(headers=self._headers, connector=aiohttp.TCPConnector(force_close=True))
-        self._emitter = AsyncEmitter(self._cluster.publishing_url, "t")
+        self._emitter = AsyncEmitter(self._cluster.publishing.url, PREFIX)
         for ticket in self._tickets:
             answer = await self._try("PUT", 0, f"/tickets/{ticket}", _ticket("new"), 10)
             assert answer is not None, f"{ticket} could not be made"
