@@ -13,14 +13,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-from standardwebhooks.webhooks import Webhook
 
 from insightdesk_rt import __version__
 from insightdesk_rt.backend.hooks.breaker import Breaker
+from insightdesk_rt.backend.signing import signed_headers
 from insightdesk_rt.engine.counters import Histogram
 from insightdesk_rt.engine.errors import RtError
 from insightdesk_rt.engine.model import new_id
@@ -90,7 +88,7 @@ class HookClient:
     ) -> None:
         self.name = name
         self._url = url
-        self._signer = Webhook(secret)
+        self._secret = secret
         self._timeout_s = timeout_s
         self._at_once = at_once
         self._retries = retries
@@ -193,8 +191,9 @@ class HookClient:
 
     async def _post_once(self, body: str, id: str, headers: Mapping[str, str]) -> HookAnswer:
         assert self._session is not None
+        data = body.encode()
         request = self._session.post(
-            self._url, data=body.encode(), headers={**headers, **self._signed(body, id)}, allow_redirects=False
+            self._url, data=data, headers={**headers, **self._signed(data, id)}, allow_redirects=False
         )
         async with request as response:
             if 300 <= response.status < 400:
@@ -209,16 +208,13 @@ class HookClient:
                     raise HookFailed("too_big", f"its answer is longer than {MAX_ANSWER_BYTES} bytes")
             return HookAnswer(response.status, _decoded(bytes(text), response.status))
 
-    def _signed(self, body: str, id: str) -> dict[str, str]:
-        now = datetime.now(UTC).replace(microsecond=0)
+    def _signed(self, body: bytes, id: str) -> dict[str, str]:
         return {
             "Content-Type": "application/json",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "User-Agent": f"insightdesk-rt/{__version__}",
-            "webhook-id": id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._signer.sign(id, now, body),
+            **signed_headers([self._secret], id, int(time()), body),
         }
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
 from typing import Annotated
 
 from msgspec import Meta
 
+from insightdesk_rt.backend.signing import secret_key
 from insightdesk_rt.engine.secret import Secret, SecretUrl
 from insightdesk_rt.engine.settings import Help, Names, SettingsPart
 
@@ -47,7 +47,7 @@ class HookSettings(SettingsPart, frozen=True):
 def secret_fault(text: str) -> str:
     """Return what is wrong with a secret of Standard Webhooks, or ""."""
     try:
-        size = len(b64decode(text.removeprefix("whsec_"), validate=True)) if text.startswith("whsec_") else 0
-    except ValueError:
-        size = 0
-    return "" if 24 <= size <= 64 else f"expected whsec_ and 24 to 64 bytes in base64; make one with: {MAKE_SECRET}"
+        secret_key(text)
+    except ValueError as why:
+        return f"{why} Make one with: {MAKE_SECRET}"
+    return ""

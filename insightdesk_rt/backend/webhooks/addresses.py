@@ -25,6 +25,7 @@ RESOLVE_S = 5.0
 
 # Prefixes whose addresses hold an IPv4 address to which a translator in the network sends the packets.
 NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
+ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # the middle of an address whose packets a tunnel sends over IPv4 (RFC 5214)
 UNICAST = IPv6Network("2000::/3")  # all that is assigned for use across the internet (RFC 4291 2.4)
 DOCUMENTATION = IPv6Network("3fff::/20")  # RFC 9637, later than Python 3.11
 
@@ -52,7 +53,7 @@ def _embedded(address: IPv4Address | IPv6Address) -> list[IPv4Address]:
     if isinstance(address, IPv4Address):
         return []
     found = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in NAT64:
+    if address in NAT64 or int(address) >> 32 & 0xFFFF_FFFF in ISATAP:
         found.append(IPv4Address(int(address) & 0xFFFF_FFFF))
     return [one for one in found if one is not None]
 

@@ -32,10 +32,10 @@ from insightdesk_rt.backend.feed.log import feed_id, feed_text
 from insightdesk_rt.backend.feed.reader import FeedReader
 from insightdesk_rt.backend.feed.routes import TypePattern
 from insightdesk_rt.backend.feed.types import MAX_PATTERNS, WebhookEntry, WebhookPingReport, types_of
+from insightdesk_rt.backend.signing import new_secret, secret_key
 from insightdesk_rt.backend.webhooks.addresses import MAX_URL, CheckedResolver, check_url
 from insightdesk_rt.backend.webhooks.sender import WebhookSender
 from insightdesk_rt.backend.webhooks.settings import WebhookSettings
-from insightdesk_rt.backend.webhooks.signing import new_secret, secret_key
 from insightdesk_rt.backend.webhooks.store import NO_TROUBLE, Webhook, WebhookSecret, WebhookState, WebhookStore
 from insightdesk_rt.engine.dispatch.namespace import FeedEntry
 from insightdesk_rt.engine.errors import RtError

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from insightdesk_rt.backend.signing import signed_headers
 from insightdesk_rt.backend.webhooks.addresses import CheckedResolver
 from insightdesk_rt.backend.webhooks.settings import WebhookSettings
-from insightdesk_rt.backend.webhooks.signing import signed_headers
 
 log = logging.getLogger(__name__)
 

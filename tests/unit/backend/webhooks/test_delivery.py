@@ -14,11 +14,11 @@ import pytest
 from insightdesk_rt.backend.feed.log import FeedLog
 from insightdesk_rt.backend.feed.reader import FeedReader
 from insightdesk_rt.backend.feed.settings import FeedSettings
+from insightdesk_rt.backend.signing import new_secret
 from insightdesk_rt.backend.webhooks import delivery as deliveries
 from insightdesk_rt.backend.webhooks.delivery import BACKOFF_S, GIVE_UP_S, WebhookDelivery, backoff_s
 from insightdesk_rt.backend.webhooks.sender import WebhookSender
 from insightdesk_rt.backend.webhooks.settings import WebhookSettings
-from insightdesk_rt.backend.webhooks.signing import new_secret
 from insightdesk_rt.backend.webhooks.store import NO_TROUBLE, Webhook, WebhookSecret, WebhookStore
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.model import NO_OFFSET

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
+from insightdesk_rt.backend.signing import new_secret
 from insightdesk_rt.backend.webhooks import sender as senders
 from insightdesk_rt.backend.webhooks.sender import Attempt, WebhookSender
 from insightdesk_rt.backend.webhooks.settings import WebhookSettings
-from insightdesk_rt.backend.webhooks.signing import new_secret
 from tests.support.aio import aio
 from tests.support.certificates import certificate
 from tests.support.receiver import ENDLESS, HANGS, Receiver, a_receiver

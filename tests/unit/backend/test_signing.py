@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from insightdesk_rt.backend.webhooks.signing import new_secret, secret_key, signed_headers
+from insightdesk_rt.backend.signing import new_secret, secret_key, signed_headers
 from tests.support.node_client import why_not
 
-TESTS = Path(__file__).parents[3]
+TESTS = Path(__file__).parents[2]
 VERIFY_JS = """
 const { Webhook } = require("standardwebhooks");
 const { secret, body, headers } = JSON.parse(require("fs").readFileSync(0, "utf8"));

@@ -1,7 +1,8 @@
-"""Signatures of webhooks, as Standard Webhooks describes them (https://www.standardwebhooks.com, version 1.0).
+"""Signatures of webhooks and of the questions to hooks, as Standard Webhooks 1.0 describes them.
 
-The signed text is `<webhook-id>.<webhook-timestamp>.<body>`, the signature HMAC-SHA256 in base64 behind `v1,`. A
-secret is `whsec_` and base64. While a secret is being replaced the header holds a signature of each of the two.
+See https://www.standardwebhooks.com. The signed text is `<webhook-id>.<webhook-timestamp>.<body>`, the signature
+HMAC-SHA256 in base64 behind `v1,`. A secret is `whsec_` and base64. While a secret is
+being replaced, the header holds a signature of each of the two.
 """
 
 from __future__ import annotations
