@@ -139,14 +139,15 @@ class Feed:
 
     def _page(self, answer: _Answer) -> _Page | None:
         """Return the page of an answer, None to try again later. Raises FeedRefused."""
-        if answer.status == 200:
-            if self._failures:
-                log.info("the feed is back")
-            self._failures = 0
-            return _read_page.decode(answer.body)
         try:
+            if answer.status == 200:
+                page = _read_page.decode(answer.body)
+                if self._failures:
+                    log.info("the feed is back")
+                self._failures = 0
+                return page
             why = _read_refusal.decode(answer.body).error
-        except msgspec.DecodeError:
+        except msgspec.DecodeError:  # a proxy's page, which may come with the status 200, too
             why = _Error(message=answer.body[:200].decode("utf-8", "replace"))
         if 400 <= answer.status < 500 and answer.status != 429:
             raise FeedRefused(why.code, why.message)
@@ -175,18 +176,21 @@ class Feed:
 
 def _ask(opener: urllib.request.OpenerDirector, url: str, headers: dict[str, str]) -> _Answer:
     try:
-        with opener.open(urllib.request.Request(url, headers=headers), timeout=WAIT_S + ANSWER_S) as answer:
+        try:
+            answer = opener.open(urllib.request.Request(url, headers=headers), timeout=WAIT_S + ANSWER_S)
+        except urllib.error.HTTPError as refused:
+            answer = refused  # it is an answer, too
+        with answer:
             return _Answer(answer.status, answer.read())
-    except urllib.error.HTTPError as refused:
-        with refused:
-            return _Answer(refused.code, refused.read())
     except (OSError, http.client.HTTPException) as why:
         return _Answer(0, str(why).encode())
 
 
 async def _ask_async(client: Any, url: str, headers: dict[str, str]) -> _Answer:
+    from tornado.httpclient import HTTPError
+
     try:
         answer = await client.fetch(url, headers=headers, request_timeout=WAIT_S + ANSWER_S, raise_error=False)
-    except OSError as why:
+    except (OSError, HTTPError) as why:  # HTTPError: the time is over, or the connection was closed
         return _Answer(0, str(why).encode())
-    return _Answer(0 if answer.code == 599 else answer.code, answer.body or str(answer.error).encode())
+    return _Answer(answer.code, answer.body or b"")
