@@ -87,6 +87,7 @@ class FeedLog:
         self._recent_chars = 0
         self._tasks = OwnedTasks(log)
         self._restoring: asyncio.Task[None] | None = None
+        self._must_restore = False
         self.entries = 0  # that this node appended, doubles included
         valkey.watch(self._keys[0], self._came_up)
 
@@ -144,16 +145,18 @@ class FeedLog:
     # ── after Valkey was replaced ────────────────────────────────────────────────────────────────────────────────────
 
     def _came_up(self, replaced: bool) -> None:
-        if replaced and self._recent and self._restoring is None:
+        self._must_restore = self._must_restore or replaced
+        if self._must_restore and self._restoring is None:
             self._restoring = self._tasks.spawn(self._restore(), "restoring the feed")
 
     async def _restore(self) -> None:
-        kept = list(self._recent)
+        """Append the kept entries again, and once more if Valkey was replaced again in the meantime."""
         try:
-            while True:
-                if await self._append_again(kept):
-                    return
-                await asyncio.sleep(RETRY_S)
+            while self._must_restore:
+                self._must_restore = False
+                if not await self._append_again(list(self._recent)):
+                    self._must_restore = True
+                    await asyncio.sleep(RETRY_S)
         finally:
             self._restoring = None
 

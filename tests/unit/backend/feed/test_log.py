@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from insightdesk_rt.backend.feed.log import TRIM, FeedLog, feed_id
+from insightdesk_rt.backend.feed.log import TRIM, FeedLog, _Kept, feed_id, feed_text
 from insightdesk_rt.backend.feed.settings import FeedSettings
 from insightdesk_rt.engine.cluster.valkey import Valkey
 from insightdesk_rt.engine.dispatch.namespace import FeedEntry
@@ -168,6 +169,30 @@ async def test_entries_that_a_replaced_valkey_lost_are_appended_again() -> None:
 
             await until(there, "Valkey is back")
             assert await numbers(feed) == [1, 2, 3, 4]
+
+
+@aio
+async def test_entries_are_appended_to_a_valkey_that_replaces_another_during_a_restore(
+    valkey_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry whose append was under way when the restore began is not among those that it took."""
+    async with a_log(valkey_url, prefix) as (feed, _):
+        await feed.append([entry(1)])
+        append_again, gate = feed._append_again, asyncio.Event()
+
+        async def slowly(kept: list[_Kept]) -> bool:
+            await gate.wait()
+            return await append_again(kept)
+
+        monkeypatch.setattr(feed, "_append_again", slowly)
+        feed._came_up(True)
+        await asyncio.sleep(0)
+        late = feed_id(entry(2).id)
+        feed._recent.append(_Kept(asyncio.get_running_loop().time(), [late], ["t", feed_text(late, entry(2))]))
+        feed._came_up(True)
+        gate.set()
+        await until(lambda: feed._restoring is None, "both restores are done")
+        assert await numbers(feed) == [1, 2]
 
 
 @aio
