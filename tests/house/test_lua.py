@@ -47,7 +47,8 @@ def composed() -> dict[str, str]:
     for module in pkgutil.walk_packages(insightdesk_rt.__path__, "insightdesk_rt."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    return {each.name: each.source for each in gc.get_objects() if type(each) is Script}
+    scripts = [each for each in gc.get_objects() if type(each) is Script]
+    return {each.name: each.source for each in scripts if each.name in files()}  # tests may have made others
 
 
 @cache
