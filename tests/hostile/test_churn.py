@@ -212,12 +212,21 @@ def test_twenty_thousand_clients_leave_nothing_behind(server: CountingServer) ->
         await some(CLIENTS)
         print(f"{CLIENTS} clients in {time.monotonic() - began:.0f} s")
         await settled()
-        more = grown(objects, server.objects())
+        more = grown(without_feed(objects), without_feed(server.objects()))
         assert not more, more
         assert descriptors(server) <= files + 2
         assert memory_mb(server) < held_mb + FLAT_MB, f"{memory_mb(server) - held_mb:.1f} MB more than before"
 
     aio(churn, deadline_s=300)()
+
+
+def without_feed(objects: Counter[str]) -> Counter[str]:
+    """Leave out what a node keeps of the feed for a minute: two entries for each user that came and went."""
+    rest = objects.copy()
+    kept = rest.pop("insightdesk_rt.backend.feed.log._Kept", 0)
+    assert kept <= 6 * USERS
+    rest["builtins.list"] -= 2 * kept
+    return rest
 
 
 def grown(before: Counter[str], after: Counter[str]) -> dict[str, tuple[int, int]]:
