@@ -42,7 +42,7 @@ def test_no_order_of_opens_pushes_answers_and_revocations_leaves_a_user_in_a_tic
     """Once the revocation was done on a node, the user's socket is out of the room, and stays out."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(access_module, "BATCH_S", 0)
-        asyncio.run(_play(valkey_url, steps))
+        asyncio.run(asyncio.wait_for(_play(valkey_url, steps), 60))
 
 
 async def _play(url: str, steps: list[tuple[str, Any]]) -> None:
