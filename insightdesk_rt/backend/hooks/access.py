@@ -4,9 +4,9 @@
     ← {"42": {"read": true, "ttl_s": 60}, "43": {"read": false}}
 
 Callers that ask about the same user and ticket share one question. The questions of one user within a few milliseconds
-share one request. An answer is kept for its `ttl_s`. `forget` drops answers, and also marks the questions that are
-under way: their answers may be older than the change that made the caller forget. They are neither kept nor used; who
-waits for one asks again. So after `forget`, nobody gets an answer that the back end gave before.
+share one request. An answer is kept for its `ttl_s`. `forget` drops answers, and also marks the questions that were
+sent: their answers may be older than the change that made the caller forget. Such an answer is neither kept nor used,
+and its callers ask again. So after `forget`, nobody gets an answer that the back end gave before.
 """
 
 from __future__ import annotations
@@ -200,7 +200,10 @@ class AccessHook:
         """Drop what is known about a user ("": any) and a ticket ("": any), and do not use answers under way."""
         self._cache.forget(user_key, ticket_id)
         for key in [key for key in self._flights if concerns(key, user_key, ticket_id)]:
-            self._flights.pop(key).stale = True
+            asker, ticket = key
+            # A question that still waits in its batch will be answered later than now, so its callers may share it.
+            if asker not in self._batches or ticket not in self._batches[asker][1]:
+                self._flights.pop(key).stale = True
 
     def ended(self) -> Collection[tuple[UserKey, str]]:
         """Return users and tickets whose positive answers do not hold any more, so that they can be asked again."""

@@ -62,6 +62,18 @@ async def test_users_are_asked_about_apart_and_many_tickets_in_several_requests(
 
 
 @aio
+async def test_a_question_that_is_not_sent_yet_is_shared_also_after_a_push_of_its_ticket() -> None:
+    """If another one took its place in the request, its caller would wait for ever."""
+    async with back_end() as back, hook(back) as one:
+        back.answers["/access"] = allow()
+        first = asyncio.create_task(one.may_read(ANN, "1"))
+        await asyncio.sleep(0)
+        one.forget(ticket_id="1")
+        assert await asyncio.wait_for(asyncio.gather(first, one.may_read(ANN, "1")), 5) == [True, True]
+        assert [asked.body["ticketIds"] for asked in back.asked] == [["1"]]
+
+
+@aio
 async def test_an_answer_holds_for_its_ttl_and_not_longer() -> None:
     now_s = 100.0
     async with back_end() as back, hook(back, lambda: now_s) as one:
