@@ -218,7 +218,7 @@ class Emitter(_Emitter["valkey.Valkey"]):
             return client
 
     def _forget(self, tag: str) -> None:
-        """Find the server anew for the next call: its name, or its place, may have moved."""
+        """Look the server up again for the next call, because it may have moved."""
         with self._lock:
             client = self._clients.pop(tag, None)
         if client is not None:

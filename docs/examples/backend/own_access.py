@@ -5,7 +5,7 @@ class OwnAccess:
     """Agents read the tickets of their region, customers their own, admins all."""
 
     def __init__(self, tickets, regions):
-        self._tickets = tickets  # what was pushed, for example `await tickets.get(ticket_id)`
+        self._tickets = tickets  # the pushed tickets, for example `await tickets.get(ticket_id)`
         self._regions = regions  # your own facts
 
     async def may_read(self, user, ticket_id):

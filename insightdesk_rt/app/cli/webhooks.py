@@ -21,7 +21,9 @@ def add(command: Adder, epilog: str) -> None:
         f"       insightdesk-rt webhooks {{{','.join(ACTIONS)}}} ID --reason REASON"
     )
     parser.add_argument("action", nargs="?", default="list", choices=("list", "create", *ACTIONS), metavar="ACTION")
-    parser.add_argument("what", nargs="?", metavar="URL|ID", help="the receiver's https:// address; or a webhook's id")
+    parser.add_argument(
+        "target", nargs="?", metavar="URL|ID", help="the receiver's https:// address; or a webhook's id"
+    )
     parser.add_argument("--types", default="", metavar="A,B", help="create: for example chat.*,ticket.created (all)")
     parser.add_argument(
         "--after", metavar="OFFSET", help="create, replay: where in the feed to begin; 0-0: the oldest entry"
@@ -37,13 +39,13 @@ def webhooks(loaded: LoadedSettings, options: argparse.Namespace) -> int:
         answer = client.get("webhooks")
     elif options.action == "create":
         types = [one for one in options.types.split(",") if one]
-        body = {"url": options.what, "types": types, "after": options.after, "reason": options.reason}
+        body = {"url": options.target, "types": types, "after": options.after, "reason": options.reason}
         answer = client.send("POST", "webhooks", body=body)
     elif options.action == "delete":
-        answer = client.send("DELETE", "webhooks", options.what, reason=options.reason)
+        answer = client.send("DELETE", "webhooks", options.target, reason=options.reason)
     else:
         body = {"reason": options.reason} | ({"after": options.after} if options.action == "replay" else {})
-        answer = client.send("POST", "webhooks", options.what, options.action, body=body)
+        answer = client.send("POST", "webhooks", options.target, options.action, body=body)
     if options.json:
         print_json(answer)
     else:
@@ -54,10 +56,10 @@ def webhooks(loaded: LoadedSettings, options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Raise ConfigError for arguments that do not belong together."""
     if options.action == "list":
-        if options.what is not None:
+        if options.target is not None:
             raise ConfigError("list takes no further argument; see insightdesk-rt webhooks --help")
         return
-    if options.what is None:
+    if options.target is None:
         raise ConfigError(f"{options.action} needs {'a URL' if options.action == 'create' else 'the id of a webhook'}")
     if not options.reason:
         raise ConfigError("--reason is required")

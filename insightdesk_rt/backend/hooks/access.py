@@ -55,7 +55,7 @@ class ReadAnswer(Struct):
 
 
 class Flight:
-    """A question that is under way. `stale`: its answer must not be used. The answer of None means: unknown."""
+    """A question that is under way. `stale`: its answer must not be used. An answer of None: it is unknown."""
 
     __slots__ = ("answer", "stale")
 
@@ -218,7 +218,7 @@ def concerns(key: Key, user_key: str, ticket_id: str) -> bool:
 
 
 def described(user: User) -> dict[str, Any]:
-    """Return a user as the back end is told of one. Fields that are not known are null."""
+    """Return the user in the form that the back end receives. Unknown fields are null."""
     return {"id": user.id, "role": user.role, "teamId": user.team_id or None, "name": user.name or None}
 
 

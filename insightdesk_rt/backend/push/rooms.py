@@ -4,8 +4,8 @@
     POST /api/v1/rooms/{room}/leave    {"userId": "ann"}
 
 All sockets that the user has in one namespace now, on all nodes, become members. A session that is resumed is in its
-rooms again; a new connection is not. The rooms that this server manages (`MANAGED`) are refused: who is in them is
-decided by tokens and by access to tickets and chats.
+rooms again; a new connection is not. The rooms that this server manages (`MANAGED`) are refused: tokens and the
+access to tickets and chats decide their members.
 """
 
 from __future__ import annotations

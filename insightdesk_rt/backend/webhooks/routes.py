@@ -10,8 +10,8 @@ POST   /api/v1/webhooks/{id}/replay    deliver again what came after an offset
 POST   /api/v1/webhooks/{id}/test      post one message now, and answer what the receiver said
 POST   /api/v1/webhooks/{id}/secret    replace the secret; the old one signs too for a day
 
-No answer but those that make a secret has one. Where a webhook posts to may be a secret itself: who is not an admin
-sees the host only.
+Only the answers that make a secret show it. A webhook's URL may itself be a secret: callers without the scope `admin`
+see only its host.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class TicketSettings(SettingsPart, frozen=True):
     # Fails closed: an outage must not show anybody what they may not read.
     access_down: Annotated[
         Literal["closed", "rules", "open"],
-        Help("who may read while access_url does not answer: nobody, by agent_access, all"),
+        Help("readers while access_url does not answer: nobody, by agent_access, all"),
     ] = "closed"
     typing_ms: TypingMs = TYPING_MS
     connection_recovery: bool = RecoverySettings().connection_recovery
